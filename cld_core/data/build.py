@@ -96,8 +96,6 @@ ProgressCallback = Callable[[Progress], None]
 def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Manifest:
     """Make the data set ``out``, unless it exists, and return its manifest.
 
-    One that was made before labels were stored gets those of its images.
-
     Raises:
         DataError: the source is damaged or short. Finished units are kept.
         WrongSourceError: ``out`` is something else, or cannot be made.
@@ -138,17 +136,6 @@ def _build(plan: Plan, digest: str, partial: Path, out: Path, progress: Progress
     return made
 
 
-def _upgraded(plan: Plan, out: Path, manifest: Manifest) -> Manifest:
-    """The manifest of a complete set without labels, after those of its images were added."""
-    try:
-        labelled = _with_labels(plan, out, manifest)
-        write_manifest(out, labelled)
-    except OSError as error:
-        text = f"{out} is complete but has no labels, and they cannot be added: {one_line(error)}"
-        raise DataError(f"{text}. Check its permissions, or choose another --out.") from error
-    return labelled
-
-
 def _with_labels(plan: Plan, root: Path, manifest: Manifest) -> Manifest:
     """The manifest after the labels of all splits are written, if the plan has classes.
 
@@ -170,7 +157,7 @@ def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
     manifest = read_manifest(out)
     if manifest is not None:
         if (manifest.name, manifest.size, manifest.source_digest) == (plan.name, plan.size, digest):
-            return _upgraded(plan, out, manifest) if plan.classes and not manifest.classes else manifest
+            return manifest
         raise WrongSourceError(
             f"{out} already holds {manifest.name} at {manifest.size}x{manifest.size}, made from {manifest.source}. "
             "Remove that folder or choose another --out."

@@ -1,8 +1,7 @@
 """What each process of a job that submitit starts runs: ``python -P -m cldctl.clusters.entry LOGS``.
 
 submitit's own entry unpickles whatever lies in LOGS under the name of the job. This one makes sure that the file was
-written by this user, and by nobody else, and lets submitit go on with the very content that it has looked at: a folder
-that is moved away after the submission, and replaced by one of somebody else, cannot bring in another pickle.
+written by this user, and by nobody else.
 """
 
 import errno

@@ -1,6 +1,5 @@
 """Submitting: a recipe is frozen into a run folder, and its training is started."""
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,6 @@ from cld_core.data import presence
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.ownership import is_mine, owner, user_name
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
@@ -104,7 +102,6 @@ def submit(
     run = create(wanted)
     said: list[str] = []
     try:
-        _require_mine(run)
         # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
             recipe, evaluations, code_digest = prepare(run, wanted, cluster)
@@ -165,9 +162,8 @@ def prepare(
         request says about the code.
 
     Raises:
-        CldError: new files here belong to somebody else, or the code cannot be stored.
+        CldError: the code cannot be stored.
     """
-    _require_mine(run)
     recipe = wanted.recipe
     if shared is not None:
         shared_code.point(run, shared)
@@ -182,18 +178,6 @@ def prepare(
     chained = following(recipe, wanted.metrics)
     evaluations = [] if chained is None else [Evaluation(chained.save(run))]
     return recipe, evaluations, snapshot.requested(stored, cluster)
-
-
-def _require_mine(run: RunFolder) -> None:
-    """Refuse a file system where new files belong to somebody else: every later command would take the run for theirs.
-
-    Raises:
-        CldError
-    """
-    if not is_mine(run.path):
-        text = f"new files here belong to {user_name(owner(run.path))}, not to {user_name(os.geteuid())}"
-        why = "as on a network file system that maps users, or one mounted with uid="
-        raise CldError(f"{run.path.parent}: {text}, {why}. Nothing was started. Use another --runs-dir.")
 
 
 def require_inputs(recipe: Recipe) -> None:

@@ -1,8 +1,6 @@
 """What people do with a model in Python."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ import torch
 import cld_core
 from cld_core.analytic import gaussian
 from cld_core.api import Model
-from cld_core.errors import RecipeError, UsageError
+from cld_core.errors import UsageError
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.elbo import ElboRows
 from cld_core.likelihood import Likelihood
@@ -81,13 +79,6 @@ def test_a_diffusion_of_x_alone_has_no_velocities():
     assert path.x.shape == (7, 4, 2)
 
 
-def test_a_trajectory_names_its_arguments(toy):
-    with pytest.raises(RecipeError, match=r"^Model\.trajectory: points=2: expected a whole number of at least 3\.$"):
-        toy.trajectory(4, points=2)
-    with pytest.raises(RecipeError, match=r"^Model\.trajectory: there is no argument 'nfee'"):
-        toy.trajectory(4, nfee=2)
-
-
 def test_the_likelihood_of_normal_data_is_exact(exact):
     law = gaussian(0.5)
     x = law.sample(40, torch.Generator().manual_seed(1))
@@ -150,20 +141,6 @@ def test_a_picture_of_points_is_beside_the_data(toy):
     pyplot.close(figure)
 
 
-def test_a_picture_goes_into_axes(toy, monkeypatch):
-    from matplotlib.figure import Figure
-
-    x = torch.tensor([[0.5, 0.25], [-0.25, 0.125], [99.0, 0.0], [math.nan, 0.0]])
-    drawing(toy, monkeypatch, x)
-    figure = Figure()
-    left, right = figure.subplots(1, 2)
-    assert toy.plot(4, ax=right, method="em", nfe=5) is figure
-    assert (left.get_title(), right.get_title()) == ("", "em, 5 NFE")
-    (points,) = right.collections
-    assert points.get_offsets().tolist() == x[:2].tolist()
-    assert len(right.images) == 1
-
-
 def test_a_picture_of_images_is_a_grid(images, monkeypatch):
     from matplotlib import pyplot
 
@@ -178,9 +155,3 @@ def test_names_of_the_package():
     assert all(getattr(cld_core, name) is not None for name in cld_core.__all__)
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         cld_core.other  # noqa: B018
-
-
-def test_names_are_offered_before_they_are_imported():
-    code = "import sys, cld_core; print(set(cld_core.__all__) <= set(dir(cld_core)), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]

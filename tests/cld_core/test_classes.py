@@ -13,23 +13,6 @@ def test_a_label_is_a_name_or_a_number_and_names_come_first(label, index):
     assert ANIMALS.index(label) == index
 
 
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        ("cta", "there is no class 'cta': the labels are 0 to 2 (cat, dog, 7). Did you mean 'cat'?"),
-        ("bird", "there is no class 'bird': the labels are 0 to 2 (cat, dog, 7). Use one of them."),
-        (3, "label 3 is out of range: the labels are 0 to 2 (cat, dog, 7). Use one of them."),
-        ("12", "label 12 is out of range: the labels are 0 to 2 (cat, dog, 7). Use one of them."),
-        (-1, "label -1 is out of range: the labels are 0 to 2 (cat, dog, 7). Use one of them."),
-    ],
-)
-def test_what_is_wrong_with_a_label(label, message):
-    with pytest.raises(UsageError) as caught:
-        ANIMALS.index(label)
-    assert str(caught.value) == message
-    assert caught.value.exit_code == 2
-
-
 def test_labels_of_many_examples():
     assert ANIMALS.each("dog", 3) == [1, 1, 1]
     assert ANIMALS.each(["dog", 0, "7"], 3) == [1, 0, 2]

@@ -6,7 +6,7 @@ import torch
 import cld_core
 from benchmarks.diamond import sliced_w2
 from cld_core.analytic import diamond
-from cld_core.errors import CheckpointError, RecipeError, UsageError
+from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ranks import Ranks
@@ -116,14 +116,6 @@ def test_an_exported_model_keeps_its_classes(model, tmp_path):
     assert torch.equal(
         exported.sample(9, label=4, guidance=1.5, **FAST), model.sample(9, label=4, guidance=1.5, **FAST)
     )
-
-
-def test_an_exported_model_that_does_not_say_its_classes_is_refused(model, tmp_path):
-    classes, model.classes = model.classes, None
-    model.export(tmp_path / "model.safetensors")
-    model.classes = classes
-    with pytest.raises(CheckpointError, match="its classes"):
-        cld_core.load(tmp_path / "model.safetensors")
 
 
 def test_the_bound_of_a_report_is_conditional(run):

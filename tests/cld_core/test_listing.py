@@ -113,22 +113,6 @@ def test_a_damaged_folder_is_a_row_with_the_reason(root):
     assert (runs["a-new"].state, runs["c-waiting"].problem) == ("RUNNING", None)
 
 
-def test_a_condition_is_not_asked_about_damaged_runs(root):
-    (root / "a-new" / "run.json").write_text("{")
-    runs = cld_core.runs(root)
-    assert runs["a-new"].step is None
-    assert [run.name for run in runs.filter(lambda run: run.step > 1000)] == ["b-done"]
-    assert [run.name for run in runs.filter(name="a-new")] == ["a-new"]
-
-
-def test_a_table_has_names_and_rows(root):
-    runs = cld_core.runs(root)
-    assert "b-done" in runs
-    assert "gone" not in runs
-    assert runs[0] in runs
-    assert runs[0] not in runs[1:]
-
-
 def test_texts_of_others_stay_texts(root):
     write_json(root / "b-done" / "run.json", {"format": 3, "recipe": "x"})
     (root / "b-done" / "recipe.yaml").write_text('name: "<b>\\e[31m</b>"\n')

@@ -1,12 +1,9 @@
 """Library use without any cluster."""
 
-import json
-
 import pytest
 import torch
 
 import cld_core
-from cld_core.checkpoint import safetensors_file
 from cld_core.checkpoint.write import write
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.ranks import Ranks
@@ -143,15 +140,6 @@ def test_a_wrong_argument_is_one_of_the_function_that_was_called(run):
         model.draw(4, method="em", nfe=0)
 
 
-def test_settings_that_do_not_go_together_are_arguments_of_the_function_too(run):
-    model = cld_core.load(run.path)
-    refused = (
-        r"^Model\.sample: 'order' cannot be 3 with corrector=True and eta of 0\.3 or more: eta is 1,.*corrector=False"
-    )
-    with pytest.raises(RecipeError, match=refused):
-        model.sample(4, method="exponential", nfe=20, eta=1, order=3)
-
-
 def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):
     model = cld_core.load(run.path)
     few = {"method": "em", "nfe": 2}
@@ -210,20 +198,3 @@ def test_exported_weights_come_back(run, tmp_path):
         assert torch.equal(again.net.state_dict()[name], tensor)
     settings = {"method": "em", "nfe": 3}
     assert torch.equal(model.sample(2, **settings), again.sample(2, **settings))
-
-
-def test_other_files_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
-    with pytest.raises(NotFoundError, match="cldctl export"):
-        cld_core.load(tmp_path / "none.safetensors")
-    (tmp_path / "text.safetensors").write_text("hello")
-    with pytest.raises(CheckpointError, match="not a safetensors file"):
-        cld_core.load(tmp_path / "text.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="its format is none"):
-        cld_core.load(tmp_path / "other.safetensors")
-    metadata = {"format": safetensors_file.FORMAT, "step": "3", "recipe": json.dumps(load(TOY, SMALL).to_dict())}
-    save_file({"a": torch.zeros(1)}, tmp_path / "mine.safetensors", metadata)
-    with pytest.raises(CheckpointError, match="do not match"):
-        cld_core.load(tmp_path / "mine.safetensors")

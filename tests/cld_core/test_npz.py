@@ -1,7 +1,6 @@
 """Arrays of anybody's files: what they say is compared with what is there before any memory is taken."""
 
 import io
-import os
 import struct
 import zipfile
 
@@ -53,60 +52,6 @@ def archive(path, members, method=zipfile.ZIP_STORED):
     return path
 
 
-def test_the_file_of_the_test_is_otherwise_sound(tmp_path):
-    path = archive(tmp_path / "a.npz", {"a.npy": described()})
-    assert np.array_equal(npz.load(path)["a"], np.zeros(3))
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        described(shape="(10**12,)"),
-        described(shape="(1000000000000,)"),
-        described(shape="(1000000, 1000000, 1000000, 1000000)"),
-        described(shape="(-3,)"),
-        described(shape="(True, 3)"),
-        described(shape="(3.0,)"),
-        described(shape="3"),
-        described(shape="(2,)"),
-        described(shape="(4,)"),
-        described(descr="'O'"),
-        described(descr="'|V8'"),
-        described(descr="'<M8[s]'"),
-        described(descr="[('a', '<f8')]"),
-        described(descr="('<f8', (10**6, 10**6))"),
-        described(descr="'<U0'", shape="(10**15,)", content=b""),
-        described(descr="'<U1000000000'", shape="()"),
-        described(descr="'" + "x" * 50 + "'"),
-        described(descr="(" * 3000 + ")" * 3000),
-        described(descr="[" * 90 + "]" * 90),
-        described(version=9),
-        described(length=60_000),
-        header("x", version=2, length=2**32 - 1),
-        header("'" * 9000),
-        b"\x80\x04cos\nsystem\n(S'true'\ntR.",
-        b"",
-        b"\x93NUM",
-    ],
-    ids=range(26),
-)
-def test_members_that_lie(tmp_path, member):
-    path = archive(tmp_path / "a.npz", {"a.npy": member})
-    with pytest.raises(DamagedError) as caught:
-        npz.load(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_bomb(tmp_path, monkeypatch):
-    """A thousand bytes that unpack to a million."""
-    array = np.zeros(2**17)
-    np.savez_compressed(tmp_path / "a.npz", a=array)
-    assert np.array_equal(npz.load(tmp_path / "a.npz")["a"], array)
-    monkeypatch.setattr(npz, "MOST_UNPACKED_BYTES", array.nbytes)
-    with pytest.raises(DamagedError, match="unpack to"):
-        npz.load(tmp_path / "a.npz")
-
-
 def test_members_that_share_their_bytes(tmp_path):
     """Each of many entries names the one member that is there."""
     one = io.BytesIO()
@@ -134,20 +79,6 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     path = archive(tmp_path / "a.npz", {"a.npy": described(content=b"\7" * 24)})
     flip(path, path.read_bytes().index(b"\7" * 24) + 3)
     with pytest.raises(DamagedError, match="CRC"):
-        npz.load(path)
-
-
-@pytest.mark.parametrize("kind", ["missing", "pipe", "folder", "empty", "text"])
-def test_other_things_in_its_place(tmp_path, kind):
-    path = tmp_path / "a.npz"
-    match kind:
-        case "pipe":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case "empty" | "text":
-            path.write_bytes(b"" if kind == "empty" else b"hello" * 100)
-    with pytest.raises((OSError, DamagedError)):
         npz.load(path)
 
 

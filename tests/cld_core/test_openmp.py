@@ -36,10 +36,3 @@ def spins(main: str, env: dict[str, str]) -> str:
 @pytest.mark.parametrize("main", MAINS.values(), ids=MAINS)
 def test_they_wait_briefly(main):
     assert spins(main, {}) == "1000"
-
-
-@pytest.mark.parametrize(
-    ("env", "kept"), [({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")], ids=["spins", "policy"]
-)
-def test_what_somebody_has_chosen_is_kept(env, kept):
-    assert spins(MAINS["command"], env) == kept

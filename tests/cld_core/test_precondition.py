@@ -1,6 +1,5 @@
 """Data-variance preconditioning: exact on Gaussian data, of unit variance on any, and the same score everywhere."""
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from cld_core import nets
 from cld_core.analytic import gaussian
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood
-from cld_core.loss import Draws, ScoreMatching
+from cld_core.loss import ScoreMatching
 from cld_core.precondition import preconditioning
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
@@ -25,7 +24,6 @@ from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
 from tests.support.numeric import BothScored, ThirdOrder, covariance, dense
 from tests.support.paths import RECIPES
-from tests.support.waits import Waits
 
 STD = 0.3
 EXACT = ObjectiveSpec(precondition="data", data_std=STD)
@@ -136,21 +134,6 @@ def test_numerical_eps_is_part_of_what_the_linear_part_knows():
     torch.testing.assert_close(torch.cov(z.T), torch.eye(2, dtype=torch.float64), rtol=0, atol=5e-3 * 3)
 
 
-def test_it_never_waits_for_the_device():
-    sde, objective = CLD(), ObjectiveSpec(precondition="data", weighting="likelihood", times="importance")
-    matching, net = ScoreMatching(sde, objective), network(sde).float().requires_grad_(True)
-    with Waits() as waits:
-        draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
-    # As in the test of the other scores: torch computes, as on a GPU, with times that can be differentiated.
-    bare = Draws(draws.t.to("meta"), draws.noise.to("meta"), None, draws.importance.to("meta"))
-    draws = replace(draws, t=draws.t.requires_grad_())
-    score = Score(sde, objective, copy.deepcopy(net).to("meta"))
-    with waits:
-        matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws)
-        matching.per_sample(score, torch.zeros(4, 2, device="meta"), bare).sum().backward()
-    assert waits.names == []
-
-
 def test_training_learns_what_is_not_gaussian():
     """With the same data, times and noise, the loss is lower than that of a network which stays as it was made."""
     losses = []
@@ -163,15 +146,6 @@ def test_training_learns_what_is_not_gaussian():
             made.step(step)
         losses.append(made.take_loss())
     assert losses[0] < losses[1]
-
-
-def test_checkpoints_know_their_preconditioning_and_older_digests_stay():
-    toy = load(RECIPES / "toy.yaml")
-    half, third = (
-        load(RECIPES / "toy.yaml", ["objective.precondition=data", f"objective.data_std={std}"]) for std in (0.5, 0.3)
-    )
-    assert len({recipe.model_digest() for recipe in (toy, half, third)}) == 3
-    assert load(RECIPES / "toy.yaml", ["objective.weighting=likelihood"]).model_digest() == toy.model_digest()
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,6 @@ def test_a_gpu_is_used_only_if_one_was_requested():
     assert alone(second, gpu=True).lacks_gpu(True) is None
 
 
-def test_the_place_stays_as_it_was_given():
-    place = Place(rank=3, world_size=4, local_rank=1, local_world_size=2, init_method="file:///meeting")
-    ranks = alone(place, gpu=False)
-    assert (ranks.rank, ranks.world_size, ranks.local_rank, ranks.local_world_size) == (3, 4, 1, 2)
-    assert ranks.init_method == "file:///meeting"
-    assert ranks.control is None
-
-
 def test_the_place_is_exported_as_torchrun_does(monkeypatch):
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     for name in names:
@@ -84,12 +76,6 @@ def test_the_rows_of_all_ranks_are_the_batch(world_size):
 def test_a_batch_smaller_than_the_world_is_refused():
     with pytest.raises(UsageError, match=r"a batch of 2 cannot be divided among 3 ranks\. Raise train\.batch_size"):
         Ranks(0, 3).rows(2)
-
-
-def test_a_missing_gpu_is_a_warning():
-    ranks = Ranks()
-    assert "GPUs were requested, but torch" in ranks.lacks_gpu(True)
-    assert ranks.lacks_gpu(False) is None
 
 
 @pytest.mark.parametrize(
@@ -152,27 +138,3 @@ def test_gloo_listens_where_the_other_machines_are(monkeypatch):
         distributed._let_gloo_be_reached(Ranks(rank, 2, init_method="tcp://n0:29500"), store)
         chosen[rank] = os.environ.pop(network.GLOO)
     assert chosen == {0: "ib0", 1: "eth1"}
-
-
-@pytest.mark.parametrize(
-    ("ranks", "own", "before"),
-    [
-        (Ranks(0, 2, init_method="tcp://n0:29500"), "10.0.0.7", "mine"),
-        (Ranks(0, 2, local_world_size=2, init_method="tcp://n0:29500"), "10.0.0.7", None),
-        (Ranks(0, 2, init_method="file:///meeting"), "10.0.0.7", None),
-        (Ranks(0, 2, init_method="tcp://n0:29500"), "10.0.0.9", None),
-        (Ranks(0, 2, init_method="tcp://n0:29500"), None, None),
-        (Ranks(0, 2, init_method="tcp://n0:29500"), "127.0.0.1", None),
-    ],
-    ids=["the user's choice", "one machine", "a file", "no such interface", "no route", "all on this machine"],
-)
-def test_gloo_is_left_alone(monkeypatch, ranks, own, before):
-    monkeypatch.delenv(network.GLOO, raising=False)
-    if before is not None:
-        monkeypatch.setenv(network.GLOO, before)
-    monkeypatch.setattr(network, "source_towards", lambda host: own)
-    monkeypatch.setattr(network, "interfaces", lambda: {"lo": ["127.0.0.1"], "eth0": ["10.0.0.7"]})
-    store = dist.HashStore()
-    store.set("cldctl/address/1", "")
-    distributed._let_gloo_be_reached(ranks, store)
-    assert os.environ.get(network.GLOO) == before

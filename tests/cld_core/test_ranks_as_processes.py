@@ -1,7 +1,6 @@
 """Ranks that are processes: where they meet, through which interface they talk, and what a suspension does."""
 
 import datetime
-import os
 import signal
 import time
 
@@ -10,11 +9,10 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
-from cld_core import network
 from cld_core import ranks as distributed
 from cld_core.place import Place
 from cld_core.ranks import join
-from tests.support.tools import held_port, wait_for
+from tests.support.tools import wait_for
 
 
 def _talk(rank: int, meeting: str, out: str) -> None:
@@ -107,43 +105,3 @@ def test_a_suspended_job_goes_on_if_the_limit_is_longer(two_ranks):
     (answer,) = received([first])
     assert "failed" in answer
     assert "imed out" in answer
-
-
-def outside() -> str | None:
-    """An address of this machine that is not loopback, if it has one."""
-    for addresses in network.interfaces().values():
-        for address in addresses:
-            if ":" not in address and not network.is_loopback(address):
-                return address
-    return None
-
-
-def _meet(rank: int, host: str, port: int, out: str) -> None:
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, 2, init_method=f"tcp://{host}:{port}"), gpu=False, timeout_s=600.0)
-    mean = ranks.mean(float(rank))
-    listening = {c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    torch.save((mean, os.environ.get(network.GLOO), listening), f"{out}.{rank}")
-    ranks.leave()
-
-
-@pytest.mark.skipif(outside() is None, reason="this machine has a loopback address only")
-def test_two_processes_talk_through_the_address_of_this_machine(tmp_path, monkeypatch):
-    """Rank 0 meets the other one at a name that is loopback to it, as on the machine of the meeting point."""
-    monkeypatch.delenv(network.GLOO, raising=False)
-    host = outside()
-    context = multiprocessing.get_context("spawn")
-    with held_port() as port:
-        hosts = ("localhost", host)
-        ranks = [context.Process(target=_meet, args=(r, hosts[r], port, str(tmp_path / "out"))) for r in range(2)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(timeout=300)
-    assert [process.exitcode for process in ranks] == [0, 0]
-    interface = network.interface_with(host, network.interfaces())
-    for rank in range(2):
-        mean, chosen, listening = torch.load(tmp_path / f"out.{rank}", weights_only=False)
-        assert (mean, chosen) == (0.5, interface)
-        assert host in listening
-        assert not any(network.is_loopback(address) for address in listening), listening

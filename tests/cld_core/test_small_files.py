@@ -11,7 +11,6 @@ import pytest
 
 from cld_core.small_files import (
     MAX_DEPTH,
-    by_age,
     descriptor_for_writing,
     existing_object,
     opened,
@@ -55,14 +54,6 @@ def test_all_of_a_file_is_read_whatever_its_status_says(
     monkeypatch.setattr(os, "read", lambda descriptor, most: real_read(descriptor, min(most, at_once)))
     assert read_bytes(file) == content
     assert read_bytes(file, limit=size) == content
-
-
-def test_a_small_file_is_read_by_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, calls, real_read = tmp_path / "file", [], os.read
-    file.write_bytes(b"content")
-    monkeypatch.setattr(os, "read", lambda *arguments: calls.append(1) or real_read(*arguments))
-    assert read_bytes(file) == b"content"
-    assert len(calls) == 1
 
 
 def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) -> None:
@@ -152,16 +143,6 @@ def test_a_file_is_changed_in_place_unless_it_is_a_link(tmp_path):
     for other in (link, pipe, tmp_path):
         with pytest.raises(OSError):
             descriptor_for_writing(other)
-
-
-def test_files_by_age(tmp_path):
-    old, new, gone = tmp_path / "old", tmp_path / "new", tmp_path / "gone"
-    new.touch()
-    old.touch()
-    os.utime(old, (1, 1))
-    (tmp_path / "dangling").symlink_to(gone)
-    os.utime(tmp_path / "dangling", (2, 2), follow_symlinks=False)
-    assert [file.name for file in by_age([new, gone, tmp_path / "dangling", old])] == ["old", "dangling", "new"]
 
 
 def test_what_is_missing_is_another_matter_than_what_cannot_be_read(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ class Scripted(DebugCluster):
 
     name: ClassVar[str] = "scripted"
     blocks: ClassVar[bool] = False
-    phases: ClassVar[dict[str, str]]
+    phases: ClassVar[dict[str, str]] = {}
     calls: ClassVar[list[tuple[str, list[str]]]]
     stubborn: ClassVar[set[str]]
     refused: ClassVar[set[str]]

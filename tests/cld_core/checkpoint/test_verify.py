@@ -9,7 +9,7 @@ import pytest
 
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.load import newest_good
-from cld_core.checkpoint.verify import Sidecar, all_whole
+from cld_core.checkpoint.verify import all_whole
 from cld_core.errors import CheckpointError, NotFoundError
 from tests.cld_core.checkpoint.conftest import fill
 
@@ -81,13 +81,6 @@ def test_all_intact_ones_are_listed_with_the_damaged(run):
     whole, damaged = all_whole(run)
     assert whole == [10, 30]
     assert [(entry.step, entry.finished) for entry in damaged] == [(20, True)]
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1, "step": 2, "bytes": null, "sha256": "x"}'])
-def test_what_is_not_a_sidecar(tmp_path, text):
-    (tmp_path / "sidecar.json").write_text(text)
-    assert Sidecar.read(tmp_path / "sidecar.json") is None
-    assert Sidecar.read(tmp_path / "missing.json") is None
 
 
 def test_loads_no_torch():

@@ -32,10 +32,6 @@ def test_what_was_saved_is_loaded(run):
     assert sidecar.seconds == slowest_save_s(run)
 
 
-def test_without_checkpoints_no_save_was_measured(run):
-    assert slowest_save_s(run) is None
-
-
 def test_the_snapshot_is_of_the_moment_of_the_call(run):
     writer = CheckpointWriter(run, keep=3)
     content = state(1.0)
@@ -170,31 +166,6 @@ def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_pl
     assert torch.equal(load_checkpoint(run, 2)["model"]["w"], torch.full((100,), 2.0))
 
 
-def test_a_save_is_given_up_after_so_many_seconds(run, monkeypatch):
-    disk = Disk(monkeypatch)
-    disk.fails = lambda tries: True
-    writer = CheckpointWriter(run, keep=3)
-    writer.save(1, state())
-    with pytest.raises(SaveError, match="no space left"):
-        writer.wait(within_s=0.05)
-    monkeypatch.setattr(writing, "PATIENCE_S", -1.0)
-    writer.save(2, state())
-    while not writer.failed:
-        time.sleep(0.01)
-    with pytest.raises(SaveError, match="step_00000002"):
-        writer.save(3, state())
-
-
-def test_what_does_not_pass_is_not_repeated(run, monkeypatch):
-    disk = Disk(monkeypatch, errno.EACCES)
-    disk.fails = lambda tries: True
-    writer = CheckpointWriter(run, keep=3)
-    writer.save(1, state())
-    with pytest.raises(SaveError, match="Permission denied"):
-        writer.wait(within_s=300)
-    assert disk.tries == 1
-
-
 def test_an_owner_that_cannot_be_known_writes_nothing_until_it_is(run, monkeypatch):
     unknown = [OSError(errno.ESTALE, "stale")] * 3
 
@@ -208,15 +179,3 @@ def test_an_owner_that_cannot_be_known_writes_nothing_until_it_is(run, monkeypat
     writer.save(10, state())
     writer.wait(within_s=300)
     assert run.checkpoint_steps() == [10]
-
-
-def test_old_checkpoints_that_cannot_be_removed_end_nothing(run, monkeypatch, capsys):
-    def failing(*arguments, **options):
-        raise OSError(errno.EIO, "disk")
-
-    monkeypatch.setattr(writing, "prune", failing)
-    writer = CheckpointWriter(run, keep=1)
-    writer.save(1, state())
-    writer.wait()
-    assert run.checkpoint_steps() == [1]
-    assert "older checkpoints could not be removed" in capsys.readouterr().out

@@ -93,26 +93,13 @@ def test_pictures_beside_folders_or_in_one_folder_have_no_classes(tmp_path):
     assert "classes" not in json.loads((tmp_path / "set2" / "manifest.json").read_text())
 
 
-def test_a_set_of_an_older_version_has_none_until_it_is_prepared_again(tmp_path):
-    paint(tmp_path / "all", {"red": 20, "blue": 20})
-    made = prepare("folder", tmp_path / "all", tmp_path / "set", size=8)
-    for split in made.splits:
-        labels_path(tmp_path / "set", split).unlink()
-    content = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    del content["classes"]
-    for split in content["splits"].values():
-        del split["labels"]
-    (tmp_path / "set" / "manifest.json").write_text(json.dumps(content))
-    presence.require(replace(spec_of(tmp_path / "set"), labels=False))
-    with pytest.raises(
-        DataError, match=r"set has no labels, .* To prepare it: cldctl data prepare folder --source PATH"
-    ):
-        presence.require(spec_of(tmp_path / "set"))
-    with pytest.raises(DataError, match="has no labels"):
-        classes_of(source(spec_of(tmp_path / "set")))
+def test_a_set_without_labels_is_refused_where_they_are_needed(tmp_path):
+    paint(tmp_path / "one", {"red": 30})
+    prepare("folder", tmp_path / "one", tmp_path / "set", size=8)
     assert classes_of(source(replace(spec_of(tmp_path / "set"), labels=False))) is None
-    assert prepare("folder", tmp_path / "all", tmp_path / "set", size=8) == made
-    presence.require(spec_of(tmp_path / "set"))
+    for look in (presence.require, lambda spec: classes_of(source(spec))):
+        with pytest.raises(DataError, match="has no labels"):
+            look(spec_of(tmp_path / "set"))
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "out of range"])

@@ -1,4 +1,3 @@
-import importlib
 import math
 from dataclasses import replace
 
@@ -155,17 +154,6 @@ def test_a_plug_in_registers_what_its_import_adds_or_replaces(tmp_path, monkeypa
         assert toy.names_from(str(other)) == ("test_other",)
 
 
-def test_a_plug_in_that_was_imported_before(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    for name, bring in (
-        ("test_module_before", importlib.import_module),
-        ("test_data_before", lambda plugin: toy.get("test_data_before", plugin)),
-    ):
-        (tmp_path / f"{name}.py").write_text(PLUGIN.format(name=name))
-        bring(name)
-        assert toy.names_from(name) == (name,)
-
-
 def test_data_of_another_shape_are_refused(tmp_path):
     path = tmp_path / "solid.py"
     path.write_text(PLUGIN.format(name="test_solid").replace("2", "3"))
@@ -182,13 +170,6 @@ def test_bad_plugins_are_named(tmp_path):
             toy.get("diamond", plugin)
     with pytest.raises(DataError, match="FileNotFoundError"):
         toy.get("diamond", str(tmp_path / "absent.py"))
-
-
-def test_a_name_cannot_be_taken_twice(tmp_path):
-    path = tmp_path / "thief.py"
-    path.write_text(PLUGIN.format(name="diamond"))
-    with pytest.raises(DataError, match=r"already registered by cld_core\.data\.toy"):
-        toy.get("diamond", str(path))
 
 
 def test_two_versions_of_a_plugin(tmp_path):

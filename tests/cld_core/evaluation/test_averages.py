@@ -53,11 +53,6 @@ def test_a_length_is_part_of_what_is_asked_and_none_is_what_it_always_was(run):
     assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
 
 
-def test_an_exported_average_has_all_digits_of_its_length(run, tmp_path):
-    Model.from_run(run.path, STEP, "cpu", ema_length=0.0712345678).export(tmp_path / "a.safetensors")
-    assert Model.from_file(tmp_path / "a.safetensors").ema_length == 0.0712345678
-
-
 def test_tasks_share_a_file_of_the_average_and_lost_snapshots_make_another(run):
     one = work(run, 0.07)
     assert one.compute(Ranks(), only=[0])

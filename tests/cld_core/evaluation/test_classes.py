@@ -91,11 +91,6 @@ def test_guidance_is_part_of_what_samples_are(labelled):
     assert evaluated(labelled, "sampling.guidance=2")["fid"]["nfe_mean"] == 6.0
 
 
-def test_a_model_without_labels_has_no_classes_to_compare(run):
-    with pytest.raises(UsageError, match=r"--classes needs a class-conditional model, but data\.labels of .* is false"):
-        request(run, metrics=("classes",))
-
-
 def test_each_row_of_a_picture_has_one_class(labelled, tmp_path):
     model = Model.from_run(labelled.path)
     assert pictures.in_rows(model, 16).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4

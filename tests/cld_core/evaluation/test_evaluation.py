@@ -15,7 +15,6 @@ from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.shards import open_work
 from cld_core.small_files import read_json
 
 from .gathered import gather
@@ -105,35 +104,6 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run):
     assert work.missing() == []
 
 
-@pytest.mark.parametrize("content", [{}, {"fid": {"value": 3.0}}, []], ids=str)
-def test_a_report_that_does_not_name_its_checkpoint_is_none(run, content):
-    work = evaluation(run)
-    write_json(work.folder / "report.json", content)
-    assert (work.report, work.is_done, work.to_start()) == (None, False, [0])
-
-
-@pytest.mark.parametrize("damage", ["lost", "short"])
-def test_a_lost_or_short_file_of_a_later_shard_is_computed_again(run, damage):
-    """One task is started for each missing shard, as on Slurm."""
-    work = computed(run, shards=3)
-    before = work.report["elbo"]
-    (work.folder / "report.json").unlink()
-    file = work.shards / "00001-elbo.npz"
-    file.unlink() if damage == "lost" else file.write_bytes(file.read_bytes()[:100])
-    work = open_work(work.folder)
-    assert (work.missing(), work.to_start()) == ([1], [1])
-    for shard in work.to_start():
-        assert work.compute(Ranks(), only=[shard])
-    assert (work.missing(), work.report["elbo"]) == ([], before)
-
-
-def test_a_single_example_has_no_standard_error(run):
-    work = computed(run, "eval.points=1", metrics=("elbo", "loss"))
-    report = json.loads((work.folder / "report.json").read_text(), parse_constant=pytest.fail)
-    assert (report["elbo"]["n"], report["elbo"]["stderr"], report["elbo"]["gap_stderr"]) == (1, None, None)
-    assert report["loss"]["stderr"] is None
-
-
 def test_the_report_says_what_it_promises(toy):
     run = toy  # with its pictures
     work = computed(run, "eval.elbo.velocities=3")
@@ -160,13 +130,6 @@ def test_an_interrupted_shard_resumes_at_its_next_batch(run, asked):
     before = again.report
     assert again.compute(Ranks())
     assert again.report == before, "nothing is left to do"
-
-
-def test_the_name_is_made_of_what_the_numbers_depend_on(run):
-    name = evaluation(run).name
-    assert name.startswith("elbo-00000020-")
-    assert evaluation(run, shards=5).name == evaluation(run, "eval.batch_size=3").name == name
-    assert len({name, evaluation(run, "eval.seed=1").name, evaluation(run, "eval.elbo.probes=2").name}) == 3
 
 
 def test_a_request_is_read_back_as_it_was_asked(run):

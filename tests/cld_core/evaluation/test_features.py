@@ -11,7 +11,6 @@ from PIL import Image
 
 from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
-from cld_core.errors import UsageError
 from cld_core.evaluation import extractors, stats_file
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.metrics.fid import frechet
@@ -169,23 +168,6 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
     assert not StatsComputation(work, torch.device("cpu")).keeps_rows("features"), "moments are not rows"
     about = stats_file.outline(Path(work.request.output)).about
     assert (made.images, about["data"]) == (20, work.request.data_fingerprint)
-
-
-def test_statistics_in_both_published_layouts(run, tmp_path):
-    own = evaluated(run, metrics=("fid",))
-    theirs = stats_file.read(Path(own["fid"]["stats"]["file"]), features=True)
-    np.savez(tmp_path / "edm.npz", mu=theirs.mu, sigma=theirs.sigma)
-    np.savez(tmp_path / "score_sde.npz", pool_3=theirs.features)
-    names = set()
-    for file, images, metrics in (("edm.npz", None, ("fid",)), ("score_sde.npz", 20, ("fid", "kid"))):
-        settings = (f"eval.fid.stats={tmp_path / file}",)
-        report = evaluated(run, *settings, metrics=metrics)
-        assert report["fid"]["value"] == pytest.approx(own["fid"]["value"], rel=1e-9)
-        assert (report["fid"]["stats"]["file"], report["fid"]["stats"]["images"]) == (str(tmp_path / file), images)
-        names.add(request(run, *settings).id if len(metrics) > 1 else request(run, *settings, metrics=metrics).id)
-    assert len({*names, own["id"]}) == 3
-    with pytest.raises(UsageError, match=r"no features of single images, which --kid need.*--features"):
-        request(run, f"eval.fid.stats={tmp_path / 'edm.npz'}")
 
 
 def test_moments_merge_exactly():

@@ -21,16 +21,6 @@ from tests.support.paths import RECIPES
 from .on_images import request
 
 
-def test_ids_are_made_of_what_the_numbers_depend_on(run):
-    sampling, bound = "sampling.nfe=4", "eval.elbo.probes=2"
-    assert request(run, metrics=("elbo",)).id == request(run, sampling, "eval.samples=30", metrics=("elbo",)).id
-    assert request(run, metrics=("fid",)).id == request(run, bound, "eval.kid.subsets=6", metrics=("fid",)).id
-    others = (sampling, "eval.samples=30", "eval.seed=1", "eval.fid.quantisation=floor")
-    assert len({request(run, metrics=("fid",)).id, *(request(run, one, metrics=("fid",)).id for one in others)}) == 5
-    assert request(run).id != request(run, "eval.kid.subsets=6").id
-    assert len({request(run, one, metrics=("loss",)).id for one in (bound, "eval.loss.draws=2", "eval.points=9")}) == 3
-
-
 def refused(run: RunFolder, words: str, *overrides: str, metrics=("fid",), error: type[CldError] = UsageError) -> None:
     with pytest.raises(error, match=words):
         request(run, *overrides, metrics=metrics)
@@ -79,18 +69,6 @@ def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
 def test_no_test_set(run, tmp_path):
     data = make_images(tmp_path / "only", splits={"train": 4})
     refused(run, "no validation images.*data prepare", f"data.path={data}", metrics=("elbo",), error=DataError)
-
-
-def test_isc_needs_no_statistics(run):
-    asked = request(run, "eval.fid.stats=null", metrics=("isc",))
-    assert (asked.fid.stats, asked.files["stats"]) == (None, None)
-    assert EvalRequest.load(asked.save(run)) == asked
-
-
-def test_relative_paths_in_a_recipe_are_those_here(run, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "here.npz").write_bytes(Path(str(request(run).files["stats"])).read_bytes())
-    assert request(run, "eval.fid.stats=here.npz").files["stats"] == str(tmp_path / "here.npz")
 
 
 def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):

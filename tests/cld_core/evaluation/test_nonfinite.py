@@ -2,22 +2,15 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from cld_core.errors import RecipeError, UnusableSamplesError
+from cld_core.errors import UnusableSamplesError
 from cld_core.evaluation import nonfinite
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.report_numbers import remarks
-from cld_core.evaluation.rows.elbo import ElboRows
 from cld_core.evaluation.rows.features import FeatureRows
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
-from cld_core.run.atomic import write_arrays, write_json
-from cld_core.shards.files import Shard
-from cld_core.small_files import read_json
-from tests.support.paths import RECIPES
 from tests.support.spoiled import spoil
 
 from .on_images import evaluated, request
@@ -78,15 +71,6 @@ def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, drawn, cap
         work.folder.rename(run.path / f"{shards}")
 
 
-def test_an_interrupted_shard_keeps_the_count(run, monkeypatch, drawn):
-    spoil(monkeypatch, BAD)
-    work = work_of(run, SOME, "eval.batch_size=16")
-    assert not work.compute(Ranks(), should_stop=lambda: len(drawn) >= 2)
-    assert work.compute(Ranks())
-    assert drawn == [(0, 16), (16, 32), (32, 40)]
-    assert work.report["fid"]["nonfinite"] == 3
-
-
 def test_finite_samples_need_no_remark(run, drawn):
     report = evaluated(run, "eval.max_nonfinite=0", metrics=("fid",))
     assert (report["fid"]["nonfinite"], remarks(report)) == (0, [])
@@ -139,70 +123,3 @@ def test_a_process_counts_over_all_its_shards(run, monkeypatch, drawn):
     with pytest.raises(UnusableSamplesError, match="2 of 20 samples are not finite"):
         work_of(run, "eval.max_nonfinite=0.03", shards=4).compute(Ranks())
     assert drawn == [(0, 10), (10, 20)]
-
-
-def test_what_is_allowed_is_not_part_of_the_name(run):
-    assert request(run).id == request(run, "eval.max_nonfinite=1").id
-    assert request(run, SOME).max_nonfinite == 0.1
-    with pytest.raises(RecipeError, match=r"cannot be 1\.5; expected a number >= 0 and <= 1"):
-        load(RECIPES / "toy.yaml", ["eval.max_nonfinite=1.5"])
-
-
-def of_an_older_version(work: Evaluation) -> None:
-    """Take from shards what versions that did not count lack."""
-    for file in work.shards.glob("*.json"):
-        state = read_json(file)
-        state.pop("features version")
-        write_json(file, state)
-    for file in work.shards.glob("*-features.npz"):
-        with np.load(file) as content:
-            write_arrays(file, {name: content[name] for name in content.files if name != "nonfinite"})
-        state = read_json(file.parent / f"{file.stem.partition('-')[0]}.json")
-        state["work"]["features"]["bytes"] = file.stat().st_size
-        write_json(file.parent / f"{file.stem.partition('-')[0]}.json", state)
-
-
-def test_shards_of_a_version_that_did_not_count_are_computed_again(run, monkeypatch, drawn):
-    spoil(monkeypatch, BAD)
-    work = work_of(run, SOME, shards=2)
-    assert work.compute(Ranks())
-    before = work.report["fid"]
-    of_an_older_version(work)
-    assert work.is_done, "a finished report stands"
-    (work.folder / "report.json").unlink()
-    assert work.missing() == [0, 1]
-    drawn.clear()
-    assert work.compute(Ranks())
-    assert (work.report["fid"], drawn) == (before, [(0, 20), (20, 40)])
-
-
-def test_rows_in_progress_of_a_version_that_did_not_count_are_begun_again(run, monkeypatch, drawn):
-    spoil(monkeypatch, BAD)
-    work = work_of(run, SOME, "eval.batch_size=16")
-    append = Shard.append
-
-    def without(self, kind, rows, *others):
-        append(self, kind, {name: values for name, values in rows.items() if name != "nonfinite"}, *others)
-
-    with monkeypatch.context() as older:
-        older.setattr(Shard, "append", without)
-        assert not work.compute(Ranks(), should_stop=lambda: len(drawn) >= 2)
-    of_an_older_version(work)
-    drawn.clear()
-    assert work.compute(Ranks())
-    assert (drawn, work.report["fid"]["nonfinite"]) == ([(0, 16), (16, 32), (32, 40)], 3)
-
-
-def test_from_a_version_that_did_not_count_only_other_rows_are_taken(run, monkeypatch, drawn):
-    bounds, compute = [], ElboRows.compute
-    monkeypatch.setattr(ElboRows, "compute", lambda self, *given: bounds.append(given) or compute(self, *given))
-    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05", "eval.points=4")
-    first = work_of(run, *loose, metrics=("fid", "elbo"))
-    assert first.compute(Ranks())
-    of_an_older_version(first)
-    drawn.clear()
-    bounds.clear()
-    second = work_of(run, *loose, metrics=("fid", "elbo", "loss"))
-    assert second.compute(Ranks())
-    assert (drawn, bounds) == ([(0, 40)], [])
-    assert second.report["fid"]["nonfinite"] == 0

@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Metric, Quantity, RowKind
 from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.report_numbers import Number, network_evaluations, numbers
+from cld_core.evaluation.report_numbers import numbers
 from cld_core.evaluation.request import EvalRequest
 from cld_core.evaluation.rows.base import RowComputer
 from cld_core.imports import resolve
@@ -93,13 +93,6 @@ def test_metrics_are_listed_in_the_order_of_the_table():
     assert not registry.draws_samples(["loss", "elbo"])
 
 
-def test_numbers_of_a_report():
-    report = {"fid": {"value": 3, "nfe_mean": 9}, "elbo": {"nll": 1.5, "stderr": 0.1, "unit": "nats"}, "other": {}}
-    assert numbers(report) == {"fid": Number(3.0), "nll": Number(1.5, 0.1)}
-    assert (network_evaluations(report, "fid"), network_evaluations(report, "nll")) == (9.0, None)
-    assert numbers(None) == {}
-
-
 def test_a_metric_is_one_file_and_one_line(toy, tmp_path, monkeypatch):
     """It reads rows that are there, and is in the report, among the numbers and in comparisons."""
     from cldctl.evals import compare
@@ -132,10 +125,3 @@ def test_a_metric_of_samples_need_not_look_at_images(toy, monkeypatch):
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
         EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
-
-
-@pytest.mark.parametrize(
-    ("section", "n"), [({"n": 100}, 100), ({"samples": 50_000}, 50_000), ({}, None), ({"n": "many"}, None)]
-)
-def test_a_number_says_of_how_many_it_is(section, n):
-    assert numbers({"elbo": {"nll": 1.5, **section}}) == {"nll": Number(1.5, None, n)}

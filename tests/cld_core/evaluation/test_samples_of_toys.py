@@ -91,12 +91,6 @@ def test_the_distance_is_the_root_mean_square_whatever_the_shards(toy):
     assert three.report["flow-distance"]["value"] == pytest.approx(found["value"], rel=1e-4)
 
 
-def test_no_more_shards_than_rows(toy):
-    request = EvalRequest.of(load(toy.recipe_file, [*FLOW, "eval.flow.samples=3"]), ("flow-distance",), 20, 8)
-    assert (request.shards, request.sizes) == (3, {"flow": 3})
-    assert Evaluation(request.save(toy)).request == request
-
-
 def test_the_flow_is_solved_once_for_samplers_of_the_same_noise(toy, monkeypatch):
     drawn, draw = [], Model.draw
 

@@ -1,6 +1,5 @@
 """The slim file of averaged weights: made once, by whoever comes first, and never believed without its digest."""
 
-import json
 import shutil
 import threading
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from cld_core import faults
 from cld_core.checkpoint import load as loading
 from cld_core.evaluation import slim, slim_model
 from cld_core.evaluation.evaluation import Evaluation
@@ -92,17 +90,6 @@ def test_a_model_of_the_file_is_that_of_the_checkpoint(run, read):
     assert not any(parameter.requires_grad for parameter in second.net.parameters())
 
 
-def test_the_file_is_smaller_than_the_checkpoint_and_goes_when_nobody_needs_it(run):
-    later = evaluation(run, "eval.seed=3")
-    work = finished(run)
-    assert work.is_done
-    assert slim.file_of(run, STEP).stat().st_size < 0.4 * run.checkpoint_file(STEP).stat().st_size
-    assert slim.is_needed(run, STEP)
-    for shard in range(3):
-        assert later.compute(Ranks(), only=[shard])
-    assert not slim.folder_of(run).exists()
-
-
 @pytest.mark.parametrize("damage", ["tensor", "header", "cut", "empty", "other"])
 def test_a_damaged_file_is_made_again_and_the_log_says_so(run, read, capsys, damage):
     reference = made(run)
@@ -177,65 +164,6 @@ def test_a_task_waits_for_the_one_that_makes_the_file(run, read):
     waiting.join(60)
     assert same_weights(models[0], reference)
     assert read == []
-
-
-def test_a_task_that_waits_leaves_when_it_is_told_to(run, read, clock):
-    slim.folder_of(run).mkdir()
-    lease = Lease.acquire(slim.lease_of(run, STEP), job_id="another task")
-    asked = iter([False, False])
-    assert slim_model.model(wanted(run), lambda: next(asked, True), shared=True) is None
-    work = evaluation(run)
-    assert not work.compute(Ranks(), lambda: True, only=[1])
-    lease.release()
-    assert (read, work.missing()) == ([], [0, 1, 2])
-
-
-def test_a_task_waits_no_longer_than_it_makes_sense(run, read, clock):
-    slim.folder_of(run).mkdir()
-    lease = Lease.acquire(slim.lease_of(run, STEP), job_id="another task")
-    assert same_weights(made(run), Model.from_run(run.path))
-    lease.release()
-    assert clock.now >= slim_model.PATIENCE_S
-    assert read[0] == STEP
-
-
-def test_a_folder_that_cannot_be_written_costs_the_copy_only(run, capsys, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(slim_model, "replacing", full)
-    work = finished(run)
-    assert work.is_done
-    assert "not written (" in capsys.readouterr().out
-    run.evals.joinpath("weights").write_text("in the way")
-    assert finished(run, "eval.seed=5").is_done
-    assert "reading the checkpoint instead" in capsys.readouterr().out
-
-
-def test_a_disk_that_fails_for_a_moment_is_not_damage(run, monkeypatch, capsys):
-    made(run)
-    failing = iter([5])
-
-    def tensors(file):
-        if next(failing, None) is not None:
-            raise OSError(5, "Input/output error")
-        return real(file)
-
-    real = slim_model._tensors
-    monkeypatch.setattr(slim_model, "_tensors", tensors)
-    monkeypatch.setattr(faults, "time", Clock())
-    assert evaluation(run).compute(Ranks(), only=[0])
-    assert "damaged" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"__metadata__": 1}', '{"__metadata__": {"format": "x"}}', "\x00"])
-def test_a_file_of_something_else_says_nothing(run, content):
-    slim.folder_of(run).mkdir()
-    file = slim.file_of(run, STEP)
-    file.write_bytes(len(content).to_bytes(8, "little") + content.encode())
-    assert slim.about(file) == {}
-    file.write_bytes((2**63).to_bytes(8, "little") + json.dumps({"__metadata__": {}}).encode())
-    assert slim.about(file) == {}
 
 
 def test_leftovers_are_cleared_and_what_is_needed_stays(run):

@@ -1,15 +1,12 @@
 """Steps of recipes: what does not fit is halved, and what does not train is found."""
 
 import math
-import sys
-import weakref
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cld_core.ema import Ema
-from cld_core.gpu_checks import memory, overflow, steps
+from cld_core.gpu_checks import overflow, steps
 from cld_core.train.gradients import GradientFilter
 from cld_core.train.step import Trainer
 
@@ -38,46 +35,6 @@ def test_rows_that_do_not_fit_are_halved(context, monkeypatch):
 def test_a_recipe_that_does_not_fit_at_all_fails(context, monkeypatch):
     limited(monkeypatch, 0)
     assert steps.check(context, "celebahq256").verdict == "fail"
-
-
-def test_what_did_not_fit_is_gone_before_fewer_rows_are_tried(context, monkeypatch):
-    step, close, tried, closed = Trainer.step, Trainer.close, [], []
-
-    def full(self, *arguments, **options):
-        assert [trainer() for trainer in tried] == [None] * len(tried), "it still holds its memory"
-        if self.recipe.train.batch_size > 2:
-            tried.append(weakref.ref(self))
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        step(self, *arguments, **options)
-
-    monkeypatch.setattr(Trainer, "step", full)
-    monkeypatch.setattr(Trainer, "close", lambda self: (closed.append(1), close(self)))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    assert steps.check(context, "cifar10").verdict == "ok"
-    assert len(tried) == 2
-    assert len(closed) == 3
-
-
-def test_copies_are_not_in_the_memory_of_the_card():
-    with FakeTensorMode():
-        weight = torch.empty(3, device="cuda")
-        assert [copy.device.type for copy in steps._copies([weight])] == ["cpu"]
-    weight = torch.zeros(3)
-    (copy,) = steps._copies([weight])
-    weight.add_(1.0)
-    assert torch.equal(copy, torch.zeros(3))
-
-
-def test_what_is_attempted_and_does_not_fit_is_none(monkeypatch):
-    freed = []
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(sys.exc_info()[0]))
-
-    def too_much():
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    assert memory.attempted(lambda: 3) == 3
-    assert memory.attempted(too_much) is None
-    assert freed == [None], "not while the error is handled"
 
 
 def frozen_average(monkeypatch):

@@ -1,10 +1,7 @@
 """torch.compile: the same numbers, few sizes to compile, gradients as often as needed, and a word when it gives up."""
 
 import shutil
-import signal
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -146,29 +143,3 @@ def test_training_samples_and_bounds_are_each_compiled_once(traced, caplog):
     assert 1 + SIZES < first <= 1 + 2 * SIZES
     assert period() == 0
     assert not [record for record in caplog.records if record.name == "cld_core.nets.compiled"]
-
-
-def _blocked_in(process: int | str) -> set[int]:
-    """The signals that a process blocks."""
-    (line,) = (it for it in Path(f"/proc/{process}/status").read_text().splitlines() if it.startswith("SigBlk:"))
-    mask = int(line.split()[1], 16)
-    return {number for number in range(1, 65) if mask >> (number - 1) & 1}
-
-
-def test_workers_that_compile_are_not_ended_by_the_notice_of_a_preemption(monkeypatch):
-    from torch._inductor.async_compile import AsyncCompile
-
-    started = []
-    monkeypatch.setattr(AsyncCompile, "warm_pool", lambda: started.append(subprocess.Popen(["sleep", "600"])))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    compiled.start_workers()
-    (worker,) = started
-    try:
-        assert signal.SIGUSR2 in _blocked_in(worker.pid)
-        assert signal.SIGTERM not in _blocked_in(worker.pid)
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
-        worker.terminate()
-        assert worker.wait(600) == -signal.SIGTERM
-    finally:
-        worker.kill()
-        worker.wait()

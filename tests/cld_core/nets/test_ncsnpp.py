@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cld_core.errors import RecipeError
-from cld_core.nets.layers import Attention, FourierEmbedding, positional_embedding
+from cld_core.nets.layers import FourierEmbedding, positional_embedding
 from cld_core.nets.ncsnpp import Ncsnpp
 from cld_core.recipe.ncsnpp import NcsnppSpec
 from tests.support.paths import FIXTURES
@@ -188,20 +188,6 @@ def test_other_nonlinearities_compute_something_else(nonlinearity):
     assert not torch.allclose(swish(*arrays), other(*arrays), atol=1e-3)
 
 
-@pytest.mark.parametrize("multipliers", [(1,), (1, 2, 1)])
-@pytest.mark.parametrize("progressive_output", ["none", "output_skip", "residual"])
-def test_one_resolution_or_three(multipliers, progressive_output):
-    spec = tiny(multipliers=multipliers, attention=(4,), progressive_output=progressive_output)
-    net = build(spec)
-    net(*inputs(spec)).sum().backward()
-    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
-
-
-def test_vpsde_takes_the_image_alone():
-    net = Ncsnpp(tiny(), channels_in=3)
-    assert net(torch.randn(2, 3, 4, 4), torch.rand(2)).shape == (2, 3, 4, 4)
-
-
 @pytest.mark.parametrize(
     ("options", "backend"),
     # Traced and split into forward and backward graphs, and only traced; not compiled: that takes a minute.
@@ -259,16 +245,6 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(net(*arrays), net(*arrays))
     net.train()
     assert not torch.equal(net(*arrays), net(*arrays))
-
-
-def test_attention_of_constant_values_returns_them():
-    layer = Attention(4, skip_rescale=False, init_scale=1.0)
-    with torch.no_grad():
-        layer.NIN_2.W.zero_()
-        layer.NIN_2.b.fill_(1.0)
-        layer.NIN_3.W.copy_(torch.eye(4))
-    x = torch.randn(2, 4, 2, 2)
-    torch.testing.assert_close(layer(x), x + 1)
 
 
 def test_embeddings_are_the_formulas_in_float64():

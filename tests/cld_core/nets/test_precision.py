@@ -6,8 +6,7 @@ from torch import nn
 
 from cld_core import numerics
 from cld_core.model import Model
-from cld_core.nets import compiled, precision
-from cld_core.nets.compiled import Compiled
+from cld_core.nets import precision
 from cld_core.recipe import load
 from tests.support.images import TINY, make_images
 from tests.support.paths import RECIPES
@@ -78,19 +77,6 @@ def test_the_score_has_the_precision_of_its_input(model):
     assert model.score_of(compiled=False) is model.score
 
 
-def test_it_can_be_compiled(model, monkeypatch):
-    """Without generating code, which `test_compiled` does."""
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
-    model.net.requires_grad_(False)
-    score = model.score_of(compiled=True, precision="bf16")
-    assert isinstance(score.net, Compiled)
-    before = compiled.compilations()
-    found = model.sample(20, method="exponential", nfe=6, compile=True, precision="bf16")
-    plain = model.sample(20, method="exponential", nfe=6, precision="bf16")
-    torch.testing.assert_close(found, plain, rtol=0.05, atol=0.05)
-    assert compiled.compilations() > before
-
-
 def test_on_the_cpu_nothing_is_changed(images):
     made = images()
     assert made.score.net is made.net
@@ -110,20 +96,6 @@ def test_images_are_computed_with_channels_last_where_that_is_preferred(images, 
     assert any(weight.ndim == 4 and not weight.is_contiguous() for weight in made.net.parameters())
     tolerance = 1e-4 if name == "fp32" else 0.1
     torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance)
-
-
-def test_a_network_that_is_given_keeps_its_format(images, monkeypatch):
-    """That of training, whose optimiser and ranks hold on to it."""
-    monkeypatch.setattr(precision, "prefers_channels_last", lambda device: True)
-    made = images()
-    plain = nn.Conv2d(3, 3, 3)
-    assert Model(made.recipe, net=plain, data=made.source).score.net is plain
-    assert plain.weight.is_contiguous()
-
-
-@pytest.mark.parametrize(("device", "preferred"), [("cpu", False), ("cuda", True), ("mps", False)])
-def test_only_gpus_prefer_channels_last(device, preferred):
-    assert precision.prefers_channels_last(torch.device(device)) == preferred
 
 
 def test_autocast_survives_the_settings_of_training(model):

@@ -140,26 +140,6 @@ def test_in_training_the_result_is_that_of_torch_to_the_last_bit(rows, width, mo
 
 
 @pytest.mark.skipif(not dense._AVAILABLE, reason="torch has no oneDNN")
-@pytest.mark.usefixtures("compared")
-def test_in_training_a_product_that_rounds_otherwise_is_never_chosen(monkeypatch):
-    h, weight = torch.randn(128, 16), torch.randn(8, 16)
-    monkeypatch.setattr(dense, "_WORTHWHILE", float("inf"))
-    monkeypatch.setattr(dense, "_onednn", lambda h, weight, bias: (h.double() @ weight.double().t() + bias).float())
-    assert not dense._onednn_wins(h, weight)
-
-
-@pytest.mark.skipif(not dense._AVAILABLE, reason="torch has no oneDNN")
-@pytest.mark.usefixtures("compared")
-@pytest.mark.parametrize(("seconds", "wins"), [(0.7, True), (0.9, False)])
-def test_in_training_the_faster_one_of_equals_is_chosen(seconds, wins, monkeypatch):
-    same = torch.nn.functional.linear
-    monkeypatch.setattr(dense, "_onednn", lambda *factors: same(*factors))
-    monkeypatch.setattr(dense, "_seconds", lambda product, *factors: 1.0 if product is same else seconds)
-    assert dense._onednn_wins(torch.randn(128, 16), torch.randn(8, 16)) is wins
-    assert not dense._onednn_wins(torch.randn(127, 16), torch.randn(8, 16))
-
-
-@pytest.mark.skipif(not dense._AVAILABLE, reason="torch has no oneDNN")
 def test_only_what_wants_a_gradient_gets_one(monkeypatch):
     monkeypatch.setattr(dense, "_onednn_wins", lambda h, weight: True)
     net, u, t = built(MlpSpec()), torch.randn(128, 4), torch.rand(128)

@@ -1,7 +1,6 @@
 """What is said about keys: it is complete, and what recipes do."""
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
@@ -95,17 +94,6 @@ def test_what_is_like_nothing(name):
         described.find(name)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "said"),
-    [
-        ("toy", "a registered toy density (one of multimodal_swissroll, diamond, gaussian); others: cifar10, "),
-        ("cifar10", "CIFAR-10; others: multimodal_swissroll, "),
-    ],
-)
-def test_a_comment_does_not_take_one_kind_of_data_for_another(recipe, said):
-    assert f"# {said}" in dump_with_comments(load(RECIPES / f"{recipe}.yaml"))
-
-
 @pytest.mark.parametrize("name", [file.stem for file in RECIPES.glob("*.yaml")])
 def test_yaml_with_comments_is_read_back(tmp_path, name):
     odd = ["cluster.setup=['a # b','c']", "cluster.container='a: # \"b\"'", "hooks.on_change='echo ${x}'"]
@@ -139,37 +127,6 @@ def test_what_differs_and_what_set_it(tmp_path):
     assert by_key["sde.name"].value == "vpsde"
     assert by_key["sde.beta0"].before == "4.0"
     assert "sde.m_inv" not in by_key, "the new diffusion has no mass"
-
-
-def test_a_recipe_that_extends_nothing_is_its_own_base():
-    base, found = from_base(RECIPES / "toy.yaml")
-    assert (base, found) == (RECIPES / "toy.yaml", [])
-
-
-def test_a_base_that_is_no_recipe_by_itself_is_skipped(tmp_path):
-    (tmp_path / "part.yaml").write_text("extends: cifar10\ndata: {name: folder, path: x}\n")
-    (tmp_path / "half.yaml").write_text("data: {name: folder}\n")
-    (tmp_path / "whole.yaml").write_text("extends: half.yaml\nname: whole\ndata: {size: 32}\nnetwork: {name: ncsnpp}\n")
-    assert from_base(tmp_path / "whole.yaml", ["train.steps=3"])[0] == tmp_path / "whole.yaml"
-    assert from_base(tmp_path / "part.yaml", ["data.size=32"])[0].samefile(shipped.find("cifar10"))
-    assert from_base(tmp_path / "half.yaml", ["data.size=32", "network.name=ncsnpp"]) == (None, [])
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("# One line.\nname: x\n", "One line"),
-        ("# Of two\n# lines. And more.\nname: x\n# not this\n", "Of two lines"),
-        ("# Toys with e.g. larger steps. And more.\nname: x\n", "Toys with e.g. larger steps"),
-        ("name: x\n# later\n", ""),
-        ("", ""),
-        ("# \x1b[31mred\x1b[0m\n", "red"),
-        (f"# {'long ' * 100}\n", "long " * 39 + "long\N{HORIZONTAL ELLIPSIS}"),
-    ],
-)
-def test_a_recipe_describes_itself_in_its_first_comment(tmp_path, text, expected):
-    (tmp_path / "x.yaml").write_text(text)
-    assert shipped.description(Path(tmp_path / "x.yaml")) == expected
 
 
 def test_shipped_recipes_say_what_they_are():

@@ -1,14 +1,11 @@
 """Marks beside runs: every write is announced before it happens, and no announcement is lost."""
 
-import os
-import stat
-
 import pytest
 
 from cld_core.run import changes
 from cld_core.run.events import Cancelled
 from tests.support.made_up import run_with
-from tests.support.other_users import SHARED_GROUP, as_user, needs_root, open_folder
+from tests.support.other_users import open_folder
 
 __all__ = ["open_folder"]
 
@@ -45,16 +42,6 @@ def test_a_process_marks_a_run_once_in_a_while_and_replaces_its_own_mark(tmp_pat
     assert second != first
 
 
-def test_another_process_replaces_the_marks_that_it_finds(tmp_path):
-    run = run_with(tmp_path / "a", 10)
-    changes.mark(run.path)
-    first = changes.tokens(tmp_path)["a"]
-    changes._marked.clear()
-    changes.mark(run.path)
-    assert len(changes.tokens(tmp_path)["a"]) == 1
-    assert changes.tokens(tmp_path)["a"] != first
-
-
 def test_of_two_that_mark_at_the_same_time_one_mark_stays(tmp_path, monkeypatch):
     """The second one lists and marks between the list and the mark of the first."""
     run = run_with(tmp_path / "a", 10)
@@ -89,26 +76,3 @@ def test_where_there_is_no_run_or_no_right_nothing_happens(tmp_path):
     (tmp_path / changes.FOLDER).symlink_to(elsewhere)
     changes.mark(run.path)
     assert not list(elsewhere.iterdir())
-
-
-@needs_root
-def test_whoever_may_write_into_the_runs_may_mark_them(open_folder):
-    root = open_folder / "shared"
-    root.mkdir()
-    os.chown(root, 0, SHARED_GROUP)
-    root.chmod(0o2775)
-    run = run_with(root / "a", 10)
-    changes.mark(run.path)
-    folder = root / changes.FOLDER
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o2775
-    os.chown(run.path, 0, SHARED_GROUP)
-    run.path.chmod(0o2775)
-    assert changes.reach(root, run.path.stat())
-    first = changes.tokens(root)["a"]
-    changes._marked.clear()
-    as_user(lambda: changes.mark(run.path), gid=SHARED_GROUP)
-    assert changes.tokens(root)["a"] != first
-    folder.chmod(0o755)
-    assert not changes.reach(root, run.path.stat()), "the group may change the run without a mark"
-    run.path.chmod(0o755)
-    assert changes.reach(root, run.path.stat())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.recipe import load
 from cld_core.run import RunFolder, events, find_runs
 from cld_core.run.atomic import write_json
@@ -84,19 +84,6 @@ def test_loads_no_torch():
     code = "import sys, cld_core, cld_core.run, cld_core.recipe, cld_core.stop; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
-
-
-def test_a_folder_that_cannot_be_filled_is_removed_again(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("cld_core.run.folder.write_text", full)
-    with pytest.raises(CldError, match=r"mine: the run folder cannot be filled \(No space left on device\)"):
-        RunFolder.create(tmp_path / "mine", load(TOY), {})
-    assert not (tmp_path / "mine").exists()
-    (tmp_path / "mine" / "logs").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"it exists, but is not a run\. Remove it"):
-        RunFolder.create(tmp_path / "mine", load(TOY), {})
 
 
 def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tmp_path, monkeypatch):

@@ -149,13 +149,6 @@ def test_of_many_that_want_it_one_gets_it(folder):
     won[0].release()
 
 
-def test_old_numbers_are_cleared_away(folder):
-    for job in range(12):
-        Lease.acquire(folder, job_id=str(job)).release()
-    assert newest(folder)[0] == 12
-    assert len(list(folder.iterdir())) <= leases.KEPT_NUMBERS
-
-
 class Failing:
     """A function of the operating system that fails a number of times, then works."""
 
@@ -214,14 +207,6 @@ def test_who_owns_the_folder_is_asked_again_before_anything_is_written(folder, b
         lease.check()
 
 
-def test_a_listing_that_is_older_than_our_own_file_says_nothing(folder, monkeypatch):
-    Lease.acquire(folder, job_id="1").release()
-    lease = Lease.acquire(folder, job_id="2", heartbeat_s=1000)
-    monkeypatch.setattr(leases.os, "listdir", lambda path: ["00000001.json"])
-    lease.check()
-    assert lease.owned()
-
-
 def test_a_lease_that_cannot_be_released_raises_nothing(folder, blind, monkeypatch):
     lease = Lease.acquire(folder, job_id="1")
     monkeypatch.setattr(faults, "time", Clock())
@@ -248,25 +233,6 @@ def seen(clock: Clock, names: list[str], folder) -> list[str]:
     if clock.now >= 30:
         foreign(folder, beat=1)
     return names
-
-
-def test_a_newcomer_that_never_sees_anything_gives_up(folder, monkeypatch):
-    foreign(folder)
-    monkeypatch.setattr(leases, "time", Clock())
-    blinded = Failing(os.listdir, float("inf"))
-    monkeypatch.setattr(leases, "_mark", blinded)
-    with pytest.raises(OSError, match="Stale"):
-        Lease.acquire(folder, job_id="2", stale_after_s=20.0)
-
-
-def test_an_owner_whose_file_was_half_visible_is_watched_all_the_same(folder, monkeypatch):
-    """Its content appears while the file itself does not change: no sign of death."""
-    foreign(folder)
-    half = [{}, {}]
-    monkeypatch.setattr(leases, "existing_object", lambda file: half.pop() if half else read_json(file))
-    monkeypatch.setattr(leases, "time", clock := Clock())
-    Lease.acquire(folder, job_id="2", stale_after_s=20.0).release()
-    assert clock.now >= 20.0
 
 
 @pytest.mark.parametrize(

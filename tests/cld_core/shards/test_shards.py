@@ -72,19 +72,6 @@ def test_if_only_merging_is_left_one_task_does_it(folder):
     assert (work.computed, result(folder)) == ([], SUM)
 
 
-def test_a_file_of_the_right_size_with_other_bytes_is_computed_again(folder):
-    work = complete(folder)
-    file = folder / "shards" / "00001-squares.npz"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(MergeError, match=r"shard 1 is damaged.*Re-run the same `squares`"):
-        work.compute(Ranks(), only=[0])
-    assert work.to_start() == [1]
-    assert work.compute(Ranks(), only=[1])
-    assert result(folder) == SUM
-
-
 def test_a_shard_resumes_at_its_next_batch_whatever_an_interrupted_one_left(folder):
     work = Squares(folder)
     assert not work.compute(Ranks(), lambda: len(work.computed) >= 1, only=[0])
@@ -121,23 +108,6 @@ def test_every_row_is_reviewed_once_it_is_saved_and_a_refusal_ends_the_work(fold
     again = Squares(folder)
     assert again.compute(Ranks())
     assert (seen, again.computed) == ([i * i for i in range(13, 20)], [(17, 20)])
-    assert result(folder) == SUM
-
-
-def test_rows_with_other_fields_than_those_before_are_refused(folder, monkeypatch):
-    """They would be read as something else."""
-    usual = SquaresComputation.rows
-
-    def rows(self, kind, first, last):
-        found = usual(self, kind, first, last)
-        return found if first < 4 else {name: values[:, None] for name, values in found.items()}
-
-    monkeypatch.setattr(SquaresComputation, "rows", rows)
-    with pytest.raises(ValueError, match="rows of squares have the fields"):
-        Squares(folder).compute(Ranks())
-    monkeypatch.undo()
-    work = Squares(folder)
-    assert work.compute(Ranks())
     assert result(folder) == SUM
 
 
@@ -243,14 +213,6 @@ def test_a_disk_that_stays_full_ends_the_task_and_the_next_start_continues(folde
     monkeypatch.undo()
     assert work.compute(Ranks())
     assert result(folder) == SUM
-
-
-def test_a_task_that_is_told_to_stop_does_not_wait_for_the_disk(folder, disk):
-    work = Squares(folder)
-    disk(1)
-    asked = iter([False])
-    assert not work.compute(Ranks(), lambda: next(asked, True))
-    assert faults.time.now == 0.0
 
 
 def test_a_shard_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):

@@ -1,14 +1,13 @@
 """Counting complete shards by one look into their folder: cheap for a thousand tasks, and right whatever is lost."""
 
 import json
-import os
 
 import pytest
 
 from cld_core import small_files
-from cld_core.errors import IncompleteError, NotFoundError
+from cld_core.errors import IncompleteError
 from cld_core.ranks import Ranks
-from cld_core.shards import state, tally
+from cld_core.shards import tally
 from cld_core.small_files import read_json
 
 from .squares import Squares, SquaresRequest
@@ -84,16 +83,6 @@ def test_a_task_of_a_thousand_reads_as_many_files_as_one_of_three(fleet, opens):
     assert states_read(opens) <= 2 * SHARDS + 3
 
 
-def test_rows_of_many_shards_in_progress_are_estimated_from_some(tmp_path, opens, monkeypatch):
-    monkeypatch.setattr(tally, "MOST_READ", 4)
-    folder = stored(tmp_path / "work", 10, 100)
-    for shard in range(10):
-        assert not stopped_task(folder, shard)
-    opens.clear()
-    assert Squares(folder).rows_done() == (40, 100), "a batch of 4 each"
-    assert 0 < states_read(opens) <= 4
-
-
 @pytest.mark.parametrize("lost", ["00001.json", "00001-squares.npz"])
 def test_a_shard_whose_file_is_lost_does_not_count(work, lost):
     assert work.complete() == {0, 1, 2}
@@ -103,32 +92,12 @@ def test_a_shard_whose_file_is_lost_does_not_count(work, lost):
     assert work.missing() == [1]
 
 
-def test_shards_of_older_versions_have_no_marks_and_count(work):
-    for mark in work.shards.glob("*.complete"):
-        mark.unlink()
-    assert work.complete() == {0, 1, 2}
-    state.state_file(work.shards, 2).unlink()
-    assert work.complete() == {0, 1}
-    assert task(work.folder, 2)
-    assert work.is_done
-
-
 def test_a_task_that_is_killed_before_it_leaves_its_mark_loses_nothing(work, monkeypatch):
     (work.shards / "00002.json").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(tally, "mark", lambda *shard: None)
         assert task(work.folder, 2)
     assert work.is_done
-
-
-def test_marks_of_another_origin_do_not_count_and_vanish_with_the_first_new_row(work, monkeypatch):
-    monkeypatch.setattr(Squares, "made_of", lambda self, strict=False: {"request": self.request.id, "checkpoint": "b"})
-    assert (work.complete(), work.missing(), work.rows_done()) == (set(), [0, 1, 2], (0, 20))
-    assert not stopped_task(work.folder, 1)
-    assert len(list(work.shards.glob("00001.*.complete"))) == 0, "its old arrays are there, and count for nothing"
-    assert work.complete() == set()
-    assert task(work.folder, 1)
-    assert (work.complete(), len(list(work.shards.glob("*.complete")))) == ({1}, 3)
 
 
 def test_a_file_that_was_cut_short_is_noticed_by_the_one_who_would_merge(work):
@@ -151,29 +120,3 @@ def test_a_shard_that_is_computed_again_does_not_count_meanwhile(work):
     file.write_bytes(file.read_bytes()[:-1])
     assert not stopped_task(work.folder, 1)
     assert (work.complete(), work.rows_done()) == ({0, 2}, (17, 20))
-
-
-def test_what_cannot_be_known_is_read_from_the_states(work, monkeypatch):
-    def gone(self, strict=False):
-        if strict:
-            raise NotFoundError("the checkpoint is gone")
-        return {"request": self.request.id}
-
-    monkeypatch.setattr(Squares, "made_of", gone)
-    assert work.complete() == {0, 1, 2}
-    (work.shards / "00000-squares.npz").unlink()
-    assert work.complete() == {1, 2}
-
-
-def test_a_folder_that_cannot_be_written_costs_the_mark_only(work, monkeypatch):
-    real = os.open
-
-    def refusing(path, *arguments, **options):
-        if str(path).endswith(".complete"):
-            raise PermissionError
-        return real(path, *arguments, **options)
-
-    monkeypatch.setattr("os.open", refusing)
-    (work.shards / "00002.json").unlink()
-    assert task(work.folder, 2)
-    assert work.is_done

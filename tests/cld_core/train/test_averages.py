@@ -1,8 +1,5 @@
 """Power-function averages in trainings: what is stored, what a continuation does, and averages of other lengths."""
 
-import errno
-import itertools
-import os
 from collections.abc import Mapping
 
 import pytest
@@ -12,11 +9,10 @@ import torch.multiprocessing as multiprocessing
 import cld_core
 from cld_core.averages import snapshots
 from cld_core.averages.tracked import PowerAverages
-from cld_core.checkpoint import write as writing
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.load import read_tensors
 from cld_core.checkpoint.verify import StoredAverages, sidecar_of
-from cld_core.errors import NonFiniteError, SaveError
+from cld_core.errors import NonFiniteError
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
 from cld_core.recipe import load
@@ -92,18 +88,6 @@ def test_a_stopped_and_resumed_run_in_exact_mode_has_the_same_averages_to_the_la
     assert same(stored(whole), stored(parts))
 
 
-def test_a_run_without_lengths_trains_and_saves_as_ever(make):
-    usual, kept = make("usual", "train.ema_lengths=[]", "train.ema_every=null"), make("kept")
-    for run in (usual, kept):
-        attempt(run)
-    assert not usual.averages.exists()
-    assert sidecar_of(usual, 40).averages is None
-    assert "averages" not in usual.checkpoint_file(40).with_suffix(".json").read_text()
-    with_power = load_checkpoint(kept, 40)
-    del with_power["power"]
-    assert same(load_checkpoint(usual, 40), with_power)
-
-
 def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, capsys):
     run = make("mine", "train.ema_lengths=[]", "train.ema_every=null", "train.steps=20")
     attempt(run)
@@ -160,29 +144,6 @@ def test_a_rollback_sets_aside_what_it_gives_up(make, monkeypatch):
         attempt(run)
     assert seen[1] == [4, 8], "what was stored at 12 and 16 belongs to another trajectory"
     assert (run.averages / "set_aside" / "step_00000012.pt").exists()
-
-
-def test_a_full_disk_is_waited_for_and_then_ends_the_attempt_as_for_checkpoints(make, monkeypatch, capsys):
-    run, save = make(), torch.save
-    monkeypatch.setattr(writing.faults, "pauses", lambda **options: itertools.repeat(0.01))
-    full = [True] * 3
-
-    def saving(content, file):
-        if "optimiser" not in content and full:
-            full.pop()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(content, file)
-
-    monkeypatch.setattr(torch, "save", saving)
-    attempt(run)
-    assert "the snapshot of step 4 cannot be written yet (No space left on device)" in capsys.readouterr().out
-    assert run.snapshot_steps()[-2:] == [36, 40]
-    run.ledger.append(events.Requested(steps=60, overrides=("train.steps=60",)))
-    monkeypatch.setattr(writing, "PATIENCE_S", -1.0)
-    full.extend([True] * 1000)
-    with pytest.raises(SaveError, match=r"averages/step_000000\d\d\.pt: no space left on the disk; earlier snapshots"):
-        attempt(run)
-    assert run.ledger.history().last.cause == "save_failed"
 
 
 def _two_ranks(rank: int, meeting: str, out: str) -> None:

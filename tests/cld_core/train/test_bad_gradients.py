@@ -71,27 +71,6 @@ def test_rollbacks_are_bounded_and_a_new_attempt_does_not_count_from_zero(data, 
     assert run.checkpoint_steps() == [4]
 
 
-def test_progress_earns_new_credit(data, tmp_path, monkeypatch):
-    """One bad step after each checkpoint, and only one rollback allowed from each."""
-    poisoned(monkeypatch, lambda restart, step: (restart // 1_000_000, step) in ((0, 2), (1, 6), (2, 10)))
-    run = run_folder(tmp_path, data, "train.max_rollbacks=1")
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
-    assert [event.to_step for event in rollbacks(run)] == [0, 4, 8]
-
-
-def test_a_gradient_that_is_not_finite_changes_nothing(data, monkeypatch):
-    poisoned(monkeypatch, lambda _, step: step == 2)
-    made = Trainer(tiny_recipe(data), Ranks())
-    for step in range(2):
-        made.step(step)
-    before = {"net": clone(made.net.state_dict()), "moments": clone(made.optimiser.state_dict()["state"])}
-    before["ema"] = clone(made.ema.state_dict())
-    with pytest.raises(NonFiniteError, match=r"step 2.*nothing was changed"):
-        made.step(2)
-    after = {"net": made.net.state_dict(), "moments": made.optimiser.state_dict()["state"]}
-    assert same(before, {**after, "ema": made.ema.state_dict()})
-
-
 def test_an_overflow_under_the_scaler_is_skipped_and_harmless(data, monkeypatch):
     poisoned(monkeypatch, lambda _, step: step == 5)
     made = Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks())

@@ -1,7 +1,5 @@
 """The order in which forms are compared, and what is chosen."""
 
-import pytest
-
 from cld_core.recipe.train import TrainSpec
 from cld_core.train.forms import Choice, Options, compare, recalled
 
@@ -38,12 +36,6 @@ def test_what_is_not_faster_is_not_chosen():
     assert compared(ALL, {LAST: 40.0})[0] == LAST
 
 
-def test_a_form_that_fails_is_noted_and_not_chosen():
-    best, order = compared(Options(("eager", "compiled"), (False, True), ("transposed",)), {EAGER: "out of memory"})
-    assert best == LAST
-    assert order == [EAGER, LAST, Choice("compiled", True)]
-
-
 def test_if_nothing_works_training_itself_meets_the_error_in_the_plainest_form():
     best, order = compared(ALL, {}, otherwise="out of memory")
     assert best == EAGER
@@ -56,28 +48,10 @@ def test_a_short_training_is_not_compiled():
     assert compared(options, {}, passes=12_000)[1] == [EAGER, Choice("compiled")]
 
 
-@pytest.mark.parametrize(
-    ("options", "best", "count"),
-    [
-        (Options(("eager",), (True,), ("transposed",)), LAST, 0),
-        (Options(("compiled",), (True,), ("transposed",)), Choice("compiled", True), 0),
-        (Options(("compiled",), (False, True), ("transposed",)), Choice("compiled"), 2),
-    ],
-)
-def test_what_the_recipe_fixes_is_not_chosen(options, best, count):
-    found, order = compared(options, {})
-    assert (found, len(order)) == (best, count)
-
-
 def test_without_measurement_a_form_is_what_the_recipe_names():
     assert Choice.plain(TrainSpec()) == EAGER
     assert Choice.plain(TrainSpec(compile=True, channels_last=True)) == Choice("compiled", True)
     assert Choice.plain(TrainSpec(compile=False, channels_last=False)) == EAGER
-
-
-def test_forms_in_words():
-    assert str(EAGER) == "eager"
-    assert str(Choice("graphs", True, "zeros")) == "compiled with CUDA graphs + channels_last + zeros upsampling"
 
 
 def test_what_was_measured_decides_again_only_if_nothing_is_missing():

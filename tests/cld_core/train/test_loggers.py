@@ -6,16 +6,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from cld_core.errors import RecipeError
-from cld_core.imports import resolve
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Ended, Started
 from cld_core.stop import StopFlag
-from cld_core.texts import fenced
 from cld_core.train import session
 from cld_core.train.loggers import background, described, registry
 from cld_core.train.loggers.background import Background
@@ -108,22 +105,6 @@ def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
     assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")], "what waited is not sent after the end"
 
 
-def test_loggers_that_hang_take_no_longer_together_than_one(over, monkeypatch):
-    slow, sound = Recorder(), Recorder()
-    slow.gate.clear()
-    loggers = [background_of(lambda: slow, over), background_of(lambda: sound, over)]
-    asked = []
-    for logger in loggers:
-        logger.scalars({}, 1)
-        monkeypatch.setattr(logger, "close", lambda end, logger=logger: asked.append(logger._told))
-    registry.close(loggers, "stopped")
-    slow.gate.set()
-    assert asked == [True, True], "all are told to end before any of them is waited for"
-    for logger in loggers:
-        logger._thread.join()
-    assert slow.calls[-1] == sound.calls[-1] == ("close", "stopped")
-
-
 def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypatch, capsys):
     clock = Clock()
     monkeypatch.setattr(background, "time", clock)
@@ -151,18 +132,6 @@ def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypa
     assert [call for call in recorder.calls if call[0] == "scalars"] == [("scalars", {}, 3)]
     assert over == [(2, "ConnectionError: no network")]
     assert capsys.readouterr().out.count("cannot be written (ConnectionError: no network)") == 1
-
-
-def test_one_that_fails_is_opened_again_and_the_ledger_is_told_at_the_end(over, capsys):
-    broken, sound = Recorder(), Recorder()
-    broken.problem = ValueError("bad")
-    made = [broken, sound]
-    logger = background_of(lambda: made.pop(0), over)
-    logger.scalars({}, 1)
-    logger.scalars({}, 2)
-    logger.close("failed", within_s=60)
-    assert sound.calls == [("scalars", {}, 2), ("close", "failed")]
-    assert over == [(1, "ValueError: bad")]
 
 
 @pytest.fixture
@@ -200,32 +169,6 @@ def monitor(run, attempt, first_step):
     return Monitor(run, attempt=attempt, first_step=first_step, steps=60, may_write=lambda: True)
 
 
-def test_tensorboard_has_one_session_of_hyperparameters_whatever_the_number_of_attempts(run):
-    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-    from tensorboard.context import RequestContext
-    from tensorboard.plugins import base_plugin
-    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
-
-    for attempt, first in enumerate((0, 20)):
-        board = monitor(run, attempt, first)
-        board.report(first + 20, {"loss": 1.0})
-        board.close()
-    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(run.path.parent))
-    multiplexer.Reload()
-    provider = MultiplexerDataProvider(multiplexer, str(run.path.parent))
-    context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
-    experiment = context.experiment_from_metadata(
-        RequestContext(), "", True, context.hparams_metadata(RequestContext(), ""), []
-    )
-    assert {"network.width", "optim.lr"} <= {info.name for info in experiment.hparam_infos}
-    request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=10, allowed_statuses=[0, 1, 2, 3])
-    groups = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
-    assert len(groups) == 1
-    assert groups[0].hparams["network.width"].number_value == 16
-    folders = {file.parent for file in run.tensorboard.rglob("*tfevents*")}
-    assert folders == {run.tensorboard}
-
-
 def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0, host="here", versions={"python": "3"}))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=19, detail="<b>`x`|\nsecond"))
@@ -243,22 +186,11 @@ def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
     assert r"| the one before | crashed at step 19: \<b\>\`x\`\| second |" in texts["attempt"]
 
 
-def test_a_fence_holds_whatever_the_text():
-    assert fenced("a\n````\nb", "yaml") == "`````yaml\na\n````\nb\n`````"
-
-
 def test_hyperparameters_are_numbers_and_texts_without_what_is_private(run):
     found = described.hyperparameters(run.recipe())
     assert found["optim.lr"] == run.recipe().optim.lr
     assert all(isinstance(value, bool | int | float | str) for value in found.values())
     assert not [key for key in found if key.partition(".")[0] in ("cluster", "hooks", "monitor")]
-
-
-@pytest.mark.parametrize("name", registry.LOGGERS)
-def test_every_logger_exists(name):
-    for method in ("scalars", "text", "picture", "close"):
-        assert callable(getattr(resolve(registry.LOGGERS[name]), method))
-    assert name in registry.TITLES
 
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")

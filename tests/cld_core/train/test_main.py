@@ -11,7 +11,6 @@ from cld_core.stop import StopFlag
 from cld_core.train import __main__
 from tests.support.images import TINY, make_images
 from tests.support.paths import RECIPES
-from tests.support.tools import held_port
 
 QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
 
@@ -50,31 +49,6 @@ def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
     assert code == 0, err
     assert "Nothing to do" in out
     assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
-
-
-def test_mpis_variables_are_understood(words):
-    with held_port() as port:
-        _mpi(words, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-
-
-def _mpi(words: list[str], meeting: dict[str, str]) -> None:
-    ranks = [
-        start(
-            "-m",
-            "cld_core.train",
-            *words,
-            OMPI_COMM_WORLD_SIZE="2",
-            OMPI_COMM_WORLD_RANK=str(rank),
-            OMPI_COMM_WORLD_LOCAL_RANK=str(rank),
-            OMPI_COMM_WORLD_LOCAL_SIZE="2",
-            **meeting,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        code, out, err = ended(process)
-        assert code == 0, err
-        assert "mine: finished at step 4" in out
 
 
 class Joined(Exception):
@@ -122,9 +96,3 @@ def test_a_plug_in_of_other_data_makes_no_run(tmp_path, monkeypatch, capsys):
     assert __main__.main() == 2
     assert "mine.py registers" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_run_that_is_not_there_needs_a_recipe(tmp_path):
-    code, _, err = ended(start("-m", "cld_core.train", str(tmp_path / "none")))
-    assert code == 3
-    assert "--recipe RECIPE" in err

@@ -4,15 +4,12 @@ import errno
 import os
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped
 from cld_core.train import monitoring
-from cld_core.train.loggers import tensorboard
 from cld_core.train.monitoring import Monitor
-from tests.support.clock import Clock
 from tests.support.paths import RECIPES
 
 
@@ -48,28 +45,6 @@ def test_progress_that_cannot_be_written_is_dropped_and_noted_later(run, monitor
     said = capsys.readouterr().out
     assert said.count("progress.json cannot be written (No space left on device); going on without") == 1
     assert "step 2/100" in said
-
-
-def test_a_picture_that_cannot_be_written_is_dropped(run, monitor):
-    monitor.save_picture(full)
-    monitor.save_picture(lambda: None)
-    assert dropped(run) == [("pictures", 1, "No space left on device")]
-
-
-def test_tensorboard_begins_a_new_file_when_the_disk_is_back(run, monitor, monkeypatch):
-    monkeypatch.setattr(tensorboard, "time", clock := Clock())
-    monitor.add(1, {"nfe": 1.0})
-    with monkeypatch.context() as patched:
-        patched.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
-        monitor.add(2, {"nfe": 2.0})
-        monitor.report(2, {"loss": 1.0})
-    clock.sleep(11.0)
-    monitor.add(3, {"nfe": 3.0})
-    monitor.close()
-    assert [entry[0] for entry in dropped(run)] == ["tensorboard"]
-    assert len(list(run.tensorboard.iterdir())) == 2
-    plotted = EventAccumulator(str(run.tensorboard)).Reload().Scalars("periodic/nfe")
-    assert [(point.step, point.value) for point in plotted] == [(1, 1.0), (3, 3.0)]
 
 
 def test_without_a_board_a_run_is_trained_all_the_same(run, monkeypatch):

@@ -12,9 +12,7 @@ from cld_core.errors import (
     CheckpointError,
     LeaseHeldError,
     LeaseLostError,
-    NonFiniteError,
     NotFoundError,
-    RecipeError,
     SaveError,
 )
 from cld_core.ranks import Ranks
@@ -163,22 +161,6 @@ def test_without_an_intact_checkpoint_it_does_not_start_over_unasked(make):
         attempt(run)
 
 
-def test_a_first_checkpoint_that_was_cut_short_is_not_damage(make):
-    run = make()
-    run.checkpoint_file(10).write_bytes(b"killed before its sidecar was written")
-    assert attempt(run).cause == "finished"
-
-
-def test_an_unreadable_recipe(make):
-    run = make()
-    run.recipe_file.write_text("train: [")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml, line 1.*not valid YAML"):
-        attempt(run)
-    run.recipe_file.unlink()
-    with pytest.raises(RecipeError, match="cannot read the recipe"):
-        attempt(run)
-
-
 def test_a_folder_that_a_live_job_holds(make):
     run = make()
     lease = Lease.acquire(run.leases, job_id="other")
@@ -233,22 +215,6 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     assert attempt(run) == session.SessionResult("finished", 20)
 
 
-def test_a_loss_that_is_not_finite(make, monkeypatch):
-    run, original = make(), Trainer._backward
-
-    def poisoned(self, step):
-        loss = original(self, step)
-        if step == 25:
-            next(self.net.parameters()).grad.fill_(torch.nan)
-        return loss
-
-    monkeypatch.setattr(Trainer, "_backward", poisoned)
-    with pytest.raises(NonFiniteError, match="step 25"):
-        attempt(run)
-    assert causes(run) == ["nonfinite"]
-    assert run.checkpoint_steps()[-1] == 20
-
-
 def test_a_bug_is_a_crash(make, monkeypatch):
     run = make()
     monkeypatch.setattr(Trainer, "step", lambda self, step, **more: 1 / 0)
@@ -297,13 +263,6 @@ def test_an_attempt_notes_how_far_a_silent_one_before_it_came_and_where_its_own_
     first, second = attempts(run)
     assert (first.cause, first.last_step) == ("killed", 7)
     assert (second.restart, second.log_offset) == (1, len("notices of an earlier start"))
-
-
-def test_a_machine_has_the_name_that_the_launcher_gives_it(make):
-    run = make("mine", "train.steps=2")
-    session.run(run, Ranks(), StopFlag(), job_id="test", node="n7")
-    (begun,) = (event for event in run.ledger.events() if isinstance(event, events.Started))
-    assert (begun.host, begun.hosts) == ("n7", ("n7",))
 
 
 def test_progress_and_tensorboard(make):
@@ -368,10 +327,3 @@ def test_handlers_set_the_flag():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def test_a_start_tells_of_code_that_was_changed_after_it_was_stored(make, monkeypatch, capsys):
-    run = make("mine", "train.steps=1")
-    monkeypatch.setattr(session.code, "edited", lambda: "cld_core/a.py was changed")
-    attempt(run)
-    assert "the code was changed after it was stored: cld_core/a.py was changed" in capsys.readouterr().out

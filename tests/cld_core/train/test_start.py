@@ -61,22 +61,6 @@ def test_what_is_damaged_or_half_gone_is_passed_by(run):
     assert start.choose(run, RECIPE).step == 10
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_something_else_in_the_place_of_a_checkpoint_is_damage(run, make):
-    run.checkpoint_file(20).unlink()
-    make(run.checkpoint_file(20))
-    assert start.choose(run, RECIPE).step == 10
-    assert run.checkpoint_steps() == [10]
-
-
-@pytest.mark.parametrize("name", ["step_" + "2" * 19, "step_" + "0" * 8 + "30", "step_00000030 (copy)"])
-def test_files_of_other_names_are_nobody_s_checkpoints(run, name):
-    for suffix in (".json", ".pt"):
-        (run.checkpoints / f"{name}{suffix}").write_text("{}")
-    assert start.choose(run, RECIPE).step == 20
-    assert (run.checkpoints / f"{name}.pt").exists()
-
-
 def test_an_empty_folder_that_a_copy_left_out(tmp_path):
     run = RunFolder.create(tmp_path / "new", RECIPE, {"created": 1.0})
     run.checkpoints.rmdir()

@@ -1,6 +1,5 @@
 """Which form a network trains in: the CPU in the place of a GPU, with a clock that is told what to say."""
 
-import faulthandler
 import random
 from dataclasses import replace
 
@@ -8,12 +7,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cld_core.errors import LeaseLostError
-from cld_core.model import Model
 from cld_core.nets import compiled
 from cld_core.ranks import Ranks
 from cld_core.recipe import load
-from cld_core.run import Lease, events
+from cld_core.run import events
 from cld_core.run.ledger import Ledger
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import forms, session, tuning
@@ -130,51 +127,8 @@ def test_the_same_kind_of_place_is_not_measured_again(data, ledger, card, capsys
     assert len(card.order) == 4
 
 
-@pytest.mark.parametrize("before", ["train.steps=100", "train.compile=false"])
-def test_a_form_that_was_left_out_before_is_measured_once_it_may_be_chosen(data, ledger, card, monkeypatch, before):
-    """After a short run, which was not worth compiling, and after one in which the recipe forbade it."""
-    monkeypatch.setattr(forms, "WORTH_COMPILING_S", 600.0)
-
-    def decided(*overrides):
-        return tuning.decide(tiny_recipe(data, *overrides), Ranks(), ledger=ledger, card=card.card)
-
-    assert decided(before) == QUICK
-    assert len(card.order) == 6
-    assert decided(before) == QUICK
-    assert len(card.order) == 6
-    assert decided("train.steps=1000000") == Choice("compiled", True, "zeros")
-    assert len(card.order) == 14
-    assert decided("train.steps=1000000") == Choice("compiled", True, "zeros")
-    assert decided(before) == QUICK
-    assert len(card.order) == 14
-
-
-def test_a_run_that_resumes_exactly_leaves_nothing_to_a_stopwatch(data, ledger, card):
-    recipe = tiny_recipe(data, "train.on_resume=exact")
-    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == Choice()
-    assert not card.order
-    assert not ledger.events()
-
-
-def test_nothing_is_built_to_measure_what_is_known_or_fixed(data, ledger, card, monkeypatch):
-    recipe = tiny_recipe(data, "train.compile=false")
-    tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card)
-    monkeypatch.setattr(tuning, "_set_up", lambda *arguments: pytest.fail("built"))
-    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == QUICK
-    fixed = ("network.fir=false", "train.compile=true", "train.channels_last=true")
-    assert tuning.decide(tiny_recipe(data, *fixed), Ranks(), card=card.card) == Choice("compiled", True)
-
-
 def failing(*arguments):
     raise RuntimeError("CUDA error: an illegal memory access")
-
-
-def test_a_form_after_which_the_card_cannot_be_cleaned_up_has_failed(data, ledger, card):
-    card.speeds = {LAST: 40.0}
-    broken = Card("a fake card", card.clock, lambda: card.order[-1] == LAST and failing())
-    recipe = tiny_recipe(data, "train.compile=false")
-    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=broken) != LAST
-    assert ledger.events()[-1].failed == {"channels_last": "RuntimeError: CUDA error: an illegal memory access"}
 
 
 def test_if_nothing_can_be_built_training_begins_plainly_and_the_next_start_tries_again(
@@ -210,33 +164,6 @@ def test_a_form_that_twice_ended_the_process_is_not_tried_again(data, ledger, ca
     assert ledger.events()[-1].failed == {str(deadly): "ended the process"}
     tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card)
     assert len(card.order) == 7
-
-
-def test_nothing_is_written_once_another_job_holds_the_run(data, tmp_path, card):
-    run = run_folder(tmp_path, data)
-    lease = Lease.acquire(run.leases, job_id="first", restart=0)
-    before = run.ledger.events()
-    try:
-        taken = Lease.acquire(run.leases, job_id="first", restart=1)
-        try:
-            with pytest.raises(LeaseLostError):
-                tuning.decide(run.recipe(), Ranks(), ledger=run.ledger, lease=lease, card=card.card)
-        finally:
-            taken.release()
-    finally:
-        lease.release()
-    assert run.ledger.events() == before
-
-
-def test_a_form_that_fails_is_noted_and_not_chosen(data, ledger, card, capsys):
-    card.speeds = {QUICK: "tried to allocate 3 GiB\nand more", LAST: 40.0}
-    recipe = tiny_recipe(data, "train.compile=false")
-    assert tuning.decide(recipe, Ranks(), ledger=ledger, card=card.card) == LAST
-    (event,) = ledger.events()
-    assert event.failed == {"channels_last + zeros upsampling": "OutOfMemoryError: tried to allocate 3 GiB"}
-    assert (
-        "channels_last + zeros upsampling fails (OutOfMemoryError: tried to allocate 3 GiB)" in capsys.readouterr().out
-    )
 
 
 def test_measuring_leaves_random_numbers_and_training_as_they_are(data, card):
@@ -285,16 +212,6 @@ def test_vectors_have_one_memory_format(card):
     assert card.order == [Choice(), Choice("compiled"), Choice("graphs")]
 
 
-def test_a_request_to_stop_ends_the_comparison(data, ledger, card, capsys):
-    stop = StopFlag()
-    card.on_take = lambda: len(card.order) == 3 and stop.request(StopCode.USR2)
-    with pytest.raises(tuning.Stopped) as stopped:
-        tuning.decide(tiny_recipe(data), Ranks(), ledger=ledger, stop=stop, card=card.card)
-    assert stopped.value.code is StopCode.USR2
-    assert len(card.order) == 3
-    assert not ledger.events()
-
-
 def test_a_run_that_is_stopped_while_it_compares_trains_nothing_and_goes_on_later(data, tmp_path, card, monkeypatch):
     monkeypatch.setattr(Card, "of", lambda device: card.card)
     trained = []
@@ -314,29 +231,6 @@ def test_a_run_that_is_stopped_while_it_compares_trains_nothing_and_goes_on_late
     assert trained == [0, 1]
 
 
-def test_tuning_loading_and_warming_up_are_watched(data, tmp_path, card, monkeypatch):
-    monkeypatch.setattr(Card, "of", lambda device: card.card)
-    seen, armed = [], []
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: armed.append(True))
-    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", armed.clear)
-    card.on_take = lambda: seen.append(("form", bool(armed)))
-    for name in ("load_state_dict", "warm_up", "step"):
-        original = getattr(Trainer, name)
-
-        def noting(self, *arguments, _original=original, **settings):
-            seen.append((_original.__name__, bool(armed)))
-            return _original(self, *arguments, **settings)
-
-        monkeypatch.setattr(Trainer, name, noting)
-    run = run_folder(tmp_path, data, "train.compile=false", "train.steps=1", "network.fir=false")
-    session.run(run, Ranks(), StopFlag(), job_id="test")
-    run.ledger.append(events.Requested(steps=2, overrides=("train.steps=2",)))
-    session.run(run, Ranks(), StopFlag(), job_id="test")
-    names = ["form", "form", "warm_up", "step", "load_state_dict", "warm_up", "step"]
-    assert seen == [(name, True) for name in names]
-    assert not armed
-
-
 def test_a_run_measures_once_and_says_how_long_its_first_step_took(data, tmp_path, card, monkeypatch, capsys):
     monkeypatch.setattr(Card, "of", lambda device: card.card)
     run = run_folder(tmp_path, data, "train.compile=false", "train.steps=4")
@@ -352,21 +246,3 @@ def test_a_run_measures_once_and_says_how_long_its_first_step_took(data, tmp_pat
     assert out.count("first step done after") == 2
     board = EventAccumulator(str(run.tensorboard)).Reload()
     assert [point.step for point in board.Scalars("train/first_step_s")] == [1, 5]
-
-
-def test_periodic_work_does_not_time_kernels_for_each_of_its_batch_sizes(data, tmp_path, monkeypatch):
-    seen = []
-
-    def noting(method):
-        def noted(*args, **settings):
-            seen.append((method.__name__, torch.backends.cudnn.benchmark))
-            return method(*args, **settings)
-
-        return noted
-
-    monkeypatch.setattr(Model, "draw", noting(Model.draw))
-    monkeypatch.setattr(Trainer, "step", noting(Trainer.step))
-    run = run_folder(tmp_path, data, "sampling.nfe=2", "periodic.samples=2", "train.steps=4")
-    run.ledger.append(events.Requested(steps=4, overrides=("periodic.samples_every=2",)))
-    session.run(run, Ranks(), StopFlag(), job_id="test")
-    assert seen == 2 * [("step", True), ("step", True), ("draw", False)]

@@ -1,16 +1,14 @@
 """A tuning in its folder: resuming to the same bits, what is shared, and what becomes of a damaged one."""
 
 import json
-import math
 import shutil
 
 import numpy as np
 import pytest
 
 from cld_core import ranks, solutions
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import NotFoundError
 from cld_core.place import Place
-from cld_core.recipe import load, with_overrides
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from cld_core.shards.files import Sealed
@@ -20,7 +18,6 @@ from cld_core.tuned.computing import TuneComputation
 from cld_core.tuned.request import TuneRequest
 from cld_core.tuned.stages import CANDIDATES, STAGES
 from cld_core.tuned.work import Tuning, tunings_of
-from cldctl.lookup import find_recipe
 from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
 
 
@@ -141,29 +138,10 @@ def test_candidates_with_more_coefficients_than_others_are_kept_whole(run, monke
     assert read[: len(CANDIDATES)] == [numbers[which] for which in turns]
 
 
-def test_a_batch_size_is_not_part_of_a_tuning(run):
-    compute(few := tuning(run, budget_min=0.0))
-    recipe = with_overrides(run.recipe(), ["eval.batch_size=3"])
-    request = TuneRequest.of(recipe, 20, 3, points=8, budget_min=0.0, seed=0)
-    assert (request.id, request.flow_id, request.at_once) == (few.request.id, few.request.flow_id, 3)
-    ends = rows_of(few, "flow")["x"]
-    solution = few.solution
-    shutil.rmtree(few.folder)
-    compute(again := Tuning(request.store(run.tuned / request.id)))
-    assert np.allclose(rows_of(again, "flow")["x"], ends, rtol=1e-4, atol=1e-4 * abs(ends).max())
-    assert again.solution.times == solution.times
-
-
 def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
     compute(tuning(tuned_run, nfe=4, budget_min=0.0))
     assert "flow 2/2, taken from nfe003" in capsys.readouterr().out
     assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
-
-
-def test_a_checkpoint_is_kept_until_its_tuning_is_complete(run, tuned_run):
-    assert tuned_run.steps_to_evaluate() == set()
-    tuning(run)
-    assert run.steps_to_evaluate() == {20}
 
 
 def test_a_solution_survives_its_file(tuned_run):
@@ -171,37 +149,6 @@ def test_a_solution_survives_its_file(tuned_run):
     solution = work.solution
     assert Solution.of_content(json.loads(json.dumps(solution.content()))) == solution
     assert solutions.in_run(tuned_run) == [solution]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: content["times"].pop(),
-        lambda content: content["transitions"][1][0].__setitem__(0, 7.0),
-        lambda content: content["weights"][1].__setitem__(0, [["x"]]),
-        lambda content: content.pop("rms"),
-        lambda content: content.update(format=2),
-        lambda content: content.update(step=-1),
-    ],
-)
-def test_a_damaged_solution_is_none(tuned_run, damage):
-    (work,) = tunings_of(tuned_run)
-    file = work.folder / solutions.FILE
-    content = json.loads(file.read_text())
-    damage(content)
-    file.write_text(json.dumps(content))
-    assert solutions.read(file) is None
-    assert not work.is_done
-    # It is made again, without computing anything.
-    assert compute(work)
-    assert work.is_done
-
-
-def test_files_that_are_no_solutions(tmp_path):
-    for number, text in enumerate(("", "[]", "{", "null", '{"format": 1}')):
-        (tmp_path / str(number)).write_text(text)
-        assert solutions.read(tmp_path / str(number)) is None
-    assert solutions.read(tmp_path / "none") is None
 
 
 def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
@@ -215,31 +162,3 @@ def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
     assert work.is_done
     with pytest.raises(NotFoundError, match=r"no checkpoint of step 20 any more; there are: 10"):
         work.made_of(strict=True)
-
-
-def test_points_come_in_blocks_and_bounds_are_named():
-    recipe = load(find_recipe("toy_diamond"), ["eval.batch_size=100"])
-    request = TuneRequest.of(recipe, 5, 7, points=1501, budget_min=None, seed=0)
-    assert (request.block, request.points, request.sizes["flow"]) == (501, 1503, 6)
-    assert TuneRequest.of(recipe, 5, 7, points=None, budget_min=None, seed=0).points == 4000
-    for keys, text in (
-        ({"nfe": 1}, "--nfe 1"),
-        ({"nfe": 51}, "--nfe 51"),
-        ({"points": 7}, "--points 7"),
-        ({"points": 0}, "--points 0"),
-    ):
-        keys = {"nfe": 7, "points": 8, "budget_min": None, "seed": 0, **keys}
-        with pytest.raises(UsageError, match=text):
-            TuneRequest.of(recipe, 5, **keys)
-    for minutes in (math.inf, math.nan, -1.0, 1e9):
-        with pytest.raises(UsageError, match=r"--budget .* for none to set no limit"):
-            TuneRequest.of(recipe, 5, 7, points=8, budget_min=minutes, seed=0)
-
-
-def test_a_request_without_the_newer_fields_is_read(tuned_run):
-    (work,) = tunings_of(tuned_run)
-    content = json.loads((work.folder / "request.json").read_text())
-    for name in ("labels", "guidance", "guidance_from", "guidance_to", "ema_length"):
-        content.pop(name)
-    (work.folder / "request.json").write_text(json.dumps({**content, "block": 8}))
-    assert Tuning(work.folder).request == work.request

@@ -44,5 +44,6 @@ def test_a_job_that_does_not_find_its_code():
 
 
 def test_an_edited_recipe():
-    assert changes(RecipeEdited(keys=("optim.lr",))) == ["recipe.yaml was edited by hand: optim.lr"]
-    assert changes(RecipeEdited(keys=("optim.lr",)), RecipeEdited()) == []
+    edited = RecipeEdited(keys=("optim.lr",), values=("optim.lr 0.5 instead of 0.001",))
+    assert changes(edited) == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
+    assert changes(edited, RecipeEdited()) == []

@@ -43,11 +43,8 @@ def test_a_mark_is_found_wherever_blocks_end(log, monkeypatch):
         assert text(cut(file, 1)) == mark(1) + "b\n"
 
 
-def test_the_errors_of_the_first_rank_are_cut_where_the_ledger_says_if_there_are_no_marks(log):
-    file = log("first\nsecond\n", "7_0_log.err")
-    assert text(cut(file, 0, (0, 6))) == "first\n"
-    assert text(cut(file, 1, (6, None))) == "second\n"
-    assert cut(file, 1).whole is not None, "nothing says where: it is shown whole, and that is said"
+def test_a_log_of_errors_is_read_without_its_marks(log):
+    assert text(cut(log(f"{mark(0)}error\n", "7_0_log.err"), 0)) == "error\n"
 
 
 def test_the_last_lines(log, monkeypatch):

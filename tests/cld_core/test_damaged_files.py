@@ -1,0 +1,434 @@
+"""Files that are damaged or made up: reading one, of whatever kind, ends well or with one line, and runs nothing.
+
+`tests.fuzz` makes the files: valid ones of each kind with other bytes, values, sizes and links.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import EpsImagePlugin, Image
+
+from cld_core import npz
+from cld_core.checkpoint.published import read as read_published
+from cld_core.checkpoint.verify import Sidecar, newest_whole, sidecar_of, verify
+from cld_core.data import folder as folder_module
+from cld_core.data.cifar10 import _read_batch
+from cld_core.data.folder import MOST_PIXELS
+from cld_core.data.prepare import prepare
+from cld_core.data.store import read_manifest
+from cld_core.data.tar import Reader, TarError, decompressed
+from cld_core.errors import CheckpointError, CldError, DataError
+from cld_core.evaluation import stats_file
+from cld_core.evaluation.evaluation import Evaluation, evaluations_of
+from cld_core.evaluation.reports import current_report
+from cld_core.evaluation.sweeps import sweeps_of
+from cld_core.evaluation.weights import NotWeights, state_of
+from cld_core.recipe.optim import OptimSpec
+from cld_core.run import RunFolder, code
+from cld_core.solutions import in_run
+from tests.fuzz.campaign import one
+from tests.fuzz.manifests import json_bytes
+from tests.fuzz.mutations import changed, damaged
+from tests.fuzz.targets import find
+from tests.support.paths import FIXTURES
+
+steadily = settings(derandomize=True, deadline=None, max_examples=15, database=None)
+KINDS = (
+    "recipes",
+    "checkpoints",
+    "weights",
+    "safetensors",
+    "manifests",
+    "npz",
+    "archives",
+    "tfrecord",
+    "lmdb",
+    "images",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(kind):
+    target = find(kind)
+    target.prepare()
+
+    @steadily
+    @given(st.integers(0, 2**31))
+    def holds(number: int) -> None:
+        verdict = one(target, 1, number)
+        assert verdict.is_good, f"--target {kind} --replay 1:{number}: {verdict.detail}"
+
+    holds()
+
+
+# Records: the JSON files of a run and the lines of its ledgers.
+
+
+def without_errors(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except CldError as error:
+        if not str(error).isprintable():
+            raise AssertionError(f"{error!r} steers the terminal") from error
+        return None
+
+
+def read_all(run: RunFolder) -> None:
+    run.identity()
+    run.progress()
+    run.ledger.history()
+    code.read(code.folder_of(run.path))
+    for step in run.checkpoint_steps():
+        sidecar_of(run, step)
+    for read in (lambda: newest_whole(run), lambda: in_run(run), lambda: sweeps_of(run), run.recipe):
+        without_errors(read)
+    for work in evaluations_of(run):
+        work.ledger.history()
+        without_errors(work.missing)
+        current_report(work.folder)
+
+
+RECORDS = [file.relative_to(FIXTURES / "run") for file in (FIXTURES / "run").rglob("*.json*")]
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=str)
+def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(tmp_path, file):
+    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    sound = (run.path / file).read_bytes()
+
+    @steadily
+    @given(st.integers(0, 2**31))
+    def holds(number: int) -> None:
+        rng = random.Random(number)
+        lines = sound.splitlines() if file.suffix == ".jsonl" else [sound]
+        place = rng.randrange(len(lines))
+        lines[place] = damaged(rng, lines[place]) if number % 2 else json_bytes(changed(rng, json.loads(lines[place])))
+        (run.path / file).write_bytes(b"\n".join(lines))
+        read_all(run)
+
+    holds()
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**40)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("other", [pipe, device, huge, Path.mkdir])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path, other):
+    for file in RECORDS:
+        path = Path(shutil.copytree(FIXTURES / "run", tmp_path / str(file).replace("/", "-"))) / file
+        path.unlink()
+        other(path)
+        with contextlib.suppress(OSError):  # A ledger says so, which callers turn into a row with a reason.
+            read_all(RunFolder(tmp_path / str(file).replace("/", "-")))
+    (tmp_path / "set").mkdir()
+    other(tmp_path / "set" / "manifest.json")
+    with pytest.raises(DataError, match="manifest"):
+        read_manifest(tmp_path / "set")
+    other(tmp_path / "a.npz")
+    with pytest.raises((OSError, npz.DamagedError)):
+        npz.load(tmp_path / "a.npz")
+
+
+def test_a_damaged_report_keeps_what_can_be_read(tmp_path):
+    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    (work,) = evaluations_of(run)
+    content = json.loads((work.folder / "report.json").read_text())
+    content["elbo"] = {"nll": [1], "stderr": 0.1, "n": 3, "nfe_mean": "many"}
+    (work.folder / "report.json").write_text(json.dumps({**content, "fid": "none", "loss": {"value": 10**400}}))
+    read = current_report(work.folder)
+    assert read is not None
+    assert "fid" not in read
+    assert read["elbo"] == {"stderr": 0.1, "n": 3}
+
+
+@pytest.mark.parametrize("state", ["x", [], {"elbo": {"first": "0"}}, {"elbo": {"first": 5, "last": 1, "done": 0}}])
+def test_a_damaged_shard_is_missing(tmp_path, state):
+    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    (work,) = evaluations_of(run)
+    (work.shards / "00000.json").write_text(json.dumps({**work.made_of(), "work": state}))
+    assert 0 in Evaluation(work.folder).missing()
+
+
+# Checkpoints.
+
+NET = torch.nn.Linear(2, 3)
+
+
+def published(**changes: Any) -> dict[str, Any]:
+    parameters = [one.detach().clone() for one in NET.parameters()]
+    moments = {
+        number: {"step": 3, "exp_avg": torch.zeros_like(one), "exp_avg_sq": torch.zeros_like(one)}
+        for number, one in enumerate(parameters)
+    }
+    sound = {
+        "model": {f"module.{name}": tensor for name, tensor in NET.state_dict().items()},
+        "optimizer": {"state": moments, "param_groups": [{"params": [0, 1]}]},
+        "ema": {"shadow_params": parameters, "num_updates": 3},
+        "step": 3,
+    }
+    return sound | changes
+
+
+def rewritten(path: Path, change: Callable[[bytes], bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    """A file of torch.save whose pickle is changed, or which is compressed."""
+    with zipfile.ZipFile(path) as archive:
+        members = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for member, content in members.items():
+            archive.writestr(member, change(content) if member.endswith("data.pkl") else content)
+    return path
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_published_example_is_otherwise_sound(tmp_path, zipped):
+    torch.save(published(), tmp_path / "p.pth", _use_new_zipfile_serialization=zipped)
+    assert read_published(tmp_path / "p.pth", NET, OptimSpec())[0] == 3
+
+
+WEIGHT, BIAS = torch.zeros(3, 2), torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": float("inf")},
+        {"step": "3"},
+        {"ema": {"shadow_params": [WEIGHT, "text"], "num_updates": 1}},
+        {"ema": {"shadow_params": [WEIGHT.to(torch.complex64), BIAS], "num_updates": 1}},
+        {"model": {"weight": WEIGHT.to("meta"), "bias": BIAS}},
+        {"model": {"weight": torch.zeros(1).expand(10**6, 10**6), "bias": BIAS}},
+        {"model": {"weight": WEIGHT, "bias": BIAS, "more\n\x1b[31m": BIAS}},
+        {"optimizer": {"state": {0: {"step": "x"}}, "param_groups": [{"params": [0, 1]}]}},
+    ],
+    ids=range(8),
+)
+def test_published_files_of_another_content(tmp_path, changes):
+    torch.save(published(**changes), tmp_path / "p.pth")
+    with pytest.raises(CheckpointError) as caught:
+        read_published(tmp_path / "p.pth", NET, OptimSpec())
+    assert str(caught.value).isprintable()
+
+
+# A dictionary whose key is a tuple of two tuples of two tuples ...: its hash would take 2^60 steps.
+PAIRS = b")q\x00" + b"".join(b"h%bh%b\x86q%b" % (bytes([i]), bytes([i]), bytes([i + 1])) for i in range(60))
+NESTED = b"\x80\x02" + PAIRS + b"}h\x3cNs."
+
+
+@pytest.mark.timeout(20)
+def test_a_pickle_that_would_take_years_is_refused(tmp_path):
+    torch.save(published(), tmp_path / "p.pth")
+    rewritten(tmp_path / "p.pth", lambda _: NESTED)
+    # The form of torch before 1.6: pickles, one after another.
+    (tmp_path / "q.pth").write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + NESTED)
+    for name in ("p.pth", "q.pth"):
+        with pytest.raises(CheckpointError, match="without end"):
+            read_published(tmp_path / name, NET, OptimSpec())
+        with pytest.raises(NotWeights, match="without end"):
+            state_of(tmp_path / name)
+    with pytest.raises(DataError):
+        _read_batch(b"\x80\x04}" + b")" + b"2\x86" * 60 + b"Ns.", "batch")
+
+
+def test_archives_that_would_unpack_to_terabytes_are_refused(tmp_path):
+    torch.save(published(step=torch.arange(4, dtype=torch.int32)), tmp_path / "p.pth")
+    shutil.copy(tmp_path / "p.pth", tmp_path / "q.pth")
+    for change in (
+        rewritten(tmp_path / "p.pth", bytes, zipfile.ZIP_DEFLATED),
+        rewritten(tmp_path / "q.pth", lambda raw: raw.replace(b"K\x04", b"\x8a\x06" + (2**44).to_bytes(6, "little"))),
+    ):
+        with pytest.raises(CheckpointError):
+            read_published(change, NET, OptimSpec())
+        with pytest.raises(NotWeights):
+            state_of(change)
+
+
+@pytest.mark.parametrize(
+    "name", ["step_00000120.bak.json", "step_.json", "step_²²²²²²²².json", f"step_{'9' * 99}.json"]
+)
+def test_strays_among_the_checkpoints_are_nobodys(tmp_path, name):
+    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    shutil.copy(run.checkpoint_file(120).with_suffix(".json"), run.checkpoints / name)
+    assert run.checkpoint_steps() == [120]
+
+
+@pytest.mark.parametrize("name", ["format", "step", "bytes", "sha256", "seconds"])
+@pytest.mark.parametrize("value", ["1e400", "-1", "NaN", "null", "[1]", "1" + "0" * 400])
+def test_wrong_values_in_a_sidecar(tmp_path, name, value):
+    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    run.checkpoint_file(120).touch()
+    sidecar = run.checkpoint_file(120).with_suffix(".json")
+    sound = json.loads(sidecar.read_text())
+    sidecar.write_text(
+        "{" + ", ".join(f'"{key}": {value if key == name else json.dumps(own)}' for key, own in sound.items()) + "}"
+    )
+    assert Sidecar.read(sidecar) is None
+    with pytest.raises(CheckpointError, match="sidecar"):
+        verify(run, 120)
+
+
+# Arrays.
+
+
+def described(shape: str = "(3,)", descr: str = "'<f8'", content: bytes = b"\0" * 24) -> bytes:
+    raw = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(raw)) + raw + content
+
+
+def with_members(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return path
+
+
+def test_the_arrays_of_the_test_are_otherwise_sound(tmp_path):
+    assert np.array_equal(npz.load(with_members(tmp_path / "a.npz", {"a.npy": described()}))["a"], np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        described(shape="(1000000000000,)"),
+        described(shape="(-3,)"),
+        described(shape="(2,)"),
+        described(descr="'O'"),
+        described(descr="'<U1000000000'", shape="()"),
+        described(descr="(" * 3000 + ")" * 3000),
+        b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+    ],
+    ids=range(7),
+)
+def test_members_that_lie(tmp_path, member):
+    with pytest.raises(npz.DamagedError) as caught:
+        npz.load(with_members(tmp_path / "a.npz", {"a.npy": member}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bomb(tmp_path, monkeypatch):
+    array = np.zeros(2**17)
+    np.savez_compressed(tmp_path / "a.npz", a=array)
+    assert np.array_equal(npz.load(tmp_path / "a.npz")["a"], array)
+    monkeypatch.setattr(npz, "MOST_UNPACKED_BYTES", array.nbytes)
+    with pytest.raises(npz.DamagedError, match="unpack to"):
+        npz.load(tmp_path / "a.npz")
+
+
+SOUND = {"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array(json.dumps({"images": 7}))}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"mu": np.zeros(3)},
+        {**SOUND, "sigma": np.eye(4)},
+        {**SOUND, "mu": np.full(3, np.nan)},
+        {**SOUND, "mu": np.zeros(3, complex)},
+        {**SOUND, "about": np.array("{")},
+        {"pool_3": np.zeros((1, 3))},
+        {},
+    ],
+    ids=range(7),
+)
+def test_arrays_that_are_no_statistics(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(CldError) as caught:
+        stats_file.read(tmp_path / "a.npz", features=True)
+    assert str(caught.value).isprintable()
+
+
+# Archives and pictures.
+
+
+def encoded(form: str = "PNG") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(out, form)
+    return out.getvalue()
+
+
+def make(content: bytes) -> bytes:
+    return folder_module._make(folder_module._Picture("a.png", len(content), lambda: content), 8)
+
+
+def test_a_picture_that_is_a_program_is_not_run(monkeypatch):
+    started: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **_: started.append(arguments))
+    with pytest.raises(DataError, match="format"):
+        make(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    assert started == []
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_usual_formats_are_decoded(form):
+    assert len(make(encoded(form))) == 8 * 8 * 3
+
+
+def test_a_size_is_checked_before_anything_is_decoded(monkeypatch):
+    data = bytearray(encoded())
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("it was decoded"))
+    struct.pack_into(">II", data, 16, MOST_PIXELS // 1000 + 1, 1000)
+    struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
+    with pytest.raises(DataError, match="pixels"):
+        make(bytes(data))
+
+
+def test_a_zip_bomb(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "MOST_BYTES", 100_000)
+    source = with_members(tmp_path / "p.zip", {"a.png": encoded(), "b.png": bytes(10**6)}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match=r"b\.png .* 1000000 bytes"):
+        prepare("folder", source, tmp_path / "out", size=8, split=0)
+
+
+def test_names_in_an_archive_lead_nowhere(tmp_path):
+    source = with_members(tmp_path / "p.zip", {"../../a.png": encoded(), "/etc/b.png": encoded(), "c.png": encoded()})
+    before = sorted(path.name for path in tmp_path.iterdir())
+    prepare("folder", source, tmp_path / "out", size=8, split=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
+
+
+def test_a_tar_that_unpacks_to_more_than_it_may(tmp_path):
+    with tarfile.open(tmp_path / "t", "w:gz") as made:
+        entry = tarfile.TarInfo("zeros")
+        entry.size = 10**6
+        made.addfile(entry, io.BytesIO(bytes(10**6)))
+    with (tmp_path / "t").open("rb") as file, pytest.raises(TarError, match="more than"):
+        list(Reader(decompressed(file), most=100_000).members())
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("size", [-1536, 2**62])
+def test_a_tar_whose_sizes_lead_elsewhere(tmp_path, size):
+    entry = tarfile.TarInfo("x")
+    header = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (b"\xff" if size < 0 else b"\x80") + size.to_bytes(11, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises((TarError, EOFError)):
+        list(Reader(io.BytesIO(bytes(header) + bytes(1024))).members())
