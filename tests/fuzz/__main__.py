@@ -5,13 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import command_lines, data, recipes, run_folders, tensors
 from .campaign import campaign, describe, one
-
-TARGETS = {
-    target.name: target
-    for target in (recipes.TARGET, command_lines.TARGET, run_folders.TARGET, *data.TARGETS, *tensors.TARGETS)
-}
+from .targets import TARGETS
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
     python -m tests.fuzz --target recipes --cases 2000 --seed 7     a campaign
     python -m tests.fuzz --target recipes --replay 7:1234           one case of it again
 
-A target (`TARGETS` in `tests.fuzz.__main__`) makes case number i of a seed from `random.Random(f"{seed}:{i}")` alone.
+A target (`TARGETS` in `tests.fuzz.targets`) makes case number i of a seed from `random.Random(f"{seed}:{i}")` alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files of data sets: pictures, archives and their pickles, manifests."""
+"""Files of data sets: archives and their pickles, pictures, TFRecords, LMDB files, manifests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _prepare() -> None:
     from cld_core.data import folder, images, prepare, presence  # noqa: F401 (forks have them)
 
     torch.set_num_threads(1)
-    for made in (_pictures, _zip, _bomb, _shards, _batches, _prepared):
+    for made in (_pictures, _zip, _bomb, _shards, _batches, _lmdb, _prepared):
         made()
 
 
@@ -212,7 +212,88 @@ def _archive(rng: random.Random, folder: Path) -> Callable[[], Any]:
     return lambda: (prepare("cifar10", source, out, expect={}), verify(out))
 
 
-# --- manifests
+# --- TFRecords
+
+
+def _records(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    """Damage that checksums notice, and damage below them."""
+    from cld_core.data import celebahq
+    from cld_core.data.tfrecord import masked_crc32c
+    from tests.cld_core.data.formats import celebahq_images, example, image_example
+
+    def framed(record: bytes) -> bytes:
+        header = struct.pack("<Q", rng.choice(NUMBERS) if rng.random() < 0.2 else len(record))
+        return header + struct.pack("<I", masked_crc32c(header)) + record + struct.pack("<I", masked_crc32c(record))
+
+    sound = [image_example(celebahq_images(1, SIZE)[0]), example(shape=[1, 2], data=[b"x"] * 5, label=[1.5, 2.5])]
+    odd = [b"\x0a\x80\x80\x04" + b"\x0a\x00" * 32768, b"\x0a" * 5000, b"\xff" * 100]
+    records = rng.choices([*sound, *(damaged(rng, record) for record in sound), *odd], k=rng.randint(1, 3))
+    content = b"".join(map(framed, records))
+    content = damaged(rng, content) if rng.random() < 0.3 else content
+    for split in ("train", "validation"):
+        (folder / f"{split}-r04-s-0000-of-0001.tfrecords").write_bytes(content)
+    return lambda: [list(unit.read()) for unit in celebahq.plan_celebahq(folder, SIZE, {}).units["train"]]
+
+
+# --- LMDB
+
+
+@cache
+def _lmdb() -> list[tuple[int, bytes]]:
+    """Small images lie in the leaves, large ones in pages of their own; some were removed again."""
+    import lmdb
+
+    made = []
+    for size in (8, 32):
+        folder = Path(tempfile.mkdtemp(prefix="fuzz-lmdb-"))
+        with lmdb.open(str(folder), map_size=1 << 26) as env:
+            for first in range(0, 350, 50):
+                with env.begin(write=True) as transaction:
+                    for index in range(first, first + 50):
+                        transaction.put(str(index).encode(), bytes([index % 256]) * (3 * size * size))
+            with env.begin(write=True) as transaction:
+                for index in range(300, 350):
+                    transaction.delete(str(index).encode())
+        made.append((size, (folder / "data.mdb").read_bytes()))
+        shutil.rmtree(folder)
+    return made
+
+
+def _odd_pages(rng: random.Random, content: bytes) -> bytes:
+    """Numbers in headers of pages, offsets and nodes are others."""
+    data, page_size = bytearray(content), 4096
+    inner = [page for page in range(len(data) // page_size) if data[page * page_size + 10] & 0x0B]
+    for _ in range(rng.randint(1, 3)):
+        page = rng.choice([0, 1, *inner]) * page_size
+        lower = struct.unpack_from("<H", data, page + 12)[0]
+        place = rng.choice((rng.randrange(160), rng.randrange(16, max(17, min(lower, 4000))), rng.randrange(4080)))
+        _numbered(rng, data, page + place, rng.choice(("<H", "<I", "<Q")))
+    return bytes(data)
+
+
+def _images_in_lmdb(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    from cld_core.data.lmdb_store import LmdbWriter
+
+    size, content = rng.choice(_lmdb())
+    path = folder / "train.lmdb"
+    path.mkdir()
+    content = rng.choice((content[: rng.randrange(len(content))], damaged(rng, content), _odd_pages(rng, content)))
+    (path / "data.mdb").write_bytes(content)
+
+    def write() -> None:
+        import lmdb
+
+        from cld_core.errors import DataError
+
+        try:
+            with LmdbWriter(path) as writer:
+                writer.put(200, [bytes(3 * size * size)] * 200)
+                writer.cut(250)
+                writer.close()
+        except lmdb.Error as error:  # as `build` does
+            raise DataError(str(error)) from error
+
+    return write if rng.random() < 0.3 else lambda: _read_images(folder, size)
 
 
 def _read_images(root: Path, size: int) -> None:
@@ -227,6 +308,9 @@ def _read_images(root: Path, size: int) -> None:
     presence.count(spec, "train"), presence.fingerprint(spec, "train")
     images = open_images(root, "train", size=size)
     images.batch(torch.arange(min(images.n, 64)))
+
+
+# --- manifests
 
 
 def _plan(**more: Any) -> Any:
@@ -272,5 +356,7 @@ def _manifest(rng: random.Random, folder: Path) -> Callable[[], Any]:
 TARGETS = [
     Target("archives", _archive, _prepare),
     Target("images", _picture, _prepare),
+    Target("lmdb", _images_in_lmdb, _prepare),
     Target("manifests", _manifest, _prepare),
+    Target("tfrecord", _records, _prepare),
 ]

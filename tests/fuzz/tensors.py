@@ -1,4 +1,4 @@
-"""Files of tensors: checkpoints and their sidecars, published checkpoints, exported models, arrays."""
+"""Files of tensors: checkpoints and their sidecars, published checkpoints, weights, exported models, arrays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def _toy() -> Any:
 
 
 def _prepare() -> None:
-    from cld_core import nets, optim  # noqa: F401 (forks have them)
+    import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
+
+    from cld_core import nets, optim  # noqa: F401
     from cld_core.evaluation import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
     from cld_core.recipe.optim import OptimSpec
@@ -79,9 +81,9 @@ def _published() -> tuple[Any, dict[str, Any]]:
     }
 
 
-def _saved(content: Any) -> bytes:
+def _saved(content: Any, *, is_zip: bool = True) -> bytes:
     out = io.BytesIO()
-    torch.save(content, out)
+    torch.save(content, out, _use_new_zipfile_serialization=is_zip)
     return out.getvalue()
 
 
@@ -153,6 +155,37 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
         if rng.random() < 0.8:
             Sidecar(format=1, step=STEP, bytes=path.stat().st_size, sha256=checksum(path)).write(sidecar)
     return lambda: Model.from_run(run.path, rng.choice(("last", STEP)))
+
+
+def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    from cld_core.digests import checksum
+    from cld_core.errors import UsageError
+    from cld_core.evaluation import weights
+
+    state = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "n": torch.tensor(1)}
+    odd = rng.choice([*ODD_VALUES, torch.zeros(2), torch.zeros(1).expand(10**9), {"a": 1}])
+    path = folder / "w.pth"
+    path.write_bytes(
+        rng.choice(
+            (
+                damaged(rng, _saved(state, is_zip=rng.random() < 0.5)),
+                _odd_records(rng, _saved(state)),
+                _saved(rng.choice([odd, {"a": odd}, {1: odd}, [odd]])),
+            )
+        )
+    )
+
+    def read() -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
+
+        tempfile.tempdir = str(folder)
+        try:
+            with weights.handed_over(str(path), checksum(path), Inception, "inception-v3-compat") as copy:
+                torch.load(copy, weights_only=True)
+        except weights.NotWeights as error:  # as `extractors` does
+            raise UsageError("these are not weights") from error
+
+    return read
 
 
 # --- exported models
@@ -276,6 +309,7 @@ def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
 
 TARGETS = [
     Target("checkpoints", _checkpoint, _prepare),
+    Target("weights", _weights, _prepare),
     Target("safetensors", _safetensors, _prepare),
     Target("npz", _npz, _prepare),
 ]

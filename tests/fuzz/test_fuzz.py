@@ -13,8 +13,8 @@ import pytest
 
 from cld_core.errors import DataError
 
-from .__main__ import TARGETS
 from .campaign import campaign, describe
+from .targets import TARGETS
 from .verdict import run
 
 pytestmark = pytest.mark.by_hand

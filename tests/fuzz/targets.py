@@ -1,0 +1,16 @@
+"""The readers under fuzz, by name."""
+
+from __future__ import annotations
+
+from . import command_lines, data, recipes, run_folders, tensors
+from .campaign import Target
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (recipes.TARGET, command_lines.TARGET, run_folders.TARGET, *data.TARGETS, *tensors.TARGETS)
+}
+
+
+def find(name: str) -> Target:
+    """The target of this name."""
+    return TARGETS[name]
