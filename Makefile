@@ -79,7 +79,7 @@ docs-serve: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
-# The tables of docs/samplers.md: make samplers-docs RUNS="runs/mixed runs/plain"
+# The tables of docs/samplers-measured.md: make samplers-docs RUNS="runs/mixed runs/plain"
 samplers-docs: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.samplers_docs $(RUNS)
 

@@ -1,4 +1,4 @@
-"""The tables of docs/samplers.md with trained networks and published numbers, from stored results.
+"""The tables of docs/samplers-measured.md with trained networks and published numbers, from stored results.
 
     cldctl bench samplers mixed --nfe 10,20,50 --samples 5000 --seeds 3 --follow
     make samplers-docs RUNS="runs/mixed runs/plain"
@@ -23,7 +23,7 @@ from cldctl.evals import compared_samplers
 from cldctl.evals.samplers import NFE, SAMPLER
 from cldctl.evals.table import keys_of, rows
 
-PAGE = Path(__file__).parent.parent / "docs" / "samplers.md"
+PAGE = Path(__file__).parent.parent / "docs" / "samplers-measured.md"
 
 
 def replaced(page: str, name: str, text: str) -> str:
@@ -116,7 +116,7 @@ def _head(names: Sequence[str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="run folders with a complete `cldctl bench samplers`")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page to change (default: docs/samplers.md)")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to change")
     arguments = parser.parse_args()
     text = replaced(arguments.page.read_text(), "published", published(published_samplers("cifar10")))
     try:

@@ -1,4 +1,4 @@
-"""The study of docs/samplers.md asks for what the recipes know, and reads what evaluations write."""
+"""The study of docs/samplers-measured.md asks for what the recipes know, and reads what evaluations write."""
 
 import json
 

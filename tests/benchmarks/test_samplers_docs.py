@@ -1,4 +1,4 @@
-"""docs/samplers.md is made of stored results, and has the published numbers of the code."""
+"""docs/samplers-measured.md is made of stored results, and has the published numbers of the code."""
 
 import sys
 

@@ -1,0 +1,296 @@
+"""Seeded faults: does the suite notice when one of the promises is broken?
+
+By hand: ``python -m tests.faults [NAME ...] [--full]``. Each fault is a patch of a line, which is found by its text in
+cld_core/ and cldctl/, wherever that is. A copy of the repository is patched and the tests that are likely to notice are
+run; with ``--full`` the whole suite, if those did not. A fault whose text is gone has to be rewritten for the code that
+keeps the promise now. It ends with 1 if a fault is not caught that was caught once.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cld_core", "cldctl")
+# What the copy does without.
+LEFT_OUT = (".git", ".venv", "*_cache", "__pycache__", "build", "runs", "demo-runs", "*.egg-info")
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-n", "0", "-m", "not slurm and not slow and not gpu")
+# Seconds; a fault that lets a test hang is caught.
+WITHIN_S, FULL_WITHIN_S = 600, 3600
+
+
+# Four lines each: name and promise, the text, what replaces it, the likely tests; "! not caught" of those that no test
+# caught when they were written.
+TABLE = """
+kernel: CLD: the covariance of the kernel
+  - noise_xy = z * b * decay2
+  + noise_xy = 0.99 * z * b * decay2
+  tests/cld_core/sde/test_sde.py
+target: score matching: the network predicts the noise that was drawn
+  - error = predicted - self.sde.scored(draws.noise)
+  + error = predicted + self.sde.scored(draws.noise)
+  tests/cld_core/test_score_and_loss.py
+mixed-score: mixed score: the known part has its sign
+  - else torch.sub(score, apply(precision
+  + else torch.add(score, apply(precision
+  tests/cld_core/test_score_and_loss.py
+importance-of-t: importance sampling of t does not change the weights
+  - weighted = weighted * spread(draws.importance, weighted)
+  + weighted = weighted
+  tests/cld_core/test_times.py
+euler-maruyama: Euler-Maruyama: the amount of noise
+  - half.add_(e, alpha=math.sqrt(rate * dt))
+  + half.add_(e, alpha=math.sqrt(0.9 * rate * dt))
+  tests/cld_core/sampling/test_sampling.py
+multistep-order: exponential multistep: the order of convergence
+  - weights(times[1 : order + 2])
+  + weights(times[1 : min(order, 1) + 2])
+  tests/cld_core/sampling/test_exponential.py
+sscs-halves: SSCS of order 2: the score acts over the whole step
+  - add(scored, whole.weight, alpha)
+  + add(scored, half.weight, alpha)
+  tests/cld_core/sampling/test_sampling.py
+eta: samplers with noise: the score is as strong as the noise needs
+  - 0.5 * (1.0 + eta * eta) * rate
+  + 0.5 * (1.0 + eta) * rate
+  tests/cld_core/sampling/test_exponential.py tests/cld_core/sampling/test_gddim.py
+guidance: classifier-free guidance: 1 is the conditional score
+  - free + self._spec.guidance * (given[rows] - free)
+  + given[rows] + self._spec.guidance * (given[rows] - free)
+  tests/cld_core/test_guidance.py
+hutchinson: likelihood: the trace is estimated without bias
+  - total = total + (probed * probe)
+  + total = total - (probed * probe)
+  tests/cld_core/test_likelihood.py
+entropy: likelihood: the bound has the log-density of the velocities
+  - return (self.log_joint - self.log_q).mean(1)
+  + return self.log_joint.mean(1)
+  tests/cld_core/test_likelihood.py tests/cld_core/test_api.py
+importance-bound: importance-weighted bound: a mean over velocities, not a sum
+  - dim=1) - math.log(self.log_joint.shape[1])
+  + dim=1)
+  tests/cld_core/test_likelihood.py
+fid-merge: FID: shards merge exactly
+  - scatter + between.T @ between
+  + scatter
+  tests/cld_core/evaluation/test_features.py
+quantisation: FID: samples are rounded to grey levels
+  - (levels if floor else levels + 0.5)
+  + (levels + 0.5 if floor else levels)
+  tests/cld_core/data/test_images.py
+keyed-samples: sample i is the same in whatever batch
+  - start = first - blocks[0] * SAMPLE_BLOCK
+  + start = 0
+  tests/cld_core/test_seeds.py tests/cld_core/test_api.py
+one-origin: shards of different origins are not merged
+  - if origins[0].get(name) != value:
+  + if False:
+  tests/cld_core/shards/test_shards.py
+only-missing: an evaluation that is run again computes only what is missing
+  - return [] if self.is_done else self.missing() or [0]
+  + return list(range(self.request.shards))
+  tests/cld_core/shards tests/cldctl/runs/test_evaluate.py tests/cldctl/jobs/test_shards.py
+reseed: train.on_resume=reseed: fresh noise after a restart
+  - self.attempt if self.recipe.train.on_resume == "reseed" else 0
+  + 0
+  tests/cld_core/train/test_session.py
+exact-resume: train.on_resume=exact: the state is all that the next step depends on
+  - optim.load(self.optimiser, state[
+  + (self.optimiser, state[
+  tests/cld_core/train/test_step.py
+global-batch: the result does not depend on the number of ranks
+  - (self.ranks.world_size / train.batch_size)
+  + (1 / train.batch_size)
+  tests/cld_core/train/test_step.py tests/cld_core/train/test_parallel.py
+consensus: all ranks stop at the same step if one is asked to
+  - op=torch.distributed.ReduceOp.MAX, group=self._ranks.control
+  + op=torch.distributed.ReduceOp.MIN, group=self._ranks.control
+  tests/cld_core/test_ranks_as_processes.py tests/cld_core/train/test_session.py
+ema: the average of the weights forgets the start soon
+  - decay = min(self.decay, (1 + updates) / (10 + updates))
+  + decay = self.decay
+  tests/cld_core/test_ema.py
+clip: optim.grad_clip limits the gradient
+  - clip if clip is not None else math.inf
+  + math.inf
+  tests/cld_core/train/test_step.py tests/cld_core/train/test_bad_gradients.py
+checksum: a damaged checkpoint is noticed
+  - if checksum(path) != sidecar.sha256:
+  + if False:
+  tests/cld_core/checkpoint/test_verify.py tests/cld_core/checkpoint/test_write.py
+checkpoint-before: if the newest checkpoint is damaged, the one before is used
+  - in _verified(folder, reversed(folder.listed_steps(unfinished=True)))
+  + in _verified(folder, folder.listed_steps(unfinished=True)[-1:])
+  tests/cld_core/checkpoint/test_verify.py tests/cld_core/train/test_session.py
+atomic: a file that is replaced is never half there
+  - temporary.unlink(missing_ok=True)
+  + temporary.replace(path)
+  tests/cld_core/run/test_atomic.py
+fencing: a process that has lost the run writes no checkpoint
+  - check_owner()
+  + pass
+  tests/cld_core/checkpoint/test_write.py tests/cld_core/train/test_session.py
+one-writer: one writer per run
+  - raise LeaseHeldError(held_message(folder.parent, holder))
+  + pass
+  tests/cld_core/run/test_lease.py
+prune: milestones are kept
+  - if not milestone(step) and step not in needed:
+  + if step not in needed:
+  tests/cld_core/checkpoint/test_prune.py tests/cld_core/checkpoint/test_write.py
+budget: retries are counted by cause: a preemption costs none
+  - CRASHES: tuple[Cause, ...] = ("crashed",
+  + CRASHES: tuple[Cause, ...] = ("crashed", "preempted",
+  tests/cldctl/jobs/test_aftermath.py
+cancel-wins: a job that is cancelled does not requeue itself
+  - if told_to_end() and job.is_cancelled():
+  + if False:
+  tests/cldctl/jobs/test_train.py tests/cldctl/jobs/test_aftermath.py
+array-task: a task of an array requeues itself, not the array
+  - return f"{array}_{task}" if array and task else
+  + return array if array and task else
+  tests/cldctl/clusters/slurm/test_inside.py
+setup-limit: a time limit that falls into the setup lines is heard
+  - "trap cldctl_told_to_end TERM",
+  + "true",
+  tests/cldctl/clusters/slurm/test_script.py
+polling: Slurm is asked at most every 30 s
+  - EVERY_S = 30.0
+  + EVERY_S = 0.0
+  tests/cldctl/clusters/slurm/test_asking.py
+bad-nodes: a node on which a run crashed twice is avoided
+  - counts[node] >= FAILURES
+  + counts[node] > FAILURES
+  tests/cldctl/jobs/test_nodes.py
+lost: a run whose job is gone without a message is LOST
+  - Row("LOST", _VANISHED
+  + Row("RUNNING", _VANISHED
+  tests/cldctl/runs/test_state.py
+hook-limit: a hook is ended after its time limit
+  - _followed(process, began + timeout_s, timeout_s)
+  + _followed(process, began + 900, timeout_s)
+  tests/cldctl/jobs/test_hook_call.py
+exit-3: exit code 3: no such run or checkpoint
+  - exit_code = 3
+  + exit_code = 1
+  tests/cldctl/cli/test_refusals.py tests/cldctl/cli/test_commands.py
+exit-5: exit code 5: the run that was followed ended cancelled
+  - return 5 if row.state == "CANCELLED" else 1
+  + return 1
+  tests/cldctl/show/test_follow.py
+escapes: control characters of others do not reach the terminal
+  - _ESCAPES.sub("", text)
+  + text
+  tests/cld_core/test_texts.py
+plugins: code of a folder that others can write does not run without --allow-plugin
+  - if real.exists() and (problem := shared_with(real.stat())) is not None:
+  + if False:
+  tests/cld_core/run/test_trust.py
+private-code: folders that a job runs code from are not group-writable
+  - os.umask(before | 0o022)
+  + os.umask(before)
+  tests/cldctl/runs/test_snapshot.py
+damaged-run: a damaged run spoils no other row
+  - problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
+  + raise
+  tests/cldctl/runs/test_damaged_neighbours.py
+wrong-key: an override of a wrong key is refused, and the nearest one is named
+  - check_keys(layer.keys, tree, where)
+  + pass
+  tests/cld_core/recipe/test_loading.py
+remove-live: a run that is alive is not removed
+  - if status.state not in OVER:
+  + if False:
+  tests/cldctl/runs/test_removal.py
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A broken promise; ``old`` is in one file only, and there once. Of ``tests``, what is not there is left out."""
+
+    name: str
+    promise: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    caught: bool
+
+
+def faults() -> list[Fault]:
+    """Those of `TABLE`."""
+    form = re.compile(r"^(\S+): (.+)\n  - (.+)\n  \+ (.+)\n  (.+)(\n  ! not caught)?$", re.MULTILINE)
+    rows = [match.groups() for match in form.finditer(TABLE)]
+    assert len(rows) == len(re.findall(r"^  - ", TABLE, re.MULTILINE)), "a fault has another form"
+    return [Fault(*texts, tuple(tests.split()), caught=mark is None) for *texts, tests, mark in rows]
+
+
+def find(folder: Path, text: str) -> Path | None:
+    """The one file of the packages that has a text, once; None if there is none."""
+    counts = {file: file.read_text().count(text) for name in PACKAGES for file in (folder / name).rglob("*.py")}
+    return next((file for file in counts if counts[file]), None) if sum(counts.values()) == 1 else None
+
+
+def failing(copy: Path, tests: tuple[str, ...], within_s: float) -> str | None:
+    """The first test that fails in a copy; None if none does."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", *PYTEST, *tests]
+    try:
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=within_s)
+    except subprocess.TimeoutExpired:
+        return "it hangs"
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    # 5: no test was selected.
+    return found[1] if found else None if done.returncode in (0, 5) else done.stdout.strip()[-200:]
+
+
+def verdict(fault: Fault, copy: Path, *, full: bool) -> tuple[bool | None, str]:
+    """Whether a fault is caught, and by which test; None if it cannot be told."""
+    file = find(copy, fault.old)
+    if file is None:
+        return None, "its text is gone, or there more than once: rewrite it"
+    package = file.relative_to(copy).parts[0]
+    likely = tuple(path for path in fault.tests if (copy / path).exists()) or (f"tests/{package}",)
+    text, before = file.read_text(), file.stat()
+    try:
+        file.write_text(text.replace(fault.old, fault.new))
+        test = failing(copy, likely, WITHIN_S)
+        if test is None and full:
+            test = failing(copy, (), FULL_WITHIN_S)
+    finally:
+        file.write_text(text)
+        # Of compiled files Python compares the times, in seconds.
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if test is None:
+        return False, f"NOT CAUGHT by {'any test' if full else ', '.join(likely)}"
+    if "::" in test and failing(copy, (test,), WITHIN_S) is not None:
+        return None, f"{test} fails without the fault, too"
+    return True, test
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="faults; default: all")
+    parser.add_argument("--full", action="store_true", help="run the whole suite if the likely tests catch nothing")
+    given = parser.parse_args()
+    known = {fault.name: fault for fault in faults()}
+    if unknown := set(given.names) - set(known):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    worse = 0
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(ROOT, Path(folder) / "copy", ignore=shutil.ignore_patterns(*LEFT_OUT)))
+        for fault in [known[name] for name in given.names or known]:
+            caught, why = verdict(fault, copy, full=given.full)
+            worse += fault.caught and caught is not True
+            print(f"{fault.name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}", flush=True)
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,452 @@
+"""A record of what the command line does: exit codes, JSON, options, files; by hand, before and after a refactoring.
+
+    python -m tests.interface RECORD.json                a few tiny runs and every command, in minutes
+    python -m tests.interface --compare OLD.json NEW.json    prints what differs, exit code 1 if anything does
+
+Two records of the same code are equal: times, rates, paths, ids and hosts are masked, and numbers have six digits.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import typer
+import yaml
+from safetensors import safe_open
+
+from cldctl.app import app
+from tests.support.extractor import TINY
+from tests.support.paths import FIXTURES, ROOT
+from tests.support.tools import DEBUG, ONE, invoke, wait_for
+
+LOCAL = ("--cluster", "local")
+FEW = ("--method", "em", "--nfe", "4", "-n", "6")
+TUNE = ("--nfe", "2", "--points", "8", "--budget", "0")
+BENCH = ("--nfe", "2", "--samples", "20", "--seeds", "2", "--sampler", "em-quadratic", "--sampler", "gddim")
+SMALL_IMAGES = f"""
+extends: {ROOT}/recipes/cifar10.yaml
+name: small
+data: {{name: folder, size: 16, path: set}}
+network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
+train: {{steps: 4, checkpoint_every: 2, batch_size: 2, log_every: 2}}
+periodic: {{samples_every: null, elbo_every: null}}
+eval: {{samples: 20, points: 10}}
+sampling: {{method: em, nfe: 3}}
+cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
+"""
+PUBLISHED = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
+
+# JSON fields that depend on the clock, the machine or chance.
+_MASKED = re.compile(
+    r"(^|_)(time|created|started|ended|updated|s|seconds|rate|per_s|since|host|hosts|user|job_id|id|digest|goodput|used"
+    r"|useful|startup|lost_to_\w+|set_aside|code|gained|lost)$"
+)
+_TEXTS = (
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?"), "TIME"),
+    (re.compile(r"\b(?!0{4})(?=[0-9a-f]*\d)[0-9a-f]{8,64}\b"), "HEX"),
+)
+
+
+def text(words: str, folder: Path) -> str:
+    """A text without what is of this machine and this moment."""
+    for path, name in ((str(folder), "HERE"), (str(ROOT), "REPOSITORY"), (socket.gethostname(), "HOST")):
+        words = words.replace(path, name)
+    for pattern, name in _TEXTS:
+        words = pattern.sub(name, words)
+    return words
+
+
+def plain(value: Any, folder: Path, key: str = "") -> Any:
+    """A JSON value to be compared: without sentences, and without what varies."""
+    if isinstance(value, dict):
+        return {text(name, folder): plain(inner, folder, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner, folder, key) for inner in value]
+    if _MASKED.search(key) and not isinstance(value, bool):
+        return "masked"
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, str):
+        return "a sentence" if value.count(" ") > 2 else text(value, folder)
+    return value
+
+
+def structure(value: Any, path: str = "") -> set[str]:
+    """The keys of a JSON value and their types."""
+    if isinstance(value, dict):
+        return set().union(*(structure(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()))
+    if isinstance(value, list):
+        return set().union(*(structure(inner, f"{path}[]") for inner in value)) or {f"{path}: list"}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {f"{path}: {'number' if number else type(value).__name__}"}
+
+
+def content(file: Path) -> Any:
+    """What a file that a command has written holds, as far as scripts rely on it."""
+    if file.suffix == ".npz":
+        with np.load(file) as arrays:
+            return {name: f"{arrays[name].dtype} {arrays[name].shape}" for name in arrays.files}
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as weights:
+            tensors = {name: str(weights.get_slice(name).get_shape()) for name in list(weights.keys())}
+            return {"metadata": sorted(weights.metadata()), "tensors": tensors}
+    return file.read_text().partition("\n")[0] if file.suffix == ".csv" else "written"
+
+
+class Record:
+    """What commands do in a folder of their own, one entry each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, folder / "runs"
+        self.commands: dict[str, Any] = {}
+
+    def __call__(self, *words: str, names: tuple[str, ...] = (), note: str = "", **env: str) -> None:
+        """Run a command and keep its entry; ``names`` are words that its messages should have."""
+        before = self.files()
+        begun = time.monotonic()
+        done = invoke(*words, runs=self.runs, code=None, **env)
+        print(f"{time.monotonic() - begun:6.1f} s  {done.returncode}  {' '.join(words)}", flush=True)
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+        after = self.files()
+        self.keep(words, done.returncode, done.stdout, note)["files"] = {
+            **{name: content(file) for name, file in after.items() if name not in before},
+            **{name: "removed" for name in before if name not in after},
+        }
+        if names:
+            message = " ".join((done.stdout + done.stderr).replace("│", " ").split())
+            self.commands[self.key(words, note)]["names"] = {name: name in message for name in names}
+
+    def key(self, words: tuple[str, ...], note: str) -> str:
+        return text(" ".join(words), self.folder) + (f"  # {note}" if note else "")
+
+    def keep(self, words: tuple[str, ...], code: int, printed: str, note: str = "") -> dict[str, Any]:
+        key = self.key(words, note)
+        assert key not in self.commands, f"recorded twice: {key}"
+        entry: dict[str, Any] = {"code": code}
+        if "--json" in words and printed.strip():
+            entry["json"] = plain(json.loads(printed), self.folder)
+        elif words[0] == "render" and code == 0:
+            entry["yaml"] = yaml.safe_load(text(printed, self.folder))
+        else:
+            entry["data"] = bool(printed.strip())
+            lines = [line for line in printed.splitlines() if line and " " not in line]
+            entry["paths and runs"] = [
+                text(line, self.folder) for line in lines if Path(line).exists() or (self.runs / line).exists()
+            ]
+            entry["sbatch"] = sorted(set(re.findall(r"^#SBATCH --([\w-]+)", printed, re.MULTILINE)))
+        self.commands[key] = entry
+        return self.commands[key]
+
+    def files(self) -> dict[str, Path]:
+        """All files but those that come and go, and one for each of many of a kind."""
+        found = {}
+        for file in sorted(self.folder.rglob("*")):
+            name = text(str(file.relative_to(self.folder)), self.folder)
+            name = re.sub(r"/(code|shards|logs|tensorboard|rows)/.*", r"/\1/...", name)
+            if file.is_file() and not re.search(r"(^|/)(lease|\.changes|caches|long)/|\.lock$|\.tmp", name):
+                found[name] = file
+        return found
+
+    @contextlib.contextmanager
+    def process(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
+        """A command in a process of its own, which the caller disturbs; its entry is kept at the end."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cldctl", *words],
+            env={**os.environ, "CLDCTL_RUNS": str(self.runs)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            yield process
+            printed = process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
+        self.keep(words, process.returncode, printed, "disturbed")
+
+    def trains(self, name: str) -> None:
+        """Wait until a run trains."""
+
+        def row() -> Any:
+            found = json.loads(invoke("status", name, "--json", runs=self.runs, code=None).stdout or "[{}]")[0]
+            return found.get("state") == "RUNNING" and found["attempts"][-1].get("ended") is None and found["step"]
+
+        wait_for(row, 120, every=0.2)
+
+
+def look(record: Record) -> None:
+    """What needs no run."""
+    for words in (
+        ("recipes",),
+        ("render", "toy"),
+        ("render", "cifar10", "train.steps=5"),
+        ("render", "toy", "--comments"),
+        ("explain", "train.ema"),
+        ("explain", "sampling"),
+        ("--version",),
+        ("--show-completion",),
+        ("status", "--json"),
+        ("usage", "--json"),
+        ("submit", "toy", "--dry-run", "--name", "dry", *DEBUG),
+        ("submit", "toy", "--dry-run", "--name", "dry", *LOCAL, "--eval", "elbo"),
+        ("submit", "toy", "--dry-run", "--name", "dry", "--cluster", "slurm", "--sweep", "train.seed=0,1"),
+        ("doctor", *LOCAL, "--json"),
+    ):
+        record(*words)
+
+
+def images(record: Record) -> None:
+    """From pictures to an FID, and from a published checkpoint to a file of weights."""
+    here = record.folder
+    (here / "small.yaml").write_text(SMALL_IMAGES)
+    record("submit", "small.yaml", *DEBUG, names=("data.path", "data prepare"), note="without data")
+    prepare = ("data", "prepare", "folder", "--source", str(FIXTURES / "cifar"), "--out", str(here / "set"))
+    record(*prepare, names=("--size",))
+    record(*prepare, "--size", "16")
+    record("data", "verify", "set")
+    record("data", "stats", "small.yaml", *TINY, "--features", "--shards", "2", "-o", f"{here}/stats.npz", *DEBUG)
+    fid = (*TINY, f"eval.fid.stats={here}/stats.npz")
+    record("submit", "small.yaml", *fid, "--name", "images", "--eval", "fid", *DEBUG)
+    record("eval", "images", "--fid", "--kid", "--loss", "eval.kid.subset_size=10", "--shards", "2", *DEBUG)
+    record("sample", "images", "-n", "4", "-o", str(here / "images.npz"))
+    record("status", "images", "--json")
+    published = ("import", str(PUBLISHED), "--recipe", "small.yaml", "--name", "published")
+    record(*published, "train.steps=2", names=("train.steps=3",))
+    record(*published)
+    record("import", str(PUBLISHED), "--recipe", "toy", "--name", "other")
+    record("resume", "published", *DEBUG)
+    record("export", "published", "-o", str(here / "published.safetensors"))
+    record("report", "images")
+
+
+def toys(record: Record) -> None:
+    """A run from its submission to its report, a sweep, a tuning, a comparison."""
+    here = record.folder
+    name = ("--name", "done", "--tag", "first", "--note", "a note")
+    record("submit", "toy_diamond", *ONE, *DEBUG, *name, "--eval", "elbo,loss")
+    record("submit", "toy_diamond", *ONE, *LOCAL, "--name", "local", "--follow")
+    record("submit", "toy_diamond", *ONE, *DEBUG, "--name", "pair", "--sweep", "train.seed=0,1", "--eval", "elbo")
+    record("submit", "toy", *ONE, *DEBUG, "--name", "bad", "optim.lr=1e30")
+    record("eval", "done", "--elbo", "--loss", *DEBUG, note="again")
+    record("eval", "done", "--w2", "--density", "--checkpoint", "10", "--shards", "3", *LOCAL, "--follow")
+    record("eval", "done", "--w2", "--sweep", "sampling.nfe=2,4", "sampling.method=em", *DEBUG)
+    record("eval", "--compare", "done", "pair-seed1", "--json")
+    record("compare", "pair", "done")
+    record("compare", "pair", "done", "--json")
+    record("tune", "done", *TUNE, *DEBUG, "--json")
+    record("bench", "samplers", "done", *BENCH, "--dry-run")
+    record("bench", "samplers", "done", *BENCH, *DEBUG, "--json", "--csv", f"{here}/b.csv", "--plot", f"{here}/b.png")
+    record("sample", "done", *FEW)
+    record("sample", "done", *FEW, "-o", str(here / "toy.npz"))
+    record("sample", "done", "--method", "tuned", "--nfe", "2", "-n", "6", "-o", str(here / "toy.png"))
+    record("export", "done", "-o", str(here / "toy.safetensors"))
+    record("export", "done", "--card", str(here / "card"))
+    record("logs", "local")
+    record("logs", "local", "--attempt", "0", "--rank", "0", "--tail", "3")
+    record("resume", "local", "train.steps=30", *DEBUG)
+    record("resume", "local", "--from", "10", *DEBUG)
+    for words in (
+        ("note", "done", "another note", "--tag", "second", "--untag", "first"),
+        ("why", "bad", "--json"),
+        ("why", "done"),
+        ("status",),
+        ("status", "done"),
+        ("status", "--all", "--json"),
+        ("status", "--json", "--state", "FINISHED", "--tag", "second"),
+        ("status", "--json", "--group", "pair"),
+        ("usage", "pair", "local", "--json"),
+        ("usage",),
+        ("report", "done", "-o", str(here / "done.html")),
+        ("report", "--all"),
+        ("prune", "local", "--dry-run"),
+        ("prune", "local", "--yes"),
+    ):
+        record(*words)
+
+
+def disturbed(record: Record) -> None:
+    """Ctrl-C in front of a run, cancel behind its back; then damaged folders beside it."""
+    with record.process("submit", "toy", *ONE, *LOCAL, "train.steps=1000000", "--name", "long", "--follow") as process:
+        record.trains("long")
+        process.send_signal(signal.SIGINT)
+    record("cancel", "long")
+    with record.process("resume", "long", "--follow"):
+        record.trains("long")
+        record("cancel", "long", note="while it is followed")
+    shutil.copytree(record.runs / "done", record.runs / "torn")
+    with (record.runs / "torn" / "attempts.jsonl").open("a") as ledger:
+        ledger.write('[1]\n{"event": "star')
+    shutil.copytree(record.runs / "done", record.runs / "damaged")
+    (record.runs / "damaged" / "run.json").write_text("{")
+    for words in (
+        ("status", "torn", "--json"),
+        ("status", "damaged", "--json"),
+        ("status", "--json", "--state", "LOST"),
+        ("why", "damaged"),
+        ("resume", "damaged", *DEBUG),
+        ("usage", "--json", "damaged"),
+        ("rm", "damaged", "--yes"),
+        ("rm", "pair", "--yes"),
+    ):
+        record(*words)
+
+
+def refused(record: Record) -> None:
+    """Wrong usage (2), what is not there (3), a scheduler that refuses or is away (4)."""
+    clients = record.folder / "clients"
+    clients.mkdir()
+    refusing = clients / "sbatch"
+    refusing.write_text(
+        "#!/bin/sh\ncat > /dev/null\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n"
+    )
+    refusing.chmod(0o755)
+    path = f"{clients}:{os.environ['PATH']}"
+    slurm = ("submit", "toy", "--name", "none", "--cluster", "slurm")
+    record(*slurm, names=("invalid partition",), note="sbatch refuses", PATH=path)
+    cases: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+        (("submit", "toy", "train.stepz=3"), ("train.steps",)),
+        (("submit", "toyy"), ("'toy'",)),
+        (("submit", "toy", "--eval", "elb", *DEBUG), ("'elbo'",)),
+        (("submit", "toy", "--cluster", "slrm"), ("'slurm'",)),
+        (("submit", "toy", "--name", "done", *DEBUG), ("exists",)),
+        (("submit", "toy", "cluster.nodes=2", *LOCAL), ("cluster.nodes=1",)),
+        (("submit", "toy", "--name", "a b", *DEBUG), ("letters",)),
+        (("submit", "small.yaml", "network.channels=x", *DEBUG), ("network.channels",)),
+        (("submit",), ("RECIPE",)),
+        (("frobnicate",), ()),
+        (("render", "nowhere.yaml"), ()),
+        (("explain", "train.stepz"), ("train.steps",)),
+        (("resume", "done"), ("train.steps=",)),
+        (("resume", "done", "sde.beta0=3"), ("sde.beta0",)),
+        (("resume", "done", "--from", "15"), ("10, 20",)),
+        (("resume", "nobody"), ()),
+        (("eval", "done"), ("--elbo",)),
+        (("eval", "done", "--elbo", "--checkpoint", "15"), ("10, 20",)),
+        (("eval", "done", "--elbo", "train.steps=3"), ("train.steps",)),
+        (("eval", "nobody", "--elbo"), ()),
+        (("sample", "done", "-o", "x.jpg"), (".png", ".npz")),
+        (("sample", "done", "--method", "emm"), ("'em'",)),
+        (("sample", "done", "--checkpoint", "15"), ()),
+        (("tune", "done", "--nfe", "0"), ()),
+        (("bench", "samplers", "nobody"), ()),
+        (("status", "dome"), ("'done'",)),
+        (("status", "--watch", "--json"), ()),
+        (("status", "--state", "RUNING"), ("RUNNING",)),
+        (("cancel", "done", "nobody"), ()),
+        (("cancel", "done"), ()),
+        (("logs", "nobody"), ()),
+        (("why", "nobody"), ()),
+        (("usage", "nobody"), ()),
+        (("compare", "done"), ("two",)),
+        (("report", "nobody"), ()),
+        (("board", "nobody"), ()),
+        (("top",), ()),
+        (("note", "nobody", "x"), ()),
+        (("rm", "nobody", "--yes"), ()),
+        (("prune", "nobody", "--yes"), ()),
+        (("export", "done", "-o", "x.pt"), ("safetensors",)),
+        (("import", "small.yaml", "--recipe", "toy"), ()),
+        (("import", "nowhere.pth", "--recipe", "toy"), ()),
+        (("data", "prepare", "cifar", "--source", "x", "--out", "y"), ("cifar10",)),
+        (("data", "stats", "toy"), ()),
+    )
+    for words, names in cases:
+        record(*words, names=names, note="refused")
+
+
+def options() -> dict[str, Any]:
+    """The options of all commands, and whether their help has an example."""
+
+    def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+        for inner, below in getattr(command, "commands", {}).items():
+            yield from walk(below, f"{name} {inner}".strip())
+        used = sorted(option for parameter in command.params for option in parameter.opts if option.startswith("-"))
+        arguments = [parameter.name for parameter in command.params if parameter.param_type_name == "argument"]
+        yield name, {"options": used, "arguments": arguments, "example": "Example" in (command.help or "")}
+
+    return dict(walk(typer.main.get_command(app), ""))
+
+
+def run_folders(record: Record) -> dict[str, Any]:
+    """The structure of the JSON in all run folders, by kind of file; of ledgers, by event."""
+    found: dict[str, set[str]] = {}
+    for file in sorted(record.runs.rglob("*.json*")):
+        kind = re.sub(r"[0-9a-f]{8,}|\d+", "N", str(file.relative_to(record.runs).as_posix()).partition("/")[2])
+        kind = re.sub(r"(evals|tuned)/[^/]+/", r"\1/ID/", kind)
+        if re.search(r"^code/|shards/|lease/|^\.|^torn/", kind) or not file.is_file():
+            continue
+        for line in file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]:
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict):
+                    found.setdefault(f"{kind} {entry.get('event', '')}".strip(), set()).update(structure(entry))
+    return {kind: sorted(fields) for kind, fields in found.items()}
+
+
+def make(out: Path) -> None:
+    """Write the record of the code that is imported here."""
+    with tempfile.TemporaryDirectory(prefix="interface-") as name:
+        here = Path(name).resolve()
+        caches = str(here / "caches")
+        os.environ |= {
+            "CLDCTL_CACHE": caches,
+            "XDG_CONFIG_HOME": caches,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+        torch.set_num_threads(1)
+        record = Record(here)
+        with contextlib.chdir(here):
+            for part in (look, images, toys, disturbed, refused):
+                part(record)
+        whole = {"commands": record.commands, "options": options(), "run folders": run_folders(record)}
+    out.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each leaf of a record with the way to it; texts of a list have no order, so that one more is one difference."""
+    if value and isinstance(value, list) and all(isinstance(inner, str) for inner in value):
+        yield from ((f"{path} / {inner}", "listed") for inner in value)
+    elif value and isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flat(inner, f"{path} / {name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def differences(old: Path, new: Path) -> list[str]:
+    """What differs between two records, beyond rounding."""
+    a, b = (dict(flat(json.loads(file.read_text()))) for file in (old, new))
+
+    def same(path: str) -> bool:
+        x, y = a.get(path, "missing"), b.get(path, "missing")
+        return x == y or (isinstance(x, float) and isinstance(y, float) and math.isclose(x, y, rel_tol=1e-5))
+
+    return [
+        f"{path}: {a.get(path, 'missing')!r} -> {b.get(path, 'missing')!r}"
+        for path in sorted({*a, *b})
+        if not same(path)
+    ]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--compare"]:
+        told = differences(Path(sys.argv[2]), Path(sys.argv[3]))
+        print("\n".join(told) or "no differences")
+        sys.exit(bool(told))
+    make(Path(sys.argv[1]).resolve())
