@@ -8,7 +8,7 @@ MARKDOWN := README.md CHANGELOG.md CONTRIBUTING.md docs tests/slurm tests/chaos
 # Type checkers find packages on a path, not those of an import hook, which is what pip makes otherwise.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable
 
-.PHONY: demo test test-lab test-gpu fuzz chaos lint docs docs-serve bench samplers-docs clean slurm-up slurm-down
+.PHONY: demo test test-lab test-all test-gpu fuzz chaos lint docs docs-serve bench samplers-docs clean slurm-up slurm-down
 
 # Its pip, and not its Python, says that an environment is whole.
 $(BIN)/pip:
@@ -35,11 +35,15 @@ demo: $(VENV)/.product
 
 # What a newcomer runs, without Slurm.
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu"
+	$(BIN)/pytest -n 2 -m "not slurm and not slow and not gpu and not by_hand"
 
-# The rest: the Slurm laboratory (tests/slurm/README.md), which mostly waits, and whatever is slow.
+# The Slurm laboratory (tests/slurm/README.md), which mostly waits, and whatever is slow.
 test-lab: $(VENV)/.installed
-	$(BIN)/pytest -n 4 -m "(slurm or slow) and not gpu"
+	$(BIN)/pytest -n 3 -m "(slurm or slow) and not gpu and not by_hand"
+
+# Before an issue is resolved and before a release: those two, and browser, wheel, site, notebook, fuzz and chaos.
+test-all: test test-lab docs
+	$(BIN)/pytest -n 2 -m "by_hand and not gpu"
 
 # Where there is a GPU (docs/gpu.md); elsewhere, all of it is skipped.
 test-gpu: $(VENV)/.installed

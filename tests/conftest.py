@@ -1,4 +1,4 @@
-"""The whole run: the Slurm tests on up to three workers, everything else beside them on the rest."""
+"""The whole run: the Slurm tests on one worker, everything else beside them on the rest."""
 
 import itertools
 import os
@@ -40,26 +40,21 @@ def environment() -> Iterator[None]:
         yield
 
 
-# These rooms, and the one of all other Slurm tests, take about equally long. The tests of a room share a cluster.
-_ROOMS = (("test_interruptions.py",), ("test_evaluations.py", "test_away.py", "test_why.py"))
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Workers for Slurm tests, each with a cluster, which begin with them: the largest scope is dealt first."""
+    """One worker for all Slurm tests, which share a cluster and come first; the others have the rest."""
     from xdist.scheduler import LoadScopeScheduling
 
     # Quick tests of a file share what the file makes and what a process computes once. A slow one is dealt alone.
     quick = "not slow" in config.getoption("markexpr")
 
-    class Rooms(LoadScopeScheduling):
+    class OneCluster(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if not nodeid.startswith("tests/slurm/"):
-                return nodeid.partition("::")[0] if quick else nodeid
-            room = next((names for names in _ROOMS if any(name in nodeid for name in names)), ("others",))
-            return f"slurm {room[0]}"
+            if nodeid.startswith("tests/slurm/"):
+                return "slurm"
+            return nodeid.partition("::")[0] if quick else nodeid
 
-    return Rooms(config, log)
+    return OneCluster(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -192,15 +192,15 @@ escapes: control characters of others do not reach the terminal
 plugins: code of a folder that others can write does not run without --allow-plugin
   - if real.exists() and (problem := shared_with(real.stat())) is not None:
   + if False:
-  tests/cld_core/run/test_trust.py
+  tests/test_security.py
 private-code: folders that a job runs code from are not group-writable
   - os.umask(before | 0o022)
   + os.umask(before)
-  tests/cldctl/runs/test_snapshot.py
+  tests/test_security.py
 damaged-run: a damaged run spoils no other row
   - problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"
   + raise
-  tests/cldctl/runs/test_damaged_neighbours.py
+  tests/test_security.py
 wrong-key: an override of a wrong key is refused, and the nearest one is named
   - check_keys(layer.keys, tree, where)
   + pass

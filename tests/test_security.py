@@ -30,7 +30,8 @@ from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
 from cld_core.run.trust import require_own_plugin
 from cldctl.clusters import entry, job_logs, submitit_jobs
-from cldctl.runs.submit import Wanted, submit
+from cldctl.runs.options import SubmitOptions
+from cldctl.runs.submit import submit
 from tests.support.crafted import KINDS, Crafted, crafted
 from tests.support.made_up import run_with
 from tests.support.other_users import give_away, needs_root
@@ -159,7 +160,7 @@ def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripte
 def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(tmp_path, scripted, umask):
     before = os.umask(umask)
     try:
-        run = submit(Wanted(path=tmp_path / "runs" / "a", recipe=load(TOY), file=TOY), Scripted()).run
+        run = submit(SubmitOptions(path=tmp_path / "runs" / "a", recipe=load(TOY), file=TOY), Scripted()).run
         (run.path / "logs").chmod(0o2777)
         job_logs.prepare(run.path / "logs")
         file = job_logs.store(run.path / "logs", print, 5)

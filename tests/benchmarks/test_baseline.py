@@ -1,6 +1,5 @@
 """The baseline that speed is compared with computes what cld_core computes."""
 
-import copy
 import math
 
 import numpy as np
@@ -94,18 +93,3 @@ def test_the_rolls_are_those_of_the_recipe():
     density = toy.get("multimodal_swissroll")
     mean = float(density.log_density(points).mean())
     assert mean == pytest.approx(-density.entropy(), abs=5 * math.sqrt(2.0 / 4000))
-
-
-def test_the_average_is_that_of_the_project():
-    from cld_core.ema import Ema
-
-    net = torch.nn.Linear(3, 2)
-    ema, average = Ema(net, 0.9), copy.deepcopy(list(net.parameters()))
-    for step in range(1, 4):
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.add_(1.0)
-        ema.update()
-        baseline.update_average(average, net, min(0.9, (1 + step) / (10 + step)))
-    for a, b in zip(ema.average, average, strict=True):
-        torch.testing.assert_close(a, b)

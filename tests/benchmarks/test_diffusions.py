@@ -30,7 +30,3 @@ def test_results_are_found_by_their_settings(tmp_path):
         (folder / "request.json").write_text(json.dumps(request))
         (folder / "report.json").write_text(json.dumps(report))
     assert diffusions.results(tmp_path) == {"nll": -1.5, "flow": 0.03, "20": 0.04, "floor": 0.02}
-
-
-def test_a_cell_is_the_mean_and_the_deviation_of_a_sample():
-    assert diffusions.cell([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"

@@ -24,15 +24,5 @@ def test_x_of_cld_is_smooth_and_the_halves_with_noise_are_not() -> None:
     assert roughness(vpsde[:, 0]) == pytest.approx(10.05, rel=0.2)
 
 
-@pytest.mark.parametrize(("diffusion", "half"), [(CLD, 0), (CLD, 1), (VPSDE, 0)])
-def test_densities_integrate_to_one_and_end_as_the_prior(diffusion: sde.Diffusion, half: int) -> None:
-    grid = torch.linspace(-8, 8, 8001, dtype=torch.float64)
-    for t in (0.01, 0.3, 1.0):
-        density = figure_cld.marginal(diffusion, t, half, grid)
-        assert float(density.sum() * (grid[1] - grid[0])) == pytest.approx(1, abs=1e-6)
-    variance = float((density * grid**2).sum() * (grid[1] - grid[0]))
-    assert variance == pytest.approx(diffusion.prior_std[half] ** 2, rel=0.02)
-
-
 def test_the_figure_is_drawn() -> None:
     assert [axes.get_title() for axes in figure_cld.figure().axes][-1] == "What the network has to match"

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import gpu
@@ -12,12 +11,10 @@ from benchmarks.ncsnpp_step import step_flops
 from cld_core.gpu_checks import sampling
 from cld_core.gpu_checks.findings import Context
 from cld_core.gpu_checks.setups import image_recipe
-from cld_core.nets import compiled
 from cld_core.ranks import Ranks
 from cld_core.train import tuning
 from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
-from tests.support import tracing
 from tests.support.paths import ROOT
 
 
@@ -26,6 +23,7 @@ def settings(tmp_path):
     return Settings(quick=True, rounds=1, work=tmp_path)
 
 
+@pytest.mark.slow
 def test_every_form_and_sampler_has_a_row(settings, monkeypatch):
     chosen = Choice(channels_last=True)
     monkeypatch.setattr(tuning, "decide", lambda *_, **__: chosen)
@@ -42,32 +40,6 @@ def test_every_form_and_sampler_has_a_row(settings, monkeypatch):
     assert re.search(r"50,000 samples of 312 evaluations in [\d.]+ h", report.rows[-16].note)
 
 
-def test_a_form_that_compiles_is_measured(settings, monkeypatch, tmp_path):
-    monkeypatch.setattr(compiled, "BACKEND", tracing.differentiate)
-    before = len(tracing.graphs)
-    context = Context(work=tmp_path, device="cpu", scale="small")
-    measured = gpu.measured(settings, context, "cifar10", gpu.FORMS["CUDA graphs"])
-    assert measured.first > 0
-    assert len(tracing.graphs) > before
-
-
-def test_rows_that_do_not_fit_are_halved(settings, monkeypatch, tmp_path):
-    step = Trainer.step
-
-    def limited(self, *arguments):
-        if self.recipe.train.batch_size > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        step(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "step", limited)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    context = Context(work=tmp_path, device="cpu", scale="small")
-    limit = 2
-    assert gpu.measured(settings, context, "cifar10", Choice()).rows == 2
-    limit = 0
-    assert gpu.measured(settings, context, "cifar10", Choice()) is None
-
-
 @pytest.mark.parametrize("name", ["cifar10", "celebahq256"])
 def test_flops_are_those_of_a_step(tmp_path, name):
     recipe = image_recipe(Context(work=tmp_path, device="cpu", scale="small"), name, "train.precision=fp32")
@@ -77,11 +49,6 @@ def test_flops_are_those_of_a_step(tmp_path, name):
         expected = step_flops(trainer, recipe.train.batch_size)
     assert gpu.flops(recipe) == expected
     trainer.close()
-
-
-def test_without_a_gpu_it_says_so(tmp_path):
-    report = gpu.topic(Settings(work=tmp_path))
-    assert (report.title, report.rows) == ("no GPU on this machine", [])
 
 
 def test_the_tables_in_the_documentation_wait_for_the_rows_that_it_measures():

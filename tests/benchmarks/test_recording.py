@@ -1,10 +1,8 @@
 """The recording of a terminal: real commands, in an animated picture that ends with their last state."""
 
 import re
-import subprocess
 from xml.etree import ElementTree
 
-import pyte
 import pytest
 
 from benchmarks import recording
@@ -68,35 +66,3 @@ def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):
     assert any("toy_demo" in text for text in shown)
     typing = len("cldctl recipes") * recording.LETTER_S + 2 * recording.FIRST_S
     assert film.seconds < typing + 2 * (1.0 + recording.READ_S) + 1.0
-
-
-def test_the_first_frame_is_a_whole_command_and_the_still_one_the_end(tmp_path):
-    film = recording.record([recording.Scene("cldctl --version", 1.0)], tmp_path)
-    first, *_, last = frames(film)
-    assert first == ["$", "cldctl --version"]
-    assert last[0] == "$"
-    assert any(text.startswith("cldctl 0.") for text in last)
-    still = re.search(r"#strip\{transform:translateX\((-[\d.]+)px\)", film.svg())
-    (strip,) = (group for group in drawn(film).iter(f"{SVG}g") if group.get("id") == "strip")
-    assert list(strip)[-1].get("transform") == f"translate({still.group(1).removeprefix('-')})"
-
-
-def frames(film: Film) -> list[list[str]]:
-    """The texts of each frame, row by row."""
-    picture = drawn(film)
-    rows = {group.get("id"): texts(group) for group in picture.iter(f"{SVG}g") if group.get("id") != "strip"}
-    (strip,) = (group for group in picture.iter(f"{SVG}g") if group.get("id") == "strip")
-    return [[text for use in frame for text in rows[use.get("href").removeprefix("#")]] for frame in strip]
-
-
-def test_a_command_that_fails_makes_no_recording(tmp_path):
-    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
-        recording.record([recording.Scene("cldctl why nothing")], tmp_path)
-
-
-def test_waiting_is_shortened():
-
-    film, screen = Film(20, 2), pyte.Screen(20, 2)
-    output = [(float(second), f"\r{second}") for second in range(100)]
-    recording._play([*output, (100.0, "")], 4.0, pyte.Stream(screen), film)
-    assert film.seconds == pytest.approx(4.0)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks.samplers_docs import PAGE, main, published, replaced
+from benchmarks.samplers_docs import PAGE, main, published
 from cld_core.evaluation.published import published_samplers
 from cldctl.evals import samplers
 from tests.support.made_up import report, run_with
@@ -45,8 +45,3 @@ def test_the_tables_of_runs_are_those_of_their_newest_comparison(tmp_path, monke
         "| `exponential` | **0.2500** / 0.5000 | **0.2500** / 0.5000 |",
     ]
     assert "0.062 (distance from the flow)" in written
-
-
-def test_a_page_without_markers_is_refused():
-    with pytest.raises(ValueError, match=r"no <!-- x: begin --> with <!-- x: end --> below"):
-        replaced("text\n<!-- x: begin -->\n", "x", "new")

@@ -9,24 +9,39 @@ from collections.abc import Callable
 
 import psutil
 
-from tests.slurm import mishaps
-from tests.slurm.mishaps import MISHAPS, Mishap
-
 from .events import COMMON, DEAD, OVER, PATIENCE_S, Event, Repair, Scene, kill, order
+from .stage import KILL_WAIT_S
 
 # Seconds for which a daemon is away, shorter than a job tries to requeue.
 AWAY_S = 10.0
 
 
-def of(mishap: Mishap) -> Event:
-    """A mishap as an event."""
+def preempt(*, user_signal: bool, grace_time: int) -> Callable[[Scene], None]:
+    def do(scene: Scene) -> None:
+        scene.lab.slurm.configure(user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S)
+        scene.lab.slurm.preempt_all(1)
 
-    def do(scene: Scene) -> Repair | None:
-        return mishap.do(mishaps.Scene(scene.lab, scene.run, scene.job, scene.orders, scene.rng))
+    return do
 
-    # The ranks on other nodes, and the batch script there, may notice before Slurm does.
-    causes = (mishap.cause, "crashed") if mishap.cause == "node_failure" else (mishap.cause,)
-    return Event(mishap.name, causes, do, announced=mishap.announced)
+
+def lose_a_node(scene: Scene) -> Repair:
+    slurm = scene.lab.slurm
+    hosts = slurm.run(["scontrol", "show", "hostnames", slurm.job_info(scene.job)["NodeList"]]).stdout.split()
+    node = scene.rng.choice(hosts)
+    slurm.kill_node(node)
+    return lambda: slurm.restore_node(node)
+
+
+def expire(scene: Scene) -> Repair:
+    scene.lab.slurm.expire(scene.job, 40)
+    # This changes the limit of the job itself, which it keeps when it starts again.
+    return lambda: scene.lab.slurm.run(["scontrol", "update", f"jobid={scene.job}", "TimeLimit=30"])
+
+
+def restart_the_controller(scene: Scene) -> None:
+    scene.lab.slurm.kill_controller()
+    time.sleep(scene.rng.uniform(0, 5))
+    scene.lab.slurm.start_controller()
 
 
 def scancel(scene: Scene) -> None:
@@ -110,8 +125,16 @@ def batch_script(scene: Scene) -> None:
 
 
 SLURM = (
-    # That one resumes the run where it would meet no more faults.
-    *(of(mishap) for mishap in MISHAPS if mishap.name != "scancel, resume"),
+    Event("preempted, user signal", ("preempted",), preempt(user_signal=True, grace_time=15), announced=True),
+    Event("preempted, SIGTERM only", ("preempted",), preempt(user_signal=False, grace_time=15), announced=True),
+    # Partition `low` with the one setting in which `low0` differs: a running job cannot change partitions.
+    Event("preempted, no grace", ("preempted",), preempt(user_signal=False, grace_time=0), announced=True),
+    # The ranks on other nodes, and the batch script there, may notice before Slurm does.
+    Event("node failure", ("node_failure", "crashed"), lose_a_node),
+    Event("a rank is killed", ("crashed",), order("die")),
+    Event("requeued by an admin", ("requeued",), requeue, announced=True),
+    Event("time limit", ("timeout",), expire, announced=True),
+    Event("slurmctld restarts", (None,), restart_the_controller, announced=True),
     Event("scancel", ("cancelled",), scancel, announced=True, ends=True),
     *COMMON,
     Event("kill the batch script", (*DEAD, "cancelled"), batch_script, ends=True),

@@ -16,7 +16,6 @@ from typing import Any
 from cld_core.run import RunFolder
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.lab import Lab
-from tests.slurm.mishaps import KILL_WAIT_S
 from tests.support.paths import MISBEHAVING
 
 from .shim import Faults
@@ -29,6 +28,8 @@ SMALL = (
 # Bytes of the disk that the runs of the local stage are on.
 DISK = 64 * 2**20
 RANKS = 2
+# From SIGTERM to SIGKILL: a busy machine needs longer for a save than the 5 s of the tests of Slurm.
+KILL_WAIT_S = 15
 
 
 @dataclass

@@ -10,11 +10,11 @@ import pytest
 from . import stage as stages
 from . import submitting
 from .campaign import Campaign
-from .events import LOCAL, draw, named
+from .events import LOCAL, named
 from .shim import library
 from .stage import Stage
 
-pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
+pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
 SEED = 5
 EVENTS = ("full disk", "ESTALE, some calls", "clock -1 h", "two resumes at once")
 
@@ -25,24 +25,15 @@ def stage() -> Iterator[Stage]:
         yield place
 
 
-@pytest.mark.slow
 def test_every_promise_is_kept(stage: Stage) -> None:
     campaign = Campaign(stage, random.Random(SEED))
     broken = campaign.run(named(LOCAL, EVENTS))
     assert broken == [], f"{campaign.record.table()}\n{stage.describe()}"
 
 
-@pytest.mark.slow
 def test_a_submission_may_die_at_any_write(stage: Stage) -> None:
     """Some of them: within the folder, around the ledger's lines, and at the last one."""
     last = submitting.count(stage)
     assert last > 20
     chosen = [*random.Random(SEED).sample(range(1, last), 2), last]
     assert submitting.sweep(stage, chosen) == []
-
-
-def test_the_same_seed_draws_the_same_events_and_every_kind_first() -> None:
-    first, again = (draw(random.Random(7), LOCAL, 2 * len(LOCAL)) for _ in range(2))
-    assert first == again
-    assert set(first[: len(LOCAL)]) == set(LOCAL)
-    assert draw(random.Random(8), LOCAL, 30) != first[:30]

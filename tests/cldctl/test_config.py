@@ -6,7 +6,6 @@ import pytest
 
 from cld_core.errors import RecipeError, UsageError
 from cldctl import config, lookup
-from cldctl.cli import completion
 from cldctl.clusters.debug import DebugCluster
 from cldctl.runs import home
 from tests.support.made_up import run_with
@@ -27,11 +26,6 @@ def write(tmp_path, monkeypatch):
         return file
 
     return write
-
-
-def test_without_a_file_nothing_is_changed(write):
-    assert config.read() == config.Config()
-    assert str(config.runs_dir()) == "runs"
 
 
 def test_the_order(write, tmp_path, monkeypatch):
@@ -110,41 +104,6 @@ def test_a_file_that_others_can_write_is_refused(write):
         config.read()
 
 
-def test_a_file_of_somebody_else_is_refused(write, monkeypatch):
-    file = write("cluster: local\n")
-    owner = file.stat().st_uid
-    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    with pytest.raises(UsageError, match=f"belongs to user {owner}"):
-        config.read()
-
-
-def test_doctor_shows_the_defaults(write, tmp_path):
-    from cldctl.machine import _defaults
-
-    assert _defaults().found.startswith("there is no ")
-    file = write("cluster: local\n")
-    assert (_defaults().verdict, _defaults().found) == ("ok", f"{file}: cluster=local")
-    write("clusterz: local\n")
-    assert (_defaults().verdict, _defaults().advice) == ("fail", "Did you mean 'cluster'?")
-
-
-def test_the_folder_without_the_variable(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert config.file() == tmp_path / ".config/cldctl/config.yaml"
-
-
-def test_completion_survives_a_wrong_file(write, tmp_path):
-    import click
-
-    context = click.Context(click.Command("status"))
-    run_with(tmp_path / "ours" / "mine", 10)
-    file = write(f"runs_dir: {tmp_path / 'ours'}")
-    assert completion.runs(context, "m") == ["mine"]
-    file.write_text("clusterz: local")
-    assert completion.runs(context, "m") == []
-
-
 def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
     import pwd
 
@@ -165,12 +124,3 @@ def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
     monkeypatch.setenv("CLDCTL_CLUSTER", "slrm")
     with pytest.raises(UsageError, match=r"the default, in \$CLDCTL_CLUSTER\.$"):
         home.default()
-
-
-@pytest.mark.parametrize(("name", "words"), [("cluster", "$CLDCTL_CLUSTER"), ("profile", "$CLDCTL_PROFILE")])
-def test_help_names_the_places_of_the_defaults(name, words):
-    from tests.cldctl.cli.test_help import COMMANDS
-
-    help_ = next(param.help for param in COMMANDS["submit",].params if param.name == name)
-    assert words in help_
-    assert "config file" in help_

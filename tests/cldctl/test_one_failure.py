@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from cld_core import faults
-from cld_core.checkpoint.prune import prune
 from cld_core.checkpoint.write import write
 from cld_core.recipe import load
 from cld_core.run import Lease, RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.train import start as starts
 from cldctl.clusters import entry
 from cldctl.clusters.slurm import client, submission
@@ -45,12 +43,6 @@ def new_run(tmp_path):
     return make
 
 
-def test_reading_the_recipe(new_run, monkeypatch):
-    run = new_run()
-    calls = same_whatever_fails(str(run.path), lambda: run.recipe(within_s=WITHIN_S), monkeypatch.context)
-    assert calls >= 1
-
-
 @pytest.mark.parametrize("damaged", [False, True])
 def test_choosing_where_to_start(new_run, monkeypatch, damaged):
     runs = []
@@ -68,23 +60,6 @@ def test_choosing_where_to_start(new_run, monkeypatch, damaged):
     assert runs[-1].checkpoint_steps() == ([10, 20] if damaged else [10, 20, 30])
 
 
-def test_pruning(new_run, monkeypatch):
-    runs = []
-
-    def context():
-        runs.append(new_run())
-        folder = runs[-1].evals / "elbo"
-        folder.mkdir()
-        write_json(folder / "request.json", {"checkpoint_step": 10})
-        return monkeypatch.context()
-
-    def pruned():
-        faults.retried(lambda: prune(runs[-1], keep=1), WITHIN_S)
-
-    assert same_whatever_fails("/it-", pruned, context, lambda: runs[-1].checkpoint_steps()) >= 3
-    assert runs[-1].checkpoint_steps() == [10, 30]
-
-
 def test_taking_the_lease(tmp_path, monkeypatch):
     folders = []
 
@@ -99,13 +74,6 @@ def test_taking_the_lease(tmp_path, monkeypatch):
         return lease.number, lease.lost
 
     assert same_whatever_fails("lease-", acquired, context) >= 4
-
-
-def test_reading_what_a_job_begins_with(tmp_path, monkeypatch):
-    file = tmp_path / "7_submitted.pkl"
-    file.write_bytes(b"anything")
-    file.chmod(0o600)
-    assert same_whatever_fails("submitted", lambda: entry.content_of(file), monkeypatch.context) >= 1
 
 
 @pytest.fixture

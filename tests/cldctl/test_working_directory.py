@@ -7,11 +7,9 @@ import sys
 import pytest
 
 from cld_core.recipe.cluster import ClusterSpec
-from cldctl import card, machine
 from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import JobSpec
-from cldctl.clusters.slurm import node_probe
 from cldctl.clusters.this_machine import safe_path
 from tests.cldctl.clusters.works import Report
 from tests.support.hostile import hostile, imported
@@ -38,37 +36,10 @@ def test_local_jobs(here, tmp_path, monkeypatch, path):
     assert (tmp_path / "a.json").exists()
 
 
-def test_doctor_s_look_at_torch(here):
-    assert machine._torch().verdict == "ok"
-    assert imported(here) == []
-
-
-def test_doctor_s_look_at_the_card(here, monkeypatch):
-    """Whatever the card is: this asks for none of the checks."""
-    monkeypatch.setattr(card, "COMMAND", (*card.COMMAND[:-2], "--help"))
-    (first,) = card.checks()
-    assert "hostile" not in first.found
-    assert imported(here) == []
-
-
-def test_jobs_of_doctor(here, tmp_path):
-    script = node_probe.script(tmp_path, [])
-    (tmp_path / node_probe.TOKEN).touch()
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True)
-    assert (done.returncode, imported(here)) == (0, []), done.stderr
-    assert (tmp_path / node_probe.ANSWER).exists()
-
-
 def test_the_command_itself(here):
     done = subprocess.run([sys.executable, "-m", "cldctl", "recipes"], capture_output=True, text=True)
     assert (done.returncode, imported(here)) == (0, []), done.stderr
     assert "cifar10" in done.stdout
-
-
-def test_a_copy_of_the_source_is_run_from_its_folder(monkeypatch):
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    done = subprocess.run([sys.executable, "-m", "cldctl", "--help"], capture_output=True, text=True, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_relative_element_of_the_path_is_of_this_folder(monkeypatch, tmp_path):

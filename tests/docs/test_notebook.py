@@ -44,7 +44,7 @@ def test_the_model_of_the_documentation_is_that_of_the_recipe():
     assert f"```\n{said}\n```" in (ROOT / "docs/api.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_it_runs_and_shows_the_same_kinds_of_things():
     again = read()
     NotebookClient(again, timeout=1200, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()

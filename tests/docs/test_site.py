@@ -1,12 +1,8 @@
 """The site: it builds without a warning, loads nothing from elsewhere, and its generated pages are complete."""
 
-import base64
-import json
-import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ import pytest
 import cld_core
 from cld_core.recipe import load
 from cld_core.recipe.tree import walk
-from docs.site import commands, links, mathml, notebook, python_api, recipe_keys, requests
+from docs.site import commands, links, recipe_keys, requests
 from tests.docs.blocks import ROOT
 from tests.support.browser import chromium
 from tests.support.paths import RECIPES
@@ -34,7 +30,7 @@ def build(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_site_has_all_pages(site: Path) -> None:
     for page in ("index", "start/tutorial", "learn/cld", "reference/recipe", "reference/commands", "reference/python"):
         assert (site / f"{page}.html").is_file(), page
@@ -43,7 +39,7 @@ def test_the_site_has_all_pages(site: Path) -> None:
     assert not (site / "site").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_wrong_links_and_pages_outside_the_navigation_fail_the_build(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     hook = ROOT / "docs/site/hooks.py"
@@ -57,7 +53,7 @@ def test_wrong_links_and_pages_outside_the_navigation_fail_the_build(tmp_path: P
         assert wrong in done.stderr, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_links_out_of_docs_lead_to_pages_that_show_the_file(site: Path) -> None:
     assert (
         'href="../repository/recipes/profiles/example.yaml.html"' in (site / "howto/slurm-first-day.html").read_text()
@@ -66,19 +62,12 @@ def test_links_out_of_docs_lead_to_pages_that_show_the_file(site: Path) -> None:
     assert 'href="../../../slurm.html' in (site / "repository/tests/slurm/index.html").read_text()
 
 
-@pytest.mark.slow
-def test_formulas_are_drawn_without_scripts(site: Path) -> None:
-    page = (site / "learn/cld.html").read_text()
-    assert page.count("<math") >= 5
-    assert "\\sqrt" not in page
-
-
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert requests.outside(site) == []
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
     with chromium() as browser:
         context = browser.new_context()
@@ -99,36 +88,7 @@ def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
         assert not [url for url in asked if not url.startswith(("file:", "data:", "about:"))]
 
 
-@pytest.mark.slow
-def test_no_two_pages_of_the_navigation_have_nearly_the_same_name(site: Path) -> None:
-    names = names_by_page((site / "index.html").read_text())
-    assert {"index.html", "learn/cld.html", "repository/CHANGELOG.html"} <= names.keys()
-    assert {"python guide", "python reference"} <= set(names.values())
-    assert shared_names(names) == []
-
-
-def names_by_page(html: str) -> dict[str, str]:
-    """The names in the navigation of a page by what they link to, without what makes little difference."""
-    found = re.findall(r'<a href="([^"#]+)" class="md-nav__link[^"]*">\s*(?:<[^>]*>\s*)*([^<]+?)\s*<', html)
-    return {target: name.strip().removeprefix("The ").lower() for target, name in found}
-
-
-def shared_names(names: dict[str, str]) -> list[str]:
-    """The names that more than one page has."""
-    return [name for name, pages in Counter(names.values()).items() if pages > 1]
-
-
-def test_pages_of_the_same_name_are_noticed() -> None:
-    def link(target: str, name: str) -> str:
-        return f'<a href="{target}" class="md-nav__link">\n<span class="md-ellipsis">\n{name}\n</span></a>'
-
-    different = link("a.html", "Guide") + link("b.html", "Reference") + link("a.html", "Guide") + link("#a", "Guide")
-    assert shared_names(names_by_page(different)) == [], "a page that is linked twice has one name"
-    for name in ("Guide", "The guide"):
-        assert shared_names(names_by_page(different + link("c.html", name))) == ["guide"]
-
-
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_python_reference_has_signatures_and_descriptions(site: Path) -> None:
     page = (site / "reference/python.html").read_text()
     for method in ("sample", "draw", "export", "trajectory", "log_likelihood", "plot"):
@@ -157,12 +117,6 @@ def test_a_request_to_another_host_is_found(name: str, text: str, tmp_path: Path
     assert "example.org" in found
 
 
-def test_links_and_own_files_are_no_requests(tmp_path: Path) -> None:
-    (tmp_path / "a.html").write_text('<a href="https://example.org">x</a><script src="a.js"></script>')
-    (tmp_path / "a.css").write_text("p { background: url(a.png) url(data:image/png;base64,AA==) }")
-    assert requests.outside(tmp_path) == []
-
-
 def test_the_page_of_keys_has_every_key_of_every_recipe() -> None:
     text = recipe_keys.page()
     for file in RECIPES.glob("*.yaml"):
@@ -170,13 +124,6 @@ def test_the_page_of_keys_has_every_key_of_every_recipe() -> None:
             if "." in key and not isinstance(value, dict):
                 assert f"| `{key}` |" in text, f"{file.name}: {key}"
     assert {f"| `{name}` |" in text for name in recipe_keys.names()} == {True}
-
-
-def test_the_page_of_keys_has_default_bounds_and_values() -> None:
-    lines = recipe_keys.page().splitlines()
-    assert "| `train.ema` | `0.999` | a number >= 0 and < 1 | decay of the moving average of the weights |" in lines
-    assert any(line.startswith("| `train.precision` | `fp32` | one of fp32, bf16, fp16 |") for line in lines)
-    assert any(line.startswith("| `train.micro_batch` | `null` | a whole number >= 1") for line in lines)
 
 
 def test_the_page_of_commands_has_every_option() -> None:
@@ -187,12 +134,6 @@ def test_the_page_of_commands_has_every_option() -> None:
         for parameter in command.params:
             for option in parameter.opts:
                 assert not option.startswith("--") or option in section, f"{path} {option}"
-
-
-def test_the_python_reference_names_what_exists() -> None:
-    for names in python_api.NAMES.values():
-        for name in names:
-            assert python_api.exists(name), name
 
 
 def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
@@ -212,25 +153,3 @@ def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
     assert "(../gone.md)" in shown  # mkdocs then warns of it
     back = links.rewritten((tmp_path / "b/README.md").read_text(), "b", tmp_path, "repository/b")
     assert back == "[d](d.py.md) [back](../../a.md)"
-
-
-def test_a_formula_becomes_mathml() -> None:
-    assert "<msqrt>" in mathml.block(r"\sqrt{M}", "math", "math", {}, None)
-
-
-def test_a_notebook_becomes_a_page_with_its_pictures(tmp_path: Path) -> None:
-    picture = base64.b64encode(b"PNG").decode()
-    output = {"output_type": "display_data", "metadata": {}, "data": {"image/png": picture}}
-    code = {"cell_type": "code", "id": "b", "metadata": {}, "source": "1 + 1", "execution_count": 1}
-    cells = [
-        {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Title, $x$"},
-        {**code, "outputs": [output]},
-    ]
-    language = {"language_info": {"name": "python"}}
-    file = tmp_path / "demo.ipynb"
-    file.write_text(json.dumps({"cells": cells, "metadata": language, "nbformat": 4, "nbformat_minor": 5}))
-    text, pictures = notebook.page(file)
-    ((name, content),) = pictures.items()
-    assert content == b"PNG"
-    assert "# Title, <math" in text
-    assert text.index("# Title") < text.index("```python\n1 + 1\n```") < text.index(f"({name})")

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from .campaign import campaign, describe, one
-from .targets import TARGETS, find
+from .targets import TARGETS
 
 
 def main() -> int:
@@ -17,20 +17,20 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="for each target; default 60 without --cases")
     parser.add_argument("--replay", metavar="SEED:NUMBER", help="run one case and print all that it says")
     options = parser.parse_args()
-    names = options.target or list(TARGETS)
+    chosen = [TARGETS[name] for name in options.target or TARGETS]
     if options.replay:
-        seed, number = map(int, options.replay.split(":"))
-        (target,) = map(find, names)
+        (target,) = chosen
         target.prepare()
-        verdict = one(target, seed, number)
+        verdict = one(target, *map(int, options.replay.split(":")))
         print(f"{verdict.outcome}\n{verdict.detail}")
         return 0 if verdict.is_good else 1
     seconds = options.seconds if options.seconds or options.cases else 60.0
-    results = []
-    for name in names:
-        results.append(campaign(find(name), options.seed, cases=options.cases, seconds=seconds))
-        print(describe(results[-1]), flush=True)
-    return 1 if any(result.bad for result in results) else 0
+    is_good = True
+    for target in chosen:
+        result = campaign(target, options.seed, cases=options.cases, seconds=seconds)
+        print(describe(result), flush=True)
+        is_good &= not result.bad
+    return 0 if is_good else 1
 
 
 if __name__ == "__main__":

@@ -40,109 +40,21 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "status": ("--all", "--json"),
     "logs": ("--rank *", "--attempt *", "--eval *", "--shard *"),
     "cancel": (),
-    "eval": (
-        "--fid",
-        "--elbo",
-        "--loss",
-        "--samples *",
-        "--shards *",
-        "--checkpoint *",
-        "--sweep *",
-        "--compare",
-        "--json",
-    ),
+    "eval": ("--fid", "--elbo", "--loss", "--samples *", "--shards *", "--checkpoint *", "--sweep *", "--compare"),
     "sample": ("-n *", "-o *", "--method *", "--nfe *", "--checkpoint *", "--seed *"),
     "report": ("-o *",),
     # A card makes folders: of any word, they might be anywhere.
     "export": ("-o *", "--checkpoint *", "--card card", "--card card.md", "--license *"),
     "resume": ("--from *",),
 }
-WORDS = (
-    *(
-        "",
-        " ",
-        "-",
-        "--",
-        "-1",
-        "0",
-        "1",
-        "2",
-        "120",
-        "15",
-        "1e9",
-        "1e400",
-        "nan",
-        "inf",
-        "-inf",
-        "100000000000000",
-        "9" * 5000,
-    ),
-    *(
-        "\u00b2",
-        "\u0967\u0968",
-        "0x10",
-        "1_000",
-        "+1",
-        "1.5",
-        "true",
-        "null",
-        "last",
-        "all",
-        "slurm",
-        "local",
-        "debug",
-        "moon",
-    ),
-    *(
-        "fid",
-        "elbo",
-        "fid,elbo",
-        ",",
-        "fid,,",
-        "x.png",
-        "x.npz",
-        "x.html",
-        "x.safetensors",
-        "../x.png",
-        "/nowhere/x.png",
-        ".",
-    ),
-    *(
-        "..",
-        "/",
-        "./run",
-        "run",
-        "other-run",
-        "run/",
-        "run/recipe.yaml",
-        "/dev/zero",
-        "/dev/null",
-        "toy",
-        "cifar10",
-    ),
-    *(
-        "\x1b[31mred",
-        "a\nb",
-        "\u202eabc",
-        "\udcff",
-        "[red]x[/]",
-        "[/]",
-        "${oc.env:HOME}",
-        "~",
-        "$HOME",
-        "x" * 300,
-        "x" * 5000,
-    ),
-    *(
-        "elbo-00000120-f7121f8d",
-        "sampling.nfe=5,10",
-        "eval.elbo.probes=1,0",
-        "sampling.method=em",
-        "*",
-        "--help",
-        "--version",
-    ),
-)
+PLAIN = """
+- -- -1 0 1 2 120 15 1e9 1e400 nan inf -inf 100000000000000 0x10 1_000 +1 1.5 true null last all slurm local debug moon
+fid elbo fid,elbo , fid,, x.png x.npz x.html x.safetensors ../x.png /nowhere/x.png . .. / ./run run other-run run/
+run/recipe.yaml /dev/zero /dev/null toy cifar10 [red]x[/] [/] ~ ${oc.env:HOME} $HOME elbo-00000120-78ce5c25
+sampling.nfe=5,10 eval.elbo.probes=1,0 * --help --version
+"""
+ODD = ("", " ", "9" * 5000, "x" * 300, "\u00b2", "\u0967\u0968", "\x1b[31mred", "a\nb", "\u202eabc", "\udcff")
+WORDS = (*PLAIN.split(), *ODD)
 CODES = {0, 1, 2, 3, 4, 5}
 
 

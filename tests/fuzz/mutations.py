@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -63,3 +64,11 @@ def _change(rng: random.Random, tree: Any) -> Any:
             deep = [deep]
         return deep
     return rng.choice(ODD_VALUES)
+
+
+def json_bytes(tree: Any) -> bytes:
+    """A tree of odd values as JSON; one that is too deep for the writer, as JSON that is as deep."""
+    try:
+        return json.dumps(tree).encode(errors="surrogatepass")
+    except (RecursionError, TypeError, ValueError):
+        return b"[" * 3000 + b"]" * 3000

@@ -29,19 +29,7 @@ def test_the_newest_release_is_the_one_to_cite() -> None:
     assert cited["preferred-citation"]["url"] == "https://arxiv.org/abs/2112.07068"
 
 
-def test_what_is_not_released_comes_first_and_every_heading_is_a_release() -> None:
-    headings = [line for line in LINES if line.startswith("## ")]
-    assert headings[0] == "## [Unreleased]"
-    assert len(headings) == 1 + len(_releases())
-
-
 def test_newer_releases_come_first() -> None:
     for (newer, later), (older, earlier) in pairwise(_releases()):
         assert tuple(map(int, newer.split("."))) > tuple(map(int, older.split(".")))
         assert later >= earlier
-
-
-def test_each_kind_is_a_heading_once_in_a_release() -> None:
-    for section in re.split(r"(?m)^## ", "\n".join(LINES))[1:]:
-        kinds = re.findall(r"(?m)^### (.+)$", section)
-        assert kinds == [kind for kind in KINDS if kind in kinds], section.splitlines()[0]

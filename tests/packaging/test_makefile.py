@@ -1,6 +1,5 @@
 """`make` finds a Python that is new enough, and installs with it what a target needs."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -66,12 +65,6 @@ def test_the_first_python_that_is_new_enough_makes_the_environment(tmp_path, new
     assert machine.did() == [f"{chosen} -m venv {machine.venv}", PRODUCT]
 
 
-def test_somebody_may_name_a_python(tmp_path):
-    machine = Machine(tmp_path, dict.fromkeys(("python3", "mine"), True))
-    assert machine.make(".product", f"PYTHON={tmp_path}/bin/mine").returncode == 0
-    assert machine.did()[0] == f"mine -m venv {machine.venv}"
-
-
 @pytest.mark.parametrize("variables", [[], ["PYTHON=python3.9"], ["PYTHON=/nowhere/python3.12"]])
 def test_without_one_a_single_line_says_what_to_do(tmp_path, variables):
     machine = Machine(tmp_path, {"python3": False, "python3.9": False})
@@ -95,21 +88,3 @@ def test_the_product_is_installed_alone_and_tests_on_top_of_it(tmp_path):
     for target in (".product", ".installed"):
         assert machine.make(target).returncode == 0
         assert machine.did() == []
-
-
-def test_an_environment_without_pip_is_made_again(tmp_path):
-    machine = Machine(tmp_path, {"python3": True})
-    (machine.venv / "bin").mkdir(parents=True)
-    (machine.venv / "bin" / "python").write_text("#!/bin/sh\n")
-    assert machine.make(".installed").returncode == 0
-    assert machine.did() == [f"python3 -m venv {machine.venv}", TESTS]
-
-
-@pytest.mark.parametrize(("target", "stamp"), [("demo", ".product"), ("test", ".installed"), ("lint", ".installed")])
-def test_what_a_target_installs(target, stamp, tmp_path):
-    words = ["make", "-n", "-C", str(ROOT), f"VENV={tmp_path}/venv", target]
-    # `make test` tells the makes that it starts what it was told.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    planned = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert f"{tmp_path}/venv/{stamp}" in planned
-    assert (".[dev]" in planned) == (stamp == ".installed")

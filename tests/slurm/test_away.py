@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from cld_core.run.events import Ended, Event, GivenUp, Started
 from cld_core.run.ledger import Ledger
 from cldctl.clusters.submitit_jobs import ENTRY
 
-from .cluster import SlurmCluster
 from .lab import Lab, give
 from .polling import wait_until
 
@@ -73,23 +70,3 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     went_on(lab, noticed, "preempted")
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
     assert not work.ledger.history().crashes
-
-
-def test_it_is_stopped_for_a_while_when_the_notice_comes(lab: Lab) -> None:
-    """What was asked before may be heard late."""
-    run = lab.submit("mine")
-    lab.training("mine")
-    with stopped(lab.slurm):
-        os.kill(pid_of_rank_0(run), signal.SIGUSR2)
-        outage(40)
-    went_on(lab, run, "preempted")
-
-
-@contextlib.contextmanager
-def stopped(slurm: SlurmCluster) -> Iterator[None]:
-    """A controller that is there and does not answer."""
-    slurm.processes.send("slurmctld", signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        slurm.processes.send("slurmctld", signal.SIGCONT)

@@ -18,7 +18,7 @@ SEED = 3
 EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace")
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.skipif(library() is None, reason="needs a C compiler")
 def test_every_promise_is_kept(slurm: SlurmCluster) -> None:
     with stages.on_slurm(SEED, slurm) as stage:

@@ -57,6 +57,9 @@ def test_a_requeued_job_runs_the_code_that_was_submitted(lab: Lab, tmp_path: Pat
     plugin.write_text("raise SystemExit('this is not the plug-in that was submitted')\n")
     lab.slurm.run(["scontrol", "requeue", row["job_id"]])
     row = lab.training("mine", attempt=1)
+    before, now = row["attempts"]
+    assert (before["cause"], before["job_id"]) == ("requeued", now["job_id"])
+    assert now["first_step"] == before["last_step"] > 0, "it saved before it ended"
     first, second = (event for event in run.ledger.events() if isinstance(event, Started))
     asked = run.ledger.history().code
     assert asked not in (None, "live")

@@ -83,28 +83,12 @@ def test_the_user_signal_and_saves_that_do_not_fit(lab: Lab) -> None:
     assert "low0" in checks(lab, partition="nowhere")["partitions"].advice
 
 
-def test_without_accounting(lab: Lab) -> None:
-    lab.slurm.configure(accounting=False)
-    assert checks(lab)["accounting"].verdict == "warn"
-
-
 def test_a_job_that_does_not_start_in_time_is_cancelled(lab: Lab) -> None:
     lab.slurm.preempt_all(60)
     found = checks(lab, partition="high", job=True, wait_s=2)["a job on a node"]
     assert found.verdict == "warn"
     assert "--wait" in found.advice
     assert "cldctl-doctor" not in lab.slurm.run("squeue -h -o %j").stdout
-
-
-def test_a_job_that_is_refused(lab: Lab) -> None:
-    lab.slurm.run("scontrol update partitionname=short state=inactive")
-    try:
-        found = checks(lab, partition="short", job=True)
-    finally:
-        lab.slurm.run("scontrol update partitionname=short state=up")
-    assert found["partition short"].verdict == "warn"
-    assert found["a job on a node"].verdict == "fail"
-    assert "sbatch" in found["a job on a node"].found
 
 
 def test_runs_on_a_disk_that_nodes_do_not_have(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,24 +98,6 @@ def test_runs_on_a_disk_that_nodes_do_not_have(lab: Lab, monkeypatch: pytest.Mon
     folder = lab.runs.parent / "here"
     folder.mkdir()
     assert node_probe.probe(folder, ["n1"], ["--partition=low"], 60).outcome == "not_shared"
-
-
-def test_a_controller_that_is_away(lab: Lab) -> None:
-    lab.slurm.kill_controller()
-    found = command(lab, code=4)
-    assert [name for name, check in found.items() if check.verdict == "fail"] == ["slurm"]
-    lab.slurm.start_controller()
-
-
-def test_what_it_says_about_cancel_with_the_user_signal_is_true(lab: Lab) -> None:
-    lab.slurm.configure(user_signal=True, grace_time=20)
-    lab.submit("mine", partition="cancel")
-    lab.training("mine")
-    lab.slurm.preempt_all(1)
-    before, now = lab.training("mine", attempt=1)["attempts"]
-    assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
-    assert now["first_step"] == before["last_step"] > 0
-    assert "the run itself" in checks(lab, partition="cancel")["partition cancel: preemption"].found
 
 
 def test_preemption_by_qos(lab: Lab) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cld_core.run.events import Crashed, GivenUp
+from cld_core.run.events import GivenUp
 from tests.support.tools import fill, small_disk
 
 from .cluster import SlurmCluster
@@ -45,15 +45,3 @@ def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, orders: Path) -> None:
     assert first["cause"] == "crashed"
     assert first["job_id"] == second["job_id"]
     assert not any(isinstance(event, GivenUp) for event in run.ledger.events())
-
-
-def test_an_evaluation_meets_a_full_disk(lab: Lab) -> None:
-    work = lab.evaluating("mine", below=400)
-    ballast = fill(lab.runs)
-    done = work.rows_done()[0]
-    state = work.shards / "00000.json"
-    wait_until(lambda: time.time() - state.stat().st_mtime > 8, timeout=60, what="a task that waits")
-    assert work.rows_done()[0] <= done + 16
-    ballast.unlink()
-    lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
-    assert not any(isinstance(event, Crashed) for event in work.ledger.events())

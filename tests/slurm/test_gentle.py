@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from cld_core.run import RunFolder
-from cld_core.run.events import Requeued, Started
 
 from .counted import Counted
 from .lab import ENDLESS, Lab
@@ -99,56 +94,3 @@ def test_everything_is_seen_with_one_question(lab: Lab, watchers: Watchers, coun
     assert "rank 0 of 2" in log.read_text()
     # The job has asked, too, by scontrol.
     assert counted.calls()["squeue"] == 1
-
-
-def test_follow_waits_for_a_run_that_is_requeued_while_slurmctld_is_away(lab: Lab, watchers: Watchers) -> None:
-    run = RunFolder(lab.runs / "mine")
-    submit = ("submit", "toy", *ENDLESS, "cluster.partition=low", "--name", "mine", "--follow")
-    follow = watchers.start(*submit)
-    until(follow, "mine RUNNING")
-    lab.training("mine")
-    lab.slurm.kill_controller()
-    (started,) = [event for event in run.ledger.events() if isinstance(event, Started)]
-    assert started.pid is not None
-    os.kill(started.pid, signal.SIGUSR2)
-    until(follow, "mine REQUEUED")
-    assert any(isinstance(event, Requeued) for event in run.ledger.events())
-    lab.slurm.start_controller()
-    lab.until("mine", "the run to go on", lambda row: row["state"] == "RUNNING" and len(row["attempts"]) == 2, 240)
-    lab.cldctl("cancel", "mine")
-    assert watchers.processes[0].wait(60) == 5, follow.read_text()
-
-
-def test_a_slurm_that_answers_slowly_is_asked_less_and_commands_work_from_files(lab: Lab, counted: Counted) -> None:
-    run = lab.submit("mine")
-    lab.training("mine")
-    counted.slow(2.5)
-    environment = {"CLDCTL_RUNS": str(lab.runs), "PATH": counted.path, "CLDCTL_ASK_EVERY_S": "600"}
-    # Not that of `lab`, whose questions are answered quickly.
-    environment["CLDCTL_CACHE"] = str(lab.runs.parent / "caches")
-
-    def status() -> subprocess.CompletedProcess[str]:
-        return lab.slurm.run([sys.executable, "-m", "cldctl", "status", "mine"], 60, env=environment)
-
-    assert "RUNNING" in status().stdout
-    asked = counted.calls()
-    later = status()
-    assert "Slurm answers slowly" in later.stderr
-    assert "is asked every 1200 s" in later.stderr
-    assert "RUNNING" in later.stdout
-    lab.cldctl("cancel", "mine")
-    assert run.ledger.history().last.cause == "cancelled"  # type: ignore[union-attr]
-    assert "CANCELLED" in status().stdout
-    assert counted.calls() == asked
-
-
-def test_a_suspended_run_shows_no_rate(lab: Lab) -> None:
-    lab.submit("mine")
-    job = lab.training("mine")["job_id"]
-    lab.slurm.run(["scontrol", "suspend", job])
-    lab.slurm.wait_state(job, "SUSPENDED")
-    row = lab.status("mine")
-    assert (row["state"], row["steps_per_s"], row["eta_s"]) == ("RUNNING", None, None)
-    assert row["reason"].startswith("suspended by Slurm")
-    lab.slurm.run(["scontrol", "resume", job])
-    lab.until("mine", "the run to go on", lambda row: row["state"] == "RUNNING" and row["eta_s"] is not None)

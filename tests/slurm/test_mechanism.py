@@ -16,7 +16,7 @@ from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefu
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
 from cldctl.clusters.slurm.inside import SlurmJob
 from cldctl.jobs.process import requeue
-from tests.cldctl.clusters.works import FailOnce, Report, RequeueOnce
+from tests.cldctl.clusters.works import FailOnce, Report
 from tests.support.paths import ROOT
 
 from .cluster import SlurmCluster
@@ -127,16 +127,6 @@ def test_a_crashed_array_begins_again_elsewhere_and_later(bench: Bench) -> None:
         # Slurm counts whole seconds.
         assert at - float(crashed_at) >= DELAY_S - 1
     bench.until("gone", jobs)
-
-
-def test_a_rank_requeues_its_own_job_elsewhere_and_later(bench: Bench) -> None:
-    folder = bench.spec.logs.parent
-    (job,) = bench.submit(RequeueOnce(str(folder), DELAY_S))
-    node, at = bench.again(job)
-    left, left_at = (folder / "requeued").read_text().split()
-    assert node != left
-    assert at - float(left_at) >= DELAY_S - 1
-    assert bench.slurm.job_info(job.job_id)["ExcNodeList"] == left
 
 
 def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:

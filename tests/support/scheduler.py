@@ -1,6 +1,8 @@
-"""A made-up Slurm behind the clients that commands call, and a clock for both that only goes on when it is told to."""
+"""A made-up Slurm behind the clients that commands call, its clock, and clients that are shell scripts."""
 
+import os
 from collections import Counter
+from pathlib import Path
 
 from cldctl.clusters.slurm import asking, client, shared
 from cldctl.clusters.slurm.client import Answer
@@ -77,3 +79,14 @@ def register(monkeypatch, clock: Time) -> Scheduler:
     monkeypatch.setattr(shared, "time", clock)
     monkeypatch.delenv("CLDCTL_ASK_EVERY_S", raising=False)
     return scheduler
+
+
+def clients(folder: Path, monkeypatch, lines: str = "exit 1") -> Path:
+    """Clients of Slurm on PATH: each notes how it was called in the file that is returned, then does ``lines``."""
+    place, calls = folder / "bin", folder / "called"
+    place.mkdir(exist_ok=True)
+    for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
+        (place / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {calls}\n{lines}\n')
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    return calls

@@ -1,25 +1,66 @@
-"""Clusters that are made up: jobs are in the phases that a test says, and calls are noted."""
+"""A cluster that is made up: jobs are in the phases that a test says, and calls are noted; a job of it from inside."""
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from cld_core.errors import RecipeError
+from cld_core.place import Place
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Started, Submitted
 from cldctl import clusters
+from cldctl.clusters.base import InJob
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
+from cldctl.clusters.slurm import client, failed_tasks
+
+REF = JobRef(cluster="scripted", job_id="7", restarts=True)
+# The launcher of an aftermath, as its command line names it.
+LAUNCHER = f"{__name__}:Scripted"
 
 
 class Scripted(DebugCluster):
-    """Cancelled jobs are gone, unless they are stubborn; `submit` accepts tasks and runs none."""
+    """Cancelled jobs are gone, unless they are stubborn; `submit` accepts tasks and runs none.
+
+    Attributes:
+        stubborn, refused: jobs that outlive a cancellation, and those for which one is refused.
+        away, broken: names of clusters that do not answer, or whose survey has a bug.
+        error: what `submit`, `cancel` and `kill` raise.
+        most: what it says that a submission may have; ``takes``: what it does take, if fewer.
+        sizes: of every submission that was tried; ``submissions``: specification and tasks of those that succeeded.
+        first: the id of the first job of a submission; None numbers submissions and tasks, as in 1_0, 1_1, 2_0.
+        nodes: how many there are, if it knows.
+        before: called before it answers a submission, with its number.
+        current: makes the job that a process of it is in.
+    """
 
     name: ClassVar[str] = "scripted"
     blocks: ClassVar[bool] = False
-    phases: ClassVar[dict[str, str]]
+    phases: ClassVar[dict[str, str]] = {}
     calls: ClassVar[list[tuple[str, list[str]]]]
     stubborn: ClassVar[set[str]]
-    refused: ClassVar[set[str]]  # jobs for which a cancellation is refused
-    away: ClassVar[set[str]]  # names of clusters that do not answer
-    broken: ClassVar[set[str]]  # names of clusters whose survey has a bug
+    refused: ClassVar[set[str]]
+    away: ClassVar[set[str]]
+    broken: ClassVar[set[str]]
+    sizes: ClassVar[list[int]]
+    submissions: ClassVar[list[tuple[Any, Any]]]
+    error: ClassVar[Exception | None] = None
+    most: ClassVar[int] = 1
+    takes: ClassVar[int] = 1000
+    first: ClassVar[int | None] = 100
+    nodes: ClassVar[int | None] = None
+    before = staticmethod(lambda number: None)
+    current = staticmethod(lambda: inside())
+
+    def max_tasks(self, spec):
+        return self.most
+
+    def why_no_more(self, spec):
+        return f"at most {self.most} jobs may be in the queue"
+
+    def check(self, spec, tasks=1):
+        super().check(spec, tasks)
+        if self.queues and tasks > self.most:
+            raise RecipeError(f"{tasks} tasks do not fit. Submit at most {self.most}.")
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
         if self.name in self.away:
@@ -29,8 +70,17 @@ class Scripted(DebugCluster):
         return Survey({(self.name, job.job_id): Seen(self.phases[job.job_id], reason="started on far") for job in jobs})
 
     def submit(self, spec, tasks, note):
-        jobs = [JobRef(cluster=self.name, job_id=f"{100 + number}") for number in range(len(tasks))]
-        self.phases.update({job.job_id: "pending" for job in jobs})
+        self.sizes.append(len(tasks))
+        self.before(len(self.sizes))
+        if self.error is not None:
+            raise self.error
+        if len(tasks) > self.takes:
+            raise TooManyTasks("sbatch refused the job: AssocMaxSubmitJobLimit. Fix it.", "AssocMaxSubmitJobLimit")
+        self.submissions.append((spec, tasks))
+        number = len(self.submissions)
+        ids = [f"{number}_{k}" if self.first is None else f"{self.first + k}" for k in range(len(tasks))]
+        jobs = [JobRef(cluster=self.name, job_id=it, logs=str(spec.logs), restarts=self.restarts) for it in ids]
+        self.phases.update(dict.fromkeys(ids, "pending"))
         note(jobs)
 
     def cancel(self, jobs):
@@ -40,23 +90,46 @@ class Scripted(DebugCluster):
         self._end("kill", [job.job_id for job in jobs], jobs)
 
     def _end(self, how, gone, jobs):
+        if self.error is not None:
+            raise self.error
         self.calls.append((how, [job.job_id for job in jobs]))
         if any(job.job_id in self.refused for job in jobs):
             raise SchedulerRefused("no")
         self.phases.update(dict.fromkeys(gone, "gone"))
+
+    def usable_nodes(self, size, without=()):
+        return None if self.nodes is None else self.nodes - len(without)
+
+    def excluded_nodes(self, size):
+        return client.nodes_in(size.exclude or "")
+
+    def current_job(self, logs=None):
+        return self.current()
 
 
 class Other(Scripted):
     name: ClassVar[str] = "other"
 
 
-def register(monkeypatch) -> type[Scripted]:
+def _fresh() -> dict[str, Any]:
+    sets: dict[str, Any] = {name: set() for name in ("stubborn", "refused", "away", "broken")}
+    return {"phases": {}, "calls": [], "sizes": [], "submissions": [], **sets}
+
+
+def register(monkeypatch, **how: Any) -> type[Scripted]:
     """Make the clusters ``scripted`` and ``other`` known."""
-    Scripted.phases, Scripted.calls = {}, []
-    Scripted.stubborn, Scripted.refused, Scripted.away, Scripted.broken = set(), set(), set(), set()
+    for name, value in (_fresh() | how).items():
+        monkeypatch.setattr(Scripted, name, value, raising=False)
     for kind in (Scripted, Other):
         monkeypatch.setitem(clusters.CLUSTERS, kind.name, f"{__name__}:{kind.__name__}")
     return Scripted
+
+
+def alone(**how: Any) -> Scripted:
+    """One that nobody knows by its name, with jobs of its own."""
+    cluster = Scripted()
+    vars(cluster).update(_fresh() | {"most": 1000, "first": None} | how)
+    return cluster
 
 
 def trained(run: RunFolder, job_id: str, phase: str = "running", cluster: str = "scripted") -> RunFolder:
@@ -65,3 +138,56 @@ def trained(run: RunFolder, job_id: str, phase: str = "running", cluster: str = 
     run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
     Scripted.phases[job_id] = phase
     return run
+
+
+@dataclass(kw_only=True)
+class Inside(InJob):
+    """Job 7 from inside.
+
+    Attributes:
+        cause: why it ended, as its launcher says; ``said``: what it printed into the log.
+        refusal: what asking for a requeue raises, ``refusals`` times; ``asked``: how often it was asked for.
+    """
+
+    in_process: ClassVar[bool] = False
+    cause: str | None = None
+    refusal: Exception | None = None
+    refusals: float = float("inf")
+    asked: int = 0
+    cancelled: bool = False
+    size: int = 1
+    said: str = ""
+    nodes: int | None = 4
+    excluded: tuple[str, ...] | None = ()
+
+    def place(self):
+        return Place(world_size=self.size)
+
+    def log_since(self, offset):
+        return self.said
+
+    def why_ended(self, attempt):
+        return self.cause
+
+    def usable_nodes(self, without=()):
+        return None if self.nodes is None else self.nodes - len(without)
+
+    def excluded_nodes(self):
+        return self.excluded
+
+    def ended_tasks(self, text):
+        return failed_tasks.parse(text)
+
+    def requeue(self, *, delay_s=0.0, exclude=(), readmit=()):
+        self.asked += 1
+        if self.refusal and self.asked <= self.refusals:
+            raise self.refusal
+        self.delay_s, self.exclude, self.readmit = delay_s, exclude, readmit
+
+    def is_cancelled(self):
+        return self.cancelled
+
+
+def inside(error: Exception | None = None, **more: Any) -> Inside:
+    """Job 7; the next one that it submits is number 8."""
+    return Inside(cluster=alone(error=error, first=8), ref=REF, **more)

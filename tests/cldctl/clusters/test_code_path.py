@@ -21,12 +21,6 @@ def code(tmp_path):
     return folder
 
 
-def test_without_code_nothing_changes(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "/a")
-    assert this_machine.path_from(None) == {}
-    assert this_machine.without(None) == this_machine.safe_path()
-
-
 @pytest.mark.parametrize(
     ("before", "after"), [("", ""), ("/a:/b", ":/a:/b"), ("/a::/b", ":/a:/b"), ("{code}:/a", ":/a")]
 )

@@ -1,69 +1,81 @@
-"""A cluster that is one file and one line of the registry (`spool`), under the real commands."""
+"""A cluster that is one class and one line of the registry, under the real commands."""
 
 import pytest
 
-from cld_core.run import RunFolder
+from cld_core.errors import RecipeError
+from cld_core.run.events import JobRef
 from cldctl.clusters import CLUSTERS
-from tests.support.paths import ROOT
-from tests.support.tools import ONE, invoke, status, wait_ended, wait_for, wait_step
+from cldctl.clusters.base import Cluster, Entry, InJob
+from cldctl.clusters.records import Seen, Survey
+from tests.support.tools import ONE, invoke, status
 
 # Of the picture that goes with an evaluation.
 QUICK = ("sampling.method=em", "sampling.nfe=2")
 
 
+class Here(Cluster):
+    """What a cluster has to define: its jobs run where they are submitted, after those that they wait for."""
+
+    name = "here"
+    blocks = True
+    running = ""
+
+    @classmethod
+    def unavailable(cls):
+        return None
+
+    def max_tasks(self, spec):
+        return 2
+
+    def check(self, spec, tasks=1):
+        if spec.size.world_size > 1:
+            raise RecipeError("recipe: 'cluster.tasks_per_node' is more than 1. Set it to 1.")
+
+    def script(self, spec, tasks=1):
+        return f"# here: {tasks} process(es), {spec.name}\n"
+
+    def submit(self, spec, tasks, note):
+        jobs = [JobRef(cluster=self.name, job_id=f"{spec.name}-{k}", logs=str(spec.logs)) for k in range(len(tasks))]
+        note(jobs)
+        for job, task in zip(jobs, tasks, strict=True):
+            Here.running = job.job_id
+            Entry(task.work, self)()
+
+    def survey(self, jobs, *, settled=(), max_age_s=30.0):
+        return Survey({(self.name, job.job_id): Seen("gone") for job in jobs})
+
+    def cancel(self, jobs):
+        """Nothing runs while a command asks for that."""
+
+    kill = cancel
+
+    def current_job(self, logs=None):
+        return InJob(cluster=self, ref=JobRef(cluster=self.name, job_id=self.running))
+
+
 @pytest.fixture
 def runs(fresh_runs, monkeypatch):
-    monkeypatch.setitem(CLUSTERS, "spool", "tests.cldctl.clusters.spool:SpoolCluster")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setitem(CLUSTERS, "here", f"{__name__}:Here")
     return fresh_runs
 
 
-def evaluated(runs, name, number):
-    def finished():
-        evals = status(runs, name)["evals"]
-        return len(evals) > number and evals[number]["state"] == "FINISHED" and evals[number]
-
-    return wait_for(finished)
-
-
-@pytest.mark.slow
 def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs):
-    done = invoke("submit", "toy", *ONE, *QUICK, "--name", "mine", "--cluster", "spool", "--eval", "elbo", runs=runs)
-    assert done.stdout == "mine\n"
-    assert "(spool)" in done.stderr
-    row = wait_ended(runs, "mine")
-    assert (row["state"], row["cluster"], row["step"]) == ("FINISHED", "spool", 20)
-    assert row["job_id"].startswith("mine-")
-    assert evaluated(runs, "mine", 0)["nll"] is not None, "the chained evaluation waited for the training"
-    assert "step 20/20" in invoke("logs", "mine", runs=runs).stdout
-
-    again = invoke("eval", "mine", "--elbo", "--shards", "3", "eval.seed=4", "--follow", runs=runs)
-    assert "(spool)" in again.stderr, "the run's own cluster"
-    assert "3/3" in again.stdout
-    name = evaluated(runs, "mine", 1)["id"]
-    jobs = RunFolder(runs / "mine").evals / name / "jobs.jsonl"
-    assert len(jobs.read_text().splitlines()) == 2, "three shards, two tasks"
-    assert "shard 1 of 3" in invoke("logs", "mine", "--eval", name, "--shard", "1", runs=runs).stdout
-
-    invoke("resume", "mine", "train.steps=1000000", runs=runs)
-    wait_step(RunFolder(runs / "mine"), 30)
-    assert status(runs, "mine")["state"] == "RUNNING"
-    assert "is running as job" in invoke("resume", "mine", runs=runs, code=2).stderr
-    assert "mine: cancelled; last checkpoint: step" in invoke("cancel", "mine", runs=runs).stderr
+    invoke("submit", "toy", *ONE, *QUICK, "--name", "mine", "--cluster", "here", "--eval", "elbo", runs=runs)
     row = status(runs, "mine")
-    assert (row["state"], row["attempts"][1]["cause"]) == ("CANCELLED", "cancelled")
-
-    step = row["checkpoint_step"]
-    invoke("resume", "mine", f"train.steps={step + 20}", "--follow", runs=runs)
-    row = status(runs, "mine")
-    assert (row["state"], row["step"], row["attempts"][2]["first_step"]) == ("FINISHED", step + 20, step)
+    assert (row["state"], row["cluster"], row["step"], row["job_id"]) == ("FINISHED", "here", 20, "mine-0")
+    assert row["evals"][0]["nll"] is not None
+    invoke("eval", "mine", "--elbo", "--shards", "3", "eval.seed=4", runs=runs)
+    name = status(runs, "mine")["evals"][1]["id"]
+    jobs = (runs / "mine" / "evals" / name / "jobs.jsonl").read_text()
+    assert jobs.count('"submitted"') == 2, "three shards, two tasks"
+    invoke("resume", "mine", "train.steps=30", runs=runs)
+    assert status(runs, "mine")["step"] == 30
+    assert "nothing is running" in invoke("cancel", "mine", runs=runs).stderr
 
 
 def test_what_it_cannot_run_is_refused_before_anything_is_written(runs):
-    wide = ("--cluster", "spool", "cluster.tasks_per_node=2")
+    wide = ("--cluster", "here", "cluster.tasks_per_node=2")
     assert "Set it to 1" in invoke("submit", "toy", *wide, runs=runs, code=2).stderr
     assert not runs.exists()
-    assert "# spool: 1 process" in invoke("submit", "toy", "--cluster", "spool", "--dry-run", runs=runs).stdout
-    unknown = invoke("submit", "toy", "--cluster", "sp", runs=runs, code=2)
-    assert "expected one of slurm, local, debug, spool" in unknown.stderr
+    assert "# here: 1 process" in invoke("submit", "toy", "--cluster", "here", "--dry-run", runs=runs).stdout
+    assert "local, debug, here" in invoke("submit", "toy", "--cluster", "her", runs=runs, code=2).stderr

@@ -3,12 +3,10 @@
 import contextlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,15 +16,15 @@ from cld_core.errors import RecipeError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.lines import parse, to_line
-from cldctl.clusters import local, local_tasks, submitit_jobs
+from cldctl.clusters import local_tasks
 from cldctl.clusters.base import Task
-from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 from cldctl.clusters.this_machine import details_of
 
-from .works import Fail, Report, Stubborn
+from .works import Report, Stubborn
 
+pytestmark = pytest.mark.slow
 CLUSTER = LocalCluster()
 
 
@@ -126,23 +124,6 @@ def test_one_task_of_a_pool_is_cancelled_alone(submit):
     assert (submit.folder / "a.stopped").exists()
 
 
-def test_a_task_that_has_ended_is_not_cancelled_in_place_of_its_sibling(submit, monkeypatch):
-    jobs = submit(submit.report("a"), Fail())
-    pid = submit.facts("a")["pid"]
-    submit.until_gone(jobs[1])
-    for call in (CLUSTER.cancel, CLUSTER.kill):
-        call([jobs[1]])
-    assert submit.phase(jobs[0]) == "running"
-
-    def denied(process):
-        raise psutil.AccessDenied(process.pid)
-
-    assert [process.pid for process in local_tasks.Ranks().of(jobs[0])] == [pid]
-    monkeypatch.setattr(psutil.Process, "environ", denied)
-    controller = jobs[0].details["pid"]
-    assert [process.pid for process in local_tasks.Ranks().of(jobs[0])] == [controller], "all that is left to signal"
-
-
 @pytest.mark.parametrize("works", [1, 2])
 def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypatch, works):
     monkeypatch.setattr(local_tasks, "_STARTING_S", 300.0)
@@ -152,23 +133,6 @@ def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypat
         # Either the signal has ended it, or its first line was there when it came.
         out = Path(job.logs) / f"{job.details['pid']}_{job.process}_log.out"
         assert submit.phase(job) == "gone" or out.read_text()
-
-
-def test_what_has_begun_is_ended_if_a_later_start_fails(submit, monkeypatch):
-    started = []
-
-    def start(*arguments, **more):
-        if started:
-            raise OSError(28, "No space left on device")
-        started.append(real(*arguments, **more))
-        return started[0]
-
-    real = submitit_jobs.start_local
-    monkeypatch.setattr(submitit_jobs, "start_local", start)
-    with pytest.raises(SchedulerRefused, match="No space left on device"):
-        submit(submit.report("a"), submit.report("b"), parallel=1)
-    assert submit.jobs == []
-    wait_for_end(started)
 
 
 def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
@@ -184,15 +148,6 @@ def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
     submit.until_gone(job)
     assert {file.name for file in submit.folder.glob("*.stopped")} == {"a.0.stopped", "a.1.stopped"}
     assert "work a.1" in CLUSTER.log_files(job, 1)[0].read_text()
-
-
-def test_what_ignores_the_signal_is_killed(submit):
-    (job,) = submit(Stubborn(str(submit.folder)))
-    until((submit.folder / "ready").exists, "the work to begin")
-    CLUSTER.cancel([job])
-    assert submit.phase(job) == "running"
-    CLUSTER.kill([job])
-    submit.until_gone(job)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -212,32 +167,8 @@ def test_a_stopped_rank_is_alive_and_killed_though_its_controller_is_dead(submit
     wait_for_end(process.pid for process in processes)
 
 
-def test_a_time_limit_begins_after_the_wait(submit, monkeypatch):
-    """Each process enforces it, whether it has waited or not."""
-    order: list[Any] = []
-
-    class Timer:
-        def __init__(self, delay: float, call: Any, arguments: Any) -> None:
-            self.start = lambda: order.append((delay, call, arguments))
-
-    class FakeCluster:
-        def current_job(self) -> Any:
-            return SimpleNamespace(ref=JobRef(cluster="local", job_id="1"))
-
-    monkeypatch.setattr(local.threading, "Timer", Timer)
-    monkeypatch.setattr(local, "_wait_for", order.append)
-    monkeypatch.setattr(local, "LocalCluster", FakeCluster)
-    for minutes, notice in ((10, 510.0), (1, 30.0)):
-        local._Start((order.append,), ("others",), minutes, 90)()
-        waited, told, killed, work = order
-        assert waited == ("others",)
-        assert told == (notice, os.kill, (os.getpid(), signal.SIGUSR2))
-        assert killed == (60 * minutes, os.kill, (os.getpid(), signal.SIGKILL))
-        assert work.ref.job_id == "1"
-        order.clear()
-
-
 def test_a_job_that_has_waited_ends_at_its_time_limit(submit):
+    """Though it ignores the signal."""
     (first,) = submit(submit.report("first"))
     (second,) = submit(Stubborn(str(submit.folder)), after=After((first,)), size=ClusterSpec(time_min=0.01))
     (submit.folder / "go").touch()
@@ -277,14 +208,6 @@ def test_as_many_tasks_at_once_as_allowed(submit, ranks, phases):
     submit.facts("c" if ranks == 1 else "c.0")
 
 
-def test_an_error_is_in_the_log_and_ends_its_task_alone(submit):
-    jobs = submit(Fail(), submit.report("a"))
-    submit.facts("a")
-    submit.until_gone(jobs[0])
-    assert submit.phase(jobs[1]) == "running"
-    assert "as it was told to" in CLUSTER.log_files(jobs[0], 0)[1].read_text()
-
-
 def test_jobs_of_another_machine_are_not_known(submit):
     job = JobRef(cluster="local", job_id="1", details={"host": "elsewhere", "pid": 1, "process_started": 0.0})
     seen = CLUSTER.survey([job]).of(job)
@@ -296,14 +219,6 @@ def test_jobs_of_another_machine_are_not_known(submit):
         submit(submit.report("a"), after=After((job,)))
 
 
-def test_a_process_id_that_was_given_again_is_not_the_job(tmp_path):
-    job = JobRef(cluster="local", job_id=str(os.getpid()), logs=str(tmp_path), details={"host": os.uname().nodename})
-    started = psutil.Process().create_time()
-    for when, phase in ((started, "running"), (started - 100, "gone")):
-        other = replace(job, details={**job.details, "pid": os.getpid(), "process_started": when})
-        assert CLUSTER.survey([other]).of(other).phase == phase
-
-
 def test_what_cannot_be_started_says_how_to_fix_it(submit):
     (submit.folder / "file").touch()
     with pytest.raises(SchedulerRefused, match=r"file/logs: the local job could not be started \(Not a directory\)"):
@@ -312,25 +227,6 @@ def test_what_cannot_be_started_says_how_to_fix_it(submit):
         submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
     with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
         submit(submit.report("a"), after=After((), "failed"))
-
-
-def test_what_a_dry_run_shows(submit):
-    spec = replace(submit.spec, size=ClusterSpec(tasks_per_node=2))
-    shown = CLUSTER.script(spec)
-    assert shown.startswith("# local: 2 process(es), each:\n")
-    assert shown.endswith(f" -P -u -m cldctl.clusters.entry {spec.logs}\n")
-
-
-@pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
-def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, ranks, gpus, tasks):
-    size = ClusterSpec(tasks_per_node=ranks, gpus_per_node=gpus)
-    assert CLUSTER.max_tasks(replace(submit.spec, size=size)) == tasks
-
-
-@pytest.mark.parametrize("cluster", [CLUSTER, DebugCluster()])
-def test_shards_of_a_recipe_of_several_machines_are_refused(submit, cluster):
-    with pytest.raises(RecipeError, match=r"'cluster.nodes' is 2, but this cluster is one machine\. Set cluster"):
-        cluster.max_tasks(replace(submit.spec, size=ClusterSpec(nodes=2)))
 
 
 @pytest.mark.parametrize(
@@ -347,3 +243,9 @@ def test_the_advice_fits_the_gpus_of_this_machine(submit, monkeypatch, found, si
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(found))))
     with pytest.raises(RecipeError, match=f"{settings}$"):
         CLUSTER.check(replace(submit.spec, size=ClusterSpec(nodes=2, **size)))
+
+
+@pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
+def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, ranks, gpus, tasks):
+    size = ClusterSpec(tasks_per_node=ranks, gpus_per_node=gpus)
+    assert CLUSTER.max_tasks(replace(submit.spec, size=size)) == tasks

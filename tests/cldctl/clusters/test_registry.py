@@ -19,19 +19,10 @@ def test_a_name_that_is_not_registered():
         clusters.find("lokal")
 
 
-def test_a_cluster_registered_under_another_name(monkeypatch):
-    monkeypatch.setitem(clusters.CLUSTERS, "here", clusters.CLUSTERS["local"])
-    with pytest.raises(AssertionError, match="is registered as 'here' and calls itself 'local'"):
-        clusters.find("here")
-
-
-def test_a_cluster_whose_jobs_cannot_tell_which_they_are():
-    with pytest.raises(NotImplementedError, match="DebugCluster does not define current_job, which its jobs call"):
-        clusters.find("debug").current_job()
-
-
-def test_the_default_is_slurm_if_sbatch_is_here(tmp_path, monkeypatch):
+def test_the_default_is_slurm_if_sbatch_and_a_configuration_are_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    (tmp_path / "slurm.conf").touch()
     assert clusters.default().name == "local"
     (tmp_path / "sbatch").touch(mode=0o755)
     assert clusters.default().name == "slurm"

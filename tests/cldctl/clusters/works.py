@@ -68,18 +68,3 @@ class FailOnce:
         if job.restart == 0:
             raise RuntimeError("as it was told to")
         (Path(self.folder) / f"{job.ref.job_id}.again").write_text(f"{job.node} {time.time()}")
-
-
-@dataclass(frozen=True)
-class RequeueOnce:
-    """Requeue the job from within at its first start, and note node and time in ``folder/JOB.again`` at a later one."""
-
-    folder: str
-    delay_s: float
-
-    def __call__(self, job: InJob) -> None:
-        if job.restart == 0:
-            (Path(self.folder) / "requeued").write_text(f"{job.node} {time.time()}")
-            job.requeue(delay_s=self.delay_s, exclude=(job.node,))
-        else:
-            FailOnce(self.folder)(job)

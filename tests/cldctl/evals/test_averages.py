@@ -38,22 +38,6 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     assert averages.warnings([first, second]) == []
 
 
-def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
-    members = [
-        member(tmp_path / "a", 1.0, "0"),
-        member(tmp_path / "b", 2.0, "1", samples=50),
-        member(tmp_path / "c", 3.0, "2", step=20),
-        member(tmp_path / "d", 4.0, "3", "2e-4"),
-        member(tmp_path / "e", 5.0, "4"),
-    ]
-    found = averages.lines("g", members)
-    assert [[column.run for column in line.columns] for line in found] == [["a", "e"], ["b"], ["c"], ["d"]]
-    assert averages.warnings(found) == [
-        "a and b are not averaged: they differ in points",
-        "b and c are not averaged: they were evaluated at steps 10 and 20",
-    ]
-
-
 @pytest.fixture
 def group(tmp_path):
     """Two seeds with results and one without, beside a run of no group."""
@@ -82,10 +66,17 @@ def test_compare_shows_groups_and_runs(group):
     assert '"missing": [\n  "g-seed2"\n ]' in content
 
 
-def test_compare_of_runs_alone_is_that_of_eval(group):
-    both = ("g-seed0", "alone")
-    assert invoke("compare", *both, runs=group).stdout == invoke("eval", "--compare", *both, runs=group).stdout
-    assert "compare takes a group, or two or more runs" in invoke("compare", "alone", runs=group, code=2).stderr
-    assert "no run at" in invoke("compare", "g", "nobody", runs=group, code=3).stderr
-    empty = invoke("compare", "g", "--checkpoint", "77", runs=group, code=3)
-    assert "no run of g has a finished evaluation of step 77. Make some: `cldctl eval g --elbo`" in empty.stderr
+def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
+    members = [
+        member(tmp_path / "a", 1.0, "0"),
+        member(tmp_path / "b", 2.0, "1", samples=50),
+        member(tmp_path / "c", 3.0, "2", step=20),
+        member(tmp_path / "d", 4.0, "3", "2e-4"),
+        member(tmp_path / "e", 5.0, "4"),
+    ]
+    found = averages.lines("g", members)
+    assert [[column.run for column in line.columns] for line in found] == [["a", "e"], ["b"], ["c"], ["d"]]
+    assert averages.warnings(found) == [
+        "a and b are not averaged: they differ in points",
+        "b and c are not averaged: they were evaluated at steps 10 and 20",
+    ]

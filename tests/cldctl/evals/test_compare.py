@@ -59,22 +59,6 @@ def test_the_rule_is_said_only_where_something_is_marked(tmp_path):
     assert said("bare") is None, "the warning says why"
 
 
-def test_what_cannot_be_compared_is_not_said_to_agree(tmp_path):
-    values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "bare": (9.0, None)}
-    columns = [compare.column(evaluated(tmp_path / name, *value)) for name, value in values.items()]
-    unlike = compare.column(evaluated(tmp_path / "unlike", 9.0, 0.1, samples=50))
-    for mixture in (columns, [*columns[:2], unlike], columns[:2]):
-        assert "of the results that can be compared, none differs by more than 2 sqrt" in compare.rule(mixture)
-    of_bare = "NLL bound, nats of bare has no standard error: its difference is not marked"
-    assert compare.warnings(columns) == [of_bare, "FID has no standard error: no difference is marked"]
-    another = compare.column(evaluated(tmp_path / "another", 9.0, None))
-    both = "NLL bound, nats of bare, another have no standard error: their differences are not marked"
-    assert compare.warnings([*columns, another])[0] == both
-    none = "FID, NLL bound, nats have no standard error: no difference is marked"
-    assert compare.warnings([columns[2], columns[0]]) == [none]
-    assert compare.rule([columns[0], unlike]) is None
-
-
 def test_answers_to_different_questions_are_not_compared(tmp_path):
     columns = [
         compare.column(evaluated(tmp_path / "a", 3.0, 0.1)),
@@ -96,14 +80,6 @@ def asked(path, metric, *overrides):
     sections = {"elbo": {"nll": 1.0, "stderr": 0.1}, "loss": {"value": 1.0, "stderr": 0.1}}
     report(run, EvalRequest.of(run.recipe(), (metric,), 10), **{metric: sections[metric]})
     return compare.column(run)
-
-
-def test_of_a_section_only_what_differs_is_named(tmp_path):
-    columns = [asked(tmp_path / "a", "loss"), asked(tmp_path / "b", "loss", "objective.weighting=likelihood")]
-    (warning,) = compare.to_json(columns)["warnings"]
-    expected = "test loss of a and b cannot be compared: objective.weighting reweightedv2 and likelihood"
-    assert warning == expected
-    assert compare.verdict(registry.quantity("loss"), *(column.results["loss"] for column in columns)) == ""
 
 
 def test_bounds_are_compared_by_where_they_start(tmp_path):

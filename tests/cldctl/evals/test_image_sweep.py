@@ -12,6 +12,8 @@ from cldctl.evals import compared_samplers, plan, samplers, sweep, table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -73,20 +73,6 @@ def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, features
     assert [cell.evaluation for cell in made.sweep.cells[-2:]] == [made.requests[-1].id] * 2
 
 
-def test_requests_that_sample_alike_share_an_id(tmp_path, features):
-    run = run_with(tmp_path / "mine", 30)
-
-    def name(*overrides: str) -> str:
-        (request,) = plan.make(run, ("fid",), [30], overrides).requests
-        return request.id
-
-    assert name("sampling.method=em") == name("sampling.method=em", "sampling.grid=linear")
-    assert name("sampling.method=exponential") == name("sampling.method=exponential", "sampling.grid=power")
-    assert name("sampling.method=em") != name("sampling.method=em", "sampling.grid=quadratic")
-    with pytest.raises(UsageError, match=r"sampling\.rtol"):
-        name("sampling.method=em", "sampling.rtol=1e-3")
-
-
 @pytest.mark.parametrize(
     ("texts", "words"),
     [
@@ -110,15 +96,6 @@ def test_an_axis_with_one_value_is_checked_like_a_setting(run):
         plan.make(run, ("elbo",), [30], [], sweep.parse(["sampling.nfe=20"]))
     with pytest.raises(UsageError, match="cannot be 'oneword'"):
         plan.make(run, ("elbo",), [30], [], sweep.parse(["eval.elbo.probes=oneword"]))
-
-
-def test_an_axis_with_one_value_may_be_idle_beside_one_of_methods(tmp_path, features):
-    axes = sweep.parse(["sampling.method=em,ode", "sampling.nfe=20"])
-    made = plan.make(run_with(tmp_path / "mine", 30), ("fid",), [30], [], axes)
-    assert [(it.sampling.method, getattr(it.sampling, "nfe", None)) for it in made.requests] == [
-        ("em", 20),
-        ("ode", None),
-    ]
 
 
 def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run):

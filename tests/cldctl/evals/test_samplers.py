@@ -77,30 +77,6 @@ def test_one_evaluation_for_each_setting_number_and_seed(run):
     assert [sweep for _, sweep in sweeps_of(run)] == [made.sweep]
 
 
-def test_settings_come_from_the_table_and_not_from_the_recipe(tmp_path):
-    keys = ("sampling.method=exponential", "sampling.order=3", "sampling.grid_power=3", "sampling.eps=2e-3")
-    run = run_with(tmp_path / "other", 20, overrides=keys)
-    (request,) = samplers.make(run, asked("exponential", nfe=(10,)), 20).requests
-    assert (request.sampling.order, request.sampling.grid_power, request.sampling.eps) == (1, 6.0, 2e-3)
-
-
-def test_what_cannot_be_computed_is_left_out_with_the_reason(tmp_path):
-    run = run_with(tmp_path / "vpsde", 20, overrides=("sde.name=vpsde", "objective.name=dsm"))
-    said = samplers.make(run, asked(), 20).left_out
-    names = [name for name in SETTINGS if name.startswith(("sscs", "splitting"))]
-    for name, text in zip(names, said, strict=False):
-        assert text.startswith(f"{name} is left out: ")
-        assert "vpsde" in text
-    assert ["cldctl tune vpsde --nfe" in text for text in said[len(names) :]] == [True, True]
-    made = samplers.make(run, asked(nfe=(1, 10)), 20)
-    said = "\n".join(made.left_out)
-    assert "em-quadratic at 1 evaluations is left out: " in said
-    assert not [name for name in made.sweep.axes[0].values if name.startswith("sscs")]
-    assert {cell.values["sampling.nfe"] for cell in made.sweep.cells if cell.values["sampler"] == "ode"} == {"1", "10"}
-    with pytest.raises(UsageError, match=r"none of these samplers can be compared. em-quadratic: .*noise"):
-        samplers.make(run, asked("em-quadratic", metrics=("flow-distance",)), 20)
-
-
 @pytest.mark.parametrize(
     ("options", "names"),
     [
@@ -128,14 +104,6 @@ def test_options_of_another_form_are_refused(options, why):
         samplers.chosen(options)
 
 
-def test_too_many_are_refused_before_any_is_looked_at(run, monkeypatch):
-    monkeypatch.setattr(samplers, "MAX_CELLS", 7)
-    monkeypatch.setattr(samplers, "recipe_for_evaluation", None)
-    monkeypatch.setattr(samplers, "_common", lambda *_: None)
-    with pytest.raises(UsageError, match=r"8 evaluations are more than 7\. Compare fewer at once"):
-        samplers.make(run, asked("em-quadratic", "exponential", seeds=2), 20)
-
-
 def test_metrics_fit_the_data(run):
     assert samplers.suited(run.recipe(), ()) == (TOYS, 4)
     own = replace(run.recipe(), data=replace(run.recipe().data, name="ring", plugin="ring.py"))
@@ -150,13 +118,6 @@ def test_metrics_fit_the_data(run):
     assert samplers.suited(images, ()) == (("fid",), 1)
     with pytest.raises(UsageError, match=r"w2 does not.*images. Ask for fid, kid, isc, prc, classes, flow-distance"):
         samplers.suited(images, ("w2",))
-
-
-def test_keys_of_some_methods_only_are_not_for_all(run):
-    with pytest.raises(UsageError, match=r"'sampling.order' is not a key of all methods. Define a sampler"):
-        samplers.make(run, asked(), 20, ["sampling.order=2"])
-    made = samplers.make(run, asked("exponential"), 20, ["sampling.denoise=false"])
-    assert not any(request.sampling.denoise for request in made.requests)
 
 
 def test_the_best_of_each_column_and_the_error_over_seeds(run):
@@ -201,14 +162,6 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     assert "published" not in said
 
 
-def test_the_best_log_density_is_the_nearest_to_the_truth(run):
-    """That of samples which are too sharp is larger."""
-    made = samplers.make(run, asked("em-quadratic", "exponential", metrics=("density",), nfe=(10,)), 20)
-    for request, value in zip(made.requests, (1.5, 1.25), strict=True):
-        report(run, request, density={"value": value, "true": 1.3125, "samples": 9, "nfe_mean": 10.0})
-    assert compared_samplers.best(run, made.sweep, table.rows(run, made.sweep)) == {("density", 1)}
-
-
 def test_samplers_that_lost_samples_are_not_the_best(run):
     """They are judged by those that are left, and the floor is that of as many points as the others have."""
     made = samplers.make(run, asked("em-quadratic", "sscs-quadratic", "exponential", metrics=("w2",), nfe=(10,)), 20)
@@ -224,19 +177,6 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
     said = text(drawn(run, made.sweep, []))
     assert "0.5000 (90% lost)" in said
     assert "lost: samples that are not finite" in said
-
-
-def test_a_cell_lacks_its_mean_until_all_seeds_are_there(run):
-    made = samplers.make(run, asked("em-quadratic", metrics=("w2",), nfe=(10,), seeds=3), 20)
-    first, second, third = made.requests
-    for request in (first, third):
-        report(run, request, w2={"value": 1.0, "samples": 9, "nfe_mean": 10.0})
-    (row,) = table.rows(run, made.sweep)
-    assert (row["w2"], row["evaluation"]) == (None, second.id)
-    report(run, second, w2={"value": math.inf, "samples": 9, "nfe_mean": 10.0})
-    (row,) = table.rows(run, made.sweep)
-    assert (row["w2"], row["w2_stderr"]) == (math.inf, None)
-    assert compared_samplers.best(run, made.sweep, [row]) == set()
 
 
 def test_json_and_picture(run, tmp_path):

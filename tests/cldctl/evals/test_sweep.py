@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cld_core.evaluation.sweeps import Sweep, sweeps_of
 from cldctl.evals import plan, sweep, table
-from cldctl.show.evaluations import by_step, sweep_table
+from cldctl.show.evaluations import sweep_table
 from tests.support.made_up import report, run_with
 
 
@@ -58,15 +58,3 @@ def test_table_csv_and_plot_of_a_sweep(run):
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert Sweep.load(folder) == made.sweep
     assert sweeps_of(run) == [(folder, made.sweep)]
-
-
-def test_results_against_the_step_are_those_of_the_same_settings(run):
-    rows = []
-    for step, nll, overrides in ((20, 1.0, []), (10, 2.0, []), (20, 9.0, ["eval.elbo.probes=7"])):
-        (request,) = plan.make(run, ("elbo",), [step], overrides).requests
-        results = {"nll": {"value": nll, "stderr": 0.25}}
-        about = {"checkpoint_step": step, "metrics": request.metrics, "settings": request.settings}
-        rows.append({**about, "results": results})
-    (shown,) = by_step(rows)
-    lines = [line.split() for line in text(shown).splitlines() if "±" in line]
-    assert lines == [["10", "2.000", "±", "0.250"], ["20", "1.000", "±", "0.250"]]

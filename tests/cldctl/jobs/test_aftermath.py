@@ -11,7 +11,6 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.run import pending
 from cld_core.run.atomic import append_line
 from cld_core.run.events import (
-    Crashed,
     DiedEarly,
     Ended,
     Event,
@@ -22,7 +21,6 @@ from cld_core.run.events import (
     Started,
     Submitted,
     TurnedAway,
-    Unfit,
 )
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
@@ -32,8 +30,8 @@ from cldctl.jobs import aftermath, process
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED
 from tests.support.clock import Clock
-from tests.support.launcher import REF, Launcher, inside
 from tests.support.made_up import run_with
+from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
 
 def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> Started:
@@ -80,18 +78,6 @@ def test_a_bug_is_given_up_at_once():
     assert decision == GiveUp("TypeError: no", "a fault in code or recipe")
 
 
-def test_another_job_has_taken_over():
-    assert after(started(0), ended(0), started(1, job_id="8")) is None
-
-
-def test_a_start_that_died_before_it_trained_counts_as_a_crash():
-    before = [started(0), ended(0, cause="preempted")]
-    assert after(*before, restart=1) is None
-    early = DiedEarly(job_id="7", restart=1, reason="no port")
-    assert after(*before, early, restart=1) == Retry(1, 10.0)
-    assert after(*before, early, early, restart=2) == Retry(2, 20.0)
-
-
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
     assert after_crash(1, code=137, retries=3) == Retry(1, 10.0)
     assert after_crash(2, code=137, retries=3) == Retry(2, 20.0)
@@ -113,12 +99,6 @@ def test_an_attempt_that_could_not_note_its_end_crashed():
     assert isinstance(event, Ended)
     assert event.detail is not None
     assert event.detail.startswith("no step finished within train.hang_timeout_s")
-
-
-def test_nothing_is_missing():
-    assert missing() is None
-    assert missing(started(), ended()) is None
-    assert missing(started(0), ended(0), started(1, job_id="8")) is None, "another job is at work"
 
 
 def test_a_second_start_that_said_nothing_died_early():
@@ -148,13 +128,13 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
-    run.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="8"), successor_of="7"))
+    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
     job = inside(restart=1, said="Timeout (0:05:00)!")
     aftermath.after_training(run, job, 1)
     history = run.ledger.history()
     assert history.given_up == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
-    assert job.cluster.cancelled == ["8"], "its successor is not to begin"
+    assert job.cluster.calls == [("cancel", ["8"])], "its successor is not to begin"
     assert not hasattr(job, "delay_s")
 
 
@@ -184,40 +164,13 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert work.ledger.history().crashes == {"7": 2}
 
 
-def test_a_task_that_begins_again_stays_away_from_nodes_on_which_its_run_failed(run, work):
-    run.ledger.append(Unfit(job_id="6", restart=0, rank=0, host="n1", check="gpu", reason="it is gone"))
-    work.ledger.append(Submitted(job=REF, shards=(0,), exclude=("n1",)))
-    job = inside(excluded=("n1",))
-    aftermath.after_shards(work.folder, job, 137)
-    assert (job.exclude, job.readmit) == (("n1",), ())
-
-
-def test_a_task_whose_samples_are_unusable_did_not_crash(work):
-    job = inside()
-    aftermath.after_shards(work.folder, job, HOPELESS)
-    assert work.ledger.history().crashes == {}
-    assert not hasattr(job, "delay_s")
-
-
-class Known(Launcher):
-    def current_job(self, logs=None):
-        return inside()
-
-
 @pytest.mark.parametrize("code", [0, 137])
 def test_the_exit_code_is_kept_although_the_folder_is_gone(tmp_path, capsys, code):
-    arguments = ["shards", str(tmp_path / "gone"), str(tmp_path), f"{__name__}:Known", str(code)]
+    arguments = ["shards", str(tmp_path / "gone"), str(tmp_path), LAUNCHER, str(code)]
     assert aftermath.main(arguments) == code
     said = capsys.readouterr().err
     assert len(said.splitlines()) == (code != 0)
     assert said.startswith("task 7: not started again: " if code else "")
-
-
-def test_main_decides_by_the_kind_of_work(run, work):
-    for kind, folder, ledger in (("training", run.path, run.ledger), ("shards", work.folder, work.ledger)):
-        run.ledger.append(started())
-        assert aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", "1"]) == 1
-        assert isinstance(ledger.events()[-1], Requeued if kind == "training" else Crashed)
 
 
 @pytest.fixture
@@ -240,12 +193,6 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
 
 
-def test_a_task_is_started_again_although_nothing_can_be_written(work, full_disk):
-    job = inside()
-    aftermath.after_shards(work.folder, job, 137)
-    assert job.delay_s == 10.0
-
-
 @pytest.mark.parametrize("kind", ["training", "shards"])
 def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypatch, capsys, kind):
     def stale(*arguments, **options):
@@ -253,12 +200,12 @@ def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypa
 
     jobs = [inside(restart=restart) for restart in (0, 1, 2, 49, 50, 0)]
     coming = iter(jobs)
-    monkeypatch.setattr(Known, "current_job", lambda self, logs: next(coming))
+    monkeypatch.setattr(Scripted, "current", lambda self: next(coming))
     monkeypatch.setattr(faults, "time", Clock())
     monkeypatch.setattr(small_files.os, "open", stale)
     folder = run.path if kind == "training" else work.folder
     for code in (137, 137, 137, 137, 137, HOPELESS):
-        aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", str(code)])
+        aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(code)])
     assert [getattr(job, "delay_s", None) for job in jobs] == [10.0, 20.0, 40.0, 600.0, None, None]
     assert "its files cannot be read" in capsys.readouterr().err
 
@@ -269,7 +216,7 @@ def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
     run.ledger.append(ended(cause="preempted", step=3))
     before = run.ledger.events()
     for kind, folder in (("training", run.path), ("shards", work.folder)):
-        job = aftermath.main([kind, str(folder), str(run.logs), f"{__name__}:Known", str(NOT_REQUEUED)])
+        job = aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(NOT_REQUEUED)])
         assert job == NOT_REQUEUED
     assert run.ledger.events() == before
     assert work.ledger.history().crashes == {}

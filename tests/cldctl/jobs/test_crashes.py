@@ -2,12 +2,12 @@
 
 import time
 
-from cld_core.run.events import Ended, Requested, Started
+from cld_core.run.events import Ended, Started
 from cld_core.run.history import History
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end
 from cldctl.jobs.crashes import lately
 from cldctl.runs.trouble import with_trouble
-from tests.support.launcher import REF
+from tests.support.scripted import REF
 
 NOW = time.time()
 
@@ -37,11 +37,6 @@ def test_a_loop_of_crashes_with_progress_ends():
 
 def test_only_the_last_day_counts():
     assert lately(History.of(loop(40, every_s=7200.0)), NOW).crashes < 14
-
-
-def test_whoever_resumes_begins_the_count_again():
-    events = [*loop(21), Requested(steps=10_000), *loop(1, first=21)]
-    assert lately(History.of(events), NOW).crashes == 1
 
 
 def test_status_tells_it():

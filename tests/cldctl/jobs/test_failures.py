@@ -7,8 +7,8 @@ from cld_core.run.events import RankFailed, Unfit
 from cld_core.train.jointly import RankError
 from cldctl.jobs import failures
 from cldctl.jobs.process import UNFIT
-from tests.support.launcher import inside
 from tests.support.made_up import run_with
+from tests.support.scripted import inside
 
 KILLED = "srun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n"
 
@@ -45,27 +45,10 @@ def test_a_rank_that_fails_because_of_another_one_blames_nobody(run, error):
     assert noted(run, error) == []
 
 
-def test_a_ledger_that_cannot_be_written_hides_no_error(run, monkeypatch):
-    def broken(*arguments, **options):
-        raise OSError("no disk")
-
-    monkeypatch.setattr(failures.pending, "append", broken)
-    assert noted(run, KeyError("weights")) == []
-
-
 def test_a_rank_that_is_unfit_says_so_itself(run):
     (event,) = noted(run, UnfitError("n3: gpu: it is gone", "gpu", {0: "n3"}))
     assert isinstance(event, Unfit)
     assert (event.host, event.check, event.reason) == ("n3", "gpu", "n3: gpu: it is gone")
-
-
-def test_another_rank_is_unfit(run):
-    assert noted(run, UnfitError("n5: all-reduce: 3 sums are wrong", "all-reduce", {1: "n5"})) == []
-
-
-def test_nobody_knows_who_is_unfit(run):
-    (event,) = noted(run, UnfitError("one of the machines: all-reduce: wrong", "all-reduce", {}))
-    assert event.host == ""
 
 
 def killed(log: str, *, hung: bool = False, trained: bool = True) -> tuple[int, str, str] | None:
@@ -89,10 +72,6 @@ def test_ranks_that_srun_ended_are_not_to_blame():
 def test_of_ranks_that_hang_the_one_that_had_to_be_killed_is_to_blame():
     assert killed(KILLED, hung=True) == (1, "n2", "it hung, and was killed")
     assert killed(KILLED + "srun: error: n1: task 2: Killed\n", hung=True) is None, "nobody knows which"
-
-
-def test_what_an_earlier_start_left_in_the_log_is_not_of_this_one():
-    assert killed(KILLED + "mine: crash 1 of 3 allowed; again in 10 s\n") is None
 
 
 def test_a_machine_that_cannot_even_write_the_ledger(run):

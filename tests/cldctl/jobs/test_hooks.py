@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,10 +14,10 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Requeued, Started, Submitted
 from cldctl.jobs import hook_runner, hooks
 from cldctl.jobs.train import go_on
-from tests.support.launcher import REF, inside
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
-from tests.support.tools import ONE, cldctl, wait_ended, wait_for
+from tests.support.scripted import REF, inside
+from tests.support.tools import wait_for
 
 TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 
@@ -97,28 +96,18 @@ class TestWhatItIsToldAbout:
         assert states(run) == ["RUNNING"]
         assert told(run)[0]["attempt"] == 1
 
-    def test_a_ledger_that_is_gone(self, run):
-        dispatch(run)
-        run.ledger.path.unlink()
-        assert dispatch(run) == 0
-        run.ledger.append(Requested(steps=100))
-        run.ledger.append(Started(attempt=0, job_id="8", step=20))
-        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
-        dispatch(run)
-        assert states(run)[-1] == "FINISHED"
-
     def test_an_evaluation_once_for_each_job(self, run):
         request = EvalRequest.of(run.recipe(), ("elbo",), 20)
         work = Evaluation(request.save(run))
         words = "--evaluation", str(work.folder)
         dispatch(run, *words)
         assert told(run) == []
-        work.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="9_0"), shards=(0,)))
+        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
         for task in ("9_0", "9_1"):
             work.ledger.append(GivenUp(job_id=task, reason="its data are gone"))
             dispatch(run, *words)
         assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
-        work.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="10_0"), shards=(0,)))
+        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
         report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
         for _ in range(2):
             dispatch(run, *words)
@@ -139,20 +128,6 @@ class TestWhatCanBeWrongWithIt:
         assert dispatch(run) == 0
         assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
 
-    def test_what_it_says_steers_no_terminal(self, run):
-        with_command(run, r"printf '\033[2Jgone\n'")
-        dispatch(run)
-        assert "  gone\n" in log(run)
-        assert "\x1b" not in log(run)
-
-    def test_its_log_stays_short(self, run, monkeypatch):
-        monkeypatch.setattr(hook_runner, "MAX_LOG_BYTES", 2000)
-        with_command(run, "seq 100")
-        for attempt in range(1, 30):
-            run.ledger.append(Started(attempt=attempt, job_id="7", step=0))
-        dispatch(run)
-        assert (run.logs / hook_runner.LOG).stat().st_size < 4000
-
     @pytest.mark.parametrize("which", ["file", "folder"])
     def test_others_may_write_where_it_is_stored(self, run, which):
         path = run.logs / hooks.SETTINGS if which == "file" else run.logs
@@ -167,12 +142,6 @@ class TestWhatCanBeWrongWithIt:
 
 
 class TestFiring:
-    def test_a_run_without_a_hook_starts_nothing(self, run):
-        with_command(run, "   ")
-        assert not (run.logs / hooks.SETTINGS).exists()
-        hooks.fire(run)
-        assert hooks._started == []
-
     def test_nobody_waits_for_it(self, run):
         """It hangs until the test lets it go on; meanwhile everything returns."""
         gate = run.path / "gate"
@@ -215,33 +184,3 @@ def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
     plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
     assert plain.model_digest() == hooked.model_digest()
     assert EvalRequest.of(plain, ("elbo",), 20).id == EvalRequest.of(hooked, ("elbo",), 20).id
-
-
-def test_local_jobs_call_it(fresh_runs):
-    """A run that finishes, and its evaluation, although the hook hangs each time."""
-    hook = (f"hooks.on_change={TELL}; sleep 600", "hooks.timeout_s=0.5")
-    words = ("--name", "mine", "--cluster", "local", "--eval", "loss", *hook)
-    cldctl("submit", "toy", *ONE, *words, runs=fresh_runs, OMP_NUM_THREADS="1")
-    run = RunFolder(fresh_runs / "mine")
-    assert wait_ended(fresh_runs, "mine")["state"] == "FINISHED"
-    wait_for(lambda: log(run).count("did not end within 0.5 s") == 3)
-    assert [(one["what"], one["state"]) for one in told(run)] == [
-        ("run", "RUNNING"),
-        ("run", "FINISHED"),
-        ("evaluation", "FINISHED"),
-    ]
-
-
-def test_a_local_job_that_crashes_calls_it(fresh_runs, tmp_path):
-    plugin = tmp_path / "broken.py"
-    plugin.write_text(
-        "from cld_core.data.toy import toy\n\n\n"
-        "@toy('broken')\ndef broken(n, generator):\n    raise OSError('no such luck')\n"
-    )
-    words = ("--name", "mine", "--cluster", "local", "data.name=broken", f"data.plugin={plugin}")
-    cldctl("submit", "toy", *ONE, *words, f"hooks.on_change={TELL}", runs=fresh_runs, OMP_NUM_THREADS="1")
-    run = RunFolder(fresh_runs / "mine")
-    wait_for(lambda: len(told(run)) == 2)
-    assert states(run) == ["RUNNING", "FAILED"]
-    assert "no such luck" in told(run)[-1]["reason"]
-    assert Path(run.logs / hook_runner.LOG).exists()

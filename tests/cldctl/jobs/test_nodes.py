@@ -11,8 +11,8 @@ from cld_core.run.history import History
 from cldctl.clusters.records import JobSpec
 from cldctl.clusters.slurm import client
 from cldctl.jobs import nodes
-from cldctl.jobs.nodes import Avoided, announced, bad, for_next_start, for_submission
-from tests.support.launcher import REF, Launcher, inside
+from cldctl.jobs.nodes import Avoided, bad, for_next_start, for_submission
+from tests.support.scripted import REF, alone, inside
 
 NOW = time.time()
 
@@ -84,32 +84,9 @@ def test_what_is_no_longer_to_be_avoided_is_readmitted():
     assert (kept.nodes, kept.readmitted) == (("n1",), ()), "without an answer, nothing changes"
 
 
-def test_nothing_is_asked_about_a_run_without_failures():
-    job = inside()
-    job.usable_nodes = None  # not to be called
-    assert for_next_start(history(failed("n1", 0)), job, needed=1) == Avoided()
-
-
-def test_only_what_is_new_is_announced():
-    avoided = Avoided({"n1": "2 crashes", "n2": "unfit (gpu)"})
-    assert announced(("n1",), avoided) == ["node n2 is avoided from now on: unfit (gpu)"]
-
-
-class Slurmlike(Launcher):
-    restarts = True
-    nodes: int | None = 4
-
-    def usable_nodes(self, size, without=()):
-        return None if self.nodes is None else self.nodes - len(without)
-
-    def excluded_nodes(self, size):
-        return client.nodes_in(size.exclude or "")
-
-
 @pytest.mark.parametrize(("count", "excluded"), [(4, ("n1",)), (None, ()), (1, ())])
 def test_another_job_of_the_run_avoids_them_too(tmp_path, count, excluded):
-    cluster = Slurmlike()
-    cluster.nodes = count
+    cluster = alone(restarts=True, nodes=count)
     spec = JobSpec(name="mine", logs=tmp_path, size=ClusterSpec())
     assert for_submission([unfit("n1")], cluster, spec) == replace(spec, exclude=excluded)
     assert for_submission([], cluster, spec) == spec
@@ -122,4 +99,4 @@ def test_another_job_of_the_run_avoids_them_too(tmp_path, count, excluded):
 def test_a_recipe_that_excludes_nodes_leaves_fewer_to_avoid(tmp_path, monkeypatch, exclude, count, excluded):
     monkeypatch.setattr(client, "output_of", lambda command: None)
     spec = JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(exclude=exclude, nodes=count))
-    assert for_submission([unfit("n1")], Slurmlike(), spec).exclude == excluded
+    assert for_submission([unfit("n1")], alone(restarts=True, nodes=4), spec).exclude == excluded

@@ -113,24 +113,19 @@ def test_sendmail(home):
     assert (home / "sendmail.text").read_text() == f"To: you@example.org\nSubject: toy-1 FAILED\n\n{TEXT}\n"
 
 
-def test_webhook(home, posted):
-    assert "ok" in said(commands()["webhook"], home)
-    ((path, headers, body),) = posted
-    assert (path, headers["Content-Type"]) == ("/webhook", "application/json")
-    assert json.loads(body) == {**CONTENT, "text": TEXT}
-
-
-def test_slack(home, posted):
-    said(commands()["slack"], home)
-    ((path, headers, body),) = posted
-    assert (path, headers["Content-Type"]) == ("/slack", "application/json")
-    assert json.loads(body) == {"text": TEXT}
-
-
-def test_ntfy(home, posted):
-    said(commands()["ntfy"], home)
-    ((path, headers, body),) = posted
-    assert (path, headers["Title"], body) == ("/ntfy", "toy-1 FAILED", TEXT)
+@pytest.mark.parametrize(
+    ("name", "header", "value", "body"),
+    [
+        ("webhook", "Content-Type", "application/json", {**CONTENT, "text": TEXT}),
+        ("slack", "Content-Type", "application/json", {"text": TEXT}),
+        ("ntfy", "Title", "toy-1 FAILED", TEXT),
+    ],
+)
+def test_what_is_posted(home, posted, name, header, value, body):
+    said(commands()[name], home)
+    ((path, headers, content),) = posted
+    assert (path, headers[header]) == (f"/{name}", value)
+    assert (content if name == "ntfy" else json.loads(content)) == body
 
 
 def test_all_variables_are_documented():

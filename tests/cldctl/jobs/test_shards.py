@@ -9,21 +9,18 @@ import pytest
 from cld_core.errors import CheckpointError, IncompleteError, MergeError, SolverError, UnusableSamplesError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import Crashed, GivenUp, JobRef, MergeRefused, NotRequeued, Submitted, TaskFailed
+from cld_core.run.events import MergeRefused, TaskFailed
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob
-from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
-from cldctl.jobs import process, shards
+from cldctl.jobs import process
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
-from cldctl.runs.status import evaluation_status
 from cldctl.runs.survey import Answers
 from tests.support.clock import Clock
-from tests.support.launcher import inside
 from tests.support.made_up import run_with
+from tests.support.scripted import inside
 
 
 def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
@@ -38,27 +35,6 @@ def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
     assert divided(missing, 2) == [(Piece("a", (0, 2)), Piece("b", (1,))), (Piece("a", (1,)), Piece("b", (0,)))]
 
 
-def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
-    computed = []
-
-    class Made:
-        def __init__(self, folder):
-            self.name, self.ledger = folder.name, Ledger(tmp_path / folder.name)
-
-        def compute(self, ranks, should_stop, only):
-            computed.append((self.name, only))
-            if self.name == "b":
-                raise CheckpointError("b is damaged. Fix it.")
-            return True
-
-    monkeypatch.setattr(shards, "open_work", Made)
-    pieces = (Piece("a", (0,)), Piece("b", (0,)), Piece("c", (1, 2)))
-    job = InJob(cluster=DebugCluster(), ref=JobRef(cluster="debug", job_id="1"))
-    with pytest.raises(CheckpointError, match="b is damaged"):
-        ShardsWork(pieces, gpu=False)._compute(job, StopFlag())
-    assert computed == [("a", (0,)), ("b", (0,)), ("c", (1, 2))]
-
-
 @pytest.fixture
 def evaluations(tmp_path, monkeypatch):
     """Two evaluations that compute nothing."""
@@ -66,19 +42,6 @@ def evaluations(tmp_path, monkeypatch):
     folders = [EvalRequest.of(run.recipe(), ("elbo",), step, 1).save(run) for step in (10, 20)]
     monkeypatch.setattr(Evaluation, "compute", lambda *_: True)
     return tuple(Piece(str(folder), (0,)) for folder in folders)
-
-
-def test_tables_are_written_once_when_all_pieces_are_computed(evaluations, monkeypatch, capsys):
-    written = []
-
-    def full(run):
-        written.append(run.name)
-        raise OSError("no space left")
-
-    monkeypatch.setattr(shards, "write_finished", full)
-    assert ShardsWork(evaluations, gpu=False)._compute(inside(), StopFlag())
-    assert written == ["mine"]
-    assert "warning: the tables of the sweeps of mine could not be written: no space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -121,30 +84,6 @@ def test_a_task_that_is_preempted_requeues_itself_like_a_training(evaluations, m
         assert job.delay_s == 0.0
 
 
-def test_what_the_log_says_about_earlier_starts_is_no_time_limit_of_this_one(evaluations, monkeypatch, tmp_path):
-    notice = "CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT"
-    job = inside(log=tmp_path / "7_0_log.err")
-    job.log.write_text(notice)
-    monkeypatch.setattr(job, "log_since", lambda offset: job.log.read_text()[offset:])
-    monkeypatch.setattr(job, "cause_of", lambda code, offset: "timeout" if notice in job.log_since(offset) else None)
-
-    def told_to_end(work, job, stop):
-        stop.code = StopCode.TERM
-        return False
-
-    monkeypatch.setattr(ShardsWork, "_compute", told_to_end)
-    monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
-    ShardsWork(evaluations, gpu=False)(job)
-    assert job.asked == 0
-
-
-def test_a_folder_that_is_gone_keeps_no_note_from_the_others(evaluations, capsys):
-    Path(evaluations[0].folder, "request.json").unlink()
-    ShardsWork(evaluations, gpu=False)._note(NotRequeued(job_id="7", reason="nobody answers"))
-    assert open_work(Path(evaluations[1].folder)).ledger.events()[-1].reason == "nobody answers"
-    assert "not noted" in capsys.readouterr().err
-
-
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
     def failing(*arguments):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
@@ -157,11 +96,6 @@ def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkey
     (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)
     assert isinstance(noted, TaskFailed), "the reason is told, and nothing is given up"
     assert none == []
-
-
-def test_a_pipe_in_the_place_of_a_request_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "request.json")
-    process.readable(tmp_path / "request.json")
 
 
 @pytest.mark.parametrize("error", [MergeError, IncompleteError])
@@ -184,60 +118,25 @@ def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, caps
     assert "shard 3 is damaged" in capsys.readouterr().err
 
 
-def test_a_task_notes_the_error_that_it_meets(evaluations, monkeypatch):
-    """It was in its log only: `status` said STOPPED."""
-
-    def broken(*_):
-        raise RuntimeError("mat1 and mat2 shapes\n cannot be multiplied")
-
-    monkeypatch.setattr(Evaluation, "compute", broken)
-    job = inside()
-    with pytest.raises(RuntimeError):
-        ShardsWork(evaluations, gpu=False)._compute(job, StopFlag())
-    first, second = (open_work(Path(piece.folder)) for piece in evaluations)
-    (event,) = first.ledger.events()
-    assert event == TaskFailed(
-        time=event.time, job_id=job.ref.job_id, reason="RuntimeError: mat1 and mat2 shapes cannot be multiplied"
-    )
-    assert second.ledger.events() == []
-
-
-@pytest.mark.parametrize("crashes", [0, 2])
-def test_why_an_evaluation_stopped_is_in_its_status(evaluations, crashes):
-    work = open_work(Path(evaluations[0].folder))
-
-    def submit(job_id):
-        work.ledger.append(Submitted(job=JobRef(cluster="debug", job_id=job_id), shards=(0,)))
-
-    submit("1")
-    work.ledger.append(TaskFailed(job_id="1", reason="RuntimeError: no"))
-    for restart in range(crashes):
-        work.ledger.append(Crashed(job_id="1", restart=restart, code=1))
-    if crashes:
-        work.ledger.append(GivenUp(job_id="1", reason="2 crashes (1 allowed)"))
-    row = evaluation_status(work, gone("1"))
-    assert (row["state"], row["cause"]) == ("STOPPED", "crashed" if crashes else "failed")
-    said = "2 crashes (1 allowed); the last one" if crashes else "a task failed"
-    assert f"{said}: RuntimeError: no" in row["reason"]
-    assert row["reason"] in row["remarks"], "it is shown below the results"
-    submit("2")
-    assert "RuntimeError" not in (evaluation_status(work, gone("1", "2"))["reason"] or "")
-
-
 def gone(*job_ids):
     return Answers({"debug": Survey({("debug", job_id): Seen("gone") for job_id in job_ids})})
 
 
-def test_a_task_tells_of_code_that_was_changed_since_it_was_submitted(evaluations, monkeypatch, capsys):
-    now = f"live {'a' * 64}"
-    monkeypatch.setattr(shards.code, "imported", lambda: now)
-    for asked in (None, now, f"live {'b' * 64}"):
-        ShardsWork(evaluations, gpu=False, code=asked)._compare_code(inside())
-    said = "runs code live aaaaaaaaaaaa, not live bbbbbbbbbbbb, which was there when it was submitted"
-    assert capsys.readouterr().err.count(said) == 1
-    for piece in evaluations:
-        work = open_work(Path(piece.folder))
-        (event,) = work.ledger.events()
-        assert (event.code, event.asked) == (now, f"live {'b' * 64}")
-        (remark,) = evaluation_status(work, Answers({}))["remarks"]
-        assert said in remark
+def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
+    computed = []
+
+    class Made:
+        def __init__(self, folder):
+            self.name, self.ledger = folder.name, Ledger(tmp_path / folder.name)
+
+        def compute(self, ranks, should_stop, only):
+            computed.append((self.name, only))
+            if self.name == "b":
+                raise CheckpointError("b is damaged. Fix it.")
+            return True
+
+    monkeypatch.setattr("cldctl.jobs.shards.open_work", Made)
+    pieces = (Piece("a", (0,)), Piece("b", (0,)), Piece("c", (1, 2)))
+    with pytest.raises(CheckpointError, match="b is damaged"):
+        ShardsWork(pieces, gpu=False)._compute(inside(), StopFlag())
+    assert computed == [("a", (0,)), ("b", (0,)), ("c", (1, 2))]

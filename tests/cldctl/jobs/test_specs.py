@@ -7,7 +7,6 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cldctl.clusters.debug import DebugCluster
 from cldctl.jobs import specs
-from tests.support.other_users import give_away, needs_root
 from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
@@ -50,19 +49,3 @@ def test_an_aftermath_is_told_what_ended_and_by_which_launcher(run):
     module, kind, folder, logs, launcher = spec.aftermath
     assert (module, kind, folder, logs) == ("cldctl.jobs.aftermath", "training", str(run.path), str(run.logs))
     assert launcher == "cldctl.clusters.debug:DebugCluster"
-
-
-@needs_root
-def test_a_colleague_s_run_gets_output_beside_theirs(run):
-    """Their folder of logs is theirs, and so would be what a job begins with."""
-    evaluation, sweep = run.evals / "e", run.evals / "s"
-    for logs in (run.logs, evaluation / "logs", sweep / "logs"):
-        logs.mkdir(parents=True, exist_ok=True)
-        give_away(logs)
-    training = specs.training(run, run.recipe(), DebugCluster())
-    assert training.logs == run.path / "logs-root"
-    assert training.aftermath[3] == str(training.logs)
-    for logs in (None, sweep / "logs"):
-        shards = specs.sharded([evaluation], run.recipe().cluster, DebugCluster(), run=run, logs=logs)
-        assert shards.logs == (logs or evaluation / "logs").with_name("logs-root")
-        assert shards.aftermath[3] == str(shards.logs)

@@ -8,8 +8,8 @@ from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.jobs import successor
 from cldctl.jobs.train import TrainWork
-from tests.support.launcher import REF, inside
 from tests.support.made_up import run_with
+from tests.support.scripted import REF, inside
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def test_one_successor_waits_for_a_job_to_fail_and_is_withdrawn_with_the_run(run
     work = TrainWork(str(run.path))
     for _ in range(2):
         successor.submit(run, job, work)
-    ((spec, tasks),) = job.cluster.submitted
+    ((spec, tasks),) = job.cluster.submissions
     assert spec.after == After((REF,), "failed")
     assert tasks[0].work == work
     (ref,) = run.ledger.history().successors_of("7")
     assert ref.job_id == "8"
     assert not successor.is_withdrawn(run, ref)
     successor.withdraw(run, job)
-    assert job.cluster.cancelled == ["8"]
+    assert job.cluster.calls == [("cancel", ["8"])]
     assert isinstance(run.ledger.events()[-1], TurnedAway)
     assert successor.is_withdrawn(run, ref)
 
@@ -46,23 +46,15 @@ def test_training_goes_on_without_a_successor_that_was_refused(run, capsys):
     assert run.ledger.history().successors_of("7") == []
 
 
-def test_a_successor_that_could_not_be_cancelled_is_withdrawn_all_the_same(run, job, capsys):
-    successor.submit(run, job, TrainWork(str(run.path)))
-    job.cluster.error = SchedulerAway("nobody answers.")
-    successor.withdraw(run, job)
-    assert "the successor 8 of job 7 could not be cancelled: nobody answers." in capsys.readouterr().out
-    assert successor.is_withdrawn(run, run.ledger.history().submitted[-1].job)
-
-
 @pytest.mark.parametrize("is_away", [False, True])
 def test_evaluations_wait_for_the_successor_too(run, job, monkeypatch, capsys, is_away):
     work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
-    work.ledger.append(Submitted(job=JobRef(cluster="made-up", job_id="9"), shards=(0,)))
+    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9"), shards=(0,)))
 
     def survey(jobs, *, settled=(), max_age_s=30.0):
         if is_away:
             raise SchedulerAway("nobody answers.")
-        return Survey({("made-up", "9"): Seen("pending")})
+        return Survey({("scripted", "9"): Seen("pending")})
 
     redirected = []
     monkeypatch.setattr(job.cluster, "survey", survey)

@@ -10,8 +10,8 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import process
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
 from tests.support.clock import Clock
-from tests.support.launcher import REF, inside
 from tests.support.paths import RECIPES
+from tests.support.scripted import REF, inside
 
 
 @pytest.fixture
@@ -116,19 +116,3 @@ def test_a_job_of_another_size_than_the_recipes_does_not_train(run, capsys):
     said = capsys.readouterr().err
     assert "mine: the job has 2 process(es), and the recipe asks for 1. Set cluster.nodes" in said
     assert len([line for line in said.splitlines() if not line.startswith("--- start 0 of job 7: rank 0 ")]) == 1
-
-
-class Joined(Exception):
-    """Enough was seen."""
-
-
-def test_the_ranks_wait_as_long_as_the_recipe_says(tmp_path, monkeypatch):
-    recipe = load(RECIPES / "toy.yaml", ["train.hang_timeout_s=1234"])
-    run = RunFolder.create(tmp_path / "patient", recipe, {"created": 1.0})
-
-    def join(place, *, gpu, timeout_s):
-        raise Joined(timeout_s)
-
-    monkeypatch.setattr("cld_core.ranks.join", join)
-    with pytest.raises(Joined, match=r"1234\.0"):
-        TrainWork(str(run.path))(inside())

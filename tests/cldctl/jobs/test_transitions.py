@@ -15,7 +15,6 @@ from cld_core.run.events import (
     NotRequeued,
     Requested,
     Requeued,
-    RolledBack,
     Started,
     Submitted,
     Unfit,
@@ -29,7 +28,7 @@ REQUESTED = Requested(steps=100)
 
 
 def submitted(job_id="7", restarts=True, successor_of=None):
-    return Submitted(job=JobRef(cluster="made-up", job_id=job_id, restarts=restarts), successor_of=successor_of)
+    return Submitted(job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of)
 
 
 def unfit(restart=0, job_id="7", rank=0):
@@ -85,31 +84,12 @@ def test_an_end_and_its_requeue_are_one_change():
     assert told(*events, started(1, 20))[-1] == ("RUNNING", "crashed", 20), "and why the one before ended"
 
 
-@pytest.mark.parametrize(
-    ("decision", "state", "reason"),
-    [
-        (GivenUp(job_id="7", reason="4 crashes in a row"), "FAILED", "4 crashes in a row"),
-        (NotRequeued(job_id="7", reason="nobody answers"), "STOPPED", "could not be requeued: nobody answers"),
-    ],
-)
-def test_an_end_after_which_the_job_does_not_begin_again(decision, state, reason):
-    last = changes([submitted(), started(), ended("crashed"), decision])[-1]
-    assert (last.state, last.cause, last.reason) == (state, "crashed", reason)
-
-
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     events = [submitted(), started(), ended("crashed"), Requeued(job_id="7", cause="crashed")]
     before = changes(events)[-1].place
     last = changes([*events, NotRequeued(job_id="7", reason="no")])[-1]
     assert last.state == "STOPPED"
     assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
-
-
-def test_a_job_that_cannot_begin_has_failed():
-    assert told(submitted(), NotBegun(job_id="7", reason="no checkpoint")) == [("FAILED", None, None)]
-    events = submitted(), started(), ended("preempted"), DiedEarly(job_id="7", restart=1, reason="no disk")
-    assert told(*events)[-1] == ("FAILED", "crashed", None)
-    assert told(*events, Requeued(job_id="7", cause="crashed"))[-1] == ("REQUEUED", "crashed", None)
 
 
 def test_an_unfit_machine_is_told_once_with_what_is_decided():
@@ -180,39 +160,6 @@ def test_after_any_cause_a_hook_hears_what_status_shows(cause):
     test_a_hook_hears_the_state_that_status_shows((submitted(restarts=False), started(), ended(cause)), "gone")
 
 
-def test_a_rollback_changes_no_state():
-    assert len(told(submitted(), started(), RolledBack(attempt=0, to_step=10, reason="nan"))) == 1
-
-
 def test_a_silent_end_is_told_with_the_next_beginning():
     events = submitted(), started(), Explained(attempt=0, cause="node_failure"), started(1, 20)
     assert told(*events) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
-
-
-def test_what_is_found_out_about_an_end_is_part_of_it():
-    events = submitted(), started(), ended("crashed"), Explained(attempt=0, cause="out_of_memory")
-    assert told(*events, Requeued(job_id="7", cause="crashed"))[-1] == ("REQUEUED", "out_of_memory", 30)
-
-
-class TestCancelling:
-    def test_a_running_job_notes_its_end_itself(self):
-        events = submitted(), started(), Cancelled(job_id="7")
-        assert told(*events) == [("RUNNING", None, 0)]
-        assert told(*events, ended("terminated"))[-1] == ("CANCELLED", "cancelled", 30)
-        assert told(*events, is_over=True)[-1] == ("CANCELLED", "cancelled", None), "it was killed"
-
-    def test_a_waiting_job_notes_nothing(self):
-        assert told(submitted(), Cancelled(job_id="7")) == [("CANCELLED", "cancelled", None)]
-
-    def test_one_that_waits_to_begin_again(self):
-        events = submitted(), started(), ended("preempted"), Requeued(job_id="7", cause="preempted")
-        assert told(*events, Cancelled(job_id="7"))[-1] == ("CANCELLED", "preempted", 30)
-
-    def test_what_was_over_stays_what_it_was(self):
-        events = submitted(), started(), ended("finished"), Cancelled(job_id="7")
-        assert told(*events)[-1][0] == "FINISHED"
-        assert len(told(*events)) == 2
-
-    def test_a_waiting_continuation_of_a_failed_run(self):
-        events = submitted(), started(), ended("crashed"), REQUESTED, submitted("8"), Cancelled(job_id="8")
-        assert told(*events)[-1] == ("CANCELLED", "cancelled", None)

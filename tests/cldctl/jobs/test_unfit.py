@@ -7,13 +7,13 @@ import pytest
 from cld_core.errors import UnfitError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
-from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Started, Submitted, TurnedAway, Unfit
+from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Submitted, TurnedAway, Unfit
 from cld_core.stop import StopFlag
 from cldctl.jobs import aftermath, hooks, process, unfit
 from cldctl.jobs.process import UNFIT
 from cldctl.jobs.train import TrainWork
-from tests.support.launcher import REF, Launcher, inside
 from tests.support.made_up import run_with
+from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
 
 @pytest.fixture
@@ -53,29 +53,20 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     assert isinstance(event, GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
     assert isinstance(withdrawn, TurnedAway)
-    assert job.cluster.cancelled == ["8"], "it would find unfit machines, too, and submit the next one"
+    assert job.cluster.calls == [("cancel", ["8"])], "it would find unfit machines, too, and submit the next one"
 
 
 def test_a_successor_is_submitted_when_the_machine_is_found_fit(tmp_path, monkeypatch):
     run, job = run_with(tmp_path / "next", overrides=("cluster.successor=true",)), inside()
 
     def joined(*place, **more):
-        assert job.cluster.submitted == []
+        assert job.cluster.submissions == []
         raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
 
     monkeypatch.setattr("cld_core.train.health.joined", joined)
     with pytest.raises(UnfitError):
         TrainWork(str(run.path))._train(run, job, StopFlag())
-    assert job.cluster.submitted == []
-
-
-def test_training_in_between_begins_the_count_again(run):
-    for restart in range(unfit.STARTS):
-        run.ledger.append(found(restart))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, restart=unfit.STARTS))
-    run.ledger.append(found(unfit.STARTS + 1))
-    aftermath.after_training(run, inside(restart=unfit.STARTS + 1), UNFIT)
-    assert isinstance(run.ledger.events()[-1], Requeued)
+    assert job.cluster.submissions == []
 
 
 def test_the_exit_code_is_enough(run):
@@ -104,33 +95,31 @@ def test_without_an_aftermath_the_hook_is_told_before_the_process_leaves_at_once
     assert happened[:2] == [Unfit, UNFIT]
 
 
-class InSetup(Launcher):
-    cause = "timeout"
-    job = None
-    was_cancelled = False
+@pytest.fixture
+def in_setup(monkeypatch):
+    """The job whose setup ends; an earlier start, which the first 1000 bytes of its log are about, met its limit."""
 
-    def current_job(self, logs=None):
-        type(self).job = inside()
-        self.job.cause_of = self.cause_since
-        self.job.cancelled = self.was_cancelled
-        return self.job
+    def make(cause="timeout", cancelled=False):
+        job = inside(cancelled=cancelled)
+        job.cause_of = lambda code, offset: "timeout" if offset < 1000 else cause
+        monkeypatch.setattr(Scripted, "current", lambda self: job)
+        return job
 
-    def cause_since(self, code, offset):
-        """An earlier start, which the first 1000 bytes of the log are about, came to its time limit."""
-        return "timeout" if offset < 1000 else self.cause
+    return make
 
 
-def end_of_setup(run, kind="training", folder=None, offset=1000):
-    arguments = [kind, str(folder or run.path), str(run.logs), f"{__name__}:InSetup", "143", "setup", str(offset)]
+def end_of_setup(run, kind="training", folder=None):
+    arguments = [kind, str(folder or run.path), str(run.logs), LAUNCHER, "143", "setup", "1000"]
     assert aftermath.main(arguments) == 143
 
 
-def test_a_time_limit_during_the_setup_costs_a_retry(run):
+def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
+    job = in_setup()
     end_of_setup(run)
     died, requeued = run.ledger.events()[-2:]
     assert isinstance(died, DiedEarly)
     assert isinstance(requeued, Requeued)
-    assert (requeued.cause, InSetup.job.delay_s) == ("timeout", 10.0)
+    assert (requeued.cause, job.delay_s) == ("timeout", 10.0)
     end_of_setup(run)
     event = run.ledger.events()[-1]
     assert isinstance(event, NotBegun)
@@ -139,8 +128,8 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run):
 
 
 @pytest.mark.parametrize("cause", ["preempted", "cancelled", None])
-def test_another_end_of_the_setup_is_left_to_slurm(run, monkeypatch, cause):
-    monkeypatch.setattr(InSetup, "cause", cause)
+def test_another_end_of_the_setup_is_left_to_slurm(run, in_setup, cause):
+    in_setup(cause)
     before = run.ledger.events()
     end_of_setup(run)
     work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
@@ -150,8 +139,8 @@ def test_another_end_of_the_setup_is_left_to_slurm(run, monkeypatch, cause):
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_a_task_whose_setup_met_the_limit_begins_again_unless_it_was_cancelled(run, monkeypatch, cancelled):
-    monkeypatch.setattr(InSetup, "was_cancelled", cancelled)
+def test_a_task_whose_setup_met_the_limit_begins_again_unless_it_was_cancelled(run, in_setup, cancelled):
+    job = in_setup(cancelled=cancelled)
     work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
     end_of_setup(run, "shards", work.folder)
-    assert InSetup.job.asked == (not cancelled)
+    assert job.asked == (not cancelled)

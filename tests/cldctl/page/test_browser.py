@@ -7,7 +7,7 @@ from tests.support.made_up import run_with
 from tests.support.reported import everything
 from tests.support.tools import invoke
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.by_hand
 
 
 @pytest.fixture(scope="module")

@@ -52,13 +52,6 @@ def test_a_mistake_is_named(sweep, message):
         made(*sweep)
 
 
-def test_the_jobs_of_all_cells_have_the_same_size():
-    with pytest.raises(UsageError, match=r"at train.seed=5: cluster.time_min differs from that of train.seed=4"):
-        made("train.seed=4,5", overrides=["cluster.time_min=${train.seed}"])
-    with pytest.raises(UsageError, match="at most 60 letters"):
-        cells.check_group_name("x" * 61)
-
-
 def group_with(tmp_path, *overrides):
     """A group with one run, of seed 0."""
     group = Group(tmp_path, "g")

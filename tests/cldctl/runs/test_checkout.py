@@ -75,15 +75,6 @@ def test_the_difference_from_the_commit_has_no_secrets(repository, tmp_path):
     assert checkout.patch(it.left_out, repository) == ""
 
 
-def test_a_patch_leads_from_the_commit_to_the_copy(repository, tmp_path):
-    write(repository, {"cld_core/a.py": "A = 2\nB = 3\n"})
-    target, it = copied(repository, tmp_path)
-    (tmp_path / "changes.patch").write_text(checkout.patch(it.left_out, repository))
-    git(repository, "checkout", "cld_core")
-    git(repository, "apply", str(tmp_path / "changes.patch"))
-    assert (repository / "cld_core/a.py").read_text() == (target / "cld_core/a.py").read_text()
-
-
 def test_what_is_no_file_of_the_checkout(repository, tmp_path):
     """Links, runs in the checkout that git does not ignore, private keys under any name, large files."""
     (tmp_path / "elsewhere.py").write_text("")
@@ -105,28 +96,6 @@ def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
     write(repository, {f"images/{number}.txt": "x" * 100 for number in range(40)})
     with pytest.raises(UsageError, match=r"20 files.*most is in images.*\.gitignore.*--live-code"):
         copied(repository, tmp_path)
-
-
-def test_nothing_is_written_beyond_the_limit(repository, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkout, "MAX_BYTES", 1000)
-    write(repository, {f"images/{number}.txt": "x" * 400 for number in range(9)})
-    with pytest.raises(UsageError, match="most is in images"):
-        copied(repository, tmp_path)
-    (target,) = (path.parent for path in tmp_path.rglob("images") if repository not in path.parents)
-    assert sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) <= 1000
-
-
-def test_a_checkout_without_git_and_a_hook_s_variables(repository, tmp_path, monkeypatch):
-    """Without git these are the files of the packages; GIT_DIR of another repository misleads nobody."""
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
-    _, it = copied(repository, tmp_path)
-    assert "run.sh" in it.files
-    monkeypatch.setattr(checkout.code, "sources", lambda: ["cld_core/__init__.py", "cld_core/a.py"])
-    (repository / ".git").rename(tmp_path / "git")
-    target = tmp_path / "again"
-    target.mkdir()
-    assert set(checkout.copy(target, tmp_path / "runs", repository).files) == {"cld_core/__init__.py", "cld_core/a.py"}
-    assert checkout.patch({}, repository) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,10 @@
 """What `status` and `why` say about attempts that ran other code, packages or machines."""
 
-import json
 import time
-from dataclasses import replace
 
-from cld_core.run.events import Ended, NotSubmitted, RecipeEdited, Requested, Started
+from cld_core.run.events import Ended, RecipeEdited, Requested, Started
 from cld_core.run.history import History
 from cldctl.runs.differences import changed_between
-from tests.support.made_up import run_with
-from tests.support.tools import invoke
 
 OLD, NEW = "a" * 64, "b" * 64
 WHEN = "2026-11-26 12:00"
@@ -22,12 +18,6 @@ def started(attempt, **more):
 
 def changes(*events):
     return changed_between(History.of(events))
-
-
-def test_nothing_changed():
-    same = {"code": OLD, "versions": {"torch": "2.6.0"}, "gpu": "H100", "driver": "550"}
-    assert changes() == []
-    assert changes(Requested(steps=5, code=OLD), started(1, **same), started(2, **same, hosts=("n2",))) == []
 
 
 def test_code_versions_driver_and_gpu():
@@ -46,10 +36,6 @@ def test_the_last_change_of_each_thing_counts():
     assert told == [f"GPU A instead of B, since attempt 3 ({WHEN})"]
 
 
-def test_attempts_that_name_nothing_say_nothing():
-    assert changes(started(1), started(2, code=NEW), started(3), started(4, code=NEW)) == []
-
-
 def test_a_job_that_does_not_find_its_code():
     asked = Requested(steps=5, code=OLD)
     (line,) = changes(asked, started(1, code="live " + NEW))
@@ -57,23 +43,7 @@ def test_a_job_that_does_not_find_its_code():
     assert changes(Requested(steps=5, code="live"), started(1, code="live " + NEW)) == []
 
 
-def test_a_request_that_was_refused_asks_for_no_code():
-    refused = NotSubmitted(reason="no")
-    assert changes(Requested(steps=5, code=OLD), Requested(steps=5, code=NEW), refused, started(1, code=OLD)) == []
-
-
 def test_an_edited_recipe():
-    edited = RecipeEdited(keys=("optim.lr",), values=("optim.lr 1 instead of 2",))
-    assert changes(edited) == ["recipe.yaml was edited by hand: optim.lr 1 instead of 2"]
+    edited = RecipeEdited(keys=("optim.lr",), values=("optim.lr 0.5 instead of 0.001",))
+    assert changes(edited) == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
     assert changes(edited, RecipeEdited()) == []
-
-
-def test_a_time_that_no_clock_shows(tmp_path):
-    run = run_with(tmp_path / "mine", 10)
-    run.ledger.append(Requested(steps=10))
-    for number, gpu in enumerate(("A100", "H100"), start=1):
-        run.ledger.append(replace(started(number, gpu=gpu), time=1e17))
-    assert changed_between(run.ledger.history()) == ["GPU H100 instead of A100, since attempt 2 (-)"]
-    (row,) = json.loads(invoke("status", "--json", "--all", runs=tmp_path).stdout)
-    assert "cannot be read" not in (row["reason"] or "")
-    assert len(row["changes"]) == 1

@@ -6,7 +6,6 @@ import pytest
 
 from cld_core.recipe import load
 from cld_core.run.atomic import write_json
-from cldctl.runs import estimate as policy
 from cldctl.runs.estimate import estimate
 from cldctl.show.usage import estimate_line
 from tests.support.made_up import TOY, run_with
@@ -38,23 +37,6 @@ def test_gpus_are_counted_and_a_gres_says_how_many(tmp_path):
         rated(tmp_path / name, 1.0, *size, key)
         found = estimate(tmp_path, load(TOY, [*STEPS, *size, key]))
         assert (found.hours, found.unit) == (8.0, "GPU-hours")
-
-
-def test_the_run_itself_damaged_runs_and_a_folder_that_does_not_exist_measure_nothing(tmp_path):
-    rated(tmp_path / "mine", 2.0)
-    rated(tmp_path / "damaged", 2.0)
-    (tmp_path / "damaged" / "recipe.yaml").write_text("]")
-    assert estimate(tmp_path, load(TOY), without="mine") is None
-    assert estimate(tmp_path / "nowhere", load(TOY)) is None
-
-
-def test_the_search_is_bounded(tmp_path, monkeypatch):
-    for number in range(4):
-        rated(tmp_path / f"a{number}", 2.0)
-    monkeypatch.setattr(policy, "ENOUGH", 2)
-    assert len(estimate(tmp_path, load(TOY)).runs) == 2
-    monkeypatch.setattr(policy, "WITHIN_S", -1.0)
-    assert estimate(tmp_path, load(TOY)) is None
 
 
 def test_the_line_says_what_is_known(tmp_path):

@@ -29,7 +29,7 @@ def begun(run, **phases: str) -> Evaluation:
 
 def start(run) -> evaluate.Outcome:
     cluster = Scripted()
-    cluster.max_tasks = lambda spec: 100
+    cluster.most = 100
     return evaluate.start(run, plan.make(run, ("elbo",), [20], ASKED), cluster, run.recipe().cluster)
 
 

@@ -58,34 +58,12 @@ def test_a_rank_that_was_killed_is_known_from_srun(run):
     assert (found.rank, found.host, found.reason) == (1, "n2", "Killed")
 
 
-def test_of_several_that_ended_alike_the_first_is_named(run):
-    log(run, 0, "srun: error: n2: tasks 2-3: Killed\nsrun: error: n1: tasks 0-1: Exited with exit code 1\n")
-    found = first(run)
-    assert (found.rank, found.host, found.reason) == (2, "n2", "Killed")
-
-
-def test_a_rank_that_lost_its_store_is_not_to_blame(run):
-    failed(run, 120.0, 0, "DistStoreError: timed out waiting for clients")
-    failed(run, 150.0, 1, "OSError: the real one")
-    assert first(run).rank == 1
-
-
-def test_a_rank_that_srun_ended_because_of_another_is_not_first(run):
-    log(run, 0, "srun: error: n1: task 0: Terminated\nsrun: error: n2: task 3: Exited with exit code 1\n")
-    assert first(run).rank == 3
-
-
 def test_else_the_logs_of_the_ranks_tell(run):
     log(run, 0, f"Traceback\n{GLOO}\n")
     log(run, 1, "Traceback\ncld_core.errors.DataError: no such images\n")
     found = first(run)
     assert (found.rank, found.reason) == (1, "cld_core.errors.DataError: no such images")
     assert found.file == run.logs / "7_1_log.err"
-
-
-def test_without_any_word_the_ledger_s_reason_is_what_there_is(run):
-    found = first(run)
-    assert (found.rank, found.reason, found.lines, found.file) == (None, "what rank 0 said", (), None)
 
 
 def test_one_rank_alone_is_the_first(run):
@@ -97,12 +75,6 @@ def test_one_rank_alone_is_the_first(run):
     found = first(run)
     assert (found.attempt, found.rank, found.host, found.lines) == (1, 0, "n3", ("step 12 of 20",))
     assert failed_log(run, 1)[1] == "attempt 1, rank 0 on n3"
-
-
-def test_nothing_in_a_log_steers_the_terminal_or_fills_the_screen(run):
-    failed(run, 150.0, 1, "OSError: x")
-    log(run, 1, "\x1b]0;title\x07\x1b[31mred\n" + "y" * 100_000 + "\nOSError: x\n")
-    assert all(line.isprintable() and len(line) <= 300 for line in first(run).lines)
 
 
 def test_the_log_of_the_failed_rank(run):

@@ -11,39 +11,16 @@ from cld_core.run import events
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
 from cld_core.shards.request import MAX_SHARDS
-from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import SchedulerRefused, Seen, Survey, TooManyTasks
+from cldctl.clusters.records import SchedulerRefused, Seen, Survey
 from cldctl.evals import plan
-from cldctl.runs import evaluate, home
+from cldctl.runs import evaluate
 from cldctl.runs.status import evaluation_status
 from cldctl.runs.stopped import why_stopped
 from cldctl.runs.survey import Answers
 from cldctl.show.runs import newest_result
 from tests.support.made_up import run_with
+from tests.support.scripted import alone
 from tests.support.tools import invoke
-
-
-class Picky(DebugCluster):
-    """A scheduler that says that it takes a number of tasks, and takes fewer."""
-
-    name = "picky"
-    blocks = False
-
-    def __init__(self, takes, says=1000, error=TooManyTasks):
-        self.takes, self.says, self.error, self.sizes = takes, says, error, []
-
-    def max_tasks(self, spec):
-        return self.says
-
-    def why_no_more(self, spec):
-        return "at most 7 jobs may be in the queue"
-
-    def submit(self, spec, tasks, note):
-        self.sizes.append(len(tasks))
-        if len(tasks) > self.takes:
-            text = "sbatch refused the job mine-eval: AssocMaxSubmitJobLimit. Fix the keys."
-            raise TooManyTasks(text, "AssocMaxSubmitJobLimit") if self.error is TooManyTasks else self.error(text)
-        note([JobRef(cluster=self.name, job_id=f"8_{task}") for task in range(len(tasks))])
 
 
 @pytest.fixture
@@ -62,21 +39,21 @@ def shards_of(work):
 
 
 def test_shards_share_the_tasks_that_the_scheduler_takes(run):
-    cluster = Picky(takes=7, says=7)
+    cluster = alone(takes=7, most=7)
     work, outcome = started(run, cluster)
     assert (cluster.sizes, shards_of(work)) == ([7], list(range(64)))
     assert outcome.said == ("64 shards in 7 tasks: at most 7 jobs may be in the queue",)
 
 
 def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
-    cluster = Picky(takes=10)
+    cluster = alone(takes=10)
     work, outcome = started(run, cluster)
     assert (cluster.sizes, shards_of(work)) == ([64, 32, 16, 8], list(range(64)))
-    assert outcome.said == ("64 shards in 8 tasks: picky refuses 16 (AssocMaxSubmitJobLimit)",)
+    assert outcome.said == ("64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)",)
 
 
 def test_a_scheduler_that_takes_no_task_at_all_is_not_asked_for_ever(run):
-    cluster = Picky(takes=0)
+    cluster = alone(takes=0)
     with pytest.raises(SchedulerRefused, match="AssocMaxSubmitJobLimit"):
         started(run, cluster)
     assert cluster.sizes == [64, 32, 16, 8, 4, 2, 1]
@@ -84,32 +61,10 @@ def test_a_scheduler_that_takes_no_task_at_all_is_not_asked_for_ever(run):
 
 
 def test_another_refusal_is_final(run):
-    cluster = Picky(takes=0, error=SchedulerRefused)
+    cluster = alone(error=SchedulerRefused("no"))
     with pytest.raises(SchedulerRefused):
         started(run, cluster)
     assert cluster.sizes == [64]
-
-
-def test_nothing_is_said_if_every_shard_has_a_task(run):
-    assert started(run, Picky(takes=64))[1].said == ()
-
-
-def test_the_evaluation_of_a_submission_says_how_it_was_divided(run, monkeypatch):
-    """The training is one task, which this scheduler takes."""
-    monkeypatch.setattr(home, "chosen", lambda name, *others: Picky(takes=4))
-    settings = ("cluster.tasks_per_node=9",)
-    done = invoke("submit", "toy", "--name", "new", "--eval", "elbo", *settings, runs=run.path.parent)
-    assert "9 shards in 4 tasks: picky refuses 9 (AssocMaxSubmitJobLimit)" in done.stderr
-    work = Evaluation(next((run.path.parent / "new" / "evals").glob("elbo-*")))
-    assert shards_of(work) == list(range(9))
-
-
-def test_fewer_rows_than_shards_make_as_many_shards_and_it_is_said(run, monkeypatch):
-    monkeypatch.setattr(home, "chosen", lambda name, *others: Picky(takes=1000))
-    done = invoke("eval", "mine", "--elbo", "--shards", "200", "eval.points=64", runs=run.path.parent)
-    assert "--shards 200: 64 shards instead, one for each sample or test point" in done.stderr
-    done = invoke("eval", "mine", "--elbo", "--shards", "64", "eval.points=64", "eval.seed=7", runs=run.path.parent)
-    assert "instead" not in done.stderr
 
 
 def test_more_shards_than_anybody_needs_are_refused(run):
@@ -122,7 +77,7 @@ def test_more_shards_than_anybody_needs_are_refused(run):
 
 
 def task(number, job="8"):
-    return Submitted(job=JobRef(cluster="picky", job_id=f"{job}_{number}"), shards=(number,))
+    return Submitted(job=JobRef(cluster="scripted", job_id=f"{job}_{number}"), shards=(number,))
 
 
 CRASH = events.Crashed(job_id="8_0", restart=0, code=1)
@@ -149,19 +104,15 @@ def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     assert why in found.reason
 
 
-def test_an_evaluation_that_was_never_started_has_not_stopped():
-    assert why_stopped(History.of([]), 0, 3) is None
-
-
 def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(run):
-    work, _ = started(run, Picky(takes=64), shards=3)
-    work.ledger.append(events.MergeRefused(reason="shard 1 is damaged. Re-run it.", job_id="8_0"))
-    gone = Answers({"picky": Survey({("picky", f"8_{number}"): Seen("gone") for number in range(3)})})
+    work, _ = started(run, alone(takes=64), shards=3)
+    work.ledger.append(events.MergeRefused(reason="shard 1 is damaged. Re-run it.", job_id="1_0"))
+    gone = Answers({"scripted": Survey({("scripted", f"1_{number}"): Seen("gone") for number in range(3)})})
     entry = json.loads(json.dumps(evaluation_status(work, gone)))
     assert (entry["state"], entry["reason"]) == ("STOPPED", "shard 1 is damaged. Re-run it.")
     assert newest_result([entry]) == "0/3 failed"
     assert entry["remarks"] == ["shard 1 is damaged. Re-run it."]
     work.ledger.append(task(1, "9"))
-    waiting = Answers({"picky": Survey({**gone.surveys["picky"].jobs, ("picky", "9_1"): Seen("pending")})})
+    waiting = Answers({"scripted": Survey({**gone.surveys["scripted"].jobs, ("scripted", "9_1"): Seen("pending")})})
     entry = evaluation_status(work, waiting)
     assert (entry["state"], entry["reason"], entry["remarks"]) == ("PENDING", None, [])

@@ -1,64 +1,33 @@
 """What is started of a group, and what is left of one that is refused."""
 
 import json
-import shutil
-from typing import ClassVar
 
 import pytest
 
 from cld_core.digests import checksum
-from cld_core.errors import RecipeError, UsageError
+from cld_core.errors import RecipeError
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run import RunFolder, code
-from cld_core.run.events import Cancelled, Ended, JobRef, NotSubmitted, Requested, Started
+from cld_core.run.events import Ended, NotSubmitted, Requested, Started
 from cld_core.run.groups import Group, find_group, values_of
-from cldctl import clusters
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
-from cldctl.jobs import specs
-from cldctl.runs import cancel, cells, checkout, evaluate, groups, logs, removal
+from cldctl.runs import cells, checkout, evaluate, groups, logs, removal
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Continuation, resume
+from cldctl.runs.resume import Continuation
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
-from tests.support.scripted import Scripted
+from tests.support.scripted import Scripted, register
 
 TOY = RECIPES / "toy.yaml"
 SEEDS = ("train.seed=0,1,2",)
 
 
-class Arrays(Scripted):
-    """Accepts arrays and runs none; a job has an id of its own, and logs."""
-
-    name: ClassVar[str] = "arrays"
-    queues: ClassVar[bool] = True
-    submissions: ClassVar[list]
-    refusal: ClassVar[Exception | None] = None
-    most: ClassVar[int] = 1000
-
-    def max_tasks(self, spec):
-        return self.most
-
-    def check(self, spec, tasks=1):
-        if tasks > self.most:
-            raise RecipeError(f"{tasks} tasks do not fit. Submit at most {self.most}.")
-
-    def submit(self, spec, tasks, note):
-        if self.refusal is not None:
-            raise self.refusal
-        self.submissions.append((spec, tasks))
-        number = len(self.submissions)
-        refs = [JobRef(cluster=self.name, job_id=f"{number}_{k}", logs=str(spec.logs)) for k in range(len(tasks))]
-        self.phases.update({ref.job_id: "pending" for ref in refs})
-        note(refs)
-
-
 @pytest.fixture
-def arrays(scripted, monkeypatch):
-    monkeypatch.setitem(clusters.CLUSTERS, "arrays", f"{__name__}:Arrays")
-    monkeypatch.setattr(Arrays, "submissions", [], raising=False)
-    return Arrays()
+def arrays(monkeypatch):
+    """Accepts arrays and runs none; a job has an id of its own, and logs."""
+    return register(monkeypatch, first=None, most=1000, queues=True)()
 
 
 def asked(tmp_path, sweep=SEEDS, overrides=(), **more):
@@ -97,17 +66,6 @@ def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
     assert [run.name for run in find_group(tmp_path, "g").runs()] == begun.new
 
 
-def test_what_follows_a_bad_end_finds_the_run_of_a_task(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
-    ((spec, _),) = arrays.submissions
-    module, kind, listed, folder, _ = spec.aftermath
-    assert (module, kind, folder) == ("cldctl.jobs.aftermath", "trainings", str(spec.logs))
-    assert specs.listed_run(tmp_path / listed, 2) == tmp_path / "g-seed2"
-    assert specs.listed_run(tmp_path / listed, 3) is None
-    (tmp_path / listed).write_text("[")
-    assert specs.listed_run(tmp_path / listed, 0) is None, "it is damaged"
-
-
 def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     start(asked(tmp_path), arrays)
     runs = [RunFolder(tmp_path / f"g-seed{seed}") for seed in range(3)]
@@ -123,25 +81,17 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     assert (third.jobs, len(arrays.submissions)) == ({}, 2), "everything is finished or alive"
 
 
-def test_a_run_whose_submission_was_interrupted_is_started(tmp_path, arrays):
-    wanted = asked(tmp_path)
-    wanted.group.add({cell.name: cell.values for cell in wanted.cells})
-    groups.submit.create(wanted.of(wanted.cells[0]))
-    begun = start(wanted, arrays)
-    assert (begun.resumed, begun.new) == (["g-seed0"], ["g-seed1", "g-seed2"])
-
-
 def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
-    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
+    monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
     with pytest.raises(SchedulerRefused):
         start(asked(tmp_path), arrays)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [".changes", ".groups"]
     assert list((tmp_path / ".groups").iterdir()) == []
-    monkeypatch.setattr(Arrays, "refusal", None)
+    monkeypatch.setattr(Scripted, "error", None)
     start(asked(tmp_path, ("train.seed=0",)), arrays)
     run = RunFolder(tmp_path / "g-seed0")
     end(arrays, run, "terminated")
-    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
+    monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
     with pytest.raises(SchedulerRefused):
         start(asked(tmp_path), arrays)
     assert [entry.name for entry in Group(tmp_path, "g").runs()] == ["g-seed0"], "what was there stays"
@@ -149,20 +99,13 @@ def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatc
 
 
 def test_more_runs_than_an_array_has_tasks_are_refused_before_anything_is_written(tmp_path, arrays, monkeypatch):
-    monkeypatch.setattr(Arrays, "most", 2)
+    monkeypatch.setattr(Scripted, "most", 2)
     with pytest.raises(RecipeError, match="3 tasks do not fit"):
         start(asked(tmp_path), arrays)
     assert list(tmp_path.iterdir()) == []
     start(asked(tmp_path, ("train.seed=0,1",)), arrays)
     end(arrays, RunFolder(tmp_path / "g-seed0"), "finished", 20)
     start(asked(tmp_path), arrays)
-
-
-def test_a_name_that_a_run_has_is_refused(tmp_path, arrays):
-    start(asked(tmp_path, ("train.seed=0",)), arrays)
-    (tmp_path / "g-seed0").rename(tmp_path / "g")
-    with pytest.raises(UsageError, match="--name g: a run has this name"):
-        groups.check(asked(tmp_path), arrays)
 
 
 def test_evaluations_wait_for_their_own_run(tmp_path, arrays):
@@ -173,16 +116,12 @@ def test_evaluations_wait_for_their_own_run(tmp_path, arrays):
 
 
 def test_an_evaluation_that_is_refused_leaves_the_trainings(tmp_path, arrays, monkeypatch):
-    wanted = asked(tmp_path, metrics=("elbo",))
-    accept = Arrays.submit
-
-    def submit(self, spec, tasks, note):
-        if len(self.submissions) == 2:
+    def refuse(number):
+        if number > 2:
             raise SchedulerRefused("too many jobs")
-        accept(self, spec, tasks, note)
 
-    monkeypatch.setattr(Arrays, "submit", submit)
-    begun = start(wanted, arrays)
+    monkeypatch.setattr(Scripted, "before", staticmethod(refuse))
+    begun = start(asked(tmp_path, metrics=("elbo",)), arrays)
     assert len(begun.jobs) == 3
     assert [(entry.run.name, entry.exit_code) for entry in begun.skipped] == [("g-seed1", 4), ("g-seed2", 4)]
     assert "too many jobs" in begun.skipped[0].reason
@@ -211,29 +150,6 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
     assert len(work.ledger.history().submitted) == 2, "its evaluation waits for the new job"
 
 
-def test_a_run_of_an_array_is_cancelled_alone_and_a_copy_is_not_taken_for_it(tmp_path, arrays):
-    import shutil
-
-    start(asked(tmp_path), arrays)
-    runs = Group(tmp_path, "g").runs()
-    shutil.copytree(runs[2].path, tmp_path / "copy")
-    (copy,) = cancel.cancel([RunFolder(tmp_path / "copy")])
-    assert "belongs to another run" in str(copy.problem)
-    (ending,) = cancel.cancel([runs[1]])
-    assert arrays.calls == [("cancel", ["1_1"])]
-    assert [job.job_id for job in ending.jobs] == ["1_1"]
-    assert any(isinstance(event, Cancelled) for event in runs[1].ledger.events())
-
-
-def test_logs_are_found_where_the_array_writes_them_also_of_a_moved_folder(tmp_path, arrays):
-    start(asked(tmp_path / "runs"), arrays)
-    run = RunFolder(tmp_path / "runs/g-seed2")
-    assert logs.of_training(run, None, 0).job.logs == str(tmp_path / "runs/.groups/g/logs")
-    (tmp_path / "runs").rename(tmp_path / "moved")
-    moved = RunFolder(tmp_path / "moved/g-seed2")
-    assert logs.of_training(moved, None, 0).job.logs == str(tmp_path / "moved/.groups/g/logs")
-
-
 def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
     runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
     report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
@@ -250,24 +166,6 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
     again = evaluate.start_group(group, plans, arrays, size)
     assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
-
-
-def test_a_refused_evaluation_of_a_group_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
-    runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(2)]
-    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
-    plans = [(run, plan.make(run, ("elbo",), [10], ())) for run in runs]
-    with pytest.raises(SchedulerRefused):
-        evaluate.start_group(Group(tmp_path, "g"), plans, arrays, runs[0].recipe().cluster)
-    assert [list(run.evals.iterdir()) for run in runs] == [[], []]
-
-
-def test_a_group_survives_the_loss_of_its_list(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
-    group = Group(tmp_path, "g")
-    group.file.write_text("{")
-    assert sorted(run.name for run in group.runs()) == ["g-seed0", "g-seed1", "g-seed2"]
-    assert find_group(tmp_path, "h") is None
-    assert find_group(tmp_path, "../g") is None
 
 
 def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_path, arrays, monkeypatch):
@@ -301,43 +199,6 @@ def of_another_checkout(target, runs):
     return checkout.Copied(files={"cldctl.py": sha256})
 
 
-def test_one_run_of_a_group_can_have_code_of_its_own(tmp_path, arrays):
-    start(asked(tmp_path), arrays)
-    run = RunFolder(tmp_path / "g-seed1")
-    end(arrays, run, "terminated")
-    resume(run, Continuation(update_code=True), arrays, lambda *about: None)
-    assert code.path_of(run.path) == run.path / "code" == arrays.submissions[-1][0].code
-    other = RunFolder(tmp_path / "g-seed2")
-    assert code.path_of(other.path) == tmp_path / ".groups" / "g" / "code"
-
-
-@pytest.mark.parametrize("damage", ["changed", "gone"])
-def test_shared_code_that_is_not_what_was_stored_starts_nothing(tmp_path, arrays, damage):
-    start(asked(tmp_path), arrays)
-    shared, run = tmp_path / ".groups" / "g" / "code", RunFolder(tmp_path / "g-seed1")
-    for other in Group(tmp_path, "g").runs():
-        end(arrays, other, "terminated")
-    if damage == "changed":
-        (shared / "cldctl" / "app.py").write_text("import os")
-    else:
-        shutil.rmtree(shared)
-    with pytest.raises(code.DamagedCode, match=f"resume {run.name} --update-code"):
-        resume(run, Continuation(), arrays, lambda *about: None)
-    begun = groups.resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None, lambda run: None)
-    assert (len(begun.skipped), len(arrays.submissions)) == (3, 1)
-
-
-@pytest.mark.parametrize("shared", ["../elsewhere/code", ".groups/other/code", ".groups/g/../g/code", "/code"])
-def test_a_manifest_points_to_nothing_but_the_code_of_its_own_group(tmp_path, arrays, shared):
-    start(asked(tmp_path), arrays)
-    folder = tmp_path / "g-seed0" / "code"
-    for place in (tmp_path.parent / "elsewhere", tmp_path / ".groups" / "other"):
-        shutil.copytree(tmp_path / ".groups" / "g" / "code", place / "code", dirs_exist_ok=True)
-    content = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**content, "shared": shared}))
-    assert code.read(folder) is None
-
-
 def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
     start(asked(tmp_path), arrays)
     runs = Group(tmp_path, "g").runs()
@@ -348,15 +209,3 @@ def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
         (entry,) = removal.plan([run])
         removal.remove(entry)
     assert not (tmp_path / ".groups" / "g").exists()
-
-
-def test_a_group_that_is_not_resumed_keeps_its_code(tmp_path, arrays, monkeypatch):
-    begun = start(asked(tmp_path), arrays)
-    for run in begun.runs:
-        end(arrays, run, "preempted")
-    before = [code.read(run.path / "code") for run in begun.runs]
-    monkeypatch.setattr(checkout, "copy", of_another_checkout)
-    monkeypatch.setattr(Arrays, "refusal", SchedulerRefused("no"))
-    with pytest.raises(SchedulerRefused):
-        groups.resume(begun.group, Continuation(update_code=True), arrays, lambda *about: None, lambda run: None)
-    assert [code.read(run.path / "code") for run in begun.runs] == before

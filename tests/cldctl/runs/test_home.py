@@ -12,19 +12,16 @@ from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl import clusters
 from cldctl.runs import home
 from tests.support.paths import RECIPES
+from tests.support.scheduler import clients
 from tests.support.tools import DEBUG, ONE, invoke, status
 
 
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
-    """An sbatch on PATH that notes that it was called, and refuses."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name in ("sbatch", "srun", "squeue", "sacct", "scontrol", "scancel"):
-        (folder / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path / 'called'}\necho 'no' >&2\nexit 1\n")
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-    return tmp_path / "called"
+    """An sbatch on PATH that notes that it was called, and refuses, and a configuration."""
+    (tmp_path / "slurm.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    return clients(tmp_path, monkeypatch, "echo no >&2\nexit 1")
 
 
 @pytest.fixture

@@ -1,27 +1,21 @@
 """The index is right whatever happens to a run, and does not read again what has not changed."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
-import types
 
 import pytest
 
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import load
-from cld_core.run import Lease, RunFolder, changes
+from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, Imported, JobRef, Noted, Started, Submitted
-from cldctl.runs import index, index_file, recheck, survey
+from cld_core.run.events import Ended, JobRef, Started, Submitted
+from cldctl.runs import index, index_file, survey
 from cldctl.runs.index import Index
 from cldctl.runs.labels import label
 from cldctl.runs.status import status_or_reason
-from tests.chaos import shim
-from tests.support.made_up import TOY, report, run_with
+from tests.support.made_up import TOY, report
 from tests.support.old_runs import over, settle
 
 
@@ -110,26 +104,10 @@ def test_what_may_change_without_a_mark_is_read_each_time(root, monkeypatch, scr
     assert looked(root, monkeypatch)[0] == []
 
 
-def test_a_job_that_still_waits_keeps_its_run_from_being_remembered(root, monkeypatch, scripted):
-    scripted.phases["0"] = "pending"
-    for _ in range(2):
-        assert "a" in looked(root, monkeypatch)[0]
-
-
 def test_while_a_scheduler_is_away_nothing_new_is_remembered(root, monkeypatch, scripted):
     scripted.away.add("scripted")
     for _ in range(2):
         assert looked(root, monkeypatch)[0] == ["a", "b", "c"], "nobody knows whether their jobs live"
-
-
-def test_a_process_that_writes_keeps_its_run_from_being_remembered(root, monkeypatch):
-    lease = Lease.acquire(root / "b" / "lease", job_id="other")
-    try:
-        settle(root)
-        looked(root, monkeypatch)
-        assert looked(root, monkeypatch) == (["b"], STATES | {"b": "RUNNING"})
-    finally:
-        lease.release()
 
 
 def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
@@ -154,33 +132,6 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
     settle(root)
     for _ in range(2):
         assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), "marks say nothing about these"
-
-
-def test_what_is_changed_by_hand_is_noticed_when_it_is_checked(root, monkeypatch):
-    looked(root, monkeypatch)
-    with (root / "a" / "attempts.jsonl").open("a") as ledger:
-        ledger.write(json.dumps({"time": 1.0, "event": "noted", "note": "by hand"}) + "\n")
-    rows = Index(root).look(check_s=0.0).rows
-    assert [row.note for row in rows] == [None] * 3, "not without a check"
-    assert looked(root, monkeypatch, check_s=60.0)[0] == ["a"]
-    assert Index(root, fresh=True).look(check_s=0.0).rows[0].note == "by hand"
-
-
-def test_every_remembered_run_is_checked_in_turn(root, monkeypatch):
-    looked(root, monkeypatch)
-    monkeypatch.setattr(recheck, "AT_LEAST", 1)
-    for name in "abc":
-        with (root / name / "attempts.jsonl").open("a") as ledger:
-            ledger.write(json.dumps({"time": 1.0, "event": "noted", "note": "by hand"}) + "\n")
-    settle(root)
-    no_time = 1e-9
-    notes = [[row.note for row in Index(root).look(check_s=no_time).rows] for _ in range(3)]
-    told, silent = "by hand", None
-    assert notes == [[told, silent, silent], [told, told, silent], [told, told, told]]
-    place = index_file.file_for(root).with_suffix(".next")
-    assert place.read_text() == "c"
-    place.write_bytes(b"\xff" * 5000)
-    assert len(Index(root).look(check_s=no_time).rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -209,92 +160,3 @@ def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, t
             file.unlink()
     assert index_file.load(file) == {}
     assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
-
-
-def test_rows_that_other_code_has_made_are_not_used(root, monkeypatch, tmp_path):
-    package = types.ModuleType("package")
-    package.__path__ = [str(tmp_path)]
-    module = tmp_path / "module.py"
-    module.write_text("1")
-    monkeypatch.setattr(index_file, "_MADE_BY", (*index_file._MADE_BY, package))
-    looked(root, monkeypatch)
-    assert looked(root, monkeypatch)[0] == []
-    module.write_text("12")
-    index_file._modules_in.cache_clear()
-    assert looked(root, monkeypatch)[0] == ["a", "b", "c"]
-
-
-def test_without_a_cache_everything_is_read(root, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "file"))
-    for _ in range(2):
-        assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
-
-
-def test_a_run_that_others_may_change_without_a_mark_is_not_remembered(root, monkeypatch):
-    (root / "a").chmod(0o775)
-    (root / changes.FOLDER).chmod(0o755)
-    settle(root)
-    looked(root, monkeypatch)
-    assert looked(root, monkeypatch)[0] == ["a"]
-
-
-def test_the_newest_run_and_those_that_are_not_finished(root, monkeypatch):
-    looked(root, monkeypatch)
-    read = []
-    monkeypatch.setattr(index, "_created", lambda run: read.append(run.name) or run.identity()["created"])
-    assert Index(root).newest().name == "c"
-    assert read == []
-    over(root / "new", "7", created=time.time())
-    assert Index(root).newest().name == "new"
-    assert read == ["new"]
-    assert [run.name for run in Index(root).unfinished()] == ["b", "c", "new"]
-    assert Index(root / "nowhere").newest() is None
-
-
-def test_a_watcher_sees_changes_too(root, scripted):
-    watching = Index(root)
-    assert [row.state for row in watching.look(check_s=0.0).rows] == list(STATES.values())
-    RunFolder(root / "c").ledger.append(Noted(note="seen"))
-    assert watching.look(check_s=0.0).rows[2].note == "seen"
-    os.rename(root / "a", root / "z")
-    assert {row.name for row in watching.look(check_s=0.0).rows} == {"b", "c", "z"}
-
-
-@pytest.mark.skipif(shim.library() is None, reason="no C compiler")
-def test_a_run_that_is_over_costs_no_file_call_and_a_live_one_few(tmp_path, scripted):
-    root, few, many, alive = tmp_path / "runs", 4, 60, 5
-    for number in range(many):
-        path = root / f"run-{number}"
-        if number:
-            shutil.copytree(root / "run-0", path)
-        else:
-            run = run_with(path, 10)
-            run.ledger.append(Imported(step=10, source="elsewhere", finished=True))
-    settle(root)
-    faults = shim.Faults(tmp_path / "control", root)
-    faults.be_slow(1e-6)
-
-    def calls(check_s: float = 0.0) -> int:
-        before = faults.count("delayed")
-        code = f"from cldctl.runs.index import *; print(len(Index(Path({str(root)!r})).look(check_s={check_s}).rows))"
-        environment = {**os.environ, **faults.environment(), "CLDCTL_CACHE": str(tmp_path / "cache")}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-        assert int(done.stdout) == len(list(root.glob("run-*")))
-        return faults.count("delayed") - before
-
-    assert calls() > 10 * many, "everything is read once"
-    of_many = calls()
-    for number in range(few, many):
-        shutil.rmtree(root / f"run-{number}")
-    calls()
-    of_few = calls()
-    assert of_many - of_few < 0.2 * (many - few)
-    assert of_many < 20
-    assert calls(check_s=1e-9) - of_few <= 5 * few, "a check looks at each of five files once"
-    for number in range(alive):
-        run = run_with(root / f"run-alive-{number}", 10)
-        run.ledger.append(Submitted(job=JobRef(cluster="elsewhere", job_id=str(number))))
-        run.ledger.append(Started(attempt=0, job_id=str(number), step=0))
-    calls()
-    assert calls() - of_few <= 20 * alive

@@ -12,10 +12,10 @@ import pytest
 
 from cld_core.checkpoint.load import load
 from cld_core.run import RunFolder
-from cld_core.run.events import Requested
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import SMALL, cldctl, is_gone, ranks_of, same, status, wait_ended, wait_for, wait_step
 
+pytestmark = pytest.mark.slow
 LOCAL = ("--cluster", "local")
 
 
@@ -29,7 +29,6 @@ def submit(runs, name, *overrides):
     return RunFolder(runs / name)
 
 
-@pytest.mark.slow
 def test_killed_five_times_a_run_ends_bit_identical(runs):
     """SIGKILL at five random moments, two of them inside a checkpoint write."""
     settings = ("train.checkpoint_every=50", "train.on_resume=exact")
@@ -62,8 +61,7 @@ def test_killed_five_times_a_run_ends_bit_identical(runs):
     assert [entry["cause"] for entry in row["attempts"]] == ["killed"] * 5 + ["finished"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM], ids=["USR2", "TERM"])
-@pytest.mark.parametrize("whom", ["one", "all"])
+@pytest.mark.parametrize(("number", "whom"), [(signal.SIGUSR2, "one"), (signal.SIGTERM, "all")])
 def test_a_signal_stops_all_ranks_at_the_same_step(runs, number, whom):
     run = submit(runs, "mine", "train.steps=1000000", "train.checkpoint_every=1000000")
     processes = wait_for(lambda: len(ranks_of(run)) == 2 and ranks_of(run))
@@ -142,57 +140,3 @@ def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
     wait_step(run, step + 10)
     assert status(runs, "mine")["state"] == "RUNNING"
     cldctl("cancel", "mine", runs=runs)
-
-
-def test_from_step_sets_the_later_checkpoints_aside(runs):
-    settings = ("train.steps=40", "train.checkpoint_every=10", "train.keep=9", "cluster.tasks_per_node=1")
-    cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "debug", runs=runs)
-    run = RunFolder(runs / "mine")
-    assert run.checkpoint_steps() == [10, 20, 30, 40]
-    assert "10, 20, 30, 40" in cldctl("resume", "mine", "--from", "15", runs=runs, code=3).stderr
-    cldctl("resume", "mine", "--from", "20", "--cluster", "debug", runs=runs)
-    assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
-    assert len(list((run.checkpoints / "set_aside").glob("*.pt"))) == 2
-    assert run.checkpoint_steps() == [10, 20, 30, 40]
-
-
-def test_two_jobs_on_one_run_torchrun_style(runs):
-    """`python -m cld_core.train` with torchrun goes on where a submitted job stopped."""
-    settings = ("train.steps=20", "train.checkpoint_every=10", "cluster.tasks_per_node=1")
-    cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "debug", runs=runs)
-    run = RunFolder(runs / "mine")
-    run.ledger.append(Requested(steps=40, overrides=("train.steps=40",)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, "-m", "cld_core.train", str(run.path)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert [entry["first_step"] for entry in status(runs, "mine")["attempts"]] == [0, 20]
-    assert run.checkpoint_steps()[-1] == 40
-
-
-@pytest.mark.slow
-def test_a_chained_evaluation_survives_an_interruption(runs):
-    steps = "train.steps=3000"
-    cldctl("submit", "toy", *SMALL, steps, "--name", "mine", "--eval", "elbo", *LOCAL, runs=runs)
-    run = RunFolder(runs / "mine")
-    wait_step(run, 10)
-    ranks_of(run)[1].send_signal(signal.SIGTERM)
-    assert wait_ended(runs, "mine")["state"] == "STOPPED"
-    done = cldctl("resume", "mine", *LOCAL, "--follow", runs=runs)
-    assert "NLL bound" in done.stdout
-    assert status(runs, "mine")["evals"][0]["nll"] is not None
-
-
-def test_ranks_without_their_controller_are_seen_and_can_be_cancelled(runs):
-    run = submit(runs, "mine", "train.steps=1000000")
-    wait_step(run, 10)
-    processes = ranks_of(run)
-    controller = psutil.Process(int(status(runs, "mine")["job_id"]))
-    controller.kill()
-    wait_for(lambda: is_gone(controller))
-    assert status(runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel", "mine", runs=runs)
-    for process in processes:
-        wait_for(lambda process=process: is_gone(process))
-    assert status(runs, "mine")["state"] in ("CANCELLED", "STOPPED")

@@ -70,16 +70,6 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
     assert len(lines) == 5 or year != 2026
 
 
-def test_without_times_one_rank_follows_another(log):
-    files = [log(f"{name}1\n{name}2\n", f"7_{rank}_log.out") for rank, name in enumerate("ab")]
-    assert [line for _, line in merged([(rank, Part(file)) for rank, file in enumerate(files)])] == [
-        b"a1\n",
-        b"a2\n",
-        b"b1\n",
-        b"b2\n",
-    ]
-
-
 def test_what_looks_like_a_time_and_is_none_is_none():
     assert time_of(b"2026-99-99T99:99:99") is None or time_of(b"2026-99-99T99:99:99") > 0
     assert time_of(b"step 5/60 loss 2.0") is None

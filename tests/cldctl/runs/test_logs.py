@@ -29,18 +29,6 @@ def submitted(job_id, folder):
     return Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(folder)), shards=(0,))
 
 
-def test_the_logs_of_a_sweep_are_found_after_the_run_was_moved_or_copied(run, tmp_path):
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
-    there = run.evals / "sweep-1" / "logs"
-    work.ledger.append(submitted("7", there))
-    write(there, "7")
-    for move in (shutil.copytree, shutil.move):
-        target = tmp_path / move.__name__
-        move(run.path, target)
-        (file,) = logs.of_evaluation(RunFolder(target), work.name, 0, 0).files()
-        assert file.is_relative_to(target)
-
-
 def test_a_job_that_was_turned_away_has_a_log_and_a_reason(run):
     run.ledger.append(submitted("7", run.logs))
     run.ledger.append(TurnedAway(job_id="7", reason="another job holds it", why="held"))
@@ -140,16 +128,6 @@ def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued):
     assert len(shown(requeued).stdout.splitlines()) == 4, "without --attempt, the log of the job"
 
 
-def test_a_log_without_marks_is_shown_whole_and_that_is_said(run):
-    run.ledger.append(submitted("7", run.logs))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Started(attempt=1, job_id="7", step=0, restart=1))
-    write(run.logs, "7", "both\n")
-    done = shown(run, "--attempt", "1")
-    assert done.stdout == "both\n"
-    assert "shown whole: nothing in it says where attempts begin" in done.stderr
-
-
 def test_all_ranks_are_merged_with_their_numbers(requeued):
     lines = shown(requeued, "--all-ranks", "--attempt", "0").stdout.splitlines()
     first, second = mark(0).strip(), mark(0, 1).strip()
@@ -164,21 +142,6 @@ def test_the_rank_that_failed_first_is_shown_and_named(requeued):
     assert done.stdout == f"{mark(0, 1)}rank 1 start 0\n"
     assert done.stderr.splitlines() == ["attempt 0, rank 1 on n2", "OSError: disk"]
     assert "attempt 1 did not fail" in shown(requeued, "--failed", "--attempt", "1", code=3).stderr
-
-
-def test_the_last_lines_of_each_file(requeued):
-    assert shown(requeued, "--tail", "1").stdout == "rank 0 start 1\n"
-    assert shown(requeued, "-n", "0").stdout == ""
-    assert len(shown(requeued, "-n", "1", "--all-ranks", "--attempt", "0").stdout.splitlines()) == 3
-
-
-def test_last_lines_without_a_time_are_in_the_order_of_the_times_above_them(requeued):
-    for rank, second in ((0, 9), (1, 5)):
-        text = f"2026-11-26T08:01:0{second} rank {rank}\nthe end of rank {rank}\n"
-        (requeued.logs / f"7_{rank}_log.out").write_text(text)
-    (requeued.logs / "7_1_log.err").unlink()
-    shown_lines = shown(requeued, "--all-ranks", "-n", "1").stdout.splitlines()
-    assert shown_lines == ["1| the end of rank 1", "0| the end of rank 0"]
 
 
 def test_a_log_that_is_followed_is_printed_once(requeued, scripted):

@@ -78,21 +78,10 @@ def test_an_answer_that_is_older_than_the_ledger(happened, phase, wanted):
     assert state(happened, phase) == wanted
 
 
-def test_an_answer_of_this_moment_counts_whatever_the_clocks_of_nodes_say():
-    assert state((submitted(BEFORE), started(NOW + 3600)), "gone", as_of=None) == "LOST"
-    assert state((submitted(BEFORE), started(SINCE)), "gone") == "RUNNING"
-
-
 def test_a_crash_that_nothing_follows_is_one_after_a_while():
     happened = (*BEGUN, ended(SINCE, "crashed"))
     assert state(happened, "running", now=SINCE + 29) == "RUNNING"
     assert state(happened, "running", now=SINCE + 31) == "FAILED"
-
-
-def test_the_node_and_the_suspension_of_a_job_are_those_of_the_answer():
-    history = History.of((submitted(BEFORE), started(SINCE)))
-    seen = seen_by(history, answers("ending", ASKED, node="n1"), NOW)
-    assert seen(history.submitted[0].job) == Seen("ending", node="n1")
 
 
 @pytest.mark.parametrize("as_of", [None, ASKED])

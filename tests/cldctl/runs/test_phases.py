@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, JobRef, Requested, Requeued, Started, Submitted
+from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.support.made_up import run_with
@@ -26,13 +26,6 @@ def test_a_training_says_what_it_does(tmp_path, scripted, phase):
     report(run, phase=phase, loss=2.0, smoothed_loss=1.5)
     row = looked_at(run)
     assert (row.state, row.phase, row.loss, row.smoothed_loss) == ("RUNNING", phase, 2.0, 1.5)
-
-
-def test_one_of_an_older_version_is_training(tmp_path, scripted):
-    run = trained(run_with(tmp_path / "a", 10), "1")
-    report(run, loss=2.0)
-    row = looked_at(run)
-    assert (row.phase, row.smoothed_loss) == ("training", None)
 
 
 def test_before_its_first_report_it_is_starting(tmp_path, scripted):
@@ -58,34 +51,3 @@ def test_a_run_that_is_over_does_nothing(tmp_path, scripted):
     report(run, phase="saving")
     run.ledger.append(Ended(attempt=0, cause="finished", step=100))
     assert looked_at(run).phase is None
-
-
-@pytest.mark.parametrize(("phase", "silent"), [("training", True), ("evaluating", False)])
-def test_silence_is_told_of_a_training_alone(tmp_path, scripted, phase, silent):
-    """An evaluation of half a minute was called silence, and the ETA went."""
-    run = trained(run_with(tmp_path / "a", 10), "1")
-    report(run, phase=phase, time=time.time() - 40, every_s=1.0, steps_per_s=2.0)
-    row = looked_at(run)
-    assert ("no report" in (row.reason or "")) == silent
-    assert (row.eta_s is None) == silent
-
-
-def test_a_hostile_phase_is_a_short_line(tmp_path, scripted):
-    run = trained(run_with(tmp_path / "a", 10), "1")
-    report(run, phase="\x1b[2J" + "x" * 500 + "\n")
-    phase = looked_at(run).phase
-    assert len(phase) <= 40
-    assert phase.isprintable()
-
-
-def test_a_finished_run_that_continues_is_not_called_silent(tmp_path, scripted):
-    run = trained(run_with(tmp_path / "a", 10), "1", "gone")
-    report(run, phase="training", time=time.time() - 1_300, every_s=1.0)
-    run.ledger.append(Ended(attempt=0, cause="finished", step=100))
-    run.ledger.append(Requested(steps=200))
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=str(run.logs))))
-    Scripted.phases["2"] = "running"
-    assert "no report" not in (looked_at(run).reason or "")
-    run.ledger.append(Started(attempt=1, job_id="2", step=100))
-    row = looked_at(run)
-    assert (row.state, row.phase, row.reason) == ("RUNNING", "starting", None)

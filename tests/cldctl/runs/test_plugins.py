@@ -1,7 +1,6 @@
 """Whether a plug-in registers the data: a name is known for the content of its file, or a process is asked."""
 
 import json
-import os
 import subprocess
 from types import SimpleNamespace
 
@@ -82,17 +81,6 @@ def test_a_name_is_refused_only_by_a_process_that_was_asked_now(file, started):
         require(file, "ring2")
 
 
-def test_data_that_a_plug_in_replaces_are_asked_about_each_time(file, started):
-    """If it replaces them no longer, those that come with cldctl would be trained on."""
-    started.answer = answer("ring", "diamond")
-    require(file, "diamond")
-    require(file, "diamond")
-    assert started.count == 2
-    started.answer = answer("ring")
-    with pytest.raises(RecipeError, match="is 'diamond', which does not come from it"):
-        require(file, "diamond")
-
-
 def test_in_a_sweep_one_value_has_to_come_from_the_plug_in(file, started):
     require(file, "diamond", swept=("diamond", "ring"))
     require(file, "diamond", swept=("diamond", "ring"))
@@ -100,21 +88,6 @@ def test_in_a_sweep_one_value_has_to_come_from_the_plug_in(file, started):
     with pytest.raises(RecipeError, match=r"registers ring, but no value of 'data\.name' comes from it\. Add ring to"):
         require(file, "diamond", swept=("diamond", "gaussian"))
     assert started.count == 2, "asked again before it is refused"
-
-
-def test_a_process_is_asked_once_in_a_command(file, started):
-    for _ in range(2):
-        assert list(plugins.ask(str(file)).names) == ["ring"]
-    assert started.count == 1
-
-
-@pytest.mark.parametrize("what", ["sys.executable", "__version__", "metadata.version", "_FORMAT"])
-def test_another_python_torch_cldctl_or_meaning_is_asked_again(file, started, monkeypatch, what):
-    require(file)
-    changed = (lambda package: "0.0") if what == "metadata.version" else "other"
-    monkeypatch.setattr(f"cldctl.runs.plugins.{what}", changed)
-    require(file)
-    assert started.count == 2
 
 
 def test_problems_are_not_remembered(file, started):
@@ -135,31 +108,3 @@ def test_a_damaged_answer_is_ignored(file, started, damage):
     require(file)
     require(file)
     assert started.count == 2, "and replaced"
-
-
-def test_modules_and_data_are_asked_about_each_time(file, started):
-    """They may depend on files that nobody has looked at."""
-    for plugin, name in (("a.module", None), (str(file), "ring")):
-        before = started.count
-        for _ in range(2):
-            forgotten()
-            plugins.ask(plugin, name)
-        assert started.count == before + 2
-        assert list(plugins.remembered(plugin)) == []
-
-
-def test_without_a_cache_it_is_asked_each_time(file, started, monkeypatch):
-    monkeypatch.setattr(caches, "folder", lambda: None)
-    for count in (1, 2):
-        require(file)
-        assert started.count == count
-
-
-def test_old_answers_are_removed(file, started):
-    require(file)
-    (old,) = caches.folder().glob("plugin-*.json")
-    os.utime(old, (0, 0))
-    file.write_text("A = 2\n")
-    require(file)
-    (new,) = caches.folder().glob("plugin-*.json")
-    assert new != old

@@ -11,31 +11,24 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
 from cldctl.runs import drafts
 from tests.cldctl.runs.test_snapshot import RING, begun, requests, resumed, run, small, stop
-from tests.support.scripted import Scripted
+from tests.support.scripted import alone
 
 __all__ = ["run", "small"]
-
-
-class Refusing(Scripted):
-    def submit(self, spec, tasks, note):
-        raise SchedulerRefused("no")
-
-
-class Away(Scripted):
-    def submit(self, spec, tasks, note):
-        raise SchedulerAway("nobody answers")
 
 
 def edition(run):
     return (run.path / "code/cld_core/a.py").read_text(), code.read(run.path / "code").code
 
 
-@pytest.mark.parametrize(("kind", "error"), [(Refusing, SchedulerRefused), (Away, SchedulerAway)])
-def test_the_code_is_what_it_was(run, small, kind, error):
+REFUSED = SchedulerRefused("no")
+
+
+@pytest.mark.parametrize("error", [REFUSED, SchedulerAway("nobody answers")])
+def test_the_code_is_what_it_was(run, small, error):
     before = edition(run)
     (small / "cld_core/a.py").write_text("A = 2\n")
-    with pytest.raises(error):
-        resumed(stop(run), kind(), update_code=True)
+    with pytest.raises(type(error)):
+        resumed(stop(run), alone(error=error), update_code=True)
     assert edition(run) == before
     resumed(run)
     assert (requests(run)[-1].code, edition(run)) == (before[1], before)
@@ -50,7 +43,7 @@ def test_a_plugin_that_was_to_be_added_is_not(tmp_path, scripted, small):
         each.write_text(RING.format(1) + f"# {number}\n")
     run = begun(tmp_path, "data.name=ring", f"data.plugin={first}")
     with pytest.raises(SchedulerRefused):
-        resumed(stop(run), Refusing(), overrides=(f"data.plugin={file}",))
+        resumed(stop(run), alone(error=REFUSED), overrides=(f"data.plugin={file}",))
     assert [copy.name for copy in (run.path / "code/plugins").glob("*/*.py")] == ["first.py"]
     resumed(run)
     assert requests(run)[-1].code == requests(run)[0].code
@@ -61,7 +54,7 @@ def test_the_hook_is_what_it_was(tmp_path, scripted, small):
     file = job_logs.folder_for(run.logs) / hooks.SETTINGS
     for override in ("hooks.on_change=theirs", "hooks.on_change=null"):
         with pytest.raises(SchedulerRefused):
-            resumed(stop(run), Refusing(), overrides=(override,))
+            resumed(stop(run), alone(error=REFUSED), overrides=(override,))
         assert json.loads(file.read_text())["on_change"] == "mine"
 
 

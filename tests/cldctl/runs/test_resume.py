@@ -12,11 +12,9 @@ from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
-from cldctl.runs import resume as policy
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
 from tests.support.scripted import Scripted, trained
-from tests.support.tools import invoke
 
 
 def stopped(path, job_id="1", cause="preempted", phase="gone", cluster="scripted", steps=(10, 20)):
@@ -41,13 +39,6 @@ def test_a_run_continues_from_its_newest_whole_checkpoint(tmp_path, scripted):
     assert (request.steps, request.overrides) == (60, ("train.steps=60",))
     assert isinstance(submitted, Submitted)
     assert resumed(stopped(tmp_path / "b"), from_step=10) == (10, 0)
-
-
-@pytest.mark.parametrize("cause", ["finished", "preempted"])
-def test_a_runs_folder_with_braces_in_its_name_is_named_as_it_is(tmp_path, scripted, cause):
-    run = stopped(tmp_path / "sweep{lr}" / "a", cause=cause)
-    with pytest.raises(UsageError, match=r"already at step 20, beyond train\.steps=10\. .*sweep\{lr\}"):
-        resumed(run, "train.steps=10")
 
 
 def test_what_is_refused(tmp_path, scripted):
@@ -76,35 +67,6 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
         resumed(other)
 
 
-def test_a_scheduler_that_is_away_keeps_no_other_run_from_being_resumed(tmp_path, scripted):
-    stopped(tmp_path / "a", cluster="other")
-    stopped(tmp_path / "b", "2")
-    scripted.away.add("other")
-    done = invoke("resume", "--yes", runs=tmp_path, code=4)
-    assert done.stdout == "b\n"
-    assert "skipped: nobody answers. Whether a is alive is unknown; try again when it answers." in done.stderr
-    assert invoke("resume", "--yes", runs=tmp_path, code=4).stdout == "", "b is pending, a is not known"
-
-
-def test_runs_that_cannot_be_judged_are_named_and_the_others_go_on(tmp_path, scripted):
-    good = stopped(tmp_path / "a")
-    stopped(tmp_path / "b", "2", phase="running", cause="finished")
-    strange = stopped(tmp_path / "c", "3", cluster="moon")
-    old = stopped(tmp_path / "d", "4")
-    write_json(old.identity_file, {**read_json(old.identity_file), "format": 1})
-    runs, skipped = resumable(tmp_path)
-    assert [run.name for run in runs] == ["a"]
-    assert sorted(entry.reason.split(". ")[0] for entry in skipped) == sorted(
-        ["cluster 'moon' is not known to this cldctl", f"d: {old.format_problem()}".split(". ")[0]]
-    )
-    with pytest.raises(UsageError, match=r"'moon' is not known.*Whether c is alive is unknown\. Use the cldctl"):
-        resumed(strange)
-    said = invoke("resume", "--yes", runs=tmp_path).stderr
-    assert "skipped: d: " in said
-    assert good.ledger.history().request is None
-    assert "made by another version" in invoke("status", runs=tmp_path).stderr
-
-
 def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted, monkeypatch):
     run = stopped(tmp_path / "a")
 
@@ -118,22 +80,6 @@ def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted
     assert (run.recipe().train.steps, run.ledger.history().overrides) == (50, ())
     resumed(run, "train.keep=5")
     assert (run.recipe().train.steps, run.recipe().train.keep) == (50, 5)
-
-
-def test_what_is_wrong_with_one_run_keeps_no_other_from_being_resumed(tmp_path, scripted, monkeypatch):
-    for name, job_id in (("a", "1"), ("b", "2")):
-        stopped(tmp_path / name, job_id)
-    judge = policy.resume
-
-    def broken(run, *arguments, **more):
-        if run.name == "a":
-            raise RecursionError("too\ndeep")
-        return judge(run, *arguments, **more)
-
-    monkeypatch.setattr(policy, "resume", broken)
-    done = invoke("resume", "--yes", runs=tmp_path, code=1)
-    assert done.stdout == "b\n"
-    assert "a: too deep" in done.stderr.splitlines()
 
 
 def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scripted):
@@ -181,11 +127,3 @@ def test_an_address_that_others_could_have_written_gets_no_key(tmp_path, scripte
         with pytest.raises(CheckpointError, match="http://theirs would get your key"):
             start(*overrides)
     assert start("monitor.mlflow.tracking_uri=http://mine") == "http://mine"
-
-
-def test_a_logger_whose_package_is_missing_is_said_before_there_is_a_job(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr("cld_core.recipe.monitor.find_spec", lambda name: None)
-    run = run_with(tmp_path / "mine", 10)
-    with pytest.raises(RecipeError, match=r"pip install 'cldctl\[wandb\]'"):
-        resume(run, Continuation(overrides=("monitor.wandb.project=p",)), Scripted(), lambda *about: None)
-    assert run.ledger.events() == []

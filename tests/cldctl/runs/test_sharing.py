@@ -5,8 +5,6 @@ import os
 import stat
 from pathlib import Path
 
-import pytest
-
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Requested, Submitted
 from tests.support.made_up import run_with
@@ -56,57 +54,15 @@ def modes(run: RunFolder) -> dict[str, int]:
 
 
 def test_folders_that_nobody_else_may_enter_spoil_no_command(open_folder, scripted):
-    mine = give(stopped(open_folder / "mine").path)
+    give(stopped(open_folder / "mine").path)
     (open_folder / "lost+found").mkdir(mode=0o700)
     run_with(open_folder / "alices", 10).path.chmod(0o700)
-    secret = give(run_with(open_folder / "hidden", 10).path)
-    (secret / "run.json").chmod(0)
-    code, out, err = said("status", "--json", "--all", runs=open_folder)
+    (give(run_with(open_folder / "hidden", 10).path) / "run.json").chmod(0)
+    code, out, _ = said("status", "--json", "--all", runs=open_folder)
     assert code == 0
-    states = {row["name"]: (row["state"], row["reason"]) for row in json.loads(out)}
-    assert states["mine"] == ("STOPPED", None)
-    assert states["hidden"][0] == "LOST"
-    assert set(states) == {"mine", "hidden"}
-    code, out, err = said("status", runs=open_folder)
-    assert "hidden: " in err
-    assert "run.json cannot be read (Permission denied)" in err
-    assert "alices: Permission denied" in err
-    assert "lost+found: Permission denied" in err
-    code, _, err = said("logs", "mine", runs=open_folder)
-    assert (code, "no log of" in err) == (3, True)
-    code, _, err = said("report", "alices", runs=open_folder)
-    assert (code, "cannot be read (Permission denied). Ask its owner" in err) == (1, True)
-    code, out, _ = said("resume", "--yes", runs=open_folder)
-    assert (code, out) == (0, "mine\n")
-    assert mine.exists()
-
-
-def test_a_refused_resume_leaves_nothing(open_folder, scripted):
-    run = stopped(open_folder / "theirs")
-    run.path.chmod(0o777)
-    before = modes(run)
-    code, _, err = said("resume", "theirs", runs=open_folder)
-    assert code == 1
-    assert err == (
-        f"error: {run.path}: it belongs to root, who shares it with a group that you are not in. Nothing was started. "
-        "Ask them to add you.\n"
-    )
-    assert modes(run) == before, "no lock that would keep the owner out"
-    assert invoke("resume", "theirs", runs=open_folder).stdout == "theirs\n"
-
-
-@pytest.mark.parametrize(
-    "command", [("cancel", "theirs"), ("eval", "theirs", "--elbo"), ("report", "theirs"), ("sample", "theirs")]
-)
-def test_runs_of_others_are_left_alone_also_by_root(open_folder, scripted, command):
-    run = trained(run_with(open_folder / "theirs", 10), "1")
-    give(run.path)
-    before = modes(run), run.ledger.events()
-    done = invoke(*command, runs=open_folder, code=1)
-    assert "it belongs to nobody, who shares it with nobody" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert (modes(run), run.ledger.events()) == before
-    assert scripted.calls == []
+    assert {row["name"]: row["state"] for row in json.loads(out)} == {"mine": "STOPPED", "hidden": "LOST"}
+    assert "alices: Permission denied" in said("status", runs=open_folder)[2]
+    assert said("resume", "--yes", runs=open_folder)[:2] == (0, "mine\n")
 
 
 def test_a_group_shares_runs(open_folder, scripted):

@@ -1,15 +1,13 @@
 """A run keeps the code that it was submitted with, until `resume --update-code`."""
 
-import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 
 import pytest
 
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import CldError
 from cld_core.recipe import load
 from cld_core.run import code, edits
 from cld_core.run.events import Ended, RecipeEdited, Requested
@@ -88,18 +86,6 @@ def test_submit_stores_the_code_and_the_ledger_says_which(run):
     assert not list(run.path.glob(".code*"))
 
 
-def test_nobody_else_may_write_into_it(tmp_path, scripted, small):
-    before = os.umask(0o002)
-    try:
-        run = begun(tmp_path)
-    finally:
-        os.umask(before)
-    files = [run.path / "code", *(run.path / "code").rglob("*")]
-    assert not any(stat.S_IMODE(file.stat().st_mode) & 0o022 for file in files)
-    # Else a job would make the folder, with the rights that its umask gives.
-    assert (run.path / "code/cld_core/__pycache__").is_dir()
-
-
 def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
     (small / "cld_core/a.py").write_text("A = 2\n")
     resumed(stop(run))
@@ -143,47 +129,6 @@ def test_live_code(tmp_path, scripted, small):
     assert requests(run)[-1].code == "live"
     resumed(stop(run), update_code=True)
     assert code.path_of(run.path) == run.path / "code"
-
-
-def test_a_run_without_code_gets_it_when_it_continues(run):
-    code_of_it = run.path / "code"
-    code_of_it.rename(run.path / "gone")
-    resumed(stop(run))
-    assert code.read(code_of_it).kind == "copy"
-
-
-def test_a_run_of_this_process_has_no_copy(tmp_path, scripted, small):
-    class Here(Scripted):
-        blocks = True
-
-    run = begun(tmp_path, cluster=Here())
-    assert requests(run)[0].code == "live"
-    assert code.path_of(run.path) is None
-    resumed(stop(run))
-    assert code.path_of(run.path) == run.path / "code", "elsewhere, the same run has one"
-
-
-def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr(code, "installed", lambda: "f" * 64)
-    run = begun(tmp_path)
-    manifest = code.read(run.path / "code")
-    assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
-    assert code.path_of(run.path) is None
-    assert code.running(run.path) == "f" * 64
-
-
-def test_a_path_that_python_cannot_search(tmp_path, scripted, small):
-    with pytest.raises(UsageError, match="Python cannot import from a path with ':'"):
-        begun(tmp_path / "a:b")
-    assert not (tmp_path / "a:b/runs/mine").exists()
-
-
-def test_too_large_a_checkout_leaves_the_name_free(tmp_path, scripted, small, monkeypatch):
-    monkeypatch.setattr(checkout, "MAX_FILES", 1)
-    with pytest.raises(UsageError, match="--live-code"):
-        begun(tmp_path)
-    assert not (tmp_path / "runs/mine").exists()
-    monkeypatch.undo()
 
 
 def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
@@ -254,23 +199,6 @@ def test_the_profile_of_a_continuation(run, tmp_path):
     assert request.given == ()
 
 
-def test_overrides_of_the_first_submission_are_in_the_ledger(tmp_path, scripted, small):
-    run = begun(tmp_path, given=("train.steps=20",), profile="big")
-    (request,) = requests(run)
-    assert (request.given, request.profile, request.overrides) == (("train.steps=20",), "big", ())
-
-
-def test_status_tells_of_an_edited_recipe(run):
-    run.recipe_file.write_text(run.recipe_file.read_text().replace("lr: 0.001", "lr: 0.5"))
-    resumed(stop(run))
-    assert (
-        "recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"
-        in invoke("status", run.name, runs=run.path.parent).stdout
-    )
-    (row,) = json.loads(invoke("status", run.name, "--json", runs=run.path.parent).stdout)
-    assert row["changes"] == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
-
-
 def test_the_copy_is_what_python_imports(tmp_path, scripted):
     """Before the checkout, be it on PYTHONPATH or installed to be edited, and with -P."""
     run = begun(tmp_path)
@@ -292,17 +220,6 @@ def test_code_that_was_edited_after_it_was_stored(tmp_path, run, monkeypatch):
     assert code.running(run.path) == f"{requests(run)[0].code} edited"
 
 
-def test_what_was_not_copied_is_named(tmp_path, run, small):
-    assert snapshot.left_out_code(run) is None
-    path = run.path / "code" / code.MANIFEST
-    left = {f"net{n}.py": "larger than 1 MiB" for n in range(7)} | {"a.npz": "data", "old.py": "it was deleted"}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "left_out": left}))
-    line = snapshot.left_out_code(run)
-    assert line.startswith("not copied with the code: net0.py (larger than 1 MiB), net1.py")
-    assert line.endswith("net4.py (larger than 1 MiB), 2 more")
-    assert line in invoke("resume", stop(run).name, runs=run.path.parent).stderr
-
-
 def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypatch):
     """A colleague gets a copy of their own: of the same code, or of what they trust."""
     own = run.path / "code-ann"
@@ -319,3 +236,12 @@ def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypa
     updated = snapshot.for_continuation(run, recipe, cluster, Wish(update=True))
     assert updated.code != same.code
     assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
+
+
+def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(code, "installed", lambda: "f" * 64)
+    run = begun(tmp_path)
+    manifest = code.read(run.path / "code")
+    assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
+    assert code.path_of(run.path) is None
+    assert code.running(run.path) == "f" * 64

@@ -48,24 +48,12 @@ SUCCESSOR = (
     ended("node_failure"),
 )
 
-# Row of the table, what happened, what the launcher says about each job, state, reason.
+# Row of the table, what happened, what the launcher says about each job, state, and what its reason says.
 CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     (0, (requested(), events.NotSubmitted(reason="no such partition")), {}, "FAILED", "no such partition"),
-    (
-        1,
-        (requested(SUBMITTING_S + 1),),
-        {},
-        "FAILED",
-        "the submission was interrupted before it reached the scheduler; resume it",
-    ),
+    (1, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
     (2, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
-    (
-        2,
-        (requested(SUBMITTING_S - 1, host="login1", pid=12),),
-        {},
-        "PENDING",
-        "being submitted by process 12 on login1",
-    ),
+    (2, (requested(SUBMITTING_S - 1, host="login1", pid=12),), {}, "PENDING", "process 12 on login1"),
     (12, (requested(), submitted(), started(), events.NotSubmitted(reason="late")), {"1": RUNNING}, "RUNNING", None),
     (2, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
     (3, (), {}, "PENDING", None),
@@ -84,14 +72,8 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     (8, (started(job_id="0"), ended("timeout"), submitted()), {"1": PENDING}, "PENDING", "Priority"),
     (9, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
     (9, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
-    (10, (submitted(),), {"1": GONE}, "FAILED", "the job ended before it began; see `cldctl logs`"),
-    (
-        10,
-        (submitted(),),
-        {"1": Seen("gone", ended="crashed", word="FAILED")},
-        "FAILED",
-        "the job ended before it began (its launcher says FAILED); see `cldctl logs`",
-    ),
+    (10, (submitted(),), {"1": GONE}, "FAILED", "before it began; see"),
+    (10, (submitted(),), {"1": Seen("gone", ended="crashed", word="FAILED")}, "FAILED", "its launcher says FAILED"),
     (10, (submitted(), events.NotBegun(job_id="1", reason="bad recipe")), {"1": GONE}, "FAILED", "bad recipe"),
     (11, (submitted(), started()), {"1": PENDING}, "REQUEUED", "Priority"),
     (12, (submitted(), started()), {"1": RUNNING}, "RUNNING", None),
@@ -104,24 +86,12 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
         (submitted(), started()),
         {"1": Seen("gone", ended="out_of_memory", word="OUT_OF_MEMORY")},
         "FAILED",
-        "its launcher says OUT_OF_MEMORY; see `cldctl logs`",
+        "OUT_OF_MEMORY",
     ),
-    (
-        15,
-        (submitted(), started()),
-        {"1": GONE},
-        "LOST",
-        "the job is gone without a message: it was killed, or its node failed",
-    ),
+    (15, (submitted(), started()), {"1": GONE}, "LOST", "without a message"),
     (16, (submitted(), started(), ended("finished")), {"1": RUNNING}, "FINISHED", None),
     (16, (submitted(), started(), ended("finished"), GIVEN_UP), {"1": GONE}, "FINISHED", None),
-    (
-        17,
-        (submitted(restarts=True), started(), ended("crashed")),
-        {"1": RUNNING},
-        "RUNNING",
-        "the attempt failed; its job is deciding whether to start again",
-    ),
+    (17, (submitted(restarts=True), started(), ended("crashed")), {"1": RUNNING}, "RUNNING", "deciding"),
     (18, (submitted(), started(), ended("preempted")), {"1": PENDING}, "REQUEUED", "Priority"),
     (18, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
     (19, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
@@ -135,20 +105,8 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     ),
     (20, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
     (21, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
-    (
-        22,
-        (submitted(), started(), ended("preempted"), REQUEUED),
-        {"1": GONE},
-        "STOPPED",
-        "could not be requeued: it requested a requeue, but the job is gone; continue it with `cldctl resume`",
-    ),
-    (
-        22,
-        (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED),
-        {"1": GONE},
-        "STOPPED",
-        "could not be requeued: nobody answers; continue it with `cldctl resume`",
-    ),
+    (22, (submitted(), started(), ended("preempted"), REQUEUED), {"1": GONE}, "STOPPED", "requested a requeue"),
+    (22, (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED), {"1": GONE}, "STOPPED", "nobody answers"),
     (
         11,
         (submitted(), started(), ended("crashed"), NOT_REQUEUED, started(attempt=1)),
@@ -170,7 +128,9 @@ def test_a_row(row, happened, looks, state, reason):
     history = History.of(happened)
     situation = situation_of(history, lambda job: looks[job.job_id], NOW)
     assert TABLE.index(row_of(situation)) == row
-    assert state_of(history, lambda job: looks[job.job_id], NOW) == (state, reason)
+    found, why = state_of(history, lambda job: looks[job.job_id], NOW)
+    assert (found, why is None) == (state, reason is None)
+    assert (reason or "") in (why or "")
 
 
 def test_every_row_has_a_case():

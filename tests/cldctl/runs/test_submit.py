@@ -1,17 +1,13 @@
 """What is written when, and what is left of a submission that fails."""
 
-import contextlib
 import fcntl
 
 import pytest
 
-from cld_core.errors import CldError
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import load
 from cld_core.run import RunFolder, code
-from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
-from cldctl.clusters.debug import DebugCluster
+from cld_core.run.events import NotSubmitted, Requested, Submitted
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
@@ -20,29 +16,11 @@ from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.scheduler import clients
+from tests.support.scripted import alone
 from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
-
-
-class Recording(DebugCluster):
-    """Accepts jobs and runs none."""
-
-    name = "recording"
-    blocks = False
-    tasks_at_most = 2
-
-    def __init__(self, error: Exception | None = None):
-        self.submitted, self.error = [], error
-
-    def max_tasks(self, spec):
-        return self.tasks_at_most
-
-    def submit(self, spec, tasks, note):
-        if self.error is not None:
-            raise self.error
-        self.submitted.append((spec, tasks))
-        note([JobRef(cluster=self.name, job_id=f"{len(self.submitted)}_{k}") for k in range(len(tasks))])
 
 
 def submitted(path, cluster, metrics=(), *overrides):
@@ -53,20 +31,18 @@ def submitted(path, cluster, metrics=(), *overrides):
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
     events = []
 
-    class Looking(Recording):
-        def submit(self, spec, tasks, note):
-            events.extend(RunFolder(tmp_path / "mine").ledger.events())
-            super().submit(spec, tasks, note)
+    def look(number):
+        events.extend(RunFolder(tmp_path / "mine").ledger.events())
 
-    begun = submitted(tmp_path / "mine", Looking())
+    begun = submitted(tmp_path / "mine", alone(before=look))
     assert [type(event) for event in events] == [Requested]
     assert [type(event) for event in begun.run.ledger.events()] == [Requested, Submitted]
 
 
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
-    cluster = Recording()
+    cluster = alone(most=2)
     begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4")
-    (training, _), (evaluation, tasks) = cluster.submitted
+    (training, _), (evaluation, tasks) = cluster.submissions
     assert training.after is None
     assert evaluation.after == After((begun.job,))
     assert len(tasks) == 2, "four shards, at most two tasks"
@@ -78,7 +54,7 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
 @pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers")])
 def test_a_new_run_that_was_not_submitted_leaves_its_name_free(tmp_path, error):
     with pytest.raises(type(error)):
-        submitted(tmp_path / "mine", Recording(error), ("elbo",))
+        submitted(tmp_path / "mine", alone(error=error), ("elbo",))
     assert not (tmp_path / "mine").exists()
 
 
@@ -86,54 +62,21 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free(tmp_path, error):
 def test_a_continuation_that_was_not_submitted_says_so_in_the_ledger(tmp_path, error, away):
     run = run_with(tmp_path / "mine", 10)
     with pytest.raises(type(error)):
-        train(run, run.recipe(), Recording(error))
+        train(run, run.recipe(), alone(error=error))
     event = run.ledger.events()[-1]
     assert isinstance(event, NotSubmitted)
     assert (event.reason, event.away) == (str(error), away)
 
 
-def test_an_evaluation_that_was_refused_leaves_nothing(tmp_path):
-    run = run_with(tmp_path / "mine", 10)
-    made = plan.make(run, ("elbo",), [10], [])
-    with pytest.raises(SchedulerRefused):
-        evaluate.start(run, made, Recording(SchedulerRefused("no")), run.recipe().cluster)
-    assert list(run.evals.iterdir()) == []
-    begun = evaluate.start(run, made, Recording(), run.recipe().cluster)
-    assert begun.started == (made.requests[0].id,)
-
-
-def test_work_that_was_not_begun_is_not_alive_and_its_folder_is_cleared(tmp_path):
-    (tmp_path / "a.npz.partial" / "logs").mkdir(parents=True)
-    assert not sharded.is_alive(tmp_path / "a.npz.partial")
-    sharded.clear(tmp_path / "a.npz.partial")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_dry_run_shows_what_the_evaluation_waits_for(tmp_path, monkeypatch):
-    (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
-    (tmp_path / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    clients(tmp_path, monkeypatch)
     shown = invoke("submit", "toy", "--dry-run", "--cluster", "slurm", "--eval", "elbo", runs=tmp_path / "runs").stdout
     assert "--dependency=afterany:JOB_OF_THE_TRAINING" in shown
 
 
-def test_a_cluster_that_does_not_report_its_jobs_is_named(tmp_path):
-    class Silent(Recording):
-        def submit(self, spec, tasks, note):
-            pass
-
-    run = run_with(tmp_path / "mine", 10)
-    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
-        train(run, run.recipe(), Silent())
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
-    with pytest.raises(AssertionError, match="cluster recording did not report its jobs"):
-        sharded.start([work], Silent(), run.recipe().cluster, run=run)
-
-
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
     """Otherwise it would be called "already being computed", and nobody would compute it."""
-    monkeypatch.setattr(Recording, "name", "scripted")
-    run, cluster = run_with(tmp_path / "mine", 10, 20), Recording()
+    run, cluster = run_with(tmp_path / "mine", 10, 20), scripted()
     size = run.recipe().cluster
     made = plan.make(run, ("elbo",), [10, 20], [])
     evaluate.start(run, made, cluster, size)
@@ -147,33 +90,6 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
     assert len(evaluate.start(run, made, cluster, size).complete) == 2, "nobody has to be asked"
 
 
-def test_two_commands_start_statistics_once(tmp_path, scripted, monkeypatch):
-    class Asked:
-        """A request that is already stored."""
-
-        folder = tmp_path / "a.npz.partial"
-        is_done = False
-
-        def make_folder(self):
-            """It is there, and this user's own."""
-
-        def save(self):
-            raise AssertionError("the other command has started it")
-
-    request = Asked()
-    order = []
-
-    @contextlib.contextmanager
-    def locked(folder, cluster):
-        order.append(folder)
-        yield
-
-    monkeypatch.setattr(sharded.home, "only_one", locked)
-    monkeypatch.setattr(sharded, "is_alive", lambda folder: order.append("asked") or True)
-    assert sharded.start_statistics(request, Recording(), load(TOY).cluster) is None
-    assert order == [request.folder, "asked"], "decided inside the lock"
-
-
 def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
     """Or after half a minute it would be taken for one whose submission was interrupted."""
     store, held = snapshot.store, []
@@ -185,34 +101,18 @@ def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
         return store(run, *rest)
 
     monkeypatch.setattr(snapshot, "store", looking)
-    submitted(tmp_path / "mine", Recording())
+    submitted(tmp_path / "mine", alone())
     assert held == ["mine"]
 
 
 def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, monkeypatch):
     """That of the run behind its training, else that of the checkout."""
-    cluster = Recording()
+    cluster = alone()
     begun = submitted(tmp_path / "mine", cluster, ("elbo",))
     manifest = code.read(code.path_of(begun.run.path))
     run = run_with(tmp_path / "other", 10)
     evaluate.start(run, plan.make(run, ("elbo",), [10], []), cluster, run.recipe().cluster)
-    asked = [task.work.code for _, tasks in cluster.submitted[1:] for task in tasks]
+    asked = [task.work.code for _, tasks in cluster.submissions[1:] for task in tasks]
     assert asked == [manifest.digest, code.imported()]
     (work,) = evaluations_of(run)
     assert work.ledger.history().submitted[0].code == code.imported()
-
-
-def test_a_refusal_of_any_kind_leaves_the_name_free(tmp_path):
-    with pytest.raises(CldError, match="no room"):
-        submitted(tmp_path / "mine", Recording(CldError("no room")))
-    assert [path.name for path in tmp_path.iterdir()] in ([], [".changes"])
-
-
-def test_a_dry_run_prints_what_it_can_before_it_says_what_is_missing(tmp_path):
-    words = ("submit", "cifar10", f"data.path={tmp_path}", "eval.fid.weights=/no/such/file", "--eval", "fid")
-    done = invoke(*words, "--dry-run", "--cluster", "slurm", runs=tmp_path / "runs", code=2)
-    recipe, training, evaluation = (done.stdout.find(text) for text in ("# run: ", "aftermath training", "shards"))
-    assert 0 <= recipe < training < evaluation
-    assert "# evaluation ID_OF_THE_EVALUATION: it cannot be submitted as it is" in done.stdout
-    assert "/no/such/file" in done.stderr
-    assert not (tmp_path / "runs").exists()

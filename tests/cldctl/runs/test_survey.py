@@ -3,14 +3,10 @@
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
 from cld_core.run.events import (
-    Cancelled,
     Ended,
     GivenUp,
     JobRef,
-    NotCancelled,
     Requeued,
     Started,
     Submitted,
@@ -55,18 +51,6 @@ def test_a_cluster_that_cannot_be_asked_spoils_no_other(runs, scripted, how, pro
         answers.require(["other", "scripted"], "Nothing happened")
 
 
-def test_a_damaged_file_of_one_run_spoils_no_other(runs, monkeypatch):
-    EvalRequest.of(runs[0].recipe(), ("elbo",), 10).save(runs[0])
-
-    def damaged(work):
-        raise KeyError("checkpoint_step")
-
-    monkeypatch.setattr(Evaluation, "is_done", property(damaged))
-    answers = survey.of_runs(runs)
-    jobs = [event.job for run in runs for event in run.ledger.history().jobs]
-    assert [answers.of(job).phase for job in jobs] == ["running", "running"]
-
-
 LONG_AGO = 1000.0
 CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
 
@@ -94,15 +78,6 @@ def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled)
     for event in then:
         run.ledger.append(event)
     assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
-
-
-def test_a_job_that_was_cancelled_before_it_began_is_settled(tmp_path):
-    run = run_with(tmp_path / "a", 10)
-    for number in "78":
-        run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="scripted", job_id=number)))
-        run.ledger.append(Cancelled(time=LONG_AGO, job_id=number))
-    run.ledger.append(NotCancelled(time=LONG_AGO, job_id="8", reason="no"))
-    assert [settled for _, settled in survey.jobs_of(run)] == [True, False]
 
 
 def test_an_unknown_cluster_will_never_answer(tmp_path, runs):

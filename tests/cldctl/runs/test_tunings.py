@@ -15,9 +15,7 @@ from cld_core.tuned.work import Tuning
 from cldctl.runs import cancel, logs, removal, survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import status_of
-from cldctl.show.runs import details
 from tests.support.old_runs import over, settle
-from tests.support.screen import row, screen
 
 
 @pytest.fixture
@@ -84,12 +82,6 @@ def test_status_tells_how_far_a_tuning_is_and_what_it_gained(run, tuning, script
     assert entry["gain"] == pytest.approx(4.0)
 
 
-def test_what_a_solution_of_somebody_else_names_is_not_shown(run, tuning):
-    solved(tuning, kept="<b>")
-    entry = entry_of(run)
-    assert (entry["state"], entry["kept"], entry["gain"]) == ("FINISHED", None, None)
-
-
 def test_a_run_is_read_again_while_it_is_tuned_and_after_its_tuning_has_changed(
     run, tuning, scripted, tmp_path, monkeypatch
 ):
@@ -114,18 +106,3 @@ def test_a_run_is_read_again_while_it_is_tuned_and_after_its_tuning_has_changed(
     solved(tuning)
     Index(run.path.parent).look()
     assert remembered() == [], "a check finds what nobody announced"
-
-
-@pytest.mark.parametrize("width", [60, 100, 160])
-def test_tunings_in_the_details_of_a_run(monkeypatch, width):
-    tuned = {"id": "nfe007-00020000-1f2e3d4c", "nfe": 7, "checkpoint_step": 20_000, "rows_done": 164, "rows": 164}
-    known = {"state": "FINISHED", "cause": None, "reason": None, "kept": "coefficients", "gain": 7.03}
-    found = {**tuned, **known, "rms": {"untuned": 0.1412, "coefficients": 0.02}, "digest": "ab"}
-    why = "its jobs have ended, with 12 of 164 steps complete; see the logs, then re-run `cldctl tune`"
-    half = {"state": "STOPPED", "rows_done": 12, "kept": None, "gain": None, "rms": {}, "cause": "stopped"}
-    stopped = {**found, **half, "id": "nfe005-00020000-1f2e3d4c", "nfe": 5, "reason": why}
-    lines = screen(monkeypatch, width)(details(row("mine", "FINISHED", tunings=[found, stopped])))
-    assert max(map(len, lines)) <= width
-    words = " ".join(lines).split()
-    assert {"tunings", "coefficients", "0.141", "0.02", "7.0x", "164/164", "12/164"} <= {*words}
-    assert why in " ".join(words)

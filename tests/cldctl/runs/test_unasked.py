@@ -12,7 +12,6 @@ from cldctl.runs import home
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import status_of
 from cldctl.runs.survey import Answers
-from cldctl.runs.why import why
 from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, trained
 
@@ -32,17 +31,6 @@ def test_a_ledger_that_was_deleted(tmp_path, scripted):
     resume(run, Continuation(), Scripted(), lambda recipe, start, *more: starts.append(start))
     assert starts == [20]
     assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
-
-
-def test_a_ledger_that_was_emptied_before_the_first_checkpoint(tmp_path, scripted):
-    run = run_with(tmp_path / "mine")
-    write_json(run.progress_file, {"attempt": 0, "step": 7, "steps": 100})
-    run.ledger.path.write_text("")
-    assert state(run)[0] == "LOST"
-    assert "attempts.jsonl is empty; `cldctl resume mine` begins again" in state(run)[1]
-    run.ledger.path.write_bytes(b"\xff]{")
-    assert "attempts.jsonl is damaged; `cldctl resume mine` begins again" in state(run)[1]
-    assert why(run).headline == state(run)[1]
 
 
 def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, scripted, monkeypatch):

@@ -45,21 +45,6 @@ def test_gpu_hours_of_a_run_that_was_preempted(tmp_path):
     assert usage.goodput == pytest.approx(usage.useful / 12)
 
 
-def test_without_gpus_the_hours_are_those_of_cores(tmp_path):
-    usage = usage_of(trained(tmp_path / "mine", ranks=2, gpus=0, cores=6))
-    assert (usage.unit, usage.used) == ("core-hours", pytest.approx(9.0))
-
-
-def test_an_attempt_that_names_no_size_has_that_of_the_recipe(tmp_path):
-    run = run_with(tmp_path / "old", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
-    run.ledger.append(Started(time=0.0, attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(time=3600.0, attempt=0, cause="crashed", step=0))
-    usage = usage_of(run)
-    assert (usage.unit, usage.used, usage.lost_to_crashes) == ("GPU-hours", 8.0, 8.0)
-    run.recipe_file.write_text("]")
-    assert (usage_of(run).unit, usage_of(run).used) == ("job-hours", 1.0)
-
-
 def test_starts_that_end_before_they_train_are_lost(tmp_path):
     run = trained(tmp_path / "mine", **GPUS)
     before = usage_of(run)
@@ -74,24 +59,6 @@ def test_starts_that_end_before_they_train_are_lost(tmp_path):
     assert after.used - before.used == pytest.approx(12.0)
     assert (after.attempts, after.useful) == (before.attempts, before.useful)
     assert usage_of(run, since=24300.0).used == pytest.approx(2.0)
-
-
-def test_a_run_that_never_trained_has_used_something(tmp_path):
-    run = run_with(tmp_path / "mine", overrides=("cluster.nodes=2", "cluster.gpus_per_node=4"))
-    run.ledger.append(
-        Unfit(time=3600.0, began=0.0, job_id="8", restart=0, rank=0, host="n1", check="gpu", reason="gone")
-    )
-    usage = usage_of(run)
-    assert (usage.unit, usage.used, usage.lost_to_crashes, usage.goodput) == ("GPU-hours", 8.0, 8.0, 0.0)
-    assert summed([usage]) == [usage]
-
-
-def test_since_counts_the_part_of_an_attempt_that_lies_after_it(tmp_path):
-    run = trained(tmp_path / "mine", **GPUS)
-    usage = usage_of(run, since=9900.0)
-    assert (usage.attempts, usage.used) == (1, pytest.approx(2.0))
-    assert usage.waited_s == 0.0
-    assert usage_of(run, since=20000.0).used == 0.0
 
 
 def test_a_run_that_trains_counts_what_it_has_not_saved_and_one_that_is_silent_does_not(tmp_path):

@@ -1,12 +1,10 @@
 """Why a run is where it is."""
 
 import json
-import shutil
 
 import pytest
 
-from cld_core.run.atomic import write_json
-from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted, Unfit
+from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted
 from cldctl.clusters.records import Waiting
 from cldctl.runs.why import why
 from tests.support.ledgers import job
@@ -93,16 +91,6 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
     assert found.next[0].startswith("logs mine")
 
 
-def test_what_an_earlier_start_or_job_could_not_do_is_no_error_to_fix(run, scripted):
-    run.ledger.append(NotBegun(job_id="6", reason="recipe: 'x' is wrong"))
-    run.ledger.append(Unfit(job_id="7", restart=0, rank=0, host="n1", check="gpu", reason="it is gone"))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, restart=1))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=150))
-    found = why(run)
-    assert (found.row.state, found.do) == ("FAILED", None)
-    assert found.next[0] == "resume mine"
-
-
 def test_the_nodes_that_are_avoided_are_those_of_the_job_that_counts(run, scripted):
     run.ledger.append(Requeued(job_id="7", cause="crashed", exclude=("n0",)))
     run.ledger.append(Submitted(job=job("8", logs=str(run.logs)), exclude=("n1", "n2")))
@@ -128,24 +116,3 @@ def test_a_scheduler_that_is_away_or_has_a_bug_is_a_problem_and_no_end(run, scri
     scripted.away.clear()
     scripted.broken.add("scripted")
     assert "a bug" in why(run).problems[0]
-
-
-@pytest.mark.parametrize("what", ["recipe.yaml", "progress.json", "attempts.jsonl", "run.json", "logs", "checkpoints"])
-@pytest.mark.parametrize("how", ["garbage", "folder", "gone"])
-def test_whatever_is_damaged_it_answers_and_says_what(run, what, how):
-    crashed(run)
-    write_json(run.progress_file, {"attempt": 1, "step": 220})
-    path = run.path / what
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if how == "garbage":
-        path.write_bytes(b"\xff]{")
-    elif how == "folder":
-        path.mkdir()
-    runs = run.path.parent
-    for words in ((), ("--json",)):
-        done = invoke("why", "mine", *words, runs=runs)
-        assert "internal error" not in done.stderr
-    if how == "garbage" and path.suffix in (".json", ".yaml"):
-        assert what in done.stdout
-    if what not in ("attempts.jsonl", "logs"):
-        assert [row["cause"] for row in json.loads(done.stdout)["attempts"]] == ["crashed", "crashed"]

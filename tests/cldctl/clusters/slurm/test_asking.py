@@ -1,7 +1,5 @@
 """How often Slurm is asked, by whom, and what is done with its answers."""
 
-import contextlib
-import fcntl
 import os
 import stat
 import subprocess
@@ -14,8 +12,6 @@ from cld_core.run.events import JobRef
 from cldctl import caches
 from cldctl.clusters.slurm import asking, shared
 from cldctl.clusters.slurm.cluster import SlurmCluster
-from cldctl.runs.survey import Answers
-from tests.support.other_users import give_away, needs_root
 from tests.support.scheduler import Scheduler, Time, register
 
 
@@ -59,17 +55,6 @@ def test_one_squeue_for_all_and_one_sacct_for_those_that_it_has_forgotten(slurm)
     assert all("--me" in call or any(word.startswith("--jobs=") for word in call) for call in slurm.asked[:2])
 
 
-def test_what_is_forgotten_is_asked_about_once(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    for _ in range(5):
-        assert look("1", "5") == ["running", "gone"]
-        clock.now += 31
-    assert slurm.calls == {"squeue": 6, "sacct": 1}
-    clock.now += 700
-    look("1", "5")
-    assert slurm.calls["sacct"] == 2, "accounting, which did not know, may say more later"
-
-
 def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
     slurm.mine = {"1": "RUNNING|n1|None", "2": "PENDING||Priority"}
     assert look("1") == ["running"]
@@ -79,16 +64,6 @@ def test_an_answer_serves_all_commands_for_half_a_minute(slurm, clock):
     assert slurm.calls == {"squeue": 1}
     clock.now += 2
     assert look("1") == ["ending"]
-    assert slurm.calls == {"squeue": 2}
-
-
-def test_an_answer_says_how_old_it_is(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    began = clock.now
-    assert SlurmCluster().survey([job("1")], max_age_s=30.0).as_of is None
-    clock.now += 5
-    assert SlurmCluster().survey([job("1")], max_age_s=30.0).as_of == began
-    assert SlurmCluster().survey([job("1")], max_age_s=0.0).as_of is None
     assert slurm.calls == {"squeue": 2}
 
 
@@ -128,12 +103,6 @@ def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock)
     assert slurm.calls == {"squeue": 5}, "nobody has watched it for ten minutes"
 
 
-def test_a_list_that_some_versions_of_squeue_refuse(slurm):
-    slurm.refuses_lists = True
-    slurm.others = {"9": "RUNNING|n2|None"}
-    assert phases("7", "8", "9", max_age_s=0) == ["gone", "gone", "running"]
-
-
 def test_many_unknown_jobs_cost_few_calls_and_are_forgotten_in_the_end(slurm, clock):
     slurm.refuses_lists = True
     slurm.others = {"2000": "RUNNING|n2|None"}
@@ -153,19 +122,6 @@ def test_many_unknown_jobs_cost_few_calls_and_are_forgotten_in_the_end(slurm, cl
     assert gone[-1] == 150
     phases(*unknown, max_age_s=0)
     assert slurm.calls["squeue"] - before <= 14, "what is forgotten is not named again"
-
-
-def test_of_many_unknown_jobs_those_that_somebody_asks_about_come_first(slurm, clock):
-    slurm.refuses_lists = True
-    phases(*(str(number) for number in range(1000, 1150)), max_age_s=0)
-    clock.now += 31
-    assert phases("7", "8", max_age_s=0) == ["gone", "gone"]
-
-
-def test_long_lists_are_divided(slurm, monkeypatch):
-    monkeypatch.setattr(asking, "_CHUNK", 2)
-    assert phases(*"12345", max_age_s=0) == ["gone"] * 5
-    assert slurm.calls == {"squeue": 4, "sacct": 3}
 
 
 def test_accounting_is_not_asked_about_jobs_whose_end_is_known(slurm):
@@ -196,13 +152,6 @@ def test_with_squeue_a_job_that_is_not_in_the_queue_has_ended(word, slurm):
     assert phases("1", "2", max_age_s=0) == ["gone", "gone"]
 
 
-def test_a_forgotten_job_that_runs_again_runs(slurm, clock):
-    assert look("1") == ["gone"]
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    clock.now += 31
-    assert look("1") == ["running"]
-
-
 def asked_within(slurm, clock, seconds):
     before = slurm.calls["squeue"]
     for _ in range(int(seconds)):
@@ -224,74 +173,9 @@ def test_who_does_not_answer_is_asked_less_and_less_by_everybody(slurm, clock):
     assert asked_within(slurm, clock, 60) == 1, "and it is asked as before"
 
 
-def test_who_answers_slowly_is_asked_less_and_its_answers_say_how_old_they_are(slurm, clock):
-    slurm.mine, slurm.takes_s = {"1": "RUNNING|n1|None"}, 5.0
-    look("1")
-    clock.now += 40
-    survey = SlurmCluster().survey([job("1")], max_age_s=30.0)
-    assert survey.of(job("1")).phase == "running"
-    assert survey.problem is None, "it has answered"
-    assert survey.remark == "Slurm answers slowly (5 s), and is asked every 60 s: what it says about jobs is 45 s old"
-    assert clock.now - survey.as_of == 45
-    Answers({"slurm": survey}).require(["slurm"], "Nothing happened")
-    assert slurm.calls == {"squeue": 1}
-
-
-def test_a_site_can_ask_more_rarely(slurm, clock, monkeypatch):
-    monkeypatch.setenv("CLDCTL_ASK_EVERY_S", "120")
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    assert asked_within(slurm, clock, 361) == 4
-    monkeypatch.setenv("CLDCTL_ASK_EVERY_S", "often")
-    assert asked_within(slurm, clock, 60) == 2
-
-
-def test_while_somebody_asks_the_others_take_what_is_known(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    look("1")
-    (lock,) = caches.folder().glob("slurm-*.lock")
-    clock.now += 31
-    with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert look("1") == ["running"]
-        assert slurm.calls == {"squeue": 1}
-        assert phases("1", max_age_s=0) == ["running"], "who decides waits for the other, and then asks"
-    assert slurm.calls == {"squeue": 2}
-
-
-def test_another_cluster_at_the_same_place_has_said_nothing(slurm, clock, monkeypatch, tmp_path):
-    conf = tmp_path / "slurm.conf"
-    conf.write_text("ClusterName=a\n")
-    monkeypatch.setenv("SLURM_CONF", str(conf))
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    assert look("1") == ["running"]
-    conf.write_text("ClusterName=another\n")
-    slurm.mine = {}
-    assert look("1") == ["gone"]
-    assert len(list(caches.folder().glob("slurm-*.json"))) == 1
-
-
 def answers_file() -> Path:
     (file,) = caches.folder().glob("slurm-*.json")
     return file
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', '{"cluster": "", "format": 1, "queue": [1]}'])
-def test_a_damaged_file_is_nothing(slurm, clock, content):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    look("1")
-    answers_file().write_text(content)
-    assert look("1") == ["running"]
-    assert slurm.calls == {"squeue": 2}
-    assert look("1") == ["running"]
-    assert slurm.calls == {"squeue": 2}
-
-
-def test_a_file_from_the_future_is_nothing(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    look("1")
-    clock.now -= 3600
-    assert look("1") == ["running"]
-    assert slurm.calls == {"squeue": 2}
 
 
 def test_the_file_is_this_user_s_alone(slurm, monkeypatch, tmp_path):
@@ -301,63 +185,6 @@ def test_the_file_is_this_user_s_alone(slurm, monkeypatch, tmp_path):
     folder = tmp_path / "cldctl"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert answers_file().parent == folder
-
-
-def no_folder(tmp_path):
-    (tmp_path / "cache").write_text("a file")
-
-
-def a_link(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "cache").symlink_to(tmp_path / "elsewhere")
-
-
-@pytest.mark.parametrize("spoil", [no_folder, a_link])
-def test_without_a_folder_each_process_knows_what_it_has_asked(slurm, clock, monkeypatch, tmp_path, spoil):
-    monkeypatch.setenv("CLDCTL_CACHE", str(tmp_path / "cache"))
-    spoil(tmp_path)
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    for _ in range(3):
-        assert phases("1", max_age_s=30.0) == ["running"]
-    assert slurm.calls == {"squeue": 1}
-    assert not list(tmp_path.glob("elsewhere/*"))
-
-
-@needs_root
-def test_somebody_else_s_folder_is_left_alone(slurm, monkeypatch, tmp_path):
-    """As after `sudo`, with the home of another user."""
-    home = tmp_path / "home"
-    home.mkdir()
-    give_away(home)
-    monkeypatch.setenv("CLDCTL_CACHE", str(home / "cldctl"))
-    assert phases("1", max_age_s=30.0) == ["gone"]
-    assert not os.listdir(home)
-
-
-def test_who_decides_at_the_same_moment_as_another_takes_its_answer(slurm, clock, monkeypatch):
-    """And does not take a slow answer for none."""
-    slurm.mine, slurm.takes_s = {"1": "RUNNING|n1|None"}, 5.0
-    asking_ = shared.Answers.asking
-
-    @contextlib.contextmanager
-    def after_another(self, patience_s):
-        with asking_(self, patience_s) as is_mine:
-            clock.now += 1
-            self.save(asking._asked(self.load().wanting(["1"], clock.now), frozenset({"1"})))
-            yield is_mine
-
-    monkeypatch.setattr(shared.Answers, "asking", after_another)
-    survey = SlurmCluster().survey([job("1")], max_age_s=0)
-    assert (survey.of(job("1")).phase, survey.problem, survey.as_of) == ("running", None, None)
-    assert slurm.calls == {"squeue": 1}
-
-
-def test_no_answer_about_a_colleague_s_job_hides_no_other(slurm, monkeypatch):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    monkeypatch.setattr(asking, "_queue_of", lambda jobs: None)
-    survey = SlurmCluster().survey([job("1"), job("9")], max_age_s=0)
-    assert [survey.of(job(name)).phase for name in "19"] == ["running", "unknown"]
-    assert survey.problem == asking.AWAY
 
 
 LOOK = """
@@ -377,3 +204,15 @@ def test_commands_that_begin_at_the_same_moment_ask_once(tmp_path, monkeypatch):
     commands = [subprocess.Popen([sys.executable, "-c", LOOK], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [command.communicate(timeout=120)[0] for command in commands] == ["running\n"] * 4
     assert (tmp_path / "calls").read_text().split() == ["squeue"]
+
+
+def test_who_answers_slowly_is_asked_less_and_its_answers_say_how_old_they_are(slurm, clock):
+    slurm.mine, slurm.takes_s = {"1": "RUNNING|n1|None"}, 5.0
+    look("1")
+    clock.now += 40
+    survey = SlurmCluster().survey([job("1")], max_age_s=30.0)
+    assert survey.of(job("1")).phase == "running"
+    assert survey.problem is None, "it has answered"
+    assert survey.remark == "Slurm answers slowly (5 s), and is asked every 60 s: what it says about jobs is 45 s old"
+    assert clock.now - survey.as_of == 45
+    assert slurm.calls == {"squeue": 1}

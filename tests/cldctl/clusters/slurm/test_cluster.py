@@ -1,25 +1,24 @@
 """Submitting to a made-up Slurm: refusals, no answer, and what a job inherits."""
 
+import functools
 import itertools
 import os
 import stat
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from cld_core.errors import CldError
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl import clusters
 from cldctl.clusters.base import Task
-from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
-from tests.support.other_users import give_away, needs_root
+from tests.support.scheduler import clients
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
 # Where no slurm.conf and no controller can be located.
@@ -34,15 +33,7 @@ def spec(tmp_path):
 @pytest.fixture
 def sbatch(tmp_path, monkeypatch):
     """Replaces sbatch by the lines of a shell script."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "srun").touch(mode=0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-
-    def write(lines: str) -> None:
-        (tmp_path / "bin" / "sbatch").write_text(f"#!/bin/sh\n{lines}\n")
-        (tmp_path / "bin" / "sbatch").chmod(0o755)
-
-    return write
+    return functools.partial(clients, tmp_path, monkeypatch)
 
 
 def submit(spec, count=1):
@@ -71,28 +62,6 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
     assert (spec.logs / "31_submission.sh").read_text() == SlurmCluster().script(spec, 2)
 
 
-@needs_root
-def test_a_folder_that_belongs_to_somebody_else(spec, sbatch):
-    sbatch("echo Submitted batch job 31")
-    spec.logs.mkdir()
-    give_away(spec.logs)
-    with pytest.raises(CldError, match="it belongs to user 65534"):
-        SlurmCluster().check(spec)
-    with pytest.raises(SchedulerRefused, match="it belongs to user 65534"):
-        submit(spec)
-    assert not list(spec.logs.iterdir())
-
-
-def test_a_cluster_derived_from_it_that_does_not_restart_jobs(spec, sbatch):
-    class Once(SlurmCluster):
-        restarts = False
-
-    sbatch("echo Submitted batch job 31")
-    noted = []
-    Once().submit(spec, [Task(work=Fail())], noted.extend)
-    assert not noted[0].restarts
-
-
 def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
     sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
@@ -113,12 +82,6 @@ def test_a_refusal_says_what_to_fix(spec, sbatch, capfd):
         submit(spec)
     assert not list(spec.logs.iterdir())
     assert capfd.readouterr().err == "", "the message is the only one"
-
-
-def test_a_refusal_of_several_lines(spec, sbatch):
-    sbatch("printf 'sbatch: error: AssocMaxSubmitJobLimit\\nsbatch: error: Job violates policy\\n' >&2; exit 1")
-    with pytest.raises(SchedulerRefused, match="mine: AssocMaxSubmitJobLimit; Job violates policy"):
-        submit(spec)
 
 
 @pytest.mark.parametrize("said", [CONTROLLER, NOWHERE])
@@ -142,13 +105,6 @@ def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_
     ):
         submit(spec)
     assert asked == ["mine", ["31"]]
-
-
-def test_a_folder_that_cannot_be_written(spec, sbatch, tmp_path):
-    sbatch("echo Submitted batch job 31")
-    (tmp_path / "logs").touch()
-    with pytest.raises(SchedulerRefused, match="the job could not be written"):
-        submit(spec)
 
 
 @pytest.mark.parametrize(
@@ -199,24 +155,6 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
         SlurmCluster().cancel([JobRef(cluster="slurm", job_id="7")])
 
 
-def test_waiting_arrays_are_redirected_once(monkeypatch):
-    asked = []
-    monkeypatch.setattr(client, "run", lambda command, stdin="": asked.append(command) or Answer(0, ""))
-    waiting = [JobRef(cluster="slurm", job_id=name) for name in ("8_0", "8_1", "9")]
-    SlurmCluster().redirect(waiting, After((JobRef(cluster="slurm", job_id="12"),)))
-    assert [command[2:] for command in asked] == [
-        ["jobid=8", "dependency=afterany:12"],
-        ["jobid=9", "dependency=afterany:12"],
-    ]
-
-
-def test_unavailable_without_sbatch(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert SlurmCluster.unavailable() == "there is no sbatch on this machine. Use --cluster local."
-    (Path(tmp_path) / "sbatch").touch(mode=0o755)
-    assert SlurmCluster.unavailable() is None
-
-
 def test_clients_without_a_configuration_are_not_the_default(monkeypatch, tmp_path):
     for name in ("sbatch", "scontrol"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
@@ -255,9 +193,3 @@ def test_where_slurm_says_that_jobs_write(monkeypatch):
     shown = "show job 7\nshow job 31_1\nshow job 40_2\nshow job 50\n"
     assert asked == [(["scontrol", "--oneliner"], shown)]
     assert SlurmCluster().logs_of([]) == {}
-
-
-def test_words_of_sbatch_that_are_not_utf_8(spec, sbatch):
-    """A job that was submitted is known, whatever its controller says beside."""
-    sbatch("printf 'sbatch: \\351\\n' >&2; printf '\\351\\nSubmitted batch job 31\\n'")
-    assert [job.job_id for job in submit(spec)] == ["31"]

@@ -175,27 +175,6 @@ def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
     assert client.usable_nodes(partition, features) == count
 
 
-def test_nodes_that_somebody_excluded_do_not_count(logs, controlled_by):
-    shows = {"ExcNodeList": "[n,m]1"}, {"Partition": "low"}
-    controlled_by(Controller(Answer(0, "n1\nm1\n"), Answer(0, SINFO), shows=shows))
-    job = SlurmCluster().current_job(logs)
-    assert job.excluded_nodes() == ("n1", "m1")
-    assert job.usable_nodes(("n1", "m1")) == 1
-
-
-def test_an_expression_that_cannot_be_read_names_no_nodes(controlled_by):
-    controlled_by(Controller(Answer(1, "invalid")))
-    assert client.nodes_in("n[1-2") is None
-    assert client.nodes_in("n1,n2") == ("n1", "n2")
-    assert client.nodes_in("(null)") == ()
-
-
-def test_nodes_of_a_partition(controlled_by):
-    controlled_by(Controller(Answer(0, "n1|high|idle|x\nm1|high|allocated|x\n"), Answer(1, "away")))
-    assert client.usable_nodes("high") == 2
-    assert client.usable_nodes("high") is None, "nobody answers"
-
-
 @pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
 def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop):
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")
@@ -244,9 +223,3 @@ def test_a_controller_that_is_away_is_no_refusal(logs, controlled_by):
     controlled_by(Controller(AWAY))
     with pytest.raises(SchedulerAway, match="slurmctld does not answer"):
         SlurmCluster().current_job(logs).requeue()
-
-
-@pytest.mark.parametrize("said", ["(null)", "", "1x"])
-def test_a_count_of_restarts_that_cannot_be_read_is_no_sign_of_one(logs, monkeypatch, said):
-    monkeypatch.setattr(client, "show_job", lambda job_id: {"JobState": "COMPLETING", "Restarts": said})
-    assert SlurmCluster().current_job(logs).is_cancelled()

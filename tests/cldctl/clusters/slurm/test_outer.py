@@ -27,12 +27,6 @@ def test_what_is_of_the_job_is_hidden_and_comes_back(monkeypatch):
     assert known() == before
 
 
-def test_a_shell_that_hides_its_job_s_id(monkeypatch):
-    set_all(monkeypatch, {"SLURM_ARRAY_TASK_ID": "3", **KEPT})
-    with outer.hidden():
-        assert known() == KEPT
-
-
 def test_outside_of_a_job_everything_stays(monkeypatch):
     set_all(monkeypatch, {**KEPT, "SLURM_HINT": "nomultithread"})
     with outer.hidden():

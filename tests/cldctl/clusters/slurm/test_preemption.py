@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from cld_core.small_files import read_json
-from cldctl.clusters.slurm import client, configuration, doctor, node_probe, preemption
+from cldctl.clusters.slurm import configuration, doctor, preemption
 
 CONFIG = """\
 Configuration data as of 2026-11-25T01:42:53
@@ -46,16 +45,6 @@ def test_scontrol_show_config_is_read():
         )
         == SLURM
     )
-
-
-def test_what_is_absent_or_null_is_off():
-    empty = configuration.parse_configuration(
-        "PreemptType = (null)\nAccountingStorageType = (null)\nSlurmctldParameters = (null)\n"
-    )
-    assert (empty.preempt_type, empty.accounting, empty.user_signal, empty.job_requeue) == ("", "", False, False)
-    assert configuration.parse_configuration("PreemptType = preempt/none\n").preempt_type == "none"
-    assert "never" in preemption.on_preemption("it", SPOT, [SPOT, GPU], empty, 9.0).found
-    assert preemption.accounting("it", empty, True, "").verdict == "warn"
 
 
 def test_scontrol_show_partition_is_read():
@@ -121,46 +110,6 @@ def test_time_limits():
     ]
 
 
-def test_what_the_job_does_on_a_node(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["node_probe", str(tmp_path), "localhost", "no-such-node.invalid"])
-    assert node_probe.main() == 0
-    answer = read_json(tmp_path / node_probe.ANSWER)
-    assert answer["unresolved"] == ["no-such-node.invalid"]
-    assert doctor._names(answer["unresolved"], 2).verdict == "fail"
-    assert doctor._requeueable({"Requeue": "0"}).verdict == "fail"
-    assert "-m cldctl.clusters.slurm.node_probe" in node_probe.script(tmp_path, [])
-
-
-def test_what_the_job_says_about_the_network_of_its_node(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["node_probe", str(tmp_path)])
-    monkeypatch.setattr("socket.gethostname", lambda: "localhost")
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "nowhere0")
-    monkeypatch.delenv("NCCL_SOCKET_IFNAME", raising=False)
-    assert node_probe.main() == 0
-    probe = node_probe.Probe("answered", "7", answer=read_json(tmp_path / node_probe.ANSWER))
-    found = {check.name: check for check in doctor._answered(probe, 4)}
-    assert found["own name of a node"].verdict == "warn"
-    assert found["GLOO_SOCKET_IFNAME"].verdict == "fail"
-    assert found["GLOO_SOCKET_IFNAME"].found.startswith("nowhere0: that node has only ")
-    assert "lo" in found["GLOO_SOCKET_IFNAME"].found
-    assert "NCCL_SOCKET_IFNAME" not in found, "it is not set"
-
-
-@pytest.mark.parametrize(
-    ("address", "verdict", "words"),
-    [
-        ("10.0.0.7", "ok", "n1 is 10.0.0.7"),
-        ("127.0.1.1", "warn", "n1 is 127.0.1.1 there, which no other node can reach"),
-        (None, "warn", "n1 does not resolve"),
-    ],
-)
-def test_the_own_name_of_a_node(address, verdict, words):
-    check = doctor._own_name("n1", address)
-    assert check.verdict == verdict
-    assert words in check.found
-    assert ("GLOO_SOCKET_IFNAME" in check.advice) == (verdict == "warn")
-
-
 @pytest.mark.parametrize(
     ("variable", "value", "verdict"),
     [
@@ -182,12 +131,3 @@ def test_variables_that_name_interfaces(variable, value, verdict):
     check = doctor._interface(variable, value, ["lo", "eth0", "ib0", "ib1"])
     assert check.verdict == verdict
     assert ("unset it" in check.advice) == (verdict == "fail")
-
-
-def test_an_sbatch_without_an_answer_has_not_refused(tmp_path, monkeypatch):
-    gone = client.Answer(1, "sbatch: error: Unable to contact slurm controller", away=True)
-    monkeypatch.setattr(client, "run", lambda command, stdin="": gone)
-    probe = node_probe.probe(tmp_path, [], [], 1.0)
-    check = doctor._without_an_answer(probe, tmp_path)
-    assert (probe.outcome, check.verdict) == ("away", "fail")
-    assert check.found == "slurmctld does not answer (sbatch: error: Unable to contact slurm controller)"

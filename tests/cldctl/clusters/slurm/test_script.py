@@ -1,7 +1,6 @@
 """What is asked of Slurm: whole scripts against golden files, byte for byte."""
 
 import os
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -68,11 +67,6 @@ def test_scripts_are_the_golden_ones(case):
     assert text == file.read_text()
 
 
-def test_options_that_are_not_options():
-    with pytest.raises(RecipeError, match=r"'mail-type=END', not an option of sbatch"):
-        script(size=ClusterSpec(sbatch_args=("mail-type=END",)))
-
-
 def test_an_array_that_waits_and_avoids_nodes():
     others = (JobRef(cluster="slurm", job_id="42"), JobRef(cluster="slurm", job_id="43_1"))
     size = ClusterSpec(gpus_per_node=1, exclude="n1")
@@ -89,39 +83,11 @@ def test_a_successor_leaves_the_queue_when_its_turn_cannot_come():
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in text
 
 
-def test_the_environment_is_set_after_the_setup_and_without_an_aftermath_nothing_follows():
-    text = script(size=ClusterSpec(setup=("module load x",)), env={"PYTHONPATH": "/a b"}, aftermath=())
-    assert "module load x\nexport PYTHONPATH='/a b'\nexport CLDCTL_SIGNAL_S=90\n" in text
-    assert "set +e" not in text
-    assert "teardown" not in text
-
-
-def test_what_follows_an_end_during_the_setup_runs_the_code_of_the_job():
-    text = script(code=Path("/runs/mine/code"), size=ClusterSpec(setup=("sleep 60",)))
-    trap = text[text.index("cldctl_told_to_end() {") : text.index("trap cldctl_told_to_end TERM")]
-    before = trap.partition("PYTHON -P -m cldctl.jobs.aftermath")[0]
-    assert "cldctl_code=/runs/mine/code\n" in before
-    assert 'export PYTHONPATH="$cldctl_code${PYTHONPATH:+:$PYTHONPATH}"\n' in before
-    assert text.index("trap cldctl_told_to_end TERM") < text.index("sleep 60")
-
-
 @pytest.mark.parametrize("code", [None, Path("/runs/it's mine/code")])
 def test_a_script_is_one_that_bash_understands(code):
     text = script(code=code, size=ClusterSpec(setup=("sleep 60",)))
     done = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_a_script_knows_where_in_the_log_its_start_begins(tmp_path):
-    line = next(line for line in script().splitlines() if line.startswith("cldctl_begin="))
-    with (tmp_path / "log").open("a") as log:
-        log.write("earlier")
-        log.flush()
-        done = subprocess.run(
-            ["/bin/bash", "-c", f"{line}\necho $cldctl_begin"], stdout=subprocess.PIPE, stderr=log, check=True,
-            env={"PATH": "/usr/bin:/bin"},
-        )  # fmt: skip
-    assert done.stdout == b"7\n"
 
 
 def test_a_time_limit_within_its_own_notice_is_refused():
@@ -145,11 +111,6 @@ def test_an_array_that_slurm_would_refuse(monkeypatch, config, most):
         SlurmCluster().check(SPEC, most + 1)
     assert len(asked) == 1, "once per process"
     limits.most_tasks.cache_clear()
-
-
-def test_a_dependency_on_no_job():
-    with pytest.raises(AssertionError, match="needs a job"):
-        script(after=After(()))
 
 
 def test_a_dry_run_waits_for_a_job_without_an_id():
@@ -188,14 +149,6 @@ def test_texts_that_would_become_lines_or_options_of_their_own(changes):
         with pytest.raises(UsageError) as refusal:
             call(**changes)
         assert str(refusal.value).isprintable()
-
-
-def test_a_text_that_sbatch_would_misread_names_its_key_and_how_to_change_it():
-    for key, value, none in (("container", "", "null"), ("setup", ("#SBATCH -x",), "[]")):
-        with pytest.raises(
-            RecipeError, match=rf"'cluster\.{key}' .*`cldctl resume mine cluster\.{key}={re.escape(none)}`"
-        ):
-            script(size=ClusterSpec(**{key: value}))
 
 
 @pytest.mark.parametrize("option", ["--wrap=x", "--out=/dev/null", "--array=1-9", "--error=x", "--test-only"])

@@ -1,0 +1,315 @@
+"""Files of tensors: checkpoints and their sidecars, published checkpoints, weights, exported models, arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .campaign import Target
+from .data import odd_pickle
+from .mutations import ODD_VALUES, changed, damaged, json_bytes
+
+STEP = 7
+
+
+def _toy() -> Any:
+    from cld_core.recipe import load
+    from tests.support.paths import RECIPES
+
+    return load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2"])
+
+
+def _prepare() -> None:
+    import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
+
+    from cld_core import nets, optim  # noqa: F401
+    from cld_core.evaluation import stats_file  # noqa: F401
+    from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
+    from cld_core.recipe.optim import OptimSpec
+    from cld_core.shards import files  # noqa: F401
+
+    torch.set_num_threads(1)
+    _run(), _exported(), _arrays()
+    # The first optimiser imports a part of torch that makes a folder of its own.
+    optim.build(OptimSpec(), _published()[0].parameters())
+
+
+# --- what torch saves
+
+
+@cache
+def _run() -> Path:
+    """A run with one checkpoint."""
+    from cld_core.checkpoint.write import write
+    from cld_core.model import Model
+    from cld_core.run import RunFolder
+
+    recipe = _toy()
+    folder = RunFolder.create(Path(tempfile.mkdtemp(prefix="fuzz-checkpoints-")) / "run", recipe, {"created": 1.0})
+    weights = dict(Model(recipe).net.state_dict())
+    state = {"model": weights, "ema": {"updates": 3, "average": {name: it.clone() for name, it in weights.items()}}}
+    about = {"optimiser": {"state": {}, "param_groups": []}, "model_digest": recipe.model_digest()}
+    write(folder, STEP, {**state, **about})
+    return folder.path
+
+
+@cache
+def _published() -> tuple[Any, dict[str, Any]]:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    parameters = list(net.parameters())
+    moments = {
+        number: {"step": 3, "exp_avg": torch.zeros_like(one), "exp_avg_sq": torch.zeros_like(one)}
+        for number, one in enumerate(parameters)
+    }
+    return net, {
+        "model": {f"module.{name}": tensor for name, tensor in net.state_dict().items()},
+        "optimizer": {"state": moments, "param_groups": [{"params": list(range(len(parameters)))}]},
+        "ema": {"shadow_params": [one.detach().clone() for one in parameters], "num_updates": 3},
+        "step": 3,
+    }
+
+
+def _saved(content: Any, *, is_zip: bool = True) -> bytes:
+    out = io.BytesIO()
+    torch.save(content, out, _use_new_zipfile_serialization=is_zip)
+    return out.getvalue()
+
+
+def _odd_tensors(rng: random.Random, tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _odd_tensors(rng, value) for name, value in tree.items()}
+    if not isinstance(tree, torch.Tensor) or rng.random() > 0.2:
+        return tree
+    odd: tuple[Callable[[], Any], ...] = (
+        *(lambda: tree.to(torch.complex64), lambda: tree.to(torch.int8), tree.to_sparse, lambda: tree.to("meta")),
+        *(tree.flatten, lambda: torch.zeros(1).expand(10**6, 10**6), lambda: torch.nn.Parameter(tree.float())),
+    )
+    return rng.choice(odd)()
+
+
+def _odd_records(rng: random.Random, content: bytes) -> bytes:
+    """The archive is whole, and the pickle or the records in it are damaged."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w", rng.choice((0, 8))) as new:
+        for name in old.namelist():
+            record = old.read(name)
+            if name.endswith("data.pkl"):
+                record = rng.choice((odd_pickle, damaged))(rng, record)
+            new.writestr(name, damaged(rng, record) if rng.random() < 0.1 else record)
+    return out.getvalue()
+
+
+def _spoilt(rng: random.Random, content: Any) -> bytes:
+    """A file of the changed content, or the file of the content changed."""
+    whole = _saved(content)
+    match rng.randrange(4):
+        case 0:
+            return damaged(rng, whole)
+        case 1:
+            return _odd_records(rng, whole)
+        case 2:
+            tree = _odd_tensors(rng, content)
+        case _:
+            tree = changed(rng, content)
+    try:
+        raw = _saved(tree)
+        torch.load(io.BytesIO(raw), weights_only=True)
+    except Exception:
+        return damaged(rng, whole)
+    return raw
+
+
+def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    from cld_core.checkpoint import published
+    from cld_core.checkpoint.verify import Sidecar
+    from cld_core.digests import checksum
+    from cld_core.model import Model
+    from cld_core.recipe.optim import OptimSpec
+    from cld_core.run import RunFolder
+
+    if rng.random() < 0.4:
+        net, content = _published()
+        (folder / "p.pth").write_bytes(_spoilt(rng, content))
+        return lambda: published.read(folder / "p.pth", net, OptimSpec())
+    shutil.copytree(_run(), folder / "run")
+    run = RunFolder(folder / "run")
+    path = run.checkpoint_file(STEP)
+    sidecar = path.with_suffix(".json")
+    if rng.random() < 0.3:
+        text = sidecar.read_bytes()
+        sidecar.write_bytes(rng.choice((damaged(rng, text), json_bytes(changed(rng, json.loads(text))))))
+    else:
+        path.write_bytes(_spoilt(rng, torch.load(path, weights_only=True)))
+        if rng.random() < 0.8:
+            Sidecar(format=1, step=STEP, bytes=path.stat().st_size, sha256=checksum(path)).write(sidecar)
+    return lambda: Model.from_run(run.path, rng.choice(("last", STEP)))
+
+
+def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    from cld_core.digests import checksum
+    from cld_core.errors import UsageError
+    from cld_core.evaluation import weights
+
+    state = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "n": torch.tensor(1)}
+    odd = rng.choice([*ODD_VALUES, torch.zeros(2), torch.zeros(1).expand(10**9), {"a": 1}])
+    path = folder / "w.pth"
+    path.write_bytes(
+        rng.choice(
+            (
+                damaged(rng, _saved(state, is_zip=rng.random() < 0.5)),
+                _odd_records(rng, _saved(state)),
+                _saved(rng.choice([odd, {"a": odd}, {1: odd}, [odd]])),
+            )
+        )
+    )
+
+    def read() -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
+
+        tempfile.tempdir = str(folder)
+        try:
+            with weights.handed_over(str(path), checksum(path), Inception, "inception-v3-compat") as copy:
+                torch.load(copy, weights_only=True)
+        except weights.NotWeights as error:  # as `extractors` does
+            raise UsageError("these are not weights") from error
+
+    return read
+
+
+# --- exported models
+
+
+@cache
+def _exported() -> tuple[dict[str, Any], bytes]:
+    """The header and the tensors of a file."""
+    from cld_core.model import Model
+
+    file = Path(tempfile.mkdtemp(prefix="fuzz-safetensors-")) / "w.safetensors"
+    Model(_toy()).export(file)
+    raw = file.read_bytes()
+    (length,) = struct.unpack_from("<Q", raw)
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]
+
+
+def _odd_recipe(rng: random.Random, recipe: dict[str, Any], folder: Path) -> Any:
+    match rng.randrange(3):
+        case 0:
+            key = rng.choice(("width", "layers", "channels", "blocks", "multipliers", "image_size"))
+            size = rng.choice((10**6, 10**9, 2**63, 10**30, [1] * 1000, [10**9] * 30))
+            return {**recipe, "network": {"name": rng.choice(("mlp", "resnet", "ncsnpp")), key: size}}
+        case 1:
+            (folder / "evil.py").write_text(f"open({str(folder.parent / 'fuzz-it-ran')!r}, 'w')\n")
+            plugin = rng.choice((str(folder / "evil.py"), "this", "antigravity", "__main__", "../evil.py"))
+            return {**recipe, "data": {"name": "evil", "plugin": plugin}}
+        case _:
+            return changed(rng, recipe)
+
+
+def _safetensors(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    import cld_core
+
+    header, tensors = _exported()
+    about = dict(header["__metadata__"])
+
+    def written(head: bytes, length: int | None = None) -> bytes:
+        return struct.pack("<Q", len(head) if length is None else length) + head + tensors
+
+    match rng.randrange(5):
+        case 0:
+            content = damaged(rng, written(json_bytes(header)))
+        case 1:
+            content = written(json_bytes(header), rng.choice((0, 1, 2**20, 2**40, 2**63, 2**64 - 1)))
+        case 2:
+            content = written(json_bytes(changed(rng, header)))
+        case 3:
+            about[rng.choice(list(about))] = str(rng.choice(ODD_VALUES)) if rng.random() < 0.7 else "x" * 2**21
+            content = written(json_bytes({**header, "__metadata__": about}))
+        case _:
+            about["recipe"] = json_bytes(_odd_recipe(rng, json.loads(about["recipe"]), folder)).decode()
+            about["data"] = json_bytes(changed(rng, json.loads(about["data"]))).decode()
+            content = written(json_bytes({**header, "__metadata__": about}))
+    file = folder / "w.safetensors"
+    file.write_bytes(content)
+    return lambda: cld_core.load(file)
+
+
+# --- arrays
+
+
+def _array(value: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, value, allow_pickle=True)
+    return out.getvalue()
+
+
+@cache
+def _arrays() -> list[dict[str, bytes]]:
+    """Statistics of both layouts, and what shards keep."""
+    rows = np.random.default_rng(1).normal(size=(6, 3))
+    about = {"identity": "0" * 64, "images": 6, "extractor": "x", "layer": "y", "weights": None, "plugin": None}
+    moments = {"mu": rows.mean(0), "sigma": np.cov(rows.T), "about": np.array(json.dumps(about))}
+    sharded = {"n": np.array(6), "mean": rows.mean(0), "scatter": np.cov(rows.T), "nfe": np.ones(6)}
+    sets: list[dict[str, Any]] = [moments, {"pool_3": rows.astype(np.float32)}, {**moments, "pool_3": rows}, sharded]
+    return [{name: _array(value) for name, value in one.items()} for one in sets]
+
+
+def _odd_member(rng: random.Random, content: bytes) -> bytes:
+    match rng.randrange(4):
+        case 0:
+            return damaged(rng, content)
+        case 1:
+            shape = rng.choice(("(3,)", "(0,)", "()", "(-1,)", "(1000000000000,)", "(True,)", "3", "(3,) * 9"))
+            kind = rng.choice(("<f8", "|O", "|V8", "<U999999999", "<c16", "|S8", "<M8[s]", "xx", ">i4"))
+            head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+            length = rng.choice((len(head), len(head), 0, 2**16 - 1))
+            return b"\x93NUMPY" + bytes([rng.choice((1, 2, 7)), 0]) + struct.pack("<H", length) + head + content[128:]
+        case 2:
+            shape = rng.choice(((3,), (3, 3), (6, 3), (0, 3), (9000,), (2, 3, 4), ()))
+            return _array(np.zeros(shape, rng.choice(("f8", "f4", "i8", "c16", "U3", "O", "b1"))))
+        case _:
+            odd = rng.choice((rng.choice(ODD_VALUES), changed(rng, {"identity": "a", "images": 6})))
+            return _array(np.array(json_bytes(odd)))
+
+
+def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    from cld_core.evaluation import stats_file
+    from cld_core.shards import state
+    from cld_core.shards.files import Sealed
+
+    members = dict(rng.choice(_arrays()))
+    name = rng.choice(list(members))
+    members[name] = _odd_member(rng, members[name])
+    if rng.random() < 0.1:
+        members[rng.choice(("../../x", "a\x1b[31m", "x" * 300))] = b"x"
+    if rng.random() < 0.05:
+        members = {"pool_3": _array(np.zeros((2**16, 50)))}  # 25 KB that unpack to 25 MB
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    path = folder / "00000-features.npz"
+    path.write_bytes(damaged(rng, out.getvalue()) if rng.random() < 0.5 else out.getvalue())
+    state.state_file(folder, 0).write_text("{}")
+    if rng.random() < 0.7:
+        return lambda: stats_file.read(path, features=rng.random() < 0.5)
+    return lambda: Sealed(folder, 0, "features", 0, 6).load()
+
+
+TARGETS = [
+    Target("checkpoints", _checkpoint, _prepare),
+    Target("weights", _weights, _prepare),
+    Target("safetensors", _safetensors, _prepare),
+    Target("npz", _npz, _prepare),
+]
