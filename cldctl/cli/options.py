@@ -101,7 +101,7 @@ StateFilter = Annotated[
     str | None,
     typer.Option(
         metavar="S[,S]",
-        help="Only runs in these states: PENDING, RUNNING, REQUEUED, STOPPED, FAILED, CANCELLED, LOST, FINISHED.",
+        help="Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, CANCELLED, FINISHED.",
         autocompletion=completion.states,
     ),
 ]

@@ -73,7 +73,7 @@ def table(
         )
     for row in zip(*shown.values(), strict=True):
         # A string is searched for markup, which is slow.
-        drawn.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
     return drawn
 
 
@@ -117,7 +117,7 @@ def facts(lines: Iterable[tuple[str, Cell]]) -> Table:
     drawn.add_column(style="dim", no_wrap=True)
     drawn.add_column(overflow="fold")
     for name, value in lines:
-        drawn.add_row(name, Text(value) if isinstance(value, str) else value)
+        drawn.add_row(name, Text(printable(value)) if isinstance(value, str) else value)
     return drawn
 
 

@@ -11,6 +11,7 @@ from cld_core.evaluation import registry
 from cld_core.evaluation.request import EvalRequest
 from cldctl.evals import compare
 from cldctl.evals.averages import Line
+from cldctl.show import tables
 from cldctl.show.evaluations import compared
 from tests.support.made_up import report, run_with
 
@@ -27,7 +28,8 @@ def plain(run, samples):
     return dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=samples))
 
 
-def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path):
+def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables.out, "_width", 240)
     # Errors of 0.3 and 0.4 combine to 0.5: the border is at 1.
     others = {"inside": 3.99, "worse": 4.01, "better": 1.99}
     runs = [evaluated(tmp_path / name, nll, 0.4) for name, nll in others.items()]
