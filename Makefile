@@ -42,6 +42,8 @@ test-lab: $(VENV)/.installed
 	$(BIN)/pytest -n 3 -m "(slurm or slow) and not gpu and not by_hand"
 
 # Before an issue is resolved and before a release: those two, and browser, wheel, site, notebook, fuzz and chaos.
+test-all: export CLDCTL_REQUIRE_SLURM := 1
+test-all: export CLDCTL_REQUIRE_CHROMIUM := 1
 test-all: test test-lab docs
 	$(BIN)/pytest -n 2 -m "by_hand and not gpu"
 

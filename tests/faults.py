@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cld_core", "cldctl")
 # Of the repository's own folder, what the copy does without.
 LEFT_OUT = (".git", ".venv", ".ruff_cache", ".mypy_cache", ".pytest_cache", "build", "runs", "demo-runs")
-PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-n", "0", "-m", "not slurm and not slow and not gpu")
+PYTEST = ("-x", "-q", "-p", "no:cacheprovider", "-n", "0", "-m", "not slurm and not slow and not gpu and not by_hand")
 # Seconds; a fault that lets a test hang is caught.
 WITHIN_S, FULL_WITHIN_S = 600, 3600
 

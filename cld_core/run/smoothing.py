@@ -1,7 +1,5 @@
 """The smoothed loss: an exponential mean over reports, as `progress.json` has it and as short curves are drawn."""
 
-from collections.abc import Iterable, Iterator
-
 # The weight of the newest report. The first ten have equal weights.
 NEWEST = 0.1
 
@@ -14,11 +12,3 @@ def smoothed(before: float | None, loss: float, number: int) -> float:
         number: of this loss, from 1.
     """
     return loss if before is None else before + max(NEWEST, 1 / number) * (loss - before)
-
-
-def smoothed_all(losses: Iterable[float]) -> Iterator[float]:
-    """The mean after each of finite losses."""
-    mean: float | None = None
-    for number, loss in enumerate(losses, start=1):
-        mean = smoothed(mean, loss, number)
-        yield mean

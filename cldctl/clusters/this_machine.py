@@ -45,10 +45,15 @@ def check_fits(spec: JobSpec) -> None:
 
 
 def _check_gpus(size: ClusterSpec, found: int) -> None:
-    if size.gpus_per_node and not found:
+    if not size.uses_gpu or found:
+        return
+    text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
+    settings = "cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]"
+    if size.gpus_per_node:
         text = f"'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is seen on this machine"
-        fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set cluster.gpus_per_node=0"
-        raise RecipeError(f"recipe: {text}. {fix}.")
+        settings = "cluster.gpus_per_node=0"
+    fix = f"Submit it where the GPUs are, or to try it on the CPU, which is slow, set {settings}"
+    raise RecipeError(f"recipe: {text}. {fix}.")
 
 
 def gpus() -> int:

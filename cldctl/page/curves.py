@@ -1,5 +1,6 @@
 """What a run wrote for TensorBoard: scalars against the step."""
 
+import contextlib
 import logging
 import math
 from pathlib import Path
@@ -39,7 +40,9 @@ def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
         if not all(file.is_file() for file in folder.glob("*tfevents*")):
             continue
         events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
-        events.Reload()
+        # A damaged file ends where it is damaged.
+        with contextlib.suppress(Exception):
+            events.Reload()
         prefix = "" if folder == run.tensorboard else f"{folder.name}: "
         for tag in events.Tags()[SCALARS]:
             points = {event.step: event.value for event in events.Scalars(tag) if math.isfinite(event.value)}

@@ -35,8 +35,9 @@ _OUTLIERS = 0.01
 _WIDTH, _HEIGHT, _FRAME = 440, 220, (46, 24, 12, 10)
 # Characters below an axis.
 _CHARACTERS = 60
-# The number of the first of eight ordered colours in the style sheet.
-_ORDERED = 20
+# How many colours the style sheet has for unordered curves, the number of the first of eight ordered ones, and that of
+# a line which is not measured, such as a true value.
+_COLOURS, _ORDERED, SOFT = 12, 20, 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Line:
         colour: its number in the style sheet.
         errors: the standard error of each point, as far as it is known.
         is_faint: it is the background of another line.
+        is_dashed: another line has the same colour.
     """
 
     label: str
@@ -54,6 +56,12 @@ class Line:
     colour: int = 0
     errors: Sequence[float | None] = ()
     is_faint: bool = False
+    is_dashed: bool = False
+
+
+def unlike(place: int) -> dict[str, Any]:
+    """The colour and the style of a line that is the n-th of a chart, counted from 0."""
+    return {"colour": place % _COLOURS, "is_dashed": place // _COLOURS % 2 == 1}
 
 
 def curve(title: str, points: Points) -> Markup:
@@ -155,7 +163,7 @@ def _draw(axes: Any, line: Line) -> None:
     every = -(-len(line.points) // _POINTS)
     # The last point is one of those that are drawn.
     steps, values = zip(*line.points[(len(line.points) - 1) % every :: every], strict=True)
-    style: dict[str, Any] = {"color": _ink(line.colour)}
+    style: dict[str, Any] = {"color": _ink(line.colour), "linestyle": "--" if line.is_dashed else "-"}
     if line.is_faint:
         style |= {"alpha": 0.35, "linewidth": 0.8}
     elif len(steps) < _FEWEST:

@@ -21,7 +21,7 @@ from cldctl.runs.status import RunStatus
 
 # The states that a run enters only with a line in its ledger. Into the others, a scheduler alone can take it.
 _WRITTEN = ("FINISHED", "CANCELLED")
-# As `base.html` writes the mark, before anything that is longer.
+# As `page.html` writes the mark, before anything that is longer.
 _MARK = re.compile(rb'<meta name="generator" content="([^"]*)">')
 _HEAD_BYTES = 1024
 

@@ -29,7 +29,7 @@ from cldctl.show.usage import usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, code, colour_of, part, render, table, text
-from .figures import Line, chart, curve, gallery, ordered
+from .figures import SOFT, Line, chart, curve, gallery, ordered, unlike
 from .freshness import mark_of
 from .results import Finding, best_of, findings_of, results_table
 
@@ -222,14 +222,14 @@ def _by_step(findings: Sequence[Finding]) -> Iterator[Markup]:
                 label=label,
                 points=[(step, it.result.number.value) for step, it in group.items()],
                 errors=[it.result.number.stderr for it in group.values()],
-                colour=place,
+                **unlike(place),
             )
             for place, (label, group) in enumerate(several.items())
         ]
         truths = {it.truth for group in several.values() for it in group.values() if it.truth is not None}
         if len(truths) == 1:
             level, steps = truths.pop(), [step for group in several.values() for step in group]
-            lines.append(Line(label="true entropy", points=[(min(steps), level), (max(steps), level)], colour=7))
+            lines.append(Line(label="true entropy", points=[(min(steps), level), (max(steps), level)], colour=SOFT))
         yield chart(f"{quantity.label}, by step", lines)
 
 
@@ -281,7 +281,7 @@ def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup
             label=label,
             points=[(along.values.index(cell[along.key]), cell[key]) for cell in group],
             errors=[cell[f"{key}_stderr"] for cell in group],
-            colour=place,
+            **unlike(place),
         )
         for place, (label, group) in enumerate(groups.items())
     ]

@@ -9,6 +9,7 @@ import io
 import itertools
 import logging
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -76,9 +77,10 @@ class PlainConsole(Console):
 
 
 def _between_words(text: Text, width: int) -> Text:
-    """A text in lines of at most so many characters, or of one longer word."""
+    """A text in lines of at most so many characters, or of one longer word, or of a command in backquotes."""
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), text.plain)
     lines = textwrap.wrap(
-        text.plain, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False, expand_tabs=False
+        whole, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False, expand_tabs=False
     )
     broken = text.divide(itertools.accumulate(map(len, lines[:-1])))
     return Text("\n").join(

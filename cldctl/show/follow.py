@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 EVERY_S, EVERY_PART = 10.0, 0.05
 _NAME = 20
 # Columns that a name, a bar and a count need, and each other fact.
-_LEAST, _FACT = 80, 20
+_LEAST, _FACT = 50, 25
 # Of more runs of a group, and without a terminal, the line of the group alone is shown.
 _MOST_BARS = 12
 

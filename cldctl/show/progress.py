@@ -24,8 +24,7 @@ class Working:
 
     Args:
         what: the first phase, such as "loading mine".
-        announced: it is a line in a file, too. Where nothing is done yet that an error would not undo, it is not: an
-            error is one line.
+        announced: print the first phase in a pipe, too. Not for a command that may still fail with a one-line error.
     """
 
     def __init__(self, what: str, *, announced: bool = False) -> None:

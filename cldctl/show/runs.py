@@ -52,12 +52,17 @@ def overview(rows: Sequence[RunStatus]) -> RenderableType:
 
 
 def _table(
-    rows: Sequence[RunStatus], own: Mapping[str, Sequence[Cell]], results: Mapping[str, Sequence[Cell]]
+    rows: Sequence[RunStatus],
+    own: Mapping[str, Sequence[Cell]],
+    results: Mapping[str, Sequence[Cell]],
+    *,
+    is_short: bool = False,
 ) -> RenderableType:
     """Runs, a line each; with the age of a state whose cluster could not be asked.
 
     Args:
         own: what each run of a group has of its own.
+        is_short: there are few lines, so that no run may become a list: what it has of its own goes before that.
     """
     bars = out.is_terminal and len(rows) <= MANY
     columns: dict[str, Sequence[Cell]] = {
@@ -80,7 +85,8 @@ def _table(
     # What a group is compared by stays.
     optional = ("tags", "", "job", "last end", "attempts", "saved", *([] if own else results), "steps/s", "loss", "ETA")
     right = ("step", "loss", "steps/s", "ETA", "saved", "attempts", *own, *(results if own else ()))
-    return table(columns, right=right, optional=(*optional, "step") if own else optional, names="run")
+    last = ("step", *(own if is_short else ())) if own else ()
+    return table(columns, right=right, optional=(*optional, *last), names="run")
 
 
 def _heading(rows: Sequence[RunStatus]) -> str:
@@ -202,7 +208,7 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     results = {it.label: [_newest(row.evals, it) for row in rows] for it in quantities}
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
     reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
-    return Lines(title, _table(rows, own, results), *reasons, *note)
+    return Lines(title, _table(rows, own, results, is_short=height is not None), *reasons, *note)
 
 
 def _heads(rows: Sequence[RunStatus]) -> dict[str, str]:

@@ -24,8 +24,7 @@ STATE_STYLE = STATES
 # More rows than this are plain lines: rich takes a millisecond for each.
 MANY = 200
 _BAR, _GAP = 12, 3
-# Names and sentences are not narrower while there are columns that can be left out; without a terminal, a sentence is
-# no wider than the last.
+# The least width of a column of names and of one of sentences, and the largest width of sentences in a pipe.
 _NAME, _SENTENCE, _LONGEST = 20, 36, 80
 TUNING_HEADINGS = ("state", "NFE", "step", "rows", "kept", "untuned rms", "rms", "gain")
 

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.run import RunFolder
@@ -43,6 +44,13 @@ def test_a_file_that_is_being_written_is_read_to_its_last_whole_record(run):
     file.write_bytes(file.read_bytes()[:-5])
     (run.tensorboard / "empty.tfevents").touch()
     (run.tensorboard / "damaged.tfevents").write_bytes(b"no record" * 50)
+    assert [step for step, _ in curves.read(run)["train/loss"]] == [10, 20, 30]
+
+
+def test_a_record_that_is_no_event_ends_its_file_and_nothing_else(run):
+    attempt(run, 0, 0, 30)
+    with (run.tensorboard / "events.out.tfevents.0000000001").open("wb") as file:
+        RecordWriter(file).write(b"\xff" * 20)
     assert [step for step, _ in curves.read(run)["train/loss"]] == [10, 20, 30]
 
 
