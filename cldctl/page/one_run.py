@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.run.causes import state_after
 from cld_core.run.timeline import Stretch
 from cld_core.texts import local_time, one_line
-from cldctl.evals.table import keys_of, rows
+from cldctl.evals.table import keys_of, lines_of, rows
 from cldctl.hints import command
 from cldctl.lookup import recipe_files
 from cldctl.runs.status import RunStatus
@@ -270,21 +270,12 @@ def _cell(cell: Mapping[str, Any], key: str) -> str:
 
 def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup:
     """A result against the last axis, a line for each choice on the others."""
-    *others, along = sweep.axes
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        if cell[key] is not None and math.isfinite(cell[key]):
-            label = ", ".join(f"{axis.key.rpartition('.')[2]} {cell[axis.key]}" for axis in others)
-            groups.setdefault(label, []).append(cell)
-    lines = [
-        Line(
-            label=label,
-            points=[(along.values.index(cell[along.key]), cell[key]) for cell in group],
-            errors=[cell[f"{key}_stderr"] for cell in group],
-            colour=place,
-        )
-        for place, (label, group) in enumerate(groups.items())
-    ]
+    along, lines = sweep.axes[-1], []
+    for place, (label, all_cells) in enumerate(lines_of(sweep, cells).items()):
+        known = [cell for cell in all_cells if cell[key] is not None and math.isfinite(cell[key])]
+        points = [(along.values.index(cell[along.key]), cell[key]) for cell in known]
+        errors = [cell[f"{key}_stderr"] for cell in known]
+        lines.append(Line(label=label, points=points, errors=errors, colour=place))
     return chart(f"{registry.quantity(key).label}, by {along.key}", lines, along.values)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
-from cldctl.evals import compared_samplers, table
-from cldctl.evals.plot import plot as draw
+from cldctl.evals import samplers as compared
+from cldctl.evals import table
 from cldctl.evals.samplers import Comparison
 from cldctl.hints import command
 
@@ -39,7 +39,7 @@ def show_comparison(
     statuses = statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if as_json:
-        found = compared_samplers.to_json(run, made.sweep, made.asked.settings)
+        found = compared.to_json(run, made.sweep, made.asked.settings)
         print(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
     else:
         out.print(samplers(run, made.sweep, statuses))
@@ -52,10 +52,10 @@ def show_comparison(
     if not as_json:
         say_files(run, made.sweep)
     if csv is not None:
-        write_text(csv, compared_samplers.to_table(run, made.sweep))
+        write_text(csv, compared.to_table(run, made.sweep))
     if plot is not None:
         rows = table.rows(run, made.sweep)
-        draw(plot, made.sweep, rows, table.keys_of(rows), run.name)
+        table.plot(plot, made.sweep, rows, table.keys_of(rows), run.name)
     for file in filter(None, (csv, plot)):
         err.print(str(file), markup=False, no_wrap=True)
     return 0

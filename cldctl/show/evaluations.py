@@ -13,7 +13,7 @@ from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.averages import Line
 from cldctl.evals.compare import COUNTS, quantities_of, verdict
-from cldctl.evals.compared_samplers import best, published_for, references
+from cldctl.evals.samplers import best, published_for, references
 from cldctl.evals.table import keys_of, rows
 
 from .format import count, fixed

@@ -10,6 +10,7 @@ from cld_core.recipe import with_overrides
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted
+from cld_core.run.folder import FORMAT
 from cldctl.page import one_run
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import report, run_with, seeds
@@ -120,7 +121,7 @@ def test_a_run_without_anything_or_with_damaged_files_has_a_page(tmp_path):
     run = everything(tmp_path / "mine", points=2)
     run.ledger.path.write_text("no ledger\n")
     run.recipe_file.write_text("no: recipe")
-    write_json(run.identity_file, {"format": 2, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"})
+    write_json(run.identity_file, {"format": FORMAT, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"})
     text = words(page_of(run))
     assert "The recipe cannot be read" in text
     assert "attempts.jsonl" in text
