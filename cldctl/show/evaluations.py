@@ -1,21 +1,27 @@
 """Results: the evaluations of a run, sweeps, samplers side by side, and runs or groups side by side."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group as Lines
+from rich.console import RenderableType
 from rich.text import Text
 
+from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.published import PublishedSampler
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+from cldctl.evals import averages, compare
 from cldctl.evals.averages import Line
 from cldctl.evals.compare import COUNTS, quantities_of, verdict
 from cldctl.evals.samplers import best, published_for, references
 from cldctl.evals.table import keys_of, rows
 
+from .console import err, out
 from .format import count, fixed
 from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, state_text, table
 
@@ -65,7 +71,7 @@ def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _under(title: str, drawn: RenderableType) -> RenderableType:
     """A table below a title that is not folded to its width."""
-    return Group(Text(title, style="bold"), drawn)
+    return Lines(Text(title, style="bold"), drawn)
 
 
 def sweep_table(
@@ -81,7 +87,7 @@ def sweep_table(
         best: results that are marked, as (key, number of the row); None to mark none.
     """
     quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
-    return Group(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
+    return Lines(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
 
 
 def _one_result(
@@ -132,7 +138,7 @@ def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
     shown += map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
     if known := published_for(run):
         shown += [Text(), _published(known)]
-    return Group(*shown)
+    return Lines(*shown)
 
 
 def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
@@ -224,3 +230,51 @@ def _how(line: Line, quantities: Sequence[Quantity]) -> str:
     results = [average.one for it in quantities if (average := line.average(it.key)) is not None]
     texts = [it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results]
     return "; ".join(dict.fromkeys(texts)) or "-"
+
+
+def compare_runs(runs: Sequence[RunFolder], checkpoint: str, as_json: bool) -> None:
+    """Compare runs.
+
+    Raises:
+        NotFoundError: one has no results.
+        UsageError: these cannot be compared.
+    """
+    columns = [compare.column(run, checkpoint) for run in runs]
+    if as_json:
+        print(json.dumps(compare.to_json(columns), indent=1))
+        return
+    lines = [Line(column.run, {}, (column,)) for column in columns]
+    out.print(compared(lines, is_marked=True))
+    for text in (*compare.differences(columns), *compare.warnings(columns), compare.rule(columns)):
+        if text is not None:
+            err.print(text, markup=False)
+
+
+def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
+    """Compare groups, averaged over seeds, and runs beside them.
+
+    Raises:
+        NotFoundError: none of the groups has results.
+    """
+    of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
+    lines: list[Line] = []
+    missing: list[str] = []
+    for one in chosen:
+        if isinstance(one, Group):
+            found, without = averages.of_group(one, checkpoint)
+            lines += found
+            missing += without
+        else:
+            column = compare.column(one, checkpoint)
+            lines.append(Line(column.run, {}, (column,)))
+    if not lines:
+        names = [group.name for group in chosen]
+        fix = f"Make some: `cldctl eval {names[0]} --elbo`."
+        raise NotFoundError(f"no run of {', '.join(names)} has a finished evaluation{of_step}. {fix}")
+    if as_json:
+        print(json.dumps(averages.to_json(lines, missing), indent=1))
+        return
+    out.print(compared(lines))
+    for text in (*(f"{name} has no finished evaluation{of_step}" for name in missing), *averages.warnings(lines)):
+        err.print(text, markup=False)
+    err.print(averages.RULE, markup=False)
