@@ -17,13 +17,12 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.texts import local_time, one_line, printable
 from cldctl.evals import averages
-from cldctl.evals.compare import quantities_of
 from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.index import Found, Index
 from cldctl.runs.status import RunStatus, status_or_reason
 from cldctl.runs.tried import said
-from cldctl.show.evaluations import average_text
+from cldctl.show.evaluations import average_columns
 from cldctl.show.format import count, number
 from cldctl.show.runs import states
 from cldctl.show.usage import usage_line
@@ -261,17 +260,6 @@ def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
         for line in averages.of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
     ]
     if lines:
-        keys = dict.fromkeys(key for line in lines for key in line.cell)
-        columns = {
-            "group": [line.name for line in lines],
-            **{key: [one_line(line.cell.get(key, "-"), 60) for line in lines] for key in keys},
-            "step": [count(line.step) for line in lines],
-            "runs": [str(len(line.columns)) for line in lines],
-            **{
-                it.label: [average_text(line, it) for line in lines]
-                for it in quantities_of([column for line in lines for column in line.columns])
-            },
-        }
-        yield table(averages.RULE[:1].upper() + averages.RULE[1:], columns)
+        yield table(averages.RULE[:1].upper() + averages.RULE[1:], average_columns(lines))
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

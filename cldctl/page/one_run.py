@@ -24,7 +24,7 @@ from cldctl.lookup import recipe_files
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.format import age, count, duration, keys_differ, number
-from cldctl.show.tables import TUNING_HEADINGS, cell_text, tuning_cells
+from cldctl.show.tables import cell_text, tuning_columns
 from cldctl.show.usage import usage_line
 
 from .curves import LOSS, Points, is_inside, read
@@ -149,10 +149,8 @@ def _tile(best: Finding, recipe: str | None) -> Markup:
 def _effort(row: RunStatus) -> Iterator[Markup]:
     """The loss, and what the training took."""
     if row.shown_loss is not None:
-        is_smooth = row.smoothed_loss is not None
-        last = f"; last loss {number(row.loss)}" if is_smooth and row.loss is not None else ""
-        label, about = "loss (smoothed)" if is_smooth else "last loss", f"step {count(row.step)}{last}"
-        yield part("tile", label=label, value=number(row.shown_loss), error="", about=[about])
+        about = f"step {count(row.step)}; last loss {number(row.loss)}"
+        yield part("tile", label="loss (smoothed)", value=number(row.shown_loss), error="", about=[about])
     if row.usage is not None and row.usage["used"] > 0:
         used, _, about = usage_line(row.usage).partition(": ")
         value, _, unit = used.partition(" ")
@@ -281,10 +279,8 @@ def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup
 
 def _tunings(row: RunStatus) -> list[Markup]:
     entries = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
-    cells = [[entry["id"], *tuning_cells(entry)] for entry in entries]
     caption = "Root mean square distance from the network's own flow per coordinate, on held-out noise"
-    columns = dict(zip(["tuning", *TUNING_HEADINGS], zip(*cells, strict=True), strict=True)) if cells else {}
-    return [table(caption, columns)] if columns else []
+    return [table(caption, tuning_columns(entries))] if entries else []
 
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:

@@ -23,7 +23,7 @@ from cldctl.evals.table import keys_of, rows
 
 from .console import err, out
 from .format import count, fixed
-from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, state_text, table
+from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, short_keys, state_text, table
 
 # What follows the best result of a column.
 BEST = "*"
@@ -177,24 +177,29 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
     Args:
         is_marked: mark what differs from the first line, a run, by more than the errors.
     """
-    keys = list(dict.fromkeys(key for line in lines for key in line.cell))
-    heads = {key: key.rpartition(".")[2] for key in keys}
-    if len(set(heads.values())) < len(keys):
-        heads = {key: key for key in keys}
     quantities = quantities_of([column for line in lines for column in line.columns])
+    columns = average_columns(lines)
+    if is_marked:
+        columns |= {it.label: [_result(lines[0], line, it) for line in lines] for it in quantities}
+    columns["of"] = [Text(_of(line, quantities), "dim") for line in lines]
+    columns["how"] = [Text(_how(line, quantities), "dim") for line in lines]
+    first, *others = columns
+    right = [heading for heading in others if heading not in ("of", "how")]
+    return table(columns, right=right, optional=("how",), names=first, wraps="how")
+
+
+def average_columns(lines: Sequence[Line]) -> dict[str, Sequence[Cell]]:
+    """Names, cells, steps and results of lines, with their errors."""
+    heads = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
     has_groups = any(len(line.columns) > 1 for line in lines)
-    columns: dict[str, Sequence[Cell]] = {
+    quantities = quantities_of([column for line in lines for column in line.columns])
+    return {
         "group or run" if has_groups else "run": [line.name for line in lines],
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
         "step": [_step(line) for line in lines],
         **({"runs": [str(len(line.columns)) for line in lines]} if has_groups else {}),
-        **{it.label: [_result(lines[0] if is_marked else line, line, it) for line in lines] for it in quantities},
-        "of": [Text(_of(line, quantities), "dim") for line in lines],
-        "how": [Text(_how(line, quantities), "dim") for line in lines],
+        **{it.label: [average_text(line, it) for line in lines] for it in quantities},
     }
-    first, *others = columns
-    right = [heading for heading in others if heading not in ("of", "how")]
-    return table(columns, right=right, optional=("how",), names=first, wraps="how")
 
 
 def _step(line: Line) -> str:

@@ -28,7 +28,7 @@ from cldctl.runs.status import RunStatus, evaluation_status, status_of, status_o
 from cldctl.runs.survey import Answers
 
 from . import console
-from .console import err, out, shows_bars
+from .console import err, out, say_next, shows_bars
 from .evaluations import by_step, evaluations, remarks, sweep_table
 from .format import duration, number, shortened
 from .progress import bars
@@ -269,9 +269,7 @@ def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
 
 
 def _next(run: RunFolder, *commands: str) -> None:
-    err.print("next:")
-    for text in commands:
-        err.print(f"  {command(text, run)}")
+    say_next(*(command(text, run) for text in commands))
 
 
 def _interrupted(place: RunFolder) -> int:

@@ -25,7 +25,6 @@ from .evaluations import by_step, evaluations, remarks, sweep_table
 from .format import age, count, duration, number, short
 from .tables import (
     MANY,
-    TUNING_HEADINGS,
     Cell,
     attempts,
     counts_of,
@@ -33,9 +32,10 @@ from .tables import (
     present_in,
     progress_bar,
     result_of,
+    short_keys,
     state_text,
     table,
-    tuning_cells,
+    tuning_columns,
 )
 from .usage import usage_line
 
@@ -44,6 +44,8 @@ LIVE_CODE = "the live checkout (--live-code)"
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
+# What the axes of a group cannot be called beside them.
+_HEADINGS = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
 # Lines of a screen that are no rows: headings of runs and of groups, the last line, and the cursor.
 _AROUND, _AROUND_RUNS = 10, 6
 # A run, or a group with its name and its runs.
@@ -202,23 +204,13 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     """
     shown, note = _on_screen([(None, [row]) for row in members], height and height - 1)
     rows = [row for _, (row, *_) in shown]
-    own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in _heads(members).items()}
+    heads = short_keys(list(dict.fromkeys(key for row in members for key in row.sweep)), _HEADINGS)
+    own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
     quantities = present_in([entry for row in rows for entry in row.evals])
     results = {it.label: [_newest(row.evals, it) for row in rows] for it in quantities}
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
     reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
     return Lines(title, _table(rows, own, results), *reasons, *note)
-
-
-def _heads(rows: Sequence[RunStatus]) -> dict[str, str]:
-    """The axes of a group with their headings: the last part of a key, or the key if others end alike."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.sweep))
-    shorts = [key.rpartition(".")[2] for key in keys]
-    taken = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
-    return {
-        key: short if shorts.count(short) == 1 and short not in taken else key
-        for key, short in zip(keys, shorts, strict=True)
-    }
 
 
 def _newest(evals: Sequence[Mapping[str, Any]], quantity: Any) -> str:
@@ -254,10 +246,8 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
     yield "step", f"{count(row.step)} of {count(row.steps)}{share}"
     if out.is_terminal:
         yield "", progress_bar(row)
-    if row.smoothed_loss is None:
-        yield "last loss", number(row.loss, 5)
-    else:
-        yield "loss", f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
+    smoothed = "-" if row.loss is None else f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
+    yield "loss", smoothed
     if row.steps_per_s is not None:
         yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
     yield "checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
@@ -289,14 +279,8 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
 
 
 def _tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """How far tunings are, and how near to the network's flow what they found comes."""
-    cells = zip(*map(tuning_cells, entries), strict=True)
-    columns: dict[str, Sequence[Cell]] = {
-        "tuning": [entry["id"] for entry in entries],
-        **dict(zip(TUNING_HEADINGS, cells, strict=True)),
-        "state": [state_text(entry["state"]) for entry in entries],
-    }
-    right = [heading for heading in TUNING_HEADINGS if heading not in ("state", "kept")]
+    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
+    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
     return table(columns, right=right, optional=("step", "kept"), title="tunings")
 
 

@@ -16,7 +16,7 @@ from cldctl.evals import table
 from cldctl.evals.samplers import Comparison
 from cldctl.hints import command
 
-from .console import err, out
+from .console import err, out, say_next
 from .evaluations import samplers
 from .follow import follow_works_of, say_files, statuses_of
 from .progress import Working
@@ -102,7 +102,7 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
     if missing:
         err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch", markup=False)
     else:
-        err.print(f"next:\n  {command(f'sample {run.name} --method tuned --nfe {sizes[-1]}', run)}", markup=False)
+        say_next(command(f"sample {run.name} --method tuned --nfe {sizes[-1]}", run))
     return 0
 
 

@@ -27,7 +27,6 @@ _BAR, _GAP = 12, 3
 # Names and sentences are not narrower while there are columns that can be left out; without a terminal, a sentence is
 # no wider than the last.
 _NAME, _SENTENCE, _LONGEST = 20, 36, 80
-TUNING_HEADINGS = ("state", "NFE", "step", "rows", "kept", "untuned rms", "rms", "gain")
 
 
 def table(
@@ -219,10 +218,25 @@ def _end(row: Mapping[str, Any], reason: str | None) -> str:
     return (row["cause"] or "-") + (f": {detail}" if detail and detail != reason else "")
 
 
-def tuning_cells(entry: Mapping[str, Any]) -> list[str]:
-    """The row of a tuning under `TUNING_HEADINGS`: rms distances from the network's flow, and what was gained."""
-    kept, rms = entry["kept"], entry["rms"]
-    distances = [number(rms.get("untuned"), 3), number(rms.get(kept), 3)]
-    gain = "-" if entry["gain"] is None else f"{entry['gain']:.1f}x"
-    rows = f"{count(entry['rows_done'])}/{count(entry['rows'])}"
-    return [entry["state"], str(entry["nfe"]), count(entry["checkpoint_step"]), rows, kept or "-", *distances, gain]
+def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
+    """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
+    return {
+        "tuning": [it["id"] for it in entries],
+        "state": [it["state"] for it in entries],
+        "NFE": [str(it["nfe"]) for it in entries],
+        "step": [count(it["checkpoint_step"]) for it in entries],
+        "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],
+        "kept": [it["kept"] or "-" for it in entries],
+        "untuned rms": [number(it["rms"].get("untuned"), 3) for it in entries],
+        "rms": [number(it["rms"].get(it["kept"]), 3) for it in entries],
+        "gain": ["-" if it["gain"] is None else f"{it['gain']:.1f}x" for it in entries],
+    }
+
+
+def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Keys of recipes with their headings: the last part of each, or the key if another heading is the same."""
+    shorts = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: short if shorts.count(short) == 1 and short not in taken else key
+        for key, short in zip(keys, shorts, strict=True)
+    }
