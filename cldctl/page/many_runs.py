@@ -30,7 +30,7 @@ from cldctl.show.usage import usage_line
 from . import freshness, one_run
 from .curves import LOSS, Points, read
 from .document import Section, code, colour_of, render, table, text
-from .figures import Line, chart, gallery, smoothed
+from .figures import gallery, overlay
 from .results import best_of, findings_of
 
 # The newest runs that are looked through for curves, and the curves of a chart.
@@ -218,9 +218,7 @@ def _settings(run: RunFolder) -> dict[str, Any]:
 
 
 def _overlay(title: str, curves: Mapping[str, Points]) -> Markup:
-    shown = itertools.islice(curves.items(), _CURVES)
-    lines = [Line(label=name, points=smoothed(points), colour=place) for place, (name, points) in enumerate(shown)]
-    return chart(title, lines)
+    return overlay(title, dict(itertools.islice(curves.items(), _CURVES)))
 
 
 def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:

@@ -24,12 +24,12 @@ from cldctl.lookup import recipe_files
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.format import age, count, duration, keys_differ, number
-from cldctl.show.tables import cell_text, tuning_columns
+from cldctl.show.tables import attempt_columns, cell_text, tuning_columns
 from cldctl.show.usage import usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, code, colour_of, part, render, table, text
-from .figures import Line, chart, curve, gallery, ordered
+from .figures import Line, chart, curve, gallery, overlay
 from .freshness import mark_of
 from .results import Finding, best_of, findings_of, results_table
 
@@ -160,24 +160,8 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
 def _attempts(found: Why, stretches: Sequence[Stretch]) -> list[Markup]:
     if not stretches:
         return [text("There are no attempts yet.")]
-    entries = found.attempts
-    columns = {
-        "attempt": [str(it["attempt"]) for it in entries],
-        "job": [str(it["job_id"] or "-") for it in entries],
-        "began": [local_time(it["started"]) for it in entries],
-        "machine": [_machines(it["hosts"]) for it in entries],
-        "from": [count(it["first_step"]) for it in entries],
-        "to": [count(it["last_step"]) for it in entries],
-        "lost": [count(it["lost"]) for it in entries],
-        "waited": [duration(it["waited_s"]) for it in entries],
-        "ran": [duration(it["ran_s"]) for it in entries],
-        "ended by": [": ".join(filter(None, [_ending(it["cause"]), it["detail"]])) for it in entries],
-    }
+    columns = attempt_columns(found.attempts, local_time)
     return [_time_line(found, stretches), table("Attempts, oldest first", columns)]
-
-
-def _machines(hosts: Sequence[str]) -> str:
-    return ", ".join(hosts[:2]) + (f" and {len(hosts) - 2} more" if len(hosts) > 2 else "") or "-"
 
 
 def _ending(cause: str | None) -> str:
@@ -287,7 +271,7 @@ def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     """The curves of the training but its loss: one chart of the losses by time, and one for each other tag."""
     tags = sorted((tag for tag in curves if not tag.rpartition(": ")[2].startswith(_EVALUATIONS)), key=place_of)
     by_time = {words_of(tag).removeprefix("loss at "): curves[tag] for tag in tags if tag.startswith(_BY_TIME)}
-    yield ordered("loss by time t, without weights", by_time)
+    yield overlay("loss by time t, without weights", by_time, is_ordered=True)
     others = {words_of(tag): curves[tag] for tag in tags if tag != LOSS and not tag.startswith(_BY_TIME)}
     constant = [
         f"{words} {number(points[-1][1])}" for words, points in others.items() if points and is_constant(points)

@@ -22,7 +22,7 @@ from cldctl.evals.samplers import best, published_for, references
 from cldctl.evals.table import keys_of, rows
 
 from .console import err, out
-from .format import count, fixed
+from .format import count
 from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, short_keys, state_text, table
 
 # What follows the best result of a column.
@@ -40,8 +40,9 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
         "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
         **{it.label: [result_of(entry, it) for entry in evals] for it in present_in(evals)},
     }
-    if any(entry["true_entropy"] is not None for entry in evals):
-        columns["true entropy"] = [fixed(entry["true_entropy"]) for entry in evals]
+    truths = [entry["true_entropy"] for entry in evals]
+    if any(truth is not None for truth in truths):
+        columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
     right = [heading for heading in columns if heading not in ("evaluation", "state")]
     return table(columns, right=right, optional=("shards",), title="evaluations")
 

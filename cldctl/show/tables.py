@@ -189,11 +189,21 @@ def attempts(
     Args:
         reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
     """
-    columns: dict[str, list[Cell]] = {
+    columns = attempt_columns(rows, age, reason)
+    right = [heading for heading in columns if heading not in ("node", "ended by")]
+    optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
+    return table(columns, right=right, optional=optional, wraps="ended by", title=title)
+
+
+def attempt_columns(
+    rows: Sequence[Mapping[str, Any]], when: Callable[[float | None], str], reason: str | None = None
+) -> dict[str, Sequence[Cell]]:
+    """The columns of `attempts`; ``when`` writes the time of a start."""
+    columns: dict[str, Sequence[Cell]] = {
         "attempt": [str(row["attempt"]) for row in rows],
-        "when": [age(row.get("started")) for row in rows],
+        "when": [when(row.get("started")) for row in rows],
         "node": [_nodes(row) for row in rows],
-        "job": [str(row["job_id"]) for row in rows],
+        "job": [str(row["job_id"] or "-") for row in rows],
         "from": [count(row["first_step"]) for row in rows],
         "to": [count(row["last_step"]) for row in rows],
     }
@@ -202,9 +212,7 @@ def attempts(
         columns["waited"] = [duration(row["waited_s"]) for row in rows]
     columns["ran"] = [duration(row.get("ran_s")) for row in rows]
     columns["ended by"] = [_end(row, reason) for row in rows]
-    right = [heading for heading in columns if heading not in ("node", "ended by")]
-    optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
-    return table(columns, right=right, optional=optional, wraps="ended by", title=title)
+    return columns
 
 
 def _nodes(row: Mapping[str, Any]) -> str:
