@@ -185,7 +185,9 @@ def make(
                 continue
             if metrics != asked.metrics:
                 noisy[name] = None
-            same = [_request(recipe, metrics, step, seed, shards) for seed in range(asked.seeds)]
+            seeds = range(recipe.eval.seed, recipe.eval.seed + asked.seeds)
+            repeats = [replace(recipe, eval=replace(recipe.eval, seed=seed)) for seed in seeds]
+            same = [EvalRequest.of(it, metrics, step, shards or recipe.cluster.world_size) for it in repeats]
             requests |= {request.id: request for request in same if request.id not in requests}
             first, *others = (request.id for request in same)
             cells.append(Cell({SAMPLER: name, NFE: str(nfe)}, first, tuple(others)))
@@ -235,11 +237,6 @@ def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ..
     if not found:
         raise RecipeError("it draws noise, so that its samples do not follow the flow.")
     return found
-
-
-def _request(recipe: Recipe, metrics: Sequence[str], step: int, seed: int, shards: int | None) -> EvalRequest:
-    other = replace(recipe, eval=replace(recipe.eval, seed=recipe.eval.seed + seed))
-    return EvalRequest.of(other, metrics, step, shards or recipe.cluster.world_size)
 
 
 def _left_out(name: str, why: str, where: Sequence[int], nfe: Sequence[int]) -> str:

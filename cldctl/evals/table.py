@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,12 @@ def plot(path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequ
                 x, values = [positions[cell[along.key]] for cell in known], [cell[key] for cell in known]
                 errors = [cell[f"{key}_stderr"] or 0.0 for cell in known]
                 axes.errorbar(x, values, errors, color=f"C{place}", marker="o", capsize=3, label=label)
-        _scale(axes, along.values, positions)
-        _scale_results(axes, [row[key] for row in rows if row[key] is not None])
+        if _is_logarithmic(positions.values()):
+            axes.set_xscale("log")
+        axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
+        axes.minorticks_off()
+        if _is_logarithmic([row[key] for row in rows if row[key] is not None and math.isfinite(row[key])]):
+            axes.set_yscale("log")
         axes.set_xlabel(along.key)
         axes.set_ylabel(registry.quantity(key).label)
         axes.grid(alpha=0.3)
@@ -135,17 +139,8 @@ def _positions(values: Sequence[str]) -> dict[str, float]:
         return {value: float(index) for index, value in enumerate(values)}
 
 
-def _scale_results(axes: Any, values: Sequence[float]) -> None:
-    finite = [value for value in values if math.isfinite(value)]
-    if finite and min(finite) > 0 and max(finite) >= _LOG_FROM * min(finite):
-        axes.set_yscale("log")
-
-
-def _scale(axes: Any, values: Sequence[str], positions: Mapping[str, float]) -> None:
-    if positions[values[0]] > 0 and max(positions.values()) >= _LOG_FROM * min(positions.values()) > 0:
-        axes.set_xscale("log")
-    axes.set_xticks([positions[value] for value in values], labels=list(values))
-    axes.minorticks_off()
+def _is_logarithmic(values: Collection[float]) -> bool:
+    return bool(values) and max(values) >= _LOG_FROM * min(values) > 0
 
 
 def write_finished(run: RunFolder) -> None:

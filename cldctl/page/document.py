@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cld_core.texts import local_time, printable
-from cldctl.show.tables import STATE_STYLE, Cell
+from cldctl.runs.state import STATES
+from cldctl.show.tables import Cell
 
 
 class Section(NamedTuple):
@@ -57,7 +58,7 @@ def code(command: str) -> Markup:
 
 def colour_of(state: str) -> str:
     """What the style sheet calls the colour of a state, which is that of terminals."""
-    return STATE_STYLE.get(state, "dim").rpartition(" ")[2]
+    return STATES.get(state, "dim").rpartition(" ")[2]
 
 
 @functools.cache

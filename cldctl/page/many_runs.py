@@ -189,14 +189,14 @@ def _losses(rows: Sequence[RunStatus], curves: Mapping[str, Mapping[str, Points]
             groups.append((settings, group := {}))
         group[row.name] = curves[row.name][LOSS]
     known = [settings for settings, _ in groups if settings]
-    found = one_run.differing(known)
+    keys, *values = one_run.differing({str(place): settings for place, settings in enumerate(known)}).values()
     charts = []
     for settings, members in groups:
         names = [section["name"] for section in settings.values()] or [*members, "recipe cannot be read"]
         own = [
-            f"{key.partition('.')[2]}={texts[known.index(settings)]}"
-            for key, texts in found.items()
-            if settings and not key.endswith(".name")
+            f"{key.partition('.')[2]}={value}"
+            for key, value in zip(keys, values[known.index(settings)] if settings else (), strict=False)
+            if not key.endswith(".name")
         ]
         charts.append(_overlay(", ".join([*names, *own]), members))
     notes = [f"Of the newest {_LOOKED_AT} runs."] if len(rows) > _LOOKED_AT and groups else []
@@ -241,12 +241,8 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
             }
         except (CldError, OSError) as error:
             yield text(f"{run.name}: its recipe cannot be read: {one_line(error)}", "warning")
-    found = one_run.differing(list(recipes.values()))
-    columns = {
-        "key": list(found),
-        **{name: [texts[place] for texts in found.values()] for place, name in enumerate(recipes)},
-    }
-    yield table("Keys of the recipes", columns) if found else text("The recipes are the same.")
+    columns = one_run.differing(recipes)
+    yield table("Keys of the recipes", columns) if columns["key"] else text("The recipes are the same.")
 
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:

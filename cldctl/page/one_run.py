@@ -310,12 +310,13 @@ def shipped(run: RunFolder) -> tuple[str | None, Recipe | None]:
         return None, None
 
 
-def differing(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The values of each key that is not the same in all of these recipes, besides the name."""
-    flat = [leaves(recipe) for recipe in recipes]
-    keys = dict.fromkeys(key for values in flat for key in values if key != "name")
-    texts = {key: [one_line(to_yaml_line(values.get(key)), 120) for values in flat] for key in keys}
-    return {key: found for key, found in texts.items() if len(set(found)) > 1}
+def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The columns of a table: the keys that are not the same in all of these recipes, and their values in each."""
+    flat = {name: leaves(recipe) for name, recipe in recipes.items()}
+    keys = dict.fromkeys(key for values in flat.values() for key in values if key != "name")
+    texts = {key: [one_line(to_yaml_line(values.get(key)), 120) for values in flat.values()] for key in keys}
+    found = {key: values for key, values in texts.items() if len(set(values)) > 1}
+    return {"key": list(found)} | {name: [it[place] for it in found.values()] for place, name in enumerate(flat)}
 
 
 def _recipe(run: RunFolder) -> Iterator[Markup]:
@@ -327,14 +328,9 @@ def _recipe(run: RunFolder) -> Iterator[Markup]:
         return
     name, other = shipped(run)
     if name is not None and other is not None:
-        found = differing([recipe.to_dict(), other.to_dict()])
-        summary = f"{keys_differ(len(found))} from the shipped recipe {name}"
-        columns = {
-            "key": list(found),
-            "this run": [it[0] for it in found.values()],
-            name: [it[1] for it in found.values()],
-        }
-        yield table(summary, columns) if found else text(f"{summary}.")
+        columns = differing({"this run": recipe.to_dict(), name: other.to_dict()})
+        summary = f"{keys_differ(len(columns['key']))} from the shipped recipe {name}"
+        yield table(summary, columns) if columns["key"] else text(f"{summary}.")
     yield part("folded", summary="The whole recipe", content=dump(recipe))
 
 

@@ -20,7 +20,6 @@ from .format import age, count, duration, number, shortened
 
 Cell = str | Text | ProgressBar
 
-STATE_STYLE = STATES
 # More rows than this are plain lines: rich takes a millisecond for each.
 MANY = 200
 _BAR, _GAP = 12, 3
