@@ -17,7 +17,7 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cldctl.evals import averages, compare
 from cldctl.evals.averages import Line
-from cldctl.evals.compare import COUNTS, quantities_of, verdict
+from cldctl.evals.compare import Result, quantities_of, verdict
 from cldctl.evals.samplers import best, published_for, references
 from cldctl.evals.table import keys_of, rows
 
@@ -182,8 +182,9 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
     columns = average_columns(lines)
     if is_marked:
         columns |= {it.label: [_result(lines[0], line, it) for line in lines] for it in quantities}
-    columns["of"] = [Text(_of(line, quantities), "dim") for line in lines]
-    columns["how"] = [Text(_how(line, quantities), "dim") for line in lines]
+    ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
+    columns["of"] = [Text(_of(results), "dim") for results in ones]
+    columns["how"] = [Text(_how(results), "dim") for results in ones]
     first, *others = columns
     right = [heading for heading in others if heading not in ("of", "how")]
     return table(columns, right=right, optional=("how",), names=first, wraps="how")
@@ -226,15 +227,13 @@ def average_text(line: Line, quantity: Quantity) -> str:
     return text if average.n == runs else f"{text} ({average.n} run{'' if average.n == 1 else 's'})"
 
 
-def _of(line: Line, quantities: Sequence[Quantity]) -> str:
-    questions = [average.one.question for it in quantities if (average := line.average(it.key)) is not None]
-    texts = [f"{question[name]:,} {name}" for question in questions for name in COUNTS if name in question]
+def _of(results: Sequence[Result]) -> str:
+    texts = (f"{size:,} {name}" for it in results for name, size in it.counts.items())
     return ", ".join(dict.fromkeys(texts)) or "-"
 
 
-def _how(line: Line, quantities: Sequence[Quantity]) -> str:
-    results = [average.one for it in quantities if (average := line.average(it.key)) is not None]
-    texts = [it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results]
+def _how(results: Sequence[Result]) -> str:
+    texts = (it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results)
     return "; ".join(dict.fromkeys(texts)) or "-"
 
 
