@@ -19,7 +19,7 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.published import PublishedSampler, published_samplers
 from cld_core.evaluation.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
-from cldctl.evals import compared_samplers
+from cldctl.evals import samplers
 from cldctl.evals.samplers import NFE, SAMPLER
 from cldctl.evals.table import keys_of, rows
 
@@ -47,7 +47,7 @@ def newest(run: RunFolder) -> Sweep:
         ValueError: it has none.
     """
     compared = [sweep for _, sweep in sweeps_of(run) if [axis.key for axis in sweep.axes] == [SAMPLER, NFE]]
-    complete = [sweep for sweep in compared if compared_samplers.is_complete(run, sweep)]
+    complete = [sweep for sweep in compared if samplers.is_complete(run, sweep)]
     if not complete:
         raise ValueError(f"{run.path} has no complete comparison: `cldctl bench samplers {run.name} --follow`")
     return complete[-1]
@@ -58,7 +58,7 @@ def trained(run: RunFolder) -> str:
     sweep = newest(run)
     table = rows(run, sweep)
     quantities = [registry.quantity(key) for key in keys_of(table)]
-    best = compared_samplers.best(run, sweep, table)
+    best = samplers.best(run, sweep, table)
     lines: dict[str, list[str]] = {}
     for number, row in enumerate(table):
         marked = {key for key, place in best if place == number}
@@ -91,7 +91,7 @@ def _errors(table: Sequence[Mapping[str, Any]], quantities: Sequence[Quantity]) 
 
 def references(run: RunFolder) -> str:
     """What the samples could reach, in a sentence."""
-    known = compared_samplers.references(run, newest(run))
+    known = samplers.references(run, newest(run))
     said = []
     if "w2_floor" in known:
         said.append(f"Two true sets are {known['w2_floor']:.4f} ± {known['w2_floor_stderr']:.4f} apart.")

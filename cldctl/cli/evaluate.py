@@ -228,7 +228,7 @@ def compare(
 
     Example: cldctl compare toy-0102-101112-ab12 toy-0102-101530-cd34
     """
-    from cldctl.show.comparison import compare_groups, compare_runs
+    from cldctl.show.evaluations import compare_groups, compare_runs
 
     if checkpoint == "all":
         raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")

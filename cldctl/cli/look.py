@@ -44,8 +44,8 @@ def status(
     from cldctl.runs import selection
     from cldctl.runs.index import Index
     from cldctl.show.console import err, out
-    from cldctl.show.query import Query, show
-    from cldctl.show.query import watch as watch_runs
+    from cldctl.show.runs import Query, show
+    from cldctl.show.runs import watch as watch_runs
 
     if watch and as_json:
         raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")

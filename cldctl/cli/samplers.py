@@ -48,7 +48,7 @@ def tune(
     from cldctl.runs.tune import checkpoint_of, start
     from cldctl.show.console import err, strong
     from cldctl.show.follow import follow_works_of
-    from cldctl.show.tunings import say_cost, show_tunings
+    from cldctl.show.samplers import say_cost, show_tunings
 
     from .evaluate import remark
 
@@ -174,7 +174,7 @@ def samplers(
     from cldctl.evals import samplers as evals
     from cldctl.runs.evaluate import division, place, steps_of
     from cldctl.runs.options import refuse_twice
-    from cldctl.show.bench import list_samplers, show_comparison
+    from cldctl.show.samplers import list_samplers, show_comparison
     from cldctl.show.submission import say_where
 
     from .evaluate import looking, remark, start

@@ -11,7 +11,7 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group, values_of
 
-from .compare import COUNTS, Column, Result, column, quantities_of, unlike
+from .compare import Column, Result, column, quantities_of, unlike
 from .sweep import meaning
 
 # The axis of a sweep that is averaged over.
@@ -75,9 +75,8 @@ class Line:
         average = self.average(quantity.key)
         assert average is not None, "a quantity that a column has"
         values = {it.run: it.results[quantity.key].number.value for it in self.columns if quantity.key in it.results}
-        counts = {name: average.one.question[name] for name in COUNTS if name in average.one.question}
         numbers = {"mean": average.mean, "std": average.spread, "stderr": average.stderr, "n": average.n}
-        return numbers | {"values": values, "how": average.one.how} | counts
+        return numbers | {"values": values, "how": average.one.how} | average.one.counts
 
 
 def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[Line]:

@@ -41,6 +41,11 @@ class Result:
     remark: str | None = None
     question: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of how many samples or test points it is."""
+        return {name: self.question[name] for name in COUNTS if name in self.question}
+
 
 @dataclass(frozen=True)
 class Column:
@@ -56,7 +61,7 @@ class Column:
         """For ``--json``."""
         entries = {
             key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe, "how": result.how}
-            | {name: result.question[name] for name in COUNTS if name in result.question}
+            | result.counts
             for key, result in self.results.items()
         }
         return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **entries}

@@ -1,10 +1,11 @@
-"""The table of a sweep: its rows, and the files that are written once all its evaluations are complete."""
+"""The table of a sweep and its picture, which are written once all its evaluations are complete."""
 
 import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cld_core.evaluation import registry
@@ -12,7 +13,10 @@ from cld_core.evaluation.report_numbers import Number, network_evaluations, nonf
 from cld_core.evaluation.reports import current_report
 from cld_core.evaluation.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
+from cld_core.run.atomic import replacing, write_text
+
+# Ratio of the largest to the smallest value from which an axis is logarithmic.
+_LOG_FROM = 5.0
 
 
 def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
@@ -87,6 +91,58 @@ def to_csv(table: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
+def lines_of(sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows by their values on all axes but the last, along which a picture has a line for each."""
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        label = ", ".join(f"{axis.key.rpartition('.')[2]} {row[axis.key]}" for axis in sweep.axes[:-1])
+        lines.setdefault(label, []).append(row)
+    return lines
+
+
+def plot(path: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], title: str) -> None:
+    """Draw the results ``keys`` of a complete sweep, from its `rows`, as PNG."""
+    from matplotlib.figure import Figure
+
+    along = sweep.axes[-1]
+    lines = lines_of(sweep, rows)
+    figure = Figure(figsize=(5.5 * max(1, len(keys)), 4.2), layout="constrained")
+    for index, key in enumerate(keys):
+        axes = figure.add_subplot(1, len(keys), index + 1)
+        positions = _positions(along.values)
+        for place, (label, cells) in enumerate(lines.items()):
+            if known := [cell for cell in cells if cell[key] is not None]:
+                x, values = [positions[cell[along.key]] for cell in known], [cell[key] for cell in known]
+                errors = [cell[f"{key}_stderr"] or 0.0 for cell in known]
+                axes.errorbar(x, values, errors, color=f"C{place}", marker="o", capsize=3, label=label)
+        if _is_logarithmic(positions.values()):
+            axes.set_xscale("log")
+        axes.set_xticks([positions[value] for value in along.values], labels=list(along.values))
+        axes.minorticks_off()
+        if _is_logarithmic([row[key] for row in rows if row[key] is not None and math.isfinite(row[key])]):
+            axes.set_yscale("log")
+        axes.set_xlabel(along.key)
+        axes.set_ylabel(registry.quantity(key).label)
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend()
+    figure.suptitle(title)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=120, format="png")
+
+
+def _positions(values: Sequence[str]) -> dict[str, float]:
+    """The position of each value on the axis: the value itself if all are numbers, otherwise its index."""
+    try:
+        return {value: float(value) for value in values}
+    except ValueError:
+        return {value: float(index) for index, value in enumerate(values)}
+
+
+def _is_logarithmic(values: Collection[float]) -> bool:
+    return bool(values) and max(values) >= _LOG_FROM * min(values) > 0
+
+
 def write_finished(run: RunFolder) -> None:
     """Write `table.csv` and `plot.png` of every sweep that is complete and has reports newer than those files."""
     for folder, sweep in sweeps_of(run):
@@ -96,8 +152,6 @@ def write_finished(run: RunFolder) -> None:
         newest = max(file.stat().st_mtime for file in files)
         target = folder / "table.csv"
         if not target.is_file() or target.stat().st_mtime < newest:
-            from .plot import plot
-
             table = rows(run, sweep)
             plot(folder / "plot.png", sweep, table, keys_of(table), run.name)
             write_text(target, to_csv(table))

@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cld_core.texts import local_time, printable
-from cldctl.show.tables import STATE_STYLE
+from cldctl.runs.state import STATES
+from cldctl.show.tables import Cell
 
 
 class Section(NamedTuple):
@@ -44,9 +45,9 @@ def text(content: str, style: str = "soft") -> Markup:
     return part("text", content=content, style=style)
 
 
-def table(caption: str, columns: Mapping[str, Sequence[str]]) -> Markup:
+def table(caption: str, columns: Mapping[str, Sequence[Cell]]) -> Markup:
     """Columns of cells by their headings; the first one names the rows."""
-    right = [all(re.match(r"-|\d(?!.*:)", cell) for cell in cells) for cells in columns.values()]
+    right = [all(re.match(r"-|\d(?!.*:)", str(cell)) for cell in cells) for cells in columns.values()]
     return part("table", caption=caption, headings=columns, rows=zip(*columns.values(), strict=True), right=right)
 
 
@@ -57,7 +58,7 @@ def code(command: str) -> Markup:
 
 def colour_of(state: str) -> str:
     """What the style sheet calls the colour of a state, which is that of terminals."""
-    return STATE_STYLE.get(state, "dim").rpartition(" ")[2]
+    return STATES.get(state, "dim").rpartition(" ")[2]
 
 
 @functools.cache

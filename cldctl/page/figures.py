@@ -70,16 +70,14 @@ def curve(title: str, points: Points) -> Markup:
     return chart(title, [*behind, Line(label=title, points=smoothed(points))])
 
 
-def ordered(title: str, curves: Mapping[str, Points]) -> Markup:
-    """The running means of several curves, coloured by their order."""
+def overlay(title: str, curves: Mapping[str, Points], *, is_ordered: bool = False) -> Markup:
+    """The running means of several curves; ``is_ordered`` if their colours are to show their order."""
     step = 7 / max(len(curves) - 1, 1)
-    return chart(
-        title,
-        [
-            Line(label=label, points=smoothed(points), colour=_ORDERED + round(step * place))
-            for place, (label, points) in enumerate(curves.items())
-        ],
-    )
+    styles = [
+        {"colour": _ORDERED + round(step * place)} if is_ordered else unlike(place) for place in range(len(curves))
+    ]
+    named = zip(curves.items(), styles, strict=True)
+    return chart(title, [Line(label=label, points=smoothed(it), **style) for (label, it), style in named])
 
 
 def chart(title: str, lines: Sequence[Line], names: Sequence[str] = ()) -> Markup:

@@ -17,13 +17,12 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.texts import local_time, one_line, printable
 from cldctl.evals import averages
-from cldctl.evals.compare import quantities_of
 from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.index import Found, Index
 from cldctl.runs.status import RunStatus, status_or_reason
 from cldctl.runs.tried import said
-from cldctl.show.evaluations import average_text
+from cldctl.show.evaluations import average_columns
 from cldctl.show.format import count, number
 from cldctl.show.runs import states
 from cldctl.show.usage import usage_line
@@ -31,7 +30,7 @@ from cldctl.show.usage import usage_line
 from . import freshness, one_run
 from .curves import LOSS, Points, read
 from .document import Section, code, colour_of, render, table, text
-from .figures import Line, chart, gallery, smoothed, unlike
+from .figures import gallery, overlay
 from .results import best_of, findings_of
 
 # The newest runs that are looked through for curves, and the curves of a chart.
@@ -190,14 +189,14 @@ def _losses(rows: Sequence[RunStatus], curves: Mapping[str, Mapping[str, Points]
             groups.append((settings, group := {}))
         group[row.name] = curves[row.name][LOSS]
     known = [settings for settings, _ in groups if settings]
-    found = one_run.differing(known)
+    keys, *values = one_run.differing({str(place): settings for place, settings in enumerate(known)}).values()
     charts = []
     for settings, members in groups:
         names = [section["name"] for section in settings.values()] or [*members, "recipe cannot be read"]
         own = [
-            f"{key.partition('.')[2]}={texts[known.index(settings)]}"
-            for key, texts in found.items()
-            if settings and not key.endswith(".name")
+            f"{key.partition('.')[2]}={value}"
+            for key, value in zip(keys, values[known.index(settings)] if settings else (), strict=False)
+            if not key.endswith(".name")
         ]
         charts.append(_overlay(", ".join([*names, *own]), members))
     notes = [f"Of the newest {_LOOKED_AT} runs."] if len(rows) > _LOOKED_AT and groups else []
@@ -219,9 +218,7 @@ def _settings(run: RunFolder) -> dict[str, Any]:
 
 
 def _overlay(title: str, curves: Mapping[str, Points]) -> Markup:
-    shown = itertools.islice(curves.items(), _CURVES)
-    lines = [Line(label=name, points=smoothed(points), **unlike(place)) for place, (name, points) in enumerate(shown)]
-    return chart(title, lines)
+    return overlay(title, dict(itertools.islice(curves.items(), _CURVES)))
 
 
 def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
@@ -244,12 +241,8 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
             }
         except (CldError, OSError) as error:
             yield text(f"{run.name}: its recipe cannot be read: {one_line(error)}", "warning")
-    found = one_run.differing(list(recipes.values()))
-    columns = {
-        "key": list(found),
-        **{name: [texts[place] for texts in found.values()] for place, name in enumerate(recipes)},
-    }
-    yield table("Keys of the recipes", columns) if found else text("The recipes are the same.")
+    columns = one_run.differing(recipes)
+    yield table("Keys of the recipes", columns) if columns["key"] else text("The recipes are the same.")
 
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
@@ -261,17 +254,6 @@ def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
         for line in averages.of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
     ]
     if lines:
-        keys = dict.fromkeys(key for line in lines for key in line.cell)
-        columns = {
-            "group": [line.name for line in lines],
-            **{key: [one_line(line.cell.get(key, "-"), 60) for line in lines] for key in keys},
-            "step": [count(line.step) for line in lines],
-            "runs": [str(len(line.columns)) for line in lines],
-            **{
-                it.label: [average_text(line, it) for line in lines]
-                for it in quantities_of([column for line in lines for column in line.columns])
-            },
-        }
-        yield table(averages.RULE[:1].upper() + averages.RULE[1:], columns)
+        yield table(averages.RULE[:1].upper() + averages.RULE[1:], average_columns(lines))
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

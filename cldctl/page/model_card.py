@@ -228,7 +228,8 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
     weights = ", ".join(filter(None, [f"step {about.step:,}", EmaSpec(length=about.ema_length).words]))
     diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
     shared, (base, other) = _without_folders(recipe.to_share()), shipped(run)
-    found = {} if other is None else differing([shared, _without_folders(other.to_share())])
+    found = {} if other is None else differing({"this model": shared, str(base): _without_folders(other.to_share())})
+    differences = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
     environment = templates().overlay()
     environment.filters |= {"md": escaped, "cells": _table, "json": json.dumps, "base": os.path.basename}
     text = environment.get_template("card.md").render(
@@ -247,8 +248,8 @@ def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
         facts=[{"fact": name, "value": value} for name, value in _training(run, row, recipe, about)],
         whole=fenced(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "yaml"),
         base=base,
-        summary=keys_differ(len(found)),
-        differences=[{"key": key, "this model": now, str(base): before} for key, (now, before) in found.items()],
+        summary=keys_differ(len(differences)),
+        differences=differences,
         steps=row.steps or recipe.train.steps,
         own=own,
         has_few=any(it.quantity.key == "fid" and it.size < _FID_SAMPLES for it in own),

@@ -18,18 +18,18 @@ from cld_core.run import RunFolder
 from cld_core.run.causes import state_after
 from cld_core.run.timeline import Stretch
 from cld_core.texts import local_time, one_line
-from cldctl.evals.table import keys_of, rows
+from cldctl.evals.table import keys_of, lines_of, rows
 from cldctl.hints import command
 from cldctl.lookup import recipe_files
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.format import age, count, duration, keys_differ, number
-from cldctl.show.tables import TUNING_HEADINGS, cell_text, tuning_cells
+from cldctl.show.tables import attempt_columns, cell_text, tuning_columns
 from cldctl.show.usage import usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, code, colour_of, part, render, table, text
-from .figures import SOFT, Line, chart, curve, gallery, ordered, unlike
+from .figures import SOFT, Line, chart, curve, gallery, overlay, unlike
 from .freshness import mark_of
 from .results import Finding, best_of, findings_of, results_table
 
@@ -149,10 +149,8 @@ def _tile(best: Finding, recipe: str | None) -> Markup:
 def _effort(row: RunStatus) -> Iterator[Markup]:
     """The loss, and what the training took."""
     if row.shown_loss is not None:
-        is_smooth = row.smoothed_loss is not None
-        last = f"; last loss {number(row.loss)}" if is_smooth and row.loss is not None else ""
-        label, about = "loss (smoothed)" if is_smooth else "last loss", f"step {count(row.step)}{last}"
-        yield part("tile", label=label, value=number(row.shown_loss), error="", about=[about])
+        about = f"step {count(row.step)}; last loss {number(row.loss)}"
+        yield part("tile", label="loss (smoothed)", value=number(row.shown_loss), error="", about=[about])
     if row.usage is not None and row.usage["used"] > 0:
         used, _, about = usage_line(row.usage).partition(": ")
         value, _, unit = used.partition(" ")
@@ -162,24 +160,8 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
 def _attempts(found: Why, stretches: Sequence[Stretch]) -> list[Markup]:
     if not stretches:
         return [text("There are no attempts yet.")]
-    entries = found.attempts
-    columns = {
-        "attempt": [str(it["attempt"]) for it in entries],
-        "job": [str(it["job_id"] or "-") for it in entries],
-        "began": [local_time(it["started"]) for it in entries],
-        "machine": [_machines(it["hosts"]) for it in entries],
-        "from": [count(it["first_step"]) for it in entries],
-        "to": [count(it["last_step"]) for it in entries],
-        "lost": [count(it["lost"]) for it in entries],
-        "waited": [duration(it["waited_s"]) for it in entries],
-        "ran": [duration(it["ran_s"]) for it in entries],
-        "ended by": [": ".join(filter(None, [_ending(it["cause"]), it["detail"]])) for it in entries],
-    }
+    columns = attempt_columns(found.attempts, local_time)
     return [_time_line(found, stretches), table("Attempts, oldest first", columns)]
-
-
-def _machines(hosts: Sequence[str]) -> str:
-    return ", ".join(hosts[:2]) + (f" and {len(hosts) - 2} more" if len(hosts) > 2 else "") or "-"
 
 
 def _ending(cause: str | None) -> str:
@@ -270,37 +252,26 @@ def _cell(cell: Mapping[str, Any], key: str) -> str:
 
 def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup:
     """A result against the last axis, a line for each choice on the others."""
-    *others, along = sweep.axes
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        if cell[key] is not None and math.isfinite(cell[key]):
-            label = ", ".join(f"{axis.key.rpartition('.')[2]} {cell[axis.key]}" for axis in others)
-            groups.setdefault(label, []).append(cell)
-    lines = [
-        Line(
-            label=label,
-            points=[(along.values.index(cell[along.key]), cell[key]) for cell in group],
-            errors=[cell[f"{key}_stderr"] for cell in group],
-            **unlike(place),
-        )
-        for place, (label, group) in enumerate(groups.items())
-    ]
+    along, lines = sweep.axes[-1], []
+    for place, (label, all_cells) in enumerate(lines_of(sweep, cells).items()):
+        known = [cell for cell in all_cells if cell[key] is not None and math.isfinite(cell[key])]
+        points = [(along.values.index(cell[along.key]), cell[key]) for cell in known]
+        errors = [cell[f"{key}_stderr"] for cell in known]
+        lines.append(Line(label=label, points=points, errors=errors, **unlike(place)))
     return chart(f"{registry.quantity(key).label}, by {along.key}", lines, along.values)
 
 
 def _tunings(row: RunStatus) -> list[Markup]:
     entries = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
-    cells = [[entry["id"], *tuning_cells(entry)] for entry in entries]
     caption = "Root mean square distance from the network's own flow per coordinate, on held-out noise"
-    columns = dict(zip(["tuning", *TUNING_HEADINGS], zip(*cells, strict=True), strict=True)) if cells else {}
-    return [table(caption, columns)] if columns else []
+    return [table(caption, tuning_columns(entries))] if entries else []
 
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     """The curves of the training but its loss: one chart of the losses by time, and one for each other tag."""
     tags = sorted((tag for tag in curves if not tag.rpartition(": ")[2].startswith(_EVALUATIONS)), key=place_of)
     by_time = {words_of(tag).removeprefix("loss at "): curves[tag] for tag in tags if tag.startswith(_BY_TIME)}
-    yield ordered("loss by time t, without weights", by_time)
+    yield overlay("loss by time t, without weights", by_time, is_ordered=True)
     others = {words_of(tag): curves[tag] for tag in tags if tag != LOSS and not tag.startswith(_BY_TIME)}
     constant = [
         f"{words} {number(points[-1][1])}" for words, points in others.items() if points and is_constant(points)
@@ -339,12 +310,13 @@ def shipped(run: RunFolder) -> tuple[str | None, Recipe | None]:
         return None, None
 
 
-def differing(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The values of each key that is not the same in all of these recipes, besides the name."""
-    flat = [leaves(recipe) for recipe in recipes]
-    keys = dict.fromkeys(key for values in flat for key in values if key != "name")
-    texts = {key: [one_line(to_yaml_line(values.get(key)), 120) for values in flat] for key in keys}
-    return {key: found for key, found in texts.items() if len(set(found)) > 1}
+def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The columns of a table: the keys that are not the same in all of these recipes, and their values in each."""
+    flat = {name: leaves(recipe) for name, recipe in recipes.items()}
+    keys = dict.fromkeys(key for values in flat.values() for key in values if key != "name")
+    texts = {key: [one_line(to_yaml_line(values.get(key)), 120) for values in flat.values()] for key in keys}
+    found = {key: values for key, values in texts.items() if len(set(values)) > 1}
+    return {"key": list(found)} | {name: [it[place] for it in found.values()] for place, name in enumerate(flat)}
 
 
 def _recipe(run: RunFolder) -> Iterator[Markup]:
@@ -356,14 +328,9 @@ def _recipe(run: RunFolder) -> Iterator[Markup]:
         return
     name, other = shipped(run)
     if name is not None and other is not None:
-        found = differing([recipe.to_dict(), other.to_dict()])
-        summary = f"{keys_differ(len(found))} from the shipped recipe {name}"
-        columns = {
-            "key": list(found),
-            "this run": [it[0] for it in found.values()],
-            name: [it[1] for it in found.values()],
-        }
-        yield table(summary, columns) if found else text(f"{summary}.")
+        columns = differing({"this run": recipe.to_dict(), name: other.to_dict()})
+        summary = f"{keys_differ(len(columns['key']))} from the shipped recipe {name}"
+        yield table(summary, columns) if columns["key"] else text(f"{summary}.")
     yield part("folded", summary="The whole recipe", content=dump(recipe))
 
 

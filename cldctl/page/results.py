@@ -12,7 +12,7 @@ from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe.ema import EmaSpec
 from cld_core.run import RunFolder
-from cldctl.evals.compare import COUNTS, Result, results_of
+from cldctl.evals.compare import Result, results_of
 from cldctl.show.tables import result_text
 
 from .document import table
@@ -37,11 +37,11 @@ class Finding:
     @property
     def size(self) -> int:
         """How many samples or points it is of; 0 if nobody knows."""
-        return next((self.result.question[name] for name in COUNTS if name in self.result.question), 0)
+        return next(iter(self.result.counts.values()), 0)
 
     @property
     def of(self) -> str:
-        return next((f"{self.size:,} {name}" for name in COUNTS if name in self.result.question), "")
+        return next((f"{size:,} {name}" for name, size in self.result.counts.items()), "")
 
     @property
     def average(self) -> str:

@@ -118,6 +118,11 @@ def strong(*parts: str) -> Text:
     return Text.assemble(*((part, "bold" if index % 2 else "") for index, part in enumerate(parts)))
 
 
+def say_next(*commands: str) -> None:
+    """Say what to type next, a line each."""
+    err.print("next:\n" + "\n".join(f"  {text}" for text in commands))
+
+
 def shows_bars() -> bool:
     """Whether bars and spinners are shown: on a terminal, unless they are hidden."""
     return err.is_terminal and not err.quiet

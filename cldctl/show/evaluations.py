@@ -1,23 +1,29 @@
 """Results: the evaluations of a run, sweeps, samplers side by side, and runs or groups side by side."""
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Group as Lines
+from rich.console import RenderableType
 from rich.text import Text
 
+from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.published import PublishedSampler
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+from cldctl.evals import averages, compare
 from cldctl.evals.averages import Line
-from cldctl.evals.compare import COUNTS, quantities_of, verdict
-from cldctl.evals.compared_samplers import best, published_for, references
+from cldctl.evals.compare import Result, quantities_of, verdict
+from cldctl.evals.samplers import best, published_for, references
 from cldctl.evals.table import keys_of, rows
 
-from .format import count, fixed
-from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, state_text, table
+from .console import err, out
+from .format import count
+from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, short_keys, state_text, table
 
 # What follows the best result of a column.
 BEST = "*"
@@ -34,8 +40,9 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
         "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
         **{it.label: [result_of(entry, it) for entry in evals] for it in present_in(evals)},
     }
-    if any(entry["true_entropy"] is not None for entry in evals):
-        columns["true entropy"] = [fixed(entry["true_entropy"]) for entry in evals]
+    truths = [entry["true_entropy"] for entry in evals]
+    if any(truth is not None for truth in truths):
+        columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
     right = [heading for heading in columns if heading not in ("evaluation", "state")]
     return table(columns, right=right, optional=("shards",), title="evaluations")
 
@@ -65,7 +72,7 @@ def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _under(title: str, drawn: RenderableType) -> RenderableType:
     """A table below a title that is not folded to its width."""
-    return Group(Text(title, style="bold"), drawn)
+    return Lines(Text(title, style="bold"), drawn)
 
 
 def sweep_table(
@@ -81,7 +88,7 @@ def sweep_table(
         best: results that are marked, as (key, number of the row); None to mark none.
     """
     quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
-    return Group(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
+    return Lines(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
 
 
 def _one_result(
@@ -132,7 +139,7 @@ def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
     shown += map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
     if known := published_for(run):
         shown += [Text(), _published(known)]
-    return Group(*shown)
+    return Lines(*shown)
 
 
 def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
@@ -171,24 +178,30 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
     Args:
         is_marked: mark what differs from the first line, a run, by more than the errors.
     """
-    keys = list(dict.fromkeys(key for line in lines for key in line.cell))
-    heads = {key: key.rpartition(".")[2] for key in keys}
-    if len(set(heads.values())) < len(keys):
-        heads = {key: key for key in keys}
     quantities = quantities_of([column for line in lines for column in line.columns])
+    columns = average_columns(lines)
+    if is_marked:
+        columns |= {it.label: [_result(lines[0], line, it) for line in lines] for it in quantities}
+    ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
+    columns["of"] = [Text(_of(results), "dim") for results in ones]
+    columns["how"] = [Text(_how(results), "dim") for results in ones]
+    first, *others = columns
+    right = [heading for heading in others if heading not in ("of", "how")]
+    return table(columns, right=right, optional=("how",), names=first, wraps="how")
+
+
+def average_columns(lines: Sequence[Line]) -> dict[str, Sequence[Cell]]:
+    """Names, cells, steps and results of lines, with their errors."""
+    heads = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
     has_groups = any(len(line.columns) > 1 for line in lines)
-    columns: dict[str, Sequence[Cell]] = {
+    quantities = quantities_of([column for line in lines for column in line.columns])
+    return {
         "group or run" if has_groups else "run": [line.name for line in lines],
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
         "step": [_step(line) for line in lines],
         **({"runs": [str(len(line.columns)) for line in lines]} if has_groups else {}),
-        **{it.label: [_result(lines[0] if is_marked else line, line, it) for line in lines] for it in quantities},
-        "of": [Text(_of(line, quantities), "dim") for line in lines],
-        "how": [Text(_how(line, quantities), "dim") for line in lines],
+        **{it.label: [average_text(line, it) for line in lines] for it in quantities},
     }
-    first, *others = columns
-    right = [heading for heading in others if heading not in ("of", "how")]
-    return table(columns, right=right, optional=("how",), names=first, wraps="how")
 
 
 def _step(line: Line) -> str:
@@ -214,13 +227,59 @@ def average_text(line: Line, quantity: Quantity) -> str:
     return text if average.n == runs else f"{text} ({average.n} run{'' if average.n == 1 else 's'})"
 
 
-def _of(line: Line, quantities: Sequence[Quantity]) -> str:
-    questions = [average.one.question for it in quantities if (average := line.average(it.key)) is not None]
-    texts = [f"{question[name]:,} {name}" for question in questions for name in COUNTS if name in question]
+def _of(results: Sequence[Result]) -> str:
+    texts = (f"{size:,} {name}" for it in results for name, size in it.counts.items())
     return ", ".join(dict.fromkeys(texts)) or "-"
 
 
-def _how(line: Line, quantities: Sequence[Quantity]) -> str:
-    results = [average.one for it in quantities if (average := line.average(it.key)) is not None]
-    texts = [it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results]
+def _how(results: Sequence[Result]) -> str:
+    texts = (it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results)
     return "; ".join(dict.fromkeys(texts)) or "-"
+
+
+def compare_runs(runs: Sequence[RunFolder], checkpoint: str, as_json: bool) -> None:
+    """Compare runs.
+
+    Raises:
+        NotFoundError: one has no results.
+        UsageError: these cannot be compared.
+    """
+    columns = [compare.column(run, checkpoint) for run in runs]
+    if as_json:
+        print(json.dumps(compare.to_json(columns), indent=1))
+        return
+    lines = [Line(column.run, {}, (column,)) for column in columns]
+    out.print(compared(lines, is_marked=True))
+    for text in (*compare.differences(columns), *compare.warnings(columns), compare.rule(columns)):
+        if text is not None:
+            err.print(text, markup=False)
+
+
+def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
+    """Compare groups, averaged over seeds, and runs beside them.
+
+    Raises:
+        NotFoundError: none of the groups has results.
+    """
+    of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
+    lines: list[Line] = []
+    missing: list[str] = []
+    for one in chosen:
+        if isinstance(one, Group):
+            found, without = averages.of_group(one, checkpoint)
+            lines += found
+            missing += without
+        else:
+            column = compare.column(one, checkpoint)
+            lines.append(Line(column.run, {}, (column,)))
+    if not lines:
+        names = [group.name for group in chosen]
+        fix = f"Make some: `cldctl eval {names[0]} --elbo`."
+        raise NotFoundError(f"no run of {', '.join(names)} has a finished evaluation{of_step}. {fix}")
+    if as_json:
+        print(json.dumps(averages.to_json(lines, missing), indent=1))
+        return
+    out.print(compared(lines))
+    for text in (*(f"{name} has no finished evaluation{of_step}" for name in missing), *averages.warnings(lines)):
+        err.print(text, markup=False)
+    err.print(averages.RULE, markup=False)

@@ -15,7 +15,6 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.shards import Work
 from cldctl import clusters
-from cldctl.clusters.base import Cluster
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.evals.table import write_finished
 from cldctl.hints import command
@@ -28,7 +27,7 @@ from cldctl.runs.status import RunStatus, evaluation_status, status_of, status_o
 from cldctl.runs.survey import Answers
 
 from . import console
-from .console import err, out, shows_bars
+from .console import err, out, say_next, shows_bars
 from .evaluations import by_step, evaluations, remarks, sweep_table
 from .format import duration, number, shortened
 from .progress import bars
@@ -269,9 +268,7 @@ def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
 
 
 def _next(run: RunFolder, *commands: str) -> None:
-    err.print("next:")
-    for text in commands:
-        err.print(f"  {command(text, run)}")
+    say_next(*(command(text, run) for text in commands))
 
 
 def _interrupted(place: RunFolder) -> int:
@@ -367,10 +364,8 @@ def _watch_works(works: Sequence[Work], view: View, title: str | None = None) ->
             remark=answers.remark or "",
         )
         view.show(pace.of(shown))
-        ends.look(not active, answers, is_sure=state == "FINISHED")
-        if _has_ended(ends, answers, is_finished=state == "FINISHED"):
+        if _is_over(ends, answers, not active, is_finished=state == "FINISHED"):
             return
-        _pause(answers)
 
 
 def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[str, Sequence[str]]) -> int:
@@ -439,21 +434,18 @@ def _watch_group(group: Group, runs: Sequence[RunFolder], view: View) -> list[Ru
         for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
             view.show(shown_of(row, name=f"  {row.name}"))
         is_finished = all(row.state == "FINISHED" for row in rows)
-        ends.look(all(row.state in OVER for row in rows), answers, is_sure=is_finished)
-        if _has_ended(ends, answers, is_finished=is_finished):
+        if _is_over(ends, answers, all(row.state in OVER for row in rows), is_finished=is_finished):
             return rows
-        _pause(answers)
 
 
-def _has_ended(ends: Ends, answers: Answers, *, is_finished: bool) -> bool:
-    """Whether to believe that all is over: a job that is about to return to the queue looks over for a moment."""
-    looks = [cluster.looks_to_believe_an_end for cluster in _clusters(answers)]
-    return is_finished or ends.seen >= max(looks, default=1)
+def _is_over(ends: Ends, answers: Answers, seems_over: bool, *, is_finished: bool) -> bool:
+    """Whether to believe that all is over, after a pause if not.
 
-
-def _pause(answers: Answers) -> None:
-    time.sleep(max((cluster.poll_s for cluster in _clusters(answers)), default=0.4))
-
-
-def _clusters(answers: Answers) -> list[Cluster]:
-    return [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
+    A job that is about to return to the queue looks over for a moment.
+    """
+    ends.look(seems_over, answers, is_sure=is_finished)
+    asked = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
+    if is_finished or ends.seen >= max((cluster.looks_to_believe_an_end for cluster in asked), default=1):
+        return True
+    time.sleep(max((cluster.poll_s for cluster in asked), default=0.4))
+    return False

@@ -42,11 +42,6 @@ def short(value: int | None) -> str:
     return str(value)
 
 
-def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with a fixed number of decimals; a dash for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def keys_differ(number: int) -> str:
     """How many keys of two recipes differ, as the beginning of a sentence."""
     return "No key differs" if number == 0 else "1 key differs" if number == 1 else f"{number} keys differ"

@@ -1,7 +1,9 @@
-"""Runs: a line each, the runs of a group, and everything about one."""
+"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one."""
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Group as Lines
@@ -11,16 +13,18 @@ from rich.text import Text
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.table import rows as sweep_rows
+from cldctl.runs import selection, survey
+from cldctl.runs.index import Index
 from cldctl.runs.phases import WAITING
+from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, STATES
-from cldctl.runs.status import RunStatus
+from cldctl.runs.status import RunStatus, named_status
 
-from .console import out
+from .console import err, out
 from .evaluations import by_step, evaluations, remarks, sweep_table
 from .format import age, count, duration, number, short
 from .tables import (
     MANY,
-    TUNING_HEADINGS,
     Cell,
     attempts,
     counts_of,
@@ -28,9 +32,10 @@ from .tables import (
     present_in,
     progress_bar,
     result_of,
+    short_keys,
     state_text,
     table,
-    tuning_cells,
+    tuning_columns,
 )
 from .usage import usage_line
 
@@ -39,6 +44,8 @@ LIVE_CODE = "the live checkout (--live-code)"
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
+# What the axes of a group cannot be called beside them.
+_HEADINGS = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
 # Lines of a screen that are no rows: headings of runs and of groups, the last line, and the cursor.
 _AROUND, _AROUND_RUNS = 10, 6
 # A run, or a group with its name and its runs.
@@ -203,23 +210,13 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     """
     shown, note = _on_screen([(None, [row]) for row in members], height and height - 1)
     rows = [row for _, (row, *_) in shown]
-    own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in _heads(members).items()}
+    heads = short_keys(list(dict.fromkeys(key for row in members for key in row.sweep)), _HEADINGS)
+    own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
     quantities = present_in([entry for row in rows for entry in row.evals])
     results = {it.label: [_newest(row.evals, it) for row in rows] for it in quantities}
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
     reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
     return Lines(title, _table(rows, own, results, is_short=height is not None), *reasons, *note)
-
-
-def _heads(rows: Sequence[RunStatus]) -> dict[str, str]:
-    """The axes of a group with their headings: the last part of a key, or the key if others end alike."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.sweep))
-    shorts = [key.rpartition(".")[2] for key in keys]
-    taken = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
-    return {
-        key: short if shorts.count(short) == 1 and short not in taken else key
-        for key, short in zip(keys, shorts, strict=True)
-    }
 
 
 def _newest(evals: Sequence[Mapping[str, Any]], quantity: Any) -> str:
@@ -255,10 +252,8 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
     yield "step", f"{count(row.step)} of {count(row.steps)}{share}"
     if out.is_terminal:
         yield "", progress_bar(row)
-    if row.smoothed_loss is None:
-        yield "last loss", number(row.loss, 5)
-    else:
-        yield "loss", f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
+    smoothed = "-" if row.loss is None else f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
+    yield "loss", smoothed
     if row.steps_per_s is not None:
         yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
     yield "checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
@@ -290,12 +285,105 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
 
 
 def _tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """How far tunings are, and how near to the network's flow what they found comes."""
-    cells = zip(*map(tuning_cells, entries), strict=True)
-    columns: dict[str, Sequence[Cell]] = {
-        "tuning": [entry["id"] for entry in entries],
-        **dict(zip(TUNING_HEADINGS, cells, strict=True)),
-        "state": [state_text(entry["state"]) for entry in entries],
-    }
-    right = [heading for heading in TUNING_HEADINGS if heading not in ("state", "kept")]
+    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
+    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
     return table(columns, right=right, optional=("step", "kept"), title="tunings")
+
+
+@dataclass
+class Query:
+    """Which runs are shown, and in which order.
+
+    Attributes:
+        groups: those whose runs are among ``chosen`` because somebody named the group.
+    """
+
+    index: Index
+    chosen: list[RunFolder]
+    groups: list[str]
+    which: Selection
+    everything: bool
+    sort: str
+    reverse: bool
+
+    def rows(self) -> "Found":
+        """The rows to show now."""
+        closed: dict[str, str] = {}
+        if self.chosen:
+            answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
+            rows = [named_status(run, answers) for run in self.chosen]
+        else:
+            found = self.index.look(max_age_s=survey.TO_LOOK_S)
+            rows, answers, closed = found.rows, found.answers, found.closed
+        rows = self.which.of(rows)
+        recent = rows
+        if not self.chosen and not self.everything and self.which.is_empty:
+            recent = selection.recent(rows)
+        if not self.chosen or self.sort != "created":
+            recent = selection.in_order(recent, self.sort, reverse=self.reverse)
+        return Found(recent, len(rows) - len(recent), answers.remark, closed)
+
+    def view(self, rows: list[RunStatus], *, fits: bool) -> RenderableType:
+        """How rows are shown.
+
+        Args:
+            fits: leave out what the terminal has no lines for.
+        """
+        height = out.height if fits else None
+        if self.chosen:
+            return details_with_groups(rows, self.groups, height)
+        is_sorted = self.sort != "created"
+        # Who asks for certain runs, or for their order, wants to see these runs.
+        is_grouped = out.is_terminal and not self.everything and self.which.is_empty and not is_sorted
+        return overview_with_groups(rows, height, is_grouped=is_grouped, is_sorted=is_sorted)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The rows, how many more ended long ago, a remark on the clusters' answers, and folders that cannot be seen."""
+
+    rows: list[RunStatus]
+    older: int
+    remark: str | None
+    closed: dict[str, str]
+
+
+def watch(query: Query) -> None:
+    """Show runs on a terminal, again every second, until it is interrupted."""
+    # Most commands show nothing that moves.
+    from rich.live import Live
+
+    with Live(query.view(query.rows().rows, fits=True), console=out, auto_refresh=False) as live:
+        while True:
+            time.sleep(1.0)
+            live.update(query.view(query.rows().rows, fits=True), refresh=True)
+
+
+def show(query: Query) -> None:
+    """Print runs, or why there are none."""
+    found = query.rows()
+    if found.remark is not None:
+        err.print(found.remark, style="yellow", markup=False)
+    for name, reason in found.closed.items():
+        err.print(f"{name}: {reason}", style="dim", markup=False)
+    if not found.rows:
+        err.print(_nothing(query, found.older), markup=False)
+        return
+    out.print(query.view(found.rows, fits=out.is_terminal and not query.everything and not query.chosen))
+    if query.chosen:
+        return
+    if found.older:
+        err.print(f"{found.older:,} that ended over a week ago: --all", style="dim")
+    for row in found.rows:
+        if not row.is_readable:
+            err.print(f"{row.name}: {row.reason}", style="yellow", markup=False)
+
+
+def _nothing(query: Query, older: int) -> str:
+    """Why there are no rows, and what to do."""
+    root = query.index.root
+    if not query.which.is_empty:
+        return f"no run in {root} matches these filters. `cldctl status --all` shows every run."
+    if older:
+        return f"no recent runs in {root}; {older:,} ended over a week ago. `cldctl status --all` shows them."
+    return f"no runs in {root}. Start one: cldctl submit toy_demo"

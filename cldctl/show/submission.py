@@ -1,6 +1,6 @@
 """What people are shown of runs that begin or continue: what would be submitted, what was, and what to type next."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
@@ -24,7 +24,7 @@ from cldctl.runs.requests import without_jobs
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.submit import Begun, following
 
-from .console import err, out, shows_bars, strong
+from .console import err, out, say_next, shows_bars, strong
 from .follow import follow_group, follow_run
 from .format import keys_differ
 from .usage import estimate_line
@@ -127,7 +127,7 @@ def finish(begun: Begun, follow: bool) -> int:
             err.print(text, markup=False)
     if follow or cluster.blocks:
         return follow_run(run, begun.evaluations)
-    _next(command(text, run) for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}"))
+    say_next(*(command(text, run) for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")))
     return 0
 
 
@@ -157,7 +157,7 @@ def finish_group(begun: BegunGroup, follow: bool) -> int:
         return follow_group(group, begun.runs, begun.evaluations) or code
     is_evaluated = any(begun.evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
     results = f"compare {group.name}" if is_evaluated else f"eval {group.name} --elbo"
-    _next(command_of_group(text, group) for text in (f"status {group.name}", results, f"cancel {group.name}"))
+    say_next(*(command_of_group(text, group) for text in (f"status {group.name}", results, f"cancel {group.name}")))
     return code
 
 
@@ -165,10 +165,6 @@ def _left_out(run: RunFolder) -> None:
     """Say which Python files the jobs of a run will miss."""
     if (line := left_out_code(run)) is not None:
         remark(line)
-
-
-def _next(commands: Iterable[str]) -> None:
-    err.print("next:\n" + "\n".join(f"  {text}" for text in commands), markup=False)
 
 
 def interrupted(run: RunFolder, job: JobRef) -> None:
@@ -209,5 +205,5 @@ def say_where(run: RunFolder, made: EvaluationPlan, outcome: Outcome) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
     names = [request.id for request in made.requests]
     out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
-    log = command(f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f", run)
-    err.print(f"next:\n  {command(f'status {run.name}', run)}\n  {log}", markup=False)
+    log = f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f"
+    say_next(command(f"status {run.name}", run), command(log, run))

@@ -20,13 +20,11 @@ from .format import age, count, duration, number, shortened
 
 Cell = str | Text | ProgressBar
 
-STATE_STYLE = STATES
 # More rows than this are plain lines: rich takes a millisecond for each.
 MANY = 200
 _BAR, _GAP = 12, 3
 # The least width of a column of names and of one of sentences, and the largest width of sentences in a pipe.
 _NAME, _SENTENCE, _LONGEST = 20, 36, 80
-TUNING_HEADINGS = ("state", "NFE", "step", "rows", "kept", "untuned rms", "rms", "gain")
 
 
 def table(
@@ -189,11 +187,21 @@ def attempts(
     Args:
         reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
     """
-    columns: dict[str, list[Cell]] = {
+    columns = attempt_columns(rows, age, reason)
+    right = [heading for heading in columns if heading not in ("node", "ended by")]
+    optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
+    return table(columns, right=right, optional=optional, wraps="ended by", title=title)
+
+
+def attempt_columns(
+    rows: Sequence[Mapping[str, Any]], when: Callable[[float | None], str], reason: str | None = None
+) -> dict[str, Sequence[Cell]]:
+    """The columns of `attempts`; ``when`` writes the time of a start."""
+    columns: dict[str, Sequence[Cell]] = {
         "attempt": [str(row["attempt"]) for row in rows],
-        "when": [age(row.get("started")) for row in rows],
+        "when": [when(row.get("started")) for row in rows],
         "node": [_nodes(row) for row in rows],
-        "job": [str(row["job_id"]) for row in rows],
+        "job": [str(row["job_id"] or "-") for row in rows],
         "from": [count(row["first_step"]) for row in rows],
         "to": [count(row["last_step"]) for row in rows],
     }
@@ -202,9 +210,7 @@ def attempts(
         columns["waited"] = [duration(row["waited_s"]) for row in rows]
     columns["ran"] = [duration(row.get("ran_s")) for row in rows]
     columns["ended by"] = [_end(row, reason) for row in rows]
-    right = [heading for heading in columns if heading not in ("node", "ended by")]
-    optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
-    return table(columns, right=right, optional=optional, wraps="ended by", title=title)
+    return columns
 
 
 def _nodes(row: Mapping[str, Any]) -> str:
@@ -218,10 +224,25 @@ def _end(row: Mapping[str, Any], reason: str | None) -> str:
     return (row["cause"] or "-") + (f": {detail}" if detail and detail != reason else "")
 
 
-def tuning_cells(entry: Mapping[str, Any]) -> list[str]:
-    """The row of a tuning under `TUNING_HEADINGS`: rms distances from the network's flow, and what was gained."""
-    kept, rms = entry["kept"], entry["rms"]
-    distances = [number(rms.get("untuned"), 3), number(rms.get(kept), 3)]
-    gain = "-" if entry["gain"] is None else f"{entry['gain']:.1f}x"
-    rows = f"{count(entry['rows_done'])}/{count(entry['rows'])}"
-    return [entry["state"], str(entry["nfe"]), count(entry["checkpoint_step"]), rows, kept or "-", *distances, gain]
+def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
+    """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
+    return {
+        "tuning": [it["id"] for it in entries],
+        "state": [it["state"] for it in entries],
+        "NFE": [str(it["nfe"]) for it in entries],
+        "step": [count(it["checkpoint_step"]) for it in entries],
+        "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],
+        "kept": [it["kept"] or "-" for it in entries],
+        "untuned rms": [number(it["rms"].get("untuned"), 3) for it in entries],
+        "rms": [number(it["rms"].get(it["kept"]), 3) for it in entries],
+        "gain": ["-" if it["gain"] is None else f"{it['gain']:.1f}x" for it in entries],
+    }
+
+
+def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """Keys of recipes with their headings: the last part of each, or the key if another heading is the same."""
+    shorts = [key.rpartition(".")[2] for key in keys]
+    return {
+        key: short if shorts.count(short) == 1 and short not in taken else key
+        for key, short in zip(keys, shorts, strict=True)
+    }

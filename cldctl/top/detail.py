@@ -23,14 +23,14 @@ from cld_core.run.timeline import Stretch
 from cld_core.shards import state as shard_state
 from cld_core.texts import local_time, printable
 from cldctl.runs import why
-from cldctl.runs.state import WAITS
+from cldctl.runs.state import STATES, WAITS
 from cldctl.runs.status import RunStatus
 from cldctl.runs.survey import Answers
 from cldctl.runs.tried import said
 from cldctl.runs.why import Why
 from cldctl.show.format import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import STATE_STYLE, progress_bar
+from cldctl.show.tables import progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS: dict[Cause | None, str] = {
@@ -96,7 +96,7 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
     elif explained is None:
         yield "", Text("" if RunFolder(row.path).exists else "the run is gone", "red")
     else:
-        yield "why", Text(explained.headline, STATE_STYLE[row.state])
+        yield "why", Text(explained.headline, STATES[row.state])
         yield from (("do", Text(text)) for text in [explained.do] if text)
         yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
     if row.steps is not None:

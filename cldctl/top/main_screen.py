@@ -18,10 +18,10 @@ from textual.widgets import Footer, Input, Static
 
 from cld_core.errors import UsageError
 from cld_core.texts import one_line
+from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 from cldctl.show.format import duration
 from cldctl.show.runs import group_details, states
-from cldctl.show.tables import STATE_STYLE
 
 from . import actions
 from .actions import Command
@@ -126,7 +126,7 @@ class MainScreen(Watching):
         only = FILTERS[self._filter_key][0] if self._filter_key != "0" else ""
         only += f' "{self._words}"' if self._words else ""
         counts = Text.assemble((f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows))
-        for state, style in STATE_STYLE.items():
+        for state, style in STATES.items():
             counts.highlight_words([state], style)
         self.query_one("#counts", Static).update(counts.append(f"  {self._feed.root}"))
         self._show_selected()

@@ -39,6 +39,7 @@ def row(name: str, state: str = "RUNNING", **known: object) -> RunStatus:
         "step": 12_350 if begun else 0,
         "steps": 800_000,
         "loss": 123.4 if begun else None,
+        "smoothed_loss": 123.4 if begun else None,
         "attempts": [{**attempt, "cause": cause}] if begun else [],
         "checkpoint_step": 10_000 if begun else None,
         "cluster": "slurm",

@@ -8,7 +8,8 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cldctl.show import console, query
+from cldctl.show import console
+from cldctl.show import runs as shown_runs
 from tests.support.made_up import TOY, run_with, seeds
 from tests.support.scripted import register
 from tests.support.tools import DEBUG, ONE, cldctl, invoke, status
@@ -49,7 +50,7 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     assert [status(fresh_runs, name)["state"] for name in names] == ["FINISHED"] * 2
     assert "mine-seed1" in invoke("status", runs=fresh_runs).stdout, "whoever reads it with a program gets every run"
     monkeypatch.setattr(console, "out", console.PlainConsole(force_terminal=True, no_color=True))
-    monkeypatch.setattr(query, "out", console.out)
+    monkeypatch.setattr(shown_runs, "out", console.out)
     (line,) = (line.split() for line in invoke("status", runs=fresh_runs).stdout.splitlines() if "mine" in line)
     assert line == ["mine", "2", "2", "FINISHED", "100%"]
     for options in (["--all"], ["--group", "mine"], ["--state", "FINISHED"]):

@@ -8,7 +8,7 @@ from cld_core.evaluation.stats_work import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.evals import compared_samplers, plan, samplers, sweep, table
+from cldctl.evals import plan, samplers, sweep, table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 
@@ -51,7 +51,7 @@ def test_samplers_of_images_are_compared_by_fid_and_distance_from_the_flow(run):
     made = samplers.make(run, asked, 2, loose)
     for request in made.requests:
         assert Evaluation(request.save(run)).compute(Ranks())
-    assert compared_samplers.is_complete(run, made.sweep)
+    assert samplers.is_complete(run, made.sweep)
     noisy, exponential = table.rows(run, made.sweep)
     reports = [Evaluation(run.evals / name).report["fid"]["value"] for name in made.sweep.cells[0].evaluations]
     assert noisy["fid"] == pytest.approx(sum(reports) / 2)

@@ -15,8 +15,7 @@ from cld_core.evaluation.sweeps import Axis, Cell, Sweep, sweeps_of
 from cld_core.recipe import load
 from cld_core.recipe.variants import SECTIONS
 from cld_core.run import RunFolder
-from cldctl.evals import compared_samplers, samplers, table
-from cldctl.evals.plot import plot
+from cldctl.evals import samplers, table
 from cldctl.evals.samplers import SETTINGS, Asked
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report, run_with
@@ -142,7 +141,7 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
     assert (cells["ode", "10"]["w2_floor"], cells["ode", "10"]["w2_floor_stderr"]) == (0.5, 0.125)
     assert "w2_nfe" in rows[0]
     assert "w2_floor_nfe" not in rows[0]
-    best = compared_samplers.best(run, made.sweep, rows)
+    best = samplers.best(run, made.sweep, rows)
     marked = {(key, rows[number]["sampler"], rows[number]["sampling.nfe"]) for key, number in best}
     # The flow is the best of all, but took more; it alone is compared with nobody.
     assert marked == {
@@ -171,9 +170,9 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
     made.sweep.save(run)
     rows = table.rows(run, made.sweep)
     assert [row["w2_nonfinite"] for row in rows] == [0.9, 0.0, 0.0]
-    assert compared_samplers.best(run, made.sweep, rows) == {("w2", 1)}
-    assert compared_samplers.references(run, made.sweep) == {"w2_floor": 0.25}
-    assert compared_samplers.to_json(run, made.sweep, {})["rows"][0]["results"]["w2"]["nonfinite"] == 0.9
+    assert samplers.best(run, made.sweep, rows) == {("w2", 1)}
+    assert samplers.references(run, made.sweep) == {"w2_floor": 0.25}
+    assert samplers.to_json(run, made.sweep, {})["rows"][0]["results"]["w2"]["nonfinite"] == 0.9
     said = text(drawn(run, made.sweep, []))
     assert "0.5000 (90% lost)" in said
     assert "lost: samples that are not finite" in said
@@ -182,7 +181,7 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
 def test_json_and_picture(run, tmp_path):
     made = samplers.make(run, asked("em-quadratic", "exponential", seeds=2), 20)
     answered(run, made, lambda request: math.inf if request.sampling.method == "em" else 2.0 + request.seed)
-    found = compared_samplers.to_json(run, made.sweep, made.asked.settings)
+    found = samplers.to_json(run, made.sweep, made.asked.settings)
     assert (found["run"], found["checkpoint_step"], found["complete"]) == ("mine", 20, True)
     first, *_, last = found["rows"]
     assert (first["sampler"], first["nfe"], len(first["evaluations"])) == ("em-quadratic", 10, 2)
@@ -192,7 +191,7 @@ def test_json_and_picture(run, tmp_path):
     assert found["references"] == {"w2_floor": 0.5, "w2_floor_stderr": 0.125, "true_density": 1.5, "flow_nfe": 331.0}
     assert found["published"] == []
     rows = table.rows(run, made.sweep)
-    plot(tmp_path / "a.png", made.sweep, rows, table.keys_of(rows), "mine")
+    table.plot(tmp_path / "a.png", made.sweep, rows, table.keys_of(rows), "mine")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "w2_floor" not in table.keys_of(rows)
 
@@ -210,7 +209,7 @@ def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
     assert (len(known), published_samplers("diamond")) == (21, ())
     (one,) = [it for it in known if (it.nfe, it.sampler) == (50, "gDDIM")]
     assert (one.fid, one.source) == (2.26, "arXiv 2206.05564")
-    rows = list(csv.DictReader(io.StringIO(compared_samplers.to_table(run, sweep))))
+    rows = list(csv.DictReader(io.StringIO(samplers.to_table(run, sweep))))
     assert [row["source"] for row in rows[:4]] == ["measured"] * 4
     assert len(rows) == 4 + len(known)
     (same,) = [row for row in rows if row["sampler"].endswith("gDDIM") and row["sampling.nfe"] == "50"]
@@ -218,4 +217,4 @@ def test_published_numbers_stand_beside_those_of_cifar10(tmp_path, monkeypatch):
     said = text(drawn(run, sweep, []))
     assert "published, not measured here" in said
     assert "arXiv 2206.05564" in said
-    assert compared_samplers.to_json(run, sweep, {})["published"][0]["fid"] == 2.25
+    assert samplers.to_json(run, sweep, {})["published"][0]["fid"] == 2.25

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cldctl.page import figures
-from cldctl.page.figures import Line, chart, curve, is_logarithmic, ordered, smoothed
+from cldctl.page.figures import Line, chart, curve, is_logarithmic, overlay, smoothed
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import run_with
 
@@ -61,7 +61,7 @@ def test_values_at_the_ends_of_what_floats_can_say_are_drawn(values):
 
 
 def test_curves_in_an_order_have_colours_in_that_order():
-    drawn = ordered("loss", {f"t {place}": [(0, 1.0), (1, 2.0)] for place in range(8)})
+    drawn = overlay("loss", {f"t {place}": [(0, 1.0), (1, 2.0)] for place in range(8)}, is_ordered=True)
     assert re.findall(r'<i style="background: var\((--c\d+)\)"></i>(t \d)', drawn) == [
         (f"--c{20 + place}", f"t {place}") for place in range(8)
     ]

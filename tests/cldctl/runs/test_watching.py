@@ -11,8 +11,9 @@ from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.clusters.slurm import shared
 from cldctl.runs import logs, selection, status
 from cldctl.runs.index import Index
-from cldctl.show import follow, query
+from cldctl.show import follow
 from cldctl.show import logs as shown_logs
+from cldctl.show import runs as shown_runs
 from tests.support import scheduler
 from tests.support.made_up import run_with
 from tests.support.scheduler import Scheduler
@@ -24,7 +25,7 @@ MINUTES = 10
 @pytest.fixture
 def clock(monkeypatch) -> Together:
     clock = Together(60.0 * MINUTES)
-    for module in (query, shown_logs, selection, status, follow):
+    for module in (shown_runs, shown_logs, selection, status, follow):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -47,7 +48,7 @@ def training(path: Path, job_id: str, when: float) -> RunFolder:
 
 def rows_of(root, *chosen):
     everything = selection.selection(None, None, (), None, None)
-    return query.Query(Index(root), list(chosen), [], everything, False, "created", False).rows().rows
+    return shown_runs.Query(Index(root), list(chosen), [], everything, False, "created", False).rows().rows
 
 
 def watch(clock, root, seen=lambda rows: None):

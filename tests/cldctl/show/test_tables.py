@@ -34,7 +34,7 @@ DETAILS = """
 run         mine
 state       FAILED  it failed
 step        12,350 of 800,000  (1.5%)
-last loss   123.4
+loss        123.4 (smoothed), last 123.4
 checkpoint  step 10,000
 updated     -
 job         slurm 4123456

@@ -12,7 +12,7 @@ from cldctl.clusters.slurm import client, shared
 from cldctl.runs import selection, status, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
-from cldctl.show import query
+from cldctl.show import runs as shown_runs
 from cldctl.top import feed, main_screen
 from cldctl.top.feed import FileFeed, Look, RunFeed
 from tests.support import on_screen as made_up
@@ -28,7 +28,7 @@ MINUTES = 3
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Together:
     clock = Together(60.0 * MINUTES)
-    for module in (query, selection, status, feed):
+    for module in (shown_runs, selection, status, feed):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -41,7 +41,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch, clock: Together) -> Iterator[Schedule
 
 def watch(clock: Together, root: Path) -> None:
     """What `status --watch` does."""
-    asked = query.Query(Index(root), [], [], selection.selection(), False, "created", False)
+    asked = shown_runs.Query(Index(root), [], [], selection.selection(), False, "created", False)
     while True:
         asked.rows()
         clock.sleep(1.0)
