@@ -215,7 +215,7 @@ def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, fo
 
 def _try_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
     """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
-    from cldctl.runs.tried import said
+    from cldctl.runs.status import said
     from cldctl.show.console import err
 
     try:

@@ -23,7 +23,7 @@ from cldctl.jobs import specs
 from . import home, sharded
 from .options import refuse_twice
 from .plugins import Say
-from .sharded_state import work_state
+from .work_status import work_state
 
 
 @dataclass(frozen=True, kw_only=True)

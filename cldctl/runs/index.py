@@ -5,24 +5,27 @@ its rows are right.
 """
 
 import contextlib
+import functools
 import os
 import stat
 import time
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cld_core.run import RunFolder, changes
+from cld_core.run.atomic import replacing
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.history import History
 from cld_core.run.lease import seems_alive
+from cld_core.small_files import read_bytes
 
 from . import home, index_file, survey
-from .glance import Glance
 from .index_file import Entry
-from .recheck import Files, Rotation, as_seen, files_of
-from .side_by_side import side_by_side
 from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
@@ -33,6 +36,8 @@ CHECK_S = 0.3
 # What a row is made of, besides `run.json`, the ledger, the evaluations and the tunings.
 _FILES = ("progress.json", "checkpoints", "evals")
 _LINK = -1
+# Inode, size and time of the last change of files by name; None for those that are not there.
+Files = Mapping[str, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -239,3 +244,122 @@ def _ask(read: Sequence[_Read], max_age_s: float) -> Answers:
 
 def _has_live_jobs(read: _Read, answers: Answers) -> bool:
     return any(answers.may_live(job, is_settled) for job, is_settled in read.jobs)
+
+
+class Glance(RunFolder):
+    """A run folder that remembers its identity and what evaluations and tunings it has; for one answer, not longer.
+
+    Progress, ledgers and results are read when they are asked for: they have to be newer than what clusters say.
+    """
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
+
+    def evaluation_names(self) -> list[str]:
+        return self._evaluation_names
+
+    def tuning_names(self) -> list[str]:
+        return self._tuning_names
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
+        return super().identity()
+
+    @functools.cached_property
+    def _evaluation_names(self) -> list[str]:
+        return super().evaluation_names()
+
+    @functools.cached_property
+    def _tuning_names(self) -> list[str]:
+        return super().tuning_names()
+
+
+# As many runs are compared at least: about five calls of the file system for each.
+AT_LEAST = 20
+_LONGEST_NAME = 1000
+
+
+def files_of(folder: Path, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
+    """How files in a folder are now."""
+    return {name: _file(f"{folder}/{name}") for name in names}
+
+
+def as_seen(status: os.stat_result) -> list[int]:
+    """What is remembered of a file."""
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _file(path: str) -> list[int] | None:
+    try:
+        return as_seen(os.lstat(path))
+    except OSError:
+        return None
+
+
+class Rotation:
+    """Compares the remembered runs of one folder with their files, each look where the one before ended.
+
+    Args:
+        root: the folder of the runs.
+        index: the file of its index; None if this user has no cache.
+    """
+
+    def __init__(self, root: Path, index: Path | None) -> None:
+        self._root = root
+        self._file = None if index is None else index.with_suffix(".next")
+        self._last: str | None = None
+
+    def different(self, entries: Mapping[str, Entry], for_s: float) -> list[str]:
+        """Those of the runs that were compared whose files are not as they were.
+
+        Args:
+            for_s: go on for so many seconds, or until all were compared. On a slow disk, `AT_LEAST` runs are enough.
+        """
+        names = sorted(entries)
+        begin = bisect_right(names, self._before())
+        turn, count, different = names[begin:] + names[:begin], 0, []
+        until = time.monotonic() + for_s
+        while count < len(turn):
+            some, begun = turn[count : count + AT_LEAST], time.monotonic()
+            now = side_by_side(lambda name: files_of(self._root / name, entries[name].files), some)
+            different += [name for name, files in zip(some, now, strict=True) if files != entries[name].files]
+            count += len(some)
+            ended = time.monotonic()
+            if ended > until or ended - begun > len(some) * SLOW_S:
+                break
+        if 0 < count < len(turn):
+            self._remember(turn[count - 1])
+        return different
+
+    def _before(self) -> str:
+        """The run that was compared last; empty if nobody knows."""
+        if self._last is None and self._file is not None:
+            with contextlib.suppress(OSError):
+                self._last = read_bytes(self._file, limit=_LONGEST_NAME).decode(errors="surrogateescape")
+        return self._last or ""
+
+    def _remember(self, name: str) -> None:
+        self._last = name
+        if self._file is not None:
+            with contextlib.suppress(OSError), replacing(self._file) as stream:
+                stream.write(name.encode(errors="surrogateescape"))
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREADS = 16
+# They are used if each of the first few items made this process wait so many seconds; on a local disk, they cost more.
+SLOW_S = 0.001
+_FIRST = 4
+
+
+def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """The results for all items, in their order; where the disk is slow, several are worked on at the same time."""
+    wall, busy = time.perf_counter(), time.thread_time()
+    first = [function(item) for item in items[:_FIRST]]
+    waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
+    if waited < _FIRST * SLOW_S:
+        return [*first, *(function(item) for item in items[_FIRST:])]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [*first, *pool.map(function, items[_FIRST:])]

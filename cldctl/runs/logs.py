@@ -12,13 +12,16 @@ from cld_core.run.events import JobRef, TurnedAway
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.run.history import History
+from cld_core.run.lease import newest
 from cldctl import clusters
 from cldctl.clusters import job_logs
 
-from . import ends, survey
+from . import survey
 from .log_parts import Part, cut
 from .works import started_work
 
+# Causes after which a job does not start again.
+_FOR_GOOD = ("finished", "cancelled")
 _LOG = re.compile(r".+_(?P<rank>[0-9]{1,9})_log\.(?:out|err)")
 
 
@@ -72,7 +75,7 @@ class Log:
 
     def is_growing(self) -> bool:
         """Whether the job is alive, as far as is known, and still writes what is shown."""
-        if not self.is_newest or (self.run is not None and ends.is_over(self.run, self.job)):
+        if not self.is_newest or (self.run is not None and _is_over(self.run, self.job)):
             return False
         return not survey.ask([self.job], max_age_s=survey.TO_LOOK_S).of(self.job).is_gone
 
@@ -142,3 +145,14 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         # Of a pool of tasks that share a job, ``rank`` is the process.
         return Log(replace(job, logs=str(there), process=0), rank)
     return Log(replace(job, logs=str(there)), 0)
+
+
+def _is_over(run: RunFolder, job: JobRef) -> bool:
+    """Whether a job of a run has trained to its end, or was cancelled, and writes nothing more into its folder."""
+    last = run.ledger.history().last
+    if last is None or last.job_id != job.job_id or last.cause not in _FOR_GOOD:
+        return False
+    try:
+        return newest(run.leases)[1] is None
+    except OSError:
+        return False

@@ -20,7 +20,7 @@ from cldctl.jobs import specs
 from . import sharded
 from .evaluate import steps_of
 from .plugins import Say
-from .sharded_state import work_state
+from .work_status import work_state
 
 # The keys of these sections that have an effect.
 _READ = (

@@ -11,9 +11,8 @@ from rich.text import Text
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cldctl.evals.table import rows as sweep_rows
-from cldctl.runs.phases import WAITING
 from cldctl.runs.state import ALIVE, STATES
-from cldctl.runs.status import RunStatus
+from cldctl.runs.status import WAITING, RunStatus
 
 from .console import out
 from .evaluations import by_step, evaluations, remarks, sweep_table

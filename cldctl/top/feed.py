@@ -19,9 +19,8 @@ from cldctl.runs import selection, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import OVER
-from cldctl.runs.status import RunStatus
+from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
-from cldctl.runs.tried import said
 
 from .detail import Detail, detail_of
 

@@ -23,7 +23,7 @@ from cld_core.texts import one_line, printable
 from cldctl.runs.failing import failed_log, last_failed
 from cldctl.runs.log_parts import Part
 from cldctl.runs.logs import Log, of_evaluation, of_training
-from cldctl.runs.tried import said
+from cldctl.runs.status import said
 
 from .actions import Command
 

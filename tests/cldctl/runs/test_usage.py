@@ -7,8 +7,7 @@ import pytest
 
 from cld_core.run.atomic import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
-from cldctl.runs.usage import Usage, summed, usage_of
-from cldctl.runs.usage_of_many import Folder
+from cldctl.runs.usage import Folder, Usage, summed, usage_of
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
