@@ -115,7 +115,7 @@ def test_a_curve_agrees_with_the_reader_of_everything(run):
     trained(run, (0, 40), (20, 60))
     curve = Curve()
     assert not curve.look(run)
-    board = curves.read(run.tensorboard).scalars["train/loss"]
+    board = curves.read(run)["train/loss"]
     assert list(curve.shown) == [loss for _, loss in board] == [10.0, 20.0, 130.0, 140.0, 150.0, 160.0]
 
 
