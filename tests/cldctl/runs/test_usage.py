@@ -7,6 +7,7 @@ import pytest
 
 from cld_core.run.atomic import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
+from cld_core.run.groups import Group
 from cldctl.runs.usage import Folder, Usage, summed, usage_of
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
@@ -95,6 +96,7 @@ def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
         run = trained(runs / name, **GPUS)
         if group:
             write_json(run.identity_file, {**run.identity(), "group": group})
+    Group(runs, "pair").add({"a": {}, "b": {}})
     document = json.loads(invoke("usage", "--json", runs=runs).stdout)
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
     assert [(row["name"], row["used"]) for row in document["groups"]] == [("pair", pytest.approx(24.0))]
