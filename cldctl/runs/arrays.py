@@ -14,7 +14,7 @@ from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
-from . import drafts, home
+from . import home, snapshot
 from .requests import request
 
 
@@ -81,7 +81,7 @@ def train(
     def note(refs: Sequence[JobRef]) -> None:
         for ref, run in zip(refs, runs, strict=True):
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
-            drafts.drop_replaced(run)
+            snapshot.drop_replaced(run)
         jobs.extend(refs)
         started(refs)
 

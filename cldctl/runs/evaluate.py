@@ -95,7 +95,7 @@ def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating
 
 @dataclass(frozen=True)
 class Outcome:
-    """The evaluations of a plan by the state that they were in; ``job`` computes those of ``started``.
+    """Evaluations or tunings by the state that they were in; ``job`` computes those of ``started``.
 
     Attributes:
         said: what people should know about how the work was divided.

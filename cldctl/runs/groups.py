@@ -15,7 +15,7 @@ from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import JobSpec
 from cldctl.evals.plan import named
 
-from . import arrays, cells, drafts, home, requests, shared_code, submit, survey
+from . import arrays, cells, home, requests, shared_code, snapshot, submit, survey
 from .arrays import Start
 from .cells import Cell, settings
 from .options import SubmitOptions, require_plugin
@@ -23,8 +23,8 @@ from .plugins import Say
 from .resume import Continuation, Skipped, ready
 from .state import RESUMABLE
 from .status import status_or_reason
+from .submit import uninterrupted
 from .survey import Answers
-from .uninterrupted import uninterrupted
 
 # As `resume.About`, with the run before all else.
 About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
@@ -77,7 +77,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         submit.require_complete(cell.recipe, options.metrics)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]
     spec = arrays.spec_of(group, starts or [_first(options)], cluster, options.parallel)
-    if drafts.kind_for(cluster, options.live_code) == "copy":
+    if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=shared_code.folder_for(group))
     for array in _by_submission(starts, cluster):
         cluster.check(spec, len(array))
@@ -242,7 +242,7 @@ def _train(
         except CldError as error:
             if not begun.jobs:
                 for one in starts:
-                    drafts.settle(one.run)
+                    snapshot.settle(one.run)
                 raise
             begun.skipped += [Skipped(one.run, str(error), error.exit_code) for one in _left(array, begun)]
         if begun.cluster.blocks and any(_was_stopped(run) for run in runs):

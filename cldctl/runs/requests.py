@@ -14,7 +14,7 @@ from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.hints import command
 from cldctl.jobs import hooks
 
-from . import drafts, sharded
+from . import sharded, snapshot
 
 
 def request(
@@ -50,7 +50,7 @@ def request(
     )
 
     def undo() -> None:
-        drafts.put_back(run)
+        snapshot.put_back(run)
         hooks.put_back(run, hook)
 
     return undo

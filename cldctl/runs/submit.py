@@ -1,8 +1,13 @@
 """Submitting: a recipe is frozen into a run folder, and its training is started."""
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import FrameType
 
 from cld_core.data import presence
 from cld_core.errors import CldError, DataError, RecipeError
@@ -20,11 +25,10 @@ from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.jobs import specs
 from cldctl.jobs.train import TrainWork
 
-from . import drafts, home, shared_code, snapshot
+from . import home, shared_code, snapshot
 from .options import SubmitOptions, require_plugin
 from .plugins import Say
 from .requests import follow_up, request
-from .uninterrupted import uninterrupted
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     check_name(path.name)
     RunFolder(path).require_free()
     spec = specs.training(RunFolder(path), recipe, cluster)
-    if drafts.kind_for(cluster, options.live_code) == "copy":
+    if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
     require_plugin(recipe, options.file, options.given, options.profile, say=say)
@@ -231,7 +235,7 @@ def train(
         for ref in refs:
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
         jobs.extend(refs)
-        drafts.drop_replaced(run)
+        snapshot.drop_replaced(run)
         started(refs[0])
 
     with uninterrupted(unless=cluster.blocks):
@@ -244,3 +248,34 @@ def train(
         assert jobs, f"cluster {cluster.name} did not report its jobs"
         follow_up(run, recipe, cluster, evaluations, jobs[0], say)
     return jobs[0]
+
+
+@contextlib.contextmanager
+def uninterrupted(*, unless: bool = False) -> Iterator[None]:
+    """Put Ctrl-C off until the end of the block; a second one ends it at once.
+
+    Args:
+        unless: leave everything as it is: what is computed inside listens itself.
+
+    Raises:
+        KeyboardInterrupt: at the end, if it was asked for.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if unless or before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+
+    def later(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        print("interrupted; finishing the submission; press Ctrl-C again to abort", file=sys.stderr)
+
+    signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
