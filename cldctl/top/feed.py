@@ -83,8 +83,7 @@ class RunFeed:
         found = self._index.look(max_age_s=survey.TO_LOOK_S)
         rows = shown = self._which.of(found.rows)
         if not self._everything and self._which.is_empty:
-            since = time.time() - selection.RECENT_S
-            shown = [row for row in rows if selection.is_since(row, since)]
+            shown = selection.recent(rows)
         closed = [f"{name}: {reason}" for name, reason in found.closed.items()]
         remark = [found.answers.remark] if found.answers.remark else []
         return Look(shown, len(rows) - len(shown), found.answers, [*remark, *closed], found=found.rows)
