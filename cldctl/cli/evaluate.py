@@ -171,7 +171,7 @@ def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
     from cld_core.evaluation.evaluation import Evaluation
     from cldctl.hints import command_of_group
     from cldctl.runs import evaluate
-    from cldctl.runs.requests import is_finished
+    from cldctl.runs.training import is_finished
     from cldctl.show.console import err, out
     from cldctl.show.follow import follow_group_evaluations
     from cldctl.show.submission import say_outcome

@@ -20,7 +20,7 @@ from cldctl.evals.plan import EvaluationPlan, checkpoints, make, recipe_for_eval
 from cldctl.evals.sweep import parse
 from cldctl.jobs import specs
 
-from . import arrays, home, sharded
+from . import home, sharded, training
 from .options import refuse_twice
 from .plugins import Say
 from .work_status import work_state
@@ -176,7 +176,7 @@ def start_alike(
         alike.setdefault((cluster.name, size), []).append((run, plan, cluster))
     for (_, size), mine in alike.items():
         cluster = mine[0][2]
-        with arrays.locked([run for run, *_ in mine], cluster):
+        with training.locked([run for run, *_ in mine], cluster):
             outcomes = start_group(group, [(run, plan) for run, plan, _ in mine], cluster, size, parallel)
         yield from ((*entry, outcome) for entry, outcome in zip(mine, outcomes, strict=True))
 

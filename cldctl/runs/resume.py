@@ -10,7 +10,6 @@ from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
 from cld_core.data import presence
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
-from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
 from cld_core.recipe.data import ImageDataSpec
@@ -29,8 +28,9 @@ from . import plugins, snapshot, survey
 from .index import Index
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason, unasked
-from .submit import Begun, require_inputs, train
+from .submit import Begun, require_inputs
 from .survey import Answers
+from .training import Start, train
 
 # Called before a run continues: its recipe, the step that it continues from, newer checkpoints that are damaged, and
 # warnings.
@@ -134,28 +134,8 @@ def resume(
     """
     continued = ready(run, asked, cluster, about)
     said: list[str] = []
-    job = train(
-        run,
-        continued.recipe,
-        cluster,
-        continued.evaluations,
-        overrides=continued.overrides,
-        profile=asked.profile,
-        from_step=asked.from_step,
-        code_digest=continued.code,
-        say=said.append,
-    )
+    job = train(continued, cluster, say=said.append)
     return Begun(run, job, cluster, tuple(work.name for work in continued.evaluations), tuple(said))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """A run that can continue: with which recipe, by which overrides, with what code, and which evaluations follow."""
-
-    recipe: Recipe
-    overrides: tuple[str, ...]
-    code: str
-    evaluations: tuple[Evaluation, ...]
 
 
 def ready(
@@ -166,7 +146,7 @@ def ready(
     answers: Answers | None = None,
     *,
     is_abandoned: bool = False,
-) -> Ready:
+) -> Start:
     """What `resume` does before it asks for the job.
 
     Args:
@@ -202,9 +182,12 @@ def ready(
     about(recipe, start, skipped, warnings if edited is None else (edited, *warnings))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
-    return Ready(
+    return Start(
+        run=run,
         recipe=code.with_copies(recipe, run.path),
         overrides=overrides,
+        profile=asked.profile,
+        from_step=asked.from_step,
         code=snapshot.requested(stored, cluster),
         evaluations=tuple(chained(run, recipe)),
     )

@@ -1,13 +1,8 @@
 """Submitting: a recipe is frozen into a run folder, and its training is started."""
 
-import contextlib
 import shutil
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import FrameType
 
 from cld_core.data import presence
 from cld_core.errors import CldError, DataError, RecipeError
@@ -16,19 +11,17 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
-from cld_core.run.events import JobRef, Noted, NotSubmitted, Submitted, Tagged
+from cld_core.run.events import JobRef, Noted, Tagged
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
-from cld_core.shards import Work
-from cldctl.clusters.base import Cluster, Task
-from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster
+from cldctl.clusters.records import JobSpec
 from cldctl.jobs import specs
-from cldctl.jobs.train import TrainWork
 
 from . import home, shared_code, snapshot
 from .options import SubmitOptions, require_plugin
 from .plugins import Say
-from .requests import follow_up, request
+from .training import Start, train
 
 
 @dataclass(frozen=True)
@@ -98,23 +91,13 @@ def submit(
     try:
         # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
-            recipe, evaluations, code_digest = prepare(run, options, cluster)
-            job = train(
-                run,
-                recipe,
-                cluster,
-                evaluations,
-                given=options.given,
-                profile=options.profile,
-                code_digest=code_digest,
-                started=lambda job: started(run, job),
-                say=said.append,
-            )
+            start = prepare(run, options, cluster)
+            job = train(start, cluster, lambda job: started(run, job), said.append)
     except CldError:
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)
         raise
-    return Begun(run, job, cluster, tuple(work.name for work in evaluations), tuple(said))
+    return Begun(run, job, cluster, tuple(work.name for work in start.evaluations), tuple(said))
 
 
 def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
@@ -144,17 +127,14 @@ def create(options: SubmitOptions) -> RunFolder:
     return RunFolder.create(options.path, options.recipe, named)
 
 
-def prepare(
-    run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Manifest | None = None
-) -> tuple[Recipe, list[Evaluation], str]:
+def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Manifest | None = None) -> Start:
     """Fill a new run's folder with all that was asked for.
 
     Args:
         shared: the code of the run's group; None to store the code in the run's own folder.
 
     Returns:
-        The recipe with the run's copies of its plug-ins, the evaluation that follows, if there is one, and what the
-        request says about the code.
+        With the recipe that has the run's copies of its plug-ins, and the evaluation that follows, if there is one.
 
     Raises:
         CldError: the code cannot be stored.
@@ -171,8 +151,14 @@ def prepare(
     if options.note:
         run.ledger.append(Noted(note=options.note))
     chained = following(recipe, options.metrics)
-    evaluations = [] if chained is None else [Evaluation(chained.save(run))]
-    return recipe, evaluations, snapshot.requested(stored, cluster)
+    return Start(
+        run=run,
+        recipe=recipe,
+        evaluations=() if chained is None else (Evaluation(chained.save(run)),),
+        given=options.given,
+        profile=options.profile,
+        code=snapshot.requested(stored, cluster),
+    )
 
 
 def require_inputs(recipe: Recipe) -> None:
@@ -190,92 +176,3 @@ def require_inputs(recipe: Recipe) -> None:
         raise RecipeError(f"'data.path': {error}") from error
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)
-
-
-def train(
-    run: RunFolder,
-    recipe: Recipe,
-    cluster: Cluster,
-    evaluations: Sequence[Work] = (),
-    *,
-    overrides: Sequence[str] = (),
-    given: Sequence[str] = (),
-    profile: str | None = None,
-    from_step: int | None = None,
-    code_digest: str | None = None,
-    started: Callable[[JobRef], None] = lambda job: None,
-    say: Callable[[str], None] = lambda text: None,
-) -> JobRef:
-    """Start the training of a run, or its continuation, and the evaluations that wait for its end.
-
-    The request is in the ledger before the job exists, so that a job that starts immediately finds it.
-
-    Args:
-        say: as in `sharded.start`.
-
-    Raises:
-        RecipeError: the cluster has no such jobs.
-        SchedulerRefused, SchedulerAway: no job exists; the ledger says so.
-    """
-    spec = specs.training(run, recipe, cluster)
-    cluster.check(spec)
-    undo = request(
-        run,
-        recipe,
-        cluster,
-        overrides=overrides,
-        given=given,
-        profile=profile,
-        from_step=from_step,
-        code_digest=code_digest,
-    )
-    jobs: list[JobRef] = []
-
-    def note(refs: Sequence[JobRef]) -> None:
-        for ref in refs:
-            run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
-        jobs.extend(refs)
-        snapshot.drop_replaced(run)
-        started(refs[0])
-
-    with uninterrupted(unless=cluster.blocks):
-        try:
-            cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
-        except (SchedulerRefused, SchedulerAway) as error:
-            run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
-            undo()
-            raise
-        assert jobs, f"cluster {cluster.name} did not report its jobs"
-        follow_up(run, recipe, cluster, evaluations, jobs[0], say)
-    return jobs[0]
-
-
-@contextlib.contextmanager
-def uninterrupted(*, unless: bool = False) -> Iterator[None]:
-    """Put Ctrl-C off until the end of the block; a second one ends it at once.
-
-    Args:
-        unless: leave everything as it is: what is computed inside listens itself.
-
-    Raises:
-        KeyboardInterrupt: at the end, if it was asked for.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if unless or before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    asked: list[int] = []
-
-    def later(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) > 1:
-            raise KeyboardInterrupt
-        print("interrupted; finishing the submission; press Ctrl-C again to abort", file=sys.stderr)
-
-    signal.signal(signal.SIGINT, later)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if asked:
-        raise KeyboardInterrupt
