@@ -4,9 +4,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from cld_core.checkpoint.verify import DamagedCheckpoint
 from cld_core.errors import CldError, UsageError
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
@@ -18,14 +16,10 @@ from . import cells, home, shared_code, snapshot, submit, survey, training
 from .cells import Cell, settings
 from .options import SubmitOptions, require_plugin
 from .plugins import Say
-from .resume import Continuation, Skipped, ready
+from .resume import About, Continuation, Skipped, ready
 from .state import RESUMABLE
 from .status import status_or_reason
-from .survey import Answers
 from .training import Start, uninterrupted
-
-# As `resume.About`, with the run before all else.
-About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
 
 
 @dataclass(kw_only=True)
@@ -173,18 +167,12 @@ def _continued(begun: BegunGroup, runs: Sequence[RunFolder], asked: Continuation
             begun.alive.append(run.name)
         else:
             try:
-                starts.append(_continuation(run, asked, begun.cluster, about, answers))
+                # Who holds the group's lock knows that no other command is still making the run.
+                abandoned = _was_abandoned(run)
+                starts.append(ready(run, asked, begun.cluster, about, answers, is_abandoned=abandoned))
             except CldError as error:
                 begun.skipped.append(Skipped(run, str(error), error.exit_code))
     return starts
-
-
-def _continuation(run: RunFolder, asked: Continuation, cluster: Cluster, about: About, answers: Answers) -> Start:
-    def tell(recipe: Recipe, step: int, damaged: Sequence[DamagedCheckpoint], warnings: Sequence[str]) -> None:
-        about(run, recipe, step, damaged, warnings)
-
-    # Who holds the group's lock knows that no other command is still making the run.
-    return ready(run, asked, cluster, tell, answers, is_abandoned=_was_abandoned(run))
 
 
 def _was_abandoned(run: RunFolder) -> bool:

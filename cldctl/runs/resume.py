@@ -32,9 +32,9 @@ from .submit import Begun, require_inputs
 from .survey import Answers
 from .training import Start, train
 
-# Called before a run continues: its recipe, the step that it continues from, newer checkpoints that are damaged, and
-# warnings.
-About = Callable[[Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
+# Called before a run continues: the run, its recipe, the step that it continues from, newer checkpoints that are
+# damaged, and warnings.
+About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ def resume(
     """Continue a run.
 
     Args:
-        about: called before the job is submitted, with the recipe, the step of the checkpoint that the run continues
-            from, newer checkpoints that are damaged, and warnings.
+        about: called before the job is submitted.
 
     Raises:
         CldError: it belongs to somebody else, its recipe names a plug-in that is not allowed, or its code is damaged.
@@ -179,7 +178,7 @@ def ready(
     cluster.check(specs.training(run, recipe, cluster))
     warnings = _check_data(run, recipe, overrides=asked.overrides, update=asked.update_code, allowed=asked.other_data)
     edited = edits.note(run)
-    about(recipe, start, skipped, warnings if edited is None else (edited, *warnings))
+    about(run, recipe, start, skipped, warnings if edited is None else (edited, *warnings))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
     return Start(
