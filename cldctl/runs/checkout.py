@@ -27,6 +27,16 @@ _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _MAX_CHANGED = 2000
 _GIT_WITHIN_S = 20.0
 _FIX = "List it in .gitignore if it is data, or pass --live-code to run the checkout itself"
+_SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".secrets", "secrets")
+_DATA = (
+    *(".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".lmdb", ".mdb", ".h5", ".hdf5", ".parquet", ".arrow"),
+    *(".tfrecord", ".tfrecords", ".pkl", ".pickle", ".bin", ".onnx", ".sqlite", ".db", ".mat"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pdf", ".mp4", ".avi", ".wav", ".mp3"),
+    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".whl", ".sif", ".egg", ".so", ".o", ".a", ".pyc"),
+)
+# Folders at the top that no job imports; the commit and the patch have them.
+_NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
+_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,16 +199,6 @@ _SECRET = _any_of(
 )
 # Of Python files, which are code more often than not.
 _SECRET_CODE = _any_of("credentials.py", "secrets.py", ".env*")
-_SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".secrets", "secrets")
-_DATA = (
-    *(".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".lmdb", ".mdb", ".h5", ".hdf5", ".parquet", ".arrow"),
-    *(".tfrecord", ".tfrecords", ".pkl", ".pickle", ".bin", ".onnx", ".sqlite", ".db", ".mat"),
-    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pdf", ".mp4", ".avi", ".wav", ".mp3"),
-    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".whl", ".sif", ".egg", ".so", ".o", ".a", ".pyc"),
-)
-# Folders at the top that no job imports; the commit and the patch have them.
-_NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
-_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
 def why_left_out(name: str) -> str | None:

@@ -19,7 +19,7 @@ from cldctl import clusters
 from cldctl.jobs.blame import is_secondary
 
 from . import logs
-from .log_parts import Part, time_of
+from .logs import Part, time_of
 
 # So many of the last lines of a log are looked at, and so many characters of a line are shown.
 _LOOKED_AT = 400

@@ -26,6 +26,8 @@ from . import checkout
 
 # Of the files that are left out, so many are named.
 _SHOWN = 5
+# A plug-in is somebody's own Python file.
+_MAX_PLUGIN_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +208,6 @@ def left_out_code(run: RunFolder) -> str | None:
     missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py") and why != "it was deleted"]
     more = [f"{len(missed) - _SHOWN} more"] if len(missed) > _SHOWN else []
     return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None
-
-
-# A plug-in is somebody's own Python file.
-_MAX_PLUGIN_BYTES = 4 * 2**20
 
 
 def kind_for(cluster: Cluster, live: bool = False) -> str:

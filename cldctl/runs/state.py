@@ -34,6 +34,14 @@ RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
 
 _FAILURES = ("crashed", "out_of_memory")
+_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up", "stuck")
+_HERE = "pending|running|suspended|ending|unknown"
+_BACK = "running|suspended|ending|unknown"
+_INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
+_VANISHED = "the job is gone without a message: it was killed, or its node failed"
+_DECIDING = "the attempt failed; its job is deciding whether to start again"
+# Seconds in which a job decides what follows a crash.
+_DECIDING_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -141,13 +149,6 @@ class Row:
         cells = ((getattr(self, column), getattr(situation, column)) for column in _COLUMNS)
         return all(not cell or value in cell.split("|") for cell, value in cells)
 
-
-_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up", "stuck")
-_HERE = "pending|running|suspended|ending|unknown"
-_BACK = "running|suspended|ending|unknown"
-_INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
-_VANISHED = "the job is gone without a message: it was killed, or its node failed"
-_DECIDING = "the attempt failed; its job is deciding whether to start again"
 
 # The first row that matches decides.
 TABLE = (
@@ -266,10 +267,6 @@ def _is_back(history: History, seen: Seen) -> bool:
 def _is_stuck(history: History, seen: Seen) -> bool:
     """Whether a requeue failed, or one that was asked for was not done before the job was killed."""
     return history.not_requeued is not None or (history.requeued is not None and seen.is_gone)
-
-
-# Seconds in which a job decides what follows a crash.
-_DECIDING_S = 30.0
 
 
 def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef], Seen]:

@@ -34,6 +34,9 @@ _ATTEMPT = (
 _SILENCE, _LEAST_SILENCE_S = 10, 20.0
 # While it evaluates, draws, saves or compiles, it reports nothing.
 _LONG_PHASE_S = 600.0
+WAITING, STARTING, TRAINING = "waiting for the queue", "starting", "training"
+# Characters of a phase, which comes from a file.
+_MOST = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,11 +256,6 @@ def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dic
     if state == "LOST" and shown and shown[-1]["cause"] is None:
         shown[-1]["cause"] = "killed"
     return shown
-
-
-WAITING, STARTING, TRAINING = "waiting for the queue", "starting", "training"
-# Characters of a phase, which comes from a file.
-_MOST = 40
 
 
 def phase_of(state: str, history: History, progress: ReportedProgress, *, has_machines: bool) -> str | None:

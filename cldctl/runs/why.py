@@ -24,6 +24,21 @@ from .usage import Usage
 _Part = TypeVar("_Part")
 # An answer of the scheduler of this age, in seconds, is good enough.
 MAX_AGE_S = 30.0
+# What happened, by the cause of the ledger.
+_ENDS = {
+    "preempted": "was preempted",
+    "timeout": "reached its time limit",
+    "terminated": "was told to end (SIGTERM)",
+    "cancelled": "was cancelled",
+    "requeued": "was requeued by an administrator",
+    "node_failure": "lost its node",
+    "out_of_memory": "ran out of memory",
+    "crashed": "crashed",
+    "nonfinite": "diverged",
+    "save_failed": "could not save",
+    "imported": "was imported",
+    "killed": "was killed without a message",
+}
 
 
 @dataclass(kw_only=True)
@@ -218,23 +233,6 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
             reason = ""
     said = waiting.reason if waiting is not None else reason
     return f"{text}: {said}" if said else text
-
-
-# What happened, by the cause of the ledger.
-_ENDS = {
-    "preempted": "was preempted",
-    "timeout": "reached its time limit",
-    "terminated": "was told to end (SIGTERM)",
-    "cancelled": "was cancelled",
-    "requeued": "was requeued by an administrator",
-    "node_failure": "lost its node",
-    "out_of_memory": "ran out of memory",
-    "crashed": "crashed",
-    "nonfinite": "diverged",
-    "save_failed": "could not save",
-    "imported": "was imported",
-    "killed": "was killed without a message",
-}
 
 
 def _next(
