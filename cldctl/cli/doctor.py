@@ -4,13 +4,8 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.text import Text
 
-from cldctl.show.console import out
-from cldctl.show.progress import Working
-
-from . import completion
-from .options import ClusterOption, RunsDir, runs_dir
+from . import completion, options
 
 if TYPE_CHECKING:
     from cldctl.clusters.records import Check
@@ -25,7 +20,7 @@ def doctor(
             metavar="RECIPE", help="Check its data and FID weights, too.", autocompletion=completion.recipes
         ),
     ] = None,
-    cluster: ClusterOption = None,
+    cluster: options.ClusterOption = None,
     job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
     partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
     account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
@@ -33,8 +28,8 @@ def doctor(
         float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
     ] = 120,
     gpu: Annotated[bool, typer.Option("--gpu", help="Check this machine's GPU, too: the quick checks.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
-    directory: RunsDir = None,
+    as_json: options.AsJson = False,
+    directory: options.RunsDir = None,
 ) -> None:
     """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do to a run.
 
@@ -49,8 +44,9 @@ def doctor(
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
     from cldctl.runs import home
+    from cldctl.show.progress import Working
 
-    root = runs_dir(directory)
+    root = options.runs_dir(directory)
     where = home.default() if cluster is None else clusters.find(cluster)
     wanted = None if recipe is None else load(find_recipe(recipe))
     with Working("checking this machine: torch, folders") as working:
@@ -74,6 +70,10 @@ def doctor(
 
 def _show(checks: "list[Check]") -> None:
     """A line for each check, and one for what to do: nothing is cut, so that paths and commands can be copied."""
+    from rich.text import Text
+
+    from cldctl.show.console import out
+
     for check in checks:
         out.print(Text.assemble((f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"))
         if check.advice:

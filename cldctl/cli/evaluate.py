@@ -170,8 +170,8 @@ def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
     """Evaluate the runs of a group: at their last checkpoints, once they are finished."""
     from cld_core.evaluation.evaluation import Evaluation
     from cldctl.hints import command_of_group
-    from cldctl.runs import arrays, evaluate, home
-    from cldctl.runs.requests import is_finished
+    from cldctl.runs import evaluate
+    from cldctl.runs.training import is_finished
     from cldctl.show.console import err, out
     from cldctl.show.follow import follow_group_evaluations
     from cldctl.show.submission import say_outcome
@@ -189,16 +189,8 @@ def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
         except CldError as error:
             err.failure(f"{run.name}: {error}", style="red")
             code = code or error.exit_code
-    # By one submission for all of the same cluster and size, as runs of a group usually are.
-    alike: dict[tuple[str, ClusterSpec], list[tuple[RunFolder, EvaluationPlan]]] = {}
-    for run, made, where, size in plans:
-        alike.setdefault((where.name, size), []).append((run, made))
-    for (name, size), mine in alike.items():
-        where = home.chosen(name)
-        with arrays.locked([run for run, _ in mine], where):
-            outcomes = evaluate.start_group(group, mine, where, size, asked.parallel)
-        for (run, made), outcome in zip(mine, outcomes, strict=True):
-            say_outcome(run, made, outcome, where)
+    for run, made, where, outcome in evaluate.start_alike(group, plans, asked.parallel):
+        say_outcome(run, made, outcome, where)
     works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
     compared = command_of_group(f"compare {group.name}", group)
     if works and (follow or plans[0][2].blocks):

@@ -198,8 +198,7 @@ def usage(
     """
     from cld_core.run import find_runs
     from cldctl.runs.selection import moment
-    from cldctl.runs.usage import SILENT_S
-    from cldctl.runs.usage_of_many import Folder
+    from cldctl.runs.usage import SILENT_S, Folder
     from cldctl.show.console import err, out
     from cldctl.show.usage import usage_table
 

@@ -1,16 +1,14 @@
 """`cldctl report`: a run as one HTML page, or an index over the runs of a group, or over all runs."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
 
-from . import completion
-from .options import RunsDir, check_output, find_run, find_runs_or_group, group_named, runs_dir
+from . import completion, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +45,7 @@ def report(
     follow: Annotated[
         bool, typer.Option("--follow-links", help="Also read folders that links lead out of the run to.")
     ] = False,
-    directory: RunsDir = None,
+    directory: options.RunsDir = None,
 ) -> None:
     """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
 
@@ -57,19 +55,19 @@ def report(
 
     Example: cldctl report --all --pages
     """
-    check_output(output, (".html", ".htm"), "reports are")
+    from cldctl.show.console import out
+
+    options.check_output(output, (".html", ".htm"), "reports are")
     names = names or []
     if everything and names:
         raise UsageError(f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out.")
-    root = runs_dir(directory)
+    root = options.runs_dir(directory)
     if everything and not root.is_dir():
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
-    groups = [group for name in names if (group := group_named(name, root)) is not None]
+    groups = [group for name in names if (group := options.group_named(name, root)) is not None]
     is_complete = True
-    if len(names) > 1:
-        target, is_complete = _comparison(names, groups, root, output, pages, follow)
-    elif everything or groups:
-        target, is_complete = _index(root, output, groups[0] if groups else None, pages, follow)
+    if everything or groups or len(names) > 1:
+        target, is_complete = _page_of_many(names, groups, root, output, pages, follow)
     elif pages:
         raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
     else:
@@ -84,8 +82,9 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Pa
     from cld_core.run.atomic import write_text
     from cldctl.page import freshness
     from cldctl.page.one_run import page
+    from cldctl.show.progress import Working
 
-    run = find_run(name, root)
+    run = options.find_run(name, root)
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
     with Working(f"making the report of {run.name}", announced=True):
@@ -95,45 +94,39 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Pa
         return output
 
 
-def _comparison(
+def _page_of_many(
     names: list[str], groups: "list[Group]", root: Path, output: Path | None, pages: bool, follow: bool
 ) -> tuple[Path, bool]:
-    """Write a page of several runs; where it is, and whether all pages that were asked for were written."""
+    """Write a comparison, or an index; where it is, and whether all pages that were asked for were written."""
     from cld_core.run.atomic import write_text
     from cldctl.page import many_runs
+    from cldctl.show.progress import Working
 
-    runs = find_runs_or_group(names, root)
-    rows = many_runs.rows_of(runs)
+    if len(names) > 1:
+        runs = options.find_runs_or_group(names, root)
+        rows, file, doing = many_runs.rows_of(runs), "comparison.html", f"comparing {len(runs)} runs"
+        make = partial(many_runs.comparison, rows, groups)
+    else:
+        group = groups[0] if groups else None
+        found = many_runs.look(root, group)
+        rows, file = found.rows, "index.html" if group is None else f"index-{group.name}.html"
+        doing = f"making the index of {root if group is None else group.name}"
+        make = partial(many_runs.index, root, found, group=group)
     is_complete = not pages or _pages(rows, follow)
-    target = output or root / "comparison.html"
-    with Working(f"comparing {len(runs)} runs", announced=True):
-        content = many_runs.comparison(rows, groups, target.absolute().parent, follow=follow)
-        write_text(target.absolute(), content)
-    return target, is_complete
-
-
-def _index(root: Path, output: Path | None, group: "Group | None", pages: bool, follow: bool) -> tuple[Path, bool]:
-    """Write an index; where it is, and whether all pages that were asked for were written."""
-    from cld_core.run.atomic import write_text
-    from cldctl.page import many_runs
-
-    found = many_runs.look(root, group)
-    is_complete = not pages or _pages(found.rows, follow)
-    target = output or root / ("index.html" if group is None else f"index-{group.name}.html")
-    with Working(f"making the index of {root if group is None else group.name}", announced=True):
-        content = many_runs.index(root, found, target.absolute().parent, group=group, follow=follow)
-        write_text(target.absolute(), content)
+    target = output or root / file
+    with Working(doing, announced=True):
+        write_text(target.absolute(), make(target.absolute().parent, follow=follow))
     return target, is_complete
 
 
 def _pages(rows: "Sequence[RunStatus]", follow: bool) -> bool:
     """Write the pages of the runs that need it, before the page that links to them; whether none failed."""
     from cldctl.page import many_runs
+    from cldctl.show.console import err
+    from cldctl.show.progress import Working
 
     with Working(f"making the pages of {len(rows)} runs", announced=True) as working:
-        written, problems = many_runs.write_pages(
-            rows, lambda done, total, name: working.at(done, total, name), follow=follow
-        )
+        written, problems = many_runs.write_pages(rows, working.at, follow=follow)
     err.print(f"{written:,} {'page' if written == 1 else 'pages'} written")
     for name, problem in problems.items():
         err.failure(f"{name}: {problem}", style="red")

@@ -7,25 +7,25 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err, out
 
-from .options import GroupFilter, RunsDir, Since, StateFilter, TagFilter, UserFilter, runs_dir
+from . import options
 
 
 def top(
     everything: Annotated[bool, typer.Option("--all", help="Include runs that ended over a week ago.")] = False,
-    state: StateFilter = None,
-    since: Since = None,
-    tags: TagFilter = None,
-    user: UserFilter = None,
-    group: GroupFilter = None,
-    directory: RunsDir = None,
+    state: options.StateFilter = None,
+    since: options.Since = None,
+    tags: options.TagFilter = None,
+    user: options.UserFilter = None,
+    group: options.GroupFilter = None,
+    directory: options.RunsDir = None,
 ) -> None:
     """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
 
     Example: cldctl top --since 2d
     """
     from cldctl.runs import selection
+    from cldctl.show.console import err
 
     which = selection.selection(state, since, tags or (), user, group)
     if not _is_terminal():
@@ -34,7 +34,7 @@ def top(
         raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
     from cldctl.top.app import Top
 
-    app = Top(runs_dir(directory), which, everything=everything)
+    app = Top(options.runs_dir(directory), which, everything=everything)
     app.run()
     for line in app.left_over():
         err.print(line, markup=False)
@@ -43,4 +43,6 @@ def top(
 
 
 def _is_terminal() -> bool:
+    from cldctl.show.console import out
+
     return out.is_terminal and sys.stdin.isatty()

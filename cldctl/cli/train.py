@@ -198,7 +198,6 @@ def resume(
 
 def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
     from contextlib import nullcontext
-    from functools import partial
 
     from cldctl.runs import home
     from cldctl.runs import resume as policy
@@ -209,13 +208,13 @@ def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, fo
     # Where a submission blocks, the training is in it, and has its own output.
     working = nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}")
     with home.only_one(run.path, where), working:
-        begun = policy.resume(run, asked, where, partial(continues, run))
+        begun = policy.resume(run, asked, where, continues)
     return finish(begun, follow)
 
 
 def _try_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
     """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
-    from cldctl.runs.tried import said
+    from cldctl.runs.status import said
     from cldctl.show.console import err
 
     try:

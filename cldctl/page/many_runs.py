@@ -20,8 +20,7 @@ from cldctl.evals import averages
 from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.index import Found, Index
-from cldctl.runs.status import RunStatus, status_or_reason
-from cldctl.runs.tried import said
+from cldctl.runs.status import RunStatus, said, status_or_reason
 from cldctl.show.evaluations import average_columns
 from cldctl.show.format import count, number
 from cldctl.show.runs import states

@@ -20,9 +20,8 @@ from cldctl.clusters import this_machine
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 from . import survey
-from .ends import Ends
 from .status import status_or_reason
-from .survey import Answers, by_cluster
+from .survey import Answers, Ends, by_cluster
 from .works import started_works, works_of
 
 # Seconds that cancelled jobs are given to save and end.

@@ -1,20 +1,20 @@
 """The files of the checkout that this process runs, as they are at this moment, and how they differ from the commit."""
 
 import errno
+import fnmatch
 import hashlib
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.run import code
 from cld_core.small_files import opened, read_bytes, text
-
-from . import left_out
 
 MAX_FILE_BYTES, MAX_BYTES, MAX_FILES = 2**20, 20 * 2**20, 5000
 # Of the difference from the commit.
@@ -27,6 +27,16 @@ _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 _MAX_CHANGED = 2000
 _GIT_WITHIN_S = 20.0
 _FIX = "List it in .gitignore if it is data, or pass --live-code to run the checkout itself"
+_SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".secrets", "secrets")
+_DATA = (
+    *(".pt", ".pth", ".ckpt", ".safetensors", ".npz", ".npy", ".lmdb", ".mdb", ".h5", ".hdf5", ".parquet", ".arrow"),
+    *(".tfrecord", ".tfrecords", ".pkl", ".pickle", ".bin", ".onnx", ".sqlite", ".db", ".mat"),
+    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".pdf", ".mp4", ".avi", ".wav", ".mp3"),
+    *(".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".whl", ".sif", ".egg", ".so", ".o", ".a", ".pyc"),
+)
+# Folders at the top that no job imports; the commit and the patch have them.
+_NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
+_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +66,14 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
     files: dict[str, str] = {}
     skipped: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    own, total = left_out.Runs(root, runs), 0
+    own, total = _Runs(root, runs), 0
     for name in _names(root):
         if text(name) is None:
             continue  # Not valid Unicode: no manifest could name it.
-        reason = "it belongs to a run" if own.hold(name) else left_out.by_name(name)
+        reason = "it belongs to a run" if own.hold(name) else why_left_out(name)
         if reason is None:
             reason, content, mode = _content(root / name)
-            if reason is None and left_out.holds_a_key(name, content):
+            if reason is None and _holds_a_key(name, content):
                 reason = "it holds a private key"
         if reason is not None:
             skipped[name] = reason
@@ -81,7 +91,7 @@ def patch(left: Mapping[str, str], root: Path = code.ROOT) -> str:
         return (read_bytes(root / code.PATCH, limit=_MAX_PATCH_BYTES)).decode(errors="replace")
     changed = _git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
     names = [name for name in changed.split("\0") if name] if changed else []
-    shown = [name for name in names if left_out.confidential(name) is None and "private key" not in left.get(name, "")]
+    shown = [name for name in names if _confidential(name) is None and "private key" not in left.get(name, "")]
     if not shown or len(shown) > _MAX_CHANGED:
         return ""
     how = ("--relative", "--no-ext-diff", "--no-textconv", "--no-color")
@@ -174,3 +184,64 @@ def _git(root: Path, *words: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode(errors="surrogateescape")
+
+
+def _any_of(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(map(fnmatch.translate, patterns)))
+
+
+_SECRET = _any_of(
+    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.gpg", "*.ppk"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "credentials*", "*credentials.json", "secret*", "*.secret"),
+    *(".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".pgpass", ".vault*"),
+    *("token", "token.*", "*_token", "*_token.*", "*-token", "*-token.*", "tokens", "tokens.*", "*.token", ".token*"),
+    *("service-account*.json", "service_account*.json", "kubeconfig", "password*", "passwd*", "*.ovpn"),
+)
+# Of Python files, which are code more often than not.
+_SECRET_CODE = _any_of("credentials.py", "secrets.py", ".env*")
+
+
+def why_left_out(name: str) -> str | None:
+    """Why a file of this name, relative to the checkout, is left out; None if it is copied, if it is small."""
+    path = PurePosixPath(name)
+    if path.parts[0] in _NOT_RUN and len(path.parts) > 1:
+        return "no job needs it"
+    if name in (code.MANIFEST, code.PATCH, code.RECIPE):
+        return "the name is used for something else"
+    return _confidential(name)
+
+
+def _confidential(name: str) -> str | None:
+    """Why the content of a file of this name is stored nowhere, not even as a difference; None if it may be."""
+    path = PurePosixPath(name)
+    base = path.name.lower()
+    patterns = _SECRET_CODE if base.endswith(".py") else _SECRET
+    if any(part.lower() in _SECRET_FOLDERS for part in path.parts[:-1]) or patterns.match(base):
+        return "it may hold a secret"
+    return "it is data" if path.suffix.lower() in _DATA else None
+
+
+def _holds_a_key(name: str, content: bytes) -> bool:
+    """Whether a file holds a private key; Python files name them in checks such as this one."""
+    return not name.endswith(".py") and _KEY.search(content) is not None
+
+
+class _Runs:
+    """The folders of a checkout that are runs, or hold them: their checkpoints and code are not part of it."""
+
+    def __init__(self, root: Path, runs: Path) -> None:
+        """``runs`` is the folder of the runs, which may lie inside of the checkout."""
+        self._root = root
+        is_inside = runs != root and runs.is_relative_to(root)
+        self._known: dict[PurePosixPath, bool] = {PurePosixPath("."): False}
+        if is_inside:
+            self._known[PurePosixPath(runs.relative_to(root))] = True
+
+    def hold(self, name: str) -> bool:
+        return self._is_run(PurePosixPath(name).parent)
+
+    def _is_run(self, folder: PurePosixPath) -> bool:
+        if folder not in self._known:
+            is_run = os.path.isfile(self._root / folder / "run.json")
+            self._known[folder] = is_run or self._is_run(folder.parent)
+        return self._known[folder]

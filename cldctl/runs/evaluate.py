@@ -20,10 +20,10 @@ from cldctl.evals.plan import EvaluationPlan, checkpoints, make, recipe_for_eval
 from cldctl.evals.sweep import parse
 from cldctl.jobs import specs
 
-from . import home, sharded
+from . import home, sharded, training
 from .options import refuse_twice
 from .plugins import Say
-from .sharded_state import work_state
+from .work_status import work_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating
 
 @dataclass(frozen=True)
 class Outcome:
-    """The evaluations of a plan by the state that they were in; ``job`` computes those of ``started``.
+    """Evaluations or tunings by the state that they were in; ``job`` computes those of ``started``.
 
     Attributes:
         said: what people should know about how the work was divided.
@@ -163,6 +163,22 @@ def start_group(
     job = _submitted(all_of_them, cluster, size, group.logs, parallel, said.append)
     first = next((one for one in all_of_them if one.works), None)
     return [one.outcome(job if one.works else None, said if one is first else ()) for one in all_of_them]
+
+
+def start_alike(
+    group: Group,
+    plans: Sequence[tuple[RunFolder, EvaluationPlan, Cluster, ClusterSpec]],
+    parallel: int | None = None,
+) -> Iterator[tuple[RunFolder, EvaluationPlan, Cluster, Outcome]]:
+    """As `start_group`, by one submission for all of the same cluster and size, as runs of a group usually are."""
+    alike: dict[tuple[str, ClusterSpec], list[tuple[RunFolder, EvaluationPlan, Cluster]]] = {}
+    for run, plan, cluster, size in plans:
+        alike.setdefault((cluster.name, size), []).append((run, plan, cluster))
+    for (_, size), mine in alike.items():
+        cluster = mine[0][2]
+        with training.locked([run for run, *_ in mine], cluster):
+            outcomes = start_group(group, [(run, plan) for run, plan, _ in mine], cluster, size, parallel)
+        yield from ((*entry, outcome) for entry, outcome in zip(mine, outcomes, strict=True))
 
 
 def _submitted(

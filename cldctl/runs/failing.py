@@ -19,10 +19,11 @@ from cldctl import clusters
 from cldctl.jobs.blame import is_secondary
 
 from . import logs
-from .log_parts import Part, time_of
+from .logs import Part, time_of
 
-# So many of the last lines of a log are looked at, and so many characters of a line are shown.
+# So many of the last lines of a log are looked at, and so many of them, and characters of a line, are shown.
 _LOOKED_AT = 400
+_LAST_LINES = 10
 _MOST = 300
 # An error of Python or of ours at the beginning of a line, or after the number of its rank.
 _ERROR = re.compile(r"^(?:\[?rank ?\d+\]?: ?)?(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|error: .*)$")
@@ -77,17 +78,17 @@ def failed_log(run: RunFolder, attempt: int | None) -> tuple[logs.Log, str]:
     return logs.of_training(run, chosen.attempt, rank), f"attempt {chosen.attempt}, {who}"
 
 
-def first_failure(run: RunFolder, history: History, attempt: Attempt, most_lines: int = 10) -> FirstFailure:
+def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:
     """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have printed."""
     first = _noted(history, attempt)
     if first is not None:
-        lines, file = last_words(run, attempt, first.rank, most_lines)
+        lines, file = last_words(run, attempt, first.rank, _LAST_LINES)
         return FirstFailure(attempt.attempt, first.rank, first.host, first.reason, first.time, lines, file)
     found = _by_launcher(run, attempt) or _by_logs(run, attempt)
     # Of one rank alone, nobody has to say that it was the first.
     alone = (0, attempt.host) if attempt.ranks == 1 else (None, None)
     rank, host, reason, time = found or (*alone, attempt.detail, attempt.ended)
-    lines, file = last_words(run, attempt, rank or 0, most_lines)
+    lines, file = last_words(run, attempt, rank or 0, _LAST_LINES)
     return FirstFailure(attempt.attempt, rank, host, reason, time, lines, file)
 
 

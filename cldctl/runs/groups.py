@@ -4,30 +4,22 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from cld_core.checkpoint.verify import DamagedCheckpoint
 from cld_core.errors import CldError, UsageError
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
-from cld_core.run.code import Manifest
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import JobSpec
 from cldctl.evals.plan import named
 
-from . import arrays, cells, drafts, home, requests, shared_code, submit, survey
-from .arrays import Start
+from . import cells, home, shared_code, snapshot, submit, survey, training
 from .cells import Cell, settings
 from .options import SubmitOptions, require_plugin
 from .plugins import Say
-from .resume import Continuation, Skipped, ready
+from .resume import About, Continuation, Skipped, ready
 from .state import RESUMABLE
 from .status import status_or_reason
-from .survey import Answers
-from .uninterrupted import uninterrupted
-
-# As `resume.About`, with the run before all else.
-About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
+from .training import Start, uninterrupted
 
 
 @dataclass(kw_only=True)
@@ -76,8 +68,8 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     for cell in options.cells:
         submit.require_complete(cell.recipe, options.metrics)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]
-    spec = arrays.spec_of(group, starts or [_first(options)], cluster, options.parallel)
-    if drafts.kind_for(cluster, options.live_code) == "copy":
+    spec = training.spec_of(group, starts or [_first(options)], cluster, options.parallel)
+    if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=shared_code.folder_for(group))
     for array in _by_submission(starts, cluster):
         cluster.check(spec, len(array))
@@ -91,7 +83,7 @@ def missing(options: SubmitOptions) -> list[Cell]:
         UsageError: a name is taken, or a run was submitted with another recipe.
     """
     found = cells.existing(_group(options), options.cells)
-    return [cell for cell in options.cells if cell.name not in found or not requests.is_finished(found[cell.name])]
+    return [cell for cell in options.cells if cell.name not in found or not training.is_finished(found[cell.name])]
 
 
 def _group(options: SubmitOptions) -> Group:
@@ -127,7 +119,8 @@ def start(options: SubmitOptions, cluster: Cluster, about: About, started: Calla
                     group, [cell.recipe for cell in new], options.file, cluster, options.live_code
                 )
                 for cell in new:
-                    starts.append(_made(options, cell, cluster, shared))
+                    one = options.of(cell)
+                    starts.append(submit.prepare(submit.create(one), one, cluster, shared))
                     begun.new.append(cell.name)
                 _train(begun, _in_order(starts, begun.runs), options.parallel, started)
             except CldError:
@@ -174,47 +167,18 @@ def _continued(begun: BegunGroup, runs: Sequence[RunFolder], asked: Continuation
             begun.alive.append(run.name)
         else:
             try:
-                starts.append(_continuation(run, asked, begun.cluster, about, answers))
+                # Who holds the group's lock knows that no other command is still making the run.
+                abandoned = _was_abandoned(run)
+                starts.append(ready(run, asked, begun.cluster, about, answers, is_abandoned=abandoned))
             except CldError as error:
                 begun.skipped.append(Skipped(run, str(error), error.exit_code))
     return starts
-
-
-def _continuation(run: RunFolder, asked: Continuation, cluster: Cluster, about: About, answers: Answers) -> Start:
-    def tell(recipe: Recipe, step: int, damaged: Sequence[DamagedCheckpoint], warnings: Sequence[str]) -> None:
-        about(run, recipe, step, damaged, warnings)
-
-    # Who holds the group's lock knows that no other command is still making the run.
-    continued = ready(run, asked, cluster, tell, answers, is_abandoned=_was_abandoned(run))
-    return Start(
-        run=run,
-        recipe=continued.recipe,
-        evaluations=continued.evaluations,
-        overrides=continued.overrides,
-        profile=asked.profile,
-        code=continued.code,
-    )
 
 
 def _was_abandoned(run: RunFolder) -> bool:
     """Whether a command made the run and ended before it asked for a job: who holds the group's lock knows."""
     history = run.ledger.history()
     return not (history.request or history.submitted or history.attempts)
-
-
-def _made(options: SubmitOptions, cell: Cell, cluster: Cluster, shared: Manifest | None) -> Start:
-    one = options.of(cell)
-    run = submit.create(one)
-    recipe, evaluations, code = submit.prepare(run, one, cluster, shared)
-    return Start(
-        run=run,
-        recipe=recipe,
-        evaluations=tuple(evaluations),
-        given=one.given,
-        profile=one.profile,
-        code=code,
-        is_new=True,
-    )
 
 
 def _train(
@@ -235,14 +199,14 @@ def _train(
 
         try:
             with uninterrupted(unless=begun.cluster.blocks):
-                jobs = arrays.train(begun.group, array, begun.cluster, parallel, noted)
+                jobs = training.train_several(begun.group, array, begun.cluster, parallel, noted)
                 for one, job in zip(array, jobs, strict=True):
-                    requests.follow_up(one.run, one.recipe, begun.cluster, one.evaluations, job)
+                    training.follow_up(one, begun.cluster, job)
                     begun.evaluations[one.run.name] = tuple(work.name for work in one.evaluations)
         except CldError as error:
             if not begun.jobs:
                 for one in starts:
-                    drafts.settle(one.run)
+                    snapshot.settle(one.run)
                 raise
             begun.skipped += [Skipped(one.run, str(error), error.exit_code) for one in _left(array, begun)]
         if begun.cluster.blocks and any(_was_stopped(run) for run in runs):
@@ -256,7 +220,7 @@ def _left(array: Sequence[Start], begun: BegunGroup) -> list[Start]:
 
 def _by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]]:
     """One submission for all of the same size; on a cluster that blocks, one for each, so that one may fail."""
-    return [[start] for start in starts] if cluster.blocks else arrays.of_one_size(starts)
+    return [[start] for start in starts] if cluster.blocks else training.of_one_size(starts)
 
 
 def _was_stopped(run: RunFolder) -> bool:

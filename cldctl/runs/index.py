@@ -1,28 +1,39 @@
 """The runs of a folder, without reading again those that are over and have not changed.
 
-What is remembered is a cache (`index_file`), which may be deleted at any time. docs/architecture.md, "Index", says why
-its rows are right.
+What is remembered is a cache, a file that may be deleted at any time; whatever is wrong with it, it counts as empty.
+docs/architecture.md, "Index", says why its rows are right. Where the next check of remembered rows begins is in a
+file beside it.
 """
 
 import contextlib
+import functools
+import hashlib
+import json
 import os
 import stat
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar
 
+import cld_core.evaluation
+import cld_core.run
+import cldctl.runs
+from cld_core.ownership import problem_of
 from cld_core.run import RunFolder, changes
+from cld_core.run.atomic import replacing
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.history import History
 from cld_core.run.lease import seems_alive
+from cld_core.small_files import MAX_BYTES, opened, read_bytes
+from cld_core.version import __version__
+from cldctl import caches
 
-from . import home, index_file, survey
-from .glance import Glance
-from .index_file import Entry
-from .recheck import Files, Rotation, as_seen, files_of
-from .side_by_side import side_by_side
+from . import home, survey
 from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
@@ -33,6 +44,36 @@ CHECK_S = 0.3
 # What a row is made of, besides `run.json`, the ledger, the evaluations and the tunings.
 _FILES = ("progress.json", "checkpoints", "evals")
 _LINK = -1
+# Inode, size and time of the last change of files by name; None for those that are not there.
+Files = Mapping[str, Sequence[int] | None]
+# As many runs are compared at least: about five calls of the file system for each.
+AT_LEAST = 20
+_LONGEST_NAME = 1000
+T = TypeVar("T")
+R = TypeVar("R")
+_THREADS = 16
+# They are used if each of the first few items made this process wait so many seconds; on a local disk, they cost more.
+SLOW_S = 0.001
+_FIRST = 4
+FORMAT = 1
+# A row that other code has made is not used: these packages make them.
+_MADE_BY = (cld_core.evaluation, cld_core.run, cldctl.runs)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as it was seen.
+
+    Attributes:
+        inode: of its folder, and ``tokens``, of the marks that it had (`cld_core.run.changes`).
+        files: inode, size and time of what the row was made of, by name; None for what was not there.
+        row: the fields of its `RunStatus`, except for the path.
+    """
+
+    inode: int
+    tokens: tuple[str, ...]
+    files: Mapping[str, Sequence[int] | None]
+    row: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -75,8 +116,8 @@ class Index:
 
     def __init__(self, root: Path, *, fresh: bool = False) -> None:
         self.root = root.absolute()
-        self._file = index_file.file_for(self.root)
-        self._entries = {} if fresh or self._file is None else index_file.load(self._file)
+        self._file = _file_for(self.root)
+        self._entries = {} if fresh or self._file is None else _load(self._file)
         self._rotation = Rotation(self.root, self._file)
 
     def look(self, *, max_age_s: float = 0.0, check_s: float = CHECK_S) -> Found:
@@ -102,7 +143,7 @@ class Index:
         if tokens is not None:
             self._entries |= {it.run.name: entry for it, entry in zip(read, new, strict=True) if entry is not None}
         if self._file is not None and (any(new) or len(self._entries) != known):
-            index_file.save(self._file, self._entries)
+            _save(self._file, self._entries)
         rows = sorted([*kept, *rows], key=lambda row: (row.created or 0.0, row.name))
         return Found(rows, answers, dict(sorted(closed.items())))
 
@@ -239,3 +280,159 @@ def _ask(read: Sequence[_Read], max_age_s: float) -> Answers:
 
 def _has_live_jobs(read: _Read, answers: Answers) -> bool:
     return any(answers.may_live(job, is_settled) for job, is_settled in read.jobs)
+
+
+class Glance(RunFolder):
+    """A run folder that remembers its identity and what evaluations and tunings it has; for one answer, not longer.
+
+    Progress, ledgers and results are read when they are asked for: they have to be newer than what clusters say.
+    """
+
+    def identity(self) -> dict[str, Any]:
+        return self._identity
+
+    def evaluation_names(self) -> list[str]:
+        return self._evaluation_names
+
+    def tuning_names(self) -> list[str]:
+        return self._tuning_names
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, Any]:
+        return super().identity()
+
+    @functools.cached_property
+    def _evaluation_names(self) -> list[str]:
+        return super().evaluation_names()
+
+    @functools.cached_property
+    def _tuning_names(self) -> list[str]:
+        return super().tuning_names()
+
+
+def files_of(folder: Path, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
+    """How files in a folder are now."""
+    return {name: _file(f"{folder}/{name}") for name in names}
+
+
+def as_seen(status: os.stat_result) -> list[int]:
+    """What is remembered of a file."""
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _file(path: str) -> list[int] | None:
+    try:
+        return as_seen(os.lstat(path))
+    except OSError:
+        return None
+
+
+class Rotation:
+    """Compares the remembered runs of one folder with their files, each look where the one before ended.
+
+    Args:
+        root: the folder of the runs.
+        index: the file of its index; None if this user has no cache.
+    """
+
+    def __init__(self, root: Path, index: Path | None) -> None:
+        self._root = root
+        self._file = None if index is None else index.with_suffix(".next")
+        self._last: str | None = None
+
+    def different(self, entries: Mapping[str, Entry], for_s: float) -> list[str]:
+        """Those of the runs that were compared whose files are not as they were.
+
+        Args:
+            for_s: go on for so many seconds, or until all were compared. On a slow disk, `AT_LEAST` runs are enough.
+        """
+        names = sorted(entries)
+        begin = bisect_right(names, self._before())
+        turn, count, different = names[begin:] + names[:begin], 0, []
+        until = time.monotonic() + for_s
+        while count < len(turn):
+            some, begun = turn[count : count + AT_LEAST], time.monotonic()
+            now = side_by_side(lambda name: files_of(self._root / name, entries[name].files), some)
+            different += [name for name, files in zip(some, now, strict=True) if files != entries[name].files]
+            count += len(some)
+            ended = time.monotonic()
+            if ended > until or ended - begun > len(some) * SLOW_S:
+                break
+        if 0 < count < len(turn):
+            self._remember(turn[count - 1])
+        return different
+
+    def _before(self) -> str:
+        """The run that was compared last; empty if nobody knows."""
+        if self._last is None and self._file is not None:
+            with contextlib.suppress(OSError):
+                self._last = read_bytes(self._file, limit=_LONGEST_NAME).decode(errors="surrogateescape")
+        return self._last or ""
+
+    def _remember(self, name: str) -> None:
+        self._last = name
+        if self._file is not None:
+            with contextlib.suppress(OSError), replacing(self._file) as stream:
+                stream.write(name.encode(errors="surrogateescape"))
+
+
+def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """The results for all items, in their order; where the disk is slow, several are worked on at the same time."""
+    wall, busy = time.perf_counter(), time.thread_time()
+    first = [function(item) for item in items[:_FIRST]]
+    waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
+    if waited < _FIRST * SLOW_S:
+        return [*first, *(function(item) for item in items[_FIRST:])]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return [*first, *pool.map(function, items[_FIRST:])]
+
+
+def _file_for(root: Path) -> Path | None:
+    """The file of the index of the runs under ``root``; None if this user has no cache."""
+    folder = caches.folder()
+    with contextlib.suppress(OSError, RuntimeError):
+        name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+        return None if folder is None else folder / f"runs-{name}.json"
+    return None
+
+
+def _load(file: Path) -> dict[str, Entry]:
+    """The entries of a file by name of the run; none if it is missing, damaged, not this user's or of other code."""
+    try:
+        with opened(file) as stream:
+            if problem_of(os.fstat(stream.fileno())) is not None:
+                return {}
+            header, _, content = stream.read(MAX_BYTES).partition(b"\n")
+        if header.decode() != _header(content):
+            return {}
+        return {
+            name: Entry(inode, tuple(tokens), files, row)
+            for name, (inode, tokens, files, row) in json.loads(content).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _save(file: Path, entries: Mapping[str, Entry]) -> None:
+    """Replace a file. That it cannot be written harms nobody."""
+    plain = {name: [it.inode, it.tokens, it.files, it.row] for name, it in entries.items()}
+    content = json.dumps(plain, separators=(",", ":")).encode()
+    with contextlib.suppress(OSError), replacing(file) as stream:
+        stream.write(_header(content).encode() + b"\n" + content)
+
+
+def _header(content: bytes) -> str:
+    """The first line: what the rest is, and by which code."""
+    folders = tuple(folder for package in _MADE_BY for folder in package.__path__)
+    made_by = [__version__, *map(_modules_in, folders), *(entry.name for entry in fields(RunStatus))]
+    code = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
+    return f"cldctl index {FORMAT} {code[:16]} {hashlib.sha256(content).hexdigest()}"
+
+
+@functools.cache
+def _modules_in(folder: str) -> list[list[str | int]]:
+    """Name, size and time of the last change of the modules in a folder."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".py")]
+        return sorted([name, status.st_size, status.st_mtime_ns] for name, status in found)
+    return []

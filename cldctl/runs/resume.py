@@ -1,18 +1,22 @@
 """Continuing runs from their newest good checkpoints."""
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
+from cld_core.data import presence
+from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
-from cld_core.evaluation.evaluation import Evaluation
 from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
+from cld_core.recipe.data import ImageDataSpec
 from cld_core.recipe.profiles import as_overrides
 from cld_core.run import RunFolder, code, edits
 from cld_core.run.lease import held_message, newest, seems_alive
+from cld_core.run.same_data import IMAGES, are_other, known_data
 from cld_core.run.trust import require_own_plugin
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
@@ -20,17 +24,17 @@ from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
 
-from . import continued_data, snapshot, survey
+from . import plugins, snapshot, survey
 from .index import Index
 from .state import OVER, RESUMABLE
-from .status import RunStatus, status_of, status_or_reason
-from .submit import Begun, require_inputs, train
+from .status import RunStatus, status_of, status_or_reason, unasked
+from .submit import Begun, require_inputs
 from .survey import Answers
-from .unasked import unasked
+from .training import Start, train
 
-# Called before a run continues: its recipe, the step that it continues from, newer checkpoints that are damaged, and
-# warnings.
-About = Callable[[Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
+# Called before a run continues: the run, its recipe, the step that it continues from, newer checkpoints that are
+# damaged, and warnings.
+About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,7 @@ def resume(
     """Continue a run.
 
     Args:
-        about: called before the job is submitted, with the recipe, the step of the checkpoint that the run continues
-            from, newer checkpoints that are damaged, and warnings.
+        about: called before the job is submitted.
 
     Raises:
         CldError: it belongs to somebody else, its recipe names a plug-in that is not allowed, or its code is damaged.
@@ -130,28 +133,8 @@ def resume(
     """
     continued = ready(run, asked, cluster, about)
     said: list[str] = []
-    job = train(
-        run,
-        continued.recipe,
-        cluster,
-        continued.evaluations,
-        overrides=continued.overrides,
-        profile=asked.profile,
-        from_step=asked.from_step,
-        code_digest=continued.code,
-        say=said.append,
-    )
+    job = train(continued, cluster, say=said.append)
     return Begun(run, job, cluster, tuple(work.name for work in continued.evaluations), tuple(said))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ready:
-    """A run that can continue: with which recipe, by which overrides, with what code, and which evaluations follow."""
-
-    recipe: Recipe
-    overrides: tuple[str, ...]
-    code: str
-    evaluations: tuple[Evaluation, ...]
 
 
 def ready(
@@ -162,7 +145,7 @@ def ready(
     answers: Answers | None = None,
     *,
     is_abandoned: bool = False,
-) -> Ready:
+) -> Start:
     """What `resume` does before it asks for the job.
 
     Args:
@@ -193,16 +176,17 @@ def ready(
     start, skipped = _start(run, recipe, status, asked.from_step)
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
-    warnings = continued_data.check(
-        run, recipe, overrides=asked.overrides, update=asked.update_code, allowed=asked.other_data
-    )
+    warnings = _check_data(run, recipe, overrides=asked.overrides, update=asked.update_code, allowed=asked.other_data)
     edited = edits.note(run)
-    about(recipe, start, skipped, warnings if edited is None else (edited, *warnings))
+    about(run, recipe, start, skipped, warnings if edited is None else (edited, *warnings))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
-    return Ready(
+    return Start(
+        run=run,
         recipe=code.with_copies(recipe, run.path),
         overrides=overrides,
+        profile=asked.profile,
+        from_step=asked.from_step,
         code=snapshot.requested(stored, cluster),
         evaluations=tuple(chained(run, recipe)),
     )
@@ -284,3 +268,77 @@ def _makes_another(recipe: Recipe, override: str) -> bool:
         return with_overrides(recipe, [override]).model_digest() != recipe.model_digest()
     except RecipeError:
         return True
+
+
+def _check_data(
+    run: RunFolder, recipe: Recipe, *, overrides: Sequence[str] = (), update: bool = False, allowed: bool = False
+) -> list[str]:
+    """Refuse to continue on other data, before anything is noted; returns warnings, a line each.
+
+    Args:
+        recipe: of the continuation; a plug-in of the run's own is its copy.
+        overrides: what was typed for this continuation.
+        update: the run gets the plug-ins as they are now in place of its copies.
+        allowed: somebody wants other data.
+
+    Raises:
+        RecipeError: the data are known to be others; names the fix. Or the plug-in cannot be imported, or somebody
+            names one that does not register the data.
+    """
+    said: list[str] = []
+    # A run that has always trained beside its plug-in may go on.
+    if any(text.partition("=")[0].strip() == "data.plugin" for text in overrides):
+        plugins.require_registered(recipe, lambda key: "command line", said.append)
+    copies = _copies(run)
+    warnings = said if update else [*said, *_changed(run, recipe, copies)]
+    now, whose = _data_of(recipe, copies, update)
+    if not are_other(now, known_data(run.ledger.history())):
+        return warnings
+    text = f"{whose} are not those that {run.name} has trained on so far"
+    if not allowed:
+        fix = "Put back what it was or submit a new run; to train on nevertheless, add --other-data"
+        raise RecipeError(f"{text}. {fix}.")
+    return [*warnings, f"{text}: from now on it trains on other data"]
+
+
+def _copies(run: RunFolder) -> dict[str, code.Plugin]:
+    """The run's own copies of plug-in files, by their paths."""
+    folder = code.folder_of(run.path)
+    manifest = code.read(folder)
+    if manifest is None:
+        return {}
+    return {str(code.place(folder, manifest) / plugin.file): plugin for plugin in manifest.plugins}
+
+
+def _changed(run: RunFolder, recipe: Recipe, copies: Mapping[str, code.Plugin]) -> list[str]:
+    """A line for each plug-in that has become another file since the run took its copy."""
+    used = [copies[path] for path in code.plugin_paths(recipe).values() if path in copies]
+    changed = [plugin.path for plugin in used if _is_other(plugin)]
+    fix = f"`cldctl resume {run.name} --update-code` takes the new one"
+    return [f"{path} has changed since it was copied; {run.name} goes on with its own copy ({fix})" for path in changed]
+
+
+def _is_other(plugin: code.Plugin) -> bool:
+    try:
+        return checksum(Path(plugin.path)) != plugin.sha256
+    except OSError:
+        return False
+
+
+def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) -> tuple[Mapping[str, str], str]:
+    """What tells the data from others, and what messages call them; empty if nobody need ask.
+
+    A plug-in's data need a process that imports it: not if it is the run's own copy.
+    """
+    data = recipe.data
+    if isinstance(data, ImageDataSpec):
+        return {IMAGES: presence.fingerprint(data, "train")}, f"the images in {data.path}"
+    plugin = data.plugin
+    if plugin is None or (plugin in copies and not update):
+        return {}, ""
+    if plugin in copies and os.path.isfile(copies[plugin].path):
+        plugin = copies[plugin].path
+    report = plugins.ask(plugin, data.name)
+    if report.problem is not None and not report.unknown and recipe.cluster.container is None:
+        raise RecipeError(f"{report.problem}")
+    return report.data or {}, f"the data of {data.name}, as {plugin} makes them,"

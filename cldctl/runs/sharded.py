@@ -39,7 +39,6 @@ def start(
     parallel: int | None = None,
     code: Path | None = None,
     only: Mapping[Path, Sequence[int]] | None = None,
-    started: Callable[[JobRef], None] = lambda job: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> JobRef:
     """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
@@ -48,7 +47,6 @@ def start(
         size: nodes, ranks and limits as a training would get them.
         code: what the job imports from, as in `JobSpec`.
         only: by folder of the work, the shards to start; default: all that are missing.
-        started: called as soon as the job exists.
         say: told why tasks have several shards each, if a limit of the scheduler is the reason.
 
     Raises:
@@ -72,7 +70,6 @@ def start(
             for piece in share:
                 event = Submitted(job=ref, shards=piece.shards, code=digest, exclude=spec.exclude)
                 ledgers[piece.folder].append(event)
-        started(refs[0])
 
     why = cluster.why_no_more(wide)
     while True:

@@ -14,7 +14,7 @@ from cld_core.run.groups import Group
 from cld_core.run.identity import identity
 from cldctl.clusters.base import Cluster
 
-from . import drafts
+from . import snapshot
 
 
 def folder_for(group: Group) -> Path:
@@ -36,18 +36,18 @@ def store(group: Group, recipes: Sequence[Recipe], file: Path, cluster: Cluster,
         RecipeError: a plug-in cannot be read.
         CldError: it cannot be written.
     """
-    if not recipes or drafts.kind_for(cluster, live) != "copy":
+    if not recipes or snapshot.kind_for(cluster, live) != "copy":
         return None
-    drafts.require_importable(group.path)
-    with drafts.draft_in(group.path) as draft:
-        files = dict.fromkeys(place for recipe in recipes for place in drafts.plugin_files(recipe))
-        plugins = [drafts.copy_plugin(draft, Path(place), place) for place in files]
-        manifest = drafts.filled(draft, group.root, "copy", identity(group.name, file).get("git") or {}, plugins)
-        drafts.write_manifest(draft, manifest)
+    snapshot.require_importable(group.path)
+    with snapshot.draft_in(group.path) as draft:
+        files = dict.fromkeys(place for recipe in recipes for place in snapshot.plugin_files(recipe))
+        plugins = [snapshot.copy_plugin(draft, Path(place), place) for place in files]
+        manifest = snapshot.filled(draft, group.root, "copy", identity(group.name, file).get("git") or {}, plugins)
+        snapshot.write_manifest(draft, manifest)
         folder = _place_for(group, manifest)
         if not _holds(folder, manifest):
             shutil.rmtree(folder, ignore_errors=True)
-            drafts.put_in_place(folder, draft)
+            snapshot.put_in_place(folder, draft)
     return replace(manifest, shared=str(folder.relative_to(group.root)))
 
 
@@ -66,7 +66,7 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
 
 def point(run: RunFolder, manifest: Manifest) -> None:
     """Let a new run of the group use the code."""
-    with drafts.draft_in(run.path) as draft:
+    with snapshot.draft_in(run.path) as draft:
         write_json(draft / code.MANIFEST, code.pointer(manifest))
-        drafts.store_recipe(draft, run)
-        drafts.put_in_place(code.own_folder(run.path), draft)
+        snapshot.store_recipe(draft, run)
+        snapshot.put_in_place(code.own_folder(run.path), draft)

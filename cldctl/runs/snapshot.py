@@ -1,23 +1,33 @@
 """The code that a run was submitted with is stored in its folder, and its jobs run that (`cld_core.run.code`)."""
 
+import contextlib
+import hashlib
 import os
+import secrets
 import shutil
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from cld_core import ownership
 from cld_core.digests import checksum
-from cld_core.errors import CldError
+from cld_core.errors import CldError, UsageError
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
-from cld_core.run.code import Manifest
+from cld_core.run.atomic import write_json
+from cld_core.run.code import Manifest, Plugin
+from cld_core.small_files import read_bytes
+from cld_core.version import __version__
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 
-from . import drafts
+from . import checkout
 
 # Of the files that are left out, so many are named.
 _SHOWN = 5
+# A plug-in is somebody's own Python file.
+_MAX_PLUGIN_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +56,16 @@ def store(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish = Wish())
         CldError: it cannot be written.
     """
     folder = code.own_folder(run.path)
-    drafts.require_importable(run.path)
-    with drafts.draft_in(run.path) as draft:
+    require_importable(run.path)
+    with draft_in(run.path) as draft:
         git = run.identity().get("git") or {}
-        kind = drafts.kind_for(cluster, wish.live)
-        plugins = () if wish.live else drafts.copied_plugins(draft, run, recipe, renew=wish.update)
-        manifest = drafts.filled(draft, run.path.parent, kind, git, plugins, asked=wish.live)
-        drafts.write_manifest(draft, manifest)
-        drafts.store_recipe(draft, run)
+        kind = kind_for(cluster, wish.live)
+        plugins = () if wish.live else copied_plugins(draft, run, recipe, renew=wish.update)
+        manifest = filled(draft, run.path.parent, kind, git, plugins, asked=wish.live)
+        write_manifest(draft, manifest)
+        store_recipe(draft, run)
         _keep_earlier(folder, draft)
-        drafts.put_in_place(folder, draft)
+        put_in_place(folder, draft)
     return manifest
 
 
@@ -65,7 +75,7 @@ def for_continuation(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wis
     Raises:
         CldError: it is damaged, or somebody else stored it; names the fix.
     """
-    drafts.settle(run)
+    settle(run)
     folder = code.own_folder(run.path)
     manifest = code.read(folder)
     if manifest is None and not wish.update and (theirs := code.read(run.path / "code")) is not None:
@@ -113,16 +123,16 @@ def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish, the
         raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
     _require_whole(run, source, theirs)
     files, theirs = code.place(source, theirs), replace(theirs, shared=None)
-    with drafts.draft_in(run.path) as draft:
+    with draft_in(run.path) as draft:
         for name in theirs.files:
-            drafts.copy_file(code.ROOT if is_mine_too else files, draft, name)
+            copy_file(code.ROOT if is_mine_too else files, draft, name)
         others = [(files, plugin.file) for plugin in theirs.plugins]
         others += [(place, name) for place, name in ((files, code.PATCH), (source, code.RECIPE))
                    if os.path.isfile(place / name)]  # fmt: skip
         for place, name in others:
-            drafts.copy_file(place, draft, name)
-        drafts.write_manifest(draft, theirs)
-        drafts.put_in_place(code.own_folder(run.path), draft)
+            copy_file(place, draft, name)
+        write_manifest(draft, theirs)
+        put_in_place(code.own_folder(run.path), draft)
     return theirs
 
 
@@ -140,24 +150,24 @@ def _with_new_plugins(run: RunFolder, folder: Path, manifest: Manifest, recipe: 
         return manifest
     copies = {str(code.place(folder, manifest) / plugin.file) for plugin in manifest.plugins}
     # One that is named by the path of its original is wanted as it is now.
-    new = [place for place in drafts.plugin_files(recipe) if place not in copies]
+    new = [place for place in plugin_files(recipe) if place not in copies]
     if not new:
         return manifest
     # A copy of the run's own: the others of a group go on without what is added, and so does this one without a job.
     files = code.place(folder, manifest)
-    with drafts.draft_in(run.path) as draft:
+    with draft_in(run.path) as draft:
         for name in (*manifest.files, *(plugin.file for plugin in manifest.plugins)):
-            drafts.copy_file(files, draft, name)
+            copy_file(files, draft, name)
         if (files / code.PATCH).exists():
-            drafts.copy_file(files, draft, code.PATCH)
+            copy_file(files, draft, code.PATCH)
         if (folder / code.EARLIER).is_dir():
             shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
-        drafts.store_recipe(draft, run)
-        added = [drafts.copy_plugin(draft, Path(place), place) for place in new]
+        store_recipe(draft, run)
+        added = [copy_plugin(draft, Path(place), place) for place in new]
         kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
         manifest = replace(manifest, plugins=(*kept, *added), shared=None)
-        drafts.write_manifest(draft, manifest)
-        drafts.put_in_place(folder, draft)
+        write_manifest(draft, manifest)
+        put_in_place(folder, draft)
     return manifest
 
 
@@ -188,7 +198,7 @@ def _keep_earlier(folder: Path, draft: Path) -> None:
     files = code.place(folder, before)
     for name in (code.MANIFEST, code.PATCH, *(plugin.file for plugin in before.plugins)):
         if os.path.isfile(files / name):
-            drafts.copy_file(files, kept, name)
+            copy_file(files, kept, name)
 
 
 def left_out_code(run: RunFolder) -> str | None:
@@ -198,3 +208,163 @@ def left_out_code(run: RunFolder) -> str | None:
     missed = [f"{name} ({why})" for name, why in left.items() if name.endswith(".py") and why != "it was deleted"]
     more = [f"{len(missed) - _SHOWN} more"] if len(missed) > _SHOWN else []
     return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None
+
+
+def kind_for(cluster: Cluster, live: bool = False) -> str:
+    """What `Manifest.kind` would be now: a cluster that blocks runs in this process."""
+    if live or cluster.blocks:
+        return "live"
+    return "copy" if code.installed() is None else "installed"
+
+
+def require_importable(path: Path) -> None:
+    """Refuse a folder from which Python cannot import.
+
+    Raises:
+        UsageError
+    """
+    if os.pathsep in str(path):
+        text = f"Python cannot import from a path with '{os.pathsep}'"
+        raise UsageError(f"{path}: {text}. Use another --runs-dir, or pass --live-code.")
+
+
+def copy_file(source: Path, target: Path, name: str) -> None:
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    (target / name).write_bytes(read_bytes(source / name))
+
+
+def filled(
+    draft: Path, root: Path, kind: str, git: Mapping[str, Any], plugins: Iterable[Plugin], *, asked: bool = False
+) -> Manifest:
+    """Fill the folder ``draft`` with the code of this process, and describe what is in it.
+
+    Args:
+        root: the folder of the runs.
+        plugins: those that are copied into it, as `copied_plugins` does; of a checkout that was asked for, none.
+    """
+    copied, digest = checkout.Copied(), ""
+    if kind == "copy":
+        copied = checkout.copy(draft, root)
+        digest = copied.digest
+        (draft / code.PATCH).write_bytes(checkout.patch(copied.left_out).encode(errors="surrogateescape"))
+    elif kind == "installed":
+        digest = code.installed() or ""
+    return Manifest(
+        kind="copy" if kind == "copy" else "installed" if kind == "installed" else "live",
+        asked=asked,
+        digest=digest,
+        commit=git.get("commit") if kind != "installed" else None,
+        dirty=git.get("dirty") if kind != "installed" else None,
+        version=__version__,
+        root=str(code.ROOT),
+        files=copied.files,
+        left_out=copied.left_out,
+        plugins=tuple(plugins),
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_json(folder / code.MANIFEST, asdict(manifest))
+
+
+def store_recipe(draft: Path, run: RunFolder) -> None:
+    """Keep the recipe as it was submitted beside the code."""
+    original = code.folder_of(run.path) / code.RECIPE
+    (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
+
+
+def copied_plugins(draft: Path, run: RunFolder, recipe: Recipe, *, renew: bool = False) -> Iterator[Plugin]:
+    """Copy the plug-in files of ``recipe``, or the run's own copies of them.
+
+    Args:
+        renew: take them from where they were at first, unless that is gone.
+    """
+    before = code.folder_of(run.path)
+    known = code.read(before)
+    files = before if known is None else code.place(before, known)
+    copies = {} if known is None else {str(files / plugin.file): plugin.path for plugin in known.plugins}
+    for place in plugin_files(recipe):
+        original = copies.get(place, place)
+        yield copy_plugin(draft, Path(original if renew and os.path.isfile(original) else place), original)
+
+
+def plugin_files(recipe: Recipe) -> list[str]:
+    return [place for place in dict.fromkeys(code.plugin_paths(recipe).values()) if place.endswith(".py")]
+
+
+def copy_plugin(folder: Path, source: Path, original: str) -> Plugin:
+    """Copy a plug-in file, which may be a link, into a folder of code."""
+    content = read_bytes(source, limit=_MAX_PLUGIN_BYTES, follow=True)
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = f"{code.PLUGINS}/{sha256[:16]}/{source.name}"
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    return Plugin(path=original, file=name, sha256=sha256)
+
+
+@contextlib.contextmanager
+def draft_in(folder: Path) -> Iterator[Path]:
+    """A folder inside ``folder`` to be filled, which is gone afterwards unless it was given a name.
+
+    Raises:
+        CldError: it cannot be written.
+    """
+    draft = folder / f".code.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    try:
+        with ours_alone():
+            draft.mkdir()
+            yield draft
+    except OSError as error:
+        place = error.filename or draft
+        text = f"{place}: the code of the run cannot be stored ({error.strerror or error})"
+        raise CldError(f"{text}. Fix that, or pass --live-code.") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def ours_alone() -> Iterator[None]:
+    """In this block, nobody else gets the right to write into new files: a job will run what is in them."""
+    before = os.umask(0o077)
+    os.umask(before | 0o022)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def put_in_place(folder: Path, draft: Path) -> None:
+    """Give a draft its name. What had the name is kept aside until there is a job: `drop_replaced`, `put_back`."""
+    if os.path.lexists(folder):
+        shutil.rmtree(_aside(folder), ignore_errors=True)
+        folder.rename(_aside(folder))
+    draft.rename(folder)
+
+
+def drop_replaced(run: RunFolder) -> None:
+    """A job runs the code of ``run``: what it replaced is not needed any more."""
+    shutil.rmtree(_aside(code.own_folder(run.path)), ignore_errors=True)
+
+
+def put_back(run: RunFolder) -> None:
+    """There is no job: the code that was replaced for it is that of the run again."""
+    folder = code.own_folder(run.path)
+    if os.path.lexists(_aside(folder)):
+        shutil.rmtree(folder, ignore_errors=True)
+        _aside(folder).rename(folder)
+
+
+def settle(run: RunFolder) -> None:
+    """After a command that was killed between the code and the job: the ledger says which code was asked for."""
+    folder = code.own_folder(run.path)
+    if not os.path.lexists(_aside(folder)):
+        return
+    stored = code.read(folder)
+    if stored is None or stored.code != run.ledger.history().code:
+        put_back(run)
+    else:
+        drop_replaced(run)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")

@@ -1,13 +1,11 @@
 """What a run, its evaluations and its tunings are doing: their files, and what the clusters say about their jobs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.report_numbers import numbers, remarks
-from cld_core.evaluation.sweeps import sweeps_of
+from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run.contents import ReportedProgress
 from cld_core.run.events import JobRef
@@ -17,20 +15,14 @@ from cld_core.run.timeline import Stretch
 from cld_core.small_files import real
 from cld_core.texts import one_line
 from cldctl.clusters.records import Seen
+from cldctl.jobs import crashes, nodes
 
 from . import home, usage
-from .damages import damages
 from .differences import changed_between, changed_by_now
 from .failing import with_culprits
-from .newer import seen_by
-from .phases import TRAINING, phase_of
-from .sharded_state import work_state
-from .state import OVER, RESUMABLE, state_of
-from .stopped import why_stopped
+from .state import OVER, RESUMABLE, SUBMITTING_S, WAITS, seen_by, state_of
 from .survey import Answers
-from .trouble import with_trouble
-from .tunings import tuning_status
-from .unasked import unasked
+from .work_status import evaluation_status, sweep_statuses, tuning_status
 from .works import Works, works_of
 
 # What ``--json`` shows of an attempt.
@@ -42,6 +34,9 @@ _ATTEMPT = (
 _SILENCE, _LEAST_SILENCE_S = 10, 20.0
 # While it evaluates, draws, saves or compiles, it reports nothing.
 _LONG_PHASE_S = 600.0
+WAITING, STARTING, TRAINING = "waiting for the queue", "starting", "training"
+# Characters of a phase, which comes from a file.
+_MOST = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +105,11 @@ class RunStatus:
     def heard_of(self) -> float | None:
         """When the run last wrote anything, seconds since 1970."""
         return self.updated or self.created
+
+
+def said(error: Exception) -> str:
+    """What an error says to people: one of cldctl's own in its words, any other on one line."""
+    return str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
 
 
 def status_or_reason(run: RunFolder, answers: Answers, works: Works | None = None) -> RunStatus:
@@ -258,44 +258,79 @@ def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dic
     return shown
 
 
-def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
-    """State, shards and results of one evaluation, an entry of ``evals``."""
-    request, report = work.request, work.report or {}
-    state = "FINISHED" if report else work_state(work, answers)
-    done = request.shards if report else len(work.complete())
-    history = work.ledger.history()
-    stopped = why_stopped(history, done, request.shards) if state == "STOPPED" else None
-    told = () if history.other_code is None else (history.other_code.said,)
-    elbo = report.get("elbo") or {}
-    return {
-        "id": work.name,
-        "state": state,
-        "cause": stopped.cause if stopped else None,
-        "reason": stopped.reason if stopped else None,
-        "checkpoint_step": request.checkpoint_step,
-        "metrics": list(request.metrics),
-        "shards_done": done,
-        "shards": request.shards,
-        "fid": (report.get("fid") or {}).get("value"),
-        "bpd": elbo.get("bpd"),
-        "nll": elbo.get("nll"),
-        "stderr": elbo.get("stderr"),
-        "true_entropy": elbo.get("true_entropy"),
-        "settings": request.settings,
-        "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
-        "remarks": [*remarks(report), *told, *([stopped.reason] if stopped else [])],
-    }
+def phase_of(state: str, history: History, progress: ReportedProgress, *, has_machines: bool) -> str | None:
+    """The phase of a run in this state; None if it is over.
+
+    Args:
+        has_machines: whether its launcher says that the job runs, though the run may not have begun.
+    """
+    if state in WAITS:
+        return STARTING if has_machines else WAITING
+    if state != "RUNNING":
+        return None
+    last = history.last
+    if last is None or last.cause is not None or progress.get("attempt") != last.attempt:
+        return STARTING
+    return one_line(progress.get("phase") or TRAINING, _MOST)
 
 
-def sweep_statuses(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
-    finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
-    return [
-        {
-            "id": sweep.id,
-            "axes": [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes],
-            "evaluations": list(sweep.evaluations),
-            "done": len(finished.intersection(sweep.evaluations)),
-        }
-        for _, sweep in sweeps_of(run)
-    ]
+def with_trouble(reason: str | None, state: str, history: History, job_id: str | None) -> str | None:
+    """The reason for a state, and what else is to be said of a run that is not over."""
+    if state not in ("PENDING", "RUNNING", "REQUEUED"):
+        return reason
+    now = time.time()
+    parts = [reason] if reason else []
+    lately = crashes.lately(history, now)
+    if lately.crashes >= crashes.WORTH_TELLING:
+        parts.append(str(lately))
+    avoided = history.avoided.get(job_id or "", ())
+    if avoided:
+        why = nodes.bad(history.failures, now)
+        parts.append("avoids " + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided))
+    return "; ".join(parts) or None
+
+
+def unasked(run: RunFolder, history: History, now: float) -> tuple[str, str] | None:
+    """State and reason of a run whose ledger holds neither a request nor a job nor an attempt; None for any other.
+
+    Args:
+        now: seconds since 1970.
+    """
+    if history.request is not None or history.submitted or history.attempts:
+        return None
+    steps = run.checkpoint_steps()
+    if steps or run.progress():
+        again = f"continues from the checkpoint of step {steps[-1]}" if steps else "begins again"
+        lost = "without the keys that earlier continuations changed"
+        return "LOST", f"its ledger attempts.jsonl is {_how(run)}; `cldctl resume {run.name}` {again}, {lost}"
+    if now - run.identity().get("created", 0.0) > SUBMITTING_S:
+        return "FAILED", f"the submission was interrupted before it asked for a job; `cldctl resume {run.name}` does"
+    return None
+
+
+def _how(run: RunFolder) -> str:
+    """What is wrong with a ledger of which no line could be read."""
+    try:
+        return "damaged" if run.ledger.path.lstat().st_size else "empty"
+    except OSError:
+        return "missing"
+
+
+def damages(run: RunFolder) -> list[str]:
+    """Damaged files, a line each. It reads the recipe, so nobody asks for many runs."""
+    problems = []
+    for file, content in ((run.progress_file, run.progress()), (run.identity_file, run.identity())):
+        if file.exists() and not content:
+            problems.append(f"{file.name} is damaged")
+    problem = problem_of_recipe(run)
+    return problems if problem is None else [*problems, problem]
+
+
+def problem_of_recipe(run: RunFolder) -> str | None:
+    """Why the recipe cannot be read, so that the run cannot continue; None if it can."""
+    try:
+        run.recipe()
+    except Exception as error:
+        text = one_line(error)
+        return text if run.recipe_file.name in text else f"{run.recipe_file.name}: {text}"
+    return None

@@ -1,7 +1,7 @@
 """Submitting: a recipe is frozen into a run folder, and its training is started."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cld_core.data import presence
@@ -11,20 +11,17 @@ from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
-from cld_core.run.events import JobRef, Noted, NotSubmitted, Submitted, Tagged
+from cld_core.run.events import JobRef, Noted, Tagged
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
-from cld_core.shards import Work
-from cldctl.clusters.base import Cluster, Task
-from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster
+from cldctl.clusters.records import JobSpec
 from cldctl.jobs import specs
-from cldctl.jobs.train import TrainWork
 
-from . import drafts, home, shared_code, snapshot
+from . import home, shared_code, snapshot
 from .options import SubmitOptions, require_plugin
 from .plugins import Say
-from .requests import follow_up, request
-from .uninterrupted import uninterrupted
+from .training import Start, train
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     check_name(path.name)
     RunFolder(path).require_free()
     spec = specs.training(RunFolder(path), recipe, cluster)
-    if drafts.kind_for(cluster, options.live_code) == "copy":
+    if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
     require_plugin(recipe, options.file, options.given, options.profile, say=say)
@@ -94,23 +91,13 @@ def submit(
     try:
         # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
-            recipe, evaluations, code_digest = prepare(run, options, cluster)
-            job = train(
-                run,
-                recipe,
-                cluster,
-                evaluations,
-                given=options.given,
-                profile=options.profile,
-                code_digest=code_digest,
-                started=lambda job: started(run, job),
-                say=said.append,
-            )
+            start = prepare(run, options, cluster)
+            job = train(start, cluster, lambda job: started(run, job), said.append)
     except CldError:
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)
         raise
-    return Begun(run, job, cluster, tuple(work.name for work in evaluations), tuple(said))
+    return Begun(run, job, cluster, tuple(work.name for work in start.evaluations), tuple(said))
 
 
 def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
@@ -140,17 +127,14 @@ def create(options: SubmitOptions) -> RunFolder:
     return RunFolder.create(options.path, options.recipe, named)
 
 
-def prepare(
-    run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Manifest | None = None
-) -> tuple[Recipe, list[Evaluation], str]:
+def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Manifest | None = None) -> Start:
     """Fill a new run's folder with all that was asked for.
 
     Args:
         shared: the code of the run's group; None to store the code in the run's own folder.
 
     Returns:
-        The recipe with the run's copies of its plug-ins, the evaluation that follows, if there is one, and what the
-        request says about the code.
+        With the recipe that has the run's copies of its plug-ins, and the evaluation that follows, if there is one.
 
     Raises:
         CldError: the code cannot be stored.
@@ -167,8 +151,14 @@ def prepare(
     if options.note:
         run.ledger.append(Noted(note=options.note))
     chained = following(recipe, options.metrics)
-    evaluations = [] if chained is None else [Evaluation(chained.save(run))]
-    return recipe, evaluations, snapshot.requested(stored, cluster)
+    return Start(
+        run=run,
+        recipe=recipe,
+        evaluations=() if chained is None else (Evaluation(chained.save(run)),),
+        given=options.given,
+        profile=options.profile,
+        code=snapshot.requested(stored, cluster),
+    )
 
 
 def require_inputs(recipe: Recipe) -> None:
@@ -186,61 +176,3 @@ def require_inputs(recipe: Recipe) -> None:
         raise RecipeError(f"'data.path': {error}") from error
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)
-
-
-def train(
-    run: RunFolder,
-    recipe: Recipe,
-    cluster: Cluster,
-    evaluations: Sequence[Work] = (),
-    *,
-    overrides: Sequence[str] = (),
-    given: Sequence[str] = (),
-    profile: str | None = None,
-    from_step: int | None = None,
-    code_digest: str | None = None,
-    started: Callable[[JobRef], None] = lambda job: None,
-    say: Callable[[str], None] = lambda text: None,
-) -> JobRef:
-    """Start the training of a run, or its continuation, and the evaluations that wait for its end.
-
-    The request is in the ledger before the job exists, so that a job that starts immediately finds it.
-
-    Args:
-        say: as in `sharded.start`.
-
-    Raises:
-        RecipeError: the cluster has no such jobs.
-        SchedulerRefused, SchedulerAway: no job exists; the ledger says so.
-    """
-    spec = specs.training(run, recipe, cluster)
-    cluster.check(spec)
-    undo = request(
-        run,
-        recipe,
-        cluster,
-        overrides=overrides,
-        given=given,
-        profile=profile,
-        from_step=from_step,
-        code_digest=code_digest,
-    )
-    jobs: list[JobRef] = []
-
-    def note(refs: Sequence[JobRef]) -> None:
-        for ref in refs:
-            run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
-        jobs.extend(refs)
-        drafts.drop_replaced(run)
-        started(refs[0])
-
-    with uninterrupted(unless=cluster.blocks):
-        try:
-            cluster.submit(spec, [Task(work=TrainWork(str(run.path)))], note)
-        except (SchedulerRefused, SchedulerAway) as error:
-            run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
-            undo()
-            raise
-        assert jobs, f"cluster {cluster.name} did not report its jobs"
-        follow_up(run, recipe, cluster, evaluations, jobs[0], say)
-    return jobs[0]

@@ -186,3 +186,27 @@ def _survey(name: str, jobs: Collection[JobRef], settled: Collection[JobRef], ma
         return Survey({}, str(error))
     except Exception as error:  # What is wrong with one cluster does not hide the runs of the others.
         return Survey({}, f"cluster '{name}' could not be asked: {type(error).__name__}: {error}")
+
+
+@dataclass
+class Ends:
+    """Looks in a row at which everything seemed to be over (``seen``).
+
+    Attributes:
+        max_age_s: how old the next answer may be: what seems to be over is asked about now.
+    """
+
+    seen: int = 0
+    max_age_s: float = TO_LOOK_S
+
+    def look(self, is_over: bool, answers: Answers, *, is_sure: bool) -> None:
+        """Another look.
+
+        Args:
+            is_sure: whether the files say so, or a launcher for good; else one that is away may only remember it.
+        """
+        if not is_over:
+            self.seen = 0
+        elif is_sure or answers.problem is None:
+            self.seen += 1
+        self.max_age_s = 0.0 if self.seen and answers.problem is None and not is_sure else TO_LOOK_S

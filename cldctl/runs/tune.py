@@ -2,13 +2,11 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from cld_core.errors import UsageError
 from cld_core.recipe import Recipe
 from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder, changes
-from cld_core.run.events import JobRef
 from cld_core.run.trust import require_own_plugin
 from cld_core.tuned.request import TuneRequest
 from cld_core.tuned.work import Tuning
@@ -18,9 +16,9 @@ from cldctl.evals import plan
 from cldctl.jobs import specs
 
 from . import sharded
-from .evaluate import steps_of
+from .evaluate import Outcome, steps_of
 from .plugins import Say
-from .sharded_state import work_state
+from .work_status import work_state
 
 # The keys of these sections that have an effect.
 _READ = (
@@ -52,23 +50,13 @@ def checkpoint_of(
     return recipe, step
 
 
-@dataclass(frozen=True)
-class Started:
-    """Tunings by the state that they were in; ``job`` computes those of ``started``."""
-
-    complete: tuple[str, ...]
-    running: tuple[str, ...]
-    started: tuple[str, ...]
-    job: JobRef | None
-
-
 def start(
     run: RunFolder,
     requests: Sequence[TuneRequest],
     cluster: Cluster,
     size: ClusterSpec,
     say: Callable[[str], None] = lambda text: None,
-) -> Started:
+) -> Outcome:
     """Start those that are neither complete nor being computed.
 
     Raises:
@@ -91,7 +79,7 @@ def start(
             for name in fresh:
                 shutil.rmtree(folders[name], ignore_errors=True)
             raise
-    return Started(
+    return Outcome(
         complete=tuple(name for name, state in states.items() if state == "FINISHED"),
         running=tuple(name for name, state in states.items() if state in ("RUNNING", "PENDING")),
         started=tuple(work.name for work in missing),

@@ -1,10 +1,11 @@
 """Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is damaged ends it."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, code
 from cld_core.run.events import NotBegun
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
@@ -13,17 +14,31 @@ from cldctl import clusters
 from cldctl.clusters.records import Waiting
 
 from . import survey, usage
-from .damages import damages, of_recipe, recipe_fix
 from .differences import changed_by_now
 from .failing import FirstFailure, first_failure, last_failed
 from .state import RESUMABLE, WAITS
-from .status import RunStatus, status_or_reason
+from .status import RunStatus, damages, problem_of_recipe, status_or_reason
 from .survey import Answers
-from .tried import Trial
 from .usage import Usage
 
+_Part = TypeVar("_Part")
 # An answer of the scheduler of this age, in seconds, is good enough.
 MAX_AGE_S = 30.0
+# What happened, by the cause of the ledger.
+_ENDS = {
+    "preempted": "was preempted",
+    "timeout": "reached its time limit",
+    "terminated": "was told to end (SIGTERM)",
+    "cancelled": "was cancelled",
+    "requeued": "was requeued by an administrator",
+    "node_failure": "lost its node",
+    "out_of_memory": "ran out of memory",
+    "crashed": "crashed",
+    "nonfinite": "diverged",
+    "save_failed": "could not save",
+    "imported": "was imported",
+    "killed": "was killed without a message",
+}
 
 
 @dataclass(kw_only=True)
@@ -78,9 +93,28 @@ class Why:
         }
 
 
+@dataclass
+class _Trial:
+    """Attempts to read parts of a run.
+
+    Attributes:
+        problems: what could not be read, and why, a line each.
+    """
+
+    problems: list[str] = field(default_factory=list)
+
+    def of(self, what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
+        """A part of a run; ``otherwise`` if it cannot be made, which is noted under the name ``what``."""
+        try:
+            return make()
+        except Exception as error:
+            self.problems.append(f"{what}: {one_line(error) or type(error).__name__}")
+            return otherwise
+
+
 def why(run: RunFolder) -> Why:
     """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
-    trial = Trial()
+    trial = _Trial()
     nobody = Answers({})
     answers = trial.of("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)
     if answers.remark:
@@ -90,10 +124,10 @@ def why(run: RunFolder) -> Why:
 
 def explained(row: RunStatus, answers: Answers) -> Why:
     """As `why`, of a row of ``status`` and the answers of the clusters that it is made of: nobody is asked."""
-    return _explained(RunFolder(row.path), row, answers, Trial(), asks=False)
+    return _explained(RunFolder(row.path), row, answers, _Trial(), asks=False)
 
 
-def _explained(run: RunFolder, row: RunStatus, answers: Answers, trial: Trial, *, asks: bool) -> Why:
+def _explained(run: RunFolder, row: RunStatus, answers: Answers, trial: _Trial, *, asks: bool) -> Why:
     problems, tried = trial.problems, trial.of
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
@@ -109,8 +143,8 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, trial: Trial, *
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
-    if row.state in RESUMABLE and row.is_readable and of_recipe(run) is not None:
-        do, following = recipe_fix(run), [text for text in following if not text.startswith("resume ")]
+    if row.state in RESUMABLE and row.is_readable and problem_of_recipe(run) is not None:
+        do, following = _recipe_fix(run), [text for text in following if not text.startswith("resume ")]
     return Why(
         row=row,
         headline=_headline(row, waiting),
@@ -201,23 +235,6 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
     return f"{text}: {said}" if said else text
 
 
-# What happened, by the cause of the ledger.
-_ENDS = {
-    "preempted": "was preempted",
-    "timeout": "reached its time limit",
-    "terminated": "was told to end (SIGTERM)",
-    "cancelled": "was cancelled",
-    "requeued": "was requeued by an administrator",
-    "node_failure": "lost its node",
-    "out_of_memory": "ran out of memory",
-    "crashed": "crashed",
-    "nonfinite": "diverged",
-    "save_failed": "could not save",
-    "imported": "was imported",
-    "killed": "was killed without a message",
-}
-
-
 def _next(
     row: RunStatus, history: History, waiting: Waiting | None, failed: FirstFailure | None
 ) -> tuple[str | None, list[str]]:
@@ -241,3 +258,13 @@ def _next(
     if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):
         return "lower optim.lr, or go back to an earlier step", [f"resume {name} --from STEP", *see]
     return None, [f"resume {name}", *(see if row.state in ("FAILED", "LOST") else [])]
+
+
+def _recipe_fix(run: RunFolder) -> str:
+    """What to do about a damaged recipe."""
+    copy = code.folder_of(run.path) / code.RECIPE
+    return (
+        f"restore recipe.yaml: {copy} is how it was submitted"
+        if os.path.lexists(copy)
+        else "restore recipe.yaml from a backup"
+    )

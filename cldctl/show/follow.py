@@ -19,12 +19,10 @@ from cldctl.evals.table import rows as sweep_rows
 from cldctl.evals.table import write_finished
 from cldctl.hints import command
 from cldctl.runs import sharded, survey
-from cldctl.runs.ends import Ends
-from cldctl.runs.phases import STARTING, WAITING
-from cldctl.runs.sharded_state import work_state
 from cldctl.runs.state import OVER, STATES
-from cldctl.runs.status import RunStatus, evaluation_status, status_of, status_or_reason
-from cldctl.runs.survey import Answers
+from cldctl.runs.status import STARTING, WAITING, RunStatus, status_of, status_or_reason
+from cldctl.runs.survey import Answers, Ends
+from cldctl.runs.work_status import evaluation_status, work_state
 
 from . import console
 from .console import err, out, say_next, shows_bars

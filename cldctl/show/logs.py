@@ -10,8 +10,7 @@ import typer
 
 from cld_core.errors import CldError
 from cld_core.texts import printable
-from cldctl.runs.log_parts import MOST_BYTES, Part, latest_time, merged
-from cldctl.runs.logs import Log
+from cldctl.runs.logs import MOST_BYTES, Log, Part, latest_time, merged
 
 from .console import err
 

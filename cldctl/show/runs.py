@@ -15,10 +15,9 @@ from cld_core.run import RunFolder
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Index
-from cldctl.runs.phases import WAITING
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, STATES
-from cldctl.runs.status import RunStatus, named_status
+from cldctl.runs.status import WAITING, RunStatus, named_status
 
 from .console import err, out
 from .evaluations import by_step, evaluations, remarks, sweep_table

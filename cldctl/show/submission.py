@@ -20,9 +20,9 @@ from cldctl.runs.estimate import estimate
 from cldctl.runs.evaluate import Outcome
 from cldctl.runs.groups import BegunGroup, missing
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.requests import without_jobs
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.submit import Begun, following
+from cldctl.runs.training import without_jobs
 
 from .console import err, out, say_next, shows_bars, strong
 from .follow import follow_group, follow_run

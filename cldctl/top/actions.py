@@ -15,8 +15,7 @@ from cld_core.run import RunFolder
 from cldctl.hints import command
 from cldctl.runs import home
 from cldctl.runs.state import OVER, RESUMABLE
-from cldctl.runs.status import RunStatus
-from cldctl.runs.tried import said
+from cldctl.runs.status import RunStatus, said
 
 # Seconds between two looks at what a command has printed.
 _EVERY_S = 0.2

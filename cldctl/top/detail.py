@@ -24,9 +24,8 @@ from cld_core.shards import state as shard_state
 from cld_core.texts import local_time, printable
 from cldctl.runs import why
 from cldctl.runs.state import STATES, WAITS
-from cldctl.runs.status import RunStatus
+from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
-from cldctl.runs.tried import said
 from cldctl.runs.why import Why
 from cldctl.show.format import duration, number
 from cldctl.show.runs import details

@@ -3,10 +3,6 @@
 The first asks as `status --watch` does, and may have to wait for a scheduler; the second waits for nobody.
 """
 
-import bisect
-import math
-import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,23 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.run import RunFolder
-from cldctl.page.curves import LOSS
+from cldctl.page.curves import Curve
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import OVER
-from cldctl.runs.status import RunStatus
+from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
-from cldctl.runs.tried import said
 
 from .detail import Detail, detail_of
 
 # Seconds between two looks, as of `status --watch`.
 EVERY_S = 1.0
-# Bytes of one run that are read in one look, and of one record: those of a scalar are much smaller.
-_LOOK_BYTES, _RECORD_BYTES = 2**20, 2**14
-# A record of TensorBoard: its length, a checksum of that, the content, a checksum of that.
-_HEAD, _TAIL = struct.Struct("<QI"), 4
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,7 @@ class RunFeed:
         found = self._index.look(max_age_s=survey.TO_LOOK_S)
         rows = shown = self._which.of(found.rows)
         if not self._everything and self._which.is_empty:
-            since = time.time() - selection.RECENT_S
-            shown = [row for row in rows if selection.is_since(row, since)]
+            shown = selection.recent(rows)
         closed = [f"{name}: {reason}" for name, reason in found.closed.items()]
         remark = [found.answers.remark] if found.answers.remark else []
         return Look(shown, len(rows) - len(shown), found.answers, [*remark, *closed], found=found.rows)
@@ -100,88 +90,6 @@ class RunFeed:
             publish(self.look())
             if wait(EVERY_S):
                 return
-
-
-@dataclass
-class Curve:
-    """The loss of a run as TensorBoard's files have it; each look reads on from where the last one ended.
-
-    `cldctl.page.curves` reads everything. This skips pictures, and each look has a limit, so that a screen can look
-    every second.
-
-    Attributes:
-        shown: the losses in the order of the steps.
-    """
-
-    shown: Sequence[float] = ()
-    _file: str = ""
-    _offset: int = 0
-    _steps: list[int] = field(default_factory=list)
-    _losses: list[float] = field(default_factory=list)
-
-    def look(self, run: RunFolder) -> bool:
-        """Read what is new; whether there is more, for the next look.
-
-        Raises:
-            OSError
-        """
-        left = _LOOK_BYTES
-        for file in _event_files(run):
-            if file < self._file:
-                continue
-            if file > self._file:
-                self._file, self._offset = file, 0
-            left -= self._read(left)
-            if left <= 0:
-                break
-        if left < _LOOK_BYTES:
-            self.shown = tuple(self._losses)
-        return left <= 0
-
-    def _read(self, most: int) -> int:
-        """Read the records of the file that are whole; returns the bytes that were read."""
-        size, count = os.stat(self._file).st_size, 0
-        with open(self._file, "rb") as stream:
-            while count < most and self._offset + _HEAD.size <= size:
-                stream.seek(self._offset)
-                length = _HEAD.unpack(stream.read(_HEAD.size))[0]
-                after = self._offset + _HEAD.size + length + _TAIL
-                if after > size:
-                    break
-                # What is larger is a picture.
-                record = stream.read(length) if length <= _RECORD_BYTES else b""
-                count += _HEAD.size + len(record)
-                # Where the record after one that is damaged begins is unknown.
-                self._offset = after if self._add(record) else size
-        return count
-
-    def _add(self, record: bytes) -> bool:
-        """Add what a record says; whether it is one."""
-        from google.protobuf.message import DecodeError
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        try:
-            event = Event.FromString(record)
-        except DecodeError:
-            return False
-        if event.session_log.status == SessionLog.START:
-            # An attempt takes over from those before it.
-            place = bisect.bisect_left(self._steps, event.step)
-            del self._steps[place:], self._losses[place:]
-        for value in event.summary.value:
-            if value.tag == LOSS and math.isfinite(value.simple_value):
-                self._steps.append(event.step)
-                self._losses.append(value.simple_value)
-        return True
-
-
-def _event_files(run: RunFolder) -> list[str]:
-    """The files of the training itself, not of its evaluations, in the order in which they were begun."""
-    try:
-        with os.scandir(run.tensorboard) as entries:
-            return sorted(entry.path for entry in entries if "tfevents" in entry.name and entry.is_file())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 class FileFeed:

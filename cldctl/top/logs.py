@@ -21,9 +21,8 @@ from cld_core.run import RunFolder
 from cld_core.run.causes import fate_of
 from cld_core.texts import one_line, printable
 from cldctl.runs.failing import failed_log, last_failed
-from cldctl.runs.log_parts import Part
-from cldctl.runs.logs import Log, of_evaluation, of_training
-from cldctl.runs.tried import said
+from cldctl.runs.logs import Log, Part, of_evaluation, of_training
+from cldctl.runs.status import said
 
 from .actions import Command
 

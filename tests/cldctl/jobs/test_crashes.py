@@ -6,7 +6,7 @@ from cld_core.run.events import Ended, Started
 from cld_core.run.history import History
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end
 from cldctl.jobs.crashes import lately
-from cldctl.runs.trouble import with_trouble
+from cldctl.runs.status import with_trouble
 from tests.support.scripted import REF
 
 NOW = time.time()

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from cld_core.errors import UsageError
-from cldctl.runs import checkout, left_out
+from cldctl.runs import checkout
 
 
 def git(root, *words):
@@ -109,4 +109,4 @@ def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
     ],
 )
 def test_names(name, is_left_out):
-    assert (left_out.by_name(name) is not None) is is_left_out
+    assert (checkout.why_left_out(name) is not None) is is_left_out

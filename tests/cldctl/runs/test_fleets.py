@@ -14,9 +14,8 @@ from cld_core.shards.request import MAX_SHARDS
 from cldctl.clusters.records import SchedulerRefused, Seen, Survey
 from cldctl.evals import plan
 from cldctl.runs import evaluate
-from cldctl.runs.status import evaluation_status
-from cldctl.runs.stopped import why_stopped
 from cldctl.runs.survey import Answers
+from cldctl.runs.work_status import evaluation_status, why_stopped
 from cldctl.show.runs import newest_result
 from tests.support.made_up import run_with
 from tests.support.scripted import alone

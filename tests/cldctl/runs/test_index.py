@@ -11,7 +11,7 @@ from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Started, Submitted
-from cldctl.runs import index, index_file, survey
+from cldctl.runs import index, survey
 from cldctl.runs.index import Index
 from cldctl.runs.labels import label
 from cldctl.runs.status import status_or_reason
@@ -139,9 +139,9 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
 )
 def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, tmp_path, how):
     looked(root, monkeypatch)
-    file = index_file.file_for(root)
+    file = index._file_for(root)
     content = file.read_bytes()
-    assert index_file.load(file)
+    assert index._load(file)
     match how:
         case "truncated":
             file.write_bytes(content[:-10])
@@ -158,5 +158,5 @@ def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, t
             file.symlink_to(tmp_path / "elsewhere")
         case "gone":
             file.unlink()
-    assert index_file.load(file) == {}
+    assert index._load(file) == {}
     assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from cldctl.runs import log_parts
-from cldctl.runs.log_parts import Part, cut, merged, time_of
+from cldctl.runs import logs
+from cldctl.runs.logs import Part, cut, merged, time_of
 
 
 def mark(restart, rank=0):
@@ -48,7 +48,7 @@ def test_a_log_of_errors_is_read_without_its_marks(log):
 
 
 def test_the_last_lines(log, monkeypatch):
-    monkeypatch.setattr(log_parts, "_BLOCK", 3)
+    monkeypatch.setattr(logs, "_BLOCK", 3)
     file = log("one\ntwo\nthree\n")
     assert [text(Part(file).last(number)) for number in (0, 1, 2, 3, 9)] == [
         "",

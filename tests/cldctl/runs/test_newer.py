@@ -6,8 +6,7 @@ from cld_core.run import events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cldctl.clusters.records import Seen, Survey
-from cldctl.runs.newer import seen_by
-from cldctl.runs.state import state_of
+from cldctl.runs.state import seen_by, state_of
 from cldctl.runs.survey import Answers
 
 ASKED, NOW = 1000.0, 1020.0

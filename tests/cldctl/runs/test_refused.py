@@ -9,7 +9,7 @@ from cld_core.run import code
 from cldctl.clusters import job_logs
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
-from cldctl.runs import drafts
+from cldctl.runs import snapshot
 from tests.cldctl.runs.test_snapshot import RING, begun, requests, resumed, run, small, stop
 from tests.support.scripted import alone
 
@@ -69,6 +69,6 @@ def test_a_command_that_was_killed_in_between(run, small):
     assert edition(run) == before
     shutil.copytree(run.path / "code", aside)
     (aside / "cld_core/a.py").write_text("A = 0\n")
-    drafts.settle(run)
+    snapshot.settle(run)
     assert edition(run) == before
     assert not aside.exists()

@@ -26,7 +26,7 @@ def stopped(path, job_id="1", cause="preempted", phase="gone", cluster="scripted
 def resumed(run, *overrides, from_step=None):
     told = []
     asked = Continuation(overrides=tuple(overrides), from_step=from_step)
-    resume(run, asked, Scripted(), lambda recipe, start, damaged, warnings: told.append((start, len(damaged))))
+    resume(run, asked, Scripted(), lambda _, recipe, start, damaged, warnings: told.append((start, len(damaged))))
     return told[0]
 
 

@@ -16,9 +16,10 @@ from cld_core.small_files import read_json
 from cldctl import clusters
 from cldctl.clusters.records import Seen, Survey
 from cldctl.runs import survey
-from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of
+from cldctl.runs.status import RunStatus, named_status, status_of
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
+from cldctl.runs.work_status import evaluation_status
 from cldctl.show.runs import details, overview
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES

@@ -13,7 +13,8 @@ from cldctl.evals import plan
 from cldctl.jobs.successor import chained
 from cldctl.runs import evaluate, sharded, snapshot
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import submit, train
+from cldctl.runs.submit import submit
+from cldctl.runs.training import Start, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scheduler import clients
@@ -62,7 +63,7 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free(tmp_path, error):
 def test_a_continuation_that_was_not_submitted_says_so_in_the_ledger(tmp_path, error, away):
     run = run_with(tmp_path / "mine", 10)
     with pytest.raises(type(error)):
-        train(run, run.recipe(), alone(error=error))
+        train(Start(run=run, recipe=run.recipe()), alone(error=error))
     event = run.ledger.events()[-1]
     assert isinstance(event, NotSubmitted)
     assert (event.reason, event.away) == (str(error), away)

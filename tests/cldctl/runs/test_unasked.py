@@ -28,7 +28,7 @@ def test_a_ledger_that_was_deleted(tmp_path, scripted):
     assert found == "LOST"
     assert "ledger attempts.jsonl is missing; `cldctl resume mine` continues from the checkpoint of step 20" in reason
     starts = []
-    resume(run, Continuation(), Scripted(), lambda recipe, start, *more: starts.append(start))
+    resume(run, Continuation(), Scripted(), lambda _, recipe, start, *more: starts.append(start))
     assert starts == [20]
     assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
 

@@ -8,8 +8,7 @@ import pytest
 from cld_core.run.atomic import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
 from cld_core.run.groups import Group
-from cldctl.runs.usage import Usage, summed, usage_of
-from cldctl.runs.usage_of_many import Folder
+from cldctl.runs.usage import Folder, Usage, summed, usage_of
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
@@ -97,7 +96,7 @@ def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
         run = trained(runs / name, **GPUS)
         if group:
             write_json(run.identity_file, {**run.identity(), "group": group})
-            Group(runs, group).add({name: {}})
+    Group(runs, "pair").add({"a": {}, "b": {}})
     document = json.loads(invoke("usage", "--json", runs=runs).stdout)
     assert [row["name"] for row in document["runs"]] == ["a", "b", "c"]
     assert [(row["name"], row["used"]) for row in document["groups"]] == [("pair", pytest.approx(24.0))]

@@ -14,11 +14,10 @@ from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
 from cld_core.train.monitoring import Monitor
 from cldctl.page import curves
+from cldctl.page.curves import Curve
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why
-from cldctl.top import feed
 from cldctl.top.detail import LETTERS, LossCurve, TimeLine
-from cldctl.top.feed import Curve
 from tests.support.made_up import run_with
 from tests.support.piloted import Screen, on_screen
 
@@ -141,7 +140,7 @@ def test_only_what_is_new_is_read_and_pictures_are_skipped(run, monkeypatch):
 
 
 def test_a_look_has_a_limit_and_the_next_one_goes_on(run, monkeypatch):
-    monkeypatch.setattr(feed, "_LOOK_BYTES", 300)
+    monkeypatch.setattr(curves, "_LOOK_BYTES", 300)
     trained(run, (0, 400))
     curve, looks = Curve(), 0
     while curve.look(run):

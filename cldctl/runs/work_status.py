@@ -1,0 +1,159 @@
+"""What an evaluation or a tuning of a run is doing, or what it found: entries of `status`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluation.report_numbers import numbers, remarks
+from cld_core.evaluation.sweeps import sweeps_of
+from cld_core.run import RunFolder
+from cld_core.run.history import History
+from cld_core.shards import Work
+from cld_core.tuned.stages import STAGES
+from cld_core.tuned.work import Tuning
+
+from .survey import Answers
+
+
+def work_state(work: Work, answers: Answers) -> str:
+    """FINISHED, RUNNING, PENDING or STOPPED."""
+    if work.is_done:
+        return "FINISHED"
+    jobs = [event.job for event in work.ledger.history().submitted]
+    phases = {answers.of(job).phase for job in jobs}
+    if phases & {"running", "suspended", "ending"}:
+        return "RUNNING"
+    if phases & {"pending", "unknown"} and _has_moved(work, [answers.as_of(job.cluster) for job in jobs]):
+        return "RUNNING"
+    return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
+
+
+def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
+    """Whether a task has written since the clusters were asked: states of shards are replaced in their folder."""
+    times = [when for when in asked if when is not None]
+    try:
+        return bool(times) and work.shards.stat().st_mtime > max(times)
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What people read in `status`.
+
+    Attributes:
+        cause: one or two words, for tables.
+        reason: a sentence.
+    """
+
+    cause: str
+    reason: str
+
+
+def why_stopped(
+    history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
+) -> Stopped | None:
+    """Why sharded work stands still; None if it was never started.
+
+    Args:
+        history: of the work.
+        done: how many of the ``total`` pieces of it are complete, and ``unit``, what they are called.
+        command: continues it.
+    """
+    if not history.submitted:
+        return None
+    failed = history.task_failed
+    if history.given_up is not None:
+        cause = "not merged" if done == total else "crashed" if history.crashes else "failed"
+        said = f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
+        return Stopped(cause, history.given_up + said)
+    if history.not_requeued is not None:
+        return Stopped("not requeued", f"a task could not be requeued: {history.not_requeued}")
+    array = history.submitted[-1].job.job_id.partition("_")[0]
+    if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
+        return Stopped("cancelled", "cancelled")
+    if failed is not None and done < total:
+        again = f"fix that, then re-run the same `{command}`"
+        return Stopped("failed", f"a task failed: {failed.reason}; {done} of {total} {unit} complete; {again}")
+    if done == total:
+        again = f"re-run the same `{command}`"
+        return Stopped("not merged", f"all {unit} are complete, but they were not merged; {again}")
+    ended = f"its jobs have ended, with {done} of {total} {unit} complete"
+    return Stopped("stopped", f"{ended}; see the logs, then re-run `{command}`")
+
+
+def tuning_status(work: Tuning, answers: Answers) -> dict[str, Any]:
+    """State, rows and gain of one tuning.
+
+    ``gain`` is how many times nearer to the network's flow it is than the best setting without a fit, by the root mean
+    square distance on held-out noise: 1 if that setting was kept.
+    """
+    solution = work.solution
+    state = "FINISHED" if solution is not None else work_state(work, answers)
+    total = sum(work.request.sizes.values())
+    done = total if solution is not None else work.rows_done()[0]
+    stopped = None
+    if state == "STOPPED":
+        stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
+    # Only what this version knows: a file of somebody else's may name anything.
+    rms = {} if solution is None else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
+    kept = solution.kept if solution is not None and solution.kept in rms else None
+    best, untuned = rms.get(kept or ""), rms.get("untuned")
+    return {
+        "id": work.name,
+        "nfe": work.request.nfe,
+        "state": state,
+        "cause": stopped.cause if stopped else None,
+        "reason": stopped.reason if stopped else None,
+        "checkpoint_step": work.request.checkpoint_step,
+        "rows_done": done,
+        "rows": total,
+        "kept": kept,
+        "rms": rms,
+        "gain": untuned / best if best and untuned is not None else None,
+        "digest": solution.digest if solution is not None else None,
+    }
+
+
+def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
+    """State, shards and results of one evaluation, an entry of ``evals``."""
+    request, report = work.request, work.report or {}
+    state = "FINISHED" if report else work_state(work, answers)
+    done = request.shards if report else len(work.complete())
+    history = work.ledger.history()
+    stopped = why_stopped(history, done, request.shards) if state == "STOPPED" else None
+    told = () if history.other_code is None else (history.other_code.said,)
+    elbo = report.get("elbo") or {}
+    return {
+        "id": work.name,
+        "state": state,
+        "cause": stopped.cause if stopped else None,
+        "reason": stopped.reason if stopped else None,
+        "checkpoint_step": request.checkpoint_step,
+        "metrics": list(request.metrics),
+        "shards_done": done,
+        "shards": request.shards,
+        "fid": (report.get("fid") or {}).get("value"),
+        "bpd": elbo.get("bpd"),
+        "nll": elbo.get("nll"),
+        "stderr": elbo.get("stderr"),
+        "true_entropy": elbo.get("true_entropy"),
+        "settings": request.settings,
+        "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
+        "remarks": [*remarks(report), *told, *([stopped.reason] if stopped else [])],
+    }
+
+
+def sweep_statuses(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
+    finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
+    return [
+        {
+            "id": sweep.id,
+            "axes": [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes],
+            "evaluations": list(sweep.evaluations),
+            "done": len(finished.intersection(sweep.evaluations)),
+        }
+        for _, sweep in sweeps_of(run)
+    ]
