@@ -1,7 +1,6 @@
 """What somebody else's recipe, or a slip of one's own, cannot do: each is refused in one line with place and fix."""
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -27,11 +26,9 @@ def write(folder: Path, content: str | bytes, name: str = "mine.yaml") -> Path:
 
 
 def refusal(*arguments, **keywords) -> str:
-    began = time.monotonic()
     with pytest.raises(RecipeError) as caught:
         load(*arguments, **keywords)
     message = str(caught.value)
-    assert time.monotonic() - began < 10
     assert message.isprintable(), "one line that no terminal obeys"
     assert len(message) < 5000
     assert message.endswith((".", "?"))

@@ -68,7 +68,7 @@ def resumed(run, cluster=None, **asked):
         run,
         Continuation(**asked),
         cluster or Scripted(),
-        lambda recipe, start, damaged, warnings: told.extend(warnings),
+        lambda run, recipe, start, damaged, warnings: told.extend(warnings),
     )
     return told
 
