@@ -246,6 +246,7 @@ def test_the_advice_fits_the_gpus_of_this_machine(submit, monkeypatch, found, si
 
 
 @pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
-def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, ranks, gpus, tasks):
+def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, monkeypatch, ranks, gpus, tasks):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     size = ClusterSpec(tasks_per_node=ranks, gpus_per_node=gpus)
     assert CLUSTER.max_tasks(replace(submit.spec, size=size)) == tasks

@@ -33,7 +33,7 @@ def test_a_run_is_watched_cancelled_resumed_sampled_and_reported(fresh_runs, mon
         await screen.press("s")
         await screen.sees("samples of step", ".png", "done")
         await screen.press("escape", "o")
-        await screen.sees("(no display here: copy it")
+        await screen.sees("no display here")
 
     on_screen(fresh_runs, look)
     assert (run.path / "report.html").exists()
