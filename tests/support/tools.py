@@ -156,7 +156,10 @@ def ranks_of(run: RunFolder) -> list[psutil.Process]:
 
 def is_gone(process: psutil.Process) -> bool:
     """Whether a process has ended; one that nobody waited for counts as ended."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def same(a: Any, b: Any) -> bool:
