@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cld_core.run import RunFolder
+from cld_core.run.process import is_up
 from cld_core.solutions import Solution
 from cldctl.clusters.this_machine import environment
 
@@ -156,10 +157,7 @@ def ranks_of(run: RunFolder) -> list[psutil.Process]:
 
 def is_gone(process: psutil.Process) -> bool:
     """Whether a process has ended; one that nobody waited for counts as ended."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+    return not is_up(process)
 
 
 def same(a: Any, b: Any) -> bool:

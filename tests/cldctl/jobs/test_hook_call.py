@@ -2,9 +2,9 @@
 
 import os
 
-import psutil
 import pytest
 
+from cld_core.run.process import find
 from cldctl.jobs.hook_call import KEPT_BYTES, call
 from tests.support.tools import wait_for
 
@@ -35,17 +35,10 @@ def test_it_may_fail(tmp_path, command, problem):
 def test_it_is_ended_with_everything_that_it_started(tmp_path):
     result = called("sleep 600 & echo $!; exec sleep 600", tmp_path, timeout_s=0.5)
     assert "did not end within 0.5 s" in result.problem
-    _is_gone(int(result.output))
+    wait_for(lambda: find(int(result.output)) is None)
 
 
 def test_of_a_flood_little_is_kept(tmp_path):
     result = called("yes", tmp_path)
     assert "wrote more than" in result.problem
     assert len(result.output) == KEPT_BYTES
-
-
-def _is_gone(pid):
-    def gone():
-        return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-    wait_for(gone)

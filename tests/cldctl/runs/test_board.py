@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cldctl.runs import board
 from tests.support.made_up import run_with
-from tests.support.tools import held_port, invoke, wait_for
+from tests.support.tools import held_port, invoke, is_gone, wait_for
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
     assert process.returncode == code
     port = url.rstrip("/").rpartition(":")[2]
     assert f"ssh -N -L {port}:localhost:{port} " in said
-    wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    wait_for(lambda: is_gone(child))
 
 
 @pytest.mark.parametrize(
