@@ -204,9 +204,9 @@ wrong-key: an override of a wrong key is refused, and the nearest one is named
   + pass
   tests/cld_core/recipe/test_loading.py
 remove-live: a run that is alive is not removed
-  - if status.state not in OVER:
-  + if False:
-  tests/cldctl/runs/test_removal.py
+  - require_over(run, answers, otherwise)
+  + pass
+  tests/cldctl/cli/test_many.py
 """
 
 
