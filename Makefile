@@ -41,7 +41,7 @@ test: $(VENV)/.installed
 test-lab: $(VENV)/.installed
 	$(BIN)/pytest -n 3 -m "(slurm or slow) and not gpu and not by_hand"
 
-# Before an issue is resolved and before a release: those two, and browser, wheel, site, notebook, fuzz and chaos.
+# Before an issue is resolved and before a release: those two, and browser, wheel, site, notebook, fuzz, chaos and what takes minutes.
 test-all: export CLDCTL_REQUIRE_SLURM := 1
 test-all: export CLDCTL_REQUIRE_CHROMIUM := 1
 test-all: test test-lab docs

@@ -23,7 +23,7 @@ def settings(tmp_path):
     return Settings(quick=True, rounds=1, work=tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_every_form_and_sampler_has_a_row(settings, monkeypatch):
     chosen = Choice(channels_last=True)
     monkeypatch.setattr(tuning, "decide", lambda *_, **__: chosen)

@@ -11,7 +11,7 @@ from benchmarks.__main__ import main
 TOPICS = ("limits", "toy_step", "ema", "sampling", "likelihood", "checkpoint", "ncsnpp_step", "fid", "gpu")
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_topics_run_and_write_their_results(tmp_path):
     file = tmp_path / "report.json"
     command = [sys.executable, "-m", "benchmarks", *TOPICS, "--quick", "--threads", "1", "--json", str(file)]

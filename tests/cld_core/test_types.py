@@ -24,7 +24,7 @@ model.sample(4, denoise="no")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_the_library_is_typed(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     # Its own settings and cache: those of this project are not those of a user.

@@ -97,7 +97,7 @@ class Lab:
 
     def evaluating(self, name: str, below: int) -> Evaluation:
         """An evaluation in one shard of a short run, once some of its 480 rows, but fewer than ``below``, are done."""
-        run = self.submit(name, "train.steps=100")
+        run = self.submit(name, "cluster.nodes=1", "train.steps=100")
         self.ended(name)
         settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
         with mock.patch.dict(os.environ, {"CLDCTL_TEST_PACE": "0.2"}):

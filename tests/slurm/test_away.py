@@ -47,6 +47,7 @@ def went_on(lab: Lab, run: RunFolder, cause: str) -> None:
     assert not any(isinstance(event, GivenUp) for event in run.ledger.events()), run.ledger.path.read_text()
 
 
+@pytest.mark.by_hand
 def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     lab: Lab, orders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
 
 def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab) -> None:
     """Also though another job, a successor, finishes the training."""
-    settings = ("cluster.partition=cancel", "cluster.successor=true")
+    settings = ("cluster.nodes=1", "cluster.partition=cancel", "cluster.successor=true")
     lab.cldctl("submit", "toy", *ENDLESS, "train.steps=1000", *settings, "--name", "mine", "--eval", "elbo")
     lab.training("mine")
     lab.slurm.preempt_all(1)
@@ -59,7 +59,7 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab) -> None:
 def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of eight tasks, those on a failing node die, another one is killed, and the rest is preempted."""
     lab.slurm.configure(grace_time=10)
-    run = lab.submit("mine", "train.steps=100")
+    run = lab.submit("mine", "cluster.nodes=1", "train.steps=100")
     lab.ended("mine")
     shutil.copytree(run.path, lab.runs / "quiet")
     settings = (f"eval.samples={SHARDS * BATCHES * 16}", "eval.batch_size=16", "eval.elbo.velocities=4")
@@ -86,7 +86,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
 
     monkeypatch.delenv("CLDCTL_TEST_PACE")
-    alone = ("cluster.nodes=1", "--cluster", "debug")
+    alone = ("--cluster", "debug")
     lab.cldctl("eval", "quiet", "--elbo", "--shards", str(SHARDS), *settings, *alone)
     assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
     computed = [re.findall(r"^shard (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")]

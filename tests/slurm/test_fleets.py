@@ -38,7 +38,7 @@ def limited(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Lab]:
 
 def test_shards_beyond_the_limits_of_the_user_share_tasks_and_complete(limited: Lab) -> None:
     """Slurm tells the limit of the association; that of the QOS only to those with jobs, else it is found by trying."""
-    limited.submit("mine", "train.steps=100", "cluster.successor=false")
+    limited.submit("mine", "cluster.nodes=1", "train.steps=100", "cluster.successor=false")
     limited.ended("mine")
     limited.slurm.wait_idle()
     limited.slurm.run("sacctmgr -i modify user root set MaxSubmitJobs=8")

@@ -11,6 +11,9 @@ from cld_core.run.events import RankFailed, TurnedAway
 from .lab import Lab, give
 from .polling import wait_until
 
+# For what one rank shows as well as two.
+ALONE = "cluster.nodes=1"
+
 
 def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = True) -> None:
     """The run trains again automatically, from the step at which the last attempt ended, with the right cause."""
@@ -25,21 +28,21 @@ def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = 
 def test_preempted_with_grace(lab: Lab) -> None:
     """With SIGTERM alone; the user signal comes below, where the run ends bit-identical."""
     lab.slurm.configure(user_signal=False, grace_time=10)
-    lab.submit("mine")
+    lab.submit("mine", ALONE)
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")
 
 
 def test_preempted_without_grace(lab: Lab) -> None:
-    lab.submit("mine", partition="low0")
+    lab.submit("mine", ALONE, partition="low0")
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")
 
 
 def test_after_a_final_preemption_a_successor_restarts_the_run(lab: Lab) -> None:
-    lab.submit("mine", "cluster.successor=true", partition="cancel")
+    lab.submit("mine", ALONE, "cluster.successor=true", partition="cancel")
     row = lab.training("mine")
     lab.slurm.preempt_all(1)
     again = lab.training("mine", attempt=1)
@@ -52,7 +55,7 @@ def test_after_a_final_preemption_a_successor_restarts_the_run(lab: Lab) -> None
 
 
 def test_after_a_final_preemption_without_a_successor_the_run_waits_to_be_resumed(lab: Lab) -> None:
-    lab.submit("mine", partition="cancel")
+    lab.submit("mine", ALONE, partition="cancel")
     lab.training("mine")
     lab.slurm.preempt_all(1)
     row = lab.ended("mine")
@@ -92,7 +95,7 @@ def test_a_rank_that_crashes(lab: Lab, orders: Path) -> None:
 
 def test_a_bug_is_not_retried(lab: Lab, orders: Path) -> None:
     give(orders, 0, "always bug")
-    lab.submit("mine", "cluster.successor=true")
+    lab.submit("mine", ALONE, "cluster.successor=true")
     lab.ended("mine")
     lab.slurm.wait_idle(60)
     row = lab.status("mine")
@@ -120,7 +123,7 @@ def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
 
 def test_cancelled(lab: Lab) -> None:
     """By scancel; other tests use `cldctl cancel`."""
-    lab.submit("mine")
+    lab.submit("mine", ALONE)
     lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
     row = lab.ended("mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
@@ -131,7 +134,7 @@ def test_cancelled(lab: Lab) -> None:
 
 
 def test_the_controller_is_restarted_in_the_middle(lab: Lab) -> None:
-    lab.submit("mine")
+    lab.submit("mine", ALONE)
     lab.training("mine")
     lab.slurm.kill_controller()
     away = lab.cldctl("status", "mine")
@@ -148,7 +151,7 @@ def test_the_controller_is_restarted_in_the_middle(lab: Lab) -> None:
 
 
 def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
-    run = lab.submit("mine", "train.steps=400")
+    run = lab.submit("mine", ALONE, "train.steps=400")
     assert lab.ended("mine")["state"] == "FINISHED"
     job = lab.status("mine")["job_id"]
     lab.slurm.wait_end(job)
@@ -178,9 +181,9 @@ def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
 
 def test_without_accounting_states_are_still_right(lab: Lab) -> None:
     lab.slurm.configure(accounting=False)
-    lab.submit("mine", "train.steps=300")
+    lab.submit("mine", ALONE, "train.steps=300")
     assert lab.ended("mine")["state"] == "FINISHED"
-    lab.submit("other")
+    lab.submit("other", ALONE)
     row = lab.training("other")
     lab.slurm.run(["scancel", row["job_id"]])
     assert lab.ended("other")["state"] == "CANCELLED"

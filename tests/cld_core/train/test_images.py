@@ -219,7 +219,10 @@ def test_training_lowers_the_loss_and_the_bits(data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "pixels"), [("cifar10", 32), ("celebahq256_paper", 256), ("celebahq256", 64)])
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("cifar10", 32), pytest.param("celebahq256_paper", 256, marks=pytest.mark.by_hand), ("celebahq256", 64)],
+)
 def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
     """Batch 1, float32; prints loss, time and memory, which docs/reproducing.md records.
 

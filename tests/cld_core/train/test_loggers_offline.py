@@ -19,7 +19,7 @@ def test_weights_and_biases(tmp_path):
 
 
 @with_mlflow
-@pytest.mark.parametrize("kind", ["sqlite", "file"])
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.by_hand), "file"])
 def test_mlflow(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
