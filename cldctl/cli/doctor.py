@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from cldctl.clusters.records import Check
@@ -16,9 +16,7 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 def doctor(
     recipe: Annotated[
         str | None,
-        typer.Argument(
-            metavar="RECIPE", help="Check its data and FID weights, too.", autocompletion=completion.recipes
-        ),
+        typer.Argument(metavar="RECIPE", help="Check its data and FID weights, too."),
     ] = None,
     cluster: options.ClusterOption = None,
     job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,

@@ -9,7 +9,7 @@ import typer
 
 from cld_core.errors import CldError, UsageError
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from cld_core.recipe.cluster import ClusterSpec
@@ -49,9 +49,9 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 def evaluate(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys(
-            "A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
-            "RUN | GROUP | KEY=VALUE",
+        typer.Argument(
+            metavar="RUN | GROUP | KEY=VALUE",
+            help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
         ),
     ] = None,
     metrics: tuple[str, ...] = (),
@@ -60,12 +60,14 @@ def evaluate(
         typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
     ] = None,
     shards: options.Shards = None,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.", autocompletion=completion.checkpoints)
-    ] = "last",
+    checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
     sweep: Annotated[
         list[str] | None,
-        options.sweep("Evaluate each of these settings, shown as a table; can be repeated for other keys."),
+        typer.Option(
+            "--sweep",
+            metavar="KEY=a,b,c",
+            help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
+        ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
@@ -150,7 +152,7 @@ def remark(text: str) -> None:
     """Say something about what is about to be computed."""
     from cldctl.show.console import err
 
-    err.print(text, markup=False, style="yellow")
+    err.print(text, style="yellow")
 
 
 def start(
@@ -196,10 +198,10 @@ def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
     if works and (follow or plans[0][2].blocks):
         code = follow_group_evaluations(group, runs, works) or code
         if code == 0:
-            err.print(f"next:\n  {compared}", markup=False)
+            err.print(f"next:\n  {compared}")
     else:
-        out.print(group.name, markup=False)
-        err.print(f"next:\n  {command_of_group(f'status {group.name}', group)}\n  {compared}", markup=False)
+        out.print(group.name)
+        err.print(f"next:\n  {command_of_group(f'status {group.name}', group)}\n  {compared}")
     raise typer.Exit(code)
 
 
@@ -207,11 +209,7 @@ def compare(
     names: options.Runs,
     checkpoint: Annotated[
         str,
-        typer.Option(
-            metavar="last|STEP",
-            help="The step whose results are compared; last: the newest that has some.",
-            autocompletion=completion.checkpoints,
-        ),
+        typer.Option(metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."),
     ] = "last",
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,

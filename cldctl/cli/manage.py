@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def note(
-    name: Annotated[str, options.runs("A run's name or folder, or all runs of a group.")],
+    name: Annotated[str, typer.Argument(metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group.")],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Replaces the note; '' removes it.")] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")
@@ -36,7 +36,7 @@ def note(
         label(run, text, tags or (), untag or ())
         history = run.ledger.history()
         shown = ", ".join(history.tags) or "none"
-        err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}", markup=False)
+        err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}")
 
 
 def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir = None) -> None:
@@ -58,13 +58,13 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
         row = entry.status
         evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
         about = f"{row.state}, {size(entry.size)}, {evals}, last change {age(row.heard_of)}"
-        err.print(f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}", markup=False)
+        err.print(f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}")
     what = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
     _agree(f"Remove {what}, {size(sum(entry.size for entry in removals))}, for good?", "rm", yes)
     for entry in removals:
         with Working(f"removing {entry.run.name}"):
             removal.remove(entry)
-        err.print(f"removed {entry.run.name}", markup=False)
+        err.print(f"removed {entry.run.name}")
 
 
 def prune(
@@ -101,7 +101,7 @@ def prune(
         if entry.averages:
             removed.append(f"removes all snapshots of averages, {size(entry.size_of_averages)}")
         about = f"{'; '.join(removed)}; keeps" if removed else "nothing to remove; kept:"
-        err.print(f"{entry.run.name}: {about} {kept or 'none'}", markup=False)
+        err.print(f"{entry.run.name}: {about} {kept or 'none'}")
     count, files = sum(len(entry.remove) for entry in prunings), sum(len(entry.averages) for entry in prunings)
     if not (count or files) or dry_run:
         return

@@ -4,82 +4,51 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-
-from . import completion
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
     from cld_core.run.groups import Group
 
 
-def _cluster(default: str) -> Any:
-    """The option ``--cluster``, with a description of its default."""
-    help_ = f"Where to run; default: {default}."
-    return typer.Option("--cluster", metavar="slurm|local|debug", help=help_, autocompletion=completion.clusters)
-
-
-def runs(help_: str) -> Any:
-    """Names of runs and groups."""
-    return typer.Argument(metavar="RUN | GROUP", help=help_, autocompletion=completion.runs)
-
-
-def run_and_keys(help_: str, metavar: str = "RUN | KEY=VALUE") -> Any:
-    """A run, and overrides in any order."""
-    return typer.Argument(metavar=metavar, help=help_, autocompletion=completion.runs_and_overrides)
-
-
-def sweep(help_: str) -> Any:
-    """The option ``--sweep``, which may be repeated."""
-    return typer.Option("--sweep", metavar="KEY=a,b,c", help=help_, autocompletion=completion.overrides)
-
-
 # What is acted on.
-Run = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN", help="A run's name or folder; default: the newest run.", autocompletion=completion.runs
-    ),
-]
-Runs = Annotated[list[str], runs("Names or folders of runs, or groups.")]
+Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs, or groups.")]
 RunsDir = Annotated[
     Path | None,
     typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."),
 ]
 Recipe = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="A recipe file, or the name of one that `cldctl recipes` lists.",
-        autocompletion=completion.recipes,
-    ),
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Recipe keys to change; `cldctl explain` lists them.",
-        autocompletion=completion.overrides,
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them."),
 ]
-Checkpoint = Annotated[
-    str, typer.Option(metavar="last|STEP", help="Which checkpoint.", autocompletion=completion.checkpoints)
-]
+Checkpoint = Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")]
 
 # How it is done.
 ClusterOption = Annotated[
-    str | None, _cluster("$CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else local")
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="slurm|local|debug",
+        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else "
+        "local.",
+    ),
 ]
-ClusterOfRun = Annotated[str | None, _cluster("the run's own cluster")]
+ClusterOfRun = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="slurm|local|debug", help="Where to run; default: the run's own cluster."),
+]
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file.",
-        autocompletion=completion.profiles,
+        help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file."
     ),
 ]
 NewName = Annotated[str | None, typer.Option("--name", help="Name of the run; default: the recipe's and a suffix.")]
@@ -102,7 +71,6 @@ StateFilter = Annotated[
     typer.Option(
         metavar="S[,S]",
         help="Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, CANCELLED, FINISHED.",
-        autocompletion=completion.states,
     ),
 ]
 Since = Annotated[
@@ -111,10 +79,7 @@ Since = Annotated[
 ]
 TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")]
 UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
-GroupFilter = Annotated[
-    str | None,
-    typer.Option(metavar="G", help="Only runs that were submitted as this group.", autocompletion=completion.groups),
-]
+GroupFilter = Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")]
 
 # Names that a message lists.
 _SHOWN = 8
@@ -167,7 +132,7 @@ def _whole_name(name: str, root: Path) -> str:
     if len(names) > 1:
         raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {_listed(names)}. Write more of the name.")
     if names:
-        err.print(f"run: {names[0]}", style="dim", markup=False)
+        err.print(f"run: {names[0]}", style="dim")
     return names[0] if names else name
 
 
@@ -183,7 +148,7 @@ def group_named(name: str | None, root: Path) -> "Group | None":
 
     group = None if name is None or "/" in name else find_group(root, name)
     if group is not None and RunFolder(root / group.name).exists:
-        err.print(f"{name} names a run and a group; the run is meant", style="yellow", markup=False)
+        err.print(f"{name} names a run and a group; the run is meant", style="yellow")
         return None
     return group
 

@@ -7,7 +7,7 @@ import typer
 
 from cld_core.errors import UsageError
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from cld_core.recipe import Recipe
@@ -20,7 +20,9 @@ MAX_SAMPLES = 10_000_000
 def sample(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys("A run (default: the newest), and keys of sampling and ema to change."),
+        typer.Argument(
+            metavar="RUN | KEY=VALUE", help="A run (default: the newest), and keys of sampling and ema to change."
+        ),
     ] = None,
     n: Annotated[
         int | None,
@@ -43,7 +45,6 @@ def sample(
             metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
             help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
             "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
-            autocompletion=completion.methods,
         ),
     ] = None,
     nfe: Annotated[
@@ -133,8 +134,8 @@ def sample(
     if drawn.warning is not None:
         err.print(drawn.warning, style="yellow")
     for text in filter(None, (drawn.about, drawn.agreement)):
-        err.print(text, markup=False)
-    out.print(str(drawn.file), markup=False, no_wrap=True)
+        err.print(text)
+    out.print(str(drawn.file), no_wrap=True)
 
 
 def _recipe(run: "RunFolder", overrides: list[str], given: dict[str, str | float | None]) -> "Recipe":

@@ -7,13 +7,16 @@ import typer
 
 from cld_core.errors import UsageError
 
-from . import completion, options
+from . import options
 
 
 def tune(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys("A run (default: the newest), and keys of sampling, ema and cluster to change."),
+        typer.Argument(
+            metavar="RUN | KEY=VALUE",
+            help="A run (default: the newest), and keys of sampling, ema and cluster to change.",
+        ),
     ] = None,
     nfe: Annotated[
         str, typer.Option("--nfe", metavar="N[,N]", help="Network evaluations per sample, denoising included.")
@@ -63,10 +66,10 @@ def tune(
     done = {work.name for work in begun if work.is_done}
     say_cost(recipe, [request for request in requests if request.id not in done])
     with home.only_one(run.path, where):
-        made = start(run, requests, where, recipe.cluster, say=lambda text: err.print(text, markup=False))
+        made = start(run, requests, where, recipe.cluster, say=lambda text: err.print(text))
     for found, state in ((made.complete, "complete"), (made.running, "being computed")):
         for one in found:
-            err.print(f"{one} is already {state}", markup=False)
+            err.print(f"{one} is already {state}")
     if made.job is not None:
         text = f"of {run.name}, job {made.job.job_id} ({where.name})"
         err.print(strong("tuning ", ", ".join(made.started)), text)
@@ -116,21 +119,22 @@ def _minutes(text: str) -> float | None:
 def samplers(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys(
-            "A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers."
+        typer.Argument(
+            metavar="RUN | KEY=VALUE",
+            help="A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers.",
         ),
     ] = None,
     nfe: Annotated[
         str, typer.Option("--nfe", metavar="N,N,...", help="Network evaluations per sample, denoising included.")
     ] = "10,20,50,100",
-    metric: Annotated[
+    metrics: Annotated[
         str | None,
         typer.Option(
+            "--metric",
             metavar="A,B,...",
             help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
             "classes and class-law for models with classes. "
             "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
-            autocompletion=completion.metrics,
         ),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Samples per seed; default: eval.samples.")] = None,
@@ -143,7 +147,6 @@ def samplers(
         typer.Option(
             metavar="NAME[=KEY=VALUE,...]",
             help="Compare only this sampler, or add one with these keys of sampling; can be repeated.",
-            autocompletion=completion.samplers,
         ),
     ] = None,
     checkpoint: options.Checkpoint = "last",
@@ -192,7 +195,7 @@ def samplers(
     settings, numbers = evals.chosen(sampler or ()), _numbers(nfe, "10,20,50")
     evals.require_numbers(numbers)
     run = options.find_run(name, options.runs_dir(directory))
-    wanted = registry.parse_metrics(metric, "--metric", evals.comparing(run.recipe()))
+    wanted = registry.parse_metrics(metrics, "--metric", evals.comparing(run.recipe()))
     metrics, usual = evals.suited(run.recipe(), wanted)
     asked = evals.Asked(metrics=metrics, settings=settings, nfe=numbers, seeds=seeds or usual)
     typed = {evals.NFE: "--nfe"}

@@ -8,7 +8,7 @@ import typer
 
 from cld_core.errors import CldError, NotFoundError, UsageError
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
@@ -31,14 +31,9 @@ def submit(
     profile: options.Profile = None,
     follow: options.Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
-    evals: Annotated[
+    metrics: Annotated[
         str | None,
-        typer.Option(
-            "--eval",
-            metavar="fid,elbo",
-            help="Evaluate when the training is finished.",
-            autocompletion=completion.metrics,
-        ),
+        typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished."),
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
@@ -48,7 +43,8 @@ def submit(
         bool, typer.Option("--live-code", help="Run the checkout as it is when each job starts.")
     ] = False,
     sweep: Annotated[
-        list[str] | None, options.sweep("A run for each combination of values; once for each key.")
+        list[str] | None,
+        typer.Option("--sweep", metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
     directory: options.RunsDir = None,
@@ -71,7 +67,7 @@ def submit(
         profile=home.default_profile(where) if profile is None else profile,
         sweep=sweep or (),
         parallel=parallel,
-        metrics=evals,
+        metrics=metrics,
         tags=tags or (),
         note=note,
         live_code=live_code,
@@ -135,15 +131,14 @@ def _submit_group(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, 
 def resume(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys(
-            "Runs or a group (default: all that can be resumed), and recipe keys to change.", "RUN | GROUP | KEY=VALUE"
+        typer.Argument(
+            metavar="RUN | GROUP | KEY=VALUE",
+            help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
         ),
     ] = None,
     from_step: Annotated[
         int | None,
-        typer.Option(
-            "--from", metavar="STEP", help="Continue from this checkpoint.", autocompletion=completion.checkpoints
-        ),
+        typer.Option("--from", metavar="STEP", help="Continue from this checkpoint."),
     ] = None,
     cluster: options.ClusterOfRun = None,
     follow: options.Follow = False,
@@ -231,7 +226,7 @@ def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
 
     runs, skipped = resumable(root)
     for entry in skipped:
-        err.print(f"skipped: {entry.reason}", markup=False, style="yellow")
+        err.print(f"skipped: {entry.reason}", style="yellow")
     code = max((entry.exit_code for entry in skipped), default=0)
     if not runs and code:
         raise typer.Exit(code)
@@ -251,7 +246,6 @@ def cancel(
             "--eval",
             metavar="ID",
             help="Only this evaluation, tuning or sweep of the run; the beginning of its id will do.",
-            autocompletion=completion.evaluations,
         ),
     ] = None,
     directory: options.RunsDir = None,
@@ -277,11 +271,11 @@ def cancel(
         if ending.problem is not None:
             err.failure(policy.outcome(ending), style="red")
         elif not ending.jobs:
-            err.print(policy.outcome(ending), markup=False)
+            err.print(policy.outcome(ending))
     waiting = [ending for ending in endings if ending.jobs]
 
     def over(ending: "Ending") -> None:
-        err.print(policy.outcome(ending), markup=False)
+        err.print(policy.outcome(ending))
         working.at(sum(it.is_over for it in waiting), len(waiting), "runs")
         if ending.is_over and ending.trains:
             hooks.fire(ending.run, is_over=True)
@@ -292,7 +286,7 @@ def cancel(
                 policy.wait(waiting, over)
     except KeyboardInterrupt:
         left = ", ".join(ending.run.name for ending in waiting if not ending.is_over)
-        err.print(f"no longer waiting for {left}: `cldctl status` shows how they end", markup=False)
+        err.print(f"no longer waiting for {left}: `cldctl status` shows how they end")
         raise typer.Exit(130) from None
     if problems := [ending.problem for ending in endings if ending.problem is not None]:
         raise typer.Exit(problems[0].exit_code)
