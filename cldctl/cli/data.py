@@ -100,7 +100,7 @@ def stats(
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
         err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
-    job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text))
+    job = sharded.start_statistics(request, where, recipe.cluster, say=err.print)
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
     elif request.is_done:

@@ -1,8 +1,7 @@
 """Arguments and options that several commands share, and what they mean."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -192,6 +191,16 @@ def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     return (names[0] if names else None), overrides
 
 
+def run_and_overrides(words: list[str] | None, directory: Path | None) -> "tuple[RunFolder, list[str]]":
+    """The run that is named, or the newest, and the overrides.
+
+    Raises:
+        NotFoundError, FormatError, UsageError: as `find_run`, or several runs are named.
+    """
+    name, overrides = one_run(words)
+    return find_run(name, runs_dir(directory)), overrides
+
+
 def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
     """Ask a yes-or-no question on a terminal; no is the default.
 
@@ -212,28 +221,6 @@ def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
     except typer.Abort:
         err.print("interrupted")
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def named_as_typed(options: Mapping[str, str], run: "RunFolder | None" = None) -> Iterator[None]:
-    """Errors of recipes name the option that was typed rather than the key that it set, and ``run`` in commands.
-
-    Args:
-        options: the option of each key, such as "--nfe" of "sampling.nfe".
-    """
-    try:
-        yield
-    except UsageError as error:
-        raise type(error)(as_typed(str(error), options, run)) from error
-
-
-def as_typed(text: str, options: Mapping[str, str], run: "RunFolder | None" = None) -> str:
-    """A message of a recipe in the words of the command line; see `named_as_typed`."""
-    from cld_core.recipe.build import COMMAND_LINE
-
-    for key, option in options.items():
-        text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
-    return text if run is None else text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
 
 
 def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:

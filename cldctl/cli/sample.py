@@ -1,17 +1,11 @@
 """`cldctl sample`: pictures or arrays of samples, perhaps given what is known about them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cld_core.errors import UsageError
-
 from . import options
-
-if TYPE_CHECKING:
-    from cld_core.recipe import Recipe
-    from cld_core.run import RunFolder
 
 # More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as there is disk for.
 MAX_SAMPLES = 10_000_000
@@ -113,14 +107,16 @@ def sample(
     from cldctl.show.progress import Working
 
     observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)
-    name, overrides = options.one_run(words)
-    run = options.find_run(name, options.runs_dir(directory))
+    run, overrides = options.run_and_overrides(words, directory)
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     options.check_output(output, (".png", ".npz"), "samples are")
     wanted = SampleOptions(
         run=run,
-        recipe=_recipe(run, overrides, {"method": method, "nfe": nfe, "guidance": guidance}),
+        overrides=overrides,
+        method=method,
+        nfe=nfe,
+        guidance=guidance,
         checkpoint=checkpoint,
         count=n,
         seed=seed,
@@ -136,25 +132,3 @@ def sample(
     for text in filter(None, (drawn.about, drawn.agreement)):
         err.print(text)
     out.print(str(drawn.file), no_wrap=True)
-
-
-def _recipe(run: "RunFolder", overrides: list[str], given: dict[str, str | float | None]) -> "Recipe":
-    """How samples are drawn, and from which weights: the run's recipe, as changed by options and KEY=VALUE.
-
-    Raises:
-        UsageError: a key is set twice, or is not one of sampling or ema.
-        RecipeError: a value does not fit.
-    """
-    from cld_core.recipe import with_overrides
-    from cldctl.runs.options import refuse_twice
-
-    set_by = {f"sampling.{name}": f"--{name}" for name, value in given.items() if value is not None}
-    for key, option in set_by.items():
-        refuse_twice(option, [key], overrides)
-    for text in overrides:
-        if not text.startswith(("sampling.", "ema.")):
-            key = text.split("=")[0]
-            raise UsageError(f"'{key}' is not a key of sampling or ema. Only sampling.* and ema.* can be changed here.")
-    typed = [f"{key}={given[option.removeprefix('--')]}" for key, option in set_by.items()]
-    with options.named_as_typed(set_by, run):
-        return with_overrides(run.recipe(), [*reversed(typed), *overrides], str(run.recipe_file))

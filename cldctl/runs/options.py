@@ -1,18 +1,24 @@
 """What a new run, or a sweep of new runs, is to be: one record from the command line to the job."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cld_core.errors import UsageError
 from cld_core.evaluation.registry import parse_metrics
 from cld_core.recipe import Recipe, load
+from cld_core.recipe.build import COMMAND_LINE
 from cld_core.recipe.loading import load_with_places
 from cld_core.recipe.plugin import with_plugin_found
+from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group
 from cld_core.run.identity import new_name
+from cld_core.texts import is_count
 from cldctl.lookup import called, find_profile, find_recipe
 
 from . import labels, plugins
@@ -105,6 +111,42 @@ def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> 
     for text in overrides:
         if text.partition("=")[0] in keys:
             raise UsageError(f"{option} and {text} set the same key. Leave one out.")
+
+
+def network_evaluations(text: str) -> tuple[int, ...]:
+    """The numbers of network evaluations that ``--nfe`` lists, in their order.
+
+    Raises:
+        UsageError: one of them is not a whole number above 0, or is given twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not is_count(word) or int(word) < 1:
+            raise UsageError(f"--nfe: '{word}' is not a number of network evaluations. Write --nfe 5,7,10.")
+    numbers = tuple(map(int, words))
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--nfe {text} has a number twice. Remove one.")
+    return numbers
+
+
+@contextmanager
+def named_as_typed(run: RunFolder, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Errors of recipes name the option that was typed rather than the key that it set, and ``run`` in commands.
+
+    Args:
+        options: the option of each key, such as "--nfe" of "sampling.nfe".
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(as_typed(str(error), run, options)) from error
+
+
+def as_typed(text: str, run: RunFolder, options: Mapping[str, str]) -> str:
+    """A message of a recipe in the words of the command line; see `named_as_typed`."""
+    for key, option in options.items():
+        text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
+    return text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
 
 
 def require_plugin(
