@@ -191,7 +191,6 @@ def _run(ctx: typer.Context) -> list[Any]:
     root = _root(ctx)
     name = next((word for word in _words(ctx) if "=" not in word), None)
     if name is None:
-        found = [Index(root).newest()]
-    else:
-        found = [run] if (run := meant(name, root)).exists else runs_beginning(root, name)
-    return found if len(found) == 1 and found[0] is not None else []
+        return [newest for newest in [Index(root).newest()] if newest is not None]
+    found = [run] if (run := meant(name, root)).exists else runs_beginning(root, name)
+    return found if len(found) == 1 else []

@@ -1,6 +1,8 @@
 """`cldctl submit`, `resume` and `cancel`: trainings begin, go on and end."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +14,9 @@ from . import options
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
-    from cld_core.run.events import JobRef
     from cld_core.shards import Work
     from cldctl.clusters.base import Cluster
+    from cldctl.clusters.records import JobSpec
     from cldctl.runs.cancel import Ending
     from cldctl.runs.options import SubmitOptions
     from cldctl.runs.resume import Continuation
@@ -55,8 +57,11 @@ def submit(
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
-    from cldctl.runs import home
+    from cldctl.runs import groups, home
+    from cldctl.runs import submit as one_run
     from cldctl.runs.options import resolve
+    from cldctl.show import submission
+    from cldctl.show.console import err
 
     where = home.chosen(cluster)
     wanted = resolve(
@@ -72,34 +77,31 @@ def submit(
         note=note,
         live_code=live_code,
     )
-    if wanted.group is None:
-        code = _submit_one(wanted, where, follow=follow, dry_run=dry_run)
-    else:
-        members = wanted.group.runs()
-        where = home.chosen(cluster, members[0] if members else None)
-        code = _submit_group(wanted, where, follow=follow, dry_run=dry_run)
-    raise typer.Exit(code)
+    members = [] if wanted.group is None else wanted.group.runs()
+    where = home.chosen(cluster, members[0]) if members else where
+    with err.status("checking the recipe"):
+        spec = (one_run if wanted.group is None else groups).check(wanted, where, submission.remark)
+    if dry_run:
+        submission.preview(wanted, where, spec)
+        return
+    if wanted.group is not None:
+        begun = groups.start(wanted, where, submission.continues, submission.started)
+        raise typer.Exit(submission.finish_group(begun, follow))
+    raise typer.Exit(_submit(wanted, where, spec, follow))
 
 
-def _submit_one(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dry_run: bool) -> int:
-    """Submit a run, or show what would be submitted; returns the exit code. Ctrl-C says what goes on."""
+def _submit(wanted: "SubmitOptions", cluster: "Cluster", spec: "JobSpec", follow: bool) -> int:
+    """Submit a run; returns the exit code. Ctrl-C says what goes on."""
     from cld_core.run import RunFolder
     from cldctl.runs import submit as policy
     from cldctl.show import submission
-    from cldctl.show.console import err
 
-    with err.status("checking the recipe"):
-        spec = policy.check(wanted, cluster, submission.remark)
     # The scheduler thinks about it while the job is being written.
     start = cluster.ask_for_start(spec)
-    if dry_run:
-        submission.preview(wanted, cluster, spec)
-        submission.say_estimate(wanted, start())
-        return 0
-    exists: list[JobRef] = []
+    exists: list[RunFolder] = []
 
-    def started(run: RunFolder, job: "JobRef") -> None:
-        exists.append(job)
+    def started(run: RunFolder) -> None:
+        exists.append(run)
         submission.started(run)
 
     try:
@@ -107,25 +109,11 @@ def _submit_one(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dr
     except KeyboardInterrupt:
         if not exists or cluster.blocks:
             raise
-        submission.interrupted(RunFolder(wanted.path), exists[0])
+        submission.interrupted(exists[0])
         return 130
     if not cluster.blocks:
         submission.say_estimate(wanted, start())
     return submission.finish(begun, follow)
-
-
-def _submit_group(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dry_run: bool) -> int:
-    """Start the missing runs of a sweep, or show what would be submitted; returns the exit code."""
-    from cldctl.runs import groups as policy
-    from cldctl.show import submission
-    from cldctl.show.console import err
-
-    with err.status("checking the recipes"):
-        spec = policy.check(wanted, cluster, submission.remark)
-    if dry_run:
-        submission.preview_group(wanted, cluster, spec)
-        return 0
-    return submission.finish_group(policy.start(wanted, cluster, submission.continues, submission.started), follow)
 
 
 def resume(
@@ -158,15 +146,18 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
-    from dataclasses import replace
-
     from cldctl.runs import groups, home
     from cldctl.runs.resume import Continuation, ask_about, with_profile
+    from cldctl.runs.status import said
+    from cldctl.show.console import err
     from cldctl.show.submission import continues, finish_group, started
 
     names, overrides = options.split_runs(words)
     root = options.runs_dir(directory)
-    asked = Continuation(
+    group = options.group_named(names[0], root) if len(names) == 1 else None
+    if group is not None and from_step is not None:
+        raise UsageError("--from goes with one run, not with a group. Name a run.")
+    wanted = Continuation(
         overrides=with_profile(profile, overrides),
         from_step=from_step,
         profile=profile,
@@ -174,26 +165,27 @@ def resume(
         update_code=update_code,
         other_data=other_data,
     )
-    if (group := options.group_named(names[0], root) if len(names) == 1 else None) is not None:
-        if from_step is not None:
-            raise UsageError("--from goes with one run, not with a group. Name a run.")
+    if group is not None:
         where = home.chosen(cluster, group.runs()[-1])
-        raise typer.Exit(finish_group(groups.resume(group, asked, where, continues, started), follow))
+        raise typer.Exit(finish_group(groups.resume(group, wanted, where, continues, started), follow))
     runs, code = (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
-        raise typer.Exit(_resume_one(runs[0], asked, cluster, follow))
+        raise typer.Exit(_resume(runs[0], wanted, cluster, follow))
+    wanted = replace(wanted, max_age_s=_ASKED_S)
     if names:
         ask_about(runs)
     for run in runs:
-        code = _try_one(run, replace(asked, max_age_s=_ASKED_S), cluster, follow) or code
+        try:
+            code = _resume(run, wanted, cluster, follow) or code
+        except Exception as error:  # Whatever is wrong with one, the others go on.
+            err.failure(f"{run.name}: {said(error)}", style="red")
+            code = 1
     raise typer.Exit(code)
 
 
-def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
-    from contextlib import nullcontext
-
+def _resume(run: "RunFolder", wanted: "Continuation", cluster: str | None, follow: bool) -> int:
     from cldctl.runs import home
     from cldctl.runs import resume as policy
     from cldctl.show.progress import Working
@@ -201,22 +193,9 @@ def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, fo
 
     where = home.chosen(cluster, run)
     # Where a submission blocks, the training is in it, and has its own output.
-    working = nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}")
-    with home.only_one(run.path, where), working:
-        begun = policy.resume(run, asked, where, continues)
+    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}"):
+        begun = policy.resume(run, wanted, where, continues)
     return finish(begun, follow)
-
-
-def _try_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
-    """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
-    from cldctl.runs.status import said
-    from cldctl.show.console import err
-
-    try:
-        return _resume_one(run, asked, cluster, follow)
-    except Exception as error:
-        err.failure(f"{run.name}: {said(error)}", style="red")
-        return 1
 
 
 def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":

@@ -28,11 +28,12 @@ def import_checkpoint(
     from cldctl.runs.options import require_plugin, resolve
     from cldctl.show.console import err, out, strong
     from cldctl.show.progress import Working
+    from cldctl.show.submission import remark
 
     wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
     resolved, new = wanted.recipe, wanted.path.name
     with err.status("checking the recipe"):
-        require_plugin(resolved, wanted.file, wanted.given, say=lambda text: err.print(text, style="yellow"))
+        require_plugin(wanted, say=remark)
     with Working(f"reading {file.name}") as working:
         from cld_core.importing import import_published
 

@@ -240,9 +240,9 @@ def start_group(
             # What people should know about the submission is said once.
             said: list[str] = []
             job = _submitted(prepared, these[0], group.logs, parallel, said.append)
-        first = next((one for one in prepared if one.works), None)
-        for plan, one in zip(these, prepared, strict=True):
-            yield plan, one.outcome(job if one.works else None, said if one is first else ())
+        first = next((its for its in prepared if its.works), None)
+        for which, its in zip(these, prepared, strict=True):
+            yield which, its.outcome(job if its.works else None, said if its is first else ())
 
 
 def _submitted(

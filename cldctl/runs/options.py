@@ -32,7 +32,7 @@ class SubmitOptions:
     Attributes:
         path: the run's folder; of a sweep, the folder of its runs with the name of the group behind it.
         recipe: with ``given`` and ``profile``; of a sweep, that of its first run.
-        file: where the recipe was read from.
+        file: where the recipe was read from; ``places``: what has set each dotted key, for messages.
         given: overrides of the command line; ``profile``: what it names.
         metrics: of the evaluation that follows the training; none without one.
         tags: to find it again by; ``note``: what it is for.
@@ -44,6 +44,7 @@ class SubmitOptions:
     path: Path
     recipe: Recipe
     file: Path
+    places: Mapping[str, str] = field(default_factory=dict)
     given: tuple[str, ...] = ()
     profile: str | None = None
     metrics: tuple[str, ...] = ()
@@ -58,9 +59,9 @@ class SubmitOptions:
     def of(self, cell: Cell) -> "SubmitOptions":
         """One of the runs of a sweep."""
         assert self.group is not None, "a sweep has a group"
-        given = (*self.given, *settings(cell.values))
-        path = self.group.root / cell.name
-        return replace(self, path=path, recipe=cell.recipe, given=given, cells=(), parallel=None, sweep=cell.values)
+        given, path = (*self.given, *settings(cell.values)), self.group.root / cell.name
+        one = replace(self, path=path, recipe=cell.recipe, places=cell.places, given=given, sweep=cell.values)
+        return replace(one, cells=(), parallel=None)
 
 
 def resolve(
@@ -95,7 +96,7 @@ def resolve(
         resolved = with_plugin_found(resolved, file, places.get("data.plugin"))
         new = new_name(resolved.name) if name is None else name
         check_name(new)
-        return SubmitOptions(path=root / new, recipe=resolved, **common)
+        return SubmitOptions(path=root / new, recipe=resolved, places=places, **common)
     axes = axes_of(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], given)
     # A recipe may be complete only with the values of a cell: its name is in any of them.
@@ -149,28 +150,18 @@ def as_typed(text: str, run: RunFolder, options: Mapping[str, str]) -> str:
     return text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
 
 
-def require_plugin(
-    recipe: Recipe,
-    file: Path,
-    given: Sequence[str],
-    profile: str | None = None,
-    cells: Sequence[Cell] = (),
-    say: plugins.Say = lambda text: None,
-) -> None:
+def require_plugin(options: SubmitOptions, cells: Sequence[Cell] = (), say: plugins.Say = lambda text: None) -> None:
     """Refuse a recipe whose plug-in does not register its data.
 
     Args:
-        given: the overrides that, with ``file`` and ``profile``, make the recipe.
         cells: those of a sweep, some of which may have other data of the same plug-in.
         say: gets what could not be found out.
 
     Raises:
         RecipeError: names what has set the wrong value.
     """
-    plugin = getattr(recipe.data, "plugin", None)
-    if plugin is None:
-        return
-    places = load_with_places(file, given, find_profile(profile))[1]
+    plugin = getattr(options.recipe.data, "plugin", None)
     others = [cell.recipe.data for cell in cells if "data.name" in cell.values]
     swept = [data.name for data in others if getattr(data, "plugin", None) == plugin]
-    plugins.require_registered(recipe, lambda key: places.get(key) or called(file), say, swept=swept)
+    source = called(options.file)
+    plugins.require_registered(options.recipe, lambda key: options.places.get(key, source), say, swept=swept)

@@ -86,8 +86,11 @@ def plan(run: RunFolder, options: TuneOptions, say: Say) -> Tunings:
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
     (step,) = steps_of(run, options.checkpoint, say, "tuning to")
     require_average(run, step, recipe.ema.length)
-    about = {"points": options.points, "budget_min": options.budget_min, "seed": options.seed}
-    return Tunings(run, recipe, tuple(TuneRequest.of(recipe, step, nfe, **about) for nfe in options.nfe), cluster)
+    points, budget_min, seed = options.points, options.budget_min, options.seed
+    requests = (
+        TuneRequest.of(recipe, step, nfe, points=points, budget_min=budget_min, seed=seed) for nfe in options.nfe
+    )
+    return Tunings(run, recipe, tuple(requests), cluster)
 
 
 def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:

@@ -33,11 +33,20 @@ from .usage import estimate_line
 
 
 def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    """Show a new run.
+    """Show a new run, or a sweep of new runs.
 
     Raises:
         CldError: the evaluation that is to follow lacks what it needs; said last, where it is seen.
     """
+    if options.group is not None:
+        _preview_group(options, options.group, cluster, spec)
+        return
+    start = cluster.ask_for_start(spec)
+    _preview_run(options, cluster, spec)
+    say_estimate(options, start())
+
+
+def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     run, recipe = RunFolder(options.path), options.recipe
     _differences(options.file, options.given, find_profile(options.profile))
     _show(f"# run: {run.path}\n{dump(recipe)}")
@@ -61,10 +70,8 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
         raise problem
 
 
-def preview_group(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    """Show a sweep of new runs."""
-    group, cells = options.group, options.cells
-    assert group is not None, "a sweep has a group"
+def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec: JobSpec) -> None:
+    cells = options.cells
     _differences(options.file, options.given, find_profile(options.profile))
     open_cells = [cell.name for cell in missing(options)]
     existing = {run.name for run in group.runs()}
@@ -174,9 +181,10 @@ def _left_out(run: RunFolder) -> None:
         remark(line)
 
 
-def interrupted(run: RunFolder, job: JobRef) -> None:
+def interrupted(run: RunFolder) -> None:
     """Say what goes on after Ctrl-C, and what does not."""
-    goes_on = f"{run.name} is submitted as job {job.job_id} and goes on"
+    (submitted,) = run.ledger.history().submitted
+    goes_on = f"{run.name} is submitted as job {submitted.job.job_id} and goes on"
     err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)")
     if (missing := without_jobs(run)) is not None:
         err.print(missing)
