@@ -63,10 +63,7 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
 
 
 def stats(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="RECIPE | RUN", help="Whose training images are meant."),
-    ],
+    name: Annotated[str, typer.Argument(metavar="RECIPE | RUN", help="Whose training images are meant.")],
     overrides: options.Overrides = None,
     output: Annotated[
         Path | None,

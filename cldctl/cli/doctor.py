@@ -14,10 +14,7 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def doctor(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(metavar="RECIPE", help="Check its data and FID weights, too."),
-    ] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Check its data and FID weights, too.")] = None,
     cluster: options.ClusterOption = None,
     job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
     partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,

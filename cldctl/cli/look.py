@@ -26,8 +26,7 @@ def status(
     user: options.UserFilter = None,
     group: options.GroupFilter = None,
     sort: Annotated[
-        str,
-        typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown."),
+        str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
     ] = "created",
     reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
@@ -86,8 +85,7 @@ def logs(
         int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
     ] = None,
     evaluation: Annotated[
-        str | None,
-        typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do."),
+        str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
     ] = None,
     shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="The process of this shard of it.")] = None,
     directory: options.RunsDir = None,

@@ -25,8 +25,7 @@ Recipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
 ]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them."),
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them.")
 ]
 Checkpoint = Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")]
 

@@ -47,8 +47,7 @@ def sample(
     label: Annotated[
         str | None,
         typer.Option(
-            metavar="NUMBER|NAME",
-            help="Class of all samples; default: each class as often as in the training data.",
+            metavar="NUMBER|NAME", help="Class of all samples; default: each class as often as in the training data."
         ),
     ] = None,
     guidance: Annotated[
@@ -82,8 +81,7 @@ def sample(
         ),
     ] = None,
     gradient_scale: Annotated[
-        float | None,
-        typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule."),
+        float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule.")
     ] = None,
     allow_plugin: options.AllowPlugin = False,
     directory: options.RunsDir = None,

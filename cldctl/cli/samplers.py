@@ -22,8 +22,7 @@ def tune(
     points: Annotated[
         int | None,
         typer.Option(
-            metavar="P",
-            help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16.",
+            metavar="P", help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16."
         ),
     ] = None,
     budget: Annotated[str, typer.Option(metavar="MINUTES | none", help="Time limit for the fit of each N.")] = "60",
@@ -88,8 +87,7 @@ def samplers(
     ] = None,
     samples: Annotated[int | None, typer.Option(min=2, help="Samples per seed; default: eval.samples.")] = None,
     seeds: Annotated[
-        int | None,
-        typer.Option(min=1, max=1000, help="Repetitions with new noise; default: 4 for toys, 1 for images."),
+        int | None, typer.Option(min=1, max=1000, help="Repetitions with new noise; default: 4 for toys, 1 for images.")
     ] = None,
     sampler: Annotated[
         list[str] | None,

@@ -34,8 +34,7 @@ def submit(
     follow: options.Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
     metrics: Annotated[
-        str | None,
-        typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished."),
+        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
@@ -125,8 +124,7 @@ def resume(
         ),
     ] = None,
     from_step: Annotated[
-        int | None,
-        typer.Option("--from", metavar="STEP", help="Continue from this checkpoint."),
+        int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
     ] = None,
     cluster: options.ClusterOfRun = None,
     follow: options.Follow = False,
