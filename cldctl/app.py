@@ -113,8 +113,8 @@ def _app() -> typer.Typer:
     return app
 
 
-def _print_versions(asked: bool) -> None:
-    if not asked:
+def _print_versions(wanted: bool) -> None:
+    if not wanted:
         return
     import platform
     from importlib import metadata

@@ -45,10 +45,10 @@ def doctor(
     where = home.default() if cluster is None else clusters.find(cluster)
     wanted = None if recipe is None else load(find_recipe(recipe))
     with Working("checking this machine: torch, folders") as working:
-        asked = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
+        about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
         checks = list(machine.checks(root, wanted))
         working.phase(f"asking the cluster ({where.name})")
-        checks += where.checks(root, asked, measured_saves(find_runs(root)))
+        checks += where.checks(root, about, measured_saves(find_runs(root)))
         if gpu:
             working.phase("checking the GPU: the quick checks")
             checks += card.checks()

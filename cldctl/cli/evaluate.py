@@ -71,7 +71,7 @@ def evaluate(
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
     from cld_core.evaluation import registry
-    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_group
+    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_several
     from cldctl.show.progress import Working
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
@@ -104,7 +104,7 @@ def evaluate(
     if (group := options.group_named(name, root)) is not None:
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
             ready, skipped = plan_group(group, wanted, remark)
-        begun = start_group(group, ready, max_parallel)
+        begun = start_several(ready, group, max_parallel)
         raise typer.Exit(finish_group_evaluations(group, begun, skipped, follow))
     run = options.find_run(name, root)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):

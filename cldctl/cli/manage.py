@@ -1,17 +1,12 @@
 """`cldctl note`, `rm` and `prune`: words about runs, and room on the disk."""
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cld_core.errors import UsageError
 
 from . import options
-
-if TYPE_CHECKING:
-    from cld_core.run import RunFolder
 
 
 def note(
@@ -49,7 +44,7 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
     from cldctl.show.format import age, size
     from cldctl.show.progress import Working
 
-    chosen = _runs_to_change(names, options.runs_dir(directory), yes, damaged=True)
+    chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes, damaged=True)
     for folder in {run.path.parent for run in chosen}:
         removal.clear_left(folder)
     with Working("looking at what is to be removed"):
@@ -89,7 +84,7 @@ def prune(
     from cldctl.show.format import size
     from cldctl.show.progress import Working
 
-    chosen = _runs_to_change(names, options.runs_dir(directory), yes or dry_run)
+    chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes or dry_run)
     with Working("verifying the checkpoints that stay"):
         prunings = pruning.plan(chosen, keep_every, averages)
     for entry in prunings:
@@ -120,29 +115,3 @@ def _agree(question: str, command: str, yes: bool) -> None:
     if not yes and not options.agreed(question, command):
         err.print("nothing was removed")
         raise typer.Exit(0)
-
-
-def _runs_to_change(names: Iterable[str], root: Path, yes: bool, *, damaged: bool = False) -> "list[RunFolder]":
-    """The runs from which something will be removed, each once; a group stands for its runs.
-
-    Args:
-        yes: there is no confirmation, so a prefix of a name is not enough: another run may have it tomorrow.
-        damaged: runs whose identity is lost can also be named, by their whole name.
-
-    Raises:
-        NotFoundError, FormatError, UsageError: as `find_run`, or a name is not whole.
-    """
-    from cld_core.run.lookup import meant
-
-    runs = {}
-    for name in names:
-        if (group := options.group_named(name, root)) is not None:
-            runs.update({run.path: run for run in group.runs()})
-            continue
-        run = meant(name, root)
-        if not (damaged and name and run.unreadable is None and run.exists and run.is_damaged):
-            run = options.find_run(name, root)
-        if yes and "/" not in name and run.name != name:
-            raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
-        runs[run.path] = run
-    return list(runs.values())

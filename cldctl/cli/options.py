@@ -151,18 +151,33 @@ def group_named(name: str | None, root: Path) -> "Group | None":
     return group
 
 
-def find_runs_or_group(names: Iterable[str], root: Path) -> "list[RunFolder]":
+def find_runs_or_group(
+    names: Iterable[str], root: Path, *, whole: bool = False, damaged: bool = False
+) -> "list[RunFolder]":
     """The runs that names and paths mean, each once; a group stands for its runs.
+
+    Args:
+        whole: the beginning of a name is not enough: nobody is asked, and another run may have it tomorrow.
+        damaged: runs whose identity is lost can also be named, by their whole name.
 
     Raises:
         NotFoundError: there is no such run.
         FormatError: one has a format that this version of cldctl does not read.
+        UsageError: a name is not whole.
     """
+    from cld_core.run.lookup import meant
+
     found: dict[Path, RunFolder] = {}
     for name in names:
-        group = group_named(name, root)
-        for run in [find_run(name, root)] if group is None else group.runs():
-            found.setdefault(run.path, run)
+        if (group := group_named(name, root)) is not None:
+            found.update({run.path: run for run in group.runs()})
+            continue
+        run = meant(name, root)
+        if not (damaged and name and run.unreadable is None and run.exists and run.is_damaged):
+            run = find_run(name, root)
+        if whole and "/" not in name and run.name != name:
+            raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
+        found[run.path] = run
     return list(found.values())
 
 

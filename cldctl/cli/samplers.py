@@ -42,24 +42,25 @@ def tune(
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
     from cldctl.runs.options import network_evaluations
-    from cldctl.runs.tune import TuneOptions, minutes, plan, start
+    from cldctl.runs.tune import minutes, plan, start
     from cldctl.show.console import err
     from cldctl.show.samplers import finish_tunings, say_cost
     from cldctl.show.submission import remark
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, directory)
-    wanted = TuneOptions(
+    planned = plan(
+        run,
+        overrides,
         nfe=numbers,
-        overrides=tuple(overrides),
         points=points,
         budget_min=budget_min,
         seed=seed,
         checkpoint=checkpoint,
         cluster=cluster,
         allow_plugin=allow_plugin,
+        say=remark,
     )
-    planned = plan(run, wanted, remark)
     say_cost(planned)
     raise typer.Exit(finish_tunings(planned, start(planned, err.print), as_json, follow))
 

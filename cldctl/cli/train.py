@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cldctl.runs.resume import Continuation
 
 # Of several runs, all are asked about at once; the answer about each is good for so many seconds.
-_ASKED_S = 30.0
+_MAX_AGE_S = 30.0
 
 
 def submit(
@@ -171,7 +171,7 @@ def resume(
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
         raise typer.Exit(_resume(runs[0], wanted, cluster, follow))
-    wanted = replace(wanted, max_age_s=_ASKED_S)
+    wanted = replace(wanted, max_age_s=_MAX_AGE_S)
     if names:
         ask_about(runs)
     for run in runs:

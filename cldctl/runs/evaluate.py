@@ -218,18 +218,17 @@ def start(planned: Planned, parallel: int | None = None) -> Outcome:
         SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
         UsageError: a job of one of them belongs to a cluster that this cldctl does not know.
     """
-    with home.only_one(planned.run.path, planned.cluster):
-        one = _prepared(planned)
-        said: list[str] = []
-        return one.outcome(_submitted([one], planned, one.logs, parallel, said.append), said)
+    ((_, outcome),) = start_several([planned], None, parallel)
+    return outcome
 
 
-def start_group(
-    group: Group, planned: Iterable[Planned], parallel: int | None = None
+def start_several(
+    planned: Iterable[Planned], group: Group | None, parallel: int | None = None
 ) -> Iterator[tuple[Planned, Outcome]]:
-    """As `start`, for several runs of a group, with the output in the group's folder.
+    """As `start`, by one submission for all of the same cluster and size, as runs of a group usually are.
 
-    By one submission for all of the same cluster and size, as runs of a group usually are.
+    Args:
+        group: has the output in its folder; None for the run of each submission.
     """
     alike: dict[tuple[str, ClusterSpec], list[Planned]] = {}
     for one in planned:
@@ -239,7 +238,8 @@ def start_group(
             prepared = list(map(_prepared, these))
             # What people should know about the submission is said once.
             said: list[str] = []
-            job = _submitted(prepared, these[0], group.logs, parallel, said.append)
+            logs = prepared[0].logs if group is None else group.logs
+            job = _submitted(prepared, these[0], logs, parallel, said.append)
         first = next((its for its in prepared if its.works), None)
         for which, its in zip(these, prepared, strict=True):
             yield which, its.outcome(job if its.works else None, said if its is first else ())

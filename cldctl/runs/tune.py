@@ -1,6 +1,7 @@
 """Starting the tunings of a run that are missing, by one submission."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,28 +30,6 @@ _READ = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """Tunings of a run, as somebody asked for them.
-
-    Attributes:
-        nfe: numbers of network evaluations, of which each is a tuning.
-        points: draws of the noise to fit to; None for the default of such data.
-        budget_min: minutes for each fit; None for no limit.
-        checkpoint: "last" or a step.
-        cluster: None for the run's own.
-    """
-
-    nfe: tuple[int, ...]
-    overrides: tuple[str, ...] = ()
-    points: int | None = None
-    budget_min: float | None = None
-    seed: int = 0
-    checkpoint: str = "last"
-    cluster: str | None = None
-    allow_plugin: bool = False
-
-
 @dataclass(frozen=True)
 class Tunings:
     """Tunings that a run should have, and where those that are missing are computed."""
@@ -65,8 +44,27 @@ class Tunings:
         return [self.run.tuned / request.id for request in self.requests]
 
 
-def plan(run: RunFolder, options: TuneOptions, say: Say) -> Tunings:
+def plan(
+    run: RunFolder,
+    overrides: Sequence[str],
+    *,
+    nfe: Sequence[int],
+    points: int | None,
+    budget_min: float | None,
+    seed: int,
+    checkpoint: str,
+    cluster: str | None,
+    allow_plugin: bool,
+    say: Say,
+) -> Tunings:
     """The requested tunings, to an intact checkpoint of a run. Writes nothing.
+
+    Args:
+        nfe: numbers of network evaluations, of which each is a tuning.
+        points: draws of the noise to fit to; None for the default of such data.
+        budget_min: minutes for each fit; None for no limit.
+        checkpoint: "last" or a step.
+        cluster: None for the run's own.
 
     Raises:
         CldError: the run belongs to somebody else.
@@ -74,23 +72,19 @@ def plan(run: RunFolder, options: TuneOptions, say: Say) -> Tunings:
         NotFoundError: there is no such checkpoint.
     """
     require_may_change(run.path, "Nothing was tuned")
-    cluster = home.chosen(options.cluster, run)
-    for text in options.overrides:
+    for text in overrides:
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.")) and key not in _READ:
             raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ)}.")
-    recipe = recipe_for_evaluation(run.recipe(), options.overrides, str(run.recipe_file))
-    if not options.allow_plugin:
+    recipe = recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
+    if not allow_plugin:
         require_own_plugin(run, recipe)
-    if options.checkpoint == "all":
+    if checkpoint == "all":
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
-    (step,) = steps_of(run, options.checkpoint, say, "tuning to")
+    (step,) = steps_of(run, checkpoint, say, "tuning to")
     require_average(run, step, recipe.ema.length)
-    points, budget_min, seed = options.points, options.budget_min, options.seed
-    requests = (
-        TuneRequest.of(recipe, step, nfe, points=points, budget_min=budget_min, seed=seed) for nfe in options.nfe
-    )
-    return Tunings(run, recipe, tuple(requests), cluster)
+    requests = (TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in nfe)
+    return Tunings(run, recipe, tuple(requests), home.chosen(cluster, run))
 
 
 def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:

@@ -140,21 +140,21 @@ def test_rm_asks(root, monkeypatch):
     assert listed(root, "--all") == []
 
 
-def wait(root, scripted, phase="pending"):
-    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
-    scripted.phases["9"] = phase
+def lives(root, scripted, job_id="9", phase="pending"):
+    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id)))
+    scripted.phases[job_id] = phase
 
 
 @pytest.mark.parametrize(
-    ("phase", "code", "message"),
-    [("running", 2, "may still run or wait"), ("pending", 2, "cldctl cancel toy-1"), (None, 4, "nobody answers")],
+    ("job", "code", "message"),
+    [(("1", "running"), 2, "still run or wait"), (("9", "pending"), 2, "cancel toy-1"), (None, 4, "nobody answers")],
 )
 @pytest.mark.parametrize("command", ["rm", "prune"])
-def test_what_is_alive_or_may_be_is_left_alone(root, scripted, phase, code, message, command):
-    if phase is None:
+def test_what_is_alive_or_may_be_is_left_alone(root, scripted, job, code, message, command):
+    if job is None:
         scripted.away.add("scripted")
     else:
-        wait(root, scripted, phase)
+        lives(root, scripted, *job)
     refused = invoke(command, "toy-20", "toy-1", "--yes", runs=root, code=code)
     assert message in refused.stderr
     assert "Nothing was removed" in refused.stderr
@@ -174,7 +174,7 @@ def test_a_run_that_a_process_writes_into_is_left_alone(root, command):
 def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, scripted):
     planned = removal.plan([RunFolder(root / "toy-1")])
     pruned = pruning.plan([RunFolder(root / "toy-1")], None)
-    wait(root, scripted)
+    lives(root, scripted)
     for act in (lambda: removal.remove(planned[0]), lambda: pruning.prune(pruned[0])):
         with pytest.raises(Exception, match=r"job 9 may still run|is pending"):
             act()
