@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import typer
@@ -17,6 +18,14 @@ from typer.models import ArgumentInfo
 _MOST = 500
 # Names of files that a shell takes as they are: others could be commands.
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
+# Where the words are that an option takes; importing all of them would take a shell too long.
+_LISTS = {
+    "metrics": "cld_core.evaluation.registry:METRICS",
+    "state": "cldctl.runs.state:STATES",
+    "sort": "cldctl.runs.selection:ORDERS",
+    "cluster": "cldctl.clusters:CLUSTERS",
+    "sampler": "cldctl.evals.samplers:SETTINGS",
+}
 # Of other commands, all sections can be changed.
 _OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
 _SECTIONS = {"sample": ("sampling", "ema"), **dict.fromkeys(("eval", "samplers", "tune"), _OF_EVALUATIONS)}
@@ -43,26 +52,8 @@ def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]
 
 def _listed(kind: str, incomplete: str) -> Iterator[str]:
     """Words from a list, of which several may be given with commas between them."""
-    from cld_core.evaluation.registry import METRICS
-    from cld_core.recipe import variants
-    from cld_core.recipe.data import ImageDataSpec
-    from cldctl.clusters import CLUSTERS
-    from cldctl.evals.samplers import SETTINGS
-    from cldctl.runs.selection import ORDERS
-    from cldctl.runs.state import STATES
-
-    data = variants.SECTIONS["data"].variants
-    words: dict[str, Iterable[str]] = {
-        "NAME": [name for name, variant in data.items() if issubclass(variant.spec, ImageDataSpec)],
-        "metrics": METRICS,
-        "state": STATES,
-        "sort": ORDERS,
-        "cluster": CLUSTERS,
-        "sampler": SETTINGS,
-        "method": variants.names("sampling"),
-    }
     before, comma, _ = incomplete.rpartition(",")
-    yield from (f"{before}{comma}{word}" for word in words[kind] if word not in before.split(","))
+    yield from (f"{before}{comma}{word}" for word in resolve_name(_LISTS[kind]) if word not in before.split(","))
 
 
 def _runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
@@ -150,12 +141,27 @@ def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     return filter(is_name, sorted(entry.name for run in _run(ctx) for entry in run.evals.iterdir()))
 
 
+def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+    from cld_core.recipe.variants import names
+
+    return names("sampling")
+
+
+def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+    """Sets of images that can be prepared."""
+    from cld_core.recipe.data import ImageDataSpec
+    from cld_core.recipe.variants import SECTIONS
+
+    return [name for name, variant in SECTIONS["data"].variants.items() if issubclass(variant.spec, ImageDataSpec)]
+
+
 _OFFERED: dict[str, Callable[[typer.Context, str], Iterable[str]]] = {
     "RUN": _runs,
     "GROUP": _groups,
     "RECIPE": _recipes,
     "KEY=VALUE": _overrides,
     "SECTION": _explained,
+    "NAME": _data_sets,
     "recipe": _recipes,
     "sweep": _overrides,
     "profile": _profiles,
@@ -163,6 +169,7 @@ _OFFERED: dict[str, Callable[[typer.Context, str], Iterable[str]]] = {
     "checkpoint": _checkpoints,
     "from_step": _checkpoints,
     "evaluation": _evaluations,
+    "method": _methods,
 }
 
 
