@@ -15,6 +15,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.trust import require_own_plugin
+from cld_core.shards.request import require_few
 from cld_core.small_files import read_object, whole
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
@@ -51,6 +52,10 @@ class EvalOptions:
     shards: int | None = None
     cluster: str | None = None
     allow_plugin: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shards is not None:
+            require_few(self.shards)
 
 
 @dataclass(frozen=True)
