@@ -1,5 +1,6 @@
 """The `cldctl` command: its commands in groups, its own options, and errors as one line and an exit code."""
 
+import inspect
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from cld_core.errors import CldError
 from cld_core.texts import one_line
 
 from .cli import data, doctor, evaluate, look, manage, recipes, report, sample, samplers, top, train, weights
+from .cli.completion import completer
 from .show import console
 from .show.console import err, out
 
@@ -95,6 +97,9 @@ def _app() -> typer.Typer:
     groups: dict[str, typer.Typer] = {}
     for panel, commands in _COMMANDS.items():
         for name, command in commands.items():
+            for parameter in inspect.signature(command).parameters.values():
+                (about,) = parameter.annotation.__metadata__
+                about.autocompletion = completer(parameter.name, about)
             group, _, own = name.rpartition(" ")
             if not group:
                 app.command(own, cls=_Command, rich_help_panel=panel)(command)
@@ -108,8 +113,8 @@ def _app() -> typer.Typer:
     return app
 
 
-def _print_versions(asked: bool) -> None:
-    if not asked:
+def _print_versions(wanted: bool) -> None:
+    if not wanted:
         return
     import platform
     from importlib import metadata

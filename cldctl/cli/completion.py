@@ -1,105 +1,102 @@
 """Shell completion: names of runs, recipes and keys, and the words that options take. A shell waits for it.
 
-Paths are left to the shell. If something goes wrong, nothing is offered: an error in the middle of a command line would
-not help.
+What a word may be is known from the metavar of an argument ("RUN | KEY=VALUE"), or from the name of an option. Paths
+are left to the shell.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
+from contextlib import suppress
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import typer
+from typer.models import ArgumentInfo
 
 # Of more runs, a shell asks whether it is to list them.
 _MOST = 500
 # Names of files that a shell takes as they are: others could be commands.
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
+# Where the words are that an option takes; importing all of them would take a shell too long.
+_LISTS = {
+    "metrics": "cld_core.evaluation.registry:METRICS",
+    "state": "cldctl.runs.state:STATES",
+    "sort": "cldctl.runs.selection:ORDERS",
+    "cluster": "cldctl.clusters:CLUSTERS",
+    "sampler": "cldctl.evals.samplers:SETTINGS",
+}
 # Of other commands, all sections can be changed.
 _OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
 _SECTIONS = {"sample": ("sampling", "ema"), **dict.fromkeys(("eval", "samplers", "tune"), _OF_EVALUATIONS)}
 
-Completer = Callable[[typer.Context, str], list[str]]
 
+def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]]:
+    """What completes a parameter: nothing if something goes wrong, as an error amid a command line would not help.
 
-def _offered(find: Callable[[typer.Context, str], Iterable[str]]) -> Completer:
-    """What is found for a word and continues it."""
+    Args:
+        about: its `typer.Argument` or `typer.Option`.
+    """
+    kinds = (about.metavar or "").split(" | ") if isinstance(about, ArgumentInfo) else [name]
 
-    @wraps(find)
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
-        try:
-            # bash makes "=" a word of its own.
-            return [it for it in dict.fromkeys(find(ctx, incomplete)) if it.startswith(incomplete.lstrip("="))]
-        except Exception:
-            return []
+        found: list[str] = []
+        for kind in kinds:
+            with suppress(Exception):
+                found += _OFFERED[kind](ctx, incomplete) if kind in _OFFERED else _listed(kind, incomplete)
+        # bash makes "=" a word of its own.
+        return [word for word in dict.fromkeys(found) if word.startswith(incomplete.lstrip("="))]
 
     return complete
 
 
-def _listed(find: Callable[[], Iterable[str]]) -> Completer:
-    """Words of which several may be given with commas between them."""
-
-    def complete(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-        before, comma, _ = incomplete.rpartition(",")
-        yield from (f"{before}{comma}{word}" for word in find() if word not in before.split(","))
-
-    return _offered(complete)
+def _listed(kind: str, incomplete: str) -> Iterator[str]:
+    """Words from a list, of which several may be given with commas between them."""
+    before, comma, _ = incomplete.rpartition(",")
+    yield from (f"{before}{comma}{word}" for word in resolve_name(_LISTS[kind]) if word not in before.split(","))
 
 
-@_offered
-def runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
-    """Names of runs, the newest first, and of groups."""
+def _runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    """Names of runs, the newest first."""
     from cld_core.run import RunFolder
     from cld_core.run.folder import is_name
 
-    found = []
-    for entry in _root(ctx).iterdir():
-        if entry.name.startswith(incomplete) and is_name(entry.name) and entry.exists():
-            found.append((entry.stat().st_mtime, entry))
-    yield from (entry.name for _, entry in sorted(found, reverse=True)[:_MOST] if RunFolder(entry).exists)
-    yield from groups(ctx, incomplete)
+    if _words(ctx)[-1:] == ["="]:
+        return
+    entries = [it for it in _root(ctx).iterdir() if it.name.startswith(incomplete) and is_name(it.name) and it.exists()]
+    newest = sorted(entries, key=lambda entry: entry.stat().st_mtime, reverse=True)[:_MOST]
+    yield from (entry.name for entry in newest if RunFolder(entry).exists)
 
 
-@_offered
-def groups(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+def _groups(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cld_core.run.folder import is_name
 
-    yield from filter(is_name, sorted(entry.name for entry in (_root(ctx) / ".groups").iterdir()))
+    return filter(is_name, sorted(entry.name for entry in (_root(ctx) / ".groups").iterdir()))
 
 
-@_offered
-def recipes(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+def _recipes(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cldctl.lookup import recipe_files
 
     return filter(_PLAIN.fullmatch, recipe_files())
 
 
-@_offered
-def recipes_and_runs(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    return [*recipes(ctx, incomplete), *runs(ctx, incomplete)]
-
-
-@_offered
-def profiles(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+def _profiles(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cldctl.lookup import profile_files
 
     return filter(_PLAIN.fullmatch, profile_files())
 
 
-@_offered
-def overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """KEY= or, after it, values: where the shell splits words at "=", these alone."""
     from cld_core.recipe import described
 
     keys, words = described.keys(), _words(ctx)
+    before = next((word for word in reversed(words) if word != "="), "")
     key, equals, _ = incomplete.partition("=")
     if key and equals:
         yield from (f"{key}={value}" for value in _values(keys[key]))
-    elif words[-1:] == ["="]:
-        yield from _values(keys[words[-2]])
-    elif words and words[-1] in keys and incomplete in ("", "="):
-        yield from _values(keys[words[-1]])
+    elif before in keys and ("=" in words[-1:] or incomplete in ("", "=")):
+        yield from _values(keys[before])
     else:
         sections = _SECTIONS.get(ctx.info_name or "") or [name for name in described.sections() if name]
         yield from _keys([key for key in keys.values() if key.name.partition(".")[0] in sections], incomplete)
@@ -123,14 +120,7 @@ def _values(key: Any) -> list[str]:
     return list(dict.fromkeys(value.replace(", ", ",") for value in values))
 
 
-@_offered
-def runs_and_overrides(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    is_value = "=" in incomplete or _words(ctx)[-1:] == ["="]
-    return [*([] if is_value else runs(ctx, incomplete)), *overrides(ctx, incomplete)]
-
-
-@_offered
-def explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Names of sections, and then of keys and variants."""
     from cld_core.recipe import described
 
@@ -141,67 +131,46 @@ def explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     return top if len(top) > 1 else names
 
 
-@_offered
-def checkpoints(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     return ["last", *(str(step) for run in _run(ctx) for step in reversed(run.checkpoint_steps()))]
 
 
-@_offered
-def evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cld_core.run.folder import is_name
 
     return filter(is_name, sorted(entry.name for run in _run(ctx) for entry in run.evals.iterdir()))
 
 
-@_listed
-def metrics() -> Iterable[str]:
-    from cld_core.evaluation.registry import METRICS
-
-    return METRICS
-
-
-@_listed
-def states() -> Iterable[str]:
-    from cldctl.runs.state import STATES
-
-    return STATES
-
-
-@_listed
-def sorts() -> Iterable[str]:
-    from cldctl.runs.selection import ORDERS
-
-    return ORDERS
-
-
-@_listed
-def clusters() -> Iterable[str]:
-    from cldctl.clusters import CLUSTERS
-
-    return CLUSTERS
-
-
-@_listed
-def samplers() -> Iterable[str]:
-    from cldctl.evals.samplers import SETTINGS
-
-    return SETTINGS
-
-
-@_listed
-def methods() -> Iterable[str]:
+def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cld_core.recipe.variants import names
 
     return names("sampling")
 
 
-@_listed
-def data_sets() -> Iterable[str]:
+def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Sets of images that can be prepared."""
     from cld_core.recipe.data import ImageDataSpec
     from cld_core.recipe.variants import SECTIONS
 
     return [name for name, variant in SECTIONS["data"].variants.items() if issubclass(variant.spec, ImageDataSpec)]
+
+
+_OFFERED: dict[str, Callable[[typer.Context, str], Iterable[str]]] = {
+    "RUN": _runs,
+    "GROUP": _groups,
+    "RECIPE": _recipes,
+    "KEY=VALUE": _overrides,
+    "SECTION": _explained,
+    "NAME": _data_sets,
+    "recipe": _recipes,
+    "sweep": _overrides,
+    "profile": _profiles,
+    "group": _groups,
+    "checkpoint": _checkpoints,
+    "from_step": _checkpoints,
+    "evaluation": _evaluations,
+    "method": _methods,
+}
 
 
 def _root(ctx: typer.Context) -> Path:
@@ -227,8 +196,8 @@ def _run(ctx: typer.Context) -> list[Any]:
     from cldctl.runs.index import Index
 
     root = _root(ctx)
-    named = [word for word in _words(ctx) if "=" not in word]
-    if named and not (run := meant(named[0], root)).exists:
-        found = runs_beginning(root, named[0])
-        return found if len(found) == 1 else []
-    return [run] if named else [newest for newest in [Index(root).newest()] if newest is not None]
+    name = next((word for word in _words(ctx) if "=" not in word), None)
+    if name is None:
+        return [newest for newest in [Index(root).newest()] if newest is not None]
+    found = [run] if (run := meant(name, root)).exists else runs_beginning(root, name)
+    return found if len(found) == 1 else []

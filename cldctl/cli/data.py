@@ -5,16 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from cld_core.data.prepare import Progress as Reached
 
 
 def prepare(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.", autocompletion=completion.data_sets)
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.")],
     source: Annotated[Path, typer.Option(help="The archive, folder or zip file that holds the data.")],
     output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
     size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
@@ -46,7 +44,7 @@ def prepare(
     counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
     classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
     err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}{classes}")
-    out.print(str(output), markup=False, no_wrap=True)
+    out.print(str(output), no_wrap=True)
 
 
 def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
@@ -61,18 +59,11 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
     with Working(f"verifying {path.name}") as working:
         manifest = verify(path, lambda read, total: working.at(read, total, "images"))
     total = sum(info.count for info in manifest.splits.values())
-    out.print(f"{path}: {total:,} images are as they were prepared", markup=False, no_wrap=True)
+    out.print(f"{path}: {total:,} images are as they were prepared", no_wrap=True)
 
 
 def stats(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE | RUN",
-            help="Whose training images are meant.",
-            autocompletion=completion.recipes_and_runs,
-        ),
-    ],
+    name: Annotated[str, typer.Argument(metavar="RECIPE | RUN", help="Whose training images are meant.")],
     overrides: options.Overrides = None,
     output: Annotated[
         Path | None,
@@ -106,18 +97,18 @@ def stats(
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
         err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
-    job = sharded.start_statistics(request, where, recipe.cluster, say=lambda text: err.print(text))
+    job = sharded.start_statistics(request, where, recipe.cluster, say=err.print)
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
     elif request.is_done:
         err.print("these statistics exist already")
         sharded.clear(request.folder)
-        out.print(request.output, markup=False, no_wrap=True)
+        out.print(request.output, no_wrap=True)
         return
     else:
         err.print("these statistics are already being computed")
     if follow or where.blocks:
         raise typer.Exit(follow_statistics(Statistics(request.folder)))
-    out.print(request.output, markup=False, no_wrap=True)
+    out.print(request.output, no_wrap=True)
     logs = request.folder / "logs" if job is None else job.logs
     err.print(f"logs: {logs}; run it again with --follow to watch")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from cldctl.clusters.records import Check
@@ -14,12 +14,7 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def doctor(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE", help="Check its data and FID weights, too.", autocompletion=completion.recipes
-        ),
-    ] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Check its data and FID weights, too.")] = None,
     cluster: options.ClusterOption = None,
     job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
     partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
@@ -50,10 +45,10 @@ def doctor(
     where = home.default() if cluster is None else clusters.find(cluster)
     wanted = None if recipe is None else load(find_recipe(recipe))
     with Working("checking this machine: torch, folders") as working:
-        asked = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
+        about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
         checks = list(machine.checks(root, wanted))
         working.phase(f"asking the cluster ({where.name})")
-        checks += where.checks(root, asked, measured_saves(find_runs(root)))
+        checks += where.checks(root, about, measured_saves(find_runs(root)))
         if gpu:
             working.phase("checking the GPU: the quick checks")
             checks += card.checks()

@@ -1,25 +1,14 @@
 """`cldctl eval` and `compare`: evaluate checkpoints in shards, sweep over settings, see results side by side."""
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import UsageError
 
-from . import completion, options
-
-if TYPE_CHECKING:
-    from cld_core.recipe.cluster import ClusterSpec
-    from cld_core.run import RunFolder
-    from cld_core.run.groups import Group
-    from cldctl.clusters.base import Cluster
-    from cldctl.evals.plan import EvaluationPlan
-    from cldctl.runs.evaluate import EvalOptions, Outcome
-
-    Planned = tuple[EvaluationPlan, Cluster, ClusterSpec]
+from . import options
 
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
@@ -49,9 +38,9 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 def evaluate(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys(
-            "A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
-            "RUN | GROUP | KEY=VALUE",
+        typer.Argument(
+            metavar="RUN | GROUP | KEY=VALUE",
+            help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
         ),
     ] = None,
     metrics: tuple[str, ...] = (),
@@ -60,12 +49,14 @@ def evaluate(
         typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
     ] = None,
     shards: options.Shards = None,
-    checkpoint: Annotated[
-        str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.", autocompletion=completion.checkpoints)
-    ] = "last",
+    checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
     sweep: Annotated[
         list[str] | None,
-        options.sweep("Evaluate each of these settings, shown as a table; can be repeated for other keys."),
+        typer.Option(
+            "--sweep",
+            metavar="KEY=a,b,c",
+            help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
+        ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
@@ -80,11 +71,9 @@ def evaluate(
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
     from cld_core.evaluation import registry
-    from cld_core.shards.request import require_few
-    from cldctl.runs.evaluate import EvalOptions
-    from cldctl.runs.options import refuse_twice
-    from cldctl.show.follow import follow_evaluations
-    from cldctl.show.submission import say_where
+    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_several
+    from cldctl.show.progress import Working
+    from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compare:
         given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
@@ -100,118 +89,34 @@ def evaluate(
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
     if not metrics:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
-    if shards is not None:
-        require_few(shards)
     name, overrides = options.one_run(words)
-    root = options.runs_dir(directory)
-    if samples is not None:
-        key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
-        refuse_twice("--samples", [key], [*overrides, *(sweep or [])])
-        overrides.append(f"{key}={samples}")
-    asked = EvalOptions(
+    wanted = EvalOptions(
         metrics=metrics,
         overrides=tuple(overrides),
+        samples=samples,
         sweep=tuple(sweep or ()),
         checkpoint=checkpoint,
         shards=shards,
-        parallel=max_parallel,
         cluster=cluster,
         allow_plugin=allow_plugin,
     )
+    root = options.runs_dir(directory)
     if (group := options.group_named(name, root)) is not None:
-        _evaluate_group(group, asked, follow)
-        return
+        with Working(f"looking at what is missing of the evaluations of {group.name}"):
+            ready, skipped = plan_group(group, wanted, remark)
+        begun = start_several(ready, group, max_parallel)
+        raise typer.Exit(finish_group_evaluations(group, begun, skipped, follow))
     run = options.find_run(name, root)
-    made, where, size = _planned(run, asked)
-    outcome = start(run, made, where, size, max_parallel)
-    if not (follow or where.blocks) and (outcome.running or outcome.started):
-        say_where(run, made, outcome)
-        return
-    raise typer.Exit(follow_evaluations(run, tuple(request.id for request in made.requests), made.sweep))
-
-
-def _planned(run: "RunFolder", asked: "EvalOptions") -> "Planned":
-    from cldctl.runs.evaluate import planned
-
-    with looking(run, f"looking at what is missing of the evaluation of {run.name}"):
-        return planned(run, asked, remark)
-
-
-@contextmanager
-def looking(run: "RunFolder", what: str, typed: dict[str, str] | None = None) -> Iterator[None]:
-    """A context in which it is found out what is missing; see `named_as_typed`."""
-    from cldctl.show.progress import Working
-
-    with Working(what), options.named_as_typed(typed or {}, run):
-        yield
-
-
-def remark(text: str) -> None:
-    """Say something about what is about to be computed."""
-    from cldctl.show.console import err
-
-    err.print(text, markup=False, style="yellow")
-
-
-def start(
-    run: "RunFolder", made: "EvaluationPlan", where: "Cluster", size: "ClusterSpec", parallel: int | None
-) -> "Outcome":
-    """Start the missing evaluations of a plan, and say so."""
-    from cldctl.runs import evaluate, home
-    from cldctl.show.submission import say_outcome
-
-    with home.only_one(run.path, where):
-        outcome = evaluate.start(run, made, where, size, parallel)
-    say_outcome(run, made, outcome, where)
-    return outcome
-
-
-def _evaluate_group(group: "Group", asked: "EvalOptions", follow: bool) -> None:
-    """Evaluate the runs of a group: at their last checkpoints, once they are finished."""
-    from cld_core.evaluation.evaluation import Evaluation
-    from cldctl.hints import command_of_group
-    from cldctl.runs import evaluate
-    from cldctl.runs.training import is_finished
-    from cldctl.show.console import err, out
-    from cldctl.show.follow import follow_group_evaluations
-    from cldctl.show.submission import say_outcome
-
-    runs = group.runs()
-    ready = [run for run in runs if asked.checkpoint != "last" or is_finished(run)]
-    if left := [run.name for run in runs if run not in ready]:
-        text = f"not finished, and not evaluated: {', '.join(left)}"
-        err.print(f"{text}. Run this again later, or pass --checkpoint STEP", style="yellow")
-    plans: list[tuple[RunFolder, EvaluationPlan, Cluster, ClusterSpec]] = []
-    code = 0
-    for run in ready:
-        try:
-            plans.append((run, *_planned(run, asked)))
-        except CldError as error:
-            err.failure(f"{run.name}: {error}", style="red")
-            code = code or error.exit_code
-    for run, made, where, outcome in evaluate.start_alike(group, plans, asked.parallel):
-        say_outcome(run, made, outcome, where)
-    works = [Evaluation(run.evals / request.id) for run, made, _, _ in plans for request in made.requests]
-    compared = command_of_group(f"compare {group.name}", group)
-    if works and (follow or plans[0][2].blocks):
-        code = follow_group_evaluations(group, runs, works) or code
-        if code == 0:
-            err.print(f"next:\n  {compared}", markup=False)
-    else:
-        out.print(group.name, markup=False)
-        err.print(f"next:\n  {command_of_group(f'status {group.name}', group)}\n  {compared}", markup=False)
-    raise typer.Exit(code)
+    with Working(f"looking at what is missing of the evaluation of {run.name}"):
+        planned = plan(run, wanted, remark)
+    raise typer.Exit(finish_evaluations(planned, start(planned, max_parallel), follow))
 
 
 def compare(
     names: options.Runs,
     checkpoint: Annotated[
         str,
-        typer.Option(
-            metavar="last|STEP",
-            help="The step whose results are compared; last: the newest that has some.",
-            autocompletion=completion.checkpoints,
-        ),
+        typer.Option(metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."),
     ] = "last",
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,

@@ -7,14 +7,16 @@ import typer
 
 from cld_core.errors import UsageError
 
-from . import completion, options
+from . import options
 
 # More rows than this are written as JSON a line each: indenting them takes longer than everything else.
 _MANY = 50
 
 
 def status(
-    names: Annotated[list[str] | None, options.runs("Names; default: all recent runs.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.")
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
     ] = False,
@@ -24,12 +26,7 @@ def status(
     user: options.UserFilter = None,
     group: options.GroupFilter = None,
     sort: Annotated[
-        str,
-        typer.Option(
-            metavar="KEY",
-            help="name, created, updated, step, loss or state; the last rows are shown.",
-            autocompletion=completion.sorts,
-        ),
+        str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
     ] = "created",
     reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
@@ -62,7 +59,7 @@ def status(
     elif as_json:
         answer = query.rows()
         if answer.remark is not None:
-            err.print(answer.remark, style="yellow", markup=False)
+            err.print(answer.remark, style="yellow")
         rows = [row.to_dict() for row in answer.rows]
         many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
         typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
@@ -88,13 +85,7 @@ def logs(
         int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
     ] = None,
     evaluation: Annotated[
-        str | None,
-        typer.Option(
-            "--eval",
-            metavar="ID",
-            help="Of an evaluation; the beginning of its id will do.",
-            autocompletion=completion.evaluations,
-        ),
+        str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
     ] = None,
     shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="The process of this shard of it.")] = None,
     directory: options.RunsDir = None,
@@ -122,13 +113,13 @@ def logs(
     run = options.find_run(name, options.runs_dir(directory))
     if failed:
         log, what = failed_log(run, attempt)
-        err.print(what, style="dim", markup=False)
+        err.print(what, style="dim")
     elif evaluation is None:
         log = of_training(run, attempt, rank or 0)
     else:
         log = of_evaluation(run, evaluation, shard, rank or 0)
     if log.note is not None:
-        err.print(log.note, style="yellow", markup=False)
+        err.print(log.note, style="yellow")
     find = log.all_ranks if all_ranks else lambda: [log]
     if not any(one.files() for one in find()) and not follow:
         raise log.missing(run)
@@ -184,7 +175,9 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
 
 
 def usage(
-    names: Annotated[list[str] | None, options.runs("Names of runs or groups; default: all runs.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option("--since", metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."),
@@ -206,7 +199,7 @@ def usage(
     root = options.runs_dir(directory)
     folder = Folder.of(options.find_runs_or_group(names, root) if names else find_runs(root), since=begin)
     for problem in folder.problems:
-        err.print(problem, style="yellow", markup=False)
+        err.print(problem, style="yellow")
     if as_json:
         about = {"since": begin or None, "of": "trainings", "silent_s": SILENT_S}
         typer.echo(json.dumps({**about, **folder.to_dict()}, indent=1))
@@ -217,7 +210,9 @@ def usage(
 
 
 def board(
-    names: Annotated[list[str] | None, options.runs("Whose curves to show; default: the newest run.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Whose curves to show; default: the newest run.")
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port of this machine; default: 6006, or a free one.")
     ] = None,

@@ -1,8 +1,6 @@
 """`cldctl note`, `rm` and `prune`: words about runs, and room on the disk."""
 
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,12 +8,9 @@ from cld_core.errors import UsageError
 
 from . import options
 
-if TYPE_CHECKING:
-    from cld_core.run import RunFolder
-
 
 def note(
-    name: Annotated[str, options.runs("A run's name or folder, or all runs of a group.")],
+    name: Annotated[str, typer.Argument(metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group.")],
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Replaces the note; '' removes it.")] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")
@@ -36,7 +31,7 @@ def note(
         label(run, text, tags or (), untag or ())
         history = run.ledger.history()
         shown = ", ".join(history.tags) or "none"
-        err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}", markup=False)
+        err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}")
 
 
 def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir = None) -> None:
@@ -49,7 +44,7 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
     from cldctl.show.format import age, size
     from cldctl.show.progress import Working
 
-    chosen = _runs_to_change(names, options.runs_dir(directory), yes, damaged=True)
+    chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes, damaged=True)
     for folder in {run.path.parent for run in chosen}:
         removal.clear_left(folder)
     with Working("looking at what is to be removed"):
@@ -58,13 +53,13 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
         row = entry.status
         evals = f"{len(row.evals)} evaluation{'' if len(row.evals) == 1 else 's'}"
         about = f"{row.state}, {size(entry.size)}, {evals}, last change {age(row.heard_of)}"
-        err.print(f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}", markup=False)
+        err.print(f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}")
     what = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
     _agree(f"Remove {what}, {size(sum(entry.size for entry in removals))}, for good?", "rm", yes)
     for entry in removals:
         with Working(f"removing {entry.run.name}"):
             removal.remove(entry)
-        err.print(f"removed {entry.run.name}", markup=False)
+        err.print(f"removed {entry.run.name}")
 
 
 def prune(
@@ -89,7 +84,7 @@ def prune(
     from cldctl.show.format import size
     from cldctl.show.progress import Working
 
-    chosen = _runs_to_change(names, options.runs_dir(directory), yes or dry_run)
+    chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes or dry_run)
     with Working("verifying the checkpoints that stay"):
         prunings = pruning.plan(chosen, keep_every, averages)
     for entry in prunings:
@@ -101,7 +96,7 @@ def prune(
         if entry.averages:
             removed.append(f"removes all snapshots of averages, {size(entry.size_of_averages)}")
         about = f"{'; '.join(removed)}; keeps" if removed else "nothing to remove; kept:"
-        err.print(f"{entry.run.name}: {about} {kept or 'none'}", markup=False)
+        err.print(f"{entry.run.name}: {about} {kept or 'none'}")
     count, files = sum(len(entry.remove) for entry in prunings), sum(len(entry.averages) for entry in prunings)
     if not (count or files) or dry_run:
         return
@@ -120,29 +115,3 @@ def _agree(question: str, command: str, yes: bool) -> None:
     if not yes and not options.agreed(question, command):
         err.print("nothing was removed")
         raise typer.Exit(0)
-
-
-def _runs_to_change(names: Iterable[str], root: Path, yes: bool, *, damaged: bool = False) -> "list[RunFolder]":
-    """The runs from which something will be removed, each once; a group stands for its runs.
-
-    Args:
-        yes: there is no confirmation, so a prefix of a name is not enough: another run may have it tomorrow.
-        damaged: runs whose identity is lost can also be named, by their whole name.
-
-    Raises:
-        NotFoundError, FormatError, UsageError: as `find_run`, or a name is not whole.
-    """
-    from cld_core.run.lookup import meant
-
-    runs = {}
-    for name in names:
-        if (group := options.group_named(name, root)) is not None:
-            runs.update({run.path: run for run in group.runs()})
-            continue
-        run = meant(name, root)
-        if not (damaged and name and run.unreadable is None and run.exists and run.is_damaged):
-            run = options.find_run(name, root)
-        if yes and "/" not in name and run.name != name:
-            raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
-        runs[run.path] = run
-    return list(runs.values())

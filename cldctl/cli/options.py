@@ -1,85 +1,52 @@
 """Arguments and options that several commands share, and what they mean."""
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-
-from . import completion
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
     from cld_core.run.groups import Group
 
 
-def _cluster(default: str) -> Any:
-    """The option ``--cluster``, with a description of its default."""
-    help_ = f"Where to run; default: {default}."
-    return typer.Option("--cluster", metavar="slurm|local|debug", help=help_, autocompletion=completion.clusters)
-
-
-def runs(help_: str) -> Any:
-    """Names of runs and groups."""
-    return typer.Argument(metavar="RUN | GROUP", help=help_, autocompletion=completion.runs)
-
-
-def run_and_keys(help_: str, metavar: str = "RUN | KEY=VALUE") -> Any:
-    """A run, and overrides in any order."""
-    return typer.Argument(metavar=metavar, help=help_, autocompletion=completion.runs_and_overrides)
-
-
-def sweep(help_: str) -> Any:
-    """The option ``--sweep``, which may be repeated."""
-    return typer.Option("--sweep", metavar="KEY=a,b,c", help=help_, autocompletion=completion.overrides)
-
-
 # What is acted on.
-Run = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN", help="A run's name or folder; default: the newest run.", autocompletion=completion.runs
-    ),
-]
-Runs = Annotated[list[str], runs("Names or folders of runs, or groups.")]
+Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs, or groups.")]
 RunsDir = Annotated[
     Path | None,
     typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."),
 ]
 Recipe = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="A recipe file, or the name of one that `cldctl recipes` lists.",
-        autocompletion=completion.recipes,
-    ),
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
 ]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="KEY=VALUE",
-        help="Recipe keys to change; `cldctl explain` lists them.",
-        autocompletion=completion.overrides,
-    ),
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them.")
 ]
-Checkpoint = Annotated[
-    str, typer.Option(metavar="last|STEP", help="Which checkpoint.", autocompletion=completion.checkpoints)
-]
+Checkpoint = Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")]
 
 # How it is done.
 ClusterOption = Annotated[
-    str | None, _cluster("$CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else local")
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="slurm|local|debug",
+        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else "
+        "local.",
+    ),
 ]
-ClusterOfRun = Annotated[str | None, _cluster("the run's own cluster")]
+ClusterOfRun = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="slurm|local|debug", help="Where to run; default: the run's own cluster."),
+]
 Profile = Annotated[
     str | None,
     typer.Option(
-        help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file.",
-        autocompletion=completion.profiles,
+        help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file."
     ),
 ]
 NewName = Annotated[str | None, typer.Option("--name", help="Name of the run; default: the recipe's and a suffix.")]
@@ -102,7 +69,6 @@ StateFilter = Annotated[
     typer.Option(
         metavar="S[,S]",
         help="Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, CANCELLED, FINISHED.",
-        autocompletion=completion.states,
     ),
 ]
 Since = Annotated[
@@ -111,10 +77,7 @@ Since = Annotated[
 ]
 TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")]
 UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
-GroupFilter = Annotated[
-    str | None,
-    typer.Option(metavar="G", help="Only runs that were submitted as this group.", autocompletion=completion.groups),
-]
+GroupFilter = Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")]
 
 # Names that a message lists.
 _SHOWN = 8
@@ -167,7 +130,7 @@ def _whole_name(name: str, root: Path) -> str:
     if len(names) > 1:
         raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {_listed(names)}. Write more of the name.")
     if names:
-        err.print(f"run: {names[0]}", style="dim", markup=False)
+        err.print(f"run: {names[0]}", style="dim")
     return names[0] if names else name
 
 
@@ -183,23 +146,38 @@ def group_named(name: str | None, root: Path) -> "Group | None":
 
     group = None if name is None or "/" in name else find_group(root, name)
     if group is not None and RunFolder(root / group.name).exists:
-        err.print(f"{name} names a run and a group; the run is meant", style="yellow", markup=False)
+        err.print(f"{name} names a run and a group; the run is meant", style="yellow")
         return None
     return group
 
 
-def find_runs_or_group(names: Iterable[str], root: Path) -> "list[RunFolder]":
+def find_runs_or_group(
+    names: Iterable[str], root: Path, *, whole: bool = False, damaged: bool = False
+) -> "list[RunFolder]":
     """The runs that names and paths mean, each once; a group stands for its runs.
+
+    Args:
+        whole: the beginning of a name is not enough: nobody is asked, and another run may have it tomorrow.
+        damaged: runs whose identity is lost can also be named, by their whole name.
 
     Raises:
         NotFoundError: there is no such run.
         FormatError: one has a format that this version of cldctl does not read.
+        UsageError: a name is not whole.
     """
+    from cld_core.run.lookup import meant
+
     found: dict[Path, RunFolder] = {}
     for name in names:
-        group = group_named(name, root)
-        for run in [find_run(name, root)] if group is None else group.runs():
-            found.setdefault(run.path, run)
+        if (group := group_named(name, root)) is not None:
+            found.update({run.path: run for run in group.runs()})
+            continue
+        run = meant(name, root)
+        if not (damaged and name and run.unreadable is None and run.exists and run.is_damaged):
+            run = find_run(name, root)
+        if whole and "/" not in name and run.name != name:
+            raise UsageError(f"'{name}' is not the whole name of {run.name}. Write it out, or leave out --yes.")
+        found[run.path] = run
     return list(found.values())
 
 
@@ -227,6 +205,16 @@ def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     return (names[0] if names else None), overrides
 
 
+def run_and_overrides(words: list[str] | None, directory: Path | None) -> "tuple[RunFolder, list[str]]":
+    """The run that is named, or the newest, and the overrides.
+
+    Raises:
+        NotFoundError, FormatError, UsageError: as `find_run`, or several runs are named.
+    """
+    name, overrides = one_run(words)
+    return find_run(name, runs_dir(directory)), overrides
+
+
 def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
     """Ask a yes-or-no question on a terminal; no is the default.
 
@@ -247,28 +235,6 @@ def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
     except typer.Abort:
         err.print("interrupted")
         raise typer.Exit(130) from None
-
-
-@contextmanager
-def named_as_typed(options: Mapping[str, str], run: "RunFolder | None" = None) -> Iterator[None]:
-    """Errors of recipes name the option that was typed rather than the key that it set, and ``run`` in commands.
-
-    Args:
-        options: the option of each key, such as "--nfe" of "sampling.nfe".
-    """
-    try:
-        yield
-    except UsageError as error:
-        raise type(error)(as_typed(str(error), options, run)) from error
-
-
-def as_typed(text: str, options: Mapping[str, str], run: "RunFolder | None" = None) -> str:
-    """A message of a recipe in the words of the command line; see `named_as_typed`."""
-    from cld_core.recipe.build import COMMAND_LINE
-
-    for key, option in options.items():
-        text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
-    return text if run is None else text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
 
 
 def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:

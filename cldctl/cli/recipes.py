@@ -6,7 +6,7 @@ import typer
 
 from cld_core.errors import RecipeError, UsageError
 
-from . import completion, options
+from . import options
 
 
 def recipes() -> None:
@@ -26,7 +26,7 @@ def recipes() -> None:
         try:
             recipe = load(file)
         except RecipeError as error:
-            err.print(f"skipped: {error}", markup=False, style="yellow")
+            err.print(f"skipped: {error}", style="yellow")
             continue
         steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
         about = shipped.description(file)
@@ -61,16 +61,14 @@ def render(
         text = dump_changed(resolved)
     else:
         text = dump_with_comments(resolved) if comments else dump(resolved, frozen=False)
-    out.print(text, end="", markup=False, no_wrap=True)
+    out.print(text, end="", no_wrap=True)
 
 
 def explain(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="KEY | SECTION",
-            help="A key, a section, or a variant such as sde.cld; default: all sections.",
-            autocompletion=completion.explained,
+            metavar="KEY | SECTION", help="A key, a section, or a variant such as sde.cld; default: all sections."
         ),
     ] = None,
 ) -> None:

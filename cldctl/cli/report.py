@@ -8,7 +8,7 @@ import typer
 
 from cld_core.errors import NotFoundError, UsageError
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,6 @@ def report(
             metavar="RUN | GROUP",
             help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
             "default: the newest run.",
-            autocompletion=completion.runs,
         ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
@@ -72,7 +71,7 @@ def report(
         raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
     else:
         target = _page(names[0] if names else None, root, output, follow)
-    out.print(str(output or target.absolute()), markup=False, no_wrap=True)
+    out.print(str(output or target.absolute()), no_wrap=True)
     if not is_complete:
         raise typer.Exit(1)
 

@@ -1,17 +1,11 @@
 """`cldctl sample`: pictures or arrays of samples, perhaps given what is known about them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cld_core.errors import UsageError
-
-from . import completion, options
-
-if TYPE_CHECKING:
-    from cld_core.recipe import Recipe
-    from cld_core.run import RunFolder
+from . import options
 
 # More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as there is disk for.
 MAX_SAMPLES = 10_000_000
@@ -20,7 +14,9 @@ MAX_SAMPLES = 10_000_000
 def sample(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys("A run (default: the newest), and keys of sampling and ema to change."),
+        typer.Argument(
+            metavar="RUN | KEY=VALUE", help="A run (default: the newest), and keys of sampling and ema to change."
+        ),
     ] = None,
     n: Annotated[
         int | None,
@@ -43,7 +39,6 @@ def sample(
             metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
             help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
             "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
-            autocompletion=completion.methods,
         ),
     ] = None,
     nfe: Annotated[
@@ -52,8 +47,7 @@ def sample(
     label: Annotated[
         str | None,
         typer.Option(
-            metavar="NUMBER|NAME",
-            help="Class of all samples; default: each class as often as in the training data.",
+            metavar="NUMBER|NAME", help="Class of all samples; default: each class as often as in the training data."
         ),
     ] = None,
     guidance: Annotated[
@@ -87,8 +81,7 @@ def sample(
         ),
     ] = None,
     gradient_scale: Annotated[
-        float | None,
-        typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule."),
+        float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule.")
     ] = None,
     allow_plugin: options.AllowPlugin = False,
     directory: options.RunsDir = None,
@@ -112,14 +105,16 @@ def sample(
     from cldctl.show.progress import Working
 
     observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)
-    name, overrides = options.one_run(words)
-    run = options.find_run(name, options.runs_dir(directory))
+    run, overrides = options.run_and_overrides(words, directory)
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     options.check_output(output, (".png", ".npz"), "samples are")
     wanted = SampleOptions(
         run=run,
-        recipe=_recipe(run, overrides, {"method": method, "nfe": nfe, "guidance": guidance}),
+        overrides=overrides,
+        method=method,
+        nfe=nfe,
+        guidance=guidance,
         checkpoint=checkpoint,
         count=n,
         seed=seed,
@@ -133,27 +128,5 @@ def sample(
     if drawn.warning is not None:
         err.print(drawn.warning, style="yellow")
     for text in filter(None, (drawn.about, drawn.agreement)):
-        err.print(text, markup=False)
-    out.print(str(drawn.file), markup=False, no_wrap=True)
-
-
-def _recipe(run: "RunFolder", overrides: list[str], given: dict[str, str | float | None]) -> "Recipe":
-    """How samples are drawn, and from which weights: the run's recipe, as changed by options and KEY=VALUE.
-
-    Raises:
-        UsageError: a key is set twice, or is not one of sampling or ema.
-        RecipeError: a value does not fit.
-    """
-    from cld_core.recipe import with_overrides
-    from cldctl.runs.options import refuse_twice
-
-    set_by = {f"sampling.{name}": f"--{name}" for name, value in given.items() if value is not None}
-    for key, option in set_by.items():
-        refuse_twice(option, [key], overrides)
-    for text in overrides:
-        if not text.startswith(("sampling.", "ema.")):
-            key = text.split("=")[0]
-            raise UsageError(f"'{key}' is not a key of sampling or ema. Only sampling.* and ema.* can be changed here.")
-    typed = [f"{key}={given[option.removeprefix('--')]}" for key, option in set_by.items()]
-    with options.named_as_typed(set_by, run):
-        return with_overrides(run.recipe(), [*reversed(typed), *overrides], str(run.recipe_file))
+        err.print(text)
+    out.print(str(drawn.file), no_wrap=True)

@@ -37,7 +37,7 @@ def top(
     app = Top(options.runs_dir(directory), which, everything=everything)
     app.run()
     for line in app.left_over():
-        err.print(line, markup=False)
+        err.print(line)
     if app.return_code:
         raise typer.Exit(1)
 

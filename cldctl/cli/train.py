@@ -1,6 +1,8 @@
 """`cldctl submit`, `resume` and `cancel`: trainings begin, go on and end."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,19 +10,19 @@ import typer
 
 from cld_core.errors import CldError, NotFoundError, UsageError
 
-from . import completion, options
+from . import options
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
-    from cld_core.run.events import JobRef
     from cld_core.shards import Work
     from cldctl.clusters.base import Cluster
+    from cldctl.clusters.records import JobSpec
     from cldctl.runs.cancel import Ending
     from cldctl.runs.options import SubmitOptions
     from cldctl.runs.resume import Continuation
 
 # Of several runs, all are asked about at once; the answer about each is good for so many seconds.
-_ASKED_S = 30.0
+_MAX_AGE_S = 30.0
 
 
 def submit(
@@ -31,14 +33,8 @@ def submit(
     profile: options.Profile = None,
     follow: options.Follow = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
-    evals: Annotated[
-        str | None,
-        typer.Option(
-            "--eval",
-            metavar="fid,elbo",
-            help="Evaluate when the training is finished.",
-            autocompletion=completion.metrics,
-        ),
+    metrics: Annotated[
+        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
@@ -48,7 +44,8 @@ def submit(
         bool, typer.Option("--live-code", help="Run the checkout as it is when each job starts.")
     ] = False,
     sweep: Annotated[
-        list[str] | None, options.sweep("A run for each combination of values; once for each key.")
+        list[str] | None,
+        typer.Option("--sweep", metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
     directory: options.RunsDir = None,
@@ -59,8 +56,11 @@ def submit(
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
-    from cldctl.runs import home
+    from cldctl.runs import groups, home
+    from cldctl.runs import submit as one_run
     from cldctl.runs.options import resolve
+    from cldctl.show import submission
+    from cldctl.show.console import err
 
     where = home.chosen(cluster)
     wanted = resolve(
@@ -71,39 +71,36 @@ def submit(
         profile=home.default_profile(where) if profile is None else profile,
         sweep=sweep or (),
         parallel=parallel,
-        metrics=evals,
+        metrics=metrics,
         tags=tags or (),
         note=note,
         live_code=live_code,
     )
-    if wanted.group is None:
-        code = _submit_one(wanted, where, follow=follow, dry_run=dry_run)
-    else:
-        members = wanted.group.runs()
-        where = home.chosen(cluster, members[0] if members else None)
-        code = _submit_group(wanted, where, follow=follow, dry_run=dry_run)
-    raise typer.Exit(code)
+    members = [] if wanted.group is None else wanted.group.runs()
+    where = home.chosen(cluster, members[0]) if members else where
+    with err.status("checking the recipe"):
+        spec = (one_run if wanted.group is None else groups).check(wanted, where, submission.remark)
+    if dry_run:
+        submission.preview(wanted, where, spec)
+        return
+    if wanted.group is not None:
+        begun = groups.start(wanted, where, submission.continues, submission.started)
+        raise typer.Exit(submission.finish_group(begun, follow))
+    raise typer.Exit(_submit(wanted, where, spec, follow))
 
 
-def _submit_one(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dry_run: bool) -> int:
-    """Submit a run, or show what would be submitted; returns the exit code. Ctrl-C says what goes on."""
+def _submit(wanted: "SubmitOptions", cluster: "Cluster", spec: "JobSpec", follow: bool) -> int:
+    """Submit a run; returns the exit code. Ctrl-C says what goes on."""
     from cld_core.run import RunFolder
     from cldctl.runs import submit as policy
     from cldctl.show import submission
-    from cldctl.show.console import err
 
-    with err.status("checking the recipe"):
-        spec = policy.check(wanted, cluster, submission.remark)
     # The scheduler thinks about it while the job is being written.
     start = cluster.ask_for_start(spec)
-    if dry_run:
-        submission.preview(wanted, cluster, spec)
-        submission.say_estimate(wanted, start())
-        return 0
-    exists: list[JobRef] = []
+    exists: list[RunFolder] = []
 
-    def started(run: RunFolder, job: "JobRef") -> None:
-        exists.append(job)
+    def started(run: RunFolder) -> None:
+        exists.append(run)
         submission.started(run)
 
     try:
@@ -111,39 +108,23 @@ def _submit_one(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dr
     except KeyboardInterrupt:
         if not exists or cluster.blocks:
             raise
-        submission.interrupted(RunFolder(wanted.path), exists[0])
+        submission.interrupted(exists[0])
         return 130
     if not cluster.blocks:
         submission.say_estimate(wanted, start())
     return submission.finish(begun, follow)
 
 
-def _submit_group(wanted: "SubmitOptions", cluster: "Cluster", *, follow: bool, dry_run: bool) -> int:
-    """Start the missing runs of a sweep, or show what would be submitted; returns the exit code."""
-    from cldctl.runs import groups as policy
-    from cldctl.show import submission
-    from cldctl.show.console import err
-
-    with err.status("checking the recipes"):
-        spec = policy.check(wanted, cluster, submission.remark)
-    if dry_run:
-        submission.preview_group(wanted, cluster, spec)
-        return 0
-    return submission.finish_group(policy.start(wanted, cluster, submission.continues, submission.started), follow)
-
-
 def resume(
     words: Annotated[
         list[str] | None,
-        options.run_and_keys(
-            "Runs or a group (default: all that can be resumed), and recipe keys to change.", "RUN | GROUP | KEY=VALUE"
+        typer.Argument(
+            metavar="RUN | GROUP | KEY=VALUE",
+            help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
         ),
     ] = None,
     from_step: Annotated[
-        int | None,
-        typer.Option(
-            "--from", metavar="STEP", help="Continue from this checkpoint.", autocompletion=completion.checkpoints
-        ),
+        int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
     ] = None,
     cluster: options.ClusterOfRun = None,
     follow: options.Follow = False,
@@ -163,15 +144,18 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
-    from dataclasses import replace
-
     from cldctl.runs import groups, home
     from cldctl.runs.resume import Continuation, ask_about, with_profile
+    from cldctl.runs.status import said
+    from cldctl.show.console import err
     from cldctl.show.submission import continues, finish_group, started
 
     names, overrides = options.split_runs(words)
     root = options.runs_dir(directory)
-    asked = Continuation(
+    group = options.group_named(names[0], root) if len(names) == 1 else None
+    if group is not None and from_step is not None:
+        raise UsageError("--from goes with one run, not with a group. Name a run.")
+    wanted = Continuation(
         overrides=with_profile(profile, overrides),
         from_step=from_step,
         profile=profile,
@@ -179,26 +163,27 @@ def resume(
         update_code=update_code,
         other_data=other_data,
     )
-    if (group := options.group_named(names[0], root) if len(names) == 1 else None) is not None:
-        if from_step is not None:
-            raise UsageError("--from goes with one run, not with a group. Name a run.")
+    if group is not None:
         where = home.chosen(cluster, group.runs()[-1])
-        raise typer.Exit(finish_group(groups.resume(group, asked, where, continues, started), follow))
+        raise typer.Exit(finish_group(groups.resume(group, wanted, where, continues, started), follow))
     runs, code = (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
-        raise typer.Exit(_resume_one(runs[0], asked, cluster, follow))
+        raise typer.Exit(_resume(runs[0], wanted, cluster, follow))
+    wanted = replace(wanted, max_age_s=_MAX_AGE_S)
     if names:
         ask_about(runs)
     for run in runs:
-        code = _try_one(run, replace(asked, max_age_s=_ASKED_S), cluster, follow) or code
+        try:
+            code = _resume(run, wanted, cluster, follow) or code
+        except Exception as error:  # Whatever is wrong with one, the others go on.
+            err.failure(f"{run.name}: {said(error)}", style="red")
+            code = 1
     raise typer.Exit(code)
 
 
-def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
-    from contextlib import nullcontext
-
+def _resume(run: "RunFolder", wanted: "Continuation", cluster: str | None, follow: bool) -> int:
     from cldctl.runs import home
     from cldctl.runs import resume as policy
     from cldctl.show.progress import Working
@@ -206,22 +191,9 @@ def _resume_one(run: "RunFolder", asked: "Continuation", cluster: str | None, fo
 
     where = home.chosen(cluster, run)
     # Where a submission blocks, the training is in it, and has its own output.
-    working = nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}")
-    with home.only_one(run.path, where), working:
-        begun = policy.resume(run, asked, where, continues)
+    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}"):
+        begun = policy.resume(run, wanted, where, continues)
     return finish(begun, follow)
-
-
-def _try_one(run: "RunFolder", asked: "Continuation", cluster: str | None, follow: bool) -> int:
-    """Resume one of many runs; the exit code. Whatever is wrong with it, the others go on."""
-    from cldctl.runs.status import said
-    from cldctl.show.console import err
-
-    try:
-        return _resume_one(run, asked, cluster, follow)
-    except Exception as error:
-        err.failure(f"{run.name}: {said(error)}", style="red")
-        return 1
 
 
 def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
@@ -231,7 +203,7 @@ def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
 
     runs, skipped = resumable(root)
     for entry in skipped:
-        err.print(f"skipped: {entry.reason}", markup=False, style="yellow")
+        err.print(f"skipped: {entry.reason}", style="yellow")
     code = max((entry.exit_code for entry in skipped), default=0)
     if not runs and code:
         raise typer.Exit(code)
@@ -251,7 +223,6 @@ def cancel(
             "--eval",
             metavar="ID",
             help="Only this evaluation, tuning or sweep of the run; the beginning of its id will do.",
-            autocompletion=completion.evaluations,
         ),
     ] = None,
     directory: options.RunsDir = None,
@@ -277,11 +248,11 @@ def cancel(
         if ending.problem is not None:
             err.failure(policy.outcome(ending), style="red")
         elif not ending.jobs:
-            err.print(policy.outcome(ending), markup=False)
+            err.print(policy.outcome(ending))
     waiting = [ending for ending in endings if ending.jobs]
 
     def over(ending: "Ending") -> None:
-        err.print(policy.outcome(ending), markup=False)
+        err.print(policy.outcome(ending))
         working.at(sum(it.is_over for it in waiting), len(waiting), "runs")
         if ending.is_over and ending.trains:
             hooks.fire(ending.run, is_over=True)
@@ -292,7 +263,7 @@ def cancel(
                 policy.wait(waiting, over)
     except KeyboardInterrupt:
         left = ", ".join(ending.run.name for ending in waiting if not ending.is_over)
-        err.print(f"no longer waiting for {left}: `cldctl status` shows how they end", markup=False)
+        err.print(f"no longer waiting for {left}: `cldctl status` shows how they end")
         raise typer.Exit(130) from None
     if problems := [ending.problem for ending in endings if ending.problem is not None]:
         raise typer.Exit(problems[0].exit_code)

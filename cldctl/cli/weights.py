@@ -7,14 +7,12 @@ import typer
 
 from cld_core.errors import UsageError
 
-from . import completion, options
+from . import options
 
 
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="A checkpoint of the published code, such as checkpoint_800000.pth.")],
-    recipe: Annotated[
-        str, typer.Option("--recipe", help="The recipe that it was trained with.", autocompletion=completion.recipes)
-    ],
+    recipe: Annotated[str, typer.Option("--recipe", help="The recipe that it was trained with.")],
     overrides: options.Overrides = None,
     name: options.NewName = None,
     directory: options.RunsDir = None,
@@ -30,11 +28,12 @@ def import_checkpoint(
     from cldctl.runs.options import require_plugin, resolve
     from cldctl.show.console import err, out, strong
     from cldctl.show.progress import Working
+    from cldctl.show.submission import remark
 
     wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
     resolved, new = wanted.recipe, wanted.path.name
     with err.status("checking the recipe"):
-        require_plugin(resolved, wanted.file, wanted.given, say=lambda text: err.print(text, style="yellow"))
+        require_plugin(wanted, say=remark)
     with Working(f"reading {file.name}") as working:
         from cld_core.importing import import_published
 
@@ -47,7 +46,7 @@ def import_checkpoint(
         text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
         err.print(text, style="yellow")
     err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo")
-    out.print(run.name, markup=False)
+    out.print(run.name)
 
 
 def export(
@@ -109,8 +108,8 @@ def export(
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
     err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
-    out.print(str(target), markup=False, no_wrap=True)
+    out.print(str(target), no_wrap=True)
     if files is not None:
         saying = f"drawing samples of step {model.step}, of which the run has no picture"
         model_card.write(folder, model, files, licence or "unknown", lambda: err.print(saying))
-        out.print(str(files.card), markup=False, no_wrap=True)
+        out.print(str(files.card), no_wrap=True)

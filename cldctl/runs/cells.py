@@ -37,11 +37,12 @@ _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a sweep: its name, its value on each axis, and its recipe."""
+    """One run of a sweep: its name, its value on each axis, its recipe, and what has set each key of that."""
 
     name: str
     values: Mapping[str, str]
     recipe: Recipe
+    places: Mapping[str, str]
 
 
 def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -80,7 +81,7 @@ def cells_of(
         with named(own):
             recipe, places = load_with_places(file, [*overrides, *own], profile)
             recipe = with_plugin_found(recipe, file, places.get("data.plugin"))
-            cell = Cell(name=run_name(group, values), values=values, recipe=recipe)
+            cell = Cell(name=run_name(group, values), values=values, recipe=recipe, places=places)
             check_name(cell.name)
             _check_size(next(iter(cells.values()), cell), cell)
             if (other := cells.get(digest(recipe.to_dict()))) is not None:

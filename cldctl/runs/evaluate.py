@@ -1,10 +1,12 @@
 """Starting what is missing of a plan, by one submission."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cld_core.errors import CldError, UsageError
+from cld_core.evaluation import registry
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
 from cld_core.evaluation.request import EvalRequest
 from cld_core.ownership import require_may_change
@@ -13,16 +15,20 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.trust import require_own_plugin
+from cld_core.shards.request import require_few
 from cld_core.small_files import read_object, whole
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.evals import samplers
 from cldctl.evals.plan import EvaluationPlan, checkpoints, make, recipe_for_evaluation
 from cldctl.evals.sweep import parse
 from cldctl.jobs import specs
 
 from . import home, sharded, training
-from .options import refuse_twice
+from .options import as_typed, named_as_typed, refuse_twice
 from .plugins import Say
+from .resume import Skipped
+from .training import is_finished
 from .work_status import work_state
 
 
@@ -31,6 +37,7 @@ class EvalOptions:
     """Evaluations of a run, as somebody asked for them.
 
     Attributes:
+        samples: number of samples, or of test points if none are drawn; None for that of the recipe.
         sweep: settings of which each is evaluated, as "KEY=a,b,c".
         checkpoint: "last", "all" or a step.
         cluster: None for the run's own.
@@ -39,40 +46,110 @@ class EvalOptions:
 
     metrics: tuple[str, ...]
     overrides: tuple[str, ...] = ()
+    samples: int | None = None
     sweep: tuple[str, ...] = ()
     checkpoint: str = "last"
     shards: int | None = None
-    parallel: int | None = None
     cluster: str | None = None
     allow_plugin: bool = False
 
+    def __post_init__(self) -> None:
+        if self.shards is not None:
+            require_few(self.shards)
 
-def planned(run: RunFolder, options: EvalOptions, say: Say) -> tuple[EvaluationPlan, Cluster, ClusterSpec]:
-    """The requested evaluations of a run, where they are computed, and the jobs that its training would get.
+
+@dataclass(frozen=True)
+class Planned:
+    """Evaluations that a run should have; what is missing is computed by jobs of the size that its training has."""
+
+    run: RunFolder
+    plan: EvaluationPlan
+    cluster: Cluster
+    size: ClusterSpec
+
+
+def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
+    """The requested evaluations of a run. Writes nothing.
 
     Raises:
         CldError: the run belongs to somebody else, or has no such checkpoint.
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
+    overrides, axes = options.overrides, parse(options.sweep)
+    if options.samples is not None:
+        key = f"eval.{'samples' if registry.draws_samples(options.metrics) else 'points'}"
+        refuse_twice("--samples", [key], [*overrides, *options.sweep])
+        overrides = (*overrides, f"{key}={options.samples}")
     require_may_change(run.path, "Nothing was evaluated")
-    axes = parse(options.sweep)
-    refuse_twice("--sweep", [axis.key for axis in axes], options.overrides)
-    where, size = place(run, options.cluster, options.overrides, options.allow_plugin)
-    steps = steps_of(run, options.checkpoint, say)
-    made = make(run, options.metrics, steps, options.overrides, axes, options.shards)
-    for text in division(run, made.requests, options.shards):
+    refuse_twice("--sweep", [axis.key for axis in axes], overrides)
+    with named_as_typed(run):
+        where, size = _place(run, options.cluster, overrides, options.allow_plugin)
+        steps = steps_of(run, options.checkpoint, say)
+        made = make(run, options.metrics, steps, overrides, axes, options.shards)
+    for text in _division(run, made.requests, options.shards):
         say(text)
-    return made, where, size
+    return Planned(run, made, where, size)
 
 
-def place(
-    run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
-) -> tuple[Cluster, ClusterSpec]:
-    """Where evaluations of a run are computed, and the jobs that a training with these settings would get.
+def plan_group(group: Group, options: EvalOptions, say: Say) -> tuple[list[Planned], list[Skipped]]:
+    """The requested evaluations of the runs of a group, and the runs that cannot have them.
+
+    At their last checkpoints, runs are evaluated once they are finished.
+    """
+    planned, skipped = [], []
+    runs = group.runs()
+    ready = [run for run in runs if options.checkpoint != "last" or is_finished(run)]
+    if left := [run.name for run in runs if run not in ready]:
+        text = f"not finished, and not evaluated: {', '.join(left)}"
+        say(f"{text}. Run this again later, or pass --checkpoint STEP")
+    for run in ready:
+        try:
+            planned.append(plan(run, options, say))
+        except CldError as error:
+            skipped.append(Skipped(run, str(error), error.exit_code))
+    return planned, skipped
+
+
+def plan_samplers(
+    run: RunFolder, named: Sequence[str], nfe: Sequence[int], seeds: int | None, options: EvalOptions, say: Say
+) -> tuple[samplers.Comparison, Planned]:
+    """The evaluations that compare samplers of a checkpoint of a run. Writes nothing.
+
+    Args:
+        named: the samplers, as ``--sampler`` names or defines them; all that come with cldctl without any.
+        nfe: numbers of network evaluations.
+        seeds: repetitions with new noise; None for as many as suit the data.
+        options: its metrics are those that suit the data if there are none; ``sweep`` is not read.
 
     Raises:
-        UsageError: the plug-in of the run may not be run, or an override is wrong.
+        CldError: as `plan`, or nothing can be compared.
     """
+    if options.checkpoint == "all":
+        raise UsageError("samplers of one checkpoint are compared: --checkpoint last or STEP.")
+    overrides, typed = options.overrides, {samplers.NFE: "--nfe"}
+    if options.samples is not None:
+        refuse_twice("--samples", ["eval.samples"], overrides)
+        overrides = (*overrides, f"eval.samples={options.samples}")
+    settings = samplers.chosen(named)
+    samplers.require_numbers(nfe)
+    metrics, usual = samplers.suited(run.recipe(), options.metrics)
+    asked = samplers.Asked(metrics=metrics, settings=settings, nfe=tuple(nfe), seeds=seeds or usual)
+    with named_as_typed(run, typed):
+        # The other keys are those of all samplers, which are looked at one by one.
+        of_cluster = [text for text in overrides if text.startswith("cluster.")]
+        where, size = _place(run, options.cluster, of_cluster, options.allow_plugin)
+        (step,) = steps_of(run, options.checkpoint, say)
+        made = samplers.make(run, asked, step, overrides, options.shards)
+    left_out = (as_typed(text, run, typed) for text in made.left_out)
+    for text in (*left_out, *_division(run, made.requests, options.shards)):
+        say(text)
+    return made, Planned(run, made.plan, where, size)
+
+
+def _place(
+    run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
+) -> tuple[Cluster, ClusterSpec]:
+    """Where evaluations of a run are computed, and the jobs that a training with these settings would get."""
     where, recipe = home.chosen(cluster, run), run.recipe()
     if not allow_plugin:
         require_own_plugin(run, recipe, of_metrics=True)
@@ -107,6 +184,10 @@ class Outcome:
     job: JobRef | None = None
     said: tuple[str, ...] = ()
 
+    @property
+    def is_over(self) -> bool:
+        return not (self.running or self.started)
+
 
 @dataclass(frozen=True)
 class _Prepared:
@@ -134,75 +215,61 @@ class _Prepared:
         return Outcome(self.complete, self.running, tuple(work.name for work in self.works), job, tuple(said))
 
 
-def start(
-    run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: ClusterSpec, parallel: int | None = None
-) -> Outcome:
-    """Start those evaluations of a plan that are neither complete nor being computed, and lost tasks of the latter.
+def start(planned: Planned, parallel: int | None = None) -> Outcome:
+    """Start those evaluations that are neither complete nor being computed, and lost tasks of the latter.
 
     Raises:
         RecipeError: the cluster has no such jobs. Nothing is written.
         SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
         UsageError: a job of one of them belongs to a cluster that this cldctl does not know.
     """
-    one = _prepared(run, plan, cluster, size)
-    said: list[str] = []
-    return one.outcome(_submitted([one], cluster, size, one.logs, parallel, said.append), said)
+    ((_, outcome),) = start_several([planned], None, parallel)
+    return outcome
 
 
-def start_group(
-    group: Group,
-    plans: Sequence[tuple[RunFolder, EvaluationPlan]],
-    cluster: Cluster,
-    size: ClusterSpec,
-    parallel: int | None = None,
-) -> list[Outcome]:
-    """As `start`, for several runs of a group by one submission, with its output in the group's folder."""
-    all_of_them = [_prepared(run, plan, cluster, size) for run, plan in plans]
-    # What people should know about the submission is said once.
-    said: list[str] = []
-    job = _submitted(all_of_them, cluster, size, group.logs, parallel, said.append)
-    first = next((one for one in all_of_them if one.works), None)
-    return [one.outcome(job if one.works else None, said if one is first else ()) for one in all_of_them]
+def start_several(
+    planned: Iterable[Planned], group: Group | None, parallel: int | None = None
+) -> Iterator[tuple[Planned, Outcome]]:
+    """As `start`, by one submission for all of the same cluster and size, as runs of a group usually are.
 
-
-def start_alike(
-    group: Group,
-    plans: Sequence[tuple[RunFolder, EvaluationPlan, Cluster, ClusterSpec]],
-    parallel: int | None = None,
-) -> Iterator[tuple[RunFolder, EvaluationPlan, Cluster, Outcome]]:
-    """As `start_group`, by one submission for all of the same cluster and size, as runs of a group usually are."""
-    alike: dict[tuple[str, ClusterSpec], list[tuple[RunFolder, EvaluationPlan, Cluster]]] = {}
-    for run, plan, cluster, size in plans:
-        alike.setdefault((cluster.name, size), []).append((run, plan, cluster))
-    for (_, size), mine in alike.items():
-        cluster = mine[0][2]
-        with training.locked([run for run, *_ in mine], cluster):
-            outcomes = start_group(group, [(run, plan) for run, plan, _ in mine], cluster, size, parallel)
-        yield from ((*entry, outcome) for entry, outcome in zip(mine, outcomes, strict=True))
+    Args:
+        group: has the output in its folder; None for the run of each submission.
+    """
+    alike: dict[tuple[str, ClusterSpec], list[Planned]] = {}
+    for one in planned:
+        alike.setdefault((one.cluster.name, one.size), []).append(one)
+    for these in alike.values():
+        with training.locked([one.run for one in these], these[0].cluster):
+            prepared = list(map(_prepared, these))
+            # What people should know about the submission is said once.
+            said: list[str] = []
+            logs = prepared[0].logs if group is None else group.logs
+            job = _submitted(prepared, these[0], logs, parallel, said.append)
+        first = next((its for its in prepared if its.works), None)
+        for which, its in zip(these, prepared, strict=True):
+            yield which, its.outcome(job if its.works else None, said if its is first else ())
 
 
 def _submitted(
-    all_of_them: Sequence[_Prepared],
-    cluster: Cluster,
-    size: ClusterSpec,
-    logs: Path | None,
-    parallel: int | None,
-    say: Callable[[str], None],
+    prepared: Sequence[_Prepared], alike: Planned, logs: Path | None, parallel: int | None, say: Say
 ) -> JobRef | None:
-    works = [work for one in all_of_them for work in one.works]
+    works = [work for one in prepared for work in one.works]
     if not works:
         return None
-    run = next(one.run for one in all_of_them if one.works)
-    only = {folder: shards for one in all_of_them for folder, shards in one.shards.items()}
+    run = next(one.run for one in prepared if one.works)
+    only = {folder: shards for one in prepared for folder, shards in one.shards.items()}
     try:
-        return sharded.start(works, cluster, size, run=run, logs=logs, parallel=parallel, only=only, say=say)
+        return sharded.start(
+            works, alike.cluster, alike.size, run=run, logs=logs, parallel=parallel, only=only, say=say
+        )
     except (SchedulerRefused, SchedulerAway):
-        for one in all_of_them:
+        for one in prepared:
             one.undo()
         raise
 
 
-def _prepared(run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: ClusterSpec) -> _Prepared:
+def _prepared(planned: Planned) -> _Prepared:
+    run, cluster, size, plan = planned.run, planned.cluster, planned.size, planned.plan
     works = {work.name: work for work in evaluations_of(run)}
     begun = [works[request.id] for request in plan.requests if request.id in works]
     answers = sharded.ask_about(work for work in begun if not work.is_done)
@@ -239,7 +306,7 @@ def _prepared(run: RunFolder, plan: EvaluationPlan, cluster: Cluster, size: Clus
     )
 
 
-def division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None) -> Iterator[str]:
+def _division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None) -> Iterator[str]:
     """Which evaluations have another number of shards than somebody asked for, a line each."""
     if asked is None:
         return

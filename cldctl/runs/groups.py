@@ -62,9 +62,8 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if RunFolder(group.root / group.name).exists:
         raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
     for cell in options.cells:
-        one = options.of(cell)
         with named(settings(cell.values)):
-            require_plugin(cell.recipe, one.file, one.given, one.profile, options.cells, say)
+            require_plugin(options.of(cell), options.cells, say)
     for cell in options.cells:
         submit.require_complete(cell.recipe, options.metrics)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]

@@ -1,18 +1,24 @@
 """What a new run, or a sweep of new runs, is to be: one record from the command line to the job."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cld_core.errors import UsageError
 from cld_core.evaluation.registry import parse_metrics
 from cld_core.recipe import Recipe, load
+from cld_core.recipe.build import COMMAND_LINE
 from cld_core.recipe.loading import load_with_places
 from cld_core.recipe.plugin import with_plugin_found
+from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group
 from cld_core.run.identity import new_name
+from cld_core.texts import is_count
 from cldctl.lookup import called, find_profile, find_recipe
 
 from . import labels, plugins
@@ -26,7 +32,7 @@ class SubmitOptions:
     Attributes:
         path: the run's folder; of a sweep, the folder of its runs with the name of the group behind it.
         recipe: with ``given`` and ``profile``; of a sweep, that of its first run.
-        file: where the recipe was read from.
+        file: where the recipe was read from; ``places``: what has set each dotted key, for messages.
         given: overrides of the command line; ``profile``: what it names.
         metrics: of the evaluation that follows the training; none without one.
         tags: to find it again by; ``note``: what it is for.
@@ -38,6 +44,7 @@ class SubmitOptions:
     path: Path
     recipe: Recipe
     file: Path
+    places: Mapping[str, str] = field(default_factory=dict)
     given: tuple[str, ...] = ()
     profile: str | None = None
     metrics: tuple[str, ...] = ()
@@ -52,9 +59,9 @@ class SubmitOptions:
     def of(self, cell: Cell) -> "SubmitOptions":
         """One of the runs of a sweep."""
         assert self.group is not None, "a sweep has a group"
-        given = (*self.given, *settings(cell.values))
-        path = self.group.root / cell.name
-        return replace(self, path=path, recipe=cell.recipe, given=given, cells=(), parallel=None, sweep=cell.values)
+        given, path = (*self.given, *settings(cell.values)), self.group.root / cell.name
+        one = replace(self, path=path, recipe=cell.recipe, places=cell.places, given=given, sweep=cell.values)
+        return replace(one, cells=(), parallel=None)
 
 
 def resolve(
@@ -89,7 +96,7 @@ def resolve(
         resolved = with_plugin_found(resolved, file, places.get("data.plugin"))
         new = new_name(resolved.name) if name is None else name
         check_name(new)
-        return SubmitOptions(path=root / new, recipe=resolved, **common)
+        return SubmitOptions(path=root / new, recipe=resolved, places=places, **common)
     axes = axes_of(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], given)
     # A recipe may be complete only with the values of a cell: its name is in any of them.
@@ -107,28 +114,54 @@ def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> 
             raise UsageError(f"{option} and {text} set the same key. Leave one out.")
 
 
-def require_plugin(
-    recipe: Recipe,
-    file: Path,
-    given: Sequence[str],
-    profile: str | None = None,
-    cells: Sequence[Cell] = (),
-    say: plugins.Say = lambda text: None,
-) -> None:
+def network_evaluations(text: str) -> tuple[int, ...]:
+    """The numbers of network evaluations that ``--nfe`` lists, in their order.
+
+    Raises:
+        UsageError: one of them is not a whole number above 0, or is given twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not is_count(word) or int(word) < 1:
+            raise UsageError(f"--nfe: '{word}' is not a number of network evaluations. Write --nfe 5,7,10.")
+    numbers = tuple(map(int, words))
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--nfe {text} has a number twice. Remove one.")
+    return numbers
+
+
+@contextmanager
+def named_as_typed(run: RunFolder, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    """Errors of recipes name the option that was typed rather than the key that it set, and ``run`` in commands.
+
+    Args:
+        options: the option of each key, such as "--nfe" of "sampling.nfe".
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise type(error)(as_typed(str(error), run, options)) from error
+
+
+def as_typed(text: str, run: RunFolder, options: Mapping[str, str]) -> str:
+    """A message of a recipe in the words of the command line; see `named_as_typed`."""
+    for key, option in options.items():
+        text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
+    return text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
+
+
+def require_plugin(options: SubmitOptions, cells: Sequence[Cell] = (), say: plugins.Say = lambda text: None) -> None:
     """Refuse a recipe whose plug-in does not register its data.
 
     Args:
-        given: the overrides that, with ``file`` and ``profile``, make the recipe.
         cells: those of a sweep, some of which may have other data of the same plug-in.
         say: gets what could not be found out.
 
     Raises:
         RecipeError: names what has set the wrong value.
     """
-    plugin = getattr(recipe.data, "plugin", None)
-    if plugin is None:
-        return
-    places = load_with_places(file, given, find_profile(profile))[1]
+    plugin = getattr(options.recipe.data, "plugin", None)
     others = [cell.recipe.data for cell in cells if "data.name" in cell.values]
     swept = [data.name for data in others if getattr(data, "plugin", None) == plugin]
-    plugins.require_registered(recipe, lambda key: places.get(key) or called(file), say, swept=swept)
+    source = called(options.file)
+    plugins.require_registered(options.recipe, lambda key: options.places.get(key, source), say, swept=swept)

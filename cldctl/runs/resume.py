@@ -24,7 +24,7 @@ from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
 
-from . import plugins, snapshot, survey
+from . import home, plugins, snapshot, survey
 from .index import Index
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason, unasked
@@ -131,9 +131,10 @@ def resume(
         NotFoundError: it has no checkpoint of ``from_step``.
         RecipeError: its data are missing, or others than it has trained on.
     """
-    continued = ready(run, asked, cluster, about)
-    said: list[str] = []
-    job = train(continued, cluster, say=said.append)
+    with home.only_one(run.path, cluster):
+        continued = ready(run, asked, cluster, about)
+        said: list[str] = []
+        job = train(continued, cluster, say=said.append)
     return Begun(run, job, cluster, tuple(work.name for work in continued.evaluations), tuple(said))
 
 

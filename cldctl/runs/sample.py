@@ -2,14 +2,17 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cld_core.errors import UsageError
-from cld_core.recipe import Recipe
+from cld_core.recipe import Recipe, with_overrides
 from cld_core.recipe.variants import require_fixed_steps
 from cld_core.run import RunFolder
+
+from .options import named_as_typed, refuse_twice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,14 +133,17 @@ class SampleOptions:
     """The requested samples.
 
     Attributes:
-        recipe: how they are drawn, and from which average of the weights.
+        overrides: of the run's recipe; ``method``, ``nfe`` and ``guidance``: keys of `sampling`, None for the recipe's.
         count: None for as many as a picture shows.
         output: a .png or .npz; None for a picture in the run's folder, in a file named after its settings.
         label: the class of all samples; None for each as often as in the data.
     """
 
     run: RunFolder
-    recipe: Recipe
+    overrides: Sequence[str]
+    method: str | None
+    nfe: int | None
+    guidance: float | None
     checkpoint: str
     count: int | None
     seed: int
@@ -146,16 +152,30 @@ class SampleOptions:
     observed: Observed
     allow_plugin: bool
 
-    def __post_init__(self) -> None:
-        """
+    def recipe(self) -> Recipe:
+        """How samples are drawn, and from which weights: the run's recipe, as changed by options and overrides.
+
         Raises:
-            UsageError: the model has no labels, or the sampler cannot be conditioned like that.
+            UsageError: a key is set twice or is not one of sampling or ema, the model has no labels, or the sampler
+                cannot be conditioned like that.
+            RecipeError: a value does not fit.
         """
+        given = {name: value for name in ("guidance", "nfe", "method") if (value := getattr(self, name)) is not None}
+        for name in given:
+            refuse_twice(f"--{name}", [f"sampling.{name}"], self.overrides)
+        for text in self.overrides:
+            if not text.startswith(("sampling.", "ema.")):
+                fix = "Only sampling.* and ema.* can be changed here"
+                raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling or ema. {fix}.")
+        typed = [*(f"sampling.{name}={value}" for name, value in given.items()), *self.overrides]
+        with named_as_typed(self.run, {f"sampling.{name}": f"--{name}" for name in given}):
+            recipe = with_overrides(self.run.recipe(), typed, str(self.run.recipe_file))
         if self.observed.how == "replacement":
-            require_fixed_steps(self.recipe.sampling)
-        if self.label is not None and not self.recipe.data.labels:
+            require_fixed_steps(recipe.sampling)
+        if self.label is not None and not recipe.data.labels:
             text = f"{self.run.name} was trained without labels (data.labels=false)"
             raise UsageError(f"--label {self.label}: {text}. Leave it out.")
+        return recipe
 
 
 @dataclass(frozen=True)
@@ -175,10 +195,10 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
         UsageError: so many do not fit, or the label or observation is wrong.
         CheckpointError: the checkpoint cannot be used.
     """
+    run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
     import cld_core
     from cld_core.evaluation import conditional, nonfinite, pictures
 
-    run, recipe, observed, label = options.run, options.recipe, options.observed, options.label
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
     count = options.count or pictures.default_count(model)

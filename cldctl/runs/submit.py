@@ -56,7 +56,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
-    require_plugin(recipe, options.file, options.given, options.profile, say=say)
+    require_plugin(options, say=say)
     return spec
 
 
@@ -72,7 +72,7 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
 def submit(
     options: SubmitOptions,
     cluster: Cluster,
-    started: Callable[[RunFolder, JobRef], None] = lambda run, job: None,
+    started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
     """Make a run's folder, with the evaluation that follows, and start its training.
 
@@ -92,7 +92,7 @@ def submit(
         # From here on, others see that a command is at work: the code may take long to store.
         with home.only_one(run.path, cluster):
             start = prepare(run, options, cluster)
-            job = train(start, cluster, lambda job: started(run, job), said.append)
+            job = train(start, cluster, lambda job: started(run), said.append)
     except CldError:
         if not run.ledger.history().submitted:
             shutil.rmtree(run.path)

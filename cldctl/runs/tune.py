@@ -1,21 +1,24 @@
 """Starting the tunings of a run that are missing, by one submission."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from cld_core.errors import UsageError
+from cld_core.ownership import require_may_change
 from cld_core.recipe import Recipe
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder, changes
 from cld_core.run.trust import require_own_plugin
+from cld_core.texts import one_line
 from cld_core.tuned.request import TuneRequest
 from cld_core.tuned.work import Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
-from cldctl.evals import plan
+from cldctl.evals.plan import recipe_for_evaluation, require_average
 from cldctl.jobs import specs
 
-from . import sharded
+from . import home, sharded
 from .evaluate import Outcome, steps_of
 from .plugins import Say
 from .work_status import work_state
@@ -27,57 +30,85 @@ _READ = (
 )
 
 
-def checkpoint_of(
-    run: RunFolder, overrides: Sequence[str], wanted: str, allow_plugin: bool, say: Say
-) -> tuple[Recipe, int]:
-    """The recipe of a run with overrides, and the step of the intact checkpoint that a sampler is tuned to.
+@dataclass(frozen=True)
+class Tunings:
+    """Tunings that a run should have, and where those that are missing are computed."""
+
+    run: RunFolder
+    recipe: Recipe
+    requests: tuple[TuneRequest, ...]
+    cluster: Cluster
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.run.tuned / request.id for request in self.requests]
+
+
+def plan(
+    run: RunFolder,
+    overrides: Sequence[str],
+    *,
+    nfe: Sequence[int],
+    points: int | None,
+    budget_min: float | None,
+    seed: int,
+    checkpoint: str,
+    cluster: str | None,
+    allow_plugin: bool,
+    say: Say,
+) -> Tunings:
+    """The requested tunings, to an intact checkpoint of a run. Writes nothing.
+
+    Args:
+        nfe: numbers of network evaluations, of which each is a tuning.
+        points: draws of the noise to fit to; None for the default of such data.
+        budget_min: minutes for each fit; None for no limit.
+        checkpoint: "last" or a step.
+        cluster: None for the run's own.
 
     Raises:
+        CldError: the run belongs to somebody else.
         UsageError: a key has no effect on a tuning, or the plug-in of the run may not be run.
         NotFoundError: there is no such checkpoint.
     """
+    require_may_change(run.path, "Nothing was tuned")
     for text in overrides:
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.")) and key not in _READ:
             raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ)}.")
-    recipe = plan.recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
+    recipe = recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
     if not allow_plugin:
         require_own_plugin(run, recipe)
-    if wanted == "all":
+    if checkpoint == "all":
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
-    (step,) = steps_of(run, wanted, say, "tuning to")
-    plan.require_average(run, step, recipe.ema.length)
-    return recipe, step
+    (step,) = steps_of(run, checkpoint, say, "tuning to")
+    require_average(run, step, recipe.ema.length)
+    requests = (TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in nfe)
+    return Tunings(run, recipe, tuple(requests), home.chosen(cluster, run))
 
 
-def start(
-    run: RunFolder,
-    requests: Sequence[TuneRequest],
-    cluster: Cluster,
-    size: ClusterSpec,
-    say: Callable[[str], None] = lambda text: None,
-) -> Outcome:
+def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:
     """Start those that are neither complete nor being computed.
 
     Raises:
         RecipeError: the cluster has no such jobs.
         SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
     """
-    folders = {request.id: run.tuned / request.id for request in requests}
-    fresh = [name for name, folder in folders.items() if not folder.exists()]
-    cluster.check(specs.sharded([folders[requests[0].id]], size, cluster, run=run))
-    changes.mark(run.path)
-    works = [Tuning(request.store(folders[request.id])) for request in requests]
-    answers = sharded.ask_about(work for work in works if not work.is_done)
-    states = {work.name: work_state(work, answers) for work in works}
-    missing = [work for work in works if states[work.name] == "STOPPED"]
-    job = None
-    if missing:
+    run, cluster, size = planned.run, planned.cluster, planned.recipe.cluster
+    folders = planned.folders
+    with home.only_one(run.path, cluster):
+        fresh = [folder for folder in folders if not folder.exists()]
+        cluster.check(specs.sharded(folders[:1], size, cluster, run=run))
+        changes.mark(run.path)
+        works = [Tuning(one.store(folder)) for one, folder in zip(planned.requests, folders, strict=True)]
+        answers = sharded.ask_about(work for work in works if not work.is_done)
+        states = {work.name: work_state(work, answers) for work in works}
+        missing = [work for work in works if states[work.name] == "STOPPED"]
         try:
-            job = sharded.start(missing, cluster, size, run=run, say=say)
+            job = sharded.start(missing, cluster, size, run=run, say=say) if missing else None
         except (SchedulerRefused, SchedulerAway):
-            for name in fresh:
-                shutil.rmtree(folders[name], ignore_errors=True)
+            for folder in fresh:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
     return Outcome(
         complete=tuple(name for name, state in states.items() if state == "FINISHED"),
@@ -85,3 +116,16 @@ def start(
         started=tuple(work.name for work in missing),
         job=job,
     )
+
+
+def minutes(text: str) -> float | None:
+    """The minutes of ``--budget``; None for no limit.
+
+    Raises:
+        UsageError: it is not a number of them.
+    """
+    try:
+        return None if text.strip() == "none" else float(text)
+    except ValueError:
+        fix = "Write a number of them, or none to set no limit"
+        raise UsageError(f"--budget {one_line(text)}: that is not a number of minutes. {fix}.") from None

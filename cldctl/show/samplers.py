@@ -6,20 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.evaluation.evaluation import Evaluation
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
-from cld_core.tuned.request import TuneRequest
 from cld_core.tuned.work import Tuning
 from cldctl.evals import samplers as compared
 from cldctl.evals import table
 from cldctl.evals.samplers import Comparison
 from cldctl.hints import command
+from cldctl.runs.evaluate import Outcome, Planned
+from cldctl.runs.tune import Tunings
 
-from .console import err, out, say_next
+from .console import err, out, say_next, strong
 from .evaluations import samplers
 from .follow import follow_works_of, say_files, statuses_of
 from .progress import Working
+from .submission import say_already, say_outcome, say_where
 from .tables import table as drawn
 
 
@@ -30,16 +31,28 @@ def list_samplers(run: RunFolder, made: Comparison) -> None:
     out.print(drawn(columns, wraps="settings"))
     nfe = ", ".join(map(str, made.asked.nfe))
     text = f"{', '.join(made.asked.metrics)} at {nfe} evaluations; {made.asked.seeds} seeds"
-    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}", markup=False)
-    out.print(f"{len(made.requests)} evaluations, of which nothing was started", markup=False)
+    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
+    out.print(f"{len(made.requests)} evaluations, of which nothing was started")
 
 
-def show_comparison(
-    run: RunFolder, made: Comparison, as_json: bool, csv: Path | None, plot: Path | None, *, wait: bool
+def finish_comparison(
+    made: Comparison,
+    planned: Planned,
+    outcome: Outcome,
+    as_json: bool,
+    csv: Path | None,
+    plot: Path | None,
+    follow: bool,
 ) -> int:
-    """Show the results, if ``wait`` after waiting for them, and write the files; returns the exit code."""
+    """Say what was started, and show the results, after waiting for them if asked to; returns the exit code."""
+    say_outcome(planned, outcome)
+    run = planned.run
+    stays = follow or planned.cluster.blocks or outcome.is_over
+    if not stays and not as_json:
+        say_where(planned, outcome)
+        return 0
     works = [Evaluation(run.evals / request.id) for request in made.requests]
-    watch = wait and not all(work.is_done for work in works)
+    watch = stays and not all(work.is_done for work in works)
     if watch and (code := follow_works_of(run, works, made.sweep.id)):
         return code
     statuses = statuses_of(works)
@@ -50,11 +63,11 @@ def show_comparison(
     else:
         out.print(samplers(run, made.sweep, statuses))
         if made.noisy:
-            out.print(f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}", markup=False)
+            out.print(f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}")
     if missing:
         see = command(f"status {run.name}", run)
         err.failure(f"{len(missing)} of {len(statuses)} evaluations are not complete; see `{see}`")
-        return 1 if wait else 0
+        return 1 if stays else 0
     if not as_json:
         say_files(run, made.sweep)
     if csv is not None:
@@ -63,12 +76,16 @@ def show_comparison(
         rows = table.rows(run, made.sweep)
         table.plot(plot, made.sweep, rows, table.keys_of(rows), run.name)
     for file in filter(None, (csv, plot)):
-        err.print(str(file), markup=False, no_wrap=True)
+        err.print(str(file), no_wrap=True)
     return 0
 
 
-def say_cost(recipe: Recipe, todo: Sequence[TuneRequest]) -> None:
+def say_cost(planned: Tunings) -> None:
     """Say how many evaluations of the network are to come, if any are."""
+    recipe = planned.recipe
+    begun = [Tuning(folder) for folder in planned.folders if (folder / "request.json").exists()]
+    done = [work.name for work in begun if work.is_done]
+    todo = [request for request in planned.requests if request.id not in done]
     if not todo:
         return
     with Working("counting evaluations"):
@@ -84,8 +101,20 @@ def say_cost(recipe: Recipe, todo: Sequence[TuneRequest]) -> None:
     err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")
 
 
-def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited: bool) -> int:
-    """Print the results that exist; returns the exit code."""
+def finish_tunings(planned: Tunings, outcome: Outcome, as_json: bool, follow: bool) -> int:
+    """Say what was started, and print the results that exist, after waiting for them if asked to.
+
+    Returns:
+        The exit code.
+    """
+    run, works = planned.run, list(map(Tuning, planned.folders))
+    say_already(outcome)
+    if outcome.job is not None:
+        text = f"of {run.name}, job {outcome.job.job_id} ({planned.cluster.name})"
+        err.print(strong("tuning ", ", ".join(outcome.started)), text)
+    stays = follow or planned.cluster.blocks
+    if stays and not outcome.is_over and (code := follow_works_of(run, works, f"tuning of {run.name}")):
+        return code
     entries = [_entry(work) for work in works]
     missing = [entry["id"] for entry in entries if "kept" not in entry]
     sizes = [entry["nfe"] for entry in entries if "kept" in entry]
@@ -94,13 +123,13 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
     elif sizes:
         _table(entries)
     else:
-        out.print("\n".join(missing), markup=False)
-    if missing and waited:
+        out.print("\n".join(missing))
+    if missing and stays:
         for name in missing:
             err.failure(f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same command again")
         return 1
     if missing:
-        err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch", markup=False)
+        err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch")
     else:
         say_next(command(f"sample {run.name} --method tuned --nfe {sizes[-1]}", run))
     return 0

@@ -1,41 +1,52 @@
 """What people are shown of runs that begin or continue: what would be submitted, what was, and what to type next."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
 from cld_core.errors import CldError, RecipeError
 from cld_core.evaluation import registry
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.recipe import Recipe, dump
 from cld_core.recipe.differences import from_base
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
+from cld_core.run.groups import Group
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
-from cldctl.evals.plan import EvaluationPlan
 from cldctl.hints import command, command_of_group
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs.estimate import estimate
-from cldctl.runs.evaluate import Outcome
+from cldctl.runs.evaluate import Outcome, Planned
 from cldctl.runs.groups import BegunGroup, missing
 from cldctl.runs.options import SubmitOptions
+from cldctl.runs.resume import Skipped
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.submit import Begun, following
 from cldctl.runs.training import without_jobs
 
 from .console import err, out, say_next, shows_bars, strong
-from .follow import follow_group, follow_run
+from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run
 from .format import keys_differ
 from .usage import estimate_line
 
 
 def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    """Show a new run.
+    """Show a new run, or a sweep of new runs.
 
     Raises:
         CldError: the evaluation that is to follow lacks what it needs; said last, where it is seen.
     """
+    if options.group is not None:
+        _preview_group(options, options.group, cluster, spec)
+        return
+    start = cluster.ask_for_start(spec)
+    _preview_run(options, cluster, spec)
+    say_estimate(options, start())
+
+
+def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     run, recipe = RunFolder(options.path), options.recipe
     _differences(options.file, options.given, find_profile(options.profile))
     _show(f"# run: {run.path}\n{dump(recipe)}")
@@ -59,10 +70,8 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
         raise problem
 
 
-def preview_group(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    """Show a sweep of new runs."""
-    group, cells = options.group, options.cells
-    assert group is not None, "a sweep has a group"
+def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec: JobSpec) -> None:
+    cells = options.cells
     _differences(options.file, options.given, find_profile(options.profile))
     open_cells = [cell.name for cell in missing(options)]
     existing = {run.name for run in group.runs()}
@@ -92,12 +101,12 @@ def _differences(file: Path, given: Sequence[str], profile: Path | None) -> None
 
 
 def _show(text: str) -> None:
-    out.print(text, markup=False, no_wrap=True)
+    out.print(text, no_wrap=True)
 
 
 def remark(text: str) -> None:
     """Say what people should know."""
-    err.print(text, markup=False, style="yellow")
+    err.print(text, style="yellow")
 
 
 def started(run: RunFolder) -> None:
@@ -119,12 +128,12 @@ def finish(begun: Begun, follow: bool) -> int:
     run, cluster = begun.run, begun.cluster
     # On a terminal, its name has just been said.
     if not (out.is_terminal and shows_bars()):
-        out.print(run.name, markup=False)
+        out.print(run.name)
     if not cluster.blocks:
         _left_out(run)
         err.print(f"job {begun.job.job_id} ({cluster.name})")
         for text in (*(f"then evaluation {name}" for name in begun.evaluations), *begun.said):
-            err.print(text, markup=False)
+            err.print(text)
     if follow or cluster.blocks:
         return follow_run(run, begun.evaluations)
     say_next(*(command(text, run) for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")))
@@ -134,7 +143,7 @@ def finish(begun: Begun, follow: bool) -> int:
 def finish_group(begun: BegunGroup, follow: bool) -> int:
     """As `finish`, for the runs of a group."""
     group, cluster = begun.group, begun.cluster
-    out.print(group.name, markup=False)
+    out.print(group.name)
     done = {
         "new": begun.new,
         "resumed": begun.resumed,
@@ -150,9 +159,7 @@ def finish_group(begun: BegunGroup, follow: bool) -> int:
         err.print(f"job {', '.join(ids)} ({cluster.name})")
         if chained := sum(map(len, begun.evaluations.values())):
             err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}")
-    for entry in begun.skipped:
-        err.failure(f"{entry.run.name}: {entry.reason}", style="red")
-    code = max((entry.exit_code for entry in begun.skipped), default=0)
+    code = _say_skipped(begun.skipped)
     if follow or cluster.blocks:
         return follow_group(group, begun.runs, begun.evaluations) or code
     is_evaluated = any(begun.evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
@@ -161,49 +168,93 @@ def finish_group(begun: BegunGroup, follow: bool) -> int:
     return code
 
 
+def _say_skipped(skipped: Sequence[Skipped]) -> int:
+    """Say which runs could not be started; returns the exit code."""
+    for entry in skipped:
+        err.failure(f"{entry.run.name}: {entry.reason}", style="red")
+    return max((entry.exit_code for entry in skipped), default=0)
+
+
 def _left_out(run: RunFolder) -> None:
     """Say which Python files the jobs of a run will miss."""
     if (line := left_out_code(run)) is not None:
         remark(line)
 
 
-def interrupted(run: RunFolder, job: JobRef) -> None:
+def interrupted(run: RunFolder) -> None:
     """Say what goes on after Ctrl-C, and what does not."""
-    goes_on = f"{run.name} is submitted as job {job.job_id} and goes on"
-    err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)", markup=False)
+    (submitted,) = run.ledger.history().submitted
+    goes_on = f"{run.name} is submitted as job {submitted.job.job_id} and goes on"
+    err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)")
     if (missing := without_jobs(run)) is not None:
-        err.print(missing, markup=False)
+        err.print(missing)
 
 
 def say_estimate(options: SubmitOptions, start: float | None) -> None:
     """Say how long a run will take, and when it begins, as far as this is known."""
     found = estimate(options.path.parent, options.recipe, without=options.path.name)
-    err.print(estimate_line(found, start), markup=False)
+    err.print(estimate_line(found, start))
 
 
-def say_outcome(run: RunFolder, made: EvaluationPlan, outcome: Outcome, where: Cluster) -> None:
-    """Say which evaluations of a plan are complete, which are being computed, and by which job."""
-    many = len(made.requests) > 1
+def say_outcome(planned: Planned, outcome: Outcome) -> None:
+    """Say which evaluations are complete, which are being computed, and by which job."""
+    run, requests, sweep = planned.run, planned.plan.requests, planned.plan.sweep
+    many = len(requests) > 1
     if many:
         groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
         counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
-        err.print(strong(f"{len(made.requests)} evaluations of ", run.name, f": {counts}"))
-    for name in () if many else outcome.complete:
-        err.print(f"{name} is already complete")
-    for name in () if many else outcome.running:
-        err.print(f"{name} is already being computed")
+        err.print(strong(f"{len(requests)} evaluations of ", run.name, f": {counts}"))
+    else:
+        say_already(outcome)
     if outcome.job is not None:
-        which = made.sweep.id if made.sweep is not None else outcome.started[0]
-        several = many and made.sweep is None
-        what = ("evaluations",) if several else ("evaluation ", which)
-        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})")
+        which = sweep.id if sweep is not None else outcome.started[0]
+        what = ("evaluations",) if many and sweep is None else ("evaluation ", which)
+        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({planned.cluster.name})")
     for text in outcome.said:
-        err.print(text, markup=False)
+        err.print(text)
 
 
-def say_where(run: RunFolder, made: EvaluationPlan, outcome: Outcome) -> None:
+def say_already(outcome: Outcome) -> None:
+    """Say what need not be started."""
+    for names, state in ((outcome.complete, "complete"), (outcome.running, "being computed")):
+        for name in names:
+            err.print(f"{name} is already {state}")
+
+
+def say_where(planned: Planned, outcome: Outcome) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
-    names = [request.id for request in made.requests]
-    out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
+    run, sweep = planned.run, planned.plan.sweep
+    out.print(sweep.id if sweep is not None else "\n".join(request.id for request in planned.plan.requests))
     log = f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f"
     say_next(command(f"status {run.name}", run), command(log, run))
+
+
+def finish_evaluations(planned: Planned, outcome: Outcome, follow: bool) -> int:
+    """As `finish`, for evaluations of a run."""
+    say_outcome(planned, outcome)
+    if outcome.is_over or follow or planned.cluster.blocks:
+        names = [request.id for request in planned.plan.requests]
+        return follow_evaluations(planned.run, names, planned.plan.sweep)
+    say_where(planned, outcome)
+    return 0
+
+
+def finish_group_evaluations(
+    group: Group, begun: Iterable[tuple[Planned, Outcome]], skipped: Sequence[Skipped], follow: bool
+) -> int:
+    """As `finish`, for evaluations of the runs of a group."""
+    code = _say_skipped(skipped)
+    works: list[Evaluation] = []
+    for planned, outcome in begun:
+        say_outcome(planned, outcome)
+        works += (Evaluation(planned.run.evals / request.id) for request in planned.plan.requests)
+        follow |= planned.cluster.blocks
+    compared = command_of_group(f"compare {group.name}", group)
+    if not (works and follow):
+        out.print(group.name)
+        say_next(command_of_group(f"status {group.name}", group), compared)
+        return code
+    code = follow_group_evaluations(group, group.runs(), works) or code
+    if code == 0:
+        say_next(compared)
+    return code

@@ -62,20 +62,11 @@ def test_render_with_comments(tmp_path):
     assert "#" not in invoke("render", "toy", runs=tmp_path).stdout
 
 
-def test_recipes_say_what_they_are(tmp_path, monkeypatch):
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "mine.yaml").write_text("# My own rings. For fun.\nextends: toy\n")
-    monkeypatch.chdir(tmp_path)
-    for width in (200, 80):
-        shown = " ".join(invoke("recipes", runs=tmp_path, width=width).stdout.split())
-        assert "mine My own rings" in shown
-        assert "toy The published toy setting" in shown
-
-
 def test_a_dry_run_says_first_what_differs(tmp_path):
-    done = invoke(
-        "submit", "toy_demo", "train.steps=5", "--cluster", "local", "--dry-run", "--name", "x", runs=tmp_path
-    )
+    local = ("--cluster", "local", "--dry-run", "--name", "x")
+    done = invoke("submit", "toy_demo", "train.steps=5", *local, "--eval", "elbo", runs=tmp_path)
+    assert "# evaluation elbo-00000005-" in done.stdout
+    assert "cldctl.clusters.entry" in done.stdout
     lines = done.stdout.splitlines()
     assert re.match(r"# \d+ keys? differs? from .*:$", lines[0])
     head = done.stdout.split(f"# run: {tmp_path / 'x'}\n")[0]
@@ -83,11 +74,5 @@ def test_a_dry_run_says_first_what_differs(tmp_path):
     assert "#   objective.mixed_score: true instead of false  (" in head
     assert "toy_demo.yaml, line 8)" in head
     assert all(line.startswith("#") for line in head.splitlines())
-    assert "# same as toy\n" in invoke("submit", "toy", "--cluster", "local", "--dry-run", runs=tmp_path).stdout
+    assert "# same as toy\n" in invoke("submit", "toy", *local, runs=tmp_path).stdout
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_dry_run_of_a_sweep_does_too(tmp_path):
-    sweep = ("--sweep", "train.seed=0,1", "optim.lr=1e-4", "--cluster", "local", "--dry-run", "--name", "x")
-    done = invoke("submit", "toy", *sweep, runs=tmp_path)
-    assert "optim.lr: 0.0001 instead of 0.001  (command line)" in done.stdout

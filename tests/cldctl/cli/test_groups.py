@@ -22,24 +22,11 @@ SWEEP = ("submit", "toy", *ONE, *QUICK, "--sweep", "train.seed=0,1", "--name", "
 def test_a_sweep_is_previewed_without_writing(tmp_path):
     runs = tmp_path / "runs"
     done = invoke(*SWEEP, "--cluster", "local", "--dry-run", "--eval", "elbo", "--parallel", "2", runs=runs)
+    assert "train.steps: 20 instead of 800000  (command line)" in done.stdout
     assert "mine-seed0  train.seed=0  new" in done.stdout
     assert "# local: 2 process(es)" in done.stdout
     assert "an evaluation (elbo) of each run" in done.stdout
     assert not runs.exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--sweep", "train.seed=0,1", "train.seed=5"], "--sweep and train.seed=5 set the same key"),
-        (["--sweep", "train.seed"], "write KEY=a,b,c, for example --sweep train.seed=0,1,2"),
-        (["--parallel", "2"], "--parallel goes with --sweep"),
-        (["--sweep", "train.seed=0,1", "--name", "a/b"], "cannot name a run"),
-    ],
-)
-def test_wrong_usage_is_named(tmp_path, words, message):
-    assert message in invoke("submit", "toy", *words, "--cluster", "local", runs=tmp_path / "runs", code=2).stderr
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs, monkeypatch):
@@ -99,7 +86,7 @@ def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
 def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fresh_runs):
     done = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--parallel", "2", runs=fresh_runs)
     assert done.stdout == "mine\n"
-    cldctl("cancel", "mine-seed1", runs=fresh_runs)
+    assert "waiting for mine-seed1" in cldctl("cancel", "mine-seed1", runs=fresh_runs).stderr
     again = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--follow", runs=fresh_runs)
     assert "1 resumed" in again.stderr or "1 new" in again.stderr
     assert "2 FINISHED" in again.stdout

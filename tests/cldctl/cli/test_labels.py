@@ -45,8 +45,6 @@ def test_samples_of_a_class_with_guidance(runs, tmp_path):
         (("plain", "--guidance", "2"), ["error: --guidance is 2, but the model has no labels: data.labels is false"]),
         (("always", "--guidance", "2"), ["is 2, but objective.label_dropout is 0", "Leave it at 1"]),
         (("modes", "--guidance", "-1"), ["error: --guidance cannot be -1.0; expected a number >= 0"]),
-        (("modes", "--label", "-1"), ["--label: label -1 is out of range: the labels are 0 to 8. Use one of them."]),
-        (("modes", "--guidance", "2", "sampling.guidance=3"), ["--guidance", "sampling.guidance"]),
         (("modes", "sampling.guidance_from=0.9", "sampling.guidance_to=0.1"), ["guidance would never act"]),
     ],
 )

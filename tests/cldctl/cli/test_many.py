@@ -50,8 +50,6 @@ def test_status_filters_and_sorts(root):
     nothing = invoke("status", "--tag", "bad", runs=root)
     assert "matches these filters" in nothing.stderr
     assert "1 that ended over a week ago: --all" in invoke("status", runs=root).stderr
-    for wrong in (["--state", "X"], ["--since", "X"], ["--sort", "X"], ["--tag", "a b"]):
-        assert "Use" in invoke("status", *wrong, runs=root, code=2).stderr or wrong[0] == "--tag"
 
 
 def test_notes_and_tags_are_shown_and_taken_back(root, tmp_path):
@@ -142,32 +140,21 @@ def test_rm_asks(root, monkeypatch):
     assert listed(root, "--all") == []
 
 
-def _runs(root, scripted):
-    scripted.phases["1"] = "running"
-    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="1")))
-
-
-def _waits(root, scripted):
-    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
-    scripted.phases["9"] = "pending"
-
-
-def _away(root, scripted):
-    scripted.away.add("scripted")
-
-
-def _linked(root, scripted):
-    (root / "toy-1").rename(root / "real")
-    (root / "toy-1").symlink_to(root / "real")
+def lives(root, scripted, job_id="9", phase="pending"):
+    RunFolder(root / "toy-1").ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id)))
+    scripted.phases[job_id] = phase
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "message"),
-    [(_runs, 2, "may still run or wait"), (_waits, 2, "cldctl cancel toy-1"), (_away, 4, "nobody answers")],
+    ("job", "code", "message"),
+    [(("1", "running"), 2, "still run or wait"), (("9", "pending"), 2, "cancel toy-1"), (None, 4, "nobody answers")],
 )
 @pytest.mark.parametrize("command", ["rm", "prune"])
-def test_what_is_alive_or_may_be_is_left_alone(root, scripted, how, code, message, command):
-    how(root, scripted)
+def test_what_is_alive_or_may_be_is_left_alone(root, scripted, job, code, message, command):
+    if job is None:
+        scripted.away.add("scripted")
+    else:
+        lives(root, scripted, *job)
     refused = invoke(command, "toy-20", "toy-1", "--yes", runs=root, code=code)
     assert message in refused.stderr
     assert "Nothing was removed" in refused.stderr
@@ -187,7 +174,7 @@ def test_a_run_that_a_process_writes_into_is_left_alone(root, command):
 def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, scripted):
     planned = removal.plan([RunFolder(root / "toy-1")])
     pruned = pruning.plan([RunFolder(root / "toy-1")], None)
-    _waits(root, scripted)
+    lives(root, scripted)
     for act in (lambda: removal.remove(planned[0]), lambda: pruning.prune(pruned[0])):
         with pytest.raises(Exception, match=r"job 9 may still run|is pending"):
             act()
@@ -195,7 +182,8 @@ def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, sc
 
 
 def test_a_link_to_a_run_is_not_removed(root):
-    _linked(root, None)
+    (root / "toy-1").rename(root / "real")
+    (root / "toy-1").symlink_to(root / "real")
     assert "it is a link" in invoke("rm", "toy-1", "--yes", runs=root, code=2).stderr
     assert (root / "real" / "run.json").exists()
 

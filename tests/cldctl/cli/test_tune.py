@@ -76,11 +76,6 @@ def test_samples_of_a_tuned_sampler(tuned):
     assert path.t.tolist()[-1] == 0.0
 
 
-def test_training_cannot_begin_with_it(tuned):
-    shown = invoke("submit", "toy_diamond", "sampling.method=tuned", *DEBUG, runs=tuned, code=2)
-    assert "sampling.method=tuned needs a trained network" in shown.stderr
-
-
 def test_another_solution_is_another_evaluation(tuned, tmp_path):
     shutil.copytree(tuned / "done", tmp_path / "done")
     keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
@@ -111,32 +106,3 @@ def test_results_of_a_network_that_has_moved_on_have_a_remark(tuned, tmp_path):
     remarks = {entry["id"][:11]: entry["remarks"] for entry in row["evals"]}
     assert text in remarks["w2-00000010"]
     assert text not in remarks["w2-00000020"]
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--nfe", "five"), "--nfe: 'five' is not a number of network evaluations. Write --nfe 5,7,10."),
-        (("--nfe", "7,7"), "--nfe 7,7 has a number twice"),
-        (("--nfe", "1"), "--nfe 1: a sampler is tuned for 2 to 50 evaluations"),
-        (("--points", "0"), "--points 0: it takes 8 to 100,000 points"),
-        (("--points", "3"), "--points 3: it takes 8 to 100,000 points"),
-        (("--checkpoint", "all"), "--checkpoint all: a sampler is tuned to one network"),
-        (("train.steps=3",), "'train.steps' is not a key of an evaluation"),
-        (("sampling.nfe=3",), "'sampling.nfe' has no effect on a tuning. Leave it out; there are: sampling.eps,"),
-        (("eval.seed=3",), "'eval.seed' has no effect on a tuning"),
-        (("ema.length=0.1",), "'ema.length' is 0.1, but train.ema_lengths keeps no averages"),
-        (("--budget", "inf"), "--budget inf: a fit takes 0 to 1,000,000 minutes"),
-        (("--budget", "-1"), "--budget -1: a fit takes 0 to 1,000,000 minutes"),
-        (("--budget", "soon"), "--budget soon: that is not a number of minutes"),
-    ],
-)
-def test_wrong_usage(tuned, options, said):
-    shown = invoke("tune", "done", *options, *DEBUG, runs=tuned, code=2)
-    assert said in shown.stderr
-    assert len(list((tuned / "done/tuned").iterdir())) == 2
-
-
-def test_no_such_run_or_checkpoint(tuned):
-    assert "nobody" in invoke("tune", "nobody", runs=tuned, code=3).stderr
-    assert "has no checkpoint '15'" in invoke("tune", "done", "--checkpoint", "15", *DEBUG, runs=tuned, code=3).stderr

@@ -1,10 +1,8 @@
-"""What `sample` and `cancel` say while they work."""
+"""What `sample` says while it works."""
 
 import pytest
 
-from cld_core.run.events import JobRef
 from cldctl.runs import sample
-from cldctl.runs.cancel import Ending, waits_for
 from tests.support.made_up import run_with
 
 
@@ -47,12 +45,3 @@ def test_samples_are_counted(tmp_path, method, is_fixed):
         assert noted.counts[-1] == (20, 20, "")
     else:
         assert noted.counts[-1] == (16, 20, "done, 4 NFE")
-
-
-def test_cancel_says_what_it_waits_for(tmp_path):
-    job = JobRef(cluster="scripted", job_id="7")
-    endings = [Ending(run_with(tmp_path / name, 10), (job,), trains=True) for name in "ab"]
-    assert waits_for(endings[:1]) == "waiting for a to save and end (job 7), at most 60 s"
-    assert waits_for(endings) == "waiting for 2 runs to save and end (job 7), at most 60 s"
-    endings[0].trains = False
-    assert waits_for(endings[:1]) == "waiting for a to end (job 7), at most 60 s"

@@ -121,3 +121,9 @@ def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):
     monkeypatch.setattr(board.sys, "executable", str(script))
     failed = invoke("board", "one", runs=runs, code=1)
     assert "TensorBoard ended with 3: ValueError: no such thing" in failed.stderr
+
+
+def test_a_port_that_is_taken_is_refused(runs):
+    with held_port() as port:
+        refused = invoke("board", "one", "--port", str(port), runs=runs, code=2)
+    assert f"--port {port} cannot be used (Address already in use)" in refused.stderr

@@ -30,7 +30,8 @@ def begun(run, **phases: str) -> Evaluation:
 def start(run) -> evaluate.Outcome:
     cluster = Scripted()
     cluster.most = 100
-    return evaluate.start(run, plan.make(run, ("elbo",), [20], ASKED), cluster, run.recipe().cluster)
+    made = plan.make(run, ("elbo",), [20], ASKED)
+    return evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
 
 
 def newest(work: Evaluation, before: int) -> list[tuple[int, ...]]:

@@ -153,10 +153,10 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
 def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
     runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
     report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
-    plans = [(run, plan.make(run, ("elbo",), [10], (), (), 2)) for run in runs]
-    group = Group(tmp_path, "g")
     size = runs[0].recipe().cluster
-    first, *others = evaluate.start_group(group, plans, arrays, size)
+    plans = [evaluate.Planned(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size) for run in runs]
+    group = Group(tmp_path, "g")
+    first, *others = (outcome for _, outcome in evaluate.start_several(plans, group))
     ((spec, tasks),) = arrays.submissions
     assert (spec.logs, len(tasks)) == (group.logs, 4)
     assert (len(first.complete), first.job) == (1, None)
@@ -164,7 +164,7 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     (work,) = evaluations_of(runs[2])
     assert [event.job.job_id for event in work.ledger.history().submitted] == ["1_2", "1_3"]
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
-    again = evaluate.start_group(group, plans, arrays, size)
+    again = [outcome for _, outcome in evaluate.start_several(plans, group)]
     assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
 
 

@@ -80,15 +80,15 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
     run, cluster = run_with(tmp_path / "mine", 10, 20), scripted()
     size = run.recipe().cluster
     made = plan.make(run, ("elbo",), [10, 20], [])
-    evaluate.start(run, made, cluster, size)
+    evaluate.start(evaluate.Planned(run, made, cluster, size))
     scripted.away.add("scripted")
     with pytest.raises(SchedulerAway, match=r"nobody answers\. Whether this is being computed is unknown; try again"):
-        evaluate.start(run, made, cluster, size)
+        evaluate.start(evaluate.Planned(run, made, cluster, size))
     with pytest.raises(SchedulerAway):
         sharded.is_alive(run.evals / made.requests[0].id)
     for request in made.requests:
         report(run, request)
-    assert len(evaluate.start(run, made, cluster, size).complete) == 2, "nobody has to be asked"
+    assert len(evaluate.start(evaluate.Planned(run, made, cluster, size)).complete) == 2, "nobody has to be asked"
 
 
 def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, mon
     begun = submitted(tmp_path / "mine", cluster, ("elbo",))
     manifest = code.read(code.path_of(begun.run.path))
     run = run_with(tmp_path / "other", 10)
-    evaluate.start(run, plan.make(run, ("elbo",), [10], []), cluster, run.recipe().cluster)
+    evaluate.start(evaluate.Planned(run, plan.make(run, ("elbo",), [10], []), cluster, run.recipe().cluster))
     asked = [task.work.code for _, tasks in cluster.submissions[1:] for task in tasks]
     assert asked == [manifest.digest, code.imported()]
     (work,) = evaluations_of(run)

@@ -1,8 +1,7 @@
 """`--follow`: the exit code says how it ended, and Ctrl-C leaves the job alone."""
 
-import signal
-import subprocess
-import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,24 +19,27 @@ from tests.support.clock import Clock
 from tests.support.made_up import report, run_with
 from tests.support.screen import row, screen
 from tests.support.scripted import Scripted, register, trained
-from tests.support.tools import SMALL, cldctl, status, wait_step
+from tests.support.tools import ONE, invoke, status, wait_step
 
 
-def test_interrupted_is_130_and_the_job_goes_on(fresh_runs):
-    settings = (*SMALL, "train.steps=1000000", "--name", "mine", "--cluster", "local", "--follow")
-    command = [sys.executable, "-m", "cldctl", "submit", "toy", *settings, "--runs-dir", str(fresh_runs)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    run = RunFolder(fresh_runs / "mine")
-    wait_step(run, 10)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out.splitlines() == ["mine"]
-    assert "mine RUNNING" in err
-    assert "go on" in err
-    wait_step(run, run.progress()["step"] + 10)
+def test_interrupted_is_130_and_the_job_goes_on(fresh_runs, monkeypatch):
+    run, looks = RunFolder(fresh_runs / "mine"), []
+
+    def interrupt(seconds):
+        wait_step(run, 5)
+        looks.append(seconds)
+        if len(looks) > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt))
+    settings = (*ONE, "train.steps=1000000", "--name", "mine", "--cluster", "local", "--follow")
+    done = invoke("submit", "toy", *settings, runs=fresh_runs, code=130)
+    assert done.stdout.splitlines() == ["mine"]
+    assert "mine RUNNING" in done.stderr
+    assert "go on" in done.stderr
+    wait_step(run, run.progress()["step"] + 5)
     assert status(fresh_runs, "mine")["state"] == "RUNNING"
-    cldctl("cancel", "mine", runs=fresh_runs)
+    invoke("cancel", "mine", runs=fresh_runs)
 
 
 @pytest.mark.parametrize(
