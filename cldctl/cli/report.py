@@ -80,18 +80,16 @@ def report(
 def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
     from cld_core.ownership import require_may_change
     from cld_core.run.atomic import write_text
-    from cldctl.page import freshness
-    from cldctl.page.one_run import page
+    from cldctl.page.one_run import page, page_of
     from cldctl.show.progress import Working
 
     run = options.find_run(name, root)
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
     with Working(f"making the report of {run.name}", announced=True):
-        if output is None:
-            return freshness.write(run, lambda: page(run, follow=follow))
-        write_text(output.absolute(), page(run, follow=follow))
-        return output
+        target = output or page_of(run)
+        write_text(target.absolute(), page(run, follow=follow))
+    return target
 
 
 def _page_of_many(

@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.evaluation.request import EvalRequest
 from cld_core.run.groups import Group
-from cldctl.evals import averages, compare
+from cldctl.evals import compare
 from tests.support.made_up import report, run_with
 from tests.support.tools import invoke
 
@@ -28,14 +28,14 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     values = (1.0, 2.0, 4.0)
     members = [member(tmp_path / f"a{seed}", nll, str(seed)) for seed, nll in enumerate(values)]
     members += [member(tmp_path / "b0", 7.0, "0", "2e-4"), member(tmp_path / "a3", 3.0, "3", "0.0001")]
-    first, second = averages.lines("g", members)
+    first, second = compare.lines("g", members)
     average = first.average("nll")
     assert (average.mean, average.n) == (2.5, 4), "0.0001 is 1e-4"
     assert average.spread == pytest.approx(statistics.stdev([*values, 3.0]))
     assert second.cell == {"optim.lr": "2e-4"}
     alone = second.average("nll")
     assert (alone.mean, alone.spread, alone.stderr, alone.n) == (7.0, None, 0.1, 1)
-    assert averages.warnings([first, second]) == []
+    assert compare.group_warnings([first, second]) == []
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
         member(tmp_path / "d", 4.0, "3", "2e-4"),
         member(tmp_path / "e", 5.0, "4"),
     ]
-    found = averages.lines("g", members)
+    found = compare.lines("g", members)
     assert [[column.run for column in line.columns] for line in found] == [["a", "e"], ["b"], ["c"], ["d"]]
-    assert averages.warnings(found) == [
+    assert compare.group_warnings(found) == [
         "a and b are not averaged: they differ in points",
         "b and c are not averaged: they were evaluated at steps 10 and 20",
     ]
