@@ -22,9 +22,7 @@ from cld_core.texts import local_time, one_line, printable
 from cld_core.version import __version__
 from cldctl.evals import compare
 from cldctl.hints import command
-from cldctl.runs import survey
-from cldctl.runs.index import Found, Index
-from cldctl.runs.status import RunStatus, said, status_or_reason
+from cldctl.runs.status import RunStatus, said
 from cldctl.show.evaluations import average_columns
 from cldctl.show.format import count, number
 from cldctl.show.runs import states
@@ -35,8 +33,8 @@ from .curves import LOSS, Points, read
 from .document import Section, code, colour_of, render, table, text
 from .figures import chart, gallery
 
-# The newest runs that are looked through for curves, and the curves of a chart.
-_LOOKED_AT, _CURVES = 40, 12
+# The first runs, whose curves are drawn: so many look different.
+_DRAWN = 24
 # What a loss is of, and how data are read, which changes nothing.
 _SECTIONS, _READING = ("data", "sde", "objective"), ("data.cache", "data.threads")
 
@@ -67,82 +65,49 @@ def write_pages(
     return written, problems
 
 
-def look(root: Path, group: Group | None = None) -> Found:
-    """What is in a folder of runs; of a group, its runs alone."""
-    found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-    if group is None:
-        return found
-    members = {run.name for run in group.runs()}
-    return Found([row for row in found.rows if row.name in members], found.answers, {})
-
-
-def rows_of(runs: Sequence[RunFolder]) -> list[RunStatus]:
-    """How some runs stand, in their order."""
-    answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-    return [status_or_reason(run, answers) for run in runs]
-
-
-def index(root: Path, found: Found, folder: Path, *, group: Group | None = None, follow: bool = False) -> str:
-    """The index over the runs of a folder or a group, the newest first.
+def page(
+    title: str,
+    rows: Sequence[RunStatus],
+    folder: Path,
+    *,
+    groups: Sequence[Group] = (),
+    which: str | None = None,
+    notes: Iterable[str] = (),
+    follow: bool = False,
+) -> str:
+    """Some runs on one page: results in one table, averages over seeds, losses over each other.
 
     Args:
         folder: where the page will be, from which its links are taken.
-        follow: also read folders that links lead out of a run to.
-    """
-    rows = found.rows[::-1]
-    which = "--all" if group is None else shlex.quote(group.name)
-    missing = sum(not one_run.has_page(RunFolder(row.path)) for row in rows)
-    hint = Markup("Without a page yet: {}. {} writes those that are missing or out of date.")
-    write_all = code(command(f"report {which} --pages", RunFolder(root / "any")))
-    notes = [
-        text("" if rows else "There are no runs."),
-        text(hint.format(missing, write_all) if missing else ""),
-        text(found.answers.remark or "", "warning"),
-        *(text(f"{name}: {reason}") for name, reason in found.closed.items()),
-    ]
-    return _render(
-        f"Runs in {root.absolute().name}" if group is None else f"Runs of the group {group.name}",
-        rows,
-        [
-            Section("", [text(str(root.absolute()))]),
-            Section("Loss (smoothed)", _losses(rows, _curves_of(rows, follow))),
-            Section("Runs, newest first", [_table(rows, folder), *notes]),
-            Section("Averages over seeds", _averages([group] if group is not None else [])),
-        ],
-    )
-
-
-def comparison(rows: Sequence[RunStatus], groups: Sequence[Group], folder: Path, *, follow: bool = False) -> str:
-    """Some runs on one page: results in one table, what differs, curves over each other, and samples side by side.
-
-    Args:
         groups: those of which the results are averaged.
-        folder: where the page will be, from which its links are taken.
+        which: what `cldctl report` takes for an index over these runs. None for a comparison, which also shows what
+            differs, samples side by side, and the other curves.
         follow: also read folders that links lead out of a run to.
     """
-    curves = _curves_of(rows, follow)
-    pictures = (gallery(RunFolder(row.path), follow=follow)[:1] for row in rows)
-    return _render(
-        f"{len(rows)} runs compared",
-        rows,
-        [
-            Section("Results", [_table(rows, folder)]),
-            Section("What differs", _differences([RunFolder(row.path) for row in rows])),
-            Section("Averages over seeds", _averages(groups)),
-            Section("Loss (smoothed)", _losses(rows, curves)),
-            Section("Samples", itertools.chain.from_iterable(pictures)),
-            Section("Curves", _overlaid(curves)),
-        ],
-    )
-
-
-def _render(title: str, rows: Sequence[RunStatus], sections: Iterable[Section]) -> str:
+    runs = [RunFolder(row.path) for row in rows]
+    curves = {run.name: read(run, follow=follow) for run in runs[:_DRAWN]}
+    more = [
+        Section("What differs", _differences(runs)),
+        Section("Samples", (picture for run in runs for picture in gallery(run, follow=follow)[:1])),
+        Section("Curves", _overlaid(curves)),
+    ]
     pills = [(words.lower(), colour_of(words.rpartition(" ")[2])) for words in states(rows).split(", ") if words]
+    sections = [
+        Section("", map(text, notes)),
+        Section("Results", [_table(rows, folder) or text("There are no runs."), _without_page(runs, which)]),
+        Section("Averages over seeds", _averages(groups)),
+        Section("Loss (smoothed)", _losses(runs, curves)),
+        *(more if which is None else ()),
+    ]
     return render(title, f"cldctl {__version__}", pills, sections)
 
 
-def _curves_of(rows: Sequence[RunStatus], follow: bool) -> dict[str, dict[str, Points]]:
-    return {row.name: read(RunFolder(row.path), follow=follow) for row in rows[:_LOOKED_AT]}
+def _without_page(runs: Sequence[RunFolder], which: str | None) -> Markup:
+    missing = sum(not one_run.has_page(run) for run in runs)
+    if which is None or not missing:
+        return Markup()
+    hint = Markup("Without a page yet: {}. {} writes those that are missing or out of date.")
+    return text(hint.format(missing, code(command(f"report {which} --pages", runs[0]))))
 
 
 def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
@@ -178,27 +143,22 @@ def _name(row: RunStatus, folder: Path) -> Markup:
     return Markup("<details><summary>{}</summary>{}</details>").format(name, write)
 
 
-def _losses(rows: Sequence[RunStatus], curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
+def _losses(runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
     """The losses over each other: a chart for all runs whose data, diffusion and objective are the same."""
     groups: dict[tuple[tuple[str, str], ...], dict[str, Points]] = {}
-    for row in rows[:_LOOKED_AT]:
-        if LOSS in curves[row.name]:
-            groups.setdefault(_settings(RunFolder(row.path)), {})[row.name] = curves[row.name][LOSS]
+    for run in runs:
+        if LOSS in curves.get(run.name, {}):
+            groups.setdefault(_settings(run), {})[run.name] = curves[run.name][LOSS]
     readable = [settings for settings in groups if len(settings) > 1]
     shares = Counter(itertools.chain.from_iterable(readable))
     for settings, members in groups.items():
         names = [value for key, value in settings if key.endswith(".name")]
         own = [f"{key.partition('.')[2]}={value}" for key, value in settings if 0 < shares[key, value] < len(readable)]
-        yield _overlay(", ".join([*names, *(text for text in own if not text.startswith("name="))]), members)
-    notes = [
-        f"Of the newest {_LOOKED_AT} runs." if len(rows) > _LOOKED_AT and groups else "",
-        "Losses can be compared, and share a chart, if data, diffusion and objective are the same."
-        if len(groups) > 1
-        else "",
-    ]
-    if left_out := sum(max(len(members) - _CURVES, 0) for members in groups.values()):
-        notes.append(f"{left_out} more not drawn: a chart shows {_CURVES} runs.")
-    yield text(" ".join(filter(None, notes)))
+        yield chart(", ".join([*names, *(setting for setting in own if not setting.startswith("name="))]), members)
+    if len(groups) > 1:
+        yield text("Losses can be compared, and share a chart, if data, diffusion and objective are the same.")
+    if len(runs) > _DRAWN:
+        yield text(f"Curves are those of the first {_DRAWN} runs.")
 
 
 def _settings(run: RunFolder) -> tuple[tuple[str, str], ...]:
@@ -211,17 +171,13 @@ def _settings(run: RunFolder) -> tuple[tuple[str, str], ...]:
     return tuple((key, to_yaml_line(value)) for key, value in own.items())
 
 
-def _overlay(title: str, curves: Mapping[str, Points]) -> Markup:
-    return chart(title, dict(itertools.islice(curves.items(), _CURVES)))
-
-
 def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
     """The other curves of the training, a chart for each that several runs have and that is not constant."""
     tags = {tag for found in curves.values() for tag in found if tag.startswith(("train/", "periodic/"))}
     for tag in sorted(tags - {LOSS}, key=one_run.place_of):
         members = {name: found[tag] for name, found in curves.items() if tag in found}
         if len(members) > 1 and not all(map(one_run.is_constant, members.values())):
-            yield _overlay(one_run.words_of(tag), members)
+            yield chart(one_run.words_of(tag), members)
 
 
 def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:

@@ -1,7 +1,6 @@
 """The page of a run: how it stands, its results, samples and curves, and how it was made."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,7 +83,7 @@ def is_up_to_date(run: RunFolder, row: RunStatus, *, follow: bool) -> bool:
 def _mark(row: RunStatus, files: Sequence[Any], follow: bool) -> str:
     """What made a page, and a digest of what it shows."""
     states = [row.state, sorted((entry["id"], entry["state"]) for entry in (*row.evals, *row.tunings))]
-    return f"cldctl {__version__} {digest([states, files, follow, _code()])}"
+    return f"cldctl {__version__} {digest([states, files, follow])}"
 
 
 def _files(run: RunFolder) -> list[Any]:
@@ -95,13 +94,6 @@ def _files(run: RunFolder) -> list[Any]:
             if file != page_of(run) and not file.name.startswith("."):
                 found.append([str(file), file.stat().st_size, file.stat().st_mtime_ns])
     return found
-
-
-@functools.cache
-def _code() -> dict[str, str]:
-    """The files of this package, which differ between checkouts of one version."""
-    here = Path(__file__).parent
-    return {file.name: file.read_text() for file in (*here.glob("*.py"), *here.glob("templates/*"))}
 
 
 def page(run: RunFolder, *, follow: bool = False) -> str:
