@@ -32,9 +32,9 @@ _POINTS, _MEANS, _FEWEST = 400, 50, 24
 _OUTLIERS = 0.01
 # Inches; the frame within a chart, whose labels are larger on a small screen; and characters below an axis.
 _SIZE, _FRAME, _CHARACTERS = (6.1, 3.05), (0.105, 0.11, 0.868, 0.845), 60
-# How many colours the style sheet has for unordered curves, the number of the first of eight ordered ones, and those of
-# texts, also of true values, and of grids.
-_COLOURS, _ORDERED, _TEXT, _GRID = 12, 20, 90, 91
+# In the style sheet, the number of the first of eight ordered colours, and that of texts, also of true values.
+_ORDERED, _TEXT = 20, 90
+_STYLE = Path(__file__).parent / "templates" / "chart.mplstyle"
 
 
 def chart(
@@ -60,35 +60,36 @@ def chart(
     lines = {label: points for label, points in lines.items() if points}
     if not lines:
         return Markup()
-    from matplotlib import rc_context
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with rc_context(_style()):
+    with style.context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes = figure.add_axes(_FRAME)
         if is_ordered:
-            step = 7 / max(len(lines) - 1, 1)
-            axes.set_prop_cycle(color=[_ink(_ORDERED + round(step * place)) for place in range(len(lines))])
+            last = max(len(lines) - 1, 1)
+            axes.set_prop_cycle(color=[_ink(_ORDERED + round(7 * place / last)) for place in range(len(lines))])
         colours = {}
         for label, points in lines.items():
             means = smoothed(points) if errors is None else points
             known = [error or 0.0 for error in (errors or {}).get(label, ())]
             marker = {"marker": "o", "markersize": 4} if len(means) < _FEWEST else {}
-            drawn = axes.errorbar(*zip(*means, strict=True), known if any(known) else None, capsize=3, **marker)
-            colours[label] = drawn.lines[0].get_color()
+            line = axes.errorbar(*zip(*means, strict=True), known if any(known) else None, capsize=3, **marker)
+            colours[label] = line.lines[0].get_color()
             if len(lines) == 1 and means is not points:
                 shown = points[:: -(-len(points) // _POINTS)]
                 axes.plot(*zip(*shown, strict=True), color=colours[label], alpha=0.35, linewidth=0.8)
-        values = sorted(value for points in lines.values() for _, value in points)
+        values = [value for points in lines.values() for _, value in points]
         if truth is not None:
             colours[truth[0]] = _ink(_TEXT)
             axes.axhline(truth[1], color=_ink(_TEXT))
-        _set_scale(axes, values)
-        _set_ticks(axes, names)
+            values.append(truth[1])
+        _set_axes(axes, sorted(values), names)
         svg = _svg(figure)
     scale = ", logarithmic" if axes.get_yscale() == "log" else ""
     entries = [(label, colour) for label, colour in colours.items() if label not in ("", title)]
-    return Markup(_coloured(part("chart", title=f"{title}{scale}", svg=svg, entries=entries)))
+    drawn = part("chart", title=f"{title}{scale}", svg=svg, entries=entries)
+    return Markup(re.sub(r"#0000(\d\d)", lambda found: f"var(--c{int(found[1]) - 1})", drawn))
 
 
 def smoothed(points: Points) -> Points:
@@ -107,47 +108,20 @@ def is_logarithmic(values: Sequence[float]) -> bool:
     return low > 0 and (high > 100 * low or (high > 2 * low and high - low > 4 * bulk))
 
 
-def _style() -> Any:
-    """Settings of matplotlib: text as text, the same output for the same values, and colours of the page."""
-    from matplotlib import cycler
+def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator
 
-    inks = [_ink(number) for number in range(_COLOURS)]
-    return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "cldctl",
-        # Names of others are no formulas.
-        "text.parse_math": False,
-        "text.usetex": False,
-        "font.size": 12,
-        **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.edgecolor": _ink(_GRID),
-        "grid.color": _ink(_GRID),
-        "axes.prop_cycle": cycler(linestyle=["-", "--"]) * cycler(color=inks),
-        **{f"{axis}tick.{name}": value for axis in "xy" for name, value in (("color", _ink(_TEXT)), ("major.size", 0))},
-        "ytick.minor.size": 0,
-    }
-
-
-def _set_scale(axes: Any, values: Sequence[float]) -> None:
     beyond = int(_OUTLIERS * len(values))
     values = values[beyond : len(values) - beyond]
     if is_logarithmic(values):
         axes.set_yscale("log")
-    elif beyond and values[0] < values[-1]:
-        margin = 0.05 * (values[-1] - values[0])
-        axes.set_ylim(values[0] - margin, values[-1] + margin)
-
-
-def _set_ticks(axes: Any, names: Sequence[str]) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator
-
-    if axes.get_yscale() == "log":
         low, high = axes.get_ylim()
         subs = (1, 1.5, 2, 3, 5) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
         axes.yaxis.set_major_locator(LogLocator(subs=subs))
         axes.yaxis.set_minor_formatter("")
+    elif beyond and values[0] < values[-1]:
+        margin = 0.05 * (values[-1] - values[0])
+        axes.set_ylim(values[0] - margin, values[-1] + margin)
     axes.yaxis.set_major_formatter("{x:.4g}")
     if names:
         every = -(-sum(map(len, names)) // _CHARACTERS)
@@ -160,10 +134,6 @@ def _set_ticks(axes: Any, names: Sequence[str]) -> None:
 def _ink(number: int) -> str:
     """A colour that stands for one of the style sheet until the chart is drawn."""
     return f"#0000{number + 1:02d}"
-
-
-def _coloured(drawn: str) -> str:
-    return re.sub(r"#0000(\d\d)", lambda found: f"var(--c{int(found[1]) - 1})", drawn)
 
 
 def _svg(figure: "Figure") -> Markup:

@@ -170,7 +170,8 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         sentence += f" Best {name}: {f'{value_of(best[0])} {unit}'.strip()}."
     yield text(sentence, "verdict")
     if row.steps:
-        yield part("progress", share=min(100.0, 100.0 * row.step / row.steps))
+        bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
+        yield bar.format(row.steps, min(row.step, row.steps))
     failed = found.failed if row.state in _FAILED else None
     if failed is not None:
         who = "The rank that failed first is unknown" if failed.rank is None else f"Rank {failed.rank} failed first"
