@@ -194,13 +194,13 @@ def samplers(
     run = options.find_run(name, options.runs_dir(directory))
     wanted = registry.parse_metrics(metric, "--metric", evals.comparing(run.recipe()))
     metrics, usual = evals.suited(run.recipe(), wanted)
-    asked = evals.Asked(metrics=metrics, settings=settings, nfe=numbers, seeds=seeds or usual)
+    bench = evals.BenchOptions(metrics=metrics, settings=settings, nfe=numbers, seeds=seeds or usual)
     typed = {evals.NFE: "--nfe"}
     with looking(run, f"looking at what is missing of the comparison of {run.name}", typed):
         # The other keys are those of all samplers, which are looked at one by one.
         where, size = place(run, cluster, [text for text in overrides if text.startswith("cluster.")], allow_plugin)
         (step,) = steps_of(run, checkpoint, remark)
-        made = evals.make(run, asked, step, overrides, shards)
+        made = evals.make(run, bench, step, overrides, shards)
     for text in (
         *(options.as_typed(text, typed, run) for text in made.left_out),
         *division(run, made.plan.requests, shards),

@@ -16,7 +16,7 @@ LOSS = "train/loss"
 _LOOK_BYTES, _RECORD_BYTES = 2**20, 2**14
 # A record of TensorBoard: its length, a checksum of that, the content, a checksum of that.
 _HEAD, _TAIL = struct.Struct("<QI"), 4
-Points = list[tuple[int, float]]
+Points = Sequence[tuple[float, ...]]
 
 
 def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
@@ -72,7 +72,8 @@ class Curves:
             OSError
         """
         left = _LOOK_BYTES
-        for file in self._files():
+        files = (str(file) for file in self.folder.glob("*tfevents*") if file.is_file())
+        for file in sorted(file for file in files if file >= self._file):
             if file > self._file:
                 self._file, self._offset = file, 0
             left -= self._read(left)
@@ -81,15 +82,6 @@ class Curves:
         if left < _LOOK_BYTES:
             self.losses = tuple(value for _, value in sorted(self.values.get(LOSS, {}).items()))
         return left <= 0
-
-    def _files(self) -> list[str]:
-        """The files of this folder that may have something new, in the order in which they were begun."""
-        try:
-            with os.scandir(self.folder) as entries:
-                files = [entry.path for entry in entries if "tfevents" in entry.name and entry.is_file()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(file for file in files if file >= self._file)
 
     def _read(self, most: int) -> int:
         """Read the records of the file that are whole; returns the bytes that were read."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
@@ -17,9 +17,6 @@ from cld_core.texts import printable
 
 from .curves import Points, is_inside
 from .document import part, text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # The pictures of a run that are shown, and the bytes of one.
@@ -41,7 +38,6 @@ def chart(
     title: str,
     lines: Mapping[str, Points],
     *,
-    errors: Mapping[str, Sequence[float | None]] | None = None,
     truth: tuple[str, float] | None = None,
     names: Sequence[str] = (),
     is_ordered: bool = False,
@@ -51,8 +47,7 @@ def chart(
     A line of many points is smoothed; if there is only one, its points are behind it.
 
     Args:
-        lines: points by label, ascending in x.
-        errors: standard errors of the points by label, as far as they are known; such lines are not smoothed.
+        lines: points by label, ascending in x; of results, each with its standard error, and these are not smoothed.
         truth: label and value of a level line.
         names: what stands at x = 0, 1, 2, ... instead of numbers.
         is_ordered: the colours are to show the order of the lines.
@@ -71,15 +66,14 @@ def chart(
             axes.set_prop_cycle(color=[_ink(_ORDERED + round(7 * place / last)) for place in range(len(lines))])
         colours = {}
         for label, points in lines.items():
-            means = smoothed(points) if errors is None else points
-            known = [error or 0.0 for error in (errors or {}).get(label, ())]
+            means = smoothed(points)
             marker = {"marker": "o", "markersize": 4} if len(means) < _FEWEST else {}
-            line = axes.errorbar(*zip(*means, strict=True), known if any(known) else None, capsize=3, **marker)
+            line = axes.errorbar(*zip(*means, strict=True), capsize=3, **marker)
             colours[label] = line.lines[0].get_color()
             if len(lines) == 1 and means is not points:
                 shown = points[:: -(-len(points) // _POINTS)]
                 axes.plot(*zip(*shown, strict=True), color=colours[label], alpha=0.35, linewidth=0.8)
-        values = [value for points in lines.values() for _, value in points]
+        values = [value for points in lines.values() for _, value, *_ in points]
         if truth is not None:
             colours[truth[0]] = _ink(_TEXT)
             axes.axhline(truth[1], color=_ink(_TEXT))
@@ -93,8 +87,8 @@ def chart(
 
 
 def smoothed(points: Points) -> Points:
-    """Means of points that follow each other; a short curve as it is."""
-    if len(points) <= _MEANS:
+    """Means of points that follow each other; a short curve, or one with errors, as it is."""
+    if len(points) <= _MEANS or len(points[0]) > 2:
         return points
     size = -(-len(points) // _MEANS)
     parts = [points[place : place + size] for place in range(0, len(points), size)]
@@ -136,7 +130,7 @@ def _ink(number: int) -> str:
     return f"#0000{number + 1:02d}"
 
 
-def _svg(figure: "Figure") -> Markup:
+def _svg(figure: Any) -> Markup:
     """A figure for the inside of a page, without what is only of use in a file of its own."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})

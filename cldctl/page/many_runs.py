@@ -112,9 +112,9 @@ def _without_page(runs: Sequence[RunFolder], which: str | None) -> Markup:
 
 def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
     """The runs with their best results, and of how many samples or points these are."""
-    best = [compare.best_of(one_run.readable_results(RunFolder(row.path))) for row in rows]
     results = [
-        {it.quantity.label: f"{one_run.value_of(it)}{it.of and f' ({it.of})'}" for it in found} for found in best
+        {it.quantity.label: f"{one_run.value_of(it)}{it.of and f' ({it.of})'}" for it in compare.best_of(found)}
+        for found in (one_run.readable_results(RunFolder(row.path)) for row in rows)
     ]
     labels = dict.fromkeys(itertools.chain.from_iterable(results))
     keys = dict.fromkeys(itertools.chain.from_iterable(row.sweep for row in rows))
@@ -152,9 +152,12 @@ def _losses(runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]
     readable = [settings for settings in groups if len(settings) > 1]
     shares = Counter(itertools.chain.from_iterable(readable))
     for settings, members in groups.items():
-        names = [value for key, value in settings if key.endswith(".name")]
-        own = [f"{key.partition('.')[2]}={value}" for key, value in settings if 0 < shares[key, value] < len(readable)]
-        yield chart(", ".join([*names, *(setting for setting in own if not setting.startswith("name="))]), members)
+        title = [
+            value if key.endswith(".name") else f"{key.partition('.')[2]}={value}"
+            for key, value in settings
+            if key.endswith(".name") or 0 < shares[key, value] < len(readable)
+        ]
+        yield chart(", ".join(title), members)
     if len(groups) > 1:
         yield text("Losses can be compared, and share a chart, if data, diffusion and objective are the same.")
     if len(runs) > _DRAWN:
@@ -194,13 +197,10 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     """A line for each choice of the keys besides the seed, as `cldctl compare` has it."""
+    lines: list[compare.Line] = []
     left_out: dict[str, Exception] = {}
-    lines = [
-        line
-        for group in groups
-        for line in compare.lines_of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
-    ]
-    if lines:
-        yield table(compare.AVERAGES[:1].upper() + compare.AVERAGES[1:], average_columns(lines))
+    for group in groups:
+        lines += compare.lines_of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
+    yield table(compare.AVERAGES[:1].upper() + compare.AVERAGES[1:], average_columns(lines))
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

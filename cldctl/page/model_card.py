@@ -4,6 +4,7 @@ It is Markdown with a head in YAML, as Hugging Face reads it, beside a picture o
 from the run's folder; whose machines they were, and the commands of hooks, are not part of it.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -24,7 +25,6 @@ from cld_core.run import RunFolder
 from cld_core.run.atomic import replacing, write_text
 from cld_core.small_files import by_age, read_bytes
 from cld_core.texts import fenced, has_control, one_line
-from cldctl.evals.compare import Result
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.format import keys_differ, number
@@ -79,12 +79,10 @@ def licence(text: str) -> str:
     word = text.strip().lower()
     if word in _NOT_OF_SPDX.split():
         return word
-    try:
+    with contextlib.suppress(InvalidLicenseExpression):
         # An expression of several licences, or a reference to a text elsewhere, names none that readers of cards know.
         if re.fullmatch(r"(?!licenseref-)[a-z0-9.-]+", word):
             return canonicalize_license_expression(word).lower()
-    except InvalidLicenseExpression:
-        pass
     fix = did_you_mean(word[:60], _USUAL) or did_you_mean(word[:60], _NOT_OF_SPDX.split())
     expected = (
         "It takes one that Hugging Face lists, or one of https://spdx.org/licenses: cc-by-4.0, mit, ..., or other"
@@ -175,29 +173,23 @@ def _picture(run: RunFolder, model: "Model") -> bytes | None:
     names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
     if run.samples.resolve().is_relative_to(run.path.resolve()):
         for file in reversed(by_age(run.samples / name for name in names)):
-            try:
+            with contextlib.suppress(OSError):
                 if (content := read_bytes(file, limit=2**24)).startswith(PNG):
                     return content
-            except OSError:
-                continue
     return None
 
 
 def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, license_: str = "unknown") -> str:
     """The whole card; ``row`` is the status of the run."""
-
-    def is_own(it: Result) -> bool:
-        return (it.step, it.ema_length) == (model.step, model.ema_length)
-
     recipe, attempts = run.recipe(), run.ledger.history().attempts
+    weights = model.step, model.ema_length
     # Those of the weights of the card first.
-    results = sorted(readable_results(run), key=lambda it: not is_own(it))
-    own = [it for it in results if is_own(it)]
+    results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
+    own = [it for it in results if (it.step, it.ema_length) == weights]
     metrics = [{"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in own]
     diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
-    shared, (base, other) = _without_folders(recipe.to_share()), shipped(run)
-    known = {} if other is None else {"this model": shared, str(base): _without_folders(other.to_share())}
-    differences = differing(known)
+    shared, base = _without_folders(recipe.to_share()), shipped(run)
+    differences = differing({"this model": shared, base.name: _without_folders(base.to_share())} if base else {})
     causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
     ends = ", ".join(f"{times} {cause}" for cause, times in causes.items())
     average = f"{recipe.train.ema:g}" if model.ema_length is None else f"of length {model.ema_length:g}"
@@ -226,7 +218,6 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         license=license_,
         library=_LIBRARY,
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
-        size=" x ".join(map(str, model.data_shape)),
         diffusion=diffusion,
         paper=paper,
         sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),

@@ -20,7 +20,6 @@ from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.causes import state_after
-from cld_core.run.timeline import Stretch
 from cld_core.texts import local_time, one_line
 from cld_core.version import __version__
 from cldctl.evals.compare import Result, best_of, results_of
@@ -48,7 +47,6 @@ _BY_TIME, _EVALUATIONS = "train/loss_at_t/", "evaluation/"
 # The states in which an error of the past is the news, and how many of its last words are shown.
 _FAILED, _LAST_LINES = ("FAILED", "LOST", "STOPPED"), 8
 _WORDS = {
-    LOSS: "loss",
     "train/grad_norm": "norm of the gradient",
     "train/lr": "learning rate",
     "train/first_step_s": "seconds to the first step",
@@ -106,19 +104,19 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     files = _files(run)
     found = why(run)
     row, results = found.row, readable_results(run)
-    recipe, _ = shipped(run)
+    recipe = shipped(run)
     best, curves, pictures = best_of(results), read(run, follow=follow), gallery(run, follow=follow)
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     alone = [it for it in results if it.evaluation not in swept]
     evaluations = {"evaluation": [it.evaluation for it in alone], **result_columns(alone)}
+    attempts = table("Attempts, oldest first", attempt_columns(found.attempts, local_time))
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
         Section("", _verdict(found, best, follow), "lines"),
-        Section("", [*(_tile(it, recipe) for it in best), *_effort(row)], "tiles"),
+        Section("", [*(_tile(it, recipe and recipe.name) for it in best), *_effort(row)], "tiles"),
         Section("", [loss, *pictures[:1]], "pair"),
         Section("", [_outside(run, follow)]),
-        # Of a run whose files cannot be read, the verdict tells.
-        Section("Attempts", _attempts(found, found.stretches if row.is_readable else ())),
+        Section("Attempts", [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")]),
         Section("Evaluations", [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)]),
         *_sweeps(run, row),
         Section("Tuned samplers", [_tunings(row)]),
@@ -212,30 +210,22 @@ def _tile(best: Result, recipe: str | None) -> Markup:
         about.append(f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})")
     nfe = "" if best.nfe is None else f"{best.nfe:,.0f} NFE"
     about.append(", ".join(filter(None, [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe])))
-    value, _, error = value_of(best).partition(" ")
-    return part("tile", label=best.quantity.label, value=value, error=error, about=about)
+    return part("tile", label=best.quantity.label, value=value_of(best), about=about)
 
 
 def _effort(row: RunStatus) -> Iterator[Markup]:
     """The loss, and what the training took."""
     if row.shown_loss is not None:
         about = f"step {count(row.step)}; last loss {number(row.loss)}"
-        yield part("tile", label="loss (smoothed)", value=number(row.shown_loss), error="", about=[about])
+        yield part("tile", label="loss (smoothed)", value=number(row.shown_loss), about=[about])
     if row.usage is not None and row.usage["used"] > 0:
         used, _, about = usage_line(row.usage).partition(": ")
-        value, _, unit = used.partition(" ")
-        yield part("tile", label="used", value=value, error=unit, about=[about])
+        yield part("tile", label="used", value=used, about=[about])
 
 
-def _attempts(found: Why, stretches: Sequence[Stretch]) -> list[Markup]:
-    if not stretches:
-        return [text("There are no attempts yet.")]
-    columns = attempt_columns(found.attempts, local_time)
-    return [_time_line(found, stretches), table("Attempts, oldest first", columns)]
-
-
-def _time_line(found: Why, stretches: Sequence[Stretch]) -> Markup:
+def _time_line(found: Why) -> Markup:
     """The attempts against time, coloured by the state in which they left the run."""
+    stretches = found.stretches
     begin = min(moment for it in stretches for moment in (it.began, it.queued) if moment is not None)
     last = max(it.until for it in stretches)
     share = 100 / max(last - begin, 1e-3)
@@ -266,13 +256,14 @@ def _by_step(results: Sequence[Result]) -> Iterator[Markup]:
             if it.quantity.key == quantity.key and math.isfinite(it.number.value):
                 groups.setdefault(f"{it.of}, {it.how}", {})[it.step] = it
         several = {label: list(group.values()) for label, group in groups.items() if len(group) > 1}
+        points = {label: [_point(it) for it in group] for label, group in several.items()}
         truths = {it.truth for group in several.values() for it in group if it.truth is not None}
-        yield chart(
-            f"{quantity.label}, by step",
-            {label: [(it.step, it.number.value) for it in group] for label, group in several.items()},
-            errors={label: [it.number.stderr for it in group] for label, group in several.items()},
-            truth=("true entropy", truths.pop()) if len(truths) == 1 else None,
-        )
+        truth = ("true entropy", truths.pop()) if len(truths) == 1 else None
+        yield chart(f"{quantity.label}, by step", points, truth=truth)
+
+
+def _point(it: Result) -> tuple[float, ...]:
+    return it.step, it.number.value, it.number.stderr or math.nan
 
 
 def _remarks(row: RunStatus) -> Iterator[Markup]:
@@ -295,31 +286,23 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[Section]:
             cells = rows(run, sweep)
             keys, names = keys_of(cells), [axis.key for axis in sweep.axes]
             nfe = [{f"{cell[f'{key}_nfe']:,.0f}" for key in keys if cell[f"{key}_nfe"] is not None} for cell in cells]
-            columns = {
-                **{name: [str(cell[name]) for cell in cells] for name in names},
-                **{registry.quantity(key).label: [_cell(cell, key) for cell in cells] for key in keys},
-                "NFE": [", ".join(sorted(texts)) or "-" for texts in nfe],
-            }
+            columns = {name: [str(cell[name]) for cell in cells] for name in names}
+            for it in map(registry.quantity, keys):
+                columns[it.label] = ["-" if cell[it.key] is None else cell_text(it, cell) for cell in cells]
+            columns["NFE"] = [", ".join(sorted(texts)) or "-" for texts in nfe]
             done = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations are complete"
             found = table(f"Results by {' and '.join(names)}", columns)
             charts = [_swept(sweep, cells, key) for key in keys]
             yield Section(f"Sweep over {' and '.join(names)}", [*charts, found, text(done)])
 
 
-def _cell(cell: Mapping[str, Any], key: str) -> str:
-    return "-" if cell[key] is None else cell_text(registry.quantity(key), cell)
-
-
 def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup:
     """A result against the last axis, a line for each choice on the others."""
-    along = sweep.axes[-1]
-    lines = lines_of(sweep, [cell for cell in cells if cell[key] is not None and math.isfinite(cell[key])])
-    return chart(
-        f"{registry.quantity(key).label}, by {along.key}",
-        {label: [(along.values.index(cell[along.key]), cell[key]) for cell in line] for label, line in lines.items()},
-        errors={label: [cell[f"{key}_stderr"] for cell in line] for label, line in lines.items()},
-        names=along.values,
-    )
+    along, lines = sweep.axes[-1], {}
+    known = [cell for cell in cells if cell[key] is not None and math.isfinite(cell[key])]
+    for label, own in lines_of(sweep, known).items():
+        lines[label] = [(along.values.index(it[along.key]), it[key], it[f"{key}_stderr"] or math.nan) for it in own]
+    return chart(f"{registry.quantity(key).label}, by {along.key}", lines, names=along.values)
 
 
 def _tunings(row: RunStatus) -> Markup:
@@ -358,13 +341,12 @@ def is_constant(points: Points) -> bool:
     return max(values) - min(values) <= _CONSTANT * max(abs(value) for value in values)
 
 
-def shipped(run: RunFolder) -> tuple[str | None, Recipe | None]:
-    """The shipped recipe that a run is made from, and its name; None if it is another one, or cannot be read."""
-    try:
-        name = run.identity().get("recipe") or run.recipe().name
-        return (name, load(recipe_files()[name]).anchored(Path.cwd())) if name in recipe_files() else (None, None)
-    except (CldError, OSError):
-        return None, None
+def shipped(run: RunFolder) -> Recipe | None:
+    """The shipped recipe that a run is made from; None if it is another one, or cannot be read."""
+    with contextlib.suppress(CldError, OSError):
+        file = recipe_files().get(run.identity().get("recipe") or run.recipe().name)
+        return None if file is None else load(file).anchored(Path.cwd())
+    return None
 
 
 def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -383,11 +365,10 @@ def _recipe(run: RunFolder) -> Iterator[Markup]:
     except (CldError, OSError) as error:
         yield text(f"The recipe cannot be read: {one_line(error, 1000)}")
         return
-    name, other = shipped(run)
-    if name is not None and other is not None:
-        columns = differing({"this run": recipe.to_dict(), name: other.to_dict()})
-        summary = f"{keys_differ(len(columns['key']))} from the shipped recipe {name}"
-        yield table(summary, columns) if columns["key"] else text(f"{summary}.")
+    if (other := shipped(run)) is not None:
+        columns = differing({"this run": recipe.to_dict(), other.name: other.to_dict()})
+        summary = f"{keys_differ(len(columns['key']))} from the shipped recipe {other.name}"
+        yield table(summary, columns) or text(f"{summary}.")
     yield part("folded", summary="The whole recipe", content=dump(recipe))
 
 

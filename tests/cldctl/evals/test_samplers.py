@@ -16,7 +16,7 @@ from cld_core.recipe import load
 from cld_core.recipe.variants import SECTIONS
 from cld_core.run import RunFolder
 from cldctl.evals import samplers, table
-from cldctl.evals.samplers import SETTINGS, Asked
+from cldctl.evals.samplers import SETTINGS, BenchOptions
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -31,7 +31,7 @@ def run(tmp_path):
 
 
 def asked(*names, metrics=TOYS, nfe=(10, 20), seeds=1):
-    return Asked(metrics=metrics, settings=samplers.chosen(names), nfe=nfe, seeds=seeds)
+    return BenchOptions(metrics=metrics, settings=samplers.chosen(names), nfe=nfe, seeds=seeds)
 
 
 def text(view) -> str:
@@ -181,7 +181,7 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
 def test_json_and_picture(run, tmp_path):
     made = samplers.make(run, asked("em-quadratic", "exponential", seeds=2), 20)
     answered(run, made, lambda request: math.inf if request.sampling.method == "em" else 2.0 + request.seed)
-    found = samplers.to_json(run, made.sweep, made.asked.settings)
+    found = samplers.to_json(run, made.sweep, made.options.settings)
     assert (found["run"], found["checkpoint_step"], found["complete"]) == ("mine", 20, True)
     first, *_, last = found["rows"]
     assert (first["sampler"], first["nfe"], len(first["evaluations"])) == ("em-quadratic", 10, 2)

@@ -68,7 +68,7 @@ def test_curves_in_an_order_have_colours_in_that_order():
 
 
 def test_names_of_others_are_text():
-    drawn = chart(HOSTILE, {HOSTILE: [(0, 1.0), (1, 2.0)]}, errors={HOSTILE: [0.1, None]}, names=[HOSTILE, "_b"])
+    drawn = chart(HOSTILE, {HOSTILE: [(0, 1.0, 0.1), (1, 2.0, 0.0)]}, names=[HOSTILE, "_b"])
     assert "<script" not in drawn
     assert "\u202e" not in drawn
     assert "$\\frac" in drawn
