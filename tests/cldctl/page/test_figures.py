@@ -60,13 +60,6 @@ def test_values_at_the_ends_of_what_floats_can_say_are_drawn(values):
     assert "<svg" in chart("loss", {"loss": list(enumerate(values))})
 
 
-def test_curves_in_an_order_have_colours_in_that_order():
-    drawn = chart("loss", {f"t {place}": [(0, 1.0), (1, 2.0)] for place in range(8)}, is_ordered=True)
-    assert re.findall(r'<i style="background: var\((--c\d+)\)"></i>(t \d)', drawn) == [
-        (f"--c{20 + place}", f"t {place}") for place in range(8)
-    ]
-
-
 def test_names_of_others_are_text():
     drawn = chart(HOSTILE, {HOSTILE: [(0, 1.0, 0.1), (1, 2.0, 0.0)]}, names=[HOSTILE, "_b"])
     assert "<script" not in drawn

@@ -101,21 +101,12 @@ def run(tmp_path) -> RunFolder:
     return run_with(tmp_path / "mine", 60)
 
 
-def trained(run: RunFolder, *attempts: tuple[int, int]) -> None:
-    """Attempts as training writes them, from one step to another; each loss tells the attempt and the step."""
-    for attempt, (first, last) in enumerate(attempts):
-        monitor = Monitor(run, attempt=attempt, first_step=first, steps=last, may_write=lambda: False)
-        for step in range(first + 10, last + 1, 10):
-            monitor.report(step, {"loss": 100.0 * attempt + step})
-        monitor.close()
-
-
-def test_a_curve_agrees_with_the_reader_of_everything(run):
-    trained(run, (0, 40), (20, 60))
-    curve = Curves(run.tensorboard, LOSS)
-    assert not curve.look()
-    board = curves.read(run)["train/loss"]
-    assert list(curve.losses) == [loss for _, loss in board] == [10.0, 20.0, 130.0, 140.0, 150.0, 160.0]
+def trained(run: RunFolder, last: int) -> None:
+    """A first attempt as training writes it; each loss tells the step."""
+    monitor = Monitor(run, attempt=0, first_step=0, steps=last, may_write=lambda: False)
+    for step in range(10, last + 1, 10):
+        monitor.report(step, {"loss": float(step)})
+    monitor.close()
 
 
 def test_only_what_is_new_is_read_and_pictures_are_skipped(run, monkeypatch):
@@ -141,7 +132,7 @@ def test_only_what_is_new_is_read_and_pictures_are_skipped(run, monkeypatch):
 
 def test_a_look_has_a_limit_and_the_next_one_goes_on(run, monkeypatch):
     monkeypatch.setattr(curves, "_LOOK_BYTES", 300)
-    trained(run, (0, 400))
+    trained(run, 400)
     curve, looks = Curves(run.tensorboard, LOSS), 0
     while curve.look():
         looks += 1
@@ -150,7 +141,7 @@ def test_a_look_has_a_limit_and_the_next_one_goes_on(run, monkeypatch):
 
 
 def test_damaged_files_end_where_they_are_damaged(run):
-    trained(run, (0, 40))
+    trained(run, 40)
     (file,) = run.tensorboard.glob("*tfevents*")
     whole = file.read_bytes()
     file.write_bytes(whole[:-3])
