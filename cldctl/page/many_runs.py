@@ -86,6 +86,10 @@ def page(
     """
     runs = [RunFolder(row.path) for row in rows]
     curves = {run.name: read(run, follow=follow) for run in runs[:_DRAWN]}
+    hint, missing = "", sum(not one_run.has_page(run) for run in runs)
+    if which is not None and missing:
+        write_all = code(command(f"report {which} --pages", runs[0]))
+        hint = Markup(f"Without a page yet: {missing}. {write_all} writes those that are missing or out of date.")
     more = [
         Section("What differs", _differences(runs)),
         Section("Samples", (picture for run in runs for picture in gallery(run, follow=follow)[:1])),
@@ -94,20 +98,12 @@ def page(
     pills = [(words.lower(), colour_of(words.rpartition(" ")[2])) for words in states(rows).split(", ") if words]
     sections = [
         Section("", map(text, notes)),
-        Section("Results", [_table(rows, folder) or text("There are no runs."), _without_page(runs, which)]),
+        Section("Results", [_table(rows, folder) or text("There are no runs."), text(hint)]),
         Section("Averages over seeds", _averages(groups)),
         Section("Loss (smoothed)", _losses(runs, curves)),
         *(more if which is None else ()),
     ]
     return render(title, f"cldctl {__version__}", pills, sections)
-
-
-def _without_page(runs: Sequence[RunFolder], which: str | None) -> Markup:
-    missing = sum(not one_run.has_page(run) for run in runs)
-    if which is None or not missing:
-        return Markup()
-    hint = Markup("Without a page yet: {}. {} writes those that are missing or out of date.")
-    return text(hint.format(missing, code(command(f"report {which} --pages", runs[0]))))
 
 
 def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:

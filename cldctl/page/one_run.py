@@ -131,10 +131,9 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
 
 def readable_results(run: RunFolder) -> list[Result]:
     """The results of all finished evaluations, by step; none if the recipe cannot be read."""
-    try:
+    with contextlib.suppress(CldError, OSError):
         return sorted(results_of(run), key=lambda it: (it.step, it.evaluation))
-    except (CldError, OSError):
-        return []
+    return []
 
 
 def result_columns(results: Sequence[Result]) -> dict[str, list[str]]:
@@ -184,8 +183,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     following = [code(command(words, run)) for words in found.next if not words.startswith(there)]
     if following or found.do:
         yield text(Markup(" ").join(["Next:", *([found.do] if found.do else []), *following]))
-    if row.note is not None:
-        yield text(row.note, "note")
+    yield text(row.note or "", "note")
     for warning in (*found.changed, *found.problems):
         yield text(warning, "warning")
 
@@ -196,7 +194,7 @@ def _outside(run: RunFolder, follow: bool) -> Markup:
     links = [folder for folder in (*run.evals.glob("*"), *run.tensorboard.glob("*")) if folder.is_symlink()]
     names = [str(it.relative_to(run.path)) for it in (*folders, *links) if not is_inside(run, it, follow=follow)]
     what = f"Left out, because a link leads out of the run: {', '.join(names)}. Add --follow-links to read it."
-    return text(what) if names else Markup()
+    return text(what if names else "")
 
 
 def _tile(best: Result, recipe: str | None) -> Markup:
@@ -275,8 +273,7 @@ def _remarks(row: RunStatus) -> Iterator[Markup]:
             about.setdefault(remark, []).append(entry["id"])
     for remark, names in about.items():
         yield text(f"{', '.join(names) if len(names) <= 3 else f'{len(names)} evaluations'}: {remark}")
-    if not row.evals:
-        yield text("There are no evaluations.")
+    yield text("" if row.evals else "There are no evaluations.")
 
 
 def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[Section]:
@@ -319,8 +316,7 @@ def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     others = {words_of(tag): curves[tag] for tag in tags if tag != LOSS and not tag.startswith(_BY_TIME)}
     yield from (chart(words, {words: points}) for words, points in others.items() if not is_constant(points))
     level = [f"{words} {number(points[-1][1])}" for words, points in others.items() if is_constant(points)]
-    if level:
-        yield text(f"Constant: {', '.join(level)}.")
+    yield text(f"Constant: {', '.join(level)}." if level else "")
 
 
 def place_of(tag: str) -> tuple[bool, float, str]:
