@@ -228,7 +228,7 @@ def differences(columns: Sequence[Column]) -> list[str]:
 
 def _keys(first: Column, other: Column, section: str, word: str) -> str:
     """In which keys of a section a run differs; in the name of what it chooses, if that is another."""
-    changed = [key for key in first.keys | other.keys if first.keys.get(key) != other.keys.get(key)]
+    changed = [key for key in {**first.keys, **other.keys} if first.keys.get(key) != other.keys.get(key)]
     of_section = [key for key in changed if key.startswith(f"{section}.")]
     if f"{section}.name" in of_section:
         name = f"{section}.name"

@@ -60,7 +60,7 @@ def chart(
 
     with style.context(_STYLE):
         figure = Figure(figsize=_SIZE)
-        axes = figure.add_axes(_FRAME)
+        axes: Any = figure.add_axes(_FRAME)
         if is_ordered:
             last = max(len(lines) - 1, 1)
             axes.set_prop_cycle(color=[_ink(_ORDERED + round(7 * place / last)) for place in range(len(lines))])

@@ -186,7 +186,9 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
     # Those of the weights of the card first.
     results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
     own = [it for it in results if (it.step, it.ema_length) == weights]
-    metrics = [{"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in own]
+    metrics: list[dict[str, Any]] = [
+        {"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in own
+    ]
     diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
     shared, base = _without_folders(recipe.to_share()), shipped(run)
     differences = differing({"this model": shared, base.name: _without_folders(base.to_share())} if base else {})

@@ -113,7 +113,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
         Section("", _verdict(found, best, follow), "lines"),
-        Section("", [*(_tile(it, recipe and recipe.name) for it in best), *_effort(row)], "tiles"),
+        Section("", [*(_tile(it, recipe.name if recipe else None) for it in best), *_effort(row)], "tiles"),
         Section("", [loss, *pictures[:1]], "pair"),
         Section("", [_outside(run, follow)]),
         Section("Attempts", [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")]),
