@@ -1,6 +1,6 @@
 """`cldctl report`: a run as one HTML page, or an index over the runs of a group, or over all runs."""
 
-from functools import partial
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,18 +79,16 @@ def report(
 def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
     from cld_core.ownership import require_may_change
     from cld_core.run.atomic import write_text
-    from cldctl.page import freshness
-    from cldctl.page.one_run import page
+    from cldctl.page.one_run import page, page_of
     from cldctl.show.progress import Working
 
     run = options.find_run(name, root)
     if output is None:
         require_may_change(run.path, "Its report was not written; use -o FILE.html")
     with Working(f"making the report of {run.name}", announced=True):
-        if output is None:
-            return freshness.write(run, lambda: page(run, follow=follow))
-        write_text(output.absolute(), page(run, follow=follow))
-        return output
+        target = output or page_of(run)
+        write_text(target.absolute(), page(run, follow=follow))
+    return target
 
 
 def _page_of_many(
@@ -99,23 +97,32 @@ def _page_of_many(
     """Write a comparison, or an index; where it is, and whether all pages that were asked for were written."""
     from cld_core.run.atomic import write_text
     from cldctl.page import many_runs
+    from cldctl.runs import survey
+    from cldctl.runs.index import Index
+    from cldctl.runs.status import status_or_reason
     from cldctl.show.progress import Working
 
-    if len(names) > 1:
+    which, notes = None, [str(root.absolute())]
+    if names:
         runs = options.find_runs_or_group(names, root)
-        rows, file, doing = many_runs.rows_of(runs), "comparison.html", f"comparing {len(runs)} runs"
-        make = partial(many_runs.comparison, rows, groups)
+        answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
+        rows = [status_or_reason(run, answers) for run in runs]
+        title, file = f"{len(runs)} runs compared", "comparison.html"
     else:
-        group = groups[0] if groups else None
-        found = many_runs.look(root, group)
-        rows, file = found.rows, "index.html" if group is None else f"index-{group.name}.html"
-        doing = f"making the index of {root if group is None else group.name}"
-        make = partial(many_runs.index, root, found, group=group)
+        found = Index(root).look(max_age_s=survey.TO_LOOK_S)
+        answers, rows, which = found.answers, found.rows[::-1], "--all"
+        title, file = f"Runs in {root.absolute().name}", "index.html"
+        notes += [f"{name}: {reason}" for name, reason in found.closed.items()]
+    if len(names) == 1:
+        name, rows = groups[0].name, rows[::-1]
+        title, file, which = f"Runs of the group {name}", f"index-{name}.html", shlex.quote(name)
+    notes += [answers.remark] if answers.remark else []
     is_complete = not pages or _pages(rows, follow)
-    target = output or root / file
-    with Working(doing, announced=True):
-        write_text(target.absolute(), make(target.absolute().parent, follow=follow))
-    return target, is_complete
+    target = (output or root / file).absolute()
+    with Working(f"making the page: {title}", announced=True):
+        page = many_runs.page(title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow)
+        write_text(target, page)
+    return output or target, is_complete
 
 
 def _pages(rows: "Sequence[RunStatus]", follow: bool) -> bool:

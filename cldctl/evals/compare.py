@@ -1,11 +1,13 @@
-"""Runs side by side: the newest results of each, and which differ by more than their errors."""
+"""Runs and groups side by side: their results, the mean over seeds, and which differ by more than their errors."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cld_core.errors import NotFoundError
+from cld_core.errors import CldError, NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
 from cld_core.evaluation.evaluation import Evaluation, evaluations_of
@@ -13,49 +15,81 @@ from cld_core.evaluation.report_numbers import Number, network_evaluations, numb
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
+from cld_core.run.groups import Group, values_of
 from cld_core.texts import is_count, one_line
+
+from .sweep import meaning
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 _NONE = (
     "no difference is marked: of the results that can be compared, none differs by more than 2 sqrt(sa^2 + sb^2) from "
     "that of the first run, with standard errors sa and sb"
 )
+AVERAGES = "mean ± standard deviation over seeds (n - 1 in the denominator); of a single run, its own standard error"
+# The axis of a sweep that is averaged over.
+SEED = "train.seed"
 # The settings that say of how many samples or test points a result is; results of one checkpoint may differ in it.
 COUNTS = ("samples", "points")
 # The sections of recipes of which it is said how runs differ, in the words of the field, and so many keys at most.
 _SECTIONS = {"data": "data", "sde": "diffusion", "network": "network", "objective": "objective"}
 _MOST_KEYS = 6
-# Data sets that are what lies in their folder.
-_UNNAMED = ("folder",)
 # Letters of a checksum that tell it from others.
 _DIGEST = 12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """One number of a run, the request that it answers, and remarks for its readers."""
+    """One number of an evaluation.
 
+    Attributes:
+        how: the settings in words.
+        question: the settings, and the data; results can be compared if these agree.
+        keys: those of the recipe that matter for the results of a run.
+        truth: the true entropy beside it, if that is known.
+        ema_length: the relative length of the average of the weights; None for that of `train.ema`.
+    """
+
+    evaluation: str
+    step: int
+    quantity: Quantity
     number: Number
     nfe: float | None
     how: str
-    remark: str | None = None
-    question: dict[str, Any] = field(default_factory=dict)
+    remark: str | None
+    question: Mapping[str, Any]
+    keys: Mapping[str, Any] = field(repr=False)
+    truth: float | None
+    ema_length: float | None
 
     @property
     def counts(self) -> dict[str, int]:
         """Of how many samples or test points it is."""
         return {name: self.question[name] for name in COUNTS if name in self.question}
 
+    @property
+    def size(self) -> int:
+        """How many these are; 0 if nobody knows."""
+        return next(iter(self.counts.values()), 0)
+
+    @property
+    def of(self) -> str:
+        """`counts` in words, such as "2,000 points"."""
+        return ", ".join(f"{size:,} {name}" for name, size in self.counts.items())
+
 
 @dataclass(frozen=True)
 class Column:
-    """The results of one run at one checkpoint, by `Quantity.key`, and the keys of its recipe that matter for them."""
+    """The results of one run at one checkpoint, by `Quantity.key`."""
 
     run: str
     step: int
     steps: int | None
     results: dict[str, Result]
-    keys: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> Mapping[str, Any]:
+        """The keys of its recipe that matter for the results."""
+        return next(iter(self.results.values())).keys
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -68,43 +102,60 @@ class Column:
 
 
 def column(run: RunFolder, checkpoint: str = "last") -> Column:
-    """The newest finished results of a run: of the checkpoint of a step, or of that of its newest report.
+    """The newest results of a run: of the checkpoint of a step, or of that of its newest report.
 
     Raises:
         NotFoundError: there are none.
     """
+    found = results_of(run)
+    if not found:
+        raise NotFoundError(f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`.")
+    steps = sorted({result.step for result in found})
+    if checkpoint != "last" and (not is_count(checkpoint) or int(checkpoint) not in steps):
+        known = f"There are: {', '.join(map(str, steps))}."
+        raise NotFoundError(f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. {known}")
+    step = found[-1].step if checkpoint == "last" else int(checkpoint)
+    results = {result.quantity.key: result for result in found if result.step == step}
+    return Column(run.name, step, run.progress().get("steps"), results)
+
+
+def results_of(run: RunFolder) -> list[Result]:
+    """The numbers of all finished evaluations, those of the newest report last.
+
+    Raises:
+        RecipeError: there are some, and the recipe cannot be read.
+    """
     finished = [(work, report) for work in evaluations_of(run) if (report := work.report) is not None]
     finished.sort(key=lambda pair: pair[1].get("created", 0.0))
-    if not finished:
-        raise NotFoundError(f"{run.name} has no finished evaluation. Make one: `cldctl eval {run.name} --elbo`.")
-    step = finished[-1][1]["checkpoint_step"] if checkpoint == "last" else _step(run, checkpoint, finished)
-    keys = {key: value for key, value in leaves(run.recipe().to_dict()).items() if key.partition(".")[0] in _SECTIONS}
-    data = keys["data.name"] if keys["data.name"] not in _UNNAMED else f"{keys['data.name']} {keys['data.path']}"
+    flat = leaves(run.recipe().to_dict()) if finished else {}
+    keys = {key: value for key, value in flat.items() if key.partition(".")[0] in _SECTIONS}
+    return [result for work, report in finished for result in _results(work, report, keys)]
+
+
+def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any]) -> list[Result]:
+    request, values, results = work.request, numbers(report), []
+    # The data of a folder are what lies in it.
+    data = f"folder {keys['data.path']}" if keys["data.name"] == "folder" else keys["data.name"]
     diffusion = {key: value for key, value in keys.items() if key.startswith("sde.")}
-    results: dict[str, Result] = {}
-    for work, report in finished:
-        if report["checkpoint_step"] == step:
-            results |= results_of(work, report, data, diffusion)
-    return Column(run.name, step, run.progress().get("steps"), results, keys)
-
-
-def results_of(
-    work: Evaluation, report: dict[str, Any], data: str, diffusion: Mapping[str, Any] | None = None
-) -> dict[str, Result]:
-    """The results in the report of an evaluation, with the requests that they answer.
-
-    Args:
-        data: what tells the data set from others.
-        diffusion: the keys of ``sde``: what a network is trained on is another quantity for another diffusion.
-    """
-    request, values, results = work.request, numbers(report), {}
     for metric, quantity in registry.quantities():
         if quantity.key in values:
-            of_training = (diffusion or {}) if "objective" in metric.same else {}
-            question = {"data": data, **_settings(request, metric.same), **of_training}
-            nfe, remark = network_evaluations(report, quantity.key), remark_on(metric, report[metric.name])
-            how = ", ".join(filter(None, [metric.how(request), request.ema.words]))
-            results[quantity.key] = Result(values[quantity.key], nfe, how, remark, question)
+            # What a network is trained on is another quantity for another diffusion.
+            of_training = diffusion if "objective" in metric.same else {}
+            results.append(
+                Result(
+                    evaluation=work.name,
+                    step=report["checkpoint_step"],
+                    quantity=quantity,
+                    number=values[quantity.key],
+                    nfe=network_evaluations(report, quantity.key),
+                    how=", ".join(filter(None, [metric.how(request), request.ema.words])),
+                    remark=remark_on(metric, report[metric.name]),
+                    question={"data": data, **_settings(request, metric.same), **of_training},
+                    keys=keys,
+                    truth=report[metric.name].get("true_entropy") if quantity.key == "nll" else None,
+                    ema_length=request.ema.length,
+                )
+            )
     return results
 
 
@@ -116,6 +167,17 @@ def _settings(request: EvalRequest, places: Sequence[str]) -> dict[str, Any]:
     return {place: value for place, value in values.items() if place not in parts} | inner
 
 
+def best_of(results: Sequence[Result]) -> list[Result]:
+    """The best finite value of each quantity, of those that are of the most samples or points."""
+    best = []
+    for _, quantity in registry.quantities():
+        own = [it for it in results if it.quantity.key == quantity.key and math.isfinite(it.number.value)]
+        sign = -1 if quantity.larger_is_better else 1
+        ranked = sorted(own, key=lambda it: (-it.size, sign * it.number.value))
+        best += [] if quantity.is_reference else ranked[:1]
+    return best
+
+
 def quantities_of(columns: Sequence[Column]) -> list[Quantity]:
     """The results that any column has, in the order of the table of metrics."""
     return [
@@ -123,24 +185,23 @@ def quantities_of(columns: Sequence[Column]) -> list[Quantity]:
     ]
 
 
-def verdict(quantity: Quantity, first: Result, other: Result) -> str:
+def verdict(first: Result, other: Result) -> str:
     """Whether the other is "better", "worse" or the "same" by `RULE`; empty if that cannot be said."""
     a, b = first.number, other.number
     if a.stderr is None or b.stderr is None or unlike(first, other):
         return ""
     if abs(b.value - a.value) <= 2.0 * math.hypot(a.stderr, b.stderr):
         return "same"
-    return "better" if (b.value > a.value) == quantity.larger_is_better else "worse"
+    return "better" if (b.value > a.value) == first.quantity.larger_is_better else "worse"
 
 
 def rule(columns: Sequence[Column]) -> str | None:
     """The rule by which differences are marked, or that none is marked; None if nothing can be compared."""
     first, others = columns[0], columns[1:]
     verdicts = {
-        verdict(quantity, first.results[quantity.key], other.results[quantity.key])
-        for quantity in quantities_of(columns)
+        verdict(first.results[key], other.results[key])
         for other in others
-        if quantity.key in first.results and quantity.key in other.results
+        for key in first.results.keys() & other.results.keys()
     }
     if verdicts & {"better", "worse"}:
         return RULE
@@ -167,7 +228,7 @@ def differences(columns: Sequence[Column]) -> list[str]:
 
 def _keys(first: Column, other: Column, section: str, word: str) -> str:
     """In which keys of a section a run differs; in the name of what it chooses, if that is another."""
-    changed = [key for key in first.keys | other.keys if first.keys.get(key) != other.keys.get(key)]
+    changed = [key for key in {**first.keys, **other.keys} if first.keys.get(key) != other.keys.get(key)]
     of_section = [key for key in changed if key.startswith(f"{section}.")]
     if f"{section}.name" in of_section:
         name = f"{section}.name"
@@ -187,16 +248,23 @@ def warnings(columns: Sequence[Column]) -> list[str]:
     texts = []
     for quantity in quantities:
         for other in columns[1:]:
-            if quantity.key not in first.results or quantity.key not in other.results:
-                continue
-            a, b = first.results[quantity.key], other.results[quantity.key]
-            differing = [f"{name} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)]
-            if differing:
-                which = f"{quantity.label} of {first.run} and {other.run}"
-                texts.append(f"{which} cannot be compared: {'; '.join(differing)}")
-    remarks = (f"{it.run}: {result.remark}" for it in columns for result in it.results.values() if result.remark)
-    texts += dict.fromkeys(remarks)
-    return texts + _bare(columns, quantities)
+            if quantity.key in first.results.keys() & other.results.keys():
+                a, b = first.results[quantity.key], other.results[quantity.key]
+                if settings := [f"{name} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)]:
+                    which = f"{quantity.label} of {first.run} and {other.run}"
+                    texts.append(f"{which} cannot be compared: {'; '.join(settings)}")
+    return [*texts, *_remarks(columns), *_bare(columns, quantities)]
+
+
+def _text(result: Result, name: str) -> str:
+    value = result.question.get(name)
+    return "-" if value is None else str(value)[:_DIGEST] if name in ("fid.weights", "fid.stats") else str(value)
+
+
+def _remarks(columns: Sequence[Column]) -> list[str]:
+    """What is unusual about results, each text once."""
+    texts = (f"{it.run}: {result.remark}" for it in columns for result in it.results.values() if result.remark)
+    return list(dict.fromkeys(texts))
 
 
 def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str]:
@@ -223,21 +291,136 @@ def to_json(columns: Sequence[Column]) -> dict[str, Any]:
     entries = [column.to_dict() for column in columns]
     for column, entry in zip(columns[1:], entries[1:], strict=True):
         for key in column.results.keys() & columns[0].results.keys():
-            first, other = columns[0].results[key], column.results[key]
-            entry[key]["against_first"] = verdict(registry.quantity(key), first, other) or None
+            entry[key]["against_first"] = verdict(columns[0].results[key], column.results[key]) or None
     return {"rule": RULE, "runs": entries, "differences": differences(columns), "warnings": warnings(columns)}
 
 
-def _step(run: RunFolder, checkpoint: str, finished: Sequence[tuple[Evaluation, dict[str, Any]]]) -> int:
-    steps = sorted({report["checkpoint_step"] for _, report in finished})
-    if not is_count(checkpoint) or int(checkpoint) not in steps:
-        known = ", ".join(map(str, steps))
-        raise NotFoundError(
-            f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. There are: {known}."
-        )
-    return int(checkpoint)
+@dataclass(frozen=True)
+class Average:
+    """A result of ``n`` seeds.
+
+    Attributes:
+        spread: the standard deviation over seeds; None of a single run.
+        one: the result of one of them: settings and counts are the same in all.
+    """
+
+    mean: float
+    spread: float | None
+    n: int
+    one: Result
+
+    @property
+    def stderr(self) -> float | None:
+        """Of a single run, its standard error, if it has one."""
+        return self.one.number.stderr if self.n == 1 else None
 
 
-def _text(result: Result, name: str) -> str:
-    value = result.question.get(name)
-    return "-" if value is None else str(value)[:_DIGEST] if name in ("fid.weights", "fid.stats") else str(value)
+@dataclass(frozen=True)
+class Line:
+    """Runs that differ only in their seed, evaluated at the same step with the same settings.
+
+    Attributes:
+        name: of their group, or of a run that belongs to none.
+        cell: their values on the other axes, by key.
+    """
+
+    name: str
+    cell: Mapping[str, str]
+    columns: tuple[Column, ...]
+
+    @property
+    def step(self) -> int:
+        return self.columns[0].step
+
+    def average(self, key: str) -> Average | None:
+        """The result of a quantity; None if none of the runs has it."""
+        results = [column.results[key] for column in self.columns if key in column.results]
+        if not results:
+            return None
+        values = [result.number.value for result in results]
+        spread = statistics.stdev(values) if len(values) > 1 else None
+        return Average(statistics.fmean(values), spread, len(values), results[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        runs = [column.run for column in self.columns]
+        entry = {"name": self.name, "cell": dict(self.cell), "runs": runs, "checkpoint_step": self.step}
+        for key in (quantity.key for quantity in quantities_of(self.columns)):
+            if (it := self.average(key)) is not None:
+                values = {one.run: one.results[key].number.value for one in self.columns if key in one.results}
+                numbers = {"mean": it.mean, "std": it.spread, "stderr": it.stderr, "n": it.n}
+                entry[key] = {**numbers, "values": values, "how": it.one.how, **it.one.counts}
+        return entry
+
+
+def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> list[Line]:
+    """The runs of a group, grouped by their swept values except for the seed.
+
+    Runs are averaged only if their step and the settings of all their results agree; others are separate lines.
+    """
+    found: list[Line] = []
+    for one, values in members:
+        cell = {key: value for key, value in values.items() if key != SEED}
+        for place, line in enumerate(found):
+            if meaning(line.cell) == meaning(cell) and all(_agree(one, other) for other in line.columns):
+                found[place] = Line(name, line.cell, (*line.columns, one))
+                break
+        else:
+            found.append(Line(name, cell, (one,)))
+    # Cells that are shown apart stay together.
+    order = list(dict.fromkeys(meaning(line.cell) for line in found))
+    return sorted(found, key=lambda line: order.index(meaning(line.cell)))
+
+
+def lines_of_group(
+    group: Group, checkpoint: str = "last", spare: Callable[[RunFolder, Exception], object] | None = None
+) -> tuple[list[Line], list[str]]:
+    """The lines of a group, and the names of its runs without results of a checkpoint.
+
+    Args:
+        spare: called with a run that cannot be read, which is then left out; None to raise.
+    """
+    members, missing = [], []
+    for run in group.runs():
+        try:
+            members.append((column(run, checkpoint), values_of(run)))
+        except NotFoundError:
+            missing.append(run.name)
+        except (CldError, OSError) as error:
+            if spare is None:
+                raise
+            spare(run, error)
+    return lines(group.name, members), missing
+
+
+def group_warnings(found: Sequence[Line]) -> list[str]:
+    """Messages: which seeds of a cell are shown separately, and what is unusual about results."""
+    texts = []
+    for first, other in itertools.pairwise(found):
+        if first.name == other.name and meaning(first.cell) == meaning(other.cell):
+            texts.append(f"{first.columns[0].run} and {other.columns[0].run} are not averaged: {_why(first, other)}")
+    return texts + _remarks([column for line in found for column in line.columns])
+
+
+def group_json(found: Sequence[Line], missing: Sequence[str]) -> dict[str, Any]:
+    """A comparison of groups for ``--json``; ``missing`` are runs without results."""
+    entries, texts = [line.to_dict() for line in found], group_warnings(found)
+    return {"rule": AVERAGES, "lines": entries, "missing": list(missing), "warnings": texts}
+
+
+def _agree(one: Column, other: Column) -> bool:
+    return one.step == other.step and not any(
+        _differing(one.results[key], other.results[key]) for key in one.results.keys() & other.results.keys()
+    )
+
+
+def _differing(one: Result, other: Result) -> list[str]:
+    return unlike(one, other) or (["how"] if one.how != other.how else [])
+
+
+def _why(first: Line, other: Line) -> str:
+    if first.step != other.step:
+        return f"they were evaluated at steps {first.step} and {other.step}"
+    one, two = first.columns[0].results, other.columns[0].results
+    names = [name for key in one.keys() & two.keys() for name in _differing(one[key], two[key])]
+    return f"they differ in {', '.join(dict.fromkeys(names))}"

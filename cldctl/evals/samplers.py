@@ -47,8 +47,8 @@ SETTINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A request for a comparison.
+class BenchOptions:
+    """What is compared.
 
     Attributes:
         settings: keys of `sampling` by the names of samplers, as in `SETTINGS`.
@@ -71,7 +71,7 @@ class Comparison:
         noisy: the samplers that lack a requested metric, because they do not follow the flow.
     """
 
-    asked: Asked
+    options: BenchOptions
     sweep: Sweep
     requests: tuple[EvalRequest, ...]
     left_out: tuple[str, ...]
@@ -88,7 +88,7 @@ def comparing(recipe: Recipe) -> list[str]:
     return [it.name for it in registry.fitting(images=images) if registry.draws_samples([it.name])]
 
 
-def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
+def suited(recipe: Recipe, requested: Sequence[str]) -> tuple[tuple[str, ...], int]:
     """The requested metrics of samples, or by default those that suit the data, and the default number of seeds.
 
     Images have one seed, because their metrics take many samples. The log-density under data from a plug-in, which may
@@ -102,14 +102,14 @@ def suited(recipe: Recipe, asked: Sequence[str]) -> tuple[tuple[str, ...], int]:
     if isinstance(recipe.data, ToyDataSpec) and recipe.data.plugin is not None:
         usual = tuple(name for name in usual if name != "density")
     fit = comparing(recipe)
-    for name in asked:
+    for name in requested:
         if name not in fit:
             kind = "images" if images else "vectors"
             text = f"{name} does not compare samplers of data.name={recipe.data.name}, whose examples are {kind}"
             if not registry.draws_samples([name]):
                 text = f"{name} does not compare samplers: it looks at test data, not at samples"
             raise UsageError(f"--metric: {text}. Ask for {', '.join(fit)}.")
-    return tuple(name for name in fit if name in (asked or usual)), 1 if images else 4
+    return tuple(name for name in fit if name in (requested or usual)), 1 if images else 4
 
 
 def require_numbers(numbers: Sequence[int]) -> None:
@@ -153,7 +153,7 @@ def chosen(texts: Sequence[str]) -> dict[str, str]:
 
 
 def make(
-    run: RunFolder, asked: Asked, step: int, overrides: Sequence[str] = (), shards: int | None = None
+    run: RunFolder, options: BenchOptions, step: int, overrides: Sequence[str] = (), shards: int | None = None
 ) -> Comparison:
     """The evaluations of all samplers at all numbers of evaluations, of one checkpoint.
 
@@ -164,7 +164,7 @@ def make(
         UsageError: an override is wrong, something that is needed is missing, or nothing can be compared.
     """
     source = str(run.recipe_file)
-    number = len(asked.settings) * len(asked.nfe) * asked.seeds
+    number = len(options.settings) * len(options.nfe) * options.seeds
     if number > MAX_CELLS:
         raise UsageError(f"{number} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
     base = _common(run.recipe(), overrides, source)
@@ -172,26 +172,26 @@ def make(
     cells: list[Cell] = []
     problems: dict[tuple[str, str], list[int]] = {}
     noisy: dict[str, None] = {}
-    for name, settings in asked.settings.items():
+    for name, settings in options.settings.items():
         keys = [f"sampling.{entry.strip().removeprefix('sampling.')}" for entry in settings.split(",")]
-        for nfe in asked.nfe:
+        for nfe in options.nfe:
             try:
                 recipe = recipe_for_evaluation(base, [*keys, f"{NFE}={nfe}"], source, idle=[NFE])
                 recipe.sampling.require_usable()
                 recipe = with_solution(run, recipe, step)
-                metrics = _computable(recipe.sampling, asked.metrics)
+                metrics = _computable(recipe.sampling, options.metrics)
             except UsageError as error:
                 problems.setdefault((name, str(error)), []).append(nfe)
                 continue
-            if metrics != asked.metrics:
+            if metrics != options.metrics:
                 noisy[name] = None
-            seeds = range(recipe.eval.seed, recipe.eval.seed + asked.seeds)
+            seeds = range(recipe.eval.seed, recipe.eval.seed + options.seeds)
             repeats = [replace(recipe, eval=replace(recipe.eval, seed=seed)) for seed in seeds]
             same = [EvalRequest.of(it, metrics, step, shards or recipe.cluster.world_size) for it in repeats]
             requests |= {request.id: request for request in same if request.id not in requests}
             first, *others = (request.id for request in same)
             cells.append(Cell({SAMPLER: name, NFE: str(nfe)}, first, tuple(others)))
-    left_out = tuple(_left_out(name, why, where, asked.nfe) for (name, why), where in problems.items())
+    left_out = tuple(_left_out(name, why, where, options.nfe) for (name, why), where in problems.items())
     if not cells:
         # One reason for each sampler: with other numbers of evaluations it is hardly another one.
         reasons: dict[str, str] = {}
@@ -200,10 +200,10 @@ def make(
         whole = " ".join(f"{name}: {why}" for name, why in reasons.items())
         raise UsageError(f"none of these samplers can be compared. {whole}")
     names = tuple(dict.fromkeys(cell.values[SAMPLER] for cell in cells))
-    columns = tuple(str(nfe) for nfe in asked.nfe)
+    columns = tuple(str(nfe) for nfe in options.nfe)
     sweep = Sweep((Axis(SAMPLER, names), Axis(NFE, columns)), tuple(cells))
     return Comparison(
-        asked=asked, sweep=sweep, requests=tuple(requests.values()), left_out=left_out, noisy=tuple(noisy)
+        options=options, sweep=sweep, requests=tuple(requests.values()), left_out=left_out, noisy=tuple(noisy)
     )
 
 

@@ -1,8 +1,6 @@
 """What a run wrote for TensorBoard: scalars against the step."""
 
-import bisect
 import contextlib
-import logging
 import math
 import os
 import struct
@@ -18,7 +16,7 @@ LOSS = "train/loss"
 _LOOK_BYTES, _RECORD_BYTES = 2**20, 2**14
 # A record of TensorBoard: its length, a checksum of that, the content, a checksum of that.
 _HEAD, _TAIL = struct.Struct("<QI"), 4
-Points = list[tuple[int, float]]
+Points = Sequence[tuple[float, ...]]
 
 
 def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
@@ -34,64 +32,55 @@ def is_inside(run: RunFolder, folder: Path, *, follow: bool) -> bool:
 
 
 def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
-    """The finite values of each tag, ascending in the step; of a subfolder, with its name before the tag.
-
-    Where an attempt repeats steps of an earlier one, the later one counts. A folder with an event file that is not a
-    regular file is left out.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
-
-    # It complains of repeated steps and of the ends of files that are being written.
-    logging.getLogger("tensorboard").setLevel(logging.CRITICAL)
+    """The finite values of each tag, ascending in the step; of a subfolder, with its name before the tag."""
     found: dict[str, Points] = {}
     files = [*run.tensorboard.glob("*tfevents*"), *run.tensorboard.glob("*/*tfevents*")]
     for folder in sorted({file.parent for file in files if is_inside(run, file.parent, follow=follow)}):
-        if not all(file.is_file() for file in folder.glob("*tfevents*")):
-            continue
-        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0})
-        # A damaged file ends where it is damaged.
-        with contextlib.suppress(Exception):
-            events.Reload()
+        curves = Curves(folder)
+        with contextlib.suppress(OSError):
+            while curves.look():
+                pass
         prefix = "" if folder == run.tensorboard else f"{folder.name}: "
-        for tag in events.Tags()[SCALARS]:
-            points = {event.step: event.value for event in events.Scalars(tag) if math.isfinite(event.value)}
-            found[prefix + tag] = sorted(points.items())
+        found |= {f"{prefix}{tag}": sorted(points.items()) for tag, points in curves.values.items()}
     return found
 
 
 @dataclass
-class Curve:
-    """The loss of a run as TensorBoard's files have it; each look reads on from where the last one ended.
+class Curves:
+    """The scalars in the event files of a folder; each look reads on from where the last one ended.
 
-    `read` reads everything. This skips pictures, and each look has a limit, so that a screen can look every second.
+    Pictures are skipped, and each look has a limit, so that a screen can look every second. Where an attempt repeats
+    steps of an earlier one, the later one counts. A damaged file ends where it is damaged.
 
     Attributes:
-        shown: the losses in the order of the steps.
+        only: the tag that is kept; None for all.
+        values: the finite values by tag and step.
+        losses: those of the training, in the order of the steps.
     """
 
-    shown: Sequence[float] = ()
+    folder: Path
+    only: str | None = None
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    losses: Sequence[float] = ()
     _file: str = ""
     _offset: int = 0
-    _steps: list[int] = field(default_factory=list)
-    _losses: list[float] = field(default_factory=list)
 
-    def look(self, run: RunFolder) -> bool:
+    def look(self) -> bool:
         """Read what is new; whether there is more, for the next look.
 
         Raises:
             OSError
         """
         left = _LOOK_BYTES
-        for file in _event_files(run):
-            if file < self._file:
-                continue
+        files = (str(file) for file in self.folder.glob("*tfevents*") if file.is_file())
+        for file in sorted(file for file in files if file >= self._file):
             if file > self._file:
                 self._file, self._offset = file, 0
             left -= self._read(left)
             if left <= 0:
                 break
         if left < _LOOK_BYTES:
-            self.shown = tuple(self._losses)
+            self.losses = tuple(value for _, value in sorted(self.values.get(LOSS, {}).items()))
         return left <= 0
 
     def _read(self, most: int) -> int:
@@ -122,19 +111,10 @@ class Curve:
             return False
         if event.session_log.status == SessionLog.START:
             # An attempt takes over from those before it.
-            place = bisect.bisect_left(self._steps, event.step)
-            del self._steps[place:], self._losses[place:]
+            for tag, points in self.values.items():
+                self.values[tag] = {step: value for step, value in points.items() if step < event.step}
         for value in event.summary.value:
-            if value.tag == LOSS and math.isfinite(value.simple_value):
-                self._steps.append(event.step)
-                self._losses.append(value.simple_value)
+            is_wanted = value.HasField("simple_value") and self.only in (None, value.tag)
+            if is_wanted and math.isfinite(value.simple_value):
+                self.values.setdefault(value.tag, {})[event.step] = value.simple_value
         return True
-
-
-def _event_files(run: RunFolder) -> list[str]:
-    """The files of the training itself, not of its evaluations, in the order in which they were begun."""
-    try:
-        with os.scandir(run.tensorboard) as entries:
-            return sorted(entry.path for entry in entries if "tfevents" in entry.name and entry.is_file())
-    except (FileNotFoundError, NotADirectoryError):
-        return []

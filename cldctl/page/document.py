@@ -3,7 +3,7 @@
 import functools
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,18 +18,18 @@ class Section(NamedTuple):
     """Parts under a heading, in a layout of the style sheet; without parts, it is left out."""
 
     title: str
-    parts: Sequence[Markup]
+    parts: Iterable[Markup]
     layout: str = "grid"
 
 
-def render(title: str, mark: str, pills: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+def render(title: str, mark: str, pills: Iterable[tuple[str, str]], sections: Iterable[Section]) -> str:
     """A page as text. Every text is escaped, and loses its control characters.
 
     Args:
         mark: what made it.
         pills: words beside the title, with their colours.
     """
-    found = [Section(name, [part for part in parts if part], layout) for name, parts, layout in sections]
+    found = [Section(name, list(filter(None, parts)), layout) for name, parts, layout in sections]
     page = templates().get_template("page.html")
     return page.render(title=title, mark=mark, pills=pills, sections=found, made=local_time(time.time())) + "\n"
 
@@ -41,14 +41,15 @@ def part(kind: str, **values: Any) -> Markup:
 
 
 def text(content: str, style: str = "soft") -> Markup:
-    """A paragraph; ``style`` is what the style sheet calls it."""
-    return part("text", content=content, style=style)
+    """A paragraph; ``style`` is what the style sheet calls it. Empty without content."""
+    return part("text", content=content, style=style) if content else Markup()
 
 
 def table(caption: str, columns: Mapping[str, Sequence[Cell]]) -> Markup:
-    """Columns of cells by their headings; the first one names the rows."""
+    """Columns of cells by their headings; the first one names the rows. Empty without a row."""
+    rows = list(zip(*columns.values(), strict=True))
     right = [all(re.match(r"-|\d(?!.*:)", str(cell)) for cell in cells) for cells in columns.values()]
-    return part("table", caption=caption, headings=columns, rows=zip(*columns.values(), strict=True), right=right)
+    return part("table", caption=caption, headings=columns, rows=rows, right=right) if rows else Markup()
 
 
 def code(command: str) -> Markup:

@@ -3,8 +3,8 @@
 import itertools
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,29 +13,30 @@ from markupsafe import Markup
 
 from cld_core.errors import CldError
 from cld_core.ownership import require_may_change
+from cld_core.recipe.reading import to_yaml_line
+from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
+from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
 from cld_core.texts import local_time, one_line, printable
-from cldctl.evals import averages
+from cld_core.version import __version__
+from cldctl.evals import compare
 from cldctl.hints import command
-from cldctl.runs import survey
-from cldctl.runs.index import Found, Index
-from cldctl.runs.status import RunStatus, said, status_or_reason
+from cldctl.runs.status import RunStatus, said
 from cldctl.show.evaluations import average_columns
 from cldctl.show.format import count, number
 from cldctl.show.runs import states
 from cldctl.show.usage import usage_line
 
-from . import freshness, one_run
+from . import one_run
 from .curves import LOSS, Points, read
 from .document import Section, code, colour_of, render, table, text
-from .figures import gallery, overlay
-from .results import best_of, findings_of
+from .figures import chart, gallery
 
-# The newest runs that are looked through for curves, and the curves of a chart.
-_LOOKED_AT, _CURVES = 40, 12
-# How data are read, which changes nothing.
-_READING = ("cache", "threads")
+# The first runs, whose curves are drawn: so many look different.
+_DRAWN = 24
+# What a loss is of, and how data are read, which changes nothing.
+_SECTIONS, _READING = ("data", "sde", "objective"), ("data.cache", "data.threads")
 
 
 def write_pages(
@@ -55,96 +56,62 @@ def write_pages(
         begun(place, len(rows), row.name)
         run = RunFolder(row.path)
         try:
-            if not freshness.is_up_to_date(run, row, follow=follow):
+            if not one_run.is_up_to_date(run, row, follow=follow):
                 require_may_change(run.path, "Its page was not written")
-                freshness.write(run, partial(one_run.page, run, follow=follow))
+                write_text(one_run.page_of(run), one_run.page(run, follow=follow))
                 written += 1
         except Exception as error:
             problems[row.name] = said(error)
     return written, problems
 
 
-def look(root: Path, group: Group | None = None) -> Found:
-    """What is in a folder of runs; of a group, its runs alone."""
-    found = Index(root).look(max_age_s=survey.TO_LOOK_S)
-    if group is None:
-        return found
-    members = {run.name for run in group.runs()}
-    return Found([row for row in found.rows if row.name in members], found.answers, {})
-
-
-def rows_of(runs: Sequence[RunFolder]) -> list[RunStatus]:
-    """How some runs stand, in their order."""
-    answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
-    return [status_or_reason(run, answers) for run in runs]
-
-
-def index(root: Path, found: Found, folder: Path, *, group: Group | None = None, follow: bool = False) -> str:
-    """The index over the runs of a folder or a group, the newest first.
+def page(
+    title: str,
+    rows: Sequence[RunStatus],
+    folder: Path,
+    *,
+    groups: Sequence[Group] = (),
+    which: str | None = None,
+    notes: Iterable[str] = (),
+    follow: bool = False,
+) -> str:
+    """Some runs on one page: results in one table, averages over seeds, losses over each other.
 
     Args:
         folder: where the page will be, from which its links are taken.
-        follow: also read folders that links lead out of a run to.
-    """
-    rows = found.rows[::-1]
-    which = "--all" if group is None else shlex.quote(group.name)
-    missing = sum(not _link(row, folder) for row in rows)
-    hint = Markup("Without a page yet: {}. {} writes those that are missing or out of date.")
-    write_all = code(command(f"report {which} --pages", RunFolder(root / "any")))
-    notes = [
-        *([text(hint.format(missing, write_all))] if missing else []),
-        *([text(found.answers.remark, "warning")] if found.answers.remark else []),
-        *(text(f"{name}: {reason}") for name, reason in found.closed.items()),
-    ]
-    return _render(
-        f"Runs in {root.absolute().name}" if group is None else f"Runs of the group {group.name}",
-        rows,
-        [
-            Section("", [text(str(root.absolute()))]),
-            Section("Loss (smoothed)", _losses(rows, _curves_of(rows, follow))),
-            Section("Runs, newest first", [_table(rows, folder), *notes] if rows else [text("There are no runs.")]),
-            Section("Averages over seeds", list(_averages([group] if group is not None else []))),
-        ],
-    )
-
-
-def comparison(rows: Sequence[RunStatus], groups: Sequence[Group], folder: Path, *, follow: bool = False) -> str:
-    """Some runs on one page: results in one table, what differs, curves over each other, and samples side by side.
-
-    Args:
         groups: those of which the results are averaged.
-        folder: where the page will be, from which its links are taken.
+        which: what `cldctl report` takes for an index over these runs. None for a comparison, which also shows what
+            differs, samples side by side, and the other curves.
         follow: also read folders that links lead out of a run to.
     """
-    curves = _curves_of(rows, follow)
-    pictures = [gallery(RunFolder(row.path), follow=follow)[:1] for row in rows]
-    return _render(
-        f"{len(rows)} runs compared",
-        rows,
-        [
-            Section("Results", [_table(rows, folder)]),
-            Section("What differs", list(_differences([RunFolder(row.path) for row in rows]))),
-            Section("Averages over seeds", list(_averages(groups))),
-            Section("Loss (smoothed)", _losses(rows, curves)),
-            Section("Samples", list(itertools.chain.from_iterable(pictures))),
-            Section("Curves", list(_overlaid(curves))),
-        ],
-    )
-
-
-def _render(title: str, rows: Sequence[RunStatus], sections: Sequence[Section]) -> str:
+    runs = [RunFolder(row.path) for row in rows]
+    curves = {run.name: read(run, follow=follow) for run in runs[:_DRAWN]}
+    hint, missing = "", sum(not one_run.has_page(run) for run in runs)
+    if which is not None and missing:
+        write_all = code(command(f"report {which} --pages", runs[0]))
+        hint = Markup(f"Without a page yet: {missing}. {write_all} writes those that are missing or out of date.")
+    more = [
+        Section("What differs", _differences(runs)),
+        Section("Samples", (picture for run in runs for picture in gallery(run, follow=follow)[:1])),
+        Section("Curves", _overlaid(curves)),
+    ]
     pills = [(words.lower(), colour_of(words.rpartition(" ")[2])) for words in states(rows).split(", ") if words]
-    return render(title, freshness.mark(), pills, sections)
-
-
-def _curves_of(rows: Sequence[RunStatus], follow: bool) -> dict[str, dict[str, Points]]:
-    return {row.name: read(RunFolder(row.path), follow=follow) for row in rows[:_LOOKED_AT]}
+    sections = [
+        Section("", map(text, notes)),
+        Section("Results", [_table(rows, folder) or text("There are no runs."), text(hint)]),
+        Section("Averages over seeds", _averages(groups)),
+        Section("Loss (smoothed)", _losses(runs, curves)),
+        *(more if which is None else ()),
+    ]
+    return render(title, f"cldctl {__version__}", pills, sections)
 
 
 def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
     """The runs with their best results, and of how many samples or points these are."""
-    best = [best_of(findings_of(RunFolder(row.path)) if row.evals else []) for row in rows]
-    results = [{it.quantity.label: f"{it.text}{it.of and f' ({it.of})'}" for it in found} for found in best]
+    results = [
+        {it.quantity.label: f"{one_run.value_of(it)}{it.of and f' ({it.of})'}" for it in compare.best_of(found)}
+        for found in (one_run.readable_results(RunFolder(row.path)) for row in rows)
+    ]
     labels = dict.fromkeys(itertools.chain.from_iterable(results))
     keys = dict.fromkeys(itertools.chain.from_iterable(row.sweep for row in rows))
     columns: dict[str, Sequence[str]] = {
@@ -163,70 +130,53 @@ def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
 
 
 def _name(row: RunStatus, folder: Path) -> Markup:
-    name, link = printable(row.name), _link(row, folder)
-    if link:
+    """A name with a relative address of the page of its run. A colon in it must not begin a scheme."""
+    run, name = RunFolder(row.path), printable(row.name)
+    if one_run.has_page(run):
+        link = quote(os.path.join(".", os.path.relpath(one_run.page_of(run), folder)))
         return Markup('<a href="{}">{}</a>').format(link, name)
-    write = code(command(f"report {shlex.quote(row.name)}", RunFolder(row.path)))
+    write = code(command(f"report {shlex.quote(row.name)}", run))
     return Markup("<details><summary>{}</summary>{}</details>").format(name, write)
 
 
-def _link(row: RunStatus, folder: Path) -> str:
-    """A relative address of a run's page; empty if there is none. A colon in a name must not begin a scheme."""
-    file = freshness.page_of(RunFolder(row.path))
-    if file.is_symlink() or not file.is_file():
-        return ""
-    return quote(os.path.join(".", os.path.relpath(file, folder)))
-
-
-def _losses(rows: Sequence[RunStatus], curves: Mapping[str, Mapping[str, Points]]) -> list[Markup]:
+def _losses(runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
     """The losses over each other: a chart for all runs whose data, diffusion and objective are the same."""
-    groups: list[tuple[dict[str, Any], dict[str, Points]]] = []
-    for row in (row for row in rows[:_LOOKED_AT] if curves[row.name].get(LOSS)):
-        settings = _settings(RunFolder(row.path))
-        alike = (members for other, members in groups if settings and other == settings)
-        if (group := next(alike, None)) is None:
-            groups.append((settings, group := {}))
-        group[row.name] = curves[row.name][LOSS]
-    known = [settings for settings, _ in groups if settings]
-    keys, *values = one_run.differing({str(place): settings for place, settings in enumerate(known)}).values()
-    charts = []
-    for settings, members in groups:
-        names = [section["name"] for section in settings.values()] or [*members, "recipe cannot be read"]
-        own = [
-            f"{key.partition('.')[2]}={value}"
-            for key, value in zip(keys, values[known.index(settings)] if settings else (), strict=False)
-            if not key.endswith(".name")
+    groups: dict[tuple[tuple[str, str], ...], dict[str, Points]] = {}
+    for run in runs:
+        if LOSS in curves.get(run.name, {}):
+            groups.setdefault(_settings(run), {})[run.name] = curves[run.name][LOSS]
+    readable = [settings for settings in groups if len(settings) > 1]
+    shares = Counter(itertools.chain.from_iterable(readable))
+    for settings, members in groups.items():
+        title = [
+            value if key.endswith(".name") else f"{key.partition('.')[2]}={value}"
+            for key, value in settings
+            if key.endswith(".name") or 0 < shares[key, value] < len(readable)
         ]
-        charts.append(_overlay(", ".join([*names, *own]), members))
-    notes = [f"Of the newest {_LOOKED_AT} runs."] if len(rows) > _LOOKED_AT and groups else []
+        yield chart(", ".join(title), members)
     if len(groups) > 1:
-        notes.append("Losses can be compared, and share a chart, if data, diffusion and objective are the same.")
-    if (left_out := sum(max(len(members) - _CURVES, 0) for _, members in groups)) > 0:
-        notes.append(f"{left_out} more not drawn: a chart shows {_CURVES} runs.")
-    return [*charts, *([text(" ".join(notes))] if notes else [])]
+        yield text("Losses can be compared, and share a chart, if data, diffusion and objective are the same.")
+    if len(runs) > _DRAWN:
+        yield text(f"Curves are those of the first {_DRAWN} runs.")
 
 
-def _settings(run: RunFolder) -> dict[str, Any]:
-    """What the loss of a run is of; empty if its recipe cannot be read."""
+def _settings(run: RunFolder) -> tuple[tuple[str, str], ...]:
+    """What the loss of a run is of, by key; its name alone if its recipe cannot be read."""
     try:
-        recipe = run.recipe().to_dict()
+        keys = leaves(run.recipe().to_dict())
     except (CldError, OSError):
-        return {}
-    data = {key: value for key, value in recipe["data"].items() if key not in _READING}
-    return {"data": data, "sde": recipe["sde"], "objective": recipe["objective"]}
-
-
-def _overlay(title: str, curves: Mapping[str, Points]) -> Markup:
-    return overlay(title, dict(itertools.islice(curves.items(), _CURVES)))
+        return (("run.name", f"{run.name}, recipe cannot be read"),)
+    own = {key: value for key, value in keys.items() if key.partition(".")[0] in _SECTIONS and key not in _READING}
+    return tuple((key, to_yaml_line(value)) for key, value in own.items())
 
 
 def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
     """The other curves of the training, a chart for each that several runs have and that is not constant."""
     tags = {tag for found in curves.values() for tag in found if tag.startswith(("train/", "periodic/"))}
     for tag in sorted(tags - {LOSS}, key=one_run.place_of):
-        members = {name: found[tag] for name, found in curves.items() if found.get(tag)}
+        members = {name: found[tag] for name, found in curves.items() if tag in found}
         if len(members) > 1 and not all(map(one_run.is_constant, members.values())):
-            yield _overlay(one_run.words_of(tag), members)
+            yield chart(one_run.words_of(tag), members)
 
 
 def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
@@ -234,25 +184,19 @@ def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:
     recipes: dict[str, Mapping[str, Any]] = {}
     for run in runs:
         try:
-            recipes[run.name] = {
-                **run.recipe().to_dict(),
-                "commit": str((run.identity().get("git") or {}).get("commit")),
-            }
+            commit = str((run.identity().get("git") or {}).get("commit"))
+            recipes[run.name] = {**run.recipe().to_dict(), "commit": commit}
         except (CldError, OSError) as error:
             yield text(f"{run.name}: its recipe cannot be read: {one_line(error)}", "warning")
-    columns = one_run.differing(recipes)
-    yield table("Keys of the recipes", columns) if columns["key"] else text("The recipes are the same.")
+    yield table("Keys of the recipes", one_run.differing(recipes)) or text("The recipes are the same.")
 
 
 def _averages(groups: Sequence[Group]) -> Iterator[Markup]:
     """A line for each choice of the keys besides the seed, as `cldctl compare` has it."""
+    lines: list[compare.Line] = []
     left_out: dict[str, Exception] = {}
-    lines = [
-        line
-        for group in groups
-        for line in averages.of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
-    ]
-    if lines:
-        yield table(averages.RULE[:1].upper() + averages.RULE[1:], average_columns(lines))
+    for group in groups:
+        lines += compare.lines_of_group(group, spare=lambda run, error: left_out.update({run.name: error}))[0]
+    yield table(compare.AVERAGES[:1].upper() + compare.AVERAGES[1:], average_columns(lines))
     for name, error in left_out.items():
         yield text(f"{name} is left out, because it cannot be read: {one_line(error)}", "warning")

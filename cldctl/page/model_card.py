@@ -4,12 +4,13 @@ It is Markdown with a head in YAML, as Hugging Face reads it, beside a picture o
 from the run's folder; whose machines they were, and the commands of hooks, are not part of it.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ import yaml
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
 from cld_core.errors import CldError, UsageError, did_you_mean
-from cld_core.recipe import Recipe
 from cld_core.recipe.ema import EmaSpec
+from cld_core.recipe.reading import to_yaml_line
 from cld_core.run import RunFolder
 from cld_core.run.atomic import replacing, write_text
 from cld_core.small_files import by_age, read_bytes
@@ -31,16 +32,13 @@ from cldctl.show.usage import usage_line
 
 from .document import templates
 from .figures import PNG
-from .one_run import differing, shipped
-from .results import Finding, cells_of, findings_of
+from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software
 
 if TYPE_CHECKING:
     from cld_core.model import Model
 
-# What follows `library_name` in the head of every card.
-_LIBRARY = "cldctl"
-# Published FIDs are of so many samples; of fewer, the value is larger.
-_FID_SAMPLES = 50_000
+# In the head of every card.
+_LIBRARY = "library_name: cldctl"
 # What begins emphasis, code, links, pictures, HTML, entities, formulas, mentions or a cell within a line.
 _SPECIAL = re.compile(r"[\\`*_~\[\]<>|&!$@#]")
 # What GitHub and others take for links without any markup.
@@ -72,30 +70,6 @@ class CardFiles:
     weights: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What a card is about, beside what the run's folder tells.
-
-    Attributes:
-        step: the optimiser step of the weights.
-        parameters: how many numbers were trained.
-        shape: of one example, (C, ...).
-        weights: the name of their file.
-        picture: the name of the file with samples, beside the card; None without one.
-        license: the identifier of the licence of the weights, as Hugging Face lists them.
-        ema_length: the relative length of the average of the weights; None for that of `train.ema`.
-    """
-
-    step: int
-    parameters: int
-    shape: tuple[int, ...]
-    is_image: bool
-    weights: str
-    picture: str | None
-    license: str = "unknown"
-    ema_length: float | None = None
-
-
 def licence(text: str) -> str:
     """The identifier of a licence for a card: one that Hugging Face lists, or another one of SPDX, in small letters.
 
@@ -105,12 +79,10 @@ def licence(text: str) -> str:
     word = text.strip().lower()
     if word in _NOT_OF_SPDX.split():
         return word
-    try:
+    with contextlib.suppress(InvalidLicenseExpression):
         # An expression of several licences, or a reference to a text elsewhere, names none that readers of cards know.
         if re.fullmatch(r"(?!licenseref-)[a-z0-9.-]+", word):
             return canonicalize_license_expression(word).lower()
-    except InvalidLicenseExpression:
-        pass
     fix = did_you_mean(word[:60], _USUAL) or did_you_mean(word[:60], _NOT_OF_SPDX.split())
     expected = (
         "It takes one that Hugging Face lists, or one of https://spdx.org/licenses: cc-by-4.0, mit, ..., or other"
@@ -156,7 +128,7 @@ def _is_card(file: Path) -> bool:
         head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
     except OSError:
         return False
-    return head.startswith("---\n") and f"\nlibrary_name: {_LIBRARY}\n" in f"{head}\n"
+    return head.startswith("---\n") and f"\n{_LIBRARY}\n" in f"{head}\n"
 
 
 def make_folder(files: CardFiles) -> None:
@@ -185,18 +157,8 @@ def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawi
     else:
         drawing()
         pictures.samples(model, files.picture.absolute(), batch_size=model.recipe.eval.batch_size)
-    about = Subject(
-        step=model.step,
-        parameters=sum(parameter.numel() for parameter in model.net.parameters()),
-        shape=tuple(model.data_shape),
-        is_image=model.is_image,
-        weights=files.weights.name,
-        picture=files.picture.name,
-        license=license_,
-        ema_length=model.ema_length,
-    )
     row = status_of(run, survey.of_runs([run], max_age_s=survey.TO_LOOK_S))
-    write_text(files.card.absolute(), card(run, row, about))
+    write_text(files.card.absolute(), card(run, row, model, files, license_))
 
 
 def _picture(run: RunFolder, model: "Model") -> bytes | None:
@@ -211,101 +173,69 @@ def _picture(run: RunFolder, model: "Model") -> bytes | None:
     names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
     if run.samples.resolve().is_relative_to(run.path.resolve()):
         for file in reversed(by_age(run.samples / name for name in names)):
-            try:
+            with contextlib.suppress(OSError):
                 if (content := read_bytes(file, limit=2**24)).startswith(PNG):
                     return content
-            except OSError:
-                continue
     return None
 
 
-def card(run: RunFolder, row: RunStatus, about: Subject) -> str:
+def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, license_: str = "unknown") -> str:
     """The whole card; ``row`` is the status of the run."""
-    recipe = run.recipe()
+    recipe, attempts = run.recipe(), run.ledger.history().attempts
+    weights = model.step, model.ema_length
     # Those of the weights of the card first.
-    findings = sorted(findings_of(run), key=lambda it: (not _is_of(it, about), it.step))
-    own = [it for it in findings if _is_of(it, about)]
-    weights = ", ".join(filter(None, [f"step {about.step:,}", EmaSpec(length=about.ema_length).words]))
+    results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
+    own = [it for it in results if (it.step, it.ema_length) == weights]
+    metrics: list[dict[str, Any]] = [
+        {"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in own
+    ]
     diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
-    shared, (base, other) = _without_folders(recipe.to_share()), shipped(run)
-    found = {} if other is None else differing({"this model": shared, str(base): _without_folders(other.to_share())})
-    differences = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    shared, base = _without_folders(recipe.to_share()), shipped(run)
+    differences = differing({"this model": shared, base.name: _without_folders(base.to_share())} if base else {})
+    causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
+    ends = ", ".join(f"{times} {cause}" for cause, times in causes.items())
+    average = f"{recipe.train.ema:g}" if model.ema_length is None else f"of length {model.ema_length:g}"
+    steps = row.steps or recipe.train.steps
+    facts = {
+        "steps": f"{model.step:,} of {steps:,}",
+        "batch": f"{recipe.train.batch_size:,} examples",
+        "optimiser": f"{recipe.optim.name}, rate {recipe.optim.lr:g}; average of weights {average}",
+        "precision": recipe.train.precision,
+        "seed": str(recipe.train.seed),
+        "last loss": None if row.loss is None else number(row.loss, 5),
+        "attempts": f"{len(row.attempts)}{ends and f' ({ends})'}",
+        "time used": None if row.usage is None or row.usage["used"] <= 0 else usage_line(row.usage),
+        "hardware": ", ".join(dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)) or "CPUs",
+        **software(run, attempts),
+    }
     environment = templates().overlay()
-    environment.filters |= {"md": escaped, "cells": _table, "json": json.dumps, "base": os.path.basename}
+    filters: dict[str, Any] = {"md": escaped, "cells": _table, "json": json.dumps, "base": os.path.basename}
+    environment.filters |= {**filters, "line": one_line, "yaml": to_yaml_line}
     text = environment.get_template("card.md").render(
         run=run,
         row=row,
-        about=about,
         recipe=recipe,
-        head=_head(run, recipe, about, own),
-        size=" x ".join(map(str, about.shape)),
+        model=model,
+        files=files,
+        license=license_,
+        library=_LIBRARY,
+        parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,
         paper=paper,
         sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
-        findings=[cells_of(it) for it in findings],
-        others="" if len(own) == len(findings) else f" The weights of this card are those of {weights}.",
-        notes=dict.fromkeys(it.result.remark for it in findings if it.result.remark),
-        facts=[{"fact": name, "value": value} for name, value in _training(run, row, recipe, about)],
+        metrics=[it for it in metrics if math.isfinite(it["value"])],
+        results=results,
+        own=own,
+        columns=result_columns(results),
+        average="" if model.ema_length is None else f", {EmaSpec(length=model.ema_length).words}",
+        facts=fact_columns(facts),
         whole=fenced(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "yaml"),
         base=base,
-        summary=keys_differ(len(differences)),
         differences=differences,
-        steps=row.steps or recipe.train.steps,
-        own=own,
-        has_few=any(it.quantity.key == "fid" and it.size < _FID_SAMPLES for it in own),
-        has_bound=any(it.quantity.key in ("bpd", "nll") for it in own),
+        summary=keys_differ(len(differences["key"])),
+        steps=steps,
     )
     return f"{text}\n"
-
-
-def _is_of(finding: Finding, about: Subject) -> bool:
-    return (finding.step, finding.ema_length) == (about.step, about.ema_length)
-
-
-def _head(run: RunFolder, recipe: Recipe, about: Subject, own: Sequence[Finding]) -> str:
-    tags = ["score-based-generative-model", "diffusion", "pytorch", recipe.sde.name, recipe.data.name]
-    kind = "unconditional-image-generation" if about.is_image else "other"
-    metrics = [
-        {"type": it.quantity.key, "name": it.quantity.label, "value": it.result.number.value}
-        for it in own
-        if math.isfinite(it.result.number.value)
-    ]
-    dataset = {"name": one_line(recipe.data.name), "type": one_line(recipe.data.name)}
-    results = [{"task": {"type": kind}, "dataset": dataset, "metrics": metrics}]
-    head: dict[str, Any] = {
-        "license": one_line(about.license),
-        "library_name": _LIBRARY,
-        **({"pipeline_tag": kind} if about.is_image else {}),
-        "tags": [one_line(tag) for tag in dict.fromkeys(tags)],
-        **({"model-index": [{"name": one_line(run.name), "results": results}]} if metrics else {}),
-    }
-    text: str = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-    return text
-
-
-def _training(run: RunFolder, row: RunStatus, recipe: Recipe, about: Subject) -> Iterator[tuple[str, str]]:
-    yield "steps", f"{about.step:,} of {row.steps or recipe.train.steps:,}"
-    yield "batch", f"{recipe.train.batch_size:,} examples"
-    average = f"{recipe.train.ema:g}" if about.ema_length is None else f"of length {about.ema_length:g}"
-    yield "optimiser", f"{recipe.optim.name}, rate {recipe.optim.lr:g}; average of weights {average}"
-    yield "precision", recipe.train.precision
-    yield "seed", str(recipe.train.seed)
-    if row.loss is not None:
-        yield "last loss", number(row.loss, 5)
-    causes = Counter(entry["cause"] or "no recorded end" for entry in row.attempts)
-    ends = ", ".join(f"{times} {cause}" for cause, times in causes.items())
-    yield "attempts", f"{len(row.attempts)} ({ends})" if ends else "0"
-    if row.usage is not None and row.usage["used"] > 0:
-        yield "time used", usage_line(row.usage)
-    attempts = run.ledger.history().attempts
-    gpus = dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu is not None)
-    yield "hardware", ", ".join(gpus) or "CPUs"
-    identity = run.identity()
-    versions = next((it.versions for it in reversed(attempts) if it.versions), None) or identity.get("versions", {})
-    yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"
-    git = identity.get("git") or {}
-    if "commit" in git:
-        yield "commit", f"{str(git['commit'])[:12]}{', with changes' if git.get('dirty') else ''}"
 
 
 def _without_folders(value: Any) -> Any:
@@ -326,6 +256,6 @@ def escaped(text: object, most: int = 200) -> str:
     return _LINK.sub(lambda _: "\\", line)
 
 
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    lines = [list(rows[0]), ["--"] * len(rows[0]), *([escaped(cell) for cell in row.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _table(columns: Mapping[str, Sequence[str]]) -> str:
+    rows = [map(escaped, row) for row in zip(*columns.values(), strict=True)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["--"] * len(columns), *rows))

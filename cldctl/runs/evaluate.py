@@ -133,13 +133,13 @@ def plan_samplers(
     settings = samplers.chosen(named)
     samplers.require_numbers(nfe)
     metrics, usual = samplers.suited(run.recipe(), options.metrics)
-    asked = samplers.Asked(metrics=metrics, settings=settings, nfe=tuple(nfe), seeds=seeds or usual)
+    bench = samplers.BenchOptions(metrics=metrics, settings=settings, nfe=tuple(nfe), seeds=seeds or usual)
     with named_as_typed(run, typed):
         # The other keys are those of all samplers, which are looked at one by one.
         of_cluster = [text for text in overrides if text.startswith("cluster.")]
         where, size = _place(run, options.cluster, of_cluster, options.allow_plugin)
         (step,) = steps_of(run, options.checkpoint, say)
-        made = samplers.make(run, asked, step, overrides, options.shards)
+        made = samplers.make(run, bench, step, overrides, options.shards)
     left_out = (as_typed(text, run, typed) for text in made.left_out)
     for text in (*left_out, *_division(run, made.requests, options.shards)):
         say(text)

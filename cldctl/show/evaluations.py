@@ -15,9 +15,8 @@ from cld_core.evaluation.published import PublishedSampler
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cldctl.evals import averages, compare
-from cldctl.evals.averages import Line
-from cldctl.evals.compare import Result, quantities_of, verdict
+from cldctl.evals import compare
+from cldctl.evals.compare import Line, Result, quantities_of, verdict
 from cldctl.evals.samplers import best, published_for, references
 from cldctl.evals.table import keys_of, rows
 
@@ -214,7 +213,7 @@ def _result(first: Line, line: Line, quantity: Quantity) -> Text:
     one, other = (it.columns[0].results.get(quantity.key) for it in (first, line))
     if first is line or one is None or other is None:
         return Text(text)
-    mark = verdict(quantity, one, other)
+    mark = verdict(one, other)
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else Text(text)
 
 
@@ -266,7 +265,7 @@ def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json
     missing: list[str] = []
     for one in chosen:
         if isinstance(one, Group):
-            found, without = averages.of_group(one, checkpoint)
+            found, without = compare.lines_of_group(one, checkpoint)
             lines += found
             missing += without
         else:
@@ -277,9 +276,12 @@ def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json
         fix = f"Make some: `cldctl eval {names[0]} --elbo`."
         raise NotFoundError(f"no run of {', '.join(names)} has a finished evaluation{of_step}. {fix}")
     if as_json:
-        print(json.dumps(averages.to_json(lines, missing), indent=1))
+        print(json.dumps(compare.group_json(lines, missing), indent=1))
         return
     out.print(compared(lines))
-    for text in (*(f"{name} has no finished evaluation{of_step}" for name in missing), *averages.warnings(lines)):
+    for text in (
+        *(f"{name} has no finished evaluation{of_step}" for name in missing),
+        *compare.group_warnings(lines),
+    ):
         err.print(text, markup=False)
-    err.print(averages.RULE, markup=False)
+    err.print(compare.AVERAGES, markup=False)

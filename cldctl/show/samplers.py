@@ -27,10 +27,10 @@ from .tables import table as drawn
 def list_samplers(run: RunFolder, made: Comparison) -> None:
     """What would be computed."""
     names = made.sweep.axes[0].values
-    columns = {"sampler": names, "settings": [made.asked.settings[name] for name in names]}
+    columns = {"sampler": names, "settings": [made.options.settings[name] for name in names]}
     out.print(drawn(columns, wraps="settings"))
-    nfe = ", ".join(map(str, made.asked.nfe))
-    text = f"{', '.join(made.asked.metrics)} at {nfe} evaluations; {made.asked.seeds} seeds"
+    nfe = ", ".join(map(str, made.options.nfe))
+    text = f"{', '.join(made.options.metrics)} at {nfe} evaluations; {made.options.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
     out.print(f"{len(made.requests)} evaluations, of which nothing was started")
 
@@ -58,7 +58,7 @@ def finish_comparison(
     statuses = statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if as_json:
-        found = compared.to_json(run, made.sweep, made.asked.settings)
+        found = compared.to_json(run, made.sweep, made.options.settings)
         print(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
     else:
         out.print(samplers(run, made.sweep, statuses))

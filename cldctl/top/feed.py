@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.run import RunFolder
-from cldctl.page.curves import Curve
+from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
@@ -101,7 +101,7 @@ class FileFeed:
     """
 
     def __init__(self) -> None:
-        self.curves: dict[str, Curve] = {}
+        self.curves: dict[str, Curves] = {}
         self.problem: str | None = None
         self._selected: RunStatus | None = None
         self._shown: Sequence[RunStatus] = ()
@@ -114,7 +114,7 @@ class FileFeed:
     def losses(self, row: RunStatus) -> Sequence[float]:
         """What is known of the losses of a run."""
         curve = self.curves.get(row.path)
-        return () if curve is None else curve.shown
+        return () if curve is None else curve.losses
 
     def want(self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers) -> None:
         """Read this from now on; if another run is selected, at once."""
@@ -132,11 +132,11 @@ class FileFeed:
         selected, rows = self._selected, self._shown
         detail = None if selected is None else detail_of(selected, self._answers)
         rows = [*([selected] if selected is not None else []), *rows]
-        curves = {row.path: self.curves.get(row.path) or Curve() for row in rows}
+        curves = {row.path: self.curves.get(row.path) or Curves(RunFolder(row.path).tensorboard, LOSS) for row in rows}
         for row in rows:
             if row.state in OVER and self._complete.get(row.path) == (row.state, row.step):
                 continue
-            if curves[row.path].look(RunFolder(row.path)):
+            if curves[row.path].look():
                 # There is more of it: the other runs come first.
                 self._changed.set()
             else:

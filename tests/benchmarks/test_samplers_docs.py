@@ -22,7 +22,7 @@ def test_the_page_has_the_published_numbers_of_the_code():
 def test_the_tables_of_runs_are_those_of_their_newest_comparison(tmp_path, monkeypatch):
     run = run_with(tmp_path / "mixed", 20)
     names = samplers.chosen(("em-quadratic", "exponential"))
-    asked = samplers.Asked(metrics=("w2", "flow-distance"), settings=names, nfe=(10, 20), seeds=1)
+    asked = samplers.BenchOptions(metrics=("w2", "flow-distance"), settings=names, nfe=(10, 20), seeds=1)
     made = samplers.make(run, asked, 20)
     made.sweep.save(run)
     page = tmp_path / "page.md"

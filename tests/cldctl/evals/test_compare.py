@@ -1,39 +1,45 @@
-"""Runs side by side: what is marked, what is not, and why."""
+"""Runs and groups side by side: what is marked, what is averaged, what is not, and why."""
 
 import dataclasses
 import io
+import statistics
 
 import pytest
 from rich.console import Console
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluation import registry
 from cld_core.evaluation.request import EvalRequest
+from cld_core.run.groups import Group
 from cldctl.evals import compare
-from cldctl.evals.averages import Line
+from cldctl.evals.compare import Line
 from cldctl.show import tables
 from cldctl.show.evaluations import compared
 from tests.support.made_up import report, run_with
+from tests.support.tools import invoke
 
 
-def evaluated(path, nll, stderr, samples=100):
-    run = run_with(path, 10)
-    request = EvalRequest.of(plain(run, samples), ("elbo",), 10)
-    report(run, request, elbo={"nll": nll, "stderr": stderr, "nfe_mean": 80.0}, fid={"value": 3.0})
+def evaluated(path, nll, stderr=0.1, samples=100, step=10, **sections):
+    run = run_with(path, step)
+    recipe = run.recipe()
+    recipe = dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=samples))
+    elbo = {"nll": nll, "stderr": stderr, "nfe_mean": 80.0}
+    report(run, EvalRequest.of(recipe, ("elbo",), step), elbo=elbo, **sections)
     return run
 
 
-def plain(run, samples):
-    recipe = run.recipe()
-    return dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=samples))
+def trained(path, *overrides, stderr=0.1, steps=10, metric="elbo"):
+    run = run_with(path, steps, overrides=overrides)
+    sections = {"elbo": {"nll": 1.0, "stderr": stderr}, "loss": {"value": 1.0, "stderr": stderr}}
+    report(run, EvalRequest.of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
+    return compare.column(run)
 
 
 def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkeypatch):
     monkeypatch.setattr(tables.out, "_width", 240)
     # Errors of 0.3 and 0.4 combine to 0.5: the border is at 1.
-    others = {"inside": 3.99, "worse": 4.01, "better": 1.99}
-    runs = [evaluated(tmp_path / name, nll, 0.4) for name, nll in others.items()]
-    columns = [compare.column(run) for run in (evaluated(tmp_path / "first", 3.0, 0.3), *runs)]
+    values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "better": (1.99, 0.4)}
+    runs = [evaluated(tmp_path / name, *value, fid={"value": 3.0}) for name, value in values.items()]
+    columns = [compare.column(run) for run in runs]
     content = compare.to_json(columns)
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
@@ -76,32 +82,17 @@ def test_answers_to_different_questions_are_not_compared(tmp_path):
         compare.column(run_with(tmp_path / "d", 10))
 
 
-def asked(path, metric, *overrides):
-    """A run with a result of this metric."""
-    run = run_with(path, 10, overrides=overrides)
-    sections = {"elbo": {"nll": 1.0, "stderr": 0.1}, "loss": {"value": 1.0, "stderr": 0.1}}
-    report(run, EvalRequest.of(run.recipe(), (metric,), 10), **{metric: sections[metric]})
-    return compare.column(run)
-
-
 def test_bounds_are_compared_by_where_they_start(tmp_path):
     later = "objective.loss_eps=0.001"
-    columns = [asked(tmp_path / "a", "elbo"), asked(tmp_path / "b", "elbo", later)]
+    columns = [trained(tmp_path / "a"), trained(tmp_path / "b", later)]
     assert "NLL bound, nats of a and b cannot be compared: elbo.eps 1e-05 and 0.001" in compare.warnings(columns)
-    same = [*columns[1:], asked(tmp_path / "c", "elbo", "eval.elbo.eps=0.001")]
+    same = [*columns[1:], trained(tmp_path / "c", "eval.elbo.eps=0.001")]
     assert compare.warnings(same) == []
     assert [it.results["nll"].how for it in (*columns, same[1])] == [
         "velocities 1, probes 1, from t = 1e-05",
         "velocities 1, probes 1, from t = 0.001",
         "velocities 1, probes 1, from t = 0.001",
     ]
-
-
-def trained(path, *overrides, stderr=0.1, steps=10, metric="elbo"):
-    run = run_with(path, steps, overrides=overrides)
-    sections = {"elbo": {"nll": 1.0, "stderr": stderr}, "loss": {"value": 1.0, "stderr": stderr}}
-    report(run, EvalRequest.of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
-    return compare.column(run)
 
 
 def test_it_is_said_how_runs_differ(tmp_path):
@@ -123,5 +114,67 @@ def test_results_on_other_data_and_losses_of_other_diffusions_are_not_compared(t
     ]
     for key, columns in pairs:
         first, other = (column.results[key] for column in columns)
-        assert compare.verdict(registry.quantity(key), first, other) == ""
+        assert compare.verdict(first, other) == ""
         assert "cannot be compared" in compare.warnings(columns)[0]
+
+
+def member(path, nll, seed, lr="1e-4", **how):
+    return compare.column(evaluated(path, nll, **how)), {"train.seed": seed, "optim.lr": lr}
+
+
+def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
+    values = (1.0, 2.0, 4.0)
+    members = [member(tmp_path / f"a{seed}", nll, str(seed)) for seed, nll in enumerate(values)]
+    members += [member(tmp_path / "b0", 7.0, "0", "2e-4"), member(tmp_path / "a3", 3.0, "3", "0.0001")]
+    first, second = compare.lines("g", members)
+    average = first.average("nll")
+    assert (average.mean, average.n) == (2.5, 4), "0.0001 is 1e-4"
+    assert average.spread == pytest.approx(statistics.stdev([*values, 3.0]))
+    assert second.cell == {"optim.lr": "2e-4"}
+    alone = second.average("nll")
+    assert (alone.mean, alone.spread, alone.stderr, alone.n) == (7.0, None, 0.1, 1)
+    assert compare.group_warnings([first, second]) == []
+
+
+@pytest.fixture
+def group(tmp_path):
+    """Two seeds with results and one without, beside a run of no group."""
+    for name, nll in (("g-seed0", 1.0), ("g-seed1", 3.0), ("alone", 2.0)):
+        evaluated(tmp_path / name, nll)
+    run_with(tmp_path / "g-seed2", 10)
+    members = {f"g-seed{seed}": {"train.seed": str(seed)} for seed in range(3)}
+    Group(tmp_path, "g").add(members)
+    for name, values in members.items():
+        file = tmp_path / name / "run.json"
+        file.write_text(
+            f'{{"format": 3, "created": 1.0, "group": "g", "sweep": {{"train.seed": "{values["train.seed"]}"}}}}'
+        )
+    return tmp_path
+
+
+def test_compare_shows_groups_and_runs(group):
+    done = invoke("compare", "g", "alone", runs=group)
+    (first, second) = (line.split() for line in done.stdout.splitlines() if "±" in line)
+    assert first[:6] == ["g", "10", "2", "2.000", "±", "1.414"]
+    assert second[:6] == ["alone", "10", "1", "2.000", "±", "0.100"]
+    assert "g-seed2 has no finished evaluation" in done.stderr
+    assert invoke("eval", "--compare", "g", "alone", runs=group).stdout == done.stdout
+    content = invoke("compare", "g", "--json", runs=group).stdout
+    assert '"std": 1.4142135623730951' in content
+    assert '"missing": [\n  "g-seed2"\n ]' in content
+
+
+def test_other_steps_and_other_numbers_of_examples_are_shown_apart(tmp_path):
+    members = [
+        member(tmp_path / "a", 1.0, "0"),
+        member(tmp_path / "b", 2.0, "1", samples=50),
+        member(tmp_path / "c", 3.0, "2", step=20),
+        member(tmp_path / "d", 4.0, "3", "2e-4"),
+        member(tmp_path / "e", 5.0, "4"),
+    ]
+    found = compare.lines("g", members)
+    assert [[column.run for column in line.columns] for line in found] == [["a", "e"], ["b"], ["c"], ["d"]]
+    assert compare.group_warnings(found) == [
+        "a and b are not averaged: they differ in points",
+        "b and c are not averaged: they were evaluated at steps 10 and 20",
+    ]

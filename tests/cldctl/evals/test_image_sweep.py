@@ -46,7 +46,7 @@ def test_fid_by_sampler_and_nfe(run):
 
 def test_samplers_of_images_are_compared_by_fid_and_distance_from_the_flow(run):
     names = samplers.chosen(("em-quadratic", "exponential"))
-    asked = samplers.Asked(metrics=("fid", "flow-distance"), settings=names, nfe=(2,), seeds=2)
+    asked = samplers.BenchOptions(metrics=("fid", "flow-distance"), settings=names, nfe=(2,), seeds=2)
     loose = ("eval.flow.rtol=1e-2", "eval.flow.atol=1e-2", "eval.flow.samples=2")
     made = samplers.make(run, asked, 2, loose)
     for request in made.requests:

@@ -3,7 +3,6 @@
 import os
 
 import pytest
-from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.run import RunFolder
@@ -36,22 +35,6 @@ def test_what_later_attempts_repeat_replaces_what_was_there(run, caplog):
     assert found["train/loss"] == [(10, 10.0), (20, 20.0), (30, 230.0), (40, 240.0), (50, 250.0), (60, 260.0)]
     assert [step for step, _ in found["periodic/nfe"]] == [10, 20, 30, 40, 50, 60]
     assert caplog.text == ""
-
-
-def test_a_file_that_is_being_written_is_read_to_its_last_whole_record(run):
-    attempt(run, 0, 0, 30)
-    (file,) = run.tensorboard.glob("*")
-    file.write_bytes(file.read_bytes()[:-5])
-    (run.tensorboard / "empty.tfevents").touch()
-    (run.tensorboard / "damaged.tfevents").write_bytes(b"no record" * 50)
-    assert [step for step, _ in curves.read(run)["train/loss"]] == [10, 20, 30]
-
-
-def test_a_record_that_is_no_event_ends_its_file_and_nothing_else(run):
-    attempt(run, 0, 0, 30)
-    with (run.tensorboard / "events.out.tfevents.0000000001").open("wb") as file:
-        RecordWriter(file).write(b"\xff" * 20)
-    assert [step for step, _ in curves.read(run)["train/loss"]] == [10, 20, 30]
 
 
 def test_what_is_not_finite_is_no_point_and_a_subfolder_names_its_tags(run):

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cldctl.page import figures
-from cldctl.page.figures import Line, chart, curve, is_logarithmic, overlay, smoothed
+from cldctl.page.figures import chart, is_logarithmic, smoothed
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import run_with
 
@@ -22,18 +22,18 @@ def labels(svg: str) -> list[str]:
 
 def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
     points = [(step, 1.0 + 0.1 * math.sin(step)) for step in range(5_000)]
-    drawn = curve("loss", points)
+    drawn = chart("loss", {"loss": points})
     assert drawn.count("stroke: var(--c0)") == 2
     assert "var(--c0)" in drawn
     assert not re.search(r"#0000\d\d|<metadata|<script", drawn)
     assert len(drawn) < 30_000
-    assert curve("loss", points) == drawn
-    assert curve("loss", []) == ""
+    assert chart("loss", {"loss": points}) == drawn
+    assert chart("loss", {"loss": []}) == ""
 
 
 def test_the_mean_keeps_level_and_ends():
     means = smoothed([(step, 1e9 + (-1) ** step) for step in range(1_000)])
-    assert [step for step, _ in means] == list(range(1_000))
+    assert len(means) < 100
     assert all(abs(mean - 1e9) < 0.1 for _, mean in means)
     assert smoothed([(1, 2.0), (2, 5.0)]) == [(1, 2.0), (2, 5.0)]
 
@@ -50,26 +50,18 @@ def test_the_mean_keeps_level_and_ends():
 )
 def test_the_axis_is_logarithmic_where_a_linear_one_would_flatten_the_curve(values, expected):
     assert is_logarithmic(sorted(values)) is expected
-    drawn = chart("loss", [Line(label="loss", points=list(enumerate(values)))])
+    drawn = chart("loss", {"loss": list(enumerate(values))})
     assert ("loss, logarithmic" in drawn) is expected
     assert labels(drawn)
 
 
 @pytest.mark.parametrize("values", [(0.0,), (5e-324, 0.0), (-1e300, 1e300), (3.0, 3.0), (1e12, 1.0)])
 def test_values_at_the_ends_of_what_floats_can_say_are_drawn(values):
-    assert "<svg" in chart("loss", [Line(label="loss", points=list(enumerate(values)))])
-
-
-def test_curves_in_an_order_have_colours_in_that_order():
-    drawn = overlay("loss", {f"t {place}": [(0, 1.0), (1, 2.0)] for place in range(8)}, is_ordered=True)
-    assert re.findall(r'<i style="background: var\((--c\d+)\)"></i>(t \d)', drawn) == [
-        (f"--c{20 + place}", f"t {place}") for place in range(8)
-    ]
+    assert "<svg" in chart("loss", {"loss": list(enumerate(values))})
 
 
 def test_names_of_others_are_text():
-    lines = [Line(label=HOSTILE, points=[(0, 1.0), (1, 2.0)], errors=[0.1, None])]
-    drawn = chart(HOSTILE, lines, names=[HOSTILE, "_b"])
+    drawn = chart(HOSTILE, {HOSTILE: [(0, 1.0, 0.1), (1, 2.0, 0.0)]}, names=[HOSTILE, "_b"])
     assert "<script" not in drawn
     assert "\u202e" not in drawn
     assert "$\\frac" in drawn

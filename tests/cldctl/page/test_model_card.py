@@ -1,25 +1,38 @@
 """What a model card says of made-up runs."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from markdown_it import MarkdownIt
 
 from cld_core.errors import UsageError
+from cld_core.evaluation import pictures
 from cld_core.evaluation.request import EvalRequest
 from cld_core.recipe import from_dict
 from cld_core.recipe.variants import names
 from cld_core.run import RunFolder, events
 from cld_core.run.atomic import write_json
-from cldctl.page.model_card import DIFFUSIONS, Subject, card, licence
+from cldctl.page.figures import PNG
+from cldctl.page.model_card import DIFFUSIONS, CardFiles, _picture, card, licence
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from tests.support.made_up import report, run_with
 
-ABOUT = Subject(
-    step=20, parameters=1234, shape=(2,), is_image=False, weights="model.safetensors", picture="samples.png"
-)
+FILES = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
+
+
+def model_of(**changes) -> SimpleNamespace:
+    """Weights of step 20."""
+    about = {"step": 20, "data_shape": (2,), "is_image": False, "ema_length": None, "net": torch.nn.Linear(2, 2)}
+    return SimpleNamespace(**{**about, **changes})
+
+
+def card_of(run, license_="unknown", row=None, **changes) -> str:
+    return card(run, row or status(run), model_of(**changes), FILES, license_)
 
 
 def status(run) -> RunStatus:
@@ -47,7 +60,7 @@ def run(tmp_path):
 def test_all_numbers_are_there_those_of_the_weights_first(run):
     report(run, asked(run, "elbo", 10), elbo={"nll": 3.0, "stderr": 0.5, "nfe_mean": 98.6, "true_entropy": -1.25})
     report(run, asked(run, "elbo", 20), elbo={"nll": 2.0, "stderr": 0.25, "nfe_mean": 100.0})
-    text = card(run, status(run), ABOUT)
+    text = card_of(run)
     rows = [line for line in section(text, "Evaluation").splitlines() if line.startswith("| ")][2:]
     how = "velocities 1, probes 1, from t = 1e-05"
     assert rows == [
@@ -59,11 +72,11 @@ def test_all_numbers_are_there_those_of_the_weights_first(run):
 
 
 def test_what_is_not_known_is_said(run):
-    limits = section(card(run, status(run), ABOUT), "Limits")
+    limits = section(card_of(run), "Limits")
     assert "20 of 30 steps are done" in limits
     assert "These weights have not been evaluated" in limits
     assert "licence of the weights is not stated" in limits
-    licensed = card(run, replace(status(run), steps=20), replace(ABOUT, license="mit"))
+    licensed = card_of(run, "mit", replace(status(run), steps=20))
     assert head_of(licensed)["license"] == "mit"
     assert "steps are done" not in section(licensed, "Limits")
     assert "licence" not in section(licensed, "Limits")
@@ -75,7 +88,7 @@ def test_an_fid_of_few_samples_is_no_published_one(run):
         request = replace(asked(run, "elbo", step), samples=count)
         report(run, request, fid={"value": 5.0, "samples": count})
     for step, expected in ((10, True), (20, False)):
-        text = card(run, status(run), replace(ABOUT, step=step, shape=(3, 8, 8), is_image=True))
+        text = card_of(run, step=step, data_shape=(3, 8, 8), is_image=True)
         assert ("cannot be compared with published ones" in text) is expected
         assert head_of(text)["pipeline_tag"] == "unconditional-image-generation"
 
@@ -91,7 +104,7 @@ def test_the_facts_of_the_training_are_those_of_the_ledger(run):
         )
         ended = events.Ended(time=100.0 * attempt + 36, attempt=attempt, cause=cause, step=last)
         run.ledger.append(ended)
-    facts = section(card(run, status(run), ABOUT), "Training")
+    facts = section(card_of(run), "Training")
     assert "| attempts | 2 (1 preempted, 1 finished) |" in facts
     assert "| hardware | 8 x Card \\| X |" in facts
     assert "| versions | python 3.11.7, torch 2.9.0 |" in facts
@@ -103,7 +116,7 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     hook = "hooks.on_change=curl secret-address"
     plugin = "data.plugin=/home/secret-person/ring.py"
     run = run_with(tmp_path / "mine", 20, overrides=(*secrets, hook, plugin, "data.name=ring"))
-    text = card(run, status(run), ABOUT)
+    text = card_of(run)
     assert "secret" not in text
     assert "plug-in ring.py" in text
     shared = yaml.safe_load(section(text, "Recipe").partition("```yaml\n")[2].partition("```")[0])
@@ -115,7 +128,7 @@ def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
     overrides = ("optim.lr=0.002", f"data.plugin={data}", "cluster.account=ours")
     run = run_with(tmp_path / "mine", 20, overrides=overrides)
     write_json(run.identity_file, run.identity() | {"recipe": "toy"})
-    recipe = section(card(run, status(run), ABOUT), "Recipe")
+    recipe = section(card_of(run), "Recipe")
     before, _, folded = recipe.partition("<details>")
     assert "2 keys differ from toy, a recipe that comes with cldctl." in before
     rows = [line for line in before.splitlines() if line.startswith("| ")][2:]
@@ -124,7 +137,7 @@ def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
     assert "objective:" in folded
     assert folded.rstrip().endswith("</details>")
     run = run_with(tmp_path / "plain", 20)
-    assert "No key differs from toy," in section(card(run, status(run), ABOUT), "Recipe")
+    assert "No key differs from toy," in section(card_of(run), "Recipe")
 
 
 def test_texts_of_others_are_no_markup(tmp_path):
@@ -132,7 +145,7 @@ def test_texts_of_others_are_no_markup(tmp_path):
     run = run_with(tmp_path / "run", 20)
     # As a folder from elsewhere may be called.
     run = RunFolder(run.path.rename(tmp_path / hostile.replace("/", "")))
-    text = card(run, replace(status(run), note=f"{hostile}\n---\nlicense: mit"), ABOUT)
+    text = card_of(run, row=replace(status(run), note=f"{hostile}\n---\nlicense: mit"))
     assert head_of(text)["license"] == "unknown"
     body = text.split("---\n", 2)[2]
     tokens = MarkdownIt("gfm-like", {"html": True}).parse(body)
@@ -150,7 +163,7 @@ def test_every_diffusion_has_a_name_and_a_paper(tmp_path):
     assert set(DIFFUSIONS) == set(names("sde"))
     for sde, key in (("psld", "pandey2023complete"), ("cld", "dockhorn2022score")):
         run = run_with(tmp_path / sde, 20, overrides=(f"sde.name={sde}",))
-        text = card(run, status(run), ABOUT)
+        text = card_of(run)
         assert key in section(text, "Citation")
         assert DIFFUSIONS[sde][0] in text
 
@@ -160,7 +173,15 @@ def test_licences_are_written_as_hugging_face_does(text):
     assert licence(text) == text.lower()
 
 
-@pytest.mark.parametrize("text", ["", "mit or apache-2.0", "mit+", "LicenseRef-mine", "\x1b[31mmit", "gpl3.0"])
+@pytest.mark.parametrize("text", ["", "mit or apache-2.0", "mit+", "LicenseRef-mine", "\x1b[31mmit"])
 def test_what_is_not_one_licence_is_refused(text):
-    with pytest.raises(UsageError, match="'gpl-3.0'" if text == "gpl3.0" else "not a licence"):
+    with pytest.raises(UsageError, match="not a licence"):
         licence(text)
+
+
+def test_samples_of_another_average_have_a_name_of_their_own(run):
+    models = [model_of(recipe=run.recipe(), classes=None, ema_length=length) for length in (None, 0.2)]
+    for number, model in enumerate(models):
+        name = pictures.name_of(model, pictures.default_count(model))
+        (run.samples / name).write_bytes(PNG + bytes([number]))
+    assert [_picture(run, model) for model in models] == [PNG + b"\0", PNG + b"\1"]

@@ -1,5 +1,6 @@
 """What pages of one and of many runs say, and that nothing in a run folder gets out of its place."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted
 from cld_core.run.folder import FORMAT
 from cldctl.page import one_run
+from cldctl.runs import survey
+from cldctl.runs.status import RunStatus, status_of
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import report, run_with, seeds
 from tests.support.reported import HOSTILE, everything
@@ -92,6 +95,7 @@ def test_the_losses_by_time_are_one_chart_in_the_order_of_time(tmp_path):
     assert titles(parsed) == ["loss by time t, without weights"]
     shown = [text for tag, text in parsed.texts if tag == "li"]
     assert shown == ["t 0 to 0.0003", "t 0.0003 to 0.001", "t 0.01 to 0.03", "t 0.1 to 0.3"]
+    assert [it["style"] for it in parsed.all("i")] == [f"background: var(--c{colour})" for colour in (20, 22, 25, 27)]
 
 
 def test_the_loss_says_which_one_it_is(tmp_path):
@@ -229,6 +233,52 @@ def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_p
     assert "mine 10 2 0.700 ± 0.283" in text
     assert "mine-1 is left out, because it cannot be read" in text
     assert "cldctl report another" in text
+
+
+@pytest.fixture
+def finished(tmp_path) -> RunFolder:
+    return everything(tmp_path / "runs" / "mine", points=2)
+
+
+def row_of(run) -> RunStatus:
+    return status_of(run, survey.of_runs([run]))
+
+
+def is_up_to_date(run, row=None, *, follow=False) -> bool:
+    return one_run.is_up_to_date(run, row or row_of(run), follow=follow)
+
+
+@pytest.mark.parametrize("arguments", [("mine",), ("--all", "--pages")])
+def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(finished, monkeypatch, arguments):
+    explain = one_run.why
+
+    def why(run):
+        found = explain(run)
+        run.ledger.append(Noted(note="came late"))
+        return found
+
+    monkeypatch.setattr(one_run, "why", why)
+    invoke("report", *arguments, runs=finished.path.parent)
+    assert not is_up_to_date(finished)
+
+
+def test_a_page_of_an_evaluation_that_is_alive_is_old_whatever_becomes_of_it(finished, monkeypatch):
+    last = row_of(finished)
+    first, *others = last.evals
+    alive = replace(last, evals=[{**first, "state": "PENDING"}, *others])
+    stopped = replace(last, evals=[{**first, "state": "STOPPED"}, *others])
+    found = one_run.why(finished)
+    monkeypatch.setattr(one_run, "why", lambda run: replace(found, row=alive))
+    invoke("report", "mine", runs=finished.path.parent)
+    assert not is_up_to_date(finished, alive)
+    assert not is_up_to_date(finished, stopped), "a scheduler alone has ended it"
+
+
+def test_a_page_of_another_version_or_of_other_folders_is_old(finished, monkeypatch):
+    invoke("report", "mine", runs=finished.path.parent)
+    assert not is_up_to_date(finished, follow=True)
+    monkeypatch.setattr(one_run, "__version__", "0.0.1")
+    assert not is_up_to_date(finished)
 
 
 @pytest.mark.parametrize(

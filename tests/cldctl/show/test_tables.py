@@ -3,8 +3,7 @@
 import pytest
 
 from cld_core.evaluation import registry
-from cldctl.evals.averages import Line
-from cldctl.evals.compare import Column
+from cldctl.evals.compare import Column, Line
 from cldctl.runs.selection import in_order
 from cldctl.runs.status import RunStatus
 from cldctl.runs.usage import Usage

@@ -14,7 +14,7 @@ from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
 from cld_core.train.monitoring import Monitor
 from cldctl.page import curves
-from cldctl.page.curves import Curve
+from cldctl.page.curves import LOSS, Curves
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why
 from cldctl.top.detail import LETTERS, LossCurve, TimeLine
@@ -101,66 +101,57 @@ def run(tmp_path) -> RunFolder:
     return run_with(tmp_path / "mine", 60)
 
 
-def trained(run: RunFolder, *attempts: tuple[int, int]) -> None:
-    """Attempts as training writes them, from one step to another; each loss tells the attempt and the step."""
-    for attempt, (first, last) in enumerate(attempts):
-        monitor = Monitor(run, attempt=attempt, first_step=first, steps=last, may_write=lambda: False)
-        for step in range(first + 10, last + 1, 10):
-            monitor.report(step, {"loss": 100.0 * attempt + step})
-        monitor.close()
-
-
-def test_a_curve_agrees_with_the_reader_of_everything(run):
-    trained(run, (0, 40), (20, 60))
-    curve = Curve()
-    assert not curve.look(run)
-    board = curves.read(run)["train/loss"]
-    assert list(curve.shown) == [loss for _, loss in board] == [10.0, 20.0, 130.0, 140.0, 150.0, 160.0]
+def trained(run: RunFolder, last: int) -> None:
+    """A first attempt as training writes it; each loss tells the step."""
+    monitor = Monitor(run, attempt=0, first_step=0, steps=last, may_write=lambda: False)
+    for step in range(10, last + 1, 10):
+        monitor.report(step, {"loss": float(step)})
+    monitor.close()
 
 
 def test_only_what_is_new_is_read_and_pictures_are_skipped(run, monkeypatch):
     read: list[int] = []
-    add = Curve._add
-    monkeypatch.setattr(Curve, "_add", lambda self, record: read.append(len(record)) or add(self, record))
-    curve = Curve()
+    add = Curves._add
+    monkeypatch.setattr(Curves, "_add", lambda self, record: read.append(len(record)) or add(self, record))
+    curve = Curves(run.tensorboard, LOSS)
     with SummaryWriter(str(run.tensorboard)) as board:
         board.add_scalar("train/loss", 3.0, 10)
         board.add_image("periodic/samples", torch.randint(0, 255, (200, 200, 3)).byte().numpy(), 10, dataformats="HWC")
         board.add_scalar("train/loss", float("nan"), 20)
         board.flush()
-        curve.look(run)
+        curve.look()
         assert max(read) < 1000, "the picture is not read"
         before = len(read)
         board.add_scalar("train/loss", 1.0, 30)
         board.flush()
-        curve.look(run)
-        curve.look(run)
-    assert curve.shown == (3.0, 1.0)
+        curve.look()
+        curve.look()
+    assert curve.losses == (3.0, 1.0)
     assert len(read) == before + 1
 
 
 def test_a_look_has_a_limit_and_the_next_one_goes_on(run, monkeypatch):
     monkeypatch.setattr(curves, "_LOOK_BYTES", 300)
-    trained(run, (0, 400))
-    curve, looks = Curve(), 0
-    while curve.look(run):
+    trained(run, 400)
+    curve, looks = Curves(run.tensorboard, LOSS), 0
+    while curve.look():
         looks += 1
     assert looks > 5
-    assert curve.shown == tuple(float(step) for step in range(10, 401, 10))
+    assert curve.losses == tuple(float(step) for step in range(10, 401, 10))
 
 
 def test_damaged_files_end_where_they_are_damaged(run):
-    trained(run, (0, 40))
+    trained(run, 40)
     (file,) = run.tensorboard.glob("*tfevents*")
     whole = file.read_bytes()
     file.write_bytes(whole[:-3])
-    curve = Curve()
-    curve.look(run)
+    curve = Curves(run.tensorboard, LOSS)
+    curve.look()
     file.write_bytes(whole)
-    curve.look(run)
-    assert curve.shown == (10.0, 20.0, 30.0, 40.0), "the rest of a record that was being written"
+    curve.look()
+    assert curve.losses == (10.0, 20.0, 30.0, 40.0), "the rest of a record that was being written"
     for name, content in {"0": struct.pack("<QI", 2**60, 0), "1": struct.pack("<QI", 4, 0) + b"\xff" * 8}.items():
         (run.tensorboard / f"{name}.tfevents").write_bytes(content + whole)
-    curve = Curve()
-    curve.look(run)
-    assert curve.shown == (10.0, 20.0, 30.0, 40.0)
+    curve = Curves(run.tensorboard, LOSS)
+    curve.look()
+    assert curve.losses == (10.0, 20.0, 30.0, 40.0)
