@@ -47,8 +47,9 @@ def tune(
     from cldctl.runs import home
     from cldctl.runs.tune import checkpoint_of, start
     from cldctl.show.console import err, strong
+    from cldctl.show.evaluations import show_tunings
     from cldctl.show.follow import follow_works_of
-    from cldctl.show.samplers import say_cost, show_tunings
+    from cldctl.show.submission import say_cost
 
     from .evaluate import remark
 
@@ -72,8 +73,8 @@ def tune(
         err.print(strong("tuning ", ", ".join(made.started)), text)
     works = [Tuning(run.tuned / request.id) for request in requests]
     stay = follow or where.blocks
-    if stay and (made.started or made.running) and (code := follow_works_of(run, works, f"tuning of {run.name}")):
-        raise typer.Exit(code)
+    if stay and (made.started or made.running):
+        follow_works_of(run, works, f"tuning of {run.name}")
     raise typer.Exit(show_tunings(run, works, as_json, stay))
 
 
@@ -169,12 +170,14 @@ def samplers(
     Example: cldctl bench samplers --sampler exponential --sampler fine=method=exponential,order=2,corrector=false
     """
     from cld_core.evaluation import registry
+    from cld_core.evaluation.evaluation import Evaluation
     from cld_core.ownership import require_may_change
     from cld_core.shards.request import require_few
     from cldctl.evals import samplers as evals
     from cldctl.runs.evaluate import division, place, steps_of
     from cldctl.runs.options import refuse_twice
-    from cldctl.show.samplers import list_samplers, show_comparison
+    from cldctl.show.evaluations import show_plan, show_samplers
+    from cldctl.show.follow import follow_works_of
     from cldctl.show.submission import say_where
 
     from .evaluate import looking, remark, start
@@ -207,7 +210,7 @@ def samplers(
     ):
         remark(text)
     if dry_run:
-        list_samplers(run, made)
+        show_plan(run, made)
         return
     require_may_change(run.path, "Nothing was evaluated")
     outcome = start(run, made.plan, where, size, max_parallel)
@@ -215,4 +218,7 @@ def samplers(
     if not stays and not as_json:
         say_where(run, made.plan, outcome)
         return
-    raise typer.Exit(show_comparison(run, made, as_json, csv, plot, wait=stays))
+    works = [Evaluation(run.evals / request.id) for request in made.requests]
+    if stays and not all(work.is_done for work in works):
+        follow_works_of(run, works, made.sweep.id)
+    raise typer.Exit(show_samplers(run, made, as_json, csv, plot, waited=stays))

@@ -1,7 +1,8 @@
-"""Results: the evaluations of a run, sweeps, samplers side by side, and runs or groups side by side."""
+"""Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side by side."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group as Lines
@@ -11,19 +12,39 @@ from rich.text import Text
 from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.published import PublishedSampler
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
-from cldctl.evals import averages, compare
+from cld_core.tuned.work import Tuning
+from cldctl.evals import averages
+from cldctl.evals import compare as comparison
 from cldctl.evals.averages import Line
 from cldctl.evals.compare import Result, quantities_of, verdict
-from cldctl.evals.samplers import best, published_for, references
-from cldctl.evals.table import keys_of, rows
+from cldctl.evals.samplers import Comparison, best, published_for, references, to_json, to_table
+from cldctl.evals.table import keys_of, rows, write_finished
+from cldctl.evals.table import plot as draw
+from cldctl.hints import command
+from cldctl.runs import survey
+from cldctl.runs.survey import Answers
+from cldctl.runs.work_status import evaluation_status, tuning_status
 
-from .console import err, out
+from .console import err, out, say_next
 from .format import count
-from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, short_keys, state_text, table
+from .tables import (
+    Cell,
+    cell_text,
+    counts_of,
+    present_in,
+    result_of,
+    result_text,
+    short_keys,
+    state_text,
+    table,
+    tuning_columns,
+)
 
 # What follows the best result of a column.
 BEST = "*"
@@ -67,12 +88,7 @@ def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
         "step": [count(entry["checkpoint_step"]) for entry in ordered],
         **{it.label: [result_of(entry, it, with_count=True) for entry in ordered] for it in present_in(entries)},
     }
-    return _under(f"{', '.join(entries[0]['metrics'])} against the step", table(columns, right=columns))
-
-
-def _under(title: str, drawn: RenderableType) -> RenderableType:
-    """A table below a title that is not folded to its width."""
-    return Lines(Text(title, style="bold"), drawn)
+    return table(columns, right=columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 def sweep_table(
@@ -117,7 +133,7 @@ def _one_result(
         for value in across.values
     }
     title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-    return _under(title, table(columns | results, right=results))
+    return table(columns | results, right=results, title=title)
 
 
 def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
@@ -237,29 +253,12 @@ def _how(results: Sequence[Result]) -> str:
     return "; ".join(dict.fromkeys(texts)) or "-"
 
 
-def compare_runs(runs: Sequence[RunFolder], checkpoint: str, as_json: bool) -> None:
-    """Compare runs.
+def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
+    """Print results side by side: of groups, averaged over seeds; of runs alone, marked against the first one.
 
     Raises:
-        NotFoundError: one has no results.
+        NotFoundError: a run, or all of the groups, have no results.
         UsageError: these cannot be compared.
-    """
-    columns = [compare.column(run, checkpoint) for run in runs]
-    if as_json:
-        print(json.dumps(compare.to_json(columns), indent=1))
-        return
-    lines = [Line(column.run, {}, (column,)) for column in columns]
-    out.print(compared(lines, is_marked=True))
-    for text in (*compare.differences(columns), *compare.warnings(columns), compare.rule(columns)):
-        if text is not None:
-            err.print(text, markup=False)
-
-
-def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
-    """Compare groups, averaged over seeds, and runs beside them.
-
-    Raises:
-        NotFoundError: none of the groups has results.
     """
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
     lines: list[Line] = []
@@ -270,16 +269,114 @@ def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json
             lines += found
             missing += without
         else:
-            column = compare.column(one, checkpoint)
-            lines.append(Line(column.run, {}, (column,)))
+            lines.append(Line(one.name, {}, (comparison.column(one, checkpoint),)))
     if not lines:
-        names = [group.name for group in chosen]
-        fix = f"Make some: `cldctl eval {names[0]} --elbo`."
-        raise NotFoundError(f"no run of {', '.join(names)} has a finished evaluation{of_step}. {fix}")
+        fix = f"Make some: `cldctl eval {chosen[0].name} --elbo`."
+        raise NotFoundError(
+            f"no run of {', '.join(group.name for group in chosen)} has a finished evaluation{of_step}. {fix}"
+        )
+    if any(isinstance(one, Group) for one in chosen):
+        content, is_marked = averages.to_json(lines, missing), False
+        texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
+        texts += [*averages.warnings(lines), averages.RULE]
+    else:
+        columns = [line.columns[0] for line in lines]
+        content, is_marked = comparison.to_json(columns), True
+        texts = [*comparison.differences(columns), *comparison.warnings(columns), comparison.rule(columns) or ""]
     if as_json:
-        print(json.dumps(averages.to_json(lines, missing), indent=1))
+        print(json.dumps(content, indent=1))
         return
-    out.print(compared(lines))
-    for text in (*(f"{name} has no finished evaluation{of_step}" for name in missing), *averages.warnings(lines)):
-        err.print(text, markup=False)
-    err.print(averages.RULE, markup=False)
+    out.print(compared(lines, is_marked=is_marked))
+    for text in filter(None, texts):
+        err.print(text)
+
+
+def statuses_of(works: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """State and results of evaluations, as `status` knows them."""
+    submitted = (event.job for work in works for event in work.ledger.history().submitted)
+    answers = survey.ask(submitted, max_age_s=survey.TO_LOOK_S)
+    return [evaluation_status(work, answers) for work in works]
+
+
+def say_files(run: RunFolder, sweep: Sweep) -> None:
+    """Write table and picture of a complete sweep, and print where they are."""
+    write_finished(run)
+    for name in ("table.csv", "plot.png"):
+        out.print(str(run.evals / sweep.id / name), no_wrap=True)
+
+
+def show_plan(run: RunFolder, made: Comparison) -> None:
+    """Print the samplers that would be compared."""
+    names = made.sweep.axes[0].values
+    settings = [made.asked.settings[name] for name in names]
+    out.print(table({"sampler": names, "settings": settings}, wraps="settings"))
+    nfe = ", ".join(map(str, made.asked.nfe))
+    text = f"{', '.join(made.asked.metrics)} at {nfe} evaluations; {made.asked.seeds} seeds"
+    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
+    out.print(f"{len(made.requests)} evaluations, of which nothing was started")
+
+
+def show_samplers(
+    run: RunFolder, made: Comparison, as_json: bool, csv: Path | None, plot: Path | None, *, waited: bool
+) -> int:
+    """Print the results of a comparison of samplers, and write the files; returns the exit code."""
+    statuses = statuses_of([Evaluation(run.evals / request.id) for request in made.requests])
+    missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
+    if as_json:
+        found = to_json(run, made.sweep, made.asked.settings)
+        print(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
+    else:
+        out.print(samplers(run, made.sweep, statuses))
+        if made.noisy:
+            out.print(f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}")
+    if missing:
+        see = command(f"status {run.name}", run)
+        err.failure(f"{len(missing)} of {len(statuses)} evaluations are not complete; see `{see}`")
+        return int(waited)
+    if not as_json:
+        say_files(run, made.sweep)
+    if csv is not None:
+        write_text(csv, to_table(run, made.sweep))
+    if plot is not None:
+        cells = rows(run, made.sweep)
+        draw(plot, made.sweep, cells, keys_of(cells), run.name)
+    for file in filter(None, (csv, plot)):
+        err.print(str(file), no_wrap=True)
+    return 0
+
+
+def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited: bool) -> int:
+    """Print the tunings that are complete, or the names of the others; returns the exit code."""
+    done = [work for work in works if work.solution is not None]
+    missing = [work.name for work in works if work not in done]
+    if as_json:
+        print(json.dumps({"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1))
+    elif done:
+        out.print(tunings([tuning_status(work, Answers({})) for work in done]))
+        err.print("rms distance from the network's own flow on held-out noise, per coordinate")
+    else:
+        out.print("\n".join(missing))
+    if missing and waited:
+        for name in missing:
+            err.failure(f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same command again")
+        return 1
+    if missing:
+        err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch")
+    else:
+        say_next(command(f"sample {run.name} --method tuned --nfe {works[-1].request.nfe}", run))
+    return 0
+
+
+def _tuning_to_json(work: Tuning) -> dict[str, Any]:
+    entry = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
+    if (found := work.solution) is None:
+        return entry
+    results = {"kept": found.kept, "rms": dict(found.rms), "digest": found.digest}
+    return {**entry, **results, "file": str(work.folder / "solution.json"), "about": dict(found.about)}
+
+
+def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Tunings as `status` knows them."""
+    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
+    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
+    return table(columns, right=right, optional=("step", "kept"), title="tunings")

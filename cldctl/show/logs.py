@@ -99,7 +99,7 @@ class Printer:
     def _say(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            err.print(text, style="yellow", markup=False)
+            err.print(text, style="yellow")
 
 
 def _print(line: bytes, *, is_error: bool) -> None:

@@ -20,7 +20,7 @@ from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
 
 from .console import err, out
-from .evaluations import by_step, evaluations, remarks, sweep_table
+from .evaluations import by_step, evaluations, remarks, sweep_table, tunings
 from .format import age, count, duration, number, short
 from .tables import (
     MANY,
@@ -34,7 +34,6 @@ from .tables import (
     short_keys,
     state_text,
     table,
-    tuning_columns,
 )
 from .usage import usage_line
 
@@ -236,7 +235,7 @@ def details(row: RunStatus) -> RenderableType:
         parts += [Text(), drawn]
     parts += _sweeps(row)
     if row.tunings:
-        parts += [Text(), _tunings(row.tunings)]
+        parts += [Text(), tunings(row.tunings)]
         parts += [Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]]
     return Lines(*parts, Text())
 
@@ -281,12 +280,6 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
             title = f"{entry['id']}: {entry['done']} of {len(entry['evaluations'])} evaluations complete"
             yield from (Text(), Text(title, style="bold"), sweep_table(sweep, sweep_rows(run, sweep), evals))
             yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
-
-
-def _tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
-    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
-    return table(columns, right=right, optional=("step", "kept"), title="tunings")
 
 
 @dataclass
@@ -362,11 +355,11 @@ def show(query: Query) -> None:
     """Print runs, or why there are none."""
     found = query.rows()
     if found.remark is not None:
-        err.print(found.remark, style="yellow", markup=False)
+        err.print(found.remark, style="yellow")
     for name, reason in found.closed.items():
-        err.print(f"{name}: {reason}", style="dim", markup=False)
+        err.print(f"{name}: {reason}", style="dim")
     if not found.rows:
-        err.print(_nothing(query, found.older), markup=False)
+        err.print(_nothing(query, found.older))
         return
     out.print(query.view(found.rows, fits=out.is_terminal and not query.everything and not query.chosen))
     if query.chosen:
@@ -375,7 +368,7 @@ def show(query: Query) -> None:
         err.print(f"{found.older:,} that ended over a week ago: --all", style="dim")
     for row in found.rows:
         if not row.is_readable:
-            err.print(f"{row.name}: {row.reason}", style="yellow", markup=False)
+            err.print(f"{row.name}: {row.reason}", style="yellow")
 
 
 def _nothing(query: Query, older: int) -> str:

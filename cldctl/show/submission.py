@@ -10,6 +10,7 @@ from cld_core.recipe import Recipe, dump
 from cld_core.recipe.differences import from_base
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
+from cld_core.tuned.request import TuneRequest
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
 from cldctl.evals.plan import EvaluationPlan
@@ -27,6 +28,7 @@ from cldctl.runs.training import without_jobs
 from .console import err, out, say_next, shows_bars, strong
 from .follow import follow_group, follow_run
 from .format import keys_differ
+from .progress import Working
 from .usage import estimate_line
 
 
@@ -92,12 +94,12 @@ def _differences(file: Path, given: Sequence[str], profile: Path | None) -> None
 
 
 def _show(text: str) -> None:
-    out.print(text, markup=False, no_wrap=True)
+    out.print(text, no_wrap=True)
 
 
 def remark(text: str) -> None:
     """Say what people should know."""
-    err.print(text, markup=False, style="yellow")
+    err.print(text, style="yellow")
 
 
 def started(run: RunFolder) -> None:
@@ -119,12 +121,12 @@ def finish(begun: Begun, follow: bool) -> int:
     run, cluster = begun.run, begun.cluster
     # On a terminal, its name has just been said.
     if not (out.is_terminal and shows_bars()):
-        out.print(run.name, markup=False)
+        out.print(run.name)
     if not cluster.blocks:
         _left_out(run)
         err.print(f"job {begun.job.job_id} ({cluster.name})")
         for text in (*(f"then evaluation {name}" for name in begun.evaluations), *begun.said):
-            err.print(text, markup=False)
+            err.print(text)
     if follow or cluster.blocks:
         return follow_run(run, begun.evaluations)
     say_next(*(command(text, run) for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")))
@@ -134,7 +136,7 @@ def finish(begun: Begun, follow: bool) -> int:
 def finish_group(begun: BegunGroup, follow: bool) -> int:
     """As `finish`, for the runs of a group."""
     group, cluster = begun.group, begun.cluster
-    out.print(group.name, markup=False)
+    out.print(group.name)
     done = {
         "new": begun.new,
         "resumed": begun.resumed,
@@ -170,15 +172,15 @@ def _left_out(run: RunFolder) -> None:
 def interrupted(run: RunFolder, job: JobRef) -> None:
     """Say what goes on after Ctrl-C, and what does not."""
     goes_on = f"{run.name} is submitted as job {job.job_id} and goes on"
-    err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)", markup=False)
+    err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)")
     if (missing := without_jobs(run)) is not None:
-        err.print(missing, markup=False)
+        err.print(missing)
 
 
 def say_estimate(options: SubmitOptions, start: float | None) -> None:
     """Say how long a run will take, and when it begins, as far as this is known."""
     found = estimate(options.path.parent, options.recipe, without=options.path.name)
-    err.print(estimate_line(found, start), markup=False)
+    err.print(estimate_line(found, start))
 
 
 def say_outcome(run: RunFolder, made: EvaluationPlan, outcome: Outcome, where: Cluster) -> None:
@@ -198,12 +200,29 @@ def say_outcome(run: RunFolder, made: EvaluationPlan, outcome: Outcome, where: C
         what = ("evaluations",) if several else ("evaluation ", which)
         err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({where.name})")
     for text in outcome.said:
-        err.print(text, markup=False)
+        err.print(text)
 
 
 def say_where(run: RunFolder, made: EvaluationPlan, outcome: Outcome) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
     names = [request.id for request in made.requests]
-    out.print(made.sweep.id if made.sweep is not None else "\n".join(names), markup=False)
+    out.print(made.sweep.id if made.sweep is not None else "\n".join(names))
     log = f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f"
     say_next(command(f"status {run.name}", run), command(log, run))
+
+
+def say_cost(recipe: Recipe, todo: Sequence[TuneRequest]) -> None:
+    """Say how many evaluations of the network tunings will take, if any are to come."""
+    if not todo:
+        return
+    with Working("counting evaluations"):
+        from cld_core import sde
+        from cld_core.tuned import cost
+
+        diffusion = sde.build(recipe.sde)
+        most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)
+    first = todo[0]
+    minutes = first.budget_min
+    limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
+    solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
+    err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")

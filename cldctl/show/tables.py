@@ -54,14 +54,14 @@ def table(
             widths.pop(heading, None)
     shown = {heading: columns[heading] for heading in widths}
     if not _fits(widths, least):
-        return Group(*([Text(title, style="bold")] if title else []), *_lists(columns))
+        return _under(title, *_lists(columns))
     if names is not None:
         others = sum(min(width, least.get(it, width)) for it, width in widths.items() if it != names)
         widths[names] = min(widths[names], max(out.width - others - _GAP * len(widths), _NAME))
         shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
     if len(next(iter(shown.values()), ())) > MANY:
-        return Text("\n".join(_lines(shown, widths, right)), no_wrap=True, overflow="ignore")
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+        return _under(title, Text("\n".join(_lines(shown, widths, right)), no_wrap=True, overflow="ignore"))
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in shown:
         is_number = heading in right
         limit = _LONGEST if heading == wraps and not out.is_terminal else None
@@ -71,7 +71,12 @@ def table(
     for row in zip(*shown.values(), strict=True):
         # A string is searched for markup, which is slow.
         drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
-    return drawn
+    return _under(title, drawn)
+
+
+def _under(title: str | None, *drawn: RenderableType) -> RenderableType:
+    """What is drawn below a title, which is not folded to its width."""
+    return Group(*([] if title is None else [Text(title, style="bold")]), *drawn)
 
 
 def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
