@@ -1,9 +1,11 @@
-"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one."""
+"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one; what `why` says."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group as Lines
@@ -12,12 +14,17 @@ from rich.text import Text
 
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.texts import one_line
 from cldctl.evals.table import rows as sweep_rows
+from cldctl.hints import command
 from cldctl.runs import selection, survey
+from cldctl.runs.failing import FirstFailure
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
+from cldctl.runs.survey import Answers
+from cldctl.runs.why import Why
 
 from .console import err, out
 from .evaluations import by_step, evaluations, remarks, sweep_table, tunings
@@ -37,8 +44,10 @@ from .tables import (
 )
 from .usage import usage_line
 
+# The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
+_MOST_ATTEMPTS, _MOST_LINES = 4, 6
 # Of a run that keeps no copy of its code.
-LIVE_CODE = "the live checkout (--live-code)"
+_LIVE_CODE = "the live checkout (--live-code)"
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
@@ -265,7 +274,7 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
     if row.job_id is not None:
         yield "job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "")
     if row.code == "live":
-        yield "code", LIVE_CODE
+        yield "code", _LIVE_CODE
     yield "folder", row.path
     yield from (("changed", Text(change, style="yellow")) for change in row.changes)
     yield from (("problem", Text(problem, style="yellow")) for problem in row.problems)
@@ -282,40 +291,65 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
             yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
 
 
+@dataclass(frozen=True)
+class Look:
+    """What was seen in one look.
+
+    Attributes:
+        rows: that are listed.
+        older: how many more ended over a week ago.
+        found: all runs, those that are not listed, too.
+        closed: folders that cannot be seen, and why.
+        problem: why nothing could be seen.
+    """
+
+    rows: Sequence[RunStatus] = ()
+    older: int = 0
+    found: Sequence[RunStatus] = ()
+    answers: Answers = field(default_factory=lambda: Answers({}))
+    closed: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing about the answers of clusters, and about folders."""
+        remark = [self.answers.remark] if self.answers.remark else []
+        return [*remark, *(f"{name}: {reason}" for name, reason in self.closed.items())]
+
+
 @dataclass
 class Query:
     """Which runs are shown, and in which order.
 
     Attributes:
+        chosen: those that somebody named; none for all that ``which`` selects.
         groups: those whose runs are among ``chosen`` because somebody named the group.
     """
 
     index: Index
-    chosen: list[RunFolder]
-    groups: list[str]
     which: Selection
-    everything: bool
-    sort: str
-    reverse: bool
+    everything: bool = False
+    chosen: Sequence[RunFolder] = ()
+    groups: Sequence[str] = ()
+    sort: str = "created"
+    reverse: bool = False
 
-    def rows(self) -> "Found":
-        """The rows to show now."""
-        closed: dict[str, str] = {}
+    def look(self) -> Look:
+        """What there is now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            rows = [named_status(run, answers) for run in self.chosen]
+            look = Look(found=[named_status(run, answers) for run in self.chosen], answers=answers)
         else:
-            found = self.index.look(max_age_s=survey.TO_LOOK_S)
-            rows, answers, closed = found.rows, found.answers, found.closed
-        rows = self.which.of(rows)
-        recent = rows
+            seen = self.index.look(max_age_s=survey.TO_LOOK_S)
+            look = Look(found=seen.rows, answers=seen.answers, closed=seen.closed)
+        rows = recent = self.which.of(look.found)
         if not self.chosen and not self.everything and self.which.is_empty:
             recent = selection.recent(rows)
         if not self.chosen or self.sort != "created":
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
-        return Found(recent, len(rows) - len(recent), answers.remark, closed)
+        return replace(look, rows=recent, older=len(rows) - len(recent))
 
-    def view(self, rows: list[RunStatus], *, fits: bool) -> RenderableType:
+    def view(self, rows: Sequence[RunStatus], *, fits: bool) -> RenderableType:
         """How rows are shown.
 
         Args:
@@ -330,43 +364,31 @@ class Query:
         return overview_with_groups(rows, height, is_grouped=is_grouped, is_sorted=is_sorted)
 
 
-@dataclass(frozen=True)
-class Found:
-    """The rows, how many more ended long ago, a remark on the clusters' answers, and folders that cannot be seen."""
-
-    rows: list[RunStatus]
-    older: int
-    remark: str | None
-    closed: dict[str, str]
-
-
 def watch(query: Query) -> None:
     """Show runs on a terminal, again every second, until it is interrupted."""
     # Most commands show nothing that moves.
     from rich.live import Live
 
-    with Live(query.view(query.rows().rows, fits=True), console=out, auto_refresh=False) as live:
+    with Live(console=out, auto_refresh=False) as live:
         while True:
+            live.update(query.view(query.look().rows, fits=True), refresh=True)
             time.sleep(1.0)
-            live.update(query.view(query.rows().rows, fits=True), refresh=True)
 
 
 def show(query: Query) -> None:
     """Print runs, or why there are none."""
-    found = query.rows()
-    if found.remark is not None:
-        err.print(found.remark, style="yellow")
-    for name, reason in found.closed.items():
-        err.print(f"{name}: {reason}", style="dim")
-    if not found.rows:
-        err.print(_nothing(query, found.older))
+    look = query.look()
+    for remark in look.remarks:
+        err.print(remark, style="yellow")
+    if not look.rows:
+        err.print(_nothing(query, look.older))
         return
-    out.print(query.view(found.rows, fits=out.is_terminal and not query.everything and not query.chosen))
+    out.print(query.view(look.rows, fits=out.is_terminal and not query.everything and not query.chosen))
     if query.chosen:
         return
-    if found.older:
-        err.print(f"{found.older:,} that ended over a week ago: --all", style="dim")
-    for row in found.rows:
+    if look.older:
+        err.print(f"{look.older:,} that ended over a week ago: --all", style="dim")
+    for row in look.rows:
         if not row.is_readable:
             err.print(f"{row.name}: {row.reason}", style="yellow")
 
@@ -379,3 +401,64 @@ def _nothing(query: Query, older: int) -> str:
     if older:
         return f"no recent runs in {root}; {older:,} ended over a week ago. `cldctl status --all` shows them."
     return f"no runs in {root}. Start one: cldctl submit toy_demo"
+
+
+def explanation(why: Why) -> RenderableType:
+    """The answer of `cldctl why`, on one screen, the most important first."""
+    return Lines(*_explained(why))
+
+
+def _explained(why: Why) -> Iterator[RenderableType]:
+    row = why.row
+    yield Text.assemble((row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold")
+    if why.waiting is not None and why.waiting.expected is not None:
+        yield _fact("begins", f"in {duration(why.waiting.expected - time.time())}, as the scheduler expects")
+    if why.attempts:
+        yield attempts([{**row, "detail": None} for row in why.attempts[-_MOST_ATTEMPTS:]])
+        if len(why.attempts) > _MOST_ATTEMPTS:
+            yield Text(f"{len(why.attempts) - _MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim")
+    if why.failed is not None:
+        yield from _failure(why.failed, RunFolder(row.path))
+    if why.excluded:
+        yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
+    if row.code == "live":
+        yield _fact("code", _LIVE_CODE)
+    for change in why.changed:
+        yield _fact("changed", change, "yellow")
+    if why.usage is not None and why.usage.used > 0:
+        yield _fact("usage", usage_line(why.usage.to_dict()))
+    for problem in why.problems:
+        yield _fact("problem", problem, "yellow")
+    if why.do:
+        yield _fact("do", why.do)
+    for place, text in enumerate(why.next):
+        fact = _fact("next" if place == 0 else "or", command(text, RunFolder(row.path)), "bold" if place == 0 else "")
+        # The terminal breaks it, so that it can be copied.
+        fact.no_wrap, fact.overflow = True, "ignore"
+        yield fact
+
+
+def _fact(name: str, text: str, style: str = "") -> Text:
+    return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
+
+
+def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
+    where = f" on {failed.host}" if failed.host else ""
+    when = f", {age(failed.time)}" if failed.time else ""
+    reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
+    if failed.rank is None:
+        text = f"attempt {failed.attempt}; the first rank to fail is unknown"
+    else:
+        text = f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
+    yield _fact("failed", f"{text}{when}{reason}", "red")
+    if failed.file is not None:
+        yield _fact("", _shown(failed.file, run))
+    for line in failed.lines[-_MOST_LINES:]:
+        # A long line is cut, not folded: the screen is for the last words, `logs --failed` for all of them.
+        yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def _shown(file: Path, run: RunFolder) -> str:
+    """A path as it can be opened from here, the shorter one."""
+    relative = os.path.relpath(file)
+    return min(relative, str(file), key=len) if file.is_relative_to(run.path) else str(file)

@@ -181,6 +181,15 @@ def report(row: RunStatus) -> Command:
     return Command(f"report {row.name}", ["report", row.path], run=RunFolder(row.path))
 
 
+# By the name of a command: what it does to a run, and to a group of runs.
+ACTIONS: dict[str, tuple[Callable[[RunStatus], Command], Callable[[str, Sequence[RunStatus]], Command] | None]] = {
+    "resume": (resume, resume_group),
+    "cancel": (cancel, cancel_group),
+    "sample": (sample, None),
+    "report": (report, None),
+}
+
+
 def _require_queue(run: RunFolder, words: str) -> None:
     """Refuse what would train inside the command that starts it, for as long as it takes.
 

@@ -1,17 +1,256 @@
-"""`cldctl top` as an application of textual."""
+"""`cldctl top` as an application of textual: the list of runs, everything about the selected one, and keys that act."""
 
 import os
+import threading
+import time
+from functools import partial
+from operator import is_
 from pathlib import Path
 from typing import ClassVar
 
-from textual.app import App
+from rich.console import Group, RenderableType
+from rich.text import Text
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.containers import VerticalScroll
+from textual.notifications import SeverityLevel
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Footer, Input, Static
 
+from cld_core.errors import UsageError
+from cld_core.texts import one_line
 from cldctl.runs.selection import Selection
+from cldctl.runs.state import STATES
+from cldctl.runs.status import RunStatus
+from cldctl.show.format import duration
+from cldctl.show.runs import Look, group_details, states
 
-from .feed import RunFeed
-from .main_screen import MainScreen
+from .actions import ACTIONS, Command
+from .detail import Detail, Printable, panel
+from .feed import FileFeed, RunFeed
+from .logs import LogScreen, OutputScreen, Watching
+from .run_table import FILTERS, Line, RunTable, arranged, matching
+
+# A scheduler that has kept a look waiting for so many seconds is mentioned.
+_PATIENCE_S = 3.0
+
+
+class Question(ModalScreen[bool]):
+    """A question that is answered by y or n; n is what everything else means."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "dismiss(True)", "Yes"),
+        Binding("n,escape,q,enter", "dismiss(False)", "No"),
+    ]
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self._command = command
+
+    def compose(self) -> ComposeResult:
+        question, about = self._command.title, self._command.about or ""
+        yield Static(Text.assemble((f"{question}?", "bold"), f"\n{about}\n\ny yes   n no"))
+        yield Footer(compact=True)
+
+
+class MainScreen(Watching):
+    """Runs and details. What takes a moment happens in threads.
+
+    Args:
+        feed: what the runs are doing.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "act('resume')", "Resume", tooltip="the run, or all runs of a group; asks first"),
+        Binding("c", "act('cancel')", "Cancel", tooltip="the run, or all runs of a group; asks first"),
+        Binding("s", "act('sample')", "Sample", tooltip="draw samples of the run"),
+        Binding("o", "act('report')", "Report", tooltip="write the page of the run, and open it"),
+        Binding("space", "fold", "Fold", tooltip="or unfold a group of runs"),
+        Binding("slash", "filter", "Filter", tooltip="show only runs that contain these words"),
+        Binding("escape", "clear", "Clear filters and messages", show=False),
+        *(Binding(key, f"state('{key}')", f"Show {name} runs", show=False) for key, (name, _) in FILTERS.items()),
+    ]
+
+    def __init__(self, feed: RunFeed) -> None:
+        super().__init__()
+        self._feed, self._files = feed, FileFeed()
+        self._look, self._has_looked = Look(), False
+        self._detail: Detail | None = None
+        # What the panel shows; nothing yet.
+        self._drawn: tuple[object, ...] = (self,)
+        self._ended = threading.Event()
+        # Groups that somebody has folded or unfolded.
+        self._turned: set[str] = set()
+        self._filter_key, self._words = "0", ""
+        # What goes on, or has ended, by title.
+        self.commands: dict[str, Command] = {}
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="counts")
+        yield RunTable(self._files.losses)
+        with VerticalScroll(id="panel"):
+            yield Static(id="detail")
+        yield Static(id="remarks")
+        yield Input(id="words", placeholder="words in name, group, tags, user or state; enter keeps them, esc clears")
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#words").display = False
+        self.query_one(RunTable).focus()
+        self.set_interval(1.0, self._show_remarks)
+        self.in_background(partial(self._feed.go_on, partial(self.later, self._looked), self._ended.wait))
+        self.in_background(partial(self._files.go_on, partial(self.later, self._read)))
+        self._show()
+
+    def on_unmount(self) -> None:
+        self._ended.set()
+        self._files.end()
+
+    @property
+    def selected(self) -> Line | None:
+        return self.query_one(RunTable).selected
+
+    def _looked(self, look: Look) -> None:
+        self._look, self._has_looked = look, True
+        self._show()
+
+    def _read(self, detail: Detail | None) -> None:
+        self._detail = detail
+        self._show()
+
+    def on_data_table_row_highlighted(self) -> None:
+        self._show_selected()
+
+    def _show(self) -> None:
+        rows = matching(self._look.rows, self._filter_key, self._words)
+        self.query_one(RunTable).show(arranged(rows, self._turned))
+        only = FILTERS[self._filter_key][0] if self._filter_key != "0" else ""
+        only += f' "{self._words}"' if self._words else ""
+        counts = Text.assemble((f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows))
+        for state, style in STATES.items():
+            counts.highlight_words([state], style)
+        self.query_one("#counts", Static).update(counts.append(f"  {self._feed.root}"))
+        self._show_selected()
+        self._show_remarks()
+
+    def _show_selected(self) -> None:
+        line, detail = self.selected, self._detail
+        row = None if line is None else line.row
+        self._files.want(row, self.query_one(RunTable).visible_rows, self._look.answers)
+        losses = () if row is None else self._files.losses(row)
+        drawn = (line, detail, losses, self._look)
+        if all(map(is_, drawn, self._drawn)):
+            return
+        self._drawn = drawn
+        shown: RenderableType = Text(self._nothing(), "dim")
+        if row is not None:
+            # Until its files are read: what the list knows.
+            is_read = detail is not None and detail.row.path == row.path
+            shown = panel((detail if is_read else None) or Detail(row), losses)
+        elif line is not None:
+            hint = f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of its runs"
+            shown = Group(Printable(group_details(line.name, line.members)), Text(hint, "dim"))
+        self.query_one("#panel").border_title = Text("" if line is None else one_line(line.name))
+        self.query_one("#detail", Static).update(shown)
+
+    def _nothing(self) -> str:
+        """What is said instead of runs."""
+        if not self._has_looked:
+            return "looking for runs ..."
+        if self._look.rows:
+            return "no run matches the filter; esc clears it"
+        if self._look.older:
+            return f"no recent runs; {self._look.older:,} ended over a week ago: cldctl top --all"
+        return "no runs here. Start one: cldctl submit toy_demo"
+
+    def _show_remarks(self) -> None:
+        """What is wrong with the looks, or worth knowing about them."""
+        since, look = self._feed.since, self._look
+        waited = 0.0 if since is None else time.monotonic() - since
+        late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
+        lines = [late if waited > _PATIENCE_S else None, look.problem, self._files.problem, *look.remarks]
+        remarks = self.query_one("#remarks", Static)
+        remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
+        remarks.display = any(lines)
+
+    def action_fold(self) -> None:
+        line = self.selected
+        if line is None or line.group is None:
+            self.notify("Select a group of runs, or a run of one, to fold it.", severity="warning")
+        else:
+            self._turned ^= {line.group}
+            self._show()
+
+    def action_filter(self) -> None:
+        self.query_one("#words").display = True
+        self.query_one("#words").focus()
+
+    def action_state(self, key: str) -> None:
+        self._filter_key = key
+        self._show()
+
+    def action_clear(self) -> None:
+        self._filter_key = "0"
+        self.query_one(Input).value = ""
+        self.app.clear_notifications()
+        self.app.action_hide_help_panel()
+        self.on_input_submitted()
+        self._show()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._words = event.value
+        self._show()
+
+    def on_input_submitted(self) -> None:
+        self.query_one("#words").display = False
+        self.query_one(RunTable).focus()
+
+    def action_logs(self) -> None:
+        if (row := self._row()) is not None:
+            self.app.push_screen(LogScreen(row.path))
+
+    def _row(self) -> RunStatus | None:
+        """The run that is selected; says so if none is."""
+        line = self.selected
+        if line is None or line.row is None:
+            self.notify("Select a run of the group." if line else "There are no runs yet.", severity="warning")
+        return None if line is None else line.row
+
+    def action_act(self, name: str) -> None:
+        """Do something to what is selected, after a question if there is one; or say why not."""
+        line, (of_run, of_group) = self.selected, ACTIONS[name]
+        try:
+            if line is not None and line.row is None and of_group is not None:
+                command = of_group(line.name, [row for row in self._look.found if row.group == line.group])
+            elif (row := self._row()) is not None:
+                command = of_run(row)
+            else:
+                return
+        except UsageError as error:
+            self.notify(str(error), severity="warning", markup=False)
+            return
+        if command.about is None:
+            self._start(command)
+        else:
+            self.app.push_screen(Question(command), lambda answer: self._start(command) if answer else None)
+
+    def _start(self, command: Command) -> None:
+        before = self.commands.get(command.title)
+        if before is None or before.code is not None:
+            self.commands[command.title] = command
+            self.in_background(partial(command.start, partial(self.later, self._printed, command)))
+        elif not command.is_watched:
+            self.notify(f"{command.title}: still in progress", severity="warning", markup=False)
+        if command.is_watched:
+            self.app.push_screen(OutputScreen(self.commands[command.title]))
+
+    def _printed(self, command: Command) -> None:
+        screen = self.app.screen
+        if isinstance(screen, OutputScreen) and screen.command is command:
+            screen.show()
+        else:
+            severity: SeverityLevel = "error" if command.code else "information"
+            self.notify(command.message, title=command.title, severity=severity, markup=False)
 
 
 class Top(App[None]):

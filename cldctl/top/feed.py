@@ -6,42 +6,22 @@ The first asks as `status --watch` does, and may have to wait for a scheduler; t
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from cld_core.run import RunFolder
 from cldctl.page.curves import Curve
-from cldctl.runs import selection, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
+from cldctl.show.runs import Look, Query
 
 from .detail import Detail, detail_of
 
 # Seconds between two looks, as of `status --watch`.
 EVERY_S = 1.0
-
-
-@dataclass(frozen=True)
-class Look:
-    """What was seen in one look.
-
-    Attributes:
-        rows: that are listed, oldest first; of a look that failed, those of the one before.
-        older: how many more ended over a week ago.
-        remarks: what is worth knowing about the answers of clusters, and about folders that cannot be seen.
-        problem: why nothing could be seen.
-        found: all runs of the folder, those that are not listed, too.
-    """
-
-    rows: Sequence[RunStatus] = ()
-    older: int = 0
-    answers: Answers = field(default_factory=lambda: Answers({}))
-    remarks: Sequence[str] = ()
-    problem: str | None = None
-    found: Sequence[RunStatus] = ()
 
 
 class RunFeed:
@@ -55,30 +35,21 @@ class RunFeed:
     def __init__(self, root: Path, which: Selection, *, everything: bool) -> None:
         self.root = root
         self._which, self._everything = which, everything
-        self._index: Index | None = None
+        self._query: Query | None = None
         self._last = Look()
         # When the look that goes on has begun, by the monotonic clock; None between two.
         self.since: float | None = None
 
     def look(self) -> Look:
-        """Ask once. It never raises."""
+        """Ask once. It never raises: of a look that fails, the rows are those of the one before."""
         self.since = time.monotonic()
         try:
-            self._last = self._look()
+            self._query = self._query or Query(Index(self.root), self._which, self._everything)
+            self._last = self._query.look()
         except Exception as error:
-            self._last = replace(self._last, remarks=(), problem=f"{self.root}: {said(error)}")
+            self._last = replace(self._last, problem=f"{self.root}: {said(error)}")
         self.since = None
         return self._last
-
-    def _look(self) -> Look:
-        self._index = self._index or Index(self.root)
-        found = self._index.look(max_age_s=survey.TO_LOOK_S)
-        rows = shown = self._which.of(found.rows)
-        if not self._everything and self._which.is_empty:
-            shown = selection.recent(rows)
-        closed = [f"{name}: {reason}" for name, reason in found.closed.items()]
-        remark = [found.answers.remark] if found.answers.remark else []
-        return Look(shown, len(rows) - len(shown), found.answers, [*remark, *closed], found=found.rows)
 
     def go_on(self, publish: Callable[[Look], object], wait: Callable[[float], bool]) -> None:
         """Look again and again.

@@ -13,8 +13,9 @@ from cldctl.runs import selection, status, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.show import runs as shown_runs
-from cldctl.top import feed, main_screen
-from cldctl.top.feed import FileFeed, Look, RunFeed
+from cldctl.show.runs import Look
+from cldctl.top import app, feed
+from cldctl.top.feed import FileFeed, RunFeed
 from tests.support import on_screen as made_up
 from tests.support import scheduler
 from tests.support.on_screen import Fleet
@@ -41,9 +42,9 @@ def slurm(monkeypatch: pytest.MonkeyPatch, clock: Together) -> Iterator[Schedule
 
 def watch(clock: Together, root: Path) -> None:
     """What `status --watch` does."""
-    asked = shown_runs.Query(Index(root), [], [], selection.selection(), False, "created", False)
+    asked = shown_runs.Query(Index(root), Selection())
     while True:
-        asked.rows()
+        asked.look()
         clock.sleep(1.0)
 
 
@@ -108,7 +109,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
 
     monkeypatch.setattr(client, "run", ask)
     monkeypatch.setattr(survey, "TO_LOOK_S", 0.0)
-    monkeypatch.setattr(main_screen, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(app, "_PATIENCE_S", 0.0)
 
     async def look(screen: Screen) -> None:
         await screen.select("celebahq-cld-1125-0911-k3fa")
