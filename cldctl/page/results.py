@@ -13,7 +13,7 @@ from cld_core.evaluation.evaluation import evaluations_of
 from cld_core.recipe.ema import EmaSpec
 from cld_core.run import RunFolder
 from cldctl.evals.compare import Result, results_of
-from cldctl.show.tables import result_text
+from cldctl.show.evaluations import result_text
 
 from .document import table
 

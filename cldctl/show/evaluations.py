@@ -1,7 +1,7 @@
 """Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side by side."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,63 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.work_status import evaluation_status, tuning_status
 
 from .console import err, out, say_next
-from .format import count
-from .tables import (
-    Cell,
-    cell_text,
-    counts_of,
-    present_in,
-    result_of,
-    result_text,
-    short_keys,
-    state_text,
-    table,
-    tuning_columns,
-)
+from .format import count, number
+from .tables import Cell, short_keys, state_text, table
 
 # What follows the best result of a column.
 BEST = "*"
 _STYLE = {"better": "bold green", "worse": "bold red"}
+
+
+def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
+    """The numbers that any of these evaluations has, in the order of the table of metrics."""
+    return [
+        quantity for _, quantity in registry.quantities() if any(quantity.key in entry["results"] for entry in evals)
+    ]
+
+
+def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_count: bool = False) -> str:
+    """A result of an evaluation's row of ``status``; a dash if it has none.
+
+    Args:
+        with_count: add of how many samples or test points it is.
+    """
+    result = entry["results"].get(quantity.key)
+    if not result:
+        return "-"
+    text, of = result_text(quantity, result["value"], result["stderr"]), counts_of(entry, [quantity])
+    return f"{text} ({', '.join(of)})" if with_count and of else text
+
+
+def counts_of(
+    entry: Mapping[str, Any], quantities: Iterable[Quantity] | None = None, show: Callable[[int], str] = count
+) -> list[str]:
+    """Of how many samples and test points the results of an evaluation are: ["50,000 samples", "2,000 points"].
+
+    Args:
+        quantities: of which results; None for all.
+    """
+    keys = None if quantities is None else {quantity.key for quantity in quantities}
+    words = (
+        f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
+        for metric, quantity in registry.quantities()
+        if (result := entry["results"].get(quantity.key)) and result.get("n") is not None
+        if keys is None or quantity.key in keys
+    )
+    return list(dict.fromkeys(words))
+
+
+def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
+    """A result and its standard error, with the decimals of its kind."""
+    error = "" if stderr is None else f" ± {stderr:.{quantity.digits}f}"
+    return f"{value:.{quantity.digits}f}{error}"
+
+
+def cell_text(quantity: Quantity, row: Mapping[str, Any]) -> str:
+    """`result_text` of a row of a sweep (`evals.table.rows`) that has the result, with the share of lost samples."""
+    text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
+    share = row.get(f"{quantity.key}_nonfinite")
+    return f"{text} ({100 * share:.2g}% lost)" if share else text
 
 
 def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -118,10 +158,10 @@ def _one_result(
     label = quantity.label if quantity is not None else "states"
     heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
     lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, row in enumerate(rows):
+    for place, row in enumerate(rows):
         cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down) or (label,), {})
         if quantity is not None and row[quantity.key] is not None:
-            mark = "" if best is None else BEST if (quantity.key, number) in best else " "
+            mark = "" if best is None else BEST if (quantity.key, place) in best else " "
             cells[row[across.key]] = cell_text(quantity, row) + mark
         else:
             state = evals.get(row["evaluation"], {}).get("state", "-").lower()
@@ -380,3 +420,18 @@ def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
     right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
     return table(columns, right=right, optional=("step", "kept"), title="tunings")
+
+
+def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
+    """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
+    return {
+        "tuning": [it["id"] for it in entries],
+        "state": [it["state"] for it in entries],
+        "NFE": [str(it["nfe"]) for it in entries],
+        "step": [count(it["checkpoint_step"]) for it in entries],
+        "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],
+        "kept": [it["kept"] or "-" for it in entries],
+        "untuned rms": [number(it["rms"].get("untuned"), 3) for it in entries],
+        "rms": [number(it["rms"].get(it["kept"]), 3) for it in entries],
+        "gain": ["-" if it["gain"] is None else f"{it['gain']:.1f}x" for it in entries],
+    }

@@ -27,21 +27,9 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 
 from .console import err, out
-from .evaluations import by_step, evaluations, remarks, sweep_table, tunings
+from .evaluations import by_step, counts_of, evaluations, present_in, remarks, result_of, sweep_table, tunings
 from .format import age, count, duration, number, short
-from .tables import (
-    MANY,
-    Cell,
-    attempts,
-    counts_of,
-    facts,
-    present_in,
-    progress_bar,
-    result_of,
-    short_keys,
-    state_text,
-    table,
-)
+from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table
 from .usage import usage_line
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.

@@ -4,7 +4,6 @@ import os
 import threading
 import time
 from functools import partial
-from operator import is_
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,10 +25,9 @@ from cldctl.show.format import duration
 from cldctl.show.runs import Look, group_details, states
 
 from .actions import ACTIONS, Command
-from .detail import Detail, Printable, panel
-from .feed import FileFeed, RunFeed
+from .detail import Detail, FileFeed, Printable, panel
 from .logs import LogScreen, OutputScreen, Watching
-from .run_table import FILTERS, Line, RunTable, arranged, matching
+from .run_table import FILTERS, Line, RunFeed, RunTable, arranged, matching
 
 # A scheduler that has kept a look waiting for so many seconds is mentioned.
 _PATIENCE_S = 3.0
@@ -76,8 +74,6 @@ class MainScreen(Watching):
         self._feed, self._files = feed, FileFeed()
         self._look, self._has_looked = Look(), False
         self._detail: Detail | None = None
-        # What the panel shows; nothing yet.
-        self._drawn: tuple[object, ...] = (self,)
         self._ended = threading.Event()
         # Groups that somebody has folded or unfolded.
         self._turned: set[str] = set()
@@ -137,16 +133,11 @@ class MainScreen(Watching):
         line, detail = self.selected, self._detail
         row = None if line is None else line.row
         self._files.want(row, self.query_one(RunTable).visible_rows, self._look.answers)
-        losses = () if row is None else self._files.losses(row)
-        drawn = (line, detail, losses, self._look)
-        if all(map(is_, drawn, self._drawn)):
-            return
-        self._drawn = drawn
         shown: RenderableType = Text(self._nothing(), "dim")
         if row is not None:
             # Until its files are read: what the list knows.
             is_read = detail is not None and detail.row.path == row.path
-            shown = panel((detail if is_read else None) or Detail(row), losses)
+            shown = panel((detail if is_read else None) or Detail(row), self._files.losses(row))
         elif line is not None:
             hint = f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of its runs"
             shown = Group(Printable(group_details(line.name, line.members)), Text(hint, "dim"))

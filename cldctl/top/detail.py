@@ -1,8 +1,12 @@
-"""Everything about the run that is selected: its curve, attempts and shards drawn, then what `cldctl status` says."""
+"""Everything about the run that is selected: its curve, attempts and shards drawn, then what `cldctl status` says.
 
+Its files are read in the background, which waits for no scheduler.
+"""
+
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -22,14 +26,14 @@ from cld_core.run.events import CAUSES, Cause, Submitted
 from cld_core.run.timeline import Stretch
 from cld_core.shards import state as shard_state
 from cld_core.texts import local_time, printable
+from cldctl.page.curves import Curve
 from cldctl.runs import why
-from cldctl.runs.state import STATES, WAITS
+from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 from cldctl.show.format import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS: dict[Cause | None, str] = {
@@ -44,6 +48,8 @@ _SHARDS = {
     "failed": ("×", "bold red"),
     "missing": ("·", "dim"),
 }
+# Seconds between two looks at the files.
+EVERY_S = 1.0
 # Shards that are drawn of one evaluation.
 _MOST_SHARDS = 500
 # Lines of the curve, its colour, and the share of the losses, at either end, that may be beyond its scale.
@@ -78,6 +84,72 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
     return Detail(row, explained, shards)
 
 
+class FileFeed:
+    """Reads the files of what is on the screen: the loss of every run, everything about the selected one.
+
+    Attributes:
+        curves: by the path of a run.
+        problem: why the last read failed.
+    """
+
+    def __init__(self) -> None:
+        self.curves: dict[str, Curve] = {}
+        self.problem: str | None = None
+        self._selected: RunStatus | None = None
+        self._shown: Sequence[RunStatus] = ()
+        self._answers = Answers({})
+        self._changed = threading.Event()
+        self._is_over = False
+        # Of runs whose curve is complete, the state and step that it was read for.
+        self._complete: dict[str, tuple[str, int]] = {}
+
+    def losses(self, row: RunStatus) -> Sequence[float]:
+        """What is known of the losses of a run."""
+        curve = self.curves.get(row.path)
+        return () if curve is None else curve.shown
+
+    def want(self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers) -> None:
+        """Read this from now on; if another run is selected, at once."""
+        is_other = selected is not None and (self._selected is None or self._selected.path != selected.path)
+        self._selected, self._shown, self._answers = selected, shown, answers
+        if is_other:
+            self._changed.set()
+
+    def end(self) -> None:
+        self._is_over = True
+        self._changed.set()
+
+    def read(self) -> Detail | None:
+        """Read once; everything about the run that is selected."""
+        selected, rows = self._selected, self._shown
+        detail = None if selected is None else detail_of(selected, self._answers)
+        rows = [*([selected] if selected is not None else []), *rows]
+        curves = {row.path: self.curves.get(row.path) or Curve() for row in rows}
+        for row in rows:
+            if row.state in OVER and self._complete.get(row.path) == (row.state, row.step):
+                continue
+            if curves[row.path].look(RunFolder(row.path)):
+                # There is more of it: the other runs come first.
+                self._changed.set()
+            else:
+                self._complete[row.path] = row.state, row.step
+        self.curves = curves
+        self._complete = {path: seen for path, seen in self._complete.items() if path in curves}
+        return detail
+
+    def go_on(self, publish: Callable[[Detail | None], object]) -> None:
+        """Read again and again, until `end`, whatever goes wrong: `problem` says what."""
+        while not self._is_over:
+            self._changed.clear()
+            detail = None
+            try:
+                detail, self.problem = self.read(), None
+            except Exception as error:
+                self.problem = f"the files of runs cannot be read: {said(error)}"
+            publish(detail)
+            self._changed.wait(EVERY_S)
+
+
 def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
     """A run as it is shown."""
     grid = Table.grid(padding=(0, 2), expand=True)
@@ -98,11 +170,6 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
         yield "why", Text(explained.headline, STATES[row.state])
         yield from (("do", Text(text)) for text in [explained.do] if text)
         yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
-    if row.steps is not None:
-        rate = "" if row.steps_per_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(progress_bar(row), f"{100 * row.step / max(row.steps, 1):.1f}%{rate}")
-        yield "step", bar
     if losses:
         yield "loss", LossCurve(losses, None, _CURVE_LINES)
         yield "", Text(f"from {number(losses[0])} to {number(losses[-1])}", "dim")
@@ -140,52 +207,47 @@ class TimeLine:
         self._is_alive, self._waits = explained.row.state == "RUNNING", explained.row.state in WAITS
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width, pieces = options.max_width, list(self._pieces())
-        total, passed, line = max(sum(seconds for seconds, *_ in pieces), 1e-9), 0.0, Text(no_wrap=True)
-        for seconds, mark, style, letter in pieces:
-            begin, passed = int(passed / total * width), passed + seconds
-            line.append(mark * (int(passed / total * width) - begin - len(letter)), style)
-            line.append(letter, f"reverse {style}")
-        # Each attempt has a letter, so that many short ones need more room; the newest are seen.
-        yield line[-width:] if len(line) > width else line
-        first = self._attempts[0]
-        begin_text = local_time(first.began if first.queued is None else first.queued, "%b %d %H:%M")
-        yield Text(f"{duration(total)} since {begin_text}", "dim")
+        pieces = list(self._pieces())
+        begin, total = pieces[0][0], max(pieces[-1][1] - pieces[0][0], 1e-9)
+        cells = [(_NOTHING, "dim")] * options.max_width
+        for first, last, mark, style in pieces:
+            place, stop = (int((moment - begin) / total * options.max_width) for moment in (first, last))
+            cells[place:stop] = [(mark[0], style)] * (stop - place)
+            # The letter of a short attempt is seen, too.
+            for letter in mark[1:]:
+                cells[max(stop - 1, 0)] = (letter, f"reverse {style}")
+        yield Text.assemble(*cells, no_wrap=True)
+        yield Text(f"{duration(total)} since {local_time(begin, '%b %d %H:%M')}", "dim")
         yield self._legend()
 
-    def _pieces(self) -> Iterator[tuple[float, str, str, str]]:
-        """How many seconds each piece took, how it is drawn, and the letter at its end if it is an attempt."""
-        end: float | None = None
+    def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
+        """From when to when each piece took, how it is drawn, with the letter at its end, and in which colour."""
+        end = 0.0
         for it in self._attempts:
-            queued = it.began if it.queued is None else it.queued
-            yield (0.0 if end is None else max(queued - end, 0.0)), _NOTHING, "dim", ""
-            yield it.began - (queued if end is None else max(queued, end)), _WAITING, "yellow", ""
-            yield it.startup_s, _STARTING, "cyan", ""
-            yield it.trained_s, _TRAINING, *self._end(it)
+            yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
+            yield it.began, it.began + it.startup_s, _STARTING, "cyan"
+            style, letter, _ = self._end(it)
+            yield it.until - it.trained_s, it.until, _TRAINING + letter, style
             end = it.until
-        if self._waits and end is not None:
-            queued = max([end, *(event.time for event in self._history.submitted)])
-            yield queued - end, _NOTHING, "dim", ""
-            yield max(time.time() - queued, 0.0), _WAITING, "yellow", ""
+        if self._waits:
+            yield max([end, *(event.time for event in self._history.submitted)]), time.time(), _WAITING, "yellow"
 
-    def _end(self, it: Stretch) -> tuple[str, str]:
-        """The colour of an attempt, by what ended it, and its letter."""
+    def _end(self, it: Stretch) -> tuple[str, str, str]:
+        """The colour of an attempt, by what ended it, its letter, and what that means."""
         cause = it.attempt.cause
         if cause is None and self._is_alive and it is self._attempts[-1]:
-            return "bold green", _ALIVE
-        fate = {None: "green", "preemption": "yellow"}.get(fate_of(cause), "bold red")
-        style = "magenta" if cause == "cancelled" else fate if cause is not None else "bold red"
-        return style, LETTERS[cause]
+            return "bold green", _ALIVE, "running"
+        if cause is None:
+            return "bold red", LETTERS[cause], "no end recorded"
+        style = {None: "green", "preemption": "yellow"}.get(fate_of(cause), "bold red")
+        return "magenta" if cause == "cancelled" else style, LETTERS[cause], cause.replace("_", " ")
 
     def _legend(self) -> Text:
         """What the marks mean that are there, and how often attempts ended so."""
-        ends = Counter((*self._end(it), it.attempt.cause) for it in self._attempts)
         legend = Text()
-        for (style, letter, cause), number_of in ends.items():
-            word = (cause or ("running" if letter == _ALIVE else "no end recorded")).replace("_", " ")
-            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{number_of}' if number_of > 1 else ''}  ")
-        legend.append(_WAITING, "yellow").append(" queued  ")
-        return legend.append(_STARTING, "cyan").append(" starting")
+        for (style, letter, word), times in Counter(map(self._end, self._attempts)).items():
+            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
+        return legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
 
 
 def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> list[str]:
