@@ -13,13 +13,16 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
 from cld_core.texts import printable
+
+if TYPE_CHECKING:
+    from cld_core.run import RunFolder
 
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
@@ -118,9 +121,11 @@ def strong(*parts: str) -> Text:
     return Text.assemble(*((part, "bold" if index % 2 else "") for index, part in enumerate(parts)))
 
 
-def say_next(*commands: str) -> None:
-    """Say what to type next, a line each."""
-    err.print("next:\n" + "\n".join(f"  {text}" for text in commands))
+def say_next(place: "RunFolder", *texts: str) -> None:
+    """Say what to type next, a line each, without "cldctl ": commands about a run, or what lies beside it."""
+    from cldctl.hints import command
+
+    err.print("next:\n" + "\n".join(f"  {command(text, place)}" for text in texts))
 
 
 def shows_bars() -> bool:
@@ -151,10 +156,7 @@ def verbose(is_on: bool) -> None:
     """What `cldctl -v` says, or no longer: the programs that are called, and how long they take."""
     logger = logging.getLogger("cldctl")
     logger.setLevel(logging.DEBUG if is_on else logging.NOTSET)
-    if is_on:
-        logger.addHandler(_CALLS)
-    else:
-        logger.removeHandler(_CALLS)
+    logger.handlers = [_CALLS] if is_on else []
 
 
 @contextlib.contextmanager

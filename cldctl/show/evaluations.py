@@ -143,37 +143,30 @@ def sweep_table(
         evals: the evaluations of the sweep as `status` knows them, by their names.
         best: results that are marked, as (key, number of the row); None to mark none.
     """
-    quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
-    return Lines(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
-
-
-def _one_result(
-    sweep: Sweep,
-    rows: Sequence[Mapping[str, Any]],
-    evals: Mapping[str, Mapping[str, Any]],
-    quantity: Quantity | None,
-    best: Collection[tuple[str, int]] | None,
-) -> RenderableType:
     *down, across = sweep.axes
-    label = quantity.label if quantity is not None else "states"
     heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for place, row in enumerate(rows):
-        cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down) or (label,), {})
-        if quantity is not None and row[quantity.key] is not None:
-            mark = "" if best is None else BEST if (quantity.key, place) in best else " "
-            cells[row[across.key]] = cell_text(quantity, row) + mark
-        else:
-            state = evals.get(row["evaluation"], {}).get("state", "-").lower()
-            # It is finished, and does not have this result.
-            cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
-    columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
-    results = {
-        f"{across.key.split('.')[-1]} {value}": [cells.get(value, "-") for cells in lines.values()]
-        for value in across.values
-    }
-    title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-    return table(columns | results, right=results, title=title)
+    drawn: list[RenderableType] = []
+    for key in keys_of(rows) or [None]:
+        quantity = None if key is None else registry.quantity(key)
+        label = "states" if quantity is None else quantity.label
+        lines: dict[tuple[str, ...], dict[str, str]] = {}
+        for place, row in enumerate(rows):
+            cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down) or (label,), {})
+            if quantity is not None and row[quantity.key] is not None:
+                mark = "" if best is None else BEST if (key, place) in best else " "
+                cells[row[across.key]] = cell_text(quantity, row) + mark
+            else:
+                state = evals.get(row["evaluation"], {}).get("state", "-").lower()
+                # It is finished, and does not have this result.
+                cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
+        columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
+        results = {
+            f"{across.key.split('.')[-1]} {value}": [cells.get(value, "-") for cells in lines.values()]
+            for value in across.values
+        }
+        title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
+        drawn.append(table(columns | results, right=results, title=title))
+    return Lines(*drawn)
 
 
 def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
@@ -403,7 +396,7 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
     if missing:
         err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch")
     else:
-        say_next(command(f"sample {run.name} --method tuned --nfe {works[-1].request.nfe}", run))
+        say_next(run, f"sample {run.name} --method tuned --nfe {works[-1].request.nfe}")
     return 0
 
 

@@ -46,9 +46,9 @@ def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
         say(row.reason)
     if row.state == "FINISHED":
         code = _results(run, names)
-        _next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
+        say_next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
         return code
-    _next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
+    say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
     return exit_code([row])
 
 
@@ -64,7 +64,7 @@ def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[s
     works = [work for run in finished for work in _evaluations(run, evaluations.get(run.name, ()))]
     ended = follow_group_evaluations(group, runs, works)
     code = exit_code(rows) or ended
-    _next(_place(group), *next_of_group(group, rows, code, evaluated=bool(works)))
+    say_next(_place(group), *next_of_group(group, rows, code, evaluated=bool(works)))
     return code
 
 
@@ -73,7 +73,7 @@ def follow_evaluations(run: RunFolder, names: Sequence[str], sweep: Sweep | None
     follow_works_of(run, _evaluations(run, names), sweep.id if sweep is not None else None)
     code = _results(run, names, sweep)
     if code == 0:
-        _next(run, f"report {run.name}", f"status {run.name}")
+        say_next(run, f"report {run.name}", f"status {run.name}")
     return code
 
 
@@ -261,10 +261,6 @@ def _incomplete(works: Sequence[Evaluation]) -> int:
 
 def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
     return [Evaluation(run.evals / name) for name in names]
-
-
-def _next(run: RunFolder, *commands: str) -> None:
-    say_next(*(command(text, run) for text in commands))
 
 
 def _place(group: Group) -> RunFolder:

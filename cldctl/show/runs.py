@@ -369,7 +369,7 @@ def show(query: Query) -> None:
     for remark in look.remarks:
         err.print(remark, style="yellow")
     if not look.rows:
-        err.print(_nothing(query, look.older))
+        err.print(nothing(query.index.root, query.which, look.older))
         return
     out.print(query.view(look.rows, fits=out.is_terminal and not query.everything and not query.chosen))
     if query.chosen:
@@ -381,13 +381,12 @@ def show(query: Query) -> None:
             err.print(f"{row.name}: {row.reason}", style="yellow")
 
 
-def _nothing(query: Query, older: int) -> str:
+def nothing(root: Path, which: Selection, older: int) -> str:
     """Why there are no rows, and what to do."""
-    root = query.index.root
-    if not query.which.is_empty:
-        return f"no run in {root} matches these filters. `cldctl status --all` shows every run."
+    if not which.is_empty:
+        return f"no run in {root} matches these filters; --all shows every run"
     if older:
-        return f"no recent runs in {root}; {older:,} ended over a week ago. `cldctl status --all` shows them."
+        return f"no recent runs in {root}; {older:,} ended over a week ago: --all"
     return f"no runs in {root}. Start one: cldctl submit toy_demo"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
-from cld_core.errors import CldError, RecipeError
+from cld_core.errors import RecipeError
 from cld_core.evaluation import registry
 from cld_core.recipe import Recipe, dump
 from cld_core.recipe.differences import from_base
@@ -14,7 +14,7 @@ from cld_core.tuned.request import TuneRequest
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
 from cldctl.evals.plan import EvaluationPlan
-from cldctl.hints import command, command_of_group
+from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs.estimate import estimate
@@ -42,23 +42,14 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     _differences(options.file, options.given, find_profile(options.profile))
     _show(f"# run: {run.path}\n{dump(recipe)}")
     _show(cluster.script(spec))
-    if not options.metrics:
+    if (request := following(recipe, options.metrics)) is None:
         return
+    counts = dict.fromkeys(f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items())
+    shards = f"{request.shards} shard{'' if request.shards == 1 else 's'}"
+    _show(f"# evaluation {request.id}: {' and '.join(counts)} in {shards}, after the training")
     after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
-    name, shards, about = "ID_OF_THE_EVALUATION", recipe.cluster.world_size, "it cannot be submitted as it is"
-    problem = None
-    try:
-        request = following(recipe, options.metrics)
-        assert request is not None, "there are metrics"
-        counts = dict.fromkeys(f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items())
-        name, shards = request.id, request.shards
-        about = f"{' and '.join(counts)} in {shards} shard{'' if shards == 1 else 's'}"
-    except CldError as error:
-        problem = error
-    _show(f"# evaluation {name}: {about}, after the training")
-    _show(cluster.script(specs.sharded([run.evals / name], recipe.cluster, cluster, run=run, after=after), shards))
-    if problem is not None:
-        raise problem
+    evaluation = specs.sharded([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
+    _show(cluster.script(evaluation, request.shards))
 
 
 def preview_group(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
@@ -129,7 +120,7 @@ def finish(begun: Begun, follow: bool) -> int:
             err.print(text)
     if follow or cluster.blocks:
         return follow_run(run, begun.evaluations)
-    say_next(*(command(text, run) for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")))
+    say_next(run, f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")
     return 0
 
 
@@ -159,7 +150,7 @@ def finish_group(begun: BegunGroup, follow: bool) -> int:
         return follow_group(group, begun.runs, begun.evaluations) or code
     is_evaluated = any(begun.evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
     results = f"compare {group.name}" if is_evaluated else f"eval {group.name} --elbo"
-    say_next(*(command_of_group(text, group) for text in (f"status {group.name}", results, f"cancel {group.name}")))
+    say_next(RunFolder(group.root / group.name), f"status {group.name}", results, f"cancel {group.name}")
     return code
 
 
@@ -190,10 +181,9 @@ def say_outcome(run: RunFolder, made: EvaluationPlan, outcome: Outcome, where: C
         groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
         counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
         err.print(strong(f"{len(made.requests)} evaluations of ", run.name, f": {counts}"))
-    for name in () if many else outcome.complete:
-        err.print(f"{name} is already complete")
-    for name in () if many else outcome.running:
-        err.print(f"{name} is already being computed")
+    else:
+        for name in (*outcome.complete, *outcome.running):
+            err.print(f"{name} is already {'complete' if name in outcome.complete else 'being computed'}")
     if outcome.job is not None:
         which = made.sweep.id if made.sweep is not None else outcome.started[0]
         several = many and made.sweep is None
@@ -207,8 +197,7 @@ def say_where(run: RunFolder, made: EvaluationPlan, outcome: Outcome) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
     names = [request.id for request in made.requests]
     out.print(made.sweep.id if made.sweep is not None else "\n".join(names))
-    log = f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f"
-    say_next(command(f"status {run.name}", run), command(log, run))
+    say_next(run, f"status {run.name}", f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f")
 
 
 def say_cost(recipe: Recipe, todo: Sequence[TuneRequest]) -> None:

@@ -3,6 +3,8 @@
 import os
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -18,17 +20,20 @@ from textual.widgets import Footer, Input, Static
 
 from cld_core.errors import UsageError
 from cld_core.texts import one_line
+from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import STATES
-from cldctl.runs.status import RunStatus
+from cldctl.runs.status import RunStatus, said
 from cldctl.show.format import duration
-from cldctl.show.runs import Look, group_details, states
+from cldctl.show.runs import Look, Query, group_details, nothing, states
 
 from .actions import ACTIONS, Command
-from .detail import Detail, FileFeed, Printable, panel
+from .detail import Detail, Files, Printable, panel
 from .logs import LogScreen, OutputScreen, Watching
-from .run_table import FILTERS, Line, RunFeed, RunTable, arranged, matching
+from .run_table import FILTERS, Line, RunTable, arranged, matching
 
+# Seconds between two looks, as of `status --watch`.
+_EVERY_S = 1.0
 # A scheduler that has kept a look waiting for so many seconds is mentioned.
 _PATIENCE_S = 3.0
 
@@ -52,10 +57,10 @@ class Question(ModalScreen[bool]):
 
 
 class MainScreen(Watching):
-    """Runs and details. What takes a moment happens in threads.
+    """Runs and details.
 
-    Args:
-        feed: what the runs are doing.
+    Two loops in the background ask what the runs are doing, as `status --watch` does, and read the files of what is on
+    the screen. The first may have to wait for a scheduler, the second waits for nobody.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -69,12 +74,17 @@ class MainScreen(Watching):
         *(Binding(key, f"state('{key}')", f"Show {name} runs", show=False) for key, (name, _) in FILTERS.items()),
     ]
 
-    def __init__(self, feed: RunFeed) -> None:
+    def __init__(self, root: Path, which: Selection, *, everything: bool) -> None:
         super().__init__()
-        self._feed, self._files = feed, FileFeed()
+        self._root, self._which, self._everything = root, which, everything
         self._look, self._has_looked = Look(), False
+        # When the look that goes on has begun, by the monotonic clock; None between two.
+        self._since: float | None = None
+        self._files, self._problem = Files(), ""
         self._detail: Detail | None = None
-        self._ended = threading.Event()
+        # What is read: the selected run, and those that are listed.
+        self._wanted: tuple[RunStatus | None, Sequence[RunStatus]] = (None, ())
+        self._changed, self._ended = threading.Event(), threading.Event()
         # Groups that somebody has folded or unfolded.
         self._turned: set[str] = set()
         self._filter_key, self._words = "0", ""
@@ -94,13 +104,37 @@ class MainScreen(Watching):
         self.query_one("#words").display = False
         self.query_one(RunTable).focus()
         self.set_interval(1.0, self._show_remarks)
-        self.in_background(partial(self._feed.go_on, partial(self.later, self._looked), self._ended.wait))
-        self.in_background(partial(self._files.go_on, partial(self.later, self._read)))
+        self.in_background(self._ask)
+        self.in_background(self._read)
         self._show()
 
     def on_unmount(self) -> None:
         self._ended.set()
-        self._files.end()
+        self._changed.set()
+
+    def _ask(self) -> None:
+        query = None
+        while not self._ended.is_set():
+            self._since = time.monotonic()
+            try:
+                query = query or Query(Index(self._root), self._which, self._everything)
+                look = query.look()
+            except Exception as error:
+                look = replace(self._look, problem=f"{self._root}: {said(error)}")
+            self._since = None
+            self.later(self._looked, look)
+            self._ended.wait(_EVERY_S)
+
+    def _read(self) -> None:
+        while not self._ended.is_set():
+            self._changed.clear()
+            detail, has_more = None, False
+            try:
+                (detail, has_more), self._problem = self._files.read(*self._wanted, self._look.answers), ""
+            except Exception as error:
+                self._problem = f"the files of runs cannot be read: {said(error)}"
+            self.later(self._was_read, detail)
+            self._changed.wait(0.0 if has_more else _EVERY_S)
 
     @property
     def selected(self) -> Line | None:
@@ -110,7 +144,7 @@ class MainScreen(Watching):
         self._look, self._has_looked = look, True
         self._show()
 
-    def _read(self, detail: Detail | None) -> None:
+    def _was_read(self, detail: Detail | None) -> None:
         self._detail = detail
         self._show()
 
@@ -125,14 +159,16 @@ class MainScreen(Watching):
         counts = Text.assemble((f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows))
         for state, style in STATES.items():
             counts.highlight_words([state], style)
-        self.query_one("#counts", Static).update(counts.append(f"  {self._feed.root}"))
+        self.query_one("#counts", Static).update(counts.append(f"  {self._root}"))
         self._show_selected()
         self._show_remarks()
 
     def _show_selected(self) -> None:
         line, detail = self.selected, self._detail
         row = None if line is None else line.row
-        self._files.want(row, self.query_one(RunTable).visible_rows, self._look.answers)
+        before, self._wanted = self._wanted[0], (row, self.query_one(RunTable).visible_rows)
+        if row is not None and (before is None or before.path != row.path):
+            self._changed.set()
         shown: RenderableType = Text(self._nothing(), "dim")
         if row is not None:
             # Until its files are read: what the list knows.
@@ -150,16 +186,14 @@ class MainScreen(Watching):
             return "looking for runs ..."
         if self._look.rows:
             return "no run matches the filter; esc clears it"
-        if self._look.older:
-            return f"no recent runs; {self._look.older:,} ended over a week ago: cldctl top --all"
-        return "no runs here. Start one: cldctl submit toy_demo"
+        return nothing(self._root, self._which, self._look.older)
 
     def _show_remarks(self) -> None:
         """What is wrong with the looks, or worth knowing about them."""
-        since, look = self._feed.since, self._look
+        since, look = self._since, self._look
         waited = 0.0 if since is None else time.monotonic() - since
         late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
-        lines = [late if waited > _PATIENCE_S else None, look.problem, self._files.problem, *look.remarks]
+        lines = [late if waited > _PATIENCE_S else None, look.problem, self._problem, *look.remarks]
         remarks = self.query_one("#remarks", Static)
         remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
         remarks.display = any(lines)
@@ -279,7 +313,7 @@ class Top(App[None]):
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         # Over ssh, each frame is a wait.
         self.animation_level = "none"
-        self._main = MainScreen(RunFeed(root, which, everything=everything))
+        self._main = MainScreen(root, which, everything=everything)
 
     def get_default_screen(self) -> Screen[None]:
         return self._main

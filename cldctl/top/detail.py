@@ -1,12 +1,8 @@
-"""Everything about the run that is selected: its curve, attempts and shards drawn, then what `cldctl status` says.
+"""Everything about the run that is selected: its curve, attempts and shards drawn, then what `cldctl status` says."""
 
-Its files are read in the background, which waits for no scheduler.
-"""
-
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -48,8 +44,6 @@ _SHARDS = {
     "failed": ("×", "bold red"),
     "missing": ("·", "dim"),
 }
-# Seconds between two looks at the files.
-EVERY_S = 1.0
 # Shards that are drawn of one evaluation.
 _MOST_SHARDS = 500
 # Lines of the curve, its colour, and the share of the losses, at either end, that may be beyond its scale.
@@ -84,70 +78,35 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
     return Detail(row, explained, shards)
 
 
-class FileFeed:
-    """Reads the files of what is on the screen: the loss of every run, everything about the selected one.
-
-    Attributes:
-        curves: by the path of a run.
-        problem: why the last read failed.
-    """
+class Files:
+    """Reads the files of what is on the screen: the loss of every run, everything about the selected one."""
 
     def __init__(self) -> None:
-        self.curves: dict[str, Curve] = {}
-        self.problem: str | None = None
-        self._selected: RunStatus | None = None
-        self._shown: Sequence[RunStatus] = ()
-        self._answers = Answers({})
-        self._changed = threading.Event()
-        self._is_over = False
-        # Of runs whose curve is complete, the state and step that it was read for.
+        # By the path of a run; of those whose curve is complete, the state and step that it was read for.
+        self._curves: dict[str, Curve] = {}
         self._complete: dict[str, tuple[str, int]] = {}
 
     def losses(self, row: RunStatus) -> Sequence[float]:
         """What is known of the losses of a run."""
-        curve = self.curves.get(row.path)
+        curve = self._curves.get(row.path)
         return () if curve is None else curve.shown
 
-    def want(self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers) -> None:
-        """Read this from now on; if another run is selected, at once."""
-        is_other = selected is not None and (self._selected is None or self._selected.path != selected.path)
-        self._selected, self._shown, self._answers = selected, shown, answers
-        if is_other:
-            self._changed.set()
-
-    def end(self) -> None:
-        self._is_over = True
-        self._changed.set()
-
-    def read(self) -> Detail | None:
-        """Read once; everything about the run that is selected."""
-        selected, rows = self._selected, self._shown
-        detail = None if selected is None else detail_of(selected, self._answers)
-        rows = [*([selected] if selected is not None else []), *rows]
-        curves = {row.path: self.curves.get(row.path) or Curve() for row in rows}
+    def read(
+        self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
+    ) -> tuple[Detail | None, bool]:
+        """Everything about the run that is selected, and whether there is more to read of any run."""
+        detail = None if selected is None else detail_of(selected, answers)
+        rows = [*([] if selected is None else [selected]), *shown]
+        curves, has_more = {row.path: self._curves.get(row.path) or Curve() for row in rows}, False
         for row in rows:
-            if row.state in OVER and self._complete.get(row.path) == (row.state, row.step):
-                continue
-            if curves[row.path].look(RunFolder(row.path)):
-                # There is more of it: the other runs come first.
-                self._changed.set()
-            else:
-                self._complete[row.path] = row.state, row.step
-        self.curves = curves
+            if row.state not in OVER or self._complete.get(row.path) != (row.state, row.step):
+                if curves[row.path].look(RunFolder(row.path)):
+                    has_more = True
+                else:
+                    self._complete[row.path] = row.state, row.step
+        self._curves = curves
         self._complete = {path: seen for path, seen in self._complete.items() if path in curves}
-        return detail
-
-    def go_on(self, publish: Callable[[Detail | None], object]) -> None:
-        """Read again and again, until `end`, whatever goes wrong: `problem` says what."""
-        while not self._is_over:
-            self._changed.clear()
-            detail = None
-            try:
-                detail, self.problem = self.read(), None
-            except Exception as error:
-                self.problem = f"the files of runs cannot be read: {said(error)}"
-            publish(detail)
-            self._changed.wait(EVERY_S)
+        return detail, has_more
 
 
 def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:

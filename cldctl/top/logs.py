@@ -47,29 +47,36 @@ class Watching(Screen[None]):
             self.call_later(do, *arguments)
 
 
-class OutputScreen(Screen[None]):
-    """What a command has printed; leaving it does not end the command, leaving `cldctl top` does."""
+class TextScreen(Watching):
+    """A screen of text that grows, below a title."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Back")]
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield RichLog(max_lines=_MOST, wrap=False, min_width=1)
+        yield Footer(compact=True)
+
+    def entitle(self, title: str) -> None:
+        self.query_one("#title", Static).update(Text(one_line(title), "bold"))
+
+
+class OutputScreen(TextScreen):
+    """What a command has printed; leaving it does not end the command, leaving `cldctl top` does."""
 
     def __init__(self, command: Command) -> None:
         super().__init__()
         self.command = command
 
-    def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield RichLog(wrap=True, min_width=1)
-        yield Footer(compact=True)
-
     def on_mount(self) -> None:
+        self.query_one(RichLog).wrap = True
         self.show()
 
     def show(self) -> None:
         """Show what is new, and whether the command has ended."""
         how = {None: "goes on until you quit", 0: "done"}.get(self.command.code, "failed")
-        self.query_one("#title", Static).update(Text(f"cldctl {self.command.title}: {how}", "bold"))
-        log = self.query_one(RichLog).clear()
-        log.write(Text(printable(self.command.output)))
+        self.entitle(f"cldctl {self.command.title}: {how}")
+        self.query_one(RichLog).clear().write(Text(printable(self.command.output)))
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ def _printable(line: bytes) -> str:
     return printable(text, keep="\t").expandtabs(8)[:_LINE]
 
 
-class LogScreen(Watching):
+class LogScreen(TextScreen):
     """The log of one rank at a time, which follows what is written.
 
     Args:
@@ -159,7 +166,6 @@ class LogScreen(Watching):
         Binding("left_square_bracket", "turn('attempt', -1)", "Previous attempt", key_display="[", group=_ATTEMPT),
         Binding("f", "failed", "Failed first"),
         Binding("e", "turn('evaluation', 1)", "Evaluation"),
-        Binding("escape,q", "dismiss", "Back"),
     ]
 
     def __init__(self, run: str) -> None:
@@ -168,13 +174,8 @@ class LogScreen(Watching):
         self._requests: queue.Queue[Callable[[Place], Place] | None] = queue.Queue()
         self._open_lines: dict[Path, bytes] = {}
 
-    def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield RichLog(max_lines=_MOST, wrap=False, min_width=1)
-        yield Footer(compact=True)
-
     def on_mount(self) -> None:
-        self.query_one("#title", Static).update(Text(self._of.name, "bold"))
+        self.entitle(self._of.name)
         self._requests.put(lambda place: first_place(self._of))
         self.in_background(self._read)
 
@@ -220,8 +221,7 @@ class LogScreen(Watching):
     def _open(self, place: Place, log: Log) -> None:
         where = f"job {log.job.job_id}" if place.attempt is None else f"attempt {place.attempt}"
         where = where if place.evaluation is None else f"evaluation {place.evaluation}"
-        title = f"{self._of.name} · {where}, rank {place.rank}{': failed first' if place.failed_first else ''}"
-        self.query_one("#title", Static).update(Text(one_line(title), "bold"))
+        self.entitle(f"{self._of.name} · {where}, rank {place.rank}{': failed first' if place.failed_first else ''}")
         self.query_one(RichLog).clear()
         if log.note is not None:
             self.query_one(RichLog).write(Text(one_line(log.note), "yellow"))

@@ -1,12 +1,7 @@
-"""The list of runs: alive ones first, newest first, those of a group together below a heading that folds them.
+"""The list of runs: alive ones first, newest first, those of a group together below a heading that folds them."""
 
-What they are doing is asked in the background, as `status --watch` does, which may have to wait for a scheduler.
-"""
-
-import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.console import RenderableType
@@ -15,12 +10,11 @@ from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
 from cld_core.texts import one_line
-from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, OVER, RESUMABLE, WAITS
-from cldctl.runs.status import RunStatus, said
+from cldctl.runs.status import RunStatus
 from cldctl.show.format import duration, number, short
-from cldctl.show.runs import Look, Query, states
+from cldctl.show.runs import states
 from cldctl.show.tables import state_text
 
 from .detail import LossCurve
@@ -35,49 +29,8 @@ FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "5": ("failed", ("FAILED", "LOST")),
     "6": ("finished", ("FINISHED",)),
 }
-# Seconds between two looks, as of `status --watch`.
-EVERY_S = 1.0
 _COLUMNS = ("run", "state", "step", "ETA", "loss", "curve", "steps/s", "why")
 _CURVE = 10
-
-
-class RunFeed:
-    """Asks what the runs of a folder are doing.
-
-    Args:
-        which: the runs that are shown.
-        everything: show those that ended long ago, too.
-    """
-
-    def __init__(self, root: Path, which: Selection, *, everything: bool) -> None:
-        self.root = root
-        self._which, self._everything = which, everything
-        self._query: Query | None = None
-        self._last = Look()
-        # When the look that goes on has begun, by the monotonic clock; None between two.
-        self.since: float | None = None
-
-    def look(self) -> Look:
-        """Ask once. It never raises: of a look that fails, the rows are those of the one before."""
-        self.since = time.monotonic()
-        try:
-            self._query = self._query or Query(Index(self.root), self._which, self._everything)
-            self._last = self._query.look()
-        except Exception as error:
-            self._last = replace(self._last, problem=f"{self.root}: {said(error)}")
-        self.since = None
-        return self._last
-
-    def go_on(self, publish: Callable[[Look], object], wait: Callable[[float], bool]) -> None:
-        """Look again and again.
-
-        Args:
-            wait: waits for so many seconds; returns whether to end.
-        """
-        while True:
-            publish(self.look())
-            if wait(EVERY_S):
-                return
 
 
 @dataclass(frozen=True)
@@ -162,7 +115,6 @@ class RunTable(DataTable[RenderableType]):
         super().__init__(cursor_type="row", fixed_columns=1)
         self._losses = losses
         self.lines: list[Line] = []
-        self._cells: dict[str, list[RenderableType]] = {}
 
     def on_mount(self) -> None:
         for name in _COLUMNS:
@@ -181,9 +133,9 @@ class RunTable(DataTable[RenderableType]):
         """Show other lines; the same run stays selected, or the one that takes its place."""
         before, cells = self.selected, {line.key: self._cells_of(line) for line in lines}
         self.lines = list(lines)
-        if list(cells) == list(self._cells):
+        if list(cells) == [key.value for key in self.rows]:
             for key, row in cells.items():
-                for column, old, new in zip(_COLUMNS, self._cells[key], row, strict=True):
+                for column, old, new in zip(_COLUMNS, self.get_row(key), row, strict=True):
                     if old != new:
                         self.update_cell(key, column, new, update_width=True)
         else:
@@ -193,7 +145,6 @@ class RunTable(DataTable[RenderableType]):
                 self.add_row(*row, key=key)
             keys = list(cells)
             self.move_cursor(row=keys.index(before.key) if before is not None and before.key in keys else place)
-        self._cells = cells
 
     def _cells_of(self, line: Line) -> list[RenderableType]:
         row = line.row

@@ -4,6 +4,7 @@ import shutil
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Submitted
+from cldctl.show.runs import Query
 from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
 
@@ -35,12 +36,12 @@ def test_it_opens_at_the_rank_that_failed_first(fleet):
     on_screen(fleet.root, look)
 
 
-def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet):
+def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
     log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
 
     async def look(screen: Screen) -> None:
         await screen.select(RUNNING)
-        screen.app._main._feed.look = lambda: screen.app._main._look
+        monkeypatch.setattr(Query, "look", lambda query: screen.app._main._look)
         before = fleet.slurm.calls.total()
         await screen.press("l")
         await screen.sees("job 4410, rank 0", "step 398200/800000 loss 0.4137")

@@ -8,7 +8,7 @@ from cldctl.clusters.slurm import client
 from cldctl.runs import survey
 from cldctl.runs.index import Index
 from cldctl.top import app
-from cldctl.top.detail import FileFeed
+from cldctl.top.detail import Files
 from tests.support.piloted import Screen, on_screen
 
 
@@ -86,12 +86,12 @@ def test_a_look_that_fails_keeps_the_runs(fleet, monkeypatch):
 
 
 def test_a_read_that_fails_is_said_and_reading_goes_on(tmp_path, monkeypatch):
-    def read(self: FileFeed) -> None:
+    def read(self: Files, *about: object) -> None:
         raise struct.error("unpack requires a buffer")
 
     async def look(screen: Screen) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(FileFeed, "read", read)
+            patch.setattr(Files, "read", read)
             await screen.sees("the files of runs cannot be read: unpack requires a buffer")
         await screen.until(lambda: "cannot be read" not in screen.text)
 
