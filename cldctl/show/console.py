@@ -141,30 +141,27 @@ def shows_phases() -> bool:
 class _Log(logging.Handler):
     """Writes what is logged to stderr."""
 
-    def __init__(self, level: int, before: str, style: str) -> None:
-        super().__init__(level)
-        self._before, self._style = before, style
-
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(f"{self._before}{record.getMessage()}", style=self._style)
+        is_warning = record.levelno >= logging.WARNING
+        err.print(f"{'warning: ' * is_warning}{record.getMessage()}", style="yellow" if is_warning else "dim")
 
 
-_CALLS = _Log(logging.DEBUG, "", "dim")
+_LOG = _Log()
 
 
 def verbose(is_on: bool) -> None:
     """What `cldctl -v` says, or no longer: the programs that are called, and how long they take."""
     logger = logging.getLogger("cldctl")
     logger.setLevel(logging.DEBUG if is_on else logging.NOTSET)
-    logger.handlers = [_CALLS] if is_on else []
+    logger.handlers = [_LOG] if is_on else []
 
 
 @contextlib.contextmanager
 def warnings() -> Iterator[None]:
     """A context in which stderr shows what `cld_core` warns of."""
-    logger, handler = logging.getLogger("cld_core"), _Log(logging.WARNING, "warning: ", "yellow")
-    logger.addHandler(handler)
+    logger = logging.getLogger("cld_core")
+    logger.addHandler(_LOG)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.removeHandler(_LOG)

@@ -113,22 +113,19 @@ def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
     return [Text(f"{entry['id']}: {text}", "yellow") for entry in evals for text in entry["remarks"]]
 
 
-def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """For settings with results at several steps, a table of the results against the step."""
     groups: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in evals:
         if entry["results"]:
             groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    return [_against_step(list(group.values())) for group in groups.values() if len(group) > 1]
-
-
-def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    ordered = sorted(entries, key=lambda entry: entry["checkpoint_step"])
-    columns = {
-        "step": [count(entry["checkpoint_step"]) for entry in ordered],
-        **{it.label: [result_of(entry, it, with_count=True) for entry in ordered] for it in present_in(entries)},
-    }
-    return table(columns, right=columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
+    for group in groups.values():
+        if len(group) > 1:
+            entries = [group[step] for step in sorted(group)]
+            columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
+            for it in present_in(entries):
+                columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
+            yield table(columns, right=columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 def sweep_table(
@@ -146,7 +143,8 @@ def sweep_table(
     *down, across = sweep.axes
     heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
     drawn: list[RenderableType] = []
-    for key in keys_of(rows) or [None]:
+    keys: list[str | None] = [*keys_of(rows)]
+    for key in keys or [None]:
         quantity = None if key is None else registry.quantity(key)
         label = "states" if quantity is None else quantity.label
         lines: dict[tuple[str, ...], dict[str, str]] = {}
@@ -171,8 +169,8 @@ def sweep_table(
 
 def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
     """Of how many samples or test points the results of a sweep are, unless they differ in that."""
-    asked = [] if quantity is None else [quantity]
-    counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], asked)}
+    only = [] if quantity is None else [quantity]
+    counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], only)}
     return f", {counts.pop()}" if len(counts) == 1 else ""
 
 

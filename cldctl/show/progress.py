@@ -158,8 +158,13 @@ class Working(View):
     def at(self, done: int, total: int | None, unit: str = "") -> None:
         """Show how much of the phase is done: a count, if nobody knows of how much."""
         if self._progress is not None:
-            count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-            self._progress.update(self._task, completed=done, total=total, known=one_line(f"{count} {unit}"))
+            self._progress.update(self._task, completed=done, total=total)
+            count, left = (
+                f"{done:,}" if total is None else f"{done:,}/{total:,}",
+                self._progress.tasks[0].time_remaining,
+            )
+            known = one_line(f"{count} {unit}") + ("" if left is None else f"  {duration(left)} left")
+            self._progress.update(self._task, known=known)
 
 
 def _bars(*, is_transient: bool) -> "Progress":

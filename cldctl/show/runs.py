@@ -43,8 +43,8 @@ _EVAL = "eval"
 _HEADINGS = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
 # Lines of a screen that are no rows: headings of runs and of groups, the last line, and the cursor.
 _AROUND, _AROUND_RUNS = 10, 6
-# A run, or a group with its name and its runs.
-_Item = tuple[str | None, Sequence[RunStatus]]
+# A run, or the runs of a group of several.
+_Item = Sequence[RunStatus]
 
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
@@ -123,13 +123,12 @@ def overview_with_groups(
         is_grouped: False to show the runs of groups among the others.
         is_sorted: somebody asked for this order, so that it stays.
     """
-    sizes = Counter(row.group for row in rows if row.group is not None and is_grouped)
-    items: list[_Item] = [(None, [row]) for row in rows if row.group is None or sizes[row.group] < 2]
-    items += [(name, [row for row in rows if row.group == name]) for name, size in sizes.items() if size > 1]
+    sizes: Counter[str | None] = Counter(row.group for row in rows if row.group is not None and is_grouped)
+    items: list[_Item] = [[row] for row in rows if sizes[row.group] < 2]
+    items += [[row for row in rows if row.group == name] for name, size in sizes.items() if size > 1]
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
-    runs, groups = [it for name, (it, *_) in shown if name is None], {name: its for name, its in shown if name}
-    parts = [*([overview(runs)] if runs or not groups else []), *([_groups(groups)] if groups else [])]
-    return Lines(*parts, *note)
+    runs, groups = [item[0] for item in shown if len(item) == 1], [item for item in shown if len(item) > 1]
+    return Lines(*([overview(runs)] if runs or not groups else []), *([_groups(groups)] if groups else []), *note)
 
 
 def _on_screen(
@@ -138,7 +137,7 @@ def _on_screen(
     """What there are lines for, the most important at the top, and a line about the others if there are any."""
     if height is None:
         return items, []
-    room = max(height - (_AROUND if any(name for name, _ in items) else _AROUND_RUNS), 1)
+    room = max(height - (_AROUND if any(len(item) > 1 for item in items) else _AROUND_RUNS), 1)
     if len(items) <= room:
         return items, []
     newest_first = [*reversed(items)]
@@ -151,24 +150,22 @@ def _on_screen(
 
 def _importance(item: _Item) -> int:
     """What trains comes first, then what waits, then all that is over."""
-    return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item[1])
+    return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item)
 
 
 def _left_out(hidden: Sequence[_Item]) -> Text:
-    """How many runs and groups are not shown, how many of the runs train, and how to see them."""
-    groups = sum(name is not None for name, _ in hidden)
-    training = sum(row.state == "RUNNING" for _, rows in hidden for row in rows)
-    what = f"{len(hidden) - groups:,}" + (f" and {groups:,} group{'s' if groups > 1 else ''}" if groups else "")
-    running = f" ({training:,} RUNNING)" if training else ""
-    return Text(f"… and {what} more{running}: --all, or --state, --since, --tag", style="dim")
+    """How many runs are not shown, how many of them train, and how to see them."""
+    numbers = Counter(row.state for item in hidden for row in item)
+    running = f" ({numbers['RUNNING']:,} RUNNING)" if numbers["RUNNING"] else ""
+    return Text(f"… and {numbers.total():,} more{running}: --all, or --state, --since, --tag", style="dim")
 
 
-def _groups(members: Mapping[str, Sequence[RunStatus]]) -> RenderableType:
+def _groups(groups: Sequence[_Item]) -> RenderableType:
     columns: dict[str, Sequence[Cell]] = {
-        "group": list(members),
-        "runs": [str(len(rows)) for rows in members.values()],
-        "states": [states(rows) for rows in members.values()],
-        "done": [f"{_share(rows):.0%}" for rows in members.values()],
+        "group": [rows[0].group or "" for rows in groups],
+        "runs": [str(len(rows)) for rows in groups],
+        "states": [states(rows) for rows in groups],
+        "done": [f"{_share(rows):.0%}" for rows in groups],
     }
     return table(columns, right=("runs", "done"), names="group", wraps="states")
 
@@ -203,20 +200,17 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     Args:
         height: lines that there are: what does not fit is counted.
     """
-    shown, note = _on_screen([(None, [row]) for row in members], height and height - 1)
-    rows = [row for _, (row, *_) in shown]
+    shown, note = _on_screen([[row] for row in members], height and height - 1)
+    rows = [row for (row,) in shown]
     heads = short_keys(list(dict.fromkeys(key for row in members for key in row.sweep)), _HEADINGS)
     own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
-    quantities = present_in([entry for row in rows for entry in row.evals])
-    results = {it.label: [_newest(row.evals, it) for row in rows] for it in quantities}
+    results: dict[str, Sequence[Cell]] = {}
+    for quantity in present_in([entry for row in rows for entry in row.evals]):
+        known = [[entry for entry in row.evals if quantity.key in entry["results"]] for row in rows]
+        results[quantity.label] = [result_of(it[-1], quantity, with_count=True) if it else "-" for it in known]
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
     reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
     return Lines(title, _table(rows, own, results, is_short=height is not None), *reasons, *note)
-
-
-def _newest(evals: Sequence[Mapping[str, Any]], quantity: Any) -> str:
-    known = [entry for entry in evals if quantity.key in entry["results"]]
-    return result_of(known[-1], quantity, with_count=True) if known else "-"
 
 
 def details(row: RunStatus) -> RenderableType:

@@ -89,15 +89,12 @@ def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
 
 
 def _plain(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], right: Collection[str]) -> Text:
-    def line(cells: Iterable[Cell]) -> str:
-        texts = (printable(str(cell), keep="") for cell in cells)
-        sides = (str.rjust if heading in right else str.ljust for heading in widths)
-        padded = (side(text, width) for side, text, width in zip(sides, texts, widths.values(), strict=True))
-        return f" {(_GAP * ' ').join(padded)} "
-
+    fields = (f"{{:{'>' if heading in right else '<'}{width}}}" for heading, width in widths.items())
+    line = f" {(_GAP * ' ').join(fields)} "
+    rows = (map(str, cells) for cells in zip(*columns.values(), strict=True))
+    shown = [line.format(*(printable(cell, keep="") for cell in row)) for row in rows]
     rule = " " + "─" * (sum(widths.values()) + _GAP * (len(widths) - 1))
-    lines = ["", line(columns), rule, *map(line, zip(*columns.values(), strict=True))]
-    return Text("\n".join(lines), no_wrap=True, overflow="ignore")
+    return Text("\n".join(["", line.format(*columns), rule, *shown]), no_wrap=True, overflow="ignore")
 
 
 def _width(cell: Cell) -> int:

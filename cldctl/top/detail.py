@@ -58,24 +58,23 @@ class Detail:
         shards: what became of each shard of the evaluations that are not finished, by their names.
     """
 
-    row: RunStatus
-    why: Why | None = None
+    why: Why
     shards: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def detail_of(row: RunStatus, answers: Answers) -> Detail:
     """What the files of a run say, and the clusters said last: nobody is asked."""
-    if not RunFolder(row.path).exists:
-        return Detail(row)
+    run, shards = RunFolder(row.path), {}
+    if not run.exists:
+        return Detail(Why(row=row, headline="the run is gone"))
     explained = why.explained(row, answers)
-    shards = {}
     for entry in row.evals:
         if entry["state"] != "FINISHED":
             try:
-                shards[entry["id"]] = shards_of(Evaluation(RunFolder(row.path).evals / entry["id"]), entry, answers)
+                shards[entry["id"]] = shards_of(Evaluation(run.evals / entry["id"]), entry, answers)
             except (CldError, OSError) as error:
                 explained.problems.append(f"{entry['id']}: {said(error)}")
-    return Detail(row, explained, shards)
+    return Detail(explained, shards)
 
 
 class Files:
@@ -116,23 +115,18 @@ def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
     grid.add_column(ratio=1)
     for label, renderable in _pictures(detail, losses):
         grid.add_row(label, renderable)
-    return Printable(Group(grid, Text(), details(detail.row)))
+    return Printable(Group(grid, Text(), details(detail.why.row)))
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
-    row, explained = detail.row, detail.why
-    if not row.is_readable:
-        yield "why", Text(row.reason or "", "red")
-    elif explained is None:
-        yield "", Text("" if RunFolder(row.path).exists else "the run is gone", "red")
-    else:
-        yield "why", Text(explained.headline, STATES[row.state])
-        yield from (("do", Text(text)) for text in [explained.do] if text)
-        yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
+    explained = detail.why
+    yield "why", Text(explained.headline, STATES[explained.row.state])
+    yield from (("do", Text(text)) for text in [explained.do] if text)
+    yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
     if losses:
         yield "loss", LossCurve(losses, None, _CURVE_LINES)
         yield "", Text(f"from {number(losses[0])} to {number(losses[-1])}", "dim")
-    if explained is not None and explained.stretches:
+    if explained.stretches:
         yield "attempts", TimeLine(explained)
     for name, states in detail.shards.items():
         yield "eval", Text(name)

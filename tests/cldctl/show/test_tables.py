@@ -8,7 +8,6 @@ from cldctl.runs.status import RunStatus
 from cldctl.show import evaluations as results
 from cldctl.show import follow, runs, tables
 from cldctl.show.evaluations import evaluations
-from cldctl.show.format import size
 from cldctl.show.tables import table
 from tests.support.screen import STATES, evaluation, every_state, row, screen
 
@@ -207,8 +206,3 @@ def test_the_runs_of_a_group_on_a_short_terminal(monkeypatch):
 
 def old(number: int):
     return [row(f"old-{place:02d}", "FINISHED") for place in range(number)]
-
-
-def test_sizes():
-    known = {0: "0 B", 999: "999 B", 1000: "1 kB", 12_500_000: "12.5 MB", 1_710_000_000: "1.71 GB"}
-    assert {it: size(it) for it in known} == known

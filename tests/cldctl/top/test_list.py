@@ -9,7 +9,7 @@ from cld_core.run.events import Noted, Tagged
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
-from cldctl.top.run_table import FILTERS, RunTable, arranged, matching
+from cldctl.top.app import FILTERS, RunTable, arranged, matching
 from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
 
