@@ -35,10 +35,9 @@ _MOST_BARS = 12
 
 def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
     """Show a run until it ends, then its chained evaluations; returns the exit code of docs/cli.md."""
-    with _watching(run) as view:
-        (row,) = _watch_runs([run], view)
-        if row.state == "FINISHED":
-            _watch_works(_evaluations(run, names), view)
+    (row,) = _watch_runs(run, [run])
+    if row.state == "FINISHED":
+        follow_works_of(run, _evaluations(run, names))
     saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
     say = err.print if row.state == "FINISHED" else err.failure
     say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
@@ -58,8 +57,7 @@ def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[s
     Args:
         evaluations: the names of those that wait for a run, by the run's name.
     """
-    with _watching(_place(group)) as view:
-        rows = _watch_runs(runs, view, group)
+    rows = _watch_runs(_place(group), runs, group)
     finished = [run for run, row in zip(runs, rows, strict=True) if row.state == "FINISHED"]
     works = [work for run in finished for work in _evaluations(run, evaluations.get(run.name, ()))]
     ended = follow_group_evaluations(group, runs, works)
@@ -87,27 +85,13 @@ def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Seq
 
 def follow_statistics(work: Statistics) -> int:
     """Show statistics until they are complete, and print the path of their file; returns the exit code."""
-    with _watching(None) as view:
-        _watch_works([work], view)
+    follow_works_of(None, [work])
     if not work.request.is_done:
         err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
         return 1
     sharded.clear(work.folder)
     out.print(work.request.output, no_wrap=True)
     return 0
-
-
-def follow_works_of(place: RunFolder, works: Sequence[Work], title: str | None) -> None:
-    """Show sharded work until it ends.
-
-    Args:
-        place: its run, or the place of its group.
-
-    Raises:
-        typer.Exit: somebody stops watching.
-    """
-    with _watching(place) as view:
-        _watch_works(works, view, title)
 
 
 @contextmanager
@@ -129,53 +113,60 @@ def _watching(place: RunFolder | None) -> Iterator[View]:
         raise typer.Exit(130) from None
 
 
-def _watch_runs(runs: Sequence[RunFolder], view: View, group: Group | None = None) -> list[RunStatus]:
-    """Until all are over; those of a group below a line of the group."""
+def _watch_runs(place: RunFolder, runs: Sequence[RunFolder], group: Group | None = None) -> list[RunStatus]:
+    """Show runs until all are over; those of a group below a line of the group."""
     ends, warned = Ends(), False
-    while True:
-        answers = survey.of_runs(runs, max_age_s=ends.max_age_s)
-        rows, remark = [status_or_reason(run, answers) for run in runs], answers.remark or ""
-        if group is None:
-            (row,) = rows
-            if row.state == "RUNNING" and row.reason and not warned:
-                warned = True
-                err.print(row.reason, style="yellow")
-            view.show(shown_of(row, remark=remark))
-        else:
-            done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows) or 1
-            # How many runs are in which state says more than any one state of the group.
-            shown = Shown(name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark)
-            view.show(shown, is_paced=True)
-            for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
-                view.show(shown_of(row, name=f"  {row.name}"))
-        if _is_over(ends, answers, {row.state for row in rows}):
-            return rows
+    with _watching(place) as view:
+        while True:
+            answers = survey.of_runs(runs, max_age_s=ends.max_age_s)
+            rows, remark = [status_or_reason(run, answers) for run in runs], answers.remark or ""
+            if group is None:
+                (row,) = rows
+                if row.state == "RUNNING" and row.reason and not warned:
+                    warned = True
+                    err.print(row.reason, style="yellow")
+                view.show(shown_of(row, remark=remark))
+            else:
+                done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows) or 1
+                # How many runs are in which state says more than any one state of the group.
+                shown = Shown(name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark)
+                view.show(shown, is_paced=True)
+                for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
+                    view.show(shown_of(row, name=f"  {row.name}"))
+            if _is_over(ends, answers, {row.state for row in rows}):
+                return rows
 
 
-def _watch_works(works: Sequence[Work], view: View, title: str | None = None) -> None:
-    """Until all are over; several share a line."""
-    if not works:
-        return
+def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str | None = None) -> None:
+    """Show sharded work until all of it is over; several share a line.
+
+    Args:
+        place: its run, or the place of its group; None if it belongs to none.
+
+    Raises:
+        typer.Exit: somebody stops watching.
+    """
     title, ends = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations"), Ends()
-    while True:
-        submitted = (event.job for work in works for event in work.ledger.history().submitted)
-        answers = survey.ask(submitted, max_age_s=ends.max_age_s)
-        found = [work_state(work, answers) for work in works]
-        done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
-        complete = "" if len(works) == 1 else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
-        state = next(state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found)
-        shown = Shown(
-            name=title,
-            done=done,
-            total=total,
-            state=state,
-            phase=_phase(works, state, done, total),
-            unit=_unit(works) + complete,
-            remark=answers.remark or "",
-        )
-        view.show(shown, is_paced=True)
-        if _is_over(ends, answers, set(found)):
-            return
+    with _watching(place) as view:
+        while works:
+            submitted = (event.job for work in works for event in work.ledger.history().submitted)
+            answers = survey.ask(submitted, max_age_s=ends.max_age_s)
+            found = [work_state(work, answers) for work in works]
+            done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
+            complete = "" if len(works) == 1 else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
+            state = next(state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found)
+            shown = Shown(
+                name=title,
+                done=done,
+                total=total,
+                state=state,
+                phase=_phase(works, state, done, total),
+                unit=_unit(works) + complete,
+                remark=answers.remark or "",
+            )
+            view.show(shown, is_paced=True)
+            if _is_over(ends, answers, set(found)):
+                return
 
 
 def _is_over(ends: Ends, answers: Answers, found: set[str]) -> bool:

@@ -34,8 +34,6 @@ from .usage import usage_line
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
 _MOST_ATTEMPTS, _MOST_LINES = 4, 6
-# Of a run that keeps no copy of its code.
-_LIVE_CODE = "the live checkout (--live-code)"
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
@@ -247,19 +245,26 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
         yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
     yield "checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
     yield "updated", age(row.updated)
-    if row.usage is not None:
-        yield "usage", usage_line(row.usage)
     if row.tags:
         yield "tags", " ".join(row.tags)
     if row.note is not None:
         yield "note", row.note
     if row.job_id is not None:
         yield "job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "")
-    if row.code == "live":
-        yield "code", _LIVE_CODE
     yield "folder", row.path
-    yield from (("changed", Text(change, style="yellow")) for change in row.changes)
-    yield from (("problem", Text(problem, style="yellow")) for problem in row.problems)
+    yield from _remarks(row, row.usage, row.changes, row.problems)
+
+
+def _remarks(
+    row: RunStatus, usage: Mapping[str, Any] | None, changes: Sequence[str], problems: Sequence[str]
+) -> Iterator[tuple[str, Text]]:
+    """What a run has used, and what is to be known about it before it goes on."""
+    if usage is not None and usage["used"] > 0:
+        yield "usage", Text(usage_line(usage))
+    if row.code == "live":
+        yield "code", Text("the live checkout (--live-code)")
+    yield from (("changed", Text(change, "yellow")) for change in changes)
+    yield from (("problem", Text(problem, "yellow")) for problem in problems)
 
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
@@ -402,14 +407,8 @@ def _explained(why: Why) -> Iterator[RenderableType]:
         yield from _failure(why.failed, RunFolder(row.path))
     if why.excluded:
         yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
-    if row.code == "live":
-        yield _fact("code", _LIVE_CODE)
-    for change in why.changed:
-        yield _fact("changed", change, "yellow")
-    if why.usage is not None and why.usage.used > 0:
-        yield _fact("usage", usage_line(why.usage.to_dict()))
-    for problem in why.problems:
-        yield _fact("problem", problem, "yellow")
+    for name, known in _remarks(row, why.usage and why.usage.to_dict(), why.changed, why.problems):
+        yield _fact(name, known.plain, str(known.style))
     if why.do:
         yield _fact("do", why.do)
     for place, text in enumerate(why.next):
