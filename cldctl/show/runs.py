@@ -407,7 +407,8 @@ def _explained(why: Why) -> Iterator[RenderableType]:
         yield from _failure(why.failed, RunFolder(row.path))
     if why.excluded:
         yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
-    for name, known in _remarks(row, why.usage and why.usage.to_dict(), why.changed, why.problems):
+    usage = None if why.usage is None else why.usage.to_dict()
+    for name, known in _remarks(row, usage, why.changed, why.problems):
         yield _fact(name, known.plain, str(known.style))
     if why.do:
         yield _fact("do", why.do)
