@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.color import Color
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
@@ -30,6 +31,7 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 from cldctl.show.format import duration, number
 from cldctl.show.runs import details
+from cldctl.show.tables import progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS: dict[Cause | None, str] = {
@@ -119,10 +121,13 @@ def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
-    explained = detail.why
-    yield "why", Text(explained.headline, STATES[explained.row.state])
+    explained, row = detail.why, detail.why.row
+    yield "why", Text(explained.headline, STATES[row.state])
     yield from (("do", Text(text)) for text in [explained.do] if text)
     yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
+    if row.steps:
+        known = "" if row.eta_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+        yield "step", Columns([progress_bar(row), f"{100 * row.step / row.steps:.1f}%{known}"])
     if losses:
         yield "loss", LossCurve(losses, None, _CURVE_LINES)
         yield "", Text(f"from {number(losses[0])} to {number(losses[-1])}", "dim")
