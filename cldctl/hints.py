@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 from cld_core.run import RunFolder
-from cld_core.run.groups import Group
 
 from . import config
 
@@ -18,8 +17,3 @@ def command(text: str, run: RunFolder) -> str:
     with contextlib.suppress(ValueError):
         root = root.relative_to(Path.cwd())
     return f"cldctl {text} --runs-dir {shlex.quote(str(root))}"
-
-
-def command_of_group(text: str, group: Group) -> str:
-    """As `command`, about the runs of a group."""
-    return command(text, RunFolder(group.root / group.name))

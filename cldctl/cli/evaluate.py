@@ -125,20 +125,16 @@ def compare(
 
     Example: cldctl compare toy-0102-101112-ab12 toy-0102-101530-cd34
     """
-    from cldctl.show.evaluations import compare_groups, compare_runs
+    from cld_core.run import RunFolder
+    from cldctl.show.evaluations import show_compared
 
     if checkpoint == "all":
         raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")
     root = options.runs_dir(directory)
-    groups = {name: group for name in dict.fromkeys(names) if (group := options.group_named(name, root)) is not None}
-    if groups:
-        chosen = [groups.get(name) or options.find_run(name, root) for name in dict.fromkeys(names)]
-        compare_groups(chosen, checkpoint, as_json)
-        return
-    runs = [options.find_run(name, root) for name in names]
-    if len(runs) < 2:
-        raise UsageError(f"{runs[0].name} is one run: compare takes a group, or two or more runs.")
-    compare_runs(runs, checkpoint, as_json)
+    chosen = [options.group_named(name, root) or options.find_run(name, root) for name in names]
+    if len(chosen) == 1 and isinstance(chosen[0], RunFolder):
+        raise UsageError(f"{chosen[0].name} is one run: compare takes a group, or two or more runs.")
+    show_compared(chosen, checkpoint, as_json)
 
 
 # `evaluate` has an option of this name.

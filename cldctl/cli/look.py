@@ -53,14 +53,14 @@ def status(
     selection.in_order([], sort)
     groups = [found.name for name in names or [] if (found := options.group_named(name, root)) is not None]
     runs = options.find_runs_or_group(names or [], root)
-    query = Query(Index(root, fresh=fresh), runs, groups, which, everything, sort, reverse)
+    query = Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
     if watch:
         watch_runs(query)
     elif as_json:
-        answer = query.rows()
-        if answer.remark is not None:
-            err.print(answer.remark, style="yellow")
-        rows = [row.to_dict() for row in answer.rows]
+        look = query.look()
+        if look.answers.remark is not None:
+            err.print(look.answers.remark, style="yellow", markup=False)
+        rows = [row.to_dict() for row in look.rows]
         many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
         typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
     else:
@@ -158,7 +158,7 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
     from cld_core.run.lookup import meant
     from cldctl.runs import why as policy
     from cldctl.show.console import out
-    from cldctl.show.why import screen
+    from cldctl.show.runs import explanation
 
     root = options.runs_dir(directory)
     try:
@@ -171,7 +171,7 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
         typer.echo(json.dumps(found.to_dict(), indent=1))
     else:
         # Uncut: a command that is wider than the screen stays whole.
-        out.print(screen(found), crop=False)
+        out.print(explanation(found), crop=False)
 
 
 def usage(

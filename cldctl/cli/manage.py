@@ -39,9 +39,11 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
 
     Example: cldctl rm toy-0102-101112-ab12
     """
+    from rich.filesize import decimal as size
+
     from cldctl.runs import removal
     from cldctl.show.console import err
-    from cldctl.show.format import age, size
+    from cldctl.show.format import age
     from cldctl.show.progress import Working
 
     chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes, damaged=True)
@@ -79,9 +81,10 @@ def prune(
 
     Example: cldctl prune toy-0102-101112-ab12 --keep-every 100000
     """
+    from rich.filesize import decimal as size
+
     from cldctl.runs import pruning
     from cldctl.show.console import err
-    from cldctl.show.format import size
     from cldctl.show.progress import Working
 
     chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes or dry_run)

@@ -44,8 +44,7 @@ def tune(
     from cldctl.runs.options import network_evaluations
     from cldctl.runs.tune import minutes, plan, start
     from cldctl.show.console import err
-    from cldctl.show.samplers import finish_tunings, say_cost
-    from cldctl.show.submission import remark
+    from cldctl.show.submission import finish_tunings, remark, say_cost
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, directory)
@@ -123,9 +122,9 @@ def samplers(
     from cldctl.evals.samplers import comparing
     from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
     from cldctl.runs.options import network_evaluations
+    from cldctl.show.evaluations import show_plan
     from cldctl.show.progress import Working
-    from cldctl.show.samplers import finish_comparison, list_samplers
-    from cldctl.show.submission import remark
+    from cldctl.show.submission import finish_samplers, remark
 
     options.check_output(csv, (".csv",), "numbers are", "--csv")
     options.check_output(plot, (".png",), "pictures are", "--plot")
@@ -143,7 +142,7 @@ def samplers(
     with Working(f"looking at what is missing of the comparison of {run.name}"):
         made, planned = plan_samplers(run, sampler or (), numbers, seeds, wanted, remark)
     if dry_run:
-        list_samplers(run, made)
+        show_plan(run, made)
         return
     outcome = start(planned, max_parallel)
-    raise typer.Exit(finish_comparison(made, planned, outcome, as_json, csv, plot, follow))
+    raise typer.Exit(finish_samplers(made, planned, outcome, as_json, csv, plot, follow))

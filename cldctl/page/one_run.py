@@ -28,8 +28,9 @@ from cldctl.hints import command
 from cldctl.lookup import recipe_files
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
+from cldctl.show.evaluations import cell_text, result_text, tuning_columns
 from cldctl.show.format import age, count, duration, keys_differ, number
-from cldctl.show.tables import attempt_columns, cell_text, result_text, tuning_columns
+from cldctl.show.tables import attempt_columns
 from cldctl.show.usage import usage_line
 
 from .curves import LOSS, Points, is_inside, read

@@ -13,13 +13,16 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
 from cld_core.texts import printable
+
+if TYPE_CHECKING:
+    from cld_core.run import RunFolder
 
 for _stream in (sys.stdout, sys.stderr):
     if isinstance(_stream, io.TextIOWrapper):
@@ -118,9 +121,11 @@ def strong(*parts: str) -> Text:
     return Text.assemble(*((part, "bold" if index % 2 else "") for index, part in enumerate(parts)))
 
 
-def say_next(*commands: str) -> None:
-    """Say what to type next, a line each."""
-    err.print("next:\n" + "\n".join(f"  {text}" for text in commands))
+def say_next(place: "RunFolder", *texts: str) -> None:
+    """Say what to type next, a line each, without "cldctl ": commands about a run, or what lies beside it."""
+    from cldctl.hints import command
+
+    err.print("next:\n" + "\n".join(f"  {command(text, place)}" for text in texts))
 
 
 def shows_bars() -> bool:
@@ -136,33 +141,27 @@ def shows_phases() -> bool:
 class _Log(logging.Handler):
     """Writes what is logged to stderr."""
 
-    def __init__(self, level: int, before: str, style: str) -> None:
-        super().__init__(level)
-        self._before, self._style = before, style
-
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(f"{self._before}{record.getMessage()}", style=self._style)
+        is_warning = record.levelno >= logging.WARNING
+        err.print(f"{'warning: ' * is_warning}{record.getMessage()}", style="yellow" if is_warning else "dim")
 
 
-_CALLS = _Log(logging.DEBUG, "", "dim")
+_LOG = _Log()
 
 
 def verbose(is_on: bool) -> None:
     """What `cldctl -v` says, or no longer: the programs that are called, and how long they take."""
     logger = logging.getLogger("cldctl")
     logger.setLevel(logging.DEBUG if is_on else logging.NOTSET)
-    if is_on:
-        logger.addHandler(_CALLS)
-    else:
-        logger.removeHandler(_CALLS)
+    logger.handlers = [_LOG] if is_on else []
 
 
 @contextlib.contextmanager
 def warnings() -> Iterator[None]:
     """A context in which stderr shows what `cld_core` warns of."""
-    logger, handler = logging.getLogger("cld_core"), _Log(logging.WARNING, "warning: ", "yellow")
-    logger.addHandler(handler)
+    logger = logging.getLogger("cld_core")
+    logger.addHandler(_LOG)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.removeHandler(_LOG)

@@ -1,7 +1,8 @@
-"""Results: the evaluations of a run, sweeps, samplers side by side, and runs or groups side by side."""
+"""Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side by side."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group as Lines
@@ -11,22 +12,81 @@ from rich.text import Text
 from cld_core.errors import NotFoundError
 from cld_core.evaluation import registry
 from cld_core.evaluation.definitions import Quantity
+from cld_core.evaluation.evaluation import Evaluation
 from cld_core.evaluation.published import PublishedSampler
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
+from cld_core.tuned.work import Tuning
 from cldctl.evals import compare
 from cldctl.evals.compare import Line, Result, quantities_of, verdict
-from cldctl.evals.samplers import best, published_for, references
-from cldctl.evals.table import keys_of, rows
+from cldctl.evals.samplers import Comparison, best, published_for, references, to_json, to_table
+from cldctl.evals.table import keys_of, rows, write_finished
+from cldctl.evals.table import plot as draw
+from cldctl.hints import command
+from cldctl.runs import survey
+from cldctl.runs.survey import Answers
+from cldctl.runs.work_status import evaluation_status, tuning_status
 
-from .console import err, out
-from .format import count
-from .tables import Cell, cell_text, counts_of, present_in, result_of, result_text, short_keys, state_text, table
+from .console import err, out, say_next
+from .format import count, number
+from .tables import Cell, short_keys, state_text, table
 
 # What follows the best result of a column.
 BEST = "*"
 _STYLE = {"better": "bold green", "worse": "bold red"}
+
+
+def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
+    """The numbers that any of these evaluations has, in the order of the table of metrics."""
+    return [
+        quantity for _, quantity in registry.quantities() if any(quantity.key in entry["results"] for entry in evals)
+    ]
+
+
+def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_count: bool = False) -> str:
+    """A result of an evaluation's row of ``status``; a dash if it has none.
+
+    Args:
+        with_count: add of how many samples or test points it is.
+    """
+    result = entry["results"].get(quantity.key)
+    if not result:
+        return "-"
+    text, of = result_text(quantity, result["value"], result["stderr"]), counts_of(entry, [quantity])
+    return f"{text} ({', '.join(of)})" if with_count and of else text
+
+
+def counts_of(
+    entry: Mapping[str, Any], quantities: Iterable[Quantity] | None = None, show: Callable[[int], str] = count
+) -> list[str]:
+    """Of how many samples and test points the results of an evaluation are: ["50,000 samples", "2,000 points"].
+
+    Args:
+        quantities: of which results; None for all.
+    """
+    keys = None if quantities is None else {quantity.key for quantity in quantities}
+    words = (
+        f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
+        for metric, quantity in registry.quantities()
+        if (result := entry["results"].get(quantity.key)) and result.get("n") is not None
+        if keys is None or quantity.key in keys
+    )
+    return list(dict.fromkeys(words))
+
+
+def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
+    """A result and its standard error, with the decimals of its kind."""
+    error = "" if stderr is None else f" ± {stderr:.{quantity.digits}f}"
+    return f"{value:.{quantity.digits}f}{error}"
+
+
+def cell_text(quantity: Quantity, row: Mapping[str, Any]) -> str:
+    """`result_text` of a row of a sweep (`evals.table.rows`) that has the result, with the share of lost samples."""
+    text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
+    share = row.get(f"{quantity.key}_nonfinite")
+    return f"{text} ({100 * share:.2g}% lost)" if share else text
 
 
 def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -51,27 +111,19 @@ def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
     return [Text(f"{entry['id']}: {text}", "yellow") for entry in evals for text in entry["remarks"]]
 
 
-def by_step(evals: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """For settings with results at several steps, a table of the results against the step."""
     groups: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in evals:
         if entry["results"]:
             groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    return [_against_step(list(group.values())) for group in groups.values() if len(group) > 1]
-
-
-def _against_step(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    ordered = sorted(entries, key=lambda entry: entry["checkpoint_step"])
-    columns = {
-        "step": [count(entry["checkpoint_step"]) for entry in ordered],
-        **{it.label: [result_of(entry, it, with_count=True) for entry in ordered] for it in present_in(entries)},
-    }
-    return _under(f"{', '.join(entries[0]['metrics'])} against the step", table(columns, right=columns))
-
-
-def _under(title: str, drawn: RenderableType) -> RenderableType:
-    """A table below a title that is not folded to its width."""
-    return Lines(Text(title, style="bold"), drawn)
+    for group in groups.values():
+        if len(group) > 1:
+            entries = [group[step] for step in sorted(group)]
+            columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
+            for it in present_in(entries):
+                columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
+            yield table(columns, right=columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 def sweep_table(
@@ -86,43 +138,37 @@ def sweep_table(
         evals: the evaluations of the sweep as `status` knows them, by their names.
         best: results that are marked, as (key, number of the row); None to mark none.
     """
-    quantities: list[Quantity | None] = [registry.quantity(key) for key in keys_of(rows)]
-    return Lines(*(_one_result(sweep, rows, evals, quantity, best) for quantity in quantities or [None]))
-
-
-def _one_result(
-    sweep: Sweep,
-    rows: Sequence[Mapping[str, Any]],
-    evals: Mapping[str, Mapping[str, Any]],
-    quantity: Quantity | None,
-    best: Collection[tuple[str, int]] | None,
-) -> RenderableType:
     *down, across = sweep.axes
-    label = quantity.label if quantity is not None else "states"
     heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, row in enumerate(rows):
-        cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down) or (label,), {})
-        if quantity is not None and row[quantity.key] is not None:
-            mark = "" if best is None else BEST if (quantity.key, number) in best else " "
-            cells[row[across.key]] = cell_text(quantity, row) + mark
-        else:
-            state = evals.get(row["evaluation"], {}).get("state", "-").lower()
-            # It is finished, and does not have this result.
-            cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
-    columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
-    results = {
-        f"{across.key.split('.')[-1]} {value}": [cells.get(value, "-") for cells in lines.values()]
-        for value in across.values
-    }
-    title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-    return _under(title, table(columns | results, right=results))
+    drawn: list[RenderableType] = []
+    keys: list[str | None] = [*keys_of(rows)]
+    for key in keys or [None]:
+        quantity = None if key is None else registry.quantity(key)
+        label = "states" if quantity is None else quantity.label
+        lines: dict[tuple[str, ...], dict[str, str]] = {}
+        for place, row in enumerate(rows):
+            cells = lines.setdefault(tuple(str(row[axis.key]) for axis in down) or (label,), {})
+            if quantity is not None and row[quantity.key] is not None:
+                mark = "" if best is None else BEST if (key, place) in best else " "
+                cells[row[across.key]] = cell_text(quantity, row) + mark
+            else:
+                state = evals.get(row["evaluation"], {}).get("state", "-").lower()
+                # It is finished, and does not have this result.
+                cells[row[across.key]] = "-" if quantity is not None and state == "finished" else state
+        columns = dict(zip(heads, map(list, zip(*lines, strict=True)), strict=True))
+        results = {
+            f"{across.key.split('.')[-1]} {value}": [cells.get(value, "-") for cells in lines.values()]
+            for value in across.values
+        }
+        title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
+        drawn.append(table(columns | results, right=results, title=title))
+    return Lines(*drawn)
 
 
 def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
     """Of how many samples or test points the results of a sweep are, unless they differ in that."""
-    asked = [] if quantity is None else [quantity]
-    counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], asked)}
+    only = [] if quantity is None else [quantity]
+    counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], only)}
     return f", {counts.pop()}" if len(counts) == 1 else ""
 
 
@@ -236,29 +282,12 @@ def _how(results: Sequence[Result]) -> str:
     return "; ".join(dict.fromkeys(texts)) or "-"
 
 
-def compare_runs(runs: Sequence[RunFolder], checkpoint: str, as_json: bool) -> None:
-    """Compare runs.
+def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
+    """Print results side by side: of groups, averaged over seeds; of runs alone, marked against the first one.
 
     Raises:
-        NotFoundError: one has no results.
+        NotFoundError: a run, or all of the groups, have no results.
         UsageError: these cannot be compared.
-    """
-    columns = [compare.column(run, checkpoint) for run in runs]
-    if as_json:
-        print(json.dumps(compare.to_json(columns), indent=1))
-        return
-    lines = [Line(column.run, {}, (column,)) for column in columns]
-    out.print(compared(lines, is_marked=True))
-    for text in (*compare.differences(columns), *compare.warnings(columns), compare.rule(columns)):
-        if text is not None:
-            err.print(text, markup=False)
-
-
-def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json: bool) -> None:
-    """Compare groups, averaged over seeds, and runs beside them.
-
-    Raises:
-        NotFoundError: none of the groups has results.
     """
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
     lines: list[Line] = []
@@ -269,19 +298,129 @@ def compare_groups(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json
             lines += found
             missing += without
         else:
-            column = compare.column(one, checkpoint)
-            lines.append(Line(column.run, {}, (column,)))
+            lines.append(Line(one.name, {}, (compare.column(one, checkpoint),)))
     if not lines:
-        names = [group.name for group in chosen]
-        fix = f"Make some: `cldctl eval {names[0]} --elbo`."
-        raise NotFoundError(f"no run of {', '.join(names)} has a finished evaluation{of_step}. {fix}")
+        fix = f"Make some: `cldctl eval {chosen[0].name} --elbo`."
+        raise NotFoundError(
+            f"no run of {', '.join(group.name for group in chosen)} has a finished evaluation{of_step}. {fix}"
+        )
+    if any(isinstance(one, Group) for one in chosen):
+        content, is_marked = compare.group_json(lines, missing), False
+        texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
+        texts += [*compare.group_warnings(lines), compare.AVERAGES]
+    else:
+        columns = [line.columns[0] for line in lines]
+        content, is_marked = compare.to_json(columns), True
+        texts = [*compare.differences(columns), *compare.warnings(columns), compare.rule(columns) or ""]
     if as_json:
-        print(json.dumps(compare.group_json(lines, missing), indent=1))
+        print(json.dumps(content, indent=1))
         return
-    out.print(compared(lines))
-    for text in (
-        *(f"{name} has no finished evaluation{of_step}" for name in missing),
-        *compare.group_warnings(lines),
-    ):
-        err.print(text, markup=False)
-    err.print(compare.AVERAGES, markup=False)
+    out.print(compared(lines, is_marked=is_marked))
+    for text in filter(None, texts):
+        err.print(text)
+
+
+def statuses_of(works: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """State and results of evaluations, as `status` knows them."""
+    submitted = (event.job for work in works for event in work.ledger.history().submitted)
+    answers = survey.ask(submitted, max_age_s=survey.TO_LOOK_S)
+    return [evaluation_status(work, answers) for work in works]
+
+
+def say_files(run: RunFolder, sweep: Sweep) -> None:
+    """Write table and picture of a complete sweep, and print where they are."""
+    write_finished(run)
+    for name in ("table.csv", "plot.png"):
+        out.print(str(run.evals / sweep.id / name), no_wrap=True)
+
+
+def show_plan(run: RunFolder, made: Comparison) -> None:
+    """Print the samplers that would be compared."""
+    names = made.sweep.axes[0].values
+    settings = [made.options.settings[name] for name in names]
+    out.print(table({"sampler": names, "settings": settings}, wraps="settings"))
+    nfe = ", ".join(map(str, made.options.nfe))
+    text = f"{', '.join(made.options.metrics)} at {nfe} evaluations; {made.options.seeds} seeds"
+    out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
+    out.print(f"{len(made.requests)} evaluations, of which nothing was started")
+
+
+def show_samplers(
+    run: RunFolder, made: Comparison, as_json: bool, csv: Path | None, plot: Path | None, *, waited: bool
+) -> int:
+    """Print the results of a comparison of samplers, and write the files; returns the exit code."""
+    statuses = statuses_of([Evaluation(run.evals / request.id) for request in made.requests])
+    missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
+    if as_json:
+        found = to_json(run, made.sweep, made.options.settings)
+        print(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
+    else:
+        out.print(samplers(run, made.sweep, statuses))
+        if made.noisy:
+            out.print(f"-  draws noise, and so has no distance from the flow: {', '.join(made.noisy)}")
+    if missing:
+        see = command(f"status {run.name}", run)
+        err.failure(f"{len(missing)} of {len(statuses)} evaluations are not complete; see `{see}`")
+        return int(waited)
+    if not as_json:
+        say_files(run, made.sweep)
+    if csv is not None:
+        write_text(csv, to_table(run, made.sweep))
+    if plot is not None:
+        cells = rows(run, made.sweep)
+        draw(plot, made.sweep, cells, keys_of(cells), run.name)
+    for file in filter(None, (csv, plot)):
+        err.print(str(file), no_wrap=True)
+    return 0
+
+
+def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited: bool) -> int:
+    """Print the tunings that are complete, or the names of the others; returns the exit code."""
+    done = [work for work in works if work.solution is not None]
+    missing = [work.name for work in works if work not in done]
+    if as_json:
+        print(json.dumps({"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1))
+    elif done:
+        out.print(tunings([tuning_status(work, Answers({})) for work in done]))
+        err.print("rms distance from the network's own flow on held-out noise, per coordinate")
+    else:
+        out.print("\n".join(missing))
+    if missing and waited:
+        for name in missing:
+            err.failure(f"{name} is not complete; see {run.tuned / name / 'logs'}, and run the same command again")
+        return 1
+    if missing:
+        err.print(f"logs: {run.tuned / missing[0] / 'logs'}; run it again with --follow to watch")
+    else:
+        say_next(run, f"sample {run.name} --method tuned --nfe {works[-1].request.nfe}")
+    return 0
+
+
+def _tuning_to_json(work: Tuning) -> dict[str, Any]:
+    entry = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
+    if (found := work.solution) is None:
+        return entry
+    results = {"kept": found.kept, "rms": dict(found.rms), "digest": found.digest}
+    return {**entry, **results, "file": str(work.folder / "solution.json"), "about": dict(found.about)}
+
+
+def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Tunings as `status` knows them."""
+    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
+    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
+    return table(columns, right=right, optional=("step", "kept"), title="tunings")
+
+
+def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
+    """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
+    return {
+        "tuning": [it["id"] for it in entries],
+        "state": [it["state"] for it in entries],
+        "NFE": [str(it["nfe"]) for it in entries],
+        "step": [count(it["checkpoint_step"]) for it in entries],
+        "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],
+        "kept": [it["kept"] or "-" for it in entries],
+        "untuned rms": [number(it["rms"].get("untuned"), 3) for it in entries],
+        "rms": [number(it["rms"].get(it["kept"]), 3) for it in entries],
+        "gain": ["-" if it["gain"] is None else f"{it['gain']:.1f}x" for it in entries],
+    }

@@ -47,16 +47,6 @@ def keys_differ(number: int) -> str:
     return "No key differs" if number == 0 else "1 key differs" if number == 1 else f"{number} keys differ"
 
 
-def size(count: int) -> str:
-    """Bytes in the unit that fits, for example 950 B, 12.5 MB, 1.71 GB; 1 GB is a thousand million."""
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.3g} {unit}"
-
-
 def shortened(name: str, width: int) -> str:
     """A name in ``width`` characters, or fewer: more of its end stays than of its start: it tells it from others."""
     if len(name) <= width:

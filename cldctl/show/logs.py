@@ -18,6 +18,48 @@ from .console import err
 _EVERY_S = 0.3
 
 
+class Tail:
+    """What is new in logs: at first their ends, then what was appended.
+
+    Args:
+        lines: of each file, at most so many at first; None for all.
+        say: told what is left out.
+    """
+
+    def __init__(self, lines: int | None, say: Callable[[str], object] = lambda text: None) -> None:
+        self._lines, self._say = lines, say
+        # How far each file was read, bytes.
+        self._read: dict[Path, int] = {}
+
+    def new_parts(self, log: Log) -> list[Part]:
+        """What was not read yet.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        files = log.files()
+        # Where a start begins is looked for once; what follows a part that grows is new, or of a later start.
+        if not self._read.keys() >= set(files):
+            return [self._new(part) for part in log.parts()]
+        return [self._new(Part(file)) for file in files] if log.is_newest else []
+
+    def _new(self, part: Part) -> Part:
+        size = os.stat(part.file).st_size
+        part = replace(part, end=size if part.end is None else min(size, part.end))
+        begin = self._read[part.file] if part.file in self._read else self._first(part)
+        self._read[part.file] = end = max(begin, part.end or 0)
+        return Part(part.file, begin, end)
+
+    def _first(self, part: Part) -> int:
+        if part.whole is not None:
+            self._say(f"{part.file}: shown whole: {part.whole}")
+        begin = part.begin if self._lines is None else part.last(self._lines).begin
+        shown = max(begin, (part.end or 0) - MOST_BYTES)
+        if shown > begin:
+            self._say(f"the first {shown - begin:,} bytes of {part.file} are not shown")
+        return shown
+
+
 class Printer:
     """Prints logs, and then again what is new in them.
 
@@ -28,12 +70,10 @@ class Printer:
     """
 
     def __init__(self, find: Callable[[], Sequence[Log]], *, merge: bool, tail: int | None) -> None:
-        self._find, self._merge, self._tail = find, merge, tail
-        # How far each file was shown, bytes.
-        self._shown: dict[Path, int] = {}
+        self._find, self._merge = find, merge
+        self._tail = Tail(tail, lambda text: err.print(text, style="yellow"))
         # Of each file, the latest time of a line so far: the lines below it that have none belong there.
         self._latest: dict[Path, float] = {}
-        self._said: set[str] = set()
 
     def show(self) -> None:
         """Print what was not printed yet.
@@ -43,20 +83,22 @@ class Printer:
         """
         logs = list(self._find())
         try:
-            self._show([(log.rank, part) for log in logs for part in self._new_parts(log)])
+            self._show([(log.rank, part) for log in logs for part in self._tail.new_parts(log)])
         except OSError as error:
             place = error.filename or next((log.job.logs for log in logs), "")
             raise CldError(f"{place}: the log cannot be read ({error.strerror}). Look at the file itself.") from error
 
     def _show(self, parts: Sequence[tuple[int, Part]]) -> None:
-        if self._merge:
-            for rank, line in merged(parts, self._latest):
-                ended = line if line.endswith(b"\n") else line + b"\n"
-                _print(f"{rank}| ".encode() + ended, is_error=False)
-        else:
+        if not self._merge:
             for _, part in parts:
                 for line in part.lines():
                     _print(line, is_error=part.is_errors)
+            return
+        for _, part in parts:
+            if part.file not in self._latest:
+                self._latest[part.file] = latest_time(Part(part.file, max(part.begin - MOST_BYTES, 0), part.begin))
+        for rank, line in merged(parts, self._latest):
+            _print(f"{rank}| ".encode() + line.removesuffix(b"\n") + b"\n", is_error=False)
 
     def follow(self, is_growing: Callable[[], bool]) -> None:
         """Print new output until nothing is written any more."""
@@ -66,40 +108,6 @@ class Printer:
             if is_last:
                 return
             time.sleep(_EVERY_S)
-
-    def _new_parts(self, log: Log) -> list[Part]:
-        new = []
-        files = log.files()
-        # Where a start begins is looked for once; what follows a part that grows is new.
-        known = self._shown.keys() >= set(files)
-        for part in map(Part, files) if known else log.parts():
-            size = os.stat(part.file).st_size
-            end = size if part.end is None else min(size, part.end)
-            before = self._shown.get(part.file)
-            first = replace(part, end=end)
-            cut = self._first(first) if before is None else Part(part.file, before, max(before, end))
-            self._shown[part.file] = max(end, cut.begin)
-            new.append(cut)
-        return new
-
-    def _first(self, part: Part) -> Part:
-        """What is shown of a part at first: its end."""
-        if part.whole is not None:
-            self._say(f"{part.file}: shown whole: {part.whole}")
-        if self._tail is not None:
-            whole, part = part, part.last(self._tail)
-            if self._merge:
-                above = max(whole.begin, part.begin - MOST_BYTES)
-                self._latest[part.file] = latest_time(replace(whole, begin=above, end=part.begin))
-        begin = max(part.begin, (part.end or 0) - MOST_BYTES)
-        if begin > part.begin:
-            self._say(f"the first {begin - part.begin:,} bytes of {part.file} are not shown")
-        return replace(part, begin=begin)
-
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            err.print(text, style="yellow", markup=False)
 
 
 def _print(line: bytes, *, is_error: bool) -> None:

@@ -1,25 +1,136 @@
-"""What a command does while somebody waits: a bar or a spinner on a terminal, a line for each phase elsewhere."""
+"""How far something is, while somebody waits for it: bars on a terminal, lines elsewhere."""
 
-from types import TracebackType
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from rich.text import Text
 
 from cld_core.texts import one_line
+from cldctl.runs.state import STATES
 
 from . import console
 from .console import err
-from .format import duration
+from .format import duration, number, shortened
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
-# From so many columns on there is room for a whole bar, and for all that is known.
-_WIDE = 100
-_BAR = 20
+# A file gets a line about what gets on after so many seconds, or after this part of it, whichever is sooner.
+EVERY_S, EVERY_PART = 10.0, 0.05
+# From so many columns on there is room for a whole bar.
+_WIDE, _BAR, _NAME = 100, 20, 20
+# Columns that a name, a bar and a count need, and each other fact.
+_LEAST, _FACT = 50, 25
 
 
-class Working:
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How far something is that somebody follows.
+
+    Attributes:
+        done, total: steps or rows (``unit``).
+        phase: what it does, in words; empty if the state says all.
+        facts: more about it, the most important one first.
+        elapsed_s, left_s: seconds since it began, and until it will be done; None if nobody knows.
+        remark: what is unusual.
+    """
+
+    name: str
+    done: int
+    total: int
+    state: str
+    phase: str = ""
+    unit: str = "steps"
+    facts: Sequence[str] = ()
+    elapsed_s: float | None = None
+    left_s: float | None = None
+    remark: str = ""
+
+    @property
+    def counted(self) -> str:
+        return f"{self.done:,}/{self.total:,} {self.unit}"
+
+    @property
+    def line(self) -> str:
+        """For a file."""
+        what = " ".join(filter(None, (self.name, self.state, self.phase)))
+        eta = "" if self.left_s is None else f"ETA {duration(self.left_s)}"
+        return "; ".join(filter(None, [f"{what}: {self.counted}", *self.facts, eta, self.remark]))
+
+    def paced(self, began: float, first: int) -> "Shown":
+        """The same with its times: what is left takes as long, per step or row, as what was done since ``began``.
+
+        Args:
+            began: when it was seen first, by the monotonic clock, and ``first``, what was done by then.
+        """
+        elapsed, done = time.monotonic() - began, self.done - first
+        if done <= 0 or elapsed <= 0:
+            return replace(self, elapsed_s=elapsed)
+        facts, left_s = [*self.facts, f"{number(done / elapsed, 3)}/s"], (self.total - self.done) * elapsed / done
+        return replace(self, facts=facts, elapsed_s=elapsed, left_s=left_s)
+
+
+class View:
+    """A context in which the progress of several things is shown on stderr."""
+
+    _is_transient = False
+
+    def __init__(self) -> None:
+        self._progress = _bars(is_transient=self._is_transient) if console.shows_bars() else None
+        self._tasks: dict[str, TaskID] = {}
+        self._first: dict[str, tuple[float, int]] = {}
+        # The newest line about each thing, when it was written, and the phases of its state that have one.
+        self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
+
+    def __enter__(self) -> Self:
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show(self, shown: Shown, *, is_paced: bool = False) -> None:
+        """Show how far something is; of the same name, instead of what was shown before.
+
+        Args:
+            is_paced: it does not report its rate and times, which follow from what was shown first.
+        """
+        if is_paced:
+            shown = shown.paced(*self._first.setdefault(shown.name, (time.monotonic(), shown.done)))
+        if self._progress is not None:
+            self._draw(self._progress, shown)
+        elif console.shows_phases():
+            self._print(shown)
+
+    def _draw(self, progress: "Progress", shown: Shown) -> None:
+        if shown.name not in self._tasks:
+            self._tasks[shown.name] = progress.add_task("", head=Text(), known="")
+        head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
+        head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
+        elapsed = [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
+        known = [shown.counted, *([shown.remark] if shown.remark else shown.facts), *elapsed]
+        known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
+        known += [] if shown.left_s is None else [f"{duration(shown.left_s)} left"]
+        task, total = self._tasks[shown.name], shown.total or 1
+        progress.update(task, completed=shown.done, total=total, head=head, known="  ".join(known), refresh=True)
+
+    def _print(self, shown: Shown) -> None:
+        now = time.monotonic()
+        last, when, phases = self._lines.get(shown.name, (shown, now, set()))
+        if (shown.state, bool(shown.remark)) != (last.state, bool(last.remark)):
+            phases = set()
+        done = shown.done - last.done
+        is_due = done > 0 and (now - when >= EVERY_S or done >= EVERY_PART * shown.total)
+        if is_due or shown.phase not in phases:
+            self._lines[shown.name] = (shown, now, phases | {shown.phase})
+            err.print(shown.line)
+
+
+class Working(View):
     """A context in which a command says what it does. On a terminal, nothing of it stays there.
 
     Args:
@@ -27,66 +138,47 @@ class Working:
         announced: print the first phase in a pipe, too. Not for a command that may still fail with a one-line error.
     """
 
+    _is_transient = True
+
     def __init__(self, what: str, *, announced: bool = False) -> None:
-        self._announced = announced
-        self._what, self._said = one_line(what), ""
-        self._progress = None
-        if console.shows_bars():
-            self._progress = bars(is_transient=True)
-            self._task = self._progress.add_task("", total=None, head=self._what, known="", left=None)
-
-    def __enter__(self) -> "Working":
+        super().__init__()
+        self._what = "" if announced else one_line(what)
         if self._progress is not None:
-            self._progress.start()
-        if self._announced:
-            self._say(self._what)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+            self._task = self._progress.add_task("", total=None, head=Text(one_line(what)), known="")
+        self.phase(what)
 
     def phase(self, what: str) -> None:
         """Begin to do something else, of which nobody knows yet how far it is."""
-        if one_line(what) != self._what:
-            self._what = one_line(what)
-            if self._progress is not None:
-                self._progress.reset(self._task, total=None, head=self._what, known="", left=None)
-            self._say(self._what)
+        before, self._what = self._what, one_line(what)
+        if before != self._what and self._progress is not None:
+            self._progress.reset(self._task, total=None, head=Text(self._what), known="")
+        elif before != self._what and console.shows_phases():
+            err.print(self._what, style="dim")
 
     def at(self, done: int, total: int | None, unit: str = "") -> None:
         """Show how much of the phase is done: a count, if nobody knows of how much."""
-        if self._progress is None:
-            return
-        count = f"{done:,}" if total is None else f"{done:,}/{total:,}"
-        self._progress.update(self._task, completed=done, total=total, known=one_line(f"{count} {unit}"))
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total)
+            count, left = (
+                f"{done:,}" if total is None else f"{done:,}/{total:,}",
+                self._progress.tasks[0].time_remaining,
+            )
+            known = one_line(f"{count} {unit}") + ("" if left is None else f"  {duration(left)} left")
+            self._progress.update(self._task, known=known)
 
-    def _say(self, what: str) -> None:
-        if console.shows_phases() and what != self._said:
-            self._said = what
-            err.print(what, style="dim")
 
-
-def bars(*, is_transient: bool = False) -> "Progress":
-    """Bars of things with fields: ``head``, ``known`` and ``left``, what is left to do (None: by the rate so far)."""
+def _bars(*, is_transient: bool) -> "Progress":
+    """Bars of things with the fields ``head``, a text that may be folded, and ``known``."""
     # Here, because it takes a while to import, and most commands show nothing.
-    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task
-    from rich.table import Column
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 
-    class Field(ProgressColumn):
-        def __init__(self, name: str, *, is_whole: bool = True) -> None:
-            super().__init__(Column(no_wrap=is_whole))
-            self._name = name
-
+    class Head(ProgressColumn):
         def render(self, task: Task) -> Text:
-            value = task.fields[self._name]
-            if value is None:
-                left = task.time_remaining if task.total is not None else None
-                value = f"{duration(left)} left" if left is not None else duration(task.elapsed)
-            return value if isinstance(value, Text) else Text(value)
+            head: Text = task.fields["head"]
+            return head
 
     bar = BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2)
-    columns = (SpinnerColumn(), Field("head", is_whole=False), bar, Field("known"), Field("left"))
-    return Progress(*columns, console=err, transient=is_transient)
+    columns = (SpinnerColumn(), Head(), bar, TextColumn("{task.fields[known]}", markup=False))
+    # What somebody follows says its own times.
+    times = [TimeElapsedColumn()] if is_transient else []
+    return Progress(*columns, *times, console=err, transient=is_transient)

@@ -1,9 +1,11 @@
-"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one."""
+"""Runs: which `cldctl status` shows, a line each, the runs of a group, and everything about one; what `why` says."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group as Lines
@@ -12,34 +14,26 @@ from rich.text import Text
 
 from cld_core.evaluation.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.texts import one_line
 from cldctl.evals.table import rows as sweep_rows
+from cldctl.hints import command
 from cldctl.runs import selection, survey
+from cldctl.runs.failing import FirstFailure
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
+from cldctl.runs.survey import Answers
+from cldctl.runs.why import Why
 
 from .console import err, out
-from .evaluations import by_step, evaluations, remarks, sweep_table
+from .evaluations import by_step, counts_of, evaluations, present_in, remarks, result_of, sweep_table, tunings
 from .format import age, count, duration, number, short
-from .tables import (
-    MANY,
-    Cell,
-    attempts,
-    counts_of,
-    facts,
-    present_in,
-    progress_bar,
-    result_of,
-    short_keys,
-    state_text,
-    table,
-    tuning_columns,
-)
+from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table
 from .usage import usage_line
 
-# Of a run that keeps no copy of its code.
-LIVE_CODE = "the live checkout (--live-code)"
+# The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
+_MOST_ATTEMPTS, _MOST_LINES = 4, 6
 # The results that the overview has room for, with their labels and decimals.
 _SHOWN = {"nll": ("NLL bound", 3), "bpd": ("bits/dim", 3), "fid": ("FID", 2)}
 _EVAL = "eval"
@@ -47,8 +41,8 @@ _EVAL = "eval"
 _HEADINGS = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
 # Lines of a screen that are no rows: headings of runs and of groups, the last line, and the cursor.
 _AROUND, _AROUND_RUNS = 10, 6
-# A run, or a group with its name and its runs.
-_Item = tuple[str | None, Sequence[RunStatus]]
+# A run, or the runs of a group of several.
+_Item = Sequence[RunStatus]
 
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
@@ -127,13 +121,12 @@ def overview_with_groups(
         is_grouped: False to show the runs of groups among the others.
         is_sorted: somebody asked for this order, so that it stays.
     """
-    sizes = Counter(row.group for row in rows if row.group is not None and is_grouped)
-    items: list[_Item] = [(None, [row]) for row in rows if row.group is None or sizes[row.group] < 2]
-    items += [(name, [row for row in rows if row.group == name]) for name, size in sizes.items() if size > 1]
+    sizes: Counter[str | None] = Counter(row.group for row in rows if row.group is not None and is_grouped)
+    items: list[_Item] = [[row] for row in rows if sizes[row.group] < 2]
+    items += [[row for row in rows if row.group == name] for name, size in sizes.items() if size > 1]
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
-    runs, groups = [it for name, (it, *_) in shown if name is None], {name: its for name, its in shown if name}
-    parts = [*([overview(runs)] if runs or not groups else []), *([_groups(groups)] if groups else [])]
-    return Lines(*parts, *note)
+    runs, groups = [item[0] for item in shown if len(item) == 1], [item for item in shown if len(item) > 1]
+    return Lines(*([overview(runs)] if runs or not groups else []), *([_groups(groups)] if groups else []), *note)
 
 
 def _on_screen(
@@ -142,7 +135,7 @@ def _on_screen(
     """What there are lines for, the most important at the top, and a line about the others if there are any."""
     if height is None:
         return items, []
-    room = max(height - (_AROUND if any(name for name, _ in items) else _AROUND_RUNS), 1)
+    room = max(height - (_AROUND if any(len(item) > 1 for item in items) else _AROUND_RUNS), 1)
     if len(items) <= room:
         return items, []
     newest_first = [*reversed(items)]
@@ -155,24 +148,22 @@ def _on_screen(
 
 def _importance(item: _Item) -> int:
     """What trains comes first, then what waits, then all that is over."""
-    return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item[1])
+    return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item)
 
 
 def _left_out(hidden: Sequence[_Item]) -> Text:
-    """How many runs and groups are not shown, how many of the runs train, and how to see them."""
-    groups = sum(name is not None for name, _ in hidden)
-    training = sum(row.state == "RUNNING" for _, rows in hidden for row in rows)
-    what = f"{len(hidden) - groups:,}" + (f" and {groups:,} group{'s' if groups > 1 else ''}" if groups else "")
-    running = f" ({training:,} RUNNING)" if training else ""
-    return Text(f"… and {what} more{running}: --all, or --state, --since, --tag", style="dim")
+    """How many runs are not shown, how many of them train, and how to see them."""
+    numbers = Counter(row.state for item in hidden for row in item)
+    running = f" ({numbers['RUNNING']:,} RUNNING)" if numbers["RUNNING"] else ""
+    return Text(f"… and {numbers.total():,} more{running}: --all, or --state, --since, --tag", style="dim")
 
 
-def _groups(members: Mapping[str, Sequence[RunStatus]]) -> RenderableType:
+def _groups(groups: Sequence[_Item]) -> RenderableType:
     columns: dict[str, Sequence[Cell]] = {
-        "group": list(members),
-        "runs": [str(len(rows)) for rows in members.values()],
-        "states": [states(rows) for rows in members.values()],
-        "done": [f"{_share(rows):.0%}" for rows in members.values()],
+        "group": [rows[0].group or "" for rows in groups],
+        "runs": [str(len(rows)) for rows in groups],
+        "states": [states(rows) for rows in groups],
+        "done": [f"{_share(rows):.0%}" for rows in groups],
     }
     return table(columns, right=("runs", "done"), names="group", wraps="states")
 
@@ -207,20 +198,17 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     Args:
         height: lines that there are: what does not fit is counted.
     """
-    shown, note = _on_screen([(None, [row]) for row in members], height and height - 1)
-    rows = [row for _, (row, *_) in shown]
+    shown, note = _on_screen([[row] for row in members], height and height - 1)
+    rows = [row for (row,) in shown]
     heads = short_keys(list(dict.fromkeys(key for row in members for key in row.sweep)), _HEADINGS)
     own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
-    quantities = present_in([entry for row in rows for entry in row.evals])
-    results = {it.label: [_newest(row.evals, it) for row in rows] for it in quantities}
+    results: dict[str, Sequence[Cell]] = {}
+    for quantity in present_in([entry for row in rows for entry in row.evals]):
+        known = [[entry for entry in row.evals if quantity.key in entry["results"]] for row in rows]
+        results[quantity.label] = [result_of(it[-1], quantity, with_count=True) if it else "-" for it in known]
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
     reasons = [] if height is not None else [Text(f"{row.name}: {row.reason}", "yellow") for row in rows if row.reason]
     return Lines(title, _table(rows, own, results, is_short=height is not None), *reasons, *note)
-
-
-def _newest(evals: Sequence[Mapping[str, Any]], quantity: Any) -> str:
-    known = [entry for entry in evals if quantity.key in entry["results"]]
-    return result_of(known[-1], quantity, with_count=True) if known else "-"
 
 
 def details(row: RunStatus) -> RenderableType:
@@ -236,7 +224,7 @@ def details(row: RunStatus) -> RenderableType:
         parts += [Text(), drawn]
     parts += _sweeps(row)
     if row.tunings:
-        parts += [Text(), _tunings(row.tunings)]
+        parts += [Text(), tunings(row.tunings)]
         parts += [Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]]
     return Lines(*parts, Text())
 
@@ -257,19 +245,26 @@ def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
         yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
     yield "checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
     yield "updated", age(row.updated)
-    if row.usage is not None:
-        yield "usage", usage_line(row.usage)
     if row.tags:
         yield "tags", " ".join(row.tags)
     if row.note is not None:
         yield "note", row.note
     if row.job_id is not None:
         yield "job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "")
-    if row.code == "live":
-        yield "code", LIVE_CODE
     yield "folder", row.path
-    yield from (("changed", Text(change, style="yellow")) for change in row.changes)
-    yield from (("problem", Text(problem, style="yellow")) for problem in row.problems)
+    yield from _remarks(row, row.usage, row.changes, row.problems)
+
+
+def _remarks(
+    row: RunStatus, usage: Mapping[str, Any] | None, changes: Sequence[str], problems: Sequence[str]
+) -> Iterator[tuple[str, Text]]:
+    """What a run has used, and what is to be known about it before it goes on."""
+    if usage is not None and usage["used"] > 0:
+        yield "usage", Text(usage_line(usage))
+    if row.code == "live":
+        yield "code", Text("the live checkout (--live-code)")
+    yield from (("changed", Text(change, "yellow")) for change in changes)
+    yield from (("problem", Text(problem, "yellow")) for problem in problems)
 
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
@@ -283,10 +278,30 @@ def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
             yield from remarks([evals[name] for name in sweep.evaluations if name in evals])
 
 
-def _tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
-    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
-    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
-    return table(columns, right=right, optional=("step", "kept"), title="tunings")
+@dataclass(frozen=True)
+class Look:
+    """What was seen in one look.
+
+    Attributes:
+        rows: that are listed.
+        older: how many more ended over a week ago.
+        found: all runs, those that are not listed, too.
+        closed: folders that cannot be seen, and why.
+        problem: why nothing could be seen.
+    """
+
+    rows: Sequence[RunStatus] = ()
+    older: int = 0
+    found: Sequence[RunStatus] = ()
+    answers: Answers = field(default_factory=lambda: Answers({}))
+    closed: Mapping[str, str] = field(default_factory=dict)
+    problem: str | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing about the answers of clusters, and about folders."""
+        remark = [self.answers.remark] if self.answers.remark else []
+        return [*remark, *(f"{name}: {reason}" for name, reason in self.closed.items())]
 
 
 @dataclass
@@ -294,35 +309,34 @@ class Query:
     """Which runs are shown, and in which order.
 
     Attributes:
+        chosen: those that somebody named; none for all that ``which`` selects.
         groups: those whose runs are among ``chosen`` because somebody named the group.
     """
 
     index: Index
-    chosen: list[RunFolder]
-    groups: list[str]
     which: Selection
-    everything: bool
-    sort: str
-    reverse: bool
+    everything: bool = False
+    chosen: Sequence[RunFolder] = ()
+    groups: Sequence[str] = ()
+    sort: str = "created"
+    reverse: bool = False
 
-    def rows(self) -> "Found":
-        """The rows to show now."""
-        closed: dict[str, str] = {}
+    def look(self) -> Look:
+        """What there is now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            rows = [named_status(run, answers) for run in self.chosen]
+            look = Look(found=[named_status(run, answers) for run in self.chosen], answers=answers)
         else:
-            found = self.index.look(max_age_s=survey.TO_LOOK_S)
-            rows, answers, closed = found.rows, found.answers, found.closed
-        rows = self.which.of(rows)
-        recent = rows
+            seen = self.index.look(max_age_s=survey.TO_LOOK_S)
+            look = Look(found=seen.rows, answers=seen.answers, closed=seen.closed)
+        rows = recent = self.which.of(look.found)
         if not self.chosen and not self.everything and self.which.is_empty:
             recent = selection.recent(rows)
         if not self.chosen or self.sort != "created":
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
-        return Found(recent, len(rows) - len(recent), answers.remark, closed)
+        return replace(look, rows=recent, older=len(rows) - len(recent))
 
-    def view(self, rows: list[RunStatus], *, fits: bool) -> RenderableType:
+    def view(self, rows: Sequence[RunStatus], *, fits: bool) -> RenderableType:
         """How rows are shown.
 
         Args:
@@ -337,52 +351,95 @@ class Query:
         return overview_with_groups(rows, height, is_grouped=is_grouped, is_sorted=is_sorted)
 
 
-@dataclass(frozen=True)
-class Found:
-    """The rows, how many more ended long ago, a remark on the clusters' answers, and folders that cannot be seen."""
-
-    rows: list[RunStatus]
-    older: int
-    remark: str | None
-    closed: dict[str, str]
-
-
 def watch(query: Query) -> None:
     """Show runs on a terminal, again every second, until it is interrupted."""
     # Most commands show nothing that moves.
     from rich.live import Live
 
-    with Live(query.view(query.rows().rows, fits=True), console=out, auto_refresh=False) as live:
+    with Live(console=out, auto_refresh=False) as live:
         while True:
+            live.update(query.view(query.look().rows, fits=True), refresh=True)
             time.sleep(1.0)
-            live.update(query.view(query.rows().rows, fits=True), refresh=True)
 
 
 def show(query: Query) -> None:
     """Print runs, or why there are none."""
-    found = query.rows()
-    if found.remark is not None:
-        err.print(found.remark, style="yellow", markup=False)
-    for name, reason in found.closed.items():
-        err.print(f"{name}: {reason}", style="dim", markup=False)
-    if not found.rows:
-        err.print(_nothing(query, found.older), markup=False)
+    look = query.look()
+    for remark in look.remarks:
+        err.print(remark, style="yellow")
+    if not look.rows:
+        err.print(nothing(query.index.root, query.which, look.older))
         return
-    out.print(query.view(found.rows, fits=out.is_terminal and not query.everything and not query.chosen))
+    out.print(query.view(look.rows, fits=out.is_terminal and not query.everything and not query.chosen))
     if query.chosen:
         return
-    if found.older:
-        err.print(f"{found.older:,} that ended over a week ago: --all", style="dim")
-    for row in found.rows:
+    if look.older:
+        err.print(f"{look.older:,} that ended over a week ago: --all", style="dim")
+    for row in look.rows:
         if not row.is_readable:
-            err.print(f"{row.name}: {row.reason}", style="yellow", markup=False)
+            err.print(f"{row.name}: {row.reason}", style="yellow")
 
 
-def _nothing(query: Query, older: int) -> str:
+def nothing(root: Path, which: Selection, older: int) -> str:
     """Why there are no rows, and what to do."""
-    root = query.index.root
-    if not query.which.is_empty:
-        return f"no run in {root} matches these filters. `cldctl status --all` shows every run."
+    if not which.is_empty:
+        return f"no run in {root} matches these filters; --all shows every run"
     if older:
-        return f"no recent runs in {root}; {older:,} ended over a week ago. `cldctl status --all` shows them."
+        return f"no recent runs in {root}; {older:,} ended over a week ago: --all"
     return f"no runs in {root}. Start one: cldctl submit toy_demo"
+
+
+def explanation(why: Why) -> RenderableType:
+    """The answer of `cldctl why`, on one screen, the most important first."""
+    return Lines(*_explained(why))
+
+
+def _explained(why: Why) -> Iterator[RenderableType]:
+    row = why.row
+    yield Text.assemble((row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold")
+    if why.waiting is not None and why.waiting.expected is not None:
+        yield _fact("begins", f"in {duration(why.waiting.expected - time.time())}, as the scheduler expects")
+    if why.attempts:
+        yield attempts([{**row, "detail": None} for row in why.attempts[-_MOST_ATTEMPTS:]])
+        if len(why.attempts) > _MOST_ATTEMPTS:
+            yield Text(f"{len(why.attempts) - _MOST_ATTEMPTS} earlier attempts: cldctl status", style="dim")
+    if why.failed is not None:
+        yield from _failure(why.failed, RunFolder(row.path))
+    if why.excluded:
+        yield _fact("avoids", f"nodes {', '.join(why.excluded)}")
+    usage = None if why.usage is None else why.usage.to_dict()
+    for name, known in _remarks(row, usage, why.changed, why.problems):
+        yield _fact(name, known.plain, str(known.style))
+    if why.do:
+        yield _fact("do", why.do)
+    for place, text in enumerate(why.next):
+        fact = _fact("next" if place == 0 else "or", command(text, RunFolder(row.path)), "bold" if place == 0 else "")
+        # The terminal breaks it, so that it can be copied.
+        fact.no_wrap, fact.overflow = True, "ignore"
+        yield fact
+
+
+def _fact(name: str, text: str, style: str = "") -> Text:
+    return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
+
+
+def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
+    where = f" on {failed.host}" if failed.host else ""
+    when = f", {age(failed.time)}" if failed.time else ""
+    reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
+    if failed.rank is None:
+        text = f"attempt {failed.attempt}; the first rank to fail is unknown"
+    else:
+        text = f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
+    yield _fact("failed", f"{text}{when}{reason}", "red")
+    if failed.file is not None:
+        yield _fact("", _shown(failed.file, run))
+    for line in failed.lines[-_MOST_LINES:]:
+        # A long line is cut, not folded: the screen is for the last words, `logs --failed` for all of them.
+        yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def _shown(file: Path, run: RunFolder) -> str:
+    """A path as it can be opened from here, the shorter one."""
+    relative = os.path.relpath(file)
+    return min(relative, str(file), key=len) if file.is_relative_to(run.path) else str(file)

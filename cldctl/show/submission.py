@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
-from cld_core.errors import CldError, RecipeError
+from cld_core.errors import RecipeError
 from cld_core.evaluation import registry
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.recipe import Recipe, dump
@@ -12,9 +12,11 @@ from cld_core.recipe.differences import from_base
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
+from cld_core.tuned.work import Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
-from cldctl.hints import command, command_of_group
+from cldctl.evals.samplers import Comparison
+from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs.estimate import estimate
@@ -25,10 +27,13 @@ from cldctl.runs.resume import Skipped
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.submit import Begun, following
 from cldctl.runs.training import without_jobs
+from cldctl.runs.tune import Tunings
 
 from .console import err, out, say_next, shows_bars, strong
-from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run
+from .evaluations import show_samplers, show_tunings
+from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run, follow_works_of
 from .format import keys_differ
+from .progress import Working
 from .usage import estimate_line
 
 
@@ -51,23 +56,14 @@ def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> Non
     _differences(options.file, options.given, find_profile(options.profile))
     _show(f"# run: {run.path}\n{dump(recipe)}")
     _show(cluster.script(spec))
-    if not options.metrics:
+    if (request := following(recipe, options.metrics)) is None:
         return
+    counts = dict.fromkeys(f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items())
+    shards = f"{request.shards} shard{'' if request.shards == 1 else 's'}"
+    _show(f"# evaluation {request.id}: {' and '.join(counts)} in {shards}, after the training")
     after = After((JobRef(cluster=cluster.name, job_id="JOB_OF_THE_TRAINING"),))
-    name, shards, about = "ID_OF_THE_EVALUATION", recipe.cluster.world_size, "it cannot be submitted as it is"
-    problem = None
-    try:
-        request = following(recipe, options.metrics)
-        assert request is not None, "there are metrics"
-        counts = dict.fromkeys(f"{size:,} {registry.ROWS[kind].over}" for kind, size in request.sizes.items())
-        name, shards = request.id, request.shards
-        about = f"{' and '.join(counts)} in {shards} shard{'' if shards == 1 else 's'}"
-    except CldError as error:
-        problem = error
-    _show(f"# evaluation {name}: {about}, after the training")
-    _show(cluster.script(specs.sharded([run.evals / name], recipe.cluster, cluster, run=run, after=after), shards))
-    if problem is not None:
-        raise problem
+    evaluation = specs.sharded([run.evals / request.id], recipe.cluster, cluster, run=run, after=after)
+    _show(cluster.script(evaluation, request.shards))
 
 
 def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec: JobSpec) -> None:
@@ -136,7 +132,7 @@ def finish(begun: Begun, follow: bool) -> int:
             err.print(text)
     if follow or cluster.blocks:
         return follow_run(run, begun.evaluations)
-    say_next(*(command(text, run) for text in (f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")))
+    say_next(run, f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")
     return 0
 
 
@@ -164,7 +160,7 @@ def finish_group(begun: BegunGroup, follow: bool) -> int:
         return follow_group(group, begun.runs, begun.evaluations) or code
     is_evaluated = any(begun.evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
     results = f"compare {group.name}" if is_evaluated else f"eval {group.name} --elbo"
-    say_next(*(command_of_group(text, group) for text in (f"status {group.name}", results, f"cancel {group.name}")))
+    say_next(RunFolder(group.root / group.name), f"status {group.name}", results, f"cancel {group.name}")
     return code
 
 
@@ -225,8 +221,7 @@ def say_where(planned: Planned, outcome: Outcome) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
     run, sweep = planned.run, planned.plan.sweep
     out.print(sweep.id if sweep is not None else "\n".join(request.id for request in planned.plan.requests))
-    log = f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f"
-    say_next(command(f"status {run.name}", run), command(log, run))
+    say_next(run, f"status {run.name}", f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f")
 
 
 def finish_evaluations(planned: Planned, outcome: Outcome, follow: bool) -> int:
@@ -249,12 +244,67 @@ def finish_group_evaluations(
         say_outcome(planned, outcome)
         works += (Evaluation(planned.run.evals / request.id) for request in planned.plan.requests)
         follow |= planned.cluster.blocks
-    compared = command_of_group(f"compare {group.name}", group)
+    place, compared = RunFolder(group.root / group.name), f"compare {group.name}"
     if not (works and follow):
         out.print(group.name)
-        say_next(command_of_group(f"status {group.name}", group), compared)
+        say_next(place, f"status {group.name}", compared)
         return code
     code = follow_group_evaluations(group, group.runs(), works) or code
     if code == 0:
-        say_next(compared)
+        say_next(place, compared)
     return code
+
+
+def finish_samplers(
+    made: Comparison,
+    planned: Planned,
+    outcome: Outcome,
+    as_json: bool,
+    csv: Path | None,
+    plot: Path | None,
+    follow: bool,
+) -> int:
+    """As `finish`, for a comparison of samplers."""
+    say_outcome(planned, outcome)
+    stays = follow or planned.cluster.blocks or outcome.is_over
+    if not stays and not as_json:
+        say_where(planned, outcome)
+        return 0
+    works = [Evaluation(planned.run.evals / request.id) for request in made.requests]
+    if stays and not all(work.is_done for work in works):
+        follow_works_of(planned.run, works, made.sweep.id)
+    return show_samplers(planned.run, made, as_json, csv, plot, waited=stays)
+
+
+def say_cost(planned: Tunings) -> None:
+    """Say how many evaluations of the network tunings will take, if any are to come."""
+    recipe = planned.recipe
+    begun = [Tuning(folder) for folder in planned.folders if (folder / "request.json").exists()]
+    done = [work.name for work in begun if work.is_done]
+    todo = [request for request in planned.requests if request.id not in done]
+    if not todo:
+        return
+    with Working("counting evaluations"):
+        from cld_core import sde
+        from cld_core.tuned import cost
+
+        diffusion = sde.build(recipe.sde)
+        most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)
+    first = todo[0]
+    minutes = first.budget_min
+    limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
+    solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
+    err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")
+
+
+def finish_tunings(planned: Tunings, outcome: Outcome, as_json: bool, follow: bool) -> int:
+    """As `finish`, for tunings."""
+    run, works = planned.run, list(map(Tuning, planned.folders))
+    say_already(outcome)
+    if outcome.job is not None:
+        text = f"of {run.name}, job {outcome.job.job_id} ({planned.cluster.name})"
+        err.print(strong("tuning ", ", ".join(outcome.started)), text)
+    stays = follow or planned.cluster.blocks
+    if stays and not outcome.is_over:
+        follow_works_of(run, works, f"tuning of {run.name}")
+    return show_tunings(run, works, as_json, stays)

@@ -9,14 +9,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.evaluation import registry
-from cld_core.evaluation.definitions import Quantity
 from cld_core.texts import printable
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 
 from .console import out
-from .format import age, count, duration, number, shortened
+from .format import age, count, duration, shortened
 
 Cell = str | Text | ProgressBar
 
@@ -48,20 +46,25 @@ def table(
     """
     widths = {heading: max([len(heading), *map(_width, cells)]) for heading, cells in columns.items()}
     least = {names: _NAME, wraps: _SENTENCE}
-    empty = [heading for heading in optional if out.is_terminal and _is_empty(columns.get(heading, ()))]
-    for heading in (*empty, *optional):
-        if heading in empty or not _fits(widths, least):
+
+    def needed() -> int:
+        return sum(min(width, least.get(heading, width)) + _GAP for heading, width in widths.items())
+
+    for heading in optional if out.is_terminal else ():
+        if all(str(cell) in ("-", "") for cell in columns.get(heading, ())):
             widths.pop(heading, None)
+    for heading in optional:
+        if needed() > out.width:
+            widths.pop(heading, None)
+    if needed() > out.width:
+        return _under(title, *_lists(columns))
     shown = {heading: columns[heading] for heading in widths}
-    if not _fits(widths, least):
-        return Group(*([Text(title, style="bold")] if title else []), *_lists(columns))
     if names is not None:
-        others = sum(min(width, least.get(it, width)) for it, width in widths.items() if it != names)
-        widths[names] = min(widths[names], max(out.width - others - _GAP * len(widths), _NAME))
+        widths[names] = min(widths[names], out.width - needed() + min(widths[names], _NAME))
         shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
     if len(next(iter(shown.values()), ())) > MANY:
-        return Text("\n".join(_lines(shown, widths, right)), no_wrap=True, overflow="ignore")
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+        return _under(title, _plain(shown, widths, right))
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in shown:
         is_number = heading in right
         limit = _LONGEST if heading == wraps and not out.is_terminal else None
@@ -71,7 +74,12 @@ def table(
     for row in zip(*shown.values(), strict=True):
         # A string is searched for markup, which is slow.
         drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
-    return drawn
+    return _under(title, drawn)
+
+
+def _under(title: str | None, *drawn: RenderableType) -> RenderableType:
+    """What is drawn below a title, which is not folded to its width."""
+    return Group(*([] if title is None else [Text(title, style="bold")]), *drawn)
 
 
 def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
@@ -80,28 +88,13 @@ def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
         yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
 
 
-def _fits(widths: Mapping[str, int], least: Mapping[str | None, int]) -> bool:
-    """Whether there is room for columns, of which some may be as narrow as ``least`` says."""
-    needed = sum(min(width, least.get(heading, width)) for heading, width in widths.items())
-    return needed + _GAP * len(widths) <= out.width
-
-
-def _lines(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], right: Collection[str]) -> Iterator[str]:
-    sides = {heading: str.rjust if heading in right else str.ljust for heading in widths}
-    yield ""
-    for cells in (list(columns), None, *zip(*columns.values(), strict=True)):
-        if cells is None:
-            yield " " + "─" * (sum(widths.values()) + _GAP * (len(widths) - 1))
-        else:
-            texts = (
-                sides[heading](printable(str(cell), keep=""), width)
-                for (heading, width), cell in zip(widths.items(), cells, strict=True)
-            )
-            yield f" {(_GAP * ' ').join(texts)} "
-
-
-def _is_empty(cells: Sequence[Cell]) -> bool:
-    return all(str(cell) in ("-", "") for cell in cells)
+def _plain(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], right: Collection[str]) -> Text:
+    fields = (f"{{:{'>' if heading in right else '<'}{width}}}" for heading, width in widths.items())
+    line = f" {(_GAP * ' ').join(fields)} "
+    rows = (map(str, cells) for cells in zip(*columns.values(), strict=True))
+    shown = [line.format(*(printable(cell, keep="") for cell in row)) for row in rows]
+    rule = " " + "─" * (sum(widths.values()) + _GAP * (len(widths) - 1))
+    return Text("\n".join(["", line.format(*columns), rule, *shown]), no_wrap=True, overflow="ignore")
 
 
 def _width(cell: Cell) -> int:
@@ -126,57 +119,6 @@ def state_text(state: str) -> Text:
 def progress_bar(row: RunStatus) -> ProgressBar:
     """How much of the training is done."""
     return ProgressBar(total=row.steps or 1, completed=row.step, width=_BAR)
-
-
-def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
-    """The numbers that any of these evaluations has, in the order of the table of metrics."""
-    return [
-        quantity for _, quantity in registry.quantities() if any(quantity.key in entry["results"] for entry in evals)
-    ]
-
-
-def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_count: bool = False) -> str:
-    """A result of an evaluation's row of ``status``; a dash if it has none.
-
-    Args:
-        with_count: add of how many samples or test points it is.
-    """
-    result = entry["results"].get(quantity.key)
-    if not result:
-        return "-"
-    text, of = result_text(quantity, result["value"], result["stderr"]), counts_of(entry, [quantity])
-    return f"{text} ({', '.join(of)})" if with_count and of else text
-
-
-def counts_of(
-    entry: Mapping[str, Any], quantities: Iterable[Quantity] | None = None, show: Callable[[int], str] = count
-) -> list[str]:
-    """Of how many samples and test points the results of an evaluation are: ["50,000 samples", "2,000 points"].
-
-    Args:
-        quantities: of which results; None for all.
-    """
-    keys = None if quantities is None else {quantity.key for quantity in quantities}
-    words = (
-        f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
-        for metric, quantity in registry.quantities()
-        if (result := entry["results"].get(quantity.key)) and result.get("n") is not None
-        if keys is None or quantity.key in keys
-    )
-    return list(dict.fromkeys(words))
-
-
-def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
-    """A result and its standard error, with the decimals of its kind."""
-    error = "" if stderr is None else f" ± {stderr:.{quantity.digits}f}"
-    return f"{value:.{quantity.digits}f}{error}"
-
-
-def cell_text(quantity: Quantity, row: Mapping[str, Any]) -> str:
-    """`result_text` of a row of a sweep (`evals.table.rows`) that has the result, with the share of lost samples."""
-    text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
-    share = row.get(f"{quantity.key}_nonfinite")
-    return f"{text} ({100 * share:.2g}% lost)" if share else text
 
 
 def attempts(
@@ -222,21 +164,6 @@ def _nodes(row: Mapping[str, Any]) -> str:
 def _end(row: Mapping[str, Any], reason: str | None) -> str:
     detail = row.get("detail")
     return (row["cause"] or "-") + (f": {detail}" if detail and detail != reason else "")
-
-
-def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
-    """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
-    return {
-        "tuning": [it["id"] for it in entries],
-        "state": [it["state"] for it in entries],
-        "NFE": [str(it["nfe"]) for it in entries],
-        "step": [count(it["checkpoint_step"]) for it in entries],
-        "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],
-        "kept": [it["kept"] or "-" for it in entries],
-        "untuned rms": [number(it["rms"].get("untuned"), 3) for it in entries],
-        "rms": [number(it["rms"].get(it["kept"]), 3) for it in entries],
-        "gain": ["-" if it["gain"] is None else f"{it['gain']:.1f}x" for it in entries],
-    }
 
 
 def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, str]:

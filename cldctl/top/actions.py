@@ -34,7 +34,7 @@ class Command:
         title: what it does to which run, as people read it.
         words: the command, without "cldctl".
         about: what happens if the question, whether to do it, is answered by yes; None if nobody is asked.
-        run: that is to be continued, sampled or reported.
+        run: that is to be continued, if its cluster has a queue.
         output: what it has printed.
         code: its exit code; None until it has ended.
     """
@@ -62,11 +62,12 @@ class Command:
     def start(self, printed: Callable[[], object]) -> None:
         """Run to the end, and call ``printed`` whenever there is more output. It never raises."""
         try:
-            if self.words[0] == "resume" and self.run is not None:
-                _require_queue(self.run, f"resume {Path(self.words[1]).name}")
+            if self.run is not None and home.chosen(None, self.run).blocks:
+                typed = command(f"resume {Path(self.words[1]).name}", self.run)
+                raise UsageError(f"{self.run.name} trains inside the command that starts it. Type `{typed}`.")
             self._run(printed)
-            if self.code == 0 and self.words[0] == "report" and self.run is not None:
-                self.output += _open(self.run.path / "report.html")
+            if self.code == 0 and self.words[0] == "report":
+                self.output += _open(Path(self.words[1]) / "report.html")
         except Exception as error:
             self.output, self.code = f"{self.output}error: {said(error)}\n", 1
         printed()
@@ -173,22 +174,21 @@ def sample(row: RunStatus) -> Command:
     _require_readable(row)
     if row.checkpoint_step is None:
         raise UsageError(f"{row.name} has no checkpoint yet: there is nothing to draw samples with.")
-    return Command(f"sample {row.name}", ["sample", row.path], run=RunFolder(row.path))
+    return Command(f"sample {row.name}", ["sample", row.path])
 
 
 def report(row: RunStatus) -> Command:
     """Write the page of a run into its folder, and open it where there is a display."""
-    return Command(f"report {row.name}", ["report", row.path], run=RunFolder(row.path))
+    return Command(f"report {row.name}", ["report", row.path])
 
 
-def _require_queue(run: RunFolder, words: str) -> None:
-    """Refuse what would train inside the command that starts it, for as long as it takes.
-
-    Raises:
-        UsageError
-    """
-    if home.chosen(None, run).blocks:
-        raise UsageError(f"{run.name} trains inside the command that starts it. Type `{command(words, run)}`.")
+# By the name of a command: what it does to a run, and to a group of runs.
+ACTIONS: dict[str, tuple[Callable[[RunStatus], Command], Callable[[str, Sequence[RunStatus]], Command] | None]] = {
+    "resume": (resume, resume_group),
+    "cancel": (cancel, cancel_group),
+    "sample": (sample, None),
+    "report": (report, None),
+}
 
 
 def _require_readable(row: RunStatus) -> None:

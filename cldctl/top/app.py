@@ -1,17 +1,440 @@
-"""`cldctl top` as an application of textual."""
+"""`cldctl top` as an application of textual: the list of runs, everything about the selected one, and keys that act."""
 
 import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from textual.app import App
+from rich.console import Group, RenderableType
+from rich.text import Text
+from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.containers import VerticalScroll
+from textual.notifications import SeverityLevel
+from textual.screen import ModalScreen, Screen
+from textual.widgets import DataTable, Footer, Input, Static
 
+from cld_core.errors import UsageError
+from cld_core.texts import one_line
+from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
+from cldctl.runs.state import ALIVE, OVER, RESUMABLE, STATES, WAITS
+from cldctl.runs.status import RunStatus, said
+from cldctl.runs.why import Why
+from cldctl.show.format import duration, number, short
+from cldctl.show.runs import Look, Query, group_details, nothing, states
+from cldctl.show.tables import state_text
 
-from .feed import RunFeed
-from .main_screen import MainScreen
+from .actions import ACTIONS, Command
+from .detail import Detail, Files, LossCurve, Printable, panel
+from .logs import LogScreen, OutputScreen, Watching
+
+# Keys that show runs of some states only, what they are called, and the states; none for all.
+FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "0": ("all", ()),
+    "1": ("alive", ALIVE),
+    "2": ("running", ("RUNNING",)),
+    "3": ("waiting", WAITS),
+    "4": ("stopped", ("STOPPED", "CANCELLED")),
+    "5": ("failed", ("FAILED", "LOST")),
+    "6": ("finished", ("FINISHED",)),
+}
+_COLUMNS = ("run", "state", "step", "ETA", "loss", "curve", "steps/s", "why")
+_CURVE = 10
+# Seconds between two looks, as of `status --watch`.
+_EVERY_S = 1.0
+# A scheduler that has kept a look waiting for so many seconds is mentioned.
+_PATIENCE_S = 3.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run, or the heading of a group of several runs.
+
+    Attributes:
+        row: the run; None of a group.
+        group: the group, also of a run below its heading.
+        members: of a group, those of its runs that are listed.
+    """
+
+    row: RunStatus | None
+    group: str | None = None
+    members: tuple[RunStatus, ...] = ()
+    is_folded: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.row.name if self.row is not None else self.group or ""
+
+    @property
+    def key(self) -> str:
+        return f"{'group' if self.row is None else 'run'} {self.name}"
+
+
+def arranged(rows: Iterable[RunStatus], turned: Collection[str] = ()) -> list[Line]:
+    """The lines of a list of runs.
+
+    Args:
+        turned: names of groups that somebody has folded or unfolded. The others are folded once all their runs are
+            over.
+    """
+    by_name = sorted(rows, key=lambda row: row.name)
+    groups: dict[str, list[RunStatus]] = {}
+    for row in sorted(by_name, key=lambda row: (row.state not in OVER, row.created or 0.0), reverse=True):
+        # A run without a group is one of its own; no group has the name of its path.
+        groups.setdefault(row.group or row.path, []).append(row)
+    lines: list[Line] = []
+    for name, members in groups.items():
+        if len(members) == 1:
+            lines.append(Line(members[0]))
+            continue
+        is_folded = all(row.state in OVER for row in members) != (name in turned)
+        lines.append(Line(None, name, tuple(members), is_folded))
+        lines += [] if is_folded else [Line(row, name) for row in members]
+    return lines
+
+
+def matching(rows: Iterable[RunStatus], key: str, words: str) -> list[RunStatus]:
+    """The runs of the states of a key of `FILTERS`, in which each of the words is found.
+
+    A word is looked for in name, group, tags, note, user, state and reason, in any case.
+    """
+    chosen = Selection(states=frozenset(FILTERS[key][1])).of(rows)
+    return [row for row in chosen if all(word in _text(row) for word in words.lower().split())]
+
+
+def _text(row: RunStatus) -> str:
+    parts = (row.name, row.group, *row.tags, row.note, row.user, row.state, row.reason)
+    return " ".join(part for part in parts if part).lower()
+
+
+class RunTable(DataTable[RenderableType]):
+    """The list on the screen.
+
+    Args:
+        losses: what is known of the losses of a run.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter,l", "screen.logs", "Logs"),
+        Binding("j", "cursor_down", "Down", show=False),
+        Binding("k", "cursor_up", "Up", show=False),
+        Binding("home,g", "scroll_top", "First", show=False),
+        Binding("end,G", "scroll_bottom", "Last", show=False),
+        Binding("left", "scroll_left", "Scroll left", show=False),
+        Binding("right", "scroll_right", "Scroll right", show=False),
+    ]
+
+    def __init__(self, losses: Callable[[RunStatus], Sequence[float]]) -> None:
+        super().__init__(cursor_type="row", fixed_columns=1)
+        self._losses = losses
+        self.lines: list[Line] = []
+
+    def on_mount(self) -> None:
+        for name in _COLUMNS:
+            self.add_column(Text(name), key=name, width=_CURVE if name == "curve" else None)
+
+    @property
+    def selected(self) -> Line | None:
+        return self.lines[self.cursor_row] if 0 <= self.cursor_row < len(self.lines) else None
+
+    @property
+    def visible_rows(self) -> list[RunStatus]:
+        shown = self.lines[self.scroll_offset.y :][: self.size.height]
+        return [line.row for line in shown if line.row is not None]
+
+    def show(self, lines: Sequence[Line]) -> None:
+        """Show other lines; the same run stays selected, or the one that takes its place."""
+        before, cells = self.selected, {line.key: self._cells_of(line) for line in lines}
+        self.lines = list(lines)
+        if list(cells) == [key.value for key in self.rows]:
+            for key, row in cells.items():
+                for column, old, new in zip(_COLUMNS, self.get_row(key), row, strict=True):
+                    if old != new:
+                        self.update_cell(key, column, new, update_width=True)
+        else:
+            place = self.cursor_row
+            self.clear()
+            for key, row in cells.items():
+                self.add_row(*row, key=key)
+            keys = list(cells)
+            self.move_cursor(row=keys.index(before.key) if before is not None and before.key in keys else place)
+
+    def _cells_of(self, line: Line) -> list[RenderableType]:
+        row = line.row
+        if row is None:
+            name = Text(f"{'▸' if line.is_folded else '▾'} {line.name}", "bold", no_wrap=True)
+            steps = sum(row.step for row in line.members), sum(row.steps or 0 for row in line.members)
+            about = {"state": Text(f"{len(line.members)} runs", "dim"), "why": Text(states(line.members))}
+            cells = {"run": name, "step": _right("/".join(map(short, steps))), **about}
+            return [cells.get(column, Text()) for column in _COLUMNS]
+        losses = self._losses(row)
+        style = "red" if row.state in ("FAILED", "LOST") else "yellow" if row.state in WAITS else "dim"
+        return [
+            Text("  " * (line.group is not None) + one_line(row.name), no_wrap=True),
+            state_text(row.state),
+            _right(f"{short(row.step)}/{short(row.steps)}"),
+            _right(duration(row.eta_s)),
+            _right(number(row.shown_loss)),
+            LossCurve(losses, _CURVE) if losses else Text(),
+            _right(number(row.steps_per_s, 3)),
+            Text(one_line(_why(row)), style, no_wrap=True),
+        ]
+
+
+def _right(text: str) -> Text:
+    return Text(text, justify="right", no_wrap=True)
+
+
+def _why(row: RunStatus) -> str:
+    """Why a run waits, failed or stopped; else its note."""
+    last = row.attempts[-1]["cause"] if row.attempts and row.state in RESUMABLE else None
+    return row.reason or last or row.note or ""
+
+
+class Question(ModalScreen[bool]):
+    """A question that is answered by y or n; n is what everything else means."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "dismiss(True)", "Yes"),
+        Binding("n,escape,q,enter", "dismiss(False)", "No"),
+    ]
+
+    def __init__(self, command: Command) -> None:
+        super().__init__()
+        self._command = command
+
+    def compose(self) -> ComposeResult:
+        question, about = self._command.title, self._command.about or ""
+        yield Static(Text.assemble((f"{question}?", "bold"), f"\n{about}\n\ny yes   n no"))
+        yield Footer(compact=True)
+
+
+class MainScreen(Watching):
+    """Runs and details.
+
+    Two loops in the background ask what the runs are doing, as `status --watch` does, and read the files of what is on
+    the screen. The first may have to wait for a scheduler, the second waits for nobody.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "act('resume')", "Resume", tooltip="the run, or all runs of a group; asks first"),
+        Binding("c", "act('cancel')", "Cancel", tooltip="the run, or all runs of a group; asks first"),
+        Binding("s", "act('sample')", "Sample", tooltip="draw samples of the run"),
+        Binding("o", "act('report')", "Report", tooltip="write the page of the run, and open it"),
+        Binding("space", "fold", "Fold", tooltip="or unfold a group of runs"),
+        Binding("slash", "filter", "Filter", tooltip="show only runs that contain these words"),
+        Binding("escape", "clear", "Clear filters and messages", show=False),
+        *(Binding(key, f"state('{key}')", f"Show {name} runs", show=False) for key, (name, _) in FILTERS.items()),
+    ]
+
+    def __init__(self, root: Path, which: Selection, *, everything: bool) -> None:
+        super().__init__()
+        self._root, self._which, self._everything = root, which, everything
+        self._look, self._has_looked = Look(), False
+        # When the look that goes on has begun, by the monotonic clock; None between two.
+        self._since: float | None = None
+        self._files, self._problem = Files(), ""
+        self._detail: Detail | None = None
+        # What is read: the selected run, and those that are listed.
+        self._wanted: tuple[RunStatus | None, Sequence[RunStatus]] = (None, ())
+        self._changed, self._ended = threading.Event(), threading.Event()
+        # Groups that somebody has folded or unfolded.
+        self._turned: set[str] = set()
+        self._filter_key, self._words = "0", ""
+        # What goes on, or has ended, by title.
+        self.commands: dict[str, Command] = {}
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="counts")
+        yield RunTable(self._files.losses)
+        with VerticalScroll(id="panel"):
+            yield Static(id="detail")
+        yield Static(id="remarks")
+        yield Input(id="words", placeholder="words in name, group, tags, user or state; enter keeps them, esc clears")
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        self.query_one("#words").display = False
+        self.query_one(RunTable).focus()
+        self.set_interval(1.0, self._show_remarks)
+        self.in_background(self._ask)
+        self.in_background(self._read)
+        self._show()
+
+    def on_unmount(self) -> None:
+        self._ended.set()
+        self._changed.set()
+
+    def _ask(self) -> None:
+        query = None
+        while not self._ended.is_set():
+            self._since = time.monotonic()
+            try:
+                query = query or Query(Index(self._root), self._which, self._everything)
+                look = query.look()
+            except Exception as error:
+                look = replace(self._look, problem=f"{self._root}: {said(error)}")
+            self._since = None
+            self.later(self._looked, look)
+            self._ended.wait(_EVERY_S)
+
+    def _read(self) -> None:
+        while not self._ended.is_set():
+            self._changed.clear()
+            detail, has_more = None, False
+            try:
+                (detail, has_more), self._problem = self._files.read(*self._wanted, self._look.answers), ""
+            except Exception as error:
+                self._problem = f"the files of runs cannot be read: {said(error)}"
+            self.later(self._was_read, detail)
+            self._changed.wait(0.0 if has_more else _EVERY_S)
+
+    @property
+    def selected(self) -> Line | None:
+        return self.query_one(RunTable).selected
+
+    def _looked(self, look: Look) -> None:
+        self._look, self._has_looked = look, True
+        self._show()
+
+    def _was_read(self, detail: Detail | None) -> None:
+        self._detail = detail
+        self._show()
+
+    def on_data_table_row_highlighted(self) -> None:
+        self._show_selected()
+
+    def _show(self) -> None:
+        rows = matching(self._look.rows, self._filter_key, self._words)
+        self.query_one(RunTable).show(arranged(rows, self._turned))
+        only = FILTERS[self._filter_key][0] if self._filter_key != "0" else ""
+        only += f' "{self._words}"' if self._words else ""
+        counts = Text.assemble((f"only {only.strip()}  " if only else "", "bold yellow"), states(self._look.rows))
+        for state, style in STATES.items():
+            counts.highlight_words([state], style)
+        self.query_one("#counts", Static).update(counts.append(f"  {self._root}"))
+        self._show_selected()
+        self._show_remarks()
+
+    def _show_selected(self) -> None:
+        line, detail = self.selected, self._detail
+        row = None if line is None else line.row
+        before, self._wanted = self._wanted[0], (row, self.query_one(RunTable).visible_rows)
+        if row is not None and (before is None or before.path != row.path):
+            self._changed.set()
+        shown: RenderableType = Text(self._nothing(), "dim")
+        if row is not None:
+            if detail is None or detail.why.row.path != row.path:
+                # Until its files are read: what the list knows.
+                detail = Detail(Why(row=row, headline=row.reason or ""))
+            shown = panel(detail, self._files.losses(row))
+        elif line is not None:
+            hint = f"space {'unfolds' if line.is_folded else 'folds'} it; r and c act on all of its runs"
+            shown = Group(Printable(group_details(line.name, line.members)), Text(hint, "dim"))
+        self.query_one("#panel").border_title = Text("" if line is None else one_line(line.name))
+        self.query_one("#detail", Static).update(shown)
+
+    def _nothing(self) -> str:
+        """What is said instead of runs."""
+        if not self._has_looked:
+            return "looking for runs ..."
+        if self._look.rows:
+            return "no run matches the filter; esc clears it"
+        return nothing(self._root, self._which, self._look.older)
+
+    def _show_remarks(self) -> None:
+        """What is wrong with the looks, or worth knowing about them."""
+        since, look = self._since, self._look
+        waited = 0.0 if since is None else time.monotonic() - since
+        late = f"still looking after {duration(waited)}: a scheduler or a disk does not answer"
+        lines = [late if waited > _PATIENCE_S else None, look.problem, self._problem, *look.remarks]
+        remarks = self.query_one("#remarks", Static)
+        remarks.update(Text("\n".join(one_line(line) for line in lines if line)))
+        remarks.display = any(lines)
+
+    def action_fold(self) -> None:
+        line = self.selected
+        if line is None or line.group is None:
+            self.notify("Select a group of runs, or a run of one, to fold it.", severity="warning")
+        else:
+            self._turned ^= {line.group}
+            self._show()
+
+    def action_filter(self) -> None:
+        self.query_one("#words").display = True
+        self.query_one("#words").focus()
+
+    def action_state(self, key: str) -> None:
+        self._filter_key = key
+        self._show()
+
+    def action_clear(self) -> None:
+        self._filter_key = "0"
+        self.query_one(Input).value = ""
+        self.app.clear_notifications()
+        self.app.action_hide_help_panel()
+        self.on_input_submitted()
+        self._show()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._words = event.value
+        self._show()
+
+    def on_input_submitted(self) -> None:
+        self.query_one("#words").display = False
+        self.query_one(RunTable).focus()
+
+    def action_logs(self) -> None:
+        if (row := self._row()) is not None:
+            self.app.push_screen(LogScreen(row.path))
+
+    def _row(self) -> RunStatus | None:
+        """The run that is selected; says so if none is."""
+        line = self.selected
+        if line is None or line.row is None:
+            self.notify("Select a run of the group." if line else "There are no runs yet.", severity="warning")
+        return None if line is None else line.row
+
+    def action_act(self, name: str) -> None:
+        """Do something to what is selected, after a question if there is one; or say why not."""
+        line, (of_run, of_group) = self.selected, ACTIONS[name]
+        try:
+            if line is not None and line.row is None and of_group is not None:
+                command = of_group(line.name, [row for row in self._look.found if row.group == line.group])
+            elif (row := self._row()) is not None:
+                command = of_run(row)
+            else:
+                return
+        except UsageError as error:
+            self.notify(str(error), severity="warning", markup=False)
+            return
+        if command.about is None:
+            self._start(command)
+        else:
+            self.app.push_screen(Question(command), lambda answer: self._start(command) if answer else None)
+
+    def _start(self, command: Command) -> None:
+        before = self.commands.get(command.title)
+        if before is None or before.code is not None:
+            self.commands[command.title] = command
+            self.in_background(partial(command.start, partial(self.later, self._printed, command)))
+        elif not command.is_watched:
+            self.notify(f"{command.title}: still in progress", severity="warning", markup=False)
+        if command.is_watched:
+            self.app.push_screen(OutputScreen(self.commands[command.title]))
+
+    def _printed(self, command: Command) -> None:
+        screen = self.app.screen
+        if isinstance(screen, OutputScreen) and screen.command is command:
+            screen.show()
+        else:
+            severity: SeverityLevel = "error" if command.code else "information"
+            self.notify(command.message, title=command.title, severity=severity, markup=False)
 
 
 class Top(App[None]):
@@ -49,7 +472,7 @@ class Top(App[None]):
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         # Over ssh, each frame is a wait.
         self.animation_level = "none"
-        self._main = MainScreen(RunFeed(root, which, everything=everything))
+        self._main = MainScreen(root, which, everything=everything)
 
     def get_default_screen(self) -> Screen[None]:
         return self._main

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from rich.color import Color
+from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
@@ -22,8 +23,9 @@ from cld_core.run.events import CAUSES, Cause, Submitted
 from cld_core.run.timeline import Stretch
 from cld_core.shards import state as shard_state
 from cld_core.texts import local_time, printable
+from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
-from cldctl.runs.state import STATES, WAITS
+from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
@@ -58,24 +60,55 @@ class Detail:
         shards: what became of each shard of the evaluations that are not finished, by their names.
     """
 
-    row: RunStatus
-    why: Why | None = None
+    why: Why
     shards: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def detail_of(row: RunStatus, answers: Answers) -> Detail:
     """What the files of a run say, and the clusters said last: nobody is asked."""
-    if not RunFolder(row.path).exists:
-        return Detail(row)
+    run, shards = RunFolder(row.path), {}
+    if not run.exists:
+        return Detail(Why(row=row, headline="the run is gone"))
     explained = why.explained(row, answers)
-    shards = {}
     for entry in row.evals:
         if entry["state"] != "FINISHED":
             try:
-                shards[entry["id"]] = shards_of(Evaluation(RunFolder(row.path).evals / entry["id"]), entry, answers)
+                shards[entry["id"]] = shards_of(Evaluation(run.evals / entry["id"]), entry, answers)
             except (CldError, OSError) as error:
                 explained.problems.append(f"{entry['id']}: {said(error)}")
-    return Detail(row, explained, shards)
+    return Detail(explained, shards)
+
+
+class Files:
+    """Reads the files of what is on the screen: the loss of every run, everything about the selected one."""
+
+    def __init__(self) -> None:
+        # By the path of a run; of those whose curve is complete, the state and step that it was read for.
+        self._curves: dict[str, Curves] = {}
+        self._complete: dict[str, tuple[str, int]] = {}
+
+    def losses(self, row: RunStatus) -> Sequence[float]:
+        """What is known of the losses of a run."""
+        curve = self._curves.get(row.path)
+        return () if curve is None else curve.losses
+
+    def read(
+        self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
+    ) -> tuple[Detail | None, bool]:
+        """Everything about the run that is selected, and whether there is more to read of any run."""
+        detail = None if selected is None else detail_of(selected, answers)
+        rows = [*([] if selected is None else [selected]), *shown]
+        made = {row.path: Curves(RunFolder(row.path).tensorboard, LOSS) for row in rows}
+        curves, has_more = made | {path: self._curves[path] for path in made if path in self._curves}, False
+        for row in rows:
+            if row.state not in OVER or self._complete.get(row.path) != (row.state, row.step):
+                if curves[row.path].look():
+                    has_more = True
+                else:
+                    self._complete[row.path] = row.state, row.step
+        self._curves = curves
+        self._complete = {path: seen for path, seen in self._complete.items() if path in curves}
+        return detail, has_more
 
 
 def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
@@ -85,28 +118,21 @@ def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
     grid.add_column(ratio=1)
     for label, renderable in _pictures(detail, losses):
         grid.add_row(label, renderable)
-    return Printable(Group(grid, Text(), details(detail.row)))
+    return Printable(Group(grid, Text(), details(detail.why.row)))
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
-    row, explained = detail.row, detail.why
-    if not row.is_readable:
-        yield "why", Text(row.reason or "", "red")
-    elif explained is None:
-        yield "", Text("" if RunFolder(row.path).exists else "the run is gone", "red")
-    else:
-        yield "why", Text(explained.headline, STATES[row.state])
-        yield from (("do", Text(text)) for text in [explained.do] if text)
-        yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
-    if row.steps is not None:
-        rate = "" if row.steps_per_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
-        bar = Table.grid(padding=(0, 1))
-        bar.add_row(progress_bar(row), f"{100 * row.step / max(row.steps, 1):.1f}%{rate}")
-        yield "step", bar
+    explained, row = detail.why, detail.why.row
+    yield "why", Text(explained.headline, STATES[row.state])
+    yield from (("do", Text(text)) for text in [explained.do] if text)
+    yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
+    if row.steps:
+        known = "" if row.eta_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+        yield "step", Columns([progress_bar(row), f"{100 * row.step / row.steps:.1f}%{known}"])
     if losses:
         yield "loss", LossCurve(losses, None, _CURVE_LINES)
         yield "", Text(f"from {number(losses[0])} to {number(losses[-1])}", "dim")
-    if explained is not None and explained.stretches:
+    if explained.stretches:
         yield "attempts", TimeLine(explained)
     for name, states in detail.shards.items():
         yield "eval", Text(name)
@@ -140,52 +166,47 @@ class TimeLine:
         self._is_alive, self._waits = explained.row.state == "RUNNING", explained.row.state in WAITS
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width, pieces = options.max_width, list(self._pieces())
-        total, passed, line = max(sum(seconds for seconds, *_ in pieces), 1e-9), 0.0, Text(no_wrap=True)
-        for seconds, mark, style, letter in pieces:
-            begin, passed = int(passed / total * width), passed + seconds
-            line.append(mark * (int(passed / total * width) - begin - len(letter)), style)
-            line.append(letter, f"reverse {style}")
-        # Each attempt has a letter, so that many short ones need more room; the newest are seen.
-        yield line[-width:] if len(line) > width else line
-        first = self._attempts[0]
-        begin_text = local_time(first.began if first.queued is None else first.queued, "%b %d %H:%M")
-        yield Text(f"{duration(total)} since {begin_text}", "dim")
+        pieces = list(self._pieces())
+        begin, total = pieces[0][0], max(pieces[-1][1] - pieces[0][0], 1e-9)
+        cells = [(_NOTHING, "dim")] * options.max_width
+        for first, last, mark, style in pieces:
+            place, stop = (int((moment - begin) / total * options.max_width) for moment in (first, last))
+            cells[place:stop] = [(mark[0], style)] * (stop - place)
+            # The letter of a short attempt is seen, too.
+            for letter in mark[1:]:
+                cells[max(stop - 1, 0)] = (letter, f"reverse {style}")
+        yield Text.assemble(*cells, no_wrap=True)
+        yield Text(f"{duration(total)} since {local_time(begin, '%b %d %H:%M')}", "dim")
         yield self._legend()
 
-    def _pieces(self) -> Iterator[tuple[float, str, str, str]]:
-        """How many seconds each piece took, how it is drawn, and the letter at its end if it is an attempt."""
-        end: float | None = None
+    def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
+        """From when to when each piece took, how it is drawn, with the letter at its end, and in which colour."""
+        end = 0.0
         for it in self._attempts:
-            queued = it.began if it.queued is None else it.queued
-            yield (0.0 if end is None else max(queued - end, 0.0)), _NOTHING, "dim", ""
-            yield it.began - (queued if end is None else max(queued, end)), _WAITING, "yellow", ""
-            yield it.startup_s, _STARTING, "cyan", ""
-            yield it.trained_s, _TRAINING, *self._end(it)
+            yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
+            yield it.began, it.began + it.startup_s, _STARTING, "cyan"
+            style, letter, _ = self._end(it)
+            yield it.until - it.trained_s, it.until, _TRAINING + letter, style
             end = it.until
-        if self._waits and end is not None:
-            queued = max([end, *(event.time for event in self._history.submitted)])
-            yield queued - end, _NOTHING, "dim", ""
-            yield max(time.time() - queued, 0.0), _WAITING, "yellow", ""
+        if self._waits:
+            yield max([end, *(event.time for event in self._history.submitted)]), time.time(), _WAITING, "yellow"
 
-    def _end(self, it: Stretch) -> tuple[str, str]:
-        """The colour of an attempt, by what ended it, and its letter."""
+    def _end(self, it: Stretch) -> tuple[str, str, str]:
+        """The colour of an attempt, by what ended it, its letter, and what that means."""
         cause = it.attempt.cause
         if cause is None and self._is_alive and it is self._attempts[-1]:
-            return "bold green", _ALIVE
-        fate = {None: "green", "preemption": "yellow"}.get(fate_of(cause), "bold red")
-        style = "magenta" if cause == "cancelled" else fate if cause is not None else "bold red"
-        return style, LETTERS[cause]
+            return "bold green", _ALIVE, "running"
+        if cause is None:
+            return "bold red", LETTERS[cause], "no end recorded"
+        style = {None: "green", "preemption": "yellow"}.get(fate_of(cause), "bold red")
+        return "magenta" if cause == "cancelled" else style, LETTERS[cause], cause.replace("_", " ")
 
     def _legend(self) -> Text:
         """What the marks mean that are there, and how often attempts ended so."""
-        ends = Counter((*self._end(it), it.attempt.cause) for it in self._attempts)
         legend = Text()
-        for (style, letter, cause), number_of in ends.items():
-            word = (cause or ("running" if letter == _ALIVE else "no end recorded")).replace("_", " ")
-            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{number_of}' if number_of > 1 else ''}  ")
-        legend.append(_WAITING, "yellow").append(" queued  ")
-        return legend.append(_STARTING, "cyan").append(" starting")
+        for (style, letter, word), times in Counter(map(self._end, self._attempts)).items():
+            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
+        return legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
 
 
 def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> list[str]:

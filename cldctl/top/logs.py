@@ -1,11 +1,10 @@
 """Screens of text that grows: the log of a run, and what a command has printed."""
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,13 +20,14 @@ from cld_core.run import RunFolder
 from cld_core.run.causes import fate_of
 from cld_core.texts import one_line, printable
 from cldctl.runs.failing import failed_log, last_failed
-from cldctl.runs.logs import Log, Part, of_evaluation, of_training
+from cldctl.runs.logs import Log, of_evaluation, of_training
 from cldctl.runs.status import said
+from cldctl.show.logs import Tail
 
 from .actions import Command
 
-# Seconds between two looks for new lines; lines and bytes of a file that are shown at first or in one look.
-_EVERY_S, _FIRST_LINES, _LOOK_BYTES = 0.5, 2000, 2**20
+# Seconds between two looks for new lines, and lines of a file that are shown at first.
+_EVERY_S, _FIRST_LINES = 0.5, 2000
 # Lines that are kept, and characters of one.
 _MOST, _LINE = 10_000, 2000
 _RANK, _ATTEMPT = Binding.Group("Rank"), Binding.Group("Attempt")
@@ -47,29 +47,36 @@ class Watching(Screen[None]):
             self.call_later(do, *arguments)
 
 
-class OutputScreen(Screen[None]):
-    """What a command has printed; leaving it does not end the command, leaving `cldctl top` does."""
+class TextScreen(Watching):
+    """A screen of text that grows, below a title."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "dismiss", "Back")]
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield RichLog(max_lines=_MOST, wrap=False, min_width=1)
+        yield Footer(compact=True)
+
+    def entitle(self, title: str) -> None:
+        self.query_one("#title", Static).update(Text(one_line(title), "bold"))
+
+
+class OutputScreen(TextScreen):
+    """What a command has printed; leaving it does not end the command, leaving `cldctl top` does."""
 
     def __init__(self, command: Command) -> None:
         super().__init__()
         self.command = command
 
-    def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield RichLog(wrap=True, min_width=1)
-        yield Footer(compact=True)
-
     def on_mount(self) -> None:
+        self.query_one(RichLog).wrap = True
         self.show()
 
     def show(self) -> None:
         """Show what is new, and whether the command has ended."""
         how = {None: "goes on until you quit", 0: "done"}.get(self.command.code, "failed")
-        self.query_one("#title", Static).update(Text(f"cldctl {self.command.title}: {how}", "bold"))
-        log = self.query_one(RichLog).clear()
-        log.write(Text(printable(self.command.output)))
+        self.entitle(f"cldctl {self.command.title}: {how}")
+        self.query_one(RichLog).clear().write(Text(printable(self.command.output)))
 
 
 @dataclass(frozen=True)
@@ -139,49 +146,13 @@ def other_place(run: RunFolder, place: Place, what: str, step: int) -> Place:
     return replace(place if what == "rank" else Place(), failed_first=False, **{what: other})
 
 
-@dataclass
-class Tail:
-    """What a log has, and what is appended to it. Asks no scheduler."""
-
-    log: Log
-    # Of each file, the bytes that are shown, and those that there were.
-    _shown: dict[Path, int] = field(default_factory=dict)
-    _ends: dict[Path, int] = field(default_factory=dict)
-
-    def new_lines(self) -> list[tuple[str, bool]]:
-        """What was not shown yet: lines without control characters, each with whether it is from the log of errors.
-
-        Raises:
-            OSError: a file cannot be read.
-        """
-        if self._shown and not self.log.is_newest:
-            return []  # What is appended now belongs to a later start.
-        files = self.log.files()
-        # Where a start begins is looked for once.
-        parts = [Part(file) for file in files] if self._shown.keys() >= set(files) else self.log.parts()
-        return [(_printable(line), part.is_errors) for part in parts for line in self._lines(part)]
-
-    def _lines(self, part: Part) -> list[bytes]:
-        end = os.stat(part.file).st_size if part.end is None else part.end
-        begin = self._shown.get(part.file)
-        if begin is None:
-            begin = max(replace(part, end=end).last(_FIRST_LINES).begin, end - _LOOK_BYTES)
-        end = max(begin, min(end, begin + _LOOK_BYTES))
-        lines = list(Part(part.file, begin, end).lines())
-        # The end of a line may be yet to be written; if nothing more is, it is shown as it is.
-        is_open = bool(lines) and not lines[-1].endswith(b"\n") and self._ends.get(part.file) != end
-        rest = lines.pop() if is_open else b""
-        self._ends[part.file], self._shown[part.file] = end, end - len(rest)
-        return lines
-
-
 def _printable(line: bytes) -> str:
     # Of a bar that was drawn again and again, the last state is what a terminal would show.
-    text = line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2]
+    text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
     return printable(text, keep="\t").expandtabs(8)[:_LINE]
 
 
-class LogScreen(Watching):
+class LogScreen(TextScreen):
     """The log of one rank at a time, which follows what is written.
 
     Args:
@@ -195,21 +166,16 @@ class LogScreen(Watching):
         Binding("left_square_bracket", "turn('attempt', -1)", "Previous attempt", key_display="[", group=_ATTEMPT),
         Binding("f", "failed", "Failed first"),
         Binding("e", "turn('evaluation', 1)", "Evaluation"),
-        Binding("escape,q", "dismiss", "Back"),
     ]
 
     def __init__(self, run: str) -> None:
         super().__init__()
         self._of = RunFolder(run)
         self._requests: queue.Queue[Callable[[Place], Place] | None] = queue.Queue()
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield RichLog(max_lines=_MOST, wrap=False, min_width=1)
-        yield Footer(compact=True)
+        self._open_lines: dict[Path, bytes] = {}
 
     def on_mount(self) -> None:
-        self.query_one("#title", Static).update(Text(self._of.name, "bold"))
+        self.entitle(self._of.name)
         self._requests.put(lambda place: first_place(self._of))
         self.in_background(self._read)
 
@@ -224,25 +190,38 @@ class LogScreen(Watching):
 
     def _read(self) -> None:
         """In the background: open what is asked for, and pass on what is written to it."""
-        place, tail = Place(), None
+        place, log, tail = Place(), None, Tail(_FIRST_LINES)
         while True:
             try:
                 with contextlib.suppress(queue.Empty):
                     if (request := self._requests.get(timeout=_EVERY_S)) is None:
                         return
                     other = request(place)
-                    tail, place = Tail(other.log(self._of)), other
-                    self.later(self._open, place, tail.log)
-                if tail is not None and (lines := tail.new_lines()):
+                    log, place, tail = other.log(self._of), other, Tail(_FIRST_LINES)
+                    self._open_lines.clear()
+                    self.later(self._open, place, log)
+                if log is not None and (lines := self._new_lines(tail, log)):
                     self.later(self._write, lines)
             except Exception as error:
                 self.later(self._refuse, said(error))
 
+    def _new_lines(self, tail: Tail, log: Log) -> list[tuple[str, bool]]:
+        """Lines without control characters, each with whether it is from the log of errors."""
+        found = []
+        for part in tail.new_parts(log):
+            # The end of a line may be yet to be written; if nothing more is, it is shown as it is.
+            *lines, rest = (self._open_lines.pop(part.file, b"") + b"".join(part.lines())).split(b"\n")
+            if rest and part.begin != part.end:
+                self._open_lines[part.file] = rest
+            elif rest:
+                lines.append(rest)
+            found += [(_printable(line), part.is_errors) for line in lines]
+        return found
+
     def _open(self, place: Place, log: Log) -> None:
         where = f"job {log.job.job_id}" if place.attempt is None else f"attempt {place.attempt}"
         where = where if place.evaluation is None else f"evaluation {place.evaluation}"
-        title = f"{self._of.name} · {where}, rank {place.rank}{': failed first' if place.failed_first else ''}"
-        self.query_one("#title", Static).update(Text(one_line(title), "bold"))
+        self.entitle(f"{self._of.name} · {where}, rank {place.rank}{': failed first' if place.failed_first else ''}")
         self.query_one(RichLog).clear()
         if log.note is not None:
             self.query_one(RichLog).write(Text(one_line(log.note), "yellow"))

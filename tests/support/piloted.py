@@ -54,7 +54,7 @@ class Screen:
             await self.press("down")
         assert main.selected.name == name, self.text
         is_group = main.selected.row is None
-        await self.until(lambda: is_group or (main._detail is not None and main._detail.row.name == name))
+        await self.until(lambda: is_group or (main._detail is not None and main._detail.why.row.name == name))
 
 
 def on_screen(

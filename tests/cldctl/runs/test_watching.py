@@ -47,8 +47,7 @@ def training(path: Path, job_id: str, when: float) -> RunFolder:
 
 
 def rows_of(root, *chosen):
-    everything = selection.selection(None, None, (), None, None)
-    return shown_runs.Query(Index(root), list(chosen), [], everything, False, "created", False).rows().rows
+    return shown_runs.Query(Index(root), selection.Selection(), chosen=chosen).look().rows
 
 
 def watch(clock, root, seen=lambda rows: None):

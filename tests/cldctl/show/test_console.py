@@ -6,12 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from rich.live import Live
 from rich.text import Text
 
 from cldctl.show.console import Messages, PlainConsole, strong
 from cldctl.show.tables import table
-from tests.support.on_pty import lines_of
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
 SENTENCE = "no longer watching; its jobs go on, each of them, as long as they need. Again: cldctl status demo --watch"
@@ -38,21 +36,6 @@ def test_markup_and_emoji_are_shown_as_they_are():
     assert shown("[red]x[/red] [link=http://x]y[/] :warning: [/]") == "[red]x[/red] [link=http://x]y[/] :warning: [/]\n"
 
 
-def test_strong_texts_are_bold_and_nothing_else():
-    text = strong("run ", "[red]", " in x")
-    assert text.plain == "run [red] in x"
-    assert [(span.start, span.end, span.style) for span in text.spans if span.style] == [(4, 9, "bold")]
-
-
-def test_rich_may_still_move_the_cursor():
-    stream = io.StringIO()
-    console = PlainConsole(file=stream, width=80, force_terminal=True)
-    with Live("a\x1b[2Jb", console=console, auto_refresh=False) as live:
-        live.update("c", refresh=True)
-    assert "\x1b[?25l" in stream.getvalue(), "the cursor is hidden"
-    assert "\x1b[2J" not in stream.getvalue()
-
-
 def test_sentences_break_between_words_and_what_is_copied_stays_whole():
     lines = [line.rstrip() for line in shown(SENTENCE, terminal=True, width=60).splitlines()]
     assert len(lines) == 2
@@ -70,13 +53,6 @@ def test_pipes_get_whole_lines():
         console.print(SENTENCE)
         console.print(Text(SENTENCE), "again")
     assert pipe.getvalue() == f"{SENTENCE}\n{SENTENCE} again\n" * 2
-
-
-def test_an_error_on_a_terminal_breaks_between_words(tmp_path):
-    lines = lines_of(("submit", "nosuch"), tmp_path, 60, 2)
-    whole = lines_of(("submit", "nosuch"), tmp_path, 1000, 2)[0]
-    assert [word for line in lines for word in line.split()] == whole.split()
-    assert len(lines) > 1
 
 
 COLOURS = """

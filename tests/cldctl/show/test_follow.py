@@ -17,7 +17,7 @@ from cldctl.show import follow
 from cldctl.show.follow import follow_evaluations, follow_run
 from tests.support.clock import Clock
 from tests.support.made_up import report, run_with
-from tests.support.screen import row, screen
+from tests.support.screen import row
 from tests.support.scripted import Scripted, register, trained
 from tests.support.tools import ONE, invoke, status, wait_step
 
@@ -153,17 +153,3 @@ def test_a_run_that_trains_shows_the_smoothed_loss_and_its_times(monkeypatch):
     assert shown.left_s == 3_563.0
     waits = row("mine", "REQUEUED", phase="waiting for the queue", attempts=[{"started": 900.0, "ended": 1_040.0}])
     assert follow.shown_of(waits).elapsed_s == 60.0
-
-
-def test_where_an_evaluation_is_not_complete_the_command_to_see_why_stays_whole(tmp_path, monkeypatch, capsys):
-    screen(monkeypatch, 60)
-    run = run_with(tmp_path / "r" / "mine", 10)
-    monkeypatch.setenv("CLDCTL_RUNS", str(run.path.parent))
-    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
-    request.save(run)
-    monkeypatch.setattr(follow, "follow_works_of", lambda *about: 0)
-    monkeypatch.setattr(follow.err, "quiet", True)
-    follow.follow_group_evaluations(Group(run.path.parent, "g"), [run], [Evaluation(run.evals / request.id)])
-    follow._results(run, [request.id])
-    said = capsys.readouterr().err.splitlines()
-    assert sum(line == f"  cldctl logs mine --eval {request.id}" for line in said) == 2

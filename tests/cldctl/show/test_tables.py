@@ -3,15 +3,12 @@
 import pytest
 
 from cld_core.evaluation import registry
-from cldctl.evals.compare import Column, Line
 from cldctl.runs.selection import in_order
 from cldctl.runs.status import RunStatus
-from cldctl.runs.usage import Usage
+from cldctl.show import evaluations as results
 from cldctl.show import follow, runs, tables
-from cldctl.show.evaluations import compared, evaluations
-from cldctl.show.format import size
+from cldctl.show.evaluations import evaluations
 from cldctl.show.tables import table
-from cldctl.show.usage import usage_table
 from tests.support.screen import STATES, evaluation, every_state, row, screen
 
 SENTENCE = "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
@@ -148,9 +145,9 @@ def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
 def test_results_of_another_number_of_examples_say_so():
     assert runs.newest_result([evaluation(n=2000), evaluation(n=100)]) == "NLL bound -0.393 (100 points)"
     nll = registry.quantity("nll")
-    assert tables.result_of(evaluation(n=2000), nll, with_count=True) == "-0.393 ± 0.012 (2,000 points)"
+    assert results.result_of(evaluation(n=2000), nll, with_count=True) == "-0.393 ± 0.012 (2,000 points)"
     both = {"fid": {"value": 1.0, "stderr": None, "n": 50_000}, "nll": {"value": 1.0, "stderr": None, "n": 100}}
-    assert tables.counts_of(evaluation(results=both)) == ["50,000 samples", "100 points"]
+    assert results.counts_of(evaluation(results=both)) == ["50,000 samples", "100 points"]
 
 
 def test_the_loss_is_the_same_wherever_there_is_room_for_one(monkeypatch):
@@ -161,19 +158,6 @@ def test_the_loss_is_the_same_wherever_there_is_room_for_one(monkeypatch):
     assert "0.25 (smoothed), last 0.5" in " ".join(screen(monkeypatch, 100)(runs.details(it)))
     older = row("older", "RUNNING", loss=0.5, smoothed_loss=None)
     assert [found.name for found in in_order([it, older], "loss")] == ["mine", "older"]
-
-
-def test_usage_and_runs_side_by_side_fit_a_terminal(monkeypatch):
-    used = Usage(unit="CPU-hours", used=123.4, useful=100.0, lost_to_crashes=23.4, waited_s=50_000.0, attempts=3)
-    names = [f"toy-spirals-1126-07{minute}-p2mm" for minute in (15, 48)]
-    shown = screen(monkeypatch, 60)
-    for drawn in (
-        usage_table([(name, "a-group", used) for name in names], {"a-group": [used]}, [used]),
-        compared([Line(name, {}, (Column(name, 10, 100, {}),)) for name in names]),
-    ):
-        found = shown(drawn)
-        assert max(map(len, found)) <= 60
-    assert "123 CPU-hours" in "\n".join(shown(usage_table([(names[0], None, used)], {}, [used])))
 
 
 def test_what_is_empty_is_left_out_on_a_terminal(monkeypatch):
@@ -222,8 +206,3 @@ def test_the_runs_of_a_group_on_a_short_terminal(monkeypatch):
 
 def old(number: int):
     return [row(f"old-{place:02d}", "FINISHED") for place in range(number)]
-
-
-def test_sizes():
-    known = {0: "0 B", 999: "999 B", 1000: "1 kB", 12_500_000: "12.5 MB", 1_710_000_000: "1.71 GB"}
-    assert {it: size(it) for it in known} == known

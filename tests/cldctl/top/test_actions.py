@@ -121,7 +121,7 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, s
         await screen.until(lambda: "g-2" not in screen.text)
         await screen.select("g")
         await screen.press("l")
-        await screen.sees("Select a run to look at its log.")
+        await screen.sees("Select a run of the group.")
         await screen.press("c")
         await screen.sees("Cancel 2 runs of g?", "filtered or not")
         await screen.press("y")

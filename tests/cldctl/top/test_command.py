@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import termios
-from pathlib import Path
 
 import pytest
 
@@ -46,57 +45,30 @@ def test_nothing_but_the_screen_imports_textual():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-class Terminal:
-    """`cldctl top` on a terminal of 80 columns and 24 lines."""
+@pytest.mark.parametrize(("variables", "leave"), [({}, b"q"), ({"NO_COLOR": "1"}, b"\x03")])
+def test_on_a_terminal_it_shows_runs_until_somebody_leaves_in_colour_unless_refused(tmp_path, variables, leave):
+    made_up.ended(made_up.Fleet(tmp_path), "mine", 7_200.0, "finished", "17")
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    os.set_blocking(master, False)
+    known = {"CLDCTL_RUNS": str(tmp_path), "TERM": "xterm-256color", "COLORTERM": "truecolor", **variables}
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")} | known
+    command = [sys.executable, "-m", "cldctl", "top"]
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env)
+    os.close(slave)
+    output = bytearray()
 
-    def __init__(self, runs: Path, **env: str) -> None:
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        os.set_blocking(self._master, False)
-        variables = {**os.environ, "CLDCTL_RUNS": str(runs), "TERM": "xterm-256color", "COLORTERM": "truecolor", **env}
-        variables = {name: value for name, value in variables.items() if name not in ("COLUMNS", "LINES")}
-        command = [sys.executable, "-m", "cldctl", "top"]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=variables)
-        os.close(slave)
-        self.output = b""
-
-    def read(self) -> bytes:
+    def read() -> bytes:
         with contextlib.suppress(OSError):  # Nothing to read, or closed.
-            self.output += os.read(self._master, 2**20)
-        return self.output
+            output.extend(os.read(master, 2**20))
+        return bytes(output)
 
-    def sees(self, text: str) -> None:
-        wait_for(lambda: text.encode() in self.read())
-
-    def press(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def ends(self) -> int:
-        wait_for(lambda: self.read() is not None and self.process.poll() is not None)
-        os.close(self._master)
-        return self.process.returncode
-
-
-@pytest.fixture
-def runs(tmp_path):
-    made_up.ended(made_up.Fleet(tmp_path / "runs"), "mine", 7_200.0, "finished", "17")
-    return tmp_path / "runs"
-
-
-def test_on_a_terminal_it_shows_runs_in_colour_until_q(runs):
-    terminal = Terminal(runs)
-    terminal.sees("mine")
-    terminal.press("?")
-    terminal.sees("Cursor")
-    terminal.press("q")
-    assert terminal.ends() == 0
-    assert COLOUR.search(terminal.output)
-    assert b"Traceback" not in terminal.output
-
-
-def test_no_color_is_respected(runs):
-    terminal = Terminal(runs, NO_COLOR="1")
-    terminal.sees("FINISHED")
-    terminal.press("\x03")
-    assert terminal.ends() == 0
-    assert not COLOUR.search(terminal.output), COLOUR.findall(terminal.output)[:5]
+    wait_for(lambda: b"mine" in read())
+    os.write(master, b"?")
+    wait_for(lambda: b"Cursor" in read())
+    os.write(master, leave)
+    wait_for(lambda: read() and process.poll() is not None)
+    os.close(master)
+    assert process.returncode == 0
+    assert b"Traceback" not in output
+    assert bool(COLOUR.search(output)) == (not variables), COLOUR.findall(output)[:5]

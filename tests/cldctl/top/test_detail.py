@@ -44,15 +44,6 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
     on_screen(fleet.root, look)
 
 
-def test_results_of_evaluations_are_numbers_with_their_errors(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.select("toy-diamond-1124-1502-aa10")
-        await screen.press("tab", "end")
-        await screen.sees("2.339 ± 0.004")
-
-    on_screen(fleet.root, look)
-
-
 def test_why_a_job_waits_is_said_in_plain_words(fleet):
     async def look(screen: Screen) -> None:
         await screen.select("cifar10-cld-1126-0802-77bd")

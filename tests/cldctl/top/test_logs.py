@@ -3,7 +3,8 @@
 import shutil
 
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, Started, Submitted
+from cld_core.run.events import Submitted
+from cldctl.show.runs import Query
 from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
 
@@ -35,12 +36,12 @@ def test_it_opens_at_the_rank_that_failed_first(fleet):
     on_screen(fleet.root, look)
 
 
-def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet):
+def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
     log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
 
     async def look(screen: Screen) -> None:
         await screen.select(RUNNING)
-        screen.app._main._feed.look = lambda: screen.app._main._look
+        monkeypatch.setattr(Query, "look", lambda query: screen.app._main._look)
         before = fleet.slurm.calls.total()
         await screen.press("l")
         await screen.sees("job 4410, rank 0", "step 398200/800000 loss 0.4137")
@@ -120,30 +121,5 @@ def test_logs_of_evaluations_follow_those_of_the_training(fleet):
         await screen.sees("evaluation elbo-00380000", "shard 23 of 40")
         await screen.press("e")
         await screen.sees("job 4410, rank 0", "step 398200")
-
-    on_screen(fleet.root, look)
-
-
-def test_an_earlier_attempt_ends_where_the_next_one_begins(fleet):
-    """Starts of one job append to the same file."""
-    run = fleet.run("twice", 9_000.0, 20)
-    fleet.events(run, (9_000.0, Submitted, {"job": fleet.job(run, "4500", "RUNNING|n01|None")}))
-    fleet.started(run, 8_000.0, "4500")
-    fleet.events(run, (7_000.0, Ended, {"attempt": 0, "cause": "requeued", "step": 20}))
-    run.ledger.append(Started(time=fleet.now - 6_000.0, attempt=1, job_id="4500", step=20, restart=1))
-    mark = "--- start {} of job 4500: rank 0 on n1, 2026-11-26T08:00:00 ---\n"
-    made_up.log(run, "4500", 0, f"{mark.format(0)}the first\n{mark.format(1)}the second\n")
-
-    async def look(screen: Screen) -> None:
-        await screen.select("twice")
-        await screen.press("enter")
-        await screen.sees("the first", "the second")
-        await screen.press("left_square_bracket", "left_square_bracket")
-        await screen.sees("attempt 0, rank 0", "the first")
-        assert "the second" not in screen.text
-        made_up.log(run, "4500", 0, f"{mark.format(0)}the first\n{mark.format(1)}the second\nand more\n")
-        await screen.press("right_square_bracket")
-        await screen.sees("attempt 1, rank 0", "the second", "and more")
-        assert "the first" not in screen.text
 
     on_screen(fleet.root, look)

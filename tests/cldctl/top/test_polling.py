@@ -3,81 +3,13 @@
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
-from cldctl.clusters.slurm import client, shared
-from cldctl.runs import selection, status, survey
+from cldctl.clusters.slurm import client
+from cldctl.runs import survey
 from cldctl.runs.index import Index
-from cldctl.runs.selection import Selection
-from cldctl.show import runs as shown_runs
-from cldctl.top import feed, main_screen
-from cldctl.top.feed import FileFeed, Look, RunFeed
-from tests.support import on_screen as made_up
-from tests.support import scheduler
-from tests.support.on_screen import Fleet
+from cldctl.top import app
+from cldctl.top.detail import Files
 from tests.support.piloted import Screen, on_screen
-from tests.support.scheduler import Scheduler
-from tests.support.together import Together
-
-MINUTES = 3
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Together:
-    clock = Together(60.0 * MINUTES)
-    for module in (shown_runs, selection, status, feed):
-        monkeypatch.setattr(module, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def slurm(monkeypatch: pytest.MonkeyPatch, clock: Together) -> Iterator[Scheduler]:
-    yield scheduler.register(monkeypatch, clock)
-    shared._answers.cache_clear()
-
-
-def watch(clock: Together, root: Path) -> None:
-    """What `status --watch` does."""
-    asked = shown_runs.Query(Index(root), [], [], selection.selection(), False, "created", False)
-    while True:
-        asked.rows()
-        clock.sleep(1.0)
-
-
-def top(clock: Together, root: Path, looks: list[Look]) -> None:
-    RunFeed(root, Selection(), everything=False).go_on(looks.append, lambda seconds: bool(clock.sleep(seconds)))
-
-
-def runs(root: Path, clock: Together, slurm: Scheduler) -> None:
-    fleet = Fleet(root, clock.now)
-    made_up.running(fleet)
-    made_up.waiting(fleet)
-    slurm.mine = fleet.slurm.mine
-
-
-def calls_of(clock: Together, slurm: Scheduler, *programs) -> int:
-    clock.run(*programs)
-    return slurm.calls.total()
-
-
-def test_minutes_ask_as_often_as_status_does(tmp_path, clock, slurm):
-    runs(tmp_path, clock, slurm)
-    looks: list[Look] = []
-    assert calls_of(clock, slurm, lambda: top(clock, tmp_path, looks)) <= 2 * MINUTES + 2
-    assert slurm.calls["squeue"] >= 2 * MINUTES - 1, "it does look"
-    assert len(looks) == 60 * MINUTES
-    assert {row.state for row in looks[-1].rows} == {"RUNNING", "PENDING"}
-
-
-def test_it_shares_the_answers_of_others(tmp_path, clock, slurm):
-    """Two screens and two `status --watch` are one question every half a minute."""
-    runs(tmp_path, clock, slurm)
-    screens = [lambda: top(clock, tmp_path, [])] * 2
-    watchers = [lambda: watch(clock, tmp_path)] * 2
-    assert calls_of(clock, slurm, *screens, *watchers) <= 2 * MINUTES + 2
 
 
 def test_everything_on_the_screen_asks_no_more_than_a_look(fleet):
@@ -108,7 +40,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
 
     monkeypatch.setattr(client, "run", ask)
     monkeypatch.setattr(survey, "TO_LOOK_S", 0.0)
-    monkeypatch.setattr(main_screen, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(app, "_PATIENCE_S", 0.0)
 
     async def look(screen: Screen) -> None:
         await screen.select("celebahq-cld-1125-0911-k3fa")
@@ -154,12 +86,12 @@ def test_a_look_that_fails_keeps_the_runs(fleet, monkeypatch):
 
 
 def test_a_read_that_fails_is_said_and_reading_goes_on(tmp_path, monkeypatch):
-    def read(self: FileFeed) -> None:
+    def read(self: Files, *about: object) -> None:
         raise struct.error("unpack requires a buffer")
 
     async def look(screen: Screen) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(FileFeed, "read", read)
+            patch.setattr(Files, "read", read)
             await screen.sees("the files of runs cannot be read: unpack requires a buffer")
         await screen.until(lambda: "cannot be read" not in screen.text)
 
