@@ -48,7 +48,7 @@ def find_profile(name: str | None) -> Path | None:
 
 
 def _missing(name: str, what: str) -> str:
-    return f"there is no such {'file' if shipped.is_path(name) else what}"
+    return "it is a folder" if os.path.isdir(name) else f"there is no such {'file' if shipped.is_path(name) else what}"
 
 
 def profile_files() -> dict[str, Path]:

@@ -28,10 +28,14 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpu
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def checks(runs: Path, recipe: Recipe | None) -> Iterator[Check]:
-    """Python, the user's defaults, torch and the runs folder; with a recipe its data and the weights for its FIDs."""
+def checks(runs: Path, recipe: Recipe | None, cluster: str) -> Iterator[Check]:
+    """Python, the user's defaults, torch and the runs folder; with a recipe its data and the weights for its FIDs.
+
+    Args:
+        cluster: the name of the one that is to be used.
+    """
     yield Check("python", "ok", f"{platform.python_version()} on {platform.node()}")
-    yield _defaults()
+    yield _defaults(cluster)
     yield _torch()
     yield _runs_folder(runs)
     if recipe is not None and (path := getattr(recipe.data, "path", None)) is not None:
@@ -39,8 +43,8 @@ def checks(runs: Path, recipe: Recipe | None) -> Iterator[Check]:
         yield _fid_weights(recipe.eval.fid.weights)
 
 
-def _defaults() -> Check:
-    """What the user's own defaults are."""
+def _defaults(cluster: str) -> Check:
+    """What the user's own defaults are, and where jobs go."""
     path = config.file()
     try:
         given = {name: value for name in config.KEYS if (value := getattr(config.read(), name)) is not None}
@@ -48,12 +52,12 @@ def _defaults() -> Check:
         problem, _, advice = str(error).partition(". ")
         return Check("config", "fail", problem, advice)
     if path is None:
-        return Check("config", "ok", "none: this user has no home folder")
-    if not path.exists():
-        return Check("config", "ok", f"there is no {path}")
-    return Check(
-        "config", "ok", f"{path}: {', '.join(f'{name}={value}' for name, value in given.items()) or 'nothing'}"
-    )
+        found = "none: this user has no home folder"
+    elif not path.exists():
+        found = f"there is no {path}"
+    else:
+        found = f"{path}: {', '.join(f'{name}={value}' for name, value in given.items()) or 'nothing'}"
+    return Check("config", "ok", f"{found}; jobs go to {cluster}")
 
 
 def _torch() -> Check:

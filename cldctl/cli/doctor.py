@@ -46,7 +46,7 @@ def doctor(
     wanted = None if recipe is None else load(find_recipe(recipe))
     with Working("checking this machine: torch, folders") as working:
         about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
-        checks = list(machine.checks(root, wanted))
+        checks = list(machine.checks(root, wanted, where.name))
         working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, about, measured_saves(find_runs(root)))
         if gpu:

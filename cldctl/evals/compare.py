@@ -101,8 +101,11 @@ class Column:
         return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **entries}
 
 
-def column(run: RunFolder, checkpoint: str = "last") -> Column:
+def column(run: RunFolder, checkpoint: str = "last", first: Column | None = None) -> Column:
     """The newest results of a run: of the checkpoint of a step, or of that of its newest report.
+
+    Args:
+        first: what it is compared with; of several results of a kind, those that can be are taken.
 
     Raises:
         NotFoundError: there are none.
@@ -115,7 +118,12 @@ def column(run: RunFolder, checkpoint: str = "last") -> Column:
         known = f"There are: {', '.join(map(str, steps))}."
         raise NotFoundError(f"{run.name} has no finished evaluation of step '{one_line(checkpoint)}'. {known}")
     step = found[-1].step if checkpoint == "last" else int(checkpoint)
-    results = {result.quantity.key: result for result in found if result.step == step}
+    own = [result for result in found if result.step == step]
+    results = {result.quantity.key: result for result in own}
+    if first is not None:
+        beside = first.results
+        like = (it for it in own if it.quantity.key in beside and not unlike(beside[it.quantity.key], it))
+        results |= {result.quantity.key: result for result in like}
     return Column(run.name, step, run.progress().get("steps"), results)
 
 
@@ -250,10 +258,15 @@ def warnings(columns: Sequence[Column]) -> list[str]:
         for other in columns[1:]:
             if quantity.key in first.results.keys() & other.results.keys():
                 a, b = first.results[quantity.key], other.results[quantity.key]
-                if settings := [f"{name} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)]:
+                if settings := [f"{_key(name)} {_text(a, name)} and {_text(b, name)}" for name in unlike(a, b)]:
                     which = f"{quantity.label} of {first.run} and {other.run}"
                     texts.append(f"{which} cannot be compared: {'; '.join(settings)}")
     return [*texts, *_remarks(columns), *_bare(columns, quantities)]
+
+
+def _key(place: str) -> str:
+    """The key of a recipe for a place in a request: a seed is that of the evaluation, not of the training."""
+    return f"eval.{place}" if place == "seed" else place
 
 
 def _text(result: Result, name: str) -> str:

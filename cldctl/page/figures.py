@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,31 +49,33 @@ def chart(
 
     Args:
         lines: points by label, ascending in x; of results, each with its standard error, and these are not smoothed.
+            One without points only keeps its colour.
         truth: label and value of a level line.
         names: what stands at x = 0, 1, 2, ... instead of numbers.
         is_ordered: the colours are to show the order of the lines.
     """
-    lines = {label: points for label, points in lines.items() if points}
-    if not lines:
+    if not any(lines.values()):
         return Markup()
-    from matplotlib import style
+    from matplotlib import rcParams, style
     from matplotlib.figure import Figure
 
     with style.context(_STYLE):
         figure = Figure(figsize=_SIZE)
         axes: Any = figure.add_axes(_FRAME)
+        inks = rcParams["axes.prop_cycle"].by_key()["color"]
         if is_ordered:
             last = max(len(lines) - 1, 1)
-            axes.set_prop_cycle(color=[_ink(_ORDERED + round(7 * place / last)) for place in range(len(lines))])
-        colours = {}
-        for label, points in lines.items():
-            means = smoothed(points)
+            inks = [_ink(_ORDERED + round(7 * place / last)) for place in range(len(lines))]
+        colours = {label: ink for label, ink in zip(lines, itertools.cycle(inks), strict=False) if lines[label]}
+        is_smoothed = False
+        for label, colour in colours.items():
+            points, means = lines[label], smoothed(lines[label])
             marker = {"marker": "o", "markersize": 4} if len(means) < _FEWEST else {}
-            line = axes.errorbar(*zip(*means, strict=True), capsize=3, **marker)
-            colours[label] = line.lines[0].get_color()
-            if len(lines) == 1 and means is not points:
+            axes.errorbar(*zip(*means, strict=True), capsize=3, color=colour, **marker)
+            is_smoothed |= means is not points
+            if len(colours) == 1 and is_smoothed:
                 shown = points[:: -(-len(points) // _POINTS)]
-                axes.plot(*zip(*shown, strict=True), color=colours[label], alpha=0.35, linewidth=0.8)
+                axes.plot(*zip(*shown, strict=True), color=colour, alpha=0.35, linewidth=0.8)
         values = [value for points in lines.values() for _, value, *_ in points]
         if truth is not None:
             colours[truth[0]] = _ink(_TEXT)
@@ -80,7 +83,8 @@ def chart(
             values.append(truth[1])
         _set_axes(axes, sorted(values), names)
         svg = _svg(figure)
-    scale = ", logarithmic" if axes.get_yscale() == "log" else ""
+    scale = ", smoothed" if is_smoothed and len(lines) > 1 else ""
+    scale += ", logarithmic" if axes.get_yscale() == "log" else ""
     entries = [(label, colour) for label, colour in colours.items() if label not in ("", title)]
     drawn = part("chart", title=f"{title}{scale}", svg=svg, entries=entries)
     return Markup(re.sub(r"#0000(\d\d)", lambda found: f"var(--c{int(found[1]) - 1})", drawn))
@@ -96,10 +100,13 @@ def smoothed(points: Points) -> Points:
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
-    """Whether sorted positive values span two powers of ten, or a few of them take most of a linear axis."""
+    """Whether sorted positive values span two powers of ten, or a few high ones take most of a linear axis.
+
+    What falls to zero at its end, as a learning rate does, spans more, and is not flattened by that.
+    """
     low, high, count = values[0], values[-1], len(values)
-    bulk = values[int(0.95 * count)] - values[int(0.05 * count)]
-    return low > 0 and (high > 100 * low or (high > 2 * low and high - low > 4 * bulk))
+    bulk = values[int(0.95 * count)] - low
+    return low > 0 and (high > 100 * values[count // 10] or (high > 2 * low and high - low > 4 * bulk))
 
 
 def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:

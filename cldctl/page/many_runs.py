@@ -98,9 +98,9 @@ def page(
     pills = [(words.lower(), colour_of(words.rpartition(" ")[2])) for words in states(rows).split(", ") if words]
     sections = [
         Section("", map(text, notes)),
-        Section("Results", [_table(rows, folder) or text("There are no runs."), text(hint)]),
+        Section("Best results", [_table(rows, folder) or text("There are no runs."), text(hint)]),
         Section("Averages over seeds", _averages(groups)),
-        Section("Loss (smoothed)", _losses(runs, curves)),
+        Section("Loss", _losses(runs, curves)),
         *(more if which is None else ()),
     ]
     return render(title, f"cldctl {__version__}", pills, sections)
@@ -144,7 +144,9 @@ def _losses(runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]
     groups: dict[tuple[tuple[str, str], ...], dict[str, Points]] = {}
     for run in runs:
         if LOSS in curves.get(run.name, {}):
-            groups.setdefault(_settings(run), {})[run.name] = curves[run.name][LOSS]
+            # A run has its colour in all charts.
+            members = groups.setdefault(_settings(run), dict.fromkeys(curves, ()))
+            members[run.name] = curves[run.name][LOSS]
     readable = [settings for settings in groups if len(settings) > 1]
     shares = Counter(itertools.chain.from_iterable(readable))
     for settings, members in groups.items():
@@ -171,11 +173,12 @@ def _settings(run: RunFolder) -> tuple[tuple[str, str], ...]:
 
 
 def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
-    """The other curves of the training, a chart for each that several runs have and that is not constant."""
+    """The other curves of the training but losses, a chart for each that several runs have and that is not constant."""
     tags = {tag for found in curves.values() for tag in found if tag.startswith(("train/", "periodic/"))}
-    for tag in sorted(tags - {LOSS}, key=one_run.place_of):
-        members = {name: found[tag] for name, found in curves.items() if tag in found}
-        if len(members) > 1 and not all(map(one_run.is_constant, members.values())):
+    for tag in sorted((tag for tag in tags if not tag.startswith(LOSS)), key=one_run.place_of):
+        members = {name: found.get(tag, ()) for name, found in curves.items()}
+        having = [points for points in members.values() if points]
+        if len(having) > 1 and not all(map(one_run.is_constant, having)):
             yield chart(one_run.words_of(tag), members)
 
 

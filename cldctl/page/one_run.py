@@ -179,7 +179,8 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
             yield part("folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:]))
     # What the page is or shows needs no advice.
-    has_samples = any(run.samples.glob(f"step_{row.step:08d}*.png"))
+    own = (run.evals / it.evaluation / "samples.png" for it in best if it.step == row.step)
+    has_samples = any(run.samples.glob(f"step_{row.step:08d}*.png")) or any(file.exists() for file in own)
     there = ("report ", "sample ") if has_samples else ("report ",)
     following = [code(command(words, run)) for words in found.next if not words.startswith(there)]
     if following or found.do:
@@ -229,10 +230,10 @@ def _time_line(found: Why) -> Markup:
     last = max(it.until for it in stretches)
     share = 100 / max(last - begin, 1e-3)
     bars, legend = [], {}
-    for it in stretches:
+    for it, shown in zip(stretches, found.attempts, strict=True):
         attempt, is_alive = it.attempt, found.row.state == "RUNNING" and it is stretches[-1]
         state = "RUNNING" if is_alive else state_after(attempt.cause) if attempt.cause else "LOST"
-        end = "running" if is_alive else (attempt.cause or "no recorded end").replace("_", " ")
+        end = "running" if is_alive else (shown["cause"] or "no recorded end").replace("_", " ")
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
         for what, since, until, colour in (
             ("queued", it.began - it.waited_s, it.began, "dim"),

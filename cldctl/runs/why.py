@@ -71,8 +71,11 @@ class Why:
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
-        """The attempts as `attempt_row` makes them, oldest first."""
-        return [attempt_row(stretch) for stretch in self.stretches]
+        """The attempts as `attempt_row` makes them, oldest first; how the last one ended, as `status` has it."""
+        rows = [attempt_row(stretch) for stretch in self.stretches]
+        if rows and rows[-1]["cause"] is None and self.row.attempts:
+            rows[-1]["cause"] = self.row.attempts[-1]["cause"]
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         row, failed = self.row, self.failed

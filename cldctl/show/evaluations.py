@@ -298,7 +298,8 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
             lines += found
             missing += without
         else:
-            lines.append(Line(one.name, {}, (compare.column(one, checkpoint),)))
+            first = lines[0].columns[0] if lines else None
+            lines.append(Line(one.name, {}, (compare.column(one, checkpoint, first),)))
     if not lines:
         fix = f"Make some: `cldctl eval {chosen[0].name} --elbo`."
         raise NotFoundError(

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from statistics import fmean
 from typing import Any
 
@@ -162,7 +163,8 @@ class TimeLine:
     """The attempts of a run on a scale of time: when its job waited, started and trained, and how each ended."""
 
     def __init__(self, explained: Why) -> None:
-        self._attempts, self._history = explained.stretches, explained.history
+        causes = [row["cause"] for row in explained.attempts]
+        self._attempts, self._history = list(zip(explained.stretches, causes, strict=True)), explained.history
         self._is_alive, self._waits = explained.row.state == "RUNNING", explained.row.state in WAITS
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -182,19 +184,18 @@ class TimeLine:
     def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
         """From when to when each piece took, how it is drawn, with the letter at its end, and in which colour."""
         end = 0.0
-        for it in self._attempts:
+        for it, cause in self._attempts:
             yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
             yield it.began, it.began + it.startup_s, _STARTING, "cyan"
-            style, letter, _ = self._end(it)
+            style, letter, _ = self._end(it, cause)
             yield it.until - it.trained_s, it.until, _TRAINING + letter, style
             end = it.until
         if self._waits:
             yield max([end, *(event.time for event in self._history.submitted)]), time.time(), _WAITING, "yellow"
 
-    def _end(self, it: Stretch) -> tuple[str, str, str]:
+    def _end(self, it: Stretch, cause: str | None) -> tuple[str, str, str]:
         """The colour of an attempt, by what ended it, its letter, and what that means."""
-        cause = it.attempt.cause
-        if cause is None and self._is_alive and it is self._attempts[-1]:
+        if cause is None and self._is_alive and it is self._attempts[-1][0]:
             return "bold green", _ALIVE, "running"
         if cause is None:
             return "bold red", LETTERS[cause], "no end recorded"
@@ -204,7 +205,7 @@ class TimeLine:
     def _legend(self) -> Text:
         """What the marks mean that are there, and how often attempts ended so."""
         legend = Text()
-        for (style, letter, word), times in Counter(map(self._end, self._attempts)).items():
+        for (style, letter, word), times in Counter(starmap(self._end, self._attempts)).items():
             legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
         return legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
 

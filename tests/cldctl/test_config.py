@@ -117,7 +117,7 @@ def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert config.file() is None
     assert config.read() == config.Config()
-    assert _defaults().verdict == "ok"
+    assert _defaults("local").verdict == "ok"
     assert "example" in lookup.profile_files()
     with pytest.raises(RecipeError, match=r"--profile exampel: there is no such profile\. Did you mean 'example'"):
         lookup.find_profile("exampel")
