@@ -68,6 +68,7 @@ SWEEP = ("submit", "toy", "--sweep", "train.seed=0,1", *DEBUG)
         (["logs", "nobody"], 3, ["no run at"]),
         (["frobnicate"], 2, ["frobnicate"]),
         (["submit", "no/such.yaml", *DEBUG], 2, ["no/such.yaml", "no such file"]),
+        (["submit", "/", *DEBUG], 2, ["/: it is a folder"]),
         (["submit", "toy", "network.plugin=x", *DEBUG], 2, ["unknown key 'network.plugin'", "Keys of network"]),
         ([*BENCH, "--nfe", "10,x"], 2, ["--nfe: 'x' is not a number", "--nfe 5,7,10"]),
         ([*BENCH, "--nfe", "10,10"], 2, ["has a number twice"]),

@@ -82,6 +82,17 @@ def test_answers_to_different_questions_are_not_compared(tmp_path):
         compare.column(run_with(tmp_path / "d", 10))
 
 
+def test_of_several_results_those_are_taken_that_can_be_compared(tmp_path):
+    first, other = compare.column(evaluated(tmp_path / "a", 3.0)), evaluated(tmp_path / "b", 4.0)
+    recipe = other.recipe()
+    recipe = dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=100, seed=1))
+    report(other, EvalRequest.of(recipe, ("elbo",), 10), elbo={"nll": 5.0, "stderr": 0.1})
+    newest, like = compare.column(other), compare.column(other, "last", first)
+    assert (newest.results["nll"].number.value, like.results["nll"].number.value) == (5.0, 4.0)
+    assert "cannot be compared: eval.seed 0 and 1" in compare.warnings([first, newest])[0]
+    assert compare.warnings([first, like]) == []
+
+
 def test_bounds_are_compared_by_where_they_start(tmp_path):
     later = "objective.loss_eps=0.001"
     columns = [trained(tmp_path / "a"), trained(tmp_path / "b", later)]

@@ -44,6 +44,7 @@ def test_the_mean_keeps_level_and_ends():
         ([0.48, 0.16, *[0.15] * 50], True),  # One early point takes most of a linear axis.
         ([float(10**power) for power in range(4)], True),
         ([1.0 - 0.01 * step for step in range(50)], False),
+        ([1e-4 * (1.0 + math.cos(math.pi * step / 100)) + 1e-10 for step in range(101)], False),  # A learning rate.
         ([-1.0, 1e3], False),
         ([2.0], False),
     ],

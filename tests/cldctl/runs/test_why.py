@@ -83,6 +83,13 @@ def test_the_headline_is_a_sentence_and_the_next_command_fits(run, cause, state,
     assert found.next[0] == then
 
 
+def test_an_attempt_without_a_message_ended_as_status_says(run):
+    run.ledger.append(Started(attempt=0, job_id="7", step=0))
+    found = why(run)
+    assert found.row.state == "LOST"
+    assert found.to_dict()["attempts"][-1]["cause"] == found.row.attempts[-1]["cause"] == "killed"
+
+
 def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
     run.ledger.append(NotBegun(job_id="7", reason="recipe: 'x' is wrong"))
     found = why(run)
