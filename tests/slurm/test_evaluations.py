@@ -19,7 +19,7 @@ from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
 from .polling import wait_until
 
-SHARDS = 8
+SHARDS = 6
 BATCHES = 6
 
 
@@ -57,7 +57,7 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab) -> None:
 
 
 def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of eight tasks, those on a failing node die, another one is killed, and the rest is preempted."""
+    """Of six tasks, those on a failing node die, another one is killed, and the rest is preempted."""
     lab.slurm.configure(grace_time=10)
     run = lab.submit("mine", "cluster.nodes=1", "train.steps=100")
     lab.ended("mine")

@@ -25,6 +25,7 @@ def lab(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Lab]:
         slurm.cancel_all()
 
 
+@pytest.mark.by_hand
 def test_a_rank_crashes_while_the_disk_is_full(lab: Lab, orders: Path) -> None:
     run = lab.submit("mine")
     lab.training("mine", steps=250)

@@ -18,6 +18,7 @@ from .lab import Lab
 TUNE = ("--nfe", "3", "--points", "8")
 
 
+@pytest.mark.by_hand
 def test_a_preempted_tuning_goes_on_in_the_queue_to_the_same_bits(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
