@@ -180,8 +180,8 @@ exit-3: exit code 3: no such run or checkpoint
   + exit_code = 1
   tests/cldctl/cli/test_refusals.py tests/cldctl/cli/test_commands.py
 exit-5: exit code 5: the run that was followed ended cancelled
-  - return 5 if row.state == "CANCELLED" else 1
-  + return 1
+  - 5 if others == {"CANCELLED"} else 1
+  + 1
   tests/cldctl/show/test_follow.py
 escapes: control characters of others do not reach the terminal
   - _ESCAPES.sub("", text)

@@ -240,11 +240,19 @@ def start_several(
         alike.setdefault((one.cluster.name, one.size), []).append(one)
     for these in alike.values():
         with training.locked([one.run for one in these], these[0].cluster):
-            prepared = list(map(_prepared, these))
+            prepared: list[_Prepared] = []
             # What people should know about the submission is said once.
             said: list[str] = []
-            logs = prepared[0].logs if group is None else group.logs
-            job = _submitted(prepared, these[0], logs, parallel, said.append)
+            try:
+                for one in these:
+                    prepared.append(_prepared(one))
+                logs = prepared[0].logs if group is None else group.logs
+                job = _submitted(prepared, these[0], logs, parallel, said.append)
+            # Of other errors a job may be left, which needs them.
+            except (UsageError, SchedulerRefused, SchedulerAway):
+                for made in prepared:
+                    made.undo()
+                raise
         first = next((its for its in prepared if its.works), None)
         for which, its in zip(these, prepared, strict=True):
             yield which, its.outcome(job if its.works else None, said if its is first else ())
@@ -258,14 +266,7 @@ def _submitted(
         return None
     run = next(one.run for one in prepared if one.works)
     only = {folder: shards for one in prepared for folder, shards in one.shards.items()}
-    try:
-        return sharded.start(
-            works, alike.cluster, alike.size, run=run, logs=logs, parallel=parallel, only=only, say=say
-        )
-    except (SchedulerRefused, SchedulerAway):
-        for one in prepared:
-            one.undo()
-        raise
+    return sharded.start(works, alike.cluster, alike.size, run=run, logs=logs, parallel=parallel, only=only, say=say)
 
 
 def _prepared(planned: Planned) -> _Prepared:

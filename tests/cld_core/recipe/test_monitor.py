@@ -16,7 +16,7 @@ def test_nothing_is_on_by_itself():
     assert load(TOY, [*ON, "monitor.wandb.mode=disabled"]).monitor.chosen() == ("mlflow",)
 
 
-def test_recipes_of_older_runs_are_read(tmp_path):
+def test_a_frozen_recipe_without_it_is_read(tmp_path):
     text = dump(load(TOY))
     begin, end = text.index("monitor:"), text.index("hooks:")
     (tmp_path / "recipe.yaml").write_text(text[:begin] + text[end:])
