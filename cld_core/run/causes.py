@@ -12,7 +12,7 @@ CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
 RESTARTED_BY_LAUNCHER: tuple[Cause, ...] = ("preempted", "node_failure", "requeued")
 # What an attempt was taken away by; anything else that is not an end of the training counts as a crash.
 _TAKEN: tuple[Cause, ...] = ("preempted", "timeout", "terminated", "requeued", "cancelled")
-_AFTER: dict[Cause, str] = {
+_AFTER: dict[str, str] = {
     "finished": "FINISHED",
     "preempted": "STOPPED",
     "timeout": "STOPPED",
@@ -25,7 +25,7 @@ _AFTER: dict[Cause, str] = {
 }
 
 
-def state_after(cause: Cause) -> str:
+def state_after(cause: str) -> str:
     """The state of a run whose last attempt ended by this cause, if nothing follows."""
     return _AFTER.get(cause, "FAILED")
 

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from cld_core.run import RunFolder
 
@@ -14,6 +15,8 @@ from cld_core.run import RunFolder
 LOSS = "train/loss"
 # Bytes of one run that are read in one look, and of one record: those of a scalar are much smaller.
 _LOOK_BYTES, _RECORD_BYTES = 2**20, 2**14
+# Losses that a screen has room for, many times over.
+_LOSSES = 512
 # A record of TensorBoard: its length, a checksum of that, the content, a checksum of that.
 _HEAD, _TAIL = struct.Struct("<QI"), 4
 Points = Sequence[tuple[float, ...]]
@@ -55,7 +58,7 @@ class Curves:
     Attributes:
         only: the tag that is kept; None for all.
         values: the finite values by tag and step.
-        losses: those of the training, in the order of the steps.
+        losses: those of the training in the order of the steps, or means of a few that follow each other.
     """
 
     folder: Path
@@ -80,7 +83,9 @@ class Curves:
             if left <= 0:
                 break
         if left < _LOOK_BYTES:
-            self.losses = tuple(value for _, value in sorted(self.values.get(LOSS, {}).items()))
+            losses = [value for _, value in sorted(self.values.get(LOSS, {}).items())]
+            size = -(-len(losses) // _LOSSES) or 1
+            self.losses = tuple(fmean(losses[place : place + size]) for place in range(0, len(losses), size))
         return left <= 0
 
     def _read(self, most: int) -> int:

@@ -45,8 +45,8 @@ FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _COLUMNS = ("run", "state", "step", "ETA", "loss", "curve", "steps/s", "why")
 _CURVE = 10
-# Seconds between two looks, as of `status --watch`.
-_EVERY_S = 1.0
+# Seconds between two looks, as of `status --watch`, and between two parts of long files.
+_EVERY_S, _PART_S = 1.0, 0.1
 # A scheduler that has kept a look waiting for so many seconds is mentioned.
 _PATIENCE_S = 3.0
 
@@ -292,7 +292,7 @@ class MainScreen(Watching):
             except Exception as error:
                 self._problem = f"the files of runs cannot be read: {said(error)}"
             self.later(self._was_read, detail)
-            self._changed.wait(0.0 if has_more else _EVERY_S)
+            self._changed.wait(_PART_S if has_more else _EVERY_S)
 
     @property
     def selected(self) -> Line | None:

@@ -1,5 +1,6 @@
 """Everything about the run that is selected: its curve, attempts and shards drawn, then what `cldctl status` says."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +20,8 @@ from textual.renderables.sparkline import Sparkline
 from cld_core.errors import CldError
 from cld_core.evaluation.evaluation import Evaluation
 from cld_core.run import RunFolder
-from cld_core.run.causes import fate_of
-from cld_core.run.events import CAUSES, Cause, Submitted
+from cld_core.run.causes import state_after
+from cld_core.run.events import CAUSES, Submitted
 from cld_core.run.timeline import Stretch
 from cld_core.shards import state as shard_state
 from cld_core.texts import local_time, printable
@@ -35,7 +36,7 @@ from cldctl.show.runs import details
 from cldctl.show.tables import progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
-LETTERS: dict[Cause | None, str] = {
+LETTERS: dict[str | None, str] = {
     **{cause: cause[0].upper() for cause in CAUSES},
     **{"crashed": "X", "nonfinite": "~", "terminated": "E", None: "?"},
 }
@@ -103,10 +104,11 @@ class Files:
         curves, has_more = made | {path: self._curves[path] for path in made if path in self._curves}, False
         for row in rows:
             if row.state not in OVER or self._complete.get(row.path) != (row.state, row.step):
-                if curves[row.path].look():
-                    has_more = True
-                else:
-                    self._complete[row.path] = row.state, row.step
+                with contextlib.suppress(OSError):
+                    if curves[row.path].look():
+                        has_more = True
+                    else:
+                        self._complete[row.path] = row.state, row.step
         self._curves = curves
         self._complete = {path: seen for path, seen in self._complete.items() if path in curves}
         return detail, has_more
@@ -197,10 +199,9 @@ class TimeLine:
         """The colour of an attempt, by what ended it, its letter, and what that means."""
         if cause is None and self._is_alive and it is self._attempts[-1][0]:
             return "bold green", _ALIVE, "running"
-        if cause is None:
-            return "bold red", LETTERS[cause], "no end recorded"
-        style = {None: "green", "preemption": "yellow"}.get(fate_of(cause), "bold red")
-        return "magenta" if cause == "cancelled" else style, LETTERS[cause], cause.replace("_", " ")
+        # A later version may know more causes.
+        letter = LETTERS.get(cause, LETTERS[None])
+        return STATES[state_after(cause) if cause else "LOST"], letter, (cause or "no recorded end").replace("_", " ")
 
     def _legend(self) -> Text:
         """What the marks mean that are there, and how often attempts ended so."""

@@ -73,6 +73,7 @@ def test_a_time_line_has_the_scale_of_time():
     assert line == "░▒██P·░██X"
     assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None), state="RUNNING")[0][-1] == "▶"
     assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None))[0][-1] == "?"
+    assert line_of((0, 0, 0, 100, "of a later version"))[0][-1] == "?"
     assert line_of((0, 0, 0, 1e6, "preempted"), (1e6, 1e6, 1e6, 1e6 + 1, "killed"))[0][-1] == "K", "short, but seen"
 
 
