@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cldctl.show.console import err, out
+
 from . import options
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ def prepare(
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
     from cld_core.data.prepare import prepare
-    from cldctl.show.console import err, out
     from cldctl.show.progress import Working
 
     with Working(f"reading {source}") as working:
@@ -53,7 +54,6 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
     Example: cldctl data verify data/cifar10
     """
     from cld_core.data.prepare import verify
-    from cldctl.show.console import out
     from cldctl.show.progress import Working
 
     with Working(f"verifying {path.name}") as working:
@@ -86,7 +86,6 @@ def stats(
     from cld_core.evaluation.stats_work import Statistics, StatsRequest
     from cldctl.lookup import recipe_or_run
     from cldctl.runs import home, sharded
-    from cldctl.show.console import err, out
     from cldctl.show.follow import follow_statistics
     from cldctl.show.progress import Working
 

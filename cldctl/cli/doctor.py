@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cldctl.show.console import out
+
 from . import options
 
 if TYPE_CHECKING:
@@ -66,8 +68,6 @@ def doctor(
 def _show(checks: "list[Check]") -> None:
     """A line for each check, and one for what to do: nothing is cut, so that paths and commands can be copied."""
     from rich.text import Text
-
-    from cldctl.show.console import out
 
     for check in checks:
         out.print(Text.assemble((f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.show.console import err, out
 
 from . import options
 
@@ -40,7 +41,6 @@ def status(
     """
     from cldctl.runs import selection
     from cldctl.runs.index import Index
-    from cldctl.show.console import err, out
     from cldctl.show.runs import Query, show
     from cldctl.show.runs import watch as watch_runs
 
@@ -96,7 +96,6 @@ def logs(
     """
     from cldctl.runs.failing import failed_log
     from cldctl.runs.logs import of_evaluation, of_training
-    from cldctl.show.console import err
     from cldctl.show.logs import Printer
 
     given = {
@@ -157,7 +156,6 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
     from cld_core.run.folder import FormatError
     from cld_core.run.lookup import meant
     from cldctl.runs import why as policy
-    from cldctl.show.console import out
     from cldctl.show.runs import explanation
 
     root = options.runs_dir(directory)
@@ -192,7 +190,6 @@ def usage(
     from cld_core.run import find_runs
     from cldctl.runs.selection import moment
     from cldctl.runs.usage import SILENT_S, Folder
-    from cldctl.show.console import err, out
     from cldctl.show.usage import usage_table
 
     begin = 0.0 if since is None else moment(since)
@@ -223,7 +220,6 @@ def board(
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """
     from cldctl.runs import board as policy
-    from cldctl.show.console import err, out
 
     root = options.runs_dir(directory)
     runs = options.find_runs_or_group(names, root) if names else [options.find_run(None, root)]

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.show.console import err
 
 from . import options
 
@@ -23,7 +24,6 @@ def note(
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """
     from cldctl.runs.labels import label
-    from cldctl.show.console import err
 
     if text is None and not tags and not untag:
         raise UsageError("nothing to note: write a text, or use --tag or --untag.")
@@ -42,7 +42,6 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
     from rich.filesize import decimal as size
 
     from cldctl.runs import removal
-    from cldctl.show.console import err
     from cldctl.show.format import age
     from cldctl.show.progress import Working
 
@@ -84,7 +83,6 @@ def prune(
     from rich.filesize import decimal as size
 
     from cldctl.runs import pruning
-    from cldctl.show.console import err
     from cldctl.show.progress import Working
 
     chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes or dry_run)
@@ -113,7 +111,6 @@ def prune(
 
 def _agree(question: str, command: str, yes: bool) -> None:
     """Ask before something is removed; the command ends if the answer is no."""
-    from cldctl.show.console import err
 
     if not yes and not options.agreed(question, command):
         err.print("nothing was removed")

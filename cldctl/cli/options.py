@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
+from cldctl.show.console import err
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
@@ -102,7 +103,6 @@ def find_run(name: str | None, root: Path) -> "RunFolder":
     """
     from cld_core.run import RunFolder
     from cldctl.runs.index import Index
-    from cldctl.show.console import err
 
     if name is not None:
         return RunFolder.open(name if "/" in name else root / _whole_name(name, root))
@@ -118,7 +118,6 @@ def _whole_name(name: str, root: Path) -> str:
     from cld_core.run import RunFolder
     from cld_core.run.folder import runs_beginning
     from cld_core.run.groups import find_group
-    from cldctl.show.console import err
 
     if not name or RunFolder(root / name).exists:
         return name
@@ -142,7 +141,6 @@ def group_named(name: str | None, root: Path) -> "Group | None":
     """The group of this name; None if there is none, or a run has the name: the run is meant then."""
     from cld_core.run import RunFolder
     from cld_core.run.groups import find_group
-    from cldctl.show.console import err
 
     group = None if name is None or "/" in name else find_group(root, name)
     if group is not None and RunFolder(root / group.name).exists:
@@ -225,8 +223,6 @@ def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
         UsageError: stdin is not a terminal, and nobody can answer.
     """
     import sys
-
-    from cldctl.show.console import err
 
     if not sys.stdin.isatty():
         raise UsageError(f"{command} asks first, and stdin is not a terminal. {fix}")

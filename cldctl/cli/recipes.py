@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import RecipeError, UsageError
+from cldctl.show.console import err, out
 
 from . import options
 
@@ -16,7 +17,6 @@ def recipes() -> None:
     """
     from cld_core.recipe import load, shipped
     from cldctl.lookup import place, recipe_files
-    from cldctl.show.console import err, out
     from cldctl.show.tables import table
 
     columns: dict[str, list[str]] = {
@@ -52,7 +52,6 @@ def render(
     from cld_core.recipe import dump, dump_changed, load
     from cld_core.recipe.commented import dump_with_comments
     from cldctl.lookup import find_recipe
-    from cldctl.show.console import out
 
     if comments and changed:
         raise UsageError("--comments explains all keys, and --changed shows some. Leave one out.")

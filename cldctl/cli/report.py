@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
+from cldctl.show.console import err, out
 
 from . import options
 
@@ -54,7 +55,6 @@ def report(
 
     Example: cldctl report --all --pages
     """
-    from cldctl.show.console import out
 
     options.check_output(output, (".html", ".htm"), "reports are")
     names = names or []
@@ -128,7 +128,6 @@ def _page_of_many(
 def _pages(rows: "Sequence[RunStatus]", follow: bool) -> bool:
     """Write the pages of the runs that need it, before the page that links to them; whether none failed."""
     from cldctl.page import many_runs
-    from cldctl.show.console import err
     from cldctl.show.progress import Working
 
     with Working(f"making the pages of {len(rows)} runs", announced=True) as working:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cldctl.show.console import err, out
+
 from . import options
 
 # More do not fit into one file that anybody could open; `cldctl eval` draws and keeps as many as there is disk for.
@@ -101,7 +103,6 @@ def sample(
     """
     from cld_core.ownership import require_may_change
     from cldctl.runs.sample import Observed, SampleOptions, draw
-    from cldctl.show.console import err, out
     from cldctl.show.progress import Working
 
     observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cldctl.show.console import err
+
 from . import options
 
 
@@ -43,7 +45,6 @@ def tune(
     """
     from cldctl.runs.options import network_evaluations
     from cldctl.runs.tune import minutes, plan, start
-    from cldctl.show.console import err
     from cldctl.show.submission import finish_tunings, remark, say_cost
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)

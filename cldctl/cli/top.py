@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.show.console import err, out
 
 from . import options
 
@@ -25,7 +26,6 @@ def top(
     Example: cldctl top --since 2d
     """
     from cldctl.runs import selection
-    from cldctl.show.console import err
 
     which = selection.selection(state, since, tags or (), user, group)
     if not _is_terminal():
@@ -43,6 +43,5 @@ def top(
 
 
 def _is_terminal() -> bool:
-    from cldctl.show.console import out
 
     return out.is_terminal and sys.stdin.isatty()

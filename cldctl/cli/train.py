@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import CldError, NotFoundError, UsageError
+from cldctl.show.console import err
 
 from . import options
 
@@ -60,7 +61,6 @@ def submit(
     from cldctl.runs import submit as one_run
     from cldctl.runs.options import resolve
     from cldctl.show import submission
-    from cldctl.show.console import err
 
     where = home.chosen(cluster)
     wanted = resolve(
@@ -147,7 +147,6 @@ def resume(
     from cldctl.runs import groups, home
     from cldctl.runs.resume import Continuation, ask_about, with_profile
     from cldctl.runs.status import said
-    from cldctl.show.console import err
     from cldctl.show.submission import continues, finish_group, started
 
     names, overrides = options.split_runs(words)
@@ -199,7 +198,6 @@ def _resume(run: "RunFolder", wanted: "Continuation", cluster: str | None, follo
 def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
     """The runs to resume, and the exit code for those that should have been among them."""
     from cldctl.runs.resume import resumable
-    from cldctl.show.console import err
 
     runs, skipped = resumable(root)
     for entry in skipped:
@@ -235,7 +233,6 @@ def cancel(
     """
     from cldctl.jobs import hooks
     from cldctl.runs import cancel as policy
-    from cldctl.show.console import err
     from cldctl.show.progress import Working
 
     try:

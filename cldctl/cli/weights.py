@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.show.console import err, out, strong
 
 from . import options
 
@@ -26,7 +27,6 @@ def import_checkpoint(
     """
     from cld_core.run.identity import identity
     from cldctl.runs.options import require_plugin, resolve
-    from cldctl.show.console import err, out, strong
     from cldctl.show.progress import Working
     from cldctl.show.submission import remark
 
@@ -84,7 +84,6 @@ def export(
     """
     from cld_core.recipe.ema import EmaSpec
     from cldctl.page import model_card
-    from cldctl.show.console import err, out
     from cldctl.show.progress import Working
 
     licence = None if license_ is None else model_card.licence(license_)
