@@ -100,6 +100,9 @@ def _app() -> typer.Typer:
             for parameter in inspect.signature(command).parameters.values():
                 (about,) = parameter.annotation.__metadata__
                 about.autocompletion = completer(parameter.name, about)
+                if isinstance(parameter.default, bool) and about.default is ...:
+                    # Of itself, typer would add --no-NAME.
+                    about.param_decls = (f"--{parameter.name.replace('_', '-')}",)
             group, _, own = name.rpartition(" ")
             if not group:
                 app.command(own, cls=_Command, rich_help_panel=panel)(command)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cldctl.show.console import err, out
+from cldctl.show.progress import Working
 
 from . import options
 
@@ -19,8 +20,8 @@ def prepare(
     output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
     size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
     split: Annotated[float | None, typer.Option(help="Share kept for validation; for folder only.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR-10's archive into --source first.")] = False,
-    any_count: Annotated[bool, typer.Option("--any-count", help="Accept another number of images.")] = False,
+    download: Annotated[bool, typer.Option(help="Fetch CIFAR-10's archive into --source first.")] = False,
+    any_count: Annotated[bool, typer.Option(help="Accept another number of images.")] = False,
 ) -> None:
     """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
@@ -30,7 +31,6 @@ def prepare(
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
     from cld_core.data.prepare import prepare
-    from cldctl.show.progress import Working
 
     with Working(f"reading {source}") as working:
 
@@ -54,7 +54,6 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
     Example: cldctl data verify data/cifar10
     """
     from cld_core.data.prepare import verify
-    from cldctl.show.progress import Working
 
     with Working(f"verifying {path.name}") as working:
         manifest = verify(path, lambda read, total: working.at(read, total, "images"))
@@ -69,9 +68,7 @@ def stats(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."),
     ] = None,
-    features: Annotated[
-        bool, typer.Option("--features", help="Keep the features, which --kid and --prc need.")
-    ] = False,
+    features: Annotated[bool, typer.Option(help="Keep the features, which --kid and --prc need.")] = False,
     shards: options.Shards = None,
     cluster: options.ClusterOption = None,
     follow: options.Follow = False,
@@ -87,7 +84,6 @@ def stats(
     from cldctl.lookup import recipe_or_run
     from cldctl.runs import home, sharded
     from cldctl.show.follow import follow_statistics
-    from cldctl.show.progress import Working
 
     options.check_output(output, (".npz",), "statistics are")
     where = home.chosen(cluster)

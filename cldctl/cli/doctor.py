@@ -1,16 +1,14 @@
 """`cldctl doctor`: whether this machine and this cluster are fit."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cldctl.show.console import out
+from cldctl.show.progress import Working
 
 from . import options
-
-if TYPE_CHECKING:
-    from cldctl.clusters.records import Check
 
 _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
@@ -24,7 +22,7 @@ def doctor(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
     ] = 120,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Check this machine's GPU, too: the quick checks.")] = False,
+    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too: the quick checks.")] = False,
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,
 ) -> None:
@@ -34,6 +32,8 @@ def doctor(
 
     Example: cldctl doctor cifar10 --partition gpu
     """
+    from rich.text import Text
+
     from cld_core.recipe import load
     from cld_core.run import find_runs
     from cldctl import card, clusters, machine
@@ -41,7 +41,6 @@ def doctor(
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
     from cldctl.runs import home
-    from cldctl.show.progress import Working
 
     root = options.runs_dir(directory)
     where = home.default() if cluster is None else clusters.find(cluster)
@@ -59,17 +58,11 @@ def doctor(
     if as_json:
         typer.echo(json.dumps({"verdict": worst, "checks": [check.to_dict() for check in checks]}, indent=1))
     else:
-        _show(checks)
+        # Nothing is cut, so that paths and commands can be copied.
+        for check in checks:
+            out.print(Text.assemble((f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"))
+            if check.advice:
+                out.print(f"      {check.advice}")
     if any((check.name, check.verdict) == (where.name, "fail") for check in checks):
         raise typer.Exit(4)
     raise typer.Exit(1 if worst == "fail" else 0)
-
-
-def _show(checks: "list[Check]") -> None:
-    """A line for each check, and one for what to do: nothing is cut, so that paths and commands can be copied."""
-    from rich.text import Text
-
-    for check in checks:
-        out.print(Text.assemble((f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"))
-        if check.advice:
-            out.print(f"      {check.advice}")

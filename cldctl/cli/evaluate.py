@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.show.progress import Working
 
 from . import options
 
@@ -53,12 +54,11 @@ def evaluate(
     sweep: Annotated[
         list[str] | None,
         typer.Option(
-            "--sweep",
             metavar="KEY=a,b,c",
             help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
         ),
     ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Show finished results of runs side by side.")] = False,
+    compare: Annotated[bool, typer.Option(help="Show finished results of runs side by side.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
     max_parallel: options.MaxParallel = None,
     cluster: options.ClusterOfRun = None,
@@ -72,7 +72,6 @@ def evaluate(
     """
     from cld_core.evaluation import registry
     from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_several
-    from cldctl.show.progress import Working
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compare:

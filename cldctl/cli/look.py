@@ -10,6 +10,16 @@ from cldctl.show.console import err, out
 
 from . import options
 
+# Options of `logs` that contradict each other, and why.
+_NOT_TOGETHER = {
+    ("--rank", "--all-ranks"): "one rank or all of them",
+    ("--rank", "--failed"): "--failed finds the rank itself",
+    ("--all-ranks", "--failed"): "--failed shows one rank",
+    ("--failed", "--follow"): "an attempt that failed writes nothing more",
+    ("--failed", "--eval"): "--failed is about attempts of a training",
+    ("--attempt", "--eval"): "an evaluation has no attempts; use --shard",
+    ("--all-ranks", "--eval"): "the tasks of an evaluation are named by --shard",
+}
 # More rows than this are written as JSON a line each: indenting them takes longer than everything else.
 _MANY = 50
 
@@ -29,9 +39,9 @@ def status(
     sort: Annotated[
         str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
     ] = "created",
-    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="On a terminal: show again every second.")] = False,
+    reverse: Annotated[bool, typer.Option(help="Reverse the order.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Read every run again, also those that are over.")] = False,
+    watch: Annotated[bool, typer.Option(help="On a terminal: show again every second.")] = False,
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,
 ) -> None:
@@ -41,8 +51,7 @@ def status(
     """
     from cldctl.runs import selection
     from cldctl.runs.index import Index
-    from cldctl.show.runs import Query, show
-    from cldctl.show.runs import watch as watch_runs
+    from cldctl.show import runs as shown
 
     if watch and as_json:
         raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
@@ -53,9 +62,9 @@ def status(
     selection.in_order([], sort)
     groups = [found.name for name in names or [] if (found := options.group_named(name, root)) is not None]
     runs = options.find_runs_or_group(names or [], root)
-    query = Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
+    query = shown.Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
     if watch:
-        watch_runs(query)
+        shown.watch(query)
     elif as_json:
         look = query.look()
         if look.answers.remark is not None:
@@ -64,7 +73,7 @@ def status(
         many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
         typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
     else:
-        show(query)
+        shown.show(query)
 
 
 def logs(
@@ -72,22 +81,17 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print new output.")] = False,
     rank: Annotated[int | None, typer.Option(help="Which process; default: 0.")] = None,
     all_ranks: Annotated[
-        bool,
-        typer.Option(
-            "--all-ranks", help="Every process in one stream, ordered by time; each line begins with its rank."
-        ),
+        bool, typer.Option(help="Every process in one stream, ordered by time; each line begins with its rank.")
     ] = False,
     attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="The rank that failed first, of the last attempt that failed.")
-    ] = False,
+    failed: Annotated[bool, typer.Option(help="The rank that failed first, of the last attempt that failed.")] = False,
     tail: Annotated[
         int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
     ] = None,
     evaluation: Annotated[
         str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
     ] = None,
-    shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="The process of this shard of it.")] = None,
+    shard: Annotated[int | None, typer.Option(metavar="N", help="The process of this shard of it.")] = None,
     directory: options.RunsDir = None,
 ) -> None:
     """Print the log of a run: first what the process printed, then its errors.
@@ -106,7 +110,9 @@ def logs(
         "--eval": evaluation is not None,
         "--follow": follow,
     }
-    _refuse_together([option for option, is_given in given.items() if is_given])
+    for (first, second), reason in _NOT_TOGETHER.items():
+        if given[first] and given[second]:
+            raise UsageError(f"{first} does not go with {second}: {reason}. Leave one out.")
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
     run = options.find_run(name, options.runs_dir(directory))
@@ -127,24 +133,6 @@ def logs(
         printer.follow(log.is_growing)
     else:
         printer.show()
-
-
-_NOT_TOGETHER = {
-    ("--rank", "--all-ranks"): "one rank or all of them",
-    ("--rank", "--failed"): "--failed finds the rank itself",
-    ("--all-ranks", "--failed"): "--failed shows one rank",
-    ("--failed", "--follow"): "an attempt that failed writes nothing more",
-    ("--failed", "--eval"): "--failed is about attempts of a training",
-    ("--attempt", "--eval"): "an evaluation has no attempts; use --shard",
-    ("--all-ranks", "--eval"): "the tasks of an evaluation are named by --shard",
-}
-
-
-def _refuse_together(given: list[str]) -> None:
-    """Raises UsageError if options of `logs` contradict each other."""
-    for (first, second), why in _NOT_TOGETHER.items():
-        if first in given and second in given:
-            raise UsageError(f"{first} does not go with {second}: {why}. Leave one out.")
 
 
 def why(name: options.Run = None, as_json: options.AsJson = False, directory: options.RunsDir = None) -> None:
@@ -177,8 +165,7 @@ def usage(
         list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
     ] = None,
     since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."),
+        str | None, typer.Option(metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01.")
     ] = None,
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,

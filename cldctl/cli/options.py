@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and what they mean."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,15 +35,13 @@ Checkpoint = Annotated[str, typer.Option(metavar="last|STEP", help="Which checkp
 ClusterOption = Annotated[
     str | None,
     typer.Option(
-        "--cluster",
         metavar="slurm|local|debug",
         help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else "
         "local.",
     ),
 ]
 ClusterOfRun = Annotated[
-    str | None,
-    typer.Option("--cluster", metavar="slurm|local|debug", help="Where to run; default: the run's own cluster."),
+    str | None, typer.Option(metavar="slurm|local|debug", help="Where to run; default: the run's own cluster.")
 ]
 Profile = Annotated[
     str | None,
@@ -56,11 +55,9 @@ Shards = Annotated[
     int | None,
     typer.Option(min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."),
 ]
-MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Tasks that may run at once.")]
+MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks that may run at once.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")]
-AllowPlugin = Annotated[
-    bool, typer.Option("--allow-plugin", help="Run plug-ins and hooks of a run that others can write to.")
-]
+AllowPlugin = Annotated[bool, typer.Option(help="Run plug-ins and hooks of a run that others can write to.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -213,24 +210,29 @@ def run_and_overrides(words: list[str] | None, directory: Path | None) -> "tuple
     return find_run(name, runs_dir(directory)), overrides
 
 
-def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
-    """Ask a yes-or-no question on a terminal; no is the default.
+def agree(question: str, command: str, yes: bool, fix: str = "Add --yes.") -> None:
+    """Ask a yes-or-no question on a terminal; no is the default, and ends the command.
 
     Args:
+        question: begins with the verb.
+        yes: nobody is asked.
         fix: what to do if nobody can answer.
 
     Raises:
         UsageError: stdin is not a terminal, and nobody can answer.
     """
-    import sys
-
+    if yes:
+        return
     if not sys.stdin.isatty():
         raise UsageError(f"{command} asks first, and stdin is not a terminal. {fix}")
     try:
-        return typer.confirm(question, err=True)
+        if typer.confirm(question, err=True):
+            return
     except typer.Abort:
         err.print("interrupted")
         raise typer.Exit(130) from None
+    err.print(f"nothing was {question.partition(' ')[0].lower()}d")
+    raise typer.Exit(0)
 
 
 def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:

@@ -40,8 +40,8 @@ def recipes() -> None:
 def render(
     recipe: options.Recipe,
     overrides: options.Overrides = None,
-    comments: Annotated[bool, typer.Option("--comments", help="Explain each key in a comment.")] = False,
-    changed: Annotated[bool, typer.Option("--changed", help="Only the keys that differ from their defaults.")] = False,
+    comments: Annotated[bool, typer.Option(help="Explain each key in a comment.")] = False,
+    changed: Annotated[bool, typer.Option(help="Only the keys that differ from their defaults.")] = False,
 ) -> None:
     """Print the resolved YAML of a recipe.
 

@@ -8,6 +8,7 @@ import typer
 
 from cld_core.errors import NotFoundError, UsageError
 from cldctl.show.console import err, out
+from cldctl.show.progress import Working
 
 from . import options
 
@@ -29,8 +30,7 @@ def report(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
     pages: Annotated[
-        bool,
-        typer.Option("--pages", help="Of several runs: also write their own pages that are missing or out of date."),
+        bool, typer.Option(help="Of several runs: also write their own pages that are missing or out of date.")
     ] = False,
     output: Annotated[
         Path | None,
@@ -80,7 +80,6 @@ def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Pa
     from cld_core.ownership import require_may_change
     from cld_core.run.atomic import write_text
     from cldctl.page.one_run import page, page_of
-    from cldctl.show.progress import Working
 
     run = options.find_run(name, root)
     if output is None:
@@ -100,7 +99,6 @@ def _page_of_many(
     from cldctl.runs import survey
     from cldctl.runs.index import Index
     from cldctl.runs.status import status_or_reason
-    from cldctl.show.progress import Working
 
     which, notes = None, [str(root.absolute())]
     if names:
@@ -128,7 +126,6 @@ def _page_of_many(
 def _pages(rows: "Sequence[RunStatus]", follow: bool) -> bool:
     """Write the pages of the runs that need it, before the page that links to them; whether none failed."""
     from cldctl.page import many_runs
-    from cldctl.show.progress import Working
 
     with Working(f"making the pages of {len(rows)} runs", announced=True) as working:
         written, problems = many_runs.write_pages(rows, working.at, follow=follow)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cldctl.show.console import err, out
+from cldctl.show.progress import Working
 
 from . import options
 
@@ -103,7 +104,6 @@ def sample(
     """
     from cld_core.ownership import require_may_change
     from cldctl.runs.sample import Observed, SampleOptions, draw
-    from cldctl.show.progress import Working
 
     observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)
     run, overrides = options.run_and_overrides(words, directory)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cldctl.show.console import err
+from cldctl.show.progress import Working
 
 from . import options
 
@@ -19,7 +20,7 @@ def tune(
         ),
     ] = None,
     nfe: Annotated[
-        str, typer.Option("--nfe", metavar="N[,N]", help="Network evaluations per sample, denoising included.")
+        str, typer.Option(metavar="N[,N]", help="Network evaluations per sample, denoising included.")
     ] = "10",
     points: Annotated[
         int | None,
@@ -74,7 +75,7 @@ def samplers(
         ),
     ] = None,
     nfe: Annotated[
-        str, typer.Option("--nfe", metavar="N,N,...", help="Network evaluations per sample, denoising included.")
+        str, typer.Option(metavar="N,N,...", help="Network evaluations per sample, denoising included.")
     ] = "10,20,50,100",
     metrics: Annotated[
         str | None,
@@ -102,12 +103,12 @@ def samplers(
     max_parallel: options.MaxParallel = None,
     cluster: options.ClusterOfRun = None,
     follow: options.Follow = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the samplers and start nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="List the samplers and start nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")] = False,
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="File for all numbers, published ones included, ending in .csv.")
+        Path | None, typer.Option(help="File for all numbers, published ones included, ending in .csv.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="File for the picture, ending in .png.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="File for the picture, ending in .png.")] = None,
     allow_plugin: options.AllowPlugin = False,
     directory: options.RunsDir = None,
 ) -> None:
@@ -124,7 +125,6 @@ def samplers(
     from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
     from cldctl.runs.options import network_evaluations
     from cldctl.show.evaluations import show_plan
-    from cldctl.show.progress import Working
     from cldctl.show.submission import finish_samplers, remark
 
     options.check_output(csv, (".csv",), "numbers are", "--csv")

@@ -28,7 +28,7 @@ def top(
     from cldctl.runs import selection
 
     which = selection.selection(state, since, tags or (), user, group)
-    if not _is_terminal():
+    if not (out.is_terminal and sys.stdin.isatty()):
         raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
     if importlib.util.find_spec("textual") is None:
         raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
@@ -40,8 +40,3 @@ def top(
         err.print(line)
     if app.return_code:
         raise typer.Exit(1)
-
-
-def _is_terminal() -> bool:
-
-    return out.is_terminal and sys.stdin.isatty()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 from rich.text import Text
 
 from cld_core.texts import one_line
-from cldctl.runs.state import STATES
 
 from . import console
 from .console import err
@@ -107,6 +106,9 @@ class View:
             self._print(shown)
 
     def _draw(self, progress: "Progress", shown: Shown) -> None:
+        # Here, because what shows a help loads this file.
+        from cldctl.runs.state import STATES
+
         if shown.name not in self._tasks:
             self._tasks[shown.name] = progress.add_task("", head=Text(), known="")
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
@@ -159,11 +161,8 @@ class Working(View):
         """Show how much of the phase is done: a count, if nobody knows of how much."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total)
-            count, left = (
-                f"{done:,}" if total is None else f"{done:,}/{total:,}",
-                self._progress.tasks[0].time_remaining,
-            )
-            known = one_line(f"{count} {unit}") + ("" if left is None else f"  {duration(left)} left")
+            left, of = self._progress.tasks[0].time_remaining, "" if total is None else f"/{total:,}"
+            known = one_line(f"{done:,}{of} {unit}") + ("" if left is None else f"  {duration(left)} left")
             self._progress.update(self._task, known=known)
 
 
