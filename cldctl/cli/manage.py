@@ -6,6 +6,7 @@ import typer
 
 from cld_core.errors import UsageError
 from cldctl.show.console import err
+from cldctl.show.format import age
 from cldctl.show.progress import Working
 
 from . import options
@@ -43,7 +44,6 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
     from rich.filesize import decimal as size
 
     from cldctl.runs import removal
-    from cldctl.show.format import age
 
     chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes, damaged=True)
     for folder in {run.path.parent for run in chosen}:

@@ -1,7 +1,7 @@
 """Arguments and options that several commands share, and what they mean."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +10,7 @@ import typer
 
 from cld_core.errors import NotFoundError, UsageError
 from cldctl.show.console import err
+from cldctl.show.format import listed
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
@@ -77,9 +78,6 @@ TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help=
 UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
 GroupFilter = Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")]
 
-# Names that a message lists.
-_SHOWN = 8
-
 
 def runs_dir(option: Path | None) -> Path:
     """The folder of the runs."""
@@ -120,18 +118,14 @@ def _whole_name(name: str, root: Path) -> str:
         return name
     group = find_group(root, name)
     if group is not None and len(members := group.runs()) > 1:
-        text = f"'{name}' is a group of {len(members)} runs: {_listed([run.name for run in members])}"
+        text = f"'{name}' is a group of {len(members)} runs: {listed([run.name for run in members])}"
         raise UsageError(f"{text}. Name one of them.")
     names = sorted(run.name for run in runs_beginning(root, name))
     if len(names) > 1:
-        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {_listed(names)}. Write more of the name.")
+        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {listed(names)}. Write more of the name.")
     if names:
         err.print(f"run: {names[0]}", style="dim")
     return names[0] if names else name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def group_named(name: str | None, root: Path) -> "Group | None":

@@ -72,12 +72,14 @@ class Shown:
 
 
 class View:
-    """A context in which the progress of several things is shown on stderr."""
+    """A context in which the progress of several things is shown on stderr.
 
-    _is_transient = False
+    Args:
+        is_transient: on a terminal, nothing of it stays there.
+    """
 
-    def __init__(self) -> None:
-        self._progress = _bars(is_transient=self._is_transient) if console.shows_bars() else None
+    def __init__(self, *, is_transient: bool = False) -> None:
+        self._progress = _bars(is_transient=is_transient) if console.shows_bars() else None
         self._tasks: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
         # The newest line about each thing, when it was written, and the phases of its state that have one.
@@ -140,10 +142,8 @@ class Working(View):
         announced: print the first phase in a pipe, too. Not for a command that may still fail with a one-line error.
     """
 
-    _is_transient = True
-
     def __init__(self, what: str, *, announced: bool = False) -> None:
-        super().__init__()
+        super().__init__(is_transient=True)
         self._what = "" if announced else one_line(what)
         if self._progress is not None:
             self._task = self._progress.add_task("", total=None, head=Text(one_line(what)), known="")

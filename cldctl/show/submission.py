@@ -206,7 +206,7 @@ def _left_out(run: RunFolder) -> None:
 
 def _interrupted(run: RunFolder) -> None:
     """Say what goes on after Ctrl-C, and what does not."""
-    (submitted,) = run.ledger.history().submitted
+    submitted = run.ledger.history().submitted[-1]
     goes_on = f"{run.name} is submitted as job {submitted.job.job_id} and goes on"
     err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)")
     if (missing := without_jobs(run)) is not None:
@@ -305,9 +305,8 @@ def finish_samplers(
 
 def say_cost(planned: Tunings) -> None:
     """Say how many evaluations of the network tunings will take, if any are to come."""
-    recipe = planned.recipe
-    begun = [Tuning(folder) for folder in planned.folders if (folder / "request.json").exists()]
-    done = [work.name for work in begun if work.is_done]
+    recipe, begun = planned.recipe, [folder for folder in planned.folders if (folder / "request.json").exists()]
+    done = [work.name for work in map(Tuning, begun) if work.is_done]
     todo = [request for request in planned.requests if request.id not in done]
     if not todo:
         return
@@ -317,8 +316,7 @@ def say_cost(planned: Tunings) -> None:
 
         diffusion = sde.build(recipe.sde)
         most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)
-    first = todo[0]
-    minutes = first.budget_min
+    first, minutes = todo[0], todo[0].budget_min
     limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
     solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
     err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")

@@ -193,7 +193,7 @@ class TimeLine:
         if self._waits:
             yield max([end, *(event.time for event in self._history.submitted)]), time.time(), _WAITING, "yellow"
 
-    def _end(self, it: Stretch, cause: str | None) -> tuple[str, str, str]:
+    def _end(self, it: Stretch, cause: Cause | None) -> tuple[str, str, str]:
         """The colour of an attempt, by what ended it, its letter, and what that means."""
         if cause is None and self._is_alive and it is self._attempts[-1][0]:
             return "bold green", _ALIVE, "running"
