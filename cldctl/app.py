@@ -15,7 +15,7 @@ from cld_core import openmp
 from cld_core.errors import CldError
 from cld_core.texts import one_line
 
-from .cli import data, doctor, evaluate, look, manage, recipes, report, sample, samplers, top, train, weights
+from .cli import evaluate, look, manage, setup, train, weights
 from .cli.completion import completer
 from .show import console
 from .show.console import err, out
@@ -29,21 +29,21 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     },
     "Look": {
         "status": look.status,
-        "top": top.top,
+        "top": look.top,
         "logs": look.logs,
         "why": look.why,
         "usage": look.usage,
         "board": look.board,
-        "report": report.report,
+        "report": look.report,
     },
     "Evaluate and sample": {
         "eval": evaluate.evaluate,
-        "compare": evaluate.compare,
-        "sample": sample.sample,
-        "tune": samplers.tune,
+        "compare": evaluate.compare_runs,
+        "sample": evaluate.sample,
+        "tune": evaluate.tune,
         "export": weights.export,
         "import": weights.import_checkpoint,
-        "bench samplers": samplers.samplers,
+        "bench samplers": evaluate.samplers,
     },
     "Manage": {
         "note": manage.note,
@@ -51,13 +51,13 @@ _COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
         "prune": manage.prune,
     },
     "Set up": {
-        "recipes": recipes.recipes,
-        "render": recipes.render,
-        "explain": recipes.explain,
-        "doctor": doctor.doctor,
-        "data stats": data.stats,
-        "data prepare": data.prepare,
-        "data verify": data.verify,
+        "recipes": setup.recipes,
+        "render": setup.render,
+        "explain": setup.explain,
+        "doctor": setup.doctor,
+        "data stats": setup.stats,
+        "data prepare": setup.prepare,
+        "data verify": setup.verify,
     },
 }
 _GROUPS = {"bench": "Compare what can be done with one checkpoint.", "data": "Prepare image data."}
@@ -100,6 +100,9 @@ def _app() -> typer.Typer:
             for parameter in inspect.signature(command).parameters.values():
                 (about,) = parameter.annotation.__metadata__
                 about.autocompletion = completer(parameter.name, about)
+                if isinstance(parameter.default, bool) and about.default is ...:
+                    # Of itself, typer would add --no-NAME.
+                    about.param_decls = (f"--{parameter.name.replace('_', '-')}",)
             group, _, own = name.rpartition(" ")
             if not group:
                 app.command(own, cls=_Command, rich_help_panel=panel)(command)

@@ -18,13 +18,16 @@ from typer.models import ArgumentInfo
 _MOST = 500
 # Names of files that a shell takes as they are: others could be commands.
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
-# Where the words are that an option takes; importing all of them would take a shell too long.
+# Where the words are that a parameter takes, or what lists them; importing all would take a shell too long.
 _LISTS = {
     "metrics": "cld_core.evaluation.registry:METRICS",
     "state": "cldctl.runs.state:STATES",
     "sort": "cldctl.runs.selection:ORDERS",
     "cluster": "cldctl.clusters:CLUSTERS",
     "sampler": "cldctl.evals.samplers:SETTINGS",
+    "RECIPE": "cldctl.lookup:recipe_files",
+    "recipe": "cldctl.lookup:recipe_files",
+    "profile": "cldctl.lookup:profile_files",
 }
 # Of other commands, all sections can be changed.
 _OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
@@ -53,7 +56,10 @@ def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]
 def _listed(kind: str, incomplete: str) -> Iterator[str]:
     """Words from a list, of which several may be given with commas between them."""
     before, comma, _ = incomplete.rpartition(",")
-    yield from (f"{before}{comma}{word}" for word in resolve_name(_LISTS[kind]) if word not in before.split(","))
+    words = resolve_name(_LISTS[kind])
+    for word in filter(_PLAIN.fullmatch, words() if callable(words) else words):
+        if word not in before.split(","):
+            yield f"{before}{comma}{word}"
 
 
 def _runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
@@ -72,18 +78,6 @@ def _groups(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cld_core.run.folder import is_name
 
     return filter(is_name, sorted(entry.name for entry in (_root(ctx) / ".groups").iterdir()))
-
-
-def _recipes(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    from cldctl.lookup import recipe_files
-
-    return filter(_PLAIN.fullmatch, recipe_files())
-
-
-def _profiles(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    from cldctl.lookup import profile_files
-
-    return filter(_PLAIN.fullmatch, profile_files())
 
 
 def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
@@ -158,13 +152,10 @@ def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 _OFFERED: dict[str, Callable[[typer.Context, str], Iterable[str]]] = {
     "RUN": _runs,
     "GROUP": _groups,
-    "RECIPE": _recipes,
     "KEY=VALUE": _overrides,
     "SECTION": _explained,
     "NAME": _data_sets,
-    "recipe": _recipes,
     "sweep": _overrides,
-    "profile": _profiles,
     "group": _groups,
     "checkpoint": _checkpoints,
     "from_step": _checkpoints,

@@ -1,14 +1,33 @@
-"""`cldctl status`, `logs`, `why`, `usage` and `board`: what runs do, print, cost, and show in TensorBoard."""
+"""What runs do, print, cost, and show: `cldctl status`, `top`, `logs`, `why`, `usage`, `board`, `report`."""
 
+import importlib.util
 import json
-from typing import Annotated
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cld_core.errors import UsageError
+from cld_core.errors import NotFoundError, UsageError
+from cldctl.show.console import err, out
+from cldctl.show.progress import Working
 
 from . import options
 
+if TYPE_CHECKING:
+    from cld_core.run.groups import Group
+
+# Options of `logs` that contradict each other, and why.
+_NOT_TOGETHER = {
+    ("--rank", "--all-ranks"): "one rank or all of them",
+    ("--rank", "--failed"): "--failed finds the rank itself",
+    ("--all-ranks", "--failed"): "--failed shows one rank",
+    ("--failed", "--follow"): "an attempt that failed writes nothing more",
+    ("--failed", "--eval"): "--failed is about attempts of a training",
+    ("--attempt", "--eval"): "an evaluation has no attempts; use --shard",
+    ("--all-ranks", "--eval"): "the tasks of an evaluation are named by --shard",
+}
 # More rows than this are written as JSON a line each: indenting them takes longer than everything else.
 _MANY = 50
 
@@ -28,9 +47,9 @@ def status(
     sort: Annotated[
         str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
     ] = "created",
-    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Read every run again, also those that are over.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="On a terminal: show again every second.")] = False,
+    reverse: Annotated[bool, typer.Option(help="Reverse the order.")] = False,
+    fresh: Annotated[bool, typer.Option(help="Read every run again, also those that are over.")] = False,
+    watch: Annotated[bool, typer.Option(help="On a terminal: show again every second.")] = False,
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,
 ) -> None:
@@ -40,9 +59,7 @@ def status(
     """
     from cldctl.runs import selection
     from cldctl.runs.index import Index
-    from cldctl.show.console import err, out
-    from cldctl.show.runs import Query, show
-    from cldctl.show.runs import watch as watch_runs
+    from cldctl.show import runs as shown
 
     if watch and as_json:
         raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
@@ -53,9 +70,9 @@ def status(
     selection.in_order([], sort)
     groups = [found.name for name in names or [] if (found := options.group_named(name, root)) is not None]
     runs = options.find_runs_or_group(names or [], root)
-    query = Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
+    query = shown.Query(Index(root, fresh=fresh), which, everything, runs, groups, sort, reverse)
     if watch:
-        watch_runs(query)
+        shown.watch(query)
     elif as_json:
         look = query.look()
         if look.answers.remark is not None:
@@ -64,7 +81,7 @@ def status(
         many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
         typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
     else:
-        show(query)
+        shown.show(query)
 
 
 def logs(
@@ -72,22 +89,17 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print new output.")] = False,
     rank: Annotated[int | None, typer.Option(help="Which process; default: 0.")] = None,
     all_ranks: Annotated[
-        bool,
-        typer.Option(
-            "--all-ranks", help="Every process in one stream, ordered by time; each line begins with its rank."
-        ),
+        bool, typer.Option(help="Every process in one stream, ordered by time; each line begins with its rank.")
     ] = False,
     attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="The rank that failed first, of the last attempt that failed.")
-    ] = False,
+    failed: Annotated[bool, typer.Option(help="The rank that failed first, of the last attempt that failed.")] = False,
     tail: Annotated[
         int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
     ] = None,
     evaluation: Annotated[
         str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
     ] = None,
-    shard: Annotated[int | None, typer.Option("--shard", metavar="N", help="The process of this shard of it.")] = None,
+    shard: Annotated[int | None, typer.Option(metavar="N", help="The process of this shard of it.")] = None,
     directory: options.RunsDir = None,
 ) -> None:
     """Print the log of a run: first what the process printed, then its errors.
@@ -96,7 +108,6 @@ def logs(
     """
     from cldctl.runs.failing import failed_log
     from cldctl.runs.logs import of_evaluation, of_training
-    from cldctl.show.console import err
     from cldctl.show.logs import Printer
 
     given = {
@@ -107,7 +118,9 @@ def logs(
         "--eval": evaluation is not None,
         "--follow": follow,
     }
-    _refuse_together([option for option, is_given in given.items() if is_given])
+    for (first, second), reason in _NOT_TOGETHER.items():
+        if given[first] and given[second]:
+            raise UsageError(f"{first} does not go with {second}: {reason}. Leave one out.")
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
     run = options.find_run(name, options.runs_dir(directory))
@@ -130,24 +143,6 @@ def logs(
         printer.show()
 
 
-_NOT_TOGETHER = {
-    ("--rank", "--all-ranks"): "one rank or all of them",
-    ("--rank", "--failed"): "--failed finds the rank itself",
-    ("--all-ranks", "--failed"): "--failed shows one rank",
-    ("--failed", "--follow"): "an attempt that failed writes nothing more",
-    ("--failed", "--eval"): "--failed is about attempts of a training",
-    ("--attempt", "--eval"): "an evaluation has no attempts; use --shard",
-    ("--all-ranks", "--eval"): "the tasks of an evaluation are named by --shard",
-}
-
-
-def _refuse_together(given: list[str]) -> None:
-    """Raises UsageError if options of `logs` contradict each other."""
-    for (first, second), why in _NOT_TOGETHER.items():
-        if first in given and second in given:
-            raise UsageError(f"{first} does not go with {second}: {why}. Leave one out.")
-
-
 def why(name: options.Run = None, as_json: options.AsJson = False, directory: options.RunsDir = None) -> None:
     """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what to type next.
 
@@ -157,7 +152,6 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
     from cld_core.run.folder import FormatError
     from cld_core.run.lookup import meant
     from cldctl.runs import why as policy
-    from cldctl.show.console import out
     from cldctl.show.runs import explanation
 
     root = options.runs_dir(directory)
@@ -179,8 +173,7 @@ def usage(
         list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
     ] = None,
     since: Annotated[
-        str | None,
-        typer.Option("--since", metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."),
+        str | None, typer.Option(metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01.")
     ] = None,
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,
@@ -192,7 +185,6 @@ def usage(
     from cld_core.run import find_runs
     from cldctl.runs.selection import moment
     from cldctl.runs.usage import SILENT_S, Folder
-    from cldctl.show.console import err, out
     from cldctl.show.usage import usage_table
 
     begin = 0.0 if since is None else moment(since)
@@ -223,7 +215,6 @@ def board(
     Example: cldctl board toy-0102-101112-ab12 toy-0102-101530-cd34
     """
     from cldctl.runs import board as policy
-    from cldctl.show.console import err, out
 
     root = options.runs_dir(directory)
     runs = options.find_runs_or_group(names, root) if names else [options.find_run(None, root)]
@@ -238,3 +229,144 @@ def board(
         err.print(running.tunnel, no_wrap=True)
         err.print("Ctrl-C ends it", style="dim")
         running.stay()
+
+
+def top(
+    everything: Annotated[bool, typer.Option("--all", help="Include runs that ended over a week ago.")] = False,
+    state: options.StateFilter = None,
+    since: options.Since = None,
+    tags: options.TagFilter = None,
+    user: options.UserFilter = None,
+    group: options.GroupFilter = None,
+    directory: options.RunsDir = None,
+) -> None:
+    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
+
+    Example: cldctl top --since 2d
+    """
+    from cldctl.runs import selection
+
+    which = selection.selection(state, since, tags or (), user, group)
+    if not (out.is_terminal and sys.stdin.isatty()):
+        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
+    if importlib.util.find_spec("textual") is None:
+        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
+    from cldctl.top.app import Top
+
+    app = Top(options.runs_dir(directory), which, everything=everything)
+    app.run()
+    for line in app.left_over():
+        err.print(line)
+    if app.return_code:
+        raise typer.Exit(1)
+
+
+def report(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN | GROUP",
+            help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
+            "default: the newest run.",
+        ),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
+    pages: Annotated[
+        bool, typer.Option(help="Of several runs: also write their own pages that are missing or out of date.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.html",
+            help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
+            "comparison.html, --all: index.html.",
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow-links", help="Also read folders that links lead out of the run to.")
+    ] = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
+
+    Example: cldctl report -o report.html
+
+    Example: cldctl report first second
+
+    Example: cldctl report --all --pages
+    """
+
+    options.check_output(output, (".html", ".htm"), "reports are")
+    names = names or []
+    if everything and names:
+        raise UsageError(f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out.")
+    root = options.runs_dir(directory)
+    if everything and not root.is_dir():
+        raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
+    groups = [group for name in names if (group := options.group_named(name, root)) is not None]
+    is_complete = True
+    if everything or groups or len(names) > 1:
+        target, is_complete = _page_of_many(names, groups, root, output, pages, follow)
+    elif pages:
+        raise UsageError("--pages writes the pages of many runs. Add --all or the name of a group, or leave it out.")
+    else:
+        target = _page(names[0] if names else None, root, output, follow)
+    out.print(str(output or target.absolute()), no_wrap=True)
+    if not is_complete:
+        raise typer.Exit(1)
+
+
+def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
+    from cld_core.ownership import require_may_change
+    from cld_core.run.atomic import write_text
+    from cldctl.page.one_run import page, page_of
+
+    run = options.find_run(name, root)
+    if output is None:
+        require_may_change(run.path, "Its report was not written; use -o FILE.html")
+    with Working(f"making the report of {run.name}", announced=True):
+        target = output or page_of(run)
+        write_text(target.absolute(), page(run, follow=follow))
+    return target
+
+
+def _page_of_many(
+    names: list[str], groups: "list[Group]", root: Path, output: Path | None, pages: bool, follow: bool
+) -> tuple[Path, bool]:
+    """Write a comparison, or an index; where it is, and whether all pages that were asked for were written."""
+    from cld_core.run.atomic import write_text
+    from cldctl.page import many_runs
+    from cldctl.runs import survey
+    from cldctl.runs.index import Index
+    from cldctl.runs.status import status_or_reason
+
+    which, notes = None, [str(root.absolute())]
+    if names:
+        runs = options.find_runs_or_group(names, root)
+        answers = survey.of_runs(runs, max_age_s=survey.TO_LOOK_S)
+        rows = [status_or_reason(run, answers) for run in runs]
+        title, file = f"{len(runs)} runs compared", "comparison.html"
+    else:
+        found = Index(root).look(max_age_s=survey.TO_LOOK_S)
+        answers, rows, which = found.answers, found.rows[::-1], "--all"
+        title, file = f"Runs in {root.absolute().name}", "index.html"
+        notes += [f"{name}: {reason}" for name, reason in found.closed.items()]
+    if len(names) == 1:
+        name, rows = groups[0].name, rows[::-1]
+        title, file, which = f"Runs of the group {name}", f"index-{name}.html", shlex.quote(name)
+    notes += [answers.remark] if answers.remark else []
+    problems: dict[str, str] = {}
+    if pages:
+        # Before the page that links to them.
+        with Working(f"making the pages of {len(rows)} runs", announced=True) as working:
+            written, problems = many_runs.write_pages(rows, working.at, follow=follow)
+        err.print(f"{written:,} {'page' if written == 1 else 'pages'} written")
+        for name, problem in problems.items():
+            err.failure(f"{name}: {problem}", style="red")
+    target = (output or root / file).absolute()
+    with Working(f"making the page: {title}", announced=True):
+        page = many_runs.page(title, rows, target.parent, groups=groups, which=which, notes=notes, follow=follow)
+        write_text(target, page)
+    return output or target, not problems

@@ -5,6 +5,9 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.show.console import err
+from cldctl.show.format import age
+from cldctl.show.progress import Working
 
 from . import options
 
@@ -15,7 +18,7 @@ def note(
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")
     ] = None,
-    untag: Annotated[list[str] | None, typer.Option("--untag", metavar="TAG", help="Remove a tag.")] = None,
+    untag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Remove a tag.")] = None,
     directory: options.RunsDir = None,
 ) -> None:
     """Write a note about a run, or give it tags; `cldctl status RUN` shows both, the table of runs only tags.
@@ -23,7 +26,6 @@ def note(
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """
     from cldctl.runs.labels import label
-    from cldctl.show.console import err
 
     if text is None and not tags and not untag:
         raise UsageError("nothing to note: write a text, or use --tag or --untag.")
@@ -42,9 +44,6 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
     from rich.filesize import decimal as size
 
     from cldctl.runs import removal
-    from cldctl.show.console import err
-    from cldctl.show.format import age
-    from cldctl.show.progress import Working
 
     chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes, damaged=True)
     for folder in {run.path.parent for run in chosen}:
@@ -57,7 +56,7 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
         about = f"{row.state}, {size(entry.size)}, {evals}, last change {age(row.heard_of)}"
         err.print(f"{row.name}: {about if row.is_readable else f'{size(entry.size)}; {row.reason}'}")
     what = removals[0].run.name if len(removals) == 1 else f"{len(removals)} runs"
-    _agree(f"Remove {what}, {size(sum(entry.size for entry in removals))}, for good?", "rm", yes)
+    options.agree(f"Remove {what}, {size(sum(entry.size for entry in removals))}, for good?", "rm", yes)
     for entry in removals:
         with Working(f"removing {entry.run.name}"):
             removal.remove(entry)
@@ -67,13 +66,12 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
 def prune(
     names: options.Runs,
     keep_every: Annotated[
-        int | None, typer.Option("--keep-every", metavar="STEPS", min=1, help="Keep those of every so many steps, too.")
+        int | None, typer.Option(metavar="STEPS", min=1, help="Keep those of every so many steps, too.")
     ] = None,
     averages: Annotated[
-        bool,
-        typer.Option("--averages", help="Snapshots of averages, too: then only lengths of train.ema_lengths are left."),
+        bool, typer.Option(help="Snapshots of averages, too: then only lengths of train.ema_lengths are left.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be removed.")] = False,
     yes: options.Yes = False,
     directory: options.RunsDir = None,
 ) -> None:
@@ -84,18 +82,13 @@ def prune(
     from rich.filesize import decimal as size
 
     from cldctl.runs import pruning
-    from cldctl.show.console import err
-    from cldctl.show.progress import Working
 
     chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes or dry_run)
     with Working("verifying the checkpoints that stay"):
         prunings = pruning.plan(chosen, keep_every, averages)
     for entry in prunings:
-        steps, kept = (
-            ", ".join(map(str, entry.remove)),
-            ", ".join(f"{step} ({why})" for step, why in entry.keep.items()),
-        )
-        removed = [f"removes steps {steps}, {size(entry.size)}"] if entry.remove else []
+        kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items())
+        removed = [f"removes steps {', '.join(map(str, entry.remove))}, {size(entry.size)}"] if entry.remove else []
         if entry.averages:
             removed.append(f"removes all snapshots of averages, {size(entry.size_of_averages)}")
         about = f"{'; '.join(removed)}; keeps" if removed else "nothing to remove; kept:"
@@ -105,16 +98,7 @@ def prune(
         return
     total = size(sum(entry.size + entry.size_of_averages for entry in prunings))
     what = f"{count} checkpoint{'' if count == 1 else 's'}" + (" and snapshots of averages" if files else "")
-    _agree(f"Remove {what}, {total}?", "prune", yes)
+    options.agree(f"Remove {what}, {total}?", "prune", yes)
     for entry in prunings:
         pruning.prune(entry)
     err.print(f"removed {total}")
-
-
-def _agree(question: str, command: str, yes: bool) -> None:
-    """Ask before something is removed; the command ends if the answer is no."""
-    from cldctl.show.console import err
-
-    if not yes and not options.agreed(question, command):
-        err.print("nothing was removed")
-        raise typer.Exit(0)

@@ -1,6 +1,7 @@
 """Arguments and options that several commands share, and what they mean."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
+from cldctl.show.console import err
+from cldctl.show.format import listed
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
@@ -33,15 +36,13 @@ Checkpoint = Annotated[str, typer.Option(metavar="last|STEP", help="Which checkp
 ClusterOption = Annotated[
     str | None,
     typer.Option(
-        "--cluster",
         metavar="slurm|local|debug",
         help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else "
         "local.",
     ),
 ]
 ClusterOfRun = Annotated[
-    str | None,
-    typer.Option("--cluster", metavar="slurm|local|debug", help="Where to run; default: the run's own cluster."),
+    str | None, typer.Option(metavar="slurm|local|debug", help="Where to run; default: the run's own cluster.")
 ]
 Profile = Annotated[
     str | None,
@@ -55,11 +56,9 @@ Shards = Annotated[
     int | None,
     typer.Option(min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."),
 ]
-MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Tasks that may run at once.")]
+MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks that may run at once.")]
 Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")]
-AllowPlugin = Annotated[
-    bool, typer.Option("--allow-plugin", help="Run plug-ins and hooks of a run that others can write to.")
-]
+AllowPlugin = Annotated[bool, typer.Option(help="Run plug-ins and hooks of a run that others can write to.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -78,9 +77,6 @@ Since = Annotated[
 TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")]
 UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
 GroupFilter = Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")]
-
-# Names that a message lists.
-_SHOWN = 8
 
 
 def runs_dir(option: Path | None) -> Path:
@@ -102,7 +98,6 @@ def find_run(name: str | None, root: Path) -> "RunFolder":
     """
     from cld_core.run import RunFolder
     from cldctl.runs.index import Index
-    from cldctl.show.console import err
 
     if name is not None:
         return RunFolder.open(name if "/" in name else root / _whole_name(name, root))
@@ -118,31 +113,25 @@ def _whole_name(name: str, root: Path) -> str:
     from cld_core.run import RunFolder
     from cld_core.run.folder import runs_beginning
     from cld_core.run.groups import find_group
-    from cldctl.show.console import err
 
     if not name or RunFolder(root / name).exists:
         return name
     group = find_group(root, name)
     if group is not None and len(members := group.runs()) > 1:
-        text = f"'{name}' is a group of {len(members)} runs: {_listed([run.name for run in members])}"
+        text = f"'{name}' is a group of {len(members)} runs: {listed([run.name for run in members])}"
         raise UsageError(f"{text}. Name one of them.")
     names = sorted(run.name for run in runs_beginning(root, name))
     if len(names) > 1:
-        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {_listed(names)}. Write more of the name.")
+        raise UsageError(f"'{name}' is the beginning of {len(names)} runs: {listed(names)}. Write more of the name.")
     if names:
         err.print(f"run: {names[0]}", style="dim")
     return names[0] if names else name
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def group_named(name: str | None, root: Path) -> "Group | None":
     """The group of this name; None if there is none, or a run has the name: the run is meant then."""
     from cld_core.run import RunFolder
     from cld_core.run.groups import find_group
-    from cldctl.show.console import err
 
     group = None if name is None or "/" in name else find_group(root, name)
     if group is not None and RunFolder(root / group.name).exists:
@@ -215,26 +204,29 @@ def run_and_overrides(words: list[str] | None, directory: Path | None) -> "tuple
     return find_run(name, runs_dir(directory)), overrides
 
 
-def agreed(question: str, command: str, fix: str = "Add --yes.") -> bool:
-    """Ask a yes-or-no question on a terminal; no is the default.
+def agree(question: str, command: str, yes: bool, fix: str = "Add --yes.") -> None:
+    """Ask a yes-or-no question on a terminal; no is the default, and ends the command.
 
     Args:
+        question: begins with the verb.
+        yes: nobody is asked.
         fix: what to do if nobody can answer.
 
     Raises:
         UsageError: stdin is not a terminal, and nobody can answer.
     """
-    import sys
-
-    from cldctl.show.console import err
-
+    if yes:
+        return
     if not sys.stdin.isatty():
         raise UsageError(f"{command} asks first, and stdin is not a terminal. {fix}")
     try:
-        return typer.confirm(question, err=True)
+        if typer.confirm(question, err=True):
+            return
     except typer.Abort:
         err.print("interrupted")
         raise typer.Exit(130) from None
+    err.print(f"nothing was {question.partition(' ')[0].lower()}d")
+    raise typer.Exit(0)
 
 
 def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: str = "-o") -> None:

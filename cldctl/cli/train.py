@@ -1,7 +1,5 @@
 """`cldctl submit`, `resume` and `cancel`: trainings begin, go on and end."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,17 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import CldError, NotFoundError, UsageError
+from cldctl.show.console import err
+from cldctl.show.progress import Working
 
 from . import options
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
-    from cld_core.shards import Work
-    from cldctl.clusters.base import Cluster
-    from cldctl.clusters.records import JobSpec
     from cldctl.runs.cancel import Ending
-    from cldctl.runs.options import SubmitOptions
-    from cldctl.runs.resume import Continuation
 
 # Of several runs, all are asked about at once; the answer about each is good for so many seconds.
 _MAX_AGE_S = 30.0
@@ -32,20 +27,18 @@ def submit(
     cluster: options.ClusterOption = None,
     profile: options.Profile = None,
     follow: options.Follow = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the recipe and the job, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show the recipe and the job, write nothing.")] = False,
     metrics: Annotated[
         str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
     ] = None,
-    note: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="What the run is for.")] = None,
-    live_code: Annotated[
-        bool, typer.Option("--live-code", help="Run the checkout as it is when each job starts.")
-    ] = False,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="What the run is for.")] = None,
+    live_code: Annotated[bool, typer.Option(help="Run the checkout as it is when each job starts.")] = False,
     sweep: Annotated[
         list[str] | None,
-        typer.Option("--sweep", metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
+        typer.Option(metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
     directory: options.RunsDir = None,
@@ -60,7 +53,6 @@ def submit(
     from cldctl.runs import submit as one_run
     from cldctl.runs.options import resolve
     from cldctl.show import submission
-    from cldctl.show.console import err
 
     where = home.chosen(cluster)
     wanted = resolve(
@@ -86,33 +78,7 @@ def submit(
     if wanted.group is not None:
         begun = groups.start(wanted, where, submission.continues, submission.started)
         raise typer.Exit(submission.finish_group(begun, follow))
-    raise typer.Exit(_submit(wanted, where, spec, follow))
-
-
-def _submit(wanted: "SubmitOptions", cluster: "Cluster", spec: "JobSpec", follow: bool) -> int:
-    """Submit a run; returns the exit code. Ctrl-C says what goes on."""
-    from cld_core.run import RunFolder
-    from cldctl.runs import submit as policy
-    from cldctl.show import submission
-
-    # The scheduler thinks about it while the job is being written.
-    start = cluster.ask_for_start(spec)
-    exists: list[RunFolder] = []
-
-    def started(run: RunFolder) -> None:
-        exists.append(run)
-        submission.started(run)
-
-    try:
-        begun = policy.submit(wanted, cluster, started)
-    except KeyboardInterrupt:
-        if not exists or cluster.blocks:
-            raise
-        submission.interrupted(exists[0])
-        return 130
-    if not cluster.blocks:
-        submission.say_estimate(wanted, start())
-    return submission.finish(begun, follow)
+    raise typer.Exit(submission.submit_run(wanted, where, spec, follow))
 
 
 def resume(
@@ -132,9 +98,9 @@ def resume(
     allow_plugin: options.AllowPlugin = False,
     profile: options.Profile = None,
     update_code: Annotated[
-        bool, typer.Option("--update-code", help="Run the code of the checkout from now on, not the run's own.")
+        bool, typer.Option(help="Run the code of the checkout from now on, not the run's own.")
     ] = False,
-    other_data: Annotated[bool, typer.Option("--other-data", help="Continue although the data have changed.")] = False,
+    other_data: Annotated[bool, typer.Option(help="Continue although the data have changed.")] = False,
     directory: options.RunsDir = None,
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
@@ -147,8 +113,7 @@ def resume(
     from cldctl.runs import groups, home
     from cldctl.runs.resume import Continuation, ask_about, with_profile
     from cldctl.runs.status import said
-    from cldctl.show.console import err
-    from cldctl.show.submission import continues, finish_group, started
+    from cldctl.show.submission import continues, finish_group, resume_run, started
 
     names, overrides = options.split_runs(words)
     root = options.runs_dir(directory)
@@ -170,36 +135,22 @@ def resume(
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
-        raise typer.Exit(_resume(runs[0], wanted, cluster, follow))
+        raise typer.Exit(resume_run(runs[0], wanted, cluster, follow))
     wanted = replace(wanted, max_age_s=_MAX_AGE_S)
     if names:
         ask_about(runs)
     for run in runs:
         try:
-            code = _resume(run, wanted, cluster, follow) or code
+            code = resume_run(run, wanted, cluster, follow) or code
         except Exception as error:  # Whatever is wrong with one, the others go on.
             err.failure(f"{run.name}: {said(error)}", style="red")
             code = 1
     raise typer.Exit(code)
 
 
-def _resume(run: "RunFolder", wanted: "Continuation", cluster: str | None, follow: bool) -> int:
-    from cldctl.runs import home
-    from cldctl.runs import resume as policy
-    from cldctl.show.progress import Working
-    from cldctl.show.submission import continues, finish
-
-    where = home.chosen(cluster, run)
-    # Where a submission blocks, the training is in it, and has its own output.
-    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}"):
-        begun = policy.resume(run, wanted, where, continues)
-    return finish(begun, follow)
-
-
 def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
     """The runs to resume, and the exit code for those that should have been among them."""
     from cldctl.runs.resume import resumable
-    from cldctl.show.console import err
 
     runs, skipped = resumable(root)
     for entry in skipped:
@@ -210,8 +161,7 @@ def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
     if not runs:
         raise NotFoundError(f"{root.absolute()}: no run can be resumed. `cldctl status` shows their states.")
     err.print("can be resumed: " + ", ".join(run.name for run in runs))
-    if not yes and not options.agreed("Resume all of them?", "resume without RUN", "Add --yes, or name a run."):
-        raise typer.Exit(0)
+    options.agree("Resume all of them?", "resume without RUN", yes, "Add --yes, or name a run.")
     return runs, code
 
 
@@ -235,12 +185,10 @@ def cancel(
     """
     from cldctl.jobs import hooks
     from cldctl.runs import cancel as policy
-    from cldctl.show.console import err
-    from cldctl.show.progress import Working
 
     try:
         runs = options.find_runs_or_group(names, options.runs_dir(directory))
-        works: Sequence[Work] = () if evaluation is None else policy.named_works(runs, evaluation)
+        works = [] if evaluation is None else policy.named_works(runs, evaluation)
     except CldError as error:
         raise type(error)(f"{error} Nothing was cancelled.") from error
     endings = policy.cancel(runs, works)

@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
+from cldctl.show.console import err, out, strong
+from cldctl.show.progress import Working
 
 from . import options
 
 
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(help="A checkpoint of the published code, such as checkpoint_800000.pth.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="The recipe that it was trained with.")],
+    recipe: Annotated[str, typer.Option(help="The recipe that it was trained with.")],
     overrides: options.Overrides = None,
     name: options.NewName = None,
     directory: options.RunsDir = None,
@@ -26,8 +28,6 @@ def import_checkpoint(
     """
     from cld_core.run.identity import identity
     from cldctl.runs.options import require_plugin, resolve
-    from cldctl.show.console import err, out, strong
-    from cldctl.show.progress import Working
     from cldctl.show.submission import remark
 
     wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
@@ -84,8 +84,6 @@ def export(
     """
     from cld_core.recipe.ema import EmaSpec
     from cldctl.page import model_card
-    from cldctl.show.console import err, out
-    from cldctl.show.progress import Working
 
     licence = None if license_ is None else model_card.licence(license_)
     folder = options.find_run(run, options.runs_dir(directory))

@@ -40,9 +40,8 @@ _STYLE = {"better": "bold green", "worse": "bold red"}
 
 def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
     """The numbers that any of these evaluations has, in the order of the table of metrics."""
-    return [
-        quantity for _, quantity in registry.quantities() if any(quantity.key in entry["results"] for entry in evals)
-    ]
+    keys = {key for entry in evals for key in entry["results"]}
+    return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
 
 
 def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_count: bool = False) -> str:
@@ -141,9 +140,8 @@ def sweep_table(
     *down, across = sweep.axes
     heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
     drawn: list[RenderableType] = []
-    keys: list[str | None] = [*keys_of(rows)]
-    for key in keys or [None]:
-        quantity = None if key is None else registry.quantity(key)
+    for key in keys_of(rows) or [""]:
+        quantity = registry.quantity(key) if key else None
         label = "states" if quantity is None else quantity.label
         lines: dict[tuple[str, ...], dict[str, str]] = {}
         for place, row in enumerate(rows):
@@ -213,8 +211,9 @@ def _published(known: Sequence[PublishedSampler]) -> RenderableType:
         "FID": [f"{it.fid:.2f}" for it in known],
         "source": [it.source for it in known],
     }
-    title = "published, not measured here"
-    return table(columns, right=("NFE", "FID"), optional=["source"], names="model", title=title)
+    return table(
+        columns, right=("NFE", "FID"), optional=["source"], names="model", title="published, not measured here"
+    )
 
 
 def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableType:
@@ -257,9 +256,7 @@ def _step(line: Line) -> str:
 def _result(first: Line, line: Line, quantity: Quantity) -> Text:
     text = average_text(line, quantity)
     one, other = (it.columns[0].results.get(quantity.key) for it in (first, line))
-    if first is line or one is None or other is None:
-        return Text(text)
-    mark = verdict(one, other)
+    mark = "" if first is line or one is None or other is None else verdict(one, other)
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else Text(text)
 
 

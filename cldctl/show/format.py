@@ -1,6 +1,7 @@
 """Numbers as people read them."""
 
 import time
+from collections.abc import Sequence
 
 
 def duration(seconds: float | None) -> str:
@@ -45,6 +46,11 @@ def short(value: int | None) -> str:
 def keys_differ(number: int) -> str:
     """How many keys of two recipes differ, as the beginning of a sentence."""
     return "No key differs" if number == 0 else "1 key differs" if number == 1 else f"{number} keys differ"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shortened(name: str, width: int) -> str:

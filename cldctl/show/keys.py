@@ -12,9 +12,8 @@ from cld_core.recipe.variants import SECTIONS
 from cldctl.lookup import recipe_files
 
 from .console import out, strong
+from .format import listed
 from .tables import table
-
-_EXAMPLES = 4  # recipes with the same value that are named
 
 
 def show(name: str | None) -> None:
@@ -95,9 +94,4 @@ def _values_in_recipes(key: str) -> list[str]:
             continue
         if key in values:
             users.setdefault(to_yaml_line(values[key]), []).append(name)
-    return [f"{value} in {_listed(names)}" for value, names in users.items()]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _EXAMPLES} more" if len(names) > _EXAMPLES else ""
-    return ", ".join(names[:_EXAMPLES]) + more
+    return [f"{value} in {listed(names, 4)}" for value, names in users.items()]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 from rich.text import Text
 
 from cld_core.texts import one_line
-from cldctl.runs.state import STATES
 
 from . import console
 from .console import err
@@ -73,12 +72,14 @@ class Shown:
 
 
 class View:
-    """A context in which the progress of several things is shown on stderr."""
+    """A context in which the progress of several things is shown on stderr.
 
-    _is_transient = False
+    Args:
+        is_transient: on a terminal, nothing of it stays there.
+    """
 
-    def __init__(self) -> None:
-        self._progress = _bars(is_transient=self._is_transient) if console.shows_bars() else None
+    def __init__(self, *, is_transient: bool = False) -> None:
+        self._progress = _bars(is_transient=is_transient) if console.shows_bars() else None
         self._tasks: dict[str, TaskID] = {}
         self._first: dict[str, tuple[float, int]] = {}
         # The newest line about each thing, when it was written, and the phases of its state that have one.
@@ -107,6 +108,9 @@ class View:
             self._print(shown)
 
     def _draw(self, progress: "Progress", shown: Shown) -> None:
+        # Here, because what shows a help loads this file.
+        from cldctl.runs.state import STATES
+
         if shown.name not in self._tasks:
             self._tasks[shown.name] = progress.add_task("", head=Text(), known="")
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
@@ -138,10 +142,8 @@ class Working(View):
         announced: print the first phase in a pipe, too. Not for a command that may still fail with a one-line error.
     """
 
-    _is_transient = True
-
     def __init__(self, what: str, *, announced: bool = False) -> None:
-        super().__init__()
+        super().__init__(is_transient=True)
         self._what = "" if announced else one_line(what)
         if self._progress is not None:
             self._task = self._progress.add_task("", total=None, head=Text(one_line(what)), known="")
@@ -159,11 +161,8 @@ class Working(View):
         """Show how much of the phase is done: a count, if nobody knows of how much."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total)
-            count, left = (
-                f"{done:,}" if total is None else f"{done:,}/{total:,}",
-                self._progress.tasks[0].time_remaining,
-            )
-            known = one_line(f"{count} {unit}") + ("" if left is None else f"  {duration(left)} left")
+            left, of = self._progress.tasks[0].time_remaining, "" if total is None else f"/{total:,}"
+            known = one_line(f"{done:,}{of} {unit}") + ("" if left is None else f"  {duration(left)} left")
             self._progress.update(self._task, known=known)
 
 

@@ -41,8 +41,6 @@ _EVAL = "eval"
 _HEADINGS = ("run", "state", "step", "loss", "steps/s", "ETA", "saved", "attempts", "job", "tags")
 # Lines of a screen that are no rows: headings of runs and of groups, the last line, and the cursor.
 _AROUND, _AROUND_RUNS = 10, 6
-# A run, or the runs of a group of several.
-_Item = Sequence[RunStatus]
 
 
 def overview(rows: Sequence[RunStatus]) -> RenderableType:
@@ -122,7 +120,7 @@ def overview_with_groups(
         is_sorted: somebody asked for this order, so that it stays.
     """
     sizes: Counter[str | None] = Counter(row.group for row in rows if row.group is not None and is_grouped)
-    items: list[_Item] = [[row] for row in rows if sizes[row.group] < 2]
+    items: list[Sequence[RunStatus]] = [[row] for row in rows if sizes[row.group] < 2]
     items += [[row for row in rows if row.group == name] for name, size in sizes.items() if size > 1]
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
     runs, groups = [item[0] for item in shown if len(item) == 1], [item for item in shown if len(item) > 1]
@@ -130,9 +128,13 @@ def overview_with_groups(
 
 
 def _on_screen(
-    items: Sequence[_Item], height: int | None, *, is_sorted: bool = False
-) -> tuple[Sequence[_Item], list[Text]]:
-    """What there are lines for, the most important at the top, and a line about the others if there are any."""
+    items: Sequence[Sequence[RunStatus]], height: int | None, *, is_sorted: bool = False
+) -> tuple[Sequence[Sequence[RunStatus]], list[Text]]:
+    """What there are lines for, the most important at the top, and a line about the others if there are any.
+
+    Args:
+        items: each a run, or the runs of a group of several.
+    """
     if height is None:
         return items, []
     room = max(height - (_AROUND if any(len(item) > 1 for item in items) else _AROUND_RUNS), 1)
@@ -143,22 +145,18 @@ def _on_screen(
     shown = [item for item in items if any(item is it for it in ranked[:room])]
     if not is_sorted:
         shown.sort(key=lambda item: _importance(item) >= len(ALIVE))
-    return shown, [_left_out(ranked[room:])]
+    numbers = Counter(row.state for item in ranked[room:] for row in item)
+    running = f" ({numbers['RUNNING']:,} RUNNING)" if numbers["RUNNING"] else ""
+    text = f"… and {numbers.total():,} more{running}: --all, or --state, --since, --tag"
+    return shown, [Text(text, style="dim")]
 
 
-def _importance(item: _Item) -> int:
+def _importance(item: Sequence[RunStatus]) -> int:
     """What trains comes first, then what waits, then all that is over."""
     return min(ALIVE.index(row.state) if row.state in ALIVE else len(ALIVE) for row in item)
 
 
-def _left_out(hidden: Sequence[_Item]) -> Text:
-    """How many runs are not shown, how many of them train, and how to see them."""
-    numbers = Counter(row.state for item in hidden for row in item)
-    running = f" ({numbers['RUNNING']:,} RUNNING)" if numbers["RUNNING"] else ""
-    return Text(f"… and {numbers.total():,} more{running}: --all, or --state, --since, --tag", style="dim")
-
-
-def _groups(groups: Sequence[_Item]) -> RenderableType:
+def _groups(groups: Sequence[Sequence[RunStatus]]) -> RenderableType:
     columns: dict[str, Sequence[Cell]] = {
         "group": [rows[0].group or "" for rows in groups],
         "runs": [str(len(rows)) for rows in groups],

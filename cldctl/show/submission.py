@@ -1,6 +1,7 @@
 """What people are shown of runs that begin or continue: what would be submitted, what was, and what to type next."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
@@ -19,13 +20,14 @@ from cldctl.evals.samplers import Comparison
 from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
+from cldctl.runs import home
 from cldctl.runs.estimate import estimate
 from cldctl.runs.evaluate import Outcome, Planned
 from cldctl.runs.groups import BegunGroup, missing
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Skipped
+from cldctl.runs.resume import Continuation, Skipped, resume
 from cldctl.runs.snapshot import left_out_code
-from cldctl.runs.submit import Begun, following
+from cldctl.runs.submit import Begun, following, submit
 from cldctl.runs.training import without_jobs
 from cldctl.runs.tune import Tunings
 
@@ -43,17 +45,17 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     Raises:
         CldError: the evaluation that is to follow lacks what it needs; said last, where it is seen.
     """
+    _differences(options.file, options.given, find_profile(options.profile))
     if options.group is not None:
         _preview_group(options, options.group, cluster, spec)
         return
     start = cluster.ask_for_start(spec)
     _preview_run(options, cluster, spec)
-    say_estimate(options, start())
+    _say_estimate(options, start())
 
 
 def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
     run, recipe = RunFolder(options.path), options.recipe
-    _differences(options.file, options.given, find_profile(options.profile))
     _show(f"# run: {run.path}\n{dump(recipe)}")
     _show(cluster.script(spec))
     if (request := following(recipe, options.metrics)) is None:
@@ -68,7 +70,6 @@ def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> Non
 
 def _preview_group(options: SubmitOptions, group: Group, cluster: Cluster, spec: JobSpec) -> None:
     cells = options.cells
-    _differences(options.file, options.given, find_profile(options.profile))
     open_cells = [cell.name for cell in missing(options)]
     existing = {run.name for run in group.runs()}
     _show(f"# group: {group.name}, {len(cells)} runs in {group.root}")
@@ -117,6 +118,32 @@ def continues(
     for text in (*(entry.skipped for entry in damaged), *warnings):
         remark(text)
     err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
+
+
+def submit_run(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: bool) -> int:
+    """Submit a run; returns the exit code. Ctrl-C says what goes on."""
+    # The scheduler thinks about it while the job is being written.
+    start = cluster.ask_for_start(spec)
+    try:
+        begun = submit(wanted, cluster, started)
+    except KeyboardInterrupt:
+        run = RunFolder(wanted.path)
+        if cluster.blocks or not (run.exists and run.ledger.history().submitted):
+            raise
+        _interrupted(run)
+        return 130
+    if not cluster.blocks:
+        _say_estimate(wanted, start())
+    return finish(begun, follow)
+
+
+def resume_run(run: RunFolder, wanted: Continuation, cluster: str | None, follow: bool) -> int:
+    """Continue a run; returns the exit code."""
+    where = home.chosen(cluster, run)
+    # Where a submission blocks, the training is in it, and has its own output.
+    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}"):
+        begun = resume(run, wanted, where, continues)
+    return finish(begun, follow)
 
 
 def finish(begun: Begun, follow: bool) -> int:
@@ -177,16 +204,16 @@ def _left_out(run: RunFolder) -> None:
         remark(line)
 
 
-def interrupted(run: RunFolder) -> None:
+def _interrupted(run: RunFolder) -> None:
     """Say what goes on after Ctrl-C, and what does not."""
-    (submitted,) = run.ledger.history().submitted
+    submitted = run.ledger.history().submitted[-1]
     goes_on = f"{run.name} is submitted as job {submitted.job.job_id} and goes on"
     err.print(f"interrupted; {goes_on} (`{command(f'cancel {run.name}', run)}` ends it)")
     if (missing := without_jobs(run)) is not None:
         err.print(missing)
 
 
-def say_estimate(options: SubmitOptions, start: float | None) -> None:
+def _say_estimate(options: SubmitOptions, start: float | None) -> None:
     """Say how long a run will take, and when it begins, as far as this is known."""
     found = estimate(options.path.parent, options.recipe, without=options.path.name)
     err.print(estimate_line(found, start))
@@ -278,9 +305,8 @@ def finish_samplers(
 
 def say_cost(planned: Tunings) -> None:
     """Say how many evaluations of the network tunings will take, if any are to come."""
-    recipe = planned.recipe
-    begun = [Tuning(folder) for folder in planned.folders if (folder / "request.json").exists()]
-    done = [work.name for work in begun if work.is_done]
+    recipe, begun = planned.recipe, [folder for folder in planned.folders if (folder / "request.json").exists()]
+    done = [work.name for work in map(Tuning, begun) if work.is_done]
     todo = [request for request in planned.requests if request.id not in done]
     if not todo:
         return
@@ -290,8 +316,7 @@ def say_cost(planned: Tunings) -> None:
 
         diffusion = sde.build(recipe.sde)
         most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)
-    first = todo[0]
-    minutes = first.budget_min
+    first, minutes = todo[0], todo[0].budget_min
     limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
     solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
     err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")

@@ -24,9 +24,9 @@ AT_ONCE_S = 5.0
 def usage_line(usage: Mapping[str, Any]) -> str:
     """What one run has used, in one line; ``usage`` is the field of ``status --json``."""
     used = f"{hours(usage['used'])} {usage['unit']}"
-    lost = [("lost_to_preemption", "lost to interruptions"), ("lost_to_crashes", "lost to crashes")]
-    parts = [("useful", "useful"), *lost]
-    shares = [f"{share(usage[key], usage['used'])} {text}" for key, text in parts if key == "useful" or usage[key] > 0]
+    lost = {"lost_to_preemption": "lost to interruptions", "lost_to_crashes": "lost to crashes"}
+    parts = {"useful": "useful", **{key: text for key, text in lost.items() if usage[key] > 0}}
+    shares = [f"{share(usage[key], usage['used'])} {text}" for key, text in parts.items()]
     waited = f"; queued {duration(usage['waited_s'])}" if usage["waited_s"] >= 1 else ""
     return f"{used}: {', '.join(shares)}{waited}" if usage["used"] > 0 else used + waited
 

@@ -279,8 +279,8 @@ class MainScreen(Watching):
                 look = query.look()
             except Exception as error:
                 look = replace(self._look, problem=f"{self._root}: {said(error)}")
-            self._since = None
-            self.later(self._looked, look)
+            self._since, self._look, self._has_looked = None, look, True
+            self.later(self._show)
             self._ended.wait(_EVERY_S)
 
     def _read(self) -> None:
@@ -291,20 +291,13 @@ class MainScreen(Watching):
                 (detail, has_more), self._problem = self._files.read(*self._wanted, self._look.answers), ""
             except Exception as error:
                 self._problem = f"the files of runs cannot be read: {said(error)}"
-            self.later(self._was_read, detail)
+            self._detail = detail
+            self.later(self._show)
             self._changed.wait(_PART_S if has_more else _EVERY_S)
 
     @property
     def selected(self) -> Line | None:
         return self.query_one(RunTable).selected
-
-    def _looked(self, look: Look) -> None:
-        self._look, self._has_looked = look, True
-        self._show()
-
-    def _was_read(self, detail: Detail | None) -> None:
-        self._detail = detail
-        self._show()
 
     def on_data_table_row_highlighted(self) -> None:
         self._show_selected()

@@ -1,7 +1,7 @@
 """What commands print besides their results: commands to paste, skipped files, rows that fit."""
 
 from cld_core.run import RunFolder
-from cldctl.cli import recipes
+from cldctl.cli import setup
 from cldctl.hints import command
 
 
@@ -21,7 +21,7 @@ def test_a_broken_recipe_does_not_hide_the_others(tmp_path, monkeypatch, capsys)
     (tmp_path / "recipes" / "broken.yaml").write_text("train: {stepz: 3}\n")
     (tmp_path / "recipes" / "zebra.yaml").write_text("train: {steps: 3}\n")
     monkeypatch.chdir(tmp_path)
-    recipes.recipes()
+    setup.recipes()
     said = capsys.readouterr()
     assert {"toy", "zebra"} <= {line.split()[0] for line in said.out.splitlines() if line.strip()}
     assert "broken.yaml, line 1: unknown key 'train.stepz'" in said.err

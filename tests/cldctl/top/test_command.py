@@ -13,7 +13,7 @@ import termios
 
 import pytest
 
-from cldctl.cli import top
+from cldctl.cli import look
 from tests.support import on_screen as made_up
 from tests.support.tools import invoke, wait_for
 
@@ -28,8 +28,9 @@ def test_it_needs_a_terminal(tmp_path):
 
 def test_it_says_how_to_install_textual(tmp_path, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(top.importlib.util, "find_spec", lambda name: None if name == "textual" else find(name))
-    monkeypatch.setattr(top, "_is_terminal", lambda: True)
+    monkeypatch.setattr(look.importlib.util, "find_spec", lambda name: None if name == "textual" else find(name))
+    monkeypatch.setattr(look.out, "_as_terminal", True)
+    monkeypatch.setattr(look.sys.stdin, "isatty", lambda: True, raising=False)
     done = invoke("top", runs=tmp_path, code=2)
     assert done.stderr == (
         "error: `cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'\n"

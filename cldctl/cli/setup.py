@@ -1,0 +1,241 @@
+"""What is needed before a training: `cldctl recipes`, `render`, `explain`, `doctor` and `data`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cld_core.errors import RecipeError, UsageError
+from cldctl.show.console import err, out
+from cldctl.show.progress import Working
+
+from . import options
+
+if TYPE_CHECKING:
+    from cld_core.data.prepare import Progress as Reached
+
+
+def recipes() -> None:
+    """List the recipes that ship with cldctl and those in ./recipes.
+
+    Example: cldctl recipes
+    """
+    from cld_core.recipe import load, shipped
+    from cldctl.lookup import place, recipe_files
+    from cldctl.show.tables import table
+
+    columns: dict[str, list[str]] = {
+        heading: [] for heading in ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
+    }
+    for name, file in recipe_files().items():
+        try:
+            recipe = load(file)
+        except RecipeError as error:
+            err.print(f"skipped: {error}", style="yellow")
+            continue
+        steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
+        about = shipped.description(file)
+        cells = (name, about, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, place(file))
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    optional = ("from", "batch", "sde", "network", "steps", "data")
+    out.print(table(columns, right=("steps", "batch"), optional=optional, wraps="description"))
+
+
+def render(
+    recipe: options.Recipe,
+    overrides: options.Overrides = None,
+    comments: Annotated[bool, typer.Option(help="Explain each key in a comment.")] = False,
+    changed: Annotated[bool, typer.Option(help="Only the keys that differ from their defaults.")] = False,
+) -> None:
+    """Print the resolved YAML of a recipe.
+
+    Example: cldctl render toy sde.beta0=2 --comments
+
+    Example: cldctl render cifar10 --changed
+    """
+    from cld_core.recipe import dump, dump_changed, load
+    from cld_core.recipe.commented import dump_with_comments
+    from cldctl.lookup import find_recipe
+
+    if comments and changed:
+        raise UsageError("--comments explains all keys, and --changed shows some. Leave one out.")
+    resolved = load(find_recipe(recipe), overrides or [])
+    if changed:
+        text = dump_changed(resolved)
+    else:
+        text = dump_with_comments(resolved) if comments else dump(resolved, frozen=False)
+    out.print(text, end="", no_wrap=True)
+
+
+def explain(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEY | SECTION", help="A key, a section, or a variant such as sde.cld; default: all sections."
+        ),
+    ] = None,
+) -> None:
+    """Explain a recipe key: what it means, which values it takes, its default, and what the recipes set.
+
+    Example: cldctl explain train.ema
+
+    Example: cldctl explain sampling
+    """
+    from cldctl.show.keys import show
+
+    show(name)
+
+
+_STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
+
+
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Check its data and FID weights, too.")] = None,
+    cluster: options.ClusterOption = None,
+    job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
+    partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
+    ] = 120,
+    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too: the quick checks.")] = False,
+    as_json: options.AsJson = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do to a run.
+
+    Exit code 0 if nothing fails, 1 if something does, 4 if the scheduler does not answer.
+
+    Example: cldctl doctor cifar10 --partition gpu
+    """
+    from rich.text import Text
+
+    from cld_core.recipe import load
+    from cld_core.run import find_runs
+    from cldctl import card, clusters, machine
+    from cldctl.clusters.records import DoctorOptions
+    from cldctl.jobs.specs import measured_saves
+    from cldctl.lookup import find_recipe
+    from cldctl.runs import home
+
+    root = options.runs_dir(directory)
+    where = home.default() if cluster is None else clusters.find(cluster)
+    wanted = None if recipe is None else load(find_recipe(recipe))
+    with Working("checking this machine: torch, folders") as working:
+        about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
+        checks = list(machine.checks(root, wanted, where.name))
+        working.phase(f"asking the cluster ({where.name})")
+        checks += where.checks(root, about, measured_saves(find_runs(root)))
+        if gpu:
+            working.phase("checking the GPU: the quick checks")
+            checks += card.checks()
+    verdicts = {check.verdict for check in checks}
+    worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")
+    if as_json:
+        typer.echo(json.dumps({"verdict": worst, "checks": [check.to_dict() for check in checks]}, indent=1))
+    else:
+        # Nothing is cut, so that paths and commands can be copied.
+        for check in checks:
+            out.print(Text.assemble((f"{check.verdict:<5}", _STYLE[check.verdict]), f" {check.name}: {check.found}"))
+            if check.advice:
+                out.print(f"      {check.advice}")
+    if any((check.name, check.verdict) == (where.name, "fail") for check in checks):
+        raise typer.Exit(4)
+    raise typer.Exit(1 if worst == "fail" else 0)
+
+
+def prepare(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.")],
+    source: Annotated[Path, typer.Option(help="The archive, folder or zip file that holds the data.")],
+    output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
+    split: Annotated[float | None, typer.Option(help="Share kept for validation; for folder only.")] = None,
+    download: Annotated[bool, typer.Option(help="Fetch CIFAR-10's archive into --source first.")] = False,
+    any_count: Annotated[bool, typer.Option(help="Accept another number of images.")] = False,
+) -> None:
+    """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
+
+    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar.
+    folder: from any folder or zip of pictures, which are scaled and cut to squares. Folders in it are classes.
+
+    Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
+    """
+    from cld_core.data.prepare import prepare
+
+    with Working(f"reading {source}") as working:
+
+        def show(reached: "Reached") -> None:
+            working.phase(f"{name}: {reached.split}")
+            working.at(reached.images, reached.expected, f"images {reached.unit}")
+
+        expect: dict[str, int] | None = {} if any_count else None
+        manifest = prepare(
+            name, source, output, progress=show, size=size, split=split, expect=expect, download=download
+        )
+    counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
+    classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
+    err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}{classes}")
+    out.print(str(output), no_wrap=True)
+
+
+def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
+    """Read every image of a prepared data set and compare counts and checksums with its manifest.
+
+    Example: cldctl data verify data/cifar10
+    """
+    from cld_core.data.prepare import verify
+
+    with Working(f"verifying {path.name}") as working:
+        manifest = verify(path, lambda read, total: working.at(read, total, "images"))
+    total = sum(info.count for info in manifest.splits.values())
+    out.print(f"{path}: {total:,} images are as they were prepared", no_wrap=True)
+
+
+def stats(
+    name: Annotated[str, typer.Argument(metavar="RECIPE | RUN", help="Whose training images are meant.")],
+    overrides: options.Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."),
+    ] = None,
+    features: Annotated[bool, typer.Option(help="Keep the features, which --kid and --prc need.")] = False,
+    shards: options.Shards = None,
+    cluster: options.ClusterOption = None,
+    follow: options.Follow = False,
+    directory: options.RunsDir = None,
+) -> None:
+    """Compute the statistics of a training set. Running it again continues where it stopped.
+
+    The recipe's eval.fid section selects the extractor and its weights. Evaluations find the file automatically.
+
+    Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
+    """
+    from cld_core.evaluation.stats_work import Statistics, StatsRequest
+    from cldctl.lookup import recipe_or_run
+    from cldctl.runs import home, sharded
+    from cldctl.show.follow import follow_statistics
+
+    options.check_output(output, (".npz",), "statistics are")
+    where = home.chosen(cluster)
+    recipe = recipe_or_run(name, overrides or [], options.runs_dir(directory))
+    with Working(f"looking at the training images of {recipe.data.name}"):
+        request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
+    if shards is not None and request.shards < shards:
+        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
+    job = sharded.start_statistics(request, where, recipe.cluster, say=err.print)
+    if job is not None:
+        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
+    elif request.is_done:
+        err.print("these statistics exist already")
+        sharded.clear(request.folder)
+        out.print(request.output, no_wrap=True)
+        return
+    else:
+        err.print("these statistics are already being computed")
+    if follow or where.blocks:
+        raise typer.Exit(follow_statistics(Statistics(request.folder)))
+    out.print(request.output, no_wrap=True)
+    logs = request.folder / "logs" if job is None else job.logs
+    err.print(f"logs: {logs}; run it again with --follow to watch")
