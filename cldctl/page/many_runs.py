@@ -30,8 +30,7 @@ from cldctl.show.usage import usage_line
 
 from . import one_run
 from .curves import LOSS, Points, read
-from .document import Section, code, colour_of, render, table, text
-from .figures import chart, gallery
+from .document import Section, chart, code, colour_of, gallery, render, table, text
 
 # The first runs, whose curves are drawn: so many look different.
 _DRAWN = 24

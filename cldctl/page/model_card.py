@@ -30,8 +30,7 @@ from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.format import keys_differ, number
 from cldctl.show.usage import usage_line
 
-from .document import templates
-from .figures import PNG
+from .document import PNG, templates
 from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software
 
 if TYPE_CHECKING:

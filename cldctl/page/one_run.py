@@ -34,8 +34,7 @@ from cldctl.show.tables import attempt_columns
 from cldctl.show.usage import usage_line
 
 from .curves import LOSS, Points, is_inside, read
-from .document import Section, code, colour_of, part, render, table, text
-from .figures import chart, gallery
+from .document import Section, chart, code, colour_of, gallery, part, render, table, text
 
 # The states that a run enters only with a line in its ledger. Into the others, a scheduler alone can take it.
 _WRITTEN = ("FINISHED", "CANCELLED")
@@ -251,19 +250,14 @@ def _time_line(found: Why) -> Markup:
 def _by_step(results: Sequence[Result]) -> Iterator[Markup]:
     """A chart for each quantity with results at several steps, with a line for each choice of settings."""
     for _, quantity in registry.quantities():
-        groups: dict[str, dict[int, Result]] = {}
-        for it in results:
-            if it.quantity.key == quantity.key and math.isfinite(it.number.value):
-                groups.setdefault(f"{it.of}, {it.how}", {})[it.step] = it
-        several = {label: list(group.values()) for label, group in groups.items() if len(group) > 1}
-        points = {label: [_point(it) for it in group] for label, group in several.items()}
-        truths = {it.truth for group in several.values() for it in group if it.truth is not None}
-        truth = ("true entropy", truths.pop()) if len(truths) == 1 else None
-        yield chart(f"{quantity.label}, by step", points, truth=truth)
-
-
-def _point(it: Result) -> tuple[float, ...]:
-    return it.step, it.number.value, it.number.stderr or math.nan
+        lines: dict[str, dict[int, tuple[float, ...]]] = {}
+        own = [it for it in results if it.quantity.key == quantity.key and math.isfinite(it.number.value)]
+        for it in own:
+            point = it.step, it.number.value, it.number.stderr or math.nan
+            lines.setdefault(f"{it.of}, {it.how}", {})[it.step] = point
+        several = {label: list(points.values()) for label, points in lines.items() if len(points) > 1}
+        truths = {it.truth for it in own}
+        yield chart(f"{quantity.label}, by step", several, truth=truths.pop() if len(truths) == 1 else None)
 
 
 def _remarks(row: RunStatus) -> Iterator[Markup]:

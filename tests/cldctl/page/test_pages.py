@@ -60,7 +60,12 @@ def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
     ):
         assert expected in text, expected
     assert "cldctl sample mine" not in text, "samples of this step are on the page"
-    expected = ["loss", "mine, step_00008000", "NLL bound, nats, by step", "NLL bound, nats, by eval.elbo.probes"]
+    expected = [
+        "loss",
+        "mine, samples/step_00008000.png",
+        "NLL bound, nats, by step",
+        "NLL bound, nats, by eval.elbo.probes",
+    ]
     assert titles(parsed)[:4] == expected
     assert "norm of the gradient" in titles(parsed)
     bars = [str(it["class"]) for it in parsed.all("i") if it.get("class")]
@@ -158,7 +163,11 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     assert "2 runs compared" in text
     assert "1.000 ± 0.100 (800 points)" in text
     assert "key one two optim.lr 0.001 0.5" in text
-    assert titles(parsed) == ["multimodal_swissroll, cld, hsm", "one, step_00000010", "two, step_00000010"]
+    assert titles(parsed) == [
+        "multimodal_swissroll, cld, hsm",
+        "one, samples/step_00000010.png",
+        "two, samples/step_00000010.png",
+    ]
     assert [words for tag, words in parsed.texts if tag == "li"] == ["one", "two"]
     assert invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
 
