@@ -113,7 +113,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
         Section("", _verdict(found, best, follow), "lines"),
-        Section("", [*(_tile(it, recipe.name if recipe else None) for it in best), *_effort(row)], "tiles"),
+        Section("", [*(_tile(it, recipe.name if recipe else "") for it in best), *_effort(row)], "tiles"),
         Section("", [loss, *pictures[:1]], "pair"),
         Section("", [_outside(run, follow)]),
         Section("Attempts", [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")]),
@@ -198,18 +198,15 @@ def _outside(run: RunFolder, follow: bool) -> Markup:
     return text(what if names else "")
 
 
-def _tile(best: Result, recipe: str | None) -> Markup:
+def _tile(best: Result, recipe: str) -> Markup:
     """A result beside the true entropy, or the published value of its recipe."""
-    known = published(recipe, best.quantity.key) if recipe is not None else None
-    about = []
+    known, digits = published(recipe, best.quantity.key), best.quantity.digits
+    beside = "" if known is None else f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
     if best.truth is not None:
-        digits, gap = best.quantity.digits, best.number.value - best.truth
-        about.append(f"true entropy {best.truth:.{digits}f}, gap {gap:.{digits}f}")
-    elif known is not None:
-        about.append(f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})")
+        beside = f"true entropy {best.truth:.{digits}f}, gap {best.number.value - best.truth:.{digits}f}"
     nfe = "" if best.nfe is None else f"{best.nfe:,.0f} NFE"
-    about.append(", ".join(filter(None, [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe])))
-    return part("tile", label=best.quantity.label, value=value_of(best), about=about)
+    about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe]
+    return part("tile", label=best.quantity.label, value=value_of(best), about=[beside, ", ".join(filter(None, about))])
 
 
 def _effort(row: RunStatus) -> Iterator[Markup]:
@@ -306,31 +303,31 @@ def _tunings(row: RunStatus) -> Markup:
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     """The curves of the training but its loss: one chart of the losses by time, and one for each other tag."""
-    tags = sorted((tag for tag in curves if not tag.rpartition(": ")[2].startswith(_EVALUATIONS)), key=place_of)
-    by_time = {words_of(tag).removeprefix("loss at "): curves[tag] for tag in tags if tag.startswith(_BY_TIME)}
+    ranges = [tag.removeprefix(_BY_TIME) for tag in curves if tag.startswith(_BY_TIME)]
+    ranges.sort(key=lambda it: float(it.partition("_")[0]))
+    by_time = {f"t {it.replace('_', ' ')}": curves[f"{_BY_TIME}{it}"] for it in ranges}
     yield chart("loss by time t, without weights", by_time, is_ordered=True)
-    others = {words_of(tag): curves[tag] for tag in tags if tag != LOSS and not tag.startswith(_BY_TIME)}
-    yield from (chart(words, {words: points}) for words, points in others.items() if not is_constant(points))
-    level = [f"{words} {number(points[-1][1])}" for words, points in others.items() if is_constant(points)]
+    found = others({"": curves})
+    yield from (chart(words, members) for words, members in found.items() if not is_constant(members))
+    level = [f"{words} {number(members[''][-1][1])}" for words, members in found.items() if is_constant(members)]
     yield text(f"Constant: {', '.join(level)}." if level else "")
 
 
-def place_of(tag: str) -> tuple[bool, float, str]:
-    """Where the curve of a tag stands: those of the training first, losses by time in the order of time."""
-    begin = tag.removeprefix(_BY_TIME).partition("_")[0] if tag.startswith(_BY_TIME) else "-1"
-    return not tag.startswith("train/"), float(begin), tag
+def others(curves: Mapping[str, Mapping[str, Points]]) -> dict[str, dict[str, Points]]:
+    """By what they show in words, the curves of runs but losses and results: those of the training first."""
+    tags = {tag for own in curves.values() for tag in own if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
+    return {
+        _WORDS.get(tag, tag.removeprefix("train/").replace("_", " ")): {
+            run: own.get(tag, ()) for run, own in curves.items()
+        }
+        for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag))
+    }
 
 
-def words_of(tag: str) -> str:
-    """A tag of TensorBoard for people."""
-    name = tag.removeprefix("train/").replace("loss_at_t/", "loss at t ").replace("_", " ")
-    return _WORDS.get(tag, name)
-
-
-def is_constant(points: Points) -> bool:
-    """Whether a curve would be a level line."""
-    values = [value for _, value in points]
-    return max(values) - min(values) <= _CONSTANT * max(abs(value) for value in values)
+def is_constant(members: Mapping[str, Points]) -> bool:
+    """Whether all of these curves would be level lines."""
+    values = [[value for _, value in points] for points in members.values() if points]
+    return all(max(own) - min(own) <= _CONSTANT * max(map(abs, own)) for own in values)
 
 
 def shipped(run: RunFolder) -> Recipe | None:

@@ -41,7 +41,9 @@ class Screen:
 
     async def sees(self, *texts: str) -> None:
         """Wait until all of these are on the screen, on one line or more: where lines break depends on folders."""
-        await self.until(lambda: all(text in self.text or text in " ".join(self.text.replace("│", " ").split()) for text in texts))
+        await self.until(
+            lambda: all(text in self.text or text in " ".join(self.text.replace("│", " ").split()) for text in texts)
+        )
 
     async def select(self, name: str) -> None:
         """Move to the run or group of this name, and wait for what is said about it."""

@@ -183,7 +183,8 @@ def with_losses(path, *overrides) -> RunFolder:
 def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
     for name, overrides in {
         "one": (),
-        "two": ("optim.lr=0.5", "network.width=8"),
+        "two": ("optim.lr=0.5", "network.width=8", "sde.numerical_eps=1e-5"),
+        "other_diffusion": ("sde.name=vpsde", "objective.name=dsm"),
         "other_data": ("data.name=diamond",),
         "other_loss": ("objective.weighting=likelihood",),
     }.items():
@@ -192,9 +193,10 @@ def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
     parsed = page_of(options=("--all",), root=tmp_path)
     assert sorted(titles(parsed)) == [
         "damaged, recipe cannot be read",
-        "diamond, cld, hsm, weighting=reweightedv2",
+        "diamond, cld, hsm",
         "multimodal_swissroll, cld, hsm, weighting=likelihood",
         "multimodal_swissroll, cld, hsm, weighting=reweightedv2",
+        "multimodal_swissroll, vpsde, dsm",
     ]
     assert "Losses can be compared" in words(parsed)
 
