@@ -1,6 +1,5 @@
 """The page of many runs: an index over those of a folder or a group, or several that are compared."""
 
-import itertools
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,8 +109,8 @@ def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
         {it.quantity.label: f"{one_run.value_of(it)}{it.of and f' ({it.of})'}" for it in compare.best_of(found)}
         for found in (one_run.readable_results(RunFolder(row.path)) for row in rows)
     ]
-    labels = dict.fromkeys(itertools.chain.from_iterable(results))
-    keys = dict.fromkeys(itertools.chain.from_iterable(row.sweep for row in rows))
+    labels = dict.fromkeys(label for found in results for label in found)
+    keys = dict.fromkeys(key for row in rows for key in row.sweep)
     columns: dict[str, Sequence[str]] = {
         "run": [_name(row, folder) for row in rows],
         "state": [row.state.lower() for row in rows],

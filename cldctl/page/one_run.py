@@ -46,6 +46,7 @@ _CONSTANT = 0.005
 _BY_TIME, _EVALUATIONS = "train/loss_at_t/", "evaluation/"
 # The states in which an error of the past is the news, and how many of its last words are shown.
 _FAILED, _LAST_LINES = ("FAILED", "LOST", "STOPPED"), 8
+_TUNED = "Root mean square distance from the network's own flow per coordinate, on held-out noise"
 _WORDS = {
     "train/grad_norm": "norm of the gradient",
     "train/lr": "learning rate",
@@ -109,6 +110,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     alone = [it for it in results if it.evaluation not in swept]
     evaluations = {"evaluation": [it.evaluation for it in alone], **result_columns(alone)}
+    tunings = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
     attempts = table("Attempts, oldest first", attempt_columns(found.attempts, local_time))
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
@@ -119,7 +121,7 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
         Section("Attempts", [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")]),
         Section("Evaluations", [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)]),
         *_sweeps(run, row),
-        Section("Tuned samplers", [_tunings(row)]),
+        Section("Tuned samplers", [table(_TUNED, tuning_columns(tunings))]),
         Section("Curves", _curves(curves)),
         Section("Samples", pictures[1:]),
         Section("Recipe", _recipe(run)),
@@ -174,7 +176,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         who = "The rank that failed first is unknown" if failed.rank is None else f"Rank {failed.rank} failed first"
         where = f" on {failed.host}" if failed.host else ""
         reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
-        yield text(f"{who}{where}, in attempt {failed.attempt}{reason}", "failed")
+        yield text(f"{who}{where}, in attempt {failed.attempt}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
             yield part("folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:]))
     # What the page is or shows needs no advice.
@@ -221,13 +223,11 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
 
 def _time_line(found: Why) -> Markup:
     """The attempts against time, coloured by the state in which they left the run."""
-    stretches = found.stretches
-    begin = min(moment for it in stretches for moment in (it.began, it.queued) if moment is not None)
-    last = max(it.until for it in stretches)
-    share = 100 / max(last - begin, 1e-3)
-    bars, legend = [], {}
+    stretches, is_running = found.stretches, found.row.state == "RUNNING"
+    begin, last = min(it.began - it.waited_s for it in stretches), max(it.until for it in stretches)
+    share, bars, legend = 100 / max(last - begin, 1e-3), [], {}
     for it, shown in zip(stretches, found.attempts, strict=True):
-        attempt, is_alive = it.attempt, found.row.state == "RUNNING" and it is stretches[-1]
+        attempt, is_alive = it.attempt, is_running and it is stretches[-1]
         state = "RUNNING" if is_alive else state_after(attempt.cause) if attempt.cause else "LOST"
         end = "running" if is_alive else (shown["cause"] or "no recorded end").replace("_", " ")
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
@@ -240,7 +240,7 @@ def _time_line(found: Why) -> Markup:
                 about = f"{steps}: {what}, {duration(until - since)}"
                 bars.append((f"{colour} {what}", (since - begin) * share, (until - since) * share, about))
                 legend[what] = f"var(--{colour})"
-    ends = [local_time(begin), duration(last - begin), "now" if found.row.state == "RUNNING" else local_time(last)]
+    ends = [local_time(begin), duration(last - begin), "now" if is_running else local_time(last)]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
 
 
@@ -273,10 +273,10 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[Section]:
     """The sweeps of evaluations that can be read, oldest first."""
     for entry in row.sweeps:
         if (sweep := Sweep.load(run.evals / entry["id"])) is not None:
-            cells = rows(run, sweep)
-            keys, names = keys_of(cells), [axis.key for axis in sweep.axes]
+            cells, names = rows(run, sweep), [axis.key for axis in sweep.axes]
+            keys = keys_of(cells)
             nfe = [{f"{cell[f'{key}_nfe']:,.0f}" for key in keys if cell[f"{key}_nfe"] is not None} for cell in cells]
-            columns = {name: [str(cell[name]) for cell in cells] for name in names}
+            columns = {name: [cell[name] for cell in cells] for name in names}
             for it in map(registry.quantity, keys):
                 columns[it.label] = ["-" if cell[it.key] is None else cell_text(it, cell) for cell in cells]
             columns["NFE"] = [", ".join(sorted(texts)) or "-" for texts in nfe]
@@ -293,12 +293,6 @@ def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup
     for label, own in lines_of(sweep, known).items():
         lines[label] = [(along.values.index(it[along.key]), it[key], it[f"{key}_stderr"] or math.nan) for it in own]
     return chart(f"{registry.quantity(key).label}, by {along.key}", lines, names=along.values)
-
-
-def _tunings(row: RunStatus) -> Markup:
-    entries = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
-    caption = "Root mean square distance from the network's own flow per coordinate, on held-out noise"
-    return table(caption, tuning_columns(entries))
 
 
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
