@@ -5,14 +5,11 @@ Templates make the parts. Charts are SVG that takes its colours from the style s
 
 import base64
 import contextlib
-import functools
 import io
-import itertools
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,7 +19,6 @@ from cld_core.run import RunFolder
 from cld_core.small_files import by_age, read_bytes
 from cld_core.texts import local_time, printable
 from cldctl.runs.state import STATES
-from cldctl.show.tables import Cell
 
 from .curves import Points, is_inside
 
@@ -42,6 +38,17 @@ _ORDERED, _TEXT = 20, "#000190"
 _STYLE = Path(__file__).parent / "templates" / "chart.mplstyle"
 
 
+# Those of HTML escape what they show.
+TEMPLATES = Environment(
+    loader=PackageLoader(__package__),
+    autoescape=lambda name: name is not None and name.endswith(".html"),
+    undefined=StrictUndefined,
+    finalize=lambda value: printable(value) if type(value) is str else value,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
 class Section(NamedTuple):
     """Parts under a heading, in a layout of the style sheet; without parts, it is left out."""
 
@@ -58,13 +65,13 @@ def render(title: str, mark: str, pills: Iterable[tuple[str, str]], sections: It
         pills: words beside the title, with their colours.
     """
     found = [Section(name, list(filter(None, parts)), layout) for name, parts, layout in sections]
-    page = templates().get_template("page.html")
+    page = TEMPLATES.get_template("page.html")
     return page.render(title=title, mark=mark, pills=pills, sections=found, made=local_time(time.time())) + "\n"
 
 
 def part(kind: str, **values: Any) -> Markup:
     """A part of a page: what the macro of this name in `parts.html` makes of ``values``."""
-    made: Markup = getattr(templates().get_template("parts.html").module, kind)(**values)
+    made: Markup = getattr(TEMPLATES.get_template("parts.html").module, kind)(**values)
     return made
 
 
@@ -73,7 +80,7 @@ def text(content: str, style: str = "soft") -> Markup:
     return part("text", content=content, style=style) if content else Markup()
 
 
-def table(caption: str, columns: Mapping[str, Sequence[Cell]]) -> Markup:
+def table(caption: str, columns: Mapping[str, Sequence[object]]) -> Markup:
     """Columns of cells by their headings; the first one names the rows. Empty without a row."""
     rows = list(zip(*columns.values(), strict=True))
     right = [all(re.match(r"-|\d(?!.*:)", str(cell)) for cell in cells) for cells in columns.values()]
@@ -88,19 +95,6 @@ def code(command: str) -> Markup:
 def colour_of(state: str) -> str:
     """What the style sheet calls the colour of a state, which is that of terminals."""
     return STATES.get(state, "dim").rpartition(" ")[2]
-
-
-@functools.cache
-def templates() -> Environment:
-    """The templates of this package; those of HTML escape what they show."""
-    return Environment(
-        loader=PackageLoader(__package__),
-        autoescape=lambda name: name is not None and name.endswith(".html"),
-        undefined=StrictUndefined,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def chart(
@@ -134,7 +128,7 @@ def chart(
         if is_ordered:
             last = max(len(lines) - 1, 1)
             inks = [f"#0001{_ORDERED + round(7 * place / last)}" for place in range(len(lines))]
-        colours = {label: ink for label, ink in zip(lines, itertools.cycle(inks), strict=False) if lines[label]}
+        colours = {label: inks[place % len(inks)] for place, label in enumerate(lines) if lines[label]}
         is_smoothed = False
         for label, colour in colours.items():
             points, means = lines[label], smoothed(lines[label])
@@ -150,11 +144,16 @@ def chart(
             axes.axhline(truth, color=_TEXT)
             values.append(truth)
         _set_axes(axes, sorted(values), names)
-        svg = _svg(figure)
+        out = io.StringIO()
+        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(out, format="svg", transparent=True, metadata=about)
+    # What is only of use in a file of its own goes, and digits that nobody sees.
+    svg = re.sub(r'(?s:\A.*(?=<svg))| id="[a-z]+[a-z0-9]*_\d+"', "", out.getvalue())
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
     scale = ", smoothed" if is_smoothed and len(lines) > 1 else ""
     scale += ", logarithmic" if axes.get_yscale() == "log" else ""
     entries = [(label, colour) for label, colour in colours.items() if label not in ("", title)]
-    drawn = part("chart", title=f"{title}{scale}", svg=svg, entries=entries)
+    drawn = part("chart", title=f"{title}{scale}", svg=Markup(printable(svg)), entries=entries)
     return Markup(re.sub(r"#0001(\d\d)", lambda ink: f"var(--c{int(ink[1])})", drawn))
 
 
@@ -164,7 +163,7 @@ def smoothed(points: Points) -> Points:
         return points
     size = -(-len(points) // _MEANS)
     parts = [points[place : place + size] for place in range(0, len(points), size)]
-    return [(it[len(it) // 2][0], fmean(value for _, value in it)) for it in parts]
+    return [(it[len(it) // 2][0], sum(value for _, value in it) / len(it)) for it in parts]
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
@@ -198,15 +197,6 @@ def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
     else:
         axes.locator_params("x", nbins=5, integer=True)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-
-
-def _svg(figure: Any) -> Markup:
-    """A figure for the inside of a page, without what is only of use in a file of its own."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    drawn = re.sub(r'(?s:\A.*(?=<svg))| id="[a-z]+[a-z0-9]*_\d+"', "", out.getvalue())
-    drawn = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), drawn)
-    return Markup(printable(drawn))
 
 
 def gallery(run: RunFolder, *, follow: bool) -> list[Markup]:

@@ -29,7 +29,7 @@ from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.format import keys_differ, number
 from cldctl.show.usage import usage_line
 
-from .document import PNG, templates
+from .document import PNG, TEMPLATES
 from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software
 
 if TYPE_CHECKING:
@@ -120,11 +120,10 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
 
 
 def _is_card(file: Path) -> bool:
-    try:
+    with contextlib.suppress(OSError):
         head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
-    except OSError:
-        return False
-    return head.startswith("---\n") and "\nlibrary_name: cldctl\n" in f"{head}\n"
+        return head.startswith("---\n") and "\nlibrary_name: cldctl\n" in f"{head}\n"
+    return False
 
 
 def make_folder(files: CardFiles) -> None:
@@ -202,7 +201,7 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         "hardware": ", ".join(dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)) or "CPUs",
         **software(run, attempts),
     }
-    environment = templates().overlay()
+    environment = TEMPLATES.overlay()
     environment.filters.update(md=escaped, cells=_table, base=os.path.basename, line=one_line, yaml=to_yaml_line)
     text = environment.get_template("card.md").render(
         run=run,

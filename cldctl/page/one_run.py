@@ -310,12 +310,9 @@ def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
 def others(curves: Mapping[str, Mapping[str, Points]]) -> dict[str, dict[str, Points]]:
     """By what they show in words, the curves of runs but losses and results: those of the training first."""
     tags = {tag for own in curves.values() for tag in own if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
-    return {
-        _WORDS.get(tag, tag.removeprefix("train/").replace("_", " ")): {
-            run: own.get(tag, ()) for run, own in curves.items()
-        }
-        for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag))
-    }
+    words = {tag: _WORDS.get(tag, tag.removeprefix("train/").replace("_", " ")) for tag in tags}
+    order = sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag))
+    return {words[tag]: {run: own.get(tag, ()) for run, own in curves.items()} for tag in order}
 
 
 def is_constant(members: Mapping[str, Points]) -> bool:
