@@ -35,7 +35,6 @@ _OUTLIERS = 0.01
 _SIZE, _FRAME, _CHARACTERS = (6.1, 3.05), (0.105, 0.11, 0.868, 0.845), 60
 # An ink is the number of a colour in the style sheet: that of the first of eight ordered ones, and the ink of texts.
 _ORDERED, _TEXT = 20, "#000190"
-_STYLE = Path(__file__).parent / "templates" / "chart.mplstyle"
 
 
 # Those of HTML escape what they show.
@@ -71,8 +70,7 @@ def render(title: str, mark: str, pills: Iterable[tuple[str, str]], sections: It
 
 def part(kind: str, **values: Any) -> Markup:
     """A part of a page: what the macro of this name in `parts.html` makes of ``values``."""
-    made: Markup = getattr(TEMPLATES.get_template("parts.html").module, kind)(**values)
-    return made
+    return Markup(getattr(TEMPLATES.get_template("parts.html").module, kind)(**values))
 
 
 def text(content: str, style: str = "soft") -> Markup:
@@ -121,7 +119,7 @@ def chart(
     from matplotlib import rcParams, style
     from matplotlib.figure import Figure
 
-    with style.context(_STYLE):
+    with style.context(Path(__file__).parent / "templates" / "chart.mplstyle"):
         figure = Figure(figsize=_SIZE)
         axes: Any = figure.add_axes(_FRAME)
         inks = rcParams["axes.prop_cycle"].by_key()["color"]

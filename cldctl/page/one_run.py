@@ -171,8 +171,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     if row.steps:
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
-    failed = found.failed if row.state in _FAILED else None
-    if failed is not None:
+    if row.state in _FAILED and (failed := found.failed) is not None:
         who = "The rank that failed first is unknown" if failed.rank is None else f"Rank {failed.rank} failed first"
         where = f" on {failed.host}" if failed.host else ""
         reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
