@@ -1,9 +1,7 @@
 """The page of many runs: an index over those of a folder or a group, or several that are compared."""
 
-import itertools
 import os
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,12 @@ from cldctl.show.usage import usage_line
 
 from . import one_run
 from .curves import LOSS, Points, read
-from .document import Section, code, colour_of, render, table, text
-from .figures import chart, gallery
+from .document import Section, chart, code, colour_of, gallery, render, table, text
 
 # The first runs, whose curves are drawn: so many look different.
 _DRAWN = 24
-# What a loss is of, and how data are read, which changes nothing.
-_SECTIONS, _READING = ("data", "sde", "objective"), ("data.cache", "data.threads")
+# What a loss is of, and the keys of that which make no other loss: how data are read, and what numerics need.
+_SECTIONS, _SAME = ("data", "sde", "objective"), ("data.cache", "data.threads", "sde.numerical_eps")
 
 
 def write_pages(
@@ -90,18 +87,15 @@ def page(
     if which is not None and missing:
         write_all = code(command(f"report {which} --pages", runs[0]))
         hint = Markup(f"Without a page yet: {missing}. {write_all} writes those that are missing or out of date.")
-    more = [
-        Section("What differs", _differences(runs)),
-        Section("Samples", (picture for run in runs for picture in gallery(run, follow=follow)[:1])),
-        Section("Curves", _overlaid(curves)),
-    ]
     pills = [(words.lower(), colour_of(words.rpartition(" ")[2])) for words in states(rows).split(", ") if words]
     sections = [
         Section("", map(text, notes)),
         Section("Best results", [_table(rows, folder) or text("There are no runs."), text(hint)]),
         Section("Averages over seeds", _averages(groups)),
         Section("Loss", _losses(runs, curves)),
-        *(more if which is None else ()),
+        Section("What differs", _differences(runs) if which is None else ()),
+        Section("Samples", (picture for run in runs if which is None for picture in gallery(run, follow=follow)[:1])),
+        Section("Curves", _overlaid(curves) if which is None else ()),
     ]
     return render(title, f"cldctl {__version__}", pills, sections)
 
@@ -112,8 +106,8 @@ def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
         {it.quantity.label: f"{one_run.value_of(it)}{it.of and f' ({it.of})'}" for it in compare.best_of(found)}
         for found in (one_run.readable_results(RunFolder(row.path)) for row in rows)
     ]
-    labels = dict.fromkeys(itertools.chain.from_iterable(results))
-    keys = dict.fromkeys(itertools.chain.from_iterable(row.sweep for row in rows))
+    labels = dict.fromkeys(label for found in results for label in found)
+    keys = dict.fromkeys(key for row in rows for key in row.sweep)
     columns: dict[str, Sequence[str]] = {
         "run": [_name(row, folder) for row in rows],
         "state": [row.state.lower() for row in rows],
@@ -141,45 +135,37 @@ def _name(row: RunStatus, folder: Path) -> Markup:
 
 def _losses(runs: Sequence[RunFolder], curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
     """The losses over each other: a chart for all runs whose data, diffusion and objective are the same."""
-    groups: dict[tuple[tuple[str, str], ...], dict[str, Points]] = {}
+    groups: dict[tuple[str, frozenset[str]], dict[str, Points]] = {}
     for run in runs:
         if LOSS in curves.get(run.name, {}):
             # A run has its colour in all charts.
             members = groups.setdefault(_settings(run), dict.fromkeys(curves, ()))
             members[run.name] = curves[run.name][LOSS]
-    readable = [settings for settings in groups if len(settings) > 1]
-    shares = Counter(itertools.chain.from_iterable(readable))
-    for settings, members in groups.items():
-        title = [
-            value if key.endswith(".name") else f"{key.partition('.')[2]}={value}"
-            for key, value in settings
-            if key.endswith(".name") or 0 < shares[key, value] < len(readable)
-        ]
-        yield chart(", ".join(title), members)
+    for (names, settings), members in groups.items():
+        shared = frozenset.intersection(*(others for name, others in groups if name == names))
+        yield chart(", ".join([names, *sorted(settings - shared)]), members)
     if len(groups) > 1:
         yield text("Losses can be compared, and share a chart, if data, diffusion and objective are the same.")
     if len(runs) > _DRAWN:
         yield text(f"Curves are those of the first {_DRAWN} runs.")
 
 
-def _settings(run: RunFolder) -> tuple[tuple[str, str], ...]:
-    """What the loss of a run is of, by key; its name alone if its recipe cannot be read."""
+def _settings(run: RunFolder) -> tuple[str, frozenset[str]]:
+    """What the loss of a run is of: the names of data, diffusion and objective, and their other keys with values."""
     try:
-        keys = leaves(run.recipe().to_dict())
+        recipe = run.recipe().to_dict()
     except (CldError, OSError):
-        return (("run.name", f"{run.name}, recipe cannot be read"),)
-    own = {key: value for key, value in keys.items() if key.partition(".")[0] in _SECTIONS and key not in _READING}
-    return tuple((key, to_yaml_line(value)) for key, value in own.items())
+        return f"{run.name}, recipe cannot be read", frozenset()
+    keys = leaves({section: recipe[section] for section in _SECTIONS})
+    settings = {f"{key.partition('.')[2]}={to_yaml_line(value)}" for key, value in keys.items() if key not in _SAME}
+    return ", ".join(recipe[section]["name"] for section in _SECTIONS), frozenset(settings)
 
 
 def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
-    """The other curves of the training but losses, a chart for each that several runs have and that is not constant."""
-    tags = {tag for found in curves.values() for tag in found if tag.startswith(("train/", "periodic/"))}
-    for tag in sorted((tag for tag in tags if not tag.startswith(LOSS)), key=one_run.place_of):
-        members = {name: found.get(tag, ()) for name, found in curves.items()}
-        having = [points for points in members.values() if points]
-        if len(having) > 1 and not all(map(one_run.is_constant, having)):
-            yield chart(one_run.words_of(tag), members)
+    """The curves but losses, a chart for each that several runs have and that is not constant."""
+    for words, members in one_run.others(curves).items():
+        if sum(map(bool, members.values())) > 1 and not one_run.is_constant(members):
+            yield chart(words, members)
 
 
 def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:

@@ -5,7 +5,6 @@ from the run's folder; whose machines they were, and the commands of hooks, are 
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -30,15 +29,12 @@ from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.format import keys_differ, number
 from cldctl.show.usage import usage_line
 
-from .document import templates
-from .figures import PNG
+from .document import PNG, TEMPLATES
 from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software
 
 if TYPE_CHECKING:
     from cld_core.model import Model
 
-# In the head of every card.
-_LIBRARY = "library_name: cldctl"
 # What begins emphasis, code, links, pictures, HTML, entities, formulas, mentions or a cell within a line.
 _SPECIAL = re.compile(r"[\\`*_~\[\]<>|&!$@#]")
 # What GitHub and others take for links without any markup.
@@ -124,11 +120,10 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
 
 
 def _is_card(file: Path) -> bool:
-    try:
+    with contextlib.suppress(OSError):
         head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
-    except OSError:
-        return False
-    return head.startswith("---\n") and f"\n{_LIBRARY}\n" in f"{head}\n"
+        return head.startswith("---\n") and "\nlibrary_name: cldctl\n" in f"{head}\n"
+    return False
 
 
 def make_folder(files: CardFiles) -> None:
@@ -186,9 +181,7 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
     # Those of the weights of the card first.
     results = sorted(readable_results(run), key=lambda it: (it.step, it.ema_length) != weights)
     own = [it for it in results if (it.step, it.ema_length) == weights]
-    metrics: list[dict[str, Any]] = [
-        {"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in own
-    ]
+    finite = [it for it in own if math.isfinite(it.number.value)]
     diffusion, paper = DIFFUSIONS.get(recipe.sde.name, (f"diffusion {escaped(recipe.sde.name)}", DIFFUSIONS["cld"][1]))
     shared, base = _without_folders(recipe.to_share()), shipped(run)
     differences = differing({"this model": shared, base.name: _without_folders(base.to_share())} if base else {})
@@ -208,9 +201,8 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         "hardware": ", ".join(dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)) or "CPUs",
         **software(run, attempts),
     }
-    environment = templates().overlay()
-    filters: dict[str, Any] = {"md": escaped, "cells": _table, "json": json.dumps, "base": os.path.basename}
-    environment.filters |= {**filters, "line": one_line, "yaml": to_yaml_line}
+    environment = TEMPLATES.overlay()
+    environment.filters.update(md=escaped, cells=_table, base=os.path.basename, line=one_line, yaml=to_yaml_line)
     text = environment.get_template("card.md").render(
         run=run,
         row=row,
@@ -218,12 +210,11 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         model=model,
         files=files,
         license=license_,
-        library=_LIBRARY,
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,
         paper=paper,
         sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
-        metrics=[it for it in metrics if math.isfinite(it["value"])],
+        metrics=[{"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in finite],
         results=results,
         own=own,
         columns=result_columns(results),
@@ -258,4 +249,5 @@ def escaped(text: object, most: int = 200) -> str:
 
 def _table(columns: Mapping[str, Sequence[str]]) -> str:
     rows = [map(escaped, row) for row in zip(*columns.values(), strict=True)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ["--"] * len(columns), *rows))
+    lines = (columns, ["--"] * len(columns), *rows) if rows else ()
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -34,8 +34,7 @@ from cldctl.show.tables import attempt_columns
 from cldctl.show.usage import usage_line
 
 from .curves import LOSS, Points, is_inside, read
-from .document import Section, code, colour_of, part, render, table, text
-from .figures import chart, gallery
+from .document import Section, chart, code, colour_of, gallery, part, render, table, text
 
 # The states that a run enters only with a line in its ledger. Into the others, a scheduler alone can take it.
 _WRITTEN = ("FINISHED", "CANCELLED")
@@ -47,6 +46,7 @@ _CONSTANT = 0.005
 _BY_TIME, _EVALUATIONS = "train/loss_at_t/", "evaluation/"
 # The states in which an error of the past is the news, and how many of its last words are shown.
 _FAILED, _LAST_LINES = ("FAILED", "LOST", "STOPPED"), 8
+_TUNED = "Root mean square distance from the network's own flow per coordinate, on held-out noise"
 _WORDS = {
     "train/grad_norm": "norm of the gradient",
     "train/lr": "learning rate",
@@ -110,17 +110,18 @@ def page(run: RunFolder, *, follow: bool = False) -> str:
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     alone = [it for it in results if it.evaluation not in swept]
     evaluations = {"evaluation": [it.evaluation for it in alone], **result_columns(alone)}
+    tunings = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
     attempts = table("Attempts, oldest first", attempt_columns(found.attempts, local_time))
     loss = chart("loss", {"loss": curves.get(LOSS, [])}) or text("No loss has been recorded.")
     sections = [
         Section("", _verdict(found, best, follow), "lines"),
-        Section("", [*(_tile(it, recipe.name if recipe else None) for it in best), *_effort(row)], "tiles"),
+        Section("", [*(_tile(it, recipe.name if recipe else "") for it in best), *_effort(row)], "tiles"),
         Section("", [loss, *pictures[:1]], "pair"),
         Section("", [_outside(run, follow)]),
         Section("Attempts", [_time_line(found), attempts] if attempts else [text("There are no attempts yet.")]),
         Section("Evaluations", [*_by_step(results), table("Evaluations, by step", evaluations), *_remarks(row)]),
         *_sweeps(run, row),
-        Section("Tuned samplers", [_tunings(row)]),
+        Section("Tuned samplers", [table(_TUNED, tuning_columns(tunings))]),
         Section("Curves", _curves(curves)),
         Section("Samples", pictures[1:]),
         Section("Recipe", _recipe(run)),
@@ -170,12 +171,11 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     if row.steps:
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
-    failed = found.failed if row.state in _FAILED else None
-    if failed is not None:
+    if row.state in _FAILED and (failed := found.failed) is not None:
         who = "The rank that failed first is unknown" if failed.rank is None else f"Rank {failed.rank} failed first"
         where = f" on {failed.host}" if failed.host else ""
         reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
-        yield text(f"{who}{where}, in attempt {failed.attempt}{reason}", "failed")
+        yield text(f"{who}{where}, in attempt {failed.attempt}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
             yield part("folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:]))
     # What the page is or shows needs no advice.
@@ -199,18 +199,15 @@ def _outside(run: RunFolder, follow: bool) -> Markup:
     return text(what if names else "")
 
 
-def _tile(best: Result, recipe: str | None) -> Markup:
+def _tile(best: Result, recipe: str) -> Markup:
     """A result beside the true entropy, or the published value of its recipe."""
-    known = published(recipe, best.quantity.key) if recipe is not None else None
-    about = []
+    known, digits = published(recipe, best.quantity.key), best.quantity.digits
+    beside = "" if known is None else f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
     if best.truth is not None:
-        digits, gap = best.quantity.digits, best.number.value - best.truth
-        about.append(f"true entropy {best.truth:.{digits}f}, gap {gap:.{digits}f}")
-    elif known is not None:
-        about.append(f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})")
+        beside = f"true entropy {best.truth:.{digits}f}, gap {best.number.value - best.truth:.{digits}f}"
     nfe = "" if best.nfe is None else f"{best.nfe:,.0f} NFE"
-    about.append(", ".join(filter(None, [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe])))
-    return part("tile", label=best.quantity.label, value=value_of(best), about=about)
+    about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe]
+    return part("tile", label=best.quantity.label, value=value_of(best), about=[beside, ", ".join(filter(None, about))])
 
 
 def _effort(row: RunStatus) -> Iterator[Markup]:
@@ -225,13 +222,11 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
 
 def _time_line(found: Why) -> Markup:
     """The attempts against time, coloured by the state in which they left the run."""
-    stretches = found.stretches
-    begin = min(moment for it in stretches for moment in (it.began, it.queued) if moment is not None)
-    last = max(it.until for it in stretches)
-    share = 100 / max(last - begin, 1e-3)
-    bars, legend = [], {}
+    stretches, is_running = found.stretches, found.row.state == "RUNNING"
+    begin, last = min(it.began - it.waited_s for it in stretches), max(it.until for it in stretches)
+    share, bars, legend = 100 / max(last - begin, 1e-3), [], {}
     for it, shown in zip(stretches, found.attempts, strict=True):
-        attempt, is_alive = it.attempt, found.row.state == "RUNNING" and it is stretches[-1]
+        attempt, is_alive = it.attempt, is_running and it is stretches[-1]
         state = "RUNNING" if is_alive else state_after(attempt.cause) if attempt.cause else "LOST"
         end = "running" if is_alive else (shown["cause"] or "no recorded end").replace("_", " ")
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
@@ -244,26 +239,21 @@ def _time_line(found: Why) -> Markup:
                 about = f"{steps}: {what}, {duration(until - since)}"
                 bars.append((f"{colour} {what}", (since - begin) * share, (until - since) * share, about))
                 legend[what] = f"var(--{colour})"
-    ends = [local_time(begin), duration(last - begin), "now" if found.row.state == "RUNNING" else local_time(last)]
+    ends = [local_time(begin), duration(last - begin), "now" if is_running else local_time(last)]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
 
 
 def _by_step(results: Sequence[Result]) -> Iterator[Markup]:
     """A chart for each quantity with results at several steps, with a line for each choice of settings."""
     for _, quantity in registry.quantities():
-        groups: dict[str, dict[int, Result]] = {}
-        for it in results:
-            if it.quantity.key == quantity.key and math.isfinite(it.number.value):
-                groups.setdefault(f"{it.of}, {it.how}", {})[it.step] = it
-        several = {label: list(group.values()) for label, group in groups.items() if len(group) > 1}
-        points = {label: [_point(it) for it in group] for label, group in several.items()}
-        truths = {it.truth for group in several.values() for it in group if it.truth is not None}
-        truth = ("true entropy", truths.pop()) if len(truths) == 1 else None
-        yield chart(f"{quantity.label}, by step", points, truth=truth)
-
-
-def _point(it: Result) -> tuple[float, ...]:
-    return it.step, it.number.value, it.number.stderr or math.nan
+        lines: dict[str, dict[int, tuple[float, ...]]] = {}
+        own = [it for it in results if it.quantity.key == quantity.key and math.isfinite(it.number.value)]
+        for it in own:
+            point = it.step, it.number.value, it.number.stderr or math.nan
+            lines.setdefault(f"{it.of}, {it.how}", {})[it.step] = point
+        several = {label: list(points.values()) for label, points in lines.items() if len(points) > 1}
+        truths = {it.truth for it in own}
+        yield chart(f"{quantity.label}, by step", several, truth=truths.pop() if len(truths) == 1 else None)
 
 
 def _remarks(row: RunStatus) -> Iterator[Markup]:
@@ -282,10 +272,10 @@ def _sweeps(run: RunFolder, row: RunStatus) -> Iterator[Section]:
     """The sweeps of evaluations that can be read, oldest first."""
     for entry in row.sweeps:
         if (sweep := Sweep.load(run.evals / entry["id"])) is not None:
-            cells = rows(run, sweep)
-            keys, names = keys_of(cells), [axis.key for axis in sweep.axes]
+            cells, names = rows(run, sweep), [axis.key for axis in sweep.axes]
+            keys = keys_of(cells)
             nfe = [{f"{cell[f'{key}_nfe']:,.0f}" for key in keys if cell[f"{key}_nfe"] is not None} for cell in cells]
-            columns = {name: [str(cell[name]) for cell in cells] for name in names}
+            columns = {name: [cell[name] for cell in cells] for name in names}
             for it in map(registry.quantity, keys):
                 columns[it.label] = ["-" if cell[it.key] is None else cell_text(it, cell) for cell in cells]
             columns["NFE"] = [", ".join(sorted(texts)) or "-" for texts in nfe]
@@ -304,39 +294,30 @@ def _swept(sweep: Sweep, cells: Sequence[Mapping[str, Any]], key: str) -> Markup
     return chart(f"{registry.quantity(key).label}, by {along.key}", lines, names=along.values)
 
 
-def _tunings(row: RunStatus) -> Markup:
-    entries = sorted(row.tunings, key=lambda it: (it["nfe"], it["checkpoint_step"], it["id"]))
-    caption = "Root mean square distance from the network's own flow per coordinate, on held-out noise"
-    return table(caption, tuning_columns(entries))
-
-
 def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     """The curves of the training but its loss: one chart of the losses by time, and one for each other tag."""
-    tags = sorted((tag for tag in curves if not tag.rpartition(": ")[2].startswith(_EVALUATIONS)), key=place_of)
-    by_time = {words_of(tag).removeprefix("loss at "): curves[tag] for tag in tags if tag.startswith(_BY_TIME)}
+    ranges = [tag.removeprefix(_BY_TIME) for tag in curves if tag.startswith(_BY_TIME)]
+    ranges.sort(key=lambda it: float(it.partition("_")[0]))
+    by_time = {f"t {it.replace('_', ' ')}": curves[f"{_BY_TIME}{it}"] for it in ranges}
     yield chart("loss by time t, without weights", by_time, is_ordered=True)
-    others = {words_of(tag): curves[tag] for tag in tags if tag != LOSS and not tag.startswith(_BY_TIME)}
-    yield from (chart(words, {words: points}) for words, points in others.items() if not is_constant(points))
-    level = [f"{words} {number(points[-1][1])}" for words, points in others.items() if is_constant(points)]
+    found = others({"": curves})
+    yield from (chart(words, members) for words, members in found.items() if not is_constant(members))
+    level = [f"{words} {number(members[''][-1][1])}" for words, members in found.items() if is_constant(members)]
     yield text(f"Constant: {', '.join(level)}." if level else "")
 
 
-def place_of(tag: str) -> tuple[bool, float, str]:
-    """Where the curve of a tag stands: those of the training first, losses by time in the order of time."""
-    begin = tag.removeprefix(_BY_TIME).partition("_")[0] if tag.startswith(_BY_TIME) else "-1"
-    return not tag.startswith("train/"), float(begin), tag
+def others(curves: Mapping[str, Mapping[str, Points]]) -> dict[str, dict[str, Points]]:
+    """By what they show in words, the curves of runs but losses and results: those of the training first."""
+    tags = {tag for own in curves.values() for tag in own if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
+    words = {tag: _WORDS.get(tag, tag.removeprefix("train/").replace("_", " ")) for tag in tags}
+    order = sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag))
+    return {words[tag]: {run: own.get(tag, ()) for run, own in curves.items()} for tag in order}
 
 
-def words_of(tag: str) -> str:
-    """A tag of TensorBoard for people."""
-    name = tag.removeprefix("train/").replace("loss_at_t/", "loss at t ").replace("_", " ")
-    return _WORDS.get(tag, name)
-
-
-def is_constant(points: Points) -> bool:
-    """Whether a curve would be a level line."""
-    values = [value for _, value in points]
-    return max(values) - min(values) <= _CONSTANT * max(abs(value) for value in values)
+def is_constant(members: Mapping[str, Points]) -> bool:
+    """Whether all of these curves would be level lines."""
+    values = [[value for _, value in points] for points in members.values() if points]
+    return all(max(own) - min(own) <= _CONSTANT * max(map(abs, own)) for own in values)
 
 
 def shipped(run: RunFolder) -> Recipe | None:

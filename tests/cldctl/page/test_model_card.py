@@ -16,7 +16,7 @@ from cld_core.recipe import from_dict
 from cld_core.recipe.variants import names
 from cld_core.run import RunFolder, events
 from cld_core.run.atomic import write_json
-from cldctl.page.figures import PNG
+from cldctl.page.document import PNG
 from cldctl.page.model_card import DIFFUSIONS, CardFiles, _picture, card, licence
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of

@@ -60,7 +60,12 @@ def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
     ):
         assert expected in text, expected
     assert "cldctl sample mine" not in text, "samples of this step are on the page"
-    expected = ["loss", "mine, step_00008000", "NLL bound, nats, by step", "NLL bound, nats, by eval.elbo.probes"]
+    expected = [
+        "loss",
+        "mine, samples/step_00008000.png",
+        "NLL bound, nats, by step",
+        "NLL bound, nats, by eval.elbo.probes",
+    ]
     assert titles(parsed)[:4] == expected
     assert "norm of the gradient" in titles(parsed)
     bars = [str(it["class"]) for it in parsed.all("i") if it.get("class")]
@@ -158,7 +163,11 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     assert "2 runs compared" in text
     assert "1.000 ± 0.100 (800 points)" in text
     assert "key one two optim.lr 0.001 0.5" in text
-    assert titles(parsed) == ["multimodal_swissroll, cld, hsm", "one, step_00000010", "two, step_00000010"]
+    assert titles(parsed) == [
+        "multimodal_swissroll, cld, hsm",
+        "one, samples/step_00000010.png",
+        "two, samples/step_00000010.png",
+    ]
     assert [words for tag, words in parsed.texts if tag == "li"] == ["one", "two"]
     assert invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
 
@@ -174,7 +183,8 @@ def with_losses(path, *overrides) -> RunFolder:
 def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
     for name, overrides in {
         "one": (),
-        "two": ("optim.lr=0.5", "network.width=8"),
+        "two": ("optim.lr=0.5", "network.width=8", "sde.numerical_eps=1e-5"),
+        "other_diffusion": ("sde.name=vpsde", "objective.name=dsm"),
         "other_data": ("data.name=diamond",),
         "other_loss": ("objective.weighting=likelihood",),
     }.items():
@@ -183,9 +193,10 @@ def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
     parsed = page_of(options=("--all",), root=tmp_path)
     assert sorted(titles(parsed)) == [
         "damaged, recipe cannot be read",
-        "diamond, cld, hsm, weighting=reweightedv2",
+        "diamond, cld, hsm",
         "multimodal_swissroll, cld, hsm, weighting=likelihood",
         "multimodal_swissroll, cld, hsm, weighting=reweightedv2",
+        "multimodal_swissroll, vpsde, dsm",
     ]
     assert "Losses can be compared" in words(parsed)
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from cldctl.page import figures
-from cldctl.page.figures import chart, is_logarithmic, smoothed
+from cldctl.page import document
+from cldctl.page.document import chart, is_logarithmic, smoothed
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import run_with
 
@@ -25,7 +25,7 @@ def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
     drawn = chart("loss", {"loss": points})
     assert drawn.count("stroke: var(--c0)") == 2
     assert "var(--c0)" in drawn
-    assert not re.search(r"#0000\d\d|<metadata|<script", drawn)
+    assert not re.search(r"#0001\d\d|<metadata|<script", drawn)
     assert len(drawn) < 30_000
     assert chart("loss", {"loss": points}) == drawn
     assert chart("loss", {"loss": []}) == ""
@@ -69,43 +69,37 @@ def test_names_of_others_are_text():
     assert labels(drawn)[:1] == ["&lt;/text&gt;&lt;script&gt;alert(1)&lt;/script&gt; $\\frac{1}{ "]
 
 
-def picture(run, name, width, title=None):
+def picture(run, name, width):
     about = PngInfo()
-    if title is not None:
-        about.add_text("Description", title)
+    about.add_text("Description", "other, step 30: 64 samples, ode, 170 NFE")
     file = run.path / name
     file.parent.mkdir(exist_ok=True)
     Image.effect_noise((width, width), 50).save(file, pnginfo=about)
 
 
 def captions(run, *, follow=False) -> list[str]:
-    parsed = Parsed("".join(figures.gallery(run, follow=follow)))
+    parsed = Parsed("".join(document.gallery(run, follow=follow)))
     return [str(it["alt"]) for it in parsed.all("img")] + [
         it.strip() for it in parsed.text.splitlines() if "not a" in it
     ]
 
 
-def test_pictures_are_named_after_their_run_and_the_newest_is_first(tmp_path, monkeypatch):
+def test_pictures_are_named_after_run_and_file_and_the_newest_is_first(tmp_path, monkeypatch):
     run = run_with(tmp_path / "mine", 10)
-    for age, (name, width, title) in enumerate(
-        [
-            ("samples/step_00000010.png", 90, "toy, step 10: 64 samples, ode, 170 NFE"),
-            ("samples/step_00000020_em.png", 400, None),
-            ("samples/step_00000030.png", 400, "other, step 30, EMA length 0.1: 64 samples, ode, 170 NFE"),
-        ]
-    ):
-        picture(run, name, width, title)
+    names = ("samples/step_00000010.png", "samples/step_00000020_em.png", "samples/step_00000030.png")
+    for age, (name, width) in enumerate(zip(names, (90, 400, 400), strict=True)):
+        picture(run, name, width)
         os.utime(run.path / name, (age, age))
     picture(run, "evals/elbo-1/samples.png", 20)
     (run.evals / "elbo-2").mkdir()
     (run.evals / "elbo-2/samples.png").write_bytes((run.evals / "elbo-1/samples.png").read_bytes())
-    monkeypatch.setattr(figures, "_NEWEST", 4)
-    drawn = "".join(figures.gallery(run, follow=False))
+    monkeypatch.setattr(document, "_NEWEST", 4)
+    drawn = "".join(document.gallery(run, follow=False))
     assert captions(run) == [
-        "mine, step 30, EMA length 0.1: 64 samples, ode, 170 NFE",
-        "mine, step_00000020_em",
-        "mine, step 10: 64 samples, ode, 170 NFE",
-        "mine, evaluation elbo-2",
+        "mine, samples/step_00000030.png",
+        "mine, samples/step_00000020_em.png",
+        "mine, samples/step_00000010.png",
+        "mine, evals/elbo-2/samples.png",
     ]
     assert drawn.count('class="pixelated"') == 2
     assert "1 older" in drawn
@@ -113,9 +107,13 @@ def test_pictures_are_named_after_their_run_and_the_newest_is_first(tmp_path, mo
 
 def test_what_is_not_a_picture_is_named_and_no_link_leads_out(tmp_path):
     run = run_with(tmp_path / "mine", 10)
-    (run.samples / "cut.png").write_bytes(figures.PNG)
+    (run.samples / "cut.png").write_bytes(document.PNG)
     (run.samples / "text.png").write_bytes(b"secret")
     picture(run_with(tmp_path / "other", 10), "samples/private.png", 9)
     (run.samples / "linked.png").symlink_to(tmp_path / "other/samples/private.png")
     (run.evals / "elbo-1").symlink_to(tmp_path / "other/samples")
-    assert sorted(captions(run)) == ["linked: not a picture", "mine, cut", "text: not a picture"]
+    assert sorted(captions(run)) == [
+        "mine, samples/cut.png",
+        "samples/linked.png: not a picture",
+        "samples/text.png: not a picture",
+    ]
