@@ -144,7 +144,7 @@ def resume(
             code = resume_run(run, wanted, cluster, follow) or code
         except Exception as error:  # Whatever is wrong with one, the others go on.
             err.failure(f"{run.name}: {said(error)}", style="red")
-            code = 1
+            code = getattr(error, "exit_code", 1)
     raise typer.Exit(code)
 
 

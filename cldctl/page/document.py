@@ -217,11 +217,18 @@ def gallery(run: RunFolder, *, follow: bool) -> list[Markup]:
 
 
 def _picture(run: RunFolder, file: Path, content: bytes) -> Markup:
-    """A picture under its run and file; nothing but a PNG gets into a page."""
-    name = str(file.relative_to(run.path))
+    """A picture under its run and what it says of itself, or its file; nothing but a PNG gets into a page."""
+    from PIL import Image
+
+    name, title = str(file.relative_to(run.path)), ""
     if not content.startswith(PNG):
         return text(f"{name}: not a picture")
+    # Whatever a damaged file makes the decoder raise.
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        title = str(image.info.get("Description", ""))
+    # It begins with the name of the run, or of its recipe.
+    about = re.search(r"step [\d,]+.*", title)
     source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     # The width is the first number of a PNG.
     is_small = int.from_bytes(content[16:20]) < _SMALL
-    return part("picture", caption=f"{run.name}, {name}", source=source, is_small=is_small)
+    return part("picture", caption=f"{run.name}, {about[0] if about else name}", source=source, is_small=is_small)

@@ -127,8 +127,9 @@ class View:
         last, when, phases = self._lines.get(shown.name, (shown, now, set()))
         if (shown.state, bool(shown.remark)) != (last.state, bool(last.remark)):
             phases = set()
-        done, gets_on = shown.done - last.done, shown.done > last.done or shown.state == "RUNNING"
-        is_due = gets_on and (now - when >= EVERY_S or done >= EVERY_PART * shown.total)
+        # The phase of a group counts its states.
+        done, is_alive = shown.done - last.done, "RUNNING" in f"{shown.state} {shown.phase}"
+        is_due = (done > 0 or is_alive) and (now - when >= EVERY_S or done >= EVERY_PART * shown.total)
         if is_due or shown.phase not in phases:
             self._lines[shown.name] = (shown, now, phases | {shown.phase})
             err.print(shown.line)

@@ -71,7 +71,7 @@ def test_names_of_others_are_text():
 
 def picture(run, name, width):
     about = PngInfo()
-    about.add_text("Description", "other, step 30: 64 samples, ode, 170 NFE")
+    about.add_text("Description", f"other, step 30: {name}")
     file = run.path / name
     file.parent.mkdir(exist_ok=True)
     Image.effect_noise((width, width), 50).save(file, pnginfo=about)
@@ -84,7 +84,7 @@ def captions(run, *, follow=False) -> list[str]:
     ]
 
 
-def test_pictures_are_named_after_run_and_file_and_the_newest_is_first(tmp_path, monkeypatch):
+def test_pictures_are_named_after_their_run_and_say_what_they_are_and_the_newest_is_first(tmp_path, monkeypatch):
     run = run_with(tmp_path / "mine", 10)
     names = ("samples/step_00000010.png", "samples/step_00000020_em.png", "samples/step_00000030.png")
     for age, (name, width) in enumerate(zip(names, (90, 400, 400), strict=True)):
@@ -96,10 +96,10 @@ def test_pictures_are_named_after_run_and_file_and_the_newest_is_first(tmp_path,
     monkeypatch.setattr(document, "_NEWEST", 4)
     drawn = "".join(document.gallery(run, follow=False))
     assert captions(run) == [
-        "mine, samples/step_00000030.png",
-        "mine, samples/step_00000020_em.png",
-        "mine, samples/step_00000010.png",
-        "mine, evals/elbo-2/samples.png",
+        "mine, step 30: samples/step_00000030.png",
+        "mine, step 30: samples/step_00000020_em.png",
+        "mine, step 30: samples/step_00000010.png",
+        "mine, step 30: evals/elbo-1/samples.png",
     ]
     assert drawn.count('class="pixelated"') == 2
     assert "1 older" in drawn
