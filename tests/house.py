@@ -21,19 +21,19 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
     "cld_core": 20_674,
-    "cldctl": 15_693,
-    "tests": 34_219,
-    "benchmarks": 3_216,
-    "files": 458,
-    "one importer": 96,
-    "same name": 57,
+    "cldctl": 14_947,
+    "tests": 33_835,
+    "benchmarks": 3_133,
+    "files": 443,
+    "one importer": 91,
+    "same name": 53,
     "cycles": 0,
     "cluster names compared": 0,
     "vague names": 21,
     "exceptions of import rules": 39,
-    "tokens per 10 lines, cld_core": 104,
-    "tokens per 10 lines, cldctl": 100,
-    "tokens per 10 lines, tests": 115,
+    "tokens per 10 lines, cld_core": 102,
+    "tokens per 10 lines, cldctl": 99,
+    "tokens per 10 lines, tests": 114,
     "fmt: off": 43,
 }
 PACKAGES = ("cld_core", "cldctl")
