@@ -10,7 +10,7 @@ cancelled, resumed and is evaluated. They are taken while these run, so that the
     cldctl submit toy train.steps=100000 --name spirals --cluster local
     cldctl cancel spirals
     cldctl resume spirals
-    cldctl eval spirals --elbo --shards 8 eval.points=4000
+    cldctl eval spirals --elbo --shards 8 eval.points=20000
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import re
 import sys
 from pathlib import Path
 
+from rich.color import ColorSystem
 from rich.text import Text
 
 from benchmarks import svg
@@ -32,7 +33,10 @@ from cldctl.top.app import Top
 from tests.support.piloted import Screen
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-_STATUS = {"_width": 112, "_height": 40, "_as_terminal": True, "record": True}
+_STATUS = {
+    **{"_width": 112, "_height": 40, "_as_terminal": True},
+    **{"_color_system": ColorSystem.TRUECOLOR, "record": True},
+}
 _FONTS = "'Fira Code', 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
