@@ -132,7 +132,7 @@ def compare_runs(
     if checkpoint == "all":
         raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")
     root = options.runs_dir(directory)
-    chosen = [options.group_named(name, root) or options.find_run(name, root) for name in dict.fromkeys(names)]
+    chosen = [options.group_named(name, root) or options.find_run(name, root) for name in names]
     if len(chosen) == 1 and isinstance(chosen[0], RunFolder):
         raise UsageError(f"{chosen[0].name} is one run: compare takes a group, or two or more runs.")
     show_compared(chosen, checkpoint, as_json)

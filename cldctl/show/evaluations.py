@@ -289,7 +289,8 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
     lines: list[Line] = []
     missing: list[str] = []
-    for one in chosen:
+    has_groups = any(isinstance(one, Group) for one in chosen)
+    for one in {one.name: one for one in chosen}.values() if has_groups else chosen:
         if isinstance(one, Group):
             found, without = compare.lines_of_group(one, checkpoint)
             lines += found
@@ -302,7 +303,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         raise NotFoundError(
             f"no run of {', '.join(group.name for group in chosen)} has a finished evaluation{of_step}. {fix}"
         )
-    if any(isinstance(one, Group) for one in chosen):
+    if has_groups:
         content, is_marked = compare.group_json(lines, missing), False
         texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
         texts += [*compare.group_warnings(lines), compare.AVERAGES]
