@@ -34,13 +34,15 @@ _OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
 _SECTIONS = {"sample": ("sampling", "ema"), **dict.fromkeys(("eval", "samplers", "tune"), _OF_EVALUATIONS)}
 
 
-def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]]:
-    """What completes a parameter: nothing if something goes wrong, as an error amid a command line would not help.
+def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]] | None:
+    """What completes a parameter, if anything does; an error amid a command line would not help, and is not shown.
 
     Args:
         about: its `typer.Argument` or `typer.Option`.
     """
     kinds = (about.metavar or "").split(" | ") if isinstance(about, ArgumentInfo) else [name]
+    if not any(kind in _OFFERED or kind in _LISTS for kind in kinds):
+        return None
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         found: list[str] = []
