@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ import torch
 
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
+
+# A plug-in that a test writes anew within a second is not to be taken for what was compiled before.
+sys.dont_write_bytecode = True
 
 # Jobs of tests run functions of tests, and nothing is imported from the working directory.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CEILINGS = {
     "cld_core": 20_674,
     "cldctl": 14_950,
-    "tests": 33_835,
+    "tests": 33_837,
     "benchmarks": 3_137,
     "files": 443,
     "one importer": 91,
