@@ -4,10 +4,11 @@ import contextlib
 import math
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from cld_core.run import RunFolder
 
@@ -48,6 +49,12 @@ def read(run: RunFolder, *, follow: bool = False) -> dict[str, Points]:
     return found
 
 
+def parts(values: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    """At most so many parts of values that follow each other, of the same size but for the last."""
+    size = -(-len(values) // most)
+    return (values[place : place + size] for place in range(0, len(values), max(size, 1)))
+
+
 @dataclass
 class Curves:
     """The scalars in the event files of a folder; each look reads on from where the last one ended.
@@ -84,8 +91,7 @@ class Curves:
                 break
         if left < _LOOK_BYTES:
             losses = [value for _, value in sorted(self.values.get(LOSS, {}).items())]
-            size = -(-len(losses) // _LOSSES) or 1
-            self.losses = tuple(fmean(losses[place : place + size]) for place in range(0, len(losses), size))
+            self.losses = tuple(map(fmean, parts(losses, _LOSSES)))
         return left <= 0
 
     def _read(self, most: int) -> int:

@@ -20,7 +20,7 @@ from cld_core.small_files import by_age, read_bytes
 from cld_core.texts import local_time, printable
 from cldctl.runs.state import STATES
 
-from .curves import Points, is_inside
+from .curves import Points, is_inside, parts
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # The pictures of a run that are shown, and the bytes of one.
@@ -159,9 +159,7 @@ def smoothed(points: Points) -> Points:
     """Means of points that follow each other; a short curve, or one with errors, as it is."""
     if len(points) <= _MEANS or len(points[0]) > 2:
         return points
-    size = -(-len(points) // _MEANS)
-    parts = [points[place : place + size] for place in range(0, len(points), size)]
-    return [(it[len(it) // 2][0], sum(value for _, value in it) / len(it)) for it in parts]
+    return [(it[len(it) // 2][0], sum(value for _, value in it) / len(it)) for it in parts(points, _MEANS)]
 
 
 def is_logarithmic(values: Sequence[float]) -> bool:
@@ -197,22 +195,23 @@ def _set_axes(axes: Any, values: Sequence[float], names: Sequence[str]) -> None:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def gallery(run: RunFolder, *, follow: bool) -> list[Markup]:
+def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup]:
     """The pictures of a run, the newest samples first, and how many more there are.
 
     Args:
         follow: also read folders that links lead out of the run to.
+        most: how many are shown.
     """
     files = [file for pattern in ("evals/*/samples.png", "samples/*.png") for file in by_age(run.path.glob(pattern))]
     inside = [file for file in reversed(files) if is_inside(run, file.parent, follow=follow)]
     found: dict[bytes | Path, Markup] = {}
-    for file in inside[:_NEWEST]:
+    for file in inside[:most]:
         content = b""
         with contextlib.suppress(OSError):
             content = read_bytes(file, limit=_PICTURE_BYTES)
         # Evaluations of one sampler draw the same.
         found.setdefault(content or file, _picture(run, file, content))
-    more = len(inside) - _NEWEST
+    more = len(inside) - most
     return [*found.values(), *([text(f"{more} older ones are in the folder of the run.")] if more > 0 else [])]
 
 

@@ -88,13 +88,14 @@ def page(
         write_all = code(command(f"report {which} --pages", runs[0]))
         hint = Markup(f"Without a page yet: {missing}. {write_all} writes those that are missing or out of date.")
     pills = [(words.lower(), colour_of(words.rpartition(" ")[2])) for words in states(rows).split(", ") if words]
+    pictures = (gallery(run, follow=follow, most=1)[:1] for run in runs if which is None)
     sections = [
         Section("", map(text, notes)),
         Section("Best results", [_table(rows, folder) or text("There are no runs."), text(hint)]),
         Section("Averages over seeds", _averages(groups)),
         Section("Loss", _losses(runs, curves)),
         Section("What differs", _differences(runs) if which is None else ()),
-        Section("Samples", (picture for run in runs if which is None for picture in gallery(run, follow=follow)[:1])),
+        Section("Samples", (it for found in pictures for it in found)),
         Section("Curves", _overlaid(curves) if which is None else ()),
     ]
     return render(title, f"cldctl {__version__}", pills, sections)

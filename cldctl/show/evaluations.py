@@ -299,10 +299,8 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
             first = lines[0].columns[0] if lines else None
             lines.append(Line(one.name, {}, (compare.column(one, checkpoint, first),)))
     if not lines:
-        fix = f"Make some: `cldctl eval {chosen[0].name} --elbo`."
-        raise NotFoundError(
-            f"no run of {', '.join(group.name for group in chosen)} has a finished evaluation{of_step}. {fix}"
-        )
+        names, fix = ", ".join(it.name for it in chosen), f"Make some: `cldctl eval {chosen[0].name} --elbo`."
+        raise NotFoundError(f"no run of {names} has a finished evaluation{of_step}. {fix}")
     if has_groups:
         content, is_marked = compare.group_json(lines, missing), False
         texts = [f"{name} has no finished evaluation{of_step}" for name in missing]
