@@ -17,8 +17,8 @@ from torch import Tensor
 
 import cld_core
 from cld_core.averages.tracked import PowerAverages
+from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Clock, Report, Row, Settings
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Event, JobRef, Requested, Started, Submitted

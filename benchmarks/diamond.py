@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cld_core.analytic import diamond
-from cld_core.evaluation.wasserstein import sliced_w2
-from cld_core.recipe.sampling import ExponentialSpec, SamplingSpec
-from cld_core.recipe.variants import SECTIONS
-from cld_core.sampling import sample
+from cld_core.config.sampling import ExponentialSpec, SamplingSpec
+from cld_core.config.variants import SECTIONS
+from cld_core.evaluate.wasserstein import sliced_w2
+from cld_core.samplers import sample
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise, generator

@@ -14,10 +14,10 @@ SHARDS, DIMENSIONS, LIMIT_S = 64, 2048, 3.0
 def topic(settings: Settings) -> Report:
     shards, d, n = (4, 16, 64) if settings.quick else (SHARDS, DIMENSIONS, 512)
     report = Report(topic="fid", title=f"{shards} shards of {d} features")
-    if importlib.util.find_spec("cld_core.evaluation.moments") is None:
-        report.notes.append("cld_core.evaluation.moments does not exist")
+    if importlib.util.find_spec("cld_core.evaluate.moments") is None:
+        report.notes.append("cld_core.evaluate.moments does not exist")
         return report
-    from cld_core.evaluation.moments import Moments
+    from cld_core.evaluate.moments import Moments
 
     rng = np.random.default_rng(0)
     features = rng.standard_normal((n, d), dtype=np.float32)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cld_core import sde
-from cld_core.recipe.sde import CldSpec, VpsdeSpec
+from cld_core.config.sde import CldSpec, VpsdeSpec
 from cld_core.sde.base import Diffusion
 
 FILE = Path(__file__).parents[1] / "docs" / "images" / "cld.png"

@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, Row, Settings, interleaved, seconds
 from cld_core import nets, numerics, sde
+from cld_core.config import Recipe
 from cld_core.gpu_checks import forms, memory, sampling
 from cld_core.gpu_checks.findings import Context
 from cld_core.gpu_checks.setups import image_recipe
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
 

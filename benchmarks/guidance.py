@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import cld_core
+from cld_core.config.sampling import ExponentialSpec
 from cld_core.guidance import bound
-from cld_core.recipe.sampling import ExponentialSpec
-from cld_core.sampling import sample
+from cld_core.samplers import sample
 from cld_core.seeds import SampleNoise, generator
 
 from .diamond import LAW, sliced_w2

@@ -25,7 +25,7 @@ from torchdiffeq import odeint
 import cld_core
 from benchmarks import harness
 from cld_core.model import Model
-from cld_core.sampling.grids import times
+from cld_core.samplers.grids import times
 from cld_core.seeds import SampleNoise
 
 SEED = 0

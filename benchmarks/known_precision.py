@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cld_core.analytic import diamond
-from cld_core.recipe.sampling import ExponentialSpec
-from cld_core.sampling import sample
+from cld_core.config.sampling import ExponentialSpec
+from cld_core.samplers import sample
 from cld_core.sde import PSLD, Law
 from cld_core.sde.number import Number
 from cld_core.sde.rows import Rows

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Event, JobRef, Requested, Started, Submitted

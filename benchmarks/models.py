@@ -6,9 +6,9 @@ import torch
 
 from benchmarks.baseline import PlainCLD, PlainMLP
 from cld_core import nets
+from cld_core.config import Recipe, load
 from cld_core.model import Model
 from cld_core.nets.ncsnpp import Ncsnpp
-from cld_core.recipe import Recipe, load
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

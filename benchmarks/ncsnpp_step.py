@@ -12,9 +12,9 @@ from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, PUBLISHED_ON, Report, Settings, against_published, interleaved, rows_of
 from benchmarks.limits import flop_rates
 from benchmarks.plain_nets import plain_ncsnpp
+from cld_core.config import Recipe
 from cld_core.gpu_checks.setups import image_folder
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.train.step import Trainer
 
 PUBLISHED_S = 1.325  # harness.PUBLISHED_ON

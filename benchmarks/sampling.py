@@ -12,8 +12,8 @@ from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
 from benchmarks.limits import product_rate
 from cld_core.model import Model
-from cld_core.sampling import grids
-from cld_core.sampling.denoising import denoised
+from cld_core.samplers import grids
+from cld_core.samplers.denoising import denoised
 from cld_core.score import at_each
 from cld_core.solver import Solution, solve
 
@@ -80,7 +80,7 @@ def topic(settings: Settings) -> Report:
 
 @torch.no_grad()
 def with_one_step_size(model: Model, noise: Tensor) -> Solution:
-    """The flow of `cld_core.sampling.ode` for the batch as one row of the solver, which has one step size.
+    """The flow of `cld_core.samplers.ode` for the batch as one row of the solver, which has one step size.
 
     Args:
         noise: (B, 4), standard normal.

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from cld_core import seeds
+from cld_core.config import load
+from cld_core.config.shipped import find
 from cld_core.loss import ScoreMatching
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
-from cld_core.recipe.shipped import find
 from cld_core.train.step import Trainer
 
 RECIPE = "toy_diamond"

@@ -27,20 +27,20 @@ from torch import Tensor
 
 import cld_core
 from benchmarks.diamond import LAW, TRUE_LOG_DENSITY, exact, floor, sliced_w2, truth
-from cld_core import sampling
+from cld_core import samplers
+from cld_core.config.sampling import OdeSpec
 from cld_core.model import Model
-from cld_core.recipe.sampling import OdeSpec
 from cld_core.run import RunFolder
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.solutions import Solution, in_run
-from cld_core.tuned import differences, fit
-from cld_core.tuned.computing import solution_of
-from cld_core.tuned.differences import Fitted
-from cld_core.tuned.fit import Ends, Problem, Row
-from cld_core.tuned.linear import Linear, of_exponential, spaced
-from cld_core.tuned.stages import CANDIDATES, SPACINGS, STAGES
+from cld_core.tune import differences, fit
+from cld_core.tune.computing import solution_of
+from cld_core.tune.differences import Fitted
+from cld_core.tune.fit import Ends, Problem, Row
+from cld_core.tune.linear import Linear, of_exponential, spaced
+from cld_core.tune.stages import CANDIDATES, SPACINGS, STAGES
 
 EPS = 1e-3
 
@@ -63,7 +63,7 @@ class Case:
     def ends(self, seed: int, n: int) -> Ends:
         """Fresh noise and where the flow takes it."""
         noise = SampleNoise(seed, "tune benchmark", first=0, last=n)
-        x = sampling.sample(self.score, self.sde, OdeSpec(rtol=1e-6, atol=1e-6), noise, self.shape).x
+        x = samplers.sample(self.score, self.sde, OdeSpec(rtol=1e-6, atol=1e-6), noise, self.shape).x
         return Ends(self.prior(seed, n).double(), x.double())
 
 

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from benchmarks.tune import EPS, fitted, of_diamond, rms, untuned
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
-from cld_core.tuned import grid
-from cld_core.tuned.fit import Row
-from cld_core.tuned.linear import Linear, of_exponential
-from cld_core.tuned.stages import CANDIDATES
+from cld_core.tune import grid
+from cld_core.tune.fit import Row
+from cld_core.tune.linear import Linear, of_exponential
+from cld_core.tune.stages import CANDIDATES
 
 DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
 

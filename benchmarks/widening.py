@@ -8,8 +8,8 @@ import itertools
 
 import torch
 
-from cld_core.recipe.sampling import ExponentialSpec
-from cld_core.sampling.exponential import widening
+from cld_core.config.sampling import ExponentialSpec
+from cld_core.samplers.exponential import widening
 from cld_core.sde import CLD, VPSDE, Diffusion
 
 NFE = (10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200)

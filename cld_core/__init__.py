@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .api import Model, Trajectory
     from .likelihood import Likelihood
     from .listing import Runs
-    from .sampling import Samples
+    from .samplers import Samples
 
 __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "runs"]
 

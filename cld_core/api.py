@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from . import likelihood, model, numerics
+from .config.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, whole_number
+from .config.ema import EmaSpec
 from .errors import UsageError
-from .evaluation.metrics.elbo import bits_per_dim
+from .evaluate.metrics.elbo import bits_per_dim
 from .guidance import Conditional
 from .likelihood import Likelihood
 from .model import Label
-from .recipe.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, whole_number
-from .recipe.ema import EmaSpec
-from .sampling.path import Recorder
+from .samplers.path import Recorder
 from .seeds import SampleNoise
 from .texts import one_line
 
@@ -224,8 +224,8 @@ class Model(model.Model):
         The other arguments are those of `sample`, and so are the errors. In a notebook, end the line with a semicolon
         to see the figure once.
         """
-        from .evaluation import pictures
-        from .evaluation.planes import Plane
+        from .evaluate import pictures
+        from .evaluate.planes import Plane
 
         keys = {"method": method, "nfe": nfe, **settings}
         count = pictures.default_count(self) if n is None else n

@@ -5,8 +5,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from .recipe.sampling import SamplingSpec
-from .sampling import Samples
+from .config.sampling import SamplingSpec
+from .samplers import Samples
 from .score import Counted, LabelScore, Score, ScoreFunction
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from .checkpoint import published
 from .checkpoint.write import write
+from .config import Recipe
 from .errors import UsageError
 from .model import Model
-from .recipe import Recipe
 from .run import RunFolder, events
 from .run.atomic import write_json
 from .run.contents import ReportedProgress

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cld_core.recipe.eval import ElboSpec
+from cld_core.config.eval import ElboSpec
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Auxiliary, Diffusion
 from cld_core.sde.coefficients import combine

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.config.objective import ObjectiveSpec
 from cld_core.score import NoiseModel
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import combine, spread

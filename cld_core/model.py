@@ -11,25 +11,25 @@ from typing import Any, Self, Unpack
 import torch
 from torch import Tensor, nn
 
-from . import guidance, nets, numerics, sampling, sde, seeds
+from . import guidance, nets, numerics, samplers, sde, seeds
 from .averages import reconstruct
 from .checkpoint import contents, safetensors_file
 from .checkpoint.load import load, pick_checkpoint
 from .checkpoint.verify import sidecar_of
 from .classes import Classes
 from .conditioning import GradientGuidance, Observation, Way
+from .config import Recipe, from_dict
+from .config.arguments import Method, SamplingKeys, sampling_spec, whole_number
+from .config.sampling import SamplingSpec
 from .data.described import DescribedSource, describe
 from .data.source import Source, classes_of, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
-from .recipe import Recipe, from_dict
-from .recipe.arguments import Method, SamplingKeys, sampling_spec, whole_number
-from .recipe.sampling import SamplingSpec
 from .run import lookup
 from .run.trust import plugin_of, require_own_plugin
-from .sampling.path import Watcher
+from .samplers.path import Watcher
 from .score import Counted, Score
 from .solutions import Network, Solutions
 from .texts import one_line
@@ -273,7 +273,7 @@ class Model:
         observation: Observation | None = None,
         by: Way | None = None,
         **settings: Unpack[SamplingKeys],
-    ) -> sampling.Samples:
+    ) -> samplers.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
         With guidance, an evaluation of the score takes two evaluations of the network where guidance acts; both count.
@@ -300,7 +300,7 @@ class Model:
         label: Label = None,
         observation: Observation | None = None,
         by: Way | None = None,
-    ) -> sampling.Samples:
+    ) -> samplers.Samples:
         """Draw samples for the function ``caller``, which messages name; a ``watcher`` sees one batch alone."""
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
@@ -326,14 +326,14 @@ class Model:
                 bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
                 where = self.data_shape, self.device
                 if observation is None:
-                    drawn = sampling.sample(bound, self.sde, spec, noise, *where, watcher, solution)
+                    drawn = samplers.sample(bound, self.sde, spec, noise, *where, watcher, solution)
                 else:
                     apart = seeds.SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
-                    drawn = sampling.sample(conditioned, self.sde, spec, noise, *where, watcher, solution)
+                    drawn = samplers.sample(conditioned, self.sde, spec, noise, *where, watcher, solution)
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
                 parts.append(guidance.counted(drawn, bound))
-        return sampling.Samples.cat(parts)
+        return samplers.Samples.cat(parts)
 
     def labels(self, label: Label, n: int, first: int = 0, caller: str = "Model.labels") -> Tensor | None:
         """The labels of the samples ``first <= i < first + n``, (n,), int64, as `sample` understands ``label``.

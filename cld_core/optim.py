@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cld_core.config.optim import OptimSpec
 from cld_core.errors import RecipeError
-from cld_core.recipe.optim import OptimSpec
 
 _MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq"), "adamax": ("exp_avg", "exp_inf")}
 

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from cld_core.config.objective import ObjectiveSpec
 from cld_core.precondition import preconditioning
-from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import apply, apply_lower, as_batch
 from cld_core.sde.rows import Rows, inverse, matmul, negated

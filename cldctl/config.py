@@ -84,8 +84,8 @@ def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     import yaml
 
+    from cld_core.config.reading import parse
     from cld_core.ownership import shared_with
-    from cld_core.recipe.reading import parse
     from cld_core.small_files import opened
 
     try:

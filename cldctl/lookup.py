@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cld_core.config import shipped
 from cld_core.errors import RecipeError, did_you_mean
-from cld_core.recipe import shipped
 
 from . import config
 
 if TYPE_CHECKING:
-    from cld_core.recipe import Recipe
+    from cld_core.config import Recipe
 
 
 def find_recipe(name: str) -> Path:
@@ -88,7 +88,7 @@ def recipe_or_run(name: str, overrides: Sequence[str], runs: Path) -> "Recipe":
     Raises:
         RecipeError: there is neither.
     """
-    from cld_core.recipe import load, with_overrides
+    from cld_core.config import load, with_overrides
     from cld_core.run import RunFolder
     from cld_core.run.lookup import meant
 

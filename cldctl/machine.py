@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cld_core.config import Recipe
 from cld_core.errors import CldError
-from cld_core.recipe import Recipe
 
 from . import config, file_system
 from .clusters.records import Check
@@ -134,7 +134,7 @@ def _data(recipe: Recipe, path: object) -> Check:
 def _fid_weights(given: str | None) -> Check:
     """The weights that FIDs are computed with: those that the recipe names, or the published ones."""
     from cld_core.digests import digest_of
-    from cld_core.evaluation import inception
+    from cld_core.evaluate import inception
 
     path = inception.weights_path() if given is None else Path(given)
     if not path.is_file():

@@ -46,19 +46,19 @@ importance-of-t: importance sampling of t does not change the weights
 euler-maruyama: Euler-Maruyama: the amount of noise
   - half.add_(e, alpha=math.sqrt(rate * dt))
   + half.add_(e, alpha=math.sqrt(0.9 * rate * dt))
-  tests/cld_core/sampling/test_sampling.py
+  tests/cld_core/samplers/test_sampling.py
 multistep-order: exponential multistep: the order of convergence
   - weights(times[1 : order + 2])
   + weights(times[1 : min(order, 1) + 2])
-  tests/cld_core/sampling/test_exponential.py
+  tests/cld_core/samplers/test_exponential.py
 sscs-halves: SSCS of order 2: the score acts over the whole step
   - add(scored, whole.weight, alpha)
   + add(scored, half.weight, alpha)
-  tests/cld_core/sampling/test_sampling.py
+  tests/cld_core/samplers/test_sampling.py
 eta: samplers with noise: the score is as strong as the noise needs
   - 0.5 * (1.0 + eta * eta) * rate
   + 0.5 * (1.0 + eta) * rate
-  tests/cld_core/sampling/test_exponential.py tests/cld_core/sampling/test_gddim.py
+  tests/cld_core/samplers/test_exponential.py tests/cld_core/samplers/test_gddim.py
 guidance: classifier-free guidance: 1 is the conditional score
   - free + self._spec.guidance * (given[rows] - free)
   + given[rows] + self._spec.guidance * (given[rows] - free)
@@ -78,7 +78,7 @@ importance-bound: importance-weighted bound: a mean over velocities, not a sum
 fid-merge: FID: shards merge exactly
   - scatter + between.T @ between
   + scatter
-  tests/cld_core/evaluation/test_features.py
+  tests/cld_core/evaluate/test_features.py
 quantisation: FID: samples are rounded to grey levels
   - (levels if floor else levels + 0.5)
   + (levels + 0.5 if floor else levels)
@@ -202,7 +202,7 @@ damaged-run: a damaged run spoils no other row
 wrong-key: an override of a wrong key is refused, and the nearest one is named
   - check_keys(layer.keys, tree, where)
   + pass
-  tests/cld_core/recipe/test_loading.py
+  tests/cld_core/config/test_loading.py
 remove-live: a run that is alive is not removed
   - require_over(run, answers, otherwise)
   + pass

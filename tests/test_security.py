@@ -20,12 +20,12 @@ from cld_core.checkpoint import safetensors_file
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.published import read as read_published
 from cld_core.checkpoint.verify import Sidecar
+from cld_core.config import load
+from cld_core.config.optim import OptimSpec
 from cld_core.data.cifar10 import _read_batch
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, UsageError
-from cld_core.evaluation.weights import NotWeights, state_of
-from cld_core.recipe import load
-from cld_core.recipe.optim import OptimSpec
+from cld_core.evaluate.weights import NotWeights, state_of
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
 from cld_core.run.trust import require_own_plugin

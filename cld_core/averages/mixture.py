@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cld_core.config.ema import LONGEST
 from cld_core.errors import UsageError
-from cld_core.recipe.ema import LONGEST
 from cld_core.run import RunFolder
 
 from . import snapshots

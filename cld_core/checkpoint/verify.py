@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cld_core import faults
+from cld_core.config.ema import LONGEST
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, NotFoundError
-from cld_core.recipe.ema import LONGEST
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.small_files import NO_FILE, existing_object, real, whole

@@ -12,8 +12,8 @@ from cld_core.conditioning.estimate import posterior_mean
 from cld_core.conditioning.gradient import GradientGuidance, GradientGuided
 from cld_core.conditioning.observation import Observation
 from cld_core.conditioning.replacement import Replaced, Replacement
-from cld_core.recipe.sampling import SamplingSpec
-from cld_core.sampling.noise import Noise
+from cld_core.config.sampling import SamplingSpec
+from cld_core.samplers.noise import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 

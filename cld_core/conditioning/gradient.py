@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from cld_core.config.sampling import SamplingSpec
 from cld_core.errors import UsageError
-from cld_core.recipe.sampling import SamplingSpec
-from cld_core.sampling.noise import Noise
+from cld_core.samplers.noise import Noise
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion
 

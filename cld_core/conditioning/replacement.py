@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cld_core.config.sampling import SamplingSpec
+from cld_core.config.variants import require_fixed_steps
 from cld_core.errors import UsageError
-from cld_core.recipe.sampling import SamplingSpec
-from cld_core.recipe.variants import require_fixed_steps
-from cld_core.sampling.noise import Noise
+from cld_core.samplers.noise import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.coefficients import apply

@@ -1,7 +1,7 @@
 """Which samplers can draw samples given an observation."""
 
+from cld_core.config.sampling import SamplingSpec
 from cld_core.errors import UsageError
-from cld_core.recipe.sampling import SamplingSpec
 
 
 def require_untuned(spec: SamplingSpec) -> None:

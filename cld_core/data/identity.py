@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cld_core import seeds
+from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
 from cld_core.digests import checksum
-from cld_core.recipe.data import DataSpec, ImageDataSpec, ToyDataSpec
 from cld_core.run.same_data import IMAGES, MEANS, PLUGIN, POINTS
 
 from . import presence, toy

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
+from cld_core.config.data import ImageDataSpec
 from cld_core.errors import DataError
-from cld_core.recipe.data import ImageDataSpec
 
 from . import image_labels, order, presence, toy
 from .images import ImageSet, open_images, to_model

@@ -9,8 +9,8 @@ import os
 import sys
 from typing import Any, NoReturn
 
+from cld_core.config.data import ToyDataSpec
 from cld_core.errors import DataError
-from cld_core.recipe.data import ToyDataSpec
 from cld_core.texts import one_line
 
 _LONGEST = 500  # characters of a problem

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.variants import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.imports import resolve
-from cld_core.recipe.data import ImageDataSpec
-from cld_core.recipe.variants import SECTIONS
 
 from . import cifar10, image_labels, lmdb_store, presence, store
 from .build import Plan, Progress, ProgressCallback, build

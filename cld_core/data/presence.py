@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from cld_core.config.data import DataSpec, ImageDataSpec
 from cld_core.errors import DataError
-from cld_core.recipe.data import DataSpec, ImageDataSpec
 
 from .store import PROGRESS, Manifest, Split, lmdb_path, prepare_hint, published_paths, read_manifest
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from cld_core.classes import Classes
-from cld_core.recipe import variants
-from cld_core.recipe.data import DataSpec
+from cld_core.config import variants
+from cld_core.config.data import DataSpec
 
 from .toy import Toy
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from cld_core import analytic
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
+from cld_core.config.plugin import import_plugin
 from cld_core.errors import DataError, WrongSourceError, did_you_mean
-from cld_core.recipe.plugin import import_plugin
 
 Sampler = Callable[[int, torch.Generator], Tensor]
 

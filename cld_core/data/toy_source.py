@@ -5,8 +5,8 @@ from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
+from cld_core.config.data import ToyDataSpec
 from cld_core.errors import DataError
-from cld_core.recipe.data import ToyDataSpec
 
 from . import toy
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
-from cld_core.evaluation.extractors import Extractor
-from cld_core.evaluation.feature_inputs import Extraction
-from cld_core.recipe.eval import INCEPTION
+from cld_core.evaluate.extractors import Extractor
+from cld_core.evaluate.feature_inputs import Extraction
 
 from .findings import Context, Finding, judged
 from .setups import image_recipe

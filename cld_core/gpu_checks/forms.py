@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from cld_core import numerics
+from cld_core.config import Recipe
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.run.ledger import Ledger
 from cld_core.train import tuning
 from cld_core.train.forms import Choice

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics, seeds
+from cld_core.config import Recipe
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
 

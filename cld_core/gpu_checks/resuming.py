@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from cld_core.checkpoint.load import load
-from cld_core.recipe import Recipe
+from cld_core.config import Recipe
 from cld_core.run import RunFolder
 
 from . import states

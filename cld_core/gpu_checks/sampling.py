@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from cld_core.config import Recipe
 from cld_core.model import Model
-from cld_core.recipe import Recipe
-from cld_core.sampling import Samples
+from cld_core.samplers import Samples
 
 from .findings import Context, Finding, judged
 from .setups import image_recipe

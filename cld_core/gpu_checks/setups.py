@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cld_core.config import Recipe, load, shipped
+from cld_core.config.ncsnpp import NcsnppSpec
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.store import Split
-from cld_core.recipe import Recipe, load, shipped
-from cld_core.recipe.ncsnpp import NcsnppSpec
 
 from .findings import Context
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
+from cld_core.config import Recipe
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.train.step import Trainer
 
 from . import memory

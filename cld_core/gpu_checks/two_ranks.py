@@ -9,9 +9,9 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from cld_core import numerics
+from cld_core.config import Recipe
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
-from cld_core.recipe import Recipe
 from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
 

@@ -8,9 +8,9 @@ label, stands for none.
 
 from torch import nn
 
+from cld_core.config import variants
+from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
-from cld_core.recipe import variants
-from cld_core.recipe.network import NetworkSpec
 
 __all__ = ["build"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from cld_core.recipe.network import NetworkSpec
+from cld_core.config.network import NetworkSpec
 
 from . import build
 

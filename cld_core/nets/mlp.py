@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cld_core.recipe.network import MlpSpec
+from cld_core.config.network import MlpSpec
 
 from .dense import in_blocks, silu_layers
 from .labels import embedding

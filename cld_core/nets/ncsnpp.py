@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from cld_core.config.ncsnpp import CONDITIONS, NcsnppSpec
 from cld_core.errors import RecipeError
-from cld_core.recipe.ncsnpp import CONDITIONS, NcsnppSpec
 
 from .labels import embedding
 from .layers import (

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cld_core.recipe.network import ResnetSpec
+from cld_core.config.network import ResnetSpec
 
 from .labels import embedding
 from .vectors import LABEL_FEATURES, dimension

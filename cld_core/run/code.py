@@ -26,7 +26,7 @@ from cld_core.errors import CldError
 from cld_core.small_files import read_object, text
 
 if TYPE_CHECKING:
-    from cld_core.recipe import Recipe
+    from cld_core.config import Recipe
 
 PACKAGES = ("cld_core", "cldctl")
 # The folder that the packages of this process are in.
@@ -243,7 +243,7 @@ def plugin_paths(recipe: "Recipe") -> dict[str, str]:
 
 def with_plugins(recipe: "Recipe", places: Mapping[str, str]) -> "Recipe":
     """``recipe`` with other paths for those of its plug-ins that are among ``places``."""
-    from cld_core.recipe.data import ToyDataSpec
+    from cld_core.config.data import ToyDataSpec
 
     named = plugin_paths(recipe)
     data, fid = (places.get(named.get(key, "")) for key in ("data.plugin", "eval.fid.plugin"))

@@ -23,7 +23,7 @@ from .atomic import sync_folder, write_json, write_text
 from .ledger import Ledger
 
 if TYPE_CHECKING:
-    from cld_core.recipe import Recipe
+    from cld_core.config import Recipe
 
 FORMAT = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -149,7 +149,7 @@ class RunFolder:
             UsageError: the name cannot be used or is taken.
             CldError: the folder cannot be made or filled; nothing is left of it.
         """
-        from cld_core.recipe import dump
+        from cld_core.config import dump
 
         folder = cls(path)
         check_name(folder.name)
@@ -272,7 +272,7 @@ class RunFolder:
             RecipeError: it has a mistake, or the file is missing or another than a recipe.
             OSError: it cannot be read at this moment.
         """
-        from cld_core.recipe import load_frozen
+        from cld_core.config import load_frozen
 
         written = faults.retried(lambda: load_frozen(self.recipe_file, self.ledger.history().overrides), within_s)
         return code.with_copies(written, self.path)

@@ -1,9 +1,9 @@
 """Whether the code that a run's recipe names may run: whoever can write the recipe or the ledger has chosen it."""
 
+from cld_core.config import Recipe
+from cld_core.config.data import ToyDataSpec
 from cld_core.errors import CheckpointError
 from cld_core.ownership import shared_with
-from cld_core.recipe import Recipe
-from cld_core.recipe.data import ToyDataSpec
 from cld_core.texts import one_line
 
 from .folder import RunFolder

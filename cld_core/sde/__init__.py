@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from cld_core.config.sde import SdeSpec
+from cld_core.config.variants import implementation_of
 from cld_core.errors import RecipeError
-from cld_core.recipe.sde import SdeSpec
-from cld_core.recipe.variants import implementation_of
 from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.cld import CLD
 from cld_core.sde.hold import HOLD

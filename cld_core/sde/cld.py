@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cld_core.recipe.sde import CldSpec
+from cld_core.config.sde import CldSpec
 from cld_core.sde import cld_kernel as kernel
 from cld_core.sde.base import Auxiliary, Diffusion, Law
 from cld_core.sde.coefficients import spread

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from cld_core.recipe.sde import HoldSpec
+from cld_core.config.sde import HoldSpec
 from cld_core.sde.linear import LinearDiffusion
 from cld_core.sde.rows import Rows
 

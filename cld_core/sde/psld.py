@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from cld_core.recipe.sde import PsldSpec
+from cld_core.config.sde import PsldSpec
 from cld_core.sde.linear import LinearDiffusion
 from cld_core.sde.rows import Rows
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cld_core.recipe.sde import VpsdeSpec
+from cld_core.config.sde import VpsdeSpec
 from cld_core.sde.base import Diffusion, Law
 from cld_core.sde.coefficients import spread
 from cld_core.sde.number import Number, exp, minus_expm1, sqrt

@@ -10,9 +10,9 @@ from .request import content_of
 from .work import Work
 
 KINDS = {
-    "evaluation": "cld_core.evaluation.evaluation:Evaluation",
-    "tuning": "cld_core.tuned.work:Tuning",
-    "statistics": "cld_core.evaluation.stats_work:Statistics",
+    "evaluation": "cld_core.evaluate.evaluation:Evaluation",
+    "tuning": "cld_core.tune.work:Tuning",
+    "statistics": "cld_core.evaluate.stats_work:Statistics",
 }
 
 

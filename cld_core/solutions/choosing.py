@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.errors import UsageError
-from cld_core.recipe.sampling import SamplingSpec, TunedSpec
 from cld_core.run import RunFolder
 from cld_core.small_files import parse_json, real
 

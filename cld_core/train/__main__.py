@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cld_core import openmp
+from cld_core.config import Recipe, load, shipped
+from cld_core.config.data import ToyDataSpec
+from cld_core.config.plugin import require_name_from, with_plugin_found
 from cld_core.errors import CldError, NotFoundError
 from cld_core.place import Place
-from cld_core.recipe import Recipe, load, shipped
-from cld_core.recipe.data import ToyDataSpec
-from cld_core.recipe.plugin import require_name_from, with_plugin_found
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
 from cld_core.stop import StopFlag

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from cld_core.config.train import TrainSpec
 from cld_core.nets.resampling import Form
-from cld_core.recipe.train import TrainSpec
 
 # graphs: compiled, and replayed as CUDA graphs.
 Compile = Literal["eager", "compiled", "graphs"]

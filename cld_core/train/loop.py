@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cld_core.config.train import TrainSpec
 from cld_core.consensus import Consensus
 from cld_core.ranks import Ranks
-from cld_core.recipe.train import TrainSpec
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor

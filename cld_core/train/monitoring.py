@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from cld_core.config import Recipe
 from cld_core.faults import Dropping
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
 from cld_core.run.atomic import write_json
 from cld_core.run.contents import ReportedProgress

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cld_core.config.train import TrainSpec
 from cld_core.nets import precision
 from cld_core.nets.compiled import Watched, compiled
 from cld_core.nets.resampling import set_upsampling
 from cld_core.ranks import Ranks
-from cld_core.recipe.train import TrainSpec
 
 from .forms import Choice
 

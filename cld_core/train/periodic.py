@@ -9,16 +9,16 @@ import torch
 from cld_core import numerics
 from cld_core.consensus import Consensus
 from cld_core.errors import CldError
-from cld_core.evaluation import grids, nonfinite, pictures, registry
-from cld_core.evaluation.joined import Joined
-from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.rows.base import RowComputer
-from cld_core.evaluation.rows.elbo import ElboRows
-from cld_core.evaluation.rows.features import FeatureRows
+from cld_core.evaluate import grids, nonfinite, pictures, registry
+from cld_core.evaluate.joined import Joined
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.rows.base import RowComputer
+from cld_core.evaluate.rows.elbo import ElboRows
+from cld_core.evaluate.rows.features import FeatureRows
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.run import RunFolder
-from cld_core.sampling import Samples
+from cld_core.samplers import Samples
 from cld_core.shards.files import Arrays
 from cld_core.stop import StopCode, StopFlag
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from cld_core.averages import snapshots
 from cld_core.checkpoint.load import newest_good
+from cld_core.config import Recipe
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
 
 from .loop import Outcome

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core import faults
+from cld_core.config import Recipe
 from cld_core.data import identity
 from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError, UsageError
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.run import Lease, RunFolder, code, edits, events, pending, same_data
 from cld_core.run.events import Cause
 from cld_core.run.identity import versions

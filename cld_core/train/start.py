@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from cld_core.averages import snapshots
 from cld_core.checkpoint.load import load, newest_good
 from cld_core.checkpoint.prune import clear_unfinished, set_aside
+from cld_core.config import Recipe
 from cld_core.errors import CheckpointError
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, events, pending
 
 

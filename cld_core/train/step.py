@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from cld_core import augment, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages.tracked import PowerAverages
+from cld_core.config import Recipe
 from cld_core.data.source import classes_of, labelled, source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.loss import ScoreMatching
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.score import Score
 from cld_core.texts import one_line
 

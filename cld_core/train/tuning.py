@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from cld_core import nets, sde, seeds
+from cld_core.config import Recipe
 from cld_core.data.source import classes_of, source
 from cld_core.nets.resampling import upsampling_forms
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe
 from cld_core.run import Lease
 from cld_core.run.ledger import Ledger
 from cld_core.stop import StopCode, StopFlag

@@ -20,7 +20,7 @@ _MOST = 500
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
 # Where the words are that a parameter takes, or what lists them; importing all would take a shell too long.
 _LISTS = {
-    "metrics": "cld_core.evaluation.registry:METRICS",
+    "metrics": "cld_core.evaluate.registry:METRICS",
     "state": "cldctl.runs.state:STATES",
     "sort": "cldctl.runs.selection:ORDERS",
     "cluster": "cldctl.clusters:CLUSTERS",
@@ -84,7 +84,7 @@ def _groups(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 
 def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """KEY= or, after it, values: where the shell splits words at "=", these alone."""
-    from cld_core.recipe import described
+    from cld_core.config import described
 
     keys, words = described.keys(), _words(ctx)
     before = next((word for word in reversed(words) if word != "="), "")
@@ -118,7 +118,7 @@ def _values(key: Any) -> list[str]:
 
 def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Names of sections, and then of keys and variants."""
-    from cld_core.recipe import described
+    from cld_core.config import described
 
     sections = described.sections()
     names = [*filter(None, sections), *described.keys()]
@@ -138,15 +138,15 @@ def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 
 
 def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    from cld_core.recipe.variants import names
+    from cld_core.config.variants import names
 
     return names("sampling")
 
 
 def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Sets of images that can be prepared."""
-    from cld_core.recipe.data import ImageDataSpec
-    from cld_core.recipe.variants import SECTIONS
+    from cld_core.config.data import ImageDataSpec
+    from cld_core.config.variants import SECTIONS
 
     return [name for name, variant in SECTIONS["data"].variants.items() if issubclass(variant.spec, ImageDataSpec)]
 

@@ -21,7 +21,7 @@ def recipes() -> None:
 
     Example: cldctl recipes
     """
-    from cld_core.recipe import load, shipped
+    from cld_core.config import load, shipped
     from cldctl.lookup import place, recipe_files
     from cldctl.show.tables import table
 
@@ -55,8 +55,8 @@ def render(
 
     Example: cldctl render cifar10 --changed
     """
-    from cld_core.recipe import dump, dump_changed, load
-    from cld_core.recipe.commented import dump_with_comments
+    from cld_core.config import dump, dump_changed, load
+    from cld_core.config.commented import dump_with_comments
     from cldctl.lookup import find_recipe
 
     if comments and changed:
@@ -112,7 +112,7 @@ def doctor(
     """
     from rich.text import Text
 
-    from cld_core.recipe import load
+    from cld_core.config import load
     from cld_core.run import find_runs
     from cldctl import card, clusters, machine
     from cldctl.clusters.records import DoctorOptions
@@ -212,7 +212,7 @@ def stats(
 
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
-    from cld_core.evaluation.stats_work import Statistics, StatsRequest
+    from cld_core.evaluate.stats_work import Statistics, StatsRequest
     from cldctl.lookup import recipe_or_run
     from cldctl.runs import home, sharded
     from cldctl.show.follow import follow_statistics

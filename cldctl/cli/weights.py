@@ -82,7 +82,7 @@ def export(
 
     Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0
     """
-    from cld_core.recipe.ema import EmaSpec
+    from cld_core.config.ema import EmaSpec
     from cldctl.page import model_card
 
     licence = None if license_ is None else model_card.licence(license_)

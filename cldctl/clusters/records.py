@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import Cause, JobRef
 
 Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, all_whole, newest_whole, verify
+from cld_core.config import Recipe, with_overrides
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
-from cld_core.evaluation.reports import checkpoint_checksum, current_report
-from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.sweeps import Axis, Cell, Sweep
-from cld_core.recipe import Recipe, with_overrides
+from cld_core.evaluate.reports import checkpoint_checksum, current_report
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.run import RunFolder
 from cld_core.solutions import Network, Solutions, following
 from cld_core.texts import is_count, one_line

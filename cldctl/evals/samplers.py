@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from cld_core.config import Recipe, variants
+from cld_core.config.data import ImageDataSpec, ToyDataSpec
+from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
-from cld_core.evaluation import registry
-from cld_core.evaluation.published import PublishedSampler, published_samplers
-from cld_core.evaluation.report_numbers import nonfinite_share
-from cld_core.evaluation.reports import current_report
-from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.sweeps import Axis, Cell, Sweep
-from cld_core.recipe import Recipe, variants
-from cld_core.recipe.data import ImageDataSpec, ToyDataSpec
-from cld_core.recipe.sampling import FixedStepSpec, SamplingSpec
+from cld_core.evaluate import registry
+from cld_core.evaluate.published import PublishedSampler, published_samplers
+from cld_core.evaluate.report_numbers import nonfinite_share
+from cld_core.evaluate.reports import current_report
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.run import RunFolder
 
 from .plan import EvaluationPlan, recipe_for_evaluation, with_solution

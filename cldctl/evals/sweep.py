@@ -4,11 +4,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+from cld_core.config import override
+from cld_core.config.tree import all_keys
 from cld_core.digests import digest
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.evaluation.sweeps import Axis, Sweep
-from cld_core.recipe import override
-from cld_core.recipe.tree import all_keys
+from cld_core.evaluate.sweeps import Axis, Sweep
 
 SWEEPABLE = ("sampling", "eval", "ema")
 # The axis of an evaluation of several checkpoints.

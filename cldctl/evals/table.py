@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cld_core.evaluation import registry
-from cld_core.evaluation.report_numbers import Number, network_evaluations, nonfinite_share, numbers
-from cld_core.evaluation.reports import current_report
-from cld_core.evaluation.sweeps import Sweep, sweeps_of
+from cld_core.evaluate import registry
+from cld_core.evaluate.report_numbers import Number, network_evaluations, nonfinite_share, numbers
+from cld_core.evaluate.reports import current_report
+from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.atomic import replacing, write_text
 

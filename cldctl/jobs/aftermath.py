@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.imports import resolve
 from cld_core.run import RunFolder, pending
 from cld_core.run.causes import CRASHES

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cld_core.recipe.hooks import HooksSpec
+from cld_core.config.hooks import HooksSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Event, Requested
@@ -79,8 +79,8 @@ class _Runner:
 
     def tell_of_evaluation(self, folder: Path) -> None:
         """Call the hook for an evaluation that is finished or given up, once for each job."""
-        from cld_core.evaluation.evaluation import Evaluation
-        from cld_core.evaluation.report_numbers import numbers
+        from cld_core.evaluate.evaluation import Evaluation
+        from cld_core.evaluate.report_numbers import numbers
 
         work = Evaluation(folder)
         history, report = work.ledger.history(), work.report

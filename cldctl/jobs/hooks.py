@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from cld_core.config import Recipe
+from cld_core.config.hooks import HooksSpec
 from cld_core.errors import CldError
 from cld_core.ownership import require_private
-from cld_core.recipe import Recipe
-from cld_core.recipe.hooks import HooksSpec
 from cld_core.run import RunFolder
 from cld_core.shards import Work
 from cld_core.small_files import read_bytes, read_object, real, text
@@ -184,7 +184,7 @@ def told_about_shards(works: Callable[[], list[Work]], job: InJob) -> Iterator[N
 
 def after_shards(works: Callable[[], list[Work]]) -> None:
     """Call the hook for those works that are finished or given up, and wait for it. It never fails."""
-    from cld_core.evaluation.evaluation import Evaluation
+    from cld_core.evaluate.evaluation import Evaluation
 
     with contextlib.suppress(Exception):
         for work in works():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cld_core import faults
 from cld_core.errors import CldError, IncompleteError, MergeError
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder, code, pending
 from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued, OtherCode, TaskFailed
 from cld_core.shards import Work, open_work

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cld_core import faults
 from cld_core.checkpoint.verify import slowest_save_s
+from cld_core.config import Recipe
+from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
-from cld_core.recipe import Recipe
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import Ledger, RunFolder, code, pending
 from cld_core.run.atomic import write_json
 from cld_core.run.groups import Group

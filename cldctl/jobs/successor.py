@@ -2,8 +2,8 @@
 
 from collections.abc import Collection
 
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.recipe import Recipe
+from cld_core.config import Recipe
+from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.base import InJob, Task, Work

@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from cld_core.config.reading import to_yaml_line
+from cld_core.config.tree import leaves
 from cld_core.errors import CldError
 from cld_core.ownership import require_may_change
-from cld_core.recipe.reading import to_yaml_line
-from cld_core.recipe.tree import leaves
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group

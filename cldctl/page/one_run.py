@@ -8,15 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cld_core.config import Recipe, dump, load
+from cld_core.config.ema import EmaSpec
+from cld_core.config.reading import to_yaml_line
+from cld_core.config.tree import leaves
 from cld_core.digests import digest
 from cld_core.errors import CldError
-from cld_core.evaluation import registry
-from cld_core.evaluation.published import published
-from cld_core.evaluation.sweeps import Sweep
-from cld_core.recipe import Recipe, dump, load
-from cld_core.recipe.ema import EmaSpec
-from cld_core.recipe.reading import to_yaml_line
-from cld_core.recipe.tree import leaves
+from cld_core.evaluate import registry
+from cld_core.evaluate.published import published
+from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.causes import state_after

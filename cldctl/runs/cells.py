@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from cld_core.config import Recipe, load_frozen
+from cld_core.config.loading import load_with_places
+from cld_core.config.plugin import with_plugin_found
+from cld_core.config.tree import leaves
 from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.evaluation.sweeps import Axis
-from cld_core.recipe import Recipe, load_frozen
-from cld_core.recipe.loading import load_with_places
-from cld_core.recipe.plugin import with_plugin_found
-from cld_core.recipe.tree import leaves
+from cld_core.evaluate.sweeps import Axis
 from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group, values_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.recipe import Recipe
+from cld_core.config import Recipe
 from cld_core.run import RunFolder
 
 # The newest runs that are looked at, and the seconds that this may take: nobody waits for an estimate.

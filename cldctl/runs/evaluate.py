@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError, UsageError
-from cld_core.evaluation import registry
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate import registry
+from cld_core.evaluate.evaluation import Evaluation, evaluations_of
+from cld_core.evaluate.request import EvalRequest
 from cld_core.ownership import require_may_change
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group

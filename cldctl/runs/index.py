@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cld_core.evaluation
+import cld_core.evaluate
 import cld_core.run
 import cldctl.runs
 from cld_core.ownership import problem_of
@@ -57,7 +57,7 @@ SLOW_S = 0.001
 _FIRST = 4
 FORMAT = 1
 # A row that other code has made is not used: these packages make them.
-_MADE_BY = (cld_core.evaluation, cld_core.run, cldctl.runs)
+_MADE_BY = (cld_core.evaluate, cld_core.run, cldctl.runs)
 
 
 @dataclass(frozen=True)

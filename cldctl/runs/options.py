@@ -8,12 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cld_core.config import Recipe, load
+from cld_core.config.build import COMMAND_LINE
+from cld_core.config.loading import load_with_places
+from cld_core.config.plugin import with_plugin_found
 from cld_core.errors import UsageError
-from cld_core.evaluation.registry import parse_metrics
-from cld_core.recipe import Recipe, load
-from cld_core.recipe.build import COMMAND_LINE
-from cld_core.recipe.loading import load_with_places
-from cld_core.recipe.plugin import with_plugin_found
+from cld_core.evaluate.registry import parse_metrics
 from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group

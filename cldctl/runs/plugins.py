@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from cld_core.config import Recipe
+from cld_core.config.data import ToyDataSpec
+from cld_core.config.plugin import require_name_from
+from cld_core.config.variants import names as shipped_names
 from cld_core.digests import checksum
 from cld_core.errors import RecipeError
-from cld_core.recipe import Recipe
-from cld_core.recipe.data import ToyDataSpec
-from cld_core.recipe.plugin import require_name_from
-from cld_core.recipe.variants import names as shipped_names
 from cld_core.run import code
 from cld_core.run.atomic import write_json
 from cld_core.small_files import parse_json, read_bytes

@@ -8,10 +8,10 @@ from cld_core.averages import snapshots
 from cld_core.checkpoint.prune import files_of, remove
 from cld_core.checkpoint.verify import newest_whole
 from cld_core.errors import UsageError
-from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.tuned.work import tunings_of
+from cld_core.tune.work import tunings_of
 
 from . import survey
 from .removal import alone, require_over

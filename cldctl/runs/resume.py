@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
+from cld_core.config import Recipe
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.profiles import as_overrides
 from cld_core.data import presence
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
-from cld_core.recipe import Recipe
-from cld_core.recipe.data import ImageDataSpec
-from cld_core.recipe.profiles import as_overrides
 from cld_core.run import RunFolder, code, edits
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.same_data import IMAGES, are_other, known_data
@@ -156,8 +156,8 @@ def ready(
     Raises:
         CldError: as `resume`.
     """
-    from cld_core.recipe import anchored_overrides, with_overrides
-    from cld_core.recipe.plugin import with_plugin_found
+    from cld_core.config import anchored_overrides, with_overrides
+    from cld_core.config.plugin import with_plugin_found
 
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run, asked.max_age_s, answers, is_abandoned)
@@ -263,7 +263,7 @@ def _start(
 
 
 def _makes_another(recipe: Recipe, override: str) -> bool:
-    from cld_core.recipe import with_overrides
+    from cld_core.config import with_overrides
 
     try:
         return with_overrides(recipe, [override]).model_digest() != recipe.model_digest()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cld_core.config import Recipe, with_overrides
+from cld_core.config.variants import require_fixed_steps
 from cld_core.errors import UsageError
-from cld_core.recipe import Recipe, with_overrides
-from cld_core.recipe.variants import require_fixed_steps
 from cld_core.run import RunFolder
 
 from .options import named_as_typed, refuse_twice
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cld_core.conditioning import Observation, Way
     from cld_core.model import Model
-    from cld_core.sampling import Samples
+    from cld_core.samplers import Samples
 
 # How samples are made to agree with an observation.
 HOW = ("gradient", "replacement")
@@ -197,7 +197,7 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     """
     run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
     import cld_core
-    from cld_core.evaluation import conditional, nonfinite, pictures
+    from cld_core.evaluate import conditional, nonfinite, pictures
 
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
@@ -230,7 +230,7 @@ def _name(
     model: "Model", count: int, seed: int, label: str | None, observed: Observed, given: "Observation | None"
 ) -> str:
     """The name of a picture without -o; it also depends on the observation and the way of conditioning."""
-    from cld_core.evaluation import pictures
+    from cld_core.evaluate import pictures
 
     name = pictures.name_of(model, count, seed, label)
     return name if given is None else f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
@@ -260,7 +260,7 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
     """
     import psutil
 
-    from cld_core.evaluation import grids
+    from cld_core.evaluate import grids
 
     pixels = math.prod(model.data_shape[1:])
     if model.is_image and target.suffix == ".png":

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cld_core.config import Recipe
 from cld_core.ownership import is_mine
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
 from cld_core.run.atomic import write_json
 from cld_core.run.code import Manifest

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cld_core import ownership
+from cld_core.config import Recipe
 from cld_core.digests import checksum
 from cld_core.errors import CldError, UsageError
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, code
 from cld_core.run.atomic import write_json
 from cld_core.run.code import Manifest, Plugin

@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from cld_core.config import Recipe
 from cld_core.data import presence
 from cld_core.errors import CldError, DataError, RecipeError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe import Recipe
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
 from cld_core.run.events import JobRef, Noted, Tagged

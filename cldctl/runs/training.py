@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.recipe import Recipe
+from cld_core.config import Recipe
+from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cld_core.run.groups import Group

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core.config import Recipe
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
-from cld_core.recipe import Recipe
 from cld_core.run import RunFolder, changes
 from cld_core.run.trust import require_own_plugin
 from cld_core.texts import one_line
-from cld_core.tuned.request import TuneRequest
-from cld_core.tuned.work import Tuning
+from cld_core.tune.request import TuneRequest
+from cld_core.tune.work import Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import recipe_for_evaluation, require_average

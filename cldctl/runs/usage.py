@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.config.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.causes import fate_of

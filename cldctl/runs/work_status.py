@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.report_numbers import numbers, remarks
-from cld_core.evaluation.sweeps import sweeps_of
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.report_numbers import numbers, remarks
+from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History
 from cld_core.shards import Work
-from cld_core.tuned.stages import STAGES
-from cld_core.tuned.work import Tuning
+from cld_core.tune.stages import STAGES
+from cld_core.tune.work import Tuning
 
 from .survey import Answers
 

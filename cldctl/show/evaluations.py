@@ -10,15 +10,15 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluation import registry
-from cld_core.evaluation.definitions import Quantity
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.published import PublishedSampler
-from cld_core.evaluation.sweeps import Sweep
+from cld_core.evaluate import registry
+from cld_core.evaluate.definitions import Quantity
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.published import PublishedSampler
+from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
-from cld_core.tuned.work import Tuning
+from cld_core.tune.work import Tuning
 from cldctl.evals import compare
 from cldctl.evals.compare import Line, Result, quantities_of, verdict
 from cldctl.evals.samplers import Comparison, best, published_for, references, to_json, to_table

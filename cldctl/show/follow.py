@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import typer
 
-from cld_core.evaluation import registry
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.stats_work import Statistics
-from cld_core.evaluation.sweeps import Sweep
+from cld_core.evaluate import registry
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.stats_work import Statistics
+from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.shards import Work

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from cld_core.config import described, load
+from cld_core.config.described import Key, Section
+from cld_core.config.reading import to_yaml_line
+from cld_core.config.tree import leaves
+from cld_core.config.variants import SECTIONS
 from cld_core.errors import CldError
-from cld_core.recipe import described, load
-from cld_core.recipe.described import Key, Section
-from cld_core.recipe.reading import to_yaml_line
-from cld_core.recipe.tree import leaves
-from cld_core.recipe.variants import SECTIONS
 from cldctl.lookup import recipe_files
 
 from .console import out, strong

@@ -12,7 +12,7 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from cld_core.evaluation.sweeps import Sweep
+from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.texts import one_line
 from cldctl.evals.table import rows as sweep_rows

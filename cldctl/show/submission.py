@@ -5,15 +5,15 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cld_core.checkpoint.verify import DamagedCheckpoint
+from cld_core.config import Recipe, dump
+from cld_core.config.differences import from_base
 from cld_core.errors import RecipeError
-from cld_core.evaluation import registry
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.recipe import Recipe, dump
-from cld_core.recipe.differences import from_base
+from cld_core.evaluate import registry
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.tuned.work import Tuning
+from cld_core.tune.work import Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
 from cldctl.evals.samplers import Comparison
@@ -312,7 +312,7 @@ def say_cost(planned: Tunings) -> None:
         return
     with Working("counting evaluations"):
         from cld_core import sde
-        from cld_core.tuned import cost
+        from cld_core.tune import cost
 
         diffusion = sde.build(recipe.sde)
         most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)

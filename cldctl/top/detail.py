@@ -18,7 +18,7 @@ from rich.text import Text
 from textual.renderables.sparkline import Sparkline
 
 from cld_core.errors import CldError
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.causes import state_after
 from cld_core.run.events import CAUSES, Submitted

@@ -15,7 +15,7 @@ from textual.screen import Screen
 from textual.widgets import Footer, RichLog, Static
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluation.evaluation import evaluations_of
+from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.causes import fate_of
 from cld_core.texts import one_line, printable

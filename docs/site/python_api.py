@@ -24,7 +24,7 @@ NAMES = {
     "Own data": ("cld_core.data.toy.toy",),
     "Diffusions and scores": ("cld_core.sde.base.Diffusion", "cld_core.score.Score", "cld_core.analytic.MixtureScore"),
     "Likelihood of any score": ("cld_core.likelihood.likelihood", "cld_core.likelihood.log_density"),
-    "Recipes": ("cld_core.recipe.load", "cld_core.recipe.with_overrides", "cld_core.recipe.Recipe"),
+    "Recipes": ("cld_core.config.load", "cld_core.config.with_overrides", "cld_core.config.Recipe"),
     "Errors": ("cld_core.errors",),
 }
 

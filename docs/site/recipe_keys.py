@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-from cld_core.recipe import described
-from cld_core.recipe.described import Key, Section
+from cld_core.config import described
+from cld_core.config.described import Key, Section
 
 _HEAD = """# Recipe keys
 

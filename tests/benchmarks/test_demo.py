@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.recipe import load
+from cld_core.config import load
 from tests.support.paths import RECIPES, ROOT
 
 SMALL = "train.batch_size=16 train.steps=20 network.width=16 network.layers=2 eval.samples=16 eval.elbo.rtol=0.05"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import diffusions
-from cld_core.recipe import load
+from cld_core.config import load
 from tests.support.paths import RECIPES
 
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks import figure_cld
 from cld_core import sde
-from cld_core.recipe.sde import CldSpec, VpsdeSpec
+from cld_core.config.sde import CldSpec, VpsdeSpec
 
 CLD, VPSDE = sde.build(CldSpec()), sde.build(VpsdeSpec())
 

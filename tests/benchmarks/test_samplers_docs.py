@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks.samplers_docs import PAGE, main, published
-from cld_core.evaluation.published import published_samplers
+from cld_core.evaluate.published import published_samplers
 from cldctl.evals import samplers
 from tests.support.made_up import report, run_with
 

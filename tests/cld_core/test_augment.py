@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cld_core import augment, nets, seeds
+from cld_core.config import load
+from cld_core.config.ncsnpp import NcsnppSpec
 from cld_core.errors import RecipeError
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
-from cld_core.recipe.ncsnpp import NcsnppSpec
 from cld_core.train.step import Trainer
 from tests.support.images import clone, make_images, tiny_recipe
 from tests.support.paths import RECIPES

@@ -28,6 +28,7 @@ from PIL import EpsImagePlugin, Image
 from cld_core import npz
 from cld_core.checkpoint.published import read as read_published
 from cld_core.checkpoint.verify import Sidecar, newest_whole, sidecar_of, verify
+from cld_core.config.optim import OptimSpec
 from cld_core.data import folder as folder_module
 from cld_core.data.cifar10 import _read_batch
 from cld_core.data.folder import MOST_PIXELS
@@ -35,12 +36,11 @@ from cld_core.data.prepare import prepare
 from cld_core.data.store import read_manifest
 from cld_core.data.tar import Reader, TarError, decompressed
 from cld_core.errors import CheckpointError, CldError, DataError
-from cld_core.evaluation import stats_file
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.reports import current_report
-from cld_core.evaluation.sweeps import sweeps_of
-from cld_core.evaluation.weights import NotWeights, state_of
-from cld_core.recipe.optim import OptimSpec
+from cld_core.evaluate import stats_file
+from cld_core.evaluate.evaluation import Evaluation, evaluations_of
+from cld_core.evaluate.reports import current_report
+from cld_core.evaluate.sweeps import sweeps_of
+from cld_core.evaluate.weights import NotWeights, state_of
 from cld_core.run import RunFolder, code
 from cld_core.solutions import in_run
 from tests.fuzz.campaign import one

@@ -2,8 +2,8 @@
 
 import pytest
 
+from cld_core.config import described
 from cld_core.errors import did_you_mean, nearest
-from cld_core.recipe import described
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import torch
 
 from benchmarks.diamond import sliced_w2
 from cld_core.analytic import diamond
+from cld_core.config.eval import ElboSpec
+from cld_core.config.sampling import ExponentialSpec
 from cld_core.guidance import Conditional, Guided, bound, counted
 from cld_core.likelihood import likelihood
-from cld_core.recipe.eval import ElboSpec
-from cld_core.recipe.sampling import ExponentialSpec
-from cld_core.sampling import sample
-from cld_core.sampling.grids import grid_of
+from cld_core.samplers import sample
+from cld_core.samplers.grids import grid_of
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise, generator
 from tests.support.sampling import spec_of

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cld_core.config import load
 from cld_core.errors import SaveError, UsageError
 from cld_core.importing import ImportedRun, import_published
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import events
 from cld_core.stop import StopFlag
 from cld_core.train import session

@@ -6,11 +6,11 @@ import torch
 import cld_core
 from benchmarks.diamond import sliced_w2
 from cld_core.analytic import diamond
+from cld_core.config import load, with_overrides
 from cld_core.errors import RecipeError, UsageError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.ranks import Ranks
-from cld_core.recipe import load, with_overrides
 from cld_core.run import RunFolder
 from cld_core.seeds import generator
 from cld_core.stop import StopFlag

@@ -5,8 +5,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 from cld_core.analytic import diamond, gaussian
+from cld_core.config.eval import ElboSpec
 from cld_core.likelihood import density_field, likelihood, log_density
-from cld_core.recipe.eval import ElboSpec
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity

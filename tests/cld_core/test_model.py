@@ -5,9 +5,9 @@ import torch
 
 import cld_core
 from cld_core.checkpoint.write import write
+from cld_core.config import load
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session

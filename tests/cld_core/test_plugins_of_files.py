@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 import cld_core
 from cld_core import model as model_module
 from cld_core.checkpoint import safetensors_file
+from cld_core.config import load
 from cld_core.errors import CheckpointError, DataError
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session

@@ -7,15 +7,15 @@ import torch
 
 from cld_core import nets
 from cld_core.analytic import gaussian
+from cld_core.config import load
+from cld_core.config.eval import ElboSpec
+from cld_core.config.network import MlpSpec
+from cld_core.config.objective import ObjectiveSpec
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood
 from cld_core.loss import ScoreMatching
 from cld_core.precondition import preconditioning
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
-from cld_core.recipe.eval import ElboSpec
-from cld_core.recipe.network import MlpSpec
-from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde.coefficients import apply

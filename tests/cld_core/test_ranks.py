@@ -8,10 +8,10 @@ import torch.distributed as dist
 
 from cld_core import network
 from cld_core import ranks as distributed
+from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.place import Place
 from cld_core.ranks import Ranks, alone, join
-from cld_core.recipe import load
 from tests.support.paths import RECIPES
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from cld_core import nets
+from cld_core.config.network import MlpSpec
+from cld_core.config.objective import ObjectiveSpec
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.recipe.network import MlpSpec
-from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score, at_each
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from cld_core.config.objective import ObjectiveSpec
 from cld_core.loss import ScoreMatching
-from cld_core.recipe.objective import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise

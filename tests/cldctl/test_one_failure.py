@@ -9,7 +9,7 @@ import torch
 
 from cld_core import faults
 from cld_core.checkpoint.write import write
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run import Lease, RunFolder
 from cld_core.train import start as starts
 from cldctl.clusters import entry

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import JobSpec

@@ -16,8 +16,8 @@ import typer
 import yaml
 from matplotlib import pyplot
 
+from cld_core.config import load
 from cld_core.data import toy as toys
-from cld_core.recipe import load
 from cldctl.app import app
 from docs.site import recipe_keys
 from tests.docs.blocks import ROOT, Block, Command, blocks, commands, filled_in

@@ -5,7 +5,7 @@ import pytest
 from nbclient import NotebookClient
 
 import cld_core
-from cld_core.recipe import load
+from cld_core.config import load
 from tests.support.paths import RECIPES, ROOT
 
 NOTEBOOK = ROOT / "docs/demo.ipynb"

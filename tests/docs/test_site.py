@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import cld_core
-from cld_core.recipe import load
-from cld_core.recipe.tree import walk
+from cld_core.config import load
+from cld_core.config.tree import walk
 from docs.site import commands, links, recipe_keys, requests
 from tests.docs.blocks import ROOT
 from tests.support.browser import chromium

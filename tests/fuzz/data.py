@@ -299,9 +299,9 @@ def _images_in_lmdb(rng: random.Random, folder: Path) -> Callable[[], Any]:
 def _read_images(root: Path, size: int) -> None:
     import torch
 
+    from cld_core.config.data import ImageDataSpec
     from cld_core.data import presence
     from cld_core.data.images import open_images
-    from cld_core.recipe.data import ImageDataSpec
 
     spec = ImageDataSpec(path=str(root), size=size)
     presence.require(spec)

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from cld_core.recipe import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
-from cld_core.recipe.tree import known_keys
+from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
+from cld_core.config.tree import known_keys
 from tests.support.paths import RECIPES
 
 from .campaign import Target

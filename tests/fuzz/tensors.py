@@ -25,7 +25,7 @@ STEP = 7
 
 
 def _toy() -> Any:
-    from cld_core.recipe import load
+    from cld_core.config import load
     from tests.support.paths import RECIPES
 
     return load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2"])
@@ -35,9 +35,9 @@ def _prepare() -> None:
     import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
 
     from cld_core import nets, optim  # noqa: F401
-    from cld_core.evaluation import stats_file  # noqa: F401
+    from cld_core.config.optim import OptimSpec
+    from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
-    from cld_core.recipe.optim import OptimSpec
     from cld_core.shards import files  # noqa: F401
 
     torch.set_num_threads(1)
@@ -134,9 +134,9 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
 def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.checkpoint import published
     from cld_core.checkpoint.verify import Sidecar
+    from cld_core.config.optim import OptimSpec
     from cld_core.digests import checksum
     from cld_core.model import Model
-    from cld_core.recipe.optim import OptimSpec
     from cld_core.run import RunFolder
 
     if rng.random() < 0.4:
@@ -160,7 +160,7 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
 def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.digests import checksum
     from cld_core.errors import UsageError
-    from cld_core.evaluation import weights
+    from cld_core.evaluate import weights
 
     state = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "n": torch.tensor(1)}
     odd = rng.choice([*ODD_VALUES, torch.zeros(2), torch.zeros(1).expand(10**9), {"a": 1}])
@@ -284,7 +284,7 @@ def _odd_member(rng: random.Random, content: bytes) -> bytes:
 
 
 def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.evaluation import stats_file
+    from cld_core.evaluate import stats_file
     from cld_core.shards import state
     from cld_core.shards.files import Sealed
 

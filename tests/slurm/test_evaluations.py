@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed
 from cldctl.clusters.submitit_jobs import ENTRY

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.evaluation import slim
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate import slim
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 
 from .cluster import SlurmCluster

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.config.schema import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import Task, Work
 from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused, Seen

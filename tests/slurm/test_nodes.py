@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run.events import Crashed, DiedEarly, RankFailed, Requeued, Unfit
 
 from .lab import Lab

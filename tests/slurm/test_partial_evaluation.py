@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate.evaluation import Evaluation
 
 from .cluster import SlurmCluster
 from .lab import Lab

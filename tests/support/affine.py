@@ -9,9 +9,9 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from cld_core.analytic import gaussian
-from cld_core.recipe.sampling import SamplingSpec, SplittingSpec
-from cld_core.sampling import sample
-from cld_core.sampling.updates import evaluating
+from cld_core.config.sampling import SamplingSpec, SplittingSpec
+from cld_core.samplers import sample
+from cld_core.samplers.updates import evaluating
 from cld_core.sde import Diffusion
 
 

@@ -8,7 +8,7 @@ from cld_core.averages.profiles import exponent
 from cld_core.averages.tracked import PowerAverages
 from cld_core.averages.writing import SnapshotWriter
 from cld_core.checkpoint.write import CheckpointWriter
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run import RunFolder
 
 from .paths import RECIPES

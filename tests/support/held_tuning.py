@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cld_core.data.toy import toy
-from cld_core.tuned.computing import TuneComputation
+from cld_core.tune.computing import TuneComputation
 
 _rows = TuneComputation.rows
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from cld_core.config import Recipe, load
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.images import ImageSet, open_images
-from cld_core.recipe import Recipe, load
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cld_core import nets
-from cld_core.recipe.network import MlpSpec, ResnetSpec
-from cld_core.recipe.objective import ObjectiveSpec
+from cld_core.config.network import MlpSpec, ResnetSpec
+from cld_core.config.objective import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, PSLD, VPSDE, Diffusion
 from tests.support.paths import FIXTURES

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Cause, Ended, Noted, RankFailed, Requeued, Started, Submitted, Tagged

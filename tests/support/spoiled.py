@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pytest
 
 from cld_core.model import Model
-from cld_core.sampling import Samples
+from cld_core.samplers import Samples
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, numbers: Collection[int], value: float = math.nan) -> None:

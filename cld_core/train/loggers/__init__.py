@@ -1,6 +1,6 @@
 """What shows a training while it runs: TensorBoard, and what the `monitor` section of the recipe adds.
 
-A further logger is one file with a class that has the methods of `base.Logger`, its keys in `cld_core.recipe.monitor`,
+A further logger is one file with a class that has the methods of `base.Logger`, its keys in `cld_core.config.monitor`,
 and one line in `registry`.
 """
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cld_core.recipe import Recipe
+from cld_core.config import Recipe
 from cld_core.run import RunFolder
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError, RecipeError
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters import job_logs, this_machine
 from cldctl.clusters.base import Cluster, Entry, InJob, Task

@@ -5,8 +5,8 @@ import shlex
 import sys
 from typing import Any
 
+from cld_core.config.cluster import ClusterSpec, misread, not_plain, problems
 from cld_core.errors import RecipeError, UsageError
-from cld_core.recipe.cluster import ClusterSpec, misread, not_plain, problems
 from cld_core.texts import printable
 from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.records import After, JobSpec

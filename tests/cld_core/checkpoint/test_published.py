@@ -10,11 +10,11 @@ import torch
 import cld_core
 from cld_core.checkpoint import published
 from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.config import Recipe, load
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.importing import import_published
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.recipe import Recipe, load
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
 from tests.support.images import make_images, tiny_recipe

@@ -15,8 +15,8 @@ from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.load import newest_good
 from cld_core.checkpoint.verify import sidecar_of, slowest_save_s
 from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.config import load
 from cld_core.errors import LeaseLostError, SaveError
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from tests.cld_core.checkpoint.conftest import TOY, fill, state
 

@@ -6,7 +6,7 @@ import torch
 from cld_core.analytic import diamond, gaussian
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
 from cld_core.errors import UsageError
-from cld_core.sampling import sample
+from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.numeric import BothScored, ThirdOrder, dense

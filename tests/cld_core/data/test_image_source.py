@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
+from cld_core.config.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
 from cld_core.data import order
 from cld_core.data.image_source import ImageSource, dequantise
 from cld_core.data.images import to_model, to_pixels
 from cld_core.data.presence import require
 from cld_core.data.source import source
 from cld_core.errors import DataError
-from cld_core.recipe.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
 from tests.support.images import make_images
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core.config.data import ImageDataSpec
 from cld_core.data import images as images_module
 from cld_core.data import presence
 from cld_core.data.build import Plan, Unit, build
@@ -14,7 +15,6 @@ from cld_core.data.images import LmdbImages, MemoryImages, open_images, to_model
 from cld_core.data.prepare import verify
 from cld_core.data.store import read_manifest
 from cld_core.errors import DataError
-from cld_core.recipe.data import ImageDataSpec
 
 pytestmark = pytest.mark.timeout(60)
 

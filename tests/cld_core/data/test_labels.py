@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from cld_core.classes import Classes
+from cld_core.config.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
+from cld_core.config.variants import names
 from cld_core.data import image_labels, presence, toy
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.cifar10 import CLASSES
@@ -17,8 +19,6 @@ from cld_core.data.prepare import prepare, verify
 from cld_core.data.source import classes_of, source
 from cld_core.data.store import labels_path, read_manifest
 from cld_core.errors import DataError
-from cld_core.recipe.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
-from cld_core.recipe.variants import names
 from cld_core.seeds import generator
 
 from .formats import CIFAR_BATCHES, cifar_batch, cifar_rows, write_cifar_archive

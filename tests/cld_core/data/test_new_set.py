@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from cld_core import ranks
+from cld_core.config import load
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.keys import key
+from cld_core.config.variants import SECTIONS, Variant, register
 from cld_core.data import presence
 from cld_core.data.build import Plan, Unit
 from cld_core.data.prepare import names, prepare
 from cld_core.errors import DataError, RecipeError, UsageError
 from cld_core.place import Place
-from cld_core.recipe import load
-from cld_core.recipe.data import ImageDataSpec
-from cld_core.recipe.keys import key
-from cld_core.recipe.variants import SECTIONS, Variant, register
 from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES
 

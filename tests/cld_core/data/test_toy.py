@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cld_core.config.data import ToyDataSpec
+from cld_core.config.variants import SECTIONS
 from cld_core.data import toy
 from cld_core.data.toy_source import ToySource
 from cld_core.errors import DataError
-from cld_core.recipe.data import ToyDataSpec
-from cld_core.recipe.variants import SECTIONS
 
 TOY_DATA = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
 

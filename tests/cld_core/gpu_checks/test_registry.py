@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.gpu_checks import registry, running
 from cld_core.gpu_checks.registry import CHECKS, find
-from cld_core.recipe import load
 from tests.support.paths import RECIPES
 
 # They start processes, or compute much.

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from cld_core import numerics
+from cld_core.config import load
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
 from cld_core.nets import compiled
 from cld_core.nets.compiled import SIZES, Compiled, Watched
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from cld_core import nets
+from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.network import MlpSpec, NetworkSpec, ResnetSpec
 from cld_core.errors import RecipeError
 from cld_core.nets.compiled import Compiled
-from cld_core.recipe.ncsnpp import NcsnppSpec
-from cld_core.recipe.network import MlpSpec, NetworkSpec, ResnetSpec
 
 IMAGES = NcsnppSpec(image_size=8, channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
 SPECS = {

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from cld_core import numerics
+from cld_core.config import load
 from cld_core.model import Model
 from cld_core.nets import precision
-from cld_core.recipe import load
 from tests.support.images import TINY, make_images
 from tests.support.paths import RECIPES
 

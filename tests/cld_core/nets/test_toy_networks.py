@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cld_core import nets
+from cld_core.config.network import MlpSpec, ResnetSpec
 from cld_core.errors import RecipeError
 from cld_core.nets import dense
-from cld_core.recipe.network import MlpSpec, ResnetSpec
 
 
 def built(spec, d=2, n=2, m=1):

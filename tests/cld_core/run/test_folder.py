@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cld_core.config import load
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.recipe import load
 from cld_core.run import RunFolder, events, find_runs
 from cld_core.run.atomic import write_json
 from cld_core.run.folder import FORMAT, FormatError
@@ -81,7 +81,7 @@ def test_overrides_of_continuations_add_up(run):
 
 
 def test_loads_no_torch():
-    code = "import sys, cld_core, cld_core.run, cld_core.recipe, cld_core.stop; print('torch' in sys.modules)"
+    code = "import sys, cld_core, cld_core.run, cld_core.config, cld_core.stop; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from cld_core.analytic import GaussianMixture, gaussian
+from cld_core.config.eval import ElboSpec
+from cld_core.config.objective import ObjectiveSpec
 from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.recipe.eval import ElboSpec
-from cld_core.recipe.objective import ObjectiveSpec
-from cld_core.sampling import sample
+from cld_core.samplers import sample
 from cld_core.score import Score
 from cld_core.sde.coefficients import apply
 from cld_core.sde.rows import inverse, matmul

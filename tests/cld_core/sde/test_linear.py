@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cld_core.analytic import GaussianMixture, gaussian
+from cld_core.config.eval import ElboSpec
 from cld_core.likelihood import likelihood
-from cld_core.recipe.eval import ElboSpec
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, LinearDiffusion
 from cld_core.seeds import SampleNoise
 from tests.support import exact

@@ -11,19 +11,19 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from cld_core import sampling, sde
+from cld_core import samplers, sde
 from cld_core.analytic import diamond
+from cld_core.config import load
+from cld_core.config.eval import ElboSpec
+from cld_core.config.keys import key
+from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.sde import SdeSpec
+from cld_core.config.variants import SECTIONS, Variant, register
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.nets.mlp import MLP
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
-from cld_core.recipe.eval import ElboSpec
-from cld_core.recipe.keys import key
-from cld_core.recipe.objective import ObjectiveSpec
-from cld_core.recipe.sde import SdeSpec
-from cld_core.recipe.variants import SECTIONS, Variant, register
 from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion, cld_kernel
 from cld_core.seeds import SampleNoise
@@ -174,7 +174,7 @@ def test_samples_of_a_network(pair, keys, mixed):
     drawn = []
     for d in pair:
         score = Score(d, ObjectiveSpec(mixed_score=mixed), net)
-        drawn.append(sampling.sample(score, d, spec_of(**keys, eps=0.01), noise(), (2,)))
+        drawn.append(samplers.sample(score, d, spec_of(**keys, eps=0.01), noise(), (2,)))
     agree(drawn[0].x, drawn[1].x, 1e-9)
     agree(drawn[0].v, drawn[1].v, 1e-9)
     assert torch.equal(drawn[0].nfe_each, drawn[1].nfe_each)
@@ -214,7 +214,7 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
         x = trainer.source.dequantised_test_data(0, **keyed)
         bound = likelihood(score, trainer.sde, recipe.eval.elbo, SampleNoise(0, **keyed), x).elbo
         samples = [
-            sampling.sample(score, trainer.sde, spec, SampleNoise(0, **keyed), (2,)).x
+            samplers.sample(score, trainer.sde, spec, SampleNoise(0, **keyed), (2,)).x
             for spec in (spec_of("ode", rtol=1e-3, atol=1e-3), *map(with_few_steps, ("em", "sscs", "exponential")))
         ]
         results.append([*trainer.net.parameters(), bound.float(), *samples])

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from cld_core import sde as diffusions
+from cld_core.config import load
+from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.sde import PsldSpec
 from cld_core.errors import RecipeError
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.recipe import load
-from cld_core.recipe.objective import ObjectiveSpec
-from cld_core.recipe.sde import PsldSpec
-from cld_core.sampling import sample
+from cld_core.samplers import sample
 from cld_core.score import Score
 from cld_core.sde import CLD, PSLD
 from cld_core.sde.coefficients import apply

@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import expm
 
 from cld_core import sde as diffusions
-from cld_core.recipe.sde import CldSpec, VpsdeSpec
+from cld_core.config.sde import CldSpec, VpsdeSpec
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde import cld_kernel as kernel
 from cld_core.sde.coefficients import apply

@@ -7,8 +7,8 @@ import pytest
 
 from cld_core import small_files
 from cld_core.errors import NotFoundError
-from cld_core.evaluation.evaluation import Evaluation, evaluations_of
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation, evaluations_of
+from cld_core.evaluate.request import EvalRequest
 from cld_core.shards import open_work
 from cld_core.shards import request as requests
 from tests.support.made_up import run_with

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
-from cld_core.recipe.sampling import TunedSpec
 from cld_core.solutions import Network, Solution, Solutions, moved_on
 
 EYE = ((1.0, 0.0), (0.0, 1.0))

@@ -1,6 +1,6 @@
 """The order in which forms are compared, and what is chosen."""
 
-from cld_core.recipe.train import TrainSpec
+from cld_core.config.train import TrainSpec
 from cld_core.train.forms import Choice, Options, compare, recalled
 
 EAGER, LAST = Choice(), Choice(channels_last=True)

@@ -10,18 +10,18 @@ import torch.multiprocessing as multiprocessing
 
 from cld_core import seeds
 from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.config import load
 from cld_core.data import order
 from cld_core.ema import Ema
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.joined import Joined
-from cld_core.evaluation.metrics.elbo import ELBO
-from cld_core.evaluation.request import EvalRequest
-from cld_core.evaluation.rows.elbo import ElboRows
-from cld_core.evaluation.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.joined import Joined
+from cld_core.evaluate.metrics.elbo import ELBO
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.rows.elbo import ElboRows
+from cld_core.evaluate.stats_work import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
-from cld_core.recipe import load
 from cld_core.run import events
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import session

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from cld_core.config import load
 from cld_core.errors import CheckpointError, DataError
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.train.step import Trainer
 from tests.support.images import clone
 from tests.support.paths import RECIPES

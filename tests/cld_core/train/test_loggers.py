@@ -7,9 +7,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Ended, Started
 from cld_core.stop import StopFlag
@@ -147,7 +147,7 @@ def test_a_training_ends_well_whatever_a_logger_does(tmp_path, monkeypatch, prob
 
     monkeypatch.setitem(registry.LOGGERS, "wandb", f"{__name__}:Recorder")
     monkeypatch.setattr(registry, "resolve", lambda name: make)
-    monkeypatch.setattr("cld_core.recipe.monitor.find_spec", lambda name: True)
+    monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
     recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
     run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
     assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
@@ -156,7 +156,7 @@ def test_a_training_ends_well_whatever_a_logger_does(tmp_path, monkeypatch, prob
 
 
 def test_a_missing_package_is_said_before_training_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr("cld_core.recipe.monitor.find_spec", lambda name: None)
+    monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: None)
     recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
     run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
     with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):

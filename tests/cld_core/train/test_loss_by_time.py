@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cld_core import seeds
+from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.train.loss_by_time import ENDS, LossByTime, names
 from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped
 from cld_core.train import monitoring

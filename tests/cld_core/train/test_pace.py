@@ -1,7 +1,7 @@
 """Ranks' own times of a step: who is slow, and that nobody is said to be slow for one hiccup."""
 
+from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
 from cld_core.run.history import History

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 
+from cld_core.config import load
 from cld_core.nets import compiled
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
-from cld_core.recipe import load
 from cld_core.train import forms, tuning
 from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer

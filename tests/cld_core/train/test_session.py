@@ -8,6 +8,7 @@ import torch
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.verify import verify
 from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.config import load
 from cld_core.errors import (
     CheckpointError,
     LeaseHeldError,
@@ -16,7 +17,6 @@ from cld_core.errors import (
     SaveError,
 )
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import Attempt, Lease, RunFolder, events
 from cld_core.run.atomic import write_json
 from cld_core.run.lease import newest

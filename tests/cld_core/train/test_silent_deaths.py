@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder, events
 from cld_core.run.atomic import write_json
 from cld_core.stop import StopFlag

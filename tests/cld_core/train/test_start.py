@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cld_core.checkpoint.write import write
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run import RunFolder
 from cld_core.train import start
 from tests.support.paths import RECIPES

@@ -7,12 +7,12 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from cld_core import optim
+from cld_core.config import load
+from cld_core.config.optim import OptimSpec
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join
-from cld_core.recipe import load
-from cld_core.recipe.optim import OptimSpec
 from cld_core.train.step import Trainer, moved
 from tests.support.images import clone
 from tests.support.paths import RECIPES

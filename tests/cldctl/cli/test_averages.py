@@ -8,9 +8,9 @@ import pytest
 
 import cld_core
 from cld_core.averages import snapshots
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe.ema import EmaSpec
+from cld_core.config.ema import EmaSpec
+from cld_core.evaluate.evaluation import evaluations_of
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cldctl.runs import pruning
 from tests.support.tools import DEBUG, invoke

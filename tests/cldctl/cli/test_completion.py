@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cld_core.evaluation.registry import METRICS
+from cld_core.evaluate.registry import METRICS
 from cld_core.run.groups import Group
 from cldctl.runs.state import STATES
 from tests.support.made_up import run_with

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cld_core.recipe import load
+from cld_core.config import load
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
 

@@ -107,8 +107,8 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
 
 
 def test_weights_carry_no_commands_and_accounts(tmp_path):
+    from cld_core.config import load
     from cld_core.model import Model
-    from cld_core.recipe import load
     from tests.support.paths import RECIPES
 
     private = ["hooks.on_change=secret", "cluster.account=secret"]

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.recipe import load
+from cld_core.config import load
+from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cldctl.show import console

@@ -12,7 +12,7 @@ from importlib import metadata
 import pytest
 import typer
 
-from cld_core.recipe.variants import names
+from cld_core.config.variants import names
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl import lookup
 from cldctl.app import app
@@ -154,7 +154,7 @@ def test_a_warning_of_the_library_says_that_it_is_one(tmp_path, monkeypatch):
     first = dict([*lookup.recipe_files().items()][:1])
 
     def warned():
-        logging.getLogger("cld_core.sampling").warning("it is too small")
+        logging.getLogger("cld_core.samplers").warning("it is too small")
         return first
 
     monkeypatch.setattr(lookup, "recipe_files", warned)
@@ -176,7 +176,7 @@ def test_the_methods_in_the_help_are_those_there_are():
 
 
 def test_compare_says_what_eval_compare_does(tmp_path):
-    from cld_core.evaluation.request import EvalRequest
+    from cld_core.evaluate.request import EvalRequest
     from tests.support.made_up import report
 
     for name in ("a", "b"):
@@ -213,7 +213,7 @@ def test_help_loads_neither_recipes_nor_runs():
     assert "cldctl.cli.train" in loaded
     assert not loaded & {
         "yaml",
-        "cld_core.recipe",
+        "cld_core.config",
         "cld_core.run",
         "cldctl.runs",
         "cldctl.clusters",

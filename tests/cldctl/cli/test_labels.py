@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cld_core.classes import numbered
+from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe import load
+from cld_core.config import load
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
 from cldctl.runs import pruning, removal

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session

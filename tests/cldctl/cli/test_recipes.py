@@ -4,8 +4,8 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from cld_core.config import dump, load
 from cld_core.errors import RecipeError
-from cld_core.recipe import dump, load
 from cldctl.app import app
 from cldctl.lookup import find_profile, find_recipe, recipe_files
 from tests.support.paths import RECIPES

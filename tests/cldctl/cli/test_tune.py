@@ -11,7 +11,7 @@ from cld_core import solutions
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.solutions import FILE
-from cld_core.tuned.work import tunings_of
+from cld_core.tune.work import tunings_of
 from tests.cldctl.page.parsed import Parsed
 from tests.support.tools import DEBUG, invoke
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters import this_machine
 from cldctl.clusters.records import JobSpec, SchedulerRefused
 from cldctl.clusters.slurm import script

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.place import Place
-from cld_core.recipe.cluster import ClusterSpec
 from cldctl.clusters.base import Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import JobSpec

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.lines import parse, to_line
 from cldctl.clusters import local_tasks

@@ -2,8 +2,8 @@
 
 import pytest
 
+from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cldctl.clusters import find
 from cldctl.jobs import specs

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run.groups import Group
 from cldctl.evals import compare
 from cldctl.evals.compare import Line

@@ -9,11 +9,11 @@ from itertools import product
 import pytest
 from rich.console import Console
 
+from cld_core.config import load
+from cld_core.config.variants import SECTIONS
 from cld_core.errors import UsageError
-from cld_core.evaluation.published import published_samplers
-from cld_core.evaluation.sweeps import Axis, Cell, Sweep, sweeps_of
-from cld_core.recipe import load
-from cld_core.recipe.variants import SECTIONS
+from cld_core.evaluate.published import published_samplers
+from cld_core.evaluate.sweeps import Axis, Cell, Sweep, sweeps_of
 from cld_core.run import RunFolder
 from cldctl.evals import samplers, table
 from cldctl.evals.samplers import SETTINGS, BenchOptions

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cld_core.evaluation.sweeps import Sweep, sweeps_of
+from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cldctl.evals import plan, sweep, table
 from cldctl.show.evaluations import sweep_table
 from tests.support.made_up import report, run_with

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cld_core import faults, small_files
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import pending
 from cld_core.run.atomic import append_line
 from cld_core.run.events import (

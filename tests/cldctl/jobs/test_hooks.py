@@ -6,10 +6,10 @@ import os
 import psutil
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe import load
-from cld_core.recipe.hooks import HooksSpec
+from cld_core.config import load
+from cld_core.config.hooks import HooksSpec
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Requeued, Started, Submitted
 from cldctl.jobs import hook_runner, hooks

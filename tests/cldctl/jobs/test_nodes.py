@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core.recipe.schema import ClusterSpec
+from cld_core.config.schema import ClusterSpec
 from cld_core.run.events import Crashed, RankFailed, Requeued, Submitted, Unfit
 from cld_core.run.history import History
 from cldctl.clusters.records import JobSpec

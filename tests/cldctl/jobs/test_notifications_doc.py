@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cld_core.recipe import load
+from cld_core.config import load
 from cldctl.jobs.hook_call import call
 from cldctl.jobs.hook_runner import sentence, variables
 from tests.support.paths import RECIPES, ROOT

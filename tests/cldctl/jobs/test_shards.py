@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import CheckpointError, IncompleteError, MergeError, SolverError, UnusableSamplesError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run.events import MergeRefused, TaskFailed
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work

@@ -3,7 +3,7 @@
 import pytest
 
 from cld_core.checkpoint.verify import FORMAT, Sidecar
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run import RunFolder
 from cldctl.clusters.debug import DebugCluster
 from cldctl.jobs import specs

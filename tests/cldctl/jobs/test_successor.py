@@ -2,8 +2,8 @@
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.jobs import successor

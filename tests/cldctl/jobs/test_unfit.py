@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cld_core.errors import UnfitError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run.events import DiedEarly, GivenUp, NotBegun, Requeued, Submitted, TurnedAway, Unfit
 from cld_core.stop import StopFlag
 from cldctl.jobs import aftermath, hooks, process, unfit

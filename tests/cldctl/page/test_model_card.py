@@ -9,11 +9,11 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 
+from cld_core.config import from_dict
+from cld_core.config.variants import names
 from cld_core.errors import UsageError
-from cld_core.evaluation import pictures
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe import from_dict
-from cld_core.recipe.variants import names
+from cld_core.evaluate import pictures
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, events
 from cld_core.run.atomic import write_json
 from cldctl.page.document import PNG

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe import with_overrides
+from cld_core.config import with_overrides
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted

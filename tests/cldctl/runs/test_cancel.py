@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import evaluations_of
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel

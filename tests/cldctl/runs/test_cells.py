@@ -2,8 +2,8 @@
 
 import pytest
 
+from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group

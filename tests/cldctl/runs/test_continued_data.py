@@ -2,9 +2,9 @@
 
 import pytest
 
+from cld_core.config import load
 from cld_core.data import plugin_report
 from cld_core.ranks import Ranks
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
 from cld_core.run.same_data import are_other

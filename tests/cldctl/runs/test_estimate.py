@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cld_core.recipe import load
+from cld_core.config import load
 from cld_core.run.atomic import write_json
 from cldctl.runs.estimate import estimate
 from cldctl.show.usage import estimate_line

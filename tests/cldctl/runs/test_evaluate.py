@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run.events import JobRef, Submitted
 from cldctl.evals import plan
 from cldctl.runs import evaluate

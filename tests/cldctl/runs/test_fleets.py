@@ -5,8 +5,8 @@ import json
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import events
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History

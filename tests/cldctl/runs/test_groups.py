@@ -6,8 +6,8 @@ import pytest
 
 from cld_core.digests import checksum
 from cld_core.errors import RecipeError
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import evaluations_of
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
 from cld_core.run.events import Ended, NotSubmitted, Requested, Started
 from cld_core.run.groups import Group, find_group, values_of

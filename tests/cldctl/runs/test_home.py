@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.recipe import load
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl import clusters

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe import load
+from cld_core.config import load
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Started, Submitted

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted, TurnedAway
 from cldctl.runs import logs

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.recipe import load
 from cldctl import caches
 from cldctl.runs import plugins
 from tests.support.paths import RECIPES

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
 from cld_core.small_files import read_json
@@ -113,7 +113,7 @@ def test_a_hook_that_others_could_have_written_is_not_taken_over(tmp_path, scrip
 
 
 def test_an_address_that_others_could_have_written_gets_no_key(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr("cld_core.recipe.monitor.find_spec", lambda name: True)
+    monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
 
     def start(*overrides, **more):
         resume(run, Continuation(overrides=overrides, **more), Scripted(), lambda *about: None)

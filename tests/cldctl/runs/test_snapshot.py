@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from cld_core.config import load
 from cld_core.errors import CldError
-from cld_core.recipe import load
 from cld_core.run import code, edits
 from cld_core.run.events import Ended, RecipeEdited, Requested
 from cldctl.runs import checkout, snapshot

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.evaluation.request import EvalRequest
-from cld_core.recipe import load
+from cld_core.config import load
+from cld_core.evaluate.evaluation import evaluations_of
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway

@@ -4,8 +4,8 @@ import fcntl
 
 import pytest
 
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.recipe import load
+from cld_core.config import load
+from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder, code
 from cld_core.run.events import NotSubmitted, Requested, Submitted
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.evaluation.reports import checkpoint_checksum
+from cld_core.evaluate.reports import checkpoint_checksum
 from cld_core.run import changes
 from cld_core.run.atomic import write_json
 from cld_core.run.events import JobRef, Submitted
 from cld_core.solutions import FILE, Solution
-from cld_core.tuned.request import TuneRequest
-from cld_core.tuned.work import Tuning
+from cld_core.tune.request import TuneRequest
+from cld_core.tune.work import Tuning
 from cldctl.runs import cancel, logs, removal, survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import status_of

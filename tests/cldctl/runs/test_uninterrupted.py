@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from cld_core.evaluation.evaluation import evaluations_of
-from cld_core.recipe import load
+from cld_core.config import load
+from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.runs import home

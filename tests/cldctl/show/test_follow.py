@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cld_core.evaluation.evaluation import Evaluation
-from cld_core.evaluation.request import EvalRequest
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Submitted, TaskFailed
 from cld_core.run.groups import Group

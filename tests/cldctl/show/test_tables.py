@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.evaluation import registry
+from cld_core.evaluate import registry
 from cldctl.runs.selection import in_order
 from cldctl.runs.status import RunStatus
 from cldctl.show import evaluations as results

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl import clusters
 from cldctl.clusters.base import Task

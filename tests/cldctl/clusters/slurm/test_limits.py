@@ -79,7 +79,7 @@ def said(monkeypatch):
 
 
 def spec(tmp_path, **size):
-    from cld_core.recipe.cluster import ClusterSpec
+    from cld_core.config.cluster import ClusterSpec
 
     return replace(JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec()), size=ClusterSpec(**size))
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cld_core.recipe.cluster import ClusterSpec
+from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters.records import JobSpec, Seen
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster

@@ -10,8 +10,8 @@ import hypothesis
 import hypothesis.strategies
 import pytest
 
+from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError, UsageError
-from cld_core.recipe.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.records import After, JobSpec
 from cldctl.clusters.slurm import client, limits

@@ -1,0 +1,150 @@
+"""Feature extractors of torch-fidelity: Inception and whatever else is registered with it."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cld_core import numerics
+from cld_core.config.plugin import import_plugin
+from cld_core.digests import digest_of
+from cld_core.errors import CldError, UsageError
+from cld_core.texts import printable
+
+from . import inception
+from . import weights as files_of_weights
+from .feature_inputs import Extraction, Files
+
+
+def find(name: str, plugin: str | None = None) -> Any:
+    """The class of the extractor ``name``, after importing ``plugin``, which may register it.
+
+    Raises:
+        UsageError: no extractor has this name; lists those there are.
+        DataError: the plug-in cannot be imported.
+    """
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    if plugin is not None:
+        import_plugin(plugin, "eval.fid.plugin")
+    if name not in FEATURE_EXTRACTORS_REGISTRY:
+        there = ", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))
+        fix = "Name one of them, or the file that registers it in eval.fid.plugin"
+        raise UsageError(f"'eval.fid.extractor' is {name!r}, but torch-fidelity has {there}. {fix}.")
+    return FEATURE_EXTRACTORS_REGISTRY[name]
+
+
+def is_built_in(kind: Any) -> bool:
+    """Whether an extractor comes with torch-fidelity, and so needs weights."""
+    return str(kind.__module__).startswith("torch_fidelity")
+
+
+def score_layer(name: str, plugin: str | None = None) -> str:
+    """The layer of class scores that the Inception Score looks at."""
+    return str(find(name, plugin).get_default_feature_layer_for_metric("isc"))
+
+
+class Extractor:
+    """Features of images, from the layers that metrics look at.
+
+    Args:
+        extraction: which extractor, layer and weights.
+        files: where weights and plug-in lie.
+        scores: whether class scores are wanted, for the Inception Score.
+
+    Raises:
+        UsageError: the weights have changed, or are those of another network.
+    """
+
+    def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
+        name, plugin = extraction.extractor, files.get("plugin")
+        if plugin is not None and plugin.endswith(".py"):
+            _require_unchanged(plugin, extraction.plugin)
+        kind = find(name, plugin)
+        self.layers = {"features": extraction.layer}
+        if scores:
+            self.layers["scores"] = score_layer(name, plugin)
+        known = kind.get_provided_features_list()
+        for layer in self.layers.values():
+            if layer not in known:
+                raise UsageError(f"'eval.fid.layer' is {layer!r}, but {name} has {', '.join(known)}.")
+        made = _made(kind, extraction, files.get("weights"), list(dict.fromkeys(self.layers.values())))
+        self._net = made.to(device)
+        self.device = torch.device(device)
+
+    @numerics.using(tf32=False)
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> dict[str, np.ndarray]:
+        """``features`` (B, D), and ``scores`` (B, K) if wanted, float32, of images (B, 3, H, W), uint8."""
+        outputs = self._net.convert_features_tuple_to_dict(self._net(pixels.to(self.device)))
+        return {key: outputs[layer].float().cpu().numpy() for key, layer in self.layers.items()}
+
+
+def _made(kind: Any, extraction: Extraction, weights: str | None, layers: list[str]) -> Any:
+    """The network of an extractor, with its weights."""
+    from torch_fidelity.utils import create_feature_extractor
+
+    name = extraction.extractor
+    if weights is None and is_built_in(kind):
+        # torch-fidelity would unpickle what lies where torch keeps downloads.
+        raise UsageError(f"'eval.fid.extractor' {name} needs weights. Name their file in eval.fid.weights.")
+    try:
+        if weights is None:
+            return create_feature_extractor(name, layers, cuda=False, verbose=False)
+        with files_of_weights.handed_over(weights, extraction.weights, kind, name) as path:
+            settings = {"feature_extractor_weights_path": path}
+            return create_feature_extractor(name, layers, cuda=False, verbose=False, **settings)
+    except CldError:
+        raise
+    except Exception as error:  # torch and plug-ins may raise anything for a file of another network
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        # For another network, the second line names the first tensors that are missing.
+        kept = "" if isinstance(error, files_of_weights.NotWeights) else f"{type(error).__name__}: "
+        reason = printable(f"{kept}{' '.join(lines[:2])[:300]}", keep="")
+        fix = f"The published weights of Inception: {inception.WEIGHTS_URL}"
+        raise UsageError(f"{weights or name}: these are not weights of {name} ({reason}). {fix}") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _cached(extraction: Extraction, files: tuple[tuple[str, str | None], ...], device: str, scores: bool) -> Extractor:
+    return Extractor(extraction, dict(files), device, scores)
+
+
+def load(extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False) -> Extractor:
+    """As `Extractor`; the last one is kept, because a shard asks for it at every batch."""
+    places = tuple((name, files.get(name)) for name in ("weights", "plugin"))
+    # What else a request says about features does not change the extractor.
+    return _cached(Extraction(**extraction.to_dict()), places, str(device), scores)
+
+
+def dimensions(extraction: Extraction, files: Files, pixels: int) -> int:
+    """The number of features, found by trying the extractor, which reveals wrong weights, too."""
+    image = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8)
+    return int(load(extraction, files, "cpu")(image)["features"].shape[1])
+
+
+def download(url: str, path: Path, sha256: str) -> None:
+    """Fetch weights with the digest ``sha256`` to ``path``.
+
+    Raises:
+        UsageError: they cannot be fetched, or are others.
+    """
+    import torch.hub
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
+
+
+def _require_unchanged(path: str | None, sha256: str | None) -> None:
+    if path is None:
+        return
+    if not Path(path).is_file():
+        raise UsageError(f"{path}: gone since the evaluation was asked for. Put it back, or re-run the command.")
+    if digest_of(Path(path)) != sha256:
+        raise UsageError(f"{path}: changed since the evaluation was asked for. Re-run the command.")

@@ -1,0 +1,159 @@
+"""What an evaluation of images needs besides the checkpoint: weights of the extractor, statistics of the training set.
+
+They are looked for when the evaluation is asked for, not when its job starts. Loads no torch for Inception with the
+published weights.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cld_core.config import Recipe
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.eval import INCEPTION, FidSpec
+from cld_core.digests import digest_of
+from cld_core.errors import UsageError
+from cld_core.texts import one_line
+
+from . import inception, registry
+from .definitions import Metric
+from .feature_inputs import Extraction, FeatureInputs, Files
+
+
+def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Files]:
+    """What the metrics that look at features need, looked for and checked; None if none does.
+
+    Raises:
+        UsageError: a metric is not for such data, weights or statistics are missing or do not fit, or samples are too
+            few.
+        DataError: the training set, whose statistics are meant, is missing.
+    """
+    readers = [metric for metric in registry.metrics(metrics) if _looks_at_features(metric)]
+    _refuse_other_data(recipe, metrics)
+    by_class = [metric.flag for metric in registry.metrics(metrics) if metric.needs_labels]
+    if by_class and not recipe.data.labels:
+        text = f"needs a class-conditional model, but data.labels of {one_line(recipe.name)} is false. Leave it out."
+        raise UsageError(f"{by_class[0]} {text}")
+    if not readers:
+        _refuse_too_few(recipe, metrics, None)
+        return None, {}
+    extraction, dimensions, files = extractor(recipe)
+    stats = references = None
+    if any(metric.reference is not None for metric in readers):
+        from . import stats_file
+
+        flags = " and ".join(metric.flag for metric in readers if metric.needs_features)
+        path, stats, references = stats_file.find(recipe, extraction, dimensions, flags)
+        if any(metric.reference == "classes" for metric in readers):
+            stats_file.require_classes(path)
+        files = {**files, "stats": str(path)}
+    _refuse_too_few(recipe, metrics, references)
+    return FeatureInputs.of(extraction, recipe.eval.fid.quantisation, stats), {"stats": None, **files}
+
+
+def _refuse_other_data(recipe: Recipe, metrics: Sequence[str]) -> None:
+    """Refuse metrics of images for vectors, and the other way round."""
+    images = isinstance(recipe.data, ImageDataSpec)
+    fitting = registry.fitting(images=images)
+    if others := [metric for metric in registry.metrics(metrics) if metric not in fitting]:
+        flags, fit = ", ".join(it.flag for it in others), " or ".join(it.flag for it in fitting)
+        wanted, found = ("vectors", "images") if images else ("images", "vectors")
+        text = f"compares {wanted}, but the examples of data.name={recipe.data.name} are {found}"
+        raise UsageError(f"{flags} {text}. Ask for {fit}.")
+
+
+def _looks_at_features(metric: Metric) -> bool:
+    return "fid" in registry.ROWS[metric.rows].depends
+
+
+def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
+    """The feature extractor that a recipe names, the number of its features, and where its files lie.
+
+    Raises:
+        UsageError: it is not registered, or its weights are missing or those of another network.
+    """
+    assert isinstance(recipe.data, ImageDataSpec), "features are of images"
+    spec = recipe.eval.fid
+    plugin = None if spec.plugin is None else _plugin_fingerprint(spec.plugin)
+    layer = "2048" if spec.layer is None else str(spec.layer)
+    if spec.extractor == INCEPTION:
+        if layer not in inception.LAYERS:
+            raise UsageError(f"'eval.fid.layer' cannot be {layer!r}; {INCEPTION} has {', '.join(inception.LAYERS)}.")
+        weights: Path | None = _inception_weights(spec)
+    else:
+        # Registries and plug-ins are code, which needs torch.
+        from . import extractors
+
+        kind = extractors.find(spec.extractor, spec.plugin)
+        layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
+        weights = _given_weights(spec)
+        if weights is None and extractors.is_built_in(kind):
+            text = "needs weights. Name their file in eval.fid.weights"
+            raise UsageError(f"'eval.fid.extractor' {spec.extractor} {text}.")
+    extraction = Extraction(
+        extractor=spec.extractor,
+        layer=layer,
+        weights=None if weights is None else digest_of(weights),
+        plugin=plugin,
+    )
+    files: Files = {"weights": None if weights is None else str(weights), "plugin": spec.plugin}
+    if spec.extractor == INCEPTION and inception.is_published(extraction.weights):
+        return extraction, inception.LAYERS[layer], files
+    from . import extractors
+
+    return extraction, extractors.dimensions(extraction, files, recipe.data.pixels), files
+
+
+def _inception_weights(spec: FidSpec) -> Path:
+    given = _given_weights(spec)
+    if given is not None:
+        return given
+    kept = inception.weights_path()
+    if not kept.is_file():
+        if not spec.download:
+            where = f"put it at {kept}, or name it in eval.fid.weights"
+            text = f"the weights of {INCEPTION} are not on this machine. Download {inception.WEIGHTS_URL} and {where}"
+            raise UsageError(f"{text}; with internet access, eval.fid.download=true does it.")
+        from . import extractors
+
+        extractors.download(inception.WEIGHTS_URL, kept, inception.PUBLISHED_SHA256)
+    if not inception.is_published(found := digest_of(kept)):
+        # Anybody's program may have put it there, and nobody has named it.
+        text = f"not the published weights of {INCEPTION}: its SHA-256 is {found[:16]}..."
+        fix = f"Remove it and download {inception.WEIGHTS_URL} to there, or name a file of your own in eval.fid.weights"
+        raise UsageError(f"{kept}: {text}. {fix}.")
+    return kept
+
+
+def _given_weights(spec: FidSpec) -> Path | None:
+    if spec.weights is None:
+        return None
+    path = Path(spec.weights)
+    if not path.is_file():
+        hint = f" Download {inception.WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
+        raise UsageError(f"'eval.fid.weights' names {path}, but there is no such file. Correct the path.{hint}")
+    return path
+
+
+def _plugin_fingerprint(plugin: str) -> str:
+    """SHA-256 of the file, or the name of the module."""
+    if not plugin.endswith(".py"):
+        return plugin
+    if not Path(plugin).is_file():
+        raise UsageError(f"'eval.fid.plugin' names {plugin}, but there is no such file. Correct the path.")
+    return digest_of(Path(plugin))
+
+
+def _refuse_too_few(recipe: Recipe, metrics: Sequence[str], references: int | None) -> None:
+    """Refuse settings that the number of samples, or of features of training images, is too small for."""
+    for metric in registry.metrics(metrics):
+        if metric.least is None:
+            continue
+        key, spare = metric.least
+        value = getattr(getattr(recipe.eval, metric.name), key)
+        counts = {"samples": recipe.eval.samples}
+        if metric.needs_features and references is not None:
+            counts["features of training images"] = references
+        for what, count in counts.items():
+            if value > count - spare:
+                fix = f"Set it to at most {count - spare}, or draw more samples"
+                raise UsageError(f"'eval.{metric.name}.{key}' is {value}, too many for {count} {what}. {fix}.")

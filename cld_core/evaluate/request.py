@@ -1,0 +1,231 @@
+"""What is asked of a checkpoint. The folder of an evaluation is named after the content of its request."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cld_core.config import Recipe
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.ema import EmaSpec
+from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
+from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.sampling import SamplingSpec
+from cld_core.config.variants import SECTIONS
+from cld_core.data import presence
+from cld_core.digests import digest
+from cld_core.errors import UsageError
+from cld_core.run import RunFolder, changes
+from cld_core.shards import Request
+from cld_core.shards.request import MAX_ROWS, require_few
+
+from . import inputs, registry
+from .definitions import RowKind
+from .feature_inputs import FeatureInputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRequest(Request):
+    """One evaluation of one checkpoint.
+
+    Attributes:
+        metrics: names, in the order of the table.
+        model_digest: of the parts of the recipe that the model's tensors depend on.
+        seed: key of every random draw.
+        samples: number of samples.
+        points: number of test points; 0 if no metric reads them.
+        objective: what the test loss is of.
+        fid: what features of samples come from; None if no metric reads them.
+        max_nonfinite: fraction of samples that may be not finite. It changes no number and is not part of the id, so
+            that work that had too many is completed, and not begun again, when more are allowed.
+        elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
+        elbo_eps_asked: `eval.elbo.eps` if that is another one.
+        ema: which average of the weights.
+    """
+
+    kind: ClassVar[str] = "evaluation"
+
+    metrics: tuple[str, ...]
+    checkpoint_step: int
+    model_digest: str
+    seed: int
+    samples: int
+    points: int
+    max_nonfinite: float = EvalSpec.max_nonfinite
+    sampling: SamplingSpec
+    objective: ObjectiveSpec
+    fid: FeatureInputs | None = None
+    kid: KidSpec = field(default_factory=KidSpec)
+    isc: IscSpec = field(default_factory=IscSpec)
+    prc: PrcSpec = field(default_factory=PrcSpec)
+    w2: W2Spec = field(default_factory=W2Spec)
+    flow: FlowSpec = field(default_factory=FlowSpec)
+    elbo: ElboSpec = field(default_factory=ElboSpec)
+    elbo_eps_asked: float | None = None
+    loss: LossSpec = field(default_factory=LossSpec)
+    ema: EmaSpec = field(default_factory=EmaSpec)
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        metrics: Sequence[str],
+        checkpoint_step: int,
+        shards: int = 1,
+        points_key: str = "eval.points",
+    ) -> "EvalRequest":
+        """The request that a recipe's `eval` and `sampling` sections make for the checkpoint of a step.
+
+        Everything that it will need is looked for now, before anything is computed.
+
+        Args:
+            points_key: the key that `eval.points` was taken from, for messages.
+
+        Raises:
+            UsageError: weights or statistics are missing or do not fit, a metric is not for such data or not for this
+                sampler, or there are too many shards.
+            RecipeError: samples drawn as the recipe says would be useless.
+            DataError: there is no test set, or a smaller one.
+        """
+        require_few(shards)
+        spec = recipe.eval
+        names = tuple(metric.name for metric in registry.metrics(metrics))
+        over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
+        if "samples" in over:
+            recipe.sampling.require_usable()
+            _require_flow(recipe.sampling, names)
+        fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
+        points = _points(recipe, points_key) if "points" in over else 0
+        eps = max(spec.elbo.eps, recipe.objective.loss_eps)
+        sizes = {"samples": spec.samples, "points": points}
+        if max(sizes[name] for name in over) > MAX_ROWS:
+            raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
+        request = cls(
+            metrics=names,
+            checkpoint_step=checkpoint_step,
+            model_digest=recipe.model_digest(),
+            seed=spec.seed,
+            samples=spec.samples,
+            points=points,
+            max_nonfinite=spec.max_nonfinite,
+            # Requests that sample alike are equal.
+            sampling=recipe.sampling.canonical(),
+            objective=recipe.objective,
+            fid=fid,
+            kid=spec.kid,
+            isc=spec.isc,
+            prc=spec.prc,
+            w2=spec.w2,
+            flow=spec.flow,
+            elbo=replace(spec.elbo, eps=eps),
+            elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
+            loss=spec.loss,
+            ema=recipe.ema,
+            files=files,
+            batch_size=spec.batch_size,
+            retries=recipe.train.max_retries,
+        )
+        return replace(request, shards=min(shards, max(request.sizes.values())))
+
+    @classmethod
+    def periodic_fid(cls, recipe: Recipe) -> "EvalRequest | None":
+        """The FID that training computes now and then; None if it computes none.
+
+        Raises:
+            UsageError: weights or statistics are missing or do not fit.
+        """
+        if recipe.periodic.fid_every is None:
+            return None
+        spec = replace(recipe.eval, samples=recipe.periodic.fid_samples)
+        return cls.of(replace(recipe, eval=spec, ema=EmaSpec()), ("fid",), 0)
+
+    @classmethod
+    def periodic_bound(cls, recipe: Recipe) -> "EvalRequest | None":
+        """The likelihood bound that training computes now and then; None if it computes none before its last step.
+
+        Raises:
+            DataError: there is no test set.
+            UsageError: it is smaller.
+        """
+        every, steps = recipe.periodic.elbo_every, recipe.train.steps
+        if every is None or steps < every or not recipe.periodic.wants_elbo(steps - steps % every):
+            return None
+        spec = replace(recipe.eval, points=recipe.periodic.elbo_points)
+        recipe = replace(recipe, eval=spec, ema=EmaSpec())
+        return cls.of(recipe, ("elbo",), 0, points_key="periodic.elbo_points")
+
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        return {"sampling": SECTIONS["sampling"].exact(content["sampling"]).spec}
+
+    @property
+    def id(self) -> str:
+        """Name of the evaluation: metrics, step, and a digest of everything that its numbers depend on."""
+        return f"{'-'.join(self.metrics)}-{self.checkpoint_step:08d}-{self._digest(self.metrics, 'checkpoint_step')}"
+
+    @property
+    def settings(self) -> str:
+        """A digest of everything that is asked of a checkpoint, whichever it is: the same at every step."""
+        return self._digest(self.metrics)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows there are of each kind, in the order of the table of metrics."""
+        kinds = dict.fromkeys(metric.rows for metric in registry.metrics(self.metrics))
+        return {kind: self._size(registry.ROWS[kind]) for kind in kinds}
+
+    def _size(self, kind: RowKind) -> int:
+        most = [] if kind.most is None else [int(self._spec_at(kind.most))]
+        return min([int(getattr(self, kind.over)), *most])
+
+    def rows_id(self, kind: str) -> str:
+        """A digest of everything that each single row of a kind depends on, but not of how many there are."""
+        readers = [metric.name for metric in registry.metrics(self.metrics) if metric.rows == kind]
+        return self._digest(readers, "checkpoint_step", sizes=False)
+
+    def at(self, place: str) -> Any:
+        """What is at a place such as "kid.subsets"; None if a section of it is missing."""
+        value = self._spec_at(place)
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+    def save(self, run: RunFolder) -> Path:
+        """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
+        changes.mark(run.path)
+        return self.store(run.evals / self.id)
+
+    def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
+        names = {"model_digest", "seed", "ema", *more}
+        for metric in registry.metrics(metrics):
+            rows = registry.ROWS[metric.rows]
+            numbers = [rows.over, *([rows.most] if rows.most else [])] if sizes else []
+            names |= {*rows.depends, *metric.depends, *numbers}
+        versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
+        return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
+
+    def _spec_at(self, place: str) -> Any:
+        value: Any = self
+        for name in place.split("."):
+            value = None if value is None else getattr(value, name)
+        return value
+
+
+def _require_flow(sampling: SamplingSpec, metrics: Sequence[str]) -> None:
+    """Refuse metrics that compare samples with the probability flow, if the sampler does not follow it."""
+    readers = [metric.flag for metric in registry.metrics(metrics) if registry.ROWS[metric.rows].along_flow]
+    if readers and not sampling.follows_flow:
+        text = "compares samples with the network's probability flow from the same noise"
+        why = f"these settings of sampling.method={sampling.method} draw further noise"
+        raise UsageError(f"{', '.join(readers)} {text}, but {why}. Leave it out, or sample without noise.")
+
+
+def _points(recipe: Recipe, key: str) -> int:
+    """How many test points there are to be: as many as ``key`` asks for, or all."""
+    wanted = recipe.eval.points
+    if not isinstance(recipe.data, ImageDataSpec):
+        return wanted or recipe.eval.samples
+    present = presence.count(recipe.data, "validation")
+    if wanted is not None and wanted > present:
+        all_of_them = ", or null for all of them" if key == "eval.points" else ""
+        text = f"is {wanted}, but {recipe.data.path} has {present} test images"
+        raise UsageError(f"'{key}' {text}. Set {key}={present}{all_of_them}.")
+    return wanted or present

@@ -1,0 +1,89 @@
+"""Sampling: from noise at t = 1 to data, with any score (a network's, or an exact one of `analytic`).
+
+Each method is a module with a function ``sample(score, sde, spec, u, draws, watcher)``:
+
+    u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite
+    draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
+    watcher is told where the sampler is (`path.Watcher`); only those who watch pass one
+    solution, a keyword that methods with ``needs_solution`` have: `cld_core.solutions.Solution`
+
+It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cld_core.config.sampling import SamplingSpec
+from cld_core.config.variants import implementation_of
+from cld_core.samplers.noise import Noise, stream
+from cld_core.samplers.path import Watcher
+from cld_core.score import ScoreFunction
+from cld_core.sde import Diffusion
+from cld_core.solutions import Solution
+
+__all__ = ["Noise", "Samples", "sample"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What `sample` returns."""
+
+    x: Tensor  # (B, C, ...), the samples
+    v: Tensor | None  # (B, (n - 1)C, ...), their other halves (CLD: velocities); None if n is 1
+    nfe_each: Tensor  # (B,), int64: network evaluations of each sample, including denoising
+
+    @property
+    def nfe(self) -> float:
+        """Mean number of network evaluations per sample, including denoising."""
+        return float(self.nfe_each.double().mean())
+
+    @staticmethod
+    def cat(parts: "Sequence[Samples]") -> "Samples":
+        """The samples of several batches, concatenated."""
+        v = [part.v for part in parts if part.v is not None]
+        x, nfe_each = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "nfe_each"))
+        return Samples(x, torch.cat(v) if v else None, nfe_each)
+
+
+@torch.no_grad()
+def sample(
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: SamplingSpec,
+    noise: Noise,
+    data_shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    watcher: Watcher | None = None,
+    solution: Solution | None = None,
+) -> Samples:
+    """Draw as many samples as ``noise`` has rows. Each depends on its own noise only.
+
+    Args:
+        score: maps (u, t) to the score of the scored halves; t is a float, or (B,) for the adaptive flow.
+        spec: a recipe's `sampling` section.
+        noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``.
+        data_shape: shape of one example, (C, ...).
+        watcher: is told where the sampler is, such as a `path.Recorder`.
+        solution: what a method that `needs_solution` follows.
+
+    Raises:
+        RecipeError: the method does not go with the diffusion, or its settings give useless samples.
+        SolverError: the adaptive flow's tolerance is out of reach.
+    """
+    spec.require_usable()
+    channels, *rest = data_shape
+    u = sde.prior(noise.normal((channels * sde.n, *rest)).to(device))
+
+    def draws(count: int, halves: int) -> Iterator[Tensor]:
+        return stream(noise, (channels * halves, *rest), count, device)
+
+    watched = () if watcher is None else (watcher,)
+    fitted = {"solution": solution} if spec.needs_solution else {}
+    u, nfe = implementation_of("sampling", spec)(score, sde, spec, u, draws, *watched, **fitted)
+    nfe_each = nfe if isinstance(nfe, Tensor) else torch.full((len(u),), nfe, dtype=torch.int64, device=u.device)
+    if sde.n == 1:
+        return Samples(u, None, nfe_each)
+    return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)

@@ -1,0 +1,160 @@
+"""The exponential multistep sampler (docs/math.md section 7.2).
+
+The reverse process is split into a known linear part, which is solved exactly, and a smooth rest: a multiple of alpha
+(`halves.rest`), which is interpolated between evaluations. It works with any score, with one evaluation per step.
+"""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from cld_core.analytic import gaussian
+from cld_core.config.sampling import ExponentialSpec
+from cld_core.samplers.grids import grid_of
+from cld_core.samplers.halves import rest, score_from_rest
+from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part, noise_factor
+from cld_core.samplers.noise import Draws
+from cld_core.samplers.path import UNWATCHED, Watcher
+from cld_core.samplers.quadrature import Segment, segments
+from cld_core.score import ScoreFunction
+from cld_core.sde import Diffusion
+from cld_core.solver import Observer
+
+_log = logging.getLogger(__name__)
+# Data narrow enough to show noise that grows from step to step, and how much wider samples of them may be.
+_NARROW_STD, _MOST_WIDENING = 0.04, 2.0
+
+
+def sample(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+) -> tuple[Tensor, int]:
+    """See `cld_core.samplers`.
+
+    One evaluation per step. The corrector uses that of the next step, or of the denoising step, and so costs none.
+    Logs a warning if the steps are too long for their noise.
+    """
+    if spec.eta > 0:
+        _warn_of_growing_noise(sde, replace(spec, repeats=1))
+    if spec.repeats > 1:
+        return _repeated(score, sde, spec, u, draws, watcher)
+    return _solve(score, sde, spec, u, draws, watcher)
+
+
+def _solve(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+) -> tuple[Tensor, int]:
+    times = grid_of(spec, sde.schedule)
+    coefficients = steps(sde, tuple(times), spec.order, spec.corrector, spec.eta)
+
+    def alpha(u: Tensor, t: float) -> Tensor:
+        return rest(score, sde, u, t)
+
+    noise = draws(len(coefficients), sde.n)
+    u, newest = follow(u, times, coefficients, alpha, noise, watcher, order=spec.order, evaluate_last=spec.denoise)
+    if spec.denoise:
+        u = sde.euler_step(u, score_from_rest(newest, sde, u, spec.eps), spec.eps, spec.eps)
+    return u, spec.nfe
+
+
+class _Part:
+    """Shows a watcher a part of a sampler's steps, from progress ``done[0]`` to ``done[1]``, without its end."""
+
+    def __init__(self, watcher: Watcher, done: tuple[float, float]) -> None:
+        self._watcher, self._done = watcher, done
+
+    def visit(self, t: float, u: Tensor, done: float) -> None:
+        first, last = self._done
+        if done < 1.0 or last == 1.0:
+            self._watcher.visit(t, u, first + (last - first) * done)
+
+    def flow(self, u: Tensor, end: float) -> Observer | None:
+        return None
+
+
+def _repeated(
+    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher
+) -> tuple[Tensor, int]:
+    """Groups of `spec.jump` steps, each made several times: the forward process leads from its end to its start.
+
+    If the number of steps is not a multiple of that, the first group is shorter: steps near the data matter most.
+    """
+    times = grid_of(spec, sde.schedule)
+    count = len(times) - 1
+    firsts = [0, *range(count % spec.jump or spec.jump, count, spec.jump)]
+    forth, noise = draws(len(firsts) * (spec.repeats - 1), sde.n), draws(count * spec.repeats, sde.n)
+    newest = u
+
+    def alpha(u: Tensor, t: float) -> Tensor:
+        return rest(score, sde, u, t)
+
+    for first, last in pairwise([*firsts, count]):
+        part = times[first : last + 1]
+        coefficients = steps(sde, tuple(part), spec.order, spec.corrector, spec.eta)
+        for repeat in range(spec.repeats):
+            if repeat:
+                u = sde.forward(u, next(forth), part[-1], part[0])
+            is_last = repeat == spec.repeats - 1
+            seen = _Part(watcher, (first / count, last / count)) if is_last else UNWATCHED
+            ends = is_last and last == count and spec.denoise
+            u, newest = follow(u, part, coefficients, alpha, noise, seen, order=spec.order, evaluate_last=ends)
+    if spec.denoise:
+        u = sde.euler_step(u, score_from_rest(newest, sde, u, spec.eps), spec.eps, spec.eps)
+    return u, count * spec.repeats + int(spec.denoise)
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_of_growing_noise(sde: Diffusion, spec: ExponentialSpec) -> None:
+    """Warn if samples are much too wide: once, because the call is cached."""
+    factor = widening(sde, spec)
+    if not factor <= _MOST_WIDENING:
+        settings = f"sampling.eta={spec.eta:g}, order={spec.order}, corrector={str(spec.corrector).lower()}"
+        text = f"is too small for {settings}: narrow data come out {factor:.3g} times too wide"
+        # docs/samplers.md, "Noise": no other order is narrower.
+        is_best = spec.order == 2 and not spec.corrector
+        fix = "Raise it, or lower eta" if is_best else "Raise it, lower eta, or set order=2 and corrector=false"
+        _log.warning("sampling.nfe=%d %s. %s.", spec.nfe, text, fix)
+
+
+def widening(sde: Diffusion, spec: ExponentialSpec) -> float:
+    """The exact ratio of the standard deviations of samples and data, for N(0, 0.04^2) and its score.
+
+    That score is linear, so the sampler is a linear map of its noise. It runs on one unit vector for each number that
+    it draws, and the squares of the results add up to the variance of x.
+    """
+    n = sde.n
+    units = torch.eye(n * (1 + spec.nfe), dtype=torch.float64)
+
+    def draws(count: int, halves: int) -> Iterator[Tensor]:
+        yield from units[:, n:].split(halves, dim=1)
+
+    u, _ = _solve(gaussian(_NARROW_STD, d=1).score(sde), sde, spec, sde.prior(units[:, :n]), draws)
+    return float(u[:, 0].norm()) / _NARROW_STD
+
+
+@functools.lru_cache(maxsize=64)
+def steps(sde: Diffusion, times: tuple[float, ...], order: int, corrector: bool, eta: float) -> tuple[Step, ...]:
+    """The coefficients for a grid, computed once for each pair of diffusion and grid.
+
+    Step i interpolates with degree min(order, i), which is what the evaluations so far allow. The corrector
+    interpolates with degree max(order, 1), the end of the step being one of its points.
+
+    Args:
+        order: degree of the interpolation, 0 to 3. Without noise, the order of convergence is order + 1, or 2 for order
+            0 with the corrector. With noise, the weak order is 2 at most (docs/math.md section 7.2).
+        eta: 0 follows the probability flow, 1 the reverse SDE; eta > 0 adds noise.
+    """
+    parts = enumerate(segments(list(times), functools.partial(known_part, sde, eta)))
+    # The times t_(i+1), t_i, ..., t_0 of step i.
+    return tuple(_step(sde, segment, times[: i + 2][::-1], order, corrector, eta) for i, segment in parts)
+
+
+def _step(sde: Diffusion, segment: Segment, times: Sequence[float], order: int, corrector: bool, eta: float) -> Step:
+    """The step over a segment; ``times`` are its end, its start and those before, back to 1."""
+    fields = alpha_fields(sde, eta, segment.times)
+    predictor, correction = interpolating(sde, segment, fields, times, order, corrector)
+    return Step(segment.whole.tolist(), predictor, correction, noise_factor(sde, segment, eta) if eta else None)

@@ -1,0 +1,172 @@
+"""Multistep methods: steps with fixed coefficients that combine the results of earlier evaluations.
+
+The result of an evaluation at u and t, a *field* (`exponential`: alpha; `gddim`: noise), is interpolated between
+evaluations; the linear rest of the equation is solved exactly. Both samplers share the steps, their weights and the
+loop.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cld_core.samplers.halves import Matrix, add, linear
+from cld_core.samplers.path import Watcher
+from cld_core.samplers.quadrature import Segment
+from cld_core.sde import Diffusion
+from cld_core.sde.coefficients import stacked
+
+
+@dataclass(frozen=True)
+class Step:
+    """Coefficients of one step, for fields of k parts. Fields come newest first."""
+
+    transition: Matrix  # (n, n), Phi
+    predictor: list[Matrix]  # up to order + 1 times (n, k): c_j of the field at t_i, t_(i-1), ...
+    correction: list[Matrix]  # each (n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
+    noise: Matrix | None  # (n, n), lower Cholesky factor; None without noise
+
+
+def follow(
+    u: Tensor,
+    times: Sequence[float],
+    steps: Sequence[Step],
+    field: Callable[[Tensor, float], Tensor],
+    noise: Iterator[Tensor],
+    watcher: Watcher,
+    *,
+    order: int,
+    evaluate_last: bool,
+) -> tuple[Tensor, Tensor]:
+    """u (B, nC, ...) at times[-1], from u at times[0], and the newest field, (B, kC, ...).
+
+    One evaluation of ``field`` per step. The corrector uses that of the next step, or of the denoising step, and so
+    costs none.
+
+    Args:
+        evaluate_last: evaluate the field at times[-1], too, as the denoising step needs it.
+    """
+    history: list[Tensor] = []
+    correction: list[Matrix] = []
+
+    def evaluate(t: float) -> None:
+        """Evaluate the field at u and t, and correct u with it."""
+        history.insert(0, field(u, t))
+        _add_all(u, correction, history)
+        del history[order + 1 :]
+
+    for number, (step, t) in enumerate(zip(steps, times[:-1], strict=True)):
+        evaluate(t)
+        watcher.visit(t, u, number / len(steps))
+        u = linear(step.transition, u)
+        _add_all(u, step.predictor, history)
+        if step.noise is not None:
+            u.add_(linear(step.noise, next(noise)))
+        correction = step.correction
+    if evaluate_last:
+        evaluate(times[-1])
+    watcher.visit(times[-1], u, 1.0)
+    return u, history[0]
+
+
+def interpolating(
+    sde: Diffusion, segment: Segment, fields: Tensor, times: Sequence[float], order: int, corrector: bool
+) -> tuple[list[Matrix], list[Matrix]]:
+    """Predictor and correction of the step over a segment.
+
+    The predictor interpolates with degree min(order, number of earlier evaluations), the corrector with degree
+    max(order, 1), the end of the step being one of its points.
+
+    Args:
+        fields: (K, n, k), factors of the interpolated field in du/dt, at the nodes of the segment.
+        times: the end of the step, its start, and those before, back to 1.
+    """
+
+    def weights(points: Sequence[float]) -> list[Matrix]:
+        basis = lagrange(sde, points, segment.times)
+        return [columns(segment, fields * row[:, None, None]) for row in basis]
+
+    predictor = weights(times[1 : order + 2])
+    if not corrector:
+        return predictor, []
+    nothing = [[0.0] * fields.shape[2] for _ in range(sde.n)]
+    return predictor, _differences(weights(times[: max(order, 1) + 1]), [nothing, *predictor], nothing)
+
+
+def columns(segment: Segment, fields: Tensor) -> Matrix:
+    """The integral (n, k) of each of the k columns of ``fields`` (K, n, k)."""
+    integrals = [segment.integral(field.contiguous()) for field in fields.unbind(2)]
+    rows: Matrix = torch.stack(integrals, dim=1).tolist()
+    return rows
+
+
+def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Matrix:
+    """Lower factor (n, n) of the covariance of the noise that the scored halves receive during a step."""
+    covariance = torch.zeros(sde.n, sde.n, dtype=torch.float64)
+    for half, rate in enumerate(sde.diffusion2(segment.times), start=sde.n - sde.m):
+        white = torch.zeros(len(segment.times), sde.n, dtype=torch.float64)
+        white[:, half] = eta * rate.sqrt()
+        covariance += segment.gram(white)
+    factor: Matrix = torch.linalg.cholesky(covariance).tolist()
+    return factor
+
+
+def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
+    """Factors (K, m, 1) of -s in du/dt of the scored halves, (1 + eta^2)/2 g^2 at times t (K,)."""
+    return torch.stack([0.5 * (1.0 + eta * eta) * rate for rate in sde.diffusion2(t)], dim=1)[:, :, None]
+
+
+def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
+    """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n), float64."""
+    first = sde.n - sde.m
+    out = drift(sde, t)
+    out[:, first:, first:] += strengths(sde, eta, t) * stacked(sde.known_precision(t), t)
+    return out
+
+
+def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
+    """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
+    fields = torch.zeros(len(t), sde.n, sde.m, dtype=torch.float64)
+    fields[:, sde.n - sde.m :] = strengths(sde, eta, t) * stacked(sde.target(t), t)
+    return fields
+
+
+def drift(sde: Diffusion, t: Tensor) -> Tensor:
+    """beta(t) A, (K, n, n), float64."""
+    return (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * torch.tensor(sde.A, dtype=torch.float64)
+
+
+def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
+    """Lagrange polynomials (len(points), K) of ``points`` at times t (K,), in the variable sqrt(B(t)).
+
+    Of the variables that were tried, alpha is interpolated best in this one near the data, and steps do not depend on
+    how fast beta varies.
+    """
+    root = sde.schedule.integral(t).sqrt()
+    nodes = [math.sqrt(sde.schedule.integral(point)) for point in points]
+    rows = []
+    for j, here in enumerate(nodes):
+        row = torch.ones_like(root)
+        for m, other in enumerate(nodes):
+            if m != j:
+                row = row * ((root - other) / (here - other))
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def _add_all(u: Tensor, weights: list[Matrix], fields: list[Tensor]) -> None:
+    """u += the sum of weights_j fields_j, in place."""
+    for weight, found in zip(weights, fields, strict=False):
+        add(u, weight, found)
+
+
+def _differences(a: list[Matrix], b: list[Matrix], nothing: Matrix) -> list[Matrix]:
+    """a - b, matrix by matrix, the shorter list continued with ``nothing``."""
+    length = max(len(a), len(b))
+    a, b = (matrices + [nothing] * (length - len(matrices)) for matrices in (a, b))
+    return [
+        [[x - y for x, y in zip(p, q, strict=True)] for p, q in zip(rows, others, strict=True)]
+        for rows, others in zip(a, b, strict=True)
+    ]

@@ -1,0 +1,52 @@
+"""The probability flow, solved adaptively (docs/math.md section 7)."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from cld_core.config.sampling import OdeSpec
+from cld_core.samplers.denoising import denoised
+from cld_core.samplers.noise import Draws
+from cld_core.samplers.path import UNWATCHED, Watcher
+from cld_core.score import ScoreFunction, at_each, for_rows
+from cld_core.sde import Diffusion
+from cld_core.solver import solve
+
+# A time (b,), and the score at it.
+_Stage = tuple[Tensor, Callable[[Tensor], Tensor]]
+
+
+def sample(
+    score: ScoreFunction,
+    sde: Diffusion,
+    spec: OdeSpec,
+    u: Tensor,
+    draws: Draws,
+    watcher: Watcher = UNWATCHED,
+) -> tuple[Tensor, Tensor]:
+    """See `cld_core.samplers`. Every sample has its own steps; the evaluations are (B,).
+
+    The state is float64, the score is evaluated in the type of u.
+
+    Raises:
+        SolverError: the tolerance is out of reach.
+    """
+    shape, dtype = u.shape[1:], u.dtype
+
+    def prepare(times: Tensor) -> list[_Stage]:
+        return list(zip(times, at_each(score, times, dtype), strict=True))
+
+    def field(stage: _Stage, y: Tensor, rows: Tensor) -> Tensor:
+        t, score_then = stage
+        now = y.to(dtype).view(-1, *shape)
+        here = for_rows(score, rows)
+        s = score_then(now) if here is score else here(now, t)
+        return sde.flow(now, s, t).flatten(1)
+
+    observe = watcher.flow(u, spec.eps)
+    y = u.flatten(1)
+    solution = solve(field, y, 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare, observe=observe)
+    u = solution.y.to(dtype).view_as(u)
+    if not spec.denoise:
+        return u, solution.nfe
+    return denoised(score, sde, u, spec.eps), solution.nfe + 1

@@ -1,0 +1,269 @@
+"""What somebody else's recipe, or a slip of one's own, cannot do: each is refused in one line with place and fix."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
+from cld_core.config.reading import MAX_BYTES
+from cld_core.errors import RecipeError
+from cld_core.run import RunFolder
+from cld_core.run.events import Requested
+from tests.support.paths import RECIPES
+
+TOY = RECIPES / "toy.yaml"
+LAUGHS = "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
+)  # 9**9 values
+
+
+def write(folder: Path, content: str | bytes, name: str = "mine.yaml") -> Path:
+    file = folder / name
+    file.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    return file
+
+
+def refusal(*arguments, **keywords) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(*arguments, **keywords)
+    message = str(caught.value)
+    assert message.isprintable(), "one line that no terminal obeys"
+    assert len(message) < 5000
+    assert message.endswith((".", "?"))
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"train:\n  steps: {'9' * 400}\n", ["line 2", "'train.steps'", "a number of 400 digits"]),
+        (f"train:\n  steps: {'9' * 6000}\n", ["line 2", "'train.steps'", "not a number"]),
+        (f"train:\n  steps: 0x{'f' * 6000}\n", ["line 2", "'train.steps'", "digits"]),
+        ("optim:\n  lr: 1e999\n", ["line 2", "'optim.lr'", "inf"]),
+        ("train: &a [*a]\n", ["line 1", "'train'", "levels deep"]),
+        ("&a a: &a [*a]\n", ["line 1", "not valid YAML"]),
+        (f"a: &a [x]\n{LAUGHS}", ["values", "aliases"]),
+        ("train: {steps: 1}\nnull: 3\n", ["line 2", "a key of the recipe is not a text"]),
+        ("train:\n  3: 4\n", ["line 2", "a key of 'train' is not a text"]),
+        ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps' is not nested", "`train: {steps: ...}`"]),
+        ("train:\n  steps: '${'\n", ["line 2", "'train.steps'", "${"]),
+        ("train:\n  steps: '${train.steps}'\n", ["line 2", "'train.steps'", "never ends"]),
+        ("name: ${data.name}\ndata:\n  name: ${name}\n", ["'data.name'", "never ends"]),
+        ("name: '${train}'\ntrain:\n  steps: 5\n", ["line 1", "'name'", "is a section"]),
+        ("name: 'a${network.multipliers}'\nnetwork: {name: ncsnpp, multipliers: [1]}\n", ["'name'", "a list"]),
+        ("name: '${oc.env:HOME}'\n", ["line 1", "'name'", "${oc.env:HOME}", "only other keys"]),
+        ("name: !!python/object/apply:os.system ['true']\n", ["line 1", "python/object/apply"]),
+        ("name: !!binary aGFsbG8=\n", ["'name'", "tag"]),
+        ("train:\n  steps: !!int x\n", ["line 2", "not a number"]),
+        ("train:\n\tsteps: 3\n", ["line 2", "not valid YAML"]),
+        ('name: "a\\0b"\n', ["line 1", "'name'", "control characters"]),
+        ('name: "\\e[31mred"\n', ["line 1", "'name'", "control characters"]),
+        ('"na\\nme": 3\n', ["line 1", "no key"]),
+        (f"{'k' * 500}: 3\n", ["line 1", "no key"]),
+        (f"name: {'x' * 100_000}\n", ["line 1", "'name'"]),
+        (f"train: {'[' * 3000}{']' * 3000}\n", ["too deeply"]),
+        ("a: 1\n---\nb: 2\n", ["not valid YAML"]),
+        (f"cluster: {{setup: [{', '.join(['x'] * 2000)}]}}\n", ["'cluster.setup'"]),
+        (f"name: x\n# {'x' * MAX_BYTES}\n", ["larger than"]),
+        ("extends: ''\n", ["line 1", "'extends'"]),
+        (f"extends: {'x' * 3000}\n", ["cannot read"]),
+    ],
+    ids=lambda value: value[:40].replace("\n", " ") if isinstance(value, str) else "",
+)
+def test_a_hostile_file(tmp_path, text, words):
+    message = refusal(write(tmp_path, text))
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfen\x00", b"name: \xc3\x28\n", "name: \ud800".encode("utf-8", "surrogatepass")]
+)
+def test_what_is_not_utf_8(tmp_path, content):
+    assert "not a text file" in refusal(write(tmp_path, content))
+
+
+def test_a_byte_order_mark_changes_nothing(tmp_path):
+    assert load(write(tmp_path, b"\xef\xbb\xbfname: mine\n")).name == "mine"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"train.steps={'9' * 400}",
+        "optim.lr=1e999",
+        "optim.lr=nan",
+        "train.steps=\u0967\u0968",
+        "train.steps=-1",
+        "train.steps=&a [*a]",
+        "train=&a {steps: *a}",
+        "train.steps=1\ntrain.seed: 3",
+        "null=3",
+        "train.steps: 3\nname=x",
+        f"{'a.' * 2000}a=1",
+        "name=${oc.env:HOME}",
+        'name="\\udcff"',
+        'name="\\e[31m"',
+        "name=!!python/name:os.system",
+        "sampling.method=[em]",
+        f"network.name={'x' * 100_000}",
+        f"train.steps={'[' * 3000}",
+    ],
+    ids=lambda text: ascii(text[:30]),
+)
+def test_a_hostile_override(override):
+    message = refusal(TOY, [override])
+    assert message.startswith("command line: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "limit"),
+    [
+        ("eval.samples=1e14", "1e+08"),
+        ("train.batch_size=1e14", "1e+07"),
+        ("sampling.method=em sampling.nfe=1e14", "1e+06"),
+        ("eval.elbo.probes=1e14", "10000"),
+        ("eval.kid.subsets=1e14", "100000"),
+        ("network.layers=1e14", "1000"),
+        ("periodic.samples=1e14", "10000"),
+        ("train.steps=1e18", "1e+12"),
+        ("cluster.tasks_per_node=1e9", "1024"),
+        ("cluster.nodes=1e9", "100000"),
+    ],
+)
+def test_counts_are_bounded(override, limit):
+    assert f"<= {limit}" in refusal(TOY, override.split())
+
+
+def test_products_of_counts_are_bounded():
+    assert "weights" in refusal(TOY, ["network.width=65536", "network.layers=1000"])
+    assert "at most" in refusal(RECIPES / "celebahq256.yaml", ["periodic.samples=10000"])
+
+
+def test_a_chain_of_ancestors_ends(tmp_path):
+    for number in range(1200):
+        write(tmp_path, f"extends: {number + 1}.yaml\n", f"{number}.yaml")
+    write(tmp_path, "name: last\n", "1200.yaml")
+    assert "more than 20 recipes" in refusal(tmp_path / "0.yaml")
+    assert load(tmp_path / "1190.yaml").name == "last"
+
+
+def test_ancestors_in_a_circle_are_refused(tmp_path):
+    write(tmp_path, "extends: b.yaml\n", "a.yaml")
+    write(tmp_path, "extends: a.yaml\n", "b.yaml")
+    assert "circle" in refusal(tmp_path / "a.yaml")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_not_a_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    for name in ("pipe.yaml", "zero.yaml", "loop.yaml", "a\0b"):
+        assert "cannot read" in refusal(tmp_path / name)
+        assert refusal(TOY, profile=tmp_path / name)
+    for name in ("pipe.yaml", "zero.yaml", "loop.yaml"):
+        assert refusal(write(tmp_path, f"extends: {name}\n"))
+    (tmp_path / "link.yaml").symlink_to(write(tmp_path, "name: linked\n"))
+    assert load(tmp_path / "link.yaml").name == "linked"
+
+
+def test_the_environment_is_never_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    for text in ("${oc.env:TOKEN}", "${oc.env:TOKEN,x}", "${TOKEN}", "${oc.decode:${oc.env:TOKEN}}"):
+        assert "secret" not in refusal(write(tmp_path, f"name: '{text}'\n"))
+    assert load(write(tmp_path, "name: $TOKEN\n")).name == "$TOKEN"
+
+
+def test_references(tmp_path):
+    text = "name: 'r-${train.steps}-${ sde.beta0 }'\ntrain: {steps: 100, log_every: '${train.keep}', keep: 7}\n"
+    file = write(tmp_path, f"{text}sde: {{beta0: 2.5}}\n")
+    recipe = load(file, ["train.checkpoint_every=${train.log_every}"])
+    assert recipe.name == "r-100-2.5"
+    assert (recipe.train.log_every, recipe.train.checkpoint_every) == (7, 7)
+
+
+LITERALS = ["${HOME}", "\\${HOME}", "a\\\\${b}", "${oc.env:HOME}", "${", "${train.steps}", "}${}{", "\\"]
+
+
+@pytest.mark.parametrize("text", LITERALS)
+def test_a_text_with_a_dollar_survives(tmp_path, text):
+    """Escaped once, it is the same in the frozen recipe, in what was exported, and after further overrides."""
+    escaped = text.replace("\\", "\\\\").replace("${", "\\${") if "${" in text else text
+    recipe = load(TOY, [f"data.name='{escaped}'", "data.plugin=x"])
+    assert recipe.data.name == text
+    frozen = write(tmp_path, dump(recipe))
+    assert load_frozen(frozen) == recipe
+    assert load(write(tmp_path, dump(recipe, frozen=False))) == recipe
+    assert from_dict(recipe.to_dict(), "x.safetensors") == recipe
+    assert with_overrides(recipe, ["train.steps=5"]).data.name == text
+    assert with_overrides(recipe, ["name=${data.name}"]).name == text, "what a reference leads to is not read again"
+
+
+def test_overrides_are_settled_for_the_ledger(tmp_path):
+    """A reference is resolved when it is typed: a later override of what it leads to changes nothing."""
+    before = load(TOY, ["data.plugin=x"])
+    frozen = write(tmp_path, dump(before))
+    typed = [
+        "train.checkpoint_every=${train.steps}",
+        "data.name='\\${HOME}'",
+        "train={steps: 9, keep: '${train.steps}'}",
+    ]
+    recipe = with_overrides(before, typed)
+    assert (recipe.train.checkpoint_every, recipe.train.keep, recipe.data.name) == (9, 9, "${HOME}")
+    settled = anchored_overrides(typed, recipe, tmp_path)
+    assert settled == [
+        "train.checkpoint_every=9",
+        "data.name=\\${HOME}",
+        "train.steps=9",
+        "train.keep=9",
+    ]
+    assert load_frozen(frozen, settled) == recipe
+    later = load_frozen(frozen, [*settled, "train.steps=77"])
+    assert (later.train.steps, later.train.checkpoint_every) == (77, 9)
+
+
+def test_a_run_keeps_what_was_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKEN", "secret")
+    recipe = load(TOY, ["cluster.account='\\${oc.env:TOKEN}'", "name='\\${HOME}'"])
+    run = RunFolder.create(tmp_path / "run", recipe, {})
+    run.ledger.append(Requested(time=1.0, steps=9, overrides=("train.steps=9", "cluster.qos=\\${oc.env:TOKEN}")))
+    again = RunFolder.open(run.path).recipe()
+    assert (again.name, again.train.steps) == ("${HOME}", 9)
+    assert again.cluster.account == again.cluster.qos == "${oc.env:TOKEN}"
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        None,
+        3,
+        [],
+        "x",
+        {"train.steps": 5},
+        {"train": {1: 2}},
+        {"": {}},
+        {"a\nb": 3},
+        {"../x": 3},
+        {"x" * 9000: 3},
+        {"train": {"a\x1b": 3}},
+        {"train": {"steps": 10**400}},
+    ],
+)
+def test_a_hostile_dictionary(tree):
+    with pytest.raises(RecipeError) as caught:
+        from_dict(tree, "x.safetensors")
+    assert str(caught.value).startswith("x.safetensors: ")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "text", ["0123", "true", "1e-4", "1.5", "2026-01-31", "null", "~", "1:30", "a: b", "", " x", "#"]
+)
+def test_a_text_that_looks_like_something_else_stays_a_text(tmp_path, text):
+    recipe = with_overrides(load(TOY), [f"name='{text}'", f"cluster.setup=['{text}']"])
+    assert (recipe.name, recipe.cluster.setup) == (text, (text,))
+    assert load(write(tmp_path, dump(recipe))) == recipe
+    assert yaml.safe_load(dump(recipe))["name"] == text, "other readers agree"

@@ -1,0 +1,202 @@
+"""The image recipes have every published value, and keys that do not go together are refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cld_core import nets
+from cld_core.config import load, with_overrides
+from cld_core.config.data import CelebaHq256Spec, Cifar10Spec
+from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.optim import OptimSpec
+from cld_core.config.sde import CldSpec, PsldSpec
+from cld_core.errors import RecipeError
+from tests.support.paths import RECIPES
+
+PUBLISHED = ("cifar10", "cifar10_vpsde", "celebahq256_paper", "celebahq256")
+CIFAR = {
+    "data": Cifar10Spec(path="data/cifar10", flip=True),
+    "sde": CldSpec(beta0=4.0, beta1=0.0, m_inv=4.0, gamma=0.04, numerical_eps=1e-9),
+    "network": NcsnppSpec(
+        image_size=32,
+        image_channels=3,
+        channels=128,
+        multipliers=(1, 2, 2, 2),
+        blocks=8,
+        attention=(16,),
+        resblock="biggan",
+        fir=True,
+        fir_kernel=(1, 3, 3, 1),
+        progressive_input="residual",
+        progressive_output="none",
+        combine="sum",
+        embedding="fourier",
+        fourier_scale=16.0,
+        nonlinearity="swish",
+        skip_rescale=True,
+        dropout=0.1,
+        init_scale=0.0,
+    ),
+    "objective": ObjectiveSpec(name="hsm", weighting="reweightedv2", mixed_score=True, loss_eps=1e-5),
+    "optim": OptimSpec(
+        name="adam", lr=2e-4, weight_decay=0.0, beta1=0.9, beta2=0.999, eps=1e-8, warmup_steps=100_000, grad_clip=1.0
+    ),
+}
+CELEBAHQ = {
+    "data": CelebaHq256Spec(path="data/celebahq256", flip=True),
+    "sde": replace(CIFAR["sde"], numerical_eps=1e-6),
+    "network": replace(
+        CIFAR["network"],
+        image_size=256,
+        multipliers=(1, 1, 2, 2, 2, 2, 2),
+        blocks=2,
+        fir=False,
+        progressive_input="none",
+        embedding="positional",
+    ),
+    "objective": CIFAR["objective"],
+    "optim": replace(CIFAR["optim"], lr=1e-4, max_grad_growth=100.0),
+}
+POST_PAPER = {
+    **CELEBAHQ,
+    "sde": replace(CELEBAHQ["sde"], beta0=0.1, beta1=6.9),
+    "network": replace(CELEBAHQ["network"], blocks=4),
+    "objective": replace(CIFAR["objective"], loss_eps=1e-3),
+    "optim": replace(CELEBAHQ["optim"], name="adamw", weight_decay=1e-2),
+}
+# Steps, global batch, milestones, parameters.
+TRAINING = {
+    "cifar10": (800_000, 128, (50_000, 300_000), 107_593_987),
+    "celebahq256_paper": (320_000, 64, (None, 0), 65_466_371),
+    "celebahq256": (600_000, 64, (None, 0), 103_073_795),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"), [("cifar10", CIFAR), ("celebahq256_paper", CELEBAHQ), ("celebahq256", POST_PAPER)]
+)
+def test_every_published_value(name, sections):
+    recipe = load(RECIPES / f"{name}.yaml")
+    for section, value in sections.items():
+        assert getattr(recipe, section) == value
+    train, (steps, batch, milestones, parameters) = recipe.train, TRAINING[name]
+    assert (train.steps, train.batch_size, train.ema, train.precision) == (steps, batch, 0.9999, "fp16")
+    assert (train.checkpoint_every, (train.milestone_every, train.milestone_from)) == (10_000, milestones)
+    sampling = recipe.sampling
+    assert (sampling.method, sampling.eps, sampling.denoise) == ("ode", 1e-3, True)
+    assert (sampling.rtol, sampling.atol) == (1e-5, 1e-5)
+    assert recipe.periodic.samples_every == 10_000
+    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node, recipe.cluster.cpus_per_task) == (2, 8, 4)
+    pixels = recipe.data.pixels
+    with torch.device("meta"):
+        net = nets.build(recipe.network, data_shape=(3, pixels, pixels), halves_in=2, halves_out=1)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+def test_the_baseline_differs_in_the_sde_alone():
+    cld, baseline = (load(RECIPES / f"{name}.yaml").to_dict() for name in ("cifar10", "cifar10_vpsde"))
+    assert baseline.pop("name") != cld.pop("name")
+    assert baseline.pop("sde") == {"name": "vpsde", "beta0": 0.1, "beta1": 19.9, "numerical_eps": 0.0}
+    assert baseline["objective"].pop("name") == "dsm"
+    cld.pop("sde")
+    cld["objective"].pop("name")
+    assert cld == baseline
+
+
+# Of PSLD's scripts: friction, nu, multipliers, blocks, dropout, steps (its epochs); and parameters.
+PSLD = {
+    "cifar10_psld": (0.01, 4.01, (2, 2, 2), 8, 0.15, 2500 * 390, 97_627_910),
+    "celeba64_psld": (0.005, 4.005, (1, 2, 2, 2), 4, 0.1, 500 * 1582, 62_769_286),
+}
+
+
+@pytest.mark.parametrize("name", PSLD)
+def test_every_published_value_of_psld(name):
+    recipe, (friction, nu, multipliers, blocks, dropout, steps, parameters) = load(RECIPES / f"{name}.yaml"), PSLD[name]
+    assert recipe.sde == PsldSpec(beta0=8.0, friction=friction, nu=nu, kappa=0.04, numerical_eps=1e-9, triangle="lower")
+    changed = {"image_size": recipe.data.pixels, "multipliers": multipliers, "blocks": blocks, "dropout": dropout}
+    assert recipe.network == replace(CIFAR["network"], **changed)
+    assert recipe.objective == replace(CIFAR["objective"], mixed_score=False)
+    assert recipe.optim == replace(CIFAR["optim"], warmup_steps=5000)
+    train = recipe.train
+    assert (train.steps, train.batch_size, train.ema, train.precision) == (steps, 128, 0.9999, "fp32")
+    assert (recipe.cluster.nodes, recipe.cluster.gpus_per_node) == (1, 8)
+    with torch.device("meta"):
+        net = nets.build(recipe.network, data_shape=(3, *[recipe.data.pixels] * 2), halves_in=2, halves_out=2)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "allowed"),
+    [
+        ("cifar10_hold", "cifar10", {"name", "sde"}),
+        ("toy_psld", "toy", {"name", "sde"}),
+        ("toy_hold", "toy", {"name", "sde"}),
+        ("toy_vpsde", "toy", {"name", "sde", "objective"}),
+    ],
+)
+def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed):
+    ours, theirs = (load(RECIPES / f"{file}.yaml").to_dict() for file in (name, base))
+    assert {section for section in ours if ours[section] != theirs[section]} == allowed
+    assert {key for key in ours["objective"] if ours["objective"][key] != theirs["objective"][key]} <= {"name"}
+
+
+def test_the_smoke_recipe_is_the_published_one_made_small():
+    smoke, full = (load(RECIPES / f"{name}.yaml") for name in ("cifar10_smoke", "cifar10"))
+    assert (smoke.sde, smoke.objective) == (full.sde, full.objective)
+    small = {"channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)}
+    assert smoke.network == replace(full.network, **small, fourier_scale=1.0, dropout=0.0)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_periodic_work_is_due_from_its_threshold_on(name):
+    periodic = load(RECIPES / f"{name}.yaml", ["periodic.elbo_every=50000", "periodic.elbo_from=300000"]).periodic
+    assert [step for step in (0, 250_000, 300_000, 310_000, 350_000) if periodic.wants_elbo(step)] == [300_000, 350_000]
+    assert periodic.wants_samples(10_000)
+    assert not periodic.wants_samples(10_001)
+    assert not load(RECIPES / "toy.yaml").periodic.wants_samples(10_000)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        ("cifar10", ["network.image_size=64"], ["'network.image_size'", "is 64", "32 pixels"]),
+        ("cifar10", ["data.size=64"], ["'data.size'", "cifar10 has 32"]),
+        ("cifar10", ["data.name=folder"], ["'data.size'", "how many pixels"]),
+        ("cifar10", ["network.name=mlp"], ["'network.name'", "mlp", "ncsnpp"]),
+        ("cifar10", ["network.image_channels=1"], ["'network.image_channels'", "RGB"]),
+        ("cifar10", ["data.name=diamond"], ["'network.name'", "vectors"]),
+        ("toy", ["data.name=cifar10"], ["'network.name'", "images"]),
+        ("toy", ["network.name=ncsnpp"], ["'network.name'", "vectors"]),
+        ("toy", ["data.name=cifar"], ["'data.name'", "Did you mean 'cifar10'?"]),
+        ("cifar10", ["data.name=cifar100"], ["'data.name'", "Did you mean 'cifar10'?"]),
+        ("cifar10", ["data.flips=false"], ["'data.flips'", "'data.flip'", "true or false"]),
+        ("cifar10", ["network.attention=[7]"], ["command line", "network.attention", "never has [7]"]),
+        ("cifar10", ["optim.impl=apx"], ["'apex'"]),
+    ],
+)
+def test_what_does_not_go_together(recipe, overrides, words):
+    with pytest.raises(RecipeError) as caught:
+        load(RECIPES / f"{recipe}.yaml", overrides)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_what_makes_it_another_model():
+    recipe = load(RECIPES / "cifar10.yaml")
+    for same in ("data.path=/elsewhere", "data.flip=false", "optim.impl=plain", "train.channels_last=false"):
+        assert with_overrides(recipe, [same]).model_digest() == recipe.model_digest()
+    for other in ("network.channels=64", "sde.beta1=1", "network.fourier_scale=8"):
+        assert with_overrides(recipe, [other]).model_digest() != recipe.model_digest()
+
+
+def test_channels_follow_the_halves():
+    recipe = load(RECIPES / "cifar10_smoke.yaml")
+    for halves in ((2, 1), (1, 1), (2, 2)):
+        with torch.device("meta"):
+            net = nets.build(recipe.network, data_shape=(3, 32, 32), halves_in=halves[0], halves_out=halves[1])
+        assert (net.channels_in, net.channels_out) == (3 * halves[0], 3 * halves[1])
+    with pytest.raises(RecipeError, match=r"images of shape \(3, 32, 32\)"):
+        nets.build(recipe.network, data_shape=(3, 16, 16), halves_in=2, halves_out=1)

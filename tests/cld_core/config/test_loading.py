@@ -1,0 +1,265 @@
+"""Recipes: what is read, what is refused, and with which message."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cld_core.config import dump, from_dict, load, with_overrides
+from cld_core.config.reading import parse
+from cld_core.errors import RecipeError
+from tests.support.paths import RECIPES
+
+
+def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def refused(*arguments, **keywords) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(*arguments, **keywords)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_recipe_survives_a_round_trip(file, tmp_path):
+    recipe = load(file)
+    assert recipe.name == file.stem
+    assert load(write(tmp_path, dump(recipe))) == recipe
+
+
+def test_the_toy_recipes_carry_the_published_settings():
+    for name, data in (("toy", "multimodal_swissroll"), ("toy_diamond", "diamond")):
+        recipe = load(RECIPES / f"{name}.yaml")
+        assert recipe.data.name == data
+        assert (recipe.sde.name, recipe.sde.beta0, recipe.sde.beta1, recipe.sde.m_inv) == ("cld", 4.0, 0.0, 4.0)
+        assert (recipe.sde.gamma, recipe.sde.numerical_eps) == (0.04, 1e-6)
+        assert (recipe.network.name, recipe.network.width, recipe.network.layers) == ("mlp", 128, 5)
+        assert recipe.network.time_input == "raw"
+        objective = recipe.objective
+        assert (objective.name, objective.weighting, objective.mixed_score) == ("hsm", "reweightedv2", False)
+        assert objective.loss_eps == 1e-5
+        assert (recipe.optim.name, recipe.optim.lr, recipe.optim.warmup_steps) == ("adam", 1e-3, 0)
+        assert (recipe.train.steps, recipe.train.batch_size, recipe.train.ema) == (800_000, 512, 0.999)
+        assert (recipe.train.checkpoint_every, recipe.train.milestone_every) == (10_000, 50_000)
+        assert recipe.train.milestone_from == 300_000
+        assert (recipe.sampling.method, recipe.sampling.eps, recipe.sampling.denoise) == ("ode", 1e-3, True)
+
+
+def test_extends_overrides_and_defaults(tmp_path):
+    write(tmp_path, "train: {steps: 10, batch_size: 8}\noptim: {lr: 0.5}\n", "base.yaml")
+    recipe = load(write(tmp_path, "extends: base.yaml\ntrain: {steps: 20}\n"), ["optim.lr=1e-4", "data.name=diamond"])
+    assert (recipe.train.steps, recipe.train.batch_size, recipe.optim.lr) == (20, 8, 1e-4)
+    assert recipe.data.name == "diamond"
+    assert recipe.name == "mine"
+
+
+def test_interpolation(tmp_path):
+    recipe = load(write(tmp_path, "train: {steps: 100, checkpoint_every: '${train.steps}'}"))
+    assert recipe.train.checkpoint_every == 100
+    assert "${" in refused(write(tmp_path, "train: {steps: '${train.stebs}'}"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stepz=3", ["'train.stepz'", "'train.steps'", "whole number >= 1"]),
+        ("steps=3", ["'steps'", "'train.steps'"]),
+        ("eval.elbo.velocity=3", ["'eval.elbo.velocities'"]),
+        ("sampling.methd=em", ["'sampling.method'", "ode, em, sscs, exponential, gddim"]),
+        ("train=3", ["'train' is a section", "batch_size"]),
+        ("train.steps.x=3", ["'train.steps.x'", "'train.steps'"]),
+        ("xyzzy.q=1", ["'xyzzy.q'", "Keys of a recipe", "sampling"]),
+        ("train.steps=abc", ["'abc'", "whole number"]),
+        ("train.steps=2.5", ["2.5", "whole number"]),
+        ("train.steps='3'", ["'3'", "whole number"]),
+        ("train.steps=true", ["be true", "whole number"]),
+        ("train.tf32=1", ["true or false"]),
+        ("train.compile=1", ["cannot be 1", "one of auto, true, false"]),
+        ("train.compile=automatic", ["one of auto, true, false", "Did you mean 'auto'"]),
+        ("optim.lr=-1", ["-1", "> 0"]),
+        ("optim.lr=.inf", ["a number"]),
+        ("optim.lr=", ["be null", "a number"]),
+        ("train.ema=1", ["< 1"]),
+        ("network.name=resnt", ["'resnet'"]),
+        ("network.hidden=3", ["with network.name=mlp"]),
+        ("objective.weighting=reweighted", ["reweightedv2"]),
+        ("data.name=diamnd", ["'diamond'", "data.plugin"]),
+        ("trane.steps=5", ["unknown key 'trane.steps'", "Did you mean 'train.steps'"]),
+        ("foo.bar=3", ["unknown key 'foo.bar'", "Keys of a recipe: name, data"]),
+        ("name.steps=3", ["name"]),
+        ("nonsense", ["KEY=VALUE"]),
+        ("a..b=1", ["KEY=VALUE"]),
+        ("data.name={", ["not YAML"]),
+    ],
+)
+def test_a_wrong_override_is_answered_with_the_right_one(override, words):
+    message = refused(RECIPES / "toy.yaml", [override])
+    assert message.startswith("command line")
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train:\n  steps: 3\n  batchsize: 4\n", ["line 3", "'train.batchsize'", "'train.batch_size'"]),
+        ("train:\n  steps: many\n", ["line 2", "'many'"]),
+        ("train:\n  steps: [3\n", ["not valid YAML", "line"]),
+        ("- 1\n- 2\n", ["mapping of sections"]),
+        ("", ["the recipe is empty"]),
+        ("# steps: 3\n", ["the recipe is empty"]),
+        ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name"]),
+        ("extends: 3\n", ["file name"]),
+        ("extends: mine.yaml\n", ["circle"]),
+        ("train:\n  steps: 1\n  steps: 2\n", ["not valid YAML", "duplicate"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_the_line(tmp_path, text, words):
+    message = refused(write(tmp_path, text))
+    assert "mine.yaml" in message
+    for word in words:
+        assert word in message
+
+
+def test_an_error_in_the_parent_names_the_parent(tmp_path):
+    write(tmp_path, "train:\n  stebs: 3\n", "base.yaml")
+    message = refused(write(tmp_path, "extends: base.yaml\n"))
+    assert "base.yaml, line 2" in message
+
+
+def test_unreadable_files(tmp_path):
+    assert "cannot read" in refused(tmp_path / "none.yaml")
+    assert "cannot read" in refused(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "not a text file" in refused(binary)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["sde.name=vpsde"], "objective.name"),
+        (["sde.name=vpsde", "objective.name=dsm", "sampling.method=sscs"], "sampling.method"),
+        (["sampling.grid_power=3", "sampling.method=em"], "sampling.grid_power"),
+        (["sampling.grid_power=3", "sampling.method=exponential", "sampling.grid=linear"], "sampling.grid_power"),
+        (["sampling.order=4", "sampling.method=exponential"], "sampling.order"),
+        (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
+        (["train.micro_batch=600"], "train.micro_batch"),
+        (["sde.beta0=0"], "sde.beta0"),
+        (["sde.name=vpsde", "objective.name=dsm", "sde.beta0=0", "sde.beta1=0"], "sde.beta0"),
+    ],
+)
+def test_pairs_that_do_not_go_together(overrides, key):
+    message = refused(RECIPES / "toy.yaml", overrides)
+    assert f"'{key}'" in message
+    assert message.startswith("command line"), "the command line comes before the file"
+
+
+def test_a_pair_names_the_place_of_either(tmp_path):
+    message = refused(RECIPES / "toy.yaml", ["sde.name=vpsde"])
+    assert re.match(r"command line, and .*toy\.yaml, line \d+: 'objective\.name'", message)
+    message = refused(write(tmp_path, "sde: {name: vpsde}\nobjective:\n  name: hsm\n"))
+    assert re.match(r".*mine\.yaml, line 3: 'objective\.name'", message)
+
+
+def test_overrides_of_a_recipe_in_hand():
+    recipe = load(RECIPES / "toy.yaml")
+    assert with_overrides(recipe, []) == recipe
+    assert with_overrides(recipe, ["train.steps=5"]).train.steps == 5
+
+
+def test_what_makes_it_another_model():
+    recipe = load(RECIPES / "toy.yaml")
+    for same in ("train.steps=5", "optim.lr=1e-4", "sampling.method=em", "train.batch_size=64"):
+        assert with_overrides(recipe, [same]).model_digest() == recipe.model_digest()
+    for other in ("sde.beta0=5", "network.width=64", "objective.mixed_score=true", "data.name=diamond"):
+        assert with_overrides(recipe, [other]).model_digest() != recipe.model_digest()
+
+
+@pytest.mark.parametrize("value", ["1:00:00", "12:00", "0123", "1:30.5"])
+def test_numbers_that_yaml_misreads_are_refused(tmp_path, value):
+    words = f"'cluster.account' cannot be {re.escape(value)}, which YAML reads as another number"
+    assert re.match(f"command line: {words}", refused(RECIPES / "toy.yaml", [f"cluster.account={value}"]))
+    file = write(tmp_path, f"extends: {RECIPES}/toy.yaml\ncluster:\n  account: {value}\n")
+    assert re.search(f"mine.yaml, line 3: {words}", refused(file))
+    assert load(RECIPES / "toy.yaml", [f"cluster.account='{value}'"]).cluster.account == value
+
+
+def test_a_name_that_is_a_number_needs_no_quotes():
+    assert load(RECIPES / "toy.yaml", ["cluster.account=12345"]).cluster.account == "12345"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("1.5e3", 1500.0), (".5", 0.5), ("2", 2.0), ("1E-4", 1e-4)]
+)
+def test_numbers_may_have_an_exponent(text, value):
+    assert load(RECIPES / "toy.yaml", [f"optim.lr={text}"]).optim.lr == value
+
+
+def test_a_date_is_text_like_any_other():
+    assert load(RECIPES / "toy.yaml", ["cluster.account=2026-01-31"]).cluster.account == "2026-01-31"
+
+
+def test_a_key_may_be_left_to_measurement_or_fixed():
+    """`auto`, `true` and `false` are three values; YAML reads the last two as truth values."""
+    assert load(RECIPES / "toy.yaml").train.compile == "auto"
+    found = [load(RECIPES / "toy.yaml", [f"train.compile={word}"]).train.compile for word in ("auto", "true", "false")]
+    assert found == ["auto", True, False]
+    assert from_dict(load(RECIPES / "toy.yaml").to_dict(), "here") == load(RECIPES / "toy.yaml")
+
+
+@pytest.mark.parametrize("place", ["beside", "recipes", "shipped"])
+def test_extends_takes_names(tmp_path, monkeypatch, place):
+    """As `cldctl submit` does; what lies beside the recipe comes first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "mine").mkdir()
+    if place != "shipped":
+        (tmp_path / "recipes/toy.yaml").write_text("train:\n  steps: 11\n")
+    if place == "beside":
+        (tmp_path / "mine/toy.yaml").write_text("train:\n  steps: 22\n")
+    (tmp_path / "mine/new.yaml").write_text("extends: toy\n")
+    steps = load(tmp_path / "mine/new.yaml").train.steps
+    assert steps == {"beside": 22, "recipes": 11, "shipped": load(RECIPES / "toy.yaml").train.steps}[place]
+
+
+def test_a_name_is_the_same_recipe_from_any_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    file = write(tmp_path / "mine", "extends: toy\n")
+    for place in (tmp_path / "mine", tmp_path / "elsewhere", RECIPES.parent):
+        monkeypatch.chdir(place)
+        assert load(file) == load(RECIPES / "toy.yaml")
+
+
+def test_a_recipe_may_extend_another_one_of_its_own_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    mine = write(tmp_path / "recipes", "extends: toy\ntrain: {steps: 7}\n", "toy.yaml")
+    recipe = load(mine)
+    assert (recipe.train.steps, recipe.network) == (7, load(RECIPES / "toy.yaml").network)
+    assert "circle" in refused(write(tmp_path, "extends: alone\n", "alone.yaml"))
+
+
+@pytest.mark.parametrize("name", ["tooy", "toy.yaml", "recipes/toy.yaml"])
+def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    message = refused(write(tmp_path, f"# Mine.\nextends: {name}\n"))
+    assert f"mine.yaml, line 2: extends '{name}'" in message
+    assert message.endswith("Did you mean 'toy'?")
+
+
+def test_who_changes_what_was_read_changes_nothing_for_the_next_reader():
+    """The text is parsed once."""
+    text = "train:\n  steps: 3\nhosts: [a]\n"
+    for _ in range(2):
+        content, lines = parse(text, str)
+        assert content == {"train": {"steps": 3}, "hosts": ["a"]}
+        assert lines == {"train": 1, "train.steps": 2, "hosts": 3}
+        content["hosts"].append("b")
+        content["train"].clear()
+        lines.clear()

@@ -1,0 +1,62 @@
+"""Trained runs that several files of tests evaluate: on images, and on toy data."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from cld_core.config import load
+from cld_core.evaluate import pictures
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from tests.support.extractor import TINY
+from tests.support.images import make_images, run_folder
+from tests.support.paths import RECIPES
+
+from .on_images import SETTINGS, stats_of
+
+SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.batch_size=16", "eval.samples=70"]
+# For the pictures: samples of a network that has hardly been trained need not be accurate.
+SMALL += ["sampling.rtol=0.01", "sampling.atol=0.01"]
+
+
+@pytest.fixture(scope="package")
+def trained(tmp_path_factory) -> RunFolder:
+    """A run on 8x8 images, whose samples a tiny extractor looks at, and the statistics of its training set."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("features")
+    run = run_folder(root, make_images(root / "set"), *SETTINGS, *TINY)
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    stats_of(run)
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> RunFolder:
+    """A copy that a test may spoil."""
+    shutil.copytree(trained.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch) -> None:
+    """Evaluations leave out their pictures, which take longer than the numbers."""
+    monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
+
+
+@pytest.fixture(scope="package")
+def trained_toy(tmp_path_factory) -> Path:
+    recipe = load(RECIPES / "toy_diamond.yaml", SMALL)
+    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", recipe, {"created": 1.0})
+    session.run(folder, Ranks(), StopFlag(), job_id="test")
+    return folder.path
+
+
+@pytest.fixture
+def toy(trained_toy, tmp_path) -> RunFolder:
+    """A copy that a test may spoil, with a checkpoint of step 20."""
+    shutil.copytree(trained_toy, tmp_path / "mine")
+    return RunFolder(tmp_path / "mine")

@@ -1,0 +1,85 @@
+"""Evaluations of averages of other lengths: their identity, their slim file, and what becomes of lost snapshots."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cld_core.config import load
+from cld_core.config.ema import EmaSpec
+from cld_core.evaluate import slim, slim_model
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.report_numbers import remarks
+from cld_core.evaluate.request import EvalRequest
+from cld_core.model import Model
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from tests.support.paths import RECIPES
+
+STEP = 40
+SMALL = ("network.width=16", "network.layers=3", "train.steps=40", "train.batch_size=16", "eval.points=12")
+KEPT = ("train.ema_lengths=[0.05,0.1]", "train.ema_every=2", "sampling.method=em", "sampling.nfe=2")
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    run = RunFolder.create(tmp_path / "mine", load(RECIPES / "toy_diamond.yaml", [*SMALL, *KEPT]), {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    return run
+
+
+def work(run: RunFolder, length: float | None, shards: int = 3) -> Evaluation:
+    request = replace(EvalRequest.of(run.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length))
+    return Evaluation(request.save(run))
+
+
+def equal(first: Model, second: Model) -> bool:
+    ours, theirs = first.net.state_dict(), second.net.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_length_is_part_of_what_is_asked(run):
+    usual, short, long = (work(run, length).request for length in (None, 0.05, 0.07))
+    assert len({request.id for request in (usual, short, long)}) == 3
+    assert len({request.settings for request in (usual, short, long)}) == 3
+    assert len({request.rows_id("loss") for request in (usual, short, long)}) == 3
+    assert "averages" not in work(run, None).made_of()
+    periodic = load(RECIPES / "toy.yaml", ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
+    assert EvalRequest.periodic_bound(periodic).ema == EmaSpec()
+    assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
+
+
+def test_tasks_share_a_file_of_the_average_and_lost_snapshots_make_another(run):
+    one = work(run, 0.07)
+    assert one.compute(Ranks(), only=[0])
+    file = slim.file_of(run, STEP, 0.07)
+    assert file.exists()
+    assert not slim.file_of(run, STEP).exists()
+    made_of = one.made_of(strict=True)
+    about = {"run": run, "step": STEP, "checkpoint": made_of["checkpoint"], "device": "cpu", "length": 0.07}
+    read = slim_model.model(slim_model.Wanted(**about, averages=made_of["averages"]), lambda: False, shared=True)
+    whole = Model.from_run(run.path, STEP, "cpu", ema_length=0.07)
+    assert equal(read, whole)
+    assert (read.ema_length, read.ema_error) == (0.07, whole.ema_error)
+    assert one.missing() == [1, 2]
+    run.snapshot_file(38).unlink()
+    assert Evaluation(one.folder).missing() == [0, 1, 2], "rows of another average"
+    for shard in range(3):
+        assert Evaluation(one.folder).compute(Ranks(), only=[shard])
+    report = one.report
+    assert report["ema"]["length"] == 0.07
+    assert report["ema"]["error"] > whole.ema_error
+    assert not slim.folder_of(run).exists(), "nobody needs it any more"
+    assert work(run, None).compute(Ranks())
+    assert "ema" not in work(run, None).report
+
+
+def test_readers_are_told_of_a_bad_fit(run):
+    assert remarks({"ema": {"length": 0.07, "error": 0.01}}) == []
+    assert remarks({"ema": {"length": 0.07, "error": 0.05}}) == [
+        "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
+    ]
+    for damaged in ("x", {"length": "x", "error": 0.05}, {"error": 0.05}, {"length": 0.1, "error": None}):
+        assert remarks({"ema": damaged}) == []

@@ -1,0 +1,154 @@
+"""Evaluations: independent of how they are divided, resumable, and rows of others are not computed again."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from cld_core.config import load
+from cld_core.errors import NotFoundError
+from cld_core.evaluate.evaluation import Evaluation, evaluations_of
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.rows.elbo import ElboRows
+from cld_core.model import Model
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.run.atomic import write_json
+from cld_core.small_files import read_json
+
+from .gathered import gather
+
+# How accurate the bounds are does not matter here.
+LOOSE = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01")
+
+
+@pytest.fixture
+def run(toy, no_pictures) -> RunFolder:
+    return toy
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple[int, int]]:
+    """The ranges that likelihood bounds are computed of."""
+    ranges, compute = [], ElboRows.compute
+    monkeypatch.setattr(
+        ElboRows, "compute", lambda self, first, last: ranges.append((first, last)) or compute(self, first, last)
+    )
+    return ranges
+
+
+def evaluation(run: RunFolder, *overrides: str, shards: int = 1, metrics=("elbo",)) -> Evaluation:
+    request = EvalRequest.of(load(run.recipe_file, [*LOOSE, *overrides]), metrics, 20, shards)
+    return Evaluation(request.save(run))
+
+
+def computed(run: RunFolder, *overrides: str, shards: int = 1, metrics=("elbo",)) -> Evaluation:
+    work = evaluation(run, *overrides, shards=shards, metrics=metrics)
+    assert work.compute(Ranks())
+    return work
+
+
+def bounds(work: Evaluation) -> np.ndarray:
+    return gather(work)["elbo"]["elbo"]
+
+
+def test_shards_and_batches_do_not_change_the_numbers(run):
+    results = []
+    for shards, batch in ((1, 2048), (3, 2048), (8, 7)):
+        work = computed(run, f"eval.batch_size={batch}", shards=shards)
+        results.append((bounds(work), work.report["elbo"]))
+        shutil.rmtree(work.folder)
+    for arrays, elbo in results[1:]:
+        np.testing.assert_allclose(arrays, results[0][0], rtol=1e-5, atol=1e-5)
+        assert elbo["nll"] == pytest.approx(results[0][1]["nll"], rel=1e-6)
+        assert elbo["n"] == 70
+
+
+def test_rows_of_another_evaluation_are_not_computed_again(run, asked, capsys):
+    """More metrics, more examples, another number of shards: only what no evaluation has is computed."""
+    first = computed(run, shards=2)
+    asked.clear()
+    both = computed(run, shards=3, metrics=("elbo", "loss"))
+    assert asked == []
+    assert both.report["elbo"] == first.report["elbo"]
+    assert both.report["loss"]["n"] == 70
+    assert f"shard 0 of 3: elbo 23/23, taken from {first.name}" in capsys.readouterr().out
+
+    more = computed(run, "eval.samples=90")
+    assert asked == [(70, 90)]
+    assert more.report["elbo"]["n"] == 90
+    np.testing.assert_array_equal(bounds(more)[:70], bounds(first))
+
+    computed(run, "eval.elbo.velocities=2")
+    assert asked[1:] == [(0, 70)], "with other settings nothing is the same"
+
+
+def test_rows_of_another_checkpoint_or_a_damaged_shard_are_not_taken(run, capsys):
+    first = computed(run, shards=2)
+    state = first.shards / "00000.json"
+    state.write_text(json.dumps({**read_json(state), "checkpoint": "another"}))
+    (first.shards / "00001-elbo.npz").write_bytes(b"damaged")
+    computed(run, shards=2, metrics=("elbo", "loss"))
+    assert "taken from" not in capsys.readouterr().out
+
+
+def test_shards_of_a_replaced_checkpoint_are_missing(run):
+    work = computed(run, shards=3)
+    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([], True, [], (70, 70))
+    sidecar = run.checkpoint_file(20).with_suffix(".json")
+    write_json(sidecar, {**read_json(sidecar), "sha256": "other"})
+    assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([0, 1, 2], False, [0, 1, 2], (0, 70))
+    sidecar.unlink()
+    assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"
+    assert work.missing() == []
+
+
+def test_the_report_says_what_it_promises(toy):
+    run = toy  # with its pictures
+    work = computed(run, "eval.elbo.velocities=3")
+    elbo = work.report["elbo"]
+    assert work.report["checkpoint_step"] == 20
+    assert elbo["stderr"] > 0
+    assert elbo["nfe_mean"] > 10
+    assert elbo["true_entropy"] == pytest.approx(-1.40265, abs=1e-4)
+    assert elbo["gap"] > 0
+    source = Model.from_run(run.path).source
+    truth = source.density.log_density(source.test_data(0, 0, elbo["n"])).mean()
+    assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), "the same examples on both sides"
+    assert elbo["nll_importance"] <= elbo["nll"]
+    assert (work.folder / "samples.png").stat().st_size > 1000
+
+
+def test_an_interrupted_shard_resumes_at_its_next_batch(run, asked):
+    work = evaluation(run, "eval.batch_size=16")
+    assert not work.compute(Ranks(), should_stop=lambda: len(asked) >= 2)
+    again = evaluation(run, "eval.batch_size=24")
+    assert again.folder == work.folder, "another batch size is the same evaluation"
+    assert again.compute(Ranks())
+    assert asked == [(0, 16), (16, 32), (32, 56), (56, 70)]
+    before = again.report
+    assert again.compute(Ranks())
+    assert again.report == before, "nothing is left to do"
+
+
+def test_a_request_is_read_back_as_it_was_asked(run):
+    recipe = load(run.recipe_file, ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"])
+    request = EvalRequest.of(recipe, ("elbo", "loss"), 20)
+    assert EvalRequest.load(request.save(run)) == request
+    assert request.retries == recipe.train.max_retries
+    with pytest.raises(NotFoundError, match="no evaluation here"):
+        EvalRequest.load(run.evals / "none")
+    write_json(run.evals / request.id / "request.json", {"id": request.id, "sampling": {"method": "sscs"}})
+    with pytest.raises(NotFoundError, match="made by another version"):
+        EvalRequest.load(run.evals / request.id)
+
+
+def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_another(run):
+    work = evaluation(run, "sampling.method=em")
+    file = work.folder / "request.json"
+    content = read_json(file)
+    write_json(file, {**content, "sampling": {**content["sampling"], "method": "heun"}})
+    with pytest.raises(NotFoundError, match=r"no method is called 'heun'.*Start the work again"):
+        Evaluation(work.folder)
+    assert evaluations_of(run) == []

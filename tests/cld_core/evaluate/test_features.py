@@ -1,0 +1,200 @@
+"""FID and similar metrics: equal to torch-fidelity's, however they are divided."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cld_core.data.images import open_images, to_pixels
+from cld_core.digests import digest_of
+from cld_core.evaluate import extractors, stats_file
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.metrics.fid import frechet
+from cld_core.evaluate.moments import Moments
+from cld_core.evaluate.rows.features import FeatureRows
+from cld_core.evaluate.rows.loss import LossRows
+from cld_core.evaluate.stats_computing import StatsComputation
+from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.gpu_checks.fid import random_inception
+from cld_core.model import Model
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.shards import open_work
+from cld_core.shards.merging import MergeError
+from tests.support.images import make_images
+
+from .gathered import gather
+from .on_images import evaluated, request, stats_of
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def samples_of(run: RunFolder, n: int) -> torch.Tensor:
+    return to_pixels(Model.from_run(run.path).sample(n))
+
+
+def pngs(folder: Path, images: torch.Tensor) -> str:
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:03d}.png")
+    return str(folder)
+
+
+def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_path):
+    """The real Inception, from a local file; its layer of 192 features keeps the test short."""
+    from torch_fidelity import calculate_metrics
+
+    weights = random_inception(tmp_path / "weights.pth")
+    data = open_images(make_images(tmp_path / "few", splits={"train": 6}), "train", cache="disk")
+    settings = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null", f"eval.fid.weights={weights}")
+    settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=5", "eval.kid.subset_size=5")
+    stats = stats_of(run, *settings, shards=1)
+    report = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)
+    expected = calculate_metrics(
+        input1=pngs(tmp_path / "ours", samples_of(run, 5)),
+        input2=pngs(tmp_path / "theirs", data.batch(torch.arange(data.n))),
+        **dict.fromkeys(("fid", "kid", "isc", "prc"), True),
+        **{f"feature_layer_{metric}": "192" for metric in ("fid", "kid", "prc")},
+        feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(weights),
+        kid_subsets=5,
+        kid_subset_size=5,
+        isc_splits=2,
+        cuda=False,
+        cache=False,
+        save_cpu_ram=True,
+        verbose=False,
+    )
+    assert report["fid"]["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
+    assert report["kid"]["value"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
+    assert report["kid"]["std"] == pytest.approx(expected["kernel_inception_distance_std"], rel=1e-4)
+    assert report["isc"]["value"] == pytest.approx(expected["inception_score_mean"], rel=1e-5)
+    assert report["isc"]["std"] == pytest.approx(expected["inception_score_std"], rel=1e-3, abs=1e-7)
+    for name in ("precision", "recall", "f_score"):
+        assert report["prc"][name] == pytest.approx(expected[name])
+    fid = report["fid"]
+    assert (fid["samples"], fid["nfe_mean"], fid["quantisation"], fid["layer"]) == (5, 3.0, "round", "192")
+    assert fid["weights"] == {"file": str(weights), "sha256": digest_of(weights), "published": False}
+    assert (fid["stats"]["file"], fid["stats"]["images"]) == (str(stats), data.n)
+
+
+def test_shards_and_batches_change_rounding_only(run):
+    """Eight shards equal one array of features to 1e-6, by torch-fidelity's own functions."""
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    results = []
+    for shards, batch in ((1, 64), (1, 7), (3, 7), (8, 64)):
+        both = request(run, f"eval.batch_size={batch}", shards=shards)
+        report = evaluated(run, f"eval.batch_size={batch}", shards=shards)
+        arrays = gather(Evaluation(run.evals / both.id))
+        results.append((arrays["features"]["features"], report["fid"]["value"], report["kid"]["value"]))
+        shutil.rmtree(run.evals)
+        run.evals.mkdir()
+    first = torch.from_numpy(results[0][0])
+    from_moments = evaluated(run, metrics=("fid",), shards=8)["fid"]["value"]
+    assert from_moments == pytest.approx(results[-1][1], rel=1e-9)
+    theirs = stats_file.read(Path(str(both.files["stats"])), features=True)
+    reference = torch.from_numpy(theirs.features)
+    fid = fid_statistics_to_metric(*(fid_features_to_statistics(rows.double()) for rows in (first, reference)), False)
+    kid = kid_features_to_metric(first, reference, kid_subsets=5, kid_subset_size=8, verbose=False)
+    for features, fid_value, kid_value in results:
+        np.testing.assert_allclose(features, first, rtol=1e-5, atol=1e-5)
+        assert fid_value == pytest.approx(fid["frechet_inception_distance"], rel=1e-6)
+        assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
+
+
+def test_an_interrupted_shard_resumes_at_its_next_batch(run, monkeypatch):
+    work = Evaluation(request(run, "eval.batch_size=16").save(run))
+    asked: list[tuple[int, int]] = []
+    compute = FeatureRows.compute
+    monkeypatch.setattr(
+        FeatureRows, "compute", lambda self, first, last: asked.append((first, last)) or compute(self, first, last)
+    )
+    assert not work.compute(Ranks(), should_stop=lambda: len(asked) >= 2)
+    assert work.compute(Ranks())
+    assert asked == [(0, 16), (16, 32), (32, 40)]
+    undisturbed = work.report
+    (work.folder / "report.json").unlink()
+    # Damage on the disk is noticed, and computed again.
+    sealed = work.shards / "00000-features.npz"
+    content = bytearray(sealed.read_bytes())
+    content[len(content) // 2] ^= 1
+    sealed.write_bytes(content)
+    with pytest.raises(MergeError, match=r"shard 0 is damaged.*again"):
+        work.compute(Ranks())
+    assert work.compute(Ranks())
+    assert (work.report["fid"], work.report["kid"]) == (undisturbed["fid"], undisturbed["kid"])
+
+
+def test_moments_of_another_evaluation_are_taken_and_a_shard_may_lack_a_kind_of_rows(run, monkeypatch):
+    """The loss of three images, divided into five shards like the samples."""
+    before = evaluated(run, metrics=("fid",), shards=5)["fid"]
+    monkeypatch.setattr(Model, "draw", None)
+    report = evaluated(run, "eval.points=3", metrics=("fid", "loss"), shards=5)
+    assert report["fid"] == before
+    assert report["loss"]["n"] == 3
+
+
+def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch):
+    recipe = trained.recipe()
+    data = open_images(recipe.data.path, "train", cache="disk")
+    folder = StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4).save()
+    work = open_work(folder)
+    assert isinstance(work, Statistics)
+    assert (work.name, work.request) == ("s.npz", StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4))
+    seen, rows = [], StatsComputation.rows
+    monkeypatch.setattr(StatsComputation, "rows", lambda self, *given: seen.append(given[1:]) or rows(self, *given))
+    assert not work.compute(Ranks(), lambda: len(seen) >= 2)
+    assert (work.missing(), work.rows_done()) == ([2, 3], (10, 20))
+    assert work.compute(Ranks(rank=0, world_size=2))
+    (work.shards / "00000-features.npz").unlink()
+    assert work.missing() == [0, 3]
+    assert work.compute(Ranks(rank=1, world_size=2))
+    assert work.to_start() == [0]
+    assert work.compute(Ranks(), only=[0])
+    assert seen == [(0, 5), (5, 10), (10, 15), (15, 20), (0, 5)]
+    assert (work.is_done, work.to_start(), work.rows_done()) == (True, [], (20, 20))
+    made = stats_file.read(Path(work.request.output), features=True)
+    extractor = extractors.load(work.request.extraction, work.request.files, "cpu")
+    features = extractor(data.batch(torch.arange(data.n)))["features"]
+    np.testing.assert_allclose(made.features, features, rtol=1e-6)
+    np.testing.assert_allclose(made.mu, features.astype(float).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
+    assert not StatsComputation(work, torch.device("cpu")).keeps_rows("features"), "moments are not rows"
+    about = stats_file.outline(Path(work.request.output)).about
+    assert (made.images, about["data"]) == (20, work.request.data_fingerprint)
+
+
+def test_moments_merge_exactly():
+    rows = np.random.default_rng(0).normal(3.0, 2.0, (500, 6))
+    merged = Moments.merged(Moments.of(rows[a:b]) for a, b in ((0, 1), (1, 130), (130, 500)))
+    np.testing.assert_allclose(merged.mean, rows.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(merged.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
+    shifted = stats_file.Reference(merged.mean + 1.0, merged.covariance, None, 500, "")
+    assert frechet(merged, shifted) == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
+
+
+def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
+    report = evaluated(run, metrics=("loss",), shards=3)["loss"]
+    assert (report["n"], report["weighting"]) == (10, "reweightedv2")
+    model = Model.from_run(run.path)
+    many = request(run, "eval.loss.draws=100", metrics=("loss",))
+    losses = LossRows(model, many).compute(0, 10)["loss"]
+    from cld_core import seeds
+    from cld_core.loss import ScoreMatching
+
+    objective = ScoreMatching(model.sde, run.recipe().objective)
+    x = model.source.test_data(0, 0, 10).repeat(100, 1, 1, 1)
+    with torch.no_grad():
+        drawn = objective.draw(seeds.generator(7), len(x), model.data_shape)
+        trained_on = objective.per_sample(model.score, x, drawn).double()
+    stderr = float(trained_on.std()) / len(x) ** 0.5
+    assert abs(losses.mean() - float(trained_on.mean())) < 4 * 2**0.5 * stderr
+    part = LossRows(model, many).compute(3, 7)["loss"]
+    np.testing.assert_allclose(part, losses[3:7], rtol=1e-5)
+    assert json.loads(json.dumps(report)) == report

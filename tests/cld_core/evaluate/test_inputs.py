@@ -1,0 +1,106 @@
+"""What the name of an evaluation depends on, and what is refused: at once, or when it vanishes meanwhile."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cld_core.config import load
+from cld_core.digests import digest_of
+from cld_core.errors import CldError, DataError, NotFoundError, UsageError
+from cld_core.evaluate import extractors, inception, slim, stats_file
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.rows.loss import LossRows
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from tests.support.images import make_images
+from tests.support.paths import RECIPES
+
+from .on_images import request
+
+
+def refused(run: RunFolder, words: str, *overrides: str, metrics=("fid",), error: type[CldError] = UsageError) -> None:
+    with pytest.raises(error, match=words):
+        request(run, *overrides, metrics=metrics)
+    assert not list(run.evals.iterdir()), "nothing is begun"
+
+
+def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    inception = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null")
+    refused(run, r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", *inception)
+    refused(run, "no such file", *inception, f"eval.fid.weights={tmp_path / 'none.pth'}")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
+    (tmp_path / "text.pth").write_text("not found")
+    for name in ("wrong", "text"):
+        weights = f"eval.fid.weights={tmp_path / name}.pth"
+        refused(run, "these are not weights of inception-v3-compat .*https://", *inception, weights)
+    refused(run, "'tinny', but torch-fidelity has clip.*inception-v3-compat.*tiny", "eval.fid.extractor=tinny")
+    refused(run, "layer' is 'most', but tiny has all, some", "eval.fid.layer=most")
+    refused(run, "vgg16 needs weights", "eval.fid.extractor=vgg16")
+    refused(run, r"no statistics of the training images.*`cldctl data stats RECIPE.RUN`", "eval.fid.layer=some")
+    np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
+    words = "statistics of 3 features, but tiny, layer all, has 12.*cldctl data stats"
+    refused(run, words, f"eval.fid.stats={tmp_path / 'small.npz'}")
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(12))
+    refused(run, r"neither mu and sigma nor pool_3, but mu \(12,\)", f"eval.fid.stats={tmp_path / 'odd.npz'}")
+    np.savez(tmp_path / "nan.npz", mu=np.full(12, np.nan), sigma=np.eye(12))
+    refused(run, "statistics that are not finite", f"eval.fid.stats={tmp_path / 'nan.npz'}")
+    refused(run, "not an .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
+    refused(run, "subset_size' is 30, too many for 20 features", "eval.kid.subset_size=30", metrics=("kid",))
+    refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
+    refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
+    with pytest.raises(UsageError, match=r"--fid compares images, but .*data\.name=diamond are vectors"):
+        EvalRequest.of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
+
+
+def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
+    (tmp_path / "there").write_bytes(b"weights")
+    source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
+    with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
+        extractors.download(source, kept, inception.PUBLISHED_SHA256)
+    assert not kept.exists()
+    extractors.download(source, kept, digest_of(tmp_path / "there"))
+    assert kept.read_bytes() == b"weights"
+
+
+def test_no_test_set(run, tmp_path):
+    data = make_images(tmp_path / "only", splits={"train": 4})
+    refused(run, "no validation images.*data prepare", f"data.path={data}", metrics=("elbo",), error=DataError)
+
+
+def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):
+    stats = tmp_path / "stats.npz"
+    theirs = stats_file.read(Path(str(request(run).files["stats"])))
+    np.savez(stats, mu=theirs.mu, sigma=theirs.sigma)
+    work = Evaluation(request(run, f"eval.fid.stats={stats}", metrics=("fid",), shards=2).save(run))
+    assert work.compute(Ranks(), only=[0])
+    np.savez(stats, mu=theirs.mu + 1, sigma=theirs.sigma)
+    with pytest.raises(UsageError, match="other statistics than when the evaluation was asked for"):
+        work.compute(Ranks(), only=[1])
+    stats.unlink()
+    with pytest.raises(UsageError, match="statistics are gone"):
+        work.compute(Ranks(), only=[1])
+    for file in run.checkpoints.iterdir():
+        file.unlink()
+    slim.file_of(run, 2).unlink()
+    with pytest.raises(NotFoundError, match="no checkpoint of step 2"):
+        work.compute(Ranks(), only=[1])
+    assert work.missing() == [1], "what was computed is kept"
+
+
+def test_a_checkpoint_that_vanishes_between_two_shards_is_reported(run, monkeypatch):
+    work = Evaluation(request(run, metrics=("loss",), shards=3).save(run))
+    compute = LossRows.compute
+
+    def vanishing(self, first, last):
+        for file in run.checkpoints.iterdir():
+            file.unlink()
+        return compute(self, first, last)
+
+    monkeypatch.setattr(LossRows, "compute", vanishing)
+    with pytest.raises(NotFoundError, match="no checkpoint of step 2 any more"):
+        work.compute(Ranks())
+    assert work.missing() == [1, 2], "what was computed is kept"

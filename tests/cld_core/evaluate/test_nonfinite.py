@@ -1,0 +1,125 @@
+"""Samples that are not finite: counted however they are divided, and refused if they are too many."""
+
+import math
+
+import pytest
+import torch
+
+from cld_core.errors import UnusableSamplesError
+from cld_core.evaluate import nonfinite
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.report_numbers import remarks
+from cld_core.evaluate.rows.features import FeatureRows
+from cld_core.ranks import Ranks
+from tests.support.spoiled import spoil
+
+from .on_images import evaluated, request
+
+BAD = (0, 17, 39)
+SOME = "eval.max_nonfinite=0.1"
+
+
+@pytest.fixture
+def drawn(monkeypatch, no_pictures) -> list[tuple[int, int]]:
+    """The ranges of samples that are drawn; pictures are left out."""
+    ranges, compute = [], FeatureRows.compute
+    monkeypatch.setattr(
+        FeatureRows, "compute", lambda self, first, last: ranges.append((first, last)) or compute(self, first, last)
+    )
+    return ranges
+
+
+def work_of(run, *overrides, metrics=("fid",), shards=1) -> Evaluation:
+    whole = "eval.batch_size=64"
+    return Evaluation(request(run, whole, *overrides, metrics=metrics, shards=shards).save(run))
+
+
+def test_a_sample_is_not_finite_if_any_of_its_numbers_is_not():
+    x = torch.zeros(4, 3, 2, 2)
+    x[1, 2, 0, 1], x[2, 0, 0, 0], x[3, 1, 1, 1] = math.nan, math.inf, -math.inf
+    assert nonfinite.rows(x).tolist() == [False, True, True, True]
+    assert nonfinite.rows(x[:, :, 0, 0]).tolist() == [False, False, True, False]
+    assert nonfinite.remark_on(x) == "3 of 4 samples are not finite"
+    assert nonfinite.remark_on(x[:2]) == "1 of 2 samples is not finite"
+    assert nonfinite.remark_on(x[:1]) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "samples", "allowed", "passes"),
+    [(0, 40, 0.0, True), (1, 40, 0.0, False), (29, 100, 0.29, True), (30, 100, 0.29, False), (40, 40, 1.0, True)],
+)
+def test_the_limit_is_a_fraction_of_all_samples(count, samples, allowed, passes):
+    if passes:
+        nonfinite.require_few(count, samples, samples=samples, allowed=allowed)
+        return
+    with pytest.raises(UnusableSamplesError):
+        nonfinite.require_few(count, samples, samples=samples, allowed=allowed)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "value"), [(("fid",), math.nan), (("fid", "kid", "isc", "prc"), -math.inf)], ids=["fid", "all"]
+)
+def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, drawn, capsys, metrics, value):
+    spoil(monkeypatch, BAD, value)
+    for shards, batch in ((1, 64), (3, 7)):
+        work = work_of(run, SOME, f"eval.batch_size={batch}", metrics=metrics, shards=shards)
+        assert work.compute(Ranks())
+        assert [work.report[metric]["nonfinite"] for metric in metrics] == [3] * len(metrics)
+        assert [work.report[metric]["samples"] for metric in metrics] == [40] * len(metrics)
+        assert remarks(work.report) == ["3 of 40 samples are not finite"]
+        assert capsys.readouterr().out.count("3 of 40 samples are not finite") == 1
+        work.folder.rename(run.path / f"{shards}")
+
+
+def test_finite_samples_need_no_remark(run, drawn):
+    report = evaluated(run, "eval.max_nonfinite=0", metrics=("fid",))
+    assert (report["fid"]["nonfinite"], remarks(report)) == (0, [])
+    del report["fid"]["nonfinite"]
+    assert remarks(report) == []
+
+
+def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, drawn):
+    spoil(monkeypatch, BAD)
+    work = work_of(run, "eval.batch_size=16")
+    words = (
+        r"1 of 16 samples is not finite, a fraction of 0\.025 of the 40 asked for, but eval\.max_nonfinite allows "
+        r"0\.001\. Likely causes: sampling settings that diverge, half precision, .* hardly been trained\. Change the "
+        r"sampling settings, or set eval\.max_nonfinite higher"
+    )
+    with pytest.raises(UnusableSamplesError, match=words) as refusal:
+        work.compute(Ranks())
+    assert (drawn, refusal.value.exit_code, len(str(refusal.value).splitlines())) == ([(0, 16)], 1, 1)
+    with pytest.raises(UnusableSamplesError, match="1 of 16 samples"):
+        work.compute(Ranks())
+    assert (drawn, work.report) == ([(0, 16)], None)
+    # The same evaluation, which continues where it was ended.
+    more = work_of(run, "eval.max_nonfinite=0.05", "eval.batch_size=23")
+    assert more.folder == work.folder
+    with pytest.raises(UnusableSamplesError, match=r"3 of 40 samples are not finite, a fraction of 0\.075, but"):
+        more.compute(Ranks())
+    assert (drawn[1:], more.report) == ([(16, 39), (39, 40)], None)
+    enough = work_of(run, SOME)
+    assert (enough.folder, enough.compute(Ranks())) == (work.folder, True)
+    assert (enough.report["fid"]["nonfinite"], len(drawn)) == (3, 3)
+
+
+def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, drawn):
+    spoil(monkeypatch, BAD)
+    shards = 4
+    for shard in range(shards):
+        work = work_of(run, "eval.max_nonfinite=0.05", shards=shards)
+        if shard + 1 < shards:
+            assert work.compute(Ranks(rank=shard, world_size=shards))
+            continue
+        with pytest.raises(UnusableSamplesError, match="3 of 40 samples are not finite"):
+            work.compute(Ranks(rank=shard, world_size=shards))
+    assert (work.missing(), work.to_start(), work.report, len(drawn)) == ([], [0], None, shards)
+    assert work_of(run, SOME).compute(Ranks(), only=[0])
+    assert (work.report["fid"]["nonfinite"], len(drawn)) == (3, shards)
+
+
+def test_a_process_counts_over_all_its_shards(run, monkeypatch, drawn):
+    spoil(monkeypatch, BAD)
+    with pytest.raises(UnusableSamplesError, match="2 of 20 samples are not finite"):
+        work_of(run, "eval.max_nonfinite=0.03", shards=4).compute(Ranks())
+    assert drawn == [(0, 10), (10, 20)]

@@ -1,0 +1,74 @@
+"""Pictures of toy samples: their background and their axes."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cld_core.analytic import GaussianMixture
+from cld_core.config import load
+from cld_core.data import toy
+from cld_core.evaluate import pictures
+from cld_core.evaluate.planes import shade_of
+from cld_core.model import Model
+from tests.support.paths import RECIPES
+
+# Right of the middle and below it.
+LAW = GaussianMixture(torch.tensor([[2.0, -1.0]]), 0.3)
+KNOWN = replace(toy.get("gaussian"), log_density=LAW.log_density, on_grid=LAW.density_on_grid)
+
+
+@pytest.mark.parametrize("density", [KNOWN, replace(KNOWN, on_grid=None)], ids=["grid", "points"])
+def test_a_row_is_a_line_of_equal_height(density):
+    x, y = torch.linspace(-3, 3, 25, dtype=torch.float64), torch.linspace(-2, 2, 17, dtype=torch.float64)
+    shade = torch.from_numpy(shade_of(density, x, y))
+    assert shade.shape == (17, 25)
+    row, column = divmod(int(shade.argmax()), 25)
+    assert (float(x[column]), float(y[row])) == (2.0, -1.0)
+    assert float(shade.max()) == 1.0
+    expected = torch.exp(-0.25 * ((x[None] - 2.0) ** 2 + (y[:, None] + 1.0) ** 2) / 0.3**2)
+    torch.testing.assert_close(shade, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_not_known_is_not_drawn():
+    assert shade_of(replace(KNOWN, on_grid=None, log_density=None), torch.zeros(2), torch.zeros(2)) is None
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A toy whose data are twice as wide as they are high, so that axes that fill their box would stretch it."""
+    made = Model(load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2"]), torch.device("cpu"), step=7)
+    wide = torch.tensor([2.0, 1.0])
+    source = made.source
+    draw = source.dequantised_test_data
+    source.dequantised_test_data = lambda seed, first, last: draw(seed, first, last) * wide
+    return made
+
+
+def red(pixels):
+    """Rows and columns (k,) of the pixels of samples."""
+    r, g, b = (pixels[..., channel].int() for channel in range(3))
+    return torch.nonzero((r > g + 60) & (r > b + 60), as_tuple=True)
+
+
+def test_a_ring_is_a_ring(model):
+    angle = torch.linspace(0, 2 * math.pi, 2000)
+    ring = torch.stack([angle.cos(), angle.sin()], dim=1)
+    rows, columns = red(pictures.pixels(ring, model, "exact"))
+    height, width = (int(where.max() - where.min()) for where in (rows, columns))
+    assert height > 100
+    assert width == pytest.approx(height, abs=3)
+
+
+def test_samples_are_shown_beside_the_data_and_those_outside_are_counted(model, tmp_path):
+    x = torch.tensor([[0.0, 0.0], [50.0, 0.0], [float("nan"), 0.0]])
+    pictures.show(tmp_path / "x.png", x, model, "exact")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.text["Description"] == "toy, step 7: 3 samples (1 not finite), exact"
+        pixels = torch.from_numpy(np.array(picture))
+    assert torch.equal(pixels, pictures.pixels(x, model, "exact"))
+    _, columns = red(pixels)
+    assert columns.min() > pixels.shape[1] / 2, "samples are on the right"

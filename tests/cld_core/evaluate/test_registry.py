@@ -1,0 +1,127 @@
+"""The tables of metrics and of rows: their names lead somewhere, and a metric is one file and one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cld_core.errors import UsageError
+from cld_core.evaluate import registry
+from cld_core.evaluate.definitions import Metric, Quantity, RowKind
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.report_numbers import numbers
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.rows.base import RowComputer
+from cld_core.imports import resolve
+from cld_core.ranks import Ranks
+from cld_core.shards import KINDS, Work
+from cld_core.shards.compute import Computation
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+def _worst(joined):
+    return {"value": float(-joined.arrays["elbo"].min()), "nfe_mean": float(joined.arrays["nfe"].max())}
+
+
+WORST = Metric(
+    name="worst",
+    help="Likelihood bound of the least likely test point.",
+    rows="elbo",
+    same=("points", "seed"),
+    quantities=(Quantity(key="worst_nll", label="worst NLL, nats", digits=2),),
+    section=_worst,
+    how=lambda request: f"of {request.points}",
+)
+
+
+class DrawRows(RowComputer):
+    """Samples themselves, of data that need not be images."""
+
+    def compute(self, first, last):
+        return {"x": self.model.draw(last - first, seed=self.request.seed, first=first).x.numpy()}
+
+
+DRAWS = RowKind(over="samples", depends=("sampling",), implementation=f"{__name__}:DrawRows")
+SPREAD = Metric(
+    name="spread",
+    help="Standard deviation of the samples.",
+    rows="draws",
+    quantities=(Quantity(key="spread", label="spread"),),
+    section=lambda joined: {"value": float(joined.arrays["x"].std()), "n": len(joined.arrays["x"])},
+    how=lambda request: request.sampling.method,
+)
+
+
+def test_every_name_leads_somewhere():
+    for name in registry.METRICS:
+        metric = registry.metric(name)
+        assert (metric.name, metric.flag) == (name, f"--{name}")
+        assert metric.rows in registry.ROWS
+        fields = EvalRequest.__dataclass_fields__
+        depends = {*metric.depends, *registry.ROWS[metric.rows].depends}
+        assert {place.partition(".")[0] for place in depends} <= fields.keys()
+        assert {place.partition(".")[0] for place in metric.same} <= fields.keys()
+    for kind in registry.ROWS:
+        assert issubclass(registry.row_computer(kind), RowComputer)
+    for kind, name in KINDS.items():
+        work = resolve(name)
+        assert issubclass(work, Work)
+        assert work.request_type.kind == kind
+        assert issubclass(resolve(work.computation), Computation)
+    keys = [quantity.key for _, quantity in registry.quantities()]
+    assert len(keys) == len(set(keys))
+
+
+def test_labels_and_requests_load_nothing_slow():
+    code = (
+        "import sys; from cld_core.evaluate import evaluation, registry, report_numbers, reports, stats_work, sweeps;"
+        "registry.quantities(); print([name for name in ('torch', 'numpy', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_metrics_are_listed_in_the_order_of_the_table():
+    assert registry.parse_metrics(" elbo,fid ") == ("fid", "elbo")
+    assert registry.parse_metrics(None) == ()
+    with pytest.raises(UsageError, match=r"'elb' is not a metric.*'elbo'"):
+        registry.parse_metrics("elb")
+    with pytest.raises(UsageError, match="names no metric"):
+        registry.parse_metrics(",")
+    assert registry.draws_samples(["kid", "elbo"])
+    assert not registry.draws_samples(["loss", "elbo"])
+
+
+def test_a_metric_is_one_file_and_one_line(toy, tmp_path, monkeypatch):
+    """It reads rows that are there, and is in the report, among the numbers and in comparisons."""
+    from cldctl.evals import compare
+
+    def evaluated(*metrics: str) -> Evaluation:
+        work = Evaluation(EvalRequest.of(toy.recipe(), metrics, 20).save(toy))
+        assert work.compute(Ranks())
+        return work
+
+    evaluated("elbo")
+    monkeypatch.setitem(registry.METRICS, "worst", f"{__name__}:WORST")
+    assert registry.parse_metrics("worst") == ("worst",)
+    work = evaluated("elbo", "worst")
+    worst = numbers(work.report)["worst_nll"].value
+    assert worst >= work.report["elbo"]["nll"]
+    assert registry.quantity("worst_nll").label == "worst NLL, nats"
+    columns = [compare.column(toy), compare.column(toy)]
+    assert [quantity.key for quantity in compare.quantities_of(columns)] == ["nll", "worst_nll"]
+    (first, _) = compare.to_json(columns)["runs"]
+    assert (first["worst_nll"]["value"], first["worst_nll"]["how"]) == (worst, "of 70")
+    assert EvalRequest.of(toy.recipe(), ("elbo",), 20).id != EvalRequest.of(toy.recipe(), ("worst",), 20).id
+
+
+def test_a_metric_of_samples_need_not_look_at_images(toy, monkeypatch):
+    monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
+    monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")
+    work = Evaluation(EvalRequest.of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
+    assert work.compute(Ranks())
+    assert work.report["spread"]["n"] == 70
+    assert numbers(work.report)["spread"].value > 0
+    with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
+        EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)

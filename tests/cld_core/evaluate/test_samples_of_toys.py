@@ -1,0 +1,142 @@
+"""W2, density and distance from the flow: what they are, whatever the shards, and where they are refused."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cld_core.config import load
+from cld_core.errors import UsageError
+from cld_core.evaluate import pictures
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.report_numbers import numbers
+from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.rows.samples import SampleRows
+from cld_core.evaluate.wasserstein import sliced_w2
+from cld_core.model import Model
+from cld_core.ranks import Ranks
+from cld_core.samplers import Samples
+
+from .gathered import gather
+
+SHIFT = torch.tensor([0.06, 0.08])
+FLOW = ("sampling.method=exponential", "sampling.nfe=6")
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(pictures, "samples", lambda *args, **keywords: None)
+
+
+def computed(run, metrics, *overrides, shards=1):
+    work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), metrics, 20, shards).save(run))
+    assert work.compute(Ranks())
+    return work
+
+
+@pytest.fixture
+def shifted(monkeypatch):
+    """Samples are the first set of true samples, moved."""
+
+    def draw(self, first, last):
+        x = self.model.source.dequantised_test_data(0, first, last) + SHIFT
+        return Samples(x, None, torch.full((len(x),), 5))
+
+    monkeypatch.setattr(SampleRows, "draw", draw)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_w2_and_density_are_those_of_all_samples_together(toy, shifted, shards):
+    report = computed(toy, ("w2", "density"), "eval.w2.sets=3", shards=shards).report
+    source = Model.from_run(toy.path, device="cpu").source
+    sets = [source.dequantised_test_data(number, 0, 70) for number in range(3)]
+    x = sets[0] + SHIFT
+    assert sliced_w2(x, sets[0]) == pytest.approx(0.1 / math.sqrt(2.0), rel=1e-5)
+    assert report["w2"]["value"] == pytest.approx(np.mean([sliced_w2(x, true) for true in sets]), rel=1e-12)
+    floor = [sliced_w2(a, b) for a, b in itertools.combinations(sets, 2)]
+    assert report["w2"]["floor"] == pytest.approx(np.mean(floor), rel=1e-12)
+    assert report["w2"]["floor_stderr"] == pytest.approx(np.std(floor, ddof=1) / math.sqrt(3), rel=1e-12)
+    logp = source.density.log_density(x)
+    assert report["density"]["value"] == pytest.approx(float(logp.mean()), rel=1e-12)
+    assert report["density"]["stderr"] == pytest.approx(float(logp.std()) / math.sqrt(70), rel=1e-9)
+    assert report["density"]["true"] == pytest.approx(1.4027, abs=1e-4)
+    shown = numbers(report)
+    assert [*shown] == ["w2", "w2_floor", "density"]
+    assert (shown["w2"].n, report["w2"]["nfe_mean"]) == (70, 5.0)
+
+
+def test_the_flow_is_not_away_from_itself(toy):
+    exact = ("sampling.method=ode", "sampling.rtol=1e-6", "sampling.atol=1e-6")
+    found = computed(toy, ("flow-distance",), *exact).report["flow-distance"]
+    assert (found["value"], found["stderr"]) == (0.0, None)
+    assert found["flow_nfe_mean"] == found["nfe_mean"] > 50
+    assert computed(toy, ("flow-distance",), "sampling.method=ode").report["flow-distance"]["value"] > 0
+
+
+def test_the_distance_is_the_root_mean_square_whatever_the_shards(toy):
+    """Of the same noise; and the samples that are compared may be fewer than those that are drawn."""
+    one = computed(toy, ("w2", "flow-distance"), *FLOW, "eval.flow.samples=40")
+    model = Model.from_run(toy.path, device="cpu")
+    x = model.sample(40, method="exponential", nfe=6).double()
+    flow = model.sample(40, method="ode", rtol=1e-6, atol=1e-6).double()
+    square = (x - flow).square().mean(1)
+    found = one.report["flow-distance"]
+    assert found["value"] == pytest.approx(float(square.mean().sqrt()), rel=1e-5)
+    assert found["stderr"] == pytest.approx(float(square.std()) / math.sqrt(40) / (2 * found["value"]), rel=1e-5)
+    assert (found["samples"], one.report["w2"]["samples"], found["nfe_mean"]) == (40, 70, 6.0)
+    three = computed(toy, ("flow-distance",), *FLOW, "eval.flow.samples=40", "eval.batch_size=9", shards=3)
+    np.testing.assert_allclose(gather(three)["flow"]["square"], gather(one)["flow"]["square"], rtol=1e-3, atol=1e-9)
+    assert three.report["flow-distance"]["value"] == pytest.approx(found["value"], rel=1e-4)
+
+
+def test_the_flow_is_solved_once_for_samplers_of_the_same_noise(toy, monkeypatch):
+    drawn, draw = [], Model.draw
+
+    def counted(self, n, **keys):
+        drawn.append(keys.get("method"))
+        return draw(self, n, **keys)
+
+    monkeypatch.setattr(Model, "draw", counted)
+    computed(toy, ("flow-distance",), *FLOW, "eval.seed=31")
+    computed(toy, ("flow-distance",), *FLOW, "sampling.order=2", "eval.seed=31")
+    assert drawn.count("ode") == 1
+    computed(toy, ("flow-distance",), *FLOW, "eval.seed=32")
+    computed(toy, ("flow-distance",), *FLOW, "sampling.eps=2e-3", "eval.seed=32")
+    assert drawn.count("ode") == 3, "it ends elsewhere"
+
+
+def test_samples_that_diverge_are_infinitely_far(toy, monkeypatch):
+    draw = SampleRows.draw
+
+    def spoiled(self, first, last):
+        drawn = draw(self, first, last)
+        return Samples(drawn.x * math.nan, None, drawn.nfe_each)
+
+    monkeypatch.setattr(SampleRows, "draw", spoiled)
+    work = computed(toy, ("w2", "density", "flow-distance"), *FLOW, "eval.max_nonfinite=1")
+    values = {key: number.value for key, number in numbers(work.report).items()}
+    assert values == {"w2": math.inf, "density": -math.inf, "flow_distance": math.inf}
+    assert work.report["w2"]["nonfinite"] == 70
+
+
+def test_they_are_refused_where_they_mean_nothing(toy, run):
+    noisy = load(toy.recipe_file, ["sampling.method=em"])
+    with pytest.raises(UsageError, match=r"--flow-distance compares samples with .* flow.*sampling.method=em draw"):
+        EvalRequest.of(noisy, ("w2", "flow-distance"), 20)
+    with pytest.raises(UsageError, match=r"--flow-distance .*sampling.method=exponential draw further noise"):
+        EvalRequest.of(load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"]), ("flow-distance",), 20)
+    with pytest.raises(UsageError, match=r"--w2, --density compares vectors.*are images. Ask for --fid or --kid"):
+        EvalRequest.of(run.recipe(), ("w2", "density"), 2)
+
+
+def test_images_have_a_distance_from_the_flow(run):
+    quick = ("sampling.method=exponential", "sampling.nfe=4", "eval.flow.samples=2", "eval.flow.rtol=1e-3")
+    step = run.checkpoint_steps()[-1]
+    request = EvalRequest.of(load(run.recipe_file, [*quick, "eval.flow.atol=1e-3"]), ("flow-distance",), step)
+    work = Evaluation(request.save(run))
+    assert work.compute(Ranks())
+    found = work.report["flow-distance"]
+    assert found["value"] > 0
+    assert (found["samples"], found["nfe_mean"]) == (2, 4.0)

@@ -1,0 +1,312 @@
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from cld_core.analytic import diamond, gaussian
+from cld_core.samplers import exponential, sample
+from cld_core.samplers.exponential import steps, widening
+from cld_core.samplers.grids import linear, power, quadratic
+from cld_core.samplers.multistep import lagrange
+from cld_core.samplers.quadrature import segments
+from cld_core.sde import CLD, VPSDE
+from cld_core.seeds import SampleNoise
+from tests.support import parity
+from tests.support.affine import flow_covariance, output_covariance
+from tests.support.numeric import drift
+from tests.support.sampling import spec_of
+
+CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
+
+
+class GivenNoise:
+    def __init__(self, first):
+        self.first = first
+
+    def normal(self, shape):
+        assert shape == self.first.shape[1:], "a deterministic sampler asks for the prior alone"
+        return self.first
+
+
+def affine_errors(sde, spec, numbers, reference):
+    return [float((output_covariance(sde, spec_of(**spec, nfe=n)) - reference).abs().max()) for n in numbers]
+
+
+def orders(errors):
+    return [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+
+
+@pytest.fixture(scope="module")
+def flow_ends():
+    """Covariances to which the probability flow itself carries the prior."""
+    return {sde: flow_covariance(sde) for sde in (CONSTANT, RISING, VP)}
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+@pytest.mark.parametrize(
+    ("order", "corrector", "measured"),
+    [(0, False, 1), (0, True, 2), (1, False, 2), (1, True, 2), (2, False, 3), (2, True, 3)],
+)
+def test_the_error_falls_with_the_power_order_plus_one(sde, order, corrector, measured, flow_ends):
+    """`order` is the degree of the interpolation: 0, without corrector, is exponential Euler (DDIM for VPSDE)."""
+    spec = {"method": "exponential", "order": order, "corrector": corrector, "grid_power": 3.0, "denoise": False}
+    # Order 2 shows itself later than those below it.
+    errors = affine_errors(sde, spec, (40, 80) if order < 2 else (160, 320), flow_ends[sde])
+    assert orders(errors)[-1] == pytest.approx(measured, abs=0.25), errors
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+def test_order_three_is_fourth_order(sde, flow_ends):
+    spec = {"method": "exponential", "order": 3, "grid_power": 3.0, "denoise": False}
+    errors = affine_errors(sde, spec, (80, 160), flow_ends[sde])
+    assert orders(errors)[-1] == pytest.approx(4.0, abs=0.5), errors
+    assert errors[-1] < 2e-7
+
+
+@pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
+@pytest.mark.parametrize("grid", ["linear", "quadratic"])
+def test_order_one_on_the_other_grids(sde, grid, flow_ends):
+    spec = {"method": "exponential", "order": 1, "corrector": False, "grid": grid, "denoise": False}
+    assert orders(affine_errors(sde, spec, (40, 80), flow_ends[sde]))[-1] > 1.7
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+@pytest.mark.parametrize(("order", "measured", "within"), [(0, 1.0, 0.55), (1, 2.0, 0.1)])
+def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, within):
+    """Successive differences of the covariance fall with the order in the weak sense, and their limit is the law."""
+    spec = {
+        "method": "exponential",
+        "order": order,
+        "corrector": False,
+        "eta": 1.0,
+        "grid_power": 2.0,
+        "denoise": False,
+    }
+    found = [output_covariance(sde, spec_of(**spec, nfe=n)) for n in (50, 100, 200)]
+    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
+    assert orders(differences)[0] == pytest.approx(measured, abs=within), differences
+    # At eps = 1e-3 the law of the data itself has not been reached: VPSDE is 1e-4 away.
+    assert float(found[-1][0, 0].sqrt()) == pytest.approx(0.5, abs=1e-2 if order == 0 else 3e-4)
+
+
+def weak_order(sde, numbers, **keys):
+    """Of the covariance, from three numbers of steps."""
+    specs = [spec_of("exponential", eta=1.0, denoise=False, nfe=n, **keys) for n in numbers]
+    found = [output_covariance(sde, spec) for spec in specs]
+    return orders([float((a - b).abs().max()) for a, b in pairwise(found)])[0]
+
+
+@pytest.mark.parametrize(("order", "corrector"), [(0, True), (2, False), (2, True), (3, False)])
+def test_noise_limits_the_weak_order_to_two(order, corrector):
+    """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4; for 1, see above."""
+    numbers = (50, 100, 200) if order == 0 else (200, 400, 800)
+    assert weak_order(VP, numbers, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)
+
+
+def test_noise_limits_the_weak_order_of_cld_in_the_end():
+    """What is left of the score beside its known part is small: for tens of steps the order looks higher."""
+    keys = {"order": 3, "corrector": False}
+    assert weak_order(CONSTANT, (25, 50, 100), **keys) > 2.5
+    assert weak_order(CONSTANT, (150, 300, 600), **keys) == pytest.approx(2.0, abs=0.1)
+
+
+RECOMMENDED_WITH_NOISE = {"order": 2, "corrector": False, "eta": 1.0, "grid_power": 2.0}
+
+
+@pytest.mark.parametrize("nfe", [50, 100, 150])
+@pytest.mark.parametrize("sde", [CONSTANT, RISING], ids=["constant", "rising"])
+def test_recommended_settings_keep_narrow_data_narrow(sde, nfe):
+    assert widening(sde, spec_of("exponential", nfe=nfe, **RECOMMENDED_WITH_NOISE)) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
+@pytest.mark.parametrize("settings", [{"order": 3, "corrector": False}, {"eta": 0.3}, {"eta": 1.0}], ids=str)
+def test_widening_is_that_of_samples(settings, sde):
+    """Of normal data on a line, whose score is linear."""
+    spec, law = spec_of("exponential", nfe=12, **settings), gaussian(0.04, d=1)
+    x = sample(law.score(sde), sde, spec, SampleNoise(0, first=0, last=20_000), (1,)).x.double()
+    assert float(x.square().mean().sqrt()) / 0.04 == pytest.approx(widening(sde, spec), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("sde", "settings", "warned"),
+    [
+        (VP, {"eta": 1.0, "nfe": 20}, True),
+        (VP, {"eta": 1.0, "nfe": 50}, False),
+        (CONSTANT, {"eta": 1.0, "nfe": 10}, True),
+        (CONSTANT, {"eta": 1.0, "nfe": 20}, False),
+        (CONSTANT, {**RECOMMENDED_WITH_NOISE, "nfe": 50}, False),
+        (VP, {"nfe": 3}, False),
+    ],
+    ids=str,
+)
+def test_noise_that_grows_from_step_to_step_is_reported_once(sde, settings, warned, caplog):
+    exponential._warn_of_growing_noise.cache_clear()
+    spec = spec_of("exponential", **settings)
+    for _ in range(2):
+        sample(gaussian(d=1).score(sde), sde, spec, SampleNoise(0, first=0, last=2), (1,))
+    found = [record.getMessage() for record in caplog.records]
+    assert len(found) == int(warned)
+    if warned:
+        assert f"sampling.nfe={spec.nfe} is too small for sampling.eta=1" in found[0]
+        assert "times too wide. Raise" in found[0]
+
+
+@pytest.mark.parametrize(("order", "told"), [(1, True), (2, False)])
+def test_settings_that_are_set_are_not_advised(order, told, caplog, monkeypatch):
+    exponential._warn_of_growing_noise.cache_clear()
+    monkeypatch.setattr(exponential, "widening", lambda sde, spec: 3.0)
+    exponential._warn_of_growing_noise(VP, spec_of("exponential", order=order, corrector=False, eta=1.0, nfe=20))
+    (found,) = caplog.records
+    assert ("set order=2 and corrector=false" in found.getMessage()) == told
+    assert "lower eta" in found.getMessage()
+
+
+def test_order_zero_for_vpsde_is_ddim():
+    """x' = a'/a x + (sigma' - sigma a'/a) e, e = the predicted noise: the published closed form."""
+    score, u = diamond().score(VP), torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    spec = spec_of("exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
+    ours = sample(score, VP, spec, GivenNoise(u), (2,)).x
+    for t, t_next in pairwise(linear(12, 1e-3)):
+        sigma, sigma_next = VP.variance(t) ** 0.5, VP.variance(t_next) ** 0.5
+        ratio = VP.mean(t_next)[0][0] / VP.mean(t)[0][0]
+        u = ratio * u + (sigma_next - sigma * ratio) * (-sigma * score(u, t))
+    torch.testing.assert_close(ours, u, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+def test_coefficients_solve_the_split_equation(sde):
+    """Transition and predictor weights of steps 0 to 2 against an adaptive solution of the equation itself."""
+    times = [1.0, 0.5, 0.1, 1e-3]
+    n = sde.n
+    for i, step in enumerate(steps(sde, tuple(times), 2, False, 0.0)):
+        points = times[i::-1]
+        assert len(step.predictor) == i + 1
+
+        def field(t, u, points=points):
+            u = torch.from_numpy(u).view(1, n)
+            basis = lagrange(sde, points, torch.tensor([t], dtype=torch.float64))[:, 0]
+            alpha = float(basis @ torch.arange(1.0, len(points) + 1, dtype=torch.float64))
+            v = sde.scored(u)
+            return sde.flow(u, -sde.known_precision(t)[0][0] * v - sde.target(t)[0][0] * alpha, t).flatten().numpy()
+
+        span, start = (times[i], times[i + 1]), np.linspace(1.0, 0.5, n)
+        expected = solve_ivp(field, span, start, rtol=1e-11, atol=1e-13, method="DOP853").y[:, -1]
+        alphas = np.arange(1.0, len(points) + 1)
+        ours = np.array(step.transition) @ start + alphas @ np.array(step.predictor)[:, :, 0]
+        np.testing.assert_allclose(ours, expected, rtol=2e-9, atol=1e-11)
+
+
+def test_quadrature_is_exact_for_a_known_equation():
+    """du/dt = u/t^2 has Phi(t', t) = exp(1/t - 1/t'), with all its change near the end."""
+
+    def matrix(t):
+        return (t**-2)[:, None, None]
+
+    first, second = segments([1.0, 0.4, 0.02], matrix)
+    assert float(first.whole) == pytest.approx(math.exp(1 - 1 / 0.4), rel=1e-13)
+    assert float(second.whole) == pytest.approx(math.exp(1 / 0.4 - 1 / 0.02), rel=1e-9)
+    # f(tau) = Phi(tau, 0.4) makes the integrand Phi(0.4, tau) f(tau) = 1 over the first step.
+    assert float(first.integral(torch.exp(1 / 0.4 - 1 / first.times)[:, None])) == pytest.approx(-0.6, rel=1e-12)
+
+
+@pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
+def test_noise_of_a_step_has_the_covariance_of_its_equation(sde):
+    """dC/dt = A C + C A^T - eta^2 g^2 e e^T backwards from C = 0, A read off the drift and the split."""
+    n, eta, eye = sde.n, 0.7, torch.eye(sde.n, dtype=torch.float64)
+
+    def field(t, flat):
+        a = drift(sde, eye, t).T.numpy().copy()
+        a[-1, -1] += 0.5 * (1 + eta**2) * sde.diffusion2(t)[0] * sde.known_precision(t)[0][0]
+        c = flat.reshape(n, n)
+        change = a @ c + c @ a.T
+        change[-1, -1] -= eta**2 * sde.diffusion2(t)[0]
+        return change.flatten()
+
+    times = (1.0, 0.6, 0.2)
+    for (t, t_next), step in zip(pairwise(times), steps(sde, times, 0, False, eta), strict=True):
+        solution = solve_ivp(field, (t, t_next), np.zeros(n * n), rtol=1e-10, atol=1e-13, method="DOP853")
+        noise = np.array(step.noise)
+        np.testing.assert_allclose(noise @ noise.T, solution.y[:, -1].reshape(n, n), rtol=1e-8, atol=1e-11)
+
+
+def test_coefficients_are_computed_once():
+    times = tuple(quadratic(9, 1e-3))
+    assert steps(CONSTANT, times, 2, True, 0.0) is steps(replace(CONSTANT), times, 2, True, 0.0)
+    assert steps(CONSTANT, times, 2, True, 0.0) is not steps(RISING, times, 2, True, 0.0)
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+def test_power_grid_is_uniform_in_a_root_of_the_clock(sde):
+    grid = power(10, 1e-3, rho=3.0, schedule=sde.schedule)
+    roots = [sde.schedule.integral(t) ** (1 / 3) for t in grid]
+    assert (grid[0], grid[-1], len(grid)) == (1.0, 1e-3, 11)
+    np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 10, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", parity.TOYS)
+@pytest.mark.parametrize("changes", [{}, {"name": "dsm"}], ids=["as trained", "read as dsm"])
+def test_any_network_converges_to_its_own_flow(name, changes):
+    """Mixed or not, HSM or DSM: only the score counts. Untrained networks are rough, hence the many steps."""
+    toy = parity.load(name)
+    if changes and toy.sde.n == 1:
+        pytest.skip("VPSDE is trained with DSM already")
+    toy.net.double()
+    generator = torch.Generator().manual_seed(0)
+    noise = GivenNoise(torch.randn(16, 2 * toy.sde.n, dtype=torch.float64, generator=generator))
+    score = toy.score(**changes)
+
+    def run(method, **settings):
+        return sample(score, toy.sde, spec_of(method, eps=0.05, **settings), noise, (2,)).x
+
+    flow = run("ode", rtol=1e-6, atol=1e-6)
+    scale = float(flow.abs().max())
+    errors = [float((run("exponential", nfe=n) - flow).abs().max()) / scale for n in (50, 200)]
+    assert errors[1] < 2e-3
+    assert errors[1] < errors[0] / 8
+
+
+def test_the_same_noise_gives_the_same_samples_and_eta_others():
+    def draw(**settings):
+        noise = SampleNoise(3, first=0, last=20)
+        return sample(diamond().score(CONSTANT), CONSTANT, spec_of("exponential", nfe=15, **settings), noise, (2,))
+
+    assert torch.equal(draw().x, draw().x)
+    assert torch.equal(draw(eta=0.5).x, draw(eta=0.5).x)
+    assert not torch.equal(draw(eta=0.5).x, draw().x)
+
+
+@pytest.mark.parametrize("settings", [{"corrector": True}, {"corrector": False}, {"eta": 1.0}], ids=str)
+@pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
+def test_evaluations_are_where_the_grid_says(settings, sde):
+    exact, seen = gaussian(d=1).score(sde), []
+
+    def score(u, t):
+        seen.append(t)
+        return exact(u, t)
+
+    for denoise in (True, False):
+        seen.clear()
+        spec = spec_of("exponential", nfe=9, denoise=denoise, **settings)
+        out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
+        assert out.nfe == 9 == len(seen)
+        grid = power(8 if denoise else 9, 1e-3, rho=6.0, schedule=sde.schedule)
+        assert seen == (grid if denoise else grid[:-1])
+
+
+def test_twenty_evaluations_reach_the_diamond():
+    """The targets of docs/samplers.md, with fewer samples: exact score, recommended settings, both schedules."""
+    law = diamond()
+    for sde in (CONSTANT, RISING):
+        fine, coarse = (
+            sample(law.score(sde), sde, spec_of("exponential", nfe=n), SampleNoise(0, first=0, last=1000), (2,))
+            for n in (200, 20)
+        )
+        # The same noise: what differs is the solution's error and not the draw.
+        difference = law.log_density(coarse.x).mean() - law.log_density(fine.x).mean()
+        assert abs(float(difference)) < 0.1
+        assert float((coarse.x - fine.x).square().mean().sqrt()) < 0.08

@@ -1,0 +1,159 @@
+"""gDDIM: exact for a single data point, orders of convergence, and the score of all halves from that of some."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from cld_core.analytic import GaussianMixture, diamond, gaussian
+from cld_core.config import load
+from cld_core.errors import RecipeError
+from cld_core.samplers import sample
+from cld_core.samplers.gddim import coefficients
+from cld_core.samplers.whole_score import whole_score
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE
+from cld_core.seeds import SampleNoise
+from tests.support.affine import output_covariance
+from tests.support.paths import RECIPES
+from tests.support.sampling import spec_of
+
+EXACT = {"numerical_eps": 0.0}
+CONSTANT, RISING, VP = CLD(**EXACT), CLD(beta0=0.1, beta1=6.9, **EXACT), VPSDE()
+BOTH, THIRD = PSLD(friction=0.5, nu=4.5, **EXACT), HOLD(**EXACT)
+SHAPES = pytest.mark.parametrize(
+    "sde", [VP, CONSTANT, RISING, BOTH, THIRD], ids=["vpsde", "cld", "cld rising", "psld", "hold"]
+)
+
+
+def draw(sde, law, n=8, **keys):
+    noise = SampleNoise(0, first=0, last=n)
+    return sample(law.score(sde), sde, spec_of("gddim", **keys), noise, (law.dimension,))
+
+
+@SHAPES
+def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
+    law = GaussianMixture(torch.tensor([[-0.4], [0.3]]), 0.2)
+    for t in (0.05, 0.3, 1.0):
+        u = torch.randn(5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        exact = torch.autograd.grad(law.score(sde).log_density(u, t).sum(), u)[0]
+        found = whole_score(sde, t)
+        whole = u.detach() @ found.of_u.T + sde.scored(exact) @ found.of_score.T
+        torch.testing.assert_close(whole, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("sde", [VP, CONSTANT, RISING, BOTH], ids=["vpsde", "cld", "cld rising", "psld"])
+@pytest.mark.parametrize("keys", [{"order": 0}, {"order": 2}, {"order": 0, "eta": 0.7}], ids=str)
+def test_a_single_data_point_is_exact_in_any_number_of_steps(sde, keys):
+    """The law of what comes out, from a linear score. Data of std 1e-6 are a point beside all else at t = 0.05."""
+    few, many = (
+        output_covariance(sde, spec_of("gddim", nfe=n, eps=0.05, denoise=False, **keys), std=1e-6) for n in (4, 9)
+    )
+    torch.testing.assert_close(few, many, rtol=1e-5, atol=1e-6 * float(many.abs().max()))
+
+
+def orders(sde, numbers, std=0.5, **keys):
+    found = [output_covariance(sde, spec_of("gddim", nfe=n, denoise=False, **keys), std) for n in numbers]
+    return [
+        math.log2(coarse / fine) for coarse, fine in pairwise(float((a - b).abs().max()) for a, b in pairwise(found))
+    ]
+
+
+ORDERS = [({"order": 0}, 1.0), ({"order": 0, "eta": 1.0}, 1.0), ({"order": 1}, 2.0), ({"order": 2}, 3.1)]
+
+
+@pytest.mark.parametrize(
+    ("sde", "keys", "measured"),
+    [
+        *((sde, *entry) for sde in (VP, CONSTANT) for entry in ORDERS),
+        *((BOTH, *entry) for entry in ORDERS),
+        *((VP, {**keys, "root": "cholesky"}, measured) for keys, measured in ORDERS if "eta" not in keys),
+    ],
+    ids=str,
+)
+def test_the_error_falls_with_the_power_order_plus_one_or_with_the_first_with_noise(sde, keys, measured):
+    found = orders(sde, (20, 40, 80), eps=0.05, grid_power=3.0, **keys)[-1]
+    assert found == pytest.approx(measured, abs=0.5), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "measured"), [(0, 1.0), (1, 2.0), (2, 2.0)])
+def test_with_the_cholesky_factor_that_of_cld_does_not_pass_two(order, measured):
+    found = orders(CONSTANT, (160, 320, 640), eps=0.05, grid_power=3.0, order=order, root="cholesky")[-1]
+    assert found == pytest.approx(measured, abs=0.3), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "measured"),
+    # For order 2, the part of third order is too small to show.
+    [({"order": 0, "eta": 1.0}, 1.0), ({"order": 1}, 2.0), ({"order": 2}, 3.9)],
+    ids=str,
+)
+def test_the_same_orders_hold_for_three_halves(keys, measured):
+    found = orders(THIRD, (80, 160, 320), eps=0.05, grid_power=3.0, **keys)[-1]
+    assert found == pytest.approx(measured, abs=0.5), found
+
+
+@SHAPES
+def test_without_noise_two_derivations_of_a_first_order_step_agree(sde):
+    """The integral of the weights is R' - Psi R: both kinds of R, moved by the flow, are one."""
+    times = (1.0, 0.5, 0.2)
+    by_integral = coefficients(sde, times, "flow", 0, False, 0.0)
+    by_formula = coefficients(sde, times, "flow", 0, False, 1e-9)
+    for one, other in zip(by_integral.steps, by_formula.steps, strict=True):
+        torch.testing.assert_close(torch.tensor(one.predictor[0]), torch.tensor(other.predictor[0]), rtol=0, atol=1e-9)
+
+
+def test_of_order_zero_it_is_ddim_for_vpsde():
+    keys = {"order": 0, "corrector": False, "nfe": 12, "grid": "linear"}
+    noise = [SampleNoise(0, first=0, last=8) for _ in range(2)]
+    found = [
+        sample(diamond().score(VP), VP, spec_of(m, **keys), e, (2,)).x
+        for m, e in zip(("gddim", "exponential"), noise, strict=True)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cholesky_factor_needs_short_steps():
+    """What the paper calls L_t, with the v-score alone: it diverges at 20 evaluations, where R_t does not."""
+    distance = {}
+    for root in ("flow", "cholesky"):
+        few, many = (draw(CLD(), diamond(), 50, root=root, order=2, nfe=n, grid_power=3.0).x for n in (20, 100))
+        distance[root] = float((few - many).square().mean().sqrt())
+    assert distance["flow"] < 0.15
+    assert distance["cholesky"] > 1.0
+
+
+@SHAPES
+@pytest.mark.parametrize("keys", [{"root": "cholesky"}, {"corrector": True}, {"order": 0, "eta": 1.0}], ids=str)
+def test_evaluations_are_counted(sde, keys):
+    seen = []
+    exact = gaussian(d=1).score(sde)
+
+    def score(u, t):
+        seen.append(t)
+        return exact(u, t)
+
+    for denoise in (True, False):
+        seen.clear()
+        spec = spec_of("gddim", nfe=7, denoise=denoise, eps=0.05, **keys)
+        out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
+        assert out.nfe == 7 == len(seen)
+        assert torch.isfinite(out.x).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            ["eta=1"],
+            r"'sampling\.order' must be 0 with sampling\.eta=1, and .* false: .* Set sampling\.order=0",
+        ),
+        (["eta=1", "order=0", "root=cholesky"], r"'sampling\.root' has no effect with sampling\.eta=1"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_together_are_refused(keys, words):
+    with pytest.raises(RecipeError, match=words):
+        load(RECIPES / "toy.yaml", ["sampling.method=gddim", *(f"sampling.{entry}" for entry in keys)])

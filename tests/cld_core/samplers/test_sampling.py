@@ -1,0 +1,234 @@
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torchdiffeq import odeint
+
+from cld_core.analytic import diamond, gaussian
+from cld_core.errors import RecipeError
+from cld_core.samplers import sample
+from cld_core.samplers.grids import GRIDS, linear, quadratic
+from cld_core.samplers.noise import BLOCK, stream
+from cld_core.samplers.sscs import exact_part
+from cld_core.sde import CLD, VPSDE
+from cld_core.seeds import SampleNoise
+from tests.support import parity
+from tests.support.affine import output_covariance
+from tests.support.sampling import spec_of
+
+CONSTANT, RISING = CLD(), CLD(beta0=0.1, beta1=6.9)
+
+
+@pytest.mark.parametrize("name", parity.TOYS)
+def test_samplers_agree_with_the_published_ones(name):
+    toy = parity.load(name)
+    prior = toy.data["prior"].clone()
+    if toy.sde.n == 2:
+        toy.sde.scored(prior).mul_(2.0)  # `sample` scales standard normal noise by sqrt(M) = 1/2 itself
+    keys = [key.removesuffix("/x") for key in toy.data if key.endswith(("zeronoise/x", "rk45/x"))]
+    assert len(keys) == (5 if toy.sde.n == 2 else 3)
+    for key in keys:
+        method, grid, *_ = key.split("_")
+        spec = spec_of(method)
+        if method != "ode":
+            spec = spec_of(method, grid=grid, nfe=int(toy.data["n_discrete_steps"]))
+        ours = sample(toy.score(), toy.sde, spec, parity.InjectedNoise(prior), (2,))
+        # Untrained networks throw some samples to 1e4, hence a tolerance relative to the largest.
+        tolerance = 1e-3 if method == "ode" else 2e-6
+        for half, theirs in ((ours.x, f"{key}/x"), (ours.v, f"{key}/v")):
+            if half is not None:
+                expected = toy.data[theirs].float()
+                scale = max(1.0, float(expected.abs().max()))
+                torch.testing.assert_close(half / scale, expected / scale, rtol=0, atol=tolerance)
+        if method == "ode":
+            assert ours.nfe == pytest.approx(int(toy.data["ode_rk45/nfe"]), rel=0.25)
+
+
+def std_error(sde, method, nfe, grid="linear"):
+    return float(output_covariance(sde, spec_of(method, nfe=nfe, grid=grid))[0, 0].sqrt()) - 0.5
+
+
+def test_sscs_has_the_known_errors_on_gaussian_data():
+    errors = [std_error(CONSTANT, "sscs", n) for n in (50, 100, 200, 400)]
+    np.testing.assert_allclose(np.abs(errors), [2.25e-2, 1.10e-2, 5.4e-3, 2.7e-3], rtol=0.01)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(
+    ("sde", "method"), [(CONSTANT, "sscs"), (RISING, "sscs"), (CONSTANT, "em"), (RISING, "em"), (VPSDE(), "em")]
+)
+def test_fixed_steps_converge_with_first_order(sde, method, grid):
+    # Without the denoising step and from a small eps, so that the steps' own error is the only one.
+    spec = spec_of(method, grid=grid, eps=1e-6, denoise=False)
+    errors = [abs(float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) - 0.5) for n in (100, 200)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(1.0, abs=0.2), errors
+
+
+@pytest.mark.parametrize(("sde", "grid"), [(CONSTANT, "linear"), (RISING, "linear"), (RISING, "quadratic")])
+def test_sscs_of_second_order_converges_with_second_order(sde, grid):
+    spec = spec_of("sscs", sscs_order=2, grid=grid, denoise=False)
+    found = [float(output_covariance(sde, replace(spec, nfe=n))[0, 0].sqrt()) for n in (50, 100, 200, 400)]
+    differences = [coarse - fine for coarse, fine in pairwise(found)]
+    assert math.log2(differences[1] / differences[2]) == pytest.approx(2.0, abs=0.2), differences
+    # At 50 evaluations the first order misses the std by 2e-2. At eps = 1e-3 the law is 2e-5 from the data's.
+    assert found[0] == pytest.approx(0.5, abs=6e-4)
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VPSDE()])
+def test_the_flow_ends_in_the_exact_law(sde):
+    errors = []
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        spec = spec_of("ode", rtol=tolerance, atol=tolerance, eps=1e-6, denoise=False)
+        covariance = output_covariance(sde, spec)
+        errors.append(abs(float(covariance[0, 0].sqrt()) - 0.5))
+        if sde.n == 2 and tolerance == 1e-8:
+            assert float(covariance[1, 1]) == pytest.approx(sde.gamma * sde.mass, rel=1e-3)
+            assert float(covariance[0, 1]) == pytest.approx(0.0, abs=1e-4)
+    # What is left at 1e-8 is the distance of the prior from the law at t = 1.
+    assert errors[0] > errors[1]
+    assert errors[2] < 5e-5
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING])
+@pytest.mark.parametrize("grid", [linear, quadratic])
+def test_sscs_is_exact_where_the_score_part_vanishes(sde, grid):
+    """With s = -v/M only the two half steps act: their product is the whole map, for any grid and beta(t)."""
+    u = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    times = grid(7, 1e-3)
+    for t, t_next in pairwise(times):
+        middle = 0.5 * (t + t_next)
+        u = exact_part(sde, exact_part(sde, u, t, middle, torch.zeros_like(u)), middle, t_next, torch.zeros_like(u))
+    whole = exact_part(sde, torch.eye(2, dtype=torch.float64), 1.0, 1e-3, torch.zeros(2, 2, dtype=torch.float64))
+    torch.testing.assert_close(u, whole, rtol=1e-10, atol=1e-13)
+
+
+def test_the_exact_part_of_sscs_keeps_the_stationary_law():
+    zeros, eye = torch.zeros(2, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    map_u = exact_part(RISING, eye, 0.9, 0.2, zeros).T
+    map_noise = exact_part(RISING, zeros, 0.9, 0.2, eye).T
+    stationary = torch.diag(torch.tensor([1.0, 0.25], dtype=torch.float64))
+    after = map_u @ stationary @ map_u.T + map_noise @ map_noise.T
+    torch.testing.assert_close(after, stationary, rtol=1e-13, atol=1e-15)
+
+
+def with_nfe(method, nfe, **keys):
+    """The spec of one of `METHODS` with ``nfe`` evaluations, if the method has a fixed number."""
+    return spec_of(**method, **keys, **({} if method["method"] == "ode" else {"nfe": nfe}))
+
+
+METHODS = [
+    {"method": "em"},
+    {"method": "sscs"},
+    {"method": "sscs", "sscs_order": 2},
+    {"method": "ode"},
+    {"method": "exponential"},
+    {"method": "exponential", "order": 3, "corrector": False, "eta": 0.5},
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_sample_does_not_depend_on_its_batch(method):
+    sde, spec = CONSTANT, with_nfe(method, 20)
+    score = diamond().score(sde)
+
+    def draw(first, last):
+        return sample(score, sde, spec, SampleNoise(7, "samples", first=first, last=last), (2,))
+
+    whole = draw(0, 80)
+    for first, last in ((0, 33), (33, 34), (34, 80)):
+        part = draw(first, last)
+        torch.testing.assert_close(part.x, whole.x[first:last], rtol=0, atol=2e-6)
+        assert torch.equal(part.nfe_each, whole.nfe_each[first:last])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
+    sde, calls = CONSTANT, []
+    exact = gaussian(d=1).score(sde)
+
+    def score(u, t):
+        calls.append(len(u))
+        return exact(u, t)
+
+    spec = with_nfe(method, 30, denoise=denoise)
+    out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
+    assert sum(calls) == int(out.nfe_each.sum())
+    if spec.method != "ode":
+        assert out.nfe == 30 == len(calls)
+
+
+def test_samples_of_the_diamond_with_the_exact_score():
+    law = diamond()
+    for sde in (RISING, VPSDE()):
+        out = sample(law.score(sde), sde, spec_of("ode"), SampleNoise(0, first=0, last=600), (2,))
+        logp = law.log_density(out.x)
+        # The log-density of a narrow Gaussian on the plane has standard deviation 1.
+        assert float(logp.mean()) == pytest.approx(-law.entropy(), abs=4 / 600**0.5)
+        assert float(out.x.mean(0).abs().max()) < 4 * 0.41 / 600**0.5
+        assert (out.v is None) == isinstance(sde, VPSDE)
+
+
+def test_images_sample_too():
+    class Zero:
+        def __call__(self, u, t):
+            return torch.zeros(len(u), 3, 4, 4)
+
+    for method in METHODS:
+        out = sample(Zero(), CONSTANT, with_nfe(method, 3), SampleNoise(0, first=0, last=2), (3, 4, 4))
+        assert out.x.shape == out.v.shape == (2, 3, 4, 4)
+
+
+def test_sscs_needs_a_velocity():
+    sde = VPSDE()
+    with pytest.raises(RecipeError, match=r"Choose sampling\.method=em, ode or exponential"):
+        sample(gaussian().score(sde), sde, spec_of("sscs"), SampleNoise(0, first=0, last=2), (2,))
+
+
+@pytest.mark.parametrize("grid", GRIDS.values())
+def test_grids_fall_from_one_to_eps(grid):
+    times = grid(10, 1e-3)
+    assert len(times) == 11
+    assert times[0] == 1.0
+    assert times[-1] == 1e-3
+    assert all(t > t_next for t, t_next in pairwise(times))
+
+
+def test_quadratic_grid():
+    assert quadratic(2, 0.2) == pytest.approx([1.0, 0.2 + 0.8 * 0.25, 0.2])
+
+
+def test_noise_comes_in_blocks_that_do_not_depend_on_the_batch():
+    asked = []
+
+    class Recorder:
+        def normal(self, shape):
+            asked.append(shape)
+            return torch.randn(2, *shape)
+
+    for shape, steps in (((2,), 20), ((2,), BLOCK // 2 + 5), ((3, 64, 64), 2)):
+        drawn = list(stream(Recorder(), shape, steps, "cpu"))
+        assert len(drawn) == steps
+        assert all(one.shape == (2, *shape) for one in drawn)
+    assert asked == [(20, 2), (BLOCK // 2, 2), (5, 2), (1, 3, 64, 64), (1, 3, 64, 64)]
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VPSDE()], ids=["constant", "rising", "vpsde"])
+def test_the_flow_agrees_with_torchdiffeq(sde):
+    """Its dopri5 is the same method as ours with other step control."""
+    score, spec = gaussian(std=0.5).score(sde), spec_of("ode", rtol=1e-7, atol=1e-7)
+    ours = sample(score, sde, spec, SampleNoise(3, "sample", first=0, last=64), (2,))
+    assert 20 < ours.nfe < 1000
+
+    def field(t, u):
+        return sde.flow(u.float(), score(u.float(), float(t)), float(t)).double()
+
+    u = sde.prior(SampleNoise(3, "sample", first=0, last=64).normal((2 * sde.n,))).double()
+    times = torch.tensor([1.0, spec.eps], dtype=torch.float64)
+    options = {"step_t": times[1:]}  # a step beyond eps might leave [0, 1]
+    u = odeint(field, u, times, rtol=1e-7, atol=1e-7, method="dopri5", options=options)[-1].float()
+    theirs = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
+    torch.testing.assert_close(ours.x, theirs[:, :2], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,243 @@
+"""Splitting and conjugate integrators: steps against formulas, orders of convergence, evaluations, refusals."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from cld_core.analytic import diamond, gaussian
+from cld_core.config import load
+from cld_core.errors import RecipeError
+from cld_core.samplers import sample
+from cld_core.samplers.updates import Change, _relaxation, conjugate_steps, evaluating, splitting_steps
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE
+from cld_core.seeds import SampleNoise
+from tests.support.affine import output_covariance
+from tests.support.paths import RECIPES
+from tests.support.sampling import spec_of
+
+CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
+BOTH, THIRD = PSLD(friction=0.5, nu=4.5), HOLD()
+FLOW, NOISY = ("symplectic-euler", "velocity-verlet"), ("oba", "bao", "obab")
+
+
+class GivenNoise:
+    """First the prior, then blocks of steps, in the order in which they are asked for."""
+
+    def __init__(self, *blocks):
+        self.blocks = list(blocks)
+
+    def normal(self, shape):
+        block = self.blocks.pop(0)
+        assert block.shape[1:] == shape
+        return block
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def last_step(sde, noise=(), **keys):
+    """u before and after a single step from t = 1 to 0.8 with a made-up score, and that score as a function."""
+
+    def score(u, t):
+        return (1.3 + t) * torch.sin(sde.scored(u)) - 0.3
+
+    z = numbers(4, sde.n)
+    per_step = sum(evaluating(sde, keys["scheme"], reduced=keys.get("reduced", True), change=None))
+    spec = spec_of("splitting", nfe=per_step, eps=0.8, denoise=False, grid="linear", **keys)
+    out = sample(score, sde, spec, GivenNoise(z, *noise), (1,))
+    return [sde.prior(z)[:, [0]], sde.prior(z)[:, [1]]], [out.x, out.v], score
+
+
+D = 8.0 * 0.2  # the increment of B of such a step
+
+
+def test_a_naive_symplectic_euler_step_of_psld():
+    """First x, then v with the new x; each takes its own score."""
+    (x, v), found, score = last_step(BOTH, scheme="symplectic-euler", reduced=False)
+    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
+    new_x = x + D / 2 * (friction * x - m_inv * v + friction * score(torch.cat([x, v], 1), 1.0)[:, [0]])
+    s_v = score(torch.cat([new_x, v], 1), 1.0)[:, [1]]
+    torch.testing.assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s_v)])
+
+
+def test_a_reduced_symplectic_euler_step_of_psld_shares_the_score():
+    (x, v), found, score = last_step(BOTH, scheme="symplectic-euler")
+    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
+    s = score(torch.cat([x, v], 1), 1.0)
+    new_x = x + D / 2 * (friction * x - m_inv * v + friction * s[:, [0]])
+    torch.testing.assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s[:, [1]])])
+
+
+def test_a_reduced_velocity_verlet_step_of_psld():
+    """Half of x with the last score, here the prior's; v with that of the middle; the other half of x with it, too."""
+    (x, v), found, score = last_step(BOTH, scheme="velocity-verlet")
+    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
+    half_x = x + D / 4 * (friction * x - m_inv * v - friction * x)
+    s = score(torch.cat([half_x, v], 1), 0.9)
+    new_v = v + D / 2 * (half_x + nu * v + nu / m_inv * s[:, [1]])
+    new_x = half_x + D / 4 * (friction * half_x - m_inv * new_v + friction * s[:, [0]])
+    torch.testing.assert_close(found, [new_x, new_v])
+
+
+@pytest.mark.parametrize("noise_scale", [1.0, 0.3])
+def test_a_reduced_oba_step_of_psld(noise_scale):
+    """The exact relaxation with noise, then v, then x, both with the score after the relaxation."""
+    e = numbers(4, 1, 2, seed=1)
+    (x, v), found, score = last_step(BOTH, (e,), scheme="oba", noise_scale=noise_scale)
+    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
+    x = math.exp(-D / 2 * friction) * x + math.sqrt(1 - math.exp(-noise_scale * D * friction)) * e[:, 0, [0]]
+    v = math.exp(-D / 2 * nu) * v + math.sqrt((1 - math.exp(-D * nu)) / m_inv) * e[:, 0, [1]]
+    s = score(torch.cat([x, v], 1), 1.0)
+    new_v = v + D / 2 * (x + 2 * nu * v + 2 * nu / m_inv * s[:, [1]])
+    new_x = x + D / 2 * (2 * friction * x - m_inv * new_v + 2 * friction * s[:, [0]])
+    torch.testing.assert_close(found, [new_x, new_v])
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, BOTH, THIRD], ids=["cld", "psld", "hold"])
+def test_the_relaxation_keeps_the_prior(sde):
+    update = _relaxation(sde, 0.7, 1.0)
+    matrix, prior = torch.tensor(update.matrix), torch.diag(torch.tensor(sde.prior_std).square())
+    after = matrix @ prior @ matrix.T
+    after[sde.n - sde.m :, sde.n - sde.m :] += torch.diag(torch.tensor(update.noise).square())
+    torch.testing.assert_close(after, prior)
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP, BOTH], ids=["cld", "cld rising", "vpsde", "psld"])
+def test_without_lambda_a_conjugate_step_is_the_exponential_one(sde):
+    keys = {"nfe": 12, "grid_power": 3.0}
+    noise = [SampleNoise(0, first=0, last=8) for _ in range(2)]
+    score = diamond().score(sde)
+    ours = sample(score, sde, spec_of("conjugate", **keys), noise[0], (2,))
+    exponential = sample(score, sde, spec_of("exponential", order=0, corrector=False, **keys), noise[1], (2,))
+    torch.testing.assert_close(ours.x, exponential.x, rtol=1e-4, atol=1e-4)
+
+
+def test_lambda_multiplies_the_transition_by_what_euler_makes_of_its_exponential():
+    plain, shifted = (conjugate_steps(RISING, (1.0, 0.5), Change(strength=s, matrix="identity")) for s in (0.0, 0.4))
+    big_d = RISING.schedule.between(0.5, 1.0)
+    factor = (1.0 - 0.4 * big_d) * math.exp(0.4 * big_d)
+    torch.testing.assert_close(torch.tensor(shifted[0][0].matrix), factor * torch.tensor(plain[0][0].matrix))
+
+
+def test_splitting_changes_nothing_where_all_halves_take_one_score_and_no_other_half():
+    """Reduced symplectic Euler after the change of variables with J = 1 is lambda-DDIM."""
+    keys = {"nfe": 12, "grid": "quadratic", "conjugate_lambda": 0.3}
+    noise = [SampleNoise(0, first=0, last=8) for _ in range(2)]
+    score = diamond().score(BOTH)
+    ours = sample(score, BOTH, spec_of("conjugate", **keys), noise[0], (2,))
+    keys |= {"scheme": "symplectic-euler", "conjugate": True}
+    torch.testing.assert_close(
+        sample(score, BOTH, spec_of("splitting", **keys), noise[1], (2,)).x, ours.x, rtol=1e-4, atol=1e-4
+    )
+
+
+CONJUGATE = {"conjugate": True, "conjugate_lambda": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("sde", "keys"),
+    [
+        *((CONSTANT, {"scheme": scheme}) for scheme in (*FLOW, *NOISY)),
+        *((BOTH, {"scheme": scheme}) for scheme in ("symplectic-euler", "obab")),
+        (BOTH, {"scheme": "oba", "reduced": False}),
+        (CONSTANT, {"scheme": "velocity-verlet", **CONJUGATE}),
+        *(
+            pytest.param(sde, keys, marks=pytest.mark.slow)
+            for sde in (BOTH, THIRD)
+            for keys in ({"scheme": "bao"}, {"scheme": "velocity-verlet", **CONJUGATE})
+        ),
+        (RISING, {"scheme": "velocity-verlet", **CONJUGATE, "conjugate_matrix": "ones"}),
+        (RISING, {"scheme": "symplectic-euler", **CONJUGATE, "reduced": False}),
+    ],
+    ids=str,
+)
+def test_splitting_converges_with_first_order(sde, keys):
+    specs = [spec_of("splitting", eps=0.05, denoise=False, nfe=n, **keys) for n in (60, 120, 240)]
+    found = [output_covariance(sde, spec) for spec in specs]
+    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
+    assert math.log2(differences[0] / differences[1]) == pytest.approx(1.0, abs=0.45), differences
+    wanted = output_covariance(sde, spec_of("exponential", eps=0.05, denoise=False, nfe=30))
+    if keys["scheme"] in FLOW:  # the reverse SDE forgets how far the prior is from the law at t = 1
+        assert float((found[-1] - wanted).abs().max()) < 3.0 * differences[1]
+
+
+@pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
+@pytest.mark.parametrize("matrix", ["identity", "ones"])
+def test_conjugate_steps_converge_with_first_order(sde, matrix):
+    keys = {"eps": 0.05, "denoise": False, "grid_power": 3.0, "conjugate_lambda": 0.1, "conjugate_matrix": matrix}
+    found = [output_covariance(sde, spec_of("conjugate", nfe=n, **keys)) for n in (40, 80, 160)]
+    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
+    assert math.log2(differences[0] / differences[1]) == pytest.approx(1.0, abs=0.3), differences
+
+
+# Evaluations of a naive step: one for each update of a group with a score; after a change of variables, for each.
+COSTS = {
+    "symplectic-euler": {"cld": 1, "psld": 2, "hold": 1},
+    "velocity-verlet": {"cld": 1, "psld": 3, "hold": 1},
+    "oba": {"cld": 1, "psld": 2, "hold": 1},
+    "bao": {"cld": 1, "psld": 2, "hold": 1},
+    "obab": {"cld": 2, "psld": 3, "hold": 2},
+}
+
+
+@pytest.mark.parametrize("scheme", COSTS)
+@pytest.mark.parametrize(("name", "sde"), [("cld", CONSTANT), ("psld", BOTH), ("hold", THIRD)])
+def test_evaluations_are_counted_and_reduced_steps_take_one(scheme, name, sde):
+    seen = []
+    exact = gaussian(d=1).score(sde)
+
+    def score(u, t):
+        seen.append(t)
+        return exact(u, t)
+
+    for reduced, denoise, conjugate in ((True, True, False), (False, True, False), (False, False, True)):
+        if conjugate and scheme in NOISY:
+            continue
+        seen.clear()
+        spec = spec_of(
+            "splitting", scheme=scheme, reduced=reduced, denoise=denoise, conjugate=conjugate, nfe=8, eps=0.05
+        )
+        out = sample(score, sde, spec, SampleNoise(0, first=0, last=2), (1,))
+        cost = (
+            1
+            if reduced
+            else {"symplectic-euler": 2, "velocity-verlet": 3}[scheme]
+            if conjugate
+            else COSTS[scheme][name]
+        )
+        assert out.nfe == len(seen) == (8 - denoise) // cost * cost + denoise
+
+
+def test_too_few_evaluations_for_a_step_are_refused():
+    spec = spec_of("splitting", reduced=False, nfe=3)
+    with pytest.raises(RecipeError, match=r"nfe=3 is too small for .*splitting, .* 3 evaluations here\. Set .*nfe=4"):
+        sample(gaussian(d=1).score(BOTH), BOTH, spec, SampleNoise(0, first=0, last=2), (1,))
+
+
+def test_what_has_no_velocities_is_refused():
+    with pytest.raises(RecipeError, match=r"'sampling\.method' cannot be splitting with sde\.name=vpsde"):
+        load(RECIPES / "toy.yaml", ["sde.name=vpsde", "objective.name=dsm", "sampling.method=splitting"])
+    with pytest.raises(RecipeError, match=r"VPSDE has no velocities\. Choose sampling\.method=em"):
+        sample(gaussian(d=1).score(VP), VP, spec_of("splitting", nfe=9), SampleNoise(0, first=0, last=2), (1,))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["scheme=oba", "conjugate=true"], r"'sampling\.conjugate' is true, but sampling\.scheme=oba has noise"),
+        (["noise_scale=0.5"], r"'sampling\.noise_scale' has no effect with sampling\.scheme=velocity-verlet"),
+        (["conjugate_lambda=0.5"], r"'sampling\.conjugate_lambda' has no effect\. Set sampling\.conjugate=true"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_together_are_refused(keys, words):
+    with pytest.raises(RecipeError, match=words):
+        load(RECIPES / "toy.yaml", ["sampling.method=splitting", *(f"sampling.{entry}" for entry in keys)])
+
+
+def test_coefficients_are_computed_once():
+    arguments = ((1.0, 0.5), "oba", True, None, 1.0)
+    assert splitting_steps(CONSTANT, *arguments) is splitting_steps(CLD(), *arguments)

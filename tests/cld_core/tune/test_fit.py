@@ -1,0 +1,136 @@
+"""The stages of a fit: each row follows from those before it, and held-out noise decides."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from cld_core import samplers
+from cld_core.analytic import diamond, gaussian
+from cld_core.config.sampling import ExponentialSpec
+from cld_core.sde import CLD, VPSDE
+from cld_core.seeds import SampleNoise
+from cld_core.tune import fit
+from cld_core.tune.differences import Fitted, samples
+from cld_core.tune.fit import Ends, Problem, Row
+from cld_core.tune.levenberg import Point, advanced, weights_of
+from cld_core.tune.stages import CANDIDATES, EACH, PLAIN, STAGES, STARTS
+from tests.support.numeric import BothScored, ThirdOrder
+
+EPS = 1e-3
+
+
+def ends(law, sde, seed, n):
+    score = law.score(sde)
+    spec = ExponentialSpec(nfe=60, order=2, corrector=True, eps=EPS)
+    noise = [SampleNoise(seed, "fit", first=0, last=n) for _ in range(2)]
+    x = samplers.sample(score, sde, spec, noise[0], (law.dimension,)).x.double()
+    return Ends(sde.prior(noise[1].normal((law.dimension * sde.n,))).double(), x)
+
+
+def problem(law, sde, nfe, n):
+    return Problem(Fitted(law.score(sde), sde, 4096), ends(law, sde, 0, n), ends(law, sde, 1, n), nfe, EPS, True)
+
+
+@torch.no_grad()
+def fitted(task, grid=6, coefficients=6):
+    """The beginning of each stage."""
+    rows = {stage: [] for stage in STAGES}
+    for stage, count in {"untuned": STAGES["untuned"], "grid": grid, "coefficients": coefficients}.items():
+        for _ in range(count):
+            rows[stage].append(task.row(stage, rows))
+    return rows
+
+
+@pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
+def test_on_normal_data_four_evaluations_follow_the_flow(sde):
+    """There the flow is linear, and so is a fitted sampler: it can be exact."""
+    task = problem(gaussian(0.5, d=1), sde, 4, 24)
+    rows = fitted(task)
+    rms = {stage: fit.best(rows[stage]).held for stage in STAGES}
+    assert rms["grid"] < rms["untuned"]
+    assert rms["coefficients"] < 0.02 * rms["untuned"]
+    assert fit.kept(rows) == "coefficients"
+    best = fit.best(rows["coefficients"])
+    x = samples(task.fitted, task.sampler("coefficients", rows, best), task.held.u)
+    assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
+
+
+def test_a_row_follows_from_those_before_it():
+    """So a fit that was interrupted anywhere goes on to the same bits."""
+    task = problem(gaussian(0.3, d=1), CLD(), 3, 8)
+    rows = fitted(task, grid=8, coefficients=3)
+    for stage in STAGES:
+        for number in (1, len(rows[stage]) - 1):
+            before = {**rows, stage: rows[stage][:number]}
+            again = task.row(stage, before)
+            assert torch.equal(again.parameters, rows[stage][number].parameters)
+            assert dataclasses.replace(again, parameters=None) == dataclasses.replace(
+                rows[stage][number], parameters=None
+            )
+
+
+def row(held, which=0, fit_=0.0):
+    return Row(which, torch.zeros(1), 0.1, fit_, held)
+
+
+def test_held_out_noise_decides_what_is_kept():
+    rows = {"untuned": [row(0.3), row(0.2)], "grid": [row(0.1)], "coefficients": [row(0.15), row(0.12)]}
+    assert fit.kept(rows) == "grid"
+    assert fit.kept({**rows, "coefficients": [row(0.09)]}) == "coefficients"
+    assert fit.kept({**rows, "grid": [row(0.5)], "coefficients": [row(math.inf)]}) == "untuned"
+    # Of equals the simplest.
+    assert fit.kept({stage: [row(0.2)] for stage in STAGES}) == "untuned"
+
+
+def test_what_does_not_hold_for_other_noise_is_not_kept():
+    task = problem(diamond(), CLD(), 5, 8)
+    # The points that are fitted lead to ends that no others lead to.
+    task = dataclasses.replace(task, fit=Ends(task.fit.u, 5.0 * task.fit.x))
+    rows = fitted(task)
+    assert min(one.fit for one in rows["coefficients"]) < min(one.fit for one in rows["untuned"])
+    assert fit.kept(rows) == "untuned"
+
+
+def test_every_candidate_gets_its_turn_and_then_the_best_two():
+    firsts = [row(0.0, which, fit_=[5.0, 1.0, 3.0, 0.5, 4.0, 6.0][which]) for which in range(len(CANDIDATES))] * EACH
+    assert [fit._next_candidate(firsts[:count]) for count in (0, 5, 6)] == [0, 5, 0]
+    assert [fit._next_candidate([*firsts, *[row(0.0)] * more]) for more in range(3)] == [3, 1, 3]
+
+
+def test_the_best_grids_get_their_turn_and_then_what_came_closest():
+    grids = [row(0.0, which, fit_=value) for which, value in enumerate([0.5, 0.1, 0.9, 0.3, 0.2, math.inf])]
+    done = [row(0.0, (1, 4, 3)[number % 3], fit_=0.05 if number == 22 else 0.1) for number in range(STARTS * PLAIN)]
+    assert [fit._next_start(grids, done[:count]) for count in (0, 1, 2, 3)] == [1, 4, 3, 1]
+    assert [fit._next_start(grids, [*done, *[row(0.0)] * more]) for more in range(3)] == [4, 4, 4]
+    # A budget that was spent early leaves fewer grids.
+    assert fit._next_start(grids[:1], []) == 0
+
+
+def test_an_iteration_solves_a_linear_problem():
+    matrix = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+
+    def errors(parameters):
+        return (matrix @ (parameters - truth))[:, None]
+
+    point = Point(torch.zeros(3, dtype=torch.float64), 1e-9)
+    point = advanced(point, errors, lambda p: (errors(p), matrix.T[:, :, None]), robust=False)
+    assert torch.allclose(point.parameters, truth, atol=1e-6)
+
+
+def test_an_iteration_that_finds_nothing_better_stays_and_is_damped():
+    def errors(parameters):
+        return torch.full((4, 1), math.nan, dtype=torch.float64) if parameters.any() else torch.ones(4, 1).double()
+
+    point = Point(torch.zeros(2, dtype=torch.float64), 0.1)
+    after = advanced(point, errors, lambda p: (errors(p), torch.ones(2, 4, 1).double()), robust=True)
+    assert torch.equal(after.parameters, point.parameters)
+    assert after.damping > 1e3
+
+
+def test_what_is_far_from_the_usual_example_counts_little():
+    weights = weights_of(torch.tensor([[0.01], [0.02], [0.01], [10.0]], dtype=torch.float64))
+    assert weights[:3].min() > 0.9
+    assert weights[3] < 1e-3

@@ -1,0 +1,96 @@
+"""Tunings of class-conditional models: the flow and the samples are given labels, with guidance if it is asked for."""
+
+import pytest
+import torch
+
+from cld_core import ranks
+from cld_core.config import load, with_overrides
+from cld_core.errors import UsageError
+from cld_core.model import Model
+from cld_core.place import Place
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.shards.files import Sealed
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from cld_core.tune.computing import TuneComputation
+from cld_core.tune.given import Given
+from cld_core.tune.request import TuneRequest
+from cld_core.tune.work import Tuning
+from tests.support.paths import RECIPES
+from tests.support.tools import ONE
+
+POINTS = 12
+GUIDED = ("sampling.guidance=1.5", "sampling.guidance_to=0.9")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    run = RunFolder.create(root / "modes", load(RECIPES / "toy_labels.yaml", ONE), {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    return run
+
+
+def tuned(run, *overrides):
+    """A tuning with no budget, and the ends of its flow, (2 POINTS, 2)."""
+    recipe = with_overrides(run.recipe(), list(overrides))
+    request = TuneRequest.of(recipe, 20, 3, points=POINTS, budget_min=0.0, seed=0)
+    work = Tuning(request.store(run.tuned / request.id))
+    if not work.is_done:
+        work.compute(ranks.alone(Place(), gpu=False))
+    x = Sealed(work.shards, 0, "flow", 0, request.sizes["flow"]).load()["x"]
+    return work, torch.from_numpy(x).flatten(0, 1)
+
+
+@pytest.mark.parametrize("overrides", [(), GUIDED], ids=["conditional", "guided"])
+def test_the_flow_is_given_labels_and_guidance(run, overrides):
+    _, x = tuned(run, *overrides)
+    model = Model.from_run(run.path)
+    keys = {} if not overrides else {"guidance": 1.5, "guidance_to": 0.9}
+    computation = TuneComputation(tuned(run, *overrides)[0], torch.device("cpu"), model)
+    labels = model.labels(None, POINTS)
+    assert len(set(labels.tolist())) > 5
+    assert computation._labels.tolist() == labels.tolist()
+    u = torch.ones(2 * POINTS, model.sde.n * 2)
+    score, spec = computation._score_of(0, 2 * POINTS), computation._spec
+    assert (spec.guidance, spec.guidance_to) == (keys.get("guidance", 1.0), keys.get("guidance_to", 1.0))
+    given = model.score(u, 0.5, labels.repeat(2))
+    none = model.score(u, 0.5, torch.full_like(labels, 9).repeat(2))
+    wanted = none + spec.guidance * (given - none)
+    assert torch.allclose(score(u, 0.5), wanted, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(score(u, 0.5), none, rtol=1e-2, atol=1e-2)
+    assert torch.isfinite(x).all()
+
+
+def test_copies_of_points_have_their_labels(run):
+    """In parts of any size, as derivatives evaluate them; guidance takes two evaluations of the network."""
+    work, _ = tuned(run, *GUIDED)
+    model = Model.from_run(run.path)
+    computation = TuneComputation(work, torch.device("cpu"), model)
+    u, counted = torch.randn(3 * POINTS, model.sde.n * 2, generator=torch.Generator().manual_seed(0)).double(), []
+    score = computation._score_of(0, POINTS)
+    one, parts = (Given(score, model.sde, size, counted.append, points=POINTS) for size in (1000, 5))
+    whole = one.alpha(u, 0.5)
+    assert counted == [2 * 3 * POINTS]
+    assert torch.allclose(parts.alpha(u, 0.5), whole, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(one.alpha(u[POINTS : 2 * POINTS], 0.5), whole[POINTS : 2 * POINTS], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(one.for_points(3, 7).alpha(u[3:7], 0.5), whole[3:7], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(one.for_points(0, 4).alpha(u[3:7], 0.5), whole[3:7], rtol=1e-3, atol=1e-3)
+    counted.clear()
+    one.alpha(u, 0.95)
+    assert counted == [3 * POINTS], "guidance does not act there"
+
+
+def test_solutions_say_which_flow_they_are_for(run):
+    (usual, _), (guided, _) = tuned(run), tuned(run, *GUIDED)
+    assert usual.name != guided.name
+    assert usual.request.flow_id != guided.request.flow_id
+    assert (usual.solution.labels, usual.solution.guidance) == (True, 1.0)
+    assert (guided.solution.guidance, guided.solution.guidance_to) == (1.5, 0.9)
+    model = Model.from_run(run.path)
+    keys = {"method": "tuned", "nfe": 3, "label": 3}
+    assert model.draw(4, **keys).nfe == 3
+    assert model.draw(4, **keys, guidance=1.5, guidance_to=0.9).nfe > 3
+    with pytest.raises(UsageError, match=r"fitted with sampling.guidance=.*, not 4.0"):
+        model.draw(4, **keys, guidance=4.0)

@@ -1,0 +1,146 @@
+"""The exponential sampler as a linear one, and the derivatives by its coefficients."""
+
+import functools
+
+import pytest
+import torch
+
+from cld_core import samplers
+from cld_core.analytic import GaussianMixture, diamond
+from cld_core.config.sampling import ExponentialSpec
+from cld_core.samplers import tuned
+from cld_core.sde import CLD, VPSDE
+from cld_core.seeds import SampleNoise
+from cld_core.tune import backwards, cost, differences, grid
+from cld_core.tune.computing import solution_of
+from cld_core.tune.differences import Fitted
+from cld_core.tune.linear import of_exponential, spaced, with_memory
+from cld_core.tune.stages import CANDIDATES, STAGES, Settings
+from tests.support.numeric import BothScored, ThirdOrder
+
+DIFFUSIONS = [CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE(), BothScored(), ThirdOrder()]
+
+
+class InFloat64(SampleNoise):
+    def normal(self, shape, dtype=torch.float64):
+        return super().normal(shape, torch.float64)
+
+
+def prior(sde, n=8, d=2):
+    return sde.prior(InFloat64(0, "linear", first=0, last=n).normal((d * sde.n,)))
+
+
+@pytest.mark.parametrize(
+    ("sde", "settings"),
+    [(CLD(), settings) for settings in (*CANDIDATES, Settings(0, True))]
+    + [(sde, settings) for sde in DIFFUSIONS[1:] for settings in (Settings(1, False), Settings(3, True))],
+    ids=str,
+)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
+    score, eps = GaussianMixture(torch.tensor([[0.5, 0.0], [-0.5, 0.2]]), 0.3).score(sde), 1e-2
+    spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=settings.order, corrector=settings.corrector)
+    wanted = samplers.sample(score, sde, spec, InFloat64(0, "linear", first=0, last=8), (2,))
+    linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), settings, denoise)
+    solution = solution_of(with_memory(linear), eps=eps, denoise=denoise, rms={}, about={})
+    found = tuned.follow(score, sde, solution, prior(sde))
+    whole = wanted.x if wanted.v is None else torch.cat([wanted.x, wanted.v], dim=1)
+    assert solution.nfe == wanted.nfe == 6
+    assert torch.allclose(found, whole, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(
+        differences.samples(Fitted(score, sde, 5), linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
+    )
+
+
+@functools.cache
+def central_differences(sde, denoise):
+    """A sampler, the noise that it starts from, and the derivatives of its samples by each parameter."""
+    fitted, eps, u = Fitted(diamond().score(sde), sde, 3), 1e-2, prior(sde, 4)
+    origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), Settings(2, False), denoise))
+    parameters = differences.packed(origin, denoise)
+
+    def at(moved):
+        return differences.samples(fitted, differences.unpacked(moved, origin, denoise, eps), u)
+
+    units = torch.eye(len(parameters), dtype=torch.float64)
+    found = [(at(parameters + 1e-6 * unit) - at(parameters - 1e-6 * unit)) / 2e-6 for unit in units]
+    return fitted, origin, u, found
+
+
+@pytest.mark.parametrize(("way", "tolerance"), [(differences, 0.02), (backwards, 1e-4)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
+    fitted, origin, u, expected = central_differences(sde, denoise)
+    x, slopes = way.linearised(fitted, origin, u, denoise)
+    assert len(slopes) == len(expected) == sum(differences.sizes(origin, denoise))
+    assert torch.allclose(x, differences.samples(fitted, origin, u), rtol=1e-12, atol=1e-12)
+    for found, wanted in zip(slopes, expected, strict=True):
+        least = tolerance * float(wanted.abs().max()) + 1e-6
+        assert torch.allclose(found, wanted, rtol=2.5 * tolerance, atol=least)
+
+
+def test_backwards_derivatives_are_right_for_a_network_of_float32():
+    """Differences of 1e-5 see its rounding in the numbers of early steps."""
+    sde, eps, u = CLD(), 1e-2, prior(CLD(), 8)
+    exact = diamond().score(sde)
+    rounded = Fitted(lambda u, t: exact(u.float(), t).to(u), sde, 1000)
+    origin = with_memory(of_exponential(sde, spaced(sde, 6, eps, True, "power 3"), Settings(2, False), True))
+    _, wanted = backwards.linearised(Fitted(exact, sde, 1000), origin, u, True)
+    _, found = backwards.linearised(rounded, origin, u, True)
+    _, forwards = differences.linearised(rounded, origin, u, True)
+    size = wanted.flatten(1).norm(dim=1)
+    assert ((found - wanted).flatten(1).norm(dim=1) < 1e-2 * size).all()
+    assert ((forwards - wanted).flatten(1).norm(dim=1) > size).any()
+
+
+def test_parameters_make_the_sampler_that_they_are_of():
+    origin = with_memory(of_exponential(CLD(), spaced(CLD(), 6, 1e-3, True, "quadratic"), Settings(3, True), True))
+    again = differences.unpacked(differences.packed(origin, True), origin, True, 1e-3)
+    assert torch.allclose(again.times, origin.times, rtol=1e-14)
+    assert torch.equal(again.transitions, origin.transitions)
+    assert all(torch.equal(a, b) for a, b in zip(again.weights, origin.weights, strict=True))
+
+
+@pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9)])
+def test_a_grid_comes_back_from_its_shares(sde):
+    times = spaced(sde, 8, 1e-3, True, "power 3")
+    assert grid.times(sde.schedule, grid.shares(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
+
+
+def test_a_grid_decreases_whatever_its_numbers_are():
+    numbers = torch.tensor([3.0, -4.0, 0.0, 5.0], dtype=torch.float64)
+    times = grid.times(CLD().schedule, numbers, 1e-3)
+    assert times[0] == 1.0
+    assert times[-1] == 1e-3
+    assert times == sorted(times, reverse=True)
+
+
+def test_evaluations_are_counted_beforehand():
+    """The copies of one linearisation: as many as the pass makes, with the one that moves each free time."""
+    sde, counted = CLD(), []
+    fitted = Fitted(diamond().score(sde), sde, 1000, counted.append)
+    linear = with_memory(of_exponential(sde, spaced(sde, 5, 1e-3, True, "power 6"), CANDIDATES[-1], True))
+    differences.linearised(fitted, linear, prior(sde, 1), True)
+    sizes = differences.sizes(linear, True)
+    assert sum(counted) == 5 + sum(sum(sizes[:number]) for number in range(5)) + 3
+    assert cost.evaluations(sde, 5, True, True) > STAGES["coefficients"] * sum(counted)
+    counted.clear()
+    backwards.linearised(fitted, linear, prior(sde, 1), True)
+    assert sum(counted) == 5 + 2 * 5 + 2 * 3
+    planar, images = (cost.evaluations(sde, 5, True, kind) for kind in (False, True))
+    assert STAGES["coefficients"] * sum(counted) < planar < images
+
+
+def test_images_are_fitted_as_points_are():
+    """Coefficients are those of halves, whatever shape these have."""
+    sde, d = CLD(), 3 * 2 * 2
+    points = Fitted(GaussianMixture(torch.tensor([[0.5] * d, [-0.5] * d]), 0.3).score(sde), sde, 1000)
+    images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
+    linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), Settings(1, False), True))
+    u = prior(sde, 4, d)
+    x, slopes = differences.linearised(points, linear, u, True)
+    found, found_slopes = differences.linearised(images, linear, u.unflatten(1, (6, 2, 2)), True)
+    assert found.shape == (4, 3, 2, 2)
+    assert torch.allclose(found.flatten(1), x)
+    assert torch.allclose(found_slopes.flatten(2), slopes)
