@@ -13,7 +13,7 @@ from benchmarks.harness import BASELINE, Report, Settings, against_published, in
 from benchmarks.limits import product_rate
 from cld_core.model import Model
 from cld_core.samplers import grids
-from cld_core.samplers.denoising import denoised
+from cld_core.samplers.split import denoised
 from cld_core.score import at_each
 from cld_core.solver import Solution, solve
 

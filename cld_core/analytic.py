@@ -5,14 +5,11 @@ network's `Score` anywhere: samplers and likelihood are tested with it, without 
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cld_core.sde import Diffusion, Law
-from cld_core.sde.number import log
-from cld_core.sde.rows import inverse_of_lower
+from cld_core.sde import Diffusion
 
 # Limits the rows of a log-density that are computed at once, by rows x components.
 _ROWS_TIMES_COMPONENTS = 4_000_000
@@ -163,17 +160,16 @@ class MixtureScore:
 
     def divergence(self, u: Tensor, t: float | Tensor) -> Tensor:
         """Trace (B,), float64, of the score's Jacobian, weighted as in `Diffusion.flow_divergence`."""
-        responsibility, scores, law = self._components(u, t)
+        responsibility, scores, factor = self._components(u, t)
         weights = self._trace_weights.to(u.device)
         mean = (responsibility[:, :, None] * scores).sum(1)
         squares = (responsibility * (scores.square() * weights).sum(2)).sum(1)
-        curvature = self._curvature(law)
-        return squares - (mean.square() * weights).sum(1) - self.law.dimension * curvature
+        return squares - (mean.square() * weights).sum(1) - self.law.dimension * self._curvature(factor)
 
-    def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Law[Any]]:
-        """Posterior weights (B, K), scores (B, K, m d) of the components, and the law of each around its mean."""
-        log_joint, scores, law = self._log_joint(u, t, *label)
-        return torch.softmax(log_joint, dim=1), scores, law
+    def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Posterior weights (B, K) and scores (B, K, m d) of the components, and `Diffusion.law` of each."""
+        log_joint, scores, factor = self._log_joint(u, t, *label)
+        return torch.softmax(log_joint, dim=1), scores, factor
 
     def _log_weights(self, u: Tensor, *label: Tensor) -> Tensor:
         """Logarithms of the weights, (K,), or of those given labels (B,), (B, K)."""
@@ -185,45 +181,40 @@ class MixtureScore:
         weights = self.law.weights.to(u.device) * kept
         return (weights / weights.sum(1, keepdim=True)).log()
 
-    def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Law[Any]]:
-        """log(weight_k p_k(u)) (B, K), score of each component (B, K, m d), and the law of each around its mean."""
+    def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log(weight_k p_k(u)) (B, K), score of each component (B, K, m d), and `Diffusion.law` of each."""
         sde, d = self.sde, self.law.dimension
         time = t.to(u.device, torch.float64) if isinstance(t, Tensor) else float(t)
         means, log_weights = self.law.means.to(u.device), self._log_weights(u, *label)
-        psi, law = sde.mean(time), sde.law(time, data_var=self.law.std**2)
+        factor = sde.law(time, data_std=self.law.std).to(u.device)
+        # One matrix of each entry, (1 or B, 1, 1), to multiply (B, K, d).
+        lower, psi = factor.reshape(-1, sde.n, sde.n, 1, 1), sde.mean(time).to(u.device).reshape(-1, sde.n, sde.n, 1, 1)
 
-        # The residual of each half given those before it: the square is a sum of n terms, and nothing cancels.
-        residuals: list[Tensor] = []
-        for half, from_mean, slopes in zip(sde.halves(u.to(torch.float64)), psi, law.slopes, strict=True):
-            residual = half[:, None, :] - _wide(from_mean[0]) * means
-            for slope, earlier in zip(slopes, residuals, strict=True):
-                residual = residual - _wide(slope) * earlier
-            residuals.append(residual)
-        squares = [_wide(p) * residual.square() for p, residual in zip(law.precisions, residuals, strict=True)]
-        log_det = _wide(log(law.det), 2) + sde.n * math.log(2.0 * math.pi)
-        log_joint = log_weights - 0.5 * (sum(squares[1:], start=squares[0]).sum(2) + d * log_det)
+        # L^-1 (u - mean), half by half: the square is a sum of n terms, and nothing cancels.
+        noises: list[Tensor] = []
+        for i, half in enumerate(sde.halves(u.to(torch.float64))):
+            rest = half[:, None, :] - psi[:, i, 0] * means
+            for j, noise in enumerate(noises):
+                rest = rest - lower[:, i, j] * noise
+            noises.append(rest / lower[:, i, i])
+        squares = torch.stack([noise.square().sum(2) for noise in noises]).sum(0)
+        log_det = 2.0 * factor.reshape(-1, sde.n, sde.n).diagonal(dim1=1, dim2=2).log().sum(1)
+        log_joint = log_weights - 0.5 * (squares + d * (log_det[:, None] + sde.n * math.log(2.0 * math.pi)))
 
-        # The precision matrix times (u - mean), from the last half backwards, as far as the scored ones.
-        pulls: dict[int, Tensor] = {}
+        # -L^-T of these, from the last half backwards, as far as the scored ones.
+        scores: list[Tensor] = []
         for i in reversed(range(sde.n - sde.m, sde.n)):
-            pull = _wide(law.precisions[i]) * residuals[i]
-            for k in range(i + 1, sde.n):
-                pull = pull - _wide(law.slopes[k][i]) * pulls[k]
-            pulls[i] = pull
-        scores = -torch.cat([pulls[i] for i in sorted(pulls)], dim=2)
-        return log_joint, scores, law
+            pull = -noises[i]
+            for k, score in zip(range(i + 1, sde.n), scores, strict=True):
+                pull = pull - lower[:, k, i] * score
+            scores.insert(0, pull / lower[:, i, i])
+        return log_joint, torch.cat(scores, dim=2), factor
 
-    def _curvature(self, law: Law[Any]) -> Any:
-        """The weighted trace of the precision matrix over the scored halves, per dimension of x: (B,) or a float."""
+    def _curvature(self, factor: Tensor) -> Tensor:
+        """The weighted trace of the precision matrix over the scored halves, per dimension of x: (B,) or a number."""
         first = self.sde.n - self.sde.m
-        inverse = inverse_of_lower(tuple((*row[first:], 1.0) for row in law.slopes[first:]))
-        total = 0.0
-        for i, weight in enumerate(self.sde.trace_weights):
-            for k in range(i, self.sde.m):
-                total = total + weight * law.precisions[first + k] * (inverse[k][i] * inverse[k][i])
-        return total
-
-
-def _wide(coefficient: float | Tensor, ndim: int = 3) -> float | Tensor:
-    """A coefficient (B,), shaped to multiply (B, K, d), or (B, K) with ``ndim`` = 2; a float as it is."""
-    return coefficient.reshape(-1, *(1,) * (ndim - 1)) if isinstance(coefficient, Tensor) else coefficient
+        block = factor[..., first:, first:]
+        identity = torch.eye(self.sde.m, dtype=torch.float64, device=factor.device)
+        inverse = torch.linalg.solve_triangular(block, identity, upper=False)
+        weights = torch.tensor(self.sde.trace_weights, dtype=torch.float64, device=factor.device)
+        return (inverse.square().sum(-2) * weights).sum(-1)

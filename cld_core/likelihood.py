@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cld_core.config.eval import ElboSpec
 from cld_core.score import ScoreFunction, for_rows
-from cld_core.sde import Auxiliary, Diffusion
-from cld_core.sde.coefficients import combine
+from cld_core.sde import Diffusion
+from cld_core.sde.matrices import combined
 from cld_core.solver import Field, solve
 
 
@@ -249,7 +249,7 @@ def likelihood(
     for k in range(count):
         start = x
         if sde.n > 1:
-            start, log_q[:, k] = _with_auxiliary(law, x, noise.normal((channels * (sde.n - 1), *rest)).to(x))
+            start, log_q[:, k] = _with_others(law, x, noise.normal((channels * (sde.n - 1), *rest)).to(x))
         starts.append(start)
         if not exact_trace:
             probes.append(draw_probe((spec.probes, *shape)).to(x))
@@ -262,18 +262,19 @@ def likelihood(
         rtol=spec.rtol,
         atol=spec.atol,
     )
-    volume = (2.0 * math.pi * math.e) ** (sde.n - 1) * law.det
-    entropy = 0.5 * x[0].numel() * math.log(volume)
+    entropy = 0.5 * x[0].numel() * ((sde.n - 1) * math.log(2.0 * math.pi * math.e) + _log_det(law))
     return Likelihood(log_joint.view(count, batch).T, log_q, entropy, nfe.view(count, batch).T)
 
 
-def _with_auxiliary(law: Auxiliary, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-    """u (B, nC, ...) with the halves other than x drawn from ``law`` by the noise e, and their log-density (B,)."""
-    others = len(law.mean)
-    noises = e.chunk(others, dim=1)
-    halves = [x]
-    for i, (mean, row) in enumerate(zip(law.mean, law.factor, strict=True)):
-        halves.append(combine((mean, *row), (x, *noises[: i + 1])))
+def _with_others(law: tuple[Tensor, Tensor], x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """u (B, nC, ...) with the halves other than x drawn from `Diffusion.auxiliary` by e, and their log-density (B,)."""
+    others = len(law[0])
+    drawn = combined(torch.cat(law, dim=1), (x, *e.chunk(others, dim=1)))
     square = e.double().square().flatten(1).sum(1)
-    volume = (2.0 * math.pi) ** others * law.det
-    return torch.cat(halves, dim=1), -0.5 * (square + x[0].numel() * math.log(volume))
+    log_volume = x[0].numel() * (others * math.log(2.0 * math.pi) + _log_det(law))
+    return torch.cat([x, drawn], dim=1), -0.5 * (square + log_volume)
+
+
+def _log_det(law: tuple[Tensor, Tensor]) -> float:
+    """The logarithm of the determinant of the covariance of `Diffusion.auxiliary`."""
+    return 2.0 * float(law[1].diag().log().sum())

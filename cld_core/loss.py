@@ -1,5 +1,7 @@
 """Score matching: hybrid (HSM) and denoising (DSM), in the paper's three weightings (docs/math.md section 4)."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,10 +10,11 @@ from torch import Tensor
 from cld_core.config.objective import ObjectiveSpec
 from cld_core.score import NoiseModel
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import combine, spread
-from cld_core.sde.rows import Rows
+from cld_core.sde.matrices import apply, combined, spread
 from cld_core.seeds import SampleNoise
-from cld_core.times import Importance
+
+# Cells of the table of importance sampling, equally wide in log t. Only the variance depends on how fine it is.
+CELLS = 1024
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,41 @@ class Losses:
 
     weighted: Tensor  # what training minimises
     plain: Tensor  # squared errors of the predicted noise, without a gradient
+
+
+class Importance:
+    """Times with a density nearly proportional to ``weight``, each with what its loss has to be multiplied by.
+
+    The density is constant in log t on each of `CELLS` cells, as large as the weight is in the middle. Dividing by
+    exactly this density, the mean over times is that over uniform ones, whatever the weight is.
+
+    Args:
+        weight: of the times (k,), float64; a function that is positive on [eps, 1].
+        eps: smallest time.
+    """
+
+    def __init__(self, weight: Callable[[Tensor], Tensor], eps: float) -> None:
+        self._eps, self._width = eps, -math.log(eps) / CELLS
+        middles = eps ** (1.0 - (torch.arange(CELLS, dtype=torch.float64) + 0.5) / CELLS)
+        masses = middles * weight(middles)
+        masses = masses / masses.sum()
+        edges = torch.cat([torch.zeros(1, dtype=torch.float64), masses.cumsum(0)])
+        self._tables = {torch.device("cpu"): (masses, edges / edges[-1])}
+
+    def __call__(self, u01: Tensor) -> tuple[Tensor, Tensor]:
+        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over that of these, (B,)."""
+        masses, edges = self._on(u01.device)
+        cell = (torch.searchsorted(edges, u01, right=True) - 1).clamp(0, CELLS - 1)
+        mass, first = masses[cell], edges[cell]
+        within = ((u01 - first) / (edges[cell + 1] - first)).clamp(0.0, 1.0)
+        t = self._eps ** (1.0 - (cell + within) / CELLS)
+        return t, t * self._width / (mass * (1.0 - self._eps))
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._tables:
+            masses, edges = self._tables[torch.device("cpu")]
+            self._tables[device] = masses.to(device), edges.to(device)
+        return self._tables[device]
 
 
 class ScoreMatching:
@@ -89,13 +127,10 @@ class ScoreMatching:
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""
-        psi, factor = self.sde.mean(draws.t), self.sde.factor(draws.t, self.objective.name)
-        noise, initial = self.sde.halves(draws.noise), self._initial(draws)
-        halves = []
-        for i, row in enumerate(factor):
-            coefficients = (psi[i][0], *row, *psi[i][1 : 1 + len(initial)])
-            halves.append(combine(coefficients, (x, *noise[: len(row)], *initial)))
-        return torch.cat(halves, dim=1)
+        psi, factor = self.sde.kernel(draws.t, self.objective.name)
+        initial = self._initial(draws)
+        matrix = torch.cat([psi[..., :1], factor, psi[..., 1 : 1 + len(initial)]], dim=-1)
+        return combined(matrix, (x, *self.sde.halves(draws.noise), *initial))
 
     def _initial(self, draws: Draws) -> tuple[Tensor, ...]:
         """The halves other than x at time 0; none for HSM, which averages over them."""
@@ -104,24 +139,20 @@ class ScoreMatching:
         assert draws.initial is not None, "DSM conditions on the initial halves: give Draws an `initial`"
         return draws.initial.chunk(self.sde.n - 1, dim=1)
 
-    def weight(self, t: Tensor) -> Rows[float | Tensor]:
-        """W (m, m), symmetric, for the times t (B,): the loss is e^T W e for the error e of the predicted noise."""
-        m = self.sde.m
+    def weight(self, t: Tensor) -> Tensor:
+        """W (B, m, m), symmetric, for the times t (B,): the loss is e^T W e for the error e of the predicted noise."""
         if self.objective.weighting == "reweightedv2":
-            return tuple(tuple(float(i == j) for j in range(m)) for i in range(m))
-        rates = [0.5 * rate for rate in self.sde.diffusion2(t)]
+            return torch.eye(self.sde.m, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
+        rates = torch.diag_embed(0.5 * self.sde.diffusion2(t))
         if self.objective.weighting == "reweightedv1":
-            return tuple(tuple(rates[i] if i == j else 0.0 for j in range(m)) for i in range(m))
-        e = self.sde.target(t, self.objective.name)
-        # E^T diag(rates) E, which makes the loss |s + E e_S|^2 times the rates.
-        terms = [[[rates[k] * (e[k][i] * e[k][j]) for k in range(m)] for j in range(m)] for i in range(m)]
-        return tuple(tuple(sum(term[1:], start=term[0]) for term in row) for row in terms)
+            return rates
+        # E^T G E, which makes the loss |s + E e_S|^2 times the rates.
+        target = self.sde.target(t, self.objective.name)
+        return target.mT @ rates @ target
 
     def _trace_of_weight(self, t: Tensor) -> Tensor:
         """The mean loss (k,) at the times t (k,) of a network that predicts no noise, per dimension of x."""
-        weight = self.weight(t)
-        diagonal = [torch.as_tensor(weight[i][i], dtype=torch.float64).expand_as(t) for i in range(self.sde.m)]
-        return sum(diagonal[1:], start=diagonal[0])
+        return self.weight(t).diagonal(dim1=-2, dim2=-1).sum(-1)
 
     def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
@@ -134,7 +165,7 @@ class ScoreMatching:
         if self.objective.weighting == "reweightedv2":
             plain = error.square().flatten(1).sum(1)  # W = I
             return Losses(plain, plain.detach())
-        weighted = _quadratic_form(self.weight(draws.t), error.chunk(self.sde.m, dim=1))
+        weighted = (apply(self.weight(draws.t), error) * error).flatten(1).sum(1)
         if draws.importance is not None:
             weighted = weighted * spread(draws.importance, weighted)
         return Losses(weighted, error.detach().square().flatten(1).sum(1))
@@ -143,15 +174,3 @@ class ScoreMatching:
 def _with_halves(data_shape: tuple[int, ...], halves: int) -> tuple[int, ...]:
     channels, *rest = data_shape
     return (channels * halves, *rest)
-
-
-def _quadratic_form(matrix: Rows[float | Tensor], parts: tuple[Tensor, ...]) -> Tensor:
-    """(B,): sum of matrix[i][j] <parts[i], parts[j]>, for a symmetric matrix."""
-    terms = []
-    for i, row in enumerate(matrix):
-        inner = parts[i].square().flatten(1).sum(1)
-        terms.append(spread(row[i], inner) * inner)
-        for j in range(i):
-            inner = (parts[i] * parts[j]).flatten(1).sum(1)
-            terms.append(2.0 * spread(row[j], inner) * inner)
-    return sum(terms[1:], start=terms[0])

@@ -9,16 +9,14 @@ that was drawn.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cld_core.config.objective import ObjectiveSpec
-from cld_core.precondition import preconditioning
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import apply, apply_lower, as_batch
-from cld_core.sde.rows import Rows, inverse, matmul, negated
+from cld_core.sde.matrices import apply, as_batch
 
 # (u: (B, nC, ...), t: a float or (B,) float64) -> (B, mC, ...): any score that samplers can use.
 ScoreFunction = Callable[[Tensor, float | Tensor], Tensor]
@@ -35,18 +33,57 @@ class NoiseModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Coefficients:
-    """The score is output net(z) - precision z_S, where z is u, whitened if there is ``whiten``."""
+class Coefficients:
+    """The score is output net(z) - precision z_S, where z is u, whitened if there is ``whiten``.
 
-    output: Rows
-    precision: Rows | None = None
-    whiten: Rows | None = None
+    Matrices (..., k, j) as those of `cld_core.sde.Diffusion`.
+    """
 
-    def each(self, count: int, dtype: torch.dtype) -> list["_Coefficients"]:
-        """Those at each of ``count`` times, from ones with floats or (count, B) tensors, which become ``dtype``."""
+    output: Tensor  # (m, m)
+    precision: Tensor | None = None  # (m, m)
+    whiten: Tensor | None = None  # (n, n)
+
+    def each(self, count: int, dtype: torch.dtype) -> list["Coefficients"]:
+        """Those at each of ``count`` times, from ones at times (count, B), in another type."""
         matrices = (self.output, self.precision, self.whiten)
-        columns = [[None] * count if matrix is None else _each(matrix, count, dtype) for matrix in matrices]
-        return [_Coefficients(*entries) for entries in zip(*columns, strict=True)]
+        columns = [[None] * count if matrix is None else matrix.to(dtype).unbind(0) for matrix in matrices]
+        return [Coefficients(*entries) for entries in zip(*columns, strict=True)]
+
+
+def preconditioning(sde: Diffusion, t: float | Tensor, data_std: float) -> Coefficients:
+    """Data-variance preconditioning: inputs and outputs scaled as for Gaussian data (docs/math.md, 5.1).
+
+    It generalises that of EDM (Karras et al. 2022, arXiv 2206.00364, section 5 and appendix B.6) to any `Diffusion`. If
+    the data had the law N(0, data_std^2 I), u at t would have a covariance C = K K^T and a score that is linear in
+    *all* halves: -P z_S, with the scored block P of K^-T. The network sees z = K^-1 u, which then has unit covariance,
+    and outputs the rest of the score, in units of the standard deviation of x around its linear estimate.
+
+    The coefficients are the same for both objectives: halves other than x have their random initial values, as in
+    samples. numerical_eps is included.
+    """
+    first = sde.n - sde.m
+    factor = sde.law(t, data_std=data_std, numerical_eps=sde.numerical_eps)
+    identity = torch.eye(sde.n, dtype=torch.float64, device=factor.device)
+    whiten = torch.linalg.solve_triangular(factor, identity, upper=False)
+    # u contains x with the factor w in units of the noise, so the linear estimate of x has the error variance open_^2.
+    _, w = sde.information(t)
+    open_ = data_std / (1.0 + data_std**2 * w.square().sum(-2)).sqrt()
+    gains = (sde.target(t) @ w[..., first:, :])[..., 0]
+    return Coefficients(torch.diag_embed(gains * open_), whiten[..., first:, first:].mT, whiten)
+
+
+def coefficients(sde: Diffusion, objective: ObjectiveSpec, t: Any) -> Coefficients:
+    """Those of a network that was trained with an objective, at t: a float or float64 times."""
+    if objective.precondition == "data":
+        return preconditioning(sde, t, objective.data_std)
+    if not objective.mixed_score:
+        return Coefficients(-sde.target(t, objective.name))
+    target, precision, _ = sde.mixed(t, objective.name)
+    return Coefficients(-target, precision)
+
+
+# The times of a grid come again with every batch.
+_at_number = functools.lru_cache(maxsize=4096)(coefficients)
 
 
 class Score:
@@ -77,28 +114,23 @@ class Score:
         """
         count = len(times)
         stages = zip(times.to(self._dtype(dtype)), self._coefficients(times).each(count, dtype), strict=True)
-        return [functools.partial(self._score, t=t, coefficients=found) for t, found in stages]
+        return [functools.partial(self._score, t=t, found=found) for t, found in stages]
 
-    def _coefficients(self, t: float | Tensor) -> _Coefficients:
-        if self.objective.precondition == "data":
-            found = preconditioning(self.sde, t, self.objective.data_std)
-            return _Coefficients(found.output, found.precision, found.whiten)
-        if not self.objective.mixed_score:
-            return _Coefficients(negated(self.sde.target(t, self.objective.name)))
-        target, precision, _ = self.sde.mixed(t, self.objective.name)
-        return _Coefficients(negated(target), precision)
+    def _coefficients(self, t: float | Tensor) -> Coefficients:
+        find = coefficients if isinstance(t, Tensor) else _at_number
+        return find(self.sde, self.objective, t)
 
     def _score(
         self,
         u: Tensor,
         t: float | Tensor,
-        coefficients: _Coefficients,
+        found: Coefficients,
         *label: Tensor,
         augmented: Tensor | None = None,
     ) -> Tensor:
-        z = u if coefficients.whiten is None else apply_lower(coefficients.whiten, u)
-        score = apply(coefficients.output, self._network(z, t, *label, augmented=augmented))
-        precision = coefficients.precision
+        z = u if found.whiten is None else apply(found.whiten, u)
+        score = apply(found.output, self._network(z, t, *label, augmented=augmented))
+        precision = found.precision
         return score if precision is None else torch.sub(score, apply(precision, self.sde.scored(z)))
 
     def _network(self, u: Tensor, t: float | Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
@@ -118,10 +150,11 @@ class Score:
         """
         name = self.objective.name
         if self.objective.precondition == "data":
-            # The score times -E^-1.
-            found, unscale = self._coefficients(t), negated(inverse(self.sde.target(t, name)))
+            found, first = self._coefficients(t), self.sde.n - self.sde.m
             assert found.precision is not None, "preconditioning has a linear part"
-            scaled = _Coefficients(matmul(unscale, found.output), matmul(unscale, found.precision), found.whiten)
+            # The score times -E^-1, which is the transpose of the scored block of L.
+            unscale = -self.sde.factor(t, name)[..., first:, first:].mT
+            scaled = Coefficients(unscale @ found.output, unscale @ found.precision, found.whiten)
             return self._score(u, t, scaled, *label, augmented=augmented)
         alpha = self._network(u, t, *label, augmented=augmented)
         if not self.objective.mixed_score:
@@ -165,9 +198,3 @@ def at_each(score: ScoreFunction, times: Tensor, dtype: torch.dtype) -> list[Cal
     if together is not None:
         return together(times, dtype)
     return [functools.partial(lambda t, u: score(u, t), t) for t in times]
-
-
-def _each(matrix: Rows, count: int, dtype: torch.dtype) -> list[Rows]:
-    """The matrix at each of ``count`` times, from one with floats or (count, B) tensors, which become ``dtype``."""
-    entries = [[c.to(dtype) if isinstance(c, Tensor) else c for c in row] for row in matrix]
-    return [tuple(tuple(c[k] if isinstance(c, Tensor) else c for c in row) for row in entries) for k in range(count)]

@@ -8,14 +8,14 @@ from typing import Protocol
 
 from torch import Tensor
 
-from cld_core.conditioning.estimate import posterior_mean
 from cld_core.conditioning.gradient import GradientGuidance, GradientGuided
 from cld_core.conditioning.observation import Observation
 from cld_core.conditioning.replacement import Replaced, Replacement
 from cld_core.config.sampling import SamplingSpec
-from cld_core.samplers.noise import Noise
+from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
+from cld_core.sde.estimate import posterior_mean
 
 __all__ = [
     "Conditioned",

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from cld_core.config.sampling import SamplingSpec
 from cld_core.errors import UsageError
-from cld_core.samplers.noise import Noise
+from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion
+from cld_core.sde.estimate import Estimate, estimate
+from cld_core.sde.matrices import apply, as_batch, spread
 
-from .estimate import Estimate, as_numbers
-from .observation import Observation
-from .samplers import require_untuned
+from .observation import Observation, require_untuned
 
 # Up to this many observed values, "auto" means "jacobian", which takes a backward pass for each.
 MOST_BACKWARD = 8
@@ -89,13 +89,14 @@ class GradientGuided:
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
-        estimate = Estimate(self.sde, t, score_error=self.guidance.score_error, data_std=self.guidance.data_std)
+        times = as_batch(t, len(u), u.device, torch.float64)
+        found = estimate(self.sde, times, score_error=self.guidance.score_error, data_std=self.guidance.data_std)
         with torch.enable_grad():
             leaf = u.detach().requires_grad_()
             score = self._score(leaf, t)
-            x = estimate.posterior_mean(self.sde, leaf, score)
+            x = found.posterior_mean(self.sde, leaf, score)
             observed = self.observation.operator.apply(x)
-        pull = self._pull(estimate, leaf, observed)
+        pull = self._pull(found, leaf, observed)
         return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
 
     def finished(self, x: Tensor) -> Tensor:
@@ -107,10 +108,9 @@ class GradientGuided:
         part = for_rows(self._score, rows)
         return self if part is self._score else GradientGuided(part, self.sde, self.observation, self.guidance)
 
-    def _isotropic(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
+    def _isotropic(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
         residual = self.observation.y.to(observed.device) - observed.detach().double()
-        variance = estimate.variance
-        weights = self._solved(as_numbers(variance, len(leaf), leaf.device)[:, None], residual)
+        weights = self._solved(found.variance[:, None], residual)
         (gradient,) = torch.autograd.grad(observed, leaf, weights.to(observed.dtype))
         return self.sde.scored(gradient)
 
@@ -122,34 +122,32 @@ class GradientGuided:
         values, vectors = torch.linalg.eigh(gram.to(residual.device))
         return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
 
-    def _by_jacobian(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
-        rows, variances, axes = self._principal(estimate, leaf, observed)
+    def _by_jacobian(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+        rows, variances, axes = self._principal(found, leaf, observed)
         residual = self.observation.y.to(leaf.device) - observed.detach().double()
         weights = torch.einsum("bjk,bk->bj", axes, residual) / (variances + self.observation.sigma**2)
         pull = torch.einsum("bj,bj...->b...", weights, rows)
-        return torch.cat([_wide(as_numbers(c, len(leaf), leaf.device), pull) * pull for c in estimate.pull], dim=1)
+        return apply(found.pull[:, :, None], pull)
 
-    def _principal(
-        self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _principal(self, found: Estimate, leaf: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and the axes (B, k, k).
 
         In axes in which the variance is negative or tiny, as it can be with a network, the isotropic ones are used.
         """
         operator, (batch, count) = self.observation.operator, observed.shape
-        rows = self._rows_of_covariance(estimate, leaf, observed)
+        rows = self._rows_of_covariance(found, leaf, observed)
         projected = operator.apply(rows.flatten(0, 1)).view(batch, count, count)
         variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
         axes = vectors.mT
         rows = torch.einsum("bjk,bk...->bj...", axes, rows)
         plain = operator.transpose(axes.flatten(0, 1)).view_as(rows)
-        plain = _wide(as_numbers(estimate.variance, batch, leaf.device), rows) * plain
+        plain = spread(found.variance, plain) * plain
         plain_variances = (operator.apply(plain.flatten(0, 1)).view(batch, count, count) * axes).sum(2)
         doubtful = variances < _LEAST_SHARE * plain_variances
         rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
         return rows, torch.where(doubtful, plain_variances, variances), axes
 
-    def _rows_of_covariance(self, estimate: Estimate[float | Tensor], leaf: Tensor, observed: Tensor) -> Tensor:
+    def _rows_of_covariance(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
         """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""
         batch, count = observed.shape
         rows = [
@@ -157,12 +155,5 @@ class GradientGuided:
             for unit in torch.eye(count, dtype=observed.dtype, device=observed.device)
         ]
         jacobian = torch.stack(rows, dim=1).double()
-        pulls = [as_numbers(c, batch, leaf.device) for c in estimate.pull]
-        square = sum((c.square() for c in pulls[1:]), start=pulls[0].square())
-        parts = zip(pulls, jacobian.chunk(self.sde.m, dim=2), strict=True)
-        return torch.stack([_wide(c / square, part) * part for c, part in parts]).sum(0)
-
-
-def _wide(coefficient: Tensor, like: Tensor) -> Tensor:
-    """A coefficient (B,), shaped to multiply (B, ...)."""
-    return coefficient.view(-1, *[1] * (like.ndim - 1))
+        shares = found.pull / found.pull.square().sum(1, keepdim=True)
+        return torch.einsum("bm,bkm...->bk...", shares, jacobian.unflatten(2, (self.sde.m, -1)))

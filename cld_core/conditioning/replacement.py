@@ -13,14 +13,12 @@ from torch import Tensor
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.variants import require_fixed_steps
 from cld_core.errors import UsageError
-from cld_core.samplers.noise import Noise
+from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import apply
-from cld_core.sde.rows import negated, square
+from cld_core.sde.matrices import apply
 
-from .observation import Observation
-from .samplers import require_untuned
+from .observation import Observation, require_untuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +72,13 @@ class Replaced:
         if self._renew:
             self._e = self._noise.normal(self._shape).to(u)
         score = self._score(self.replaced(u, t), t)
-        own = apply(negated(self.sde.target(t)), self.sde.scored(self._e.to(u)))
+        own = apply(-self.sde.target(t), self.sde.scored(self._e.to(u)))
         return torch.where(self._wide(self.sde.m), own, score)
 
     def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
         """u with Psi_0 x + L e in its observed coordinates."""
-        column = tuple((row[0],) for row in self.sde.mean(t))
-        factor = square(self.sde.factor(t))
-        known = apply(column, self._x.to(u)) + apply(factor, self._e.to(u))
+        mean, factor = self.sde.kernel(t)
+        known = apply(mean[..., :1], self._x.to(u)) + apply(factor, self._e.to(u))
         return torch.where(self._wide(self.sde.n), known, u)
 
     def _wide(self, halves: int) -> Tensor:

@@ -10,21 +10,37 @@ Each method is a module with a function ``sample(score, sde, spec, u, draws, wat
 It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.variants import implementation_of
-from cld_core.samplers.noise import Noise, stream
 from cld_core.samplers.path import Watcher
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.solutions import Solution
 
-__all__ = ["Noise", "Samples", "sample"]
+__all__ = ["Draws", "Noise", "Samples", "sample"]
+
+# Numbers that are drawn at once for each sample. A constant of the format: changing it changes every sample.
+# The number of samples must not matter, or a sample would depend on its batch.
+BLOCK = 4096
+
+# (count, halves) -> ``count`` tensors of standard normal noise, (B, halves * C, ...).
+Draws = Callable[[int, int], Iterator[Tensor]]
+
+
+class Noise(Protocol):
+    """What a sampler needs from `cld_core.seeds.SampleNoise`; other classes can provide it."""
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal noise (B, *shape)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,7 @@ def sample(
     u = sde.prior(noise.normal((channels * sde.n, *rest)).to(device))
 
     def draws(count: int, halves: int) -> Iterator[Tensor]:
-        return stream(noise, (channels * halves, *rest), count, device)
+        return _stream(noise, (channels * halves, *rest), count, device)
 
     watched = () if watcher is None else (watcher,)
     fitted = {"solution": solution} if spec.needs_solution else {}
@@ -87,3 +103,11 @@ def sample(
     if sde.n == 1:
         return Samples(u, None, nfe_each)
     return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)
+
+
+def _stream(noise: Noise, shape: tuple[int, ...], steps: int, device: torch.device | str) -> Iterator[Tensor]:
+    """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves many steps."""
+    at_once = max(1, BLOCK // math.prod(shape))
+    for first in range(0, steps, at_once):
+        block = noise.normal((min(at_once, steps - first), *shape)).to(device)
+        yield from block.transpose(0, 1).contiguous()

@@ -6,10 +6,10 @@ from itertools import pairwise
 from torch import Tensor
 
 from cld_core.config.sampling import EmSpec
-from cld_core.samplers.denoising import denoised
+from cld_core.samplers import Draws
 from cld_core.samplers.grids import grid_of
-from cld_core.samplers.noise import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
+from cld_core.samplers.split import denoised
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
@@ -25,7 +25,7 @@ def sample(
         watcher.visit(t, u, step / steps)
         dt = t - t_next
         u = sde.euler_step(u, score(u, t), t, dt)
-        parts = zip(sde.halves(u)[-sde.m :], sde.scored_halves(next(noise)), sde.diffusion2(t), strict=True)
+        parts = zip(sde.halves(u)[-sde.m :], sde.scored_halves(next(noise)), sde.diffusion2(t).tolist(), strict=True)
         for half, e, rate in parts:
             half.add_(e, alpha=math.sqrt(rate * dt))
     watcher.visit(spec.eps, u, 1.0)

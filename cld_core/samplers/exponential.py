@@ -1,7 +1,7 @@
 """The exponential multistep sampler (docs/math.md section 7.2).
 
 The reverse process is split into a known linear part, which is solved exactly, and a smooth rest: a multiple of alpha
-(`halves.rest`), which is interpolated between evaluations. It works with any score, with one evaluation per step.
+(`split.rest`), which is interpolated between evaluations. It works with any score, with one evaluation per step.
 """
 
 import functools
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import ExponentialSpec
+from cld_core.samplers import Draws
 from cld_core.samplers.grids import grid_of
-from cld_core.samplers.halves import rest, score_from_rest
 from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part, noise_factor
-from cld_core.samplers.noise import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.quadrature import Segment, segments
+from cld_core.samplers.split import rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.solver import Observer
@@ -157,4 +157,4 @@ def _step(sde: Diffusion, segment: Segment, times: Sequence[float], order: int, 
     """The step over a segment; ``times`` are its end, its start and those before, back to 1."""
     fields = alpha_fields(sde, eta, segment.times)
     predictor, correction = interpolating(sde, segment, fields, times, order, corrector)
-    return Step(segment.whole.tolist(), predictor, correction, noise_factor(sde, segment, eta) if eta else None)
+    return Step(segment.whole, predictor, correction, noise_factor(sde, segment, eta) if eta else None)

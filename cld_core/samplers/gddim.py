@@ -13,25 +13,24 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import GddimSpec
+from cld_core.samplers import Draws
 from cld_core.samplers.grids import grid_of
-from cld_core.samplers.halves import Matrix, add
 from cld_core.samplers.multistep import Step, alpha_fields, drift, follow, interpolating, noise_factor, strengths
-from cld_core.samplers.noise import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.quadrature import Segment, segments
-from cld_core.samplers.whole_score import kernel, whole_score
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.rows import inverse, negated
+from cld_core.sde.estimate import estimate
+from cld_core.sde.matrices import apply, combined
 
 
 @dataclass(frozen=True)
 class Noise:
     """Conversion between score and noise at one time: noise = of_u u + of_score s, and s = back noise."""
 
-    of_u: Matrix  # (k, n)
-    of_score: Matrix  # (k, m)
-    back: Matrix  # (m, k)
+    of_u: Tensor  # (k, n)
+    of_score: Tensor  # (k, m)
+    back: Tensor  # (m, k)
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,14 @@ def sample(
     found = coefficients(sde, tuple(times), spec.root, spec.order, spec.corrector, spec.eta)
 
     def noise_at(u: Tensor, t: float) -> Tensor:
-        noise, scores = found.noises[t], score(u, t)
-        out = u.new_zeros(len(u), u.shape[1] // sde.n * len(noise.of_u), *u.shape[2:])
-        add(out, noise.of_u, u)
-        add(out, noise.of_score, scores)
-        return out
+        noise = found.noises[t]
+        matrix = torch.cat([noise.of_u, noise.of_score], dim=1)
+        return combined(matrix, (*sde.halves(u), *sde.scored_halves(score(u, t))))
 
     white = draws(len(found.steps), sde.n)
     u, newest = follow(u, times, found.steps, noise_at, white, watcher, order=spec.order, evaluate_last=spec.denoise)
     if spec.denoise:
-        scores = torch.zeros_like(sde.scored(u))
-        add(scores, found.noises[spec.eps].back, newest)
-        u = sde.euler_step(u, scores, spec.eps, spec.eps)
+        u = sde.euler_step(u, apply(found.noises[spec.eps].back, newest), spec.eps, spec.eps)
     return u, spec.nfe
 
 
@@ -87,7 +82,7 @@ def coefficients(
         inside = torch.linalg.solve(carried.back, roots[i + 1])  # R at the nodes
         fields = _pulling(sde, segment.times, torch.linalg.solve(kernel(sde, segment.times), inside))
         weights = interpolating(sde, segment, fields, times[: i + 2][::-1], order, corrector)
-        made.append(Step(segment.whole.tolist(), *weights, None))
+        made.append(Step(segment.whole, *weights, None))
     return Coefficients(tuple(made), noises)
 
 
@@ -105,23 +100,24 @@ def _pulling(sde: Diffusion, t: Tensor, matrix: Tensor, eta: float = 0.0) -> Ten
 
 def _roots(sde: Diffusion, start: float, moving: list[Segment]) -> list[Tensor]:
     """R, (n, n), at each time. Its initial value does not matter: a constant rotation of the noise has no effect."""
-    roots = [torch.linalg.cholesky(kernel(sde, torch.tensor([start], dtype=torch.float64))[0])]
+    roots = [torch.linalg.cholesky(kernel(sde, start))]
     for segment in moving:
         roots.append(segment.whole @ roots[-1])
     return roots
 
 
 def _noise(sde: Diffusion, t: float, root: Tensor) -> Noise:
-    whole = whole_score(sde, t)
-    to_noise = -torch.linalg.solve(root, whole.covariance)
-    back = -torch.linalg.solve(whole.covariance, root)[sde.n - sde.m :]
-    return Noise((to_noise @ whole.of_u).tolist(), (to_noise @ whole.of_score).tolist(), back.tolist())
+    of_u, of_score = whole_score(sde, t)
+    covariance = kernel(sde, t)
+    to_noise = -torch.linalg.solve(root, covariance)
+    back = -torch.linalg.solve(covariance, root)[sde.n - sde.m :]
+    return Noise(to_noise @ of_u, to_noise @ of_score, back)
 
 
 def _stochastic(sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, eta: float) -> Step:
     """The mean of x moves with the drift, and deviations from it as they would around a single data point."""
-    predictor: Matrix = ((closed.whole - plain.whole) @ root).tolist()
-    return Step(plain.whole.tolist(), [predictor], [], noise_factor(sde, closed, eta))
+    predictor = ((closed.whole - plain.whole) @ root)[None]
+    return Step(plain.whole, predictor, predictor[:0], noise_factor(sde, closed, eta))
 
 
 def _with_cholesky(
@@ -131,10 +127,35 @@ def _with_cholesky(
     for i, segment in enumerate(plain):
         fields = alpha_fields(sde, 0.0, segment.times)
         weights = interpolating(sde, segment, fields, times[: i + 2][::-1], order, corrector)
-        steps.append(Step(segment.whole.tolist(), *weights, None))
-    nothing = [[0.0] * sde.n for _ in range(sde.m)]
-    noises = {}
+        steps.append(Step(segment.whole, *weights, None))
+    first, noises = sde.n - sde.m, {}
     for t in times:
-        target = sde.target(t)
-        noises[t] = Noise(nothing, negated(inverse(target)), negated(target))
+        # E^-1 is the transpose of the scored block of L.
+        inverse = sde.factor(t)[first:, first:].T
+        noises[t] = Noise(torch.zeros(sde.m, sde.n, dtype=torch.float64), -inverse, -sde.target(t))
     return Coefficients(tuple(steps), noises)
+
+
+def kernel(sde: Diffusion, t: float | Tensor) -> Tensor:
+    """Sigma_t, (..., n, n), numerical_eps included."""
+    factor = sde.factor(t)
+    return factor @ factor.mT
+
+
+def whole_score(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
+    """The matrices (n, n) and (n, m) that make the score of every half at time t from u and the scored halves' score.
+
+    The kernel is Gaussian, so the score of all halves is -Sigma^-1 (u - Psi_0 E[x | u]) with the first column Psi_0 of
+    Psi_t. Its only unknown is E[x | u], which follows from the score of the scored halves; if there are several, it is
+    the least-squares solution for their noises. Their own scores are kept as they are, so nothing is derived if all
+    halves are scored.
+    """
+    first = sde.n - sde.m
+    of_u, of_score = torch.zeros(sde.n, sde.n, dtype=torch.float64), torch.zeros(sde.n, sde.m, dtype=torch.float64)
+    of_score[first:] = torch.eye(sde.m, dtype=torch.float64)
+    if first:
+        precision, x = torch.linalg.inv(kernel(sde, t)), estimate(sde, t)
+        pull = precision @ sde.mean(t)[:, 0]  # the score of all halves is pull E[x | u] - precision u
+        of_u[:first] = torch.outer(pull[:first], x.of_u) - precision[:first]
+        of_score[:first] = torch.outer(pull[:first], x.of_score)
+    return of_u, of_score

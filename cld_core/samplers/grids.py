@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cld_core.config.sampling import FixedStepSpec
 from cld_core.errors import RecipeError
-from cld_core.sde.schedule import Schedule
+from cld_core.sde import Schedule
 
 
 def linear(n: int, eps: float) -> list[float]:

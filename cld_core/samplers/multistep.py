@@ -12,21 +12,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cld_core.samplers.halves import Matrix, add, linear
 from cld_core.samplers.path import Watcher
 from cld_core.samplers.quadrature import Segment
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import stacked
+from cld_core.sde.matrices import add, apply
 
 
 @dataclass(frozen=True)
 class Step:
     """Coefficients of one step, for fields of k parts. Fields come newest first."""
 
-    transition: Matrix  # (n, n), Phi
-    predictor: list[Matrix]  # up to order + 1 times (n, k): c_j of the field at t_i, t_(i-1), ...
-    correction: list[Matrix]  # each (n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
-    noise: Matrix | None  # (n, n), lower Cholesky factor; None without noise
+    transition: Tensor  # (n, n), Phi
+    predictor: Tensor  # (up to order + 1, n, k): c_j of the field at t_i, t_(i-1), ...
+    correction: Tensor  # (j, n, k): added for the field at t_(i+1), t_i, ... once the first of them is known
+    noise: Tensor | None  # (n, n), lower Cholesky factor; None without noise
 
 
 def follow(
@@ -49,7 +48,7 @@ def follow(
         evaluate_last: evaluate the field at times[-1], too, as the denoising step needs it.
     """
     history: list[Tensor] = []
-    correction: list[Matrix] = []
+    correction: Sequence[Tensor] = ()
 
     def evaluate(t: float) -> None:
         """Evaluate the field at u and t, and correct u with it."""
@@ -60,11 +59,11 @@ def follow(
     for number, (step, t) in enumerate(zip(steps, times[:-1], strict=True)):
         evaluate(t)
         watcher.visit(t, u, number / len(steps))
-        u = linear(step.transition, u)
-        _add_all(u, step.predictor, history)
+        u = apply(step.transition, u)
+        _add_all(u, step.predictor.unbind(), history)
         if step.noise is not None:
-            u.add_(linear(step.noise, next(noise)))
-        correction = step.correction
+            u.add_(apply(step.noise, next(noise)))
+        correction = step.correction.unbind()
     if evaluate_last:
         evaluate(times[-1])
     watcher.visit(times[-1], u, 1.0)
@@ -73,7 +72,7 @@ def follow(
 
 def interpolating(
     sde: Diffusion, segment: Segment, fields: Tensor, times: Sequence[float], order: int, corrector: bool
-) -> tuple[list[Matrix], list[Matrix]]:
+) -> tuple[Tensor, Tensor]:
     """Predictor and correction of the step over a segment.
 
     The predictor interpolates with degree min(order, number of earlier evaluations), the corrector with degree
@@ -84,52 +83,47 @@ def interpolating(
         times: the end of the step, its start, and those before, back to 1.
     """
 
-    def weights(points: Sequence[float]) -> list[Matrix]:
+    def weights(points: Sequence[float]) -> Tensor:
         basis = lagrange(sde, points, segment.times)
-        return [columns(segment, fields * row[:, None, None]) for row in basis]
+        return torch.stack([segment.integral(fields * row[:, None, None]) for row in basis])
 
     predictor = weights(times[1 : order + 2])
     if not corrector:
-        return predictor, []
-    nothing = [[0.0] * fields.shape[2] for _ in range(sde.n)]
-    return predictor, _differences(weights(times[: max(order, 1) + 1]), [nothing, *predictor], nothing)
+        return predictor, predictor[:0]
+    corrected = weights(times[: max(order, 1) + 1])
+    correction = predictor.new_zeros(max(len(corrected), len(predictor) + 1), *predictor.shape[1:])
+    correction[: len(corrected)] += corrected
+    correction[1 : len(predictor) + 1] -= predictor
+    return predictor, correction
 
 
-def columns(segment: Segment, fields: Tensor) -> Matrix:
-    """The integral (n, k) of each of the k columns of ``fields`` (K, n, k)."""
-    integrals = [segment.integral(field.contiguous()) for field in fields.unbind(2)]
-    rows: Matrix = torch.stack(integrals, dim=1).tolist()
-    return rows
-
-
-def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Matrix:
+def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:
     """Lower factor (n, n) of the covariance of the noise that the scored halves receive during a step."""
     covariance = torch.zeros(sde.n, sde.n, dtype=torch.float64)
-    for half, rate in enumerate(sde.diffusion2(segment.times), start=sde.n - sde.m):
+    for half, rate in enumerate(sde.diffusion2(segment.times).unbind(1), start=sde.n - sde.m):
         white = torch.zeros(len(segment.times), sde.n, dtype=torch.float64)
         white[:, half] = eta * rate.sqrt()
         covariance += segment.gram(white)
-    factor: Matrix = torch.linalg.cholesky(covariance).tolist()
-    return factor
+    return torch.linalg.cholesky(covariance)
 
 
 def strengths(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """Factors (K, m, 1) of -s in du/dt of the scored halves, (1 + eta^2)/2 g^2 at times t (K,)."""
-    return torch.stack([0.5 * (1.0 + eta * eta) * rate for rate in sde.diffusion2(t)], dim=1)[:, :, None]
+    return 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)[:, :, None]
 
 
 def known_part(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """The linear part that is solved exactly: the drift and what K adds to it, (K, n, n), float64."""
     first = sde.n - sde.m
     out = drift(sde, t)
-    out[:, first:, first:] += strengths(sde, eta, t) * stacked(sde.known_precision(t), t)
+    out[:, first:, first:] += strengths(sde, eta, t) * sde.known_precision(t)
     return out
 
 
 def alpha_fields(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
     """The factors of alpha in du/dt, (K, n, m), float64: E times the strengths, in the scored halves."""
     fields = torch.zeros(len(t), sde.n, sde.m, dtype=torch.float64)
-    fields[:, sde.n - sde.m :] = strengths(sde, eta, t) * stacked(sde.target(t), t)
+    fields[:, sde.n - sde.m :] = strengths(sde, eta, t) * sde.target(t)
     return fields
 
 
@@ -156,17 +150,7 @@ def lagrange(sde: Diffusion, points: Sequence[float], t: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def _add_all(u: Tensor, weights: list[Matrix], fields: list[Tensor]) -> None:
+def _add_all(u: Tensor, weights: Sequence[Tensor], fields: list[Tensor]) -> None:
     """u += the sum of weights_j fields_j, in place."""
     for weight, found in zip(weights, fields, strict=False):
         add(u, weight, found)
-
-
-def _differences(a: list[Matrix], b: list[Matrix], nothing: Matrix) -> list[Matrix]:
-    """a - b, matrix by matrix, the shorter list continued with ``nothing``."""
-    length = max(len(a), len(b))
-    a, b = (matrices + [nothing] * (length - len(matrices)) for matrices in (a, b))
-    return [
-        [[x - y for x, y in zip(p, q, strict=True)] for p, q in zip(rows, others, strict=True)]
-        for rows, others in zip(a, b, strict=True)
-    ]

@@ -44,8 +44,8 @@ class Segment:
     whole: Tensor  # (n, n), Phi(t', t)
 
     def integral(self, field: Tensor) -> Tensor:
-        """The second term of u(t'), (n,), for f at the nodes, ``field`` (K, n)."""
-        return -torch.einsum("k,kij,kj->i", self.weights, self.back, field)
+        """The second term of u(t'), (n, k), for k functions f at the nodes, ``field`` (K, n, k)."""
+        return -torch.einsum("p,pij,pjk->ik", self.weights, self.back, field)
 
     def gram(self, field: Tensor) -> Tensor:
         """Integral (n, n) of (Phi f) (Phi f)^T: the covariance that white noise along ``field`` (K, n) leaves."""

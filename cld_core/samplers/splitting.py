@@ -1,20 +1,222 @@
-"""Splitting and conjugate integrators (arXiv 2310.07894; docs/math.md section 7.4)."""
+"""Splitting and conjugate integrators (arXiv 2310.07894; docs/math.md section 7.4).
 
-from collections.abc import Sequence
+A step is a sequence of updates of y, which is u, or u in the frame of the end of the step: some halves change, with the
+others fixed.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cld_core.config.sampling import ConjugateSpec, SplittingSpec
 from cld_core.errors import RecipeError
-from cld_core.samplers.denoising import denoised
+from cld_core.samplers import Draws
 from cld_core.samplers.grids import grid_of
-from cld_core.samplers.halves import add, linear, rest
-from cld_core.samplers.noise import Draws
+from cld_core.samplers.multistep import alpha_fields, known_part
 from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.updates import Change, Update, conjugate_steps, evaluating, splitting_steps
+from cld_core.samplers.quadrature import segments
+from cld_core.samplers.split import denoised, rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
+from cld_core.sde.matrices import add, apply
+
+Group = Literal["drift", "kick"]
+Part = Literal["first", "second", "whole"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """The change of variables of a conjugate integrator: B = strength beta(t) J."""
+
+    strength: float  # lambda of the paper
+    matrix: Literal["identity", "ones"]  # J
+
+    def shift(self, n: int) -> Tensor:
+        """lambda J, (n, n), float64."""
+        j = torch.eye(n, dtype=torch.float64) if self.matrix == "identity" else torch.ones(n, n, dtype=torch.float64)
+        return self.strength * j
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """y <- matrix y + weight z + noise, after z, the score or its rest, is evaluated if ``time`` says when."""
+
+    matrix: Tensor  # (n, n)
+    weight: Tensor | None = None  # (n, m)
+    noise: tuple[float, ...] = ()  # standard deviations of what the scored halves receive
+    time: float | None = None
+    back: Tensor | None = None  # (n, n), from y to the u at which z is evaluated; None if they are the same
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What Euler's method adds to y over a part of a step: linear y + weight z."""
+
+    linear: Tensor  # (n, n)
+    weight: Tensor  # (n, m)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A step from times[0] over its middle to its end, and y in the frame of the end."""
+
+    times: tuple[float, float]  # of its start and its middle
+    frames: tuple[Tensor, Tensor]  # (n, n), T at these times: y = T u
+    pieces: dict[Part, Piece]
+
+
+# A scheme is a sequence of updates of a group over a part of a step. None is the exact Ornstein-Uhlenbeck part.
+Scheme = Sequence[tuple[Group, Part] | None]
+SCHEMES: dict[str, Scheme] = {
+    "symplectic-euler": (("drift", "whole"), ("kick", "whole")),
+    "velocity-verlet": (("drift", "first"), ("kick", "whole"), ("drift", "second")),
+    "oba": (None, ("kick", "whole"), ("drift", "whole")),
+    "bao": (("kick", "whole"), ("drift", "whole"), None),
+    "obab": (None, ("kick", "first"), ("drift", "whole"), ("kick", "second")),
+}
+
+
+def group_of(sde: Diffusion, half: int) -> Group:
+    """Neighbouring halves drive each other and are in different groups; the last half, which is noisy, is kicked."""
+    return "kick" if (sde.n - 1 - half) % 2 == 0 else "drift"
+
+
+def evaluating(sde: Diffusion, scheme: str, *, reduced: bool, change: Change | None) -> tuple[bool, ...]:
+    """Which updates of a scheme evaluate the score. A group without scored halves needs no evaluation.
+
+    A reduced step has one evaluation: in velocity Verlet at the kick, which is in the middle, otherwise in the first
+    update that needs one. Updates before it reuse that of the previous step, and updates after it share it.
+    """
+    updates = SCHEMES[scheme]
+    scored = {group_of(sde, half) for half in range(sde.n - sde.m, sde.n)}
+    needed = [entry is not None and (change is not None or entry[0] in scored) for entry in updates]
+    if not reduced:
+        return tuple(needed)
+    first = updates.index(("kick", "whole")) if scheme == "velocity-verlet" else needed.index(True)
+    return tuple(index == first for index in range(len(updates)))
+
+
+@functools.lru_cache(maxsize=64)
+def splitting_steps(
+    sde: Diffusion, times: tuple[float, ...], scheme: str, reduced: bool, change: Change | None, noise_scale: float
+) -> tuple[tuple[Update, ...], ...]:
+    """The updates of each step. Without a change of variables z is the score, with one it is the rest of the score."""
+    evaluated = evaluating(sde, scheme, reduced=reduced, change=change)
+    parts: Iterator[Parts]
+    if change is not None:
+        parts = _conjugate_parts(sde, times, change)
+    else:
+        parts = _plain_parts(sde, times, noisy=None in SCHEMES[scheme])
+    central = scheme == "velocity-verlet" and reduced
+    ends = pairwise(times)
+    return tuple(
+        tuple(_updates(sde, SCHEMES[scheme], evaluated, part, central, sde.schedule.between(t_next, t), noise_scale))
+        for part, (t, t_next) in zip(parts, ends, strict=True)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def conjugate_steps(sde: Diffusion, times: tuple[float, ...], change: Change) -> tuple[tuple[Update, ...], ...]:
+    """One Euler step of all halves after the change of variables: lambda-DDIM."""
+    steps = []
+    for part in _conjugate_parts(sde, times, change):
+        whole = part.pieces["whole"]
+        matrix = part.frames[0] + whole.linear @ part.frames[0]
+        steps.append((Update(matrix=matrix, weight=whole.weight, time=part.times[0]),))
+    return tuple(steps)
+
+
+def _updates(
+    sde: Diffusion,
+    scheme: Scheme,
+    evaluated: Sequence[bool],
+    part: Parts,
+    central: bool,
+    big_d: float,
+    noise_scale: float,
+) -> Iterator[Update]:
+    """The updates of one step over an increment ``big_d`` of B."""
+    eye = torch.eye(sde.n, dtype=torch.float64)
+    into = part.frames[0]
+    if not torch.equal(into, eye):
+        yield Update(matrix=into)
+    for entry, evaluates in zip(scheme, evaluated, strict=True):
+        if entry is None:
+            yield _relaxation(sde, big_d, noise_scale)
+            continue
+        group, portion = entry
+        piece, at = part.pieces[portion], int(central or portion == "second")
+        mine = torch.tensor([group_of(sde, half) == group for half in range(sde.n)], dtype=torch.float64)[:, None]
+        back = None if torch.equal(into, eye) else torch.linalg.inv(part.frames[at])
+        yield Update(
+            matrix=(eye + mine * piece.linear),
+            weight=(mine * piece.weight),
+            time=part.times[at] if evaluates else None,
+            back=back,
+        )
+
+
+def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
+    """The exact Ornstein-Uhlenbeck process of the scored halves, each towards its own prior.
+
+    ``noise_scale``, the paper's lambda_s, applies to all scored halves except the last.
+    """
+    matrix, noise = torch.eye(sde.n, dtype=torch.float64), []
+    for half, rate in enumerate(sde.D, start=sde.n - sde.m):
+        relaxed = rate * sde.precision[half] * big_d
+        matrix[half, half] = math.exp(-0.5 * relaxed)
+        scale = 1.0 if half == sde.n - 1 else noise_scale
+        noise.append(math.sqrt(-math.expm1(-scale * relaxed) / sde.precision[half]))
+    return Update(matrix=matrix, noise=tuple(noise))
+
+
+def _plain_parts(sde: Diffusion, times: Sequence[float], *, noisy: bool) -> Iterator[Parts]:
+    """In u itself, over increments of B, of the flow or, if ``noisy``, of what relaxation leaves of the reverse SDE."""
+    a, eye = torch.tensor(sde.A, dtype=torch.float64), torch.eye(sde.n, dtype=torch.float64)
+    weight = torch.zeros(sde.n, sde.m, dtype=torch.float64)
+    for j, (half, rate) in enumerate(zip(range(sde.n - sde.m, sde.n), sde.D, strict=True)):
+        weight[half, j] = rate if noisy else 0.5 * rate
+        if noisy:
+            a[half, half] -= 0.5 * rate * sde.precision[half]
+    for t, t_next in pairwise(times):
+        middle = 0.5 * (t + t_next)
+        between: dict[Part, float] = {
+            "first": sde.schedule.between(middle, t),
+            "second": sde.schedule.between(t_next, middle),
+            "whole": sde.schedule.between(t_next, t),
+        }
+        pieces = {name: Piece(-big_d * a, big_d * weight) for name, big_d in between.items()}
+        yield Parts((t, middle), (eye, eye), pieces)
+
+
+def _conjugate_parts(sde: Diffusion, times: Sequence[float], change: Change) -> Iterator[Parts]:
+    """In y = T u, T the transport of A + G K / 2 - B to the end of the step, where T = 1."""
+    shift = change.shift(sde.n)
+
+    def matrix(t: Tensor) -> Tensor:
+        return known_part(sde, 0.0, t) - (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * shift
+
+    steps = [(t, 0.5 * (t + t_next), t_next) for t, t_next in pairwise(times)]
+    with_middles = [times[0], *(t for step in steps for t in step[1:])]
+    found = segments(with_middles, matrix)
+    for (t, middle, t_next), one, two in zip(steps, found[::2], found[1::2], strict=True):
+        weights = [segment.integral(alpha_fields(sde, 0.0, segment.times)) for segment in (one, two)]
+        weights[0] = two.whole @ weights[0]
+        frames = two.whole @ one.whole, two.whole
+        rates = [frame @ shift @ torch.linalg.inv(frame) for frame in frames]
+        between = sde.schedule.between(middle, t), sde.schedule.between(t_next, middle)
+        pieces: dict[Part, Piece] = {
+            "first": Piece(-between[0] * rates[0], weights[0]),
+            "second": Piece(-between[1] * rates[1], weights[1]),
+            "whole": Piece(-(between[0] + between[1]) * rates[0], weights[0] + weights[1]),
+        }
+        yield Parts((t, middle), frames, pieces)
 
 
 def sample(
@@ -77,9 +279,9 @@ def _follow(
         watcher.visit(t, u, number / len(steps))
         for update in step:
             if update.time is not None:
-                at = u if update.back is None else linear(update.back, u)
+                at = u if update.back is None else apply(update.back, u)
                 newest = score(at, update.time) if whole else rest(score, sde, at, update.time)
-            u = linear(update.matrix, u)
+            u = apply(update.matrix, u)
             if update.weight is not None:
                 add(u, update.weight, newest)
             if update.noise:

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -10,15 +9,14 @@ from torch import Tensor
 
 from cld_core.config.sampling import SscsSpec
 from cld_core.errors import RecipeError
-from cld_core.samplers.denoising import denoised
+from cld_core.samplers import Draws
 from cld_core.samplers.grids import grid_of
-from cld_core.samplers.halves import add, linear, rest
-from cld_core.samplers.noise import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.quadrature import segments
+from cld_core.samplers.split import denoised, rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.coefficients import stacked
+from cld_core.sde.matrices import apply, combined
 
 
 def sample(
@@ -29,7 +27,7 @@ def sample(
     Raises:
         RecipeError: the diffusion has no exact part to split off.
     """
-    if not sde.splittable:
+    if sde.n == 1:
         raise RecipeError(
             f"sampling.method=sscs solves a part of the dynamics exactly, and {type(sde).__name__} has no such part. "
             "Choose sampling.method=em, ode or exponential."
@@ -49,18 +47,14 @@ def exact_part(sde: Diffusion, u: Tensor, t: float, t_next: float, noise: Tensor
 
     ``noise`` is shaped as u, (B, nC, ...).
     """
-    mean, factor = sde.reverse(sde.schedule.between(t_next, t))
-    halves, noises = sde.halves(u), sde.halves(noise)
-    out = torch.empty_like(u)
-    for i, target in enumerate(sde.halves(out)):
-        # A half's own term comes first: the order decides the last bit.
-        torch.mul(halves[i], mean[i][i], out=target)
-        for j in range(sde.n):
-            if j != i:
-                target.add_(halves[j], alpha=mean[i][j])
-        for e, scale in zip(noises, factor[i], strict=False):
-            target.add_(e, alpha=scale)
-    return out
+    matrix = _reverse(sde, sde.schedule.between(t_next, t))
+    return combined(matrix, (*sde.halves(u), *sde.halves(noise)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _reverse(sde: Diffusion, big_d: float) -> Tensor:
+    """`Diffusion.reverse`: the matrix (n, 2n) of u and of the noise."""
+    return torch.cat(sde.reverse(big_d), dim=1)
 
 
 def _middles(times: list[float]) -> list[float]:
@@ -88,7 +82,7 @@ def first_order(
     for step, ((t, t_next), middle) in enumerate(zip(pairwise(times), _middles(times), strict=True)):
         u = exact_part(sde, u, now, middle, next(noise))
         scores = sde.scored_halves(score(u, t))
-        scored = zip(sde.halves(u)[-sde.m :], sde.precision[-sde.m :], sde.diffusion2(t), scores, strict=True)
+        scored = zip(sde.halves(u)[-sde.m :], sde.precision[-sde.m :], sde.diffusion2(t).tolist(), scores, strict=True)
         for half, precision, rate, s in scored:
             half.add_(torch.add(s, half, alpha=precision), alpha=rate * (t - t_next))
         watcher.visit(middle, u, (step + 0.5) / steps)
@@ -96,40 +90,28 @@ def first_order(
     return exact_part(sde, u, now, times[-1], next(noise))
 
 
-@dataclass(frozen=True)
-class Kick:
-    """Solution u_S <- factor u_S + weight alpha of the score part, with the other halves and alpha kept."""
-
-    factor: list[list[float]]  # (m, m)
-    weight: list[list[float]]  # (m, m)
-
-
 @functools.lru_cache(maxsize=64)
-def kicks(sde: Diffusion, times: tuple[float, ...]) -> tuple[tuple[Kick, Kick], ...]:
+def kicks(sde: Diffusion, times: tuple[float, ...]) -> tuple[tuple[Tensor, Tensor], ...]:
     """For each step the kick over its first half and that over the whole step.
 
-    The score part is du_S/dt = -G (s + P u_S) with G = beta D and the prior's precisions P; in the alpha of
-    `halves.rest`, G (K - P) u_S + G E alpha.
+    A kick is the solution of the score part with the other halves and alpha kept: the matrix (m, 2m) of the scored
+    halves and of alpha. The score part is du_S/dt = -G (s + P u_S) with G = beta D and the prior's precisions P; in the
+    alpha of `split.rest`, G (K - P) u_S + G E alpha.
     """
     prior = torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64))
 
     def rates(t: Tensor) -> Tensor:
-        return torch.stack(sde.diffusion2(t), dim=1)[:, :, None]
-
-    def matrix(t: Tensor) -> Tensor:
-        return rates(t) * (stacked(sde.known_precision(t), t) - prior)
+        return sde.diffusion2(t)[:, :, None]
 
     steps = zip(_middles(list(times)), times[1:], strict=True)
     with_middles = [times[0], *(t for step in steps for t in step)]
-    parts = []
-    for segment in segments(with_middles, matrix):
-        fields = rates(segment.times) * stacked(sde.target(segment.times), segment.times)
-        weight = torch.stack([segment.integral(field) for field in fields.unbind(2)], dim=1)
-        parts.append((segment.whole, weight))
+    found = segments(with_middles, lambda t: rates(t) * (sde.known_precision(t) - prior))
+    weights = [part.integral(rates(part.times) * sde.target(part.times)) for part in found]
     out = []
-    for (factor, weight), (next_factor, next_weight) in zip(parts[::2], parts[1::2], strict=True):
-        whole = Kick((next_factor @ factor).tolist(), (next_factor @ weight + next_weight).tolist())
-        out.append((Kick(factor.tolist(), weight.tolist()), whole))
+    for one, two, weight, next_weight in zip(found[::2], found[1::2], weights[::2], weights[1::2], strict=True):
+        whole = two.whole @ torch.cat([one.whole, weight], dim=1)
+        whole[:, sde.m :] += next_weight
+        out.append((torch.cat([one.whole, weight], dim=1), whole))
     return tuple(out)
 
 
@@ -146,19 +128,16 @@ def second_order(
     The score part is exact in u_S for its linear part, and takes alpha at the middle of the step, in t and in u_S.
     The u_S there is predicted with the last step's alpha, which is accurate enough for second order.
     """
-    alpha: Tensor | None = None  # it vanishes with the data's influence, at t = 1
+    alpha = torch.zeros_like(sde.scored(u))  # it vanishes with the data's influence, at t = 1
     now = times[0]
     middles = _middles(times)
     for step, (middle, (half, whole)) in enumerate(zip(middles, kicks(sde, tuple(times)), strict=True)):
         u = exact_part(sde, u, now, middle, next(noise))
         scored = sde.scored(u)
         start = scored.clone()
-        linear(half.factor, start, out=scored)
-        if alpha is not None:
-            add(scored, half.weight, alpha)
+        scored.copy_(apply(half, torch.cat([start, alpha], dim=1)))
         alpha = rest(score, sde, u, middle)
-        linear(whole.factor, start, out=scored)
-        add(scored, whole.weight, alpha)
+        scored.copy_(apply(whole, torch.cat([start, alpha], dim=1)))
         watcher.visit(middle, u, (step + 0.5) / len(middles))
         now = middle
     return exact_part(sde, u, now, times[-1], next(noise))

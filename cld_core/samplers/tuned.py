@@ -1,14 +1,18 @@
 """The sampler that `cldctl tune` has fitted to a network (docs/math.md section 7.5)."""
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
-from cld_core.samplers.halves import add, linear, rest
-from cld_core.samplers.noise import Draws
+from cld_core.samplers import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
+from cld_core.samplers.split import rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
+from cld_core.sde.matrices import add, apply
 from cld_core.solutions import Solution
 
 
@@ -46,9 +50,13 @@ def follow(score: ScoreFunction, sde: Diffusion, solution: Solution, u: Tensor, 
         watcher.visit(t, u, number / passed)
         history.insert(0, rest(score, sde, u, t))
         del history[max(map(len, solution.weights)) :]
-        u = linear(transition, u)
+        u = apply(_tensor(transition), u)
         for weight, alpha in zip(weights, history, strict=False):
-            add(u, weight, alpha)
+            add(u, _tensor(weight), alpha)
     if not solution.denoise:
         watcher.visit(solution.eps, u, 1.0)
     return u
+
+
+def _tensor(matrix: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(matrix, dtype=torch.float64)

@@ -1,40 +1,49 @@
-"""The interface of a diffusion: its kernel, its prior, and what its reversal needs (docs/math.md section 2)."""
+"""A diffusion: its constants, its kernel, and what its reversal needs (docs/math.md sections 2 and 11)."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Generic
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core.sde.coefficients import apply, combine, spread
-from cld_core.sde.number import Number
-from cld_core.sde.rows import Rows, inverse, matmul, square, transposed
-from cld_core.sde.schedule import Schedule
+from .kernel import Entries, add_column, cholesky, inverse_of_lower, module_of, product, series, transposed
+from .matrices import apply, spread
+
+# That of images scaled to [-1, 1]: CIFAR-10 has 0.25. It only affects what samplers solve exactly or interpolate.
+TYPICAL_DATA_STD = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Law(Generic[Number]):
-    """A centred Gaussian law of the n halves, by its conditionals.
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """beta(t) on [0, 1], and its integral; ``t`` is a float, or a float64 tensor or array of any shape."""
 
-    The residual of a half is its difference from its mean given the halves before it:
-    r_i = u_i - sum over j < i of slopes[i][j] r_j. It has the precision ``precisions[i]``.
-    """
+    beta0: float
+    beta1: float
 
-    slopes: Rows[Number]  # strictly lower triangular: row i has i entries
-    precisions: tuple[Number, ...]  # (n,)
-    det: Number  # of the covariance
+    def beta(self, t: Any) -> Any:
+        return self.beta0 + self.beta1 * t
 
+    def rate(self, t: float | Tensor) -> float | Tensor:
+        """beta(t); a single float if it is the same at all times."""
+        rate: float | Tensor = self.beta(t) if self.beta1 else self.beta0
+        return rate
 
-@dataclass(frozen=True, slots=True)
-class Auxiliary:
-    """The Gaussian law of the halves u_1, ..., u_(n-1) at a time t, given x at time 0, without numerical_eps."""
+    def integral(self, t: Any) -> Any:
+        """B(t), the integral of beta from 0 to t."""
+        return t * (self.beta0 + 0.5 * self.beta1 * t) if self.beta1 else t * self.beta0
 
-    mean: tuple[float, ...]  # (n - 1,), factors of x
-    factor: Rows[float]  # (n - 1, n - 1), lower triangular
-    det: float  # of its covariance; 1 if n is 1
+    def between(self, start: float, end: float) -> float:
+        """B(end) - B(start), computed without the cancellation of that difference."""
+        return (end - start) * (self.beta0 + 0.5 * self.beta1 * (start + end))
+
+    def time(self, big_b: float) -> float:
+        """The t at which B(t) = ``big_b``; in a form that is also valid for beta1 = 0."""
+        return 2.0 * big_b / (self.beta0 + math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +53,14 @@ class Diffusion(ABC):
     ``u`` is (B, nC, ...): half 0 is the data x in the first C channels, the other halves follow. D is diagonal, and
     non-zero only in the scored halves, whose score s = grad log p_t is what networks learn.
 
-    Times are floats, or (B,) float64 tensors with one time per example. Coefficients have the same form, in float64.
-    "objective" is "hsm" (the other halves at time 0 are averaged over) or "dsm" (they are given).
+    Times are in (0, 1]: floats, or float64 tensors (...,), usually (B,) with one time per example. Matrices are float64
+    tensors (..., k, j), of a float (k, j). Every entry has a relative error of at most 1e-12, however small t is,
+    except near a time at which it changes sign. "objective" is "hsm" (the other halves at time 0 are averaged over) or
+    "dsm" (they are given).
 
-    A new diffusion defines the class variables and the abstract members. It may override others for a better or
-    faster form.
+    A diffusion is defined by the class variables and the abstract constants. It may override `moments` for a faster
+    form, and `_known` for another part of the score that samplers solve exactly. The prior has to be the stationary
+    law, and its halves independent.
     """
 
     n: ClassVar[int]
@@ -58,11 +70,6 @@ class Diffusion(ABC):
     beta1: float
     numerical_eps: float = 0.0  # added to the diagonal of the kernel's covariance
 
-    @property
-    def splittable(self) -> bool:
-        """Whether its dynamics can be split, as SSCS needs: whether it defines `reverse`."""
-        return type(self).reverse is not Diffusion.reverse
-
     @cached_property
     def schedule(self) -> Schedule:
         return Schedule(beta0=self.beta0, beta1=self.beta1)
@@ -71,18 +78,13 @@ class Diffusion(ABC):
 
     @property
     @abstractmethod
-    def A(self) -> Rows[float]:
+    def A(self) -> Entries:
         """(n, n), the drift per unit of beta."""
 
     @property
     @abstractmethod
     def D(self) -> tuple[float, ...]:
         """(m,), the squared diffusion coefficients of the scored halves per unit of beta."""
-
-    @property
-    @abstractmethod
-    def precision(self) -> tuple[float, ...]:
-        """(n,), inverse variances of the prior."""
 
     @property
     @abstractmethod
@@ -94,79 +96,217 @@ class Diffusion(ABC):
     def initial_std(self) -> tuple[float, ...]:
         """(n - 1,), standard deviations of the other halves at time 0, where they are independent of the data."""
 
-    # The kernel, entry by entry.
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The halves in the order in which `factor` is lower triangular: first those that are not scored."""
+        return tuple(range(self.n))
 
-    @abstractmethod
-    def mean(self, t: Number) -> Rows[Number]:
-        """Psi(B(t)), (n, n): the mean of u at t is Psi times u at time 0."""
-
-    @abstractmethod
-    def factor(self, t: Number, objective: str = "hsm") -> Rows[Number]:
-        """L, a factor of the covariance of u at t given the data, numerical_eps included.
-
-        Rows may leave out trailing zeros: they have n entries or fewer. The halves that are not scored come first, in
-        a lower triangle; among the scored halves, L may be lower or upper triangular.
-        """
-
-    @abstractmethod
-    def law(self, t: Number, *, data_var: float) -> Law[Number]:
-        """Exact law of u at t for centred Gaussian data of variance ``data_var``, without numerical_eps."""
-
-    @abstractmethod
-    def known_precision(self, t: Number) -> Rows[Number]:
-        """K, (m, m): -K times the scored halves is the part of the score that samplers solve exactly.
-
-        Choose the precision of the scored halves at t for data of about the right scale (for CLD's v, any scale). With
-        0, the whole score is interpolated. K is also the P of ``objective.mixed_score``, unless `mixed` is overridden.
-        """
-
-    def target(self, t: Number, objective: str = "hsm") -> Rows[Number]:
-        """E, (m, m), triangular: the regression target of the score is -E times the noise of the scored halves.
-
-        The score of the kernel is -L^-T e. L has zeros to the right of the halves that are not scored, L^-T below them:
-        E is its lower right block, the inverse transpose of that of L.
-        """
-        first = self.n - self.m
-        block = tuple(row[first:] for row in self.factor(t, objective)[first:])
-        return transposed(inverse(square(block)))
-
-    def mixed(self, t: Number, objective: str = "hsm") -> tuple[Rows[Number], Rows[Number], Rows[Number]]:
-        """E, P and E^-1 P, each (m, m), of a mixed score s = -E alpha - P u_S; P is K unless this is overridden."""
-        target, known = self.target(t, objective), self.known_precision(t)
-        return target, known, matmul(inverse(target), known)
-
-    def auxiliary(self, t: float) -> Auxiliary:
-        """Law of the halves other than x at time ``t`` > 0, given x at time 0."""
-        if self.n == 1:
-            return Auxiliary((), (), 1.0)
-        law = self.law(t, data_var=0.0)
-        unit = torch.eye(self.n, dtype=torch.float64)
-        for i, row in enumerate(law.slopes):
-            unit[i, :i] = torch.tensor(row, dtype=torch.float64)
-        scaled = unit / torch.tensor(law.precisions, dtype=torch.float64).sqrt()
-        factor = torch.linalg.cholesky((scaled @ scaled.T)[1:, 1:])
-        rows = tuple(tuple(row[: i + 1]) for i, row in enumerate(factor.tolist()))
-        det = math.prod(row[-1] ** 2 for row in rows)
-        return Auxiliary(tuple(row[0] for row in self.mean(t)[1:]), rows, det)
-
-    def reverse(self, big_d: float) -> tuple[Rows[float], Rows[float]]:
-        """Mean map (n, n) and lower triangular noise factor of the reverse process whose score is the prior's.
-
-        ``big_d`` is the increment of B over which the process runs back. Diffusions that are not splittable lack it.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no reverse process in closed form")
-
-    def diffusion2(self, t: Number) -> tuple[Number, ...]:
-        """(m,), squares of the diffusion coefficients at t, beta(t) D."""
-        beta = self.schedule.beta(t)
-        return tuple(d * beta for d in self.D)
+    @property
+    def precision(self) -> tuple[float, ...]:
+        """(n,), inverse variances of the prior."""
+        return tuple(1.0 / (std * std) for std in self.prior_std)
 
     @property
     def trace_weights(self) -> tuple[float, ...]:
         """(m,), D / D[-1]: weights of the scored halves in the trace that `flow_divergence` takes."""
         return tuple(d / self.D[-1] for d in self.D)
 
+    # The kernel.
+
+    def mean(self, t: float | Tensor) -> Tensor:
+        """Psi(B(t)), (..., n, n): the mean of u at t is Psi times u at time 0."""
+        return self._at(t, lambda big_b: [self._psi(big_b)])[0]
+
+    def factor(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
+        """L, (..., n, n): Sigma_t = L L^T is the covariance of u at t given the data, numerical_eps included.
+
+        The halves that are not scored come first, in a lower triangle. Among the scored halves, L may be lower or upper
+        triangular (`order`).
+        """
+        return self.kernel(t, objective)[1]
+
+    def kernel(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, Tensor]:
+        """`mean` and `factor`, computed together."""
+
+        def formula(big_b: Any) -> list[Any]:
+            moments = self.moments(big_b)
+            return [moments[0], _permuted(self._lower(moments, objective), self.order)]
+
+        mean, factor = self._at(t, formula)
+        return mean, factor
+
+    def target(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
+        """E, (..., m, m), triangular: the regression target of the score is -E times the noise of the scored halves.
+
+        The score of the kernel is -L^-T e. L has zeros to the right of the halves that are not scored, L^-T below them:
+        E is its lower right block, the inverse transpose of that of L.
+        """
+        return self._at(t, lambda big_b: [self._target(self._lower(self.moments(big_b), objective))])[0]
+
+    def mixed(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, Tensor, Tensor]:
+        """E, P and E^-1 P, each (..., m, m), of a mixed score s = -E alpha - P u_S."""
+        target, known, _, shift = self._at(t, lambda big_b: self._split(big_b, objective, self._mixed))
+        return target, known, shift
+
+    def known(self, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """E of HSM, K, E^-1 and E^-1 K, each (..., m, m): -K u_S is the part of the score that samplers solve exactly.
+
+        The rest of the score is -E alpha with alpha = -E^-1 s - (E^-1 K) u_S.
+        """
+        target, known, inverse, shift = self._at(t, lambda big_b: self._split(big_b, "hsm", self._known))
+        return target, known, inverse, shift
+
+    def known_precision(self, t: float | Tensor) -> Tensor:
+        """K, (..., m, m)."""
+        return self.known(t)[1]
+
+    def law(self, t: float | Tensor, *, data_std: float, numerical_eps: float = 0.0) -> Tensor:
+        """Lower triangular factor (..., n, n) of the covariance of u at t, for data N(0, data_std^2)."""
+
+        def formula(big_b: Any) -> list[Any]:
+            stds = (data_std, *self.initial_std)
+            return [self._factor(self.moments(big_b), stds, range(self.n), numerical_eps)]
+
+        return self._at(t, formula)[0]
+
+    def information(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """L^-1 (..., n, n), and L^-1 Psi_0 (..., n, 1): the factors of x_0 in L^-1 u, whose noise has variance 1."""
+
+        def formula(big_b: Any) -> list[Any]:
+            moments = self.moments(big_b)
+            whiten = _permuted(inverse_of_lower(self._lower(moments, "hsm")), self.order)
+            return [whiten, product(whiten, moments[0][:, :1])]
+
+        whiten, q = self._at(t, formula)
+        return whiten, q
+
+    def auxiliary(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The Gaussian law of the halves other than x at t > 0, given x at time 0, without numerical_eps.
+
+        Returns:
+            the factors of x in their means, (..., n - 1, 1), and the lower triangular factor of their covariance,
+            (..., n - 1, n - 1).
+        """
+
+        def formula(big_b: Any) -> list[Any]:
+            moments = self.moments(big_b)
+            return [moments[0][1:, :1], self._factor(moments, (0.0, *self.initial_std), range(1, self.n))]
+
+        mean, factor = self._at(t, formula)
+        return mean, factor
+
+    def reverse(self, big_d: float) -> tuple[Tensor, Tensor]:
+        """Mean map (n, n) and lower triangular noise factor of the reverse process whose score is the prior's.
+
+        That is the time reversal of the stationary process: a linear diffusion with the same noise and the drift
+        Sigma_inf A^T Sigma_inf^-1.
+
+        Args:
+            big_d: the increment of B over which the process runs back.
+        """
+        variances = [std * std for std in self.prior_std]
+        back = tuple(tuple(self.A[j][i] * (variances[i] / variances[j]) for j in range(self.n)) for i in range(self.n))
+        psi, noise = self._series(back)(np.array([big_d]))
+        return torch.from_numpy(psi[..., 0]), torch.from_numpy(cholesky(noise)[..., 0])
+
+    def moments(self, big_b: Any) -> tuple[Any, Any]:
+        """Psi and the covariance of the noise, Sigma_t for Sigma_0 = 0, (n, n, N) each, at B (N,): see `kernel`."""
+        return self._series(self.A)(big_b)
+
+    def _psi(self, big_b: Any) -> Any:
+        return self.moments(big_b)[0]
+
+    def _series(self, a: Entries) -> Callable[[Any], tuple[Any, Any]]:
+        noise = (0.0,) * (self.n - self.m) + tuple(self.D)
+        return series(a, noise, tuple(self.prior_std), self.schedule.integral(1.0))
+
+    def _at(self, t: float | Tensor, formula: Callable[[Any], Sequence[Any]]) -> list[Tensor]:
+        """The matrices (k, j, N) that ``formula`` computes at B (N,), each as (..., k, j).
+
+        Formulas are dozens of operations on a few hundred numbers. On the CPU, numpy takes half the time of torch.
+        """
+        if isinstance(t, Tensor) and (t.device.type != "cpu" or t.requires_grad):
+            found = formula(self.schedule.integral(t.double()).flatten())
+            return [matrix.movedim(-1, 0).unflatten(0, t.shape) for matrix in found]
+        times = np.asarray(t, dtype=np.float64)
+        with np.errstate(all="ignore"):  # as torch does
+            found = formula(self.schedule.integral(times.reshape(-1)))
+        tensors = [torch.from_numpy(matrix).movedim(-1, 0) for matrix in found]
+        return [matrix if times.ndim == 1 else matrix.reshape(*times.shape, *matrix.shape[1:]) for matrix in tensors]
+
+    def _factor(self, moments: tuple[Any, Any], stds: Sequence[float], halves: Sequence[int], eps: float = 0.0) -> Any:
+        """Lower factor of the covariance of ``halves``, for independent halves of ``stds`` (n,) at time 0.
+
+        Independent initial values are added to the factor of the noise one by one, so nothing cancels. Factorising the
+        sum of the covariances would lose half of the digits at t = 1e-12.
+        """
+        psi, noise = moments
+        psi, lower = _picked(psi, halves, range(self.n)), cholesky(_picked(noise, halves, halves))
+        for column, std in enumerate(stds):
+            if std:
+                add_column(lower, psi[:, column] * std)
+        for half in range(len(lower)) if eps else ():
+            unit = module_of(lower).zeros_like(lower[0])
+            unit[half] += math.sqrt(eps)
+            add_column(lower, unit, half)
+        return lower
+
+    def _lower(self, moments: tuple[Any, Any], objective: str) -> Any:
+        """L with rows and columns in the order in which it is lower triangular."""
+        others = self.initial_std if objective == "hsm" else (0.0,) * (self.n - 1)
+        return self._factor(moments, (0.0, *others), self.order, self.numerical_eps)
+
+    def _target(self, lower: Any) -> Any:
+        """E, from L of `_lower`."""
+        first = self.n - self.m
+        return transposed(self._in_place(inverse_of_lower(lower[first:, first:])))
+
+    def _in_place(self, scored: Any) -> Any:
+        """A matrix of the scored halves, with rows and columns as in u, from one in the order of `_lower`."""
+        first = self.n - self.m
+        return _permuted(scored, [half - first for half in self.order[first:]])
+
+    def _split(self, big_b: Any, objective: str, precision: Callable[[Any, Any], Any]) -> list[Any]:
+        """E, a ``precision`` of the scored halves, E^-1 and the product of these."""
+        moments = self.moments(big_b)
+        hsm = self._lower(moments, "hsm")
+        lower = hsm if objective == "hsm" else self._lower(moments, objective)
+        first = self.n - self.m
+        # E^-1 is the transpose of the scored block of L.
+        inverse, known = transposed(self._in_place(lower[first:, first:])), precision(moments[0], hsm)
+        return [self._target(lower), known, inverse, product(inverse, known)]
+
+    def _known(self, psi: Any, lower: Any) -> Any:
+        """K: the precision of the scored halves under HSM's kernel, for data of the usual scale if x is scored.
+
+        It has to be about right for data of any law (for CLD's v, it is for any scale). With 0, the whole score is
+        interpolated.
+        """
+        return self._precision(psi, lower, TYPICAL_DATA_STD if self.m == self.n else 0.0)
+
+    def _mixed(self, psi: Any, lower: Any) -> Any:
+        """P of a mixed score."""
+        return self._known(psi, lower)
+
+    def _precision(self, psi: Any, lower: Any, data_std: float) -> Any:
+        """Inverse covariance of the scored halves for Gaussian data, from Psi and HSM's L of `_lower`."""
+        first = self.n - self.m
+        block = 1.0 * lower[first:, first:]
+        for column in range(first):
+            add_column(block, 1.0 * lower[first:, column])
+        if data_std:
+            add_column(block, _picked(psi, self.order[first:], [0])[:, 0] * data_std)
+        inverse = self._in_place(inverse_of_lower(block))
+        return product(transposed(inverse), inverse)
+
     # Tensors.
+
+    def diffusion2(self, t: float | Tensor) -> Tensor:
+        """(..., m), squares of the diffusion coefficients at t, beta(t) D."""
+        beta = self.schedule.beta(t)
+        if isinstance(beta, Tensor):
+            return torch.stack([d * beta for d in self.D], dim=-1)
+        return torch.tensor([d * beta for d in self.D], dtype=torch.float64)
 
     def halves(self, u: Tensor) -> tuple[Tensor, ...]:
         """The n halves of u, views, each (B, C, ...)."""
@@ -183,11 +323,11 @@ class Diffusion(ABC):
 
     def flow(self, u: Tensor, score: Tensor, t: float | Tensor) -> Tensor:
         """Field du/dt of the probability flow, shaped as u; ``score`` is (B, mC, ...)."""
-        return self._with_score(u, score, t, 0.5)
+        return self._rates(u, score, 0.5).mul_(spread(self.schedule.rate(t), u))
 
     def euler_step(self, u: Tensor, score: Tensor, t: float, dt: float) -> Tensor:
         """Mean of one Euler-Maruyama step of the reverse process from t to t - dt; u is not changed."""
-        return u - dt * self._with_score(u, score, t, 1.0)
+        return torch.add(u, self._rates(u, score, 1.0), alpha=-dt * self.schedule.beta(t))
 
     def forward(self, u: Tensor, noise: Tensor, start: float, end: float) -> Tensor:
         """A draw of the forward process at ``end`` given u at ``start`` < ``end``; noise is normal, both (B, nC, ...).
@@ -195,26 +335,32 @@ class Diffusion(ABC):
         The process depends on t only through B(t), so this is the kernel with Sigma_0 = 0 at another time.
         """
         t = self.schedule.time(self.schedule.between(start, end))
-        return apply(square(self.mean(t)), u) + apply(square(self.factor(t, "dsm")), noise)
+        return apply(self.mean(t), u) + apply(self.factor(t, "dsm"), noise)
 
-    def _with_score(self, u: Tensor, score: Tensor, t: float | Tensor, strength: float) -> Tensor:
-        """beta A u, minus ``strength`` times beta D score in the scored halves."""
-        beta = spread(self.schedule.beta(t), u)
-        halves = self.halves(u)
-        rates = [combine(row, halves) for row in self.A]
-        for i, (d, s) in enumerate(zip(self.D, self.scored_halves(score), strict=True), start=self.n - self.m):
-            rates[i] = rates[i] - (strength * d) * s
-        return torch.cat([beta * rate for rate in rates], dim=1)
+    def _rates(self, u: Tensor, score: Tensor, strength: float) -> Tensor:
+        """A u, minus ``strength`` times D score in the scored halves: the drift per unit of beta."""
+        out, halves, scores = torch.empty_like(u), self.halves(u), self.scored_halves(score)
+        for i, target in enumerate(self.halves(out)):
+            terms = [(a, half) for a, half in zip(self.A[i], halves, strict=True) if a]
+            if i >= self.n - self.m:
+                number = i - (self.n - self.m)
+                terms.append((-strength * self.D[number], scores[number]))
+            (factor, part), *others = terms or [(0.0, u)]
+            torch.mul(part, factor, out=target)
+            for factor, part in others:
+                target.add_(part, alpha=factor)
+        return out
 
-    def flow_divergence(self, score_trace: Tensor, t: Number, dimensions: int) -> Tensor:
+    def flow_divergence(self, score_trace: Tensor, t: float | Tensor, dimensions: int) -> Tensor:
         """Divergence (B,) of the flow, from the weighted trace (B,) of the score's Jacobian or an estimate of it.
 
         The trace is the sum over the scored halves i of trace_weights[i] tr(ds_i/du_i). ``dimensions`` is that of x.
         """
         trace_of_a = sum(row[i] for i, row in enumerate(self.A))
-        return self.schedule.beta(t) * (trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace)
+        divergence: Tensor = self.schedule.beta(t) * (trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace)
+        return divergence
 
-    def probe_cross_term(self, probe: Tensor, t: Number) -> Tensor:
+    def probe_cross_term(self, probe: Tensor, t: float | Tensor) -> Tensor:
         """(B,): the drift's contribution e^T beta A e to the divergence for a probe e (B, nC, ...) of all halves.
 
         Its mean over probes comes from the diagonal of A, which `flow_divergence` computes exactly and which is left
@@ -235,7 +381,23 @@ class Diffusion(ABC):
 
     def prior_logp(self, u: Tensor) -> Tensor:
         """Log-density (B,), float64, nats, of the prior."""
-        halves = [half.flatten(1).double() for half in self.halves(u)]
-        square = combine(self.precision, [half.square().sum(1) for half in halves])
+        squares = [half.flatten(1).double().square().sum(1) for half in self.halves(u)]
+        total = sum(rate * square for rate, square in zip(self.precision, squares, strict=True))
         log_det = -math.log(math.prod(self.precision))
-        return -0.5 * (square + halves[0].shape[1] * (self.n * math.log(2.0 * math.pi) + log_det))
+        return -0.5 * (total + u[0].numel() // self.n * (self.n * math.log(2.0 * math.pi) + log_det))
+
+
+def _picked(matrix: Any, rows: Sequence[int], columns: Sequence[int]) -> Any:
+    """Some rows and columns of a matrix, without an index that would have to be copied to a GPU."""
+    if (list(rows), list(columns)) == (list(range(len(matrix))), list(range(len(matrix[0])))):
+        return matrix
+    if not rows:
+        return matrix[:0, : len(columns)]
+    stack = module_of(matrix).stack
+    return stack([stack([matrix[i, j] for j in columns]) for i in rows])
+
+
+def _permuted(lower: Any, order: Sequence[int]) -> Any:
+    """The matrix whose rows and columns ``order`` are those of ``lower``."""
+    place = sorted(range(len(order)), key=lambda i: order[i])
+    return _picked(lower, place, place)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cld_core.config.sde import HoldSpec
-from cld_core.sde.linear import LinearDiffusion
-from cld_core.sde.rows import Rows
+
+from .base import Diffusion
+from .kernel import Entries
 
 # In units of the mass. They make the eigenvalues of the drift equal, all -sqrt(3): the third-order critical damping.
 _COUPLING = 2.0 * math.sqrt(2.0)
@@ -14,7 +15,7 @@ _FRICTION = 3.0 * math.sqrt(3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HOLD(LinearDiffusion):
+class HOLD(Diffusion):
     """The diffusion of u = (x, v, a): data, velocity and acceleration. The score of a is learned.
 
     Noise enters a, which drives v, which drives x. At t = 0, v and a are independent, both of variance ``kappa`` M.
@@ -35,17 +36,13 @@ class HOLD(LinearDiffusion):
         return math.sqrt(self.m_inv)
 
     @property
-    def A(self) -> Rows[float]:
+    def A(self) -> Entries:
         g, xi = _COUPLING * self.omega, _FRICTION * self.omega
         return (0.0, self.m_inv, 0.0), (-1.0, 0.0, g), (0.0, -g, -xi)
 
     @property
     def D(self) -> tuple[float, ...]:
         return (2.0 * _FRICTION / self.omega,)
-
-    @property
-    def precision(self) -> tuple[float, ...]:
-        return 1.0, self.m_inv, self.m_inv
 
     @property
     def prior_std(self) -> tuple[float, ...]:

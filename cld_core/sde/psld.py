@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import Literal
 
 from cld_core.config.sde import PsldSpec
-from cld_core.sde.linear import LinearDiffusion
-from cld_core.sde.rows import Rows
+
+from .base import Diffusion
+from .kernel import Entries
 
 
 @dataclass(frozen=True, kw_only=True)
-class PSLD(LinearDiffusion):
+class PSLD(Diffusion):
     """The diffusion of u = (x, v), data and velocity, with friction and noise in both, critically damped.
 
     Both scores are learned. With ``friction`` 0 there is no noise in x, only the score of v is learned, and it is `CLD`
@@ -38,16 +39,12 @@ class PSLD(LinearDiffusion):
         return 0.25 * (self.friction - self.nu) ** 2
 
     @property
-    def A(self) -> Rows[float]:
+    def A(self) -> Entries:
         return (-0.5 * self.friction, 0.5 * self.m_inv), (-0.5, -0.5 * self.nu)
 
     @property
     def D(self) -> tuple[float, ...]:
         return (self.friction, self.nu / self.m_inv)[-self.m :]
-
-    @property
-    def precision(self) -> tuple[float, ...]:
-        return 1.0, self.m_inv
 
     @property
     def prior_std(self) -> tuple[float, ...]:

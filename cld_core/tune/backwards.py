@@ -10,7 +10,7 @@ the plane costs two passes, however many parameters there are, and no finite dif
 import torch
 from torch import Tensor
 
-from cld_core.samplers.halves import rest
+from cld_core.samplers.split import rest
 from cld_core.sde import Diffusion
 
 from .differences import Fitted, is_free, split
@@ -75,7 +75,7 @@ def _linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tup
 
 
 def _alpha(fitted: Fitted, u: Tensor, t: float) -> Tensor:
-    """`halves.rest`, which works in place, in a differentiable form: it is linear in s and u."""
+    """`split.rest`, which works in place, in a differentiable form: it is linear in s and u."""
     sde = fitted.sde
     by_score, by_u = _rest(sde, t)
     fitted.count(len(u))
@@ -86,7 +86,7 @@ def _alpha(fitted: Fitted, u: Tensor, t: float) -> Tensor:
 
 
 def _rest(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
-    """The matrices of `halves.rest`: of the score (m, m) and of u (m, n), from its images of unit vectors."""
+    """The matrices of `split.rest`: of the score (m, m) and of u (m, n), from its images of unit vectors."""
     units = torch.eye(sde.m + sde.n, dtype=torch.float64)
     score, u = units[:, : sde.m].contiguous(), units[:, sde.m :].contiguous()
     images = rest(lambda _, __: score, sde, u, t).T

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cld_core.samplers.halves import rest
+from cld_core.samplers.split import rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
@@ -32,7 +32,7 @@ class Fitted:
     count: Callable[[int], object] = lambda examples: None
 
     def alpha(self, u: Tensor, t: float) -> Tensor:
-        """`halves.rest` of u (B, nC, ...)."""
+        """`split.rest` of u (B, nC, ...)."""
         self.count(len(u))
         return torch.cat([rest(self.score, self.sde, part, t) for part in u.split(self.at_once)])
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cld_core.guidance import Guided
-from cld_core.samplers.halves import rest
+from cld_core.samplers.split import rest
 from cld_core.score import for_rows
 
 from .differences import Fitted
@@ -24,7 +24,7 @@ class Given(Fitted):
     points: int = 1
 
     def alpha(self, u: Tensor, t: float) -> Tensor:
-        """`halves.rest` of u (k points, nC, ...)."""
+        """`split.rest` of u (k points, nC, ...)."""
         rows = torch.arange(len(u), device=u.device) % self.points
         alphas = []
         for part, which in zip(u.split(self.at_once), rows.split(self.at_once), strict=True):

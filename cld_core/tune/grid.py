@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cld_core.sde.schedule import Schedule
+from cld_core.sde import Schedule
 
 # Times are spread in B(t)^(1/6), in which the recommended grid is uniform.
 _POWER = 6.0

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cld_core.samplers import exponential, grids
-from cld_core.samplers.halves import score_from_rest
+from cld_core.samplers.split import score_from_rest
 from cld_core.sde import Diffusion
 
 from .stages import CANDIDATES, SPACINGS, Settings
@@ -43,11 +43,9 @@ def of_exponential(sde: Diffusion, times: Sequence[float], settings: Settings, d
     transitions, weights = [], []
     correction = torch.zeros(0, sde.n, sde.m, dtype=torch.float64)
     for number, step in enumerate(steps):
-        transition = _tensor(step.transition)
-        predictor = _stack(step.predictor, sde)
-        transitions.append(transition)
-        weights.append(_sum(predictor, transition @ correction)[: number + 1])
-        correction = _stack(step.correction, sde)
+        transitions.append(step.transition)
+        weights.append(_sum(step.predictor, step.transition @ correction)[: number + 1])
+        correction = step.correction
     if denoise:
         transition, newest = _denoising(sde, times[-1])
         transitions.append(transition)
@@ -77,14 +75,6 @@ def _denoising(sde: Diffusion, eps: float) -> tuple[Tensor, Tensor]:
     u, alpha = units[:, : sde.n].contiguous(), units[:, sde.n :].contiguous()
     images = sde.euler_step(u, score_from_rest(alpha, sde, u, eps), eps, eps).T
     return images[:, : sde.n], images[:, sde.n :]
-
-
-def _tensor(matrix: Sequence[Sequence[float]]) -> Tensor:
-    return torch.tensor(matrix, dtype=torch.float64)
-
-
-def _stack(matrices: Sequence[Sequence[Sequence[float]]], sde: Diffusion) -> Tensor:
-    return torch.tensor(list(matrices), dtype=torch.float64).reshape(-1, sde.n, sde.m)
 
 
 def _sum(a: Tensor, b: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ NAMES = {
         "cld_core.conditioning.observation.Observation",
         "cld_core.conditioning.gradient.GradientGuidance",
         "cld_core.conditioning.replacement.Replacement",
-        "cld_core.conditioning.estimate.posterior_mean",
+        "cld_core.sde.estimate.posterior_mean",
     ),
     "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.listing.Run"),
     "Own data": ("cld_core.data.toy.toy",),

@@ -14,15 +14,13 @@ from cld_core.config.objective import ObjectiveSpec
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood
 from cld_core.loss import ScoreMatching
-from cld_core.precondition import preconditioning
 from cld_core.ranks import Ranks
-from cld_core.score import Score
+from cld_core.score import Score, preconditioning
 from cld_core.sde import CLD, VPSDE
-from cld_core.sde.coefficients import apply
-from cld_core.sde.rows import inverse
+from cld_core.sde.matrices import apply
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
-from tests.support.numeric import BothScored, ThirdOrder, covariance, dense
+from tests.support.numeric import BothScored, ThirdOrder, covariance
 from tests.support.paths import RECIPES
 
 STD = 0.3
@@ -76,13 +74,12 @@ def test_input_and_target_have_unit_variance_and_the_linear_part_is_the_best_one
     for t in (1e-3, 0.05, 0.4, 1.0):
         found = preconditioning(sde, t, STD)
         # u and the score of the kernel, as linear maps of x / std and the noise.
-        factor = dense(sde.factor(t))
-        mean = torch.tensor([[row[0]] for row in sde.mean(t)], dtype=torch.float64)
-        u = torch.cat([STD * mean, factor], dim=1)
+        factor = sde.factor(t)
+        u = torch.cat([STD * sde.mean(t)[:, :1], factor], dim=1)
         score = torch.zeros(sde.m, 1 + sde.n, dtype=torch.float64)
-        score[:, 1 + first :] = -dense(sde.target(t))
-        z = dense(found.whiten) @ u
-        target = torch.linalg.inv(dense(found.output)) @ (score + dense(found.precision) @ z[first:])
+        score[:, 1 + first :] = -sde.target(t)
+        z = found.whiten @ u
+        target = torch.linalg.inv(found.output) @ (score + found.precision @ z[first:])
         torch.testing.assert_close(z @ z.T, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
         ones = torch.ones(sde.m, dtype=torch.float64)
         torch.testing.assert_close((target @ target.T).diag(), ones, rtol=1e-6, atol=0)
@@ -91,7 +88,7 @@ def test_input_and_target_have_unit_variance_and_the_linear_part_is_the_best_one
 
 def test_the_whitened_covariance_is_that_of_matrix_exponentials():
     for sde in (BothScored(), ThirdOrder()):
-        whiten = dense(preconditioning(sde, 0.2, STD).whiten)
+        whiten = preconditioning(sde, 0.2, STD).whiten
         whole = whiten @ covariance(sde, 0.2, (STD, *sde.initial_std)) @ whiten.T
         torch.testing.assert_close(whole, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
 
@@ -103,7 +100,7 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     score, matching = Score(sde, objective, network(sde)), ScoreMatching(sde, objective)
     t, u = torch.linspace(0.05, 1.0, 6, dtype=torch.float64), numbers(6, 2 * sde.n)
     target = sde.target(t, name)
-    expected = -apply(inverse(target), score(u, t))
+    expected = -apply(torch.linalg.inv(target), score(u, t))
     torch.testing.assert_close(score.predicted_noise(u, t), expected, rtol=1e-9, atol=1e-9)
     draws = matching.draw(torch.Generator().manual_seed(0), 6, (2,))
     draws = replace(
@@ -111,7 +108,7 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     )
     x = numbers(6, 2, seed=1)
     error = score(matching.perturb(x, draws), t) + apply(target, sde.scored(draws.noise))
-    rates = [0.5 * rate for rate in sde.diffusion2(t)]
+    rates = (0.5 * sde.diffusion2(t)).unbind(1)
     squares = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
     torch.testing.assert_close(matching.per_sample(score, x, draws), squares, rtol=1e-8, atol=1e-8)
 
@@ -130,7 +127,7 @@ def test_numerical_eps_is_part_of_what_the_linear_part_knows():
     matching, n = ScoreMatching(sde, EXACT), 200_000
     draws = replace(matching.draw(torch.Generator().manual_seed(0), n, (1,)), t=torch.full((n,), 0.02).double())
     u = matching.perturb(STD * numbers(n, 1, seed=1).float(), draws)
-    z = u.double() @ dense(preconditioning(sde, 0.02, STD).whiten).T
+    z = u.double() @ preconditioning(sde, 0.02, STD).whiten.T
     torch.testing.assert_close(torch.cov(z.T), torch.eye(2, dtype=torch.float64), rtol=0, atol=5e-3 * 3)
 
 

@@ -62,7 +62,7 @@ def test_the_score_at_many_times_is_that_at_each(name):
 def test_predicted_noise_is_minus_the_score_over_ell():
     toy = parity.load("mlp_cld_mixed")
     u, t, score = toy.data["u"], toy.data["t"], toy.score()
-    ell = toy.sde.target(t)[0][0][:, None].float()
+    ell = toy.sde.target(t)[:, 0].float()
     torch.testing.assert_close(score.predicted_noise(u, t), -score(u, t) / ell, rtol=1e-4, atol=1e-6)
 
 
@@ -73,13 +73,9 @@ def test_perturbed_data_have_the_moments_of_the_kernel(sde, objective):
     draws = matching.draw(torch.Generator().manual_seed(0), n, (1,))
     draws = Draws(torch.full((n,), t, dtype=torch.float64), draws.noise, draws.initial)
     u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
-    mean = torch.tensor([row[0] for row in sde.mean(t)]) * 0.7
-    if isinstance(sde, CLD):
-        # Once v0 is drawn, DSM's marginal is HSM's kernel.
-        c = sde.covariance(t, "hsm")
-        covariance = torch.tensor([[c.xx, c.xv], [c.xv, c.vv]])
-    else:
-        covariance = torch.tensor([[sde.variance(t)]])
+    # Once v0 is drawn, DSM's marginal is HSM's kernel.
+    psi, factor = sde.kernel(t)
+    mean, covariance = psi[:, 0] * 0.7, factor @ factor.T
     torch.testing.assert_close(u.mean(0).float(), mean.float(), rtol=0, atol=5 / n**0.5)
     measured = torch.cov(u.T).reshape(covariance.shape)
     torch.testing.assert_close(measured.float(), covariance.float(), rtol=0.02, atol=2e-3)
@@ -133,7 +129,7 @@ def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
     draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
     matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws).mean().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
-    assert matching.weight(draws.t) == ((1.0,),)
+    assert torch.equal(matching.weight(draws.t), torch.ones(4, 1, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("mixed", [False, True])

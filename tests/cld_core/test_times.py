@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from cld_core.config.objective import ObjectiveSpec
-from cld_core.loss import ScoreMatching
+from cld_core.loss import Importance, ScoreMatching
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.times import Importance
 from tests.support.numeric import BothScored
 
 EPS = 1e-4
@@ -60,8 +59,7 @@ def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gai
     matching, n, d = ScoreMatching(sde, objective), 40_000, 2
     log_t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 * math.log(1e-5)
     weight, t = matching.weight(log_t.exp()), log_t.exp() * -math.log(1e-5) / (1 - 1e-5)
-    trace = sum(weight[i][i] for i in range(sde.m))
-    squares = sum(entry.square() for row in weight for entry in row)
+    trace, squares = weight.diagonal(dim1=1, dim2=2).sum(1), weight.square().sum((1, 2))
     mean = float((t * trace).mean()) * d
     # Of e^T W e for normal e in d dimensions.
     uniform = float((t * (2 * d * squares + (d * trace).square())).mean()) - mean**2

@@ -11,7 +11,7 @@ from torch import Tensor
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import SamplingSpec, SplittingSpec
 from cld_core.samplers import sample
-from cld_core.samplers.updates import evaluating
+from cld_core.samplers.splitting import evaluating
 from cld_core.sde import Diffusion
 
 

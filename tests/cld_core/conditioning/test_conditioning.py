@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from tests.support.numeric import BothScored, ThirdOrder, dense
+from tests.support.numeric import BothScored, ThirdOrder
 from tests.support.sampling import spec_of
 
 CLD_EXACT = CLD(numerical_eps=0.0)
@@ -44,7 +44,7 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
     given = law.given(matrix, y, sigma)
     guided = EXACT[name].conditioned(law.score(sde), sde, Observation.linear(matrix, y, sigma), None)
     for t in (0.01, 0.3, 1.0):
-        psi, factor = dense(sde.mean(t))[:, 0], dense(sde.factor(t))
+        psi, factor = sde.mean(t)[:, 0], sde.factor(t)
         covariance = torch.kron(torch.outer(psi, psi), given.covariance)
         covariance += torch.kron(factor @ factor.T, torch.eye(d).double())
         exact = -torch.linalg.solve(covariance, (u - torch.kron(psi, given.means[0])).T).T
@@ -108,8 +108,8 @@ def test_replaced_coordinates_have_the_kernel_of_all_halves(sde):
     u = numbers(n, 2 * sde.n)
     halves = torch.stack(sde.halves(replaced.replaced(u, t)), dim=1)
     assert torch.equal(halves[:, :, 1], torch.stack(sde.halves(u), dim=1)[:, :, 1])
-    known, factor = halves[:, :, 0], dense(sde.factor(t))
-    covariance, expected = factor @ factor.T, 0.7 * dense(sde.mean(t))[:, 0]
+    known, factor = halves[:, :, 0], sde.factor(t)
+    covariance, expected = factor @ factor.T, 0.7 * sde.mean(t)[:, 0]
     spread = covariance.diagonal().sqrt()
     scale = torch.outer(spread, spread)
     assert float(((known.mean(0) - expected) / spread).abs().max()) < 0.02
@@ -156,7 +156,7 @@ def score_of_dependent_halves(sde):
     """The exact score of N(0, DEPENDENT): given its first coordinate y, the second one is N(0.8 y, 0.09)."""
 
     def score(u, t):
-        psi, factor = dense(sde.mean(t))[:, 0], dense(sde.factor(t))
+        psi, factor = sde.mean(t)[:, 0], sde.factor(t)
         covariance = torch.kron(torch.outer(psi, psi), DEPENDENT)
         covariance += torch.kron(factor @ factor.T, torch.eye(2).double())
         return sde.scored(-torch.linalg.solve(covariance, u.double().T).T).to(u)

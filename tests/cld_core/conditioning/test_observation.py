@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from cld_core.conditioning import Observation, files
-from cld_core.conditioning.operators import Masked, Matrix, Pooled
+from cld_core.conditioning.observation import Masked, Matrix, Pooled
 from cld_core.errors import DataError, UsageError, WrongSourceError
 
 IMAGE = (3, 4, 4)

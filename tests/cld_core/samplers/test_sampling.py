@@ -9,9 +9,8 @@ from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.errors import RecipeError
-from cld_core.samplers import sample
+from cld_core.samplers import BLOCK, sample, stream
 from cld_core.samplers.grids import GRIDS, linear, quadratic
-from cld_core.samplers.noise import BLOCK, stream
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise

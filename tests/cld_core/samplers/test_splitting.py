@@ -10,7 +10,7 @@ from cld_core.analytic import diamond, gaussian
 from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.samplers import sample
-from cld_core.samplers.updates import Change, _relaxation, conjugate_steps, evaluating, splitting_steps
+from cld_core.samplers.splitting import Change, _relaxation, conjugate_steps, evaluating, splitting_steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from cld_core.sde.rows import inverse, matmul
 
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.config.eval import ElboSpec
@@ -15,8 +16,7 @@ from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
 from cld_core.score import Score
-from cld_core.sde.coefficients import apply
-from cld_core.sde.rows import inverse, matmul
+from cld_core.sde.matrices import apply
 from cld_core.seeds import SampleNoise
 from tests.support.affine import flow_covariance, output_covariance
 from tests.support.numeric import BothScored, ThirdOrder, check, covariance, drift

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cld_core.sde.rows import inverse, square
 
 from cld_core import sde as diffusions
 from cld_core.config import load
@@ -15,8 +16,7 @@ from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
 from cld_core.score import Score
 from cld_core.sde import CLD, PSLD
-from cld_core.sde.coefficients import apply
-from cld_core.sde.rows import inverse, square
+from cld_core.sde.matrices import apply
 from tests.support import parity
 from tests.support.numeric import check, drift
 from tests.support.paths import RECIPES

@@ -9,7 +9,7 @@ from cld_core import sde as diffusions
 from cld_core.config.sde import CldSpec, VpsdeSpec
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde import cld_kernel as kernel
-from cld_core.sde.coefficients import apply
+from cld_core.sde.matrices import apply
 from tests.support import parity
 from tests.support.numeric import check, drift
 
