@@ -52,20 +52,20 @@ multistep-order: exponential multistep: the order of convergence
   + weights(times[1 : min(order, 1) + 2])
   tests/cld_core/samplers/test_exponential.py
 sscs-halves: SSCS of order 2: the score acts over the whole step
-  - add(scored, whole.weight, alpha)
-  + add(scored, half.weight, alpha)
+  - scored.copy_(apply(whole, torch.cat([start, alpha]
+  + scored.copy_(apply(half, torch.cat([start, alpha]
   tests/cld_core/samplers/test_sampling.py
 eta: samplers with noise: the score is as strong as the noise needs
-  - 0.5 * (1.0 + eta * eta) * rate
-  + 0.5 * (1.0 + eta) * rate
+  - 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)
+  + 0.5 * (1.0 + eta) * sde.diffusion2(t)
   tests/cld_core/samplers/test_exponential.py tests/cld_core/samplers/test_gddim.py
 guidance: classifier-free guidance: 1 is the conditional score
   - free + self._spec.guidance * (given[rows] - free)
   + given[rows] + self._spec.guidance * (given[rows] - free)
   tests/cld_core/test_guidance.py
 hutchinson: likelihood: the trace is estimated without bias
-  - total = total + (probed * probe)
-  + total = total - (probed * probe)
+  - total = total + (sde.scored(product) * direction)
+  + total = total - (sde.scored(product) * direction)
   tests/cld_core/test_likelihood.py
 entropy: likelihood: the bound has the log-density of the velocities
   - return (self.log_joint - self.log_q).mean(1)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,14 +136,20 @@ def losses(runs: Path, name: str) -> list[float]:
 def kernel(sde: Any, objectives: Iterable[str]) -> Iterator[tuple[str, list[float]]]:
     """The coefficients of a diffusion at some times, by name."""
 
-    def numbers(rows: Any) -> list[float]:
-        return [number for row in rows for number in numbers(row)] if isinstance(rows, list | tuple) else [float(rows)]
+    def numbers(found: Any) -> list[float]:
+        return (
+            [number for one in found for number in numbers(one)]
+            if isinstance(found, tuple)
+            else found.flatten().tolist()
+        )
 
     for t in (1e-5, 1e-2, 0.3, 1.0):
         yield f"mean at {t:g}", numbers(sde.mean(t))
         for objective in objectives:
-            for what, rows in (("factor", sde.factor), ("target", sde.target), ("mixed score", sde.mixed)):
-                yield f"{what} of {objective} at {t:g}", numbers(rows(t, objective))
+            lower = sde.factor(t, objective).numpy()[np.tril_indices(sde.n)]
+            yield f"factor of {objective} at {t:g}", lower.tolist()
+            for what, found in (("target", sde.target), ("mixed score", sde.mixed)):
+                yield f"{what} of {objective} at {t:g}", numbers(found(t, objective))
 
 
 def sampled(model: Any, name: str, samplers: Iterable[str], n: int) -> Entries:

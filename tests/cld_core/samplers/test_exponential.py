@@ -181,8 +181,8 @@ def test_order_zero_for_vpsde_is_ddim():
     spec = spec_of("exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
     ours = sample(score, VP, spec, GivenNoise(u), (2,)).x
     for t, t_next in pairwise(linear(12, 1e-3)):
-        sigma, sigma_next = VP.variance(t) ** 0.5, VP.variance(t_next) ** 0.5
-        ratio = VP.mean(t_next)[0][0] / VP.mean(t)[0][0]
+        sigma, sigma_next = float(VP.factor(t)), float(VP.factor(t_next))
+        ratio = float(VP.mean(t_next) / VP.mean(t))
         u = ratio * u + (sigma_next - sigma * ratio) * (-sigma * score(u, t))
     torch.testing.assert_close(ours, u, rtol=1e-10, atol=1e-12)
 
@@ -201,7 +201,7 @@ def test_coefficients_solve_the_split_equation(sde):
             basis = lagrange(sde, points, torch.tensor([t], dtype=torch.float64))[:, 0]
             alpha = float(basis @ torch.arange(1.0, len(points) + 1, dtype=torch.float64))
             v = sde.scored(u)
-            return sde.flow(u, -sde.known_precision(t)[0][0] * v - sde.target(t)[0][0] * alpha, t).flatten().numpy()
+            return sde.flow(u, -sde.known_precision(t) * v - sde.target(t) * alpha, t).flatten().numpy()
 
         span, start = (times[i], times[i + 1]), np.linspace(1.0, 0.5, n)
         expected = solve_ivp(field, span, start, rtol=1e-11, atol=1e-13, method="DOP853").y[:, -1]
@@ -220,7 +220,7 @@ def test_quadrature_is_exact_for_a_known_equation():
     assert float(first.whole) == pytest.approx(math.exp(1 - 1 / 0.4), rel=1e-13)
     assert float(second.whole) == pytest.approx(math.exp(1 / 0.4 - 1 / 0.02), rel=1e-9)
     # f(tau) = Phi(tau, 0.4) makes the integrand Phi(0.4, tau) f(tau) = 1 over the first step.
-    assert float(first.integral(torch.exp(1 / 0.4 - 1 / first.times)[:, None])) == pytest.approx(-0.6, rel=1e-12)
+    assert float(first.integral(torch.exp(1 / 0.4 - 1 / first.times)[:, None, None])) == pytest.approx(-0.6, rel=1e-12)
 
 
 @pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
@@ -230,10 +230,10 @@ def test_noise_of_a_step_has_the_covariance_of_its_equation(sde):
 
     def field(t, flat):
         a = drift(sde, eye, t).T.numpy().copy()
-        a[-1, -1] += 0.5 * (1 + eta**2) * sde.diffusion2(t)[0] * sde.known_precision(t)[0][0]
+        a[-1, -1] += 0.5 * (1 + eta**2) * float(sde.diffusion2(t) * sde.known_precision(t))
         c = flat.reshape(n, n)
         change = a @ c + c @ a.T
-        change[-1, -1] -= eta**2 * sde.diffusion2(t)[0]
+        change[-1, -1] -= eta**2 * float(sde.diffusion2(t))
         return change.flatten()
 
     times = (1.0, 0.6, 0.2)

@@ -99,7 +99,7 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
 @pytest.mark.parametrize("sde", [CONSTANT, BOTH, THIRD], ids=["cld", "psld", "hold"])
 def test_the_relaxation_keeps_the_prior(sde):
     update = _relaxation(sde, 0.7, 1.0)
-    matrix, prior = torch.tensor(update.matrix), torch.diag(torch.tensor(sde.prior_std).square())
+    matrix, prior = update.matrix, torch.diag(torch.tensor(sde.prior_std).square())
     after = matrix @ prior @ matrix.T
     after[sde.n - sde.m :, sde.n - sde.m :] += torch.diag(torch.tensor(update.noise).square())
     torch.testing.assert_close(after, prior)
@@ -119,7 +119,7 @@ def test_lambda_multiplies_the_transition_by_what_euler_makes_of_its_exponential
     plain, shifted = (conjugate_steps(RISING, (1.0, 0.5), Change(strength=s, matrix="identity")) for s in (0.0, 0.4))
     big_d = RISING.schedule.between(0.5, 1.0)
     factor = (1.0 - 0.4 * big_d) * math.exp(0.4 * big_d)
-    torch.testing.assert_close(torch.tensor(shifted[0][0].matrix), factor * torch.tensor(plain[0][0].matrix))
+    torch.testing.assert_close(shifted[0][0].matrix, factor * plain[0][0].matrix)
 
 
 def test_splitting_changes_nothing_where_all_halves_take_one_score_and_no_other_half():

@@ -4,10 +4,8 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
-from cld_core.sde.rows import inverse, matmul
 
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.config.eval import ElboSpec
@@ -19,7 +17,7 @@ from cld_core.score import Score
 from cld_core.sde.matrices import apply
 from cld_core.seeds import SampleNoise
 from tests.support.affine import flow_covariance, output_covariance
-from tests.support.numeric import BothScored, ThirdOrder, check, covariance, drift
+from tests.support.numeric import BothScored, ThirdOrder, check, drift
 from tests.support.sampling import spec_of
 
 SHAPES = pytest.mark.parametrize("sde", [BothScored(), ThirdOrder()], ids=["n=2, m=2", "n=3, m=1"])
@@ -40,7 +38,7 @@ class AlphaOfExactScore(torch.nn.Module):
     def forward(self, u, t):
         target, known, _ = self.sde.mixed(t, self.objective.name)
         rest = self.exact(u, t) + (apply(known, self.sde.scored(u)) if self.objective.mixed_score else 0.0)
-        return -apply(inverse(target), rest)
+        return -apply(torch.linalg.inv(target), rest)
 
 
 @SHAPES
@@ -67,17 +65,13 @@ def test_score_and_divergence_are_derivatives_of_the_log_density(sde):
 def test_the_target_is_the_score_of_the_kernel(sde):
     """-E e_S against -Sigma^-1 L e."""
     for objective in ("hsm", "dsm"):
-        lower = torch.zeros(sde.n, sde.n, dtype=torch.float64)
-        for i, row in enumerate(sde.factor(0.2, objective)):
-            lower[i, : i + 1] = torch.tensor(row, dtype=torch.float64)
+        lower = sde.factor(0.2, objective)
         first = sde.n - sde.m
         expected = torch.linalg.inv(lower).T[first:]
         assert float(expected[:, :first].abs().sum()) < 1e-12, (
             "the noise of halves that are not scored has no part in it"
         )
-        ours = torch.tensor(sde.target(0.2, objective), dtype=torch.float64)
-        torch.testing.assert_close(ours, expected[:, first:], rtol=1e-10, atol=1e-10)
-        np.testing.assert_allclose(matmul(inverse(sde.target(0.2)), sde.target(0.2)), np.eye(sde.m), atol=1e-12)
+        torch.testing.assert_close(sde.target(0.2, objective), expected[:, first:], rtol=1e-10, atol=1e-10)
 
 
 @SHAPES
@@ -89,11 +83,11 @@ def test_perturbed_data_have_the_moments_of_the_law(sde, name):
     assert (draws.initial is None) == (name == "hsm")
     draws = replace(draws, t=torch.full((n,), 0.1, dtype=torch.float64))
     u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
-    mean = torch.tensor([row[0] for row in sde.mean(0.1)], dtype=torch.float64) * 0.7
+    mean = sde.mean(0.1)[:, 0] * 0.7
     torch.testing.assert_close(u.mean(0), mean, rtol=0, atol=5 / n**0.5)
     # Once the initial halves are drawn, DSM's marginal is HSM's kernel.
-    factor = [[*row, *[0.0] * (sde.n - len(row))] for row in sde.factor(0.1)]
-    expected = torch.tensor(factor, dtype=torch.float64) @ torch.tensor(factor, dtype=torch.float64).T
+    factor = sde.factor(0.1)
+    expected = factor @ factor.T
     torch.testing.assert_close(torch.cov(u.T), expected, rtol=0.02, atol=3e-3)
 
 
@@ -109,10 +103,10 @@ def test_scores_and_losses(sde, mixed):
         u = matching.perturb(x, draws)
         exact, target = LAW.score(sde)(u, t), sde.target(t)
         torch.testing.assert_close(score(u, t), exact, rtol=1e-9, atol=1e-9)
-        predicted = -apply(inverse(target), exact)
+        predicted = -apply(torch.linalg.inv(target), exact)
         torch.testing.assert_close(score.predicted_noise(u, t), predicted, rtol=1e-9, atol=1e-9)
         error = predicted - e if weighting != "likelihood" else exact + apply(target, e)
-        rates = [torch.ones(6)] * sde.m if weighting == "reweightedv2" else [0.5 * g for g in sde.diffusion2(t)]
+        rates = [torch.ones(6)] * sde.m if weighting == "reweightedv2" else (0.5 * sde.diffusion2(t)).unbind(1)
         expected = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
         torch.testing.assert_close(matching.per_sample(score, x, draws), expected, rtol=1e-8, atol=1e-8)
 
@@ -121,9 +115,7 @@ def test_scores_and_losses(sde, mixed):
 def test_the_generic_tensors_agree_with_each_other(sde):
     u, s = numbers(4, 2 * sde.n), numbers(4, 2 * sde.m, seed=1)
     pull = torch.zeros_like(u)
-    sde.scored(pull).copy_(
-        apply(tuple(tuple(g if i == j else 0.0 for j in range(sde.m)) for i, g in enumerate(sde.diffusion2(0.3))), s)
-    )
+    sde.scored(pull).copy_(apply(torch.diag(sde.diffusion2(0.3)), s))
     torch.testing.assert_close(sde.flow(u, s, 0.3), drift(sde, u, 0.3) - 0.5 * pull)
     torch.testing.assert_close(sde.euler_step(u, s, 0.3, 0.1), u - 0.1 * (drift(sde, u, 0.3) - pull))
     normal = torch.distributions.Normal(0.0, torch.tensor(sde.prior_std).repeat_interleave(2).double())
@@ -139,10 +131,9 @@ def ends():
 
 @SHAPES
 def test_the_flow_ends_in_the_exact_law(sde, ends):
-    law = sde.law(0.1, data_var=0.25)
-    # The variance of x is the first pivot. The prior is not quite the law at t = 1.
-    assert float(ends[sde][0, 0]) == pytest.approx(1.0 / law.precisions[0], abs=2e-3)
-    assert float(torch.linalg.det(ends[sde])) == pytest.approx(law.det, rel=2e-2)
+    law = sde.law(0.1, data_std=0.5)
+    # The prior is not quite the law at t = 1.
+    torch.testing.assert_close(ends[sde], law @ law.T, rtol=0, atol=3e-3)
 
 
 @SHAPES
@@ -195,18 +186,6 @@ def test_the_bound_is_tight_on_gaussian_data(sde):
     torch.testing.assert_close(result.elbo, law.log_density(x), rtol=0, atol=2e-2)
     # Tight for each draw, so that all draws agree.
     assert float((result.log_joint - result.log_q).std(1).max()) < 3e-2
-
-
-@SHAPES
-def test_the_auxiliary_law_is_that_of_the_kernel(sde):
-    law, t = sde.auxiliary(0.05), 0.05
-    full = covariance(sde, t, (0.0, *sde.initial_std))[1:, 1:]
-    factor = torch.zeros(sde.n - 1, sde.n - 1, dtype=torch.float64)
-    for i, row in enumerate(law.factor):
-        factor[i, : i + 1] = torch.tensor(row, dtype=torch.float64)
-    torch.testing.assert_close(factor @ factor.T, full, rtol=1e-9, atol=1e-12)
-    assert law.det == pytest.approx(float(torch.linalg.det(full)), rel=1e-9)
-    assert law.mean == tuple(row[0] for row in sde.mean(t)[1:])
 
 
 @SHAPES
