@@ -94,7 +94,7 @@ def sample(
     u = sde.prior(noise.normal((channels * sde.n, *rest)).to(device))
 
     def draws(count: int, halves: int) -> Iterator[Tensor]:
-        return _stream(noise, (channels * halves, *rest), count, device)
+        return stream(noise, (channels * halves, *rest), count, device)
 
     watched = () if watcher is None else (watcher,)
     fitted = {"solution": solution} if spec.needs_solution else {}
@@ -105,7 +105,7 @@ def sample(
     return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)
 
 
-def _stream(noise: Noise, shape: tuple[int, ...], steps: int, device: torch.device | str) -> Iterator[Tensor]:
+def stream(noise: Noise, shape: tuple[int, ...], steps: int, device: torch.device | str) -> Iterator[Tensor]:
     """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves many steps."""
     at_once = max(1, BLOCK // math.prod(shape))
     for first in range(0, steps, at_once):

@@ -37,8 +37,8 @@ def test_the_score_of_all_halves_follows_from_that_of_the_scored_ones(sde):
     for t in (0.05, 0.3, 1.0):
         u = torch.randn(5, sde.n, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         exact = torch.autograd.grad(law.score(sde).log_density(u, t).sum(), u)[0]
-        found = whole_score(sde, t)
-        whole = u.detach() @ found.of_u.T + sde.scored(exact) @ found.of_score.T
+        of_u, of_score = whole_score(sde, t)
+        whole = u.detach() @ of_u.T + sde.scored(exact) @ of_score.T
         torch.testing.assert_close(whole, exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
 
 
