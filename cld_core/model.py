@@ -21,8 +21,7 @@ from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
 from .config.arguments import Method, SamplingKeys, sampling_spec, whole_number
 from .config.sampling import SamplingSpec
-from .data.described import DescribedSource, describe
-from .data.source import Source, classes_of, source
+from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .nets import fit
 from .nets import precision as precisions

@@ -1,81 +1,91 @@
-"""Builds a data set on disk from a plan, unit by unit; it can be resumed after each, and is complete or absent.
+"""Makes a data set on disk from a plan, part by part; it can be resumed after each, and is complete or absent.
 
-A unit is what is read and written at once: a shard, a batch file, some hundred pictures. After a unit, its images and
-its entry in DIR.partial/progress.json are on disk. A later attempt keeps the leading units that are unchanged in its
-source and continues after them. At the end the folder is renamed to DIR.
+A part is what is read and written at once: a shard, a batch file, some hundred pictures. The images are appended to
+DIR.partial/images.npy; when those of a part are on the disk, it is added to DIR.partial/progress.json. A later attempt
+keeps the leading parts that are unchanged in their source, cuts off what lies behind them, and continues there. At the
+end the folder is renamed to DIR.
 """
 
+import contextlib
 import errno
+import fcntl
+import io
+import itertools
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import IO
 
-import lmdb
+import numpy as np
 
-from cld_core.data.lmdb_store import LmdbWriter
-from cld_core.data.store import (
-    CHANNELS,
-    PROGRESS,
-    SPLITS,
-    Checksum,
-    Manifest,
-    Split,
-    SplitInfo,
-    lmdb_path,
-    partial_path,
-    read_manifest,
-    write_manifest,
-)
 from cld_core.errors import DataError, WrongSourceError
-from cld_core.run.atomic import sync_folder
+from cld_core.run.atomic import replacing, sync_folder, write_json
+from cld_core.small_files import parse_json, read_bytes
 from cld_core.texts import one_line
 
-from . import image_labels, unfinished
-from .unfinished import Done
+from .store import (
+    ABOUT,
+    CHANNELS,
+    IMAGES,
+    LABELS,
+    PROGRESS,
+    About,
+    Split,
+    SplitInfo,
+    digest,
+    partial_path,
+    read_about,
+)
 
+LOCK = "lock"
 _SECONDS_BETWEEN_REPORTS = 0.1
 # The place is the trouble, not the disk.
 _WRONG_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
-    """A part of the source: ``read()`` yields images as raw RGB bytes, ``fingerprint`` changes when the part does.
+class Part:
+    """A part of the source.
 
-    ``labels()`` are the indices of their classes, in the same order, if the plan has classes.
+    Attributes:
+        fingerprint: changes when the part does.
+        read: yields its images, uint8 of shape (n, 3, size, size), any number at a time.
+        labels: the classes of its images, in the same order, if the plan has classes.
     """
 
+    split: Split
     name: str
     fingerprint: str
-    read: Callable[[], Iterable[bytes]]
-    labels: Callable[[], Sequence[int]] = tuple
+    read: Callable[[], Iterable[np.ndarray]]
+    labels: Sequence[int] = ()
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        return (self.split, self.name, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to build: the units of each split, and in ``expect`` the number of images that they must give.
+    """What to make: the parts, first those for training, and the number of images that each split must have.
 
-    ``classes`` names the classes of the images; empty if they have no labels.
+    Attributes:
+        expect: by split; a split that is missing may have any number.
+        classes: the names of the classes of the images; empty if they have no labels.
     """
 
     name: str
     size: int
     source: str
-    units: Mapping[Split, Sequence[Unit]]
+    parts: Sequence[Part]
     expect: Mapping[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """Digest of the source's units, by which a second preparation sees whether there is anything to do."""
-        checksum = Checksum()
-        for split in SPLITS:
-            for unit in self.units.get(split, ()):
-                checksum.add("\x1f".join((split, unit.name, unit.fingerprint)).encode())
-        return checksum.state
+        """Digest of the source's parts, by which a second preparation sees whether there is anything to do."""
+        return digest("\x1f".join(itertools.chain.from_iterable(part.identity for part in self.parts)).encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +93,9 @@ class Progress:
     """The progress of a preparation; ``images`` and ``expected`` count all splits, ``expected`` is None if unknown."""
 
     split: str
-    unit: str
-    units_done: int
-    units: int
+    part: str
+    parts_done: int
+    parts: int
     images: int
     expected: int | None
 
@@ -93,73 +103,56 @@ class Progress:
 ProgressCallback = Callable[[Progress], None]
 
 
-def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> Manifest:
-    """Make the data set ``out``, unless it exists, and return its manifest.
+@dataclass(frozen=True)
+class _Done:
+    """A part whose images are on the disk."""
+
+    identity: tuple[str, ...]
+    images: int
+
+
+def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> About:
+    """Make the data set ``out``, unless it exists, and return what it is.
 
     Raises:
-        DataError: the source is damaged or short. Finished units are kept.
+        DataError: the source is damaged or short. Finished parts are kept.
         WrongSourceError: ``out`` is something else, or cannot be made.
     """
-    digest = plan.digest()
-    done_before = _already_there(plan, out, digest)
-    if done_before is not None:
-        return done_before
+    about = _already_there(plan, out)
+    if about is not None:
+        return about
     partial = partial_path(out)
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        unfinished.require_own(partial)
+        lock = (partial / LOCK).open("ab")
     except OSError as error:
         kind = WrongSourceError if error.errno in _WRONG_PLACE else DataError
         raise kind(f"{partial} cannot be created: {error.strerror}. Choose another --out.") from error
-    with unfinished.sole_writer(partial):
+    with lock:
+        _require_sole_writer(lock, partial)
+        job = _Job(plan, partial, progress)
         try:
-            return _build(plan, digest, partial, out, progress)
-        except BaseException:
-            unfinished.remove_if_useless(partial)
-            raise
-
-
-def _build(plan: Plan, digest: str, partial: Path, out: Path, progress: ProgressCallback | None) -> Manifest:
-    job = _Job(plan, partial, progress)
-    try:
-        splits: dict[str, SplitInfo] = {split: job.build_split(split) for split in SPLITS if split in plan.units}
-        manifest = Manifest(name=plan.name, size=plan.size, splits=splits, source=plan.source, source_digest=digest)
-        write_manifest(partial, _with_labels(plan, partial, manifest))
-        os.replace(partial, out)
-        sync_folder(out.parent)
-    except (DataError, lmdb.Error, OSError) as error:
-        raise DataError(f"{one_line(error, 1000).rstrip('.')}. {job.what_is_kept()}") from error
-    for leftover in (PROGRESS, unfinished.LOCK):
+            about = job.run()
+            os.replace(partial, out)
+            sync_folder(out.parent)
+        except (DataError, OSError) as error:
+            raise DataError(f"{one_line(error, 1000).rstrip('.')}. {job.what_is_kept()}") from error
+        finally:
+            # Without a finished part there is nothing to continue.
+            if not job.done:
+                _remove(partial)
+    for leftover in (PROGRESS, LOCK):
         (out / leftover).unlink(missing_ok=True)
-    made = read_manifest(out)
-    assert made is not None, "the manifest has just been written"
-    return made
+    return about
 
 
-def _with_labels(plan: Plan, root: Path, manifest: Manifest) -> Manifest:
-    """The manifest after the labels of all splits are written, if the plan has classes.
-
-    Raises:
-        DataError: there is not one for each image.
-    """
-    if not plan.classes:
-        return manifest
-    splits = {}
-    for split, info in manifest.splits.items():
-        labels = [label for unit in plan.units[cast(Split, split)] for label in unit.labels()]
-        if len(labels) != info.count:
-            raise DataError(f"{plan.source} has {len(labels)} labels for {info.count} images of {split}.")
-        splits[split] = replace(info, labels=image_labels.write(root, split, labels))
-    return replace(manifest, splits=splits, classes=plan.classes)
-
-
-def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
-    manifest = read_manifest(out)
-    if manifest is not None:
-        if (manifest.name, manifest.size, manifest.source_digest) == (plan.name, plan.size, digest):
-            return manifest
+def _already_there(plan: Plan, out: Path) -> About | None:
+    about = read_about(out)
+    if about is not None:
+        if (about.name, about.size, about.source_digest) == (plan.name, plan.size, plan.digest()):
+            return about
         raise WrongSourceError(
-            f"{out} already holds {manifest.name} at {manifest.size}x{manifest.size}, made from {manifest.source}. "
+            f"{out} already holds {about.name} at {about.size}x{about.size}, made from {about.source}. "
             "Remove that folder or choose another --out."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -167,105 +160,158 @@ def _already_there(plan: Plan, out: Path, digest: str) -> Manifest | None:
     return None
 
 
+def _require_sole_writer(lock: IO[bytes], partial: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        text = f"Another process is writing {partial}. Wait until it ends, then run this command again."
+        raise DataError(text) from error
+    except OSError:
+        pass  # A file system without locks: then the user must start one at a time.
+
+
+def _remove(partial: Path) -> None:
+    """Remove the folder; with files in it that are not of a preparation, those stay, and the folder with them."""
+    with contextlib.suppress(OSError):
+        for name in (IMAGES, LABELS, ABOUT, PROGRESS, LOCK):
+            (partial / name).unlink(missing_ok=True)
+        partial.rmdir()
+
+
 class _Job:
     def __init__(self, plan: Plan, partial: Path, callback: ProgressCallback | None) -> None:
         self.plan = plan
-        self.partial = partial
-        self.done = self._load()
+        self._images_file = partial / IMAGES
+        self._partial = partial
+        self._shape = (CHANNELS, plan.size, plan.size)
+        self._row_bytes = CHANNELS * plan.size * plan.size
         self._callback = callback
         self._reported = float("-inf")
-        known = all(split in plan.expect for split in plan.units)
-        self._expected = sum(plan.expect[split] for split in plan.units) if known else None
-        self._units = sum(len(units) for units in plan.units.values())
+        splits = {part.split for part in plan.parts}
+        self._expected = sum(plan.expect[split] for split in splits) if splits <= set(plan.expect) else None
+        self.done = self._kept()
 
-    def _load(self) -> dict[Split, list[Done]]:
-        """The leading units that are finished and unchanged in the source."""
-        before = unfinished.read(self.partial, self.plan.size)
-        kept: dict[Split, list[Done]] = {split: [] for split in self.plan.units}
-        for split, units in self.plan.units.items():
-            for unit, done in zip(units, before.get(split, ()), strict=False):
-                if (unit.name, unit.fingerprint) != (done.name, done.fingerprint):
-                    break
-                kept[split].append(done)
-        return kept
-
-    def _save(self) -> None:
-        unfinished.write(self.partial, self.plan.size, self.done)
+    @property
+    def _count(self) -> int:
+        return sum(done.images for done in self.done)
 
     def what_is_kept(self) -> str:
-        images = sum(unit.images for units in self.done.values() for unit in units)
-        units = sum(len(units) for units in self.done.values())
-        if not units:
+        if not self.done:
             return "0 images were finished, so nothing is kept. Fix that and run the same command again."
         return (
-            f"The finished part is kept in {self.partial}: {images} images, {units} of {self._units} pieces. "
-            "Fix the source and run the same command again to continue from there."
+            f"The finished part is kept in {self._partial}: {self._count} images, {len(self.done)} of "
+            f"{len(self.plan.parts)} pieces. Fix the source and run the same command again to continue from there."
         )
 
-    def build_split(self, split: Split) -> SplitInfo:
-        done = self.done[split]
-        path = lmdb_path(self.partial, split)
-        if not done:
-            (path / "data.mdb").unlink(missing_ok=True)
-        with LmdbWriter(path) as writer:
-            for unit in self.plan.units[split][len(done) :]:
-                self._build_unit(split, unit, writer)
-            count = sum(unit.images for unit in done)
-            self._check_count(split, count)
-            writer.cut(count)
-            entries = writer.close()
-        if entries != count:
-            raise DataError(f"{path} has {entries} entries, not {count}. Remove {self.partial} and start again.")
-        return SplitInfo(
-            count=count,
-            file_bytes=os.path.getsize(path / "data.mdb"),
-            checksum=done[-1].checksum if done else "",
+    def run(self) -> About:
+        header = _npy_header(0, self._shape)
+        with open(self._images_file, "r+b" if self.done else "w+b") as file:
+            file.write(header)
+            file.truncate(len(header) + self._count * self._row_bytes)
+            file.seek(0, os.SEEK_END)
+            for part in self.plan.parts[len(self.done) :]:
+                self._append(part, file)
+            splits = self._splits()
+            file.seek(0)
+            file.write(_npy_header(self._count, self._shape))
+            file.flush()
+            os.fsync(file.fileno())
+        about = About(
+            name=self.plan.name,
+            size=self.plan.size,
+            splits=splits,
+            bytes=self._images_file.stat().st_size,
+            classes=self.plan.classes,
+            labels=self._write_labels() if self.plan.classes else "",
+            source=self.plan.source,
+            source_digest=self.plan.digest(),
         )
+        about.write(self._partial)
+        return about
 
-    def _build_unit(self, split: Split, unit: Unit, writer: LmdbWriter) -> None:
-        done = self.done[split]
-        checksum = Checksum(done[-1].checksum if done else "")
-        length = self.plan.size * self.plan.size * CHANNELS
-        images: list[bytes] = []
-        for image in unit.read():
-            if len(image) != length:
-                size = self.plan.size
-                raise DataError(f"{unit.name}: an image has {len(image)} bytes, not {size} x {size} x 3 = {length}.")
-            checksum.add(image)
-            images.append(image)
-            self._report(split, unit, len(images))
-        writer.put(sum(unit.images for unit in done), images)
-        done.append(Done(name=unit.name, fingerprint=unit.fingerprint, images=len(images), checksum=checksum.state))
-        try:
-            self._save()
-        except BaseException:
-            done.pop()  # Not on the disk, so not kept.
-            raise
-        self._report(split, unit, 0, now=True)
+    def _kept(self) -> list[_Done]:
+        """The leading parts that are finished and unchanged in the source."""
+        kept: list[_Done] = []
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            content = parse_json(read_bytes(self._partial / PROGRESS))
+            before = [_Done(tuple(entry["identity"]), int(entry["images"])) for entry in content["done"]]
+            there = self._images_file.stat().st_size - len(_npy_header(0, self._shape))
+            for part, done in zip(self.plan.parts, before, strict=False):
+                there -= done.images * self._row_bytes
+                if content["size"] != self.plan.size or part.identity != done.identity or there < 0:
+                    break
+                kept.append(done)
+        return kept
 
-    def _report(self, split: Split, unit: Unit, images: int, *, now: bool = False) -> None:
+    def _append(self, part: Part, file: IO[bytes]) -> None:
+        images = 0
+        for some in part.read():
+            if some.dtype != np.uint8 or some.shape[1:] != self._shape:
+                text = f"{part.name} has images of {some.dtype} and shape {some.shape[1:]}"
+                raise DataError(f"{text}, not uint8 of shape {self._shape}.")
+            file.write(np.ascontiguousarray(some).data)
+            images += len(some)
+            self._report(part, images)
+        if self.plan.classes and len(part.labels) != images:
+            raise DataError(f"{part.name} has {len(part.labels)} labels for {images} images.")
+        file.flush()
+        os.fsync(file.fileno())
+        done = [*self.done, _Done(part.identity, images)]
+        write_json(self._partial / PROGRESS, {"size": self.plan.size, "done": [asdict(entry) for entry in done]})
+        self.done = done
+        self._report(part, 0, now=True)
+
+    def _report(self, part: Part, images: int, *, now: bool = False) -> None:
         if self._callback is None or (not now and time.monotonic() < self._reported + _SECONDS_BETWEEN_REPORTS):
             return
         self._reported = time.monotonic()
-        finished = [unit for units in self.done.values() for unit in units]
         self._callback(
             Progress(
-                split=split,
-                unit=unit.name,
-                units_done=len(finished),
-                units=self._units,
-                images=sum(unit.images for unit in finished) + images,
+                split=part.split,
+                part=part.name,
+                parts_done=len(self.done),
+                parts=len(self.plan.parts),
+                images=self._count + images,
                 expected=self._expected,
             )
         )
 
-    def _check_count(self, split: Split, count: int) -> None:
+    def _splits(self) -> dict[str, SplitInfo]:
+        """The number and the digest of the images of each split, read back from the disk."""
+        counts = {}
+        for split in dict.fromkeys(part.split for part in self.plan.parts):
+            done = [entry for entry in self.done if entry.identity[0] == split]
+            counts[split] = sum(entry.images for entry in done)
+            self._check_count(split, counts[split], done)
+        offset = len(_npy_header(0, self._shape))
+        images = np.memmap(self._images_file, np.uint8, "r", offset, (self._count, *self._shape))
+        ends = itertools.accumulate(counts.values())
+        return {
+            split: SplitInfo(count=counts[split], digest=digest(images[end - counts[split] : end]))
+            for split, end in zip(counts, ends, strict=True)
+        }
+
+    def _check_count(self, split: Split, count: int, parts: Sequence[_Done]) -> None:
         if not count:
             raise DataError(f"{self.plan.source} has no images for {split}.")
         expected = self.plan.expect.get(split, count)
         if count == expected:
             return
-        usual, _ = Counter(unit.images for unit in self.done[split]).most_common(1)[0]
-        odd = [f"{unit.name} ({unit.images})" for unit in self.done[split] if unit.images != usual]
+        usual, _ = Counter(part.images for part in parts).most_common(1)[0]
+        odd = [f"{part.identity[1]} ({part.images})" for part in parts if part.images != usual]
         named = f" Most pieces have {usual}, but not {', '.join(odd[:5])}." if odd else ""
         raise DataError(f"{split} has {count} images, but {expected} are expected.{named}")
+
+    def _write_labels(self) -> str:
+        labels = np.concatenate([np.asarray(part.labels, np.int64) for part in self.plan.parts])
+        with replacing(self._partial / LABELS) as file:
+            np.save(file, labels, allow_pickle=False)
+        return digest(labels)
+
+
+def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
+    """The beginning of a file of uint8 of shape (count, *shape); its length does not depend on the count."""
+    header = io.BytesIO()
+    about = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+    np.lib.format.write_array_header_1_0(header, about)
+    return header.getvalue()

@@ -11,7 +11,7 @@ from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
 from cld_core.digests import checksum
 from cld_core.run.same_data import IMAGES, MEANS, PLUGIN, POINTS
 
-from . import presence, toy
+from . import store, toy
 
 # Points of a density that are noted one by one; and how many more, of which the means of GROUP are: a density that
 # differs in few of its points, as by the weight of a part, differs in some of the means.
@@ -28,7 +28,7 @@ def of(spec: DataSpec) -> Mapping[str, str]:
         DataError: there are no such data, or the plug-in cannot be imported.
     """
     if isinstance(spec, ImageDataSpec):
-        return {IMAGES: presence.fingerprint(spec, "train")}
+        return {IMAGES: store.fingerprint(spec, "train")}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
     about = _drawn(toy.get(spec.name, spec.plugin))
     if spec.plugin is not None and spec.plugin.endswith(".py"):

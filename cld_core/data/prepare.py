@@ -1,16 +1,19 @@
-"""`cldctl data prepare`: from a download to the on-disk form (cld_core.data.store)."""
+"""`cldctl data prepare` and `cldctl data verify`: from a download to the form on disk (cld_core.data.store)."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.variants import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.imports import resolve
 
-from . import cifar10, image_labels, lmdb_store, presence, store
+from . import cifar10, store
 from .build import Plan, Progress, ProgressCallback, build
-from .store import Checksum, Manifest, lmdb_path
+from .store import About
 
 __all__ = ["Progress", "names", "prepare", "verify"]
 
@@ -32,23 +35,23 @@ def prepare(
     expect: Mapping[str, int] | None = None,
     download: bool = False,
     progress: ProgressCallback | None = None,
-) -> Manifest:
+) -> About:
     """Make the data set ``out`` from ``source``: continue an earlier attempt, and do nothing if it is complete.
 
     Args:
         name: one of `names`.
         source: for cifar10 the official archive or its folder, for celebahq256 GLOW's TFRecords in a folder or a
-            .tar, for folder a folder or a zip file of pictures.
+            .tar, or a folder of published LMDB files, for folder a folder or a zip file of pictures.
         size: height and width in pixels; required for a folder, fixed for the others.
         split: share of a folder's pictures kept for validation (`cld_core.data.folder`).
         expect: number of images that each split must have; None: as published; {}: any number.
         download: fetch CIFAR-10's archive first, with torchvision: into the folder ``source``, or as that file.
-        progress: called a few times per second and after every unit.
+        progress: called a few times per second and after every part.
 
     Raises:
         UsageError: the name or an option does not fit.
         WrongSourceError: the source is missing or something else, or so is ``out``.
-        DataError: the source is damaged or short. Finished units are kept, and the message says where.
+        DataError: the source is damaged or short. Finished parts are kept, and the message says where.
     """
     if name not in names():
         guess = did_you_mean(name, names())
@@ -57,7 +60,7 @@ def prepare(
     if download:
         if name != "cifar10":
             raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
-        source = _download_cifar10(_folder_to_fill(source))
+        source = cifar10.download(source)
     return build(_plan(name, source, size, split, expect), out, progress)
 
 
@@ -76,68 +79,34 @@ def _plan(name: str, source: Path, size: int | None, split: float | None, expect
     return plan(source, expect=expect)
 
 
-def _folder_to_fill(source: Path) -> Path:
-    """The folder to download the archive into: ``source`` is that folder, or the archive in it."""
-    if source.name == cifar10.ARCHIVE and not source.is_dir():
-        return source.parent
-    if source.is_file() or source.name.endswith((".tar.gz", ".tgz")):
-        raise UsageError(
-            f"--download puts {cifar10.ARCHIVE} into the folder --source. {source} is a file: pass a folder."
-        )
-    return source
-
-
-def _download_cifar10(folder: Path) -> Path:
-    """Fetch the archive into ``folder``, unless it is there and complete, and return its path."""
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import download_url
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        download_url(CIFAR10.url, str(folder), cifar10.ARCHIVE, CIFAR10.tgz_md5)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{cifar10.ARCHIVE} could not be downloaded into {folder}: {error}. Fetch it by hand from "
-            f"{CIFAR10.url} and pass its path as --source."
-        ) from error
-    return folder / cifar10.ARCHIVE
-
-
-def verify(path: str | Path, progress: Callable[[int, int], None] | None = None) -> Manifest:
-    """Read every image of the prepared data set ``path`` and compare counts and checksums with its manifest.
+def verify(path: str | Path, progress: Callable[[int, int], None] | None = None) -> About:
+    """Read every image of the prepared data set ``path`` and compare it with what was prepared.
 
     Args:
         progress: called with the number of images read and the total.
 
     Raises:
-        WrongSourceError: there is no manifest.
-        DataError: the images do not match it.
+        WrongSourceError: there is no prepared data set.
+        DataError: the images are others.
     """
     root = Path(path)
-    manifest = store.read_manifest(root)
-    if manifest is None:
-        raise WrongSourceError(f"{root} has no {store.MANIFEST}: {store.prepare_hint('NAME', root)}")
-    # Reading beyond the end of a mapped file would kill this process.
-    problem = presence.cut(root, manifest)
-    if problem is not None:
-        raise DataError(f"{problem}. It was copied incompletely or changed; copy or prepare it again.")
-    total = sum(info.count for info in manifest.splits.values())
-    read = 0
-    for split, info in manifest.splits.items():
-        reader = lmdb_store.LmdbReader(lmdb_path(root, split))
-        checksum = Checksum()
-        for first in range(0, info.count, _VERIFY_AT_ONCE):
-            indices = range(first, min(first + _VERIFY_AT_ONCE, info.count))
-            for image in reader.read(indices, manifest.image_bytes):
-                checksum.add(image.tobytes())
-            read += len(indices)
+    about = store.read_about(root)
+    if about is None:
+        raise WrongSourceError(f"{root} has no {store.ABOUT}: {store.prepare_hint('NAME', root)}")
+    store.find(root, about.name)
+    images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
+    for split, info in about.splits.items():
+        rows, found = about.rows(split), hashlib.blake2b(digest_size=16)
+        for first in range(rows.start, rows.stop, _VERIFY_AT_ONCE):
+            last = min(first + _VERIFY_AT_ONCE, rows.stop)
+            found.update(images[first:last])
             if progress is not None:
-                progress(read, total)
-        if reader.entries != info.count or checksum.state != info.checksum:
+                progress(last, about.shape[0])
+        if found.hexdigest() != info.digest:
             raise DataError(
                 f"The {split} images in {root} are not those that were prepared. Remove {root} and prepare it again: "
-                f"{store.prepare_hint(manifest.name, root)}"
+                f"{store.prepare_hint(about.name, root)}"
             )
-        if manifest.classes:
-            image_labels.read(root, split, manifest)
-    return manifest
+        if about.classes:
+            store.read_labels(root, about, split)
+    return about

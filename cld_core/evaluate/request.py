@@ -12,7 +12,7 @@ from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec,
 from cld_core.config.objective import ObjectiveSpec
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.variants import SECTIONS
-from cld_core.data import presence
+from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder, changes
@@ -223,7 +223,7 @@ def _points(recipe: Recipe, key: str) -> int:
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples
-    present = presence.count(recipe.data, "validation")
+    present = store.count(recipe.data, "validation")
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
         text = f"is {wanted}, but {recipe.data.path} has {present} test images"

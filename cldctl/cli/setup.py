@@ -157,8 +157,9 @@ def prepare(
 ) -> None:
     """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
-    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar.
-    folder: from any folder or zip of pictures, which are scaled and cut to squares. Folders in it are classes.
+    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar, or
+    from published LMDB files. folder: from any folder or zip of pictures, which are scaled and cut to squares. Folders
+    in it are classes.
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
@@ -168,29 +169,26 @@ def prepare(
 
         def show(reached: "Reached") -> None:
             working.phase(f"{name}: {reached.split}")
-            working.at(reached.images, reached.expected, f"images {reached.unit}")
+            working.at(reached.images, reached.expected, f"images {reached.part}")
 
         expect: dict[str, int] | None = {} if any_count else None
-        manifest = prepare(
-            name, source, output, progress=show, size=size, split=split, expect=expect, download=download
-        )
-    counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
-    classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
-    err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}{classes}")
+        about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect, download=download)
+    counts = ", ".join(f"{info.count:,} {split}" for split, info in about.splits.items())
+    classes = f" in {len(about.classes)} classes" if about.classes else ""
+    err.print(f"{about.name}: {counts} images of {about.size}x{about.size}{classes}")
     out.print(str(output), no_wrap=True)
 
 
 def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
-    """Read every image of a prepared data set and compare counts and checksums with its manifest.
+    """Read every image of a prepared data set and compare it with what was prepared.
 
     Example: cldctl data verify data/cifar10
     """
     from cld_core.data.prepare import verify
 
     with Working(f"verifying {path.name}") as working:
-        manifest = verify(path, lambda read, total: working.at(read, total, "images"))
-    total = sum(info.count for info in manifest.splits.values())
-    out.print(f"{path}: {total:,} images are as they were prepared", no_wrap=True)
+        about = verify(path, lambda read, total: working.at(read, total, "images"))
+    out.print(f"{path}: {about.shape[0]:,} images are as they were prepared", no_wrap=True)
 
 
 def stats(

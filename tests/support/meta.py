@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cld_core import seeds
-from cld_core.data.stream import ImageStream
+from cld_core.data.image_source import ImageStream
 from cld_core.loss import ScoreMatching
 
 
@@ -56,7 +56,7 @@ def in_place_of_a_gpu() -> Iterator[NoBlockingCopies]:
         # A GPU has generators of its own, and pinned memory.
         "cld_core.seeds.generator": lambda *parts, device="cpu": generator(*parts),
         "cld_core.loss.ScoreMatching.draw": copies.exempt(ScoreMatching.draw),
-        "cld_core.data.stream.ImageStream.__next__": copies.exempt(ImageStream.__next__),
+        "cld_core.data.image_source.ImageStream.__next__": copies.exempt(ImageStream.__next__),
         "torch.optim.optimizer._get_fused_kernels_supported_devices": lambda: ["meta", "cpu"],
         "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["meta"],
         "torch.autocast": lambda *_, **__: contextlib.nullcontext(),
