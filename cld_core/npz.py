@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cld_core.small_files import opened
-from cld_core.texts import one_line
+from cld_core.files import opened
+from cld_core.sanitize import one_line
 
 
 class DamagedError(ValueError):

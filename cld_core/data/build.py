@@ -15,16 +15,16 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from cld_core.codec import find_record, to_plain
 from cld_core.errors import DataError, WrongSourceError
-from cld_core.run.atomic import replacing, sync_folder, write_json
-from cld_core.small_files import parse_json, read_bytes
-from cld_core.texts import one_line
+from cld_core.files import replacing, sync_folder, write_json
+from cld_core.sanitize import one_line
 
 from .store import (
     ABOUT,
@@ -109,6 +109,14 @@ class _Done:
 
     identity: tuple[str, ...]
     images: int
+
+
+@dataclass(frozen=True)
+class _AllDone:
+    """The finished parts of a preparation, and the size of its images in pixels."""
+
+    size: int
+    parts: tuple[_Done, ...]
 
 
 def build(plan: Plan, out: Path, progress: ProgressCallback | None = None) -> About:
@@ -232,15 +240,17 @@ class _Job:
     def _kept(self) -> list[_Done]:
         """The leading parts that are finished and unchanged in the source."""
         kept: list[_Done] = []
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
-            content = parse_json(read_bytes(self._partial / PROGRESS))
-            before = [_Done(tuple(entry["identity"]), int(entry["images"])) for entry in content["done"]]
+        before = find_record(_AllDone, self._partial / PROGRESS)
+        if before is None or before.size != self.plan.size:
+            return kept
+        with contextlib.suppress(OSError):
             there = self._images_file.stat().st_size - len(_npy_header(0, self._shape))
-            for part, done in zip(self.plan.parts, before, strict=False):
-                there -= done.images * self._row_bytes
-                if content["size"] != self.plan.size or part.identity != done.identity or there < 0:
+            for part, done in zip(self.plan.parts, before.parts, strict=False):
+                size = done.images * self._row_bytes
+                if part.identity != done.identity or not 0 <= size <= there:
                     break
                 kept.append(done)
+                there -= size
         return kept
 
     def _append(self, part: Part, file: IO[bytes]) -> None:
@@ -257,7 +267,7 @@ class _Job:
         file.flush()
         os.fsync(file.fileno())
         done = [*self.done, _Done(part.identity, images)]
-        write_json(self._partial / PROGRESS, {"size": self.plan.size, "done": [asdict(entry) for entry in done]})
+        write_json(self._partial / PROGRESS, to_plain(_AllDone(self.plan.size, tuple(done))))
         self.done = done
         self._report(part, 0, now=True)
 
@@ -276,7 +286,7 @@ class _Job:
             )
         )
 
-    def _splits(self) -> dict[str, SplitInfo]:
+    def _splits(self) -> dict[Split, SplitInfo]:
         """The number and the digest of the images of each split, read back from the disk."""
         counts = {}
         for split in dict.fromkeys(part.split for part in self.plan.parts):

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cld_core.errors import DataError, UsageError, WrongSourceError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .build import Part, Plan
 from .lmdb_images import LmdbReader, published

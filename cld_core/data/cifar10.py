@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cld_core.errors import DataError, UsageError, WrongSourceError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .build import Part, Plan
 from .store import CHANNELS, Split

@@ -24,8 +24,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cld_core.classes import LONGEST_NAME, MOST
 from cld_core.errors import DataError, UsageError, WrongSourceError
+from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
-from cld_core.texts import has_control, one_line
 
 from .build import Part, Plan
 from .store import SPLITS, Split

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import DataError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .lmdb_images import LmdbReader, published
 from .store import ABOUT, CHANNELS, IMAGES, About, digest, find, prepare_hint

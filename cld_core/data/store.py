@@ -11,16 +11,16 @@ prepared it is called DIR.partial, so a folder DIR is always complete.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.classes import Classes
+from cld_core.codec import from_plain, to_plain
 from cld_core.config.data import DataSpec, ImageDataSpec
 from cld_core.errors import DataError
-from cld_core.run.atomic import write_json
-from cld_core.small_files import parse_json, read_bytes
-from cld_core.texts import one_line
+from cld_core.files import parse_json, read_bytes, write_json
+from cld_core.sanitize import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,13 +58,22 @@ class About:
 
     name: str
     size: int
-    splits: Mapping[str, SplitInfo]
+    splits: Mapping[Split, SplitInfo]
     bytes: int
     classes: tuple[str, ...] = ()
     labels: str = ""
     source: str = ""
     source_digest: str = ""
-    format: str = field(default=FORMAT)
+    format: str = FORMAT
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: it cannot be that of a data set."""
+        if not self.splits or not set(self.splits) <= set(SPLITS):
+            raise ValueError(f"its splits are not among {', '.join(SPLITS)}")
+        if min(self.size, self.bytes, *(info.count for info in self.splits.values())) < 1:
+            raise ValueError("a number in it is below 1")
+        if self.classes:
+            Classes(self.classes, (1.0,) * len(self.classes))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -77,14 +86,16 @@ class About:
         Raises:
             DataError: there is no such split.
         """
-        if split not in self.splits:
-            raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
-        before = SPLITS[: SPLITS.index(split)]  # type: ignore[arg-type]
-        first = sum(self.splits[earlier].count for earlier in before if earlier in self.splits)
-        return slice(first, first + self.splits[split].count)
+        first = 0
+        for name in SPLITS:
+            count = self.splits[name].count if name in self.splits else 0
+            if name == split and count:
+                return slice(first, first + count)
+            first += count
+        raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
 
     def write(self, root: Path) -> None:
-        write_json(root / ABOUT, asdict(self))
+        write_json(root / ABOUT, to_plain(self))
 
 
 def digest(content: Any) -> str:
@@ -113,34 +124,18 @@ def read_about(root: Path) -> About | None:
     path = root / ABOUT
     try:
         content = parse_json(read_bytes(path, follow=True))
-        form = content.get("format")
+        form = content.get("format") if isinstance(content, dict) else FORMAT
         if form == FORMAT:
-            return _parsed(content)
+            return from_plain(About, content)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         text = f"{path} does not describe a prepared data set ({one_line(error)})"
         raise DataError(f"{text}. Remove {root} and prepare the data again.") from error
     raise DataError(
         f"{path} has the format {one_line(repr(form), 40)}; this version reads {FORMAT!r}. "
         "Prepare the data again, into another folder."
     )
-
-
-def _parsed(content: dict[str, Any]) -> About:
-    splits = {name: SplitInfo(**info) for name, info in content.pop("splits").items()}
-    about = About(splits=splits, classes=tuple(content.pop("classes")), **content)
-    numbers = (about.size, about.bytes, *(info.count for info in splits.values()))
-    texts = (about.name, about.labels, about.source, about.source_digest, *(info.digest for info in splits.values()))
-    if not splits or not set(splits) <= set(SPLITS):
-        raise ValueError(f"it needs splits, among {', '.join(SPLITS)}")
-    if not all(type(number) is int and number > 0 for number in numbers):
-        raise ValueError("a number in it is not one")
-    if not all(isinstance(text, str) and text.isprintable() for text in texts):
-        raise ValueError("a text in it is not one")
-    if about.classes:
-        Classes.parsed({"names": about.classes, "weights": [1] * len(about.classes)})
-    return about
 
 
 def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> About | None:

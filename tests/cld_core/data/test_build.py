@@ -160,7 +160,7 @@ def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damag
         progress.write_text("{")
     else:
         content = json.loads(progress.read_text())
-        content["done"][0]["images"] = "many"
+        content["parts"][0]["images"] = "many"
         progress.write_text(json.dumps(content))
     assert build(plan(), out) == whole
 
