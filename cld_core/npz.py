@@ -38,6 +38,7 @@ class Arrays:
             return array
 
     def _outline(self, name: str) -> Outline:
+        assert self._archive.zip is not None, "the file is open"
         with self._archive.zip.open(f"{name}.npy") as member:
             version = np.lib.format.read_magic(member)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

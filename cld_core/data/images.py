@@ -13,7 +13,7 @@ from cld_core.errors import DataError
 from cld_core.sanitize import one_line
 
 from .lmdb_images import LmdbReader, published
-from .store import ABOUT, CHANNELS, IMAGES, About, digest, find, prepare_hint
+from .store import ABOUT, CHANNELS, IMAGES, About, Split, digest, find, prepare_hint
 
 Cache = Literal["auto", "memory", "disk"]
 
@@ -145,7 +145,7 @@ def _mirror(images: Tensor, flips: Tensor) -> Tensor:
 
 def open_images(
     path: str | Path,
-    split: str,
+    split: Split,
     *,
     name: str = "folder",
     size: int | None = None,

@@ -10,8 +10,8 @@ import numpy as np
 
 from cld_core.errors import DataError
 
-from .store import CHANNELS
-
+# Red, green, blue.
+_CHANNELS = 3
 # LMDB may leave pages that it freed at once unwritten at the end of a sound file.
 _UNWRITTEN_PAGES = 16
 _AGAIN = "Copy or prepare it again."
@@ -55,8 +55,8 @@ class LmdbReader:
         if self.file_bytes < expected:
             raise DataError(f"{path} is cut short: {self.file_bytes} bytes of about {expected}. {_AGAIN}")
         length = self._length(0)
-        self.size = math.isqrt(length // CHANNELS)
-        if not self.size or CHANNELS * self.size**2 != length:
+        self.size = math.isqrt(length // _CHANNELS)
+        if not self.size or _CHANNELS * self.size**2 != length:
             raise DataError(f"{path} has values of {length} bytes under '0', which are not square raw RGB images.")
         if self._length(self.n - 1) != length:
             last = self._length(self.n - 1)
@@ -72,7 +72,7 @@ class LmdbReader:
         Raises:
             DataError: an index is missing, or its value has another length.
         """
-        raw = np.empty((len(indices), self.size, self.size, CHANNELS), dtype=np.uint8)
+        raw = np.empty((len(indices), self.size, self.size, _CHANNELS), dtype=np.uint8)
         try:
             with self._env.begin(buffers=True) as transaction:
                 for row, index in enumerate(indices):

@@ -1,6 +1,7 @@
 """The image recipes on generated images in their own format, for one process."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def image_folder(folder: Path, size: int, counts: Mapping[Split, int] = _COUNTS,
         for seed, (split, count) in enumerate(counts.items())
     }
     parts = [
-        Part(split=split, name="all", fingerprint=str(len(some)), read=lambda some=some: [some])
+        Part(split=split, name="all", fingerprint=str(len(some)), read=partial(list, (some,)))
         for split, some in images.items()
     ]
     build(Plan(name=name, size=size, source="generated", parts=parts), folder)
