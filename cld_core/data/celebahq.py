@@ -19,12 +19,12 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .build import Part, Plan
 from .lmdb_images import LmdbReader, published
+from .prepare import Part, Plan
 from .store import CHANNELS, SPLITS, Split
 
 OFFICIAL_COUNTS = {"train": 27_000, "validation": 3_000}
-_SHARD = re.compile(r"(?P<split>train|validation)-r(?P<log>\d\d)-s-(?P<index>\d{4})-of-(?P<shards>\d{4})\.tfrecords$")
+_SHARD = re.compile(r".*-s-(?P<index>\d{4})-of-(?P<shards>\d{4})\.tfrecords$")
 _LMDB_AT_ONCE = 250
 
 
@@ -83,8 +83,7 @@ def _of_lmdb(reader: LmdbReader, indices: range) -> Iterator[np.ndarray]:
 def _shard_parts(source: Path, size: int) -> list[Part]:
     log = size.bit_length() - 1
     shards = _list(source)
-    by_split = {split: _numbered(shards, split, log) for split in SPLITS}
-    _refuse_missing(by_split, source, log)
+    by_split = {split: _complete(shards, split, log, source) for split in SPLITS}
     try:
         import tfrecord  # noqa: F401
     except ImportError as error:
@@ -98,7 +97,7 @@ def _shard_parts(source: Path, size: int) -> list[Part]:
             read=partial(_of_shard, shard, size),
         )
         for split in SPLITS
-        for shard in by_split[split].values()
+        for shard in by_split[split]
     ]
 
 
@@ -124,9 +123,7 @@ def _list(source: Path) -> list[_Shard]:
     if source.is_dir():
         # Neither broken links nor pipes.
         paths = [path for path in sorted(source.rglob("*.tfrecords")) if path.is_file()]
-        return [
-            _Shard(path.name, path.stat().st_size, lambda path=path: contextlib.nullcontext(path)) for path in paths
-        ]
+        return [_Shard(path.name, path.stat().st_size, partial(contextlib.nullcontext[Path], path)) for path in paths]
     if not source.is_file():
         raise WrongSourceError(f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source.")
     members: list[tarfile.TarInfo] | None = None
@@ -154,34 +151,28 @@ def _unpacked(source: Path, member: tarfile.TarInfo) -> Iterator[Path]:
         yield Path(folder, "shard")
 
 
-def _numbered(shards: list[_Shard], split: Split, log: int) -> dict[tuple[int, int], _Shard]:
-    """The shards of a split by (index, total number), in order."""
-    numbered = {}
+def _complete(shards: list[_Shard], split: Split, log: int, source: Path) -> list[_Shard]:
+    """The shards of a split in order.
+
+    Raises:
+        DataError: some are missing; WrongSourceError: all are.
+    """
+    prefix = f"{split}-r{log:02d}-s-"
+    numbered, total = {}, 0
     for shard in shards:
         match = _SHARD.match(shard.name)
-        if match and match["split"] == split and int(match["log"]) == log:
-            numbered[int(match["index"]), int(match["shards"])] = shard
-    return dict(sorted(numbered.items()))
-
-
-def _refuse_missing(by_split: Mapping[Split, Mapping[tuple[int, int], _Shard]], source: Path, log: int) -> None:
-    for split, shards in by_split.items():
-        if not shards:
-            raise (DataError if any(by_split.values()) else WrongSourceError)(
-                f"{source} has no shards named {split}-r{log:02d}-s-0000-of-NNNN.tfrecords. "
-                "Pass GLOW's celeba-tfr, complete with train and validation, or a folder of LMDB files as --source."
-            )
-        totals = {total for _, total in shards}
-        if len(totals) > 1:
-            raise DataError(
-                f"{source} mixes shards of {split} from sets of {sorted(totals)}. Keep the files of one set."
-            )
-        total = totals.pop()
-        missing = [index for index in range(total) if (index, total) not in shards]
-        if missing:
-            names = ", ".join(f"{split}-r{log:02d}-s-{index:04d}-of-{total:04d}.tfrecords" for index in missing[:5])
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-            raise DataError(
-                f"{source} lacks {len(missing)} of {total} shards of {split}: {names}{more}. Fetch them and run "
-                "the same command again; finished parts are kept."
-            )
+        if match is not None and shard.name.startswith(prefix):
+            numbered[int(match["index"])], total = shard, int(match["shards"])
+    if not numbered:
+        raise WrongSourceError(
+            f"{source} has no shards named {prefix}0000-of-NNNN.tfrecords. "
+            "Pass GLOW's celeba-tfr, complete with train and validation, or a folder of LMDB files as --source."
+        )
+    missing = [f"{prefix}{index:04d}-of-{total:04d}.tfrecords" for index in range(total) if index not in numbered]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise DataError(
+            f"{source} lacks {len(missing)} of {total} shards of {split}: {', '.join(missing[:5])}{more}. "
+            "Fetch them and run the same command again; finished parts are kept."
+        )
+    return [numbered[index] for index in range(total)]

@@ -18,7 +18,7 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
-from .build import Part, Plan
+from .prepare import Part, Plan
 from .store import CHANNELS, Split
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -123,6 +123,7 @@ def download(source: Path) -> Path:
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import download_url
 
+    source = source.expanduser()
     folder = source.parent if source.name == ARCHIVE and not source.is_dir() else source
     if folder.is_file() or folder.name.endswith((".tar.gz", ".tgz")):
         raise UsageError(f"--download puts {ARCHIVE} into the folder --source. {source} is a file: pass a folder.")

@@ -180,10 +180,7 @@ class ImageSource:
 
     @property
     def _labelled(self) -> tuple[Path, store.About]:
-        root = Path(self._spec.path).expanduser()
-        about = store.read_about(root)
-        assert about is not None, "images with labels are prepared ones"
-        return root, about
+        return Path(self._spec.path).expanduser(), store.find(self._spec.path)
 
     @cached_property
     def _train_labels(self) -> Tensor:
@@ -207,7 +204,7 @@ class ImageSource:
         """The images of the validation split; raises as `train` does."""
         return self._open("validation")
 
-    def _open(self, split: str) -> ImageSet:
+    def _open(self, split: store.Split) -> ImageSet:
         spec = self._spec
         if split != "train":
             # Evaluation reads an image once in minutes: not worth the memory.

@@ -13,7 +13,7 @@ from cld_core.errors import DataError
 from cld_core.sanitize import one_line
 
 from .lmdb_images import LmdbReader, published
-from .store import ABOUT, CHANNELS, IMAGES, About, Split, digest, find, prepare_hint
+from .store import ABOUT, CHANNELS, IMAGES, PUBLISHED, About, Split, digest, find, prepare_hint
 
 Cache = Literal["auto", "memory", "disk"]
 
@@ -98,8 +98,8 @@ class MappedImages(ImageSet):
     in_memory = False
     device = torch.device("cpu")
 
-    def __init__(self, root: Path, about: About, split: str) -> None:
-        self._made_of = (root, about, split)
+    def __init__(self, root: Path, about: About, rows: slice) -> None:
+        self._made_of = (root, about, rows)
         path = root / IMAGES
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -109,11 +109,11 @@ class MappedImages(ImageSet):
             text = f"{images.dtype} of shape {images.shape}, but {ABOUT} says uint8 of shape {about.shape}"
             raise DataError(f"{path} has {text}.")
         # An array of numpy's own type, whose parts are copies in memory and not maps.
-        self._images = np.asarray(images)[about.rows(split)]
+        self._images = np.asarray(images)[rows]
         self.n = len(self._images)
         self.shape = (about.shape[1], about.shape[2], about.shape[3])
 
-    def __reduce__(self) -> tuple[type, tuple[Path, About, str]]:
+    def __reduce__(self) -> tuple[type, tuple[Path, About, slice]]:
         return MappedImages, self._made_of
 
     def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
@@ -168,23 +168,22 @@ def open_images(
     about = find(path, name, size)
     root = Path(path).expanduser()
     try:
-        on_disk = MappedImages(root, about, split) if about is not None else _published_images(root, split)
+        on_disk = _on_disk(root, about, split)
         n_bytes = on_disk.n * math.prod(on_disk.shape)
         if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
             return on_disk
         images = _load(on_disk)
-        if about is not None and digest(images.numpy()) != about.splits[split].digest:
+        if about.format != PUBLISHED and digest(images.numpy()) != about.splits[split].digest:
             raise DataError(f"the {split} images in {root} do not have the digest in {ABOUT}: they were changed.")
     except DataError as error:
         raise DataError(f"{error} To prepare it: {prepare_hint(name, path)}") from error
     return MemoryImages(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
 
 
-def _published_images(root: Path, split: str) -> LmdbImages:
-    reader = published(root, split)
-    if reader is None:
-        raise DataError(f"{root} has no {split} split.")
-    return LmdbImages(reader)
+def _on_disk(root: Path, about: About, split: Split) -> ImageSet:
+    rows = about.rows(split)
+    reader = published(root, split) if about.format == PUBLISHED else None
+    return MappedImages(root, about, rows) if reader is None else LmdbImages(reader)
 
 
 def _load(images: ImageSet) -> Tensor:

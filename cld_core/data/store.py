@@ -25,7 +25,7 @@ from cld_core.sanitize import one_line
 if TYPE_CHECKING:
     import numpy as np
 
-FORMAT = "cld-arrays/1"
+FORMAT, PUBLISHED = "cld-arrays/1", "lmdb"
 ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
 # The finished parts of a preparation; removed when it is complete.
 PROGRESS = "progress.json"
@@ -49,7 +49,7 @@ class About:
 
     Attributes:
         size: height and width in pixels.
-        bytes: size of the file of images.
+        bytes: size of the file of images; of LMDB files in the published form, of that for training.
         classes: names of the classes; empty if the images have no labels.
         labels: digest of the labels.
         source: name of what it was made from.
@@ -138,8 +138,8 @@ def read_about(root: Path) -> About | None:
     )
 
 
-def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> About | None:
-    """What is known of the images in a folder, which are not read; None: they are LMDB files in the published form.
+def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> About:
+    """What is known of the images in a folder, which are not read.
 
     Args:
         name: the data set of the recipe; "folder" accepts any.
@@ -152,22 +152,35 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> A
     try:
         about = read_about(root)
         if about is None:
-            from .lmdb_images import published
-
-            reader = published(root, "train")
-            if reader is None:
-                raise DataError(_missing(root))
-            found = reader.size
+            about = _published(root)
+        elif name not in ("folder", about.name):
+            raise DataError(f"{root} holds {about.name}, not {name}.")
         else:
-            found = about.size
-            if name not in ("folder", about.name):
-                raise DataError(f"{root} holds {about.name}, not {name}.")
             _require_whole(root, about)
-        if pixels not in (None, found):
-            raise DataError(f"{root} has images of {found}x{found}, not {pixels}x{pixels}.")
+        if pixels not in (None, about.size):
+            raise DataError(f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}.")
     except DataError as error:
         raise DataError(f"{error} To prepare it: {prepare_hint(name, _whole_name(path), pixels)}") from error
     return about
+
+
+def _published(root: Path) -> About:
+    """What LMDB files in the published form hold."""
+    from .lmdb_images import published
+
+    readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
+    if "train" not in readers:
+        raise DataError(_missing(root))
+    return About(
+        name="published",
+        size=readers["train"].size,
+        splits={
+            split: SplitInfo(count=it.n, digest=f"{it.n} images, {it.file_bytes} bytes")
+            for split, it in readers.items()
+        },
+        bytes=readers["train"].file_bytes,
+        format=PUBLISHED,
+    )
 
 
 def _whole_name(path: str | Path) -> str:
@@ -202,16 +215,15 @@ def require(spec: DataSpec) -> None:
     if not isinstance(spec, ImageDataSpec):
         return
     about = find(spec.path, spec.name, spec.pixels)
-    if spec.labels and not (about and about.classes):
+    if spec.labels and not about.classes:
         why = "it was prepared from pictures that do not lie in folders of classes"
         text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
         raise DataError(f"{text}. To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}")
 
 
 def class_names(spec: ImageDataSpec) -> tuple[str, ...]:
-    """The classes of prepared images; empty if they have no labels."""
-    about = read_about(Path(spec.path).expanduser())
-    return () if about is None else about.classes
+    """The classes of the images; empty if they have no labels."""
+    return find(spec.path, spec.name, spec.pixels).classes
 
 
 def count(spec: ImageDataSpec, split: Split) -> int:
@@ -220,28 +232,21 @@ def count(spec: ImageDataSpec, split: Split) -> int:
     Raises:
         DataError: the data or the split are missing.
     """
-    return _count_and_fingerprint(spec, split)[0]
+    return _split_of(spec, split).count
 
 
 def fingerprint(spec: ImageDataSpec, split: Split) -> str:
     """A fingerprint of the images of a split: their digest, or the size of their file in the published form."""
-    return _count_and_fingerprint(spec, split)[1]
+    return _split_of(spec, split).digest
 
 
-def _count_and_fingerprint(spec: ImageDataSpec, split: Split) -> tuple[int, str]:
+def _split_of(spec: ImageDataSpec, split: Split) -> SplitInfo:
     require(spec)
-    root = Path(spec.path).expanduser()
-    about = read_about(root)
-    if about is not None and split in about.splits:
-        return about.splits[split].count, about.splits[split].digest
-    if about is None:
-        from .lmdb_images import published
-
-        reader = published(root, split)
-        if reader is not None:
-            return reader.n, f"{reader.n} images, {reader.file_bytes} bytes"
-    hint = prepare_hint(spec.name, spec.path, spec.pixels)
-    raise DataError(f"{root.absolute()} has no {split} images. Prepare the data again with some: {hint}")
+    about = find(spec.path, spec.name, spec.pixels)
+    if split not in about.splits:
+        hint = prepare_hint(spec.name, spec.path, spec.pixels)
+        raise DataError(f"{Path(spec.path).absolute()} has no {split} images. Prepare the data again with some: {hint}")
+    return about.splits[split]
 
 
 def read_labels(root: Path, about: About, split: str) -> "np.ndarray":

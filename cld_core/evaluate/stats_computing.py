@@ -73,10 +73,7 @@ class StatsComputation(Computation):
     def _labels(self) -> np.ndarray | None:
         """The labels of the images, if their features are kept and they have some."""
         root = Path(self._request.data.path)
-        about = store.read_about(root)
-        if not self._request.classes or about is None:
-            return None
-        return store.read_labels(root, about, "train")
+        return store.read_labels(root, store.find(root), "train") if self._request.classes else None
 
     @functools.cached_property
     def _images(self) -> ImageSet:

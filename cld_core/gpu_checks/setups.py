@@ -8,7 +8,7 @@ import numpy as np
 
 from cld_core.config import Recipe, load, shipped
 from cld_core.config.ncsnpp import NcsnppSpec
-from cld_core.data.build import Part, Plan, build
+from cld_core.data.prepare import Part, Plan, build
 from cld_core.data.store import Split
 
 from .findings import Context

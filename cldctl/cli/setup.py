@@ -13,7 +13,7 @@ from cldctl.show.progress import Working
 from . import options
 
 if TYPE_CHECKING:
-    from cld_core.data.prepare import Progress as Reached
+    from cld_core.data.prepare import Part
 
 
 def recipes() -> None:
@@ -163,16 +163,21 @@ def prepare(
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
+    from cld_core.data.cifar10 import download as download_cifar10
     from cld_core.data.prepare import prepare
 
+    if download and name != "cifar10":
+        raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
     with Working(f"reading {source}") as working:
 
-        def show(reached: "Reached") -> None:
-            working.phase(f"{name}: {reached.split}")
-            working.at(reached.images, reached.expected, f"images {reached.part}")
+        def show(part: "Part", images: int, expected: int | None) -> None:
+            working.phase(f"{name}: {part.split}")
+            working.at(images, expected, f"images {part.name}")
 
+        if download:
+            source = download_cifar10(source)
         expect: dict[str, int] | None = {} if any_count else None
-        about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect, download=download)
+        about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect)
     counts = ", ".join(f"{info.count:,} {split}" for split, info in about.splits.items())
     classes = f" in {len(about.classes)} classes" if about.classes else ""
     err.print(f"{about.name}: {counts} images of {about.size}x{about.size}{classes}")

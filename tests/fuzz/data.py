@@ -162,7 +162,7 @@ def _read_images(root: Path, size: int) -> None:
 def _plan(**more: Any) -> Any:
     import numpy as np
 
-    from cld_core.data.build import Part, Plan
+    from cld_core.data.prepare import Part, Plan
 
     def part(split: Any, number: int, count: int) -> Any:
         images = np.zeros((count, 3, 8, 8), np.uint8)
@@ -175,7 +175,7 @@ def _plan(**more: Any) -> Any:
 @cache
 def _prepared() -> Path:
     """A prepared set, and beside it the same, unfinished."""
-    from cld_core.data.build import build
+    from cld_core.data.prepare import build
     from cld_core.errors import DataError
 
     root = Path(tempfile.mkdtemp(prefix="fuzz-prepared-"))
@@ -188,8 +188,7 @@ def _prepared() -> Path:
 
 
 def _record(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.data.build import build
-    from cld_core.data.prepare import verify
+    from cld_core.data.prepare import build, verify
 
     which, name = rng.choice((("set", "about.json"), ("other.partial", "progress.json")))
     root = folder / which

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from cld_core.config import Recipe, load
-from cld_core.data.build import Part, Plan, build
 from cld_core.data.images import open_images
+from cld_core.data.prepare import Part, Plan, build
 from cld_core.data.store import Split
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES

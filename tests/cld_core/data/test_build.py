@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cld_core.data import build as build_module
-from cld_core.data.build import Part, Plan, build
-from cld_core.data.prepare import verify
+from cld_core.data import prepare as prepare_module
+from cld_core.data.prepare import Part, Plan, build, verify
 from cld_core.data.store import IMAGES, PROGRESS, partial_path, read_about
 from cld_core.errors import DataError, WrongSourceError
 
@@ -56,13 +55,13 @@ def run_and_die(out, parts):
     """A process that prepares and is killed, without any chance to tidy up, after so many parts."""
     pid = os.fork()
     if pid == 0:
-        build(plan(), out, lambda step: step.parts_done < parts or os.kill(os.getpid(), signal.SIGKILL))
+        build(plan(), out, lambda part, images, _: images <= 3 * parts or os.kill(os.getpid(), signal.SIGKILL))
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
 
 
 def test_killed_again_and_again(out, whole):
-    for parts in (1, 2, 2, 3, 4):
+    for parts in (0, 1, 2, 2, 3):
         run_and_die(out, parts)
         assert not out.exists()
     assert build(plan(), out) == whole
@@ -87,7 +86,9 @@ class Interrupted:
             def write(self, content):
                 return write(self, content)
 
-        monkeypatch.setattr(build_module, "open", lambda path, mode: io.BufferedRandom(File(path, mode)), raising=False)
+        monkeypatch.setattr(
+            prepare_module, "open", lambda path, mode: io.BufferedRandom(File(path, mode)), raising=False
+        )
 
     def _wrapped(self, call):
         def wrapped(*arguments, **options):
@@ -127,7 +128,7 @@ def test_a_full_disk_says_what_is_kept(out, whole, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_module.About, "write", full)
+        patch.setattr(prepare_module.About, "write", full)
         with pytest.raises(DataError, match=r"No space left on device\. The finished part is kept in .*12 images"):
             build(plan(), out)
     assert build(plan(lambda number: pytest.fail("it was read again")), out) == whole
@@ -199,7 +200,7 @@ def test_what_is_there_is_never_overwritten(tmp_path):
 
 
 def test_two_at_a_time(out):
-    def also(step):
+    def also(*_):
         with pytest.raises(DataError, match="Another process is writing"):
             build(plan(), out)
 

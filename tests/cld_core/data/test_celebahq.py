@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cld_core.data.build import build
 from cld_core.data.celebahq import plan_celebahq
 from cld_core.data.images import open_images
-from cld_core.data.prepare import prepare, verify
+from cld_core.data.prepare import build, prepare, verify
 from cld_core.data.store import partial_path
 from cld_core.errors import DataError, UsageError, WrongSourceError
 
@@ -70,7 +69,7 @@ def archived(source, mode="w"):
 
 def test_every_image_arrives_in_order(source, images, tmp_path):
     seen = []
-    about = build(plan(source), tmp_path / "out", seen.append)
+    about = build(plan(source), tmp_path / "out", lambda part, *counts: seen.append(counts))
     assert {split: info.count for split, info in about.splits.items()} == COUNTS
     for split, expected in images.items():
         opened = open_images(tmp_path / "out", split, name=f"celebahq{SIZE}", size=SIZE)
@@ -79,8 +78,7 @@ def test_every_image_arrives_in_order(source, images, tmp_path):
         assert np.array_equal(got.numpy(), expected)
     assert verify(tmp_path / "out") == about
     assert sorted(os.listdir(tmp_path / "out")) == ["about.json", "images.npy"]
-    assert (seen[-1].images, seen[-1].expected, seen[-1].parts_done, seen[-1].parts) == (15, 15, 6, 6)
-    assert [step.images for step in seen] == sorted(step.images for step in seen)
+    assert seen == [(number, 15) for number in range(1, 16)]
 
 
 def test_archive_and_lmdb_files_give_the_same_images_as_the_folder(source, lmdbs, whole, tmp_path):
@@ -115,8 +113,7 @@ def test_a_cut_shard_keeps_those_before_it(source, whole, tmp_path):
 
 def test_a_shard_that_ends_between_records_is_found_by_the_count(source, images, tmp_path):
     write_records(shard(source, 1), [image_record(images["train"][3])])
-    message = fails(source, tmp_path / "out", "train has 9 images, but 11 are expected")
-    assert "train-r04-s-0001-of-0004.tfrecords (1)" in message
+    fails(source, tmp_path / "out", "train has 9 images, but 11 are expected")
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

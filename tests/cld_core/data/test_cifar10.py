@@ -115,7 +115,7 @@ def test_download_only_when_asked(tmp_path, batches, monkeypatch):
     with pytest.raises(DataError, match="does not exist"):
         prepare("cifar10", tmp_path / "fetched", tmp_path / "out", expect=FEW)
     assert asked == []
-    prepare("cifar10", tmp_path / "fetched", tmp_path / "out", expect=FEW, download=True)
+    prepare("cifar10", cifar10.download(tmp_path / "fetched"), tmp_path / "out", expect=FEW)
     assert asked[0][0].endswith("cifar-10-python.tar.gz")
     assert len(asked[0][1]) == 32
 
@@ -124,13 +124,12 @@ def test_a_download_goes_into_a_folder(tmp_path, monkeypatch):
     """Also where the archive in it was named, which is not there yet."""
     fetched = []
     monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda url, *where: fetched.append(where[:2]))
-    with pytest.raises(DataError):
-        prepare("cifar10", tmp_path / "new" / cifar10.ARCHIVE, tmp_path / "out", download=True)
+    assert cifar10.download(tmp_path / "new" / cifar10.ARCHIVE) == tmp_path / "new" / cifar10.ARCHIVE
     assert fetched == [(str(tmp_path / "new"), cifar10.ARCHIVE)]
     assert not (tmp_path / "new" / cifar10.ARCHIVE).exists()
     for name in ("other.tgz", "other.tar.gz"):
         with pytest.raises(UsageError, match=f"{name} is a file: pass a folder"):
-            prepare("cifar10", tmp_path / name, tmp_path / "out", download=True)
+            cifar10.download(tmp_path / name)
     assert len(fetched) == 1
 
 
@@ -140,4 +139,4 @@ def test_a_download_that_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
     with pytest.raises(DataError, match=r"could not be downloaded.*Fetch it by hand"):
-        prepare("cifar10", tmp_path / "fetched", tmp_path / "out", download=True)
+        cifar10.download(tmp_path / "fetched")

@@ -13,8 +13,7 @@ from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
 from cld_core.config.variants import SECTIONS, Variant, register
 from cld_core.data import store
-from cld_core.data.build import Part, Plan
-from cld_core.data.prepare import names, prepare
+from cld_core.data.prepare import Part, Plan, names, prepare
 from cld_core.errors import DataError, RecipeError, UsageError
 from cld_core.place import Place
 from cld_core.train.step import Trainer

@@ -47,6 +47,7 @@ OTHER_DATA = ("data.name=misbehavin", f"data.plugin={ROOT}/tests/support/misbeha
         (prepare("folder", "none", "out", *SMALL), 2, ["none does not exist", "--source"]),
         (prepare("folder", "text.txt", "out", *SMALL), 2, ["neither a folder nor a complete zip"]),
         (prepare("folder", "texts", "out", *SMALL), 2, ["has no pictures"]),
+        (prepare("folder", "texts", "out", "--download"), 2, ["cannot be downloaded"]),
         (prepare("folder", "mixed", "out", *SMALL), 2, ["Besides the folders", "--split"]),
         (prepare("folder", str(PICTURES), "out", *SMALL, "--split", "2"), 2, ["--split 0.1"]),
         (prepare("folder", str(PICTURES), "texts", *SMALL), 2, ["is not a prepared data set", "--out"]),
