@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cld_core import faults
-from cld_core.checkpoint.verify import slowest_save_s
+from cld_core.checkpoint.files import slowest_save_s
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
