@@ -26,18 +26,18 @@ from .config.sampling import SamplingSpec
 from .data.described import DescribedSource, describe
 from .data.source import Source, classes_of, source
 from .errors import CheckpointError, RecipeError, UsageError
+from .files import replacing
 from .likelihood import Likelihood
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .run import lookup
-from .run.atomic import replacing
 from .run.trust import plugin_of, require_own_plugin
 from .samplers.path import Recorder, Watcher
+from .sanitize import one_line
 from .score import Counted, Score
 from .seeds import SampleNoise
 from .solutions import Network, Solutions
-from .texts import one_line
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from .data.images import to_pixels
 from .data.source import Source, labelled
 from .data.toy import Toy
 from .errors import UsageError
-from .run.atomic import replacing
+from .files import replacing
 from .samplers import Samples
-from .texts import one_line
+from .sanitize import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

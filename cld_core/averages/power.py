@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from cld_core import faults
 from cld_core.checkpoint.files import TOLD_ABOVE, Stored, weights_digest, weights_file
 from cld_core.checkpoint.load import ABOUT, averaged_weights, read_tensors, tensors_digest
 from cld_core.checkpoint.write import write_weights
+from cld_core.codec import real
 from cld_core.ema import copy_named, move
 from cld_core.errors import CheckpointError
+from cld_core.files import passes, replacing
 from cld_core.run import RunFolder
-from cld_core.run.atomic import replacing
-from cld_core.small_files import real
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .profiles import exponent, key_of, mixture, require_length
 
@@ -194,7 +193,7 @@ def _problem(part: Stored) -> str | None:
     try:
         return part.sidecar.state.problem(part.path)
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         return f"it cannot be read ({error.strerror})"
 

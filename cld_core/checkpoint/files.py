@@ -13,18 +13,17 @@ The sidecar is written last and removed first: a checkpoint exists exactly when 
 import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core import faults
+from cld_core.codec import RecordError, from_plain, to_plain
 from cld_core.config.ema import LONGEST
 from cld_core.digests import checksum, digest
 from cld_core.errors import CheckpointError, CldError, NotFoundError
+from cld_core.files import NO_FILE, existing_object, passes, write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
-from cld_core.small_files import NO_FILE, existing_object, real, whole
-from cld_core.texts import is_count, one_line
+from cld_core.sanitize import is_count, one_line
 
 FORMAT = 2
 # Above this relative error of its profile, an average that was made of others comes with a remark.
@@ -46,6 +45,10 @@ class StoredAverages:
     began: int
     updates: int
 
+    def __post_init__(self) -> None:
+        if self.began < 0 or self.updates < 1 or not all(0 < length < LONGEST for length in self.lengths):
+            raise RecordError("there are no such averages")
+
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "StoredAverages | None":
         """Those of a state of training; None if there are none, or none that has taken a step."""
@@ -54,18 +57,6 @@ class StoredAverages:
             return None
         return cls(tuple(power["lengths"]), power["began"], power["updates"])
 
-    @classmethod
-    def read(cls, content: Any) -> "StoredAverages | None":
-        """Those that a sidecar names; None if there are none, or they cannot be."""
-        if not isinstance(content, dict) or not isinstance(content.get("lengths"), list):
-            return None
-        lengths = [real(length) for length in content["lengths"]]
-        began, updates = whole(content.get("began")), whole(content.get("updates"), 1)
-        if began is None or updates is None:
-            return None
-        good = tuple(float(length) for length in lengths if length is not None and 0 < length < LONGEST)
-        return cls(good, began, updates) if good and len(good) == len(lengths) else None
-
 
 @dataclass(frozen=True)
 class Content:
@@ -73,12 +64,6 @@ class Content:
 
     bytes: int
     sha256: str
-
-    @classmethod
-    def read(cls, content: Any) -> "Content | None":
-        """What a sidecar says of a file; None if it says nothing that can be."""
-        size = whole(content.get("bytes")) if isinstance(content, dict) else None
-        return cls(size, content["sha256"]) if size is not None and isinstance(content.get("sha256"), str) else None
 
     def problem(self, path: Path) -> str | None:
         """How a file differs from this; None if it does not.
@@ -99,9 +84,9 @@ class Sidecar:
     """What the JSON file beside a checkpoint or snapshot promises.
 
     Attributes:
-        model: digest of the recipe (`Recipe.model_digest`).
         state: the file of what training continues from, or the snapshot.
         weights: the file of averaged weights; None beside a snapshot.
+        model: digest of the recipe (`Recipe.model_digest`).
         seconds: how long saving took.
         averages: the power-function averages in ``state``; None if there are none.
     """
@@ -109,10 +94,14 @@ class Sidecar:
     format: int
     step: int
     state: Content
-    model: str = ""
     weights: Content | None = None
+    model: str = ""
     seconds: float = 0.0
     averages: StoredAverages | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.format, self.step, self.state.bytes, self.seconds) < 0:
+            raise RecordError("a number is below zero")
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar | None":
@@ -121,26 +110,13 @@ class Sidecar:
         Raises:
             OSError: nobody knows, because the file cannot be read.
         """
-        content = existing_object(path) or {}
-        form, step, seconds = whole(content.get("format")), whole(content.get("step")), real(content.get("seconds", 0))
-        state, model = Content.read(content.get("state")), content.get("model", "")
-        if form is None or step is None or seconds is None or seconds < 0 or not isinstance(model, str):
+        try:
+            return from_plain(cls, existing_object(path) or {})
+        except RecordError:
             return None
-        # Of another format, the number is all that counts.
-        if state is None and form == FORMAT:
-            return None
-        return cls(
-            format=form,
-            step=step,
-            state=state or Content(0, ""),
-            model=model,
-            weights=Content.read(content.get("weights")),
-            seconds=float(seconds),
-            averages=StoredAverages.read(content.get("averages")),
-        )
 
     def write(self, path: Path) -> None:
-        write_json(path, {name: value for name, value in asdict(self).items() if value is not None})
+        write_json(path, to_plain(self, sparse=True))
 
 
 def sidecar_of(folder: RunFolder, step: int) -> Sidecar | None:
@@ -228,7 +204,7 @@ def verify(folder: RunFolder, step: int, *, model_digest: str | None = None, wei
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing, though its sidecar exists. {_FIX}.") from error
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         if error.errno in NO_FILE:
             raise CheckpointError(f"{path}: damaged (it is not a regular file). {_FIX}.") from error

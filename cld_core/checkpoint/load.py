@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cld_core import faults
 from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.files import parse_json, passes
 from cld_core.run import RunFolder
-from cld_core.small_files import parse_json
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .files import verify, weights_file
 
@@ -59,7 +58,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        if faults.passes(error):  # What passes says nothing about the file.
+        if passes(error):  # What passes says nothing about the file.
             raise
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({one_line(error)}). Resume from another step."
@@ -138,7 +137,7 @@ def _read(file: Path, fix: str) -> Weights:
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError) as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         raise CheckpointError(f"{file}: not a safetensors file ({one_line(error)}). {fix}.") from error
 

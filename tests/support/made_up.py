@@ -7,8 +7,8 @@ from cld_core.checkpoint.files import FORMAT, Content, Sidecar, weights_digest, 
 from cld_core.config import load
 from cld_core.digests import checksum
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.groups import Group
 from tests.support.paths import RECIPES
 

@@ -19,8 +19,8 @@ from cld_core.checkpoint.files import (
 )
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from tests.cld_core.checkpoint.conftest import fill
 
 
