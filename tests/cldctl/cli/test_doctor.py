@@ -4,9 +4,6 @@ import json
 import sys
 
 from cldctl import card
-from cldctl.clusters.records import DoctorOptions
-from cldctl.clusters.slurm import doctor
-from cldctl.clusters.slurm.node_probe import Probe
 from tests.support.tools import cldctl, invoke
 
 
@@ -51,13 +48,6 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
     assert rows[-1]["advice"] == "Train in bf16."
 
 
-def test_a_row_that_was_skipped_is_shown(tmp_path, monkeypatch):
-    skipped = '{"name": "two ranks", "verdict": "skip", "found": "needs two cards", "advice": ""}'
-    monkeypatch.setattr(card, "COMMAND", ("printf", '{"card": "A card", "checks": 1}\\n' + skipped))
-    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs").stdout
-    assert any(line.split()[:4] == ["skip", "gpu:", "two", "ranks:"] for line in shown.splitlines())
-
-
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
@@ -75,13 +65,3 @@ def test_slurm_that_is_asked_for_and_is_not_there(tmp_path):
     bin_folder.mkdir()
     done = cldctl("doctor", "--cluster", "slurm", runs=tmp_path / "runs", code=4, PATH=str(bin_folder), COLUMNS="100")
     assert "--cluster local" in done.stdout
-
-
-def test_it_says_that_it_waits_for_a_job(tmp_path, monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(doctor.client, "output_of", lambda command: "n1")
-    monkeypatch.setattr(doctor.node_probe, "probe", lambda *_: said.append("asked") or Probe("away", message="away"))
-    partition = doctor.Partition("gpu", True, True, "n1", 1, "REQUEUE", 0, None, None)
-    (check,) = doctor._from_a_node(tmp_path, partition, DoctorOptions(wait_s=90.0, say=said.append))
-    assert check.verdict == "fail"
-    assert said == ["waiting for a small job on partition gpu, at most 90 s", "asked"]

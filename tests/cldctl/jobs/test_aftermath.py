@@ -14,7 +14,6 @@ from cld_core.run.events import (
     DiedEarly,
     Ended,
     Event,
-    GivenUp,
     JobRef,
     NotBegun,
     Requeued,
@@ -25,8 +24,7 @@ from cld_core.run.events import (
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.run.lines import to_line
-from cldctl.clusters.records import SchedulerAway
-from cldctl.jobs import aftermath, process
+from cldctl.jobs import aftermath
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED
 from tests.support.clock import Clock
@@ -220,13 +218,3 @@ def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
         assert job == NOT_REQUEUED
     assert run.ledger.events() == before
     assert work.ledger.history().crashes == {}
-
-
-def test_an_aftermath_asks_until_the_scheduler_answers(run, monkeypatch):
-    monkeypatch.setattr(process, "time", Clock())
-    run.ledger.append(started())
-    job = inside()
-    job.refusal, job.refusals = SchedulerAway("nobody answers"), 40
-    aftermath.after_training(run, job, 137)
-    assert job.delay_s == 10.0
-    assert not any(isinstance(event, GivenUp) for event in run.ledger.events())
