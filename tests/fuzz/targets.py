@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from . import command_lines, data, recipes, run_folders, tensors
+from . import data, recipes, run_folders, tensors
 from .campaign import Target
 
 TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (recipes.TARGET, command_lines.TARGET, run_folders.TARGET, *data.TARGETS, *tensors.TARGETS)
+    target.name: target for target in (recipes.TARGET, run_folders.TARGET, *data.TARGETS, *tensors.TARGETS)
 }
 
 

@@ -30,8 +30,6 @@ class Settings:
     """QOS preempt each other, whatever their partitions (PreemptType=preempt/qos)."""
     accounting: bool = True
     """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster without it."""
-    limits: bool = False
-    """Limits of users, accounts and QOS are enforced, once slurmctld has restarted (AccountingStorageEnforce)."""
 
     def __post_init__(self) -> None:
         assert self.grace_time >= 0, f"grace_time must be >= 0 seconds, got {self.grace_time}"
@@ -113,7 +111,6 @@ def _accounting_lines(root: Path, ports: Ports, settings: Settings) -> list[str]
         f"AccountingStoragePort={ports.accounting}",
         # Without it sacct and sacctmgr look for the system's munge socket.
         f"AccountingStoragePass={root}/munge.socket",
-        *(["AccountingStorageEnforce=limits"] if settings.limits else []),
     ]
 
 

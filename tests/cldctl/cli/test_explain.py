@@ -48,12 +48,6 @@ def test_a_typo(tmp_path, word, close):
     assert done.stdout == ""
 
 
-def test_a_hostile_word(tmp_path):
-    done = invoke("explain", "\x1b[31mred\n", runs=tmp_path, code=2)
-    assert done.stderr.count("\n") == 1
-    assert "\x1b" not in done.stderr
-
-
 def test_render_with_comments(tmp_path):
     done = invoke("render", "toy", "train.steps=5", "--comments", runs=tmp_path)
     (tmp_path / "toy.yaml").write_text(done.stdout)

@@ -74,17 +74,6 @@ def test_files_of_others_beside_the_card_are_refused(runs, tmp_path, card, taken
     assert [file.name for file in (tmp_path / "card").iterdir()] == [taken]
 
 
-def test_a_card_beside_weights_of_another_name_can_be_written_again(runs, tmp_path):
-    words = ("export", "done", "--card", str(tmp_path / "my card.md"), "-o", str(tmp_path / "w.safetensors"))
-    for _ in range(2):
-        assert invoke(*words, runs=runs).stdout.splitlines() == [words[5], words[3]]
-    text = (tmp_path / "my card.md").read_text()
-    assert 'cld_core.load("w.safetensors")' in text
-    assert "![Samples](my%20card.png)" in text
-    assert {file.name for file in tmp_path.iterdir()} == {"my card.md", "my card.png", "w.safetensors"}
-    assert yaml.safe_load(text.split("---\n")[1])["license"] == "unknown"
-
-
 def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
     (tmp_path / "README.md").write_text("# Mine\n")
     (tmp_path / "file").write_text("")

@@ -1,12 +1,9 @@
 """Finding recipes and profiles, and printing them."""
 
 import pytest
-from typer.main import get_command
-from typer.testing import CliRunner
 
 from cld_core.config import dump, load
 from cld_core.errors import RecipeError
-from cldctl.app import app
 from cldctl.lookup import find_profile, find_recipe, recipe_files
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
@@ -79,24 +76,3 @@ def test_every_recipe_is_listed_with_what_it_is_and_where_it_is_from(tmp_path, m
     assert where["mine"] == "recipes/mine.yaml"
     for file in RECIPES.glob("*.yaml"):
         assert where[file.stem] == "cldctl"
-
-
-def test_help_names_no_file_of_a_recipe_that_comes_with_cldctl_and_no_types_of_flags():
-    """Who installed a package has no such file beside him."""
-    commands = [(), *_commands(get_command(app))]
-    assert ("data", "prepare") in commands
-    for words in commands:
-        shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "300"})
-        assert shown.exit_code == 0
-        assert "recipes/" not in shown.stdout.replace("./recipes", ""), words
-        assert "<bool>" not in shown.stdout, words
-        assert "<list" not in shown.stdout, words
-        if words == ("explain",):
-            assert "KEY | SECTION" in shown.stdout
-            assert "<str>" not in shown.stdout
-
-
-def _commands(group, before=()):
-    for name, command in getattr(group, "commands", {}).items():
-        yield (*before, name)
-        yield from _commands(command, (*before, name))

@@ -1,6 +1,7 @@
 """Status of runs: what is shown of unusual ones, that one cannot hide the others, and who is asked about what."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,22 @@ from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import Lease, RunFolder
 from cld_core.run.atomic import write_json
-from cld_core.run.events import Cancelled, Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway
+from cld_core.run.events import (
+    Cancelled,
+    Ended,
+    JobRef,
+    RankFailed,
+    Requested,
+    Requeued,
+    Started,
+    Submitted,
+    TurnedAway,
+)
 from cld_core.small_files import read_json
 from cldctl import clusters
 from cldctl.clusters.records import Seen, Survey
-from cldctl.runs import survey
+from cldctl.runs import home, survey
+from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import RunStatus, named_status, status_of
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
@@ -23,6 +35,7 @@ from cldctl.runs.work_status import evaluation_status
 from cldctl.show.runs import details, overview
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
@@ -211,3 +224,63 @@ def test_a_damaged_recipe_is_shown_once_and_not_resumed(run):
     assert sum("recipe.yaml" in problem for problem in found.problems) == 1
     assert found.do.startswith("restore recipe.yaml")
     assert not [command for command in found.next if command.startswith("resume")]
+
+
+def reported(run, **known):
+    write_json(run.progress_file, {"attempt": 0, "step": 12, "steps": 100, "time": time.time(), **known})
+
+
+def looked_at(run):
+    return status_of(run, survey.of_runs([run]))
+
+
+def test_what_a_run_does_is_what_its_own_attempt_reports(run, scripted):
+    run.ledger.append(Submitted(job=replace(ref("1"), cluster="scripted")))
+    scripted.phases["1"] = "pending"
+    assert looked_at(run).phase == "waiting for the queue"
+    scripted.phases["1"] = "running"
+    assert looked_at(run).phase == "starting"
+    run.ledger.append(Started(attempt=0, job_id="1", step=0))
+    reported(run, phase="saving", loss=2.0, smoothed_loss=1.5)
+    row = looked_at(run)
+    assert (row.state, row.phase, row.loss, row.smoothed_loss) == ("RUNNING", "saving", 2.0, 1.5)
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=12))
+    run.ledger.append(Requeued(job_id="1", cause="preempted"))
+    scripted.phases["1"] = "pending"
+    assert looked_at(run).phase == "waiting for the queue"
+    scripted.phases["1"] = "running"
+    run.ledger.append(Started(attempt=1, job_id="1", step=12))
+    assert looked_at(run).phase == "starting", "the report is of the attempt before"
+    reported(run, attempt=1, phase="training")
+    run.ledger.append(Ended(attempt=1, cause="finished", step=100))
+    assert looked_at(run).phase is None
+
+
+def test_a_ledger_that_was_deleted(tmp_path, scripted):
+    run = trained(run_with(tmp_path / "mine", 10, 20), "1", "gone")
+    run.ledger.path.unlink()
+    row = status_of(run, Answers({}))
+    assert row.state == "LOST"
+    assert "attempts.jsonl is missing; `cldctl resume mine` continues from the checkpoint of step 20" in row.reason
+    starts = []
+    resume(run, Continuation(), Scripted(), lambda _, recipe, start, *more: starts.append(start))
+    assert starts == [20]
+    assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
+
+
+def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, monkeypatch):
+    run = run_with(tmp_path / "mine")
+
+    def state():
+        row = status_of(run, Answers({}))
+        return row.state, row.reason
+
+    reason = "the submission was interrupted before it asked for a job; `cldctl resume mine` does"
+    assert state() == ("FAILED", reason)
+    write_json(run.identity_file, {**read_json(run.identity_file), "group": "seeds"})
+    for locked in (run.path, run.path.parent / ".groups/seeds"):
+        with monkeypatch.context() as patch:
+            patch.setattr(home, "is_locked", lambda folder, locked=locked: folder == locked)
+            assert state() == ("PENDING", None), "it is being submitted"
+    write_json(run.identity_file, {**read_json(run.identity_file), "created": time.time()})
+    assert state() == ("PENDING", None), "it may still be about to ask"

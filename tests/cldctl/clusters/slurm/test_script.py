@@ -6,8 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import hypothesis
-import hypothesis.strategies
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
@@ -157,60 +155,3 @@ def test_options_that_would_make_another_job_of_it(option):
         script(size=ClusterSpec(sbatch_args=(option,)))
     with pytest.raises(RecipeError, match="not the name of an option"):
         script(size=ClusterSpec(sbatch_args=("--a b=c",)))
-
-
-def as_sbatch_reads(line: str) -> list[str]:
-    """The options on a line of a script: sbatch's own rules, in which a backslash counts between quotes, too."""
-    options, option, quote, escaped = [], None, "", False
-    for character in line.removeprefix("#SBATCH"):
-        if escaped:
-            option, escaped = (option or "") + character, False
-        elif character == "\\":
-            escaped = True
-        elif quote:
-            quote, option = ("", option) if character == quote else (quote, (option or "") + character)
-        elif character in "'\"":
-            quote, option = character, option or ""
-        elif character == "#":
-            break
-        elif character.isspace():
-            options, option = [*options, *([option] if option is not None else [])], None
-        else:
-            option = (option or "") + character
-    assert not quote, line
-    assert not escaped, line
-    return [*options, *([option] if option is not None else [])]
-
-
-TEXTS = hypothesis.strategies.text(
-    hypothesis.strategies.one_of(
-        hypothesis.strategies.sampled_from(" '\"\\#=-\n\t%$`;&|()<>a1"), hypothesis.strategies.characters()
-    ),
-    max_size=12,
-)
-
-
-@hypothesis.settings(
-    max_examples=300,
-    deadline=None,
-    database=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-@hypothesis.given(
-    text=TEXTS, key=hypothesis.strategies.sampled_from(["partition", "gres", "exclude", "comment", "name"])
-)
-def test_whatever_is_accepted_is_one_option_with_this_text(text, key):
-    try:
-        if key == "comment":
-            made = script(size=ClusterSpec(sbatch_args=(f"--comment={text}",)))
-        elif key == "name":
-            made, key = script(name=text), "job-name"
-        else:
-            made = script(size=ClusterSpec(**{key: text}))
-    except UsageError:
-        return
-    options = [as_sbatch_reads(line) for line in made.split("\n") if line.startswith("#SBATCH")]
-    assert [f"--{key}={text}"] in options
-    usual = [as_sbatch_reads(line) for line in script().split("\n") if line.startswith("#SBATCH")]
-    others = [words for words in options if not words[0].startswith(f"--{key}=")]
-    assert others == [words for words in usual if not words[0].startswith("--job-name=") or key != "job-name"]
