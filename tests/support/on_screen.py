@@ -24,8 +24,9 @@ from cld_core.run.events import (
 )
 from cld_core.run.groups import Group
 from cldctl.evals import plan
+from tests.support.clock import Clock
 from tests.support.made_up import report, run_with
-from tests.support.scheduler import Scheduler, Time
+from tests.support.scheduler import Scheduler
 
 HOUR = 3600.0
 STEPS = 800_000
@@ -38,7 +39,7 @@ class Fleet:
 
     def __init__(self, root: Path, now: float | None = None) -> None:
         self.root, self.now = root, time.time() if now is None else now
-        self.slurm = Scheduler(Time(self.now))
+        self.slurm = Scheduler(Clock(self.now))
 
     def job(self, run: RunFolder, job_id: str, squeue: str | None = None) -> JobRef:
         """A job of a run, as squeue shows it; None if it is gone."""

@@ -20,15 +20,6 @@ def test_a_name_that_is_not_registered():
         clusters.find("lokal")
 
 
-def test_the_default_is_slurm_if_sbatch_and_a_configuration_are_here(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    (tmp_path / "slurm.conf").touch()
-    assert clusters.default().name == "local"
-    (tmp_path / "sbatch").touch(mode=0o755)
-    assert clusters.default().name == "slurm"
-
-
 @pytest.mark.parametrize("cluster", ["local", "debug"])
 @pytest.mark.parametrize(
     ("seen", "asked", "refused"), [("", 1, True), ("-1", 1, True), ("0", 1, False), ("", 0, False)]

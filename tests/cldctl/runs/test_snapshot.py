@@ -272,18 +272,6 @@ def test_the_code_is_what_it_was(run, small, error):
     assert not list(run.path.glob(".code*")), "the code before is removed when the job exists"
 
 
-def test_a_plugin_that_was_to_be_added_is_not(tmp_path, scripted, small):
-    first, file = tmp_path / "first.py", tmp_path / "ring.py"
-    for number, each in enumerate((first, file)):
-        each.write_text(RING.format(1) + f"# {number}\n")
-    run = begun(tmp_path, "data.name=ring", f"data.plugin={first}")
-    with pytest.raises(SchedulerRefused):
-        resumed(stop(run), alone(error=REFUSED), overrides=(f"data.plugin={file}",))
-    assert [copy.name for copy in (run.path / "code/plugins").glob("*/*.py")] == ["first.py"]
-    resumed(run)
-    assert requests(run)[-1].code == requests(run)[0].code
-
-
 def test_the_hook_is_what_it_was(tmp_path, scripted, small):
     run = begun(tmp_path, "hooks.on_change=mine")
     file = job_logs.folder_for(run.logs) / hooks.SETTINGS

@@ -8,7 +8,7 @@ import pytest
 from cld_core.run.atomic import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
 from cld_core.run.groups import Group
-from cldctl.runs.usage import Folder, Usage, summed, usage_of
+from cldctl.runs.usage import Folder, usage_of
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
@@ -69,15 +69,6 @@ def test_a_run_that_trains_counts_what_it_has_not_saved_and_one_that_is_silent_d
         run.ledger.append(Started(time=now - ago - 100.0, attempt=0, job_id="7", step=0, **GPUS))
         write_json(run.progress_file, {"attempt": 0, "step": 40, "steps": 90, "time": now - ago})
         assert usage_of(run).goodput == pytest.approx(useful, abs=0.01)
-
-
-def test_totals_are_kept_apart_by_unit(tmp_path):
-    gpu, core = (Usage(unit=unit, used=2.0, useful=1.0, attempts=1) for unit in ("GPU-hours", "core-hours"))
-    assert [(it.unit, it.used, it.attempts) for it in summed([core, gpu, gpu])] == [
-        ("GPU-hours", 4.0, 2),
-        ("core-hours", 2.0, 1),
-    ]
-    assert summed([])[0].goodput is None
 
 
 def test_one_damaged_run_does_not_hide_the_others(tmp_path):

@@ -41,17 +41,6 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
     on_screen(fleet.root, look)
 
 
-def test_why_a_job_waits_is_said_in_plain_words(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.select("cifar10-cld-1126-0802-77bd")
-        await screen.sees("jobs of higher priority come first (Priority)")
-        await screen.select("cifar10-vpsde-1125-1730-x9e0")
-        await screen.sees("BeginTime)", "timeout", "░ queued")
-
-    on_screen(fleet.root, look)
-    assert set(fleet.slurm.calls) <= {"squeue", "sacct"}, "as `status`: nobody asks scontrol about one job"
-
-
 def line_of(*stretches, state="STOPPED") -> list[str]:
     """The time line of attempts, each (queued, began, started, until, cause), in ten columns."""
     attempts = [

@@ -12,12 +12,13 @@ from cld_core.run.events import JobRef
 from cldctl import caches
 from cldctl.clusters.slurm import asking, shared
 from cldctl.clusters.slurm.cluster import SlurmCluster
-from tests.support.scheduler import Scheduler, Time, register
+from tests.support.clock import Clock
+from tests.support.scheduler import Scheduler, register
 
 
 @pytest.fixture
-def clock() -> Time:
-    return Time()
+def clock() -> Clock:
+    return Clock(now=1_000_000.0)
 
 
 @pytest.fixture
