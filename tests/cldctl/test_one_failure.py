@@ -10,7 +10,7 @@ import torch
 from cld_core import faults
 from cld_core.checkpoint.write import write
 from cld_core.config import load
-from cld_core.run import Lease, RunFolder
+from cld_core.run import RunFolder
 from cld_core.train import start as starts
 from cldctl.clusters import entry
 from cldctl.clusters.slurm import client, submission
@@ -60,22 +60,6 @@ def test_choosing_where_to_start(new_run, monkeypatch, damaged):
     assert runs[-1].checkpoint_steps() == ([10, 20] if damaged else [10, 20, 30])
 
 
-def test_taking_the_lease(tmp_path, monkeypatch):
-    folders = []
-
-    def context():
-        folders.append(tmp_path / f"lease-{len(folders)}")
-        Lease.acquire(folders[-1], job_id="1").release()
-        return monkeypatch.context()
-
-    def acquired():
-        lease = Lease.acquire(folders[-1], job_id="2", heartbeat_s=1000, within_s=WITHIN_S)
-        lease.release()
-        return lease.number, lease.lost
-
-    assert same_whatever_fails("lease-", acquired, context) >= 4
-
-
 @pytest.fixture
 def sbatch(monkeypatch):
     """Answers every submission; returns what was submitted and what was cancelled."""
@@ -86,21 +70,6 @@ def sbatch(monkeypatch):
     )
     monkeypatch.setattr(client, "cancel", lambda job_ids: answers.cancelled.extend(job_ids))
     return answers
-
-
-def test_naming_what_was_submitted(tmp_path, monkeypatch, sbatch):
-    folders = []
-
-    def context():
-        folders.append(tmp_path / f"logs-{len(folders)}")
-        return monkeypatch.context()
-
-    def submitted():
-        job_ids = submission.submit(folders[-1], "python", {}, [Fail(), Fail()])
-        return job_ids, sorted(file.name for file in folders[-1].glob("*.pkl"))
-
-    assert same_whatever_fails("_submitted.pkl", submitted, context) >= 2
-    assert sbatch.cancelled == []
 
 
 def test_a_submission_that_cannot_be_finished_leaves_no_job(tmp_path, monkeypatch, sbatch):

@@ -1,9 +1,7 @@
 """`cldctl export --card`: card, picture and weights that belong together."""
 
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -32,31 +30,6 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
     exec(code, names := {})
     assert names["x"].shape == (64, 2)
     assert f"{sum(p.numel() for p in names['model'].net.parameters()):,} parameters" in text
-
-
-@pytest.fixture
-def samples(runs):
-    folder = RunFolder.open(runs / "done").samples
-    yield folder
-    for file in folder.glob("step_*"):
-        file.unlink()
-
-
-def test_a_picture_that_the_run_has_of_the_step_is_taken(runs, samples, tmp_path):
-    # The newest is not what the recipe gives.
-    for name, content in (
-        ("step_00000010.png", PNG + b"of another step"),
-        ("step_00000020.png", PNG + b"of the training"),
-        ("step_00000020_em_nfe5_n2000.png", PNG + b"of other settings"),
-    ):
-        (samples / name).write_bytes(content)
-    said = invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-    assert "drawing" not in said.stderr
-    assert (tmp_path / "card/samples.png").read_bytes() == PNG + b"of the training"
-    (path,) = invoke("sample", "done", runs=runs).stdout.splitlines()
-    os.utime(path, (2**31, 2**31))
-    invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-    assert (tmp_path / "card/samples.png").read_bytes() == Path(path).read_bytes()
 
 
 @pytest.mark.parametrize(

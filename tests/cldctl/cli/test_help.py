@@ -1,6 +1,5 @@
 """What holds for all commands: help, short and long options, examples, versions, quiet and verbose."""
 
-import logging
 import os
 import platform
 import re
@@ -14,11 +13,10 @@ import typer
 
 from cld_core.config.variants import names
 from cld_core.run.events import JobRef, Requested, Submitted
-from cldctl import lookup
 from cldctl.app import app
 from tests.support.made_up import run_with
 from tests.support.paths import ROOT as REPO
-from tests.support.tools import DEBUG, ONE, invoke
+from tests.support.tools import invoke
 
 ROOT = typer.main.get_command(app)
 
@@ -116,14 +114,6 @@ def test_quiet_leaves_data_and_errors(tmp_path):
     assert "mine" in invoke("why", runs=tmp_path).stderr, "the next command says everything again"
 
 
-def test_quiet_leaves_out_how_far_a_training_in_this_process_is(tmp_path):
-    words = ("submit", "toy", *ONE, "--name", "mine", *DEBUG)
-    done = invoke("-q", *words, runs=tmp_path)
-    assert (done.stdout, done.stderr) == ("mine\n", "")
-    again = invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path)
-    assert "step 30/30 loss" in again.stderr, "the next command says everything again"
-
-
 def test_verbose_says_what_is_called(tmp_path, monkeypatch):
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -138,19 +128,6 @@ def test_verbose_says_what_is_called(tmp_path, monkeypatch):
     assert re.search(r"^\d+\.\d+ s: squeue ", done.stderr, re.MULTILINE), done.stderr
     again = invoke("status", "mine", runs=tmp_path / "runs")
     assert not re.search(r"^\d+\.\d+ s: ", again.stderr, re.MULTILINE)
-
-
-def test_a_warning_of_the_library_says_that_it_is_one(tmp_path, monkeypatch):
-    first = dict([*lookup.recipe_files().items()][:1])
-
-    def warned():
-        logging.getLogger("cld_core.samplers").warning("it is too small")
-        return first
-
-    monkeypatch.setattr(lookup, "recipe_files", warned)
-    assert "warning: it is too small" in invoke("recipes", runs=tmp_path).stderr.splitlines()
-    assert "warning" not in invoke("-q", "recipes", runs=tmp_path).stderr
-    assert not logging.getLogger("cld_core").handlers
 
 
 def test_global_options_go_before_the_command(tmp_path):

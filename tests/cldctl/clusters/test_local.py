@@ -229,22 +229,6 @@ def test_what_cannot_be_started_says_how_to_fix_it(submit):
         submit(submit.report("a"), after=After((), "failed"))
 
 
-@pytest.mark.parametrize(
-    ("found", "size", "settings"),
-    [
-        (0, {"gpus_per_node": 8}, "without a GPU that can be seen.*set cluster.nodes=1 cluster.gpus_per_node=0."),
-        (0, {"gpus_per_node": 8, "tasks_per_node": 8}, "cluster.gpus_per_node=0 cluster.tasks_per_node=1."),
-        (0, {"tasks_per_node": 3}, "one machine. Set cluster.nodes=1."),
-        (2, {"gpus_per_node": 8}, "one machine. Set cluster.nodes=1 cluster.gpus_per_node=2."),
-        (8, {"gpus_per_node": 8}, "one machine. Set cluster.nodes=1."),
-    ],
-)
-def test_the_advice_fits_the_gpus_of_this_machine(submit, monkeypatch, found, size, settings):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(found))))
-    with pytest.raises(RecipeError, match=f"{settings}$"):
-        CLUSTER.check(replace(submit.spec, size=ClusterSpec(nodes=2, **size)))
-
-
 @pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
 def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, monkeypatch, ranks, gpus, tasks):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")

@@ -12,7 +12,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted, TurnedAway
 from cldctl.runs import logs
-from cldctl.runs.logs import Part, cut, merged, time_of
+from cldctl.runs.logs import Part, cut, merged
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
 
@@ -231,11 +231,3 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
     year = time.localtime().tm_year
     assert lines[:4] == [(0, "a"), (0, "a"), (1, "b"), (0, "c")]
     assert len(lines) == 5 or year != 2026
-
-
-def test_what_looks_like_a_time_and_is_none_is_none():
-    assert time_of(b"2026-99-99T99:99:99") is None or time_of(b"2026-99-99T99:99:99") > 0
-    assert time_of(b"step 5/60 loss 2.0") is None
-    assert time_of(b"x" * 500 + b"2026-11-26T08:00:01") is None
-    early, late = time_of(b"2026-11-26T08:00:01"), time_of(b"submitit INFO (2026-11-26 08:00:01,250) - x")
-    assert late - early == 0.25

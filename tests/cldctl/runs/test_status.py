@@ -24,7 +24,6 @@ from cld_core.run.events import (
     TurnedAway,
 )
 from cld_core.small_files import read_json
-from cldctl import clusters
 from cldctl.clusters.records import Seen, Survey
 from cldctl.runs import home, survey
 from cldctl.runs.resume import Continuation, resume
@@ -139,30 +138,6 @@ def test_the_state_of_an_evaluation(tmp_path):
     report(run, request, elbo={"nll": 1.5, "stderr": 0.5})
     row = evaluation_status(work, GONE)
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 3)
-
-
-def test_a_cluster_hears_which_jobs_are_settled(run, scripted, monkeypatch):
-    """Slow accounting must not delay those whose runs finished long ago."""
-    asked = []
-
-    def hear(self, jobs, *, settled=(), max_age_s=30.0):
-        asked[:] = [job.job_id for job in jobs], [job.job_id for job in settled]
-        return Survey({})
-
-    monkeypatch.setattr(scripted, "survey", hear)
-    monkeypatch.setitem(clusters.CLUSTERS, "elsewhere", clusters.CLUSTERS["scripted"])
-    monkeypatch.setattr(scripted, "name", "elsewhere")
-    run.ledger.append(Submitted(time=1.0, job=ref("7")))
-    run.ledger.append(Started(time=2.0, attempt=0, job_id="7", step=0))
-    survey.of_runs([run])
-    assert asked == [["7"], []]
-    run.ledger.append(Ended(time=3.0, attempt=0, cause="finished", step=3))
-    survey.of_runs([run])
-    assert asked == [["7"], ["7"]]
-    run.ledger.append(Requested(time=4.0, steps=9))
-    run.ledger.append(Submitted(time=4.0, job=ref("8")))
-    survey.of_runs([run])
-    assert asked == [["8", "7"], ["7"]]
 
 
 def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(run):

@@ -109,29 +109,6 @@ def test_what_happens_is_seen_within_seconds(tmp_path, clock, slurm):
     assert slurm.calls.total() <= (clock.now - began) / 30 + 1
 
 
-def test_follow_waits_for_a_run_that_is_requeued_while_slurm_is_away(tmp_path, clock, slurm, capsys):
-    """It said STOPPED, and ended with exit code 1."""
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    run = training(tmp_path / "a", "1", clock.now)
-
-    def happen():
-        clock.sleep(20)
-        slurm.is_away = True
-        run.ledger.append(Ended(time=clock.now, attempt=0, cause="timeout", step=20))
-        run.ledger.append(Requeued(time=clock.now, job_id="1", cause="timeout"))
-        clock.sleep(300)
-        slurm.is_away, slurm.mine = False, {"1": "RUNNING|n2|None"}
-        run.ledger.append(Started(time=clock.now, attempt=1, job_id="1", step=20))
-        clock.sleep(60)
-        run.ledger.append(Ended(time=clock.now, attempt=1, cause="finished", step=100))
-
-    assert clock.run(happen, lambda: follow.follow_run(run))[1] == 0
-    said = capsys.readouterr().err
-    assert "REQUEUED" in said
-    assert "slurmctld does not answer" in said
-    assert slurm.calls.total() <= 8
-
-
 def test_follow_believes_an_end_that_slurm_confirms(tmp_path, clock, slurm):
     """A job that is about to return to the queue looks gone for a moment."""
     slurm.mine = {"1": "RUNNING|n1|None"}

@@ -5,7 +5,6 @@ import pytest
 from cld_core.evaluate import registry
 from cldctl.show import evaluations as results
 from cldctl.show import runs
-from cldctl.show.evaluations import evaluations
 from tests.support.screen import STATES, evaluation, every_state, row, screen
 
 SENTENCE = "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
@@ -80,16 +79,6 @@ def test_a_file_gets_everything_on_a_line_each(monkeypatch):
     assert (line[0], line[-1]) == ("n" * 120, "t" * 90)
 
 
-def test_where_a_table_has_no_room_each_row_is_a_list(monkeypatch):
-    results = {quantity.key: {"value": 3.14159, "stderr": 0.0123} for _, quantity in registry.quantities()}
-    known = {"state": "FINISHED", "shards_done": 16, "shards": 16, "checkpoint_step": 800_000, "true_entropy": -1.4}
-    rows = [{"id": f"fid-kid-isc-prc-elbo-loss-{n}", "results": results} | known for n in "ab"]
-    shown = screen(monkeypatch, 60)(evaluations(rows))
-    assert max(map(len, shown)) <= 60
-    for whole in ("fid-kid-isc-prc-elbo-loss-a", "800,000", "3.142 ± 0.012", "3.14159", "-1.400"):
-        assert whole in "\n".join(shown)
-
-
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2, "results": {}}
     known = {**stopped, "state": "FINISHED", "nll": -0.393}
@@ -120,16 +109,6 @@ def test_runs_that_train_come_first(monkeypatch, is_sorted):
     assert {"live-0", "live-1", "live-2"} <= {*names}
     assert is_sorted or names[:3] == ["live-0", "live-1", "live-2"], "an order that was asked for stays"
     assert f"and {len(rows) - len(names)} more" in shown[-1]
-
-
-def test_the_runs_of_a_group_on_a_short_terminal(monkeypatch):
-    rows = [row(f"g-{n:02d}", "FINISHED", group="g", sweep={"train.seed": str(n)}) for n in range(40)]
-    rows[7] = row("g-07", group="g", sweep={"train.seed": "7"})
-    shown = screen(monkeypatch, 80, 24)(runs.details_with_groups(rows, ["g"], 24))
-    assert len(shown) < 24
-    assert "1 RUNNING, 39 FINISHED" in shown[0]
-    assert words(shown)[1][:3] == ["g-07", "7", "RUNNING"]
-    assert "more" in shown[-1]
 
 
 def old(number: int):

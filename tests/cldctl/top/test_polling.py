@@ -5,7 +5,6 @@ import time
 
 from cldctl.clusters.slurm import client
 from cldctl.runs import survey
-from cldctl.runs.index import Index
 from cldctl.top import app
 from tests.support.piloted import Screen, on_screen
 
@@ -55,18 +54,3 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
         on_screen(fleet.root, look)
     finally:
         answers.set()
-
-
-def test_a_look_that_fails_keeps_the_runs(fleet, monkeypatch):
-    async def look(screen: Screen) -> None:
-        await screen.sees("celeba-lr")
-
-        def broken(self: Index, **how: object) -> None:
-            raise OSError(5, "Input/output error\x1b[31m")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Index, "look", broken)
-            await screen.sees("Input/output error", "celeba-lr")
-        await screen.until(lambda: "Input/output error" not in screen.text)
-
-    on_screen(fleet.root, look)
