@@ -40,9 +40,7 @@ def test_samples_of_a_class_with_guidance(runs, tmp_path):
     ("arguments", "words"),
     [
         (("modes", "--label", "9"), ["--label: label 9 is out of range: the labels are 0 to 8. Use one of them."]),
-        (("modes", "--label", "cat"), ["--label: there is no class 'cat': the labels are 0 to 8. Use one of them."]),
         (("plain", "--label", "3"), ["--label 3: plain was trained without labels (data.labels=false). Leave it out."]),
-        (("plain", "--guidance", "2"), ["error: --guidance is 2, but the model has no labels: data.labels is false"]),
         (("always", "--guidance", "2"), ["is 2, but objective.label_dropout is 0", "Leave it at 1"]),
         (("modes", "--guidance", "-1"), ["error: --guidance cannot be -1.0; expected a number >= 0"]),
         (("modes", "sampling.guidance_from=0.9", "sampling.guidance_to=0.1"), ["guidance would never act"]),

@@ -9,15 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from cld_core import faults
 from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl import clusters
+from cldctl.clusters import entry
 from cldctl.clusters.base import Task
 from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
+from tests.support.clock import Clock
 from tests.support.scheduler import clients
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
@@ -65,6 +68,7 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
 def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
     sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     submit(spec)
@@ -193,3 +197,22 @@ def test_where_slurm_says_that_jobs_write(monkeypatch):
     shown = "show job 7\nshow job 31_1\nshow job 40_2\nshow job 50\n"
     assert asked == [(["scontrol", "--oneliner"], shown)]
     assert SlurmCluster().logs_of([]) == {}
+
+
+def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
+    """What its tasks are to run could not get the name by which they look for it."""
+    sbatch("echo Submitted batch job 77")
+    cancelled: list[str] = []
+    monkeypatch.setattr(client, "cancel", cancelled.extend)
+
+    def failing(*arguments):
+        raise OSError(5, "Input/output error")
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, failing)
+    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr(entry, "time", Clock())
+    with pytest.raises((OSError, SchedulerRefused), match="Input/output"):
+        submit(spec)
+    assert cancelled == ["77"]
+    assert list(spec.logs.glob("*.pkl")) == []

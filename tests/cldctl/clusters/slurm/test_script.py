@@ -12,7 +12,6 @@ from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError, UsageError
 from cld_core.run.events import JobRef
 from cldctl.clusters.records import After, JobSpec
-from cldctl.clusters.slurm import client, limits
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -93,22 +92,6 @@ def test_a_time_limit_within_its_own_notice_is_refused():
         with pytest.raises(RecipeError, match=r"'cluster.time_min' is \d, but .* it would never train"):
             SlurmCluster().check(replace(SPEC, size=ClusterSpec(time_min=minutes), notice_s=notice))
     SlurmCluster().check(replace(SPEC, size=ClusterSpec(time_min=2)))
-
-
-@pytest.mark.parametrize(
-    ("config", "most"),
-    [("MaxArraySize            = 101\n", 101), ("MaxArraySize = 0\n", 1), ("KillWait = 30 sec\n", 1000), (None, 1000)],
-)
-def test_an_array_that_slurm_would_refuse(monkeypatch, config, most):
-    asked = []
-    limits.most_tasks.cache_clear()
-    monkeypatch.setattr(client, "output_of", lambda command: asked.append(command) or config)
-    assert SlurmCluster().max_tasks(SPEC) == most
-    SlurmCluster().check(SPEC, most)
-    with pytest.raises(RecipeError, match=f"Submit at most {most}"):
-        SlurmCluster().check(SPEC, most + 1)
-    assert len(asked) == 1, "once per process"
-    limits.most_tasks.cache_clear()
 
 
 def test_a_dry_run_waits_for_a_job_without_an_id():
