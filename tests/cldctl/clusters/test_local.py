@@ -104,24 +104,15 @@ def test_tasks_of_one_process_share_a_controller_and_get_a_gpu_each(submit, monk
         assert (facts["ref"]["job_id"], facts["ref"]["process"]) == (jobs[number].job_id, number)
         assert submit.phase(jobs[number]) == "running"
     assert "SPECIAL" not in os.environ
+    CLUSTER.cancel([jobs[1]])
+    submit.until_gone(jobs[1])
+    assert (submit.folder / "b.stopped").exists()
+    assert [submit.phase(job) for job in jobs] == ["running", "gone", "running"], "one is cancelled alone"
     (submit.folder / "go").touch()
     submit.until_gone(*jobs)
     out, _ = CLUSTER.log_files(jobs[1], 0)
     assert "work b" in out.read_text()
     assert not (submit.folder / "a.stopped").exists()
-
-
-def test_one_task_of_a_pool_is_cancelled_alone(submit):
-    jobs = submit(*(submit.report(name) for name in "abc"))
-    for name in "abc":
-        submit.facts(name)
-    CLUSTER.cancel([jobs[1]])
-    submit.until_gone(jobs[1])
-    assert (submit.folder / "b.stopped").exists()
-    assert [submit.phase(job) for job in jobs] == ["running", "gone", "running"]
-    CLUSTER.cancel(jobs)
-    submit.until_gone(*jobs)
-    assert (submit.folder / "a.stopped").exists()
 
 
 @pytest.mark.parametrize("works", [1, 2])

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from cld_core.config import load
+from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import Lease, RunFolder
@@ -15,17 +16,21 @@ from cld_core.run.atomic import write_json
 from cld_core.run.events import (
     Cancelled,
     Ended,
+    GivenUp,
     JobRef,
     RankFailed,
+    RecipeEdited,
     Requested,
     Requeued,
     Started,
     Submitted,
     TurnedAway,
 )
+from cld_core.run.history import History
 from cld_core.small_files import read_json
-from cldctl.clusters.records import Seen, Survey
+from cldctl.clusters.records import SchedulerAway, Seen, Survey
 from cldctl.runs import home, survey
+from cldctl.runs.differences import changed_between
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import RunStatus, named_status, status_of
 from cldctl.runs.survey import Answers
@@ -259,3 +264,116 @@ def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, monkeypat
             assert state() == ("PENDING", None), "it is being submitted"
     write_json(run.identity_file, {**read_json(run.identity_file), "created": time.time()})
     assert state() == ("PENDING", None), "it may still be about to ask"
+
+
+@pytest.fixture
+def two_runs(tmp_path, scripted):
+    return [
+        trained(run_with(tmp_path / name, 10), job_id, cluster=cluster)
+        for name, job_id, cluster in (("a", "1", "scripted"), ("b", "2", "other"))
+    ]
+
+
+def phases(answers, two_runs):
+    return [answers.of(job).phase for run in two_runs for job, _ in survey.jobs_of(run)]
+
+
+def test_a_job_that_was_turned_away_is_asked_about(two_runs, scripted):
+    two_runs[0].ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="3")))
+    two_runs[0].ledger.append(TurnedAway(job_id="3", reason="withdrawn", why="withdrawn"))
+    scripted.phases["3"] = "pending"
+    assert phases(survey.of_runs(two_runs), two_runs) == ["running", "pending", "running"]
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [("away", "nobody answers"), ("broken", "cluster 'scripted' could not be asked: RuntimeError: a bug")],
+)
+def test_a_cluster_that_cannot_be_asked_spoils_no_other(two_runs, scripted, how, problem):
+    getattr(scripted, how).add("scripted")
+    answers = survey.of_runs(two_runs)
+    assert phases(answers, two_runs) == ["unknown", "running"]
+    assert answers.problem == problem
+    answers.require(["other"], "Nothing happened")
+    with pytest.raises(SchedulerAway, match="Nothing happened; try again when it answers"):
+        answers.require(["other", "scripted"], "Nothing happened")
+
+
+LONG_AGO = 1000.0
+CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
+
+
+@pytest.mark.parametrize(
+    ("then", "is_settled"),
+    [
+        ([], False),
+        ([CRASHED], True),
+        ([Ended(time=LONG_AGO, attempt=0, cause="cancelled")], True),
+        ([Ended(time=LONG_AGO, attempt=0, cause="preempted")], False),
+        ([Ended(attempt=0, cause="crashed")], False),
+        (
+            [Ended(time=LONG_AGO, attempt=0, cause="crashed"), Requeued(time=LONG_AGO, job_id="7", cause="crashed")],
+            False,
+        ),
+        ([Ended(time=LONG_AGO, attempt=0, cause="crashed"), GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
+    ],
+)
+def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled):
+    """Hundreds of failed two_runs, whose jobs Slurm has forgotten, are asked about no more."""
+    run = run_with(tmp_path / "a", 10)
+    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="scripted", job_id="7")))
+    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    for event in then:
+        run.ledger.append(event)
+    assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
+
+
+def test_an_unknown_cluster_will_never_answer(tmp_path, two_runs):
+    trained(run_with(tmp_path / "c", 10), "3", cluster="moon")
+    answers = survey.of_runs([*two_runs, run_with(tmp_path / "d"), *map(type(two_runs[0]), [tmp_path / "c"])])
+    with pytest.raises(UsageError, match=r"'moon' is not known.*Use the cldctl that submitted the job\.") as raised:
+        answers.require(answers.surveys, "Nothing happened")
+    assert "try again" not in str(raised.value)
+
+
+OLD, NEW = "a" * 64, "b" * 64
+WHEN = "2026-11-26 12:00"
+NOON = time.mktime(time.strptime(WHEN, "%Y-%m-%d %H:%M"))
+SINCE_2 = f"since attempt 2 ({WHEN})"
+
+
+def begun(attempt, **more):
+    return Started(time=NOON, attempt=attempt, job_id="7", step=0, **more)
+
+
+def changes(*events):
+    return changed_between(History.of(events))
+
+
+def test_code_versions_driver_and_gpu():
+    before = begun(1, code=OLD, versions={"torch": "2.6.0", "numpy": "2.0"}, gpu="A100", driver="535.1")
+    after = begun(2, code=NEW, versions={"torch": "2.7.0", "numpy": "2.0"}, gpu="H100", driver="550.2")
+    assert changes(before, Ended(attempt=1, cause="preempted"), after) == [
+        f"code bbbbbbbbbbbb instead of aaaaaaaaaaaa, {SINCE_2}",
+        f"torch 2.7.0 instead of 2.6.0, {SINCE_2}",
+        f"GPU H100 instead of A100, {SINCE_2}",
+        f"driver 550.2 instead of 535.1, {SINCE_2}",
+    ]
+
+
+def test_the_last_change_of_each_thing_counts():
+    told = changes(*(begun(number, gpu=gpu) for number, gpu in enumerate(("A", "B", "A", "A"), start=1)))
+    assert told == [f"GPU A instead of B, since attempt 3 ({WHEN})"]
+
+
+def test_a_job_that_does_not_find_its_code():
+    asked = Requested(steps=5, code=OLD)
+    (line,) = changes(asked, begun(1, code="live " + NEW))
+    assert line == "attempt 1 runs code live bbbbbbbbbbbb, not that of the run, aaaaaaaaaaaa"
+    assert changes(Requested(steps=5, code="live"), begun(1, code="live " + NEW)) == []
+
+
+def test_an_edited_recipe():
+    edited = RecipeEdited(keys=("optim.lr",), values=("optim.lr 0.5 instead of 0.001",))
+    assert changes(edited) == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
+    assert changes(edited, RecipeEdited()) == []

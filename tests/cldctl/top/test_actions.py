@@ -167,11 +167,8 @@ def test_a_report_is_opened_only_where_there_is_a_display(tmp_path, ran, monkeyp
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     row = RunStatus(name="mine", path=str(tmp_path), state="FINISHED")
-    (without, within) = actions.report(row), actions.report(row)
-    without.start(lambda: None)
-    assert "no display here" in without.output
+    actions.report(row).start(lambda: None)
     assert opened == []
     monkeypatch.setenv("DISPLAY", ":0")
-    within.start(lambda: None)
+    actions.report(row).start(lambda: None)
     assert opened == [(RunFolder(tmp_path).path / "report.html").as_uri()]
-    assert "no display" not in within.output

@@ -159,26 +159,30 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
         SlurmCluster().cancel([JobRef(cluster="slurm", job_id="7")])
 
 
-def test_clients_without_a_configuration_are_not_the_default(monkeypatch, tmp_path):
-    for name in ("sbatch", "scontrol"):
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
+@pytest.mark.parametrize(
+    ("file", "variable", "answers", "name"),
+    [
+        (False, "", False, "local"),
+        (True, "", False, "slurm"),
+        (False, "/elsewhere", False, "slurm"),
+        (False, "", True, "slurm"),
+    ],
+)
+def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable, answers, name):
+    """A configuration makes Slurm one: in its usual place, in the variable, or with the controller that answers."""
+    for client_name in ("sbatch", "scontrol"):
+        (tmp_path / client_name).write_text(f"#!/bin/sh\nexit {int(not answers)}\n")
+        (tmp_path / client_name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("SLURM_CONF", raising=False)
-    file = tmp_path / "slurm.conf"
-    monkeypatch.setattr(client, "_CONFIGURATIONS", (str(file),))
+    monkeypatch.setattr(client, "_CONFIGURATIONS", (str(tmp_path / "slurm.conf"),))
+    monkeypatch.setenv("SLURM_CONF", variable)
+    if not variable:
+        monkeypatch.delenv("SLURM_CONF")
+    if file:
+        (tmp_path / "slurm.conf").touch()
     client._answers.cache_clear()
     assert SlurmCluster.unavailable() is None
-    assert clusters.default().name == "local"
-    file.touch()
-    assert clusters.default().name == "slurm"
-    file.unlink()
-    monkeypatch.setenv("SLURM_CONF", "/elsewhere/slurm.conf")
-    assert clusters.default().name == "slurm"
-    monkeypatch.delenv("SLURM_CONF")
-    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 0\n")
-    client._answers.cache_clear()
-    assert clusters.default().name == "slurm"
+    assert clusters.default().name == name
     client._answers.cache_clear()
 
 
