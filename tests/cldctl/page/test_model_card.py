@@ -13,8 +13,8 @@ from cld_core.config import from_dict
 from cld_core.config.variants import names
 from cld_core.errors import UsageError
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cldctl.page.model_card import DIFFUSIONS, CardFiles, card, licence
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of

@@ -11,8 +11,8 @@ from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import read_json, write_json
 from cld_core.run import Lease, RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import (
     Cancelled,
     Ended,
@@ -27,7 +27,6 @@ from cld_core.run.events import (
     TurnedAway,
 )
 from cld_core.run.history import History
-from cld_core.small_files import read_json
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
 from cldctl.runs import home, survey
 from cldctl.runs.differences import changed_between

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from cld_core.config import load
-from cld_core.run.atomic import write_json
+from cld_core.files import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
 from cld_core.run.groups import Group
 from cldctl.runs.estimate import estimate

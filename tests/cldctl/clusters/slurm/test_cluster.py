@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from cld_core import faults
 from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl import clusters
@@ -214,7 +213,7 @@ def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkey
 
     for name in ("rename", "replace"):
         monkeypatch.setattr(os, name, failing)
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr(entry, "time", Clock())
     with pytest.raises((OSError, SchedulerRefused), match="Input/output"):
         submit(spec)
