@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.checkpoint.verify import FORMAT, Sidecar
+from cld_core.checkpoint.files import FORMAT, Content, Sidecar
 from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import Evaluation
@@ -179,14 +179,14 @@ TOY = RECIPES / "toy.yaml"
 
 
 def saved(short: RunFolder, step: int, seconds: float) -> None:
-    sidecar = Sidecar(format=FORMAT, step=step, bytes=0, sha256="", seconds=seconds)
+    sidecar = Sidecar(format=FORMAT, step=step, state=Content(0, ""), seconds=seconds)
     sidecar.write(short.checkpoint_file(step).with_suffix(".json"))
 
 
 def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(short):
     def notices(recipe):
         training = specs.training(short, recipe, DebugCluster())
-        shards = specs.sharded([short.evals / "e"], recipe.cluster, DebugCluster(), short=short)
+        shards = specs.sharded([short.evals / "e"], recipe.cluster, DebugCluster(), run=short)
         return {training.notice_s, shards.notice_s}
 
     assert notices(short.recipe()) == {90}
@@ -201,7 +201,7 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
 
 def test_a_task_of_shards_is_one_process(short):
     size = load(TOY, ["cluster.nodes=2", "cluster.gpus_per_node=8"]).cluster
-    spec = specs.sharded([short.evals / "e"], size, DebugCluster(), short=short, parallel=5)
+    spec = specs.sharded([short.evals / "e"], size, DebugCluster(), run=short, parallel=5)
     assert (spec.size.nodes, spec.size.ranks_per_node, spec.size.gpus_per_node, spec.parallel) == (1, 1, 1, 5)
 
 
