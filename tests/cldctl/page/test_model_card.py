@@ -9,7 +9,6 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 
-from cld_core import pictures
 from cld_core.config import from_dict
 from cld_core.config.variants import names
 from cld_core.errors import UsageError
