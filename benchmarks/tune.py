@@ -36,7 +36,7 @@ from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.solutions import Solution, in_run
 from cld_core.tune import differences, fit
-from cld_core.tune.computing import solution_of
+from cld_core.tune.computing import linear_of, solution_of
 from cld_core.tune.differences import Fitted
 from cld_core.tune.fit import Ends, Problem, Row
 from cld_core.tune.linear import Linear, of_exponential, spaced
@@ -116,12 +116,6 @@ def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
         distances += [sliced_w2(x.float(), truth(n, other)) for other in range(seeds)]
         densities.append(float(LAW.log_density(x).mean()))
     return f"{statistics.mean(distances):.4f} / {statistics.mean(densities):.3f}"
-
-
-def linear_of(solution: Solution) -> Linear:
-    double = torch.float64
-    weights = tuple(torch.tensor(step, dtype=double) for step in solution.weights)
-    return Linear(torch.tensor(solution.times, dtype=double), torch.tensor(solution.transitions, dtype=double), weights)
 
 
 def loaded(text: str) -> tuple[RunFolder, Model]:

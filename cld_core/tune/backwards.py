@@ -14,7 +14,7 @@ from cld_core.samplers.halves import rest
 from cld_core.sde import Diffusion
 
 from .differences import Fitted, is_free, split
-from .linear import Linear
+from .linear import MOST_MEMORY, Linear
 
 # The most coordinates of an example for which one pass each is worth it.
 MOST_NUMBERS = 8
@@ -67,9 +67,9 @@ def _linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tup
             slopes.append(by_shift[number][None])
         rows = 1 if number == count - 1 else sde.n
         by_row = split(by_added, sde.n)[:, :rows].flatten(2, -2)  # (B, rows, C..., D)
-        halves = sde.n, *[sde.m] * len(linear.weights[number])
+        fitted_weights = len(linear.weights[number][:MOST_MEMORY])
         # In the order of `packed`, which has the matrices one after another, row by row.
-        for part in source.split(halves, 1):
+        for part in source[:, : sde.n + sde.m * fitted_weights].split((sde.n, *[sde.m] * fitted_weights), 1):
             slopes.append(torch.einsum("brcd,bjc->rjbd", by_row, part).flatten(0, 1))
     return x.detach(), torch.cat(slopes).unflatten(2, x.shape[1:])
 

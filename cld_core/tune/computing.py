@@ -28,7 +28,7 @@ from . import cost, differences, memory
 from .differences import Fitted
 from .fit import Ends, Problem, Row, best, kept, settings_of
 from .given import Given
-from .linear import Linear
+from .linear import Linear, extended
 from .stages import STAGES
 from .work import Tuning, tunings_of
 
@@ -80,10 +80,13 @@ class TuneComputation(Computation):
         assert len(done) == first, f"row {first} of the {kind} follows from {first} rows, not {len(done)}"
         over = done and kind != "untuned" and self._is_spent
         row = done[-1] if over else self._usable(problem, kind, problem.row(kind, self._rows))
+        idle = over or (kind == "fewer" and problem.neighbour is None)
         evaluations = (self._evaluated - before) / self._request.points
-        if not over:
+        if not idle:
             print(f"{kind} {settings_of(kind, row)}: rms {row.fit:.4g}, held out {row.held:.4g}", flush=True)
-        return _arrays(row, self._width if kind == "coefficients" else 0, evaluations, time.monotonic() - started)
+        return _arrays(
+            row, self._width if kind in ("fewer", "coefficients") else 0, evaluations, time.monotonic() - started
+        )
 
     def review(self, kind: str, rows: Arrays) -> None:
         if kind in STAGES:
@@ -98,6 +101,9 @@ class TuneComputation(Computation):
             if other.name == self._work.name or ours != theirs:
                 continue
             content = state.read_state(other.shards, 0)
+            if kind == "flow":
+                content.pop("neighbour", None)
+                made_of.pop("neighbour", None)
             if state.is_made_of(content, {**made_of, "request": other.request.id}):
                 parts = content.get("work", {})
                 yield from _sealed_flow(other, parts) if kind == "flow" else _sealed_rows(other, parts, kind)
@@ -191,6 +197,8 @@ class TuneComputation(Computation):
 
     def _usable(self, problem: Problem, stage: str, row: Row) -> Row:
         """The row, with an infinite distance if its times do not decrease, as those of a solution have to."""
+        if not math.isfinite(row.held):
+            return row
         times = problem.sampler(stage, self._rows, row).times
         return row if bool((times.diff() < 0).all()) else dataclasses.replace(row, held=math.inf)
 
@@ -217,7 +225,11 @@ class TuneComputation(Computation):
         if self._labels is not None:
             score = self._score_of(0, request.points)
             fitted = Given(score, model.sde, request.at_once, self._count, points=request.points)
-        return Problem(fitted, fit, held, request.nfe, request.eps, request.denoise)
+        neighbour = self._work.neighbour(self._work.made_of().get("checkpoint"))
+        start = None
+        if neighbour is not None:
+            start = extended(linear_of(neighbour), model.sde, request.nfe, request.eps, request.denoise)
+        return Problem(fitted, fit, held, request.nfe, request.eps, request.denoise, start)
 
     def _count(self, examples: int) -> None:
         self._evaluated += examples
@@ -245,7 +257,7 @@ def _sealed_rows(work: Tuning, parts: Mapping[str, Any], stage: str) -> Iterator
         count = 0 if arrays is None else int((arrays["evaluations"] > 0).sum())
         if name == stage and count:
             yield Sealed(work.shards, 0, name, 0, count)
-        if name == stage or count < size:
+        if name == stage or (count < size and name != "fewer"):
             return
 
 
@@ -258,6 +270,13 @@ def solution_of(linear: Linear, **others: Any) -> Solution:
         weights=tuple(_matrices(step) for step in linear.weights),
         **others,
     )
+
+
+def linear_of(solution: Solution) -> Linear:
+    """The coefficients of a solution."""
+    weights = tuple(torch.tensor(step, dtype=torch.float64) for step in solution.weights)
+    transitions = torch.tensor(solution.transitions, dtype=torch.float64)
+    return Linear(torch.tensor(solution.times, dtype=torch.float64), transitions, weights)
 
 
 def _matrices(tensor: torch.Tensor) -> tuple[tuple[tuple[float, ...], ...], ...]:

@@ -31,4 +31,5 @@ def evaluations(sde: Diffusion, nfe: int, denoise: bool, images: bool, eps: floa
         slopes = nfe * (1 + _PLANE + backwards.PER_TIME)
     judged, tried = 2 * nfe, TRIALS * nfe
     grid = (nfe - 1) * nfe + tried + judged
-    return STAGES["untuned"] * judged + STAGES["grid"] * grid + STAGES["coefficients"] * (slopes + tried + judged)
+    coefficients = STAGES["fewer"] + STAGES["coefficients"]
+    return STAGES["untuned"] * judged + STAGES["grid"] * grid + coefficients * (slopes + tried + judged)

@@ -15,7 +15,7 @@ from cld_core.samplers.halves import rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
-from .linear import Linear, largest
+from .linear import MOST_MEMORY, Linear, largest
 
 # The change of a coefficient, or of the logarithm of a time. Later steps amplify it. A larger one would be affected by
 # the curvature of the flow, a smaller one by the rounding of a float32 network, 1e-7 of alpha.
@@ -42,7 +42,7 @@ class Fitted:
 
 
 def sizes(linear: Linear, denoise: bool) -> list[int]:
-    """The number of parameters of each step: its time, if it is free, its transition and its weights.
+    """The number of parameters of each step: its time, if it is free, its transition and its newest weights.
 
     The times of the first evaluation, t = 1, and of the denoising one, eps, are not free. The last step results in the
     sample x, and only its coefficients of x are parameters.
@@ -51,7 +51,7 @@ def sizes(linear: Linear, denoise: bool) -> list[int]:
     found = []
     for number, weights in enumerate(linear.weights):
         rows = 1 if number == last else linear.transitions.shape[1]
-        columns = linear.transitions.shape[2] + weights.shape[0] * weights.shape[2]
+        columns = linear.transitions.shape[2] + len(weights[:MOST_MEMORY]) * weights.shape[2]
         found.append(int(is_free(number, count, denoise)) + rows * columns)
     return found
 
@@ -62,13 +62,13 @@ def most_sizes(sde: Diffusion, nfe: int, eps: float, denoise: bool) -> list[int]
 
 
 def packed(linear: Linear, denoise: bool) -> Tensor:
-    """The parameters (P,): for each step log t if the time is free, the transition, the weights."""
+    """The parameters (P,): for each step log t if the time is free, the transition, the newest weights."""
     count, parts = len(linear.times), []
     for number, weights in enumerate(linear.weights):
         rows = slice(0, 1) if number == count - 1 else slice(None)
         if is_free(number, count, denoise):
             parts.append(linear.times[number].log()[None])
-        parts += [linear.transitions[number, rows].flatten(), weights[:, rows].flatten()]
+        parts += [linear.transitions[number, rows].flatten(), weights[:MOST_MEMORY, rows].flatten()]
     return torch.cat(parts)
 
 
@@ -89,7 +89,7 @@ def unpacked(parameters: Tensor, like: Linear, denoise: bool, eps: float) -> Lin
             times[number] = times[number].exp().clamp(eps, 1.0)
         new = old.clone()
         take(transitions[number, rows])
-        take(new[:, rows])
+        take(new[:MOST_MEMORY, rows])
         weights.append(new)
     return Linear(times, transitions, tuple(weights))
 
@@ -118,9 +118,8 @@ def linearised(fitted: Fitted, linear: Linear, u: Tensor, denoise: bool) -> tupl
             history = [torch.cat([history[0], later]), *(torch.cat([alpha, alpha[:1]]) for alpha in history[1:])]
         flat = [alpha.flatten(0, 1) for alpha in history]
         after = _next(sde, copies.flatten(0, 1), transition, weights, flat).unflatten(0, copies.shape[:2])
-        changed = _changed(
-            sde, after[0], copies[0], [alpha[0] for alpha in history[: len(weights)]], number == count - 1
-        )
+        newest = [alpha[0] for alpha in history[: len(weights[:MOST_MEMORY])]]
+        changed = _changed(sde, after[0], copies[0], newest, number == count - 1)
         history = [torch.cat([alpha, alpha[:1].expand(len(changed), *alpha.shape[1:])]) for alpha in history]
         copies = torch.cat([after, changed])
     x = copies.narrow(2, 0, copies.shape[2] // sde.n)

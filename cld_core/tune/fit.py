@@ -59,6 +59,7 @@ class Problem:
         nfe: evaluations, that of the denoising step included.
         eps: time at which the flow ends.
         denoise: whether its end is denoised.
+        neighbour: a solution of fewer evaluations, with idle ones up to ``nfe`` (`linear.extended`).
     """
 
     fitted: Fitted
@@ -67,13 +68,22 @@ class Problem:
     nfe: int
     eps: float
     denoise: bool
+    neighbour: Linear | None = None
 
     def row(self, stage: str, rows: Rows) -> Row:
         """The next row of a stage, from the rows of this stage and of those before it."""
-        return {"untuned": self._untuned, "grid": self._grid, "coefficients": self._coefficients}[stage](rows)
+        ways = {
+            "untuned": self._untuned,
+            "fewer": self._fewer,
+            "grid": self._grid,
+            "coefficients": self._coefficients,
+        }
+        return ways[stage](rows)
 
     def sampler(self, stage: str, rows: Rows, row: Row) -> Linear:
         """The sampler of a row."""
+        if stage == "fewer":
+            return self._with(self._start(), row.parameters)
         if stage == "coefficients":
             return self._with(self._origin(rows, row.which), row.parameters)
         return self._over(
@@ -85,6 +95,24 @@ class Problem:
         return self._judged(
             pair, Point(torch.zeros(0, dtype=torch.float64)), self._over(self._spaced(pair), pair, "untuned")
         )
+
+    def _fewer(self, rows: Rows) -> Row:
+        """The neighbour itself, so that no tuning is further from the flow than one of fewer evaluations; then a fit.
+
+        Without a neighbour, nothing.
+        """
+        done = rows["fewer"]
+        if self.neighbour is None:
+            return Row(0, torch.zeros(0, dtype=torch.float64), FIRST_DAMPING, math.inf, math.inf)
+        start = self._start()
+        after = done[-1].point if done else Point(differences.packed(start, self.denoise))
+        if done:
+            after = self._moved(after, start, robust=False)
+        return self._judged(0, after, self._with(start, after.parameters))
+
+    def _start(self) -> Linear:
+        assert self.neighbour is not None, "there is no solution of fewer evaluations to start from"
+        return with_memory(self.neighbour)
 
     def _grid(self, rows: Rows) -> Row:
         candidate = _next_candidate(rows["grid"])
@@ -106,6 +134,11 @@ class Problem:
         robust = PLAIN <= len(done) < PLAIN + ROBUST
         if len(done) in (PLAIN, PLAIN + ROBUST):  # From here on, the sum of squares has other weights.
             before = Point(before.parameters, FIRST_DAMPING)
+        after = self._moved(before, origin, robust=robust)
+        return self._judged(candidate, after, self._with(origin, after.parameters))
+
+    def _moved(self, before: Point, origin: Linear, *, robust: bool) -> Point:
+        """The next point of a fit of times and coefficients."""
 
         def errors(parameters: Tensor) -> Tensor:
             return self._errors(self.fit, self._with(origin, parameters))
@@ -115,10 +148,7 @@ class Problem:
             x, slopes = way.linearised(self.fitted, self._with(origin, parameters), self.fit.u, self.denoise)
             return (x - self.fit.x).flatten(1), slopes.flatten(2)
 
-        after = before
-        if before.damping < _STUCK:
-            after = advanced(before, errors, linearised, robust=robust)
-        return self._judged(candidate, after, self._with(origin, after.parameters))
+        return advanced(before, errors, linearised, robust=robust) if before.damping < _STUCK else before
 
     def _origin(self, rows: Rows, candidate: int) -> Linear:
         """The sampler that the fit of coefficients starts from: the best grid of a candidate."""
@@ -158,11 +188,13 @@ def best(rows: Sequence[Row]) -> Row:
 
 def kept(rows: Rows) -> str:
     """The stage whose best row is closest on held-out noise; the simplest one if several are equal."""
-    return min(STAGES, key=lambda stage: best(rows[stage]).held)
+    return min((stage for stage in STAGES if rows[stage]), key=lambda stage: best(rows[stage]).held)
 
 
 def settings_of(stage: str, row: Row) -> str:
     """The settings that a row starts from, for messages."""
+    if stage == "fewer":
+        return "the solution of fewer evaluations"
     spacing = f" grid={SPACINGS[row.which % len(SPACINGS)]}" if stage == "untuned" else ""
     return f"{CANDIDATES[_candidate(stage, row.which)]}{spacing}"
 

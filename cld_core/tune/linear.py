@@ -12,8 +12,11 @@ from cld_core.sde import Diffusion
 
 from .stages import CANDIDATES, SPACINGS, Settings
 
-# How many of the newest alphas a step of a fitted sampler may use.
-MEMORY = 4
+# How many of the newest alphas have weights in every fit, and in one from order 3 with the corrector. Weights of older
+# ones, which a solution of fewer evaluations leads to, stay as they are.
+MEMORY, MOST_MEMORY = 4, 5
+# Times are spread in B(t)^(1/6), in which the recommended grid is uniform.
+POWER = 6.0
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,44 @@ def of_exponential(sde: Diffusion, times: Sequence[float], settings: Settings, d
 
 
 def with_memory(linear: Linear) -> Linear:
-    """The same sampler with weights for all alphas that a fit may use."""
+    """The same sampler with weights for all alphas that every fit uses."""
     weights = []
     for number, old in enumerate(linear.weights):
         more = max(0, min(number + 1, MEMORY) - len(old))
         weights.append(torch.cat([old, old.new_zeros(more, *old.shape[1:])]))
     return Linear(linear.times, linear.transitions, tuple(weights))
+
+
+def extended(linear: Linear, sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:
+    """The same sampler with more evaluations, ``nfe`` in all: its samples are the same to rounding.
+
+    The step that is the longest in B(t)^(1/6) is divided: the exponential sampler of order 0 leads to its middle, and
+    the rest of the step from there to where it led before. What is evaluated in the middle has no weight yet.
+    """
+    while len(linear.times) < nfe:
+        linear = _divided(linear, sde, eps, denoise)
+    return linear
+
+
+def _divided(linear: Linear, sde: Diffusion, eps: float, denoise: bool) -> Linear:
+    times = linear.times.tolist()
+    places = [sde.schedule.integral(t) ** (1.0 / POWER) for t in (times if denoise else [*times, eps])]
+    number = max(range(len(places) - 1), key=lambda step: places[step] - places[step + 1])
+    middle = sde.schedule.time((0.5 * (places[number] + places[number + 1])) ** POWER)
+    first = of_exponential(sde, (times[number], middle), Settings(1, False), False)
+    transition = linear.transitions[number] @ torch.linalg.inv(first.transitions[0])
+    weights, last = list(linear.weights), linear.weights[number].clone()
+    last[0] -= transition @ first.weights[0][0]
+    for step, old in enumerate([last, *weights[number + 1 :]]):
+        # The new alpha comes after those of the steps from `number` + 1 to this one.
+        if len(old) > step:
+            old = torch.cat([old[:step], old.new_zeros(1, *old.shape[1:]), old[step:]])
+        weights[number + step] = old
+    weights.insert(number, first.weights[0])
+    transitions = [*linear.transitions]
+    transitions[number : number + 1] = [first.transitions[0], transition]
+    times.insert(number + 1, middle)
+    return Linear(torch.tensor(times, dtype=torch.float64), torch.stack(transitions), tuple(weights))
 
 
 def largest(sde: Diffusion, nfe: int, eps: float, denoise: bool) -> Linear:

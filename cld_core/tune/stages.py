@@ -1,6 +1,7 @@
 """The stages of a fit and how many rows each has. Loads no torch, because `status` counts rows.
 
 untuned        every candidate over every spacing: the starting points, and the baseline of a fit
+fewer          a solution of fewer evaluations, if there is one, and then times and coefficients from there
 grid           times, for each candidate, and then for the best of them
 coefficients   times and coefficients, from the best grids, and then from the best of them
 """
@@ -30,6 +31,7 @@ EACH, BEST, KEPT = 3, 6, 2
 STARTS, PLAIN, ROBUST, AGAIN = 3, 8, 16, 8
 STAGES = {
     "untuned": len(CANDIDATES) * len(SPACINGS),
+    "fewer": PLAIN,
     "grid": EACH * len(CANDIDATES) + BEST * KEPT,
     "coefficients": STARTS * PLAIN + ROBUST + AGAIN,
 }

@@ -5,6 +5,7 @@ solution.json                          the result, `cld_core.solutions`
 """
 
 import contextlib
+import math
 
 from cld_core import solutions
 from cld_core.averages import snapshots
@@ -46,7 +47,21 @@ class Tuning(WorkOfRun):
         made_of = {"request": self.request.id}
         if self.request.ema_length is not None:
             made_of["averages"] = snapshots.fingerprint(self.run, step)
+        if (neighbour := self.neighbour(checksum)) is not None:
+            made_of["neighbour"] = neighbour.digest
         return made_of | ({} if checksum is None else {"checkpoint": checksum})
+
+    def neighbour(self, checksum: str | None) -> Solution | None:
+        """The solution to start from: of the next smaller number of evaluations that is solved for the same flow."""
+        flow = ("eps", "denoise", "labels", "guidance", "guidance_from", "guidance_to", "ema_length")
+        fewer = [
+            one
+            for one in solutions.in_run(self.run)
+            if one.nfe < self.request.nfe
+            and one.checkpoint == checksum
+            and all(getattr(one, name) == getattr(self.request, name) for name in flow)
+        ]
+        return max(fewer, key=lambda one: (one.nfe, -one.rms.get(one.kept, math.inf)), default=None)
 
 
 def tunings_of(run: RunFolder) -> list[Tuning]:

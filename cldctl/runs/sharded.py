@@ -39,6 +39,7 @@ def start(
     parallel: int | None = None,
     code: Path | None = None,
     only: Mapping[Path, Sequence[int]] | None = None,
+    together: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> JobRef:
     """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
@@ -47,6 +48,7 @@ def start(
         size: nodes, ranks and limits as a training would get them.
         code: what the job imports from, as in `JobSpec`.
         only: by folder of the work, the shards to start; default: all that are missing.
+        together: one task computes all of it, one work after another.
         say: told why tasks have several shards each, if a limit of the scheduler is the reason.
 
     Raises:
@@ -58,7 +60,7 @@ def start(
     wide = replace(spec, size=size)
     wanted = {work.folder: work.to_start() for work in works} if only is None else only
     missing = [(str(work.folder), wanted[work.folder]) for work in works]
-    shares = divided(missing, cluster.max_tasks(wide))
+    shares = divided(missing, 1 if together else cluster.max_tasks(wide))
     cluster.check(spec, len(shares))
     digest = _digest(code, cluster)
     ledgers = {str(work.folder): work.ledger for work in works}
@@ -71,7 +73,7 @@ def start(
                 event = Submitted(job=ref, shards=piece.shards, code=digest, exclude=spec.exclude)
                 ledgers[piece.folder].append(event)
 
-    why = cluster.why_no_more(wide)
+    why = None if together else cluster.why_no_more(wide)
     while True:
         try:
             tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu, code=digest)) for share in shares]

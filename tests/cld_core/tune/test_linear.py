@@ -14,7 +14,7 @@ from cld_core.seeds import SampleNoise
 from cld_core.tune import backwards, cost, differences, grid
 from cld_core.tune.computing import solution_of
 from cld_core.tune.differences import Fitted
-from cld_core.tune.linear import of_exponential, spaced, with_memory
+from cld_core.tune.linear import MEMORY, extended, of_exponential, spaced, with_memory
 from cld_core.tune.stages import CANDIDATES, STAGES, Settings
 from tests.support.numeric import BothScored, ThirdOrder
 
@@ -50,6 +50,21 @@ def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
     assert torch.allclose(
         differences.samples(Fitted(score, sde, 5), linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("sde", DIFFUSIONS, ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
+    fitted, u = Fitted(diamond().score(sde), sde, 1000), prior(sde)
+    few = with_memory(of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), Settings(3, True), denoise))
+    more = with_memory(extended(few, sde, 9, 1e-2, denoise))
+    assert len(more.times) == 9
+    assert bool((more.times.diff() < 0).all())
+    assert torch.allclose(differences.samples(fitted, more, u), differences.samples(fitted, few, u), rtol=0, atol=1e-11)
+    assert max(map(len, more.weights)) > MEMORY
+    again = differences.unpacked(differences.packed(more, denoise), more, denoise, 1e-2)
+    assert torch.equal(again.transitions, more.transitions)
+    assert len(differences.packed(more, denoise)) == sum(differences.sizes(more, denoise))
 
 
 @functools.cache
