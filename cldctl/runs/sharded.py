@@ -14,7 +14,9 @@ from cld_core.evaluate.stats_work import Statistics, StatsRequest, make_folder
 from cld_core.run import RunFolder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
-from cld_core.shards import Work, open_work
+from cld_core.run.work import Work
+from cld_core.shards import Work as ShardedWork
+from cld_core.shards import open_work
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs
@@ -131,7 +133,7 @@ def ask_about(works: Iterable[Work]) -> Answers:
     return answers
 
 
-def unclaimed(work: Work, answers: Answers) -> list[int]:
+def unclaimed(work: ShardedWork, answers: Answers) -> list[int]:
     """The shards to start that no living task computes: others of its array may have been cancelled or given up."""
     if work.is_done:
         return []

@@ -11,8 +11,7 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder, changes
 from cld_core.run.trust import require_own_plugin
 from cld_core.sanitize import one_line
-from cld_core.tune.request import TuneRequest
-from cld_core.tune.work import Tuning
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import recipe_for_evaluation, require_average

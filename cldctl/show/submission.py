@@ -13,7 +13,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.tune.work import Tuning
+from cld_core.tune.tuning import Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
 from cldctl.evals.samplers import Comparison

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.run import RunFolder
-from cld_core.tune.work import tunings_of
+from cld_core.tune.tuning import tunings_of
 from tests.support.paths import HELD
 from tests.support.tools import DEBUG, ONE, told_by_solution
 
