@@ -171,14 +171,9 @@ def main() -> None:
             sampled = quality(case, linear, arguments.samples, arguments.seeds)
             shown.add_row(case.name, str(nfe), f"untuned, {how}", f"{distance:.4f}", sampled)
         for one in (one for one in found if one.step == model.step):
-            sampled = quality(case, Linear.of_solution(one), arguments.samples, arguments.seeds)
-            shown.add_row(
-                case.name,
-                str(one.nfe),
-                f"tuned ({one.kept})",
-                f"{rms(case, Linear.of_solution(one), ends):.4f}",
-                sampled,
-            )
+            linear = Linear.of_solution(one)
+            sampled = quality(case, linear, arguments.samples, arguments.seeds)
+            shown.add_row(case.name, str(one.nfe), f"tuned ({one.kept})", f"{rms(case, linear, ends):.4f}", sampled)
     for text in arguments.on:
         run, model = loaded(text)
         case = of_model(model, f"{run.name}, step {model.step}")

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from . import cost
 from .derivatives import Fitted
 from .fit import Ends, Problem, best, kept, settings_of
 from .linear import Linear, extended
-from .tuning import FAR, FLOW_FILE, STAGES, STATE, Row, State, Tuning, tunings_of
+from .tuning import FAR, STAGES, STATE, Row, State, Tuning
 
 T = TypeVar("T")
 _NOISE = "tune"
@@ -65,10 +66,9 @@ class Job:
             UsageError: the fit takes more memory than there is.
         """
         self._say_cost()
-        self._state, self._blocks = self._begun()
+        self._flow = self._solved()
+        self._state = self._begun()
         try:
-            if self._blocks:
-                self._save_flow()
             self._save()
             for stage in ("flow", *STAGES):
                 while self._lacks(stage):
@@ -87,11 +87,11 @@ class Job:
     def step(self, stage: str) -> None:
         """Compute the next block of the flow, or row of a stage."""
         if stage == "flow":
-            x, evaluations = self._block(len(self._blocks))
-            self._blocks.append(x)
-            self._save_flow()
-            self._state = replace(self._state, flow=(*self._state.flow, evaluations))
-            found = f"flow {len(self._blocks)}/{self._request.sizes['flow']}"
+            self._flow = [*self._flow, self._block(len(self._flow))]
+            x, nfe = (np.stack(column) for column in zip(*self._flow, strict=True))
+            self._patiently(lambda: write_arrays(self._work.flow_file, {"x": x, "nfe": nfe}))
+            self._state = replace(self._state, flow=len(self._flow))
+            found = f"flow {len(self._flow)}/{self._request.sizes['flow']}"
         else:
             row = self._next_row(stage)
             rows = (*self._state.rows.get(stage, ()), row)
@@ -110,49 +110,35 @@ class Job:
         cost.require(needed, request.points, self._model.device)
         print(f"at most {most:,} evaluations of the network for each of {request.points} points{limit}", flush=True)
 
-    def _begun(self) -> tuple[State, list[np.ndarray]]:
-        """What is done: by this job before it was interrupted, or by other tunings to the same checkpoint."""
+    def _begun(self) -> State:
+        """What is done, unless it was made of something else."""
         state = find_record(State, self._work.folder / STATE)
-        if state is not None and state.made_of == self._made_of:
-            blocks = _blocks_of(self._work, state)
-            if len(blocks) == len(state.flow):
-                return state, blocks
-        state, blocks = State(self._made_of, self._work.neighbour(self._made_of["checkpoint"])), []
-        for other, theirs in self._elsewhere():
-            if other.request.flow_id == self._request.flow_id:
-                wanted = min(len(theirs.flow), self._request.sizes["flow"])
-                if wanted > len(blocks) and len(found := _blocks_of(other, theirs)) >= wanted:
-                    blocks, state = found[:wanted], replace(state, flow=theirs.flow[:wanted])
-                    print(f"flow {wanted}/{self._request.sizes['flow']}, taken from {other.name}", flush=True)
-            if other.request.fit_id == self._request.fit_id and theirs.neighbour == state.neighbour:
-                rows = _in_order(theirs)
-                if sum(map(len, rows.values())) > sum(map(len, state.rows.values())):
-                    state = replace(state, rows=rows)
-                    said = ", ".join(f"{stage} {len(done)}/{STAGES[stage]}" for stage, done in rows.items())
-                    print(f"{said}, taken from {other.name}", flush=True)
-        return state, blocks
+        if state is None or state.made_of != self._made_of:
+            state = State(self._made_of)
+        neighbour = state.neighbour or self._work.neighbour(self._made_of["checkpoint"])
+        # Rows of later stages followed from what a spent budget had left.
+        late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
+        rows = {stage: done for stage, done in state.rows.items() if stage not in late}
+        return replace(state, neighbour=neighbour, flow=len(self._flow), rows=rows)
 
-    def _elsewhere(self) -> Iterator[tuple[Tuning, State]]:
-        """Other tunings to this checkpoint, as far as they are."""
-        for other in tunings_of(self._work.run):
-            theirs = find_record(State, other.folder / STATE)
-            made_of = {**self._made_of, "request": other.request.id}
-            if other.name != self._work.name and theirs is not None and theirs.made_of == made_of:
-                yield other, theirs
+    def _solved(self) -> list[tuple[np.ndarray, float]]:
+        """The blocks of the flow that this tuning or another one has solved, and their numbers of evaluations."""
+        try:
+            arrays = npz.load(self._work.flow_file)
+            blocks = zip(arrays["x"], arrays["nfe"].tolist(), strict=True)
+        except (OSError, KeyError, ValueError):
+            return []
+        return list(blocks)[: self._request.sizes["flow"]]
 
     def _lacks(self, stage: str) -> bool:
         """Whether a further block of the flow or row of a stage is to be computed."""
         if stage == "flow":
-            return len(self._blocks) < self._request.sizes["flow"]
+            return len(self._flow) < self._request.sizes["flow"]
         return self._state.lacks(stage, self._request.budget_min)
 
     def _save(self) -> None:
         content = to_plain(self._state)
         self._patiently(lambda: write_json(self._work.folder / STATE, content))
-
-    def _save_flow(self) -> None:
-        blocks = {"x": np.stack(self._blocks)}
-        self._patiently(lambda: write_arrays(self._work.folder / FLOW_FILE, blocks))
 
     def _patiently(self, work: Callable[[], T]) -> T:
         return retried(work, PATIENCE_S, stop=self._should_stop)
@@ -178,7 +164,8 @@ class Job:
             "points": request.points,
             "seed": request.seed,
             "evaluations": round(sum(row.evaluations for row in every)),
-            "flow_evaluations": sum(state.flow) / len(state.flow),
+            "flow_evaluations": sum(nfe for _, nfe in self._flow) / len(self._flow),
+            "budget_min": request.budget_min,
             "seconds": round(state.seconds, 3),
             "model": request.model_digest,
             "sde": dataclasses.asdict(self._model.recipe.sde),
@@ -238,7 +225,7 @@ class Job:
     def _problem(self) -> Problem:
         """What is fitted, once the flow is solved."""
         request, model, neighbour = self._request, self._model, self._state.neighbour
-        x = torch.from_numpy(np.stack(self._blocks)).flatten(0, 1).to(model.device, torch.float64)
+        x = torch.from_numpy(np.stack([x for x, _ in self._flow])).flatten(0, 1).to(model.device, torch.float64)
         channels, *rest = model.data_shape
         noise = SampleNoise(request.seed, _NOISE, first=0, last=2 * request.points, device=model.device)
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
@@ -252,22 +239,3 @@ class Job:
 
     def _count(self, examples: int) -> None:
         self._evaluated += examples
-
-
-def _blocks_of(work: Tuning, state: State) -> list[np.ndarray]:
-    """The ends of the flow that a tuning has, block by block; none if the file is damaged or lacks some."""
-    try:
-        x = npz.load(work.folder / FLOW_FILE)["x"]
-    except (OSError, KeyError, npz.DamagedError):
-        return []
-    return list(x[: len(state.flow)])
-
-
-def _in_order(state: State) -> dict[str, tuple[Row, ...]]:
-    """The rows up to where a budget ended the fit."""
-    rows: dict[str, tuple[Row, ...]] = {}
-    for stage in STAGES:
-        rows[stage] = state.rows.get(stage, ())
-        if state.lacks(stage, None):
-            break
-    return rows

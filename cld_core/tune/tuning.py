@@ -2,9 +2,10 @@
 
 request.json      what is asked (`TuneRequest`)
 jobs.jsonl        the ledger: which jobs were started, crashed or were cancelled
-flow.npz          ends of the network's flow, the targets of the fit
 state.json        the rows of the fit so far (`State`), replaced after each of them
 solution.json     the result, `cld_core.solutions`
+
+Beside it, `tuned/flow-ID.npz` has ends of the network's flow, the targets of the fit, for all tunings to the same flow.
 
 A fit has stages, and each of its rows follows from those before it:
 
@@ -23,12 +24,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cld_core import solutions
 from cld_core.averages import snapshots
-from cld_core.codec import RecordError, find_record, from_plain, to_plain
+from cld_core.codec import RecordError, find_record, from_plain, real, to_plain
 from cld_core.config import Recipe
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.reports import checkpoint_checksum
 from cld_core.files import existing_object, retried, write_json
+from cld_core.imports import resolve
 from cld_core.run import RunFolder
 from cld_core.run.ledger import Ledger
 from cld_core.solutions import FLOW, Solution, guidance_of
@@ -61,7 +63,7 @@ STAGES = {
     "grid": EACH * len(CANDIDATES) + BEST * KEPT,
     "coefficients": STARTS * PLAIN + ROBUST + AGAIN,
 }
-STATE, FLOW_FILE = "state.json", "flow.npz"
+STATE = "state.json"
 # What stands for an infinite distance, which JSON has not.
 FAR = 1e18
 
@@ -184,13 +186,9 @@ class TuneRequest:
 
     @property
     def id(self) -> str:
-        """A name made of everything that the solution depends on."""
-        return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{digest([self.fit_id, self.budget_min])[:8]}"
-
-    @property
-    def fit_id(self) -> str:
-        """Digest of everything that the rows of the fit depend on; tunings with different budgets share these rows."""
-        return digest([_VERSION, self.flow_id, self.nfe, self.points])
+        """A name made of everything that the rows of the fit depend on: with a larger budget, it goes on."""
+        content = digest([_VERSION, self.flow_id, self.nfe, self.points])
+        return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{content[:8]}"
 
     @property
     def flow_id(self) -> str:
@@ -254,19 +252,19 @@ class State:
     Attributes:
         made_of: what it comes from: a state that was made of something else is not continued.
         neighbour: the solution of fewer evaluations that it starts from.
-        flow: for each block of the flow that is in flow.npz, the mean number of evaluations.
+        flow: how many blocks of the flow there are.
         rows: of each stage that has begun.
     """
 
     made_of: dict[str, str]
     neighbour: Solution | None = None
-    flow: tuple[float, ...] = ()
+    flow: int = 0
     rows: dict[str, tuple[Row, ...]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
         """How many blocks and rows there are."""
-        return len(self.flow) + sum(map(len, self.rows.values()))
+        return self.flow + sum(map(len, self.rows.values()))
 
     @property
     def seconds(self) -> float:
@@ -288,16 +286,20 @@ class State:
 class Tuning:
     """One tuning to one checkpoint of ``run``: a kind of `cld_core.run.work.Work`.
 
+    Args:
+        request: what is asked; default: what the folder says.
+
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
     """
 
     command = "cldctl tune"
+    computation = "cld_core.tune.job:Job"
     called, doing, unit = "tuning", "tuning", "steps"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, request: TuneRequest | None = None) -> None:
         self.folder = folder
-        self.request = TuneRequest.load(folder)
+        self.request = request or TuneRequest.load(folder)
 
     @property
     def run(self) -> RunFolder:
@@ -321,7 +323,17 @@ class Tuning:
 
     @property
     def is_done(self) -> bool:
-        return self.solution is not None
+        """Whether there is a result that a larger budget would not change."""
+        found, budget_min = self.solution, self.request.budget_min
+        if found is None or not found.cut_off:
+            return found is not None
+        return budget_min is not None and budget_min <= (real(found.about.get("budget_min")) or 0.0)
+
+    @property
+    def flow_file(self) -> Path:
+        """Where the ends of the flow are; another network has another one."""
+        others = {name: value for name, value in self.made_of().items() if name != "request"}
+        return self.run.tuned / f"flow-{digest([self.request.flow_id, others])[:16]}.npz"
 
     @property
     def state(self) -> State | None:
@@ -385,9 +397,7 @@ class Tuning:
         Raises:
             CldError: what is needed is gone or has changed.
         """
-        from .job import Job
-
-        return self.is_done or Job(self, ranks.device, should_stop).run()
+        return self.is_done or resolve(self.computation)(self, ranks.device, should_stop).run()
 
 
 def tunings_of(run: RunFolder) -> list[Tuning]:

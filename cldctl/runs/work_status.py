@@ -95,7 +95,7 @@ def tuning_status(work: Tuning, answers: Answers) -> dict[str, Any]:
     square distance on held-out noise: 1 if that setting was kept. ``cut_off`` says that the budget ended the fit.
     """
     solution = work.solution
-    state = "FINISHED" if solution is not None else work_state(work, answers)
+    state = work_state(work, answers)
     done, total = work.rows_done()
     stopped = None
     if state == "STOPPED":

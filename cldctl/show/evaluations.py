@@ -373,7 +373,7 @@ def show_samplers(
 
 def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited: bool) -> int:
     """Print the tunings that are complete, or the names of the others; returns the exit code."""
-    done = [work for work in works if work.solution is not None]
+    done = [work for work in works if work.is_done]
     missing = [work.name for work in works if work not in done]
     if as_json:
         print(json.dumps({"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1))

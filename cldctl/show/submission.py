@@ -305,9 +305,8 @@ def finish_samplers(
 
 def say_cost(planned: Tunings) -> None:
     """Say how many evaluations of the network tunings will take, if any are to come."""
-    recipe, begun = planned.recipe, [folder for folder in planned.folders if (folder / "request.json").exists()]
-    done = [work.name for work in map(Tuning, begun) if work.is_done]
-    todo = [request for request in planned.requests if request.id not in done]
+    recipe, works = planned.recipe, map(Tuning, planned.folders, planned.requests)
+    todo = [work.request for work in works if not work.is_done]
     if not todo:
         return
     with Working("counting evaluations"):

@@ -14,7 +14,7 @@ from cld_core.shards import open_work
 from cld_core.solutions import Solution
 from cld_core.tune import job
 from cld_core.tune.job import Job
-from cld_core.tune.tuning import FLOW_FILE, STAGES, STATE, State, TuneRequest, Tuning, tunings_of
+from cld_core.tune.tuning import STAGES, STATE, State, TuneRequest, Tuning, tunings_of
 from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
 
 
@@ -85,14 +85,16 @@ def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
     assert open_work(whole.folder).request == whole.request
 
 
-@pytest.mark.parametrize("name", [STATE, FLOW_FILE])
-def test_what_is_damaged_is_computed_again(run, tmp_path, name):
+@pytest.mark.parametrize(
+    "damaged", [lambda work: work.folder / STATE, lambda work: work.flow_file], ids=["state", "flow"]
+)
+def test_what_is_damaged_is_computed_again(run, tmp_path, damaged):
     shutil.copytree(run.path, tmp_path / "other")
     whole, cut = (tuning(one, budget_min=0.0) for one in (run, RunFolder(tmp_path / "other")))
     assert compute(whole)
     assert not compute(cut, stop_after=10)
     assert cut.rows_done()[0] == 10
-    (cut.folder / name).write_bytes((cut.folder / name).read_bytes()[:-20])
+    damaged(cut).write_bytes(damaged(cut).read_bytes()[:-20])
     assert compute(cut)
     assert told_by_solution(cut.solution) == told_by_solution(whole.solution)
 
@@ -125,22 +127,27 @@ def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
     assert work.solution.about["seconds"] == 0.0
 
 
-def test_a_longer_budget_goes_on_from_the_rows_of_a_shorter_one(run, tmp_path, capsys):
+def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, tmp_path, capsys):
     shutil.copytree(run.path, tmp_path / "other")
     compute(spent := tuning(run, nfe=2, budget_min=0.0))
-    compute(longer := tuning(run, nfe=2))
-    printed = capsys.readouterr().out
-    assert f"untuned {STAGES['untuned']}/{STAGES['untuned']}" in printed
-    assert f"grid 1/{STAGES['grid']}, taken from {spent.name}" in printed
+    assert spent.is_done
+    cut_off = spent.solution
+    capsys.readouterr()
+    larger = tuning(run, nfe=2)
+    assert larger.name == spent.name
+    assert not larger.is_done
+    compute(larger)
+    assert capsys.readouterr().out.splitlines()[1].startswith("grid 2/"), "nothing is computed twice"
     compute(whole := tuning(RunFolder(tmp_path / "other"), nfe=2))
-    assert longer.name == whole.name != spent.name
-    assert longer.solution.digest == whole.solution.digest
-    assert longer.solution.rms == whole.solution.rms
+    assert larger.solution.digest == whole.solution.digest
+    assert larger.solution.rms == whole.solution.rms
+    assert (cut_off.cut_off, whole.solution.cut_off) == (True, False)
+    assert tuning(run, nfe=2, budget_min=0.0).is_done, "nothing is left that a budget could end"
 
 
 def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
     compute(tuning(tuned_run, nfe=4, budget_min=0.0))
-    assert "flow 2/2, taken from nfe003" in capsys.readouterr().out
+    assert "flow" not in capsys.readouterr().out
     assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
 
 

@@ -14,7 +14,7 @@ from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.tune.derivatives import Fitted
 from cld_core.tune.job import Job
-from cld_core.tune.tuning import FLOW_FILE, TuneRequest, Tuning
+from cld_core.tune.tuning import TuneRequest, Tuning
 from tests.support.paths import RECIPES
 from tests.support.tools import ONE
 
@@ -37,7 +37,7 @@ def tuned(run, *overrides):
     work = Tuning(request.store(run.tuned / request.id))
     if not work.is_done:
         work.compute(ranks.alone(Place(), gpu=False))
-    x = npz.load(work.folder / FLOW_FILE)["x"]
+    x = npz.load(work.flow_file)["x"]
     return work, torch.from_numpy(x).flatten(0, 1)
 
 
