@@ -1,4 +1,4 @@
-"""All sharded work in the folder of a run: evaluations and tunings."""
+"""All work in the folder of a run: evaluations and tunings."""
 
 import itertools
 from collections.abc import Iterator, Sequence
