@@ -20,7 +20,7 @@ from cld_core.model import Model
 from cld_core.run import changes
 from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import FILE
+from cld_core.solutions import FILE, FLOW
 
 from . import cost
 from .derivatives import Fitted
@@ -172,10 +172,7 @@ class Job:
             "created": time.time(),
         }
         solution = self._problem.sampler(chosen, rows, tops[chosen]).solution(
-            eps=request.eps,
-            denoise=request.denoise,
-            labels=request.labels,
-            **request.guidance_keys,
+            **{name: getattr(request, name) for name in FLOW},
             step=request.checkpoint_step,
             checkpoint=self._made_of["checkpoint"],
             ema_length=request.ema_length,
@@ -190,10 +187,8 @@ class Job:
     @property
     def _spec(self) -> OdeSpec:
         """The solver settings of the flow."""
-        request = self._request
-        return OdeSpec(
-            rtol=request.rtol, atol=request.rtol, eps=request.eps, denoise=request.denoise, **request.guidance_keys
-        )
+        flow = {name: getattr(self._request, name) for name in FLOW if name != "labels"}
+        return OdeSpec(rtol=self._request.rtol, atol=self._request.rtol, **flow)
 
     @functools.cached_property
     def _labels(self) -> torch.Tensor | None:

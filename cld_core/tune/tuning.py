@@ -20,15 +20,14 @@ import itertools
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from cld_core import solutions
-from cld_core.averages import snapshots
+from cld_core.checkpoint.files import weights_digest
 from cld_core.codec import RecordError, find_record, from_plain, real, to_plain
 from cld_core.config import Recipe
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluate.reports import checkpoint_checksum
 from cld_core.files import existing_object, retried, write_json
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
@@ -202,11 +201,6 @@ class TuneRequest:
         return self.points // -(-self.points // MOST_IN_BLOCK)
 
     @property
-    def guidance_keys(self) -> dict[str, Any]:
-        """Those of the flow, as keys of `sampling`."""
-        return {"guidance": self.guidance, "guidance_from": self.guidance_from, "guidance_to": self.guidance_to}
-
-    @property
     def networks(self) -> int:
         """The most evaluations of the network for one of the score: two with guidance, otherwise one."""
         return 1 if self.guidance in (0, 1) else 2
@@ -318,7 +312,7 @@ class Tuning:
         """The result; None until there is one, of the run's present checkpoint if it still has it."""
         found, checksum = solutions.read(self.folder / solutions.FILE), None
         with contextlib.suppress(OSError):
-            checksum = checkpoint_checksum(self.run, self.request.checkpoint_step)
+            checksum = weights_digest(self.run, self.request.checkpoint_step)
         return found if found is not None and checksum in (None, found.checkpoint) else None
 
     @property
@@ -351,14 +345,15 @@ class Tuning:
             NotFoundError: with ``strict``, something is gone.
         """
         step = self.request.checkpoint_step
-        checksum = checkpoint_checksum(self.run, step)
+        checksum = weights_digest(self.run, step)
         if checksum is None and strict:
             steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
             text = f"{self.run.path}: no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{text}. Tune to another step.")
         made_of = {"request": self.request.id}
-        if self.request.ema_length is not None:
-            made_of["averages"] = snapshots.fingerprint(self.run, step)
+        length = self.request.ema_length
+        if length is not None and (averages := weights_digest(self.run, step, length)) is not None:
+            made_of["averages"] = averages
         return made_of | ({} if checksum is None else {"checkpoint": checksum})
 
     def neighbour(self, checksum: str) -> Solution | None:

@@ -112,6 +112,9 @@ def test_with_a_spent_budget_more_evaluations_are_no_worse(run):
     assert (more.solution.nfe, more.solution.cut_off, fewer.solution.cut_off) == (6, True, False)
     assert more.solution.distance <= fewer.solution.distance * (1 + 1e-9)
     assert more.solution.rms["fewer"] == pytest.approx(fewer.solution.distance, rel=1e-9)
+    larger = tuning(run, nfe=6, budget_min=None)
+    compute(larger)
+    assert larger.solution.rms["fewer"] < 0.99 * fewer.solution.distance, "a fit goes on from there"
 
 
 def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
@@ -161,7 +164,7 @@ def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
     (work,) = tunings_of(tuned_run)
     sidecar = tuned_run.checkpoint_file(20).with_suffix(".json")
     content = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps({**content, "sha256": "0" * 64}))
+    sidecar.write_text(json.dumps({**content, "weights": {"bytes": 1, "sha256": "0" * 64}}))
     assert work.solution is None
     sidecar.unlink()
     tuned_run.checkpoint_file(20).unlink()
