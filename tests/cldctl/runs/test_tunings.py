@@ -10,8 +10,7 @@ from cld_core.files import write_json
 from cld_core.run import changes
 from cld_core.run.events import JobRef, Submitted
 from cld_core.solutions import FILE, Solution
-from cld_core.tune.request import TuneRequest
-from cld_core.tune.work import Tuning
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.runs import cancel, logs, removal, survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import status_of
