@@ -1,14 +1,14 @@
 """The Python API: what people do with a model, besides training and sharded evaluation (docs/api.md)."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import likelihood, model, numerics
-from .config.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, whole_number
-from .config.ema import EmaSpec
+from .config.arguments import elbo_spec, whole_number
+from .config.train import EmaSpec
 from .errors import UsageError
 from .evaluate.metrics.elbo import bits_per_dim
 from .guidance import Conditional
@@ -65,13 +65,13 @@ class Model(model.Model):
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         points: int = 50,
         seed: int = 0,
         first: int = 0,
         label: Label = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> Trajectory:
         """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the same arguments.
 
@@ -109,7 +109,7 @@ class Model(model.Model):
         batch_size: int | None = None,
         exact_trace: bool = False,
         label: Label = None,
-        **settings: Unpack[ElboKeys],
+        **settings: Any,
     ) -> Tensor:
         """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value (docs/math.md 8).
 
@@ -150,7 +150,7 @@ class Model(model.Model):
         batch_size: int | None = None,
         exact_trace: bool = False,
         label: Label = None,
-        **settings: Unpack[ElboKeys],
+        **settings: Any,
     ) -> Likelihood:
         """Like `log_likelihood`, but returns each draw, standard errors and numbers of network evaluations as well."""
         keys = {"velocities": velocities, "probes": probes, **settings}
@@ -207,13 +207,13 @@ class Model(model.Model):
         n: int | None = None,
         *,
         ax: "Axes | None" = None,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
         label: Label = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> "Figure":
         """Draw samples, and a picture of them: points over the true density beside the data, or a grid of images.
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .checkpoint.verify import sidecar_of
 from .classes import Classes
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
-from .config.arguments import Method, SamplingKeys, sampling_spec, whole_number
+from .config.arguments import sampling_spec, whole_number
 from .config.sampling import SamplingSpec
 from .data.described import DescribedSource, describe
 from .data.source import Source, classes_of, source
@@ -28,7 +28,7 @@ from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .run import lookup
-from .run.trust import plugin_of, require_own_plugin
+from .run.trust import trusted_recipe
 from .samplers.path import Watcher
 from .score import Counted, Score
 from .solutions import Network, Solutions
@@ -131,9 +131,7 @@ class Model:
     ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
         folder = lookup.named(run)
-        recipe = folder.recipe()
-        if not allow_plugin:
-            require_own_plugin(folder, recipe)
+        recipe = trusted_recipe(folder, allow_plugin=allow_plugin)
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         sidecar = sidecar_of(folder, step)
         # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
@@ -189,7 +187,7 @@ class Model:
         path = Path(file)
         with safetensors_file.opened(path) as weights:
             try:
-                recipe = from_dict(contents.described(weights.about, "recipe"), str(path))
+                recipe = from_dict(contents.described(weights.about, "recipe"), str(path), with_plugins=allow_plugin)
                 step, ema_length = contents.step(weights.about), contents.ema_length(weights.about)
                 data = _data_of(path, recipe, weights.about, allow_plugin)
                 known = contents.described(weights.about, "classes") if "classes" in weights.about else None
@@ -220,7 +218,7 @@ class Model:
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -228,7 +226,7 @@ class Model:
         label: Label = None,
         observation: Observation | None = None,
         by: Way | None = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> Tensor:
         """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
 
@@ -263,7 +261,7 @@ class Model:
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -272,7 +270,7 @@ class Model:
         progress: Callable[[int, int], object] | None = None,
         observation: Observation | None = None,
         by: Way | None = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> samplers.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
@@ -366,10 +364,10 @@ def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin:
     Raises:
         CheckpointError: the plug-in is needed and not allowed.
     """
-    plugin = plugin_of(recipe)
-    if plugin is None or allow_plugin:
+    if not recipe.plugins or allow_plugin:
         return source(recipe.data)
-    text = f"{path}: its recipe names the plug-in {one_line(plugin)}, which is code and does not run unasked"
+    named = one_line(", ".join(recipe.plugins))
+    text = f"{path}: its recipe names the plug-in {named}, which is code and does not run unasked"
     why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
     if "data" not in about:
         raise CheckpointError(why)

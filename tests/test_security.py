@@ -21,7 +21,7 @@ from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.published import read as read_published
 from cld_core.checkpoint.verify import Sidecar
 from cld_core.config import load
-from cld_core.config.optim import OptimSpec
+from cld_core.config.train import OptimSpec
 from cld_core.data.cifar10 import _read_batch
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, UsageError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cld_core.config.ema import LONGEST
+from cld_core.config.train import LONGEST
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cld_core.config.ema import UNIFORM_LENGTH
+from cld_core.config.train import UNIFORM_LENGTH
 
 # Singular values of the fit below this fraction of the largest are due to the rounding of snapshots.
 _RCOND = 1e-10

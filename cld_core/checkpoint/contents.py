@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cld_core.config.ema import LONGEST
+from cld_core.config.train import LONGEST
 from cld_core.small_files import parse_json
 from cld_core.texts import one_line
 

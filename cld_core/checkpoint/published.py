@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cld_core import optim
-from cld_core.config.optim import OptimSpec
+from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
 from cld_core.texts import one_line
 

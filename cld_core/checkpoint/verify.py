@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core import faults
-from cld_core.config.ema import LONGEST
+from cld_core.config.train import LONGEST
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, NotFoundError
 from cld_core.run import RunFolder

@@ -3,59 +3,17 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from cld_core.errors import RecipeError, did_you_mean, nearest
 
-from .checks import problems
+from .check import problems
 from .eval import ElboSpec
+from .keys import WRONG, convert, expectation, inside, literals, shown, type_hints
+from .registry import SECTIONS, keys_of
 from .sampling import SamplingSpec
 from .schema import Recipe
-from .tree import all_keys, type_hints
-from .values import WRONG, convert, expectation, inside, literals, shown
-from .variants import SECTIONS, keys_of
-
-Method = Literal["ode", "em", "sscs", "exponential", "gddim", "conjugate", "splitting", "tuned"]
-
-
-class SamplingKeys(TypedDict, total=False):
-    """The keys of the `sampling` section, besides `method` and `nfe`; a method has some of them."""
-
-    eps: float
-    denoise: bool
-    compile: bool
-    precision: Literal["fp32", "tf32", "bf16", "fp16"]
-    guidance: float
-    guidance_from: float
-    guidance_to: float
-    rtol: float
-    atol: float
-    grid: Literal["auto", "linear", "quadratic", "power"]
-    grid_power: float
-    sscs_order: int
-    order: int
-    corrector: bool
-    eta: float
-    repeats: int
-    jump: int
-    root: Literal["flow", "cholesky"]
-    conjugate: bool
-    conjugate_lambda: float
-    conjugate_matrix: Literal["identity", "ones"]
-    scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"]
-    reduced: bool
-    noise_scale: float
-    solution: str | None
-
-
-class ElboKeys(TypedDict, total=False):
-    """The keys of the `eval.elbo` section, besides `velocities` and `probes`."""
-
-    probe: Literal["rademacher", "gaussian"]
-    eps: float
-    rtol: float
-    atol: float
-    compile: bool
+from .sections import all_keys
 
 
 def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:

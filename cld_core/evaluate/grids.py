@@ -7,7 +7,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from cld_core.config.checks import MAX_PICTURE
+from cld_core.config.check import MAX_PICTURE
 from cld_core.errors import UsageError
 from cld_core.run.atomic import replacing
 

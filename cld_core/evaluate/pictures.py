@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core.config.ema import EmaSpec
+from cld_core.config.train import EmaSpec
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
 from cld_core.samplers import Samples

@@ -69,7 +69,7 @@ def model(wanted: Wanted, should_stop: Callable[[], bool], *, shared: bool) -> M
         CheckpointError: the checkpoint is damaged.
         OSError: nothing can be read at this moment.
     """
-    recipe = wanted.run.recipe()
+    recipe = wanted.run.recipe(with_plugins=True)
     damaged: tuple[int, int] | None = None
     deadline = time.monotonic() + PATIENCE_S
     while True:

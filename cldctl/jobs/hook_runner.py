@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cld_core.config.hooks import HooksSpec
+from cld_core.config.monitor import HooksSpec
 from cld_core.run import RunFolder
 from cld_core.run.atomic import write_json
 from cld_core.run.events import Event, Requested

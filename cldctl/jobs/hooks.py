@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cld_core.config import Recipe
-from cld_core.config.hooks import HooksSpec
+from cld_core.config.monitor import HooksSpec
 from cld_core.errors import CldError
 from cld_core.ownership import require_private
 from cld_core.run import RunFolder

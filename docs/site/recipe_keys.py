@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from cld_core.config import described
-from cld_core.config.described import Key, Section
+from cld_core.config.describe import Key, Section
 
 _HEAD = """# Recipe keys
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
-from cld_core.config.tree import known_keys
+from cld_core.config.sections import known_keys
 from tests.support.paths import RECIPES
 
 from .campaign import Target
@@ -127,7 +127,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
         assert load_frozen(frozen) == recipe
         assert from_dict(json.loads(json.dumps(recipe.to_dict())), "x") == recipe
         assert with_overrides(recipe, []) == recipe
-        frozen.write_text(dump(recipe, frozen=False))
+        frozen.write_text(dump(recipe))
         assert load(frozen) == recipe
         if not is_frozen:
             # As `resume` does: the run exists, and overrides come later.

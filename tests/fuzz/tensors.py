@@ -35,7 +35,7 @@ def _prepare() -> None:
     import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
 
     from cld_core import nets, optim  # noqa: F401
-    from cld_core.config.optim import OptimSpec
+    from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
     from cld_core.shards import files  # noqa: F401
@@ -134,7 +134,7 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
 def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.checkpoint import published
     from cld_core.checkpoint.verify import Sidecar
-    from cld_core.config.optim import OptimSpec
+    from cld_core.config.train import OptimSpec
     from cld_core.digests import checksum
     from cld_core.model import Model
     from cld_core.run import RunFolder

@@ -1,41 +1,18 @@
 """Keys of a recipe as arguments of functions."""
 
-import dataclasses
-import typing
-
 import numpy as np
 import pytest
 import torch
 
 from cld_core.config import load
-from cld_core.config.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, sampling_spec
-from cld_core.config.eval import ElboSpec
+from cld_core.config.arguments import elbo_spec, sampling_spec
 from cld_core.config.sampling import EmSpec, ExponentialSpec
-from cld_core.config.variants import SECTIONS
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
 METHODS = "ode, em, sscs, exponential, gddim, conjugate, splitting, tuned"
 HAVE_NFE = "method='em', 'sscs', 'exponential', 'gddim', 'conjugate', 'splitting' or 'tuned'"
 TOY = load(RECIPES / "toy.yaml", ["sampling.eps=2e-3"])
-
-
-def types_of(spec):
-    hints = typing.get_type_hints(spec)
-    return {entry.name: hints[entry.name] for entry in dataclasses.fields(spec)}
-
-
-def test_types_name_all_keys_of_the_sections():
-    keys = {}
-    for variant in SECTIONS["sampling"].variants.values():
-        keys |= types_of(variant.spec)
-    assert keys.pop("nfe") is int
-    del keys["method"]
-    assert keys == typing.get_type_hints(SamplingKeys)
-    assert typing.get_args(Method) == tuple(SECTIONS["sampling"].variants)
-    keys = types_of(ElboSpec)
-    assert keys.pop("velocities") is keys.pop("probes") is int
-    assert keys == typing.get_type_hints(ElboKeys)
 
 
 def test_nothing_given_is_the_recipe():

@@ -3,7 +3,7 @@
 import pytest
 
 from cld_core.config import anchored_overrides, load, with_overrides
-from cld_core.config.plugin import with_plugin_found
+from cld_core.config.plugins import with_plugin_found
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 

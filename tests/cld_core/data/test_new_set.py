@@ -10,7 +10,7 @@ from cld_core import ranks
 from cld_core.config import load
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
-from cld_core.config.variants import SECTIONS, Variant, register
+from cld_core.config.registry import SECTIONS, Variant, register
 from cld_core.data import presence
 from cld_core.data.build import Plan, Unit
 from cld_core.data.prepare import names, prepare

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cld_core.config.data import ToyDataSpec
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import SECTIONS
 from cld_core.data import toy
 from cld_core.data.toy_source import ToySource
 from cld_core.errors import DataError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cld_core.config import load
-from cld_core.config.ema import EmaSpec
+from cld_core.config.train import EmaSpec
 from cld_core.evaluate import slim, slim_model
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.report_numbers import remarks

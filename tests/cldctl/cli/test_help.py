@@ -12,7 +12,7 @@ from importlib import metadata
 import pytest
 import typer
 
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl import lookup
 from cldctl.app import app

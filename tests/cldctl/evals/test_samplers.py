@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from cld_core.config import load
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import SECTIONS
 from cld_core.errors import UsageError
 from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep, sweeps_of

@@ -10,7 +10,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from cld_core.config import from_dict
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.errors import UsageError
 from cld_core.evaluate import pictures
 from cld_core.evaluate.request import EvalRequest
