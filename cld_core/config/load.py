@@ -24,9 +24,9 @@ from cld_core.texts import printable
 from . import plugins, shipped
 from .check import problems
 from .keys import WRONG, convert, inside, is_text, literals, shown, type_hints
-from .registry import SECTIONS, default_specs, keys_of, unregistered
+from .registry import SECTIONS, default_specs, unregistered
 from .schema import Recipe, leaves, walk
-from .sections import describe, options_of, require_known, section_class
+from .sections import describe, known_keys, options_of, require_known, section_class
 
 # Reading a file of this size takes seconds; shipped recipes have 2 KiB.
 MAX_BYTES = 256 * 2**10
@@ -123,7 +123,7 @@ def load_with_places(
     if profile is not None:
         layers.append(_profile(profile))
     assembly = _Assembly(Path(path), with_plugins=with_plugins)
-    return assembly.recipe(layers, overrides), assembly.where
+    return assembly.recipe(layers, _in_order(overrides)), assembly.where
 
 
 def load_frozen(path: str | Path, overrides: Sequence[str] = (), *, with_plugins: bool = False) -> Recipe:
@@ -154,7 +154,7 @@ def with_overrides(
     frozen = not any("${" in text for text in overrides)
     with_plugins = any(text.startswith("plugins=") for text in overrides)
     assembly = _Assembly(Path(source), idle, with_plugins=with_plugins, frozen=frozen)
-    return assembly.recipe([Layer(source, literal(recipe.to_dict()))], overrides)
+    return assembly.recipe([Layer(source, literal(recipe.to_dict()))], _in_order(overrides))
 
 
 def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = False) -> Recipe:
@@ -167,6 +167,16 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
         raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(tree)}. Use another file.")
     layer = Layer(source, literal(tree))
     return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([layer], ())
+
+
+def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], source: str) -> Any:
+    """A section of a recipe with other values, checked as those of a file are; another variant keeps common keys.
+
+    Raises:
+        RecipeError: a key or value is wrong.
+    """
+    layers = [_nested(section, literal(keys), source) for keys in (_at(recipe.to_dict(), section), changes)]
+    return _Assembly(Path(source), frozen=True).section(section, layers)
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -193,7 +203,7 @@ def override(text: str) -> tuple[str, Any]:
 
 
 def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -> list[str]:
-    """Overrides for a ledger: without references, and with absolute paths as `Recipe.anchored` makes them.
+    """Overrides for a ledger: in order, without references, and with absolute paths as `Recipe.anchored` makes them.
 
     Args:
         recipe: their result.
@@ -202,7 +212,7 @@ def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -
     before, after = recipe.to_dict(), recipe.anchored(folder).to_dict()
     relative, values = dict(walk(before)), dict(walk(after))
     moved = {key for key, value in values.items() if value != relative[key]} | {"plugins"}
-    return [written for text in overrides for written in _settled(text, values, moved)]
+    return [written for text in _in_order(overrides) for written in _settled(text, values, moved)]
 
 
 def _settled(text: str, values: Mapping[str, Any], moved: Collection[str]) -> Iterator[str]:
@@ -498,18 +508,25 @@ class _Assembly:
             RecipeError: a key or value is wrong; names its place.
         """
         self.where[""] = printed(self.path)
-        typed = [override(text) for text in overrides]
-        self._find_plugins([*layers, *(_typed(*entry) for entry in typed if entry[0] == "plugins")])
+        typed = [(name, _nested(name, value, COMMAND_LINE)) for name, value in map(override, overrides)]
+        self._find_plugins([*layers, *(layer for _, layer in typed)])
         for layer in layers:
             self._add(layer)
-        for name, value in self._in_order(typed):
-            self._add(_typed(name, value))
+        for name, layer in typed:
+            if name not in self.idle or name in known_keys(self.specs):
+                self._add(layer)
         tree = _unescaped(_overlaid(*self.merged)) if self.frozen else self._by_omegaconf()
         tree.setdefault("name", self.path.stem)
         made: Recipe = self._build("", tree)
         for key, other, problem in () if self.unchecked else problems(made):
             raise RecipeError(f"{self._origin_of_pair(key, other)}: '{key}' {problem}")
         return made
+
+    def section(self, path: str, layers: Sequence[Layer]) -> Any:
+        """One section alone."""
+        for layer in layers:
+            self._add(layer)
+        return self._build(path, _at(_unescaped(_overlaid(*self.merged)), path))
 
     def _find_plugins(self, layers: Sequence[Layer]) -> None:
         """Import the plug-ins, which the last layer that names any has, or be content without what they register."""
@@ -555,13 +572,10 @@ class _Assembly:
         """Refuse names that no key can have, before anything walks down the tree."""
         for name, value in node.items():
             key = f"{path}.{name}" if path else str(name)
-            if isinstance(name, str) and "." in name and _OVERRIDE.fullmatch(name):
-                *sections, last = name.split(".")
-                nested = "".join(f"{section}: {{" for section in sections) + f"{last}: ...{'}' * len(sections)}"
-                raise RecipeError(f"{layer.place(key)}: '{key}' is not nested. Write `{nested}`.")
             if not isinstance(name, str) or not _NAME.fullmatch(name) or depth > MAX_DEPTH:
                 whose = f"'{path}'" if path else "a recipe"
-                raise RecipeError(f"{layer.place(key)}: {whose} has no key {shown(name)}. Write the name of a key.")
+                text = f"{whose} has no key {shown(name)}. Write the name of a key, nested as in `train: {{steps: 9}}`."
+                raise RecipeError(f"{layer.place(key)}: {text}")
             if isinstance(value, Mapping):
                 self._check_names(layer, value, key, depth + 1)
 
@@ -583,20 +597,17 @@ class _Assembly:
         """The layers as one, with the values of their references."""
         from omegaconf import OmegaConf
 
-        config = OmegaConf.merge(*self.merged)
-        plain: Any = OmegaConf.to_container(config)
+        plain = _overlaid(*self.merged)
         for key, value in leaves(plain).items():
             for text in value if isinstance(value, list) else [value]:
                 for name in _references(text):
                     self._check_target(plain, key, text, name)
-        tree: Any = OmegaConf.to_container(config, resolve=True)
+        tree: Any = OmegaConf.to_container(OmegaConf.unsafe_merge(*self.merged), resolve=True)
         return dict(tree)
 
     def _check_target(self, tree: Mapping[str, Any], key: str, text: str, name: str) -> None:
         """Refuse a reference of a text to what has no value, or refers to something itself."""
-        target: Any = tree
-        for part in name.split("."):
-            target = target.get(part) if isinstance(target, Mapping) else None
+        target = _at(tree, name)
         texts = [one for one in (target if isinstance(target, list) else [target]) if isinstance(one, str)]
         if target is None or isinstance(target, Mapping):
             found = "is not set" if target is None else "is a section"
@@ -644,33 +655,24 @@ class _Assembly:
         typed = place_of_other == COMMAND_LINE != place
         return f"{place_of_other}, and {place}" if typed else place
 
-    def _in_order(self, overrides: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        """The overrides as typed, except that a key which only a variant chosen later has comes after that choice."""
-        chosen = dict(self.specs)
-        ordered: list[tuple[str, Any]] = []
-        waiting: list[tuple[str, Any]] = []
 
-        def is_early(entry: tuple[str, Any]) -> bool:
-            section, _, name = entry[0].partition(".")
-            if section not in SECTIONS or name in keys_of(chosen[section]):
-                return False
-            return bool(SECTIONS[section].having(name))
-
-        for key, value in overrides:
-            (waiting if is_early((key, value)) else ordered).append((key, value))
-            section, _, name = key.partition(".")
-            if section in SECTIONS and name == SECTIONS[section].selector:
-                chosen[section] = SECTIONS[section].find(value).spec
-                ordered += [entry for entry in waiting if not is_early(entry)]
-                waiting = [entry for entry in waiting if is_early(entry)]
-        return ordered + [entry for entry in waiting if entry[0] not in self.idle]
+def _in_order(overrides: Sequence[str]) -> list[str]:
+    """Overrides as typed, except that those which choose a variant come first: the others are keys of it."""
+    return sorted(overrides, key=lambda text: not options_of(text.partition("=")[0]))
 
 
-def _typed(name: str, value: Any) -> Layer:
-    """The layer of an override."""
-    for part in reversed(name.split(".")):
+def _nested(path: str, value: Any, source: str) -> Layer:
+    """The layer of one key."""
+    for part in reversed(path.split(".")):
         value = {part: value}
-    return Layer(COMMAND_LINE, value, folder=Path.cwd())
+    return Layer(source, value, folder=Path.cwd())
+
+
+def _at(tree: Any, path: str) -> Any:
+    """What is at a dotted key; None if there is nothing."""
+    for part in path.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _references(text: Any) -> list[str]:

@@ -47,7 +47,7 @@ def refusal(*arguments, **keywords) -> str:
         (f"a: &a [x]\n{LAUGHS}", ["values", "aliases"]),
         ("train: {steps: 1}\nnull: 3\n", ["line 2", "a key of the recipe is not a text"]),
         ("train:\n  3: 4\n", ["line 2", "a key of 'train' is not a text"]),
-        ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps' is not nested", "`train: {steps: ...}`"]),
+        ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps'", "nested", "`train: {steps: 9}`"]),
         ("train:\n  steps: '${'\n", ["line 2", "'train.steps'", "${"]),
         ("train:\n  steps: '${train.steps}'\n", ["line 2", "'train.steps'", "refers to"]),
         ("name: ${data.name}\ndata:\n  name: ${name}\n", ["'name'", "refers to"]),

@@ -98,14 +98,15 @@ def test_recommended_and_documented_settings_are_not_refused(keys):
 
 
 def test_a_method_keeps_the_keys_that_both_have():
-    exponential = ["method=exponential", "order=3", "grid_power=3", "nfe=20", "eps=1e-4"]
-    spec = sampling(*exponential)
-    assert spec == ExponentialSpec(order=3, grid_power=3.0, nfe=20, eps=1e-4)
-    assert sampling(*exponential, "method=exponential") == spec
-    assert sampling(*exponential, "method=sscs", "grid=power") == SscsSpec(
-        nfe=20, eps=1e-4, grid="power", grid_power=3.0
-    )
-    assert sampling(*exponential, "method=ode") == OdeSpec(eps=1e-4)
+    before = load(TOY, [f"sampling.{text}" for text in ("method=exponential", "order=3", "grid_power=3", "nfe=20")])
+
+    def changed(*overrides):
+        return with_overrides(before, [f"sampling.{text}" for text in overrides]).sampling
+
+    assert before.sampling == ExponentialSpec(order=3, grid_power=3.0, nfe=20)
+    assert changed("method=exponential") == before.sampling
+    assert changed("method=sscs", "grid=power") == SscsSpec(nfe=20, grid="power", grid_power=3.0)
+    assert changed("method=ode") == OdeSpec()
     assert sampling("denoise=false", "method=em") == EmSpec(denoise=False)
 
 
@@ -122,8 +123,8 @@ def test_files_change_the_method_like_overrides(tmp_path):
 def test_the_order_on_a_command_line_does_not_matter():
     assert sampling("nfe=20", "method=em") == sampling("method=em", "nfe=20") == EmSpec(nfe=20)
     assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(time_input="log")
-    later = ["method=em", "nfe=20", "method=exponential", "order=2", "method=em"]
-    assert sampling(*later) == EmSpec(nfe=20)
+    assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
+    assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
 
 
 @pytest.mark.parametrize(
