@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import RecipeError, nearest
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .keys import expectation, literals, type_hints
 from .load import COMMAND_LINE, file_layers, literal, load, load_with_places, origin, printed, to_yaml, to_yaml_line

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cld_core.errors import RecipeError
-from cld_core.texts import is_control
+from cld_core.sanitize import is_control
 
 WRONG = object()
 # Whole numbers have 64 bits wherever they are used.

@@ -16,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from cld_core import faults
 from cld_core.errors import RecipeError, did_you_mean
-from cld_core.small_files import read_bytes
-from cld_core.texts import printable
+from cld_core.files import passes, read_bytes
+from cld_core.sanitize import printable
 
 from . import plugins, shipped
 from .check import problems
@@ -410,7 +409,7 @@ def read(path: Path, *, follow: bool = True) -> tuple[Mapping[str, Any], Mapping
         problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
         raise RecipeError(f"{name}: {problem}.") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        if faults.passes(error):
+        if passes(error):
             raise
         fix = "`cldctl recipes` lists the available recipes"
         problem = getattr(error, "strerror", None) or str(error)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError, RecipeError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import registry
 from .keys import absolute

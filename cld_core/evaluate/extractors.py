@@ -13,7 +13,7 @@ from cld_core.config import registry
 from cld_core.config.plugins import fingerprint
 from cld_core.errors import CldError, UsageError
 from cld_core.imports import resolve
-from cld_core.texts import printable
+from cld_core.sanitize import printable
 
 from . import inception
 from . import weights as files_of_weights

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core import faults
 from cld_core.config import Recipe
 from cld_core.data import identity
 from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError, UsageError
+from cld_core.files import passes, retried
 from cld_core.ranks import Ranks
 from cld_core.run import Lease, RunFolder, code, edits, events, pending, same_data
 from cld_core.run.events import Cause
@@ -146,10 +146,10 @@ def _started(
         try:
             lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S)
             recipe.monitor.require_installed()
-            start = faults.retried(lambda: starts.choose(folder, recipe), _START_WITHIN_S)
+            start = retried(lambda: starts.choose(folder, recipe), _START_WITHIN_S)
         except Exception as error:
             # What passes is no reason not to start again.
-            if not faults.passes(error):
+            if not passes(error):
                 pending.append(folder.ledger, _not_begun(job_id, error), within_s=_NOTE_WITHIN_S)
             ranks.from_first(Start(problem=str(error)))
             raise

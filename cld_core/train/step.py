@@ -18,8 +18,8 @@ from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.ranks import Ranks
+from cld_core.sanitize import one_line
 from cld_core.score import Score
-from cld_core.texts import one_line
 
 from . import parallel
 from .forms import Choice

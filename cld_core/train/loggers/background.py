@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from cld_core.faults import Dropping
-from cld_core.texts import one_line
+from cld_core.files import Dropping
+from cld_core.sanitize import one_line
 
 from .base import End, Logger, Over
 

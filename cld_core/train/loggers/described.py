@@ -4,7 +4,7 @@ from cld_core.config import Recipe
 from cld_core.config.load import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.run import Attempt, pending
-from cld_core.texts import fenced, local_time, one_line
+from cld_core.sanitize import fenced, local_time, one_line
 
 from .base import About
 
