@@ -24,7 +24,6 @@ from cld_core.sanitize import has_control
 from cldctl import app
 from cldctl.clusters.slurm import client, expected
 from cldctl.clusters.slurm.client import Answer
-from cldctl.runs import plugins
 from tests.support.paths import FIXTURES
 
 from . import recipes
@@ -117,7 +116,6 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
             mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(folder)}),
             mock.patch.object(client, "run", return_value=away),
             mock.patch.object(expected, "ask", return_value=lambda: None),
-            mock.patch.object(plugins, "ask", return_value=plugins.Report(problem="nobody was asked", unknown=True)),
             mock.patch.object(app, "app", _parser()),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),

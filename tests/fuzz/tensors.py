@@ -212,7 +212,7 @@ def _odd_recipe(rng: random.Random, recipe: dict[str, Any], folder: Path) -> Any
         case 1:
             (folder / "evil.py").write_text(f"open({str(folder.parent / 'fuzz-it-ran')!r}, 'w')\n")
             plugin = rng.choice((str(folder / "evil.py"), "this", "antigravity", "__main__", "../evil.py"))
-            return {**recipe, "data": {"name": "evil", "plugin": plugin}}
+            return {**recipe, "plugins": [plugin], "data": {"name": "evil"}}
         case _:
             return changed(rng, recipe)
 

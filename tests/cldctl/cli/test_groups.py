@@ -64,7 +64,7 @@ def nowhere(n, generator):
 def test_one_run_that_fails_leaves_the_others(fresh_runs, tmp_path):
     plugin = tmp_path / "nowhere.py"
     plugin.write_text(FAILS_IN_THE_JOB)
-    wrong = ("--sweep", "data.name=diamond,nowhere", f"data.plugin={plugin}", "--name", "two")
+    wrong = ("--sweep", "data.name=diamond,nowhere", f"plugins={plugin}", "--name", "two")
     done = invoke("submit", "toy", *ONE, *wrong, *DEBUG, runs=fresh_runs, code=None)
     assert done.returncode != 0
     assert status(fresh_runs, "two-name-diamond")["state"] == "FINISHED"

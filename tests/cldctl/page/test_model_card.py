@@ -114,7 +114,7 @@ def test_the_facts_of_the_training_are_those_of_the_ledger(run):
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
     hook = "hooks.on_change=curl secret-address"
-    plugin = "data.plugin=/home/secret-person/ring.py"
+    plugin = "plugins=/home/secret-person/ring.py"
     run = run_with(tmp_path / "mine", 20, overrides=(*secrets, hook, plugin, "data.name=ring"))
     text = card_of(run)
     assert "secret" not in text
@@ -125,14 +125,14 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
 
 def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
     data = str(tmp_path / "elsewhere" / "ring.py")
-    overrides = ("optim.lr=0.002", f"data.plugin={data}", "cluster.account=ours")
+    overrides = ("optim.lr=0.002", f"plugins={data}", "cluster.account=ours")
     run = run_with(tmp_path / "mine", 20, overrides=overrides)
     write_json(run.identity_file, run.identity() | {"recipe": "toy"})
     recipe = section(card_of(run), "Recipe")
     before, _, folded = recipe.partition("<details>")
     assert "2 keys differ from toy, a recipe that comes with cldctl." in before
     rows = [line for line in before.splitlines() if line.startswith("| ")][2:]
-    assert rows == ["| data.plugin | ring.py | null |", "| optim.lr | 0.002 | 0.001 |"]
+    assert rows == ["| plugins | \\['ring.py'\\] | () |", "| optim.lr | 0.002 | 0.001 |"]
     assert len(before.splitlines()) < 10
     assert "objective:" in folded
     assert folded.rstrip().endswith("</details>")

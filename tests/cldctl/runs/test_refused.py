@@ -41,9 +41,9 @@ def test_a_plugin_that_was_to_be_added_is_not(tmp_path, scripted, small):
     first, file = tmp_path / "first.py", tmp_path / "ring.py"
     for number, each in enumerate((first, file)):
         each.write_text(RING.format(1) + f"# {number}\n")
-    run = begun(tmp_path, "data.name=ring", f"data.plugin={first}")
+    run = begun(tmp_path, "data.name=ring", f"plugins={first}")
     with pytest.raises(SchedulerRefused):
-        resumed(stop(run), alone(error=REFUSED), overrides=(f"data.plugin={file}",))
+        resumed(stop(run), alone(error=REFUSED), overrides=(f"plugins={file}",))
     assert [copy.name for copy in (run.path / "code/plugins").glob("*/*.py")] == ["first.py"]
     resumed(run)
     assert requests(run)[-1].code == requests(run)[0].code
