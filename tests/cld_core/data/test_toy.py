@@ -123,7 +123,7 @@ def square(n, generator):
 """
 
 
-def def recipe_with(plugin, name):
+def recipe_with(plugin, name):
     return load(RECIPES / "toy.yaml", [f"plugins={plugin}", f"data.name={name}"])
 
 
