@@ -324,15 +324,12 @@ def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) ->
     data = recipe.data
     if isinstance(data, ImageDataSpec):
         return {IMAGES: presence.fingerprint(data, "train")}, f"the images in {data.path}"
-    named = [plugin for plugin in recipe.plugins if update or plugin not in copies]
-    if is_shipped("data", data.name) or not named:
+    if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
     from cld_core.data import identity
 
-    originals = [copies[path].path if path in copies else path for path in recipe.plugins]
-    found = [
-        own if os.path.isfile(own) or not own.endswith(".py") else path
-        for own, path in zip(originals, recipe.plugins, strict=True)
-    ]
-    plugins.use(found, "plug-ins")
-    return identity.of(data, found), f"the data of {data.name}, as {', '.join(named)} makes them,"
+    # As `snapshot.copied_plugins` takes them: those whose originals are gone stay.
+    originals = ((plugin, copies[plugin].path if update and plugin in copies else plugin) for plugin in recipe.plugins)
+    found = [path if os.path.isfile(path) else plugin for plugin, path in originals]
+    plugins.use(found, "--update-code" if update else "command line")
+    return identity.of(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"

@@ -114,7 +114,10 @@ def test_the_facts_of_the_training_are_those_of_the_ledger(run):
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
     hook = "hooks.on_change=curl secret-address"
-    plugin = "plugins=/home/secret-person/ring.py"
+    file = tmp_path / "secret-person" / "ring.py"
+    file.parent.mkdir()
+    file.write_text("from cld_core.data.toy import toy\n\ntoy('ring')(lambda n, generator: None)\n")
+    plugin = f"plugins={file}"
     run = run_with(tmp_path / "mine", 20, overrides=(*secrets, hook, plugin, "data.name=ring"))
     text = card_of(run)
     assert "secret" not in text
@@ -124,7 +127,8 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
 
 
 def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
-    data = str(tmp_path / "elsewhere" / "ring.py")
+    data = tmp_path / "ring.py"
+    data.write_text("")
     overrides = ("optim.lr=0.002", f"plugins={data}", "cluster.account=ours")
     run = run_with(tmp_path / "mine", 20, overrides=overrides)
     write_json(run.identity_file, run.identity() | {"recipe": "toy"})
