@@ -12,10 +12,10 @@ from . import errors
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Model, Trajectory
     from .config.registry import register
     from .likelihood import Likelihood
     from .listing import Runs
+    from .model import Model, Trajectory
     from .samplers import Samples
 
 __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "register", "runs"]
@@ -23,10 +23,10 @@ __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__"
 # Imported when they are asked for: `import cld_core` loads no torch.
 _LAZY = {
     "Likelihood": "likelihood:Likelihood",
-    "Model": "api:Model",
+    "Model": "model:Model",
     "Runs": "listing:Runs",
     "Samples": "samplers:Samples",
-    "Trajectory": "api:Trajectory",
+    "Trajectory": "model:Trajectory",
     "register": "config.registry:register",
 }
 
@@ -56,7 +56,7 @@ def load(
         UsageError: the average of this length cannot be made; says which can.
         CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed.
     """
-    from .api import Model
+    from .model import Model
 
     if Path(run).suffix == ".safetensors":
         if ema_length is not None:

@@ -127,15 +127,6 @@ def recipe_with(plugin, name):
     return load(RECIPES / "toy.yaml", [f"plugins={plugin}", f"data.name={name}"])
 
 
-@pytest.fixture(autouse=True)
-def no_other_names():
-    variants = dict(SECTIONS["data"].variants), dict(toy._REGISTRY)
-    yield
-    for table, before in zip((SECTIONS["data"].variants, toy._REGISTRY), variants, strict=True):
-        table.clear()
-        table.update(before)
-
-
 def test_plugin_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(name="test_square"))
