@@ -79,7 +79,7 @@ class Langevin(Diffusion):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     variants = dict(SECTIONS["sde"].variants)  # other tests count the variants
-    register("sde", "langevin", Variant(LangevinSpec, f"{__name__}:Langevin"))
+    register("sde", "langevin", f"{__name__}:Langevin", LangevinSpec)
     yield
     SECTIONS["sde"].variants.clear()
     SECTIONS["sde"].variants.update(variants)
