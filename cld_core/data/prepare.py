@@ -23,7 +23,7 @@ import numpy as np
 
 from cld_core.codec import find_record, to_plain
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import SECTIONS
 from cld_core.errors import DataError, UsageError, WrongSourceError, did_you_mean
 from cld_core.files import replacing, sync_folder, write_json
 from cld_core.imports import resolve

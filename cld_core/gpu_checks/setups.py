@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cld_core.config import Recipe, load, shipped
-from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.network import NcsnppSpec
 from cld_core.data.prepare import Part, Plan, build
 from cld_core.data.store import Split
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cld_core.classes import Classes
 from cld_core.config.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.data import store, toy
 from cld_core.data.cifar10 import CLASSES
 from cld_core.data.prepare import prepare, verify

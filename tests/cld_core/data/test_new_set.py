@@ -11,7 +11,7 @@ from cld_core import ranks
 from cld_core.config import load
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
-from cld_core.config.variants import SECTIONS, Variant, register
+from cld_core.config.registry import SECTIONS, register
 from cld_core.data import store
 from cld_core.data.prepare import Part, Plan, names, prepare
 from cld_core.errors import DataError, RecipeError, UsageError
@@ -41,7 +41,7 @@ def plan_greys(source, expect=None):
 
 @pytest.fixture
 def greys(tmp_path):
-    register("data", "greys", Variant(GreysSpec, "cld_core.data.image_source:ImageSource"))
+    register("data", "greys", "cld_core.data.image_source:ImageSource", GreysSpec)
     yield tmp_path / "greys"
     del SECTIONS["data"].variants["greys"]
 
