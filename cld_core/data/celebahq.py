@@ -123,7 +123,7 @@ def _list(source: Path) -> list[_Shard]:
     if source.is_dir():
         # Neither broken links nor pipes.
         paths = [path for path in sorted(source.rglob("*.tfrecords")) if path.is_file()]
-        return [_Shard(path.name, path.stat().st_size, partial(contextlib.nullcontext[Path], path)) for path in paths]
+        return [_Shard(path.name, path.stat().st_size, partial(_in_place, path)) for path in paths]
     if not source.is_file():
         raise WrongSourceError(f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source.")
     members: list[tarfile.TarInfo] | None = None
@@ -141,6 +141,11 @@ def _list(source: Path) -> list[_Shard]:
         for member in members
         if member.isfile()
     ]
+
+
+@contextlib.contextmanager
+def _in_place(path: Path) -> Iterator[Path]:
+    yield path
 
 
 @contextlib.contextmanager

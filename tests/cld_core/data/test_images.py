@@ -12,6 +12,7 @@ from cld_core.data import images as images_module
 from cld_core.data import store
 from cld_core.data.images import LmdbImages, MappedImages, MemoryImages, open_images, to_model
 from cld_core.data.prepare import verify
+from cld_core.data.source import source
 from cld_core.data.store import ABOUT, IMAGES, read_about
 from cld_core.errors import DataError
 from tests.support.images import store_images
@@ -109,6 +110,17 @@ def test_published_form(tmp_path):
     assert open_images(root, "validation", size=SIZE).n == 9
     with pytest.raises(DataError, match=r"8x8, not 256x256.*cldctl data prepare celebahq256"):
         open_images(root, "train", name="celebahq256", size=256)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_training_from_published_files_sees_what_it_sees_of_prepared_ones(made, tmp_path, cache):
+    root = write_published(tmp_path / "celeba-lmdb", TRAIN)
+    sources = [source(ImageDataSpec(path=str(path), size=SIZE, cache=cache)) for path in (root, made)]
+    for step in (0, 5, 6):
+        published, prepared = (of.batch(3, 0, step, 16, slice(4, 12)) for of in sources)
+        assert torch.equal(published, prepared)
+    for of in sources:
+        of.close()
 
 
 def test_published_form_of_something_else(tmp_path):
