@@ -200,7 +200,7 @@ damaged-run: a damaged run spoils no other row
   + raise
   tests/test_security.py
 wrong-key: an override of a wrong key is refused, and the nearest one is named
-  - check_keys(layer.keys, tree, where)
+  - require_known(path, value, self.specs, self.where)
   + pass
   tests/cld_core/config/test_loading.py
 remove-live: a run that is alive is not removed

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cld_core.config import Recipe, load, shipped
-from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.network import NcsnppSpec
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.store import Split
 

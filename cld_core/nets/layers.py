@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.network import NcsnppSpec
 
 from .resampling import Direction, Resample, fir_filter, fir_kernel
 

@@ -67,6 +67,7 @@ def run(
     stop: StopFlag,
     *,
     job_id: str,
+    recipe: Recipe | None = None,
     restart: int = 0,
     log: Path | None = None,
     began: float | None = None,
@@ -78,6 +79,7 @@ def run(
 
     Args:
         job_id: the launcher's name for this job.
+        recipe: of the run, if it has been read.
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
         began: when the job got its machines, seconds since 1970; None if nobody knows.
@@ -93,7 +95,8 @@ def run(
         OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
-    recipe = folder.recipe(within_s=_START_WITHIN_S)
+    if recipe is None:
+        recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
     with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
         # Before anything that may fail on one rank alone.
         hosts = ranks.gather(node or socket.gethostname())
@@ -118,7 +121,7 @@ def run(
             gpu=machine.gpu(ranks.device),
             driver=machine.driver(ranks.device),
             hosts=tuple(hosts or ()),
-            data=identity.or_nothing(recipe.data),
+            data=identity.or_nothing(recipe.data, recipe.plugins),
         )
         if same_data.are_other(beginning.data, same_data.known_data(pending.history(folder.ledger))):
             print(f"warning: {folder.name} trains on other data than before (data.name={recipe.data.name})", flush=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cld_core import augment, nets, optim, sde, seeds
+from cld_core import augment, loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages.power import PowerAverages
 from cld_core.config import Recipe
@@ -17,7 +17,6 @@ from cld_core.data.source import classes_of, labelled, source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
-from cld_core.loss import ScoreMatching
 from cld_core.ranks import Ranks
 from cld_core.sanitize import one_line
 from cld_core.score import Score
@@ -57,7 +56,7 @@ class Trainer:
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.classes = classes_of(self.source)
-        self.loss = ScoreMatching(self.sde, recipe.objective)
+        self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.build(

@@ -19,8 +19,7 @@ from cldctl.clusters.records import JobSpec
 from cldctl.jobs import specs
 
 from . import home, shared_code, snapshot
-from .options import SubmitOptions, require_plugin
-from .plugins import Say
+from .options import SubmitOptions
 from .training import Start, train
 
 
@@ -39,14 +38,11 @@ class Begun:
     said: tuple[str, ...] = ()
 
 
-def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
-    Args:
-        say: gets what could not be found out about a plug-in.
-
     Raises:
-        RecipeError: the plug-in does not register the data, or the cluster has no such jobs.
+        RecipeError: the cluster has no such jobs.
         UsageError: the name cannot be used or is taken.
     """
     path, recipe = options.path, options.recipe
@@ -56,7 +52,6 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
-    require_plugin(options, say=say)
     return spec
 
 
@@ -145,7 +140,7 @@ def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Ma
     stored = shared or snapshot.store(run, recipe, cluster, snapshot.Wish(live=options.live_code))
     if stored.plugins:
         # From here on with the copies.
-        recipe = run.recipe()
+        recipe = run.recipe(with_plugins=True)
     if options.tags:
         run.ledger.append(Tagged(add=options.tags))
     if options.note:

@@ -27,7 +27,7 @@ from PIL import EpsImagePlugin, Image
 from cld_core import npz
 from cld_core.checkpoint.files import Sidecar, newest_good, sidecar_of, verify
 from cld_core.checkpoint.published import read as read_published
-from cld_core.config.optim import OptimSpec
+from cld_core.config.train import OptimSpec
 from cld_core.data import folder as folder_module
 from cld_core.data.folder import MOST_PIXELS
 from cld_core.data.prepare import prepare

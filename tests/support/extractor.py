@@ -3,4 +3,4 @@
 from pathlib import Path
 
 # Overrides of a recipe that let it look at images with it.
-TINY = ("eval.fid.extractor=tiny", f"eval.fid.plugin={Path(__file__).parent / 'tiny_extractor.py'}")
+TINY = ("eval.fid.extractor=tiny", f"plugins={Path(__file__).parent / 'tiny_extractor.py'}")

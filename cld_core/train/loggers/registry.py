@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
+from cld_core.config import registry
 from cld_core.imports import resolve
 
 from .background import Background
@@ -10,22 +11,23 @@ from .base import About, End, Logger, OverOf
 from .tensorboard import Board
 
 # A class, called with what is logged. Each of them may be slow or fail: they run in threads of their own.
-LOGGERS = {
+_SHIPPED = {
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
     "mlflow": "cld_core.train.loggers.mlflow_logger:MlflowLogger",
 }
+LOGGERS = registry.table("loggers", _SHIPPED)
 TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow"}
 
 
 def opened(about: About, over: OverOf) -> list[Logger]:
-    """TensorBoard, and the loggers that the recipe names.
+    """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins.
 
     Args:
         over: makes, of the name of a logger, what is told when something of it was dropped.
     """
     loggers: list[Logger] = [Board(about, over("tensorboard"))]
-    for name in about.recipe.monitor.chosen():
-        loggers.append(Background(TITLES[name], partial(_made, name, about), over(name)))
+    for name in [*about.recipe.monitor.chosen(), *(name for name in LOGGERS if name not in _SHIPPED)]:
+        loggers.append(Background(TITLES.get(name, name), partial(_made, name, about), over(name)))
     return loggers
 
 

@@ -104,7 +104,7 @@ def test_a_plugin_brings_a_data_set(tmp_path):
     )
     runs = tmp_path / "runs"
     recipe = tmp_path / "own.yaml"
-    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\ndata: {{name: ring, plugin: ring.py}}\n")
+    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\nplugins: [ring.py]\ndata: {{name: ring}}\n")
     invoke("submit", str(recipe), *ONE, "--name", "mine", *DEBUG, "--eval", "elbo", runs=runs)
     assert status(runs, "mine")["evals"][0]["true_entropy"] is None
     plugin.rename(tmp_path / "moved.py")

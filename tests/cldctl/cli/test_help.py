@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 import typer
 
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.app import app
 from tests.support.made_up import run_with

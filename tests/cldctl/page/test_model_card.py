@@ -10,7 +10,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from cld_core.config import from_dict
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.errors import UsageError
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
@@ -94,7 +94,10 @@ def test_an_fid_of_few_samples_is_no_published_one(run):
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
     hook = "hooks.on_change=curl secret-address"
-    plugin = "data.plugin=/home/secret-person/ring.py"
+    file = tmp_path / "secret-person" / "ring.py"
+    file.parent.mkdir()
+    file.write_text("from cld_core.data.toy import toy\n\ntoy('ring')(lambda n, generator: None)\n")
+    plugin = f"plugins={file}"
     run = run_with(tmp_path / "mine", 20, overrides=(*secrets, hook, plugin, "data.name=ring"))
     text = card_of(run)
     assert "secret" not in text
@@ -104,15 +107,16 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
 
 
 def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
-    data = str(tmp_path / "elsewhere" / "ring.py")
-    overrides = ("optim.lr=0.002", f"data.plugin={data}", "cluster.account=ours")
+    data = tmp_path / "ring.py"
+    data.write_text("")
+    overrides = ("optim.lr=0.002", f"plugins={data}", "cluster.account=ours")
     run = run_with(tmp_path / "mine", 20, overrides=overrides)
     write_json(run.identity_file, run.identity() | {"recipe": "toy"})
     recipe = section(card_of(run), "Recipe")
     before, _, folded = recipe.partition("<details>")
     assert "2 keys differ from toy, a recipe that comes with cldctl." in before
     rows = [line for line in before.splitlines() if line.startswith("| ")][2:]
-    assert rows == ["| data.plugin | ring.py | null |", "| optim.lr | 0.002 | 0.001 |"]
+    assert rows == [r"| plugins | \[ring.py\] | \[\] |", "| optim.lr | 0.002 | 0.001 |"]
     assert len(before.splitlines()) < 10
     assert "objective:" in folded
     assert folded.rstrip().endswith("</details>")

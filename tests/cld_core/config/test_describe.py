@@ -4,17 +4,16 @@ import dataclasses
 
 import pytest
 
-from cld_core.config import described, dump, load, shipped
-from cld_core.config.commented import dump_with_comments
-from cld_core.config.differences import from_base
-from cld_core.config.tree import walk
-from cld_core.config.variants import SECTIONS
+from cld_core.config import describe, dump, load, shipped
+from cld_core.config.describe import dump_with_comments, from_base
+from cld_core.config.registry import SECTIONS
+from cld_core.config.schema import walk
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
 
 def test_every_key_that_a_recipe_can_have_is_described():
-    known = described.keys()
+    known = describe.keys()
     for file in RECIPES.glob("*.yaml"):
         for key, value in walk(load(file).to_dict()):
             assert isinstance(value, dict) or key in known, key
@@ -25,7 +24,7 @@ def test_every_key_that_a_recipe_can_have_is_described():
 
 
 def test_every_section_and_key_has_a_line():
-    for section in described.sections().values():
+    for section in describe.sections().values():
         assert section.doc
         for key in section.keys:
             for meaning in key.meanings:
@@ -34,11 +33,11 @@ def test_every_section_and_key_has_a_line():
                 assert "\n" not in meaning.doc + meaning.default
 
 
-@pytest.mark.parametrize("key", list(described.keys()))
+@pytest.mark.parametrize("key", list(describe.keys()))
 def test_what_is_expected_is_what_recipes_take(key):
     """The defaults and all listed values are accepted, with the variant that has the key."""
     section = key.partition(".")[0]
-    for meaning in described.keys()[key].meanings:
+    for meaning in describe.keys()[key].meanings:
         variant = meaning.variants[0] if meaning.variants else None
         chosen = [] if variant is None else [f"{section}.{SECTIONS[section].selector}={variant}"]
         base = "cifar10" if variant in ("cifar10", "celebahq256", "folder", "ncsnpp") else "toy"
@@ -56,26 +55,26 @@ def problem_of(base, overrides):
 
 
 def test_a_key_may_mean_several_things():
-    beta0 = described.keys()["sde.beta0"]
+    beta0 = describe.keys()["sde.beta0"]
     assert [(meaning.variants, meaning.default) for meaning in beta0.meanings] == [
         (("cld", "hold"), "4.0"),
         (("vpsde",), "0.1"),
         (("psld",), "8.0"),
     ]
-    assert [key.name for key in described.sections()["sde"].keys_of("vpsde")] == [
+    assert [key.name for key in describe.sections()["sde"].keys_of("vpsde")] == [
         "sde.beta0",
         "sde.beta1",
         "sde.numerical_eps",
     ]
     fixed = ("em", "sscs", "exponential", "gddim", "conjugate", "splitting")
-    assert [meaning.variants for meaning in described.keys()["sampling.nfe"].meanings] == [fixed, ("tuned",)]
-    assert described.keys()["sampling.method"].options == ("ode", *fixed, "tuned")
+    assert [meaning.variants for meaning in describe.keys()["sampling.nfe"].meanings] == [fixed, ("tuned",)]
+    assert describe.keys()["sampling.method"].options == ("ode", *fixed, "tuned")
 
 
 def test_names_are_found():
-    assert described.find("train.ema").name == "train.ema"
-    assert described.find("eval.fid").name == "eval.fid"
-    section, variant = described.find("sde.cld")
+    assert describe.find("train.ema").name == "train.ema"
+    assert describe.find("eval.fid").name == "eval.fid"
+    section, variant = describe.find("sde.cld")
     assert (section.name, variant) == ("sde", "cld")
 
 
@@ -85,13 +84,13 @@ def test_names_are_found():
 )
 def test_a_typo_is_answered_with_the_nearest(name, close):
     with pytest.raises(RecipeError, match=f"Did you mean '{close}'"):
-        described.find(name)
+        describe.find(name)
 
 
 @pytest.mark.parametrize("name", ["xyzzy", ""])
 def test_what_is_like_nothing(name):
     with pytest.raises(RecipeError, match="`cldctl explain` lists"):
-        described.find(name)
+        describe.find(name)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in RECIPES.glob("*.yaml")])
@@ -104,7 +103,7 @@ def test_yaml_with_comments_is_read_back(tmp_path, name):
     lines = text.splitlines()
     assert all(len(line) <= 120 for line in lines if "#" in line.lstrip()[1:])
     assert any(line.startswith("  ema: ") and "decay of the moving average of the weights" in line for line in lines)
-    plain = dump(recipe, frozen=False).splitlines()
+    plain = dump(recipe).splitlines()
     assert next(line for line in plain if line.strip().startswith("ema:")) in "\n".join(lines)
 
 

@@ -7,11 +7,10 @@ from cld_core.sanitize import is_count
 
 from . import cluster
 from .data import TOYS_WITHOUT_LABELS, ImageDataSpec, ToyDataSpec
-from .ncsnpp import NcsnppSpec
-from .network import MlpSpec, ResnetSpec
-from .objective import ObjectiveSpec
+from .network import MlpSpec, NcsnppSpec, ResnetSpec
+from .registry import names
 from .schema import Recipe
-from .variants import names
+from .train import ObjectiveSpec
 
 # The key, the other key, and what is wrong with the first and how to fix it.
 Problem = tuple[str, str, str]
@@ -56,7 +55,7 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
         yield "sde.beta0", "sde.beta1", "is 0 and so is sde.beta1: nothing would be diffused. Raise one."
     for name, other, text in sde.problems():
         yield f"sde.{name}", f"sde.{other}", text
-    if objective.name not in sde.objectives:
+    if type(objective) is ObjectiveSpec and objective.name not in sde.objectives:
         text = f"cannot be {objective.name} with sde.name={sde.name}. Set objective.name={sde.objectives[0]}."
         yield "objective.name", "sde.name", text
     if sampling.needs_split and not sde.splittable:
@@ -104,10 +103,11 @@ def _without_effect(recipe: Recipe) -> Iterator[Problem]:
 
 def _toy(data: ToyDataSpec) -> Iterator[Problem]:
     known = names("data")
-    if data.name not in known and data.plugin is None:
-        text = f"cannot be {data.name!r}; expected one of {', '.join(known)}, or set data.plugin."
-        yield "data.name", "data.plugin", text + did_you_mean(data.name, known)
-    if data.labels and data.plugin is None and data.name in TOYS_WITHOUT_LABELS:
+    if data.name not in known:
+        text = f"cannot be {data.name!r}; expected one of {', '.join(known)}"
+        text += ", or set plugins to the file that registers it."
+        yield "data.name", "plugins", text + did_you_mean(data.name, known)
+    if data.labels and data.name in TOYS_WITHOUT_LABELS:
         yield "data.labels", "data.name", _without_labels(data.name)
 
 

@@ -7,14 +7,14 @@ from typing import Literal
 import pytest
 import torch
 
-from cld_core.config import dump, load, variants, with_overrides
+from cld_core.config import dump, load, registry, with_overrides
 from cld_core.config.data import ImageDataSpec, ToyDataSpec
 from cld_core.config.keys import key
 from cld_core.config.network import MlpSpec, ResnetSpec
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec
 from cld_core.config.sde import VpsdeSpec
-from cld_core.config.tree import all_keys, describe, known_keys
-from cld_core.config.variants import SECTIONS, Variant
+from cld_core.config.sections import all_keys, describe, known_keys
 from cld_core.errors import RecipeError
 from cld_core.imports import resolve
 from cld_core.model import Model
@@ -63,7 +63,7 @@ def test_every_string_of_the_registries_names_something(section, name):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_spec_selects_its_own_variant(section):
     for name, variant in SECTIONS[section].variants.items():
-        if section != "data":
+        if section not in ("data", "objective"):
             assert getattr(variant.spec(), SECTIONS[section].selector) == name
 
 
@@ -98,14 +98,15 @@ def test_recommended_and_documented_settings_are_not_refused(keys):
 
 
 def test_a_method_keeps_the_keys_that_both_have():
-    exponential = ["method=exponential", "order=3", "grid_power=3", "nfe=20", "eps=1e-4"]
-    spec = sampling(*exponential)
-    assert spec == ExponentialSpec(order=3, grid_power=3.0, nfe=20, eps=1e-4)
-    assert sampling(*exponential, "method=exponential") == spec
-    assert sampling(*exponential, "method=sscs", "grid=power") == SscsSpec(
-        nfe=20, eps=1e-4, grid="power", grid_power=3.0
-    )
-    assert sampling(*exponential, "method=ode") == OdeSpec(eps=1e-4)
+    before = load(TOY, [f"sampling.{text}" for text in ("method=exponential", "order=3", "grid_power=3", "nfe=20")])
+
+    def changed(*overrides):
+        return with_overrides(before, [f"sampling.{text}" for text in overrides]).sampling
+
+    assert before.sampling == ExponentialSpec(order=3, grid_power=3.0, nfe=20)
+    assert changed("method=exponential") == before.sampling
+    assert changed("method=sscs", "grid=power") == SscsSpec(nfe=20, grid="power", grid_power=3.0)
+    assert changed("method=ode") == OdeSpec()
     assert sampling("denoise=false", "method=em") == EmSpec(denoise=False)
 
 
@@ -122,8 +123,8 @@ def test_files_change_the_method_like_overrides(tmp_path):
 def test_the_order_on_a_command_line_does_not_matter():
     assert sampling("nfe=20", "method=em") == sampling("method=em", "nfe=20") == EmSpec(nfe=20)
     assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(time_input="log")
-    later = ["method=em", "nfe=20", "method=exponential", "order=2", "method=em"]
-    assert sampling(*later) == EmSpec(nfe=20)
+    assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
+    assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +181,11 @@ def test_another_kind_starts_afresh(tmp_path):
 
 
 def test_every_key_has_a_description():
-    tree = load(TOY).to_dict()
-    for path in known_keys(tree):
-        assert describe(path, tree).split(": ")[1], f"{path} has no description"
-        assert "a value" not in describe(path, tree)
-    assert "eval.elbo.probes" in known_keys(tree)
+    specs = registry.default_specs()
+    for path in known_keys(specs):
+        assert describe(path, specs).split(": ")[1], f"{path} has no description"
+        assert "a value" not in describe(path, specs)
+    assert "eval.elbo.probes" in known_keys(specs)
     assert {"sampling.nfe", "sampling.rtol", "sampling.order"} <= set(all_keys("sampling"))
 
 
@@ -209,7 +210,7 @@ def sample_flow(score, sde, spec, u, draws):
 
 @pytest.fixture
 def flow():
-    variants.register("sampling", "flow", Variant(FlowSpec, f"{__name__}:sample_flow"))
+    registry.register("sampling", "flow", sample_flow, FlowSpec)
     yield
     del SECTIONS["sampling"].variants["flow"]
 
@@ -229,13 +230,16 @@ def test_a_sampler_is_added_in_one_file(flow, tmp_path):
 
 def test_a_spec_of_an_unknown_name_has_no_implementation():
     with pytest.raises(RecipeError, match="no method is called 'heun'; there are ode, em"):
-        variants.implementation_of("sampling", replace(OdeSpec(), method="heun"))
+        registry.implementation_of("sampling", replace(OdeSpec(), method="heun"))
     with pytest.raises(RecipeError, match="no name is called 'ring'"):
-        variants.implementation_of("data", ToyDataSpec(name="ring"))
-    assert variants.implementation_of("data", ToyDataSpec(name="ring", plugin="rings.py"))
+        registry.implementation_of("data", ToyDataSpec(name="ring"))
 
 
 def test_a_name_cannot_be_registered_twice(flow):
-    variants.register("sampling", "flow", Variant(FlowSpec, f"{__name__}:sample_flow"))
+    registry.register("sampling", "flow", sample_flow, FlowSpec)
     with pytest.raises(RecipeError, match=r"sampling 'em' is already registered.*another name"):
-        variants.register("sampling", "em", Variant(FlowSpec, f"{__name__}:sample_flow"))
+        registry.register("sampling", "em", sample_flow, FlowSpec)
+    with pytest.raises(RecipeError, match="without its spec"):
+        registry.register("sampling", "flow", sample_flow)
+    with pytest.raises(RecipeError, match="Choose one of data, sde"):
+        registry.register("samplers", "flow", sample_flow, FlowSpec)

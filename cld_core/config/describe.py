@@ -1,17 +1,26 @@
-"""What there is to say about each key of a recipe: for `cldctl explain`, `render --comments` and the documentation."""
+"""What there is to say about each key of a recipe, for `cldctl explain` and the documentation; `render --comments`.
+
+And how a recipe differs from the one that it builds on.
+"""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cld_core.errors import RecipeError, nearest
+from cld_core.sanitize import one_line
 
-from .reading import to_yaml_line
-from .schema import Recipe
-from .tree import options_of, section_class, type_hints
-from .values import expectation, literals
-from .variants import SECTIONS
+from .keys import expectation, literals, type_hints
+from .load import COMMAND_LINE, file_layers, literal, load, load_with_places, origin, printed, to_yaml, to_yaml_line
+from .registry import SECTIONS, default_specs, specs_of
+from .schema import Recipe, leaves
+from .sections import Specs, options_of, section_class
+
+_COLUMN = 36  # where comments begin, if the line is not longer
+_WIDTH = 120
+_LONGEST = 80  # characters of a value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +114,16 @@ def find(name: str) -> Key | Section | tuple[Section, str]:
     raise RecipeError(f"a recipe has no key and no section '{name}'. {fix}")
 
 
-def of(path: str, tree: Mapping[str, Any]) -> Meaning:
-    """What a key means, given the variants that ``tree`` chooses.
+def of(path: str, specs: Specs) -> Meaning:
+    """What a key means, given the specs of the sections with variants.
 
     Raises:
         KeyError: these have no such key.
     """
     section, _, name = path.rpartition(".")
-    cls = section_class(section, tree)
+    cls = section_class(section, specs)
     entries = {} if cls is None else {entry.name: entry for entry in dataclasses.fields(cls)}
-    if cls is None or section_class(path, tree) is not None:
+    if cls is None or section_class(path, specs) is not None:
         raise KeyError(path)
     return _meaning(path, cls, entries[name], ())
 
@@ -127,7 +136,7 @@ def _walk(path: str, cls: type, doc: str) -> Iterator[Section]:
     own, inner = [], []
     for entry in dataclasses.fields(cls):
         name = f"{path}.{entry.name}" if path else entry.name
-        nested = section_class(name, {})
+        nested = section_class(name, default_specs())
         if nested is None:
             own.append(Key(name=name, meanings=(_meaning(name, cls, entry, ()),)))
         else:
@@ -179,3 +188,109 @@ def _doc_of(spec: type, selector: str) -> str:
     entry = next(entry for entry in dataclasses.fields(spec) if entry.name == selector)
     doc: str = entry.metadata.get("doc", "")
     return doc
+
+
+def dump_with_comments(recipe: Recipe) -> str:
+    """The recipe as `dump` writes it, with a comment on each key and section."""
+    return "\n".join(_lines(literal(recipe.to_dict()), "", specs_of(recipe), sections())) + "\n"
+
+
+def _lines(node: Mapping[str, Any], path: str, specs: Specs, known: Mapping[str, Section]) -> Iterator[str]:
+    indent = "  " * (path.count(".") + 1 if path else 0)
+    for name, value in node.items():
+        key = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping):
+            yield _beside(f"{indent}{name}:", known[key].doc)
+            yield from _lines(value, key, specs, known)
+            continue
+        comment = _comment(of(key, specs))
+        if path and known[path].selector == name:
+            comment = _choice(of(key, specs), known[path].variants)
+        lines = [f"{indent}{line}" for line in to_yaml({name: value}).rstrip("\n").split("\n")]
+        beside = _beside(lines[0], comment)
+        if len(lines) == 1 and len(beside) <= _WIDTH:
+            yield beside
+        else:
+            # Nothing can be behind the first line of a list, or of a text that goes on.
+            yield f"{indent}# {comment}"
+            yield from lines
+
+
+def _comment(meaning: Meaning) -> str:
+    is_choice = meaning.options not in ((), ("true", "false"))
+    return f"{meaning.doc} ({meaning.expects})" if is_choice else meaning.doc
+
+
+def _choice(meaning: Meaning, variants: Mapping[str, str]) -> str:
+    """What the key that selects a variant is: its other values, apart from those that are of another kind."""
+    alike = [name for name, doc in variants.items() if doc == meaning.doc]
+    others = [name for name, doc in variants.items() if doc != meaning.doc]
+    same = f" (one of {', '.join(alike)})" if len(alike) > 1 else ""
+    return f"{meaning.doc}{same}" + (f"; others: {', '.join(others)}" if others else "")
+
+
+def _beside(line: str, comment: str) -> str:
+    return f"{line:<{_COLUMN}}  # {comment}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A key, its value and that of the base as YAML (None: the base has no such key), and what set it."""
+
+    key: str
+    value: str
+    before: str | None
+    place: str
+
+
+def from_base(
+    path: Path, overrides: Sequence[str] = (), profile: Path | None = None
+) -> tuple[Path | None, list[Difference]]:
+    """The recipe at the end of the chain of `extends`, and how what `load` gives differs from it.
+
+    What the command line sets comes first. A file that extends nothing is its own base. If an ancestor is no complete
+    recipe by itself, the next one is the base; None if none is.
+
+    Raises:
+        RecipeError: as `load`.
+    """
+    recipe, where = load_with_places(path, overrides, profile)
+    base, before = _base(path)
+    if base is None or before is None:
+        return None, []
+    names = {printed(profile): "profile "} if profile is not None else {}
+    found = differences(recipe, before, where)
+    shown = [_of_profile(entry, names) for entry in found if entry.key != "name" or entry.place == where.get("name")]
+    # First what was typed just now, which is what somebody looks for.
+    return base, sorted(shown, key=lambda entry: entry.place != COMMAND_LINE)
+
+
+def differences(recipe: Recipe, before: Recipe, where: Mapping[str, str]) -> list[Difference]:
+    """The keys of ``recipe`` whose values are not those of ``before``, in the recipe's order."""
+    now, then = leaves(recipe.to_dict()), leaves(before.to_dict())
+    changed = [key for key, value in now.items() if key not in then or then[key] != value]
+    old = {key: _shown(then[key]) for key in changed if key in then}
+    return [
+        Difference(key=key, value=_shown(now[key]), before=old.get(key), place=origin(key, where)) for key in changed
+    ]
+
+
+def _base(path: Path) -> tuple[Path | None, Recipe | None]:
+    for layer in file_layers(path):
+        try:
+            if layer.path is not None:
+                return layer.path, load(layer.path)
+        except RecipeError:
+            continue
+    return None, None
+
+
+def _of_profile(entry: Difference, names: Mapping[str, str]) -> Difference:
+    for source, what in names.items():
+        if entry.place.startswith(source):
+            return Difference(key=entry.key, value=entry.value, before=entry.before, place=f"{what}{entry.place}")
+    return entry
+
+
+def _shown(value: Any) -> str:
+    return one_line(to_yaml_line(value), _LONGEST)
