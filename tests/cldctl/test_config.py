@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cld_core.errors import RecipeError, UsageError
+from cld_core.errors import UsageError
 from cldctl import config, lookup
 from cldctl.clusters.debug import DebugCluster
 from cldctl.runs import home
@@ -98,25 +98,3 @@ def test_a_file_that_others_can_write_is_refused(write):
     os.mkfifo(file)
     with pytest.raises(UsageError, match="not a regular file"):
         config.read()
-
-
-def test_a_user_without_a_home_folder_has_no_defaults(monkeypatch):
-    import pwd
-
-    from cldctl.machine import _defaults
-
-    def nobody(_):
-        raise KeyError
-
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.delenv("HOME", raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
-    assert config.file() is None
-    assert config.read() == config.Config()
-    assert _defaults("local").verdict == "ok"
-    assert "example" in lookup.profile_files()
-    with pytest.raises(RecipeError, match=r"--profile exampel: there is no such profile\. Did you mean 'example'"):
-        lookup.find_profile("exampel")
-    monkeypatch.setenv("CLDCTL_CLUSTER", "slrm")
-    with pytest.raises(UsageError, match=r"the default, in \$CLDCTL_CLUSTER\.$"):
-        home.default()
