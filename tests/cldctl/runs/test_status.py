@@ -144,14 +144,6 @@ def test_the_state_of_an_evaluation(tmp_path):
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 3)
 
 
-def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(run):
-    run.ledger.append(Submitted(job=ref()))
-    answers = survey.of_runs([run])
-    assert answers.problem == "cluster 'elsewhere' is not known to this cldctl"
-    assert answers.is_stale("elsewhere")
-    assert not answers.is_stale("local")
-
-
 def test_a_withdrawn_job_that_still_waits_is_shown(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
