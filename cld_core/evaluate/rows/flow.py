@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from cld_core.checkpoint.load import tensors_digest
 from cld_core.config.arguments import SamplingKeys, sampling_spec
-from cld_core.evaluate import slim_model
 from cld_core.shards.files import Arrays
 
 from .samples import SampleRows
@@ -53,7 +53,7 @@ class FlowRows(SampleRows):
 
     @functools.cached_property
     def _weights(self) -> str:
-        return slim_model.digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
+        return tensors_digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
 
 
 _Ends = tuple[Tensor, Tensor]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.checkpoint.verify import FORMAT, Sidecar
+from cld_core.checkpoint.files import FORMAT, Content, Sidecar
 from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import Evaluation
@@ -179,7 +179,7 @@ TOY = RECIPES / "toy.yaml"
 
 
 def saved(short: RunFolder, step: int, seconds: float) -> None:
-    sidecar = Sidecar(format=FORMAT, step=step, bytes=0, sha256="", seconds=seconds)
+    sidecar = Sidecar(format=FORMAT, step=step, state=Content(0, ""), seconds=seconds)
     sidecar.write(short.checkpoint_file(step).with_suffix(".json"))
 
 
