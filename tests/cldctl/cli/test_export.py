@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 import cld_core
 from cld_core.config import from_dict
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.errors import UsageError
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
