@@ -59,7 +59,7 @@ SWEEP = ("submit", "toy", "--sweep", "train.seed=0,1", *DEBUG)
         (["logs", "nobody"], 3, ["no run at"]),
         (["frobnicate"], 2, ["frobnicate"]),
         (["submit", "no/such.yaml", *DEBUG], 2, ["no/such.yaml", "no such file"]),
-        (["submit", "toy", "network.plugin=x", *DEBUG], 2, ["unknown key 'network.plugin'", "Keys of network"]),
+        (["submit", "toy", "network.zzzz=x", *DEBUG], 2, ["unknown key 'network.zzzz'", "Keys of network"]),
         ([*BENCH, "--nfe", "10,x"], 2, ["--nfe: 'x' is not a number", "--nfe 5,7,10"]),
         ([*BENCH, "--nfe", "1"], 2, ["--nfe: samplers take 2 to 1,000,000 network evaluations, not 1"]),
         ([*BENCH, "--metric", "fid"], 2, ["fid does not compare samplers", "w2, density, flow-distance"]),
