@@ -7,9 +7,9 @@ they are looked up; metric files load no torch.
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from cld_core.config import registry
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
+from cld_core.registration import table
 
 from .definitions import Metric, Quantity, RowKind
 
@@ -52,8 +52,8 @@ _ROWS = {
         over="points", depends=("loss", "objective"), implementation="cld_core.evaluate.rows.loss:LossRows"
     ),
 }
-METRICS = registry.table("metrics", _METRICS)
-ROWS: dict[str, RowKind] = registry.table("rows", _ROWS)
+METRICS = table("metrics", _METRICS)
+ROWS: dict[str, RowKind] = table("rows", _ROWS)
 
 
 def metric(name: str) -> Metric:
