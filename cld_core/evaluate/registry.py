@@ -99,19 +99,18 @@ def draws_samples(names: Iterable[str]) -> bool:
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(
-    text: str | None, option: str = "--eval", listed: Collection[str] = tuple(METRICS)
-) -> tuple[str, ...]:
+def parse_metrics(text: str | None, option: str = "--eval", listed: Collection[str] | None = None) -> tuple[str, ...]:
     """The metrics of a comma-separated list, in the order of the table.
 
     Args:
         option: where the list comes from, for messages.
-        listed: those that messages offer.
+        listed: those that messages offer; None for all.
 
     Raises:
         UsageError: one is unknown; names the nearest.
     """
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    listed = METRICS if listed is None else listed
     known = ", ".join(listed)
     for word in words:
         if word not in METRICS:

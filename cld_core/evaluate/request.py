@@ -103,8 +103,9 @@ class EvalRequest(Request):
         sizes = {"samples": spec.samples, "points": points}
         if max(sizes[name] for name in over) > MAX_ROWS:
             raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
-        named = [("sampling", recipe.sampling.method), ("objective", recipe.objective.name)]
-        named += [("metrics", name) for name in names]
+        named = [("metrics", name) for name in names]
+        named += [("sampling", recipe.sampling.method)] if "samples" in over else []
+        named += [("objective", recipe.objective.name)] if "loss" in names else []
         request = cls(
             plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
             metrics=names,
