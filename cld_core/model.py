@@ -23,8 +23,7 @@ from .config import Recipe, from_dict
 from .config.arguments import elbo_spec, sampling_spec, whole_number
 from .config.sampling import SamplingSpec
 from .config.train import LONGEST, EmaSpec
-from .data.described import DescribedSource, describe
-from .data.source import Source, classes_of, source
+from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .files import replacing
 from .likelihood import Likelihood

@@ -121,10 +121,10 @@ def _missing_feature(folder: Path) -> str | None:
 
 
 def _data(recipe: Recipe, path: object) -> Check:
-    from cld_core.data import presence
+    from cld_core.data import store
 
     try:
-        presence.require(recipe.data)
+        store.require(recipe.data)
     except CldError as error:
         problem, _, advice = str(error).partition(". ")
         return Check(f"data {path}", "fail", problem, advice)

@@ -22,7 +22,7 @@ from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.published import read as read_published
 from cld_core.config import load
 from cld_core.config.train import OptimSpec
-from cld_core.data.cifar10 import _read_batch
+from cld_core.data.cifar10 import plan_cifar10
 from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.evaluate.weights import NotWeights, state_of
 from cld_core.run import RunFolder, find_runs
@@ -80,8 +80,10 @@ def as_checkpoint(file: Path, folder: Path) -> None:
 
 
 def as_batch_of_cifar(file: Path, folder: Path) -> None:
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        shutil.copy(file, folder / name)
     with pytest.raises(CldError):
-        _read_batch(file.read_bytes(), "batch")
+        plan_cifar10(folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -82,7 +82,7 @@ class Section:
         return [name for name, variant in self.variants.items() if key in keys_of(variant.spec)]
 
 
-_TOY = Variant(ToyDataSpec, "cld_core.data.toy_source:ToySource")
+_TOY = Variant(ToyDataSpec, "cld_core.data.toy:ToySource")
 _IMAGES = "cld_core.data.image_source:ImageSource"
 
 SECTIONS = {

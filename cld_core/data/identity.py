@@ -10,7 +10,7 @@ from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
 from cld_core.config.plugins import fingerprint
 from cld_core.run.same_data import IMAGES, MEANS, PLUGIN, POINTS
 
-from . import presence, toy
+from . import store, toy
 
 # Points of a density that are noted one by one; and how many more, of which the means of GROUP are: a density that
 # differs in few of its points, as by the weight of a part, differs in some of the means.
@@ -30,7 +30,7 @@ def of(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
         DataError: there are no such data.
     """
     if isinstance(spec, ImageDataSpec):
-        return {IMAGES: presence.fingerprint(spec, "train")}
+        return {IMAGES: store.fingerprint(spec, "train")}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
     about = _drawn(toy.get(spec.name))
     if (digest := fingerprint(plugins)) is not None:

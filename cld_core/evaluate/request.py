@@ -12,7 +12,7 @@ from cld_core.config.plugins import fingerprint
 from cld_core.config.registry import spec_of
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
-from cld_core.data import presence
+from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.registration import is_shipped
@@ -230,7 +230,7 @@ def _points(recipe: Recipe, key: str) -> int:
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples
-    present = presence.count(recipe.data, "validation")
+    present = store.count(recipe.data, "validation")
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
         text = f"is {wanted}, but {recipe.data.path} has {present} test images"

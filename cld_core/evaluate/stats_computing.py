@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cld_core.data import image_labels
+from cld_core.data import store
 from cld_core.data.images import ImageSet, open_images
-from cld_core.data.store import read_manifest
 from cld_core.errors import DataError, MergeError
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays
@@ -74,10 +73,7 @@ class StatsComputation(Computation):
     def _labels(self) -> np.ndarray | None:
         """The labels of the images, if their features are kept and they have some."""
         root = Path(self._request.data.path)
-        manifest = read_manifest(root)
-        if not self._request.classes or manifest is None:
-            return None
-        return image_labels.read(root, "train", manifest)
+        return store.read_labels(root, store.find(root), "train") if self._request.classes else None
 
     @functools.cached_property
     def _images(self) -> ImageSet:

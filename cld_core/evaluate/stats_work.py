@@ -12,7 +12,7 @@ from cld_core import ownership
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.registry import spec_of
-from cld_core.data import presence
+from cld_core.data import store
 from cld_core.errors import CldError, UsageError
 from cld_core.shards import Request, Work
 from cld_core.shards.request import require_few
@@ -62,7 +62,7 @@ class StatsRequest(Request):
         if not isinstance(data, ImageDataSpec):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
-        images = presence.count(data, "train")
+        images = store.count(data, "train")
         extraction, _, files = inputs.extractor(recipe)
         if output is None:
             from . import stats_file
@@ -71,12 +71,12 @@ class StatsRequest(Request):
         return cls(
             output=str(output.absolute()),
             data=data,
-            data_fingerprint=presence.fingerprint(data, "train"),
+            data_fingerprint=store.fingerprint(data, "train"),
             images=images,
             extraction=extraction,
             files={**files, **inputs.plugin_files(recipe)},
             features=features,
-            classes=presence.class_names(data) if features else (),
+            classes=store.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,
             shards=min(shards, images),
             retries=recipe.train.max_retries,

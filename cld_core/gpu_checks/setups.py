@@ -8,7 +8,7 @@ import numpy as np
 
 from cld_core.config import Recipe, load, shipped
 from cld_core.config.network import NcsnppSpec
-from cld_core.data.build import Plan, Unit, build
+from cld_core.data.prepare import Part, Plan, build
 from cld_core.data.store import Split
 
 from .findings import Context
@@ -30,18 +30,18 @@ def image_folder(folder: Path, size: int, counts: Mapping[Split, int] = _COUNTS,
 
     Args:
         counts: number of images of each split.
-        name: the kind of data set that its manifest names.
+        name: the kind of data set that it is said to be.
     """
 
-    def read(count: int, seed: int) -> list[bytes]:
-        images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        return [image.tobytes() for image in images]
-
-    units: dict[Split, list[Unit]] = {
-        split: [Unit(name="all", fingerprint=str(count), read=partial(read, count, seed))]
+    images = {
+        split: np.random.default_rng(seed).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
         for seed, (split, count) in enumerate(counts.items())
     }
-    build(Plan(name=name, size=size, source="generated", units=units), folder)
+    parts = [
+        Part(split=split, name="all", fingerprint=str(len(some)), read=partial(list, (some,)))
+        for split, some in images.items()
+    ]
+    build(Plan(name=name, size=size, source="generated", parts=parts), folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
 from cld_core.config import Recipe, plugins
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.load import as_overrides
-from cld_core.data import presence
+from cld_core.data import store
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
@@ -323,7 +323,7 @@ def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) ->
     """
     data = recipe.data
     if isinstance(data, ImageDataSpec):
-        return {IMAGES: presence.fingerprint(data, "train")}, f"the images in {data.path}"
+        return {IMAGES: store.fingerprint(data, "train")}, f"the images in {data.path}"
     if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
     from cld_core.data import identity

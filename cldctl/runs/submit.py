@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cld_core.config import Recipe
-from cld_core.data import presence
+from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
@@ -165,7 +165,7 @@ def require_inputs(recipe: Recipe) -> None:
     """
     recipe.monitor.require_installed()
     try:
-        presence.require(recipe.data)
+        store.require(recipe.data)
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
         raise RecipeError(f"'data.path': {error}") from error

@@ -8,7 +8,7 @@ from cld_core.config import load
 from cld_core.config.data import ToyDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.data import toy
-from cld_core.data.toy_source import ToySource
+from cld_core.data.toy import ToySource
 from cld_core.errors import DataError, RecipeError
 from tests.support.paths import RECIPES
 

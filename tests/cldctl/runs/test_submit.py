@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -17,6 +18,7 @@ from cldctl import clusters
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
+from cldctl.locks import locked_within
 from cldctl.runs import evaluate, home, sharded, snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
@@ -243,3 +245,23 @@ def test_a_request_without_a_job_says_for_which_cluster_it_was(mine, sbatch):
     assert home.chosen(None, mine).name == "local", "its submission was interrupted"
     mine.ledger.append(NotSubmitted(reason="refused"))
     assert home.chosen(None, mine).name == clusters.default().name == "slurm"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A file that another open file has locked."""
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def test_a_free_file_is_locked_at_once(tmp_path):
+    with (tmp_path / "lock").open("w") as file, (tmp_path / "lock").open("w") as other:
+        assert locked_within(file.fileno(), 0.0)
+        assert not locked_within(other.fileno(), 0.0)
+
+
+def test_it_is_locked_once_others_have_let_it_go(held, tmp_path):
+    with (tmp_path / "lock").open("w") as file:
+        threading.Timer(0.2, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        assert locked_within(file.fileno(), 60.0)
