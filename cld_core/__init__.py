@@ -12,10 +12,10 @@ from . import errors
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .config.registry import register
     from .likelihood import Likelihood
     from .listing import Runs
     from .model import Model, Trajectory
+    from .registration import register
     from .samplers import Samples
 
 __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "register", "runs"]
@@ -27,7 +27,7 @@ _LAZY = {
     "Runs": "listing:Runs",
     "Samples": "samplers:Samples",
     "Trajectory": "model:Trajectory",
-    "register": "config.registry:register",
+    "register": "registration:register",
 }
 
 

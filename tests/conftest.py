@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 import torch
 
-from cld_core.config import registry
+from cld_core import registration
 
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
@@ -41,10 +41,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def what_plugins_register() -> Iterator[None]:
     """What a test registers is forgotten."""
-    before = {name: dict(table) for name, table in registry._TABLES.items()}
+    before = {name: dict(table) for name, table in registration._TABLES.items()}
     yield
-    for name, table in registry._TABLES.items():
-        for added in table.keys() - before[name].keys() - registry._SHIPPED[name]:
+    for name, table in registration._TABLES.items():
+        for added in table.keys() - before[name].keys() - registration._SHIPPED[name]:
             del table[added]
 
 

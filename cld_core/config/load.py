@@ -121,7 +121,9 @@ def load_with_places(
     layers = file_layers(Path(path))
     if profile is not None:
         layers.append(_profile(profile))
-    assembly = _Assembly(Path(path), with_plugins=with_plugins)
+    # Who only looks waits for OmegaConf only where there are references.
+    is_plain = not with_plugins and not any("${" in str(layer.keys) for layer in layers)
+    assembly = _Assembly(Path(path), with_plugins=with_plugins, frozen=is_plain)
     return assembly.recipe(layers, _in_order(overrides)), assembly.where
 
 

@@ -1,7 +1,6 @@
 """The user's own code that a recipe names in `plugins`, imported before the recipe is checked.
 
-A plug-in calls `cld_core.register`, which is `registry.register`, or decorates a density with
-`cld_core.data.toy.toy`.
+A plug-in calls `cld_core.register`, or decorates a density with `cld_core.data.toy.toy`.
 """
 
 import contextlib
@@ -14,11 +13,10 @@ from typing import Any
 
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError, RecipeError
+from cld_core.registration import Registration, put, recorded
 from cld_core.sanitize import one_line
 
-from . import registry
 from .keys import absolute
-from .registry import Registration
 
 # What each module has registered when it was imported.
 _IMPORTED: dict[str, list[Registration]] = {}
@@ -54,13 +52,13 @@ def use(plugins: Sequence[str], place: str) -> None:
             if (other := owners.setdefault((table, name), plugin)) != plugin:
                 text = f"{one_line(plugin)} and {one_line(other)} both register the {table} {name!r}"
                 raise RecipeError(f"{place}: {text}. Choose another name.")
-            registry.put(registration)
+            put(registration)
 
 
 def _imported(plugin: str, place: str) -> list[Registration]:
     """What a plug-in registers. Copies of one file are one module, and another version of the file is another one."""
     # Data on stdout are those of the command.
-    with registry.recorded() as found, contextlib.redirect_stdout(sys.stderr):
+    with recorded() as found, contextlib.redirect_stdout(sys.stderr):
         try:
             name = _import_file(Path(plugin)) if plugin.endswith(".py") else importlib.import_module(plugin).__name__
         except CldError as error:

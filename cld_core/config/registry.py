@@ -14,13 +14,13 @@ Loads no torch.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from cld_core.errors import RecipeError, UsageError
 from cld_core.imports import resolve
+from cld_core.registration import Variant, table
 
 from .data import CelebaHq256Spec, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from .keys import key
@@ -38,17 +38,6 @@ from .sampling import (
 )
 from .sde import CldSpec, HoldSpec, PsldSpec, SdeSpec, VpsdeSpec
 from .train import ObjectiveSpec
-
-# An object, or "module:attribute", which is imported when it is needed.
-Implementation = str | Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A spec (a frozen dataclass), and what implements it."""
-
-    spec: type
-    implementation: Implementation
 
 
 @dataclass(frozen=True)
@@ -101,119 +90,70 @@ SECTIONS = {
         selector="name",
         base=ToyDataSpec,
         family=ImageDataSpec,
-        variants={
-            "multimodal_swissroll": _TOY,
-            "diamond": _TOY,
-            "gaussian": _TOY,
-            "cifar10": Variant(Cifar10Spec, _IMAGES),
-            "celebahq256": Variant(CelebaHq256Spec, _IMAGES),
-            "folder": Variant(ImageDataSpec, _IMAGES),
-        },
+        variants=table(
+            "data",
+            {
+                "multimodal_swissroll": _TOY,
+                "diamond": _TOY,
+                "gaussian": _TOY,
+                "cifar10": Variant(Cifar10Spec, _IMAGES),
+                "celebahq256": Variant(CelebaHq256Spec, _IMAGES),
+                "folder": Variant(ImageDataSpec, _IMAGES),
+            },
+        ),
     ),
     "sde": Section(
         selector="name",
         base=SdeSpec,
-        variants={
-            "cld": Variant(CldSpec, "cld_core.sde.cld:CLD"),
-            "vpsde": Variant(VpsdeSpec, "cld_core.sde.vpsde:VPSDE"),
-            "psld": Variant(PsldSpec, "cld_core.sde.psld:PSLD"),
-            "hold": Variant(HoldSpec, "cld_core.sde.hold:HOLD"),
-        },
+        variants=table(
+            "sde",
+            {
+                "cld": Variant(CldSpec, "cld_core.sde.cld:CLD"),
+                "vpsde": Variant(VpsdeSpec, "cld_core.sde.vpsde:VPSDE"),
+                "psld": Variant(PsldSpec, "cld_core.sde.psld:PSLD"),
+                "hold": Variant(HoldSpec, "cld_core.sde.hold:HOLD"),
+            },
+        ),
     ),
     "network": Section(
         selector="name",
         base=NetworkSpec,
-        variants={
-            "mlp": Variant(MlpSpec, "cld_core.nets.mlp:build"),
-            "resnet": Variant(ResnetSpec, "cld_core.nets.resnet:build"),
-            "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:build"),
-        },
+        variants=table(
+            "network",
+            {
+                "mlp": Variant(MlpSpec, "cld_core.nets.mlp:build"),
+                "resnet": Variant(ResnetSpec, "cld_core.nets.resnet:build"),
+                "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:build"),
+            },
+        ),
     ),
     "objective": Section(
         selector="name",
         base=ObjectiveSpec,
         family=ObjectiveSpec,
-        variants=dict.fromkeys(("hsm", "dsm"), Variant(ObjectiveSpec, "cld_core.loss:ScoreMatching")),
+        variants=table(
+            "objective", dict.fromkeys(("hsm", "dsm"), Variant(ObjectiveSpec, "cld_core.loss:ScoreMatching"))
+        ),
     ),
     "sampling": Section(
         selector="method",
         base=SamplingSpec,
         family=SamplingSpec,
-        variants={
-            "ode": Variant(OdeSpec, "cld_core.samplers.ode:sample"),
-            "em": Variant(EmSpec, "cld_core.samplers.euler_maruyama:sample"),
-            "sscs": Variant(SscsSpec, "cld_core.samplers.sscs:sample"),
-            "exponential": Variant(ExponentialSpec, "cld_core.samplers.exponential:sample"),
-            "gddim": Variant(GddimSpec, "cld_core.samplers.gddim:sample"),
-            "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:conjugate"),
-            "splitting": Variant(SplittingSpec, "cld_core.samplers.splitting:sample"),
-            "tuned": Variant(TunedSpec, "cld_core.samplers.tuned:sample"),
-        },
+        variants=table(
+            "sampling",
+            {
+                "ode": Variant(OdeSpec, "cld_core.samplers.ode:sample"),
+                "em": Variant(EmSpec, "cld_core.samplers.euler_maruyama:sample"),
+                "sscs": Variant(SscsSpec, "cld_core.samplers.sscs:sample"),
+                "exponential": Variant(ExponentialSpec, "cld_core.samplers.exponential:sample"),
+                "gddim": Variant(GddimSpec, "cld_core.samplers.gddim:sample"),
+                "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:conjugate"),
+                "splitting": Variant(SplittingSpec, "cld_core.samplers.splitting:sample"),
+                "tuned": Variant(TunedSpec, "cld_core.samplers.tuned:sample"),
+            },
+        ),
     ),
 }
-
-
-class Registration(NamedTuple):
-    """What `register` was called with."""
-
-    table: str
-    name: str
-    entry: Any
-
-
-_TABLES: dict[str, dict[str, Any]] = {name: section.variants for name, section in SECTIONS.items()}
-_TABLES |= {name: {} for name in ("metrics", "rows", "loggers", "extractors", "toys")}
-_SHIPPED = {name: frozenset(entries) for name, entries in _TABLES.items()}
-_registered: list[Registration] = []
-
-
-def register(section: str, name: str, implementation: Any, spec: type | None = None) -> None:
-    """Register what a recipe, or a command, may name: for plug-ins (docs/howto/plug-ins.md).
-
-    Args:
-        section: "data", "sde", "network", "objective" or "sampling"; or "metrics", "rows", "loggers" or "extractors".
-        implementation: what is called, or "module:attribute".
-        spec: of the sections of a recipe, the frozen dataclass of the section's keys.
-
-    Raises:
-        RecipeError: there is no such section, it needs a spec, or the name belongs to what cldctl ships.
-    """
-    if section in SECTIONS and (spec is None or not dataclasses.is_dataclass(spec)):
-        raise RecipeError(f"{section} {name!r} is registered without its spec. Pass the dataclass of its keys.")
-    add(section, name, implementation if spec is None else Variant(spec, implementation))
-
-
-def add(table: str, name: str, entry: Any) -> None:
-    """As `register`, with the entry as it is in its table."""
-    if table not in _TABLES:
-        raise RecipeError(f"nothing is registered in {table!r}. Choose one of {', '.join(_TABLES)}.")
-    if name in _SHIPPED[table] and _TABLES[table][name] != entry:
-        raise RecipeError(f"{table} {name!r} is already registered, by cldctl itself. Choose another name.")
-    _registered.append(Registration(table, name, entry))
-    put(_registered[-1])
-
-
-def put(registration: Registration) -> None:
-    """Put into force what was registered, in place of what has had its name meanwhile."""
-    _TABLES[registration.table][registration.name] = registration.entry
-
-
-@contextmanager
-def recorded() -> Iterator[list[Registration]]:
-    """What is registered meanwhile."""
-    begin, found = len(_registered), list[Registration]()
-    yield found
-    found += _registered[begin:]
-
-
-def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """A table that plug-ins add to, with what cldctl ships in front."""
-    entries = _TABLES[name]
-    added = {**entries}
-    entries.clear()
-    entries.update(shipped, **added)
-    _SHIPPED[name] = frozenset(shipped)
-    return entries
 
 
 def names(section: str) -> tuple[str, ...]:
@@ -266,11 +206,6 @@ def default_specs() -> dict[str, type]:
 def specs_of(recipe: Any) -> dict[str, type]:
     """The spec of each section with variants in a recipe."""
     return {name: type(getattr(recipe, name)) for name in SECTIONS}
-
-
-def is_shipped(table: str, name: str) -> bool:
-    """Whether a name belongs to what cldctl ships, not to a plug-in."""
-    return name in _SHIPPED[table]
 
 
 def spec_of(section: str, keys: Mapping[str, Any]) -> type:

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import analytic, seeds
+from cld_core import analytic, registration, seeds
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
-from cld_core.config import registry
 from cld_core.config.data import ToyDataSpec
 from cld_core.errors import DataError, WrongSourceError, did_you_mean
 
@@ -63,7 +62,7 @@ class Toy:
 
 
 _SOURCE = "cld_core.data.toy:ToySource"
-_REGISTRY = registry.table("toys", {})
+_REGISTRY = registration.table("toys", {})
 
 
 def toy(
@@ -94,8 +93,8 @@ def toy(
         if sampler.__module__ == __name__:
             _REGISTRY[name] = mine
         else:
-            registry.register("data", name, _SOURCE, ToyDataSpec)
-            registry.add("toys", name, mine)
+            registration.register("data", name, _SOURCE, ToyDataSpec)
+            registration.add("toys", name, mine)
         return sampler
 
     return register
@@ -272,4 +271,4 @@ def gaussian(n: int, generator: torch.Generator) -> Tensor:
     return _GAUSSIAN.sample(n, generator)
 
 
-registry.table("toys", dict(_REGISTRY))
+registration.table("toys", dict(_REGISTRY))

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
-from cld_core.config import registry
 from cld_core.config.plugins import fingerprint
 from cld_core.errors import CldError, UsageError
 from cld_core.imports import resolve
+from cld_core.registration import table
 from cld_core.sanitize import printable
 
 from . import inception
 from . import weights as files_of_weights
 from .feature_inputs import Extraction, Files
 
-_REGISTERED = registry.table("extractors", {})
+_REGISTERED = table("extractors", {})
 
 
 def find(name: str) -> Any:

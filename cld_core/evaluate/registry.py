@@ -7,9 +7,9 @@ they are looked up; metric files load no torch.
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from cld_core.config import registry
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
+from cld_core.registration import table
 
 from .definitions import Metric, Quantity, RowKind
 
@@ -52,8 +52,8 @@ _ROWS = {
         over="points", depends=("loss", "objective"), implementation="cld_core.evaluate.rows.loss:LossRows"
     ),
 }
-METRICS = registry.table("metrics", _METRICS)
-ROWS: dict[str, RowKind] = registry.table("rows", _ROWS)
+METRICS = table("metrics", _METRICS)
+ROWS: dict[str, RowKind] = table("rows", _ROWS)
 
 
 def metric(name: str) -> Metric:
@@ -99,19 +99,18 @@ def draws_samples(names: Iterable[str]) -> bool:
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(
-    text: str | None, option: str = "--eval", listed: Collection[str] = tuple(METRICS)
-) -> tuple[str, ...]:
+def parse_metrics(text: str | None, option: str = "--eval", listed: Collection[str] | None = None) -> tuple[str, ...]:
     """The metrics of a comma-separated list, in the order of the table.
 
     Args:
         option: where the list comes from, for messages.
-        listed: those that messages offer.
+        listed: those that messages offer; None for all.
 
     Raises:
         UsageError: one is unknown; names the nearest.
     """
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    listed = METRICS if listed is None else listed
     known = ", ".join(listed)
     for word in words:
         if word not in METRICS:

@@ -9,12 +9,13 @@ from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
 from cld_core.config.plugins import fingerprint
-from cld_core.config.registry import is_shipped, spec_of
+from cld_core.config.registry import spec_of
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import UsageError
+from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, changes
 from cld_core.shards import Request
 from cld_core.shards.request import MAX_ROWS, require_few
@@ -102,8 +103,9 @@ class EvalRequest(Request):
         sizes = {"samples": spec.samples, "points": points}
         if max(sizes[name] for name in over) > MAX_ROWS:
             raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
-        named = [("sampling", recipe.sampling.method), ("objective", recipe.objective.name)]
-        named += [("metrics", name) for name in names]
+        named = [("metrics", name) for name in names]
+        named += [("sampling", recipe.sampling.method)] if "samples" in over else []
+        named += [("objective", recipe.objective.name)] if "loss" in names else []
         request = cls(
             plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
             metrics=names,

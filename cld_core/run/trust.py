@@ -35,7 +35,7 @@ def require_own_plugin(folder: RunFolder, recipe: Recipe, *, of_hooks: bool = Fa
     Raises:
         CheckpointError: names the plug-in, what others can write, and the option that allows it.
     """
-    named = [f"plugins=[{one_line(', '.join(recipe.plugins))}]"] if recipe.plugins else []
+    named = [f"plugins={one_line(', '.join(recipe.plugins))}"] if recipe.plugins else []
     if of_hooks and recipe.hooks.on_change is not None:
         named.append(f"hooks.on_change={one_line(recipe.hooks.on_change)}")
     for text in named:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.registry import SECTIONS, is_shipped
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate import registry
@@ -16,6 +16,7 @@ from cld_core.evaluate.report_numbers import nonfinite_share
 from cld_core.evaluate.reports import current_report
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
+from cld_core.registration import is_shipped
 from cld_core.run import RunFolder
 
 from .plan import EvaluationPlan, recipe_for_evaluation, with_solution

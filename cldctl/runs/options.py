@@ -88,22 +88,23 @@ def resolve(
     labels.check(tags, note)
     if parallel is not None and not sweep:
         raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-    wanted = parse_metrics(metrics)
     file, settings_file = find_recipe(recipe), find_profile(profile)
-    common: dict[str, Any] = {"file": file, "given": tuple(given), "profile": profile, "metrics": wanted}
+    common: dict[str, Any] = {"file": file, "given": tuple(given), "profile": profile}
     common |= {"tags": tuple(tags), "note": note, "live_code": live_code}
     if not sweep:
         resolved, places = load_with_places(file, given, settings_file)
         new = new_name(resolved.name) if name is None else name
         check_name(new)
-        return SubmitOptions(path=root / new, recipe=resolved, places=places, **common)
+        # Plug-ins of the recipe may have registered some.
+        wanted = parse_metrics(metrics)
+        return SubmitOptions(path=root / new, recipe=resolved, places=places, metrics=wanted, **common)
     axes = axes_of(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], given)
     # A recipe may be complete only with the values of a cell: its name is in any of them.
     first = [f"{axis.key}={axis.values[0]}" for axis in axes]
     new = new_name(load(file, [*given, *first], settings_file).name) if name is None else name
     cells = cells_of(new, axes, file, given, settings_file)
-    group = Group(root, new)
+    group, common = Group(root, new), {**common, "metrics": parse_metrics(metrics)}
     return SubmitOptions(path=root / new, recipe=cells[0].recipe, cells=cells, parallel=parallel, group=group, **common)
 
 

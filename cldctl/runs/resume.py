@@ -10,11 +10,11 @@ from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
 from cld_core.config import Recipe, plugins
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.load import as_overrides
-from cld_core.config.registry import is_shipped
 from cld_core.data import store
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
+from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, code, edits
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.same_data import IMAGES, are_other, known_data

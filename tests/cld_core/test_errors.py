@@ -14,7 +14,7 @@ from cld_core.errors import did_you_mean, nearest
         ("nfe", "sampling.nfe"),
         ("cluster.gpu", "cluster.gpus_per_node"),
         ("optm", "optim"),
-        ("network.plugin", None),
+        ("network.zzzz", None),
         ("network.", "network.name"),
         ("xyzzy", None),
     ],

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import partial
 
-from cld_core.config import registry
 from cld_core.imports import resolve
+from cld_core.registration import table
 
 from .background import Background
 from .base import About, End, Logger, OverOf
@@ -15,7 +15,7 @@ _SHIPPED = {
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
     "mlflow": "cld_core.train.loggers.mlflow_logger:MlflowLogger",
 }
-LOGGERS = registry.table("loggers", _SHIPPED)
+LOGGERS = table("loggers", _SHIPPED)
 TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow"}
 
 

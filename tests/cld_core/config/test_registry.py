@@ -18,6 +18,7 @@ from cld_core.config.sections import all_keys, describe, known_keys
 from cld_core.errors import RecipeError
 from cld_core.imports import resolve
 from cld_core.model import Model
+from cld_core.registration import register
 from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
@@ -210,7 +211,7 @@ def sample_flow(score, sde, spec, u, draws):
 
 @pytest.fixture
 def flow():
-    registry.register("sampling", "flow", sample_flow, FlowSpec)
+    register("sampling", "flow", sample_flow, FlowSpec)
     yield
     del SECTIONS["sampling"].variants["flow"]
 
@@ -236,10 +237,10 @@ def test_a_spec_of_an_unknown_name_has_no_implementation():
 
 
 def test_a_name_cannot_be_registered_twice(flow):
-    registry.register("sampling", "flow", sample_flow, FlowSpec)
+    register("sampling", "flow", sample_flow, FlowSpec)
     with pytest.raises(RecipeError, match=r"sampling 'em' is already registered.*another name"):
-        registry.register("sampling", "em", sample_flow, FlowSpec)
+        register("sampling", "em", sample_flow, FlowSpec)
     with pytest.raises(RecipeError, match="without its spec"):
-        registry.register("sampling", "flow", sample_flow)
+        register("sampling", "flow", sample_flow)
     with pytest.raises(RecipeError, match="Choose one of data, sde"):
-        registry.register("samplers", "flow", sample_flow, FlowSpec)
+        register("samplers", "flow", sample_flow, FlowSpec)

@@ -13,6 +13,7 @@ from cld_core.data.source import source
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.ranks import Ranks
+from cld_core.registration import Variant
 from cld_core.run import RunFolder
 from cld_core.sde import build
 from tests.support.paths import RECIPES
@@ -43,7 +44,7 @@ TIGHT += ("eval.elbo.eps=1e-7", "objective.loss_eps=1e-7")
 def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_and_report(
     tmp_path, monkeypatch, no_pictures
 ):
-    exact = registry.Variant(MlpSpec, f"{__name__}:Exact")
+    exact = Variant(MlpSpec, f"{__name__}:Exact")
     monkeypatch.setitem(registry.SECTIONS["network"].variants, "mlp", exact)
     recipe = load(RECIPES / "toy.yaml", ["data.name=gaussian", *TIGHT])
     run = RunFolder.create(tmp_path / "exact", recipe, {"created": 1.0})

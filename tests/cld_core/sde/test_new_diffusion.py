@@ -16,7 +16,7 @@ from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.config.eval import ElboSpec
 from cld_core.config.keys import key
-from cld_core.config.registry import SECTIONS, Variant, register
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sde import SdeSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
@@ -24,6 +24,7 @@ from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.nets.mlp import MLP
 from cld_core.ranks import Ranks
+from cld_core.registration import Variant, register
 from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion, cld_kernel
 from cld_core.seeds import SampleNoise
