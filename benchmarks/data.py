@@ -10,10 +10,10 @@ from torchvision.datasets import VisionDataset
 
 from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
 from benchmarks.limits import memory_bandwidth
+from benchmarks.models import image_folder
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.image_source import ImageSource
 from cld_core.data.images import ImageSet
-from cld_core.gpu_checks.setups import image_folder
 
 BATCH = 128
 TARGET = 20.0

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from cld_core.config.network import MlpSpec
 
+from . import dimension
 from .dense import in_blocks, silu_layers
-from .labels import embedding
-from .vectors import LABEL_FEATURES, dimension
+from .labels import LABEL_FEATURES, embedding
 
 FREQUENCIES = 8
 

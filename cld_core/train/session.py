@@ -2,27 +2,37 @@
 
 import contextlib
 import os
+import re
 import socket
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core import faults
+import torch
+
+from cld_core import faults, processor
+from cld_core.averages import snapshots
+from cld_core.checkpoint.load import load, newest_good
+from cld_core.checkpoint.prune import clear_unfinished, set_aside
 from cld_core.config import Recipe
 from cld_core.data import identity
-from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError, UsageError
-from cld_core.ranks import Ranks
+from cld_core.errors import (
+    CheckpointError,
+    CldError,
+    LeaseHeldError,
+    LeaseLostError,
+    NonFiniteError,
+    SaveError,
+    UsageError,
+)
+from cld_core.ranks import RankError, Ranks
 from cld_core.run import Lease, RunFolder, code, edits, events, pending, same_data
 from cld_core.run.events import Cause
 from cld_core.run.identity import versions
 from cld_core.stop import StopCode, StopFlag
 
-from . import machine
-from . import start as starts
-from .jointly import RankError
-from .start import Start
-from .training import Training
+from .loop import Training
 
 # Errors that are written in code or recipe, the same at each start: another attempt would meet them again.
 _BUGS = (
@@ -45,11 +55,24 @@ _CAUSE_OF_CODE: dict[StopCode, Cause] = {
 }
 _SIGNAL = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}
 _MAX_DETAIL = 500  # characters
+# Its first line: NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build ...
+_DRIVER = Path("/proc/driver/nvidia/version")
+_VERSION = re.compile(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", re.MULTILINE)
 # Seconds for which a start is repeated while the disk or the file system fails, and for which a line of the ledger is.
 _START_WITHIN_S, _NOTE_WITHIN_S = 60.0, 10.0
 
 # What a signal meant, a cause of the ledger; None if nobody knows.
 CauseOf = Callable[[StopCode], Cause | None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Number and first step of an attempt; ``problem`` says why it cannot start at all."""
+
+    attempt: int = -1
+    step: int = 0
+    finished: bool = False
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,8 +138,8 @@ def run(
             # One name everywhere: the launcher's, by which nodes are avoided, too.
             host=node or socket.gethostname(),
             code=code.running(folder.path),
-            gpu=machine.gpu(ranks.device),
-            driver=machine.driver(ranks.device),
+            gpu=_gpu(ranks.device),
+            driver=driver(ranks.device),
             hosts=tuple(hosts or ()),
             data=identity.or_nothing(recipe.data),
         )
@@ -143,7 +166,7 @@ def _started(
         try:
             lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S)
             recipe.monitor.require_installed()
-            start = faults.retried(lambda: starts.choose(folder, recipe), _START_WITHIN_S)
+            start = faults.retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except Exception as error:
             # What passes is no reason not to start again.
             if not faults.passes(error):
@@ -155,6 +178,39 @@ def _started(
     finally:
         if lease is not None:
             lease.release()
+
+
+def choose(folder: RunFolder, recipe: Recipe) -> Start:
+    """Start from the newest good checkpoint, or from the one that `resume --from` asked for.
+
+    Records damaged checkpoints, and sets those aside that are later than the first step.
+
+    Raises:
+        OSError: the checkpoints cannot be read at this moment. They are not taken for missing or damaged.
+        NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged, none of the
+            checkpoints is usable, or they belong to another recipe.
+    """
+    history = pending.history(folder.ledger)
+    # Copies and archives of runs leave empty folders out.
+    folder.checkpoints.mkdir(exist_ok=True)
+    clear_unfinished(folder)
+    snapshots.clear_unfinished(folder)
+    newest, damaged = newest_good(folder, recipe.model_digest())
+    for entry in damaged:
+        print(entry.skipped, flush=True)
+        pending.append(folder.ledger, events.Damaged(step=entry.step, reason=entry.reason))
+    if history.from_step is not None:
+        load(folder, history.from_step, model_digest=recipe.model_digest())
+        newest = history.from_step
+    elif newest is None and any(entry.finished for entry in damaged):
+        text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
+        raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
+    step = newest or 0
+    moved = set_aside(folder, after=step)
+    snapshots.set_aside(folder, after=step)
+    if moved:
+        print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
+    return Start(len(history.attempts), step, finished=step >= recipe.train.steps)
 
 
 def _not_begun(job_id: str, error: Exception) -> events.Event:
@@ -174,6 +230,9 @@ def _beginning(
     began: float | None,
 ) -> events.Started:
     warning = ranks.lacks_gpu(recipe.cluster.uses_gpu)
+    if ranks.device.type == "cpu" and processor.emulates(recipe.train.precision):
+        slow = processor.warning(recipe.train.precision)
+        warning = slow if warning is None else f"{warning}; {slow}"
     if warning is not None:
         print(f"warning: {warning}", flush=True)
     offset = None
@@ -256,3 +315,19 @@ def _message(error: BaseException) -> str:
     if "gloo" in text or "NCCL" in text:
         return "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
     return text
+
+
+def _gpu(device: torch.device) -> str | None:
+    """The name of a GPU; None for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
+    """The version of the driver of a GPU; None for a CPU, and where nobody tells."""
+    if device.type != "cuda":
+        return None
+    try:
+        found = _VERSION.search(file.read_text(errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cld_core import faults, openmp, ownership, small_files
+from cld_core import faults, ownership, processor, small_files
 from cld_core.errors import CldError, UsageError
 
 # A job may begin before the command that has submitted it knows its number, by which the file is named.
@@ -48,7 +48,7 @@ def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    openmp.wait_briefly()
+    processor.wait_briefly()
     folder = arguments[0]
     os.environ["SUBMITIT_FOLDER"] = folder
     from submitit.core import submission, utils

@@ -11,7 +11,7 @@ from cld_core import faults
 from cld_core.checkpoint.write import write
 from cld_core.config import load
 from cld_core.run import Lease, RunFolder
-from cld_core.train import start as starts
+from cld_core.train import session as starts
 from cldctl.clusters import entry
 from cldctl.clusters.slurm import client, submission
 from tests.cldctl.clusters.works import Fail

@@ -15,7 +15,7 @@ from cld_core.data import presence
 from cld_core.data.build import Plan, Unit
 from cld_core.data.prepare import names, prepare
 from cld_core.errors import DataError, RecipeError, UsageError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES
 

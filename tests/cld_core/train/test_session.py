@@ -91,13 +91,14 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
         return original(self, step)
 
     monkeypatch.setattr(Trainer, "_backward", spying)
-    original_take = Trainer.take_loss
+    original_take = Trainer.take_scalars
 
     def taking(self):
-        losses.append(original_take(self))
-        return losses[-1]
+        scalars = original_take(self)
+        losses.append(scalars["loss"])
+        return scalars
 
-    monkeypatch.setattr(Trainer, "take_loss", taking)
+    monkeypatch.setattr(Trainer, "take_scalars", taking)
     flag = StopFlag()
     counting = Trainer.step
 
@@ -277,6 +278,7 @@ def test_progress_and_tensorboard(make):
     board.Reload()
     assert [point.step for point in board.Scalars("train/loss")] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert {"train/grad_norm", "train/lr", "train/steps_per_s"} <= set(board.Tags()["scalars"])
+    assert [point.step for point in board.Scalars("train/first_step_s")] == [1]
 
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["quick disk", "slow disk"])
@@ -307,7 +309,7 @@ def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
     import subprocess
     import sys
 
-    code = "import time; from cld_core.train.watchdog import Watchdog; Watchdog(0.3); time.sleep(600)"
+    code = "import time; from cld_core.train.loop import Watchdog; Watchdog(0.3); time.sleep(600)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Timeout" in done.stderr

@@ -3,8 +3,8 @@
 import pytest
 
 from cld_core.errors import NonFiniteError, UnfitError
+from cld_core.ranks import RankError
 from cld_core.run.events import RankFailed, Unfit
-from cld_core.train.jointly import RankError
 from cldctl.jobs import failures
 from cldctl.jobs.process import UNFIT
 from tests.support.made_up import run_with
