@@ -64,6 +64,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     for cell in options.cells:
         with named(settings(cell.values)):
             require_plugin(options.of(cell), options.cells, say)
+            submit.require_native(cell.recipe, cluster, say)
     for cell in options.cells:
         submit.require_complete(cell.recipe, options.metrics)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]

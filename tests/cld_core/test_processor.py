@@ -1,10 +1,12 @@
-"""Threads that wait for others soon sleep in whatever computes, unless somebody has chosen otherwise."""
+"""What a processor computes in itself; threads that wait for others soon sleep, unless somebody chose otherwise."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+from cld_core import processor
 
 _SCRIPT = """
 import os, sys
@@ -36,3 +38,32 @@ def spins(main: str, env: dict[str, str]) -> str:
 @pytest.mark.parametrize("main", MAINS.values(), ids=MAINS)
 def test_they_wait_briefly(main):
     assert spins(main, {}) == "1000"
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "emulated"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 f16c", ["bf16", "fp16"]),
+        ("x86_64", "flags\t\t: avx512f avx512_bf16", ["fp16"]),
+        ("x86_64", "flags\t\t: avx512_fp16 amx_bf16", []),
+        ("aarch64", "Features\t: fp asimd asimdhp", ["bf16"]),
+        ("aarch64", "Features\t: fp asimd bf16 asimdhp", []),
+        ("riscv64", "isa\t\t: rv64", []),
+        ("x86_64", "", []),
+    ],
+)
+def test_precisions_that_a_processor_emulates(tmp_path, monkeypatch, machine, line, emulated):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\n{line}\n")
+    monkeypatch.setattr(processor, "_INFORMATION", file)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert [name for name in ("fp32", "bf16", "fp16") if processor.emulates(name)] == emulated
+
+
+def test_the_kernel_and_torch_know_the_same_of_this_machine():
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    if processor._flags() and capabilities.get("architecture") == "x86_64":
+        native = capabilities["avx512_bf16"] or capabilities["amx_bf16"]
+        assert processor.emulates("bf16") == (not native)

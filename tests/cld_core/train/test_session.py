@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from cld_core import processor
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.verify import verify
 from cld_core.checkpoint.write import CheckpointWriter
@@ -264,6 +265,14 @@ def test_an_attempt_notes_how_far_a_silent_one_before_it_came_and_where_its_own_
     first, second = attempts(run)
     assert (first.cause, first.last_step) == ("killed", 7)
     assert (second.restart, second.log_offset) == (1, len("notices of an earlier start"))
+
+
+def test_a_precision_that_the_processor_emulates_is_a_warning_of_the_attempt(make, monkeypatch, capsys):
+    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
+    run = make("mine", "train.precision=bf16", "train.steps=5")
+    attempt(run)
+    assert "emulated" in attempts(run)[0].warning
+    assert "warning: train.precision=bf16 is emulated" in capsys.readouterr().out
 
 
 def test_progress_and_tensorboard(make):
