@@ -15,8 +15,8 @@ from .guidance import Conditional
 from .likelihood import Likelihood
 from .model import Label
 from .samplers.path import Recorder
+from .sanitize import one_line
 from .seeds import SampleNoise
-from .texts import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

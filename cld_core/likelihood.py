@@ -94,12 +94,16 @@ class Likelihood:
         return Likelihood(joint, log_q, parts[0].entropy, nfe)
 
 
-def _weighted(sde: Diffusion, probe: Tensor) -> Tensor:
-    """The scored halves ``probe`` (B, mC, ...), each times its weight in the trace."""
+def _weighted(sde: Diffusion, scored: Tensor) -> Tensor:
+    """The scored halves (B, mC, ...) of a probe, each times the square root of its weight in the trace.
+
+    Roots on both sides of the Jacobian have the mean of the whole weights on one side, and less variance.
+    """
     weights = sde.trace_weights
     if all(weight == 1.0 for weight in weights):
-        return probe
-    return torch.cat([w * part for w, part in zip(weights, sde.scored_halves(probe), strict=True)], dim=1)
+        return scored
+    parts = zip(weights, sde.scored_halves(scored), strict=True)
+    return torch.cat([math.sqrt(weight) * part for weight, part in parts], dim=1)
 
 
 def _scores(score: ScoreFunction, leaf: Tensor, t: Tensor, count: int) -> Iterator[tuple[Tensor, bool]]:
@@ -127,8 +131,10 @@ def _trace_by_probes(
             whole = probe.shape == u.shape
             direction = _weighted(sde, sde.scored(probe) if whole else probe)
             (product,) = torch.autograd.grad(s, leaf, direction, retain_graph=again)
-            probed = product if whole else sde.scored(product)
-            total = total + (probed * probe).flatten(1).sum(1)
+            total = total + (sde.scored(product) * direction).flatten(1).sum(1)
+            if whole and sde.m < sde.n:
+                others = u.shape[1] - direction.shape[1]
+                total = total + (product[:, :others] * probe[:, :others]).flatten(1).sum(1)
     return s.detach(), total / probes.shape[1]
 
 

@@ -13,7 +13,7 @@ from .run import History, RunFolder, find_runs
 from .run.causes import state_after
 from .run.events import NotSubmitted
 from .run.lookup import default_root
-from .texts import one_line
+from .sanitize import one_line
 
 # Results of evaluations that are columns.
 _RESULTS = ("bpd", "nll", "fid")

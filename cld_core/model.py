@@ -30,9 +30,9 @@ from .nets.compiled import Compiled
 from .run import lookup
 from .run.trust import plugin_of, require_own_plugin
 from .samplers.path import Watcher
+from .sanitize import one_line
 from .score import Counted, Score
 from .solutions import Network, Solutions
-from .texts import one_line
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from cld_core.small_files import opened
-from cld_core.texts import one_line
+from cld_core.files import opened
+from cld_core.sanitize import one_line
 
 # Of a file, unpacked. What is not compressed may have as many bytes as the file has.
 MOST_UNPACKED_BYTES = 2**30

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from cld_core import processor
 from cld_core.errors import CldError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .cli import evaluate, look, manage, setup, train, weights
 from .cli.completion import completer

@@ -1,4 +1,4 @@
-"""The whole run: the Slurm tests on one worker, everything else beside them on the rest."""
+"""The whole run: the Slurm tests on two workers, each with a cluster, everything else beside them on the rest."""
 
 import itertools
 import os
@@ -46,19 +46,19 @@ def environment() -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker for all Slurm tests, which share a cluster and come first; the others have the rest."""
+    """Two workers for the Slurm tests, each with a cluster, because they mostly wait; the others have the rest."""
     from xdist.scheduler import LoadScopeScheduling
 
     # Quick tests of a file share what the file makes and what a process computes once. A slow one is dealt alone.
     quick = "not slow" in config.getoption("markexpr")
 
-    class OneCluster(LoadScopeScheduling):
+    class FewClusters(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/slurm/"):
-                return "slurm"
+                return "slurm interruptions" if "test_interruptions.py" in nodeid else "slurm"
             return nodeid.partition("::")[0] if quick else nodeid
 
-    return OneCluster(config, log)
+    return FewClusters(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -130,7 +130,7 @@ checkpoint-before: if the newest checkpoint is damaged, the one before is used
 atomic: a file that is replaced is never half there
   - temporary.unlink(missing_ok=True)
   + temporary.replace(path)
-  tests/cld_core/run/test_atomic.py
+  tests/cld_core/test_files.py
 fencing: a process that has lost the run writes no checkpoint
   - check_owner()
   + pass
@@ -186,7 +186,7 @@ exit-5: exit code 5: the run that was followed ended cancelled
 escapes: control characters of others do not reach the terminal
   - _ESCAPES.sub("", text)
   + text
-  tests/cld_core/test_texts.py
+  tests/cld_core/test_sanitize.py
 plugins: code of a folder that others can write does not run without --allow-plugin
   - if real.exists() and (problem := shared_with(real.stat())) is not None:
   + if False:

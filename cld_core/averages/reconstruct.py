@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cld_core import faults
 from cld_core.checkpoint import contents
 from cld_core.checkpoint.load import read_tensors
 from cld_core.checkpoint.verify import mismatch
 from cld_core.errors import CheckpointError
+from cld_core.files import passes
 from cld_core.run import RunFolder
 
 from . import mixture
@@ -58,7 +58,7 @@ def _problem(part: Stored) -> str | None:
     try:
         return mismatch(part.path, part.sidecar)
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         return f"it cannot be read ({error.strerror})"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from cld_core.errors import CheckpointError, WrongCheckpointError
-from cld_core.small_files import opened
-from cld_core.texts import one_line
+from cld_core.files import opened
+from cld_core.sanitize import one_line
 
 # How a zip archive begins, and a pickle of protocol 2, which torch writes, or later.
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from cld_core.config.ema import LONGEST
-from cld_core.small_files import parse_json
-from cld_core.texts import one_line
+from cld_core.files import parse_json
+from cld_core.sanitize import one_line
 
 # A recipe has some thousand characters, a step some digits.
 _LONGEST_METADATA = 2**20

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from cld_core import faults
 from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.files import passes
 from cld_core.run import RunFolder
-from cld_core.texts import is_count, one_line
+from cld_core.sanitize import is_count, one_line
 
 from . import archive
 from .verify import DamagedCheckpoint, newest_whole, verify
@@ -50,7 +50,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except Exception as error:
         # What passes says nothing about the file.
         for met in (error, error.__cause__):
-            if isinstance(met, OSError) and faults.passes(met):
+            if isinstance(met, OSError) and passes(met):
                 raise met from None
         if isinstance(error, CheckpointError):
             raise

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cld_core import optim
 from cld_core.config.optim import OptimSpec
 from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import archive, lightning
 from .mismatch import Mismatch

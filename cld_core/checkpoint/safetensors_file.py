@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from cld_core.errors import CheckpointError, NotFoundError
-from cld_core.run.atomic import replacing
-from cld_core.texts import one_line
+from cld_core.files import replacing
+from cld_core.sanitize import one_line
 from cld_core.version import __version__
 
 FORMAT = "cldctl-weights/1"

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core import faults
+from cld_core.codec import real, whole
 from cld_core.config.ema import LONGEST
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, NotFoundError
+from cld_core.files import NO_FILE, existing_object, passes, write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
-from cld_core.small_files import NO_FILE, existing_object, real, whole
 
 FORMAT = 1
 _FIX = "Use another step, or name none to use the newest intact one"
@@ -137,7 +136,7 @@ def verify(folder: RunFolder, step: int) -> None:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing, though its sidecar exists. {_FIX}.") from error
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         if error.errno in NO_FILE:
             raise CheckpointError(f"{path}: damaged (it is not a regular file). {_FIX}.") from error

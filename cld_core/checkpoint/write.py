@@ -10,10 +10,9 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from cld_core import faults
 from cld_core.errors import SaveError
+from cld_core.files import passes, pauses, replacing
 from cld_core.run import RunFolder
-from cld_core.run.atomic import replacing
 
 from .prune import prune
 from .verify import FORMAT, Sidecar, StoredAverages
@@ -29,7 +28,7 @@ class CheckpointWriter:
     state before `settled` need not even wait for the copy. At most one write is in flight: `save` waits for the one
     before. The memory of the copy is reused.
 
-    A write that meets a fault that passes (`faults.passes`), such as a full disk, is repeated: until the next snapshot
+    A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the next snapshot
     takes its place, or for `PATIENCE_S` seconds without any success, or after `wait` as long as that allows.
 
     Args:
@@ -167,11 +166,11 @@ class CheckpointWriter:
 
     def _repeat(self, step: int, snapshot: dict[str, Any]) -> None:
         """Write until it succeeds, or is not worth another try."""
-        for pause in faults.pauses(first_s=0.25):
+        for pause in pauses(first_s=0.25):
             try:
                 self._store(step, snapshot)
             except SaveError as error:
-                if not faults.passes(_system_error(error)):
+                if not passes(_system_error(error)):
                     raise
                 self._judge(step, error)
                 if self._replaced:

@@ -11,7 +11,7 @@ from cld_core import npz
 from cld_core.data.folder import read_exactly
 from cld_core.data.images import to_model
 from cld_core.errors import DataError, UsageError, WrongSourceError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .observation import Observation
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from cld_core.errors import did_you_mean
-from cld_core.texts import is_count
+from cld_core.sanitize import is_count
 
 from . import cluster
 from .data import TOYS_WITHOUT_LABELS, ImageDataSpec, ToyDataSpec

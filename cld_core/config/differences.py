@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import RecipeError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .build import COMMAND_LINE
 from .layers import file_layers

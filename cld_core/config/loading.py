@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cld_core.errors import RecipeError
-from cld_core.texts import has_control
+from cld_core.sanitize import has_control
 
 from .build import COMMAND_LINE, build
 from .layers import Layer, file_layers, profile_layer

@@ -7,7 +7,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cld_core.errors import RecipeError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .keys import key
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cld_core.digests import checksum
 from cld_core.errors import DataError, RecipeError, did_you_mean
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .data import ToyDataSpec
 from .schema import Recipe

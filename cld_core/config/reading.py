@@ -9,10 +9,9 @@ from typing import Any
 
 import yaml
 
-from cld_core import faults
 from cld_core.errors import RecipeError
-from cld_core.small_files import read_bytes
-from cld_core.texts import has_control, printable
+from cld_core.files import passes, read_bytes
+from cld_core.sanitize import has_control, printable
 
 from .values import shown
 
@@ -129,7 +128,7 @@ def read(path: Path, *, follow: bool = True) -> tuple[dict[str, Any], dict[str, 
         problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
         raise RecipeError(f"{name}: {problem}.") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
-        if faults.passes(error):
+        if passes(error):
             raise
         fix = "`cldctl recipes` lists the available recipes"
         problem = getattr(error, "strerror", None) or str(error)

@@ -5,7 +5,7 @@ import types
 import typing
 from typing import Any
 
-from cld_core.texts import is_control
+from cld_core.sanitize import is_control
 
 WRONG = object()
 # Whole numbers have 64 bits wherever they are used.

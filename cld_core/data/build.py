@@ -31,8 +31,8 @@ from cld_core.data.store import (
     write_manifest,
 )
 from cld_core.errors import DataError, WrongSourceError
-from cld_core.run.atomic import sync_folder
-from cld_core.texts import one_line
+from cld_core.files import sync_folder
+from cld_core.sanitize import one_line
 
 from . import image_labels, unfinished
 from .unfinished import Done

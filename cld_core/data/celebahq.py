@@ -16,8 +16,8 @@ from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
 from cld_core.data.tfrecord import Readable, parse_example, read_records
 from cld_core.errors import DataError, UsageError, WrongSourceError
-from cld_core.small_files import opened
-from cld_core.texts import one_line
+from cld_core.files import opened
+from cld_core.sanitize import one_line
 
 from . import tar
 

@@ -20,8 +20,8 @@ import numpy as np
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import Split
 from cld_core.errors import DataError, WrongSourceError
-from cld_core.small_files import opened, read_bytes
-from cld_core.texts import one_line
+from cld_core.files import opened, read_bytes
+from cld_core.sanitize import one_line
 
 from . import tar
 

@@ -26,9 +26,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cld_core.data.build import Plan, Unit
 from cld_core.data.store import SPLITS, Split
 from cld_core.errors import DataError, UsageError, WrongSourceError
+from cld_core.files import opened, read_bytes
+from cld_core.sanitize import one_line
 from cld_core.seeds import key_of
-from cld_core.small_files import opened, read_bytes
-from cld_core.texts import one_line
 
 from .folder_classes import as_text, classes_of
 

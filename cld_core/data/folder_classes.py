@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
 from cld_core.classes import LONGEST_NAME, MOST
-from cld_core.texts import has_control
+from cld_core.sanitize import has_control
 
 
 def classes_of(names: Sequence[str], splits: Collection[str]) -> tuple[tuple[str, ...], dict[str, int]]:

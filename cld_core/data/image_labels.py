@@ -9,9 +9,8 @@ import numpy as np
 from cld_core.classes import Classes
 from cld_core.data.store import Checksum, Manifest, labels_path
 from cld_core.errors import DataError
-from cld_core.run.atomic import replacing
-from cld_core.small_files import read_bytes
-from cld_core.texts import one_line
+from cld_core.files import read_bytes, replacing
+from cld_core.sanitize import one_line
 
 _BYTES = 2
 

@@ -24,7 +24,10 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
 
     A density p of these has 7 bits less per dimension than its discretisation to 256 levels (docs/math.md section 8).
     """
-    return (images.to(torch.float32) + noise) * (2.0 / GREY_LEVELS) - 1.0
+    levels = images.to(torch.float32)
+    # Noise near 1 would be rounded up to the next level. Multiples of 2^-16 levels are exact in float32.
+    raised = torch.minimum(levels + noise, levels + (1.0 - 2.0**-16))
+    return raised * (2.0 / GREY_LEVELS) - 1.0
 
 
 class ImageSource:

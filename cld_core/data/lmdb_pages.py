@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from cld_core.errors import DataError
-from cld_core.small_files import opened
+from cld_core.files import opened
 
 _HEADER = 16
 _NODE = 8

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from cld_core.config.data import ToyDataSpec
 from cld_core.errors import DataError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 _LONGEST = 500  # characters of a problem
 

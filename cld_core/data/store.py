@@ -19,9 +19,8 @@ from typing import Any, Literal
 
 from cld_core.classes import Classes
 from cld_core.errors import DataError
-from cld_core.run.atomic import write_json
-from cld_core.small_files import parse_json, read_bytes
-from cld_core.texts import has_control, one_line
+from cld_core.files import parse_json, read_bytes, write_json
+from cld_core.sanitize import has_control, one_line
 
 FORMAT = "cld-images/1"
 MANIFEST = "manifest.json"

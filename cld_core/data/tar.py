@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cld_core.small_files import opened
+from cld_core.files import opened
 
 _BLOCK = 512
 _REGULAR = (b"0", b"\0", b"7")

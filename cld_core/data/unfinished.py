@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import DataError
+from cld_core.files import descriptor_for_writing, parse_json, read_bytes, write_json
 from cld_core.ownership import is_mine, owner
-from cld_core.run.atomic import write_json
-from cld_core.small_files import descriptor_for_writing, parse_json, read_bytes
 
 from .store import FORMAT, PROGRESS, SPLITS, Split, lmdb_path
 

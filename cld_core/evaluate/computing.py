@@ -8,10 +8,10 @@ from typing import Any, Self
 import torch
 
 from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.files import write_json
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.run import changes
-from cld_core.run.atomic import write_json
 from cld_core.shards import state
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays, Sealed

@@ -9,9 +9,9 @@ from typing import Any
 
 from cld_core.averages import snapshots
 from cld_core.errors import NotFoundError
+from cld_core.files import by_age
 from cld_core.run import RunFolder
 from cld_core.shards import WorkOfRun
-from cld_core.small_files import by_age
 
 from . import registry, slim
 from .reports import checkpoint_checksum, current_report

@@ -12,7 +12,7 @@ from cld_core import numerics
 from cld_core.config.plugin import import_plugin
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, UsageError
-from cld_core.texts import printable
+from cld_core.sanitize import printable
 
 from . import inception
 from . import weights as files_of_weights

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cld_core.config.checks import MAX_PICTURE
 from cld_core.errors import UsageError
-from cld_core.run.atomic import replacing
+from cld_core.files import replacing
 
 _GAP = 2
 # Pixels: viewers show a small picture as it is, and 16 images of 32 x 32 would be a stamp.

@@ -12,7 +12,7 @@ from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import INCEPTION, FidSpec
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import inception, registry
 from .definitions import Metric

@@ -12,7 +12,7 @@ from cld_core.config.ema import EmaSpec
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
 from cld_core.samplers import Samples
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import grids, nonfinite
 from .planes import Plane

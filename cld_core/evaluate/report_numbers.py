@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cld_core.averages.snapshots import TOLD_ABOVE
-from cld_core.small_files import real, text, whole
-from cld_core.texts import one_line
+from cld_core.codec import real, text, whole
+from cld_core.sanitize import one_line
 
 from . import registry
 from .definitions import Metric

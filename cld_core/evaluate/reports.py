@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.checkpoint.verify import sidecar_of
+from cld_core.codec import real, whole
+from cld_core.files import read_object
 from cld_core.run import RunFolder
-from cld_core.small_files import read_object, real, whole
 
 from . import registry
 

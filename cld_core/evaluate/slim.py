@@ -16,8 +16,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from cld_core.files import NO_FILE, opened, parse_json
 from cld_core.run import RunFolder
-from cld_core.small_files import NO_FILE, opened, parse_json
 
 FORMAT = "cldctl-slim/1"
 # Names and shapes of the tensors of a large network take some hundred kilobytes.

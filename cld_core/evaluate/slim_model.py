@@ -11,15 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cld_core import faults
 from cld_core.config import Recipe
 from cld_core.errors import LeaseHeldError
+from cld_core.files import parse_json, passes, replacing
 from cld_core.model import Model
 from cld_core.run import RunFolder
-from cld_core.run.atomic import replacing
 from cld_core.run.lease import Lease
-from cld_core.small_files import parse_json
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import slim
 from .reports import checkpoint_checksum
@@ -162,7 +160,7 @@ def _read(wanted: Wanted, recipe: Recipe) -> Model | None:
     except FileNotFoundError:
         return None
     except Exception as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         print(f"{wanted.file}: damaged ({one_line(error)}); the checkpoint is read again", flush=True)
         return None

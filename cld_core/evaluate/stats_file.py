@@ -24,9 +24,8 @@ from cld_core.config.data import ImageDataSpec
 from cld_core.data import presence
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.run.atomic import write_arrays
-from cld_core.small_files import parse_json
-from cld_core.texts import one_line
+from cld_core.files import parse_json, write_arrays
+from cld_core.sanitize import one_line
 
 from .feature_inputs import Extraction
 from .moments import Moments

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import torch
 
-from cld_core import small_files
+from cld_core import files
 from cld_core.checkpoint import archive
 from cld_core.errors import CldError, UsageError
 
@@ -125,7 +125,7 @@ def _copied(path: str, target: Path) -> str:
 def _source(path: str) -> Iterator[IO[bytes]]:
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(small_files.opened(Path(path), follow=True))
+            file = stack.enter_context(files.opened(Path(path), follow=True))
         except OSError as error:
             text = f"gone since the evaluation was asked for ({error.strerror})"
             raise UsageError(f"{path}: {text}. Put it back, or re-run the command.") from error

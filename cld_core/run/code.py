@@ -18,12 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cld_core import ownership
+from cld_core.codec import find_record
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError
-from cld_core.small_files import read_object, text
+from cld_core.files import read_object
 
 if TYPE_CHECKING:
     from cld_core.config import Recipe
@@ -88,47 +89,33 @@ class Manifest:
         return "live" if self.kind == "live" else _with_plugins(self.digest, self.plugins)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """What the `manifest.json` of a run holds that shares the code of its group: where it is, and its digest."""
+
+    shared: str
+    code: str
+
+
 def read(folder: Path) -> Manifest | None:
     """The manifest in a folder of code; None if there is none, or it is damaged."""
-    content = read_object(folder / MANIFEST)
-    if (shared := text(content.get("shared"))) is not None:
-        return _read_shared(folder, shared, content.get("code"))
-    kind = content.get("kind")
-    if kind not in ("copy", "installed", "live"):
+    if (pointer := find_record(Pointer, folder / MANIFEST)) is not None:
+        return _read_shared(folder, pointer)
+    manifest = find_record(Manifest, folder / MANIFEST)
+    if manifest is None:
         return None
-    files = _texts(content.get("files"))
-    is_whole = all(map(_is_inside, files)) and (kind != "copy" or content.get("digest") == digest(files))
-    if not is_whole:
-        return None
-    entries = content.get("plugins")
-    plugins = tuple(filter(None, map(_plugin, entries if isinstance(entries, list) else ())))
-    dirty = content.get("dirty")
-    return Manifest(
-        kind=kind,
-        asked=content.get("asked") is True,
-        digest=text(content.get("digest")) or "",
-        commit=text(content.get("commit")),
-        dirty=dirty if isinstance(dirty, bool) else None,
-        version=text(content.get("version")),
-        root=text(content.get("root")),
-        files=files,
-        left_out=_texts(content.get("left_out")),
-        plugins=plugins,
-    )
+    names = (*manifest.files, *(plugin.file for plugin in manifest.plugins))
+    is_whole = manifest.kind != "copy" or manifest.digest == digest(manifest.files)
+    return manifest if is_whole and all(map(_is_inside, names)) else None
 
 
-def _read_shared(folder: Path, shared: str, digest: object) -> Manifest | None:
+def _read_shared(folder: Path, pointer: "Pointer") -> Manifest | None:
     """The manifest to which that of a run points: of the run's own group, and of the code that the run had at first."""
-    found = _SHARED.fullmatch(shared)
+    found = _SHARED.fullmatch(pointer.shared)
     if found is None or read_object(folder.parent / "run.json").get("group") != found[1]:
         return None
-    manifest = read(folder.parent.parent / shared)
-    return None if manifest is None or manifest.code != digest else replace(manifest, shared=shared)
-
-
-def pointer(manifest: Manifest) -> dict[str, str | None]:
-    """What the `manifest.json` of a run holds that shares the code of its group."""
-    return {"shared": manifest.shared, "code": manifest.code}
+    manifest = read(folder.parent.parent / pointer.shared)
+    return None if manifest is None or manifest.code != pointer.code else replace(manifest, shared=pointer.shared)
 
 
 def place(folder: Path, manifest: Manifest) -> Path:
@@ -283,18 +270,6 @@ def _importable(folder: Path) -> Iterator[str]:
 
 def _with_plugins(code: str, plugins: Sequence[Plugin]) -> str:
     return code if not plugins else digest({"code": code, "plugins": sorted(plugin.sha256 for plugin in plugins)})
-
-
-def _texts(value: Any) -> dict[str, str]:
-    entries = value.items() if isinstance(value, dict) else ()
-    return {name: entry for name, entry in entries if text(name) is not None and text(entry) is not None}
-
-
-def _plugin(entry: Any) -> Plugin | None:
-    values = _texts(entry)
-    if set(values) != {"path", "file", "sha256"} or not _is_inside(values["file"]):
-        return None
-    return Plugin(**values)
 
 
 def _is_inside(name: str) -> bool:

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 from cld_core.errors import RecipeError
-from cld_core.small_files import read_bytes
-from cld_core.texts import one_line
+from cld_core.files import read_bytes
+from cld_core.sanitize import one_line
 
 from . import code, pending
 from .events import RecipeEdited

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from cld_core.codec import keeping
+
 # Why an attempt ended. What a signal means is decided where the cluster is known.
 Cause = Literal[
     "finished",
@@ -49,7 +51,7 @@ class JobRef:
     process: int = 0
     logs: str = ""
     restarts: bool = False
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = keeping(inline=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Event:
     """Something that happened at ``time``; ``extra`` holds the fields that this version does not know."""
 
     time: float = field(default_factory=lambda: round(time.time(), 3))
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = keeping(inline=True)
 
 
 @dataclass(frozen=True, kw_only=True)

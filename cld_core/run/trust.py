@@ -4,7 +4,7 @@ from cld_core.config import Recipe
 from cld_core.config.data import ToyDataSpec
 from cld_core.errors import CheckpointError
 from cld_core.ownership import shared_with
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .folder import RunFolder
 

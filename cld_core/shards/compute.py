@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from cld_core import faults
 from cld_core.errors import IncompleteError
+from cld_core.files import retried
 from cld_core.imports import resolve
 
 from . import state, tally
@@ -87,17 +87,17 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
     mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
     alone = len(mine) >= work.request.shards
     for number in mine:
-        made_of = faults.retried(work.made_of, PATIENCE_S, stop=should_stop)
+        made_of = retried(work.made_of, PATIENCE_S, stop=should_stop)
         ranges = work.request.ranges(number)
         if state.is_complete(work.shards, number, made_of, ranges):
             continue
-        strictly = faults.retried(lambda: work.made_of(strict=True), PATIENCE_S, stop=should_stop)
+        strictly = retried(lambda: work.made_of(strict=True), PATIENCE_S, stop=should_stop)
         shard = Shard(work.shards, number, ranges, strictly)
         if computation is None:
             computation = _opened(work, ranks, should_stop, alone)
             if computation is None:
                 return False
-            faults.retried(computation.prepare, PATIENCE_S, stop=should_stop)
+            retried(computation.prepare, PATIENCE_S, stop=should_stop)
         shard.begin()
         if not _fill(shard, computation, work, should_stop):
             return False
@@ -115,12 +115,12 @@ def _merge(work: "Work", ranks: "Ranks", computation: Computation | None, should
         return True
     if missing := work.missing():
         for number in missing:
-            faults.retried(functools.partial(tally.unmark, work.shards, number), PATIENCE_S, stop=should_stop)
+            retried(functools.partial(tally.unmark, work.shards, number), PATIENCE_S, stop=should_stop)
         raise _incomplete(work, missing)
     computation = computation or _opened(work, ranks, should_stop, alone=True)
     if computation is None:
         return False
-    faults.retried(computation.finish, PATIENCE_S, stop=should_stop)
+    retried(computation.finish, PATIENCE_S, stop=should_stop)
     return True
 
 
@@ -133,9 +133,7 @@ def _incomplete(work: "Work", missing: Sequence[int]) -> IncompleteError:
 
 def _opened(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], alone: bool) -> Computation | None:
     kind: type[Computation] = resolve(work.computation)
-    return faults.retried(
-        lambda: kind.opened(work, ranks.device, should_stop, alone=alone), PATIENCE_S, stop=should_stop
-    )
+    return retried(lambda: kind.opened(work, ranks.device, should_stop, alone=alone), PATIENCE_S, stop=should_stop)
 
 
 def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Callable[[], bool]) -> bool:

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cld_core import faults, npz
-from cld_core.run.atomic import write_arrays, write_json
-from cld_core.small_files import descriptor_for_writing, opened
+from cld_core import npz
+from cld_core.files import descriptor_for_writing, opened, retried, write_arrays, write_json
 
 from . import state as states
 from . import tally
@@ -42,7 +41,7 @@ class Shard:
         unsealed = [kind for kind in ranges if not self.is_sealed(kind)]
         if unsealed and (state or any(states.sealed_file(folder, number, kind).exists() for kind in unsealed)):
             # It may have been complete before, of something else or with files that are damaged by now.
-            faults.retried(lambda: tally.unmark(folder, number), PATIENCE_S)
+            retried(lambda: tally.unmark(folder, number), PATIENCE_S)
 
     def done(self, kind: str) -> int:
         """How many rows are there."""
@@ -122,17 +121,17 @@ class Shard:
                 file.flush()
                 os.fsync(file.fileno())
 
-        faults.retried(write, PATIENCE_S, stop=should_stop)
+        retried(write, PATIENCE_S, stop=should_stop)
         part["done"] += len(table)
         part["crc"] = zlib.crc32(raw, part["crc"])
-        faults.retried(self._write, PATIENCE_S, stop=should_stop)
+        retried(self._write, PATIENCE_S, stop=should_stop)
 
     def keep(self, kind: str, arrays: Arrays) -> None:
         """Seal rows with what is to be kept of them."""
         part, path = self._parts[kind], states.sealed_file(self._folder, self.number, kind)
-        faults.retried(lambda: write_arrays(path, arrays), PATIENCE_S)
+        retried(lambda: write_arrays(path, arrays), PATIENCE_S)
         part["done"], part["bytes"] = part["last"] - part["first"], path.stat().st_size
-        faults.retried(self._write, PATIENCE_S)
+        retried(self._write, PATIENCE_S)
         with contextlib.suppress(OSError):
             self._rows_file(kind).unlink()
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from cld_core.codec import text
 from cld_core.errors import NotFoundError
 from cld_core.imports import resolve
-from cld_core.small_files import text
 
 from .request import content_of
 from .work import Work

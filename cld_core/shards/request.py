@@ -1,20 +1,16 @@
 """What sharded work is asked to compute, kept as `request.json` in the work's folder."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from cld_core import faults
+from cld_core.codec import from_plain, to_plain
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.files import existing_object, passes, retried, write_json
 from cld_core.ranges import share
-from cld_core.run.atomic import write_json
-from cld_core.small_files import existing_object
-from cld_core.texts import one_line
-
-from .serial import from_plain
+from cld_core.sanitize import one_line
 
 # The most pieces that work is divided into: each is a task, or a part of one, and four files.
 MAX_SHARDS = 10_000
@@ -31,9 +27,9 @@ def content_of(folder: Path) -> dict[str, Any] | None:
         OSError: nobody knows at this moment.
     """
     try:
-        return faults.retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
+        return retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         return None
 
@@ -100,8 +96,7 @@ class Request(ABC):
         request = self
         if begun is not None and begun.get("id") == self.id:
             request = replace(self, shards=type(self).load(folder).shards)
-        # As it will be read: tuples become lists.
-        content = json.loads(json.dumps({"kind": self.kind, "id": self.id, **asdict(request)}))
+        content = {"kind": self.kind, "id": self.id, **to_plain(request)}
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         if begun != content:
             write_json(folder / "request.json", content)
@@ -119,7 +114,7 @@ class Request(ABC):
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:
-            request = from_plain(cls, content, cls.chosen(content))
+            request = from_plain(cls, content, chosen=cls.chosen(content))
             request.require_bounds()
             return request
         except Exception as error:  # Whatever reading it meets: nobody but another version writes such a file.

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cld_core.small_files import read_object, whole
+from cld_core.codec import whole
+from cld_core.files import read_object
 
 _STATE = re.compile(r"([0-9]{5,9})\.json")
 Ranges = Mapping[str, tuple[int, int]]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from cld_core.codec import real
 from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.errors import UsageError
+from cld_core.files import parse_json
 from cld_core.run import RunFolder
-from cld_core.small_files import parse_json, real
 
 from .solution import Solution, in_run
 

@@ -17,9 +17,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from cld_core import faults
 from cld_core import ranks as distributed
 from cld_core.errors import UnfitError
+from cld_core.files import passes
 from cld_core.ranks import Ranks
 from cld_core.rendezvous import Place
 
@@ -180,7 +180,7 @@ def _folder(folder: Path, rank: int) -> None:
         content = file.read_bytes()
         file.unlink()
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             return
         raise _Failed(f"{folder} cannot be written: {error.strerror or error}") from error
     if content != _CONTENT:

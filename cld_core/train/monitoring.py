@@ -8,10 +8,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cld_core.config import Recipe
-from cld_core.faults import Dropping
+from cld_core.files import Dropping, write_json
 from cld_core.run import RunFolder, events, pending
-from cld_core.run.atomic import write_json
-from cld_core.run.contents import ReportedProgress
+from cld_core.run.folder import ReportedProgress
 from cld_core.run.smoothing import smoothed
 
 from . import loggers

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from cld_core import faults, processor
+from cld_core import processor
 from cld_core.averages import snapshots
 from cld_core.checkpoint.load import load, newest_good
 from cld_core.checkpoint.prune import clear_unfinished, set_aside
@@ -26,6 +26,7 @@ from cld_core.errors import (
     SaveError,
     UsageError,
 )
+from cld_core.files import passes, retried
 from cld_core.ranks import RankError, Ranks
 from cld_core.run import Lease, RunFolder, code, edits, events, pending, same_data
 from cld_core.run.events import Cause
@@ -166,10 +167,10 @@ def _started(
         try:
             lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S)
             recipe.monitor.require_installed()
-            start = faults.retried(lambda: choose(folder, recipe), _START_WITHIN_S)
+            start = retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except Exception as error:
             # What passes is no reason not to start again.
-            if not faults.passes(error):
+            if not passes(error):
                 pending.append(folder.ledger, _not_begun(job_id, error), within_s=_NOTE_WITHIN_S)
             ranks.from_first(Start(problem=str(error)))
             raise

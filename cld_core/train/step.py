@@ -24,8 +24,8 @@ from cld_core.loss import ScoreMatching
 from cld_core.nets import precision
 from cld_core.nets.compiled import Watched, compiled
 from cld_core.ranks import Ranks
+from cld_core.sanitize import one_line
 from cld_core.score import Score
-from cld_core.texts import one_line
 
 from .interval import Interval
 

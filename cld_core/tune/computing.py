@@ -13,9 +13,9 @@ import torch
 from cld_core import guidance, numerics, samplers
 from cld_core.config.sampling import OdeSpec
 from cld_core.errors import MergeError
+from cld_core.files import write_json
 from cld_core.model import Model
 from cld_core.run import changes
-from cld_core.run.atomic import write_json
 from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
 from cld_core.shards import state

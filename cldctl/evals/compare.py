@@ -16,7 +16,7 @@ from cld_core.evaluate.report_numbers import Number, network_evaluations, number
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group, values_of
-from cld_core.texts import is_count, one_line
+from cld_core.sanitize import is_count, one_line
 
 from .sweep import meaning
 

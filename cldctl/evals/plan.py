@@ -12,8 +12,8 @@ from cld_core.evaluate.reports import checkpoint_checksum, current_report
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.run import RunFolder
+from cld_core.sanitize import is_count, one_line
 from cld_core.solutions import Network, Solutions, following
-from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 

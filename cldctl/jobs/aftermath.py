@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.files import forgive_output
 from cld_core.imports import resolve
 from cld_core.run import RunFolder, pending
 from cld_core.run.causes import CRASHES
@@ -294,5 +294,5 @@ def _tell_hook(kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    faults.forgive_output()
+    forgive_output()
     sys.exit(main(sys.argv[1:], StopFlag().listen()))

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core import faults
 from cld_core.errors import CldError, IncompleteError, MergeError
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code, pending
 from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued, OtherCode, TaskFailed
+from cld_core.sanitize import one_line
 from cld_core.shards import Work, open_work
 from cld_core.stop import StopCode, StopFlag
-from cld_core.texts import one_line
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
@@ -49,7 +49,7 @@ class ShardsWork:
         stop = StopFlag().listen(interrupt=job.in_process)
         offset = marks.log_size(job)
         if not job.in_process:
-            faults.forgive_output()
+            forgive_output()
         for piece in self.pieces:
             readable(Path(piece.folder, "request.json"))
         stop_before_limit(job, stop)

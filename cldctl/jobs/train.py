@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cld_core import faults
 from cld_core.errors import UsageError
+from cld_core.files import forgive_output
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
 from cld_core.stop import StopCode, StopFlag
@@ -35,7 +35,7 @@ class TrainWork:
         stop = StopFlag().listen(interrupt=job.in_process)
         run = RunFolder(self.run)
         if not job.in_process:
-            faults.forgive_output()
+            forgive_output()
         marks.begin(job)
         readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):

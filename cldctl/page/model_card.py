@@ -20,10 +20,9 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 from cld_core.config.ema import EmaSpec
 from cld_core.config.reading import to_yaml_line
 from cld_core.errors import CldError, UsageError, did_you_mean
+from cld_core.files import by_age, read_bytes, replacing, write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import replacing, write_text
-from cld_core.small_files import by_age, read_bytes
-from cld_core.texts import fenced, has_control, one_line
+from cld_core.sanitize import fenced, has_control, one_line
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.format import keys_differ, number

@@ -20,7 +20,7 @@ from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.causes import state_after
-from cld_core.texts import local_time, one_line
+from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__
 from cldctl.evals.compare import Result, best_of, results_of
 from cldctl.evals.table import keys_of, lines_of, rows

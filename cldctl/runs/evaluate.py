@@ -5,18 +5,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cld_core.codec import whole
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError, UsageError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import read_object
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.trust import require_own_plugin
 from cld_core.shards.request import require_few
-from cld_core.small_files import read_object, whole
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers

@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group
 from cld_core.run.identity import new_name
-from cld_core.texts import is_count
+from cld_core.sanitize import is_count
 from cldctl.lookup import called, find_profile, find_recipe
 
 from . import labels, plugins

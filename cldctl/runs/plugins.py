@@ -20,10 +20,9 @@ from cld_core.config.plugin import require_name_from
 from cld_core.config.variants import names as shipped_names
 from cld_core.digests import checksum
 from cld_core.errors import RecipeError
+from cld_core.files import parse_json, read_bytes, write_json
 from cld_core.run import code
-from cld_core.run.atomic import write_json
-from cld_core.small_files import parse_json, read_bytes
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cld_core.version import __version__
 from cldctl import caches
 from cldctl.clusters.this_machine import safe_path

@@ -273,7 +273,7 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
 
 def _write_arrays(path: Path, drawn: "Samples", labels: "Tensor | None", are_images: bool) -> None:
     from cld_core.data.images import to_pixels
-    from cld_core.run.atomic import write_arrays
+    from cld_core.files import write_arrays
 
     arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
     if drawn.v is not None:

@@ -10,7 +10,7 @@ from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder, changes
 from cld_core.run.trust import require_own_plugin
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cld_core.tune.request import TuneRequest
 from cld_core.tune.work import Tuning
 from cldctl.clusters.base import Cluster

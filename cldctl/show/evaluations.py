@@ -15,8 +15,8 @@ from cld_core.evaluate.definitions import Quantity
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.published import PublishedSampler
 from cld_core.evaluate.sweeps import Sweep
+from cld_core.files import write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
 from cld_core.tune.work import Tuning
 from cldctl.evals import compare

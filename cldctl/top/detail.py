@@ -23,8 +23,8 @@ from cld_core.run import RunFolder
 from cld_core.run.causes import state_after
 from cld_core.run.events import CAUSES, Submitted
 from cld_core.run.timeline import Stretch
+from cld_core.sanitize import local_time, printable
 from cld_core.shards import state as shard_state
-from cld_core.texts import local_time, printable
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
 from cldctl.runs.state import OVER, STATES, WAITS

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
+from cld_core.files import write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
 from tests.slurm.polling import wait_until
 
 from .record import STATUS_S

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cld_core import faults
 from cld_core.checkpoint.write import write
 from cld_core.config import load
+from cld_core.files import retried
 from cld_core.run import Lease, RunFolder
 from cld_core.train import session as starts
 from cldctl.clusters import entry
@@ -25,7 +25,7 @@ WITHIN_S = 60.0
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr(entry, "time", Clock())
 
 
@@ -48,7 +48,7 @@ def test_choosing_where_to_start(new_run, monkeypatch, damaged):
     runs = []
 
     def choose():
-        return faults.retried(lambda: starts.choose(runs[-1], RECIPE), WITHIN_S)
+        return retried(lambda: starts.choose(runs[-1], RECIPE), WITHIN_S)
 
     def context():
         runs.append(new_run())

@@ -20,7 +20,7 @@ import typer
 
 import cld_core
 import cldctl
-from cld_core.texts import has_control
+from cld_core.sanitize import has_control
 from cldctl import app
 from cldctl.clusters.slurm import client, expected
 from cldctl.clusters.slurm.client import Answer

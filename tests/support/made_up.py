@@ -7,8 +7,8 @@ from typing import Any
 from cld_core.checkpoint.verify import FORMAT, Sidecar, sidecar_of
 from cld_core.config import load
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.groups import Group
 from tests.support.paths import RECIPES
 

@@ -31,7 +31,8 @@ def _distance(moments: "Moments", theirs: "dict[str, np.ndarray]") -> float:
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
     ours = {"mu": moments.mean, "sigma": moments.covariance}
-    return float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID])
+    # For equal sets of few images, rounding makes the formula negative.
+    return max(0.0, float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID]))
 
 
 def _section(joined: "Joined") -> dict[str, Any]:

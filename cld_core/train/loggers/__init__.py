@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from cld_core.config import Recipe
 from cld_core.config.reading import to_yaml
 from cld_core.config.tree import leaves
-from cld_core.faults import Dropping
+from cld_core.files import Dropping
 from cld_core.imports import resolve
 from cld_core.run import Attempt, RunFolder, pending
-from cld_core.texts import fenced, local_time, one_line
+from cld_core.sanitize import fenced, local_time, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cld_core.faults import Dropping
+from cld_core.files import Dropping
 
 from . import About, End, Over, hyperparameters
 

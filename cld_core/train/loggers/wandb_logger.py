@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import About, End
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cld_core import rendezvous
-from cld_core.run.atomic import write_json
-from cld_core.small_files import read_json
-from cld_core.texts import is_count
+from cld_core.files import read_json, write_json
+from cld_core.sanitize import is_count
 from cldctl import file_system
 from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused

@@ -1,7 +1,7 @@
 """Which checkpoints stay."""
 
 from cld_core.checkpoint.prune import prune, set_aside
-from cld_core.run.atomic import write_json
+from cld_core.files import write_json
 from tests.cld_core.checkpoint.conftest import fill
 
 

@@ -63,6 +63,14 @@ def test_test_images_are_dequantised_each_with_its_own_noise(images):
         images.dequantised_test_data(0, 30, 41)
 
 
+def test_the_largest_noise_leaves_every_level_where_it_is():
+    levels = torch.arange(256, dtype=torch.uint8)
+    for noise in (0.0, 1.0 - 2.0**-24):
+        points = dequantise(levels, torch.full((256,), noise))
+        assert torch.equal(((points.double() + 1.0) * 128.0).floor().to(torch.uint8), levels)
+        assert float(points.max()) < 1.0
+
+
 def test_pixels_survive_the_way_to_the_model_and_back():
     levels = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_pixels(to_model(levels)), levels)

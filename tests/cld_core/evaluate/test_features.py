@@ -13,7 +13,7 @@ from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
 from cld_core.evaluate import extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.metrics.fid import frechet
+from cld_core.evaluate.metrics.fid import frechet, frechet_of
 from cld_core.evaluate.moments import Moments
 from cld_core.evaluate.rows.features import FeatureRows
 from cld_core.evaluate.rows.loss import LossRows
@@ -42,6 +42,13 @@ def pngs(folder: Path, images: torch.Tensor) -> str:
     for index, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:03d}.png")
     return str(folder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_distance_of_equal_sets_is_not_negative(seed):
+    """Sets of fewer images than features, whose covariances are singular."""
+    few = np.random.default_rng(seed).normal(size=(20, 192))
+    assert 0.0 <= frechet_of(few, few) < 1e-3
 
 
 def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_path):

@@ -12,12 +12,11 @@ from cld_core.config import load
 from cld_core.evaluate import slim, slim_model
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import read_json, write_json
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.lease import Lease
-from cld_core.small_files import read_json
 from tests.support.clock import Clock
 
 from .gathered import gather

@@ -1,3 +1,4 @@
+import functools
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -13,7 +14,7 @@ from cld_core.samplers.exponential import steps, widening
 from cld_core.samplers.grids import linear, power, quadratic
 from cld_core.samplers.multistep import lagrange
 from cld_core.samplers.quadrature import segments
-from cld_core.sde import CLD, VPSDE
+from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.affine import flow_covariance, output_covariance
@@ -32,46 +33,54 @@ class GivenNoise:
         return self.first
 
 
-def affine_errors(sde, spec, numbers, reference):
-    return [float((output_covariance(sde, spec_of(**spec, nfe=n)) - reference).abs().max()) for n in numbers]
+def affine_errors(sde, spec, numbers, reference, std=0.5):
+    return [float((output_covariance(sde, spec_of(**spec, nfe=n), std) - reference).abs().max()) for n in numbers]
 
 
 def orders(errors):
     return [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
 
 
-@pytest.fixture(scope="module")
-def flow_ends():
-    """Covariances to which the probability flow itself carries the prior."""
-    return {sde: flow_covariance(sde) for sde in (CONSTANT, RISING, VP)}
+DIFFUSIONS = {"cld": CONSTANT, "cld rising": RISING, "vpsde": VP, "psld": PSLD(), "hold": HOLD()}
+# PSLD solves the whole score exactly if the data have the usual std of 0.5, and no order shows.
+STD = 0.3
 
 
-@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
+@functools.cache
+def flow_end(sde, std):
+    """The covariance to which the probability flow itself carries the prior."""
+    return flow_covariance(sde, std=std)
+
+
+@pytest.mark.parametrize("name", DIFFUSIONS)
 @pytest.mark.parametrize(
     ("order", "corrector", "measured"),
     [(0, False, 1), (0, True, 2), (1, False, 2), (1, True, 2), (2, False, 3), (2, True, 3)],
 )
-def test_the_error_falls_with_the_power_order_plus_one(sde, order, corrector, measured, flow_ends):
+def test_the_error_falls_with_the_power_order_plus_one(name, order, corrector, measured):
     """`order` is the degree of the interpolation: 0, without corrector, is exponential Euler (DDIM for VPSDE)."""
+    sde = DIFFUSIONS[name]
     spec = {"method": "exponential", "order": order, "corrector": corrector, "grid_power": 3.0, "denoise": False}
-    # Order 2 shows itself later than those below it.
-    errors = affine_errors(sde, spec, (40, 80) if order < 2 else (160, 320), flow_ends[sde])
+    # Order 2 shows itself later than those below it, and every order of HOLD later than that of the others.
+    numbers = (160, 320) if order == 2 or name == "hold" else (80, 160)
+    errors = affine_errors(sde, spec, numbers, flow_end(sde, STD), STD)
     assert orders(errors)[-1] == pytest.approx(measured, abs=0.25), errors
 
 
-@pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
-def test_order_three_is_fourth_order(sde, flow_ends):
-    spec = {"method": "exponential", "order": 3, "grid_power": 3.0, "denoise": False}
-    errors = affine_errors(sde, spec, (80, 160), flow_ends[sde])
-    assert orders(errors)[-1] == pytest.approx(4.0, abs=0.5), errors
-    assert errors[-1] < 2e-7
+@pytest.mark.parametrize("name", DIFFUSIONS)
+def test_order_three_is_fourth_order(name):
+    """At least: that of VPSDE is between 4 and 5 until rounding ends it."""
+    sde, spec = DIFFUSIONS[name], {"method": "exponential", "order": 3, "grid_power": 3.0, "denoise": False}
+    errors = affine_errors(sde, spec, (160, 320), flow_end(sde, STD), STD)
+    assert orders(errors)[-1] > 3.8, errors
+    assert errors[-1] < 1e-7
 
 
 @pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
 @pytest.mark.parametrize("grid", ["linear", "quadratic"])
-def test_order_one_on_the_other_grids(sde, grid, flow_ends):
+def test_order_one_on_the_other_grids(sde, grid):
     spec = {"method": "exponential", "order": 1, "corrector": False, "grid": grid, "denoise": False}
-    assert orders(affine_errors(sde, spec, (40, 80), flow_ends[sde]))[-1] > 1.7
+    assert orders(affine_errors(sde, spec, (40, 80), flow_end(sde, 0.5)))[-1] > 1.7
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])

@@ -6,11 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from cld_core.run.atomic import write_json
+from cld_core.files import read_json, write_json
 from cld_core.shards import Request, Work
 from cld_core.shards.compute import Computation
 from cld_core.shards.merging import Merged
-from cld_core.small_files import read_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,12 +7,11 @@ import os
 
 import pytest
 
-from cld_core import faults
 from cld_core.errors import NotFoundError
+from cld_core.files import read_json
 from cld_core.ranks import Ranks
 from cld_core.shards import KINDS, open_work, state
 from cld_core.shards.merging import Merged, MergeError
-from cld_core.small_files import read_json
 from tests.support.clock import Clock
 
 from .squares import Squares, SquaresComputation, SquaresRequest
@@ -174,7 +173,7 @@ def test_kinds_are_found_by_their_request(folder, monkeypatch):
     monkeypatch.setitem(KINDS, "squares", "tests.cld_core.shards.squares:Squares")
     assert isinstance(open_work(folder), Squares)
     (folder / "request.json").write_text('{"kind": "squares", "shards": 1}')
-    with pytest.raises(NotFoundError, match=r"another version of cldctl .*'files'"):
+    with pytest.raises(NotFoundError, match=r"another version of cldctl .*files is missing"):
         open_work(folder)
 
 
@@ -191,7 +190,7 @@ def disk(monkeypatch):
 
         monkeypatch.setattr("os.fsync", fsync)
 
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("cld_core.files.time", Clock())
     return let
 
 

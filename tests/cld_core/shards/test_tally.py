@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from cld_core import small_files
+from cld_core import files
 from cld_core.errors import IncompleteError
+from cld_core.files import read_json
 from cld_core.ranks import Ranks
 from cld_core.shards import tally
-from cld_core.small_files import read_json
 
 from .squares import Squares, SquaresRequest
 
@@ -18,8 +18,8 @@ SHARDS = 1000
 @pytest.fixture
 def opens(monkeypatch):
     """The small files that are opened, by name."""
-    names, real = [], small_files._descriptor
-    monkeypatch.setattr(small_files, "_descriptor", lambda path, flags: names.append(path.name) or real(path, flags))
+    names, real = [], files._descriptor
+    monkeypatch.setattr(files, "_descriptor", lambda path, flags: names.append(path.name) or real(path, flags))
     return names
 
 

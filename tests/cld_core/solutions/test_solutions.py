@@ -56,7 +56,7 @@ def test_what_is_stored_is_read_again():
     ],
 )
 def test_numbers_that_are_not_those_of_a_sampler_are_refused(changes):
-    with pytest.raises(ValueError, match=r"^it (is not that of a sampler|lacks something)"):
+    with pytest.raises(ValueError):
         Solution.of_content(replace(SOLUTION, **changes).content())
 
 

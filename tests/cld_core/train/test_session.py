@@ -17,11 +17,10 @@ from cld_core.errors import (
     NotFoundError,
     SaveError,
 )
+from cld_core.files import read_json, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import Attempt, Lease, RunFolder, events
-from cld_core.run.atomic import write_json
 from cld_core.run.lease import newest
-from cld_core.small_files import read_json
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import monitoring, session
 from cld_core.train.step import Trainer

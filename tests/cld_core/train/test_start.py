@@ -48,7 +48,7 @@ def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
         return stale() if str(path).endswith("step_00000020.json") else real(path, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr("cld_core.small_files.os.open", opened)
+        patched.setattr("cld_core.files.os.open", opened)
         patched.setattr(Path, "open", lambda path, mode="r", **more: os.fdopen(os.open(path, os.O_RDONLY), mode))
         with pytest.raises(OSError, match="Stale"):
             session.choose(run, RECIPE)

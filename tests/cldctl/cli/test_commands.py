@@ -9,9 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from cld_core.files import read_json, write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
-from cld_core.small_files import read_json
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
 from tests.support.paths import ROOT

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cld_core.files import read_json
 from cld_core.ranks import Ranks
-from cld_core.small_files import read_json
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from tests.support.crafted import crafted

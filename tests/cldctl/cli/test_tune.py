@@ -8,8 +8,8 @@ import pytest
 
 import cld_core
 from cld_core import solutions
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.solutions import FILE
 from cld_core.tune.work import tunings_of
 from tests.cldctl.page.parsed import Parsed

@@ -15,7 +15,7 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef, Submitted
-from cld_core.run.lines import parse, to_line
+from cld_core.run.ledger import parse, to_line
 from cldctl.clusters import local_tasks
 from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster

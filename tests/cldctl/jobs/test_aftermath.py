@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cld_core import faults, small_files
+from cld_core import files
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import append_line
 from cld_core.run import pending
-from cld_core.run.atomic import append_line
 from cld_core.run.events import (
     DiedEarly,
     Ended,
@@ -23,8 +23,7 @@ from cld_core.run.events import (
     TurnedAway,
 )
 from cld_core.run.history import History
-from cld_core.run.ledger import Ledger
-from cld_core.run.lines import to_line
+from cld_core.run.ledger import Ledger, to_line
 from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import aftermath, process
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
@@ -180,7 +179,7 @@ def full_disk(monkeypatch):
     def append(ledger, event):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("cld_core.files.time", Clock())
     monkeypatch.setattr(Ledger, "append", append)
 
 
@@ -201,8 +200,8 @@ def test_a_job_is_started_again_although_nothing_can_be_read(run, work, monkeypa
     jobs = [inside(restart=restart) for restart in (0, 1, 2, 49, 50, 0)]
     coming = iter(jobs)
     monkeypatch.setattr(Scripted, "current", lambda self: next(coming))
-    monkeypatch.setattr(faults, "time", Clock())
-    monkeypatch.setattr(small_files.os, "open", stale)
+    monkeypatch.setattr("cld_core.files.time", Clock())
+    monkeypatch.setattr(files.os, "open", stale)
     folder = run.path if kind == "training" else work.folder
     for code in (137, 137, 137, 137, 137, HOPELESS):
         aftermath.main([kind, str(folder), str(run.logs), LAUNCHER, str(code)])

@@ -14,8 +14,8 @@ from cld_core.config.variants import names
 from cld_core.errors import UsageError
 from cld_core.evaluate import pictures
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder, events
-from cld_core.run.atomic import write_json
 from cldctl.page.document import PNG
 from cldctl.page.model_card import DIFFUSIONS, CardFiles, _picture, card, licence
 from cldctl.runs import survey

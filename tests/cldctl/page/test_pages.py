@@ -8,8 +8,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.config import with_overrides
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted
 from cld_core.run.folder import FORMAT
 from cldctl.page import one_run

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from cld_core.config import load
-from cld_core.run.atomic import write_json
+from cld_core.files import write_json
 from cldctl.runs.estimate import estimate
 from cldctl.show.usage import estimate_line
 from tests.support.made_up import TOY, run_with

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cld_core.files import append_line, write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import append_line, write_json
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.process import not_ours, program_of
 from cldctl.clusters.records import SchedulerRefused

@@ -8,8 +8,8 @@ import pytest
 from cld_core.config import load
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cld_core.run.atomic import write_json
+from cld_core.files import write_json
 from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.runs import survey
 from cldctl.runs.status import status_of

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from cld_core.errors import CldError, UsageError
+from cld_core.files import write_json
 from cld_core.run import Lease
 from cld_core.run import lease as leases
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import pruning, removal

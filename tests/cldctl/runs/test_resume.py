@@ -7,9 +7,8 @@ import pytest
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run.atomic import write_json
+from cld_core.files import read_json, write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
-from cld_core.small_files import read_json
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable, resume

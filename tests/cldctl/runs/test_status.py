@@ -9,10 +9,9 @@ from rich.console import Console
 from cld_core.config import load
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import read_json, write_json
 from cld_core.run import Lease, RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway
-from cld_core.small_files import read_json
 from cldctl import clusters
 from cldctl.clusters.records import Seen, Survey
 from cldctl.runs import survey

@@ -6,8 +6,8 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.evaluate.reports import checkpoint_checksum
+from cld_core.files import write_json
 from cld_core.run import changes
-from cld_core.run.atomic import write_json
 from cld_core.run.events import JobRef, Submitted
 from cld_core.solutions import FILE, Solution
 from cld_core.tune.request import TuneRequest

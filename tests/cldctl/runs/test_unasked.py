@@ -5,9 +5,8 @@ import time
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.run.atomic import write_json
+from cld_core.files import read_json, write_json
 from cld_core.run.events import Requested, Submitted
-from cld_core.small_files import read_json
 from cldctl.runs import home
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import status_of

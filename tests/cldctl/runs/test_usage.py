@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cld_core.run.atomic import write_json
+from cld_core.files import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
 from cld_core.run.groups import Group
 from cldctl.runs.usage import Folder, Usage, summed, usage_of

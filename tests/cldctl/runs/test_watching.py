@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.clusters.slurm import shared
 from cldctl.runs import logs, selection, status

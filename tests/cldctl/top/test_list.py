@@ -3,8 +3,8 @@
 import dataclasses
 import shutil
 
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted, Tagged
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import STATES

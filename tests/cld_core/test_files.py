@@ -1,27 +1,35 @@
-"""Small files that others may have made: whatever lies there, reading ends, within bounds."""
+"""Files: whatever lies there, reading ends, within bounds; writing is whole or not at all, and is tried again."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from cld_core.small_files import (
+from cld_core.files import (
     MAX_DEPTH,
+    Dropping,
+    append_line,
     descriptor_for_writing,
     existing_object,
+    forgive_output,
     opened,
     parse_json,
+    passes,
     read_bytes,
     read_json,
     read_object,
-    real,
-    text,
-    whole,
+    replacing,
+    retried,
+    write_json,
 )
+from tests.support.clock import Clock
 
 
 def _nested(depth: int) -> str:
@@ -110,22 +118,6 @@ def test_an_object(text: str, content: dict[str, int], tmp_path: Path) -> None:
     assert read_object(tmp_path / "none") == {}
 
 
-@pytest.mark.parametrize("value", [True, None, "1", 1.0, -1, 2**63, 10**400, [], {}])
-def test_what_is_no_count(value):
-    assert whole(value) is None
-
-
-@pytest.mark.parametrize("value", [True, None, "1", float("nan"), float("inf"), 1e300, 10**400, [], {}])
-def test_what_is_no_number(value):
-    assert real(value) is None
-
-
-def test_values_that_are_of_their_types():
-    assert (whole(0), whole(7), whole(-1, least=-1)) == (0, 7, -1)
-    assert (real(-1.5), real(3)) == (-1.5, 3)
-    assert (text(""), text("ä"), text(1), text("\udcff")) == ("", "ä", None, None)
-
-
 def test_json_is_utf_8(tmp_path):
     file = tmp_path / "file"
     file.write_bytes('{"a": 1}'.encode("utf-16"))
@@ -160,3 +152,102 @@ def test_what_is_missing_is_another_matter_than_what_cannot_be_read(tmp_path, mo
     monkeypatch.setattr(os, "open", failing)
     with pytest.raises(OSError, match="Input/output"):
         existing_object(file)
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+
+    def fail():
+        with replacing(path) as file:
+            file.write(b"half")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_lines_of_many_writers_do_not_mix(tmp_path):
+    path = tmp_path / "lines"
+    text = json.dumps({"text": "x" * 3000})
+    threads = [threading.Thread(target=lambda: [append_line(path, text) for _ in range(20)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # A writer that looked while another one wrote may have closed a complete line: an empty line, which is skipped.
+    assert [line for line in path.read_text().splitlines() if line] == [text] * 160
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr("cld_core.files.time", clock := Clock())
+    return clock
+
+
+def failing(times: float, error: int = errno.ENOSPC):
+    """A call that fails so many times, then returns how often it was called."""
+    called = []
+
+    def call():
+        called.append(None)
+        if len(called) <= times:
+            raise OSError(error, "the disk")
+        return len(called)
+
+    return call
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
+def test_a_fault_that_passes_is_waited_for(error, clock):
+    assert retried(failing(5, error), 60.0) == 6
+    assert 0 < clock.now < 60
+
+
+def test_it_is_waited_for_no_longer_than_allowed(clock):
+    with pytest.raises(OSError, match="the disk"):
+        retried(failing(float("inf")), 60.0)
+    assert 45 < clock.now <= 60
+    clock.now = 0.0
+    with pytest.raises(OSError, match="the disk"):
+        retried(failing(float("inf")), 60.0, stop=lambda: clock.now > 3)
+    assert clock.now < 10
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR])
+def test_what_does_not_pass_is_not_waited_for(error, clock):
+    with pytest.raises(OSError, match="the disk"):
+        retried(failing(1, error), 60.0)
+    assert clock.now == 0
+    assert not passes(ValueError())
+
+
+def test_what_is_dropped_is_counted_and_reported_twice(capsys):
+    noted = []
+    dropping = Dropping("progress.json", lambda count, reason: noted.append((count, reason)))
+    call = failing(3)
+    assert [dropping.attempt(call) for _ in range(5)] == [False, False, False, True, True]
+    assert noted == [(3, "the disk")]
+    assert capsys.readouterr().out.splitlines() == [
+        "progress.json cannot be written (the disk); going on without",
+        "progress.json can be written again; dropped 3 time(s)",
+    ]
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "full")
+
+        def flush(self):
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    forgive_output()
+    forgive_output()
+    print("lost", flush=True)
+    print("kept", file=sys.stderr, flush=True)
+    assert sys.stderr.getvalue() == "kept\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cld_core.texts import has_control, is_count, local_time, one_line, printable
+from cld_core.sanitize import has_control, is_count, local_time, one_line, printable
 
 ANY = st.text(st.characters(codec=None), max_size=60)
 steadily = settings(derandomize=True, deadline=None, max_examples=300)
