@@ -83,10 +83,6 @@ def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path, alone):
     assert_only_rounding_differs(cut, outcome(tiny_recipe(data, augmented)))
 
 
-def test_micro_batches_change_the_rounding_only(data, alone):
-    assert_only_rounding_differs(outcome(tiny_recipe(data, "train.micro_batch=4")), alone)
-
-
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -105,19 +105,6 @@ def test_a_deferred_step_is_the_same_step(data):
         torch.testing.assert_close(second["ema"]["average"][name], tensor, rtol=1e-5, atol=1e-7)
 
 
-def test_an_overflow_in_the_forward_pass_stays_out_of_the_mean_loss(data, monkeypatch):
-    overflowing(monkeypatch, lambda step: step == 2)
-    whole, single = (Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks()) for _ in range(2))
-    losses = []
-    for step in range(6):
-        whole.step(step)
-        single.step(step)
-        losses.append(single.take_scalars().get("loss"))
-    assert losses[2] is None, "the only step was skipped"
-    good = [loss for loss in losses if loss is not None]
-    assert whole.take_scalars()["loss"] == pytest.approx(sum(good) / len(good), rel=1e-12)
-
-
 def _rank(rank: int, meeting: str, recipe, out: str) -> None:
     ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=60.0)
     made = Trainer(recipe, ranks)

@@ -190,11 +190,6 @@ def test_the_rate_decays_to_zero_at_the_last_step(decay, factors):
     assert optim.rate(spec, 20, 8) == pytest.approx(2 * factors[-1]), "a run that is already longer"
 
 
-def test_a_decay_multiplies_the_warm_up():
-    spec = OptimSpec(lr=2.0, warmup_steps=4, decay="linear")
-    assert [optim.rate(spec, step, 10) for step in (0, 1, 2, 4, 9)] == pytest.approx([0, 0.45, 0.8, 1.2, 0.2])
-
-
 DECAYING = ("optim.decay=cosine", "optim.warmup_steps=2", "network.input_features=8")
 
 
