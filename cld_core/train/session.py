@@ -6,7 +6,7 @@ import re
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -134,15 +134,31 @@ def run(
             print(f"warning: {edited}", flush=True)
         if (problem := code.edited()) is not None:
             print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
-        beginning = replace(
-            _beginning(folder, recipe, ranks, start, job_id, restart, log, began),
+        progress = folder.progress()
+        # What it saved may be later than what it reported.
+        silent = progress.get("attempt") == start.attempt - 1
+        beginning = events.Started(
+            attempt=start.attempt,
+            job_id=job_id,
+            step=start.step,
+            pid=os.getpid(),
             # One name everywhere: the launcher's, by which nodes are avoided, too.
             host=node or socket.gethostname(),
+            hosts=tuple(hosts or ()),
+            restart=restart,
+            reached=max(progress.get("step", 0), start.step) if silent else None,
+            heard=progress.get("time") if silent else None,
+            log_offset=None if log is None else _size(log),
+            warning=_warning(recipe, ranks),
+            versions=versions(),
             code=code.running(folder.path),
             gpu=_gpu(ranks.device),
             driver=driver(ranks.device),
-            hosts=tuple(hosts or ()),
             data=identity.or_nothing(recipe.data),
+            began=began,
+            ranks=ranks.world_size,
+            gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
+            cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
         )
         if same_data.are_other(beginning.data, same_data.known_data(pending.history(folder.ledger))):
             print(f"warning: {folder.name} trains on other data than before (data.name={recipe.data.name})", flush=True)
@@ -220,46 +236,15 @@ def _not_begun(job_id: str, error: Exception) -> events.Event:
     return events.NotBegun(job_id=job_id, reason=str(error))
 
 
-def _beginning(
-    folder: RunFolder,
-    recipe: Recipe,
-    ranks: Ranks,
-    start: Start,
-    job_id: str,
-    restart: int,
-    log: Path | None,
-    began: float | None,
-) -> events.Started:
-    warning = ranks.lacks_gpu(recipe.cluster.uses_gpu)
-    if ranks.device.type == "cpu" and processor.emulates(recipe.train.precision):
-        slow = processor.warning(recipe.train.precision)
-        warning = slow if warning is None else f"{warning}; {slow}"
+def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
+    """What makes this machine slow for the recipe; printed, too."""
+    lacking = ranks.lacks_gpu(recipe.cluster.uses_gpu)
+    emulated = ranks.device.type == "cpu" and processor.emulates(recipe.train.precision)
+    slow = processor.warning(recipe.train.precision) if emulated else None
+    warning = "; ".join(text for text in (lacking, slow) if text is not None) or None
     if warning is not None:
         print(f"warning: {warning}", flush=True)
-    offset = None
-    if log is not None:
-        offset = _size(log)
-    progress = folder.progress()
-    before, heard = None, None
-    if progress.get("attempt") == start.attempt - 1:
-        # What it saved may be later than what it reported.
-        before, heard = max(progress.get("step", 0), start.step), progress.get("time")
-    return events.Started(
-        attempt=start.attempt,
-        job_id=job_id,
-        step=start.step,
-        pid=os.getpid(),
-        restart=restart,
-        reached=before,
-        log_offset=offset,
-        warning=warning,
-        versions=versions(),
-        began=began,
-        heard=heard,
-        ranks=ranks.world_size,
-        gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
-        cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
-    )
+    return warning
 
 
 def _size(log: Path) -> int:
