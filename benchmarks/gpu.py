@@ -9,9 +9,8 @@ import gc
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,13 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Report, Row, Settings, interleaved, seconds
-from benchmarks.models import image_folder
 from cld_core import nets, numerics, sde
-from cld_core.config import Recipe, load, shipped
+from cld_core.config import Recipe
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.samplers import Samples
 from cld_core.train.step import Trainer
+from tests.support.images import image_recipe
 
 Result = TypeVar("Result")
 
@@ -41,31 +40,8 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 SAMPLES = 50_000
 # Evaluations that a sample is worth: of the published flow, and what docs/samplers.md recommends of the others.
 EVALUATIONS = {"ode": 312, "em": 500, "sscs": 150, "exponential": 20}
-# What lets a sampler end after few evaluations.
-_FEW: dict[str, dict[str, Any]] = {"ode": {"rtol": 1e-1, "atol": 1e-1}}
-# A network with every kind of layer of the recipes, which a CPU computes in milliseconds.
-SMALL = (
-    "data.name=folder",
-    "data.size=8",
-    "network.image_size=8",
-    "network.channels=16",
-    "network.multipliers=[1,2]",
-    "network.blocks=1",
-    "network.attention=[4]",
-)
 # Steps before and within each measurement.
 _WARM_UP, _STEPS = 5, 10
-
-
-@dataclass(frozen=True)
-class Training:
-    """One measurement: ``steps`` in seconds each, ``first`` with what it compiles, memory in bytes, FLOP of a step."""
-
-    rows: int
-    first: float
-    steps: list[float]
-    memory: int
-    flops: float
 
 
 def topic(settings: Settings) -> Report:
@@ -77,29 +53,11 @@ def topic(settings: Settings) -> Report:
     report = Report(topic="gpu", title=torch.cuda.get_device_name() if settings.is_gpu else "small sizes on the CPU")
     report.notes.append(f"products in half precision: {peak / 1e12:.3g} TFLOP/s, which MFU is relative to")
     for name in RECIPES[:1] if settings.quick else RECIPES:
-        for form, keys in FORMS.items():
-            # Compiling takes minutes.
-            if form != "compiled" or not settings.quick:
-                report.rows.append(_row(f"{name}, {form}", measured(settings, name, *keys), peak))
+        # Compiling takes minutes.
+        forms = [form for form in FORMS if form != "compiled" or not settings.quick]
+        report.rows += [_steps(settings, name, form, peak) for form in forms]
         report.rows += _samplers(settings, name)
     return report
-
-
-def image_recipe(work: Path, name: str, *changes: str, small: bool = False, gpus: int = 1) -> Recipe:
-    """The recipe ``name`` on generated images in ``work``, with the rows of a batch that one of its ranks gets.
-
-    Args:
-        changes: overrides such as ``train.precision=fp32``.
-        small: images of 8 pixels, and a network for a CPU.
-    """
-    file = shipped.find(name)
-    published = load(file)
-    rows = published.train.batch_size // published.cluster.world_size
-    network: Any = published.network
-    kind, size = ("folder", 8) if small else (published.data.name, network.image_size)
-    data = image_folder(work / f"{kind}-{size}", size, {"train": 64, "validation": 1}, kind)
-    own = [f"data.path={data}", f"train.batch_size={rows}", "cluster.nodes=1", f"cluster.gpus_per_node={gpus}"]
-    return load(file, [*own, *(SMALL if small else ()), *changes])
 
 
 def halved(rows: int, call: Callable[[int], Result]) -> tuple[int, Result] | None:
@@ -130,24 +88,26 @@ def half_rate(settings: Settings) -> float:
     return 2.0 * n**3 / min(min(taken) for taken in times.values())
 
 
-def measured(settings: Settings, name: str, *keys: str) -> Training | None:
-    """Training in one form, on fewer rows if they do not fit into memory; None if not even one does."""
-    recipe = _recipe(settings, name, *keys)
+def _steps(settings: Settings, name: str, form: str, peak: float) -> Row:
+    """Training in one form, on fewer rows if they do not fit into memory."""
 
-    def training(rows: int) -> Training:
-        return _training(settings, _recipe(settings, name, *keys, f"train.batch_size={rows}"))
+    def row(rows: int) -> Row:
+        return _training(settings, _recipe(settings, name, *FORMS[form], f"train.batch_size={rows}"), peak)
 
-    fitting = halved(recipe.train.batch_size, training)
-    return None if fitting is None else fitting[1]
+    fitting = halved(_recipe(settings, name).train.batch_size, row) or (
+        0,
+        Row(name="", seconds=None, note="does not fit"),
+    )
+    return replace(fitting[1], name=f"{name}, {form}")
 
 
 def _recipe(settings: Settings, name: str, *keys: str) -> Recipe:
     # CPUs compute float16 slowly.
-    precision = ("train.precision=fp32",) if settings.quick else ()
-    return image_recipe(settings.work, name, *precision, *keys, small=settings.quick, gpus=int(settings.is_gpu))
+    own = ("train.precision=fp32", *keys) if settings.quick else keys
+    return image_recipe(settings.work, name, *own, small=settings.quick, gpus=int(settings.is_gpu))
 
 
-def _training(settings: Settings, recipe: Recipe) -> Training:
+def _training(settings: Settings, recipe: Recipe, peak: float) -> Row:
     numbers = itertools.count()
     if settings.is_gpu:
         torch.cuda.empty_cache()
@@ -163,7 +123,12 @@ def _training(settings: Settings, recipe: Recipe) -> Training:
             most = torch.cuda.max_memory_allocated() if settings.is_gpu else 0
         finally:
             trainer.close()
-    return Training(recipe.train.batch_size, first, taken, most, flops(recipe))
+    second, rows = statistics.median(taken), recipe.train.batch_size
+    note = (
+        f"{rows} rows: {rows / second:.0f} images/s, first step {first:.1f} s, {most / 2**30:.1f} GiB, "
+        f"MFU {100 * flops(recipe) / second / peak:.0f} %"
+    )
+    return Row(name="", seconds=second, best=min(taken), note=note)
 
 
 def flops(recipe: Recipe) -> float:
@@ -178,34 +143,16 @@ def flops(recipe: Recipe) -> float:
     return float(counter.get_total_flops())
 
 
-def _row(name: str, training: Training | None, peak: float) -> Row:
-    if training is None:
-        return Row(name=name, seconds=None, note="does not fit into memory")
-    second = statistics.median(training.steps)
-    note = (
-        f"{training.rows} rows: {training.rows / second:.0f} images/s, first step {training.first:.1f} s, "
-        f"{training.memory / 2**30:.1f} GiB, MFU {100 * training.flops / second / peak:.0f} %"
-    )
-    return Row(name=name, seconds=second, best=min(training.steps), note=note)
-
-
 def _samplers(settings: Settings, name: str) -> Iterator[Row]:
     """Seconds of one evaluation of a batch, and hours for `SAMPLES` samples."""
     recipe = _recipe(settings, name)
     rows = 2 if settings.quick else recipe.eval.batch_size
     model = untrained(recipe, settings.device)
     for method, precision in itertools.product(EVALUATIONS, PRECISIONS):
-        label = f"{name}, {method}, {precision}"
-        timed = halved(rows, lambda rows: per_evaluation(settings, model, rows, method, precision=precision))  # noqa: B023
-        if timed is None:
-            yield Row(name=label, seconds=None, note="not even one row fits into memory")
-            continue
-        fitting, (each, _) = timed
-        hours = each * EVALUATIONS[method] * SAMPLES / fitting / 3600
-        note = (
-            f"evaluations of {fitting} rows; {SAMPLES:,} samples of {EVALUATIONS[method]} evaluations in {hours:.2f} h"
-        )
-        yield Row(name=label, seconds=each, note=note)
+        each, _ = per_evaluation(settings, model, rows, method, precision=precision)
+        hours = each * EVALUATIONS[method] * SAMPLES / rows / 3600
+        note = f"evaluations of {rows} rows; {SAMPLES:,} samples of {EVALUATIONS[method]} evaluations in {hours:.2f} h"
+        yield Row(name=f"{name}, {method}, {precision}", seconds=each, note=note)
 
 
 def untrained(recipe: Recipe, device: str) -> Model:
@@ -223,11 +170,11 @@ def per_evaluation(settings: Settings, model: Model, rows: int, method: str, **k
     Args:
         keys: further keys of the recipe's `sampling` section.
     """
-    few: dict[str, Any] = {"method": method, **_FEW.get(method, {"nfe": 6}), **keys}
+    few = {"rtol": 1e-1, "atol": 1e-1} if method == "ode" else {"nfe": 6}
     drawn: list[Samples] = []
 
     def draw() -> None:
-        drawn.append(model.draw(rows, **few))
+        drawn.append(model.draw(rows, method=method, **few, **keys))
 
     # The first loads kernels, and compiles if it is asked to.
     draw()

@@ -1,17 +1,12 @@
 """The networks that are measured: ours, and the baseline with the same weights."""
 
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.baseline import PlainCLD, PlainMLP
 from cld_core import nets
 from cld_core.config import Recipe, load
-from cld_core.data.build import Plan, Unit, build
-from cld_core.data.store import Split
 from cld_core.model import Model
 from cld_core.nets.ncsnpp import Ncsnpp
 
@@ -75,23 +70,3 @@ def image_net(recipe: Recipe) -> Ncsnpp:
     made = nets.build(recipe.network, data_shape=(3, size, size), halves_in=2, halves_out=1)
     assert isinstance(made, Ncsnpp), "an image recipe has NCSN++"
     return made
-
-
-def image_folder(folder: Path, size: int, counts: Mapping[Split, int], name: str = "folder") -> Path:
-    """A prepared data set of random ``size`` x ``size`` images, as `cldctl data prepare` creates it.
-
-    Args:
-        counts: number of images of each split.
-        name: the kind of data set that its manifest names.
-    """
-
-    def read(count: int, seed: int) -> list[bytes]:
-        images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        return [image.tobytes() for image in images]
-
-    units: dict[Split, list[Unit]] = {
-        split: [Unit(name="all", fingerprint=str(count), read=partial(read, count, seed))]
-        for seed, (split, count) in enumerate(counts.items())
-    }
-    build(Plan(name=name, size=size, source="generated", units=units), folder)
-    return folder

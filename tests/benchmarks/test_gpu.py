@@ -11,6 +11,7 @@ from benchmarks.harness import Settings
 from benchmarks.ncsnpp_step import step_flops
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
+from tests.support.images import image_recipe
 from tests.support.paths import ROOT
 
 
@@ -46,7 +47,7 @@ def test_rows_that_do_not_fit_into_memory_are_halved(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar10", "celebahq256"])
 def test_flops_are_those_of_a_step(tmp_path, name):
-    recipe = gpu.image_recipe(tmp_path, name, "train.precision=fp32", small=True, gpus=0)
+    recipe = image_recipe(tmp_path, name, "train.precision=fp32", small=True, gpus=0)
     trainer = Trainer(recipe, Ranks())
     # torch does not count the fused attention of CPUs.
     with sdpa_kernel(SDPBackend.MATH):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu import SMALL
 from cld_core import gpu
 from cld_core.nets.layers import Attention
+from tests.support.images import SMALL
 
 CPU = torch.device("cpu")
 TINY = (*SMALL, "data.path=/nowhere")

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import image_recipe
 from cld_core.config import Recipe
 from cld_core.nets import compiled
 from tests.support import tracing
+from tests.support.images import image_recipe
 
 HERE = Path(__file__).parent
 DEVICE = torch.device(os.environ.get("CLDCTL_TEST_DEVICE", "cuda"))
