@@ -14,6 +14,8 @@ from unittest import mock
 import pytest
 import torch
 
+from cld_core.config import registry
+
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
 
@@ -23,6 +25,9 @@ sys.dont_write_bytecode = True
 # Jobs of tests run functions of tests, and nothing is imported from the working directory.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
+# Nothing of a test has to survive a power failure, and a run that is made is synced dozens of times.
+os.fsync = lambda descriptor: None
+
 # What commands remember between calls is not that of the user, nor of another test.
 _caches = tempfile.mkdtemp(prefix="cldctl-caches-")
 _numbers = itertools.count()
@@ -31,6 +36,16 @@ os.environ["CLDCTL_CACHE"] = os.path.join(_caches, "shared")
 # A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which some of them send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def what_plugins_register() -> Iterator[None]:
+    """What a test registers is forgotten."""
+    before = {name: dict(table) for name, table in registry._TABLES.items()}
+    yield
+    for name, table in registry._TABLES.items():
+        for added in table.keys() - before[name].keys() - registry._SHIPPED[name]:
+            del table[added]
 
 
 @pytest.fixture(autouse=True)

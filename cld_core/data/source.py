@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cld_core.classes import Classes
-from cld_core.config import variants
+from cld_core.config import registry
 from cld_core.config.data import DataSpec
 
 from .toy import Toy
@@ -74,5 +74,5 @@ def source(spec: DataSpec, device: torch.device | str = "cpu") -> Source:
     Raises:
         DataError: there is no such toy density.
     """
-    made: Source = variants.build("data", spec, device)
+    made: Source = registry.build("data", spec, device)
     return made

@@ -22,7 +22,8 @@ from torch import Tensor
 from cld_core import analytic
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
-from cld_core.config.plugin import import_plugin
+from cld_core.config import registry
+from cld_core.config.data import ToyDataSpec
 from cld_core.errors import DataError, WrongSourceError, did_you_mean
 
 Sampler = Callable[[int, torch.Generator], Tensor]
@@ -61,12 +62,8 @@ class Toy:
         return lambda x: torch.where(label_of(x) == label, whole(x) - math.log(share), -math.inf)
 
 
-_REGISTRY: dict[str, Toy] = {}
-# Two runs may have two versions of a plug-in, each with a function of the same name.
-_OF_MODULE: dict[tuple[str, str], Toy] = {}
-# By the module of a plug-in, the names whose entries came or changed while it was imported: their functions may be of
-# modules that it imports, or those of this file under new names.
-_NAMES_FROM: dict[str, tuple[str, ...]] = {}
+_SOURCE = "cld_core.data.toy_source:ToySource"
+_REGISTRY = registry.table("toys", {})
 
 
 def toy(
@@ -84,72 +81,42 @@ def toy(
     The other arguments are the attributes of `Toy`, except for ``classes``: the probabilities of the labels 0, 1, ...
 
     Raises:
-        DataError: the name is taken by another function, or only one of ``label`` and ``classes`` is given.
+        DataError: only one of ``label`` and ``classes`` is given.
+        RecipeError: the name is that of data of cldctl.
     """
     if (label is None) != (classes is None):
         raise DataError(f"toy data {name!r} has only one of `label` and `classes`. Give both, or neither.")
     known = None if classes is None else numbered(classes)
 
     def register(sampler: Sampler) -> Sampler:
-        taken = _REGISTRY.get(name)
-        if taken is not None and taken.sample.__qualname__ != sampler.__qualname__:
-            owner = taken.sample.__module__
-            raise DataError(f"toy data {name!r} is already registered by {owner}. Choose another name.")
         cached = functools.cache(entropy) if entropy is not None else None
-        _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(
-            name, sampler, log_density, cached, on_grid, label, known, given
-        )
+        mine = Toy(name, sampler, log_density, cached, on_grid, label, known, given)
+        if sampler.__module__ == __name__:
+            _REGISTRY[name] = mine
+        else:
+            registry.register("data", name, _SOURCE, ToyDataSpec)
+            registry.add("toys", name, mine)
         return sampler
 
     return register
 
 
-def get(name: str, plugin: str | None = None) -> Toy:
-    """The toy density ``name``; first imports ``plugin``, a Python file or module that may register it.
+def get(name: str) -> Toy:
+    """The toy density ``name``.
 
     Raises:
         WrongSourceError: there is no such name.
-        DataError: the plug-in cannot be imported.
     """
-    if plugin is not None and (own := _OF_MODULE.get((_imported(plugin), name))) is not None:
-        return own
     if name not in _REGISTRY:
-        hint = did_you_mean(name, _REGISTRY) or " Set data.plugin to the file that registers it."
+        hint = did_you_mean(name, _REGISTRY) or " Name the file that registers it in `plugins`."
         raise WrongSourceError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")
-    return _REGISTRY[name]
+    density: Toy = _REGISTRY[name]
+    return density
 
 
 def names() -> tuple[str, ...]:
     """All registered names, in the order of registration."""
     return tuple(_REGISTRY)
-
-
-def names_from(plugin: str) -> tuple[str, ...]:
-    """The names that importing ``plugin`` registers, those that it replaces and those of its own imports, too.
-
-    Of its own imports, only those that nothing in this process has imported before: import one plug-in in a process of
-    its own where the answer must not depend on others.
-
-    Raises:
-        DataError: it cannot be imported.
-    """
-    return _NAMES_FROM[_imported(plugin)]
-
-
-def _imported(plugin: str) -> str:
-    """The name of the module of a plug-in, which is imported unless it has been.
-
-    Raises:
-        DataError: it cannot be imported.
-    """
-    before = dict(_REGISTRY)
-    module = import_plugin(plugin, "data.plugin")
-    if module not in _NAMES_FROM:
-        # Somebody else may have imported it before, as a module: then no entry changes now.
-        own = {name for owner, name in _OF_MODULE if owner == module}
-        changed = (name for name, known in _REGISTRY.items() if known is not before.get(name) or name in own)
-        _NAMES_FROM[module] = tuple(changed)
-    return module
 
 
 _ROLL_SCALE = 0.01
@@ -245,3 +212,6 @@ def diamond(n: int, generator: torch.Generator) -> Tensor:
 def gaussian(n: int, generator: torch.Generator) -> Tensor:
     """N(0, 0.5^2 I): everything about it has a closed form (`analytic.gaussian`)."""
     return _GAUSSIAN.sample(n, generator)
+
+
+registry.table("toys", dict(_REGISTRY))

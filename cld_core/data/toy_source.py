@@ -21,9 +21,9 @@ class ToySource:
         """The density of a recipe. Batches are made on the CPU, whatever the device.
 
         Raises:
-            DataError: there is no such density, it has no labels if they are wanted, or the plug-in cannot be imported.
+            DataError: there is no such density, or it has no labels if they are wanted.
         """
-        self._toy = toy.get(spec.name, spec.plugin)
+        self._toy = toy.get(spec.name)
         self.density: toy.Toy | None = self._toy
         self.shape = self._toy.data_shape
         self.classes: Classes | None = self._toy.classes if spec.labels else None

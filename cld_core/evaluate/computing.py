@@ -2,11 +2,12 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
+from cld_core import pictures
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import write_json
 from cld_core.model import Model
@@ -16,9 +17,9 @@ from cld_core.shards import state
 from cld_core.shards.compute import Computation
 from cld_core.shards.files import Arrays, Sealed
 from cld_core.shards.merging import Merged
-from cld_core.solutions import Solutions, moved_on
+from cld_core.solutions import moved_on
 
-from . import board, pictures, registry, slim, slim_model
+from . import board, registry
 from .evaluation import Evaluation
 from .joined import Joined
 from .report_numbers import remarks
@@ -39,32 +40,9 @@ class EvalComputation(Computation):
         step, length = self._request.checkpoint_step, self._request.ema.length
         self._model = model or Model.from_run(work.run.path, step, str(device), allow_plugin=True, ema_length=length)
         self._model.recipe = dataclasses.replace(self._model.recipe, sampling=self._request.sampling)
-        # A model of averaged weights alone does not know its run.
-        self._model.solutions = Solutions.of_run(work.run)
         self._computers: dict[str, RowComputer] = {
             kind: registry.row_computer(kind)(self._model, self._request) for kind in self._request.sizes
         }
-
-    @classmethod
-    def opened(
-        cls, work: Evaluation, device: torch.device, should_stop: Callable[[], bool], *, alone: bool
-    ) -> Self | None:
-        step = work.request.checkpoint_step
-        made_of = work.made_of(strict=True)
-        wanted = slim_model.Wanted(
-            run=work.run,
-            step=step,
-            checkpoint=made_of["checkpoint"],
-            device=device,
-            length=work.request.ema.length,
-            averages=made_of.get("averages"),
-        )
-        shared = not alone or slim.is_needed(work.run, step, by_others_than=work.name)
-        model = slim_model.model(wanted, should_stop, shared=shared)
-        if model is None:
-            return None
-        model.checkpoint = made_of["checkpoint"]
-        return cls(work, device, model)
 
     def prepare(self) -> None:
         for computer in self._computers.values():
@@ -138,7 +116,6 @@ class EvalComputation(Computation):
         changes.mark(self._work.run.path)
         # Last: a reader who sees the report sees everything.
         write_json(self._work.folder / "report.json", report)
-        slim.clear(self._work.run)
 
     def _about_solution(self) -> dict[str, Any] | None:
         """Which tuned sampler has drawn the samples, and what readers should know of it; None if none has."""

@@ -7,14 +7,14 @@ report.json, samples.png               the results
 import contextlib
 from typing import Any
 
-from cld_core.averages import snapshots
+from cld_core.checkpoint.files import weights_digest
 from cld_core.errors import NotFoundError
 from cld_core.files import by_age
 from cld_core.run import RunFolder
 from cld_core.shards import WorkOfRun
 
-from . import registry, slim
-from .reports import checkpoint_checksum, current_report
+from . import registry
+from .reports import current_report
 from .request import EvalRequest
 
 
@@ -38,13 +38,12 @@ class Evaluation(WorkOfRun):
 
     def made_of(self, *, strict: bool = False) -> dict[str, str]:
         step, length = self.request.checkpoint_step, self.request.ema.length
-        # A checkpoint that was cleared away may have left its averaged weights.
-        checksum = checkpoint_checksum(self.run, step) or slim.checkpoint_of(self.run, step, length)
+        checksum = weights_digest(self.run, step)
         if checksum is None and strict:
             raise self.gone(step, "What was computed is kept; use another step")
         made_of = {"request": self.request.id, **registry.row_versions(self.request.sizes)}
-        if length is not None:
-            made_of["averages"] = snapshots.fingerprint(self.run, step)
+        if length is not None and (averages := weights_digest(self.run, step, length)) is not None:
+            made_of["averages"] = averages
         return made_of | ({} if checksum is None else {"checkpoint": checksum})
 
 

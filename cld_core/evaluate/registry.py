@@ -1,4 +1,4 @@
-"""The one table of metrics and the one of rows. To add either is to add a line, or to put an entry into the dict.
+"""The one table of metrics and the one of rows. To add either is to add a line, or `cld_core.register` in a plug-in.
 
 The entries of `METRICS` are in the order in which they are listed everywhere. They are names, which are imported when
 they are looked up; metric files load no torch.
@@ -7,12 +7,13 @@ they are looked up; metric files load no torch.
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from cld_core.config import registry
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
 
 from .definitions import Metric, Quantity, RowKind
 
-METRICS = {
+_METRICS = {
     "fid": "cld_core.evaluate.metrics.fid:FID",
     "kid": "cld_core.evaluate.metrics.kid:KID",
     "isc": "cld_core.evaluate.metrics.isc:ISC",
@@ -25,7 +26,7 @@ METRICS = {
     "elbo": "cld_core.evaluate.metrics.elbo:ELBO",
     "loss": "cld_core.evaluate.metrics.loss:LOSS",
 }
-ROWS = {
+_ROWS = {
     "features": RowKind(
         over="samples",
         depends=("sampling", "fid"),
@@ -51,6 +52,8 @@ ROWS = {
         over="points", depends=("loss", "objective"), implementation="cld_core.evaluate.rows.loss:LossRows"
     ),
 }
+METRICS = registry.table("metrics", _METRICS)
+ROWS: dict[str, RowKind] = registry.table("rows", _ROWS)
 
 
 def metric(name: str) -> Metric:

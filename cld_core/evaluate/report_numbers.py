@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cld_core.averages.snapshots import TOLD_ABOVE
+from cld_core.checkpoint.files import TOLD_ABOVE
 from cld_core.codec import real, text, whole
 from cld_core.sanitize import one_line
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.ema import EmaSpec
 from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.plugins import fingerprint
+from cld_core.config.registry import is_shipped, spec_of
 from cld_core.config.sampling import SamplingSpec
-from cld_core.config.variants import SECTIONS
+from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.data import presence
 from cld_core.digests import digest
 from cld_core.errors import UsageError
@@ -41,6 +41,7 @@ class EvalRequest(Request):
         elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
+        plugins: what tells the plug-ins that compute a part of it from others; None if none does.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -64,6 +65,7 @@ class EvalRequest(Request):
     elbo_eps_asked: float | None = None
     loss: LossSpec = field(default_factory=LossSpec)
     ema: EmaSpec = field(default_factory=EmaSpec)
+    plugins: str | None = None
 
     @classmethod
     def of(
@@ -100,7 +102,10 @@ class EvalRequest(Request):
         sizes = {"samples": spec.samples, "points": points}
         if max(sizes[name] for name in over) > MAX_ROWS:
             raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
+        named = [("sampling", recipe.sampling.method), ("objective", recipe.objective.name)]
+        named += [("metrics", name) for name in names]
         request = cls(
+            plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
             metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
@@ -121,7 +126,7 @@ class EvalRequest(Request):
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             ema=recipe.ema,
-            files=files,
+            files={**files, **inputs.plugin_files(recipe)},
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
@@ -156,7 +161,7 @@ class EvalRequest(Request):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"sampling": SECTIONS["sampling"].exact(content["sampling"]).spec}
+        return {section: spec_of(section, content[section]) for section in ("sampling", "objective")}
 
     @property
     def id(self) -> str:
@@ -194,7 +199,7 @@ class EvalRequest(Request):
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
-        names = {"model_digest", "seed", "ema", *more}
+        names = {"model_digest", "seed", "ema", *(["plugins"] if self.plugins else []), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
             numbers = [rows.over, *([rows.most] if rows.most else [])] if sizes else []

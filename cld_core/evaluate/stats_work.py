@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from cld_core import ownership
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import spec_of
 from cld_core.data import presence
 from cld_core.errors import CldError, UsageError
 from cld_core.shards import Request, Work
@@ -74,7 +74,7 @@ class StatsRequest(Request):
             data_fingerprint=presence.fingerprint(data, "train"),
             images=images,
             extraction=extraction,
-            files=files,
+            files={**files, **inputs.plugin_files(recipe)},
             features=features,
             classes=presence.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,
@@ -84,7 +84,7 @@ class StatsRequest(Request):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"data": SECTIONS["data"].exact(content["data"]).spec}
+        return {"data": spec_of("data", content["data"])}
 
     @property
     def fingerprint(self) -> str:

@@ -8,7 +8,7 @@ label, stands for none.
 
 from torch import nn
 
-from cld_core.config import variants
+from cld_core.config import registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
 
@@ -35,7 +35,7 @@ def build(
         )
     # Networks of plug-ins need not know of classes.
     more = {"classes": classes} if classes else {}
-    net: nn.Module = variants.build("network", spec, data_shape, halves_in, halves_out, **more)
+    net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)
     return net
 
 

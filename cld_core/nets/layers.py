@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.network import NcsnppSpec
 
 Activation = Callable[[Tensor], Tensor]
 Direction = Literal["down", "up"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cld_core.config.ncsnpp import CONDITIONS, NcsnppSpec
+from cld_core.config.network import CONDITIONS, NcsnppSpec
 from cld_core.errors import RecipeError
 
 from .labels import embedding

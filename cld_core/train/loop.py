@@ -18,10 +18,9 @@ from typing import Any
 import torch
 
 from cld_core import numerics
-from cld_core.averages import snapshots
-from cld_core.averages.writing import SnapshotWriter
-from cld_core.checkpoint.load import load, newest_good
-from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.checkpoint.files import newest_good, set_aside
+from cld_core.checkpoint.load import load
+from cld_core.checkpoint.write import CheckpointWriter, SnapshotWriter
 from cld_core.config import Recipe
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Consensus, Ranks
@@ -231,7 +230,7 @@ class Training:
             if saving is not None:
                 saving.abandon()
             newest, _ = newest_good(folder, recipe.model_digest())
-            snapshots.set_aside(folder, after=newest or 0)
+            set_aside(folder, after=newest or 0)
         except (CldError, OSError) as trouble:
             return 0, f"{error} Rolling back is impossible: {trouble}"
         target = newest or 0

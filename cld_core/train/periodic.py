@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from cld_core import numerics
+from cld_core import numerics, pictures
 from cld_core.errors import CldError
-from cld_core.evaluate import grids, nonfinite, pictures, registry
+from cld_core.evaluate import nonfinite, registry
 from cld_core.evaluate.joined import Joined
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows.base import RowComputer
@@ -88,7 +88,7 @@ class Periodic:
             # Drawing opens files, too: fonts, on a disk that may be full.
             pixels = pictures.pixels(drawn.x, model, how)
             monitor.add_picture(model.step, pixels)
-            grids.write(file, pixels, pictures.title(drawn.x, model, how))
+            pictures.write(file, pixels, pictures.title(drawn.x, model, how))
 
         monitor.save_picture(show)
         monitor.add(model.step, {"nfe": drawn.nfe})

@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 
 from cld_core import processor
-from cld_core.averages import snapshots
-from cld_core.checkpoint.load import load, newest_good
-from cld_core.checkpoint.prune import clear_unfinished, set_aside
+from cld_core.checkpoint.files import clear_unfinished, newest_good, set_aside, verify
 from cld_core.config import Recipe
 from cld_core.data import identity
 from cld_core.errors import (
@@ -91,6 +89,7 @@ def run(
     stop: StopFlag,
     *,
     job_id: str,
+    recipe: Recipe | None = None,
     restart: int = 0,
     log: Path | None = None,
     began: float | None = None,
@@ -102,6 +101,7 @@ def run(
 
     Args:
         job_id: the launcher's name for this job.
+        recipe: of the run, if it has been read.
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
         began: when the job got its machines, seconds since 1970; None if nobody knows.
@@ -117,7 +117,8 @@ def run(
         OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
-    recipe = folder.recipe(within_s=_START_WITHIN_S)
+    if recipe is None:
+        recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
     with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
         # Before anything that may fail on one rank alone.
         hosts = ranks.gather(node or socket.gethostname())
@@ -154,7 +155,7 @@ def run(
             code=code.running(folder.path),
             gpu=_gpu(ranks.device),
             driver=driver(ranks.device),
-            data=identity.or_nothing(recipe.data),
+            data=identity.or_nothing(recipe.data, recipe.plugins),
             began=began,
             ranks=ranks.world_size,
             gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
@@ -211,20 +212,18 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     # Copies and archives of runs leave empty folders out.
     folder.checkpoints.mkdir(exist_ok=True)
     clear_unfinished(folder)
-    snapshots.clear_unfinished(folder)
     newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
         pending.append(folder.ledger, events.Damaged(step=entry.step, reason=entry.reason))
     if history.from_step is not None:
-        load(folder, history.from_step, model_digest=recipe.model_digest())
+        verify(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step
     elif newest is None and any(entry.finished for entry in damaged):
         text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
         raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
     step = newest or 0
     moved = set_aside(folder, after=step)
-    snapshots.set_aside(folder, after=step)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
     return Start(len(history.attempts), step, finished=step >= recipe.train.steps)

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cld_core import augment, nets, optim, sde, seeds
+from cld_core import augment, loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
-from cld_core.averages.tracked import PowerAverages
+from cld_core.averages.power import PowerAverages
 from cld_core.config import Recipe
 from cld_core.config.train import TrainSpec
 from cld_core.data.source import classes_of, labelled, source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
-from cld_core.loss import ScoreMatching
 from cld_core.nets import precision
 from cld_core.nets.compiled import Watched, compiled
 from cld_core.ranks import Ranks
@@ -62,7 +61,7 @@ class Trainer:
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.classes = classes_of(self.source)
-        self.loss = ScoreMatching(self.sde, recipe.objective)
+        self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.build(

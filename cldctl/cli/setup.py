@@ -30,7 +30,7 @@ def recipes() -> None:
     }
     for name, file in recipe_files().items():
         try:
-            recipe = load(file)
+            recipe = load(file, with_plugins=False)
         except RecipeError as error:
             err.print(f"skipped: {error}", style="yellow")
             continue
@@ -56,17 +56,14 @@ def render(
     Example: cldctl render cifar10 --changed
     """
     from cld_core.config import dump, dump_changed, load
-    from cld_core.config.commented import dump_with_comments
+    from cld_core.config.describe import dump_with_comments
     from cldctl.lookup import find_recipe
 
     if comments and changed:
         raise UsageError("--comments explains all keys, and --changed shows some. Leave one out.")
     resolved = load(find_recipe(recipe), overrides or [])
-    if changed:
-        text = dump_changed(resolved)
-    else:
-        text = dump_with_comments(resolved) if comments else dump(resolved, frozen=False)
-    out.print(text, end="", no_wrap=True)
+    written = dump_changed if changed else dump_with_comments if comments else dump
+    out.print(written(resolved), end="", no_wrap=True)
 
 
 def explain(

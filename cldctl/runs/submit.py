@@ -20,8 +20,7 @@ from cldctl.clusters.records import JobSpec
 from cldctl.jobs import specs
 
 from . import home, shared_code, snapshot
-from .options import SubmitOptions, require_plugin
-from .plugins import Say
+from .options import SubmitOptions
 from .training import Start, train
 
 
@@ -40,14 +39,14 @@ class Begun:
     said: tuple[str, ...] = ()
 
 
-def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster, say: Callable[[str], None] = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
     Args:
-        say: gets what could not be found out about a plug-in, and what is slow.
+        say: gets what is slow.
 
     Raises:
-        RecipeError: the plug-in does not register the data, the processor emulates the precision, or the cluster has no
+        RecipeError: the processor emulates the precision, or the cluster has no
             such jobs.
         UsageError: the name cannot be used or is taken.
     """
@@ -58,7 +57,6 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
-    require_plugin(options, say=say)
     require_native(recipe, cluster, say)
     return spec
 
@@ -148,7 +146,7 @@ def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Ma
     stored = shared or snapshot.store(run, recipe, cluster, snapshot.Wish(live=options.live_code))
     if stored.plugins:
         # From here on with the copies.
-        recipe = run.recipe()
+        recipe = run.recipe(with_plugins=True)
     if options.tags:
         run.ledger.append(Tagged(add=options.tags))
     if options.note:
@@ -181,7 +179,7 @@ def require_inputs(recipe: Recipe) -> None:
     EvalRequest.periodic_bound(recipe)
 
 
-def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
+def require_native(recipe: Recipe, cluster: Cluster, say: Callable[[str], None]) -> None:
     """Refuse to train on this machine in a precision that its processor emulates, unless `train.emulated` allows it.
 
     Raises:

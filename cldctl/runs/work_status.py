@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cld_core.evaluate.evaluation import Evaluation
@@ -9,9 +10,8 @@ from cld_core.evaluate.report_numbers import numbers, remarks
 from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History
-from cld_core.shards import Work
-from cld_core.tune.stages import STAGES
-from cld_core.tune.work import Tuning
+from cld_core.run.work import Work
+from cld_core.tune.tuning import STAGES, Tuning
 
 from .survey import Answers
 
@@ -30,12 +30,17 @@ def work_state(work: Work, answers: Answers) -> str:
 
 
 def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
-    """Whether a task has written since the clusters were asked: states of shards are replaced in their folder."""
+    """Whether a task has written since the clusters were asked: states are replaced in their folder."""
     times = [when for when in asked if when is not None]
     try:
-        return bool(times) and work.shards.stat().st_mtime > max(times)
+        return bool(times) and state_folder(work).stat().st_mtime > max(times)
     except OSError:
         return False
+
+
+def state_folder(work: Work) -> Path:
+    """The folder in which tasks say how far they are."""
+    return work.folder if isinstance(work, Tuning) else work.folder / "shards"
 
 
 @dataclass(frozen=True)
@@ -87,12 +92,11 @@ def tuning_status(work: Tuning, answers: Answers) -> dict[str, Any]:
     """State, rows and gain of one tuning.
 
     ``gain`` is how many times nearer to the network's flow it is than the best setting without a fit, by the root mean
-    square distance on held-out noise: 1 if that setting was kept.
+    square distance on held-out noise: 1 if that setting was kept. ``cut_off`` says that the budget ended the fit.
     """
     solution = work.solution
-    state = "FINISHED" if solution is not None else work_state(work, answers)
-    total = sum(work.request.sizes.values())
-    done = total if solution is not None else work.rows_done()[0]
+    state = work_state(work, answers)
+    done, total = work.rows_done()
     stopped = None
     if state == "STOPPED":
         stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
@@ -112,6 +116,7 @@ def tuning_status(work: Tuning, answers: Answers) -> dict[str, Any]:
         "kept": kept,
         "rms": rms,
         "gain": untuned / best if best and untuned is not None else None,
+        "cut_off": None if solution is None else solution.cut_off,
         "digest": solution.digest if solution is not None else None,
     }
 

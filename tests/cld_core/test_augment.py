@@ -7,7 +7,7 @@ import torch
 
 from cld_core import augment, nets, seeds
 from cld_core.config import load
-from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.network import NcsnppSpec
 from cld_core.errors import RecipeError
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer

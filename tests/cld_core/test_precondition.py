@@ -10,7 +10,7 @@ from cld_core.analytic import gaussian
 from cld_core.config import load
 from cld_core.config.eval import ElboSpec
 from cld_core.config.network import MlpSpec
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood
 from cld_core.loss import ScoreMatching

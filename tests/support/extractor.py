@@ -9,7 +9,7 @@ from torch import Tensor
 from cld_core.config.eval import INCEPTION
 
 # Overrides of a recipe that let it look at images with it.
-TINY = ("eval.fid.extractor=tiny", f"eval.fid.plugin={Path(__file__).parent / 'tiny_extractor.py'}")
+TINY = ("eval.fid.extractor=tiny", f"plugins={Path(__file__).parent / 'tiny_extractor.py'}")
 
 
 def random_inception(path: Path) -> Path:

@@ -1,6 +1,5 @@
 """The likelihood bound: mean and standard error over test points, in nats or in bits/dim of an image's pixels."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,6 @@ from cld_core.evaluate.definitions import Metric, Quantity
 if TYPE_CHECKING:
     from cld_core.evaluate.joined import Joined
     from cld_core.evaluate.request import EvalRequest
-    from cld_core.model import Model
 
 
 @dataclass(frozen=True)
@@ -26,19 +24,12 @@ class Unit:
         return self.scale * float(nats) + self.offset
 
 
-def bits_per_dim(model: "Model") -> Unit:
-    """Bits/dim of images with grey levels a = 2/levels apart on [-1, 1]: NLL/(D ln 2) - log2 a (docs/math.md 8)."""
-    levels = model.source.grey_levels
-    assert levels is not None, "only data with grey levels have bits"
-    return Unit("bits/dim", "bpd", 1.0 / (math.prod(model.data_shape) * math.log(2.0)), math.log2(levels / 2.0))
-
-
 def section(joined: "Joined") -> dict[str, Any]:
     """The bound and its estimators; for toy data also the distance to the truth."""
     from cld_core.evaluate.moments import standard_error
 
     model, arrays, spec = joined.model, joined.arrays, joined.request.elbo
-    unit = bits_per_dim(model) if model.is_image else Unit("nats", "nll")
+    unit = Unit("bits/dim", "bpd", *model.bits_of_nats) if model.is_image else Unit("nats", "nll")
     report = {
         "unit": unit.name,
         unit.key: unit.of(-arrays["elbo"].mean()),

@@ -20,7 +20,7 @@ def _section(joined: "Joined") -> dict[str, Any]:
     spec = joined.request.isc
     result = isc_features_to_metric(torch.from_numpy(joined.arrays["scores"]), splits=spec.splits)
     values = {"value": result[KEY_METRIC_ISC_MEAN], "std": result[KEY_METRIC_ISC_STD], **asdict(spec)}
-    layer = score_layer(joined.inputs.extractor, joined.request.files.get("plugin"))
+    layer = score_layer(joined.inputs.extractor)
     return {**values, **joined.about_samples(), "layer": layer}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cld_core.config.arguments import SamplingKeys, sampling_spec
-from cld_core.evaluate import slim_model
+from cld_core.checkpoint.load import tensors_digest
+from cld_core.config.arguments import sampling_spec
 from cld_core.shards.files import Arrays
 
 from .samples import SampleRows
@@ -41,7 +41,7 @@ class FlowRows(SampleRows):
             SolverError: the tolerance is out of reach.
         """
         asked, seed = self.request.flow, self.request.seed
-        solver: SamplingKeys = {"rtol": asked.rtol, "atol": asked.atol, "precision": "fp32", "compile": False}
+        solver: dict[str, Any] = {"rtol": asked.rtol, "atol": asked.atol, "precision": "fp32", "compile": False}
         spec = sampling_spec(self.model.recipe, {"method": "ode", **solver}, "flow")
         key = (self._weights, self.request.model_digest, spec, seed, first, last)
         known = _ENDS.get(key)
@@ -53,7 +53,7 @@ class FlowRows(SampleRows):
 
     @functools.cached_property
     def _weights(self) -> str:
-        return slim_model.digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
+        return tensors_digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
 
 
 _Ends = tuple[Tensor, Tensor]

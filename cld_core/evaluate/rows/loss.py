@@ -2,8 +2,7 @@
 
 import torch
 
-from cld_core import numerics
-from cld_core.loss import ScoreMatching
+from cld_core import loss, numerics
 from cld_core.seeds import SampleNoise
 from cld_core.shards.files import Arrays
 
@@ -18,7 +17,7 @@ class LossRows(RowComputer):
     def compute(self, first: int, last: int) -> Arrays:
         model, seed, draws = self.model, self.request.seed, self.request.loss.draws
         x = model.source.test_data(seed, first, last).to(model.device)
-        objective = ScoreMatching(model.sde, self.request.objective)
+        objective = loss.build(model.sde, self.request.objective)
         noise = SampleNoise(seed, "loss", first=first, last=last, device=model.device)
         score = given_labels(model.score, model, seed, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cld_core.config import Recipe
-from cld_core.config.reading import to_yaml
-from cld_core.config.tree import leaves
+from cld_core.config import Recipe, registry
+from cld_core.config.load import to_yaml
+from cld_core.config.schema import leaves
 from cld_core.files import Dropping
 from cld_core.imports import resolve
 from cld_core.run import Attempt, RunFolder, pending
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 # By name, "module:attribute" of a class that is called with an `About`, imported when a recipe names it. Each of them
 # may be slow or fail: they run in threads of their own.
-LOGGERS = {
+_SHIPPED = {
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
     "mlflow": "cld_core.train.loggers.mlflow_logger:MlflowLogger",
 }
+LOGGERS = registry.table("loggers", _SHIPPED)
 TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow"}
 # Reports that wait at most; what comes then is dropped.
 _MOST = 2_000
@@ -86,7 +87,7 @@ Work = Callable[[Logger], object]
 
 
 def opened(about: About, over: Callable[[str], Over]) -> list[Logger]:
-    """TensorBoard, and the loggers that the recipe names.
+    """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins.
 
     Args:
         over: makes, of the name of a logger, what is told when something of it was dropped.
@@ -94,8 +95,8 @@ def opened(about: About, over: Callable[[str], Over]) -> list[Logger]:
     from .tensorboard import Board
 
     loggers: list[Logger] = [Board(about, over("tensorboard"))]
-    for name in about.recipe.monitor.chosen():
-        loggers.append(Background(TITLES[name], partial(_made, name, about), over(name)))
+    for name in [*about.recipe.monitor.chosen(), *(name for name in LOGGERS if name not in _SHIPPED)]:
+        loggers.append(Background(TITLES.get(name, name), partial(_made, name, about), over(name)))
     return loggers
 
 

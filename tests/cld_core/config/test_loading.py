@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from cld_core.config import dump, load, with_overrides
-from cld_core.config.reading import parse
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -86,10 +85,14 @@ def test_interpolation(tmp_path):
         ("network.name=resnt", ["'resnet'"]),
         ("network.hidden=3", ["with network.name=mlp"]),
         ("objective.weighting=reweighted", ["reweightedv2"]),
-        ("data.name=diamnd", ["'diamond'", "data.plugin"]),
+        ("data.name=diamnd", ["'diamond'", "plugins"]),
         ("trane.steps=5", ["unknown key 'trane.steps'", "Did you mean 'train.steps'"]),
-        ("foo.bar=3", ["unknown key 'foo.bar'", "Keys of a recipe: name, data"]),
+        ("foo.bar=3", ["unknown key 'foo.bar'", "Keys of a recipe: name, plugins, data"]),
         ("name.steps=3", ["name"]),
+        ("data.plugin=ring.py", ["'data.plugin' has become 'plugins'", "plugins=FILE.py"]),
+        ("eval.fid.plugin=x.py", ["'eval.fid.plugin' has become 'plugins'"]),
+        ("plugins=3", ["'plugins' cannot be 3", "a list, each a text"]),
+        ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("nonsense", ["KEY=VALUE"]),
         ("a..b=1", ["KEY=VALUE"]),
         ("data.name={", ["not YAML"]),
@@ -242,15 +245,3 @@ def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, 
     message = refused(write(tmp_path, f"# Mine.\nextends: {name}\n"))
     assert f"mine.yaml, line 2: extends '{name}'" in message
     assert message.endswith("Did you mean 'toy'?")
-
-
-def test_who_changes_what_was_read_changes_nothing_for_the_next_reader():
-    """The text is parsed once."""
-    text = "train:\n  steps: 3\nhosts: [a]\n"
-    for _ in range(2):
-        content, lines = parse(text, str)
-        assert content == {"train": {"steps": 3}, "hosts": ["a"]}
-        assert lines == {"train": 1, "train.steps": 2, "hosts": 3}
-        content["hosts"].append("b")
-        content["train"].clear()
-        lines.clear()

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cld_core.classes import Classes
 from cld_core.config.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.data import image_labels, presence, toy
 from cld_core.data.build import Plan, Unit, build
 from cld_core.data.cifar10 import CLASSES

@@ -10,7 +10,7 @@ from cld_core import ranks
 from cld_core.config import load
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
-from cld_core.config.variants import SECTIONS, Variant, register
+from cld_core.config.registry import SECTIONS, register
 from cld_core.data import presence
 from cld_core.data.build import Plan, Unit
 from cld_core.data.prepare import names, prepare
@@ -40,7 +40,7 @@ def plan_greys(source, expect=None):
 
 @pytest.fixture
 def greys(tmp_path):
-    register("data", "greys", Variant(GreysSpec, "cld_core.data.image_source:ImageSource"))
+    register("data", "greys", "cld_core.data.image_source:ImageSource", GreysSpec)
     yield tmp_path / "greys"
     del SECTIONS["data"].variants["greys"]
 

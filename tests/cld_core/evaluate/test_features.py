@@ -57,7 +57,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
 
     weights = random_inception(tmp_path / "weights.pth")
     data = open_images(make_images(tmp_path / "few", splits={"train": 6}), "train", cache="disk")
-    settings = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null", f"eval.fid.weights={weights}")
+    settings = ("eval.fid.extractor=inception-v3-compat", "plugins=[]", f"eval.fid.weights={weights}")
     settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=5", "eval.kid.subset_size=5")
     stats = stats_of(run, *settings, shards=1)
     report = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)

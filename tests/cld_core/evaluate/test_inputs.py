@@ -9,7 +9,7 @@ import torch
 from cld_core.config import load
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluate import extractors, inception, slim, stats_file
+from cld_core.evaluate import extractors, inception, stats_file
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows.loss import LossRows
@@ -29,7 +29,7 @@ def refused(run: RunFolder, words: str, *overrides: str, metrics=("fid",), error
 
 def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    inception = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null")
+    inception = ("eval.fid.extractor=inception-v3-compat", "plugins=[]")
     refused(run, r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", *inception)
     refused(run, "no such file", *inception, f"eval.fid.weights={tmp_path / 'none.pth'}")
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
@@ -85,7 +85,6 @@ def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):
         work.compute(Ranks(), only=[1])
     for file in run.checkpoints.iterdir():
         file.unlink()
-    slim.file_of(run, 2).unlink()
     with pytest.raises(NotFoundError, match="no checkpoint of step 2"):
         work.compute(Ranks(), only=[1])
     assert work.missing() == [1], "what was computed is kept"

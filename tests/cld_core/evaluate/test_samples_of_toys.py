@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core import pictures
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate import pictures
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.report_numbers import numbers
 from cld_core.evaluate.request import EvalRequest

@@ -18,7 +18,7 @@ from tests.support.extractor import random_inception
 
 from .on_images import request
 
-REAL = (f"eval.fid.extractor={INCEPTION}", "eval.fid.plugin=null")
+REAL = (f"eval.fid.extractor={INCEPTION}", "plugins=[]")
 
 
 def recipe_of(run: RunFolder, *overrides: str) -> Recipe:

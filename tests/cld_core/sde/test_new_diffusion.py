@@ -16,9 +16,9 @@ from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.config.eval import ElboSpec
 from cld_core.config.keys import key
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.registry import SECTIONS, Variant, register
 from cld_core.config.sde import SdeSpec
-from cld_core.config.variants import SECTIONS, Variant, register
+from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
@@ -79,7 +79,7 @@ class Langevin(Diffusion):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     variants = dict(SECTIONS["sde"].variants)  # other tests count the variants
-    register("sde", "langevin", Variant(LangevinSpec, f"{__name__}:Langevin"))
+    register("sde", "langevin", f"{__name__}:Langevin", LangevinSpec)
     yield
     SECTIONS["sde"].variants.clear()
     SECTIONS["sde"].variants.update(variants)

@@ -82,4 +82,4 @@ def test_toy_data_without_labels_cannot_have_them(tmp_path):
         "def plain(n, generator):\n    return torch.randn(n, 2, generator=generator)\n"
     )
     with pytest.raises(DataError, match=r"have no labels\. Set data\.labels=false"):
-        trainer("data.name=unlabelled_for_tests", f"data.plugin={plain}")
+        trainer("data.name=unlabelled_for_tests", f"plugins={plain}")

@@ -8,7 +8,7 @@ import torch.multiprocessing as multiprocessing
 
 from cld_core import optim
 from cld_core.config import load
-from cld_core.config.optim import OptimSpec
+from cld_core.config.train import OptimSpec
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.ranks import Ranks, join

@@ -38,7 +38,7 @@ def prepare(name: str, source: str, out: str = "out", *more: str) -> list[str]:
 
 
 SMALL = ("--size", "8")
-OTHER_DATA = ("data.name=misbehavin", f"data.plugin={ROOT}/tests/support/misbehaving.py")
+OTHER_DATA = ("data.name=misbehavin", f"plugins={ROOT}/tests/support/misbehaving.py")
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ from cld_core.run.events import MergeRefused, TaskFailed
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.records import SchedulerAway, Seen, Survey
+from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import process
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
-from cldctl.runs.survey import Answers
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
 from tests.support.scripted import inside
@@ -116,10 +115,6 @@ def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, caps
         assert isinstance(work.ledger.events()[-1], MergeRefused)
         assert work.ledger.history().given_up == "shard 3 is damaged. Re-run it."
     assert "shard 3 is damaged" in capsys.readouterr().err
-
-
-def gone(*job_ids):
-    return Answers({"debug": Survey({("debug", job_id): Seen("gone") for job_id in job_ids})})
 
 
 def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
