@@ -108,8 +108,8 @@ global-batch: the result does not depend on the number of ranks
   + (1 / train.batch_size)
   tests/cld_core/train/test_images.py
 consensus: all ranks stop at the same step if one is asked to
-  - op=torch.distributed.ReduceOp.MAX, group=self._ranks.control
-  + op=torch.distributed.ReduceOp.MIN, group=self._ranks.control
+  - op=dist.ReduceOp.MAX, group=self._ranks.control
+  + op=dist.ReduceOp.MIN, group=self._ranks.control
   tests/cld_core/test_ranks_as_processes.py
 ema: the average of the weights forgets the start soon
   - decay = min(self.decay, (1 + updates) / (10 + updates))

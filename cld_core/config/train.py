@@ -71,11 +71,10 @@ class TrainSpec:
     seed: int = key(0, "key of every random draw", ge=0)
     on_resume: Literal["reseed", "exact"] = key("reseed", "after a restart, fresh noise or the same noise")
     precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "type that the network computes in")
+    emulated: bool = key(False, "train on this machine in a precision that its processor emulates, which is slow")
     tf32: bool = key(True, "let GPUs round the factors of float32 products to 10 bits")
-    compile: Literal["auto", True, False] = key("auto", "torch.compile the network; auto: on GPUs, if that is faster")
-    channels_last: Literal["auto", True, False] = key(
-        "auto", "store images with channels last; auto: on GPUs, if that is faster"
-    )
+    compile: bool = key(False, "torch.compile the network")
+    channels_last: bool = key(False, "store images with channels last, which is faster on GPUs")
     bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1, le=100_000)
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
     ema_lengths: tuple[float, ...] = key(

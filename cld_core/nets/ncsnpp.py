@@ -26,7 +26,9 @@ from .layers import (
     Attention,
     Combine,
     ConvResample,
+    Direction,
     FourierEmbedding,
+    Resample,
     ResBlock,
     conv,
     dense,
@@ -34,7 +36,6 @@ from .layers import (
     positional_embedding,
     scaled_sum,
 )
-from .resampling import Direction, Resample
 
 
 @dataclass(frozen=True, kw_only=True)

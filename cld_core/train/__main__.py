@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cld_core import openmp
+from cld_core import processor
 from cld_core.config import Recipe, load, shipped
 from cld_core.errors import CldError, NotFoundError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
 from cld_core.stop import StopFlag
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--recipe", help="recipe (a file or a name) to create the run from, if it does not exist")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
     arguments = parser.parse_intermixed_args()
-    openmp.wait_briefly()
+    processor.wait_briefly()
     # Before torch is loaded, which takes seconds: an early signal must not kill.
     stop = StopFlag().listen()
     from cld_core.ranks import join

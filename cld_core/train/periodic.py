@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import torch
 
 from cld_core import numerics, pictures
-from cld_core.consensus import Consensus
 from cld_core.errors import CldError
 from cld_core.evaluate import nonfinite, registry
 from cld_core.evaluate.joined import Joined
@@ -17,6 +16,7 @@ from cld_core.evaluate.rows.elbo import ElboRows
 from cld_core.evaluate.rows.features import FeatureRows
 from cld_core.model import Model
 from cld_core.ranges import share
+from cld_core.ranks import Consensus
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
 from cld_core.shards.files import Arrays

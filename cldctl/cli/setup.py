@@ -97,7 +97,7 @@ def doctor(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
     ] = 120,
-    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too: the quick checks.")] = False,
+    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too, for some seconds.")] = False,
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,
 ) -> None:
@@ -111,7 +111,7 @@ def doctor(
 
     from cld_core.config import load
     from cld_core.run import find_runs
-    from cldctl import card, clusters, machine
+    from cldctl import clusters, machine
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
@@ -126,8 +126,8 @@ def doctor(
         working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, about, measured_saves(find_runs(root)))
         if gpu:
-            working.phase("checking the GPU: the quick checks")
-            checks += card.checks()
+            working.phase("checking the GPU")
+            checks += machine.gpu_checks()
     verdicts = {check.verdict for check in checks}
     worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")
     if as_json:

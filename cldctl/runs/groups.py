@@ -47,7 +47,7 @@ class BegunGroup:
         return [name for name in self.jobs if name not in self.new]
 
 
-def check(options: SubmitOptions, cluster: Cluster) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster, say: Callable[[str], None] = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job of those cells that are missing.
 
     Raises:
@@ -57,6 +57,7 @@ def check(options: SubmitOptions, cluster: Cluster) -> JobSpec:
     if RunFolder(group.root / group.name).exists:
         raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
     for cell in options.cells:
+        submit.require_native(cell.recipe, cluster, say)
         submit.require_complete(cell.recipe, options.metrics)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]
     spec = training.spec_of(group, starts or [_first(options)], cluster, options.parallel)

@@ -29,7 +29,7 @@ from . import home, snapshot, survey
 from .index import Index
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason, unasked
-from .submit import Begun, require_inputs
+from .submit import Begun, require_inputs, require_native
 from .survey import Answers
 from .training import Start, train
 
@@ -172,12 +172,14 @@ def ready(
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     require_inputs(recipe)
+    slow: list[str] = []
+    require_native(recipe, cluster, slow.append)
     start, skipped = _start(run, recipe, status, asked.from_step)
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
     warnings = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = edits.note(run)
-    about(run, recipe, start, skipped, warnings if edited is None else (edited, *warnings))
+    about(run, recipe, start, skipped, (*([] if edited is None else [edited]), *warnings, *slow))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
     return Start(

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from cld_core import processor
 from cld_core.config import Recipe
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
@@ -38,11 +39,15 @@ class Begun:
     said: tuple[str, ...] = ()
 
 
-def check(options: SubmitOptions, cluster: Cluster) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster, say: Callable[[str], None] = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
+    Args:
+        say: gets what is slow.
+
     Raises:
-        RecipeError: the cluster has no such jobs.
+        RecipeError: the processor emulates the precision, or the cluster has no
+            such jobs.
         UsageError: the name cannot be used or is taken.
     """
     path, recipe = options.path, options.recipe
@@ -52,6 +57,7 @@ def check(options: SubmitOptions, cluster: Cluster) -> JobSpec:
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
+    require_native(recipe, cluster, say)
     return spec
 
 
@@ -171,3 +177,21 @@ def require_inputs(recipe: Recipe) -> None:
         raise RecipeError(f"'data.path': {error}") from error
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)
+
+
+def require_native(recipe: Recipe, cluster: Cluster, say: Callable[[str], None]) -> None:
+    """Refuse to train on this machine in a precision that its processor emulates, unless `train.emulated` allows it.
+
+    Raises:
+        RecipeError
+    """
+    precision = recipe.train.precision
+    if precision == "fp32" or recipe.cluster.uses_gpu:
+        return
+    if cluster.queues:
+        say(f"{processor.warning(precision, 'most processors')} unless those of the nodes have instructions for it.")
+    elif processor.emulates(precision):
+        warning = processor.warning(precision)
+        if not recipe.train.emulated:
+            raise RecipeError(f"{warning}, or train.emulated=true.")
+        say(f"{warning}.")

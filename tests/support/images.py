@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cld_core.config import Recipe, load
+from cld_core.config import Recipe, load, shipped
 from cld_core.data.images import open_images
 from cld_core.data.prepare import Part, Plan, build
 from cld_core.data.store import Split
@@ -24,6 +24,8 @@ TINY = (
     "train.batch_size=6",
     "cluster.tasks_per_node=1",
 )
+# The same of any recipe for images.
+SMALL = (*TINY, "data.name=folder", "network.blocks=1")
 
 
 def store_images(
@@ -64,6 +66,21 @@ def make_images(root: Path, *, size: int = 8, splits: Mapping[Split, int] | None
 def tiny_recipe(data: Path, *overrides: str) -> Recipe:
     """The smoke recipe at 8x8 pixels."""
     return load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", *overrides])
+
+
+def image_recipe(folder: Path, name: str, *overrides: str, small: bool = False, gpus: int = 1) -> Recipe:
+    """The recipe ``name`` on images in ``folder``, with the rows of a batch that one of its ranks gets.
+
+    Args:
+        small: images of 8 pixels, and a network for a CPU.
+    """
+    file = shipped.find(name)
+    published = load(file)
+    network: Any = published.network
+    size, rows = 8 if small else network.image_size, published.train.batch_size // published.cluster.world_size
+    images = make_images(folder / f"images-{size}", size=size)
+    own = [f"train.batch_size={rows}", "cluster.nodes=1", f"cluster.gpus_per_node={gpus}", f"data.path={images}"]
+    return load(file, ["data.name=folder", f"data.size={size}", *(SMALL if small else ()), *own, *overrides])
 
 
 def run_folder(folder: Path, data: Path, *overrides: str) -> RunFolder:

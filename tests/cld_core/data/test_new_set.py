@@ -15,8 +15,8 @@ from cld_core.config.registry import SECTIONS
 from cld_core.data import store
 from cld_core.data.prepare import Part, Plan, names, prepare
 from cld_core.errors import DataError, RecipeError, UsageError
-from cld_core.place import Place
 from cld_core.registration import register
+from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES
 

@@ -19,12 +19,12 @@ from cld_core.evaluate.rows.features import FeatureRows
 from cld_core.evaluate.rows.loss import LossRows
 from cld_core.evaluate.stats_computing import StatsComputation
 from cld_core.evaluate.stats_work import Statistics, StatsRequest
-from cld_core.gpu_checks.fid import random_inception
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from cld_core.shards.merging import MergeError
+from tests.support.extractor import random_inception
 from tests.support.images import make_images
 
 from .gathered import gather

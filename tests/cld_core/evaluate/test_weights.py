@@ -12,9 +12,9 @@ from cld_core.errors import UsageError
 from cld_core.evaluate import extractors, inception, weights
 from cld_core.evaluate.feature_inputs import Extraction
 from cld_core.evaluate.stats_work import StatsRequest
-from cld_core.gpu_checks.fid import random_inception
 from cld_core.run import RunFolder
 from tests.support.crafted import KINDS, crafted
+from tests.support.extractor import random_inception
 
 from .on_images import request
 

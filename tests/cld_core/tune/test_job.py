@@ -8,7 +8,7 @@ import pytest
 from cld_core import ranks, solutions
 from cld_core.codec import find_record
 from cld_core.errors import NotFoundError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from cld_core.solutions import Solution

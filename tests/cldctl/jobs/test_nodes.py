@@ -7,9 +7,9 @@ import pytest
 
 from cld_core.config.schema import ClusterSpec
 from cld_core.errors import NonFiniteError
+from cld_core.ranks import RankError
 from cld_core.run.events import Crashed, RankFailed, Requeued, Submitted, Unfit
 from cld_core.run.history import History
-from cld_core.train.jointly import RankError
 from cldctl.clusters.records import JobSpec
 from cldctl.clusters.slurm import client
 from cldctl.jobs import failures, nodes

@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
+from cld_core import processor
 from cld_core.config import load
-from cld_core.errors import UsageError
+from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
@@ -21,7 +22,7 @@ from cldctl.jobs.successor import chained
 from cldctl.locks import locked_within
 from cldctl.runs import evaluate, home, sharded, snapshot
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import submit
+from cldctl.runs.submit import require_native, submit
 from cldctl.runs.training import Start, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -125,6 +126,36 @@ def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, mon
     assert asked == [manifest.digest, code.imported()]
     (work,) = evaluations_of(run)
     assert work.ledger.history().submitted[0].code == code.imported()
+
+
+def natively(cluster, *overrides):
+    """What is said of the precision of a recipe."""
+    said = []
+    require_native(load(TOY, ["train.precision=bf16", *overrides]), cluster, said.append)
+    return said
+
+
+def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
+    emulated = ["bf16"]
+    monkeypatch.setattr(processor, "emulates", emulated.__contains__)
+    here, elsewhere = alone(), alone()
+    here.queues, elsewhere.queues = False, True
+    with pytest.raises(RecipeError, match=r"train.precision=bf16 .*train.precision=fp32, or train.emulated=true"):
+        natively(here)
+    (warning,) = natively(here, "train.emulated=true")
+    assert "20 times" in warning
+    assert natively(here, "cluster.gpus_per_node=1") == natively(here, "train.precision=fp32") == []
+    (warning,) = natively(elsewhere)
+    assert "unless those of the nodes" in warning
+    emulated.clear()
+    assert natively(here) == []
+
+
+def test_submitting_it_is_wrong_usage_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
+    done = invoke("submit", "toy", "train.precision=bf16", "--cluster", "local", runs=tmp_path / "runs", code=2)
+    assert done.stderr.startswith("error: train.precision=bf16 is emulated")
+    assert not (tmp_path / "runs").exists()
 
 
 def interrupted(at: int, times: int = 1, error: Exception | None = None):

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from cld_core import network
+from cld_core import rendezvous
 
 MACHINE = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7", "fe80::1"], "ib0": ["172.16.3.7", "fd00::0:7"]}
 
@@ -20,9 +20,9 @@ MACHINE = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7", "fe80::1"], "ib0": [
 )
 def test_where_processes_meet(init_method, host, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "host1")
-    assert network.meeting_host(init_method) == host
+    assert rendezvous.meeting_host(init_method) == host
     monkeypatch.delenv("MASTER_ADDR")
-    assert network.meeting_host("env://") is None
+    assert rendezvous.meeting_host("env://") is None
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def test_where_processes_meet(init_method, host, monkeypatch):
     ],
 )
 def test_the_interface_with_an_address(address, name):
-    assert network.interface_with(address, MACHINE) == name
+    assert rendezvous.interface_with(address, MACHINE) == name
 
 
 def test_this_machine():
-    found = network.interfaces()
-    assert "127.0.0.1" in found[network.interface_with("127.0.0.1", found)]
-    assert network.source_towards("127.0.1.1") is not None
-    assert network.is_loopback(network.source_towards("127.0.1.1"))
+    found = rendezvous.interfaces()
+    assert "127.0.0.1" in found[rendezvous.interface_with("127.0.0.1", found)]
+    assert rendezvous.source_towards("127.0.1.1") is not None
+    assert rendezvous.is_loopback(rendezvous.source_towards("127.0.1.1"))
     for addresses in found.values():
         for address in addresses:
             ipaddress.ip_address(address)
