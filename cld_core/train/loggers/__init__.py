@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cld_core.config import Recipe, registry
+from cld_core.config import Recipe
 from cld_core.config.load import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.files import Dropping
 from cld_core.imports import resolve
+from cld_core.registration import table
 from cld_core.run import Attempt, RunFolder, pending
 from cld_core.sanitize import fenced, local_time, one_line
 
