@@ -64,8 +64,8 @@ guidance: classifier-free guidance: 1 is the conditional score
   + given[rows] + self._spec.guidance * (given[rows] - free)
   tests/cld_core/test_guidance.py
 hutchinson: likelihood: the trace is estimated without bias
-  - total = total + (probed * probe)
-  + total = total - (probed * probe)
+  - total = total + (sde.scored(product) * direction)
+  + total = total - (sde.scored(product) * direction)
   tests/cld_core/test_likelihood.py
 entropy: likelihood: the bound has the log-density of the velocities
   - return (self.log_joint - self.log_q).mean(1)
