@@ -10,7 +10,7 @@ from . import likelihood, model, numerics
 from .config.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, whole_number
 from .config.ema import EmaSpec
 from .errors import UsageError
-from .evaluate.metrics.elbo import bits_per_dim
+from .evaluate.likelihood import bits_per_dim
 from .guidance import Conditional
 from .likelihood import Likelihood
 from .model import Label

@@ -15,7 +15,7 @@ from .files import PATIENCE_S, Arrays, Sealed, Shard
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
-    from .work import Work
+    from .sequence import WorkOfRun
 
 
 class Computation(ABC):
@@ -81,8 +81,10 @@ class Computation(ABC):
         return ()
 
 
-def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only: Collection[int] | None = None) -> bool:
-    """See `Work.compute`."""
+def compute(
+    work: "WorkOfRun", ranks: "Ranks", should_stop: Callable[[], bool], only: Collection[int] | None = None
+) -> bool:
+    """See `WorkOfRun.compute`."""
     computation: Computation | None = None
     mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
     alone = len(mine) >= work.request.shards
@@ -105,7 +107,7 @@ def compute(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], only:
     return _merge(work, ranks, computation, should_stop)
 
 
-def _merge(work: "Work", ranks: "Ranks", computation: Computation | None, should_stop: Callable[[], bool]) -> bool:
+def _merge(work: "WorkOfRun", ranks: "Ranks", computation: Computation | None, should_stop: Callable[[], bool]) -> bool:
     """Make the product, if all shards are complete; False if it was asked to stop before.
 
     Only a process that counts all of them looks at each: of a thousand tasks, the last ones.
@@ -124,19 +126,19 @@ def _merge(work: "Work", ranks: "Ranks", computation: Computation | None, should
     return True
 
 
-def _incomplete(work: "Work", missing: Sequence[int]) -> IncompleteError:
+def _incomplete(work: "WorkOfRun", missing: Sequence[int]) -> IncompleteError:
     which = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
     what = "shard" if len(missing) == 1 else f"{len(missing)} shards,"
     text = f"not merged: files of {what} {which} are gone or cut short"
     return IncompleteError(f"{work.folder}: {text}. Re-run the same `{work.command}` to compute them again.")
 
 
-def _opened(work: "Work", ranks: "Ranks", should_stop: Callable[[], bool], alone: bool) -> Computation | None:
+def _opened(work: "WorkOfRun", ranks: "Ranks", should_stop: Callable[[], bool], alone: bool) -> Computation | None:
     kind: type[Computation] = resolve(work.computation)
     return retried(lambda: kind.opened(work, ranks.device, should_stop, alone=alone), PATIENCE_S, stop=should_stop)
 
 
-def _fill(shard: Shard, computation: Computation, work: "Work", should_stop: Callable[[], bool]) -> bool:
+def _fill(shard: Shard, computation: Computation, work: "WorkOfRun", should_stop: Callable[[], bool]) -> bool:
     """Compute and seal all rows of a shard; False if it was asked to stop before."""
     label = f"shard {shard.number} of {work.request.shards}"
     for kind in shard.ranges:

@@ -12,7 +12,7 @@ from .work import Work
 KINDS = {
     "evaluation": "cld_core.evaluate.evaluation:Evaluation",
     "tuning": "cld_core.tune.work:Tuning",
-    "statistics": "cld_core.evaluate.stats_work:Statistics",
+    "statistics": "cld_core.evaluate.statistics:Statistics",
 }
 
 

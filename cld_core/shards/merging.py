@@ -9,7 +9,7 @@ from . import state as states
 from .files import Arrays, Sealed
 
 if TYPE_CHECKING:
-    from .work import Work
+    from .sequence import WorkOfRun
 
 Contents = Mapping[int, Mapping[str, Any]]
 
@@ -24,7 +24,7 @@ class Merged:
         MergeError: a gap, an overlap, or shards of different origins or of another request.
     """
 
-    def __init__(self, work: "Work") -> None:
+    def __init__(self, work: "WorkOfRun") -> None:
         self._work = work
         numbers = sorted(states.begun(work.shards))
         contents = {number: states.read_state(work.shards, number) for number in numbers}

@@ -8,7 +8,7 @@ import typer
 
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.stats_work import Statistics
+from cld_core.evaluate.statistics import Statistics
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
@@ -210,7 +210,7 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
         return ""
     if done >= total:
         return "merging"
-    if done == 0 and not any(work.shards.is_dir() and any(work.shards.iterdir()) for work in works):
+    if done == 0 and all(work.moved_at() is None for work in works):
         return STARTING
     draws = all(isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics) for work in works)
     return "drawing samples" if draws else works[0].doing

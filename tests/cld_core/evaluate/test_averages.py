@@ -9,7 +9,7 @@ from cld_core.config import load
 from cld_core.config.ema import EmaSpec
 from cld_core.evaluate import slim, slim_model
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import remarks
+from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.request import EvalRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks

@@ -49,7 +49,7 @@ def test_bounds_of_several_steps_are_one_curve_under_a_readable_name(run):
 )
 def test_samples_are_told_by_how_they_were_drawn(overrides, how):
     from cld_core.evaluate import registry
-    from cld_core.evaluate.report_numbers import Number
+    from cld_core.evaluate.reports import Number
 
     recipe = load(RECIPES / "toy.yaml", overrides)
     request = EvalRequest.of(recipe, ("elbo",), 20)

@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.evaluate import pictures, registry, stats_file
 from cld_core.evaluate.metrics.fid import frechet_of
 from cld_core.evaluate.metrics.prc import precision_and_recall
-from cld_core.evaluate.stats_work import StatsRequest
+from cld_core.evaluate.statistics import StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder

@@ -10,7 +10,7 @@ from cld_core.config import load
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.elbo import ElboRows
+from cld_core.evaluate.likelihood import ElboRows
 from cld_core.files import read_json, write_json
 from cld_core.model import Model
 from cld_core.ranks import Ranks

@@ -15,10 +15,10 @@ from cld_core.evaluate import extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.metrics.fid import frechet, frechet_of
 from cld_core.evaluate.moments import Moments
-from cld_core.evaluate.rows.features import FeatureRows
+from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.rows.loss import LossRows
 from cld_core.evaluate.stats_computing import StatsComputation
-from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.gpu_checks.fid import random_inception
 from cld_core.model import Model
 from cld_core.ranks import Ranks

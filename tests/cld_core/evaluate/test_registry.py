@@ -7,11 +7,11 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.evaluate import registry
-from cld_core.evaluate.definitions import Metric, Quantity, RowKind
+from cld_core.evaluate.registry import Metric, Quantity, RowKind
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import numbers
+from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.base import RowComputer
+from cld_core.evaluate.rows import RowComputer
 from cld_core.imports import resolve
 from cld_core.ranks import Ranks
 from cld_core.shards import KINDS, Work
@@ -75,7 +75,7 @@ def test_every_name_leads_somewhere():
 
 def test_labels_and_requests_load_nothing_slow():
     code = (
-        "import sys; from cld_core.evaluate import evaluation, registry, report_numbers, reports, stats_work, sweeps;"
+        "import sys; from cld_core.evaluate import evaluation, registry, report_numbers, reports, statistics, sweeps;"
         "registry.quantities(); print([name for name in ('torch', 'numpy', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,10 +11,10 @@ from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate import pictures
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import numbers
+from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows.samples import SampleRows
-from cld_core.evaluate.wasserstein import sliced_w2
+from cld_core.evaluate.toy import sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.samplers import Samples

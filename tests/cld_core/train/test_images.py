@@ -14,11 +14,11 @@ from cld_core.config import load
 from cld_core.data import order
 from cld_core.ema import Ema
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.joined import Joined
+from cld_core.evaluate.rows import Table
 from cld_core.evaluate.metrics.elbo import ELBO
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.elbo import ElboRows
-from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.likelihood import ElboRows
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.place import Place
 from cld_core.ranks import Ranks, join

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.features import FeatureRows
-from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.features import FeatureRows
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
