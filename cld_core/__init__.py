@@ -12,9 +12,9 @@ from . import errors
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Model, Trajectory
     from .likelihood import Likelihood
     from .listing import Runs
+    from .model import Model, Trajectory
     from .samplers import Samples
 
 __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "runs"]
@@ -22,10 +22,10 @@ __all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__"
 # Imported when they are asked for: `import cld_core` loads no torch.
 _LAZY = {
     "Likelihood": "likelihood:Likelihood",
-    "Model": "api:Model",
+    "Model": "model:Model",
     "Runs": "listing:Runs",
-    "Samples": "sampling:Samples",
-    "Trajectory": "api:Trajectory",
+    "Samples": "samplers:Samples",
+    "Trajectory": "model:Trajectory",
 }
 
 
@@ -54,7 +54,7 @@ def load(
         UsageError: the average of this length cannot be made; says which can.
         CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed.
     """
-    from .api import Model
+    from .model import Model
 
     if Path(run).suffix == ".safetensors":
         if ema_length is not None:

@@ -120,13 +120,13 @@ clip: optim.grad_clip limits the gradient
   + math.inf
   tests/cld_core/train/test_step.py tests/cld_core/train/test_bad_gradients.py
 checksum: a damaged checkpoint is noticed
-  - if checksum(path) != sidecar.sha256:
+  - if checksum(path) != self.sha256:
   + if False:
-  tests/cld_core/checkpoint/test_verify.py tests/cld_core/checkpoint/test_write.py
+  tests/cld_core/checkpoint/test_files.py tests/cld_core/checkpoint/test_write.py
 checkpoint-before: if the newest checkpoint is damaged, the one before is used
-  - in _verified(folder, reversed(folder.listed_steps(unfinished=True)))
-  + in _verified(folder, folder.listed_steps(unfinished=True)[-1:])
-  tests/cld_core/checkpoint/test_verify.py tests/cld_core/train/test_session.py
+  - in _verified(folder, reversed(folder.listed_steps(unfinished=True)), weights_only)
+  + in _verified(folder, folder.listed_steps(unfinished=True)[-1:], weights_only)
+  tests/cld_core/checkpoint/test_files.py tests/cld_core/train/test_session.py
 atomic: a file that is replaced is never half there
   - temporary.unlink(missing_ok=True)
   + temporary.replace(path)
@@ -142,7 +142,7 @@ one-writer: one writer per run
 prune: milestones are kept
   - if not milestone(step) and step not in needed:
   + if step not in needed:
-  tests/cld_core/checkpoint/test_prune.py tests/cld_core/checkpoint/test_write.py
+  tests/cld_core/checkpoint/test_files.py tests/cld_core/checkpoint/test_write.py
 budget: retries are counted by cause: a preemption costs none
   - CRASHES: tuple[Cause, ...] = ("crashed",
   + CRASHES: tuple[Cause, ...] = ("crashed", "preempted",

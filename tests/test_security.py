@@ -16,14 +16,13 @@ from safetensors.torch import save_file
 
 import cld_core
 from cld_core import ownership
-from cld_core.checkpoint import safetensors_file
+from cld_core.checkpoint.files import weights_file
+from cld_core.checkpoint.load import FORMAT
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.published import read as read_published
-from cld_core.checkpoint.verify import Sidecar
 from cld_core.config import load
 from cld_core.config.optim import OptimSpec
 from cld_core.data.cifar10 import _read_batch
-from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.evaluate.weights import NotWeights, state_of
 from cld_core.run import RunFolder, find_runs
@@ -33,7 +32,7 @@ from cldctl.clusters import entry, job_logs, submitit_jobs
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
 from tests.support.crafted import KINDS, Crafted, crafted
-from tests.support.made_up import run_with
+from tests.support.made_up import run_with, vouch
 from tests.support.other_users import give_away, needs_root
 from tests.support.paths import FIXTURES, RECIPES
 from tests.support.scripted import Scripted, register, trained
@@ -71,10 +70,13 @@ def as_published(file: Path, folder: Path) -> None:
 
 def as_checkpoint(file: Path, folder: Path) -> None:
     run = RunFolder.create(folder / "mine", load(TOY), {"created": 1.0})
-    path = Path(shutil.copy(file, run.checkpoint_file(10)))
-    Sidecar(format=1, step=10, bytes=path.stat().st_size, sha256=checksum(path)).write(path.with_suffix(".json"))
+    shutil.copy(file, run.checkpoint_file(10))
+    shutil.copy(file, weights_file(run, 10))
+    vouch(run, 10)
     with pytest.raises(CheckpointError):
         load_checkpoint(run, 10)
+    with pytest.raises(CheckpointError):
+        cld_core.load(run.path, 10)
 
 
 def as_batch_of_cifar(file: Path, folder: Path) -> None:
@@ -100,9 +102,7 @@ def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
     recipe = load(TOY, SMALL).to_dict()
     recipe["data"] |= {"name": "of_a_file", "plugin": str(plugin(tmp_path, marker, "of_a_file"))}
     file = tmp_path / "w.safetensors"
-    save_file(
-        {"a": torch.zeros(1)}, file, {"format": safetensors_file.FORMAT, "step": "3", "recipe": json.dumps(recipe)}
-    )
+    save_file({"a": torch.zeros(1)}, file, {"format": FORMAT, "step": "3", "recipe": json.dumps(recipe)})
     with pytest.raises(CheckpointError, match="allow_plugin=True"):
         cld_core.load(file)
     assert not marker.exists()

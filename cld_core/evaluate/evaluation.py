@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cld_core.averages import snapshots
+from cld_core.checkpoint.files import weights_digest
 from cld_core.codec import text
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
@@ -23,7 +23,7 @@ from cld_core.shards import Computer, Task, Work
 from cld_core.shards.rows import Rows
 
 from . import registry
-from .reports import checkpoint_checksum, current_report, remarks, to_tensorboard
+from .reports import current_report, remarks, to_tensorboard
 from .request import EvalRequest
 
 # Rows that no evaluation names are kept for so many seconds: somebody may ask for them again.
@@ -55,26 +55,29 @@ class Evaluation(Work):
     def is_done(self) -> bool:
         return self.report is not None
 
-    def weights(self) -> dict[str, str]:
-        """What identifies the weights: the checksum of the ``checkpoint``, and ``averages`` if they are made of more.
+    @property
+    def checkpoint(self) -> str:
+        """The digest of its checkpoint.
 
         Raises:
             NotFoundError: the checkpoint is gone.
             OSError: nobody knows at this moment.
         """
-        step, length = self.request.checkpoint_step, self.request.ema.length
-        checksum = checkpoint_checksum(self.run, step)
-        if checksum is None:
+        step = self.request.checkpoint_step
+        found = weights_digest(self.run, step)
+        if found is None:
             steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
             text = f"no checkpoint of step {step} any more; there are: {steps}"
             raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
-        averages = {} if length is None else {"averages": snapshots.fingerprint(self.run, step)}
-        return {"checkpoint": checksum, **averages}
+        return found
 
     def rows(self, kind: str) -> Rows:
-        made_of = digest({**self.weights(), **self.request.row_settings(kind)})[:16]
-        name = f"{kind}-{self.request.checkpoint_step:08d}-{made_of}"
-        return Rows(self.run.evals / "rows" / name, self.request.chunk(kind))
+        request, weights = self.request, self.checkpoint
+        if request.ema.length is not None:
+            weights = weights_digest(self.run, request.checkpoint_step, request.ema.length) or ""
+        made_of = digest({"weights": weights, **request.row_settings(kind)})[:16]
+        name = f"{kind}-{request.checkpoint_step:08d}-{made_of}"
+        return Rows(self.run.evals / "rows" / name, request.chunk(kind))
 
     def computers(self, device: Any) -> dict[str, Computer]:
         from cld_core.model import Model
@@ -85,7 +88,6 @@ class Evaluation(Work):
             self.run.path, request.checkpoint_step, str(device), allow_plugin=True, ema_length=request.ema.length
         )
         model.recipe = dataclasses.replace(model.recipe, sampling=request.sampling)
-        model.checkpoint = self.weights()["checkpoint"]
         return {kind: registry.computer(kind)(model, request) for kind in request.sizes}
 
     def finish(self, task: Task) -> None:
@@ -105,7 +107,7 @@ class Evaluation(Work):
             "id": self.name,
             "run": self.run.name,
             "checkpoint_step": request.checkpoint_step,
-            "checkpoint": self.weights()["checkpoint"],
+            "checkpoint": self.checkpoint,
             "created": time.time(),
         }
         if model.ema_length is not None:
@@ -140,7 +142,7 @@ class Evaluation(Work):
 
     def _draw(self, model: Any) -> None:
         """Draw samples, unless it would take longer than the bounds of images did; points of toys cost nothing."""
-        from . import pictures
+        from cld_core import pictures
 
         if registry.draws_samples(self.request.metrics) or not model.is_image:
             print("all shards are complete: drawing samples.png", flush=True)

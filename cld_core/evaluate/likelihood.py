@@ -11,15 +11,14 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
+from cld_core.checkpoint.load import tensors_digest
 from cld_core.config.arguments import SamplingKeys, sampling_spec
 from cld_core.data.source import labelled
 from cld_core.likelihood import likelihood
 from cld_core.loss import ScoreMatching
-from cld_core.model import Model
 from cld_core.seeds import SampleNoise
 from cld_core.shards.rows import Arrays
 
-from . import slim_model
 from .moments import standard_error
 from .rows import RowComputer, SampleRows, Table, given_labels
 
@@ -45,13 +44,6 @@ class Unit:
         return self.scale * float(nats) + self.offset
 
 
-def bits_per_dim(model: Model) -> Unit:
-    """Bits/dim of images with grey levels a = 2/levels apart on [-1, 1]: NLL/(D ln 2) - log2 a (docs/math.md 8)."""
-    levels = model.source.grey_levels
-    assert levels is not None, "only data with grey levels have bits"
-    return Unit("bits/dim", "bpd", 1.0 / (math.prod(model.data_shape) * math.log(2.0)), math.log2(levels / 2.0))
-
-
 class ElboRows(RowComputer):
     """Bounds of the test points ``first <= i < last``, each (last - first,); given their labels if they have some."""
 
@@ -69,7 +61,7 @@ class ElboRows(RowComputer):
 def elbo(table: Table) -> dict[str, Any]:
     """The likelihood bound and its estimators, in nats or bits/dim; for toy data also the distance to the truth."""
     model, arrays, spec = table.model, table.arrays, table.request.elbo
-    unit = bits_per_dim(model) if model.is_image else Unit("nats", "nll")
+    unit = Unit("bits/dim", "bpd", *model.bits_of_nats) if model.is_image else Unit("nats", "nll")
     report = {
         "unit": unit.name,
         unit.key: unit.of(-arrays["elbo"].mean()),
@@ -92,7 +84,6 @@ def elbo(table: Table) -> dict[str, Any]:
 
 def _against_truth(table: Table) -> dict[str, Any]:
     """How far the bound is from the true density, given the label if there are classes, if that is known."""
-
     source, bound = table.model.source, table.arrays["elbo"]
     density, known, classes = source.density, {}, table.model.classes
     if density is not None and density.log_density is not None:
@@ -174,7 +165,7 @@ class FlowRows(SampleRows):
 
     @functools.cached_property
     def _weights(self) -> str:
-        return slim_model.digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
+        return tensors_digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
 
 
 def _keep(key: Any, ends: _Ends) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core.averages.snapshots import TOLD_ABOVE
-from cld_core.checkpoint.verify import sidecar_of
+from cld_core.checkpoint.files import TOLD_ABOVE, weights_digest
 from cld_core.codec import real, text, whole
 from cld_core.files import read_object
 from cld_core.run import RunFolder
@@ -22,16 +21,6 @@ from .request import EvalRequest
 _NUMBERS = frozenset({"nfe_mean", "true_entropy"})
 
 
-def checkpoint_checksum(run: RunFolder, step: int) -> str | None:
-    """The checksum of the checkpoint that a run has of a step; None if it has none.
-
-    Raises:
-        OSError: its sidecar cannot be read.
-    """
-    sidecar = sidecar_of(run, step)
-    return None if sidecar is None else sidecar.sha256
-
-
 def current_report(folder: Path) -> dict[str, Any] | None:
     """The report in an evaluation's folder, unless the run has another checkpoint of that step by now.
 
@@ -42,7 +31,7 @@ def current_report(folder: Path) -> dict[str, Any] | None:
         return None
     checksum = None
     with contextlib.suppress(OSError):
-        checksum = checkpoint_checksum(RunFolder(folder.parent.parent), report["checkpoint_step"])
+        checksum = weights_digest(RunFolder(folder.parent.parent), report["checkpoint_step"])
     return report if checksum in (None, report.get("checkpoint")) else None
 
 

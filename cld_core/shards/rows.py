@@ -4,8 +4,8 @@ ROWS/000003-000256.npz      256 rows of chunk 3; if a chunk has 256 rows, those 
 
 A row is a function of its index, so it does not matter who computes it, for which work, or how often. A chunk is
 written under another name and renamed, which is why two tasks that compute the same one waste work and spoil nothing.
-It grows while it is computed: a file with more of its rows takes the place of the one with fewer. The last chunk of some
-work may end early, and is continued by work that has more rows.
+It grows while it is computed: a file with more of its rows takes the place of the one with fewer. The last chunk of
+some work may end early, and is continued by work that has more rows.
 
 Listing a folder loads no numpy, because `status` asks.
 """

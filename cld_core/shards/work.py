@@ -11,6 +11,7 @@ import functools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -232,6 +233,15 @@ class _StoppedError(Exception):
     """The task was asked to stop, or the work was finished by another one."""
 
 
+@dataclass(frozen=True)
+class _Label:
+    """What a line of progress tells of: so many rows ``before`` those of a chunk, and in ``total``."""
+
+    what: str
+    before: int
+    total: int
+
+
 class Task:
     """Some work while a process computes it.
 
@@ -258,10 +268,13 @@ class Task:
 
     def fill(self, shard: int) -> None:
         """Compute what is missing of a shard."""
-        for kind, chunks in self.work.request.chunks(shard).items():
+        request = self.work.request
+        for kind, chunks in request.chunks(shard).items():
             lengths = retried(self._rows[kind].lengths, PATIENCE_S, stop=self._should_stop)
+            total, before = sum(request.wanted(kind, number) for number in chunks), 0
             for number in chunks:
-                self._fill(kind, number, lengths.get(number, 0), f"shard {shard} of {self.work.request.shards}")
+                label = _Label(f"shard {shard} of {request.shards}: {kind}", before, total)
+                before += self._fill(kind, number, lengths.get(number, 0), label)
 
     def parts(self, kind: str) -> Iterator[Arrays]:
         """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""
@@ -270,7 +283,8 @@ class Task:
         for number in range(-(-n // self._rows[kind].chunk)):
             first, last = self._rows[kind].bounds(number, n)
             while True:
-                length = self._fill(kind, number, lengths.get(number, 0), "again")
+                label = _Label(f"{kind} of chunk {number}", 0, last - first)
+                length = self._fill(kind, number, lengths.get(number, 0), label)
                 try:
                     arrays, digest = self._rows[kind].load(number, length)
                     break
@@ -293,7 +307,7 @@ class Task:
     def _places(self) -> dict[str, Rows]:
         return {kind: self.work.rows(kind) for kind in self.work.request.sizes}
 
-    def _fill(self, kind: str, number: int, length: int, label: str) -> int:
+    def _fill(self, kind: str, number: int, length: int, label: "_Label") -> int:
         """Compute the rest of a chunk, of which so many rows are there; returns how many there are now."""
         rows, computer = self._rows[kind], self.computers[kind]
         first, last = rows.bounds(number, self.work.request.sizes[kind])
@@ -310,7 +324,7 @@ class Task:
             new = computer.compute(begin, min(begin + at_once, last))
             known = new if known is None else _joined([known, new])
             self._save(rows, number, known, done)
-            print(f"{label}: {kind} {first + _length(known)}/{self.work.request.sizes[kind]}", flush=True)
+            print(f"{label.what} {label.before + _length(known)}/{label.total}", flush=True)
             computer.review(new)
         return last - first
 

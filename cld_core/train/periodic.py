@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from cld_core import numerics
+from cld_core import numerics, pictures
 from cld_core.consensus import Consensus
 from cld_core.errors import CldError
-from cld_core.evaluate import grids, nonfinite, pictures, registry
+from cld_core.evaluate import nonfinite, registry
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
@@ -86,7 +86,7 @@ class Periodic:
             # Drawing opens files, too: fonts, on a disk that may be full.
             pixels = pictures.pixels(drawn.x, model, how)
             monitor.add_picture(model.step, pixels)
-            grids.write(file, pixels, pictures.title(drawn.x, model, how))
+            pictures.write(file, pixels, pictures.title(drawn.x, model, how))
 
         monitor.save_picture(show)
         monitor.add(model.step, {"nfe": drawn.nfe})

@@ -6,8 +6,7 @@ Reaching a later checkpoint gives new credit: a run that makes progress is not g
 
 from collections.abc import Callable
 
-from cld_core.averages import snapshots
-from cld_core.checkpoint.load import newest_good
+from cld_core.checkpoint.files import newest_good, set_aside
 from cld_core.config import Recipe
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Ranks
@@ -65,7 +64,7 @@ def _roll_back(
         if saving is not None:
             saving.abandon()
         newest, _ = newest_good(folder, recipe.model_digest())
-        snapshots.set_aside(folder, after=newest or 0)
+        set_aside(folder, after=newest or 0)
     except (CldError, OSError) as trouble:
         return 0, f"{error} Rolling back is impossible: {trouble}"
     target = newest or 0

@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cld_core.averages.writing import SnapshotWriter
-from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.checkpoint.write import CheckpointWriter, SnapshotWriter
 
 
 class Saving:

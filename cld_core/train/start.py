@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from cld_core.averages import snapshots
-from cld_core.checkpoint.load import load, newest_good
-from cld_core.checkpoint.prune import clear_unfinished, set_aside
+from cld_core.checkpoint.files import clear_unfinished, newest_good, set_aside, verify
 from cld_core.config import Recipe
 from cld_core.errors import CheckpointError
 from cld_core.run import RunFolder, events, pending
@@ -34,20 +32,18 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     # Copies and archives of runs leave empty folders out.
     folder.checkpoints.mkdir(exist_ok=True)
     clear_unfinished(folder)
-    snapshots.clear_unfinished(folder)
     newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
         pending.append(folder.ledger, events.Damaged(step=entry.step, reason=entry.reason))
     if history.from_step is not None:
-        load(folder, history.from_step, model_digest=recipe.model_digest())
+        verify(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step
     elif newest is None and any(entry.finished for entry in damaged):
         text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
         raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
     step = newest or 0
     moved = set_aside(folder, after=step)
-    snapshots.set_aside(folder, after=step)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
     return Start(len(history.attempts), step, finished=step >= recipe.train.steps)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cld_core import augment, nets, optim, sde, seeds
 from cld_core import ranks as distributed
-from cld_core.averages.tracked import PowerAverages
+from cld_core.averages.power import PowerAverages
 from cld_core.config import Recipe
 from cld_core.data.source import classes_of, labelled, source
 from cld_core.ema import Ema

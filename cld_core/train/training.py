@@ -5,9 +5,8 @@ import socket
 from dataclasses import dataclass
 
 from cld_core import numerics
-from cld_core.averages.writing import SnapshotWriter
 from cld_core.checkpoint.load import load
-from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.checkpoint.write import CheckpointWriter, SnapshotWriter
 from cld_core.config import Recipe
 from cld_core.ranks import Ranks
 from cld_core.run import Lease, RunFolder, pending

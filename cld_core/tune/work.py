@@ -7,9 +7,8 @@ solution.json                          the result, `cld_core.solutions`
 import contextlib
 
 from cld_core import solutions
-from cld_core.averages import snapshots
+from cld_core.checkpoint.files import weights_digest
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.reports import checkpoint_checksum
 from cld_core.run import RunFolder
 from cld_core.shards import WorkOfRun
 from cld_core.solutions import Solution
@@ -31,7 +30,7 @@ class Tuning(WorkOfRun):
         """The result; None until there is one, of the run's present checkpoint if it still has it."""
         found, checksum = solutions.read(self.folder / solutions.FILE), None
         with contextlib.suppress(OSError):
-            checksum = checkpoint_checksum(self.run, self.request.checkpoint_step)
+            checksum = weights_digest(self.run, self.request.checkpoint_step)
         return found if found is not None and checksum in (None, found.checkpoint) else None
 
     @property
@@ -40,12 +39,13 @@ class Tuning(WorkOfRun):
 
     def made_of(self, *, strict: bool = False) -> dict[str, str]:
         step = self.request.checkpoint_step
-        checksum = checkpoint_checksum(self.run, step)
+        checksum = weights_digest(self.run, step)
         if checksum is None and strict:
             raise self.gone(step, "Tune to another step")
         made_of = {"request": self.request.id}
-        if self.request.ema_length is not None:
-            made_of["averages"] = snapshots.fingerprint(self.run, step)
+        length = self.request.ema_length
+        if length is not None and (averages := weights_digest(self.run, step, length)) is not None:
+            made_of["averages"] = averages
         return made_of | ({} if checksum is None else {"checkpoint": checksum})
 
 

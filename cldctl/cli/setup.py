@@ -213,6 +213,7 @@ def stats(
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
     from cld_core.evaluate.statistics import Statistics, StatsRequest
+    from cld_core.shards.request import CHUNK
     from cldctl.lookup import recipe_or_run
     from cldctl.runs import home, sharded
     from cldctl.show.follow import follow_statistics

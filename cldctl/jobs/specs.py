@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core.checkpoint.verify import slowest_save_s
+from cld_core.checkpoint.files import slowest_save_s
 from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec

@@ -143,7 +143,7 @@ def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawi
     Args:
         drawing: is called before samples are drawn, which may take long.
     """
-    from cld_core.evaluate import pictures
+    from cld_core import pictures
 
     if (content := _picture(run, model)) is not None:
         with replacing(files.picture.absolute()) as out:
@@ -160,7 +160,7 @@ def _picture(run: RunFolder, model: "Model") -> bytes | None:
 
     Those of `cldctl sample` with other settings are not what the recipe gives. No link leads out of the run.
     """
-    from cld_core.evaluate import pictures
+    from cld_core import pictures
 
     # The training draws from its usual average.
     periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.averages import snapshots
-from cld_core.checkpoint.prune import files_of, remove
-from cld_core.checkpoint.verify import newest_whole
+from cld_core.checkpoint.files import files_of, newest_good, remove, snapshot_files
 from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
@@ -55,7 +53,7 @@ def plan(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = Fal
         require_over(run, answers, "Nothing was removed")
         keep = _kept(run, keep_every)
         others = tuple(step for step in run.listed_steps() if step not in keep)
-        size = _size(file for step in others for file in files_of(run, step))
+        size = _size(file for step in others for file in files_of(run.checkpoint_file(step)))
         stored = _averages(run) if averages else ()
         prunings.append(Pruning(run, others, size, keep, stored, _size(stored)))
     return prunings
@@ -86,7 +84,7 @@ def _averages(run: RunFolder) -> tuple[Path, ...]:
         if length is not None and not work.is_done:
             fix = f"Run `{work.command}` again to finish it, or leave out --averages"
             raise UsageError(f"{run.name}: {work.name} still needs the snapshots of averages. {fix}.")
-    return tuple(snapshots.files(run))
+    return tuple(snapshot_files(run))
 
 
 def _size(files: Iterable[Path]) -> int:
@@ -96,7 +94,7 @@ def _size(files: Iterable[Path]) -> int:
 def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
     """The steps whose checkpoints are kept, and why."""
     steps = run.listed_steps()
-    last, _ = newest_whole(run)
+    last, _ = newest_good(run)
     history, recipe = run.ledger.history(), run.recipe()
     evaluated = {work.request.checkpoint_step for work in evaluations_of(run)} | run.steps_to_evaluate()
     tuned = {work.request.checkpoint_step for work in tunings_of(run)}

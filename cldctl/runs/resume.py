@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
+from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.profiles import as_overrides
@@ -255,7 +255,7 @@ def _start(
     skipped: tuple[DamagedCheckpoint, ...] = ()
     start = from_step
     if start is None:
-        start, damaged = newest_whole(run)
+        start, damaged = newest_good(run)
         skipped = tuple(entry for entry in damaged if entry.finished)
     if recipe.train.steps < (start or 0):
         raise UsageError(beyond(start))

@@ -197,7 +197,8 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     """
     run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
     import cld_core
-    from cld_core.evaluate import conditional, nonfinite, pictures
+    from cld_core import pictures
+    from cld_core.evaluate import conditional, nonfinite
 
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
@@ -230,7 +231,7 @@ def _name(
     model: "Model", count: int, seed: int, label: str | None, observed: Observed, given: "Observation | None"
 ) -> str:
     """The name of a picture without -o; it also depends on the observation and the way of conditioning."""
-    from cld_core.evaluate import pictures
+    from cld_core import pictures
 
     name = pictures.name_of(model, count, seed, label)
     return name if given is None else f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
@@ -260,11 +261,11 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
     """
     import psutil
 
-    from cld_core.evaluate import grids
+    from cld_core import pictures
 
     pixels = math.prod(model.data_shape[1:])
     if model.is_image and target.suffix == ".png":
-        grids.require_size(count, pixels)
+        pictures.require_size(count, pixels)
     # float32: positions, velocities, and what is written of them.
     most = psutil.virtual_memory().total // (16 * math.prod(model.data_shape))
     if count > most:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from cld_core.checkpoint.verify import DamagedCheckpoint
+from cld_core.checkpoint.files import DamagedCheckpoint
 from cld_core.config import Recipe, dump
 from cld_core.config.differences import from_base
 from cld_core.errors import RecipeError

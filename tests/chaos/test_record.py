@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_with_a_sidecar_is_noticed(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     run.checkpoints.mkdir(parents=True)
     for step in (10, 20):
-        write(run, step, {"net": torch.zeros(8)})
+        write(run, step, {"model": {"w": torch.zeros(8)}, "ema": {"updates": 1, "average": {"w": torch.ones(8)}}})
     assert not_whole(run) == []
     with run.checkpoint_file(10).open("r+b") as file:
         file.seek(-1, 2)

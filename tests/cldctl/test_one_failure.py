@@ -20,6 +20,7 @@ from tests.support.failing import same_whatever_fails
 from tests.support.paths import RECIPES
 
 RECIPE = load(RECIPES / "toy.yaml")
+WEIGHTS = {"model": {"w": torch.ones(3)}, "ema": {"updates": 1, "average": {"w": torch.ones(3)}}}
 WITHIN_S = 60.0
 
 
@@ -37,7 +38,7 @@ def new_run(tmp_path):
     def make() -> RunFolder:
         run = RunFolder.create(tmp_path / f"it-{next(numbers)}", RECIPE, {"created": 1.0})
         for step in (10, 20, 30):
-            write(run, step, {"model": {"w": torch.ones(3)}, "model_digest": RECIPE.model_digest()})
+            write(run, step, {**WEIGHTS, "model_digest": RECIPE.model_digest()})
         return run
 
     return make

@@ -133,11 +133,12 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
 
 def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.checkpoint import published
-    from cld_core.checkpoint.verify import Sidecar
+    from cld_core.checkpoint.files import weights_file
+    from cld_core.checkpoint.load import load
     from cld_core.config.optim import OptimSpec
-    from cld_core.digests import checksum
     from cld_core.model import Model
     from cld_core.run import RunFolder
+    from tests.support.made_up import vouch
 
     if rng.random() < 0.4:
         net, content = _published()
@@ -147,14 +148,18 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     run = RunFolder(folder / "run")
     path = run.checkpoint_file(STEP)
     sidecar = path.with_suffix(".json")
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         text = sidecar.read_bytes()
         sidecar.write_bytes(rng.choice((damaged(rng, text), json_bytes(changed(rng, json.loads(text))))))
     else:
         path.write_bytes(_spoilt(rng, torch.load(path, weights_only=True)))
+        if rng.random() < 0.5:
+            weights = weights_file(run, STEP)
+            weights.write_bytes(damaged(rng, weights.read_bytes()))
         if rng.random() < 0.8:
-            Sidecar(format=1, step=STEP, bytes=path.stat().st_size, sha256=checksum(path)).write(sidecar)
-    return lambda: Model.from_run(run.path, rng.choice(("last", STEP)))
+            vouch(run, STEP, model=run.recipe().model_digest())
+    read = rng.choice((lambda: Model.from_run(run.path, rng.choice(("last", STEP))), lambda: load(run, STEP)))
+    return read
 
 
 def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cld_core import pictures
 from cld_core.config import load
-from cld_core.evaluate import pictures
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag

@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
+from cld_core.evaluate.metrics import class_law
+from cld_core.evaluate.rows.samples import SampleRows
 
 from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.metrics import class_law
 from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.samples import SampleRows
 from cld_core.evaluate.toy import sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks

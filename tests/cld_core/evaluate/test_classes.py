@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-
-from cld_core.data.images import to_pixels
-from cld_core.errors import UsageError
-from cld_core.evaluate import pictures, registry, stats_file
 from cld_core.evaluate.metrics.fid import frechet_of
 from cld_core.evaluate.metrics.prc import precision_and_recall
+
+from cld_core import pictures
+from cld_core.data.images import to_pixels
+from cld_core.errors import UsageError
+from cld_core.evaluate import registry, stats_file
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks

@@ -9,8 +9,8 @@ import pytest
 from cld_core.config import load
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
-from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.likelihood import ElboRows
+from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -96,7 +96,7 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run):
     work = computed(run, shards=3)
     assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([], True, [], (70, 70))
     sidecar = run.checkpoint_file(20).with_suffix(".json")
-    write_json(sidecar, {**read_json(sidecar), "sha256": "other"})
+    write_json(sidecar, {**read_json(sidecar), "weights": {"bytes": 1, "sha256": "other"}})
     assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([0, 1, 2], False, [0, 1, 2], (0, 70))
     sidecar.unlink()
     assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cld_core.evaluate.metrics.fid import frechet, frechet_of
+from cld_core.evaluate.rows.loss import LossRows
+from cld_core.evaluate.stats_computing import StatsComputation
 from PIL import Image
 
 from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
 from cld_core.evaluate import extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.metrics.fid import frechet, frechet_of
-from cld_core.evaluate.moments import Moments
 from cld_core.evaluate.features import FeatureRows
-from cld_core.evaluate.rows.loss import LossRows
-from cld_core.evaluate.stats_computing import StatsComputation
+from cld_core.evaluate.moments import Moments
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.gpu_checks.fid import random_inception
 from cld_core.model import Model

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cld_core.evaluate.rows.loss import LossRows
 
 from cld_core.config import load
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluate import extractors, inception, slim, stats_file
+from cld_core.evaluate import extractors, inception, stats_file
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.loss import LossRows
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from tests.support.images import make_images
@@ -85,7 +85,6 @@ def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path):
         work.compute(Ranks(), only=[1])
     for file in run.checkpoints.iterdir():
         file.unlink()
-    slim.file_of(run, 2).unlink()
     with pytest.raises(NotFoundError, match="no checkpoint of step 2"):
         work.compute(Ranks(), only=[1])
     assert work.missing() == [1], "what was computed is kept"

@@ -8,8 +8,8 @@ import torch
 from cld_core.errors import UnusableSamplesError
 from cld_core.evaluate import nonfinite
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.features import FeatureRows
+from cld_core.evaluate.reports import remarks
 from cld_core.ranks import Ranks
 from tests.support.spoiled import spoil
 

@@ -7,8 +7,8 @@ import pytest
 
 from cld_core.errors import UsageError
 from cld_core.evaluate import registry
-from cld_core.evaluate.registry import Metric, Quantity, RowKind
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.registry import Metric, Quantity, RowKind
 from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import RowComputer

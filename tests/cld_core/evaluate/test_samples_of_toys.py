@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from cld_core.evaluate.rows.samples import SampleRows
 
+from cld_core import pictures
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate import pictures
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.samples import SampleRows
 from cld_core.evaluate.toy import sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from cld_core.evaluate.metrics.elbo import ELBO
 
 from cld_core import seeds
 from cld_core.checkpoint.load import load as load_checkpoint
@@ -14,10 +15,8 @@ from cld_core.config import load
 from cld_core.data import order
 from cld_core.ema import Ema
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.rows import Table
-from cld_core.evaluate.metrics.elbo import ELBO
-from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.likelihood import ElboRows
+from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.place import Place

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
+from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.verify import verify
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.config import load
 from cld_core.errors import (

@@ -14,13 +14,14 @@ from cld_core.train import start
 from tests.support.paths import RECIPES
 
 RECIPE = load(RECIPES / "toy.yaml")
+WEIGHTS = {"model": {"w": torch.ones(3)}, "ema": {"updates": 1, "average": {"w": torch.ones(3)}}}
 
 
 @pytest.fixture
 def run(tmp_path):
     run = RunFolder.create(tmp_path / "mine", RECIPE, {"created": 1.0})
     for step in (10, 20):
-        write(run, step, {"model": {"w": torch.ones(3)}, "model_digest": RECIPE.model_digest()})
+        write(run, step, {**WEIGHTS, "model_digest": RECIPE.model_digest()})
     return run
 
 

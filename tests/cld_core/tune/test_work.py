@@ -155,7 +155,7 @@ def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
     (work,) = tunings_of(tuned_run)
     sidecar = tuned_run.checkpoint_file(20).with_suffix(".json")
     content = json.loads(sidecar.read_text())
-    sidecar.write_text(json.dumps({**content, "sha256": "0" * 64}))
+    sidecar.write_text(json.dumps({**content, "weights": {"bytes": 1, "sha256": "0" * 64}}))
     assert work.solution is None
     sidecar.unlink()
     tuned_run.checkpoint_file(20).unlink()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import cld_core
-from cld_core.averages import snapshots
+from cld_core.checkpoint.files import snapshot_files, weights_file
 from cld_core.config.ema import EmaSpec
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
@@ -38,7 +38,7 @@ def test_a_sweep_over_lengths_is_a_table_of_evaluations(root):
     assert works[None].report.get("ema") is None
     assert works[0.07].report["ema"]["length"] == 0.07
     assert works[0.1].report["ema"]["error"] < 1e-6 < works[0.07].report["ema"]["error"] < 0.02
-    assert not (run.evals / "weights").exists()
+    assert weights_file(run, 40, 0.07).exists()
     assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.070", *DEBUG, runs=root).stderr
     usual = invoke("eval", "mine", "--loss", *DEBUG, runs=root)
     assert "already complete" in usual.stderr, "without a length it is the average of train.ema"
@@ -87,7 +87,7 @@ def test_prune_removes_snapshots_when_it_is_asked_to(root):
     assert f"{waiting.name} still needs the snapshots of averages" in refused
     shutil.rmtree(waiting)
     invoke("prune", "mine", "--averages", "--yes", runs=root)
-    assert snapshots.files(run) == []
+    assert snapshot_files(run) == []
     assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root).stderr
     refused = invoke("eval", "mine", "--loss", "ema.length=0.19", *DEBUG, runs=root, code=2).stderr
     assert "ema.length=0.19 cannot be made for step 40" in refused

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from cld_core.checkpoint.files import remove, weights_file
 from cld_core.files import read_json, write_json
 from cld_core.run import RunFolder
 from cldctl.show import console
@@ -119,8 +120,7 @@ def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
     for name in ("first", "second"):
         invoke("submit", "toy", *ONE, "--name", name, *DEBUG, runs=runs)
     run = RunFolder(runs / "first")
-    run.checkpoint_file(20).unlink()
-    run.checkpoint_file(20).with_suffix(".json").unlink()
+    remove(run, 20)
     lines = run.ledger.path.read_text().splitlines()
     run.ledger.path.write_text("\n".join(lines[:-1]) + "\n")  # its end was never written: it was killed
     write_json(run.progress_file, {**run.progress(), "step": 15})
@@ -154,8 +154,7 @@ def test_a_plugin_brings_a_data_set(tmp_path):
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
     invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
-    newest = RunFolder(tmp_path / "mine").checkpoint_file(20)
-    os.truncate(newest, 1000)
+    os.truncate(weights_file(RunFolder(tmp_path / "mine"), 20), 1000)
     drawn = cldctl("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
     again = invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path).stderr
     for said in (drawn, again):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.features import FeatureRows
+from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag

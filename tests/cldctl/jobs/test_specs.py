@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.checkpoint.verify import FORMAT, Sidecar
+from cld_core.checkpoint.files import FORMAT, Content, Sidecar
 from cld_core.config import load
 from cld_core.run import RunFolder
 from cldctl.clusters.debug import DebugCluster
@@ -18,7 +18,7 @@ def run(tmp_path):
 
 
 def saved(run: RunFolder, step: int, seconds: float) -> None:
-    sidecar = Sidecar(format=FORMAT, step=step, bytes=0, sha256="", seconds=seconds)
+    sidecar = Sidecar(format=FORMAT, step=step, state=Content(0, ""), seconds=seconds)
     sidecar.write(run.checkpoint_file(step).with_suffix(".json"))
 
 

@@ -9,10 +9,10 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 
+from cld_core import pictures
 from cld_core.config import from_dict
 from cld_core.config.variants import names
 from cld_core.errors import UsageError
-from cld_core.evaluate import pictures
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder, events

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.checkpoint.load import newest_good
-from cld_core.checkpoint.verify import sidecar_of
+from cld_core.checkpoint.files import newest_good, sidecar_of
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped
 from tests.support.tools import SMALL, cldctl, fill, small_disk, status, wait_ended, wait_for, wait_step

@@ -1,4 +1,4 @@
-"""Checkpoints are never used unverified."""
+"""Checkpoints are never used unverified; which of them stay."""
 
 import json
 import subprocess
@@ -7,10 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from cld_core.checkpoint.files import (
+    all_whole,
+    newest_good,
+    pick_checkpoint,
+    prune,
+    set_aside,
+    verify,
+    weights_digest,
+    weights_file,
+)
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.load import newest_good
-from cld_core.checkpoint.verify import all_whole
 from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.files import write_json
+from cld_core.run import RunFolder
 from tests.cld_core.checkpoint.conftest import fill
 
 
@@ -53,6 +63,33 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(run, da
         load_checkpoint(run, 20)
 
 
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+def test_training_needs_the_averaged_weights_and_who_samples_needs_nothing_else(run, damage, caplog):
+    fill(run, 10, 20, 30)
+    damage(weights_file(run, 30))
+    damage(run.checkpoint_file(20))
+    step, damaged = newest_good(run, "abc")
+    assert (step, [entry.step for entry in damaged]) == (10, [30, 20])
+    assert weights_file(run, 30).name in damaged[0].reason
+    assert pick_checkpoint(run, "abc", "last") == pick_checkpoint(run, "abc", 20) == 20
+    assert caplog.messages[0].startswith("skipped the checkpoint of step 30")
+    with pytest.raises(CheckpointError):
+        pick_checkpoint(run, "abc", 30)
+    with pytest.raises(CheckpointError):
+        verify(run, 20)
+
+
+def test_a_checkpoint_is_what_its_averaged_weights_are(run):
+    fill(run, 10)
+    digest = weights_digest(run, 10)
+    again = RunFolder(run.path)
+    fill(again, 10)
+    assert weights_digest(again, 10) == digest, "whoever writes them"
+    fill(run, 20)
+    assert weights_digest(run, 20) not in (digest, None)
+    assert weights_digest(run, 30) is None
+
+
 def test_a_checkpoint_of_another_recipe_is_refused_not_skipped(run):
     fill(run, 10)
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
@@ -84,6 +121,29 @@ def test_all_intact_ones_are_listed_with_the_damaged(run):
 
 
 def test_loads_no_torch():
-    code = "import sys, cld_core.checkpoint.verify, cld_core.checkpoint.prune; print('torch' in sys.modules)"
+    code = "import sys, cld_core.checkpoint.files; print({'torch', 'numpy'} & {*sys.modules})"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
+    assert answer.stdout.strip() == "set()"
+
+
+def test_later_checkpoints_are_set_aside_not_lost(run):
+    fill(run, 10, 20, 30)
+    assert set_aside(run, after=10) == [20, 30]
+    assert run.checkpoint_steps() == [10]
+    assert len(list((run.checkpoints / "set_aside").iterdir())) == 6
+
+
+def test_a_checkpoint_that_an_evaluation_waits_for_is_kept(run):
+    fill(run, 10, 20, 30)
+    for step, done in ((10, False), (20, True)):
+        folder = run.evals / f"elbo-{step}"
+        folder.mkdir()
+        write_json(folder / "request.json", {"checkpoint_step": step})
+        if done:
+            write_json(folder / "report.json", {})
+    for step in (10, 20):
+        weights_file(run, step, 0.1).touch()
+    prune(run, keep=1)
+    assert run.checkpoint_steps() == [10, 30]
+    assert weights_file(run, 10, 0.1).exists()
+    assert not list(run.checkpoints.glob("step_00000020*"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cld_core.averages.tracked import PowerAverages
+from cld_core.averages.power import PowerAverages
 from tests.support.averaged import LENGTHS, Averaged, brute_force, trajectory
 from tests.support.tools import same
 
