@@ -274,7 +274,8 @@ class Task:
             total, before = sum(request.wanted(kind, number) for number in chunks), 0
             for number in chunks:
                 label = _Label(f"shard {shard} of {request.shards}: {kind}", before, total)
-                before += self._fill(kind, number, lengths.get(number, 0), label)
+                self._fill(kind, number, lengths.get(number, 0), label)
+                before += request.wanted(kind, number)
 
     def parts(self, kind: str) -> Iterator[Arrays]:
         """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from cld_core.evaluate.metrics.elbo import ELBO
 
 from cld_core import seeds
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import load
 from cld_core.data import order
 from cld_core.ema import Ema
+from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
@@ -199,7 +199,7 @@ def measured(made: Trainer) -> tuple[float, float]:
     with made.ema.in_place():
         with torch.no_grad():
             loss = float(made.loss.per_sample(model.score, x, draws).mean())
-        bits = ELBO.section(Joined(model, request, ElboRows(model, request).compute(0, 16)))["bpd"]
+        bits = likelihood.elbo(Table(model, request, ElboRows(model, request).compute(0, 16)))["bpd"]
     made.net.train()
     return loss, bits
 
