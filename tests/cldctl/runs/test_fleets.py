@@ -28,7 +28,7 @@ def run(tmp_path):
 
 
 def started(run, cluster, shards=64):
-    made = plan.make(run, ("elbo",), [10], ["eval.samples=64"], shards=shards)
+    made = plan.make(run, ("elbo",), [10], [f"eval.samples={256 * 64}"], shards=shards)
     outcome = evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
     return Evaluation(run.evals / made.requests[0].id), outcome
 
