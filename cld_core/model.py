@@ -181,8 +181,8 @@ class Model:
         if not allow_plugin:
             require_own_plugin(folder, recipe)
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
-        weights = averaged(folder, step, ema_length)
         try:
+            weights = averaged(folder, step, ema_length)
             model = cls._of_tensors(recipe, weights.tensors, source(recipe.data), weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
@@ -234,6 +234,9 @@ class Model:
         fit.require(recipe.network, shapes, data_shape=data.shape, **sizes)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = cls(recipe, device, data=data, classes=known, step=step)
+        for name, own in model.net.state_dict().items():
+            if own.is_floating_point() != tensors[name].is_floating_point():
+                raise ValueError(f"tensor {name} is of kind {tensors[name].dtype}, not {own.dtype}")
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
         return model

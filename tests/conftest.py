@@ -23,6 +23,9 @@ sys.dont_write_bytecode = True
 # Jobs of tests run functions of tests, and nothing is imported from the working directory.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
+# Nothing of a test has to survive a power failure, and a run that is made is synced dozens of times.
+os.fsync = lambda descriptor: None
+
 # What commands remember between calls is not that of the user, nor of another test.
 _caches = tempfile.mkdtemp(prefix="cldctl-caches-")
 _numbers = itertools.count()

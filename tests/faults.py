@@ -174,7 +174,7 @@ lost: a run whose job is gone without a message is LOST
 hook-limit: a hook is ended after its time limit
   - _followed(process, began + timeout_s, timeout_s)
   + _followed(process, began + 900, timeout_s)
-  tests/cldctl/jobs/test_hook_call.py
+  tests/cldctl/jobs/test_hooks.py
 exit-3: exit code 3: no such run or checkpoint
   - exit_code = 3
   + exit_code = 1

@@ -352,28 +352,6 @@ def test_control_characters_are_stripped(tmp_path, scripted):
 # A bad recipe, file or argument is one clear error.
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "word"),
-    [
-        (("submit", "toy", "train.stepz=3"), 2, "train.steps"),
-        (("submit", "{recipe}"), 2, "line 2"),
-        (("submit", "nowhere.yaml"), 2, "nowhere.yaml"),
-        (("render", "toy", "train.steps=-1"), 2, "train.steps"),
-        (("status", "nowhere"), 3, "nowhere"),
-        (("import", "{file}", "--recipe", "toy"), 2, "file.pth"),
-        (("sample", "{file}"), 3, "file.pth"),
-    ],
-)
-def test_a_bad_recipe_file_or_argument_is_one_error(tmp_path, words, code, word):
-    (tmp_path / "recipe.yaml").write_text("train:\n  steps: many\n")
-    (tmp_path / "file.pth").write_bytes(b"text")
-    words = [text.format(recipe=tmp_path / "recipe.yaml", file=tmp_path / "file.pth") for text in words]
-    done = invoke(*words, runs=tmp_path / "runs", code=code)
-    assert word in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.strip().isprintable()
-
-
 def test_a_folder_made_private_keeps_its_group_and_hides_what_it_should(tmp_path):
     folder = tmp_path / "cache"
     folder.mkdir()

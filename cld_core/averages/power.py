@@ -134,6 +134,8 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     made_of = weights_digest(run, step, length)
     kept = _kept(run, step, length, made_of)
     if kept is not None:
+        if kept.error is not None and kept.error > TOLD_ABOVE:
+            _log.warning("EMA length %g: relative error of its profile %.2g", length, kept.error)
         return usual._replace(tensors=kept.tensors, error=kept.error)
     tensors, error = reconstructed(run, step, length, usual.tensors)
     about = {"made_of": made_of, "error": error, "tensors": tensors_digest(tensors)}
@@ -151,7 +153,7 @@ def _kept(run: RunFolder, step: int, length: float, made_of: str | None) -> Aver
         weights = averaged_weights(run, step, length)
         about = weights.described(ABOUT)
         whole = about.get("made_of") == made_of and about.get("tensors") == tensors_digest(weights.tensors)
-    except (CheckpointError, FileNotFoundError, ValueError):
+    except (CheckpointError, ValueError):
         return None
     return Averaged(weights.tensors, None, real(about.get("error"))) if whole else None
 

@@ -17,9 +17,19 @@ from .files import verify, weights_file
 
 # Of exported files.
 FORMAT = "cldctl-weights/1"
-# What is said about averaged weights beside a checkpoint: one entry, because safetensors orders several by chance.
+# The entry of what is said about averaged weights beside a checkpoint.
 ABOUT = "cldctl"
-_KINDS = ("F16", "BF16", "F32", "F64")
+# What a network may hold, in the words of safetensors.
+KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 _EXPORT = "Export it again: `cldctl export`"
 # A recipe has some thousand characters.
 _LONGEST_METADATA = 2**20
@@ -81,8 +91,8 @@ class Weights:
         self.about: dict[str, str] = content.metadata() or {}
         self.tensors: dict[str, Tensor] = {}
         for name in content.keys():  # noqa: SIM118 (not a mapping)
-            if (kind := content.get_slice(name).get_dtype()) not in _KINDS:
-                text = f"tensor {one_line(name, 80)!r} is of kind {kind}, not one of {', '.join(_KINDS)}"
+            if (kind := content.get_slice(name).get_dtype()) not in KINDS.values():
+                text = f"tensor {one_line(name, 80)!r} is of kind {kind}, not one of {', '.join(KINDS.values())}"
                 raise CheckpointError(f"{file}: {text}. {fix}.")
             self.tensors[name] = content.get_tensor(name)
 
@@ -105,8 +115,7 @@ def averaged_weights(folder: RunFolder, step: int, length: float | None = None) 
     """The averaged weights beside a checkpoint; the usual ones are verified by whoever chooses the checkpoint.
 
     Raises:
-        FileNotFoundError: there are none of this length.
-        CheckpointError: the file is damaged.
+        CheckpointError: there are none of this length, or the file is damaged.
         OSError: it cannot be read at this moment.
     """
     return _read(weights_file(folder, step, length), "Use another step")
@@ -134,12 +143,10 @@ def _read(file: Path, fix: str) -> Weights:
     try:
         with safe_open(file, "pt") as content:
             return Weights(file, content, fix)
-    except FileNotFoundError:
-        raise
     except (SafetensorError, OSError) as error:
         if passes(error):
             raise
-        raise CheckpointError(f"{file}: not a safetensors file ({one_line(error)}). {fix}.") from error
+        raise CheckpointError(f"{file}: cannot be read as safetensors ({one_line(error)}). {fix}.") from error
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

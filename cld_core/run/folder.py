@@ -260,9 +260,9 @@ class RunFolder:
             return []
 
     def tuning_names(self) -> list[str]:
-        """The names of what is in the folder of tunings, sorted; none if it cannot be listed."""
+        """The names of the tunings, sorted; none if they cannot be listed. Beside them is what they share."""
         try:
-            return sorted(_names_in(self.tuned))
+            return sorted(name for name in _names_in(self.tuned) if not name.endswith(".npz"))
         except OSError:
             return []
 

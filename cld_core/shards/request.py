@@ -104,11 +104,6 @@ class Request(ABC):
         most = max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())
         return replace(self, shards=min(shards, most))
 
-    def ranges(self, shard: int) -> dict[str, tuple[int, int]]:
-        """By kind of rows, first and last-plus-one index of a shard's share; kinds without a row are left out."""
-        every = {kind: share(size, shard, self.shards) for kind, size in self.sizes.items()}
-        return {kind: (first, last) for kind, (first, last) in every.items() if first < last}
-
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.
 

@@ -25,7 +25,7 @@ from cld_core.errors import CldError
 from cld_core.files import read_bytes
 from cld_core.ownership import require_private
 from cld_core.run import RunFolder
-from cld_core.shards import Work
+from cld_core.run.work import Work
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
 from cldctl.clusters.this_machine import SAFE_PATH

@@ -9,7 +9,8 @@ from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.tune.work import tunings_of
+from cld_core.run.work import Work
+from cld_core.tune.tuning import tunings_of
 
 from . import survey
 from .removal import alone, require_over
@@ -79,8 +80,9 @@ def prune(pruning: Pruning) -> None:
 
 
 def _averages(run: RunFolder) -> tuple[Path, ...]:
-    evaluations = [(work, work.request.ema.length) for work in evaluations_of(run)]
-    for work, length in [*evaluations, *((work, work.request.ema_length) for work in tunings_of(run))]:
+    works: list[tuple[Work, float | None]] = [(work, work.request.ema.length) for work in evaluations_of(run)]
+    works += [(work, work.request.ema_length) for work in tunings_of(run)]
+    for work, length in works:
         if length is not None and not work.is_done:
             fix = f"Run `{work.command}` again to finish it, or leave out --averages"
             raise UsageError(f"{run.name}: {work.name} still needs the snapshots of averages. {fix}.")

@@ -11,8 +11,7 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder, changes
 from cld_core.run.trust import require_own_plugin
 from cld_core.sanitize import one_line
-from cld_core.tune.request import TuneRequest
-from cld_core.tune.work import Tuning
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import recipe_for_evaluation, require_average
@@ -60,7 +59,7 @@ def plan(
     """The requested tunings, to an intact checkpoint of a run. Writes nothing.
 
     Args:
-        nfe: numbers of network evaluations, of which each is a tuning.
+        nfe: numbers of network evaluations, of which each is a tuning; one starts from the next smaller one.
         points: draws of the noise to fit to; None for the default of such data.
         budget_min: minutes for each fit; None for no limit.
         checkpoint: "last" or a step.
@@ -83,7 +82,9 @@ def plan(
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
     (step,) = steps_of(run, checkpoint, say, "tuning to")
     require_average(run, step, recipe.ema.length)
-    requests = (TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in nfe)
+    requests = (
+        TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in sorted(nfe)
+    )
     return Tunings(run, recipe, tuple(requests), home.chosen(cluster, run))
 
 
@@ -105,7 +106,7 @@ def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:
         states = {work.name: work_state(work, answers) for work in works}
         missing = [work for work in works if states[work.name] == "STOPPED"]
         try:
-            job = sharded.start(missing, cluster, size, run=run, say=say) if missing else None
+            job = sharded.start(missing, cluster, size, run=run, together=True, say=say) if missing else None
         except (SchedulerRefused, SchedulerAway):
             for folder in fresh:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -3,18 +3,18 @@
 import threading
 from collections.abc import Callable
 
-from tests.support.scheduler import Time
+from tests.support.clock import Clock
 
 
 class Over(BaseException):
     """The time is up."""
 
 
-class Together(Time):
+class Together(Clock):
     """A clock for several programs of this process, in place of the module `time`: one runs, the others sleep."""
 
     def __init__(self, until_s: float) -> None:
-        super().__init__()
+        super().__init__(now=1_000_000.0)
         self._end = self.now + until_s
         self._turn = threading.Condition()
         self._wakes: dict[int, float] = {}

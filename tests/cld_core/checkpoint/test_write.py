@@ -130,7 +130,7 @@ class Disk:
     def __init__(self, monkeypatch, error: int = errno.ENOSPC) -> None:
         self.tries, self.fails, self._error, self._save = 0, lambda tries: False, error, torch.save
         monkeypatch.setattr(torch, "save", self)
-        monkeypatch.setattr(writing.faults, "pauses", lambda **options: itertools.repeat(0.01))
+        monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
 
     def __call__(self, content, file):
         self.tries += 1
@@ -180,7 +180,7 @@ def test_an_owner_that_cannot_be_known_writes_nothing_until_it_is(run, monkeypat
         if unknown:
             raise unknown.pop()
 
-    monkeypatch.setattr(writing.faults, "pauses", lambda **options: itertools.repeat(0.01))
+    monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
     writer = CheckpointWriter(run, keep=2, check_owner=check)
     writer.save(10, state())
     writer.wait(within_s=300)

@@ -66,6 +66,8 @@ def test_every_name_leads_somewhere():
         assert issubclass(registry.computer(kind), RowComputer)
     for kind, name in KINDS.items():
         work = resolve(name)
+        if kind == "tuning":  # That is not divided.
+            continue
         assert issubclass(work, Work)
         assert work.request_type.kind == kind
     keys = [quantity.key for _, quantity in registry.quantities()]

@@ -12,10 +12,9 @@ from cld_core.config.sampling import ExponentialSpec
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.tune import fit
-from cld_core.tune.differences import Fitted, samples
-from cld_core.tune.fit import Ends, Problem, Row
-from cld_core.tune.levenberg import Point, advanced, weights_of
-from cld_core.tune.stages import CANDIDATES, EACH, PLAIN, STAGES, STARTS
+from cld_core.tune.derivatives import Fitted, samples
+from cld_core.tune.fit import Ends, Point, Problem, advanced, weights_of
+from cld_core.tune.tuning import CANDIDATES, EACH, PLAIN, STAGES, STARTS, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3
@@ -37,7 +36,8 @@ def problem(law, sde, nfe, n):
 def fitted(task, grid=6, coefficients=6):
     """The beginning of each stage."""
     rows = {stage: [] for stage in STAGES}
-    for stage, count in {"untuned": STAGES["untuned"], "grid": grid, "coefficients": coefficients}.items():
+    counts = {"untuned": STAGES["untuned"], "grid": grid, "coefficients": coefficients}
+    for stage, count in counts.items():
         for _ in range(count):
             rows[stage].append(task.row(stage, rows))
     return rows
@@ -48,7 +48,7 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     """There the flow is linear, and so is a fitted sampler: it can be exact."""
     task = problem(gaussian(0.5, d=1), sde, 4, 24)
     rows = fitted(task)
-    rms = {stage: fit.best(rows[stage]).held for stage in STAGES}
+    rms = {stage: fit.best(rows[stage]).held for stage in STAGES if rows[stage]}
     assert rms["grid"] < rms["untuned"]
     assert rms["coefficients"] < 0.02 * rms["untuned"]
     assert fit.kept(rows) == "coefficients"
@@ -62,21 +62,18 @@ def test_a_row_follows_from_those_before_it():
     task = problem(gaussian(0.3, d=1), CLD(), 3, 8)
     rows = fitted(task, grid=8, coefficients=3)
     for stage in STAGES:
-        for number in (1, len(rows[stage]) - 1):
+        for number in {1, len(rows[stage]) - 1} if rows[stage] else ():
             before = {**rows, stage: rows[stage][:number]}
             again = task.row(stage, before)
-            assert torch.equal(again.parameters, rows[stage][number].parameters)
-            assert dataclasses.replace(again, parameters=None) == dataclasses.replace(
-                rows[stage][number], parameters=None
-            )
+            assert again == rows[stage][number]
 
 
 def row(held, which=0, fit_=0.0):
-    return Row(which, torch.zeros(1), 0.1, fit_, held)
+    return Row(which, (0.0,), 0.1, fit_, held)
 
 
 def test_held_out_noise_decides_what_is_kept():
-    rows = {"untuned": [row(0.3), row(0.2)], "grid": [row(0.1)], "coefficients": [row(0.15), row(0.12)]}
+    rows = {"untuned": [row(0.3), row(0.2)], "fewer": [], "grid": [row(0.1)], "coefficients": [row(0.15), row(0.12)]}
     assert fit.kept(rows) == "grid"
     assert fit.kept({**rows, "coefficients": [row(0.09)]}) == "coefficients"
     assert fit.kept({**rows, "grid": [row(0.5)], "coefficients": [row(math.inf)]}) == "untuned"

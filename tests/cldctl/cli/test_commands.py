@@ -1,10 +1,7 @@
 """The commands on the debug and local clusters: what they print, write and return."""
 
-import csv
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -52,40 +49,6 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     assert "elbo against the step" in every.stdout
     reports = [read_json(path) for path in (runs / "done" / "evals").glob("*/report.json")]
     assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
-
-
-def test_eval_on_local_processes(runs):
-    done = invoke(
-        *("eval", "done", "--elbo", "--shards", "3", "eval.seed=9", "cluster.tasks_per_node=2"),
-        *("--cluster", "local", "--follow"),
-        runs=runs,
-        width=200,
-    )
-    assert "3/3" in done.stdout
-    assert "FINISHED" in done.stdout
-    name = next(word for word in done.stdout.split() if word.startswith("elbo-"))
-    assert "shard 1 of 3: elbo" in invoke("logs", "done", "--eval", name, "--shard", "1", runs=runs).stdout
-    assert "0 to 2" in invoke("logs", "done", "--eval", name, "--shard", "3", runs=runs, code=3).stderr
-
-
-def test_a_sweep_computes_what_is_missing(runs):
-    quick_pictures = ("sampling.method=em", "sampling.nfe=2")
-    settings = ("--elbo", "--shards", "2", "eval.seed=4", "--samples", "12", *quick_pictures)
-    invoke("eval", "done", *settings, *DEBUG, runs=runs)
-    sweep = (*settings, "--sweep", "eval.elbo.velocities=1,2", *DEBUG)
-    done = invoke("eval", "done", *sweep, runs=runs)
-    assert "2 evaluations of done: 1 already complete, 1 started" in done.stderr
-    table, plot = done.stdout.splitlines()[-2:]
-    assert plot.endswith("plot.png")
-    with open(table) as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        report = read_json(runs / "done" / "evals" / row["evaluation"] / "report.json")
-        assert float(row["nll"]) == report["elbo"]["nll"]
-        assert float(row["eval.elbo.velocities"]) == report["elbo"]["velocities"]
-    assert len({row["nll"] for row in rows}) == 2
-    assert "2 already complete" in invoke("eval", "done", *sweep, runs=runs).stderr
-    assert "2 of 2 evaluations complete" in invoke("status", "done", runs=runs).stdout
 
 
 def test_sample_writes_pictures_and_arrays(runs, tmp_path):
@@ -162,16 +125,3 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
         assert "truncated" in said
     assert "8 samples of step 10" in drawn
     assert "from step 10 of 30" in again
-
-
-def test_commands_that_do_not_compute_load_nothing_heavy(runs):
-    commands = [["--version"], ["--help"], ["submit", "--help"], ["recipes"]]
-    commands += [["status"], ["status", "done"], ["status", "--json"]]
-    code = (
-        f"import sys\nfrom cldctl import app\nfor words in {commands}:\n    app.run(words)\n"
-        "print(sorted(m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'tensorboard') if m in sys.modules),"
-        " file=sys.stderr)"
-    )
-    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
-    assert done.stderr.splitlines()[-1] == "[]", done.stderr

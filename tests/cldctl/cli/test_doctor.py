@@ -3,10 +3,7 @@
 import json
 import sys
 
-from cldctl import card
-from cldctl.clusters.records import DoctorOptions
-from cldctl.clusters.slurm import doctor
-from cldctl.clusters.slurm.node_probe import Probe
+from cldctl import card, machine
 from tests.support.tools import cldctl, invoke
 
 
@@ -51,13 +48,6 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
     assert rows[-1]["advice"] == "Train in bf16."
 
 
-def test_a_row_that_was_skipped_is_shown(tmp_path, monkeypatch):
-    skipped = '{"name": "two ranks", "verdict": "skip", "found": "needs two cards", "advice": ""}'
-    monkeypatch.setattr(card, "COMMAND", ("printf", '{"card": "A card", "checks": 1}\\n' + skipped))
-    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs").stdout
-    assert any(line.split()[:4] == ["skip", "gpu:", "two", "ranks:"] for line in shown.splitlines())
-
-
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
@@ -77,11 +67,61 @@ def test_slurm_that_is_asked_for_and_is_not_there(tmp_path):
     assert "--cluster local" in done.stdout
 
 
-def test_it_says_that_it_waits_for_a_job(tmp_path, monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(doctor.client, "output_of", lambda command: "n1")
-    monkeypatch.setattr(doctor.node_probe, "probe", lambda *_: said.append("asked") or Probe("away", message="away"))
-    partition = doctor.Partition("gpu", True, True, "n1", 1, "REQUEUE", 0, None, None)
-    (check,) = doctor._from_a_node(tmp_path, partition, DoctorOptions(wait_s=90.0, say=said.append))
+FIRST = '{"card": "A card, 80 GiB", "checks": 2}'
+TF32 = '{"name": "tf32", "verdict": "ok", "found": "as it should be", "advice": ""}'
+
+
+def rows(monkeypatch, code, **options):
+    monkeypatch.setattr(card, "COMMAND", (sys.executable, "-c", code))
+    return list(card.checks(**options))
+
+
+DIES = f"""
+import os, signal
+print('{FIRST}', '{TF32}', sep='\\n', flush=True)
+"""
+
+
+def test_a_process_that_is_killed_is_told_with_the_last_check_it_finished(monkeypatch):
+    first, finished = rows(monkeypatch, f"{DIES}\nos.kill(os.getpid(), signal.SIGSEGV)")
+    assert first.verdict == "fail"
+    assert first.found == "killed by SIGSEGV after the check 'tf32'"
+    assert (finished.name, finished.verdict) == ("gpu: tf32", "ok")
+
+
+def test_a_process_that_does_not_answer_is_ended(monkeypatch):
+    """Its last line is cut short."""
+    code = f"{DIES}\nprint('{{\"name\"', end='', flush=True)\nsignal.pause()"
+    monkeypatch.setattr(card, "COMMAND", (sys.executable, "-c", code))
+    wait = card.subprocess.run
+
+    def limited(*arguments, timeout, **options):
+        assert timeout == 5.0
+        return wait(*arguments, timeout=3.0, **options)
+
+    monkeypatch.setattr(card.subprocess, "run", limited)
+    first, *_ = card.checks(timeout_s=5.0)
+    assert first.verdict == "fail"
+    assert first.found.startswith("no answer within 5 s")
+
+
+def test_a_process_that_fails_is_told_with_its_last_line(monkeypatch):
+    (first,) = rows(monkeypatch, "raise SystemExit('Traceback\\nImportError: no such library')")
+    assert first.verdict == "fail"
+    assert "ImportError: no such library" in first.found
+
+
+def test_checks_that_are_missing_are_noticed(monkeypatch):
+    first, _ = rows(monkeypatch, DIES)
+    assert (first.verdict, first.found) == ("fail", "ended with 0: no reason given after the check 'tf32'")
+
+
+def test_a_runs_folder_that_cannot_hold_runs(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    check = machine._runs_folder(tmp_path)
     assert check.verdict == "fail"
-    assert said == ["waiting for a small job on partition gpu, at most 90 s", "asked"]
+    assert "hard links" in check.found
+    assert not list(tmp_path.iterdir())

@@ -1,9 +1,7 @@
 """`cldctl export --card`: card, picture and weights that belong together."""
 
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -34,31 +32,6 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
     assert f"{sum(p.numel() for p in names['model'].net.parameters()):,} parameters" in text
 
 
-@pytest.fixture
-def samples(runs):
-    folder = RunFolder.open(runs / "done").samples
-    yield folder
-    for file in folder.glob("step_*"):
-        file.unlink()
-
-
-def test_a_picture_that_the_run_has_of_the_step_is_taken(runs, samples, tmp_path):
-    # The newest is not what the recipe gives.
-    for name, content in (
-        ("step_00000010.png", PNG + b"of another step"),
-        ("step_00000020.png", PNG + b"of the training"),
-        ("step_00000020_em_nfe5_n2000.png", PNG + b"of other settings"),
-    ):
-        (samples / name).write_bytes(content)
-    said = invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-    assert "drawing" not in said.stderr
-    assert (tmp_path / "card/samples.png").read_bytes() == PNG + b"of the training"
-    (path,) = invoke("sample", "done", runs=runs).stdout.splitlines()
-    os.utime(path, (2**31, 2**31))
-    invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-    assert (tmp_path / "card/samples.png").read_bytes() == Path(path).read_bytes()
-
-
 @pytest.mark.parametrize(
     ("card", "taken"), [("card", "samples.png"), ("card", "model.safetensors"), ("card/notes.md", "notes.png")]
 )
@@ -72,17 +45,6 @@ def test_files_of_others_beside_the_card_are_refused(runs, tmp_path, card, taken
     assert f"{mine} exists, and no card is beside it" in said.stderr
     assert mine.read_bytes() == b"mine"
     assert [file.name for file in (tmp_path / "card").iterdir()] == [taken]
-
-
-def test_a_card_beside_weights_of_another_name_can_be_written_again(runs, tmp_path):
-    words = ("export", "done", "--card", str(tmp_path / "my card.md"), "-o", str(tmp_path / "w.safetensors"))
-    for _ in range(2):
-        assert invoke(*words, runs=runs).stdout.splitlines() == [words[5], words[3]]
-    text = (tmp_path / "my card.md").read_text()
-    assert 'cld_core.load("w.safetensors")' in text
-    assert "![Samples](my%20card.png)" in text
-    assert {file.name for file in tmp_path.iterdir()} == {"my card.md", "my card.png", "w.safetensors"}
-    assert yaml.safe_load(text.split("---\n")[1])["license"] == "unknown"
 
 
 def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):

@@ -51,26 +51,6 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
 
 
-FAILS_IN_THE_JOB = """
-import torch
-from cld_core.data.toy import toy
-
-@toy("nowhere")
-def nowhere(n, generator):
-    return torch.zeros(8 // n * n, 2)
-"""
-
-
-def test_one_run_that_fails_leaves_the_others(fresh_runs, tmp_path):
-    plugin = tmp_path / "nowhere.py"
-    plugin.write_text(FAILS_IN_THE_JOB)
-    wrong = ("--sweep", "data.name=diamond,nowhere", f"data.plugin={plugin}", "--name", "two")
-    done = invoke("submit", "toy", *ONE, *wrong, *DEBUG, runs=fresh_runs, code=None)
-    assert done.returncode != 0
-    assert status(fresh_runs, "two-name-diamond")["state"] == "FINISHED"
-    assert RunFolder(fresh_runs / "two-name-nowhere").exists
-
-
 def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
     identity = {"created": 1.0, "group": "mine", "sweep": {"train.seed": "0"}}
     RunFolder.create(tmp_path / "mine-seed0", load(TOY), identity)

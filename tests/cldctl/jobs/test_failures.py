@@ -2,8 +2,8 @@
 
 import pytest
 
-from cld_core.errors import NonFiniteError, UnfitError
-from cld_core.run.events import RankFailed, Unfit
+from cld_core.errors import NonFiniteError
+from cld_core.run.events import RankFailed
 from cld_core.train.jointly import RankError
 from cldctl.jobs import failures
 from cldctl.jobs.process import UNFIT
@@ -43,12 +43,6 @@ def test_a_rank_names_its_node(run):
 )
 def test_a_rank_that_fails_because_of_another_one_blames_nobody(run, error):
     assert noted(run, error) == []
-
-
-def test_a_rank_that_is_unfit_says_so_itself(run):
-    (event,) = noted(run, UnfitError("n3: gpu: it is gone", "gpu", {0: "n3"}))
-    assert isinstance(event, Unfit)
-    assert (event.host, event.check, event.reason) == ("n3", "gpu", "n3: gpu: it is gone")
 
 
 def killed(log: str, *, hung: bool = False, trained: bool = True) -> tuple[int, str, str] | None:

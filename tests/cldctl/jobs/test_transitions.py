@@ -13,7 +13,6 @@ from cld_core.run.events import (
     NotBegun,
     NotCancelled,
     NotRequeued,
-    Requested,
     Requeued,
     Started,
     Submitted,
@@ -23,8 +22,6 @@ from cld_core.run.history import History
 from cldctl.clusters.records import Seen
 from cldctl.jobs.transitions import changes
 from cldctl.runs.state import state_of
-
-REQUESTED = Requested(steps=100)
 
 
 def submitted(job_id="7", restarts=True, successor_of=None):
@@ -49,39 +46,6 @@ def ended(cause, step=30, attempt=0, detail=None):
 
 def told(*events, is_over=False):
     return [(change.state, change.cause, change.step) for change in changes(events, is_over=is_over)]
-
-
-@pytest.mark.parametrize(
-    ("cause", "state"),
-    [
-        ("finished", "FINISHED"),
-        ("timeout", "STOPPED"),
-        ("terminated", "STOPPED"),
-        ("cancelled", "CANCELLED"),
-        ("killed", "LOST"),
-        ("crashed", "FAILED"),
-        ("out_of_memory", "FAILED"),
-        ("nonfinite", "FAILED"),
-        ("save_failed", "FAILED"),
-    ],
-)
-def test_a_beginning_and_an_end(cause, state):
-    events = REQUESTED, submitted(), started(), ended(cause)
-    assert told(*events) == [("RUNNING", None, 0), (state, cause, 30)]
-
-
-@pytest.mark.parametrize("cause", ["preempted", "node_failure", "requeued"])
-def test_a_job_that_its_launcher_starts_again_is_requeued(cause):
-    assert told(submitted(), started(), ended(cause))[-1] == ("REQUEUED", cause, 30)
-    assert told(submitted(restarts=False), started(), ended(cause))[-1][0] in ("STOPPED", "LOST")
-
-
-def test_an_end_and_its_requeue_are_one_change():
-    events = [submitted(), started(), ended("crashed", detail="ValueError: no"), Requeued(job_id="7", cause="crashed")]
-    last = changes(events)[-1]
-    assert (last.state, last.cause, last.step, last.place) == ("REQUEUED", "crashed", 30, 3)
-    assert last.reason == "ValueError: no"
-    assert told(*events, started(1, 20))[-1] == ("RUNNING", "crashed", 20), "and why the one before ended"
 
 
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():

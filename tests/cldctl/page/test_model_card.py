@@ -9,15 +9,13 @@ import torch
 import yaml
 from markdown_it import MarkdownIt
 
-from cld_core import pictures
 from cld_core.config import from_dict
 from cld_core.config.variants import names
 from cld_core.errors import UsageError
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
-from cld_core.run import RunFolder, events
-from cldctl.page.document import PNG
-from cldctl.page.model_card import DIFFUSIONS, CardFiles, _picture, card, licence
+from cld_core.run import RunFolder
+from cldctl.page.model_card import DIFFUSIONS, CardFiles, card, licence
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from tests.support.made_up import report, run_with
@@ -93,24 +91,6 @@ def test_an_fid_of_few_samples_is_no_published_one(run):
         assert head_of(text)["pipeline_tag"] == "unconditional-image-generation"
 
 
-def test_the_facts_of_the_training_are_those_of_the_ledger(run):
-    versions = {"python": "3.11.7", "torch": "2.9.0"}
-    for attempt, (cause, first, last) in enumerate((("preempted", 0, 10), ("finished", 10, 20))):
-        run.ledger.append(
-            events.Started(
-                **{"time": 100.0 * attempt, "attempt": attempt, "job_id": str(attempt), "step": first},
-                **{"gpu": "Card | X", "gpus": 8, "versions": versions},
-            )
-        )
-        ended = events.Ended(time=100.0 * attempt + 36, attempt=attempt, cause=cause, step=last)
-        run.ledger.append(ended)
-    facts = section(card_of(run), "Training")
-    assert "| attempts | 2 (1 preempted, 1 finished) |" in facts
-    assert "| hardware | 8 x Card \\| X |" in facts
-    assert "| versions | python 3.11.7, torch 2.9.0 |" in facts
-    assert "GPU-hours" in facts
-
-
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
     hook = "hooks.on_change=curl secret-address"
@@ -177,11 +157,3 @@ def test_licences_are_written_as_hugging_face_does(text):
 def test_what_is_not_one_licence_is_refused(text):
     with pytest.raises(UsageError, match="not a licence"):
         licence(text)
-
-
-def test_samples_of_another_average_have_a_name_of_their_own(run):
-    models = [model_of(recipe=run.recipe(), classes=None, ema_length=length) for length in (None, 0.2)]
-    for number, model in enumerate(models):
-        name = pictures.name_of(model, pictures.default_count(model))
-        (run.samples / name).write_bytes(PNG + bytes([number]))
-    assert [_picture(run, model) for model in models] == [PNG + b"\0", PNG + b"\1"]

@@ -86,34 +86,6 @@ def test_the_tunnel_leads_to_this_machine(full, own, host, monkeypatch, tmp_path
     assert line.endswith(f"@{host}")
 
 
-def test_the_newest_run_is_meant_and_what_is_wrong_is_said(runs, monkeypatch):
-    asked = []
-
-    class Pretended:
-        url, tunnel = "http://localhost:1/", "ssh"
-
-        def wait_until_ready(self):
-            pass
-
-        def stay(self):
-            pass
-
-    import contextlib
-
-    @contextlib.contextmanager
-    def tensorboard(chosen, port):
-        asked.append([run.name for run in chosen])
-        yield Pretended()
-
-    monkeypatch.setattr(board, "tensorboard", tensorboard)
-    run_with(runs / "zzz").identity_file.touch()
-    done = invoke("board", runs=runs)
-    assert done.stdout == "http://localhost:1/\n"
-    assert f"run: {asked[0][0]} (the newest)" in done.stderr
-    assert "has no curves yet" in invoke("board", "zzz", runs=runs).stderr
-    assert invoke("board", "nobody", runs=runs, code=3).stdout == ""
-
-
 def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho loading\necho 'ValueError: no such thing'\nexit 3\n")

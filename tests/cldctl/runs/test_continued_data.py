@@ -117,25 +117,6 @@ def test_a_plug_in_without_the_data_is_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("line", "word"), [(f"  name: {NAME}s\n", "'data.name' cannot be"), ("", UNUSED)])
-def test_the_line_of_the_recipe_is_named(tmp_path, ring, monkeypatch, line, word):
-    in_this_process(monkeypatch)
-    mine = tmp_path / "mine.yaml"
-    mine.write_text(f"extends: toy\ndata:\n{line}  plugin: {ring}\n")
-    done = invoke("submit", str(mine), *ONE, *DEBUG, runs=tmp_path / "runs", code=2)
-    assert f"{mine}, line 3: " in done.stderr
-    assert word in done.stderr
-
-
-def test_a_sweep_in_which_no_run_uses_the_plug_in_is_refused(tmp_path, ring, monkeypatch):
-    in_this_process(monkeypatch)
-    asked = ("submit", "toy", *ONE, *DEBUG, "--dry-run", "--sweep")
-    mine = f"data.plugin={ring}"
-    done = invoke(*asked, "data.name=diamond,gaussian", mine, runs=tmp_path / "runs", code=2)
-    assert f"Add {NAME} to the" in done.stderr
-    invoke(*asked, f"data.name=diamond,{NAME}", mine, runs=tmp_path / "runs")
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [

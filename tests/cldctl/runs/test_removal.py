@@ -13,9 +13,9 @@ from cld_core.run.events import Ended
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import pruning, removal
 from tests.support import scheduler
+from tests.support.clock import Clock
 from tests.support.made_up import run_with
 from tests.support.old_runs import over
-from tests.support.scheduler import Time
 from tests.support.scripted import trained
 
 
@@ -41,11 +41,11 @@ def held(run, **more):
     return file
 
 
-class Watched(Time):
+class Watched(Clock):
     """Called while an owner is watched."""
 
     def __init__(self, then):
-        super().__init__()
+        super().__init__(now=1_000_000.0)
         self.then = then
 
     def sleep(self, seconds):
@@ -96,7 +96,7 @@ def test_who_is_taken_over_removes_nothing_more(run, monkeypatch):
 
 
 def test_many_runs_cost_one_question(tmp_path, monkeypatch):
-    slurm = scheduler.register(monkeypatch, Time(now=time.time()))
+    slurm = scheduler.register(monkeypatch, Clock(now=time.time()))
     monkeypatch.setattr(SlurmCluster, "unavailable", classmethod(lambda cls: None))
     runs = []
     for number in range(10):

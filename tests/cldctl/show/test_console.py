@@ -1,9 +1,6 @@
 """Names, reasons and logs of others are shown, and not obeyed; sentences break between words on a terminal only."""
 
 import io
-import os
-import subprocess
-import sys
 
 import pytest
 from rich.text import Text
@@ -53,24 +50,3 @@ def test_pipes_get_whole_lines():
         console.print(SENTENCE)
         console.print(Text(SENTENCE), "again")
     assert pipe.getvalue() == f"{SENTENCE}\n{SENTENCE} again\n" * 2
-
-
-COLOURS = """
-import sys
-from cldctl.show.console import err, out
-out.print("text", style="red")
-sys.stdout.write(str(out.is_terminal))
-"""
-
-
-@pytest.mark.parametrize(
-    ("variables", "colours"),
-    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
-)
-def test_colours_in_a_pipe(variables, colours):
-    kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
-    done = subprocess.run(
-        [sys.executable, "-c", COLOURS], env={**kept, **variables}, capture_output=True, text=True, check=True
-    )
-    assert ("\x1b[31m" in done.stdout) == colours
-    assert done.stdout.endswith("False"), "a pipe is not redrawn, whatever its colours"

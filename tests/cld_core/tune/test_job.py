@@ -3,21 +3,18 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from cld_core import ranks, solutions
+from cld_core.codec import find_record
 from cld_core.errors import NotFoundError
 from cld_core.place import Place
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
-from cld_core.shards.files import Sealed
 from cld_core.solutions import Solution
-from cld_core.tune import computing, fit
-from cld_core.tune.computing import TuneComputation
-from cld_core.tune.request import TuneRequest
-from cld_core.tune.stages import CANDIDATES, STAGES
-from cld_core.tune.work import Tuning, tunings_of
+from cld_core.tune import job
+from cld_core.tune.job import Job
+from cld_core.tune.tuning import STAGES, STATE, State, TuneRequest, Tuning, tunings_of
 from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
 
 
@@ -64,83 +61,95 @@ def compute(work, stop_after=None):
     return work.compute(ranks.alone(Place(), gpu=False), should_stop)
 
 
-def rows_of(work, kind):
-    return Sealed(work.shards, 0, kind, 0, work.request.sizes[kind]).load()
+def rows_of(work, stage):
+    return find_record(State, work.folder / STATE).rows.get(stage, ())
 
 
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
+    """From the solution of fewer evaluations, wherever it is interrupted, whatever is solved meanwhile."""
+    compute(tuning(run, nfe=2, budget_min=0.0))
     shutil.copytree(run.path, tmp_path / "other")
-    whole, cut = (tuning(one, nfe=2) for one in (run, RunFolder(tmp_path / "other")))
+    whole, cut = (tuning(one, nfe=4) for one in (run, RunFolder(tmp_path / "other")))
     assert compute(whole)
     stops = 0
     while not compute(cut, stop_after=17):
         cut, stops = open_work(cut.folder), stops + 1
-        # A batch that was cut short lies behind the rows that the state promises.
-        for rows in cut.shards.glob("*.rows"):
-            with rows.open("ab") as file:
-                file.write(b"half a row")
-    assert stops >= 3
+        assert not cut.is_done
+        compute(tuning(cut.run, nfe=3, budget_min=0.0))
+    assert stops >= 5
     assert told_by_solution(cut.solution) == told_by_solution(whole.solution)
+    assert cut.solution.about["fewer"] == 2
+    assert set(whole.solution.rms) == set(STAGES)
     assert whole.solution.rms["coefficients"] < whole.solution.rms["untuned"]
-    assert whole.solution.kept == "coefficients"
-    assert whole.is_done
+    assert not whole.solution.cut_off
     assert open_work(whole.folder).request == whole.request
+
+
+@pytest.mark.parametrize("place", ["state", "flow"])
+def test_what_is_damaged_is_computed_again(run, tmp_path, place):
+    shutil.copytree(run.path, tmp_path / "other")
+    whole, cut = (tuning(one, budget_min=0.0) for one in (run, RunFolder(tmp_path / "other")))
+    assert compute(whole)
+    assert not compute(cut, stop_after=10)
+    assert cut.rows_done()[0] == 10
+    damaged = cut.folder / STATE if place == "state" else cut.flow_file
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert compute(cut)
+    assert told_by_solution(cut.solution) == told_by_solution(whole.solution)
 
 
 def test_a_budget_ends_a_fit(tuned_run):
     (spent,) = tunings_of(tuned_run)
     assert spent.solution.about["evaluations"] < 300
-    for stage in ("grid", "coefficients"):
-        rows = rows_of(spent, stage)
-        assert (rows["evaluations"] > 0).tolist() == [True] + [False] * (STAGES[stage] - 1)
-        for name in ("which", "damping", "fit", "held", "parameters"):
-            assert (rows[name] == rows[name][:1]).all(), "each is the first one again"
+    assert [len(rows_of(spent, stage)) for stage in STAGES] == [STAGES["untuned"], 0, 1, 1]
+    assert spent.solution.cut_off
+
+
+def test_with_a_spent_budget_more_evaluations_are_no_worse(run):
+    fewer, more = tuning(run, nfe=4), tuning(run, nfe=6, budget_min=0.0)
+    compute(fewer)
+    compute(more)
+    assert (more.solution.nfe, more.solution.cut_off, fewer.solution.cut_off) == (6, True, False)
+    assert more.solution.distance <= fewer.solution.distance * (1 + 1e-9)
+    assert more.solution.rms["fewer"] == pytest.approx(fewer.solution.distance, rel=1e-9)
+    larger = tuning(run, nfe=6, budget_min=None)
+    compute(larger)
+    assert larger.solution.rms["fewer"] < 0.99 * fewer.solution.distance, "a fit goes on from there"
 
 
 def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
     """The flow alone takes an hour by this clock, and every other row no time."""
     now = [0.0]
-    solved = TuneComputation._flow
-    monkeypatch.setattr(TuneComputation, "_flow", lambda self, block: (now.append(3600.0), solved(self, block))[1])
-    monkeypatch.setattr(computing.time, "monotonic", lambda: sum(now))
+    solved = Job._block
+    monkeypatch.setattr(Job, "_block", lambda self, block: (now.append(3600.0), solved(self, block))[1])
+    monkeypatch.setattr(job.time, "monotonic", lambda: sum(now))
     compute(work := tuning(run, nfe=2, budget_min=1.0))
-    assert (rows_of(work, "flow")["seconds"] > 0).all()
-    assert (rows_of(work, "grid")["evaluations"] > 0).all()
+    assert len(now) > 1
+    assert not work.solution.cut_off
     assert work.solution.about["seconds"] == 0.0
 
 
-def test_a_longer_budget_goes_on_from_the_rows_of_a_shorter_one(run, tmp_path, capsys):
+def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, tmp_path, capsys):
     shutil.copytree(run.path, tmp_path / "other")
     compute(spent := tuning(run, nfe=2, budget_min=0.0))
-    compute(longer := tuning(run, nfe=2))
-    printed = capsys.readouterr().out
-    assert f"untuned {STAGES['untuned']}/{STAGES['untuned']}, taken from {spent.name}" in printed
-    assert f"grid 1/{STAGES['grid']}, taken from {spent.name}" in printed
+    assert spent.is_done
+    cut_off = spent.solution
+    capsys.readouterr()
+    larger = tuning(run, nfe=2)
+    assert larger.name == spent.name
+    assert not larger.is_done
+    compute(larger)
+    assert capsys.readouterr().out.splitlines()[1].startswith("grid 2/"), "nothing is computed twice"
     compute(whole := tuning(RunFolder(tmp_path / "other"), nfe=2))
-    assert longer.name == whole.name != spent.name
-    assert longer.solution.digest == whole.solution.digest
-    assert longer.solution.rms == whole.solution.rms
-
-
-def test_candidates_with_more_coefficients_than_others_are_kept_whole(run, monkeypatch):
-    """With a corrector, order 3 uses one alpha more than the others; here every candidate has its turn."""
-    monkeypatch.setattr(fit, "STARTS", len(CANDIDATES))
-    monkeypatch.setattr(fit, "PLAIN", 1)
-    work = tuning(run, nfe=5)
-    assert compute(work)
-    rows = rows_of(work, "coefficients")
-    turns = rows["which"][: len(CANDIDATES)].tolist()
-    assert sorted(turns) == list(range(len(CANDIDATES)))
-    numbers = dict(zip(turns, np.isfinite(rows["parameters"]).sum(1).tolist(), strict=False))
-    assert numbers == {0: 45, 1: 45, 2: 45, 3: 45, 4: 45, 5: 46}
-    assert all((rows[name] > 0).all() for name in ("damping", "fit", "held", "evaluations", "seconds"))
-    read = [len(row.parameters) for row in computing._rows_of(rows)]
-    assert read[: len(CANDIDATES)] == [numbers[which] for which in turns]
+    assert larger.solution.digest == whole.solution.digest
+    assert larger.solution.rms == whole.solution.rms
+    assert (cut_off.cut_off, whole.solution.cut_off) == (True, False)
+    assert tuning(run, nfe=2, budget_min=0.0).is_done, "nothing is left that a budget could end"
 
 
 def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
     compute(tuning(tuned_run, nfe=4, budget_min=0.0))
-    assert "flow 2/2, taken from nfe003" in capsys.readouterr().out
+    assert "flow" not in capsys.readouterr().out
     assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
 
 

@@ -1,24 +1,135 @@
-"""Which of a model's solutions a network uses, and whether it is still the network that it was fitted to."""
+"""Solutions of `cldctl tune`: the times and coefficients of a sampler that was fitted to one network. Loads no torch.
+
+A run keeps each in ``tuned/ID/solution.json``; exported files contain them (docs/math.md section 7.5).
+"""
 
 import contextlib
 import functools
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
-from cld_core.codec import real
+from cld_core.codec import from_plain, real, to_plain
 from cld_core.config.sampling import SamplingSpec, TunedSpec
+from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.files import parse_json
+from cld_core.files import parse_json, read_object
 from cld_core.run import RunFolder
 
-from .solution import Solution, in_run
-
 _log = logging.getLogger(__name__)
+FORMAT = 1
+FILE = "solution.json"
 # The key of the metadata of exported files that contains them.
 _CARRIED = "solutions"
+# What makes two flows the same, besides the weights.
+FLOW = ("eps", "denoise", "labels", "guidance", "guidance_from", "guidance_to")
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """A sampler of ``nfe`` evaluations, and where it comes from.
+
+    Step i evaluates alpha_i at ``times[i]`` and replaces u by transitions[i] u + sum over j of weights[i][j]
+    alpha_(i-j). The last step includes denoising and results in the sample.
+
+    Attributes:
+        times: (nfe,), decreasing from 1.
+        transitions: (nfe, n, n).
+        weights: for each step, matrices (n, m) for the newest alphas, the newest first.
+        eps: time at which the flow that it was fitted to ends.
+        denoise: whether the end of that flow is denoised.
+        labels: whether that flow is conditional on labels.
+        guidance, guidance_from, guidance_to: of that flow, as in `sampling`; the defaults if it has no labels.
+        step: the optimiser step of the network.
+        checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
+        ema_length: which average of the weights, as `ema.length`.
+        kept: the stage that was closest on held-out noise, one of `cld_core.tune.tuning.STAGES`.
+        cut_off: whether the budget ended the fit before its last iteration.
+        rms: root-mean-square distance from the flow, per coordinate, on held-out noise, by stage.
+        about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
+    """
+
+    nfe: int
+    times: tuple[float, ...]
+    transitions: tuple[Matrix, ...]
+    weights: tuple[tuple[Matrix, ...], ...]
+    eps: float
+    denoise: bool
+    labels: bool = False
+    guidance: float = 1.0
+    guidance_from: float = 0.0
+    guidance_to: float = 1.0
+    step: int = 0
+    checkpoint: str = ""
+    ema_length: float | None = None
+    kept: str = "untuned"
+    cut_off: bool = False
+    rms: dict[str, float]
+    about: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything that samples depend on: solutions with equal digests draw equal samples."""
+        return digest([self.nfe, self.times, self.transitions, self.weights, self.eps, self.denoise])[:16]
+
+    @property
+    def distance(self) -> float:
+        """The distance from the flow of the stage that was kept; infinite if it is not known."""
+        return self.rms.get(self.kept, float("inf"))
+
+    def content(self) -> dict[str, Any]:
+        """The content of its file: floats with all their digits."""
+        return {"format": FORMAT, "digest": self.digest, **to_plain(self)}
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any]) -> Self:
+        """A solution from the content of its file.
+
+        Raises:
+            ValueError: it is damaged, or of another version of cldctl.
+        """
+        if content.get("format") != FORMAT:
+            raise ValueError(f"its format is {content.get('format')!r}, this cldctl reads {FORMAT}")
+        solution = from_plain(cls, content)
+        if solution.digest != content.get("digest"):
+            raise ValueError("its numbers are not those that were written")
+        if not solution.fits_a_sampler:
+            raise ValueError("it is not that of a sampler: its times or matrices do not go together")
+        return solution
+
+    @property
+    def fits_a_sampler(self) -> bool:
+        """Whether times fall, matrices are (n, n) and (n, m) with 1 <= m <= n, and step i has 1 to i + 1 weights."""
+        times, each = (1.0 + 1e-9, *self.times, 0.0), list(itertools.chain(*self.weights))
+        if not 0 < self.eps < 1 or not all(later < earlier for earlier, later in itertools.pairwise(times)):
+            return False
+        if not self.nfe == len(self.times) == len(self.transitions) == len(self.weights) >= 1:
+            return False
+        if not all(1 <= len(step) <= number for number, step in enumerate(self.weights, 1)):
+            return False
+        n, m = len(self.transitions[0]), len(each[0][0]) if each[0] else 0
+        shapes = [({n}, self.transitions), ({m}, each)]
+        return 1 <= m <= n and all(
+            len(matrix) == n and set(map(len, matrix)) == columns for columns, some in shapes for matrix in some
+        )
+
+
+def read(file: Path) -> Solution | None:
+    """The solution in a file; None if there is none, or a damaged one."""
+    with contextlib.suppress(ValueError):
+        return Solution.of_content(read_object(file))
+    return None
+
+
+def in_run(run: RunFolder) -> list[Solution]:
+    """The solutions in a run's folder; damaged ones are left out."""
+    found = (read(run.tuned / name / FILE) for name in run.tuning_names())
+    return [solution for solution in found if solution is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
