@@ -74,7 +74,9 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
         return Evaluation(evaluation).rows("elbo").lengths()
 
     wait_until(
-        lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2, timeout=90, what="two shards to be in progress"
+        lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2,
+        timeout=90,
+        what="two shards to be in progress",
     )
     lab.slurm.kill_node("n2")
     _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
