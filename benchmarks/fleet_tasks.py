@@ -50,10 +50,10 @@ def prepare(folder: Path, recipe: str, overrides: list[str], shards: int) -> dic
     """Make what is evaluated; tells which modules that takes, and sizes in bytes."""
     trained(folder / "tiny", recipe, [*overrides, *TINY], 2).compute(Ranks())
     work = trained(folder / "run", recipe, overrides, shards)
-    checkpoint = work.run.checkpoint_file(1)
-    average = torch.load(checkpoint, weights_only=True)["ema"]["average"]
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in average.values())
-    sizes = {"checkpoint": checkpoint.stat().st_size, "weights": weights}
+    state = torch.load(work.run.checkpoint_file(1), weights_only=True)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in state["model"].values())
+    checkpoint = sum(file.stat().st_size for file in work.run.checkpoints.glob("step_00000001.*"))
+    sizes = {"checkpoint": checkpoint, "weights": weights}
     return {"folder": str(work.folder), "modules": sorted(sys.modules), **sizes}
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,10 @@ from .checkpoint.write import write_weights
 from .classes import Classes
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
-from .config.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, sampling_spec, whole_number
-from .config.ema import LONGEST, EmaSpec
+from .config.arguments import elbo_spec, sampling_spec, whole_number
 from .config.sampling import SamplingSpec
-from .data.described import DescribedSource, describe
-from .data.source import Source, classes_of, source
+from .config.train import LONGEST, EmaSpec
+from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
@@ -32,7 +31,7 @@ from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .run import lookup
-from .run.trust import plugin_of, require_own_plugin
+from .run.trust import trusted_recipe
 from .samplers.path import Recorder, Watcher
 from .sanitize import one_line
 from .score import Counted, Score
@@ -177,9 +176,7 @@ class Model:
     ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
         folder = lookup.named(run)
-        recipe = folder.recipe()
-        if not allow_plugin:
-            require_own_plugin(folder, recipe)
+        recipe = trusted_recipe(folder, allow_plugin=allow_plugin)
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         try:
             weights = averaged(folder, step, ema_length)
@@ -198,7 +195,7 @@ class Model:
         path = Path(file)
         weights = exported_weights(path)
         try:
-            recipe = from_dict(weights.described("recipe"), str(path))
+            recipe = from_dict(weights.described("recipe"), str(path), with_plugins=allow_plugin)
             step, data = _step(weights.about), _data_of(path, recipe, weights, allow_plugin)
             classes = weights.described("classes") if "classes" in weights.about else None
             model = cls._of_tensors(recipe, weights.tensors, data, classes, step, device)
@@ -258,7 +255,7 @@ class Model:
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -266,7 +263,7 @@ class Model:
         label: Label = None,
         observation: Observation | None = None,
         by: Way | None = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> Tensor:
         """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
 
@@ -301,7 +298,7 @@ class Model:
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -310,7 +307,7 @@ class Model:
         progress: Callable[[int, int], object] | None = None,
         observation: Observation | None = None,
         by: Way | None = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> samplers.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
@@ -398,13 +395,13 @@ class Model:
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         points: int = 50,
         seed: int = 0,
         first: int = 0,
         label: Label = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> Trajectory:
         """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the same arguments.
 
@@ -442,7 +439,7 @@ class Model:
         batch_size: int | None = None,
         exact_trace: bool = False,
         label: Label = None,
-        **settings: Unpack[ElboKeys],
+        **settings: Any,
     ) -> Tensor:
         """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value (docs/math.md 8).
 
@@ -483,7 +480,7 @@ class Model:
         batch_size: int | None = None,
         exact_trace: bool = False,
         label: Label = None,
-        **settings: Unpack[ElboKeys],
+        **settings: Any,
     ) -> Likelihood:
         """Like `log_likelihood`, but returns each draw, standard errors and numbers of network evaluations as well."""
         keys = {"velocities": velocities, "probes": probes, **settings}
@@ -550,13 +547,13 @@ class Model:
         n: int | None = None,
         *,
         ax: "Axes | None" = None,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
         label: Label = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> "Figure":
         """Draw samples, and a picture of them: points over the true density beside the data, or a grid of images.
 
@@ -601,10 +598,10 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     Raises:
         CheckpointError: the plug-in is needed and not allowed.
     """
-    plugin = plugin_of(recipe)
-    if plugin is None or allow_plugin:
+    if not recipe.plugins or allow_plugin:
         return source(recipe.data)
-    text = f"{path}: its recipe names the plug-in {one_line(plugin)}, which is code and does not run unasked"
+    named = one_line(", ".join(recipe.plugins))
+    text = f"{path}: its recipe names the plug-in {named}, which is code and does not run unasked"
     why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
     if "data" not in weights.about:
         raise CheckpointError(why)

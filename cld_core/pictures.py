@@ -12,8 +12,8 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from .config.checks import MAX_PICTURE
-from .config.ema import EmaSpec
+from .config.check import MAX_PICTURE
+from .config.train import EmaSpec
 from .data.images import to_pixels
 from .data.source import Source, labelled
 from .data.toy import Toy

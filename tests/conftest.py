@@ -14,6 +14,8 @@ from unittest import mock
 import pytest
 import torch
 
+from cld_core import registration
+
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
 
@@ -34,6 +36,16 @@ os.environ["CLDCTL_CACHE"] = os.path.join(_caches, "shared")
 # A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which some of them send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def what_plugins_register() -> Iterator[None]:
+    """What a test registers is forgotten."""
+    before = {name: dict(table) for name, table in registration._TABLES.items()}
+    yield
+    for name, table in registration._TABLES.items():
+        for added in table.keys() - before[name].keys() - registration._SHIPPED[name]:
+            del table[added]
 
 
 @pytest.fixture(autouse=True)

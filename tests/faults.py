@@ -112,8 +112,8 @@ global-batch: the result does not depend on the number of ranks
   + (1 / train.batch_size)
   tests/cld_core/train/test_images.py
 consensus: all ranks stop at the same step if one is asked to
-  - op=torch.distributed.ReduceOp.MAX, group=self._ranks.control
-  + op=torch.distributed.ReduceOp.MIN, group=self._ranks.control
+  - op=dist.ReduceOp.MAX, group=self._ranks.control
+  + op=dist.ReduceOp.MIN, group=self._ranks.control
   tests/cld_core/test_ranks_as_processes.py
 ema: the average of the weights forgets the start soon
   - decay = min(self.decay, (1 + updates) / (10 + updates))
@@ -204,7 +204,7 @@ damaged-run: a damaged run spoils no other row
   + raise
   tests/test_security.py
 wrong-key: an override of a wrong key is refused, and the nearest one is named
-  - check_keys(layer.keys, tree, where)
+  - require_known(path, value, self.specs, self.where)
   + pass
   tests/cld_core/config/test_loading.py
 remove-live: a run that is alive is not removed

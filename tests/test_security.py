@@ -21,8 +21,8 @@ from cld_core.checkpoint.load import FORMAT
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.published import read as read_published
 from cld_core.config import load
-from cld_core.config.optim import OptimSpec
-from cld_core.data.cifar10 import _read_batch
+from cld_core.config.train import OptimSpec
+from cld_core.data.cifar10 import plan_cifar10
 from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.evaluate.weights import NotWeights, state_of
 from cld_core.run import RunFolder, find_runs
@@ -80,8 +80,10 @@ def as_checkpoint(file: Path, folder: Path) -> None:
 
 
 def as_batch_of_cifar(file: Path, folder: Path) -> None:
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        shutil.copy(file, folder / name)
     with pytest.raises(CldError):
-        _read_batch(file.read_bytes(), "batch")
+        plan_cifar10(folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,7 +102,8 @@ def test_code_in_a_file_does_not_run(tmp_path, kind, read: Callable[[Path, Path]
 def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
     marker = tmp_path / "it-ran"
     recipe = load(TOY, SMALL).to_dict()
-    recipe["data"] |= {"name": "of_a_file", "plugin": str(plugin(tmp_path, marker, "of_a_file"))}
+    recipe["data"] |= {"name": "of_a_file"}
+    recipe["plugins"] = [str(plugin(tmp_path, marker, "of_a_file"))]
     file = tmp_path / "w.safetensors"
     save_file({"a": torch.zeros(1)}, file, {"format": FORMAT, "step": "3", "recipe": json.dumps(recipe)})
     with pytest.raises(CheckpointError, match="allow_plugin=True"):
@@ -120,8 +123,7 @@ def own(run: RunFolder) -> None:
 @pytest.mark.parametrize(
     ("key", "asked"),
     [
-        ("data.plugin", {}),
-        ("eval.fid.plugin", {"of_metrics": True}),
+        ("plugins", {}),
         ("hooks.on_change", {"of_hooks": True}),
         ("monitor.mlflow.tracking_uri", {"of_loggers": True}),
     ],
@@ -136,7 +138,7 @@ def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, wh
     path.chmod(path.stat().st_mode | 0o002)
     with pytest.raises(CheckpointError, match=rf"others may write into it .*{re.escape(key)}=.*--allow-plugin"):
         require_own_plugin(run, run.recipe(), **asked)
-    run.ledger.append(Requested(steps=10, overrides=(f"{key}=null",)))
+    run.ledger.append(Requested(steps=10, overrides=(f"{key}={'[]' if key == 'plugins' else 'null'}",)))
     require_own_plugin(run, run.recipe(), **asked)
 
 
@@ -144,7 +146,7 @@ def test_what_a_run_names_that_others_can_write_is_not_used_unasked(tmp_path, wh
 def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripted):
     marker = tmp_path / "it-ran"
     run = trained(run_with(tmp_path / "theirs", 10), "1", "gone")
-    run.ledger.append(Requested(steps=10, overrides=(f"data.plugin={plugin(tmp_path, marker)}", "data.name=ring")))
+    run.ledger.append(Requested(steps=10, overrides=(f"plugins={plugin(tmp_path, marker)}", "data.name=ring")))
     give_away(run.path)
     with pytest.raises(CheckpointError, match=r"belongs to user .*ring\.py.*allow_plugin=True"):
         cld_core.load(run.path)

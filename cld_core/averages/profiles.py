@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cld_core.checkpoint.files import Stored, usable
-from cld_core.config.ema import LONGEST, UNIFORM_LENGTH
+from cld_core.config.train import LONGEST, UNIFORM_LENGTH
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.codec import RecordError, from_plain, to_plain
-from cld_core.config.ema import LONGEST
+from cld_core.config.train import LONGEST
 from cld_core.digests import checksum, digest
 from cld_core.errors import CheckpointError, CldError, NotFoundError
 from cld_core.files import NO_FILE, existing_object, passes, write_json

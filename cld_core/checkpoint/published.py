@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cld_core import optim
-from cld_core.config.optim import OptimSpec
+from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
 from cld_core.sanitize import one_line
 

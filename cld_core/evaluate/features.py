@@ -117,7 +117,7 @@ def isc(table: Table) -> dict[str, Any]:
     spec = table.request.isc
     result = isc_features_to_metric(torch.from_numpy(table.arrays["scores"]), splits=spec.splits)
     values = {"value": result[KEY_METRIC_ISC_MEAN], "std": result[KEY_METRIC_ISC_STD], **asdict(spec)}
-    layer = extractors.score_layer(table.inputs.extractor, table.request.files.get("plugin"))
+    layer = extractors.score_layer(table.inputs.extractor)
     return {**values, **table.about_samples(), "layer": layer}
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from cld_core import numerics
 from cld_core.checkpoint.load import tensors_digest
-from cld_core.config.arguments import SamplingKeys, sampling_spec
+from cld_core.config.arguments import sampling_spec
 from cld_core.data.source import labelled
 from cld_core.likelihood import likelihood
-from cld_core.loss import ScoreMatching
+from cld_core.loss import build as objective_of
 from cld_core.seeds import SampleNoise
 from cld_core.shards.rows import Arrays
 
@@ -107,7 +107,7 @@ class LossRows(RowComputer):
     def compute(self, first: int, last: int) -> Arrays:
         model, seed, draws = self.model, self.request.seed, self.request.loss.draws
         x = model.source.test_data(seed, first, last).to(model.device)
-        objective = ScoreMatching(model.sde, self.request.objective)
+        objective = objective_of(model.sde, self.request.objective)
         noise = SampleNoise(seed, "loss", first=first, last=last, device=model.device)
         score = given_labels(model.score, model, seed, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
@@ -153,7 +153,7 @@ class FlowRows(SampleRows):
             SolverError: the tolerance is out of reach.
         """
         asked, seed = self.request.flow, self.request.seed
-        solver: SamplingKeys = {"rtol": asked.rtol, "atol": asked.atol, "precision": "fp32", "compile": False}
+        solver: dict[str, Any] = {"rtol": asked.rtol, "atol": asked.atol, "precision": "fp32", "compile": False}
         spec = sampling_spec(self.model.recipe, {"method": "ode", **solver}, "flow")
         key = (self._weights, self.request.model_digest, spec, seed, first, last)
         known = _ENDS.get(key)

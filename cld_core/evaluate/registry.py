@@ -2,7 +2,7 @@
 
 A kind of rows is computed: one row per sample or test point. A metric reads rows: it makes a section of the report of
 all rows together. Several metrics may read the same rows. The entries of `METRICS` are in the order in which they are
-listed everywhere; what computes is named, and imported when it is needed.
+listed everywhere; what computes is named, and imported when it is needed. Plug-ins add to them by `cld_core.register`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
+from cld_core.registration import table
 from cld_core.shards.request import CHUNK
 
 from . import nonfinite
@@ -317,9 +318,7 @@ _METRICS = (
         how=lambda request: f"draws {request.loss.draws}",
     ),
 )
-# By name: metrics, or "module:attribute" of one.
-METRICS: dict[str, Metric | str] = {it.name: it for it in _METRICS}
-ROWS = {
+_ROWS = {
     "features": RowKind(
         over="samples",
         depends=("sampling", "fid"),
@@ -350,6 +349,9 @@ ROWS = {
         chunk=1024,
     ),
 }
+# By name: metrics, or "module:attribute" of one.
+METRICS: dict[str, Metric | str] = table("metrics", {it.name: it for it in _METRICS})
+ROWS: dict[str, RowKind] = table("rows", _ROWS)
 
 
 def metric(name: str) -> Metric:
@@ -402,19 +404,18 @@ def draws_samples(names: Iterable[str]) -> bool:
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(
-    text: str | None, option: str = "--eval", listed: Collection[str] = tuple(METRICS)
-) -> tuple[str, ...]:
+def parse_metrics(text: str | None, option: str = "--eval", listed: Collection[str] | None = None) -> tuple[str, ...]:
     """The metrics of a comma-separated list, in the order of the table.
 
     Args:
         option: where the list comes from, for messages.
-        listed: those that messages offer.
+        listed: those that messages offer; None for all.
 
     Raises:
         UsageError: one is unknown; names the nearest.
     """
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    listed = METRICS if listed is None else listed
     known = ", ".join(listed)
     for word in words:
         if word not in METRICS:

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from cld_core import ownership
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.variants import SECTIONS
-from cld_core.data import presence
+from cld_core.config.registry import spec_of
+from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import CldError, DataError, UsageError
 from cld_core.shards import Computer, Request, Task, Work
@@ -66,7 +66,7 @@ class StatsRequest(Request):
         if not isinstance(data, ImageDataSpec):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
-        images = presence.count(data, "train")
+        images = store.count(data, "train")
         extraction, _, files = inputs.extractor(recipe)
         if output is None:
             from . import stats_file
@@ -75,12 +75,12 @@ class StatsRequest(Request):
         request = cls(
             output=str(output.absolute()),
             data=data,
-            data_fingerprint=presence.fingerprint(data, "train"),
+            data_fingerprint=store.fingerprint(data, "train"),
             images=images,
             extraction=extraction,
-            files=files,
+            files={**files, **inputs.plugin_files(recipe)},
             features=features,
-            classes=presence.class_names(data) if features else (),
+            classes=store.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,
             retries=recipe.train.max_retries,
         )
@@ -88,7 +88,7 @@ class StatsRequest(Request):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"data": SECTIONS["data"].exact(content["data"]).spec}
+        return {"data": spec_of("data", content["data"])}
 
     @property
     def fingerprint(self) -> str:
@@ -197,14 +197,8 @@ class Statistics(Work):
 
     def _labels(self) -> Any:
         """The labels of the images, if their features are kept and they have some."""
-        from cld_core.data import image_labels
-        from cld_core.data.store import read_manifest
-
         root = Path(self.request.data.path)
-        manifest = read_manifest(root)
-        if not self.request.classes or manifest is None:
-            return None
-        return image_labels.read(root, "train", manifest)
+        return store.read_labels(root, store.find(root), "train") if self.request.classes else None
 
 
 def make_folder(folder: Path) -> None:

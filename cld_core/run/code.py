@@ -18,16 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cld_core import ownership
 from cld_core.codec import find_record
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError
 from cld_core.files import read_object
-
-if TYPE_CHECKING:
-    from cld_core.config import Recipe
 
 PACKAGES = ("cld_core", "cldctl")
 # The folder that the packages of this process are in.
@@ -210,35 +207,15 @@ def sources() -> list[str]:
     return sorted(str(file.relative_to(ROOT)) for file in found)
 
 
-def with_copies(recipe: "Recipe", run: Path) -> "Recipe":
-    """``recipe`` with the copies of plug-in files that the folder of ``run`` holds in place of the files."""
-    if not any(plugin.endswith(".py") for plugin in plugin_paths(recipe).values()):
-        return recipe
+def with_copies(plugins: Sequence[str], run: Path) -> tuple[str, ...]:
+    """Plug-ins with the copies of files that the folder of ``run`` holds in place of the files."""
     folder = folder_of(run)
-    manifest = read(folder)
+    manifest = read(folder) if any(plugin.endswith(".py") for plugin in plugins) else None
     if manifest is None:
-        return recipe
+        return tuple(plugins)
     files = place(folder, manifest)
-    return with_plugins(recipe, {plugin.path: str(files / plugin.file) for plugin in manifest.plugins})
-
-
-def plugin_paths(recipe: "Recipe") -> dict[str, str]:
-    """The plug-ins that a recipe names, by key."""
-    named = {"data.plugin": getattr(recipe.data, "plugin", None), "eval.fid.plugin": recipe.eval.fid.plugin}
-    return {key: plugin for key, plugin in named.items() if plugin is not None}
-
-
-def with_plugins(recipe: "Recipe", places: Mapping[str, str]) -> "Recipe":
-    """``recipe`` with other paths for those of its plug-ins that are among ``places``."""
-    from cld_core.config.data import ToyDataSpec
-
-    named = plugin_paths(recipe)
-    data, fid = (places.get(named.get(key, "")) for key in ("data.plugin", "eval.fid.plugin"))
-    if data is not None and isinstance(recipe.data, ToyDataSpec):
-        recipe = replace(recipe, data=replace(recipe.data, plugin=data))
-    if fid is not None:
-        recipe = replace(recipe, eval=replace(recipe.eval, fid=replace(recipe.eval.fid, plugin=fid)))
-    return recipe
+    copies = {plugin.path: str(files / plugin.file) for plugin in manifest.plugins}
+    return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
 
 def text_digest(content: str) -> str:

@@ -65,13 +65,13 @@ def _digest(file: Path) -> str:
 
 def _values(file: Path) -> dict[str, object]:
     from cld_core.config import load_frozen
-    from cld_core.config.tree import leaves
+    from cld_core.config.schema import leaves
 
     return leaves(load_frozen(file).to_dict())
 
 
 def _shown(key: str, values: dict[str, object]) -> str:
-    from cld_core.config.reading import to_yaml_line
+    from cld_core.config.load import to_yaml_line
 
     if key not in values:
         return "nothing"

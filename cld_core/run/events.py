@@ -207,37 +207,6 @@ class RolledBack(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Event):
-    """A form of the network is tried on a GPU, and may end the process; ``where`` and ``form`` as in `Measured`."""
-
-    where: str
-    form: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured(Event):
-    """The forms in which the network can compute were timed on a GPU, and one was chosen.
-
-    Attributes:
-        where: the kind of place: card, torch, ranks, rows and precision. There the choice is valid.
-        compile: how the choice is compiled: eager, compiled or graphs (CUDA graphs).
-        channels_last: its memory format.
-        upsampling: how FIR filters double the resolution.
-        milliseconds: of a forward and backward pass, by form.
-        failed: why other forms could not be used.
-        seconds: that it took to find out.
-    """
-
-    where: str
-    compile: Literal["eager", "compiled", "graphs"]
-    channels_last: bool
-    upsampling: Literal["transposed", "zeros", "polyphase"]
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-    failed: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Explained(Event):
     """Found out afterwards: why an attempt ended."""
 

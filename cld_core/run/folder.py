@@ -5,12 +5,14 @@ not read.
 """
 
 import errno
+import json
 import os
 import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -282,11 +284,13 @@ class RunFolder:
         steps = [whole(request.get("checkpoint_step")) for request in requests]
         return {step for step in steps if step is not None}
 
-    def recipe(self, *, within_s: float = 0.0) -> "Recipe":
+    def recipe(self, *, within_s: float = 0.0, with_plugins: bool = False) -> "Recipe":
         """The recipe in force: as submitted, and then what later continuations changed.
 
         Args:
             within_s: for how many seconds to try while the file system fails.
+            with_plugins: import its plug-ins, which are code (see `trust`); if not, what they register is neither
+                typed nor checked.
 
         Raises:
             RecipeError: it has a mistake, or the file is missing or another than a recipe.
@@ -294,8 +298,13 @@ class RunFolder:
         """
         from cld_core.config import load_frozen
 
-        written = retried(lambda: load_frozen(self.recipe_file, self.ledger.history().overrides), within_s)
-        return code.with_copies(written, self.path)
+        overrides = retried(lambda: self.ledger.history().overrides, within_s)
+        recipe = retried(lambda: load_frozen(self.recipe_file, overrides), within_s)
+        copies = code.with_copies(recipe.plugins, self.path)
+        if with_plugins and copies:
+            mine = f"plugins={json.dumps(copies)}"
+            return retried(lambda: load_frozen(self.recipe_file, [*overrides, mine], with_plugins=True), within_s)
+        return replace(recipe, plugins=copies)
 
     def identity(self) -> dict[str, Any]:
         """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if it is damaged."""

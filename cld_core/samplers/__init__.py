@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import SamplingSpec
-from cld_core.config.variants import implementation_of
 from cld_core.samplers.noise import Noise, stream
 from cld_core.samplers.path import Watcher
 from cld_core.score import ScoreFunction

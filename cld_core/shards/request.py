@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from cld_core.codec import from_plain, to_plain
+from cld_core.config import plugins
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import existing_object, passes, retried, write_json
 from cld_core.ranges import share
@@ -34,6 +35,17 @@ def content_of(folder: Path) -> dict[str, Any] | None:
         if passes(error):
             raise
         return None
+
+
+def use_plugins(folder: Path) -> None:
+    """Import the plug-ins of a request, before it is read: what they register may be part of it.
+
+    Raises:
+        RecipeError: one cannot be imported.
+    """
+    files = (content_of(folder) or {}).get("files") or {}
+    named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
+    plugins.use(named, f"{folder}/request.json")
 
 
 def require_few(shards: int) -> None:
@@ -148,7 +160,7 @@ class Request(ABC):
         for name, size in sizes.items():
             if not 1 <= size <= MAX_ROWS:
                 raise ValueError(f"{name} is {size}")
-        if not 1 <= self.shards <= min(MAX_SHARDS, max(self.sizes.values())):
+        if not 1 <= self.shards <= min(MAX_SHARDS, max(self.sizes.values(), default=MAX_SHARDS)):
             raise ValueError(f"shards is {self.shards}")
         if self.retries < 0:
             raise ValueError(f"retries is {self.retries}")

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import torch
 
 from cld_core import numerics, pictures
-from cld_core.consensus import Consensus
 from cld_core.errors import CldError
 from cld_core.evaluate import nonfinite, registry
 from cld_core.evaluate.features import FeatureRows
@@ -16,6 +15,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import RowComputer, Table, joined
 from cld_core.model import Model
 from cld_core.ranges import share
+from cld_core.ranks import Consensus
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
 from cld_core.stop import StopCode, StopFlag

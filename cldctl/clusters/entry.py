@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cld_core import files, openmp, ownership
+from cld_core import files, ownership, processor
 from cld_core.errors import CldError, UsageError
 from cld_core.files import passes
 
@@ -49,7 +49,7 @@ def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    openmp.wait_briefly()
+    processor.wait_briefly()
     folder = arguments[0]
     os.environ["SUBMITIT_FOLDER"] = folder
     from submitit.core import submission, utils

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cld_core.config.tree import leaves
+from cld_core.config.schema import leaves
 from cld_core.errors import CldError, NotFoundError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of

@@ -36,7 +36,7 @@ def make(
     axes: Sequence[Axis] = (),
     shards: int | None = None,
 ) -> EvaluationPlan:
-    """The requests of every checkpoint step and combination of settings.
+    """The requests of every checkpoint step and combination of settings. Imports the plug-ins of the run.
 
     Raises:
         UsageError: a combination is invalid, or needs something that is missing; names it. Or an axis has no effect.
@@ -45,7 +45,7 @@ def make(
     """
     if axes and len(steps) > 1:
         axes = (Axis(CHECKPOINT, tuple(map(str, steps))), *axes)
-    base = run.recipe()
+    base = run.recipe(with_plugins=True)
     requests: dict[str, EvalRequest] = {}
     cells = []
     # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of that axis. Nor need

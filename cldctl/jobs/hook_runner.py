@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.codec import find_record, to_plain
-from cld_core.config.hooks import HooksSpec
+from cld_core.config.monitor import HooksSpec
 from cld_core.files import descriptor_for_writing, write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Event, Requested

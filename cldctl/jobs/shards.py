@@ -13,6 +13,7 @@ from cld_core.run.events import Event, GivenUp, NotRequeued, OtherCode, TaskFail
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cld_core.shards import open_work
+from cld_core.shards.request import use_plugins
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
@@ -55,6 +56,9 @@ class ShardsWork:
             readable(Path(piece.folder, "request.json"))
         stop_before_limit(job, stop)
         self._compare_code(job)
+        with one_line_errors(job):
+            for piece in self.pieces:
+                use_plugins(Path(piece.folder))
         with hooks.told_about_shards(self._works, job), one_line_errors(job):
             is_done = self._compute(job, stop)
         if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):

@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from cld_core.config import Recipe, dump, load
-from cld_core.config.ema import EmaSpec
-from cld_core.config.reading import to_yaml_line
-from cld_core.config.tree import leaves
+from cld_core.config.load import to_yaml_line
+from cld_core.config.schema import leaves
+from cld_core.config.train import EmaSpec
 from cld_core.digests import digest
 from cld_core.errors import CldError
 from cld_core.evaluate import registry
@@ -324,7 +324,7 @@ def shipped(run: RunFolder) -> Recipe | None:
     """The shipped recipe that a run is made from; None if it is another one, or cannot be read."""
     with contextlib.suppress(CldError, OSError):
         file = recipe_files().get(run.identity().get("recipe") or run.recipe().name)
-        return None if file is None else load(file).anchored(Path.cwd())
+        return None if file is None else load(file, with_plugins=False).anchored(Path.cwd())
     return None
 
 

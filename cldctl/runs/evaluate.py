@@ -16,7 +16,7 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.run.trust import require_own_plugin
+from cld_core.run.trust import trusted_recipe
 from cld_core.shards.request import CHUNK, require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
@@ -26,8 +26,7 @@ from cldctl.evals.sweep import parse
 from cldctl.jobs import specs
 
 from . import home, sharded, training
-from .options import as_typed, named_as_typed, refuse_twice
-from .plugins import Say
+from .options import Say, as_typed, named_as_typed, refuse_twice
 from .resume import Skipped
 from .training import is_finished
 from .work_status import work_state
@@ -151,9 +150,7 @@ def _place(
     run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
 ) -> tuple[Cluster, ClusterSpec]:
     """Where evaluations of a run are computed, and the jobs that a training with these settings would get."""
-    where, recipe = home.chosen(cluster, run), run.recipe()
-    if not allow_plugin:
-        require_own_plugin(run, recipe, of_metrics=True)
+    where, recipe = home.chosen(cluster, run), trusted_recipe(run, allow_plugin=allow_plugin)
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cld_core.config import Recipe, with_overrides
-from cld_core.config.variants import require_fixed_steps
+from cld_core.config.registry import require_fixed_steps
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
+from cld_core.run.trust import trusted_recipe
 
 from .options import named_as_typed, refuse_twice
 
@@ -169,7 +170,8 @@ class SampleOptions:
                 raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling or ema. {fix}.")
         typed = [*(f"sampling.{name}={value}" for name, value in given.items()), *self.overrides]
         with named_as_typed(self.run, {f"sampling.{name}": f"--{name}" for name in given}):
-            recipe = with_overrides(self.run.recipe(), typed, str(self.run.recipe_file))
+            recipe = trusted_recipe(self.run, allow_plugin=self.allow_plugin)
+            recipe = with_overrides(recipe, typed, str(self.run.recipe_file))
         if self.observed.how == "replacement":
             require_fixed_steps(recipe.sampling)
         if self.label is not None and not recipe.data.labels:

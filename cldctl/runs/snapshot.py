@@ -289,7 +289,7 @@ def copied_plugins(draft: Path, run: RunFolder, recipe: Recipe, *, renew: bool =
 
 
 def plugin_files(recipe: Recipe) -> list[str]:
-    return [place for place in dict.fromkeys(code.plugin_paths(recipe).values()) if place.endswith(".py")]
+    return [place for place in dict.fromkeys(recipe.plugins) if place.endswith(".py")]
 
 
 def copy_plugin(folder: Path, source: Path, original: str) -> Plugin:

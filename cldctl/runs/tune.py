@@ -9,7 +9,7 @@ from cld_core.config import Recipe
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder, changes
-from cld_core.run.trust import require_own_plugin
+from cld_core.run.trust import trusted_recipe
 from cld_core.sanitize import one_line
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
@@ -19,7 +19,7 @@ from cldctl.jobs import specs
 
 from . import home, sharded
 from .evaluate import Outcome, steps_of
-from .plugins import Say
+from .options import Say
 from .work_status import work_state
 
 # The keys of these sections that have an effect.
@@ -75,9 +75,8 @@ def plan(
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.")) and key not in _READ:
             raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ)}.")
-    recipe = recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
-    if not allow_plugin:
-        require_own_plugin(run, recipe)
+    recipe = trusted_recipe(run, allow_plugin=allow_plugin)
+    recipe = recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
     if checkpoint == "all":
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
     (step,) = steps_of(run, checkpoint, say, "tuning to")

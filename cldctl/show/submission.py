@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cld_core.checkpoint.files import DamagedCheckpoint
 from cld_core.config import Recipe, dump
-from cld_core.config.differences import from_base
+from cld_core.config.describe import from_base
 from cld_core.errors import RecipeError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation

@@ -114,9 +114,9 @@ def test_a_chosen_checkpoint(run):
 
 def test_a_wrong_argument_is_one_of_the_function_that_was_called(run):
     model = cld_core.load(run.path)
-    with pytest.raises(RecipeError, match=r"^Model\.sample: there is no argument 'nfee'\. Did you mean 'nfe'\?"):
+    with pytest.raises(RecipeError, match=r"^Model\.sample: .*'nfee'.*Did you mean 'nfe'"):
         model.sample(4, nfee=20)
-    with pytest.raises(RecipeError, match=r"^Model\.draw: nfe=0: expected a whole number >= 2"):
+    with pytest.raises(RecipeError, match=r"^Model\.draw: .*nfe.* 0.*expected a whole number >= 2"):
         model.draw(4, method="em", nfe=0)
 
 

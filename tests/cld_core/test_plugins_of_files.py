@@ -47,7 +47,7 @@ def saved(path: Path, tree: dict, tensors: dict | None = None, **about: str) -> 
 
 def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
     code, marker = plugin(tmp_path, "own_ring")
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "data.name=own_ring", f"data.plugin={code}"])
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "data.name=own_ring", f"plugins={code}"])
     run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
     assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
     model = cld_core.load(run.path)
@@ -117,6 +117,6 @@ def test_tensors_that_are_no_weights(tmp_path, dtype):
     "data", [{}, {"shape": 2}, {"shape": [True]}, {"shape": [2**40]}, {"shape": [2**20, 2**20]}, {"shape": [0]}]
 )
 def test_wrong_forms_of_data(tmp_path, data):
-    recipe = changed("data", name="some", plugin="some.py")
+    recipe = {**changed("data", name="some"), "plugins": ["some.py"]}
     with pytest.raises(CheckpointError, match="its data have"):
         cld_core.load(saved(tmp_path / "w.safetensors", recipe, data=json.dumps(data)))

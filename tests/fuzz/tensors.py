@@ -35,7 +35,7 @@ def _prepare() -> None:
     import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
 
     from cld_core import nets, optim  # noqa: F401
-    from cld_core.config.optim import OptimSpec
+    from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
     from cld_core.shards import rows  # noqa: F401
@@ -135,7 +135,7 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.checkpoint import published
     from cld_core.checkpoint.files import weights_file
     from cld_core.checkpoint.load import load
-    from cld_core.config.optim import OptimSpec
+    from cld_core.config.train import OptimSpec
     from cld_core.model import Model
     from cld_core.run import RunFolder
     from tests.support.made_up import vouch
@@ -217,7 +217,7 @@ def _odd_recipe(rng: random.Random, recipe: dict[str, Any], folder: Path) -> Any
         case 1:
             (folder / "evil.py").write_text(f"open({str(folder.parent / 'fuzz-it-ran')!r}, 'w')\n")
             plugin = rng.choice((str(folder / "evil.py"), "this", "antigravity", "__main__", "../evil.py"))
-            return {**recipe, "data": {"name": "evil", "plugin": plugin}}
+            return {**recipe, "plugins": [plugin], "data": {"name": "evil"}}
         case _:
             return changed(rng, recipe)
 

@@ -14,7 +14,7 @@ def test_a_requeued_job_runs_the_code_that_was_submitted(lab: Lab, tmp_path: Pat
     plugin = tmp_path / "mine.py"
     source = "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('mine')\ndef mine(n, generator):\n"
     plugin.write_text(f"{source}    return torch.randn(n, 2, generator=generator)\n")
-    run = lab.submit("mine", "data.name=mine", f"data.plugin={plugin}", "cluster.nodes=1")
+    run = lab.submit("mine", "data.name=mine", f"plugins={plugin}", "cluster.nodes=1")
     row = lab.training("mine")
     plugin.write_text("raise SystemExit('this is not the plug-in that was submitted')\n")
     lab.slurm.run(["scontrol", "requeue", row["job_id"]])

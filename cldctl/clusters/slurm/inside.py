@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause
 from cld_core.sanitize import is_count

@@ -12,7 +12,7 @@ import torch
 
 from cld_core.checkpoint import write as writing
 from cld_core.checkpoint.files import newest_good, sidecar_of, slowest_save_s, weights_file
-from cld_core.checkpoint.load import averaged_weights
+from cld_core.checkpoint.load import KINDS, averaged_weights
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.config import load
@@ -199,3 +199,12 @@ def test_a_file_that_is_written_again_has_no_sidecar_meanwhile(run, monkeypatch)
         writing.write(run, 10, state(2.0))
     assert weights_file(run, 10).exists()
     assert run.checkpoint_steps() == []
+
+
+def test_tensors_of_every_kind_that_a_network_may_hold_come_back(run):
+    ones = {str(kind): torch.ones(3, dtype=kind) for kind in KINDS}
+    writing.write(run, 10, {**state(), "model": {**ones, "scalar": torch.tensor(2.0), "none": torch.zeros(0, 2)}})
+    tensors = averaged_weights(run, 10).tensors
+    assert {name: tensor.dtype for name, tensor in tensors.items() if name in ones} == {str(one): one for one in KINDS}
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in ones.items())
+    assert (tensors["scalar"], tensors["none"].shape) == (2.0, (0, 2))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cld_core.config import load
-from cld_core.config.ema import EmaSpec
+from cld_core.config.train import EmaSpec
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.request import EvalRequest

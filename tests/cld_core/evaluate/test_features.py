@@ -17,11 +17,11 @@ from cld_core.evaluate.features import FeatureRows, ImageRows, _frechet, _freche
 from cld_core.evaluate.likelihood import LossRows
 from cld_core.evaluate.moments import Moments
 from cld_core.evaluate.statistics import Statistics, StatsRequest
-from cld_core.gpu_checks.fid import random_inception
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
+from tests.support.extractor import random_inception
 from tests.support.images import make_images
 
 from .gathered import gather
@@ -54,7 +54,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
 
     weights = random_inception(tmp_path / "weights.pth")
     data = open_images(make_images(tmp_path / "few", splits={"train": 6}), "train", cache="disk")
-    settings = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null", f"eval.fid.weights={weights}")
+    settings = ("eval.fid.extractor=inception-v3-compat", "plugins=[]", f"eval.fid.weights={weights}")
     settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=5", "eval.kid.subset_size=5")
     stats = stats_of(run, *settings, shards=1)
     report = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)

@@ -29,7 +29,7 @@ def refused(run: RunFolder, words: str, *overrides: str, metrics=("fid",), error
 
 def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    inception = ("eval.fid.extractor=inception-v3-compat", "eval.fid.plugin=null")
+    inception = ("eval.fid.extractor=inception-v3-compat", "plugins=[]")
     refused(run, r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", *inception)
     refused(run, "no such file", *inception, f"eval.fid.weights={tmp_path / 'none.pth'}")
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")

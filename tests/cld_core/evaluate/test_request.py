@@ -2,10 +2,9 @@
 
 from dataclasses import replace
 
-from cld_core.config.ema import EmaSpec
 from cld_core.config.eval import FlowSpec
-from cld_core.config.objective import ObjectiveSpec
 from cld_core.config.sampling import EmSpec, OdeSpec, SamplingSpec
+from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.evaluate.request import EvalRequest
 

@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.digests import digest
 from cld_core.run import code
-from cld_core.train import machine
+from cld_core.train import session
 
 FILES = {"cld_core/a.py": "a" * 64}
 
@@ -63,6 +63,6 @@ def test_the_version_of_a_driver(tmp_path, text, version):
 
     file = tmp_path / "version"
     file.write_text(text)
-    assert machine.driver(torch.device("cuda"), file) == version
-    assert machine.driver(torch.device("cuda"), tmp_path / "missing") is None
-    assert machine.driver(torch.device("cpu"), file) is None
+    assert session.driver(torch.device("cuda"), file) == version
+    assert session.driver(torch.device("cuda"), tmp_path / "missing") is None
+    assert session.driver(torch.device("cpu"), file) is None

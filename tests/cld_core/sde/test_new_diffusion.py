@@ -16,14 +16,15 @@ from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.config.eval import ElboSpec
 from cld_core.config.keys import key
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sde import SdeSpec
-from cld_core.config.variants import SECTIONS, Variant, register
+from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.nets.mlp import MLP
 from cld_core.ranks import Ranks
+from cld_core.registration import Variant, register
 from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion, cld_kernel
 from cld_core.seeds import SampleNoise
@@ -79,7 +80,7 @@ class Langevin(Diffusion):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     variants = dict(SECTIONS["sde"].variants)  # other tests count the variants
-    register("sde", "langevin", Variant(LangevinSpec, f"{__name__}:Langevin"))
+    register("sde", "langevin", f"{__name__}:Langevin", LangevinSpec)
     yield
     SECTIONS["sde"].variants.clear()
     SECTIONS["sde"].variants.update(variants)

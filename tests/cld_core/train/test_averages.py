@@ -13,8 +13,8 @@ from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.load import read_tensors
 from cld_core.config import load
 from cld_core.errors import NonFiniteError
-from cld_core.place import Place
 from cld_core.ranks import Ranks, join
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder, events
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import session

@@ -14,6 +14,7 @@ from cld_core.seeds import SampleNoise
 from cld_core.tune import fit
 from cld_core.tune.derivatives import Fitted, samples
 from cld_core.tune.fit import Ends, Point, Problem, advanced, weights_of
+from cld_core.tune.linear import extended
 from cld_core.tune.tuning import CANDIDATES, EACH, PLAIN, STAGES, STARTS, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
@@ -33,10 +34,10 @@ def problem(law, sde, nfe, n):
 
 
 @torch.no_grad()
-def fitted(task, grid=6, coefficients=6):
+def fitted(task, fewer=0, grid=6, coefficients=6):
     """The beginning of each stage."""
     rows = {stage: [] for stage in STAGES}
-    counts = {"untuned": STAGES["untuned"], "grid": grid, "coefficients": coefficients}
+    counts = {"untuned": STAGES["untuned"], "fewer": fewer, "grid": grid, "coefficients": coefficients}
     for stage, count in counts.items():
         for _ in range(count):
             rows[stage].append(task.row(stage, rows))
@@ -55,6 +56,21 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     best = fit.best(rows["coefficients"])
     x = samples(task.fitted, task.sampler("coefficients", rows, best), task.held.u)
     assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
+
+
+def test_more_evaluations_start_from_the_solution_of_fewer_and_are_no_worse():
+    """With a budget that is spent at once, too: then a stage has one row."""
+    few, more = (problem(diamond(), CLD(), nfe, 64) for nfe in (4, 6))
+    rows = fitted(few, fewer=0, coefficients=12)
+    best = fit.best(rows[fit.kept(rows)])
+    solution = few.sampler(fit.kept(rows), rows, best)
+    more = dataclasses.replace(more, neighbour=extended(solution, CLD(), 6, EPS, True))
+    spent = fitted(more, fewer=8, grid=1, coefficients=1)
+    assert spent["fewer"][0].held == pytest.approx(best.held, rel=1e-9)
+    assert fit.best(spent["fewer"]).held < 0.9 * best.held
+    assert fit.kept(spent) == "fewer"
+    x = samples(more.fitted, more.sampler("fewer", spent, fit.best(spent["fewer"])), more.held.u)
+    assert float((x - more.held.x).square().mean().sqrt()) == pytest.approx(fit.best(spent["fewer"]).held, rel=1e-9)
 
 
 def test_a_row_follows_from_those_before_it():

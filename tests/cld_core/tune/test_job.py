@@ -8,7 +8,7 @@ import pytest
 from cld_core import ranks, solutions
 from cld_core.codec import find_record
 from cld_core.errors import NotFoundError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from cld_core.solutions import Solution
@@ -112,9 +112,6 @@ def test_with_a_spent_budget_more_evaluations_are_no_worse(run):
     assert (more.solution.nfe, more.solution.cut_off, fewer.solution.cut_off) == (6, True, False)
     assert more.solution.distance <= fewer.solution.distance * (1 + 1e-9)
     assert more.solution.rms["fewer"] == pytest.approx(fewer.solution.distance, rel=1e-9)
-    larger = tuning(run, nfe=6, budget_min=None)
-    compute(larger)
-    assert larger.solution.rms["fewer"] < 0.99 * fewer.solution.distance, "a fit goes on from there"
 
 
 def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):

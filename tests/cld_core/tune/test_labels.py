@@ -7,8 +7,8 @@ from cld_core import npz, ranks
 from cld_core.config import load, with_overrides
 from cld_core.errors import UsageError
 from cld_core.model import Model
-from cld_core.place import Place
 from cld_core.ranks import Ranks
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session

@@ -8,7 +8,7 @@ import pytest
 
 import cld_core
 from cld_core.checkpoint.files import snapshot_files, weights_file
-from cld_core.config.ema import EmaSpec
+from cld_core.config.train import EmaSpec
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from cld_core.checkpoint.files import remove, weights_file
+from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
 from cld_core.run import RunFolder
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
+from tests.support.made_up import report, run_with
 from tests.support.paths import ROOT
-from tests.support.tools import DEBUG, ONE, cldctl, invoke, status, wait_ended, wait_for
+from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
 
 def test_status_as_json_has_the_promised_fields(runs):
@@ -104,7 +106,7 @@ def test_a_plugin_brings_a_data_set(tmp_path):
     )
     runs = tmp_path / "runs"
     recipe = tmp_path / "own.yaml"
-    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\ndata: {{name: ring, plugin: ring.py}}\n")
+    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\nplugins: [ring.py]\ndata: {{name: ring}}\n")
     invoke("submit", str(recipe), *ONE, "--name", "mine", *DEBUG, "--eval", "elbo", runs=runs)
     assert status(runs, "mine")["evals"][0]["true_entropy"] is None
     plugin.rename(tmp_path / "moved.py")
@@ -118,10 +120,27 @@ def test_a_plugin_brings_a_data_set(tmp_path):
 def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
     invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
     os.truncate(weights_file(RunFolder(tmp_path / "mine"), 20), 1000)
-    drawn = cldctl("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
+    drawn = invoke("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
     again = invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path).stderr
     for said in (drawn, again):
         assert "skipped the checkpoint of step 20" in said
         assert "truncated" in said
     assert "8 samples of step 10" in drawn
     assert "from step 10 of 30" in again
+
+
+SAID = "3 of 50,000 samples are not finite"
+
+
+def test_status_page_and_comparison_say_it(tmp_path):
+    fid, bad = {"value": 3.0, "samples": 50_000}, {"nonfinite": 3}
+    for name, more in (("good", {"nonfinite": 0}), ("bad", bad), ("old", {})):
+        run = run_with(tmp_path / name, 10)
+        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": 1.0}, fid=fid | more)
+    for name, count in (("good", 0), ("bad", 1), ("old", 0)):
+        assert invoke("status", name, runs=tmp_path).stdout.count(SAID) == count
+        invoke("report", name, "-o", str(tmp_path / "page.html"), runs=tmp_path)
+        assert (tmp_path / "page.html").read_text().count(SAID) == count
+    compared = ("eval", "--compare", "good", "bad", "old")
+    assert invoke(*compared, runs=tmp_path).stderr.splitlines().count(f"bad: {SAID}") == 1
+    assert f"bad: {SAID}" in json.loads(invoke(*compared, "--json", runs=tmp_path).stdout)["warnings"]

@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 import typer
 
-from cld_core.config.variants import names
+from cld_core.config.registry import names
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.app import app
 from tests.support.made_up import run_with
@@ -166,4 +166,4 @@ def test_commands_that_do_not_compute_load_nothing_heavy(runs):
     of_help, of_looks = ({*line.split()} for line in done.stderr.splitlines() if line.startswith(("help ", "looks ")))
     assert "cldctl.cli.train" in of_help
     assert not of_help & {"yaml", "cld_core.config", "cld_core.run", "cldctl.runs", "cldctl.clusters"}
-    assert not of_looks & {"torch", "numpy", "scipy", "matplotlib", "tensorboard", "submitit", "textual"}
+    assert not of_looks & {"torch", "numpy", "scipy", "matplotlib", "tensorboard", "submitit", "textual", "omegaconf"}

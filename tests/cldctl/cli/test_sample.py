@@ -1,19 +1,26 @@
 """`cldctl sample` of class-conditional models, and what it refuses."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from cld_core.classes import numbered
 from cld_core.config import load
-from cld_core.errors import UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.runs.sample import Observed
+from cldctl.evals import plan
+from cldctl.evals.sweep import parse
+from cldctl.runs.sample import Observed, _require_room
 from tests.support.images import make_images, run_folder
-from tests.support.paths import RECIPES
+from tests.support.paths import FIXTURES, RECIPES
 from tests.support.tools import ONE, invoke
 
 FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
@@ -131,3 +138,34 @@ def test_a_picture_is_painted_where_the_mask_is_white(tmp_path):
     assert grid[5 * factor, 9 * factor].tolist() == [128] * 3
     wrong = invoke(*asked, str(tmp_path / "large.png"), runs=tmp_path, code=2)
     assert "8 x 16 pixels, and 8 x 8 are needed" in wrong.stderr
+
+
+@pytest.mark.parametrize("step", ["\u00b2", "-120", "1_20", "1e2", "", "9" * 5000, "\x1b[2J"])
+def test_a_checkpoint_is_last_or_a_number(tmp_path, step):
+    shutil.copytree(FIXTURES / "run", tmp_path / "run")
+    done = invoke("sample", "run", f"--checkpoint={step}", runs=tmp_path, code=3)
+    assert "is not a checkpoint of run" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.strip().isprintable()
+    assert len(done.stderr) < 1000
+    with pytest.raises(NotFoundError, match="has no checkpoint"):
+        plan.checkpoints(RunFolder(tmp_path / "run"), step)
+
+
+def test_samples_fit_into_the_memory_and_into_the_picture(monkeypatch):
+    images = SimpleNamespace(is_image=True, data_shape=(3, 256, 256))
+    points = SimpleNamespace(is_image=False, data_shape=(2,))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * 2**30))
+    _require_room(4096, images, Path("x.png"))
+    with pytest.raises(UsageError, match=r"4097 images are too many for one picture\. Draw at most 4096"):
+        _require_room(4097, images, Path("x.png"))
+    _require_room(20_000, images, Path("x.npz"))
+    with pytest.raises(UsageError, match=r"-n 30000: so many samples do not fit into the memory\. Draw at most 21845"):
+        _require_room(30_000, images, Path("x.npz"))
+    _require_room(10_000_000, points, Path("x.png"))
+
+
+def test_a_sweep_has_a_bounded_number_of_cells():
+    numbers = ",".join(map(str, range(1000)))
+    with pytest.raises(UsageError, match="1000000000 combinations are more than 10000"):
+        parse([f"eval.seed={numbers}", f"sampling.nfe={numbers}", f"eval.samples={numbers}"])

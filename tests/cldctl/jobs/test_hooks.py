@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from cld_core.config import load
-from cld_core.config.hooks import HooksSpec
+from cld_core.config.monitor import HooksSpec
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder

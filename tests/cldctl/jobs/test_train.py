@@ -186,7 +186,7 @@ def saved(short: RunFolder, step: int, seconds: float) -> None:
 def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(short):
     def notices(recipe):
         training = specs.training(short, recipe, DebugCluster())
-        shards = specs.sharded([short.evals / "e"], recipe.cluster, DebugCluster(), short=short)
+        shards = specs.sharded([short.evals / "e"], recipe.cluster, DebugCluster(), run=short)
         return {training.notice_s, shards.notice_s}
 
     assert notices(short.recipe()) == {90}
@@ -201,7 +201,7 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
 
 def test_a_task_of_shards_is_one_process(short):
     size = load(TOY, ["cluster.nodes=2", "cluster.gpus_per_node=8"]).cluster
-    spec = specs.sharded([short.evals / "e"], size, DebugCluster(), short=short, parallel=5)
+    spec = specs.sharded([short.evals / "e"], size, DebugCluster(), run=short, parallel=5)
     assert (spec.size.nodes, spec.size.ranks_per_node, spec.size.gpus_per_node, spec.parallel) == (1, 1, 1, 5)
 
 

@@ -56,16 +56,6 @@ def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
 
 
-def test_an_unfit_machine_is_told_once_with_what_is_decided():
-    events = submitted(), unfit(), unfit(rank=1)
-    assert told(*events) == [("FAILED", "unfit", None)]
-    assert changes(events)[-1].reason == "n1: gpu: it is gone"
-    assert told(*events, requeued("unfit"), unfit(rank=2)) == [("PENDING", "unfit", None)]
-    before = submitted(), started(), ended("crashed"), requeued("crashed")
-    assert told(*before, unfit(1), requeued("unfit"))[-2:] == [("REQUEUED", "crashed", 30), ("REQUEUED", "unfit", None)]
-    assert told(*events, requeued("unfit"), started(0))[-1] == ("RUNNING", None, 0)
-
-
 BEGUN = submitted(), started()
 NOT_CANCELLED = Cancelled(job_id="7"), NotCancelled(job_id="7", reason="nobody answers")
 
@@ -74,14 +64,11 @@ LEDGERS = {
     "trains": (BEGUN, "running"),
     "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
-    "preempted for good": ((submitted(restarts=False), started(), ended("preempted")), "gone"),
     "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
     "crashed, not requeued": ((*BEGUN, ended("crashed"), NotRequeued(job_id="7", reason="no")), "gone"),
     "given up": ((*BEGUN, ended("crashed"), GivenUp(job_id="7", reason="4 crashes")), "gone"),
     "not begun": ((submitted(), NotBegun(job_id="7", reason="no checkpoint")), "gone"),
-    "unfit at first": ((submitted(), unfit(), requeued("unfit")), "pending"),
     "unfit at last": ((submitted(), unfit(), GivenUp(job_id="7", reason="11 starts")), "gone"),
-    "unfit, not requeued": ((submitted(), unfit(), NotRequeued(job_id="7", reason="no")), "gone"),
     "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
     "unfit, then fit": ((submitted(), unfit(), requeued("unfit"), started()), "running"),
     "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
@@ -100,12 +87,9 @@ LEDGERS = {
     ),
     "setup too long": ((submitted(), DiedEarly(job_id="7", restart=0, reason="setup"), requeued("timeout")), "pending"),
     "cancelled": ((*BEGUN, Cancelled(job_id="7"), ended("terminated")), "gone"),
-    "cancelled while it waits": ((submitted(), Cancelled(job_id="7")), "gone"),
     "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
     "not cancelled, then terminated": ((*BEGUN, *NOT_CANCELLED, ended("terminated")), "gone"),
-    "not cancelled while it waits": ((submitted(), *NOT_CANCELLED), "pending"),
     "not cancelled, requeued": ((*BEGUN, ended("crashed"), requeued("crashed"), *NOT_CANCELLED), "pending"),
-    "not cancelled, unfit": ((submitted(), unfit(), requeued("unfit"), *NOT_CANCELLED), "pending"),
     "cancelled at the second try": ((submitted(), *NOT_CANCELLED, Cancelled(job_id="7")), "gone"),
 }
 

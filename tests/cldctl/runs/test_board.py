@@ -76,7 +76,7 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
 
 @pytest.mark.parametrize(
     ("full", "own", "host"),
-    [("gpu1.lab.org", "gpu1", "gpu1.lab.org"), ("localhost", "vm", "vm"), ("localhost.localdomain", "vm", "vm")],
+    [("gpu1.lab.org", "gpu1", "gpu1.lab.org"), ("localhost.localdomain", "vm", "vm")],
 )
 def test_the_tunnel_leads_to_this_machine(full, own, host, monkeypatch, tmp_path):
     monkeypatch.setattr(board.socket, "getfqdn", lambda: full)
@@ -91,6 +91,8 @@ def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):
     script.write_text("#!/bin/sh\necho loading\necho 'ValueError: no such thing'\nexit 3\n")
     script.chmod(0o755)
     monkeypatch.setattr(board.sys, "executable", str(script))
+    run_with(runs / "bare")
+    assert "has no curves yet" in invoke("board", "bare", runs=runs, code=1).stderr
     failed = invoke("board", "one", runs=runs, code=1)
     assert "TensorBoard ended with 3: ValueError: no such thing" in failed.stderr
 

@@ -41,22 +41,10 @@ def held(run, **more):
     return file
 
 
-class Watched(Clock):
-    """Called while an owner is watched."""
-
-    def __init__(self, then):
-        super().__init__(now=1_000_000.0)
-        self.then = then
-
-    def sleep(self, seconds):
-        super().sleep(seconds)
-        self.then(self.now)
-
-
 @pytest.mark.parametrize("act", [removed, pruned])
 def test_a_run_that_another_host_trains_without_a_job_is_left_alone(run, monkeypatch, act):
     file = held(run)
-    monkeypatch.setattr(leases, "time", Watched(lambda now: os.utime(file, (now, now))))
+    monkeypatch.setattr(leases, "time", Clock(1e6, lambda now: os.utime(file, (now, now))))
     with pytest.raises(UsageError, match=r"job torchrun \(host elsewhere.*(was not|Nothing was) removed\.$"):
         act(run)
     assert run.checkpoint_steps() == [10, 20]
@@ -73,7 +61,7 @@ def test_a_run_whose_owner_cannot_be_read_is_left_alone(run, act):
 
 def test_nobody_waits_for_a_job_that_is_gone(run, monkeypatch):
     held(run, job_id="7")
-    monkeypatch.setattr(leases, "time", Watched(pytest.fail))
+    monkeypatch.setattr(leases, "time", Clock(1e6, pytest.fail))
     pruned(run)
     assert run.checkpoint_steps() == [20]
     removed(run)

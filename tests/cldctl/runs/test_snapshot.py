@@ -138,14 +138,14 @@ def test_live_code(tmp_path, scripted, small):
 def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
     file = tmp_path / "ring.py"
     file.write_text(RING.format(1))
-    run = begun(tmp_path, "data.name=ring", f"data.plugin={file}")
-    copy = run.recipe().data.plugin
+    run = begun(tmp_path, "data.name=ring", f"plugins={file}")
+    copy = run.recipe().plugins[0]
     assert copy.startswith(str(run.path / "code/plugins"))
     file.write_text(RING.format(2))
     resumed(stop(run))
     first, second = requests(run)
     assert first.code == second.code
-    assert run.recipe().data.plugin == copy
+    assert run.recipe().plugins[0] == copy
     file.unlink()
     resumed(stop(run), update_code=True)
     assert requests(run)[-1].code == first.code, "the file is gone, so its copy stays"
@@ -154,7 +154,7 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
     kept = run.path / "code" / code.EARLIER / first.code[:16]
     assert [place.read_text() for place in kept.glob("plugins/*/ring.py")] == [RING.format(1)]
     resumed(stop(run))  # What is kept is no code that was added.
-    assert "(n, 2), 3.0" in (run.path / "code" / run.recipe().data.plugin).read_text()
+    assert "(n, 2), 3.0" in (run.path / "code" / run.recipe().plugins[0]).read_text()
     assert requests(run)[-1].code != first.code
 
 
@@ -162,14 +162,14 @@ def test_a_plugin_that_an_override_names_is_copied_then(tmp_path, scripted, smal
     first, file = tmp_path / "first.py", tmp_path / "ring.py"
     for each in (first, file):
         each.write_text(RING.format(1))
-    run = begun(tmp_path, "data.name=ring", f"data.plugin={first}")
-    resumed(stop(run), overrides=(f"data.plugin={file}",))
-    copy = run.recipe().data.plugin
+    run = begun(tmp_path, "data.name=ring", f"plugins={first}")
+    resumed(stop(run), overrides=(f"plugins={file}",))
+    copy = run.recipe().plugins[0]
     assert copy.startswith(str(run.path / "code/plugins"))
     assert copy.endswith("/ring.py")
     file.write_text(RING.format(2))
-    resumed(stop(run), overrides=(f"data.plugin={file}",))
-    assert run.recipe().data.plugin != copy, "whoever names it again wants it as it is now"
+    resumed(stop(run), overrides=(f"plugins={file}",))
+    assert run.recipe().plugins[0] != copy, "whoever names it again wants it as it is now"
 
 
 def test_a_recipe_that_was_edited_by_hand(run):

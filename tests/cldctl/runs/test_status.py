@@ -14,7 +14,6 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
 from cld_core.run import Lease, RunFolder
 from cld_core.run.events import (
-    Cancelled,
     Ended,
     GivenUp,
     JobRef,
@@ -144,14 +143,6 @@ def test_the_state_of_an_evaluation(tmp_path):
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 3)
 
 
-def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(run):
-    run.ledger.append(Submitted(job=ref()))
-    answers = survey.of_runs([run])
-    assert answers.problem == "cluster 'elsewhere' is not known to this cldctl"
-    assert answers.is_stale("elsewhere")
-    assert not answers.is_stale("local")
-
-
 def test_a_withdrawn_job_that_still_waits_is_shown(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
@@ -160,20 +151,6 @@ def test_a_withdrawn_job_that_still_waits_is_shown(run):
     row = status_of(run, saying(Seen("pending")))
     assert (row.state, row.reason) == ("CANCELLED", "job 8 still waits, with nothing to do: `cldctl cancel mine`")
     assert status_of(run, GONE).reason is None
-
-
-def test_an_end_in_the_ledger_is_not_as_of_some_time(run):
-    away = saying(Seen("unknown"), "elsewhere does not answer")
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Cancelled(job_id="7"))
-    assert (status_of(run, away).state, status_of(run, away).as_of) == ("CANCELLED", 1.0), "its job may not have ended"
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
-    assert (status_of(run, away).state, status_of(run, away).as_of) == ("CANCELLED", None)
-    run.ledger.append(Submitted(job=ref("8")))
-    run.ledger.append(Started(attempt=1, job_id="8", step=3))
-    run.ledger.append(Ended(attempt=1, cause="finished", step=9))
-    assert (status_of(run, away).state, status_of(run, away).as_of) == ("FINISHED", None)
 
 
 @pytest.mark.parametrize(("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)])

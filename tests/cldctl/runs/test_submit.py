@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from cld_core import processor
 from cld_core.config import load
-from cld_core.errors import UsageError
+from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
@@ -17,9 +19,10 @@ from cldctl import clusters
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
+from cldctl.locks import locked_within
 from cldctl.runs import evaluate, home, sharded, snapshot
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import submit
+from cldctl.runs.submit import require_native, submit
 from cldctl.runs.training import Start, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -123,6 +126,36 @@ def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, mon
     assert asked == [manifest.digest, code.imported()]
     (work,) = evaluations_of(run)
     assert work.ledger.history().submitted[0].code == code.imported()
+
+
+def natively(cluster, *overrides):
+    """What is said of the precision of a recipe."""
+    said = []
+    require_native(load(TOY, ["train.precision=bf16", *overrides]), cluster, said.append)
+    return said
+
+
+def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
+    emulated = ["bf16"]
+    monkeypatch.setattr(processor, "emulates", emulated.__contains__)
+    here, elsewhere = alone(), alone()
+    here.queues, elsewhere.queues = False, True
+    with pytest.raises(RecipeError, match=r"train.precision=bf16 .*train.precision=fp32, or train.emulated=true"):
+        natively(here)
+    (warning,) = natively(here, "train.emulated=true")
+    assert "20 times" in warning
+    assert natively(here, "cluster.gpus_per_node=1") == natively(here, "train.precision=fp32") == []
+    (warning,) = natively(elsewhere)
+    assert "unless those of the nodes" in warning
+    emulated.clear()
+    assert natively(here) == []
+
+
+def test_submitting_it_is_wrong_usage_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
+    done = invoke("submit", "toy", "train.precision=bf16", "--cluster", "local", runs=tmp_path / "runs", code=2)
+    assert done.stderr.startswith("error: train.precision=bf16 is emulated")
+    assert not (tmp_path / "runs").exists()
 
 
 def interrupted(at: int, times: int = 1, error: Exception | None = None):
@@ -243,3 +276,23 @@ def test_a_request_without_a_job_says_for_which_cluster_it_was(mine, sbatch):
     assert home.chosen(None, mine).name == "local", "its submission was interrupted"
     mine.ledger.append(NotSubmitted(reason="refused"))
     assert home.chosen(None, mine).name == clusters.default().name == "slurm"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A file that another open file has locked."""
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def test_a_free_file_is_locked_at_once(tmp_path):
+    with (tmp_path / "lock").open("w") as file, (tmp_path / "lock").open("w") as other:
+        assert locked_within(file.fileno(), 0.0)
+        assert not locked_within(other.fileno(), 0.0)
+
+
+def test_it_is_locked_once_others_have_let_it_go(held, tmp_path):
+    with (tmp_path / "lock").open("w") as file:
+        threading.Timer(0.2, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        assert locked_within(file.fileno(), 60.0)

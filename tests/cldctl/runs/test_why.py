@@ -54,17 +54,6 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted):
     assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
 
 
-def test_it_fits_on_a_screen_and_the_newest_attempts_are_shown(run, monkeypatch):
-    crashed(run, 12)
-    long = "--- start 11 of job 7: rank 1 on n1, 2026-11-26T08:00:00 ---\n" + "x" * 400 + "\n" + "line\n" * 40
-    (run.logs / "7_1_log.err").write_text(long + "OSError: disk\n")
-    shown = invoke("why", "mine", runs=run.path.parent, width=80).stdout
-    assert len(shown.splitlines()) <= 24
-    assert all(len(line) <= 80 for line in shown.splitlines())
-    assert "8 earlier attempts" in shown
-    assert "rank 1 on n11 failed first in attempt 11" in " ".join(shown.split())
-
-
 @pytest.mark.parametrize(
     ("cause", "state", "says", "then"),
     [

@@ -8,11 +8,9 @@ import pytest
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run.events import Ended, JobRef, Submitted, TaskFailed
-from cld_core.run.groups import Group
 from cldctl.show import follow
 from cldctl.show.follow import follow_evaluations, follow_run
 from tests.support.made_up import run_with
-from tests.support.screen import row
 from tests.support.scripted import Scripted, register, trained
 from tests.support.tools import invoke
 
@@ -44,18 +42,6 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause
     for command in ("why", "logs", "resume"):
         assert (f"  cldctl {command} mine" in said.partition("next:\n")[2]) == (code != 0)
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
-
-
-def test_what_to_type_next_about_a_group(tmp_path):
-    group, done = Group(tmp_path, "g"), row("a", "FINISHED")
-
-    def following(*others, code, evaluated=False):
-        return follow.next_of_group(group, [done, *others], code, evaluated=evaluated)
-
-    assert following(code=0) == ["eval g --elbo"]
-    assert following(code=0, evaluated=True) == ["compare g"]
-    assert following(row("b", "FAILED"), code=1) == ["why b", "resume g"]
-    assert following(row("b", "CANCELLED"), code=5) == ["resume g"]
 
 
 @pytest.mark.parametrize(("cause", "says"), [("finished", False), ("nonfinite", True), ("cancelled", True)])

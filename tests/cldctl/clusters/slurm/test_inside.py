@@ -63,7 +63,6 @@ def test_where_its_ranks_meet(logs, monkeypatch):
     [
         (StopCode.USR2, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
         (StopCode.USR2, {"EndTime": 100}, "", "timeout"),
-        (StopCode.USR2, {"EndTime": 1000}, "", "preempted"),
         (StopCode.USR2, {}, "", "preempted"),
         (StopCode.TERM, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
         (StopCode.TERM, {}, NOTICE.format("PREEMPTION"), "preempted"),
@@ -73,7 +72,6 @@ def test_where_its_ranks_meet(logs, monkeypatch):
         (StopCode.TERM, {"Restarts": "1", "JobState": "COMPLETING"}, SCANCEL, "cancelled"),
         (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -10}, "", "timeout"),
         (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -100}, "", "cancelled"),
-        (StopCode.TERM, {"JobState": "CANCELLED"}, "", "cancelled"),
         (StopCode.TERM, {"JobState": "RUNNING"}, "", None),
     ],
 )
@@ -94,7 +92,6 @@ def attempt(**changes: Any) -> Attempt:
     ("about", "log", "accounting", "cause"),
     [
         ({}, f"..{NOTICE.format('NODE FAILURE')}", "", "node_failure"),
-        ({}, f"..{NOTICE.format('NODE FAILURE')}", "5|FAILED\n5|PREEMPTED\n", "node_failure"),
         ({}, "..", "5|NODE_FAIL\n5|PREEMPTED\n", "preempted"),
         ({}, "..", "5|NODE_FAIL\n", None),
         ({}, "..", "5|NODE_FAIL\n5|FAILED\n", None),
@@ -102,7 +99,6 @@ def attempt(**changes: Any) -> Attempt:
         ({"cause": "crashed"}, f"..{SCANCEL}", "", None),
         ({"cause": "crashed"}, "..srun: error: n1: task 0: Out Of Memory\n", "", "out_of_memory"),
         ({"log_offset": None}, f"..{NOTICE.format('NODE FAILURE')}", "5|NODE_FAIL\n5|NODE_FAIL\n", None),
-        ({"job_id": None}, "", "", None),
     ],
 )
 def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting, cause):
@@ -194,7 +190,6 @@ def test_a_refused_requeue_says_so(logs, controlled_by):
     ("known", "cancelled"),
     [
         ({}, False),
-        ({"JobState": "RUNNING"}, False),
         ({"JobState": "CANCELLED"}, True),
         ({"JobState": "COMPLETING"}, True),
         ({"JobState": "COMPLETING", "PreemptTime": "2026-11-25T00:00:00"}, False),
