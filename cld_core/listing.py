@@ -8,7 +8,7 @@ from typing import Any, Self, overload
 
 from .errors import CldError, NotFoundError, UsageError, did_you_mean
 from .evaluate.evaluation import evaluations_of
-from .evaluate.report_numbers import numbers
+from .evaluate.reports import numbers
 from .run import History, RunFolder, find_runs
 from .run.causes import state_after
 from .run.events import NotSubmitted

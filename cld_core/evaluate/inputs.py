@@ -16,7 +16,6 @@ from cld_core.errors import UsageError
 from cld_core.sanitize import one_line
 
 from . import inception, registry
-from .definitions import Metric
 from .feature_inputs import Extraction, FeatureInputs, Files
 
 
@@ -62,7 +61,7 @@ def _refuse_other_data(recipe: Recipe, metrics: Sequence[str]) -> None:
         raise UsageError(f"{flags} {text}. Ask for {fit}.")
 
 
-def _looks_at_features(metric: Metric) -> bool:
+def _looks_at_features(metric: registry.Metric) -> bool:
     return "fid" in registry.ROWS[metric.rows].depends
 
 

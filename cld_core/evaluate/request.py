@@ -21,7 +21,6 @@ from cld_core.shards import Request
 from cld_core.shards.request import MAX_ROWS, require_few
 
 from . import inputs, registry
-from .definitions import RowKind
 from .feature_inputs import FeatureInputs
 
 
@@ -132,7 +131,7 @@ class EvalRequest(Request):
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
-        return replace(request, shards=min(shards, max(request.sizes.values())))
+        return request.in_shards(shards)
 
     @classmethod
     def periodic_fid(cls, recipe: Recipe) -> "EvalRequest | None":
@@ -181,14 +180,22 @@ class EvalRequest(Request):
         kinds = dict.fromkeys(metric.rows for metric in registry.metrics(self.metrics))
         return {kind: self._size(registry.ROWS[kind]) for kind in kinds}
 
-    def _size(self, kind: RowKind) -> int:
+    def _size(self, kind: registry.RowKind) -> int:
         most = [] if kind.most is None else [int(self._spec_at(kind.most))]
         return min([int(getattr(self, kind.over)), *most])
 
-    def rows_id(self, kind: str) -> str:
-        """A digest of everything that each single row of a kind depends on, but not of how many there are."""
-        readers = [metric.name for metric in registry.metrics(self.metrics) if metric.rows == kind]
-        return self._digest(readers, "checkpoint_step", sizes=False)
+    def chunk(self, kind: str) -> int:
+        return registry.ROWS[kind].chunk
+
+    def row_settings(self, kind: str) -> dict[str, Any]:
+        """All that each single row of a kind depends on besides the weights, but not how many there are."""
+        rows = registry.ROWS[kind]
+        settings = {name: self.at(name) for name in ("model_digest", "seed", "ema", "plugins", *rows.depends)}
+        for place in rows.apart:
+            section, _, name = place.partition(".")
+            settings[section] = {key: value for key, value in settings[section].items() if key != name}
+        reads = sorted(registry.read_of(kind, self.metrics))
+        return {"rows": kind, "version": rows.version, "reads": reads, **settings}
 
     def at(self, place: str) -> Any:
         """What is at a place such as "kid.subsets"; None if a section of it is missing."""
@@ -200,12 +207,11 @@ class EvalRequest(Request):
         changes.mark(run.path)
         return self.store(run.evals / self.id)
 
-    def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
+    def _digest(self, metrics: Sequence[str], *more: str) -> str:
         names = {"model_digest", "seed", "ema", *(["plugins"] if self.plugins else []), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
-            numbers = [rows.over, *([rows.most] if rows.most else [])] if sizes else []
-            names |= {*rows.depends, *metric.depends, *numbers}
+            names |= {*rows.depends, *metric.depends, rows.over, *([rows.most] if rows.most else [])}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
         return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
 

@@ -274,14 +274,6 @@ class TaskFailed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeRefused(Event):
-    """All shards of sharded work seemed complete, and yet they do not make a whole."""
-
-    reason: str
-    job_id: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class OtherCode(Event):
     """A task of sharded work runs other code (``code``) than that which was there when it was submitted (``asked``)."""
 

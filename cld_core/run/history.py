@@ -210,7 +210,7 @@ class History:
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
                 self._given_up_by = event.job_id
-            case events.GivenUp() | events.MergeRefused():
+            case events.GivenUp():
                 self.given_up, self._given_up_by = event.reason, event.job_id
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None

@@ -67,6 +67,9 @@ class Work(Protocol):
     def rows_done(self) -> tuple[int, int]:
         """How much is computed, and how much there is in all."""
 
+    def moved_at(self) -> float | None:
+        """When something of it was last computed, seconds since 1970; None before the first."""
+
     def compute(
         self,
         ranks: "Ranks",

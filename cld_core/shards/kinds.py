@@ -12,7 +12,7 @@ from .request import content_of
 KINDS = {
     "evaluation": "cld_core.evaluate.evaluation:Evaluation",
     "tuning": "cld_core.tune.tuning:Tuning",
-    "statistics": "cld_core.evaluate.stats_work:Statistics",
+    "statistics": "cld_core.evaluate.statistics:Statistics",
 }
 
 

@@ -15,6 +15,8 @@ from cld_core.sanitize import one_line
 
 # The most pieces that work is divided into: each is a task, or a part of one, and four files.
 MAX_SHARDS = 10_000
+# Rows in a file, if their kind has no other number: few enough that a task that is killed loses little.
+CHUNK = 256
 # The most rows of a kind.
 MAX_ROWS = 10**9
 # Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
@@ -94,10 +96,25 @@ class Request(ABC):
         """
         return {}
 
-    def ranges(self, shard: int) -> dict[str, tuple[int, int]]:
-        """By kind of rows, first and last-plus-one index of a shard's share; kinds without a row are left out."""
-        every = {kind: share(size, shard, self.shards) for kind, size in self.sizes.items()}
-        return {kind: (first, last) for kind, (first, last) in every.items() if first < last}
+    def chunk(self, kind: str) -> int:
+        """How many rows of a kind are kept in a file: a constant of the format, so that all work shares the files."""
+        return CHUNK
+
+    def chunks(self, shard: int) -> dict[str, range]:
+        """By kind of rows, the chunks that are a shard's share; kinds without any are left out."""
+        numbers = {kind: -(-size // self.chunk(kind)) for kind, size in self.sizes.items()}
+        shares = {kind: range(*share(count, shard, self.shards)) for kind, count in numbers.items()}
+        return {kind: chunks for kind, chunks in shares.items() if chunks}
+
+    def wanted(self, kind: str, number: int) -> int:
+        """How many rows of a chunk there are; 0 if it is behind the last one."""
+        chunk = self.chunk(kind)
+        return max(min(chunk, self.sizes[kind] - number * chunk), 0)
+
+    def in_shards(self, shards: int) -> Self:
+        """The same request in so many shards, or in as many as it has chunks."""
+        most = max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())
+        return replace(self, shards=min(shards, most))
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.

@@ -377,6 +377,12 @@ class Tuning:
             return total, total
         return 0 if (state := self.state) is None else min(state.steps, total), total
 
+    def moved_at(self) -> float | None:
+        try:
+            return (self.folder / STATE).stat().st_mtime
+        except OSError:
+            return None
+
     def compute(
         self,
         ranks: "Ranks",

@@ -12,8 +12,7 @@ from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate import registry
 from cld_core.evaluate.published import PublishedSampler, published_samplers
-from cld_core.evaluate.report_numbers import nonfinite_share
-from cld_core.evaluate.reports import current_report
+from cld_core.evaluate.reports import current_report, nonfinite_share
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.registration import is_shipped

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.evaluate import registry
-from cld_core.evaluate.report_numbers import Number, network_evaluations, nonfinite_share, numbers
-from cld_core.evaluate.reports import current_report
+from cld_core.evaluate.reports import Number, current_report, network_evaluations, nonfinite_share, numbers
 from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.files import replacing, write_text
 from cld_core.run import RunFolder

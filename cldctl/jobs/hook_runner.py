@@ -89,7 +89,7 @@ class _Runner:
     def tell_of_evaluation(self, folder: Path) -> None:
         """Call the hook for an evaluation that is finished or given up, once for each job."""
         from cld_core.evaluate.evaluation import Evaluation
-        from cld_core.evaluate.report_numbers import numbers
+        from cld_core.evaluate.reports import numbers
 
         work = Evaluation(folder)
         history, report = work.ledger.history(), work.report

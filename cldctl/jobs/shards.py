@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.errors import CldError, IncompleteError, MergeError
+from cld_core.errors import CldError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code, pending
-from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued, OtherCode, TaskFailed
+from cld_core.run.events import Event, GivenUp, NotRequeued, OtherCode, TaskFailed
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cld_core.shards import open_work
@@ -106,12 +106,8 @@ class ShardsWork:
             try:
                 if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
                     return False
-            except IncompleteError as error:
-                pending.append(work.ledger, MergeRefused(reason=str(error), job_id=job.ref.job_id))
-                print(f"{work.name}: {error}", file=sys.stderr, flush=True)
             except CldError as error:
-                refusal = MergeRefused if isinstance(error, MergeError) else GivenUp
-                pending.append(work.ledger, refusal(reason=str(error), job_id=job.ref.job_id))
+                pending.append(work.ledger, GivenUp(reason=str(error), job_id=job.ref.job_id))
                 if len(self.pieces) == 1:
                     raise
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from cld_core import ownership
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluate.stats_work import Statistics, StatsRequest, make_folder
+from cld_core.evaluate.statistics import Statistics, StatsRequest, make_folder
 from cld_core.run import RunFolder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import numbers, remarks
+from cld_core.evaluate.reports import numbers, remarks
 from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History
@@ -30,17 +29,9 @@ def work_state(work: Work, answers: Answers) -> str:
 
 
 def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
-    """Whether a task has written since the clusters were asked: states are replaced in their folder."""
-    times = [when for when in asked if when is not None]
-    try:
-        return bool(times) and state_folder(work).stat().st_mtime > max(times)
-    except OSError:
-        return False
-
-
-def state_folder(work: Work) -> Path:
-    """The folder in which tasks say how far they are."""
-    return work.folder if isinstance(work, Tuning) else work.folder / "shards"
+    """Whether a task has written since the clusters were asked: rows are added to a folder."""
+    times, moved_at = [when for when in asked if when is not None], work.moved_at()
+    return bool(times) and moved_at is not None and moved_at > max(times)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluate import registry
-from cld_core.evaluate.definitions import Quantity
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.published import PublishedSampler
+from cld_core.evaluate.registry import Quantity
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.files import write_text
 from cld_core.run import RunFolder

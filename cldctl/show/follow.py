@@ -8,12 +8,11 @@ import typer
 
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.stats_work import Statistics
+from cld_core.evaluate.statistics import Statistics
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
-from cld_core.tune.tuning import STATE, Tuning
 from cldctl import clusters
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.hints import command
@@ -21,7 +20,7 @@ from cldctl.runs import sharded, survey
 from cldctl.runs.state import OVER
 from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason
 from cldctl.runs.survey import Answers, Ends
-from cldctl.runs.work_status import state_folder, work_state
+from cldctl.runs.work_status import work_state
 
 from .console import err, out, say_next, shows_bars
 from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
@@ -211,15 +210,10 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
         return ""
     if done >= total:
         return "merging"
-    if done == 0 and not any(map(_has_begun, works)):
+    if done == 0 and all(work.moved_at() is None for work in works):
         return STARTING
     draws = all(isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics) for work in works)
     return "drawing samples" if draws else works[0].doing
-
-
-def _has_begun(work: Work) -> bool:
-    folder = state_folder(work)
-    return (folder / STATE).exists() if isinstance(work, Tuning) else folder.is_dir() and any(folder.iterdir())
 
 
 def _unit(works: Sequence[Work]) -> str:

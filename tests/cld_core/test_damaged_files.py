@@ -33,7 +33,7 @@ from cld_core.data.prepare import prepare
 from cld_core.data.store import read_about
 from cld_core.errors import CheckpointError, CldError, DataError
 from cld_core.evaluate import stats_file
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of
+from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.reports import current_report
 from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.evaluate.weights import NotWeights, state_of
@@ -160,14 +160,6 @@ def test_a_damaged_report_keeps_what_can_be_read(tmp_path):
     assert read is not None
     assert "fid" not in read
     assert read["elbo"] == {"stderr": 0.1, "n": 3}
-
-
-@pytest.mark.parametrize("state", ["x", [], {"elbo": {"first": "0"}}, {"elbo": {"first": 5, "last": 1, "done": 0}}])
-def test_a_damaged_shard_is_missing(tmp_path, state):
-    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
-    (work,) = evaluations_of(run)
-    (work.shards / "00000.json").write_text(json.dumps({**work.made_of(), "work": state}))
-    assert 0 in Evaluation(work.folder).missing()
 
 
 # Checkpoints.

@@ -38,7 +38,7 @@ def _prepare() -> None:
     from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
-    from cld_core.shards import files  # noqa: F401
+    from cld_core.shards import rows  # noqa: F401
 
     torch.set_num_threads(1)
     _run(), _exported(), _arrays()
@@ -290,8 +290,7 @@ def _odd_member(rng: random.Random, content: bytes) -> bytes:
 
 def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.evaluate import stats_file
-    from cld_core.shards import state
-    from cld_core.shards.files import Sealed
+    from cld_core.shards.rows import Rows
 
     members = dict(rng.choice(_arrays()))
     name = rng.choice(list(members))
@@ -304,12 +303,11 @@ def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
     with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for name, content in members.items():
             archive.writestr(f"{name}.npy", content)
-    path = folder / "00000-features.npz"
+    path = folder / "000000-000006.npz"
     path.write_bytes(damaged(rng, out.getvalue()) if rng.random() < 0.5 else out.getvalue())
-    state.state_file(folder, 0).write_text("{}")
     if rng.random() < 0.7:
         return lambda: stats_file.read(path, features=rng.random() < 0.5)
-    return lambda: Sealed(folder, 0, "features", 0, 6).load()
+    return lambda: Rows(folder, 6).load(0, 6)
 
 
 TARGETS = [

@@ -46,11 +46,11 @@ register("sde", "heavy", Heavy, HeavySpec)
 """
 EVERYTHING = """
 from cld_core import register
-from cld_core.evaluate.metrics.loss import LOSS
+from cld_core.evaluate.registry import metric
 import dataclasses
 
 print("imported")
-register("metrics", "mine", dataclasses.replace(LOSS, name="mine"))
+register("metrics", "mine", dataclasses.replace(metric("loss"), name="mine"))
 register("loggers", "mine", "somewhere:Logger")
 register("extractors", "mine", "somewhere:Extractor")
 """

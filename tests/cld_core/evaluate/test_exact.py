@@ -42,8 +42,9 @@ TIGHT += ("eval.elbo.eps=1e-7", "objective.loss_eps=1e-7")
 
 
 def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_and_report(
-    tmp_path, monkeypatch, no_pictures
+    tmp_path, monkeypatch, no_pictures, chunks
 ):
+    chunks(15)
     exact = Variant(MlpSpec, f"{__name__}:Exact")
     monkeypatch.setitem(registry.SECTIONS["network"].variants, "mlp", exact)
     recipe = load(RECIPES / "toy.yaml", ["data.name=gaussian", *TIGHT])

@@ -10,9 +10,8 @@ from PIL import Image
 
 from cld_core import pictures
 from cld_core.data.images import to_pixels
-from cld_core.evaluate.metrics import elbo
+from cld_core.evaluate import likelihood
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.elbo import FIELDS
 from cld_core.model import Model
 from tests.support.images import make_images, tiny_recipe
 
@@ -21,8 +20,10 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
     model = Model(tiny_recipe(make_images(tmp_path / "set")))
     nats = math.prod(model.data_shape) * math.log(2.0)
     request = EvalRequest.of(model.recipe, ("elbo",), 0)
-    joined = SimpleNamespace(model=model, request=request, arrays={name: np.full(4, -nats) for name in FIELDS})
-    report = elbo.section(joined)
+    joined = SimpleNamespace(
+        model=model, request=request, arrays={name: np.full(4, -nats) for name in likelihood._BOUNDS}
+    )
+    report = likelihood.elbo(joined)
     assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
     for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
         assert report[name] == pytest.approx(8.0)

@@ -11,7 +11,7 @@ from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.evaluate import extractors, inception, weights
 from cld_core.evaluate.feature_inputs import Extraction
-from cld_core.evaluate.stats_work import StatsRequest
+from cld_core.evaluate.statistics import StatsRequest
 from cld_core.run import RunFolder
 from tests.support.crafted import KINDS, crafted
 from tests.support.extractor import random_inception

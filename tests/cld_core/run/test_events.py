@@ -51,7 +51,6 @@ EXAMPLES = (
     events.DiedEarly(job_id="7", restart=3, reason="code 1"),
     events.Crashed(job_id="7", restart=0, code=1, node="n3"),
     events.TaskFailed(job_id="7", reason="RuntimeError: no"),
-    events.MergeRefused(reason="shard 1 is damaged", job_id="7"),
     events.OtherCode(job_id="7", code="cd34", asked="ab12"),
     events.TurnedAway(job_id="8", why="held", reason="job 7 is alive"),
     events.Damaged(step=20, reason="truncated"),

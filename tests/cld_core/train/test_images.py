@@ -13,12 +13,12 @@ from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import load
 from cld_core.data.image_source import indices as indices_of
 from cld_core.ema import Ema
+from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.joined import Joined
-from cld_core.evaluate.metrics.elbo import ELBO
+from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.elbo import ElboRows
-from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.rows import Table
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
@@ -196,7 +196,7 @@ def measured(made: Trainer) -> tuple[float, float]:
     with made.ema.in_place():
         with torch.no_grad():
             loss = float(made.loss.per_sample(model.score, x, draws).mean())
-        bits = ELBO.section(Joined(model, request, ElboRows(model, request).compute(0, 16)))["bpd"]
+        bits = likelihood.elbo(Table(model, request, ElboRows(model, request).compute(0, 16)))["bpd"]
     made.net.train()
     return loss, bits
 

@@ -12,7 +12,7 @@ MINE = """
 import dataclasses
 from cld_core import register
 from cld_core.config.sampling import EmSpec
-from cld_core.evaluate.metrics.loss import LOSS
+from cld_core.evaluate.registry import metric
 from cld_core.samplers.euler_maruyama import sample
 
 
@@ -22,7 +22,7 @@ class MineSpec(EmSpec):
 
 
 register("sampling", "mine", sample, MineSpec)
-register("metrics", "mine", dataclasses.replace(LOSS, name="mine"))
+register("metrics", "mine", dataclasses.replace(metric("loss"), name="mine"))
 """
 ASKED = ("sampling.method=mine", "sampling.nfe=5", "eval.samples=8", "eval.points=8")
 

@@ -21,7 +21,7 @@ from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, alone
 from tests.support.tools import invoke
 
-ASKED = ("eval.samples=32",)
+ASKED = ("eval.samples=1024",)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
 
 
 def started(run, cluster, shards=64):
-    made = plan.make(run, ("elbo",), [20], ["eval.samples=64"], shards=shards)
+    made = plan.make(run, ("elbo",), [20], ["eval.samples=16384"], shards=shards)
     outcome = evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
     return Evaluation(run.evals / made.requests[0].id), outcome
 
@@ -141,9 +141,9 @@ CRASH = events.Crashed(job_id="8_0", restart=0, code=1)
         ([events.Cancelled(job_id="7_1"), task(0)], 1, "stopped", "its jobs have ended"),
         ([task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "crashed", "4 crashes"),
         ([task(0), events.GivenUp(reason="no weights", job_id="8_0")], 2, "failed", "no weights"),
-        ([task(0), events.MergeRefused(reason="shard 1 is damaged", job_id="8_0")], 3, "not merged", "is damaged"),
+        ([task(0), events.GivenUp(reason="shard 1 is damaged", job_id="8_0")], 3, "not merged", "is damaged"),
         ([task(0), events.NotRequeued(job_id="8_0", reason="nobody answers")], 2, "not requeued", "requeued: nobody"),
-        ([task(0), events.MergeRefused(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
+        ([task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
     ],
 )
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):
@@ -155,7 +155,7 @@ def test_why_an_evaluation_has_stopped(happened, done, cause, why):
 
 def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(run):
     work, _ = started(run, alone(takes=64), shards=3)
-    work.ledger.append(events.MergeRefused(reason="shard 1 is damaged. Re-run it.", job_id="1_0"))
+    work.ledger.append(events.GivenUp(reason="shard 1 is damaged. Re-run it.", job_id="1_0"))
     gone = Answers({"scripted": Survey({("scripted", f"1_{number}"): Seen("gone") for number in range(3)})})
     entry = json.loads(json.dumps(evaluation_status(work, gone)))
     assert (entry["state"], entry["reason"]) == ("STOPPED", "shard 1 is damaged. Re-run it.")

@@ -1,9 +1,11 @@
 """The statistics of a training set as a kind of sharded work, in a folder beside the file that they end up in.
 
-Loads no torch; numpy only to look into a file of statistics.
+Its rows are the features of training images. Loads no torch until it computes them, and numpy only to look into a file
+of statistics.
 """
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +15,11 @@ from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.registry import spec_of
 from cld_core.data import store
-from cld_core.errors import CldError, UsageError
-from cld_core.shards import Request, Work
+from cld_core.digests import digest
+from cld_core.errors import CldError, DataError, UsageError
+from cld_core.shards import Computer, Request, Task, Work
 from cld_core.shards.request import require_few
+from cld_core.shards.rows import Rows
 
 from . import inputs
 from .feature_inputs import Extraction
@@ -68,7 +72,7 @@ class StatsRequest(Request):
             from . import stats_file
 
             output = stats_file.default_file(data, extraction)
-        return cls(
+        request = cls(
             output=str(output.absolute()),
             data=data,
             data_fingerprint=store.fingerprint(data, "train"),
@@ -78,9 +82,9 @@ class StatsRequest(Request):
             features=features,
             classes=store.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,
-            shards=min(shards, images),
             retries=recipe.train.max_retries,
         )
+        return request.in_shards(shards)
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
@@ -94,6 +98,10 @@ class StatsRequest(Request):
     @property
     def id(self) -> str:
         return f"{self.fingerprint}{'-features' if self.features else ''}{'-classes' if self.classes else ''}"
+
+    def row_settings(self) -> dict[str, Any]:
+        """What the features of an image depend on."""
+        return {"data": self.data_fingerprint, **self.extraction.to_dict()}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -130,7 +138,6 @@ class Statistics(Work):
     """Statistics that are being computed; the folder is removed when they are done."""
 
     command = "cldctl data stats"
-    computation = "cld_core.evaluate.stats_computing:StatsComputation"
     request_type = StatsRequest
     doing, unit = "computing features", "images"
     request: StatsRequest
@@ -143,8 +150,55 @@ class Statistics(Work):
     def is_done(self) -> bool:
         return self.request.is_done
 
-    def made_of(self, *, strict: bool = False) -> dict[str, str]:
-        return {"request": self.request.id}
+    def rows(self, kind: str) -> Rows:
+        made_of = digest(self.request.row_settings())[:16]
+        return Rows(self.folder / "rows" / made_of, self.request.chunk(kind))
+
+    def computers(self, device: Any) -> dict[str, Computer]:
+        from .features import ImageRows
+
+        request = self.request
+        computer = ImageRows(request.data, request.extraction, request.files, device)
+        if computer.n != request.images:
+            text = f"has {computer.n} images, but {request.images} when the statistics were asked for"
+            raise DataError(f"{request.data.path} {text}. Re-run `{self.command}`.")
+        return {"features": computer}
+
+    def finish(self, task: Task) -> None:
+        """Write the file and remove the rows."""
+        import numpy as np
+
+        from . import stats_file
+        from .moments import Moments
+
+        request = self.request
+        kept: list[Any] = []
+
+        def features() -> Iterator[Any]:
+            for part in task.parts("features"):
+                if request.features:
+                    kept.append(part["features"])
+                yield part["features"]
+
+        moments = Moments.of_parts(features())
+        about = {
+            "identity": request.fingerprint,
+            **request.extraction.to_dict(),
+            "images": request.images,
+            "data": request.data_fingerprint,
+            "quantisation": "none: the images are uint8",
+        }
+        labels = self._labels()
+        if labels is not None:
+            about["classes"] = list(request.classes)
+        rows = np.concatenate(kept) if kept else None
+        stats_file.write(Path(request.output), moments, rows, about, labels)
+        shutil.rmtree(self.folder / "rows", ignore_errors=True)
+
+    def _labels(self) -> Any:
+        """The labels of the images, if their features are kept and they have some."""
+        root = Path(self.request.data.path)
+        return store.read_labels(root, store.find(root), "train") if self.request.classes else None
 
 
 def make_folder(folder: Path) -> None:
