@@ -15,7 +15,7 @@ from torch import Tensor
 
 import cld_core
 from cld_core.data.images import to_pixels
-from cld_core.evaluate.grids import tile
+from cld_core.pictures import tile
 
 # A pixel of the data is so many pixels of the picture; heights of the headings and of the gap between the halves.
 ZOOM, HEADING, GAP = 2, 24, 16

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from benchmarks.harness import Clock, Report, Row, Settings
 from cld_core.config import load
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Event, JobRef, Requested, Started, Submitted
-from cld_core.run.lines import to_line
+from cld_core.run.ledger import to_line
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 7

@@ -17,7 +17,7 @@ import cld_core
 from benchmarks.diamond import sliced_w2
 from cld_core.analytic import ConditionalMixture, diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement, Way
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import SECTIONS
 from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise, generator

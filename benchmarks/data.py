@@ -13,7 +13,7 @@ from benchmarks.limits import memory_bandwidth
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.image_source import ImageSource
 from cld_core.data.images import ImageSet
-from cld_core.gpu_checks.setups import image_folder
+from tests.support.images import make_images
 
 BATCH = 128
 TARGET = 20.0
@@ -76,7 +76,7 @@ def _let_workers_finish() -> None:
 def topic(settings: Settings) -> Report:
     # More batches than the workers have prefetched in the round before (2 each).
     count, batch, batches = (64, 8, 8) if settings.quick else (20_000, BATCH, 200)
-    folder = image_folder(settings.work / "images", 32, {"train": count, "validation": 1})
+    folder = make_images(settings.work / "images", size=32, splits={"train": count, "validation": 1})
     spec = ImageDataSpec(name="folder", path=str(folder), size=32)
     ours = Ours(spec, batch, settings.device)
     plain = Forever(ours.images.batch(torch.arange(count)).cpu(), batch)

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from cld_core.config import load
+from cld_core.files import write_json
 from cld_core.run import Lease, RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, Event, JobRef, Requested, Started, Submitted
-from cld_core.run.lines import to_line
+from cld_core.run.ledger import to_line
 from tests.chaos.shim import Faults
 
 ROOT = Path(__file__).parents[1]

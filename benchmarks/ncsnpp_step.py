@@ -13,9 +13,9 @@ from benchmarks.harness import BASELINE, PUBLISHED_ON, Report, Settings, against
 from benchmarks.limits import flop_rates
 from benchmarks.plain_nets import plain_ncsnpp
 from cld_core.config import Recipe
-from cld_core.gpu_checks.setups import image_folder
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
+from tests.support.images import make_images
 
 PUBLISHED_S = 1.325  # harness.PUBLISHED_ON
 FORMS = {
@@ -38,7 +38,7 @@ def trainer_of(recipe: Recipe, device: str) -> tuple[Trainer, Callable[[], Any]]
 def topic(settings: Settings) -> Report:
     size = 8 if settings.quick else 32
     count = 8 if settings.quick else 64
-    folder = image_folder(settings.work / "ncsnpp", size, {"train": count, "validation": 1})
+    folder = make_images(settings.work / "ncsnpp", size=size, splits={"train": count, "validation": 1})
     where = f"data.path={folder}"
     forms = {"fp32": FORMS["fp32"]} if settings.quick else FORMS
     recipes = {name: models.ncsnpp_recipe(settings.quick, where, *keys) for name, keys in forms.items()}

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import cld_core
 from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, NoSplit, Quality, exact, floor
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import SECTIONS
 from cld_core.errors import CldError
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 

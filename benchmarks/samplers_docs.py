@@ -15,8 +15,8 @@ from typing import Any
 
 from cld_core.errors import CldError
 from cld_core.evaluate import registry
-from cld_core.evaluate.definitions import Quantity
 from cld_core.evaluate.published import PublishedSampler, published_samplers
+from cld_core.evaluate.registry import Quantity
 from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
 from cldctl.evals import samplers

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Event, JobRef, Started, Submitted
-from cld_core.run.lines import to_line
+from cld_core.run.ledger import to_line
 from tests.slurm.cluster import SlurmCluster
 
 from .cli import REPEATS, make_runs

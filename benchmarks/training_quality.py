@@ -81,7 +81,7 @@ def preconditioning() -> None:
         for step in range(STEPS):
             made.step(step)
             if step % 500 == 499:
-                means.append(made.take_loss())
+                means.append(made.take_scalars()["loss"])
         print(f"| {name} |", " | ".join(f"{mean:.4f}" for mean in means if mean is not None), "|", flush=True)
 
 

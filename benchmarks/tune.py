@@ -35,12 +35,11 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.solutions import Solution, in_run
-from cld_core.tune import differences, fit
-from cld_core.tune.computing import solution_of
-from cld_core.tune.differences import Fitted
-from cld_core.tune.fit import Ends, Problem, Row
+from cld_core.tune import fit
+from cld_core.tune.derivatives import Fitted, samples
+from cld_core.tune.fit import Ends, Problem
 from cld_core.tune.linear import Linear, of_exponential, spaced
-from cld_core.tune.stages import CANDIDATES, SPACINGS, STAGES
+from cld_core.tune.tuning import CANDIDATES, SPACINGS, STAGES, Row
 
 EPS = 1e-3
 
@@ -73,7 +72,7 @@ def of_model(model: Model, name: str) -> Case:
 
 
 def rms(case: Case, linear: Linear, ends: Ends) -> float:
-    x = differences.samples(Fitted(case.score, case.sde, 4096), linear, ends.u)
+    x = samples(Fitted(case.score, case.sde, 4096), linear, ends.u)
     return math.sqrt(float((x - ends.x).square().mean()))
 
 
@@ -93,9 +92,9 @@ def of_diamond(name: str, sde: Diffusion) -> Case:
 
 
 def fitted(
-    case: Case, nfe: int, points: int, stages: Sequence[str] = tuple(STAGES)
+    case: Case, nfe: int, points: int, stages: Sequence[str] = ("untuned", "grid", "coefficients")
 ) -> Iterator[tuple[str, Row, Linear]]:
-    """The first stages of a fit: the name of each, its best row and the sampler of that."""
+    """Stages of a fit from scratch: the name of each, its best row and the sampler of that."""
     ends = case.ends(1, points), case.ends(2, points)
     problem = Problem(Fitted(case.score, case.sde, 4096), *ends, nfe, EPS, True)
     rows: dict[str, list[Row]] = {stage: [] for stage in STAGES}
@@ -112,16 +111,10 @@ def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
         return ""
     distances, densities = [], []
     for seed in range(100, 100 + seeds):
-        x = differences.samples(Fitted(case.score, case.sde, 4096), linear, case.prior(seed, n).double())
+        x = samples(Fitted(case.score, case.sde, 4096), linear, case.prior(seed, n).double())
         distances += [sliced_w2(x.float(), truth(n, other)) for other in range(seeds)]
         densities.append(float(LAW.log_density(x).mean()))
     return f"{statistics.mean(distances):.4f} / {statistics.mean(densities):.3f}"
-
-
-def linear_of(solution: Solution) -> Linear:
-    double = torch.float64
-    weights = tuple(torch.tensor(step, dtype=double) for step in solution.weights)
-    return Linear(torch.tensor(solution.times, dtype=double), torch.tensor(solution.transitions, dtype=double), weights)
 
 
 def loaded(text: str) -> tuple[RunFolder, Model]:
@@ -160,7 +153,7 @@ def main() -> None:
                 cells = f"{rms(case, linear, ends):.4f}", quality(case, linear, arguments.samples, arguments.seeds)
                 shown.add_row(case.name, str(nfe), stage, *cells)
                 out.print(f"{case.name} {nfe} {stage}: held {best.held:.4f} fresh {' '.join(cells)}")
-            solution = solution_of(linear, eps=EPS, denoise=True, rms={}, about={})
+            solution = linear.solution(eps=EPS, denoise=True, rms={}, about={})
             solutions.append((case.name, solution))
         if arguments.save is not None:
             arguments.save.write_text(json.dumps([[name, solution.content()] for name, solution in solutions]))
@@ -178,18 +171,17 @@ def main() -> None:
             sampled = quality(case, linear, arguments.samples, arguments.seeds)
             shown.add_row(case.name, str(nfe), f"untuned, {how}", f"{distance:.4f}", sampled)
         for one in (one for one in found if one.step == model.step):
-            sampled = quality(case, linear_of(one), arguments.samples, arguments.seeds)
-            shown.add_row(
-                case.name, str(one.nfe), f"tuned ({one.kept})", f"{rms(case, linear_of(one), ends):.4f}", sampled
-            )
+            linear = Linear.of_solution(one)
+            sampled = quality(case, linear, arguments.samples, arguments.seeds)
+            shown.add_row(case.name, str(one.nfe), f"tuned ({one.kept})", f"{rms(case, linear, ends):.4f}", sampled)
     for text in arguments.on:
         run, model = loaded(text)
         case = of_model(model, f"{run.name}, step {model.step}")
         ends = case.ends(9, arguments.fresh)
         for origin, one in solutions:
             if (model.sde.n, model.sde.m) == (len(one.transitions[0]), len(one.weights[0][0][0])):
-                sampled = quality(case, linear_of(one), arguments.samples, arguments.seeds)
-                distance = rms(case, linear_of(one), ends)
+                sampled = quality(case, Linear.of_solution(one), arguments.samples, arguments.seeds)
+                distance = rms(case, Linear.of_solution(one), ends)
                 shown.add_row(case.name, str(one.nfe), f"fitted to {origin}", f"{distance:.4f}", sampled)
     out.print(shown)
 

@@ -14,17 +14,16 @@ from rich.table import Table
 
 from benchmarks.tune import EPS, fitted, of_diamond, rms, untuned
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
-from cld_core.tune import grid
-from cld_core.tune.fit import Row
+from cld_core.tune.fit import Point, times_of
 from cld_core.tune.linear import Linear, of_exponential
-from cld_core.tune.stages import CANDIDATES
+from cld_core.tune.tuning import CANDIDATES, Row
 
 DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
 
 
 def carried(row: Row, sde: Diffusion) -> Linear:
     """The sampler of a row, for another diffusion."""
-    times = grid.times(sde.schedule, row.parameters, EPS)
+    times = times_of(sde.schedule, Point.of(row).parameters, EPS)
     return of_exponential(sde, times, CANDIDATES[row.which], True)
 
 

@@ -12,20 +12,22 @@ from . import errors
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .api import Model, Trajectory
     from .likelihood import Likelihood
     from .listing import Runs
+    from .model import Model, Trajectory
+    from .registration import register
     from .samplers import Samples
 
-__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "runs"]
+__all__ = ["Likelihood", "Model", "Runs", "Samples", "Trajectory", "__version__", "errors", "load", "register", "runs"]
 
 # Imported when they are asked for: `import cld_core` loads no torch.
 _LAZY = {
     "Likelihood": "likelihood:Likelihood",
-    "Model": "api:Model",
+    "Model": "model:Model",
     "Runs": "listing:Runs",
-    "Samples": "sampling:Samples",
-    "Trajectory": "api:Trajectory",
+    "Samples": "samplers:Samples",
+    "Trajectory": "model:Trajectory",
+    "register": "registration:register",
 }
 
 
@@ -44,7 +46,7 @@ def load(
             that `cldctl export` wrote.
         checkpoint: a step, or "last" for the newest good one; a file has only one.
         device: where to compute; default: a GPU if one is available.
-        allow_plugin: whether the code that the recipe names in `data.plugin` may run. That of a run which nobody
+        allow_plugin: whether the code that the recipe names in `plugins` may run. That of a run which nobody
             else can write always may. A file that `export` wrote can be sampled without its plug-in.
         ema_length: relative length of the average of the weights, for a run that was trained with `train.ema_lengths`
             (docs/howto/ema.md); None: the average of `train.ema`. A file has only one.
@@ -54,7 +56,7 @@ def load(
         UsageError: the average of this length cannot be made; says which can.
         CheckpointError: the checkpoint is damaged, belongs to another recipe, or needs a plug-in that is not allowed.
     """
-    from .api import Model
+    from .model import Model
 
     if Path(run).suffix == ".safetensors":
         if ema_length is not None:

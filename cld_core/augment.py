@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cld_core import seeds
-from cld_core.config.ncsnpp import CONDITIONS
+from cld_core.config.network import CONDITIONS
 
 # Standard deviations: of the base-2 logarithms of scales, and of shifts as a fraction of the image size.
 _OCTAVES = 0.2

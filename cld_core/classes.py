@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.texts import has_control, is_count, one_line
+from cld_core.sanitize import has_control, is_count, one_line
 
 # Labels of prepared images are stored in two bytes.
 MOST = 2**16 - 1

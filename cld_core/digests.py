@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cld_core.small_files import opened
+from cld_core.files import opened
 
 
 def digest(content: Any) -> str:

@@ -47,12 +47,6 @@ class Ema:
         # The kernels for lists want a factor of the same type.
         move(self.average, self._live, ((1.0 - decay) * good).to(self.average[0].dtype))
 
-    @torch.no_grad()
-    def write(self) -> None:
-        """Put the average into the network."""
-        for parameter, value in zip(self._live, self.average, strict=True):
-            parameter.copy_(value)
-
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """The network has the averaged weights inside the block, and its own again behind it; no third copy is made."""

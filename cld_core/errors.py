@@ -87,14 +87,6 @@ class WrongSourceError(DataError):
     exit_code = 2
 
 
-class MergeError(CldError):
-    """The shards of some work do not make a whole."""
-
-
-class IncompleteError(MergeError):
-    """Shards that seemed complete are not. Nothing failed in the process that noticed."""
-
-
 class LeaseHeldError(CldError):
     """Another live job writes into this run folder."""
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cld_core.files import write_json
+
 from .checkpoint import published
 from .checkpoint.write import write
 from .config import Recipe
 from .errors import UsageError
 from .model import Model
 from .run import RunFolder, events
-from .run.atomic import write_json
-from .run.contents import ReportedProgress
+from .run.folder import ReportedProgress
 
 
 @dataclass(frozen=True)

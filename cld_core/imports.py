@@ -4,13 +4,15 @@ import importlib
 from typing import Any
 
 
-def resolve(name: str) -> Any:
-    """What "module:attribute" names; the attribute may be dotted.
+def resolve(name: Any) -> Any:
+    """What "module:attribute" names; the attribute may be dotted. Anything else than a text is what it is.
 
     Raises:
         ImportError: there is no such module.
         AttributeError: the module has no such attribute.
     """
+    if not isinstance(name, str):
+        return name
     module, _, attribute = name.partition(":")
     value: Any = importlib.import_module(module)
     for part in attribute.split("."):

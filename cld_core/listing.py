@@ -8,12 +8,12 @@ from typing import Any, Self, overload
 
 from .errors import CldError, NotFoundError, UsageError, did_you_mean
 from .evaluate.evaluation import evaluations_of
-from .evaluate.report_numbers import numbers
+from .evaluate.reports import numbers
 from .run import History, RunFolder, find_runs
 from .run.causes import state_after
 from .run.events import NotSubmitted
 from .run.lookup import default_root
-from .texts import one_line
+from .sanitize import one_line
 
 # Results of evaluations that are columns.
 _RESULTS = ("bpd", "nll", "fid")

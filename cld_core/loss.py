@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.registry import implementation_of
+from cld_core.config.train import ObjectiveSpec
 from cld_core.score import NoiseModel
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined, spread
@@ -39,6 +40,12 @@ class Losses:
 
     weighted: Tensor  # what training minimises
     plain: Tensor  # squared errors of the predicted noise, without a gradient
+
+
+def build(sde: Diffusion, objective: ObjectiveSpec) -> "ScoreMatching":
+    """The loss that a recipe's `objective` section describes."""
+    made: ScoreMatching = implementation_of("objective", objective)(sde, objective)
+    return made
 
 
 class Importance:

@@ -1,55 +1,83 @@
-"""A trained model, ready to sample and to be evaluated."""
+"""A trained model, ready to sample and to be evaluated (docs/api.md)."""
 
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from . import guidance, nets, numerics, samplers, sde, seeds
-from .averages import reconstruct
-from .checkpoint import contents, safetensors_file
-from .checkpoint.load import load, pick_checkpoint
-from .checkpoint.verify import sidecar_of
+from . import guidance, likelihood, nets, numerics, pictures, samplers, sde
+from .averages.power import averaged
+from .checkpoint.files import pick_checkpoint, weights_digest
+from .checkpoint.load import FORMAT, Weights, exported_weights
+from .checkpoint.write import write_weights
 from .classes import Classes
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
-from .config.arguments import Method, SamplingKeys, sampling_spec, whole_number
+from .config.arguments import elbo_spec, sampling_spec, whole_number
 from .config.sampling import SamplingSpec
-from .data.described import DescribedSource, describe
-from .data.source import Source, classes_of, source
+from .config.train import LONGEST, EmaSpec
+from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
+from .files import replacing
+from .likelihood import Likelihood
 from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .run import lookup
-from .run.trust import plugin_of, require_own_plugin
-from .samplers.path import Watcher
+from .run.trust import trusted_recipe
+from .samplers.path import Recorder, Watcher
+from .sanitize import one_line
 from .score import Counted, Score
+from .seeds import SampleNoise
 from .solutions import Network, Solutions
-from .texts import one_line
+from .version import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _log = logging.getLogger(__name__)
 
 # A class by number or name, one for each example, or None.
 Label = int | str | Sequence[int | str] | Tensor | None
+# What `repr` says of a diffusion and of a sampler, as far as they have it.
+_SDE = ("beta0", "beta1", "m_inv", "gamma")
+_SAMPLER = ("nfe", "rtol", "atol", "eps", "denoise")
+# The digits of a step in an exported file.
+_LONGEST_STEP = 15
+
+
+class Trajectory(NamedTuple):
+    """The paths of samples through phase space, K states each.
+
+    Attributes:
+        t: falling times (K,), float64: from 1, the prior, to `sampling.eps`, and to 0 for the denoised samples.
+        x: (K, n, C, ...), the data's half; x[-1] are the samples.
+        v: (K, n, (halves - 1) C, ...), the other halves (CLD: velocities); None for a diffusion of x alone.
+    """
+
+    t: Tensor
+    x: Tensor
+    v: Tensor | None
 
 
 class Model:
-    """Recipe, SDE, data source and score of a trained network. What people use is `cld_core.Model`, which adds to it.
+    """A trained model, as `cld_core.load` returns it: `sample`, `log_likelihood`, `trajectory`, `plot`, `export`.
 
     Attributes:
         recipe: the recipe in force.
         path: the run folder or file that it was loaded from; None for any other model.
         step: the optimiser step of the weights.
-        checkpoint: checksum of the checkpoint that they are from; empty if it is not known.
+        checkpoint: digest of the averaged weights of the checkpoint that they are from; empty if it is not known.
         ema_length: the relative length of their average; None for that of `train.ema`.
-        ema_error: how well that average could be made (`averages.profiles.Fit`); None if nothing had to be.
+        ema_error: how well that average could be made (`averages.profiles.Mixture`); None if nothing had to be.
         score: maps (u, t) to the score of the scored half of u.
         data_shape: shape of one example, (C, ...).
         classes: those of a class-conditional model, which takes labels; None for any other.
@@ -91,6 +119,23 @@ class Model:
         self._scores: dict[tuple[bool, str], Score] = {}
         self.score = self.score_of(compiled=False)
 
+    def __repr__(self) -> str:
+        recipe, weights = self.recipe, list(self.net.parameters())
+        count = sum(weight.numel() for weight in weights)
+        dtype = str(weights[0].dtype).removeprefix("torch.") if weights else "no weights"
+        whence = "" if self.path is None else f" of {one_line(str(self.path.name))}"
+        kind = "images" if self.is_image else "points"
+        average = "" if self.ema_length is None else f", {EmaSpec(length=self.ema_length).words}"
+        classes = "" if self.classes is None else f" in {len(self.classes)} classes"
+        lines = (
+            f"Model {one_line(recipe.name)}{whence}, step {self.step:,}{average}",
+            f"  sde      {recipe.sde.name}: {_described(recipe.sde, _SDE)}",
+            f"  network  {recipe.network.name}: {count:,} parameters, {dtype}, on {self.device}",
+            f"  data     {one_line(recipe.data.name)}: {kind} of shape {self.data_shape}{classes}",
+            f"  sampler  {recipe.sampling.method}: {_described(recipe.sampling, _SAMPLER)}",
+        )
+        return "\n".join(lines)
+
     def score_of(self, *, compiled: bool, precision: str = "fp32") -> Score:
         """`score`, or the same with the network in another precision of `sampling.precision`.
 
@@ -131,42 +176,45 @@ class Model:
     ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
         folder = lookup.named(run)
-        recipe = folder.recipe()
-        if not allow_plugin:
-            require_own_plugin(folder, recipe)
+        recipe = trusted_recipe(folder, allow_plugin=allow_plugin)
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
-        sidecar = sidecar_of(folder, step)
-        # Mapped, not read: the weights as they are trained and the optimiser's moments stay on the disk.
-        state = load(folder, step, model_digest=recipe.model_digest())
         try:
-            data, classes = source(recipe.data), _classes(recipe, state.get("classes"))
-            weights, averages, fit_error = contents.weights(state), contents.averages(state), None
-            _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in weights.items()}, classes)
-            model = cls(recipe, device or _default_device(), data=data, classes=classes, step=step)
-            trained = {name: it for name, it in model.net.named_parameters() if it.requires_grad}
-            if ema_length is not None:
-                averages, fit_error = reconstruct.average(folder, step, ema_length, trained, recipe.model_digest())
-            fixed = {name: tensor for name, tensor in weights.items() if name not in trained}
-            model.net.load_state_dict({**averages, **fixed}, strict=True)
+            weights = averaged(folder, step, ema_length)
+            model = cls._of_tensors(recipe, weights.tensors, source(recipe.data), weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            path = folder.checkpoint_file(step)
             text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
-            raise CheckpointError(f"{path}: {text}") from error
-        model.net.requires_grad_(False)
+            raise CheckpointError(f"{folder.checkpoint_file(step)}: {text}") from error
         model.path, model.solutions = folder.path, Solutions.of_run(folder)
-        model.ema_length, model.ema_error = ema_length, fit_error
-        model.checkpoint = "" if sidecar is None else sidecar.sha256
+        model.ema_length, model.ema_error = ema_length, weights.error
+        model.checkpoint = weights_digest(folder, step) or ""
         return model
 
     @classmethod
-    def of_tensors(
+    def from_file(cls, file: str | Path, device: str | None = None, *, allow_plugin: bool = False) -> Self:
+        """Load a file that `export` wrote; see `cld_core.load`."""
+        path = Path(file)
+        weights = exported_weights(path)
+        try:
+            recipe = from_dict(weights.described("recipe"), str(path), with_plugins=allow_plugin)
+            step, data = _step(weights.about), _data_of(path, recipe, weights, allow_plugin)
+            classes = weights.described("classes") if "classes" in weights.about else None
+            model = cls._of_tensors(recipe, weights.tensors, data, classes, step, device)
+        except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
+            text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
+            raise CheckpointError(f"{path}: {text}") from error
+        model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about, path.name)
+        model.ema_length = _ema_length(weights.about)
+        return model
+
+    @classmethod
+    def _of_tensors(
         cls,
         recipe: Recipe,
         tensors: Mapping[str, Tensor],
-        *,
+        data: Source,
+        classes: Any,
         step: int,
-        device: torch.device | str | None = None,
-        classes: Any = None,
+        device: str | None,
     ) -> Self:
         """A model of a recipe with these weights: all tensors of its network, by name.
 
@@ -176,51 +224,38 @@ class Model:
         Raises:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
-        data, known = source(recipe.data), _classes(recipe, classes)
-        _require_fit(recipe, data.shape, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, known)
-        model = cls(recipe, device or _default_device(), data=data, classes=known, step=step)
+        known = Classes.parsed(classes) if recipe.data.labels else None
+        # Before any memory is taken for the network, whose recipe may be anybody's.
+        diffusion, shapes = sde.build(recipe.sde), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(known or ())}
+        fit.require(recipe.network, shapes, data_shape=data.shape, **sizes)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model = cls(recipe, device, data=data, classes=known, step=step)
+        for name, own in model.net.state_dict().items():
+            if own.is_floating_point() != tensors[name].is_floating_point():
+                raise ValueError(f"tensor {name} is of kind {tensors[name].dtype}, not {own.dtype}")
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
-        return model
-
-    @classmethod
-    def from_file(cls, file: str | Path, device: str | None = None, *, allow_plugin: bool = False) -> Self:
-        """Load a file that `export` wrote; see `cld_core.load`."""
-        path = Path(file)
-        with safetensors_file.opened(path) as weights:
-            try:
-                recipe = from_dict(contents.described(weights.about, "recipe"), str(path))
-                step, ema_length = contents.step(weights.about), contents.ema_length(weights.about)
-                data = _data_of(path, recipe, weights.about, allow_plugin)
-                known = contents.described(weights.about, "classes") if "classes" in weights.about else None
-                classes = _classes(recipe, known)
-                _require_fit(recipe, data.shape, weights.shapes, classes)
-                model = cls(recipe, device or _default_device(), data=data, classes=classes, step=step)
-                model.net.load_state_dict(weights.tensors(), strict=True)
-            except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
-                text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
-                raise CheckpointError(f"{path}: {text}") from error
-        model.net.requires_grad_(False)
-        model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about, path.name)
-        model.ema_length = ema_length
         return model
 
     def export(self, file: Path) -> None:
         """Write weights, recipe, tuned samplers and the form of the data, all that sampling needs, to one file."""
         recipe = json.dumps(self.recipe.to_share())
-        about = {"step": str(self.step), "weights": "ema", "recipe": recipe, "data": describe(self.source)}
+        about = {"format": FORMAT, "version": __version__, "step": str(self.step), "weights": "ema", "recipe": recipe}
+        about["data"] = describe(self.source)
         if self.ema_length is not None:
             about["ema_length"] = repr(self.ema_length)
         if self.classes is not None:
             about["classes"] = json.dumps(self.classes.to_dict())
         about |= self.solutions.carried(self.network)
-        safetensors_file.write(file, self.net.state_dict(), about)
+        with replacing(file.absolute()) as out:
+            write_weights(out, self.net.state_dict(), about)
 
     def sample(
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -228,7 +263,7 @@ class Model:
         label: Label = None,
         observation: Observation | None = None,
         by: Way | None = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> Tensor:
         """Draw ``n`` samples, (n, C, ...), float32; images are in [-1, 1].
 
@@ -263,7 +298,7 @@ class Model:
         self,
         n: int,
         *,
-        method: Method | None = None,
+        method: str | None = None,
         nfe: int | None = None,
         seed: int = 0,
         first: int = 0,
@@ -272,7 +307,7 @@ class Model:
         progress: Callable[[int, int], object] | None = None,
         observation: Observation | None = None,
         by: Way | None = None,
-        **settings: Unpack[SamplingKeys],
+        **settings: Any,
     ) -> samplers.Samples:
         """Like `sample`, but returns velocities and numbers of network evaluations, too.
 
@@ -318,7 +353,7 @@ class Model:
         with numerics.using(tf32=spec.precision == "tf32"):
             for start in range(first, first + n, size):
                 last = min(start + size, first + n)
-                noise = seeds.SampleNoise(seed, "sample", first=start, last=last, device=self.device)
+                noise = SampleNoise(seed, "sample", first=start, last=last, device=self.device)
                 counted: Score | Counted = score
                 if progress is not None:
                     counted = Counted(score, functools.partial(progress, start - first))
@@ -328,7 +363,7 @@ class Model:
                 if observation is None:
                     drawn = samplers.sample(bound, self.sde, spec, noise, *where, watcher, solution)
                 else:
-                    apart = seeds.SampleNoise(seed, "observation", first=start, last=last, device=self.device)
+                    apart = SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
                     drawn = samplers.sample(conditioned, self.sde, spec, noise, *where, watcher, solution)
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
@@ -356,38 +391,238 @@ class Model:
         except UsageError as error:
             raise UsageError(f"{caller}: {error}") from error
 
+    def trajectory(
+        self,
+        n: int,
+        *,
+        method: str | None = None,
+        nfe: int | None = None,
+        points: int = 50,
+        seed: int = 0,
+        first: int = 0,
+        label: Label = None,
+        **settings: Any,
+    ) -> Trajectory:
+        """The paths of ``n`` samples; ``x[-1]`` is, to the last bit, what `sample` returns for the same arguments.
+
+        The states are those that the sampler passes through: after its steps, for SSCS in the middle of its steps,
+        where the score acts. The last one, at t = 0, is denoised; with ``denoise=False`` it is at ``eps``.
+        In the adaptive flow each sample has its own steps; its states are at equal distances in t, interpolated by
+        cubic polynomials, which is meant for the eye.
+
+        Args:
+            n: how many; all states that are kept are in memory.
+            points: the largest number of states, evenly spread over the steps of the method.
+
+        The other arguments are those of `sample`, and so are the errors.
+        """
+        caller, keys = "Model.trajectory", {"method": method, "nfe": nfe, **settings}
+        points = whole_number(points, "points", 3, caller)
+        spec = self._spec(keys, caller)
+        recorder = Recorder(points - 1 if spec.denoise else points)
+        drawn = self._draw(n, keys, seed, first, None, caller, recorder, label=label)
+        t, u = recorder.path()
+        if spec.denoise:
+            end = drawn.x if drawn.v is None else torch.cat([drawn.x, drawn.v], dim=1)
+            t, u = torch.cat([t, t.new_zeros(1)]), torch.cat([u, end[None]])
+        channels = self.data_shape[0]
+        return Trajectory(t, u[:, :, :channels], u[:, :, channels:] if self.sde.n > 1 else None)
+
+    def log_likelihood(
+        self,
+        x: Tensor,
+        *,
+        velocities: int | None = None,
+        probes: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        exact_trace: bool = False,
+        label: Label = None,
+        **settings: Any,
+    ) -> Tensor:
+        """A lower bound of log p(x), (B,), float64, nats; for a diffusion of x alone, its value (docs/math.md 8).
+
+        It is the `elbo` of what `likelihood` returns for the same arguments.
+
+        Images are points of a density on [-1, 1], with uniform noise in place of their grey levels, as
+        ``model.source.dequantised_test_data`` has them; `bits_per_dim` converts what is returned.
+
+        Args:
+            x: (B, C, ...).
+            velocities: draws of the other halves for each example; None: as the recipe's `eval.elbo` says.
+            probes: probes of the trace for each draw; None: as the recipe says.
+            seed: key of draws and probes. The result for an example does not depend on those beside it.
+            first: number of the first example, which keys its draws.
+            batch_size: examples computed at once; None for all.
+            exact_trace: compute the trace without probes, by one backward pass per dimension: for low dimensions.
+            label: of a class-conditional model, the class of all examples, by number or name, or one for each: the
+                result is of log p(x | label). None: of log p(x), by the network without labels.
+            settings: the other keys of `eval.elbo`, for example ``rtol=1e-4, atol=1e-4``. Its ``eps`` is never before
+                `objective.loss_eps`.
+
+        Raises:
+            RecipeError: an argument is wrong; names it.
+            UsageError: x has another shape, or there is no such class.
+            SolverError: the tolerance is out of reach.
+        """
+        keys = {"velocities": velocities, "probes": probes, **settings}
+        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.log_likelihood", label).elbo
+
+    def likelihood(
+        self,
+        x: Tensor,
+        *,
+        velocities: int | None = None,
+        probes: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        exact_trace: bool = False,
+        label: Label = None,
+        **settings: Any,
+    ) -> Likelihood:
+        """Like `log_likelihood`, but returns each draw, standard errors and numbers of network evaluations as well."""
+        keys = {"velocities": velocities, "probes": probes, **settings}
+        return self._likelihood(x, keys, seed, first, batch_size, exact_trace, "Model.likelihood", label)
+
+    @numerics.using(tf32=False)
+    def _likelihood(
+        self,
+        x: Tensor,
+        keys: Mapping[str, Any],
+        seed: int,
+        first: int,
+        batch_size: int | None,
+        exact_trace: bool,
+        caller: str,
+        label: Label,
+    ) -> Likelihood:
+        spec = elbo_spec(self.recipe, keys, caller)
+        seed, first = whole_number(seed, "seed", 0, caller), whole_number(first, "first", 0, caller)
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.data_shape or not len(x):
+            shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            wanted = ", ".join(map(str, ("B", *self.data_shape)))
+            raise UsageError(f"{caller}: x is {shape}: expected a tensor ({wanted}) with at least one example.")
+        size = len(x) if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
+        if label is None and self.classes is not None and self.recipe.objective.label_dropout == 0:
+            text = "nothing was trained without labels (objective.label_dropout=0). Pass label, one for each example"
+            raise UsageError(f"{caller}: {text}.")
+        labels = None if label is None else self.labels(label, len(x), caller=caller)
+        score = self.score_of(compiled=spec.compile)
+        x = x.to(self.device, x.dtype if x.dtype == torch.float64 else torch.float32)
+        parts = []
+        for start in range(0, len(x), size):
+            rows = x[start : start + size]
+            numbers = {"first": first + start, "last": first + start + len(rows)}
+            noise = SampleNoise(seed, "elbo", **numbers, device=self.device)
+            given = None if labels is None else labels[start : start + size].to(self.device)
+            of = score if given is None else guidance.Conditional(score, given)
+            parts.append(likelihood.likelihood(of, self.sde, spec, noise, rows, exact_trace=exact_trace))
+        return Likelihood.cat(parts)
+
+    def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
+        """What `log_likelihood` returned for images, in bits/dim of their grey levels; smaller is better.
+
+        Raises:
+            UsageError: the data are not images.
+        """
+        if not self.is_image:
+            raise UsageError(f"Model.bits_per_dim: {one_line(self.recipe.data.name)} has no grey levels. Use nats.")
+        scale, offset = self.bits_of_nats
+        return -scale * log_likelihood + offset
+
+    @property
+    def bits_of_nats(self) -> tuple[float, float]:
+        """(scale, offset) of bits/dim = scale NLL + offset, for images with grey levels a = 2/levels apart on [-1, 1].
+
+        Bits/dim are NLL/(D ln 2) - log2 a (docs/math.md 8).
+        """
+        levels = self.source.grey_levels
+        assert levels is not None, "only data with grey levels have bits"
+        return 1.0 / (math.prod(self.data_shape) * math.log(2.0)), math.log2(levels / 2.0)
+
+    def plot(
+        self,
+        n: int | None = None,
+        *,
+        ax: "Axes | None" = None,
+        method: str | None = None,
+        nfe: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        label: Label = None,
+        **settings: Any,
+    ) -> "Figure":
+        """Draw samples, and a picture of them: points over the true density beside the data, or a grid of images.
+
+        Args:
+            n: how many; None: 2,000 points, or 64 images.
+            ax: axes for the samples alone; None: a new figure of pyplot.
+
+        The other arguments are those of `sample`, and so are the errors. In a notebook, end the line with a semicolon
+        to see the figure once.
+        """
+        keys = {"method": method, "nfe": nfe, **settings}
+        count = pictures.default_count(self) if n is None else n
+        size = self.recipe.eval.batch_size if batch_size is None else batch_size
+        drawn = self._draw(count, keys, seed, first, size, "Model.plot", label=label)
+        how = f"{self._spec(keys, 'Model.plot').method}, {drawn.nfe:.0f} NFE"
+        x, title = drawn.x.cpu(), how
+        if ax is None:
+            from matplotlib import pyplot
+
+            size_in = (6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE
+            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
+            if not self.is_image:
+                pictures.beside_data(figure, x, self, title)
+                return figure
+            ax = figure.subplots()
+        if self.is_image:
+            pictures.tiled(ax, x, title)
+        else:
+            pictures.Plane.of(self.source).draw(ax, x, "tab:red")
+            ax.set_title(title)
+        root = ax.get_figure(root=True)
+        assert root is not None, "axes are in a figure"
+        return root
+
     def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
         return sampling_spec(self.recipe, keys, caller)
 
 
-def _data_of(path: Path, recipe: Recipe, about: Mapping[str, str], allow_plugin: bool) -> Source:
+def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -> Source:
     """The data of an exported model: without its plug-in, only their form is known.
 
     Raises:
         CheckpointError: the plug-in is needed and not allowed.
     """
-    plugin = plugin_of(recipe)
-    if plugin is None or allow_plugin:
+    if not recipe.plugins or allow_plugin:
         return source(recipe.data)
-    text = f"{path}: its recipe names the plug-in {one_line(plugin)}, which is code and does not run unasked"
+    named = one_line(", ".join(recipe.plugins))
+    text = f"{path}: its recipe names the plug-in {named}, which is code and does not run unasked"
     why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
-    if "data" not in about:
+    if "data" not in weights.about:
         raise CheckpointError(why)
-    return DescribedSource(contents.described(about, "data"), why)
+    return DescribedSource(weights.described("data"), why)
 
 
-def _classes(recipe: Recipe, content: Any) -> Classes | None:
-    """Those that a file says its model has; raises ValueError if a class-conditional one does not say."""
-    return Classes.parsed(content) if recipe.data.labels else None
+def _step(about: Mapping[str, str]) -> int:
+    """The step in the metadata of an exported file; raises ValueError if it is not a number."""
+    text = about.get("step", "")
+    if not text.isascii() or not text.isdigit() or len(text) > _LONGEST_STEP:
+        raise ValueError(f"its step is {one_line(text, 40)!r}")
+    return int(text)
 
 
-def _require_fit(
-    recipe: Recipe, data_shape: tuple[int, ...], shapes: Mapping[str, tuple[int, ...]], classes: Classes | None
-) -> None:
-    """Refuse tensors that are not those of the recipe's network, before one is made; raises as `nets.fit.require`."""
-    diffusion = sde.build(recipe.sde)
-    sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
-    fit.require(recipe.network, shapes, data_shape=data_shape, **sizes)
+def _ema_length(about: Mapping[str, str]) -> float | None:
+    """The length of the average in the metadata of an exported file; None if it is the usual one."""
+    try:
+        length = float(about.get("ema_length", "nan"))
+    except ValueError:
+        return None
+    return length if 0 < length < LONGEST else None
 
 
 def _in_one_line(error: Exception) -> str:
@@ -395,5 +630,7 @@ def _in_one_line(error: Exception) -> str:
     return one_line(error, 400).rstrip(".")
 
 
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _described(spec: object, names: Iterable[str]) -> str:
+    """Those of some keys that a spec has, written as arguments."""
+    values = ((name, getattr(spec, name)) for name in names if hasattr(spec, name))
+    return ", ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}" for name, value in values)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cld_core.config.optim import OptimSpec
+from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
 
 _MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq"), "adamax": ("exp_avg", "exp_inf")}

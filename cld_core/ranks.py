@@ -5,6 +5,7 @@ import math
 import os
 import resource
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from . import network
-from .errors import UsageError
-from .place import Place
+from . import rendezvous
+from .errors import CldError, UsageError
 from .ranges import share
+from .rendezvous import Place
+from .stop import StopCode
 
 _FILE = "file://"
 # Meeting, loading a checkpoint and saving the last one may take so long, however short a step is; seconds.
 _PATIENCE_S = 600.0
 _NCCL_MONITOR = "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"
+
+
+class RankError(CldError):
+    """Rank 0 could not continue; its log says why."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,23 @@ class Ranks(Place):
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def mean(self, value: float) -> float:
-        """The mean of one number over the ranks."""
-        if self.world_size == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float64)
-        dist.all_reduce(tensor, group=self.control)
-        return float(tensor) / self.world_size
+    def on_first(self, work: Callable[[], None]) -> None:
+        """Let rank 0 do ``work``, such as writing, while the others wait.
+
+        Raises:
+            RankError: it failed there, and this is another rank. On rank 0, what ``work`` raised.
+        """
+        problem: Exception | None = None
+        if self.is_first:
+            try:
+                work()
+            except (CldError, OSError) as error:
+                problem = error
+        message = self.from_first(None if problem is None else str(problem))
+        if problem is not None:
+            raise problem
+        if message is not None:
+            raise RankError(f"rank 0 could not continue: {message}")
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of tensors of one shape over the ranks, float64, on the CPU."""
@@ -106,6 +122,31 @@ class Ranks(Place):
             if self.is_first and self.init_method.startswith(_FILE):
                 # Left behind, it would mislead a job of the same id.
                 Path(self.init_method.removeprefix(_FILE)).unlink(missing_ok=True)
+
+
+class Consensus:
+    """One integer of all ranks a step: the most important reason to stop of any of them.
+
+    The exchange runs on the CPU (gloo) beside the step's computation, so no GPU waits for it.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._value = torch.zeros((), dtype=torch.int64)
+        self._work: dist.Work | None = None
+
+    def begin(self, code: StopCode) -> None:
+        """Hand in this rank's reason at the start of a step."""
+        self._value.fill_(int(code))
+        if self._ranks.world_size > 1:
+            self._work = dist.all_reduce(self._value, op=dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
+
+    def result(self) -> StopCode:
+        """The reason that all ranks see, the same on each, at the end of the step."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return StopCode(int(self._value))
 
 
 def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
@@ -139,31 +180,31 @@ def join(place: Place, *, gpu: bool, timeout_s: float) -> Ranks:
 
 
 def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
-    """If the ranks are on several machines, let gloo use the interface that leads to the others (`cld_core.network`).
+    """If the ranks are on several machines, let gloo use the interface that leads to the others.
 
     That is the one that leads to the meeting point, or, on the machine of the meeting point, to some other rank.
     """
-    host = network.meeting_host(ranks.init_method)
+    host = rendezvous.meeting_host(ranks.init_method)
     if ranks.world_size == ranks.local_world_size or host is None:
         return
     own = _reachable_source(host)
     # The others may need it, even if a variable decides for this rank.
     store.set(f"cldctl/address/{ranks.rank}", own or "")
-    if network.GLOO in os.environ:
+    if rendezvous.GLOO in os.environ:
         return
     if own is None:
         addresses = (store.get(f"cldctl/address/{rank}").decode() for rank in range(ranks.world_size))
         other = next(filter(None, addresses), None)
         own = None if other is None else _reachable_source(other)
-    name = None if own is None else network.interface_with(own, network.interfaces())
+    name = None if own is None else rendezvous.interface_with(own, rendezvous.interfaces())
     if name is not None:
-        os.environ[network.GLOO] = name
+        os.environ[rendezvous.GLOO] = name
 
 
 def _reachable_source(host: str) -> str | None:
     """This machine's address on the way to ``host``, unless the way does not leave this machine."""
-    own = network.source_towards(host)
-    return None if own is None or network.is_loopback(own) else own
+    own = rendezvous.source_towards(host)
+    return None if own is None or rendezvous.is_loopback(own) else own
 
 
 def alone(place: Place, *, gpu: bool) -> Ranks:

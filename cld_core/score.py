@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, as_batch
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cld_core import openmp
+from cld_core import processor
 from cld_core.errors import CldError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .cli import evaluate, look, manage, setup, train, weights
 from .cli.completion import completer
@@ -262,5 +262,5 @@ def _about_value(error: Any) -> str | None:
 
 def main() -> None:
     """The entry point: the process ends with the exit code of the command."""
-    openmp.wait_briefly()
+    processor.wait_briefly()
     sys.exit(run())

@@ -7,7 +7,7 @@ from typing import Any
 
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.run.lookup import default_root
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 _MAX_BYTES = 64 * 2**10
 
@@ -84,9 +84,9 @@ def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     import yaml
 
-    from cld_core.config.reading import parse
+    from cld_core.config.load import parse
+    from cld_core.files import opened
     from cld_core.ownership import shared_with
-    from cld_core.small_files import opened
 
     try:
         with opened(path, follow=True) as stream:

@@ -91,11 +91,12 @@ def recipe_or_run(name: str, overrides: Sequence[str], runs: Path) -> "Recipe":
     from cld_core.config import load, with_overrides
     from cld_core.run import RunFolder
     from cld_core.run.lookup import meant
+    from cld_core.run.trust import trusted_recipe
 
     run = meant(name, runs)
     if run.exists:
         run = RunFolder.open(run.path)
-        return with_overrides(run.recipe(), overrides, str(run.recipe_file))
+        return with_overrides(trusted_recipe(run), overrides, str(run.recipe_file))
     try:
         file = find_recipe(name)
     except RecipeError as error:

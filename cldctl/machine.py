@@ -1,15 +1,21 @@
-"""Whether this machine is fit for runs: the part of `cldctl doctor` without a cluster. Loads no torch here."""
+"""Whether this machine is fit for runs: the part of `cldctl doctor` without a cluster.
+
+What needs torch runs in processes of their own: the GPU's checks may end theirs.
+"""
 
 import fcntl
 import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from cld_core import processor
 from cld_core.config import Recipe
 from cld_core.errors import CldError
 
@@ -26,6 +32,13 @@ names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": names}))
 """
 _IN_MEMORY = ("tmpfs", "ramfs")
+# Nobody has measured the checks of a GPU yet: far more than they are meant to take (docs/gpu.md).
+GPU_TIMEOUT_S = 600.0
+# Prints JSON objects, a line each: the card, then findings.
+GPU_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "cld_core.gpu")
+_SRUN = "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job"
+_ELSEWHERE = f"Run it where the GPUs are; on Slurm: {_SRUN}"
+_OTHERWISE = "If this is where they are, install a torch that is built for CUDA and fits the driver."
 
 
 def checks(runs: Path, recipe: Recipe | None, cluster: str) -> Iterator[Check]:
@@ -37,6 +50,7 @@ def checks(runs: Path, recipe: Recipe | None, cluster: str) -> Iterator[Check]:
     yield Check("python", "ok", f"{platform.python_version()} on {platform.node()}")
     yield _defaults(cluster)
     yield _torch()
+    yield _processor(recipe)
     yield _runs_folder(runs)
     if recipe is not None and (path := getattr(recipe.data, "path", None)) is not None:
         yield _data(recipe, path)
@@ -85,6 +99,16 @@ def _torch() -> Check:
     return Check("torch", "ok", f"{version}, no GPU on this machine")
 
 
+def _processor(recipe: Recipe | None) -> Check:
+    """In which precisions this machine's processor computes itself; with a recipe, whether it trains in one of them."""
+    native = [name for name in ("bf16", "fp16") if not processor.emulates(name)]
+    found = f"computes in {', '.join(['fp32', *native])}"
+    if recipe is None or recipe.cluster.uses_gpu or not processor.emulates(recipe.train.precision):
+        return Check("processor", "ok", found)
+    warning, _, advice = processor.warning(recipe.train.precision, "the processor of this machine").partition(". ")
+    return Check("processor", "warn", warning, f"{advice}.")
+
+
 def _runs_folder(runs: Path) -> Check:
     """Whether files can be written, linked (the lease) and locked (`resume`) there, and how much room there is."""
     kind, device = file_system.kind_of(file_system.nearest_folder(runs))
@@ -121,10 +145,10 @@ def _missing_feature(folder: Path) -> str | None:
 
 
 def _data(recipe: Recipe, path: object) -> Check:
-    from cld_core.data import presence
+    from cld_core.data import store
 
     try:
-        presence.require(recipe.data)
+        store.require(recipe.data)
     except CldError as error:
         problem, _, advice = str(error).partition(". ")
         return Check(f"data {path}", "fail", problem, advice)
@@ -143,3 +167,61 @@ def _fid_weights(given: str | None) -> Check:
     if given is None and not inception.is_published(digest_of(path)):
         return Check("FID weights", "fail", f"{path} is a different file", f"Download {inception.WEIGHTS_URL} again.")
     return Check("FID weights", "ok", str(path))
+
+
+def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
+    """One check for the card, and one for each finding; ``timeout_s`` is their limit in seconds, for all together."""
+    out, problem = _output(timeout_s)
+    first, *findings = _objects(out) or [{}]
+    if not problem and first.get("card", "") is None:
+        yield Check("gpu", "warn", "torch sees no card here", f"{_ELSEWHERE}. {_OTHERWISE}")
+        return
+    if problem:
+        last = f" after the check '{findings[-1]['name']}'" if findings else ""
+        yield Check("gpu", "fail", f"{problem}{last}", "`python -m cld_core.gpu` shows more.")
+    else:
+        yield Check("gpu", "ok", str(first["card"]))
+    for finding in findings:
+        yield Check(f"gpu: {finding['name']}", finding["verdict"], finding["found"], finding["advice"])
+
+
+def _output(timeout_s: float) -> tuple[str, str]:
+    """What the command printed, and in one line what went wrong, if something did."""
+    try:
+        done = subprocess.run(
+            GPU_COMMAND,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **safe_path()},
+        )
+    except subprocess.TimeoutExpired as error:
+        # Bytes, whatever was asked for.
+        return (error.stdout or b"").decode(errors="replace"), f"no answer within {timeout_s:.0f} s"
+    except OSError as error:
+        return "", str(error)
+    if done.returncode < 0:
+        return done.stdout, f"killed by {signal.Signals(-done.returncode).name}"
+    if _is_whole(_objects(done.stdout)):
+        return done.stdout, ""
+    lines = done.stderr.strip().splitlines() or ["no reason given"]
+    return done.stdout, f"ended with {done.returncode}: {lines[-1]}"
+
+
+def _is_whole(answers: Sequence[dict[str, Any]]) -> bool:
+    """Whether there is a card, and each of its checks has answered."""
+    if not answers or "card" not in answers[0]:
+        return False
+    return answers[0]["card"] is None or len(answers) == 1 + int(answers[0]["checks"])
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects of the lines; a last line that is cut short is left out."""
+    found = []
+    for line in text.splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            break
+    return found

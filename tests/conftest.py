@@ -1,4 +1,4 @@
-"""The whole run: the Slurm tests on one worker, everything else beside them on the rest."""
+"""The whole run: the Slurm tests on two workers, each with a cluster, everything else beside them on the rest."""
 
 import itertools
 import os
@@ -14,6 +14,8 @@ from unittest import mock
 import pytest
 import torch
 
+from cld_core import registration
+
 # The tensors of the tests are small: a second thread costs more than it brings, and much where others compute.
 torch.set_num_threads(1)
 
@@ -23,6 +25,9 @@ sys.dont_write_bytecode = True
 # Jobs of tests run functions of tests, and nothing is imported from the working directory.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
+# Nothing of a test has to survive a power failure, and a run that is made is synced dozens of times.
+os.fsync = lambda descriptor: None
+
 # What commands remember between calls is not that of the user, nor of another test.
 _caches = tempfile.mkdtemp(prefix="cldctl-caches-")
 _numbers = itertools.count()
@@ -31,6 +36,16 @@ os.environ["CLDCTL_CACHE"] = os.path.join(_caches, "shared")
 # A shell that starts the tests behind its back lets them, and what they start, ignore Ctrl-C, which some of them send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def what_plugins_register() -> Iterator[None]:
+    """What a test registers is forgotten."""
+    before = {name: dict(table) for name, table in registration._TABLES.items()}
+    yield
+    for name, table in registration._TABLES.items():
+        for added in table.keys() - before[name].keys() - registration._SHIPPED[name]:
+            del table[added]
 
 
 @pytest.fixture(autouse=True)
@@ -46,19 +61,19 @@ def environment() -> Iterator[None]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker for all Slurm tests, which share a cluster and come first; the others have the rest."""
+    """Two workers for the Slurm tests, each with a cluster, because they mostly wait; the others have the rest."""
     from xdist.scheduler import LoadScopeScheduling
 
     # Quick tests of a file share what the file makes and what a process computes once. A slow one is dealt alone.
     quick = "not slow" in config.getoption("markexpr")
 
-    class OneCluster(LoadScopeScheduling):
+    class FewClusters(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith("tests/slurm/"):
-                return "slurm"
+                return "slurm interruptions" if "test_interruptions.py" in nodeid else "slurm"
             return nodeid.partition("::")[0] if quick else nodeid
 
-    return OneCluster(config, log)
+    return FewClusters(config, log)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

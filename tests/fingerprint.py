@@ -77,7 +77,7 @@ data.size=8 network.image_size=8 network.channels=8 network.multipliers=[1,2] ne
 train.batch_size=4 train.log_every=1 train.steps=20 periodic.samples_every=null cluster.tasks_per_node=1
 sampling.method=em sampling.nfe=4 eval.elbo.rtol=1e-2 eval.elbo.atol=1e-2
 eval.samples=20 eval.points=6 eval.batch_size=8 eval.kid.subset_size=5 eval.kid.subsets=4
-eval.fid.extractor=tiny eval.fid.plugin={ROOT}/tests/support/tiny_extractor.py
+eval.fid.extractor=tiny plugins={ROOT}/tests/support/tiny_extractor.py
 """
 METRICS = "--fid --kid --isc --prc --elbo --loss"
 

@@ -388,7 +388,7 @@ def run_folders(record: Record) -> dict[str, Any]:
     for file in sorted(record.runs.rglob("*.json*")):
         kind = re.sub(r"[0-9a-f]{8,}|\d+", "N", str(file.relative_to(record.runs).as_posix()).partition("/")[2])
         kind = re.sub(r"(evals|tuned)/[^/]+/", r"\1/ID/", kind)
-        if re.search(r"^code/|shards/|lease/|^\.|^torn/", kind) or not file.is_file():
+        if re.search(r"^code/|rows/|lease/|^\.|^torn/", kind) or not file.is_file():
             continue
         for line in file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]:
             with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Power-function profiles of averages, and the least-squares fit of one profile by others. Needs numpy and no torch.
+"""Power-function profiles of averages, and the fit of one profile by those that are stored. Needs numpy and no torch.
 
 An average of relative length sigma has the profile p(s) = (gamma + 1)/t (s/t)^gamma on [0, t], the weight of the
 parameters of step s in the average at step t. Its standard deviation is sigma t. docs/math.md, "Averages after the
@@ -6,16 +6,23 @@ fact".
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cld_core.config.ema import UNIFORM_LENGTH
+from cld_core.checkpoint.files import Stored, usable
+from cld_core.config.train import LONGEST, UNIFORM_LENGTH
+from cld_core.errors import UsageError
+from cld_core.run import RunFolder
 
 # Singular values of the fit below this fraction of the largest are due to the rounding of snapshots.
 _RCOND = 1e-10
+# The largest relative error of a profile that is accepted.
+MOST = 0.1
+# Lengths that are tried for the message that says which are possible.
+_TRIED = np.geomspace(0.002, LONGEST * 0.999, 80)
 
 
 @dataclass(frozen=True)
@@ -112,3 +119,77 @@ def _gram(gammas: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.
     sums = np.add.outer(gammas, gammas)
     result: NDArray[np.float64] = np.outer(gammas + 1.0, gammas + 1.0) / (sums + 1.0) * decay / longer
     return result
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An average as a weighted sum of stored ones.
+
+    Attributes:
+        length: its relative length.
+        parts: files, and the weights of their averages, by the names of these in the file.
+        error: the relative error of its profile, in the L2 norm.
+    """
+
+    length: float
+    parts: tuple[tuple[Stored, dict[str, float]], ...]
+    error: float
+
+    @property
+    def described(self) -> str:
+        """A description for messages: what it is made of, and its error."""
+        of = _stored_steps(len(self.parts))
+        return f"EMA length {self.length:g}: made of {of}, relative error of its profile {self.error:.2g}"
+
+
+def require_length(run: RunFolder, length: object) -> None:
+    """Refuse what cannot be the relative length of an average; raises UsageError."""
+    if not isinstance(length, int | float) or not 0 < length < LONGEST:
+        raise UsageError(
+            f"{run.name}: the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}."
+        )
+
+
+def mixture(run: RunFolder, step: int, length: float, without: Collection[int] = ()) -> Mixture:
+    """How the average of a length is reconstructed for the checkpoint of a step.
+
+    Args:
+        without: steps of snapshots that turned out to be damaged.
+
+    Raises:
+        UsageError: the length is invalid or out of reach (the message says which are possible), or the checkpoint has
+            no averages.
+        OSError: the snapshots cannot be listed.
+    """
+    require_length(run, length)
+    stored = [one for one in usable(run, step) if one.step not in without]
+    if not stored:
+        command = f"`cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`"
+        fix = f"Keep some from now on with {command}, and use a later checkpoint"
+        text = f"the checkpoint of step {step} has no power-function averages, of which ema.length is made"
+        raise UsageError(f"{run.name}: {text}. {fix}.")
+    known = [
+        (file, Profile(own, one.averages.updates)) for file, one in enumerate(stored) for own in one.averages.lengths
+    ]
+    basis, updates = Basis([profile for _, profile in known]), stored[-1].averages.updates
+    fit = basis.fit(Profile(length, updates))
+    if fit.error > MOST:
+        raise UsageError(f"{run.name}: {_out_of_reach(basis, step, length, updates, fit.error, len(stored))}")
+    parts: list[dict[str, float]] = [{} for _ in stored]
+    for (file, profile), weight in zip(known, fit.weights.tolist(), strict=True):
+        parts[file][key_of(profile.length)] = weight
+    return Mixture(length, tuple(zip(stored, parts, strict=True)), fit.error)
+
+
+def _stored_steps(count: int) -> str:
+    return f"{count} stored steps" if count > 1 else "one stored step"
+
+
+def _out_of_reach(basis: Basis, step: int, length: float, updates: int, error: float, count: int) -> str:
+    good = [tried for tried in _TRIED.tolist() if basis.fit(Profile(tried, updates)).error <= MOST]
+    text = (
+        f"ema.length={length:g} cannot be made for step {step} of {_stored_steps(count)}: "
+        f"the relative error of its profile would be {error:.2g}, and at most {MOST:g} is accepted"
+    )
+    reach = f" Use a length from {good[0]:.2g} to {good[-1]:.2g}" if good else " Use one of train.ema_lengths"
+    return f"{text}.{reach}, or train with a smaller train.ema_every."

@@ -1,20 +1,41 @@
-"""Reading checkpoints: verified first, with `weights_only`, and only those of the same model."""
+"""Reading checkpoints and exported weights: with `weights_only`, as tensors on the CPU, and only what fits."""
 
-import logging
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from cld_core import faults
 from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.files import parse_json, passes
 from cld_core.run import RunFolder
-from cld_core.texts import is_count, one_line
+from cld_core.sanitize import one_line
 
-from . import archive
-from .verify import DamagedCheckpoint, newest_whole, verify
+from .files import verify, weights_file
 
-_log = logging.getLogger(__name__)
+# Of exported files.
+FORMAT = "cldctl-weights/1"
+# The entry of what is said about averaged weights beside a checkpoint.
+ABOUT = "cldctl"
+# What a network may hold, in the words of safetensors.
+KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_EXPORT = "Export it again: `cldctl export`"
+# A recipe has some thousand characters.
+_LONGEST_METADATA = 2**20
 
 
 def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:
@@ -28,31 +49,29 @@ def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> di
         CheckpointError: it is damaged, from another version, or belongs to another recipe.
         OSError: it cannot be read at this moment.
     """
-    verify(folder, step)
+    verify(folder, step, model_digest=model_digest)
     path = folder.checkpoint_file(step)
-    state = read_tensors(path)
-    if model_digest is not None and state.get("model_digest") != model_digest:
-        text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
-        raise CheckpointError(f"{path}: {text}. Move it to the run it came from.")
-    return state
+    state, weights = read_tensors(path), averaged_weights(folder, step).tensors
+    try:
+        # Tensors that are not trained have no average.
+        average = {name: weights[name] for name in state["ema"]["names"]}
+        return {**state, "ema": {"updates": state["ema"]["updates"], "average": average}}
+    except (KeyError, TypeError) as error:
+        text = f"does not go with its averaged weights ({one_line(error)}). Resume from another step."
+        raise CheckpointError(f"{path}: {text}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """What is in a verified file, on the CPU: its tensors are mapped, and read when they are used.
+    """What is in a verified file of `torch.save`, on the CPU: its tensors are mapped, and read when they are used.
 
     Raises:
         CheckpointError: it is not a dictionary of tensors and plain values.
         OSError: it cannot be read at this moment.
     """
     try:
-        archive.require_plain(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        # What passes says nothing about the file.
-        for met in (error, error.__cause__):
-            if isinstance(met, OSError) and faults.passes(met):
-                raise met from None
-        if isinstance(error, CheckpointError):
+        if passes(error):  # What passes says nothing about the file.
             raise
         raise CheckpointError(
             f"{path}: cannot be read as a checkpoint ({one_line(error)}). Resume from another step."
@@ -63,38 +82,81 @@ def read_tensors(path: Path) -> dict[str, Any]:
     return state
 
 
-def newest_good(folder: RunFolder, model_digest: str | None = None) -> tuple[int | None, list[DamagedCheckpoint]]:
-    """The newest step whose checkpoint is intact, and the damaged ones above it.
+class Weights:
+    """A safetensors file of weights.
+
+    Attributes:
+        about: its metadata.
+        tensors: by name, on the CPU; mapped, and read when they are used.
+    """
+
+    def __init__(self, file: Path, content: Any, fix: str) -> None:
+        self.about: dict[str, str] = content.metadata() or {}
+        self.tensors: dict[str, Tensor] = {}
+        for name in content.keys():  # noqa: SIM118 (not a mapping)
+            if (kind := content.get_slice(name).get_dtype()) not in KINDS.values():
+                text = f"tensor {one_line(name, 80)!r} is of kind {kind}, not one of {', '.join(KINDS.values())}"
+                raise CheckpointError(f"{file}: {text}. {fix}.")
+            self.tensors[name] = content.get_tensor(name)
+
+    def described(self, name: str) -> dict[str, Any]:
+        """An object in the metadata.
+
+        Raises:
+            ValueError: it is missing, too large, or not an object in JSON.
+        """
+        text = self.about.get(name, "")
+        if len(text) > _LONGEST_METADATA:
+            raise ValueError(f"its {name} is longer than {_LONGEST_METADATA} characters")
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ValueError(f"its {name} is not a JSON object")
+        return content
+
+
+def averaged_weights(folder: RunFolder, step: int, length: float | None = None) -> Weights:
+    """The averaged weights beside a checkpoint; the usual ones are verified by whoever chooses the checkpoint.
 
     Raises:
-        CheckpointError: the newest intact one belongs to another recipe; older ones would, too.
-        OSError: as `newest_whole`.
+        CheckpointError: there are none of this length, or the file is damaged.
+        OSError: it cannot be read at this moment.
     """
-    step, damaged = newest_whole(folder)
-    if step is not None and model_digest is not None:
-        load(folder, step, model_digest=model_digest)
-    return step, damaged
+    return _read(weights_file(folder, step, length), "Use another step")
 
 
-def pick_checkpoint(folder: RunFolder, model_digest: str, checkpoint: int | str) -> int:
-    """The step that ``checkpoint`` (a step or "last") means.
+def exported_weights(file: Path) -> Weights:
+    """The weights in a file that `cldctl export` wrote.
 
     Raises:
-        NotFoundError: the run has no such checkpoint, or none at all.
+        NotFoundError: there is no such file.
+        CheckpointError: it is another kind of file, or damaged.
     """
-    if str(checkpoint) != "last":
-        if is_count(str(checkpoint)):
-            return int(checkpoint)
-        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-        text = f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}"
-        raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {steps}.")
-    step, damaged = newest_good(folder, model_digest)
-    for entry in damaged:
-        if entry.finished:
-            _log.warning("%s", entry.skipped)
-    if step is None:
-        why = f": {damaged[0].reason}" if damaged else ""
-        train = f"`cldctl resume {folder.name}`"
-        fix = f"Train it again: {train}" if damaged else f"Wait for the first one, or if the run has stopped: {train}"
-        raise NotFoundError(f"{folder.path} has no usable checkpoint yet{why}. {fix}.")
-    return step
+    if not file.is_file():
+        raise NotFoundError(f"{file}: no such file. `cldctl export` writes one.")
+    weights = _read(file, _EXPORT)
+    if (other := weights.about.get("format", "none")) != FORMAT:
+        text = f"its format is {one_line(other, 40)}, not {FORMAT}. Use a file that `cldctl export` wrote."
+        raise CheckpointError(f"{file}: {text}")
+    return weights
+
+
+def _read(file: Path, fix: str) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as content:
+            return Weights(file, content, fix)
+    except (SafetensorError, OSError) as error:
+        if passes(error):
+            raise
+        raise CheckpointError(f"{file}: cannot be read as safetensors ({one_line(error)}). {fix}.") from error
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU: their names, kinds, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,11 +1,17 @@
 """Checkpoints in the layout of the published code, translated to the state of ours.
 
 The layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in order), ``ema`` (``shadow_params``,
-a list of the trainable parameters in order, and ``num_updates``) and ``step``. `lightning` brings that of PSLD's code
-into it. Read with `weights_only`, so a downloaded file cannot run code.
+a list of the trainable parameters in order, and ``num_updates``) and ``step``.
+
+That of PSLD's code, which PyTorch Lightning writes, is brought into it: ``state_dict`` (names under `score_fn.` for the
+network and `ema_score_fn.` for the average of its weights), ``optimizer_states`` (one, of all parameters of the network
+in order), ``global_step`` and ``epoch``.
+
+Read with `weights_only`, so a downloaded file cannot run code.
 """
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +20,23 @@ import torch
 from torch import Tensor, nn
 
 from cld_core import optim
-from cld_core.config.optim import OptimSpec
+from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
-from . import archive, lightning
-from .mismatch import Mismatch
-
-KEYS = ("model", "optimizer", "ema", "step")
+_KEYS = ("model", "optimizer", "ema", "step")
+_LIGHTNING = ("state_dict", "optimizer_states", "global_step")
+_LIVE, _AVERAGE = "score_fn.", "ema_score_fn."
+# How a zip archive begins, which torch writes, and a pickle, which it wrote before 1.6.
+_STARTS = (b"PK", b"\x80")
 _MOST = 2**53
 # How many keys of another kind of file a message shows.
 _SHOWN = 6
 _FIX = "Choose the --recipe, or the network.* keys, that the checkpoint was trained with"
+
+
+class Mismatch(Exception):
+    """Something in a file does not fit the recipe's network: a message without the file and the fix."""
 
 
 def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, Any]]:
@@ -39,8 +50,8 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
     """
     content = _load(file)
     try:
-        if lightning.is_lightning(content):
-            content = lightning.as_published(content, net)
+        if _is_lightning(content):
+            content = _from_lightning(content, net)
         return _count(content["step"], "step"), {
             "model": _model(content["model"], net),
             "ema": _ema(content["ema"], net),
@@ -57,14 +68,19 @@ def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, An
 def _load(file: Path) -> dict[str, Any]:
     if not os.path.isfile(file):
         raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
-    archive.require_kind(file)
-    archive.require_plain(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        # torch refuses to map what is compressed, and may unpack to any size.
+        is_archive = zipfile.is_zipfile(file)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive)
     except Exception as error:
+        with file.open("rb") as opened:
+            start = opened.read(2)
+        if start and not start.startswith(_STARTS):
+            text = "not a checkpoint: it cannot be read as plain tensors, and does not begin as a file of torch"
+            raise WrongCheckpointError(f"{file}: {text}. Pass one that the published code wrote.") from error
         text = f"cannot be read as plain tensors ({type(error).__name__}). Download the file again."
         raise CheckpointError(f"{file}: {text}") from error
-    known = isinstance(content, dict) and (set(KEYS) <= set(content) or lightning.is_lightning(content))
+    known = isinstance(content, dict) and (set(_KEYS) <= set(content) or _is_lightning(content))
     if not known:
         keys = (
             sorted(one_line(key, 40) for key in content)
@@ -72,10 +88,38 @@ def _load(file: Path) -> dict[str, Any]:
             else [f"a {type(content).__name__}"]
         )
         more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-        layouts = f"a published checkpoint holds {', '.join(KEYS)}, or as PSLD's {', '.join(lightning.KEYS)}"
+        layouts = f"a published checkpoint holds {', '.join(_KEYS)}, or as PSLD's {', '.join(_LIGHTNING)}"
         text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; {layouts}"
         raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
     return content
+
+
+def _is_lightning(content: Mapping[str, Any]) -> bool:
+    return set(_LIGHTNING) <= set(content)
+
+
+def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
+    """A checkpoint of PSLD's code in the layout of the CLD code."""
+    state = {str(name): tensor for name, tensor in content["state_dict"].items()}
+    other = next((name for name in state if not name.startswith((_LIVE, _AVERAGE))), None)
+    if other is not None:
+        raise Mismatch(f"its tensor '{other}' belongs neither to {_LIVE[:-1]} nor to {_AVERAGE[:-1]}")
+    averages = []
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            if _AVERAGE + name not in state:
+                raise Mismatch(f"it has no tensor '{_AVERAGE}{name}'")
+            averages.append(state[_AVERAGE + name])
+    optimisers = content["optimizer_states"]
+    if len(optimisers) != 1:
+        raise Mismatch(f"it has the states of {len(optimisers)} optimisers, not of one")
+    step = content["global_step"]
+    return {
+        "model": {name.removeprefix(_LIVE): tensor for name, tensor in state.items() if name.startswith(_LIVE)},
+        "optimizer": optimisers[0],
+        "ema": {"shadow_params": averages, "num_updates": step},
+        "step": step,
+    }
 
 
 def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

@@ -1,23 +1,27 @@
-"""Writing checkpoints: in the background, and whole or not at all."""
+"""Writing checkpoints, snapshots of averages, and weights: whole or not at all; the first two in the background."""
 
+import contextlib
 import errno
 import hashlib
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from cld_core import faults
 from cld_core.errors import SaveError
+from cld_core.files import passes, pauses, replacing
 from cld_core.run import RunFolder
-from cld_core.run.atomic import replacing
+from cld_core.sanitize import one_line
 
-from .prune import prune
-from .verify import FORMAT, Sidecar, StoredAverages
+from .files import FORMAT, Content, Sidecar, StoredAverages, prune, weights_file
+from .load import ABOUT, KINDS
 
+_HALF_MAX = torch.finfo(torch.float16).max
 # Seconds for which training goes on although no checkpoint can be written.
 PATIENCE_S = 1800.0
 
@@ -29,7 +33,7 @@ class CheckpointWriter:
     state before `settled` need not even wait for the copy. At most one write is in flight: `save` waits for the one
     before. The memory of the copy is reused.
 
-    A write that meets a fault that passes (`faults.passes`), such as a full disk, is repeated: until the next snapshot
+    A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the next snapshot
     takes its place, or for `PATIENCE_S` seconds without any success, or after `wait` as long as that allows.
 
     Args:
@@ -51,7 +55,7 @@ class CheckpointWriter:
         check_owner: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder, self._keep, self._milestone, self._check_owner = folder, keep, milestone, check_owner
-        self._buffers: dict[tuple[str, ...], torch.Tensor] = {}
+        self._buffers: dict[tuple[str, ...], Tensor] = {}
         self._thread: threading.Thread | None = None
         self._began = 0.0
         self._copied = threading.Event()
@@ -83,7 +87,7 @@ class CheckpointWriter:
             SaveError: the write *before* this one failed for good.
         """
         self.abandon()
-        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         snapshot = self._snapshot(state, (), pairs)
         on_gpu = any(value.is_cuda for _, value in pairs)
         if on_gpu or not held_still:
@@ -132,9 +136,9 @@ class CheckpointWriter:
             error, self._error = self._error, None
             raise error
 
-    def _snapshot(self, value: Any, path: tuple[str, ...], pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+    def _snapshot(self, value: Any, path: tuple[str, ...], pairs: list[tuple[Tensor, Tensor]]) -> Any:
         """``value`` with buffers for its tensors; adds the pending copies to ``pairs``."""
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             buffer = self._buffers.get(path)
             if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
                 buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
@@ -151,7 +155,7 @@ class CheckpointWriter:
         self,
         step: int,
         snapshot: dict[str, Any],
-        pairs: list[tuple[torch.Tensor, torch.Tensor]],
+        pairs: list[tuple[Tensor, Tensor]],
         ready: "torch.cuda.Event | None",
     ) -> None:
         try:
@@ -167,11 +171,11 @@ class CheckpointWriter:
 
     def _repeat(self, step: int, snapshot: dict[str, Any]) -> None:
         """Write until it succeeds, or is not worth another try."""
-        for pause in faults.pauses(first_s=0.25):
+        for pause in pauses(first_s=0.25):
             try:
                 self._store(step, snapshot)
             except SaveError as error:
-                if not faults.passes(_system_error(error)):
+                if not passes(_system_error(error)):
                     raise
                 self._judge(step, error)
                 if self._replaced:
@@ -206,48 +210,124 @@ class CheckpointWriter:
             print(f"older checkpoints could not be removed ({error}); the next save will", flush=True)
 
 
-def _copy(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+class SnapshotWriter(CheckpointWriter):
+    """Writes snapshots of the averages of a run: separate files that are kept when checkpoints are removed.
+
+    Args:
+        half: store float16 where the values fit.
+    """
+
+    what: ClassVar[str] = "snapshot"
+
+    def __init__(
+        self, folder: RunFolder, *, half: bool = False, check_owner: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(folder, keep=1, check_owner=check_owner)
+        self._half = half
+
+    def _store(self, step: int, snapshot: dict[str, Any]) -> None:
+        self._folder.averages.mkdir(exist_ok=True)
+        content, path = _halved(snapshot) if self._half else snapshot, self._folder.snapshot_file(step)
+        began = time.monotonic()
+        with _reported(path, step, self.what):
+            with _replacing(path, path, self._check_owner) as file:
+                _write_state(file, step, content)
+            _vouch(path, step, content, began, file.content)
+
+    def _prune(self) -> None:
+        """Snapshots stay."""
+
+
+def _halved(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.half() if value.is_floating_point() and bool((value.abs() <= _HALF_MAX).all()) else value
+    return {name: _halved(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
     for buffer, value in pairs:
         buffer.copy_(value, non_blocking=value.is_cuda)
 
 
 def write(
     folder: RunFolder, step: int, state: dict[str, Any], *, check_owner: Callable[[], None] = lambda: None
-) -> Path:
-    """Write one checkpoint and, after it, its sidecar; returns the path of the tensors.
-
-    Raises:
-        SaveError: the disk is full or broken. No partial file is left.
-    """
-    path = folder.checkpoint_file(step)
-    write_file(path, step, state, CheckpointWriter.what, check_owner)
-    return path
-
-
-def write_file(
-    path: Path, step: int, state: dict[str, Any], what: str, check_owner: Callable[[], None] = lambda: None
 ) -> None:
-    """Write tensors, and after them their sidecar; ``what`` they are is for messages.
+    """Write the files of a checkpoint, the sidecar last.
+
+    Args:
+        state: as `train.step.Trainer.state_dict`: ``ema`` holds the averages of those tensors of ``model`` that are
+            trained. They are written to a file of their own, with the others, which have none.
 
     Raises:
         SaveError: the disk is full or broken. No partial file is left.
     """
-    begin = time.monotonic()
+    path, ema, began = folder.checkpoint_file(step), state["ema"], time.monotonic()
+    rest = {**state, "ema": {"updates": ema["updates"], "names": list(ema["average"])}}
+    about = {"classes": state["classes"]} if "classes" in state else {}
+    with _reported(path, step, CheckpointWriter.what):
+        target = weights_file(folder, step)
+        with _replacing(path, path, check_owner) as file, _replacing(target, path, check_owner) as weights:
+            _write_state(file, step, rest)
+            write_weights(weights, {**state["model"], **ema["average"]}, {ABOUT: json.dumps(about)})
+        _vouch(path, step, state, began, file.content, weights.content)
+
+
+def _write_state(file: "_HashingFile", step: int, state: dict[str, Any]) -> None:
+    # Declared to take an IO[bytes], but torch's zip writer calls only write and flush of a file object.
+    torch.save({**state, "step": step}, file)  # type: ignore[arg-type]
+
+
+def _vouch(
+    path: Path, step: int, state: dict[str, Any], began: float, content: Content, weights: Content | None = None
+) -> None:
+    """Write the sidecar of a state at ``path``."""
+    sidecar = Sidecar(
+        format=FORMAT,
+        step=step,
+        model=state.get("model_digest", ""),
+        state=content,
+        weights=weights,
+        seconds=round(time.monotonic() - began, 3),
+        averages=StoredAverages.of(state),
+    )
+    sidecar.write(path.with_suffix(".json"))
+
+
+def write_weights(file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write tensors, from whatever device, as safetensors with some metadata.
+
+    The library would copy all of them twice in memory first, which takes longer than to write them, and orders the
+    metadata by chance.
+    """
+    # The largest numbers first, so that each is where its size is a divisor.
+    ordered = sorted(tensors.items(), key=lambda entry: -entry[1].element_size())
+    header: dict[str, Any] = {"__metadata__": dict(about)}
+    end = 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in ordered:
+        file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+@contextlib.contextmanager
+def _replacing(target: Path, tensors: Path, check_owner: Callable[[], None]) -> "Iterator[_HashingFile]":
+    """A file that replaces ``target``, one of a checkpoint whose state is in ``tensors``."""
+    with replacing(target) as file:
+        hashing = _HashingFile(file)
+        yield hashing
+        check_owner()
+        # That of an earlier checkpoint of this step, if there is one, does not vouch for this file.
+        tensors.with_suffix(".json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _reported(path: Path, step: int, what: str) -> Iterator[None]:
     try:
-        with replacing(path) as file:
-            hashing = _HashingFile(file)
-            # Declared to take an IO[bytes], but torch's zip writer calls only write and flush of a file object.
-            torch.save({**state, "format": FORMAT, "step": step}, hashing)  # type: ignore[arg-type]
-            check_owner()
-        sidecar = Sidecar(
-            format=FORMAT,
-            step=step,
-            bytes=hashing.size,
-            sha256=hashing.digest.hexdigest(),
-            seconds=round(time.monotonic() - begin, 3),
-            averages=StoredAverages.of(state),
-        )
-        sidecar.write(path.with_suffix(".json"))
+        yield
     except (OSError, RuntimeError) as error:
         # torch reports a write that the system refused as a RuntimeError of its zip writer.
         raise SaveError(_why_not_written(path, error, what), step) from error
@@ -257,12 +337,16 @@ class _HashingFile:
     """A writable file that knows the size and checksum of what was written to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+
+    @property
+    def content(self) -> Content:
+        return Content(self._size, self._digest.hexdigest())
 
     def write(self, data: Any) -> int:
-        self.digest.update(data)
+        self._digest.update(data)
         written = self._file.write(data)
-        self.size += written
+        self._size += written
         return written
 
     def flush(self) -> None:
@@ -282,4 +366,4 @@ def _why_not_written(path: Path, error: BaseException, what: str) -> str:
         fix = "Free some space, then `cldctl resume`"
         return f"{path}: no space left on the disk; earlier {what}s are intact. {fix}."
     fix = "Fix the file system, then `cldctl resume`"
-    return f"{path}: the {what} could not be written ({cause or error}); earlier ones are intact. {fix}."
+    return f"{path}: the {what} could not be written ({one_line(cause or error)}); earlier ones are intact. {fix}."

@@ -11,7 +11,7 @@ from cld_core import npz
 from cld_core.data.folder import read_exactly
 from cld_core.data.images import to_model
 from cld_core.errors import DataError, UsageError, WrongSourceError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .observation import Observation
 
@@ -87,11 +87,10 @@ def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
     if not path.is_file():
         raise WrongSourceError(f"{path} is not a file. Pass a picture of {shape[2]} x {shape[1]} pixels.")
     try:
-        content = read_exactly(path, shape[2])
+        pixels = read_exactly(path, shape[2])
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}. Check its permissions.") from error
-    raw = np.frombuffer(content, np.uint8).reshape(shape[1], shape[2], 3)
-    return torch.from_numpy(raw.transpose(2, 0, 1).copy())
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _numbers(array: "np.ndarray[Any, Any]") -> Tensor:

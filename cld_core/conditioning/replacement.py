@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cld_core.config.registry import require_fixed_steps
 from cld_core.config.sampling import SamplingSpec
-from cld_core.config.variants import require_fixed_steps
 from cld_core.errors import UsageError
 from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction

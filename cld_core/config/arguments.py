@@ -2,60 +2,17 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Any
 
-from cld_core.errors import RecipeError, did_you_mean, nearest
+from cld_core.errors import RecipeError
 
-from .checks import problems
+from .check import problems
 from .eval import ElboSpec
+from .keys import WRONG, convert, shown
+from .load import changed_section
 from .sampling import SamplingSpec
 from .schema import Recipe
-from .tree import all_keys, type_hints
-from .values import WRONG, convert, expectation, inside, literals, shown
-from .variants import SECTIONS, keys_of
-
-Method = Literal["ode", "em", "sscs", "exponential", "gddim", "conjugate", "splitting", "tuned"]
-
-
-class SamplingKeys(TypedDict, total=False):
-    """The keys of the `sampling` section, besides `method` and `nfe`; a method has some of them."""
-
-    eps: float
-    denoise: bool
-    compile: bool
-    precision: Literal["fp32", "tf32", "bf16", "fp16"]
-    guidance: float
-    guidance_from: float
-    guidance_to: float
-    rtol: float
-    atol: float
-    grid: Literal["auto", "linear", "quadratic", "power"]
-    grid_power: float
-    sscs_order: int
-    order: int
-    corrector: bool
-    eta: float
-    repeats: int
-    jump: int
-    root: Literal["flow", "cholesky"]
-    conjugate: bool
-    conjugate_lambda: float
-    conjugate_matrix: Literal["identity", "ones"]
-    scheme: Literal["symplectic-euler", "velocity-verlet", "oba", "bao", "obab"]
-    reduced: bool
-    noise_scale: float
-    solution: str | None
-
-
-class ElboKeys(TypedDict, total=False):
-    """The keys of the `eval.elbo` section, besides `velocities` and `probes`."""
-
-    probe: Literal["rademacher", "gaussian"]
-    eps: float
-    rtol: float
-    atol: float
-    compile: bool
 
 
 def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> SamplingSpec:
@@ -69,22 +26,14 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
     given = _given(arguments)
     if not given:
         return recipe.sampling
-    section, before = SECTIONS["sampling"], recipe.sampling
-    method = given.pop("method", before.method)
-    if not isinstance(method, str) or method not in section.variants:
-        guess = did_you_mean(method, section.variants) if isinstance(method, str) else ""
-        _refuse(caller, f"method={shown(method)}: expected one of {', '.join(section.variants)}.{guess}")
-    spec = section.variants[method].spec
-    _require_names(given, spec, caller, method)
-    kept = {name: getattr(before, name) for name in section.kept(type(before), spec)}
-    changed: SamplingSpec = spec(**{**kept, "method": method, **_values(given, spec, caller)})
-    for name, other, problem in problems(dataclasses.replace(recipe, sampling=changed)):
-        if "sampling" in (name.partition(".")[0], other.partition(".")[0]):
-            _refuse(caller, f"{_argument(name)} {_argument(problem)}")
     try:
+        changed: SamplingSpec = changed_section(recipe, "sampling", given, caller)
+        for name, other, problem in problems(dataclasses.replace(recipe, sampling=changed)):
+            if "sampling" in (name.partition(".")[0], other.partition(".")[0]):
+                raise RecipeError(f"{caller}: '{name}' {problem}")
         changed.require_usable()
     except RecipeError as error:
-        _refuse(caller, _argument(str(error)))
+        raise RecipeError(_as_arguments(str(error), "sampling", caller)) from error
     return changed
 
 
@@ -93,9 +42,10 @@ def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> Elbo
 
     Its ``eps`` is never before `objective.loss_eps`: the network has seen no smaller t.
     """
-    given, spec = _given(arguments), recipe.eval.elbo
-    _require_names(given, ElboSpec, caller)
-    spec = dataclasses.replace(spec, **_values(given, ElboSpec, caller))
+    try:
+        spec: ElboSpec = changed_section(recipe, "eval.elbo", _given(arguments), caller)
+    except RecipeError as error:
+        raise RecipeError(_as_arguments(str(error), "eval.elbo", caller)) from error
     return dataclasses.replace(spec, eps=max(spec.eps, recipe.objective.loss_eps))
 
 
@@ -107,7 +57,7 @@ def whole_number(value: Any, name: str, least: int, caller: str) -> int:
     """
     count = convert(_plain(value), int)
     if count is WRONG or count < least:
-        _refuse(caller, f"{name}={shown(value)}: expected a whole number of at least {least}.")
+        raise RecipeError(f"{caller}: {name}={shown(value)}: expected a whole number of at least {least}.")
     return int(count)
 
 
@@ -120,54 +70,8 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def _require_names(given: Iterable[str], spec: type, caller: str, method: str | None = None) -> None:
-    """Refuse a name that is not that of a key; one that another method has is told apart."""
-    section = SECTIONS["sampling"]
-    for name in given:
-        if name in keys_of(spec):
-            continue
-        names = sorted(keys_of(spec))
-        if method is not None and (others := section.having(name)):
-            fix = f"{_methods(others)} has it. Those of method={method!r}: {', '.join(names)}."
-            _refuse(caller, f"method={method!r} has no argument {name!r}; {fix}")
-        others = [] if method is None else sorted(key.partition(".")[2] for key in all_keys("sampling"))
-        _refuse(caller, f"there is no argument {name!r}.{_advice(name, [*names, *others], names)}")
-
-
-def _advice(name: str, names: Sequence[str], own: Sequence[str]) -> str:
-    """The nearest name, and which methods have it if it is not one of the ``own``; else all names."""
-    found = nearest(name, names)
-    if found is None:
-        return f" There are {', '.join(dict.fromkeys(names))}."
-    where = "" if found in own else f" It goes with {_methods(SECTIONS['sampling'].having(found))}."
-    return f" Did you mean '{found}'?{where}"
-
-
-def _methods(names: Sequence[str]) -> str:
-    """In words: one of some methods."""
-    *others, last = map(repr, names)
-    return f"method={', '.join(others)}{' or ' if others else ''}{last}"
-
-
-def _values(given: Mapping[str, Any], spec: type, caller: str) -> dict[str, Any]:
-    values, hints = {}, type_hints(spec)
-    about = {entry.name: entry.metadata for entry in dataclasses.fields(spec)}
-    for name, value in given.items():
-        bounds = about[name]["bounds"]
-        values[name] = convert(value, hints[name])
-        if values[name] is WRONG or not inside(values[name], bounds):
-            what = expectation(hints[name], bounds).replace("true or false", "True or False")
-            expected = f"{what} ({about[name]['doc']})"
-            guess = did_you_mean(value, literals(hints[name])) if isinstance(value, str) and len(value) < 100 else ""
-            _refuse(caller, f"{name}={shown(value)}: expected {expected}.{guess}")
-    return values
-
-
-def _argument(text: str) -> str:
+def _as_arguments(text: str, section: str, caller: str) -> str:
     """A message about keys as one about arguments: sampling.corrector=true is corrector=True."""
-    named = re.sub(r"\bsampling\.(?=\w)", "", text)
-    return re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
-
-
-def _refuse(caller: str, text: str) -> None:
-    raise RecipeError(f"{caller}: {text}")
+    named = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", text)
+    named = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
+    return named if named.startswith(caller) else f"{caller}: {named}"

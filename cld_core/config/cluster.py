@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from cld_core.texts import has_control
+from cld_core.sanitize import has_control
 
 from .keys import key
 

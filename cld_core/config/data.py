@@ -6,17 +6,16 @@ from typing import ClassVar, Literal
 from .keys import key
 
 _PATH = "folder of the prepared data; absolute in a run folder"
-# Of the shipped toy densities. A plug-in says itself whether its own have labels.
+# Of the shipped toy densities. Those of a plug-in say themselves whether they have labels.
 TOYS_WITHOUT_LABELS = ("gaussian",)
 _LABELS = "condition the network on the class of each example; the data say which classes there are"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToyDataSpec:
-    """A toy density on the plane, which may come from a plug-in."""
+    """A toy density on the plane."""
 
     name: str = key("multimodal_swissroll", "a registered toy density")
-    plugin: str | None = key(None, "Python file or module that registers further data sets", path="code")
     labels: bool = key(False, _LABELS)
 
 

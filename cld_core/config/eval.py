@@ -28,11 +28,8 @@ class LossSpec:
 class FidSpec:
     """The features of images that FID, KID, Inception Score and precision/recall share."""
 
-    extractor: str = key(INCEPTION, "feature extractor, by its name in torch-fidelity or in eval.fid.plugin")
+    extractor: str = key(INCEPTION, "feature extractor, by its name in torch-fidelity or in a plug-in")
     layer: str | int | None = key(None, "layer of the extractor; null: its layer for FID")
-    plugin: str | None = key(
-        None, "Python file or module that registers further extractors with torch-fidelity", path="code"
-    )
     weights: str | None = key(
         None, "file of the extractor's weights; null: where torch keeps its downloads", path="file"
     )

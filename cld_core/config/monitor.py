@@ -1,4 +1,7 @@
-"""The `monitor` section: where a training is shown besides TensorBoard. It changes no number. Loads no torch."""
+"""The sections `monitor`, where a training is shown besides TensorBoard, and `hooks`, commands that hear about it.
+
+They change no number.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,7 +10,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from cld_core.errors import RecipeError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .keys import key
 
@@ -90,3 +93,9 @@ class MonitorSpec:
             if find_spec(name) is None:
                 text = f"'monitor.{name}' needs the package {name}, which is not installed"
                 raise RecipeError(f"{text}. Run `pip install 'cldctl[{name}]'`, or leave the section out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HooksSpec:
+    on_change: str | None = key(None, "shell command that runs when the state of the run changes")
+    timeout_s: float = key(30.0, "seconds after which the command is ended", gt=0, le=3600)

@@ -1,9 +1,14 @@
-"""The `network` section for toy data; `ncsnpp` has the network for images."""
+"""The `network` section: one spec for each network."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .keys import key
+from cld_core.errors import RecipeError
+
+from .keys import key, shown
+
+# Numbers by which the network is told how an image was changed (`cld_core.augment`).
+CONDITIONS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +54,77 @@ class ResnetSpec(NetworkSpec):
     name: Literal["resnet"] = key("resnet", "residual network for toy data, with log t at every layer")
     width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NcsnppSpec(NetworkSpec):
+    """NCSN++ (Song et al. 2021, appendix H). The defaults are those of CLD's CIFAR-10 model.
+
+    Raises:
+        RecipeError: two keys do not go together, or a list cannot be used.
+    """
+
+    images: ClassVar[bool] = True
+    takes_labels: ClassVar[bool] = True
+
+    name: Literal["ncsnpp"] = key("ncsnpp", "NCSN++, the U-Net for images")
+    image_size: int = key(32, "height and width of an image in pixels", ge=1, le=4096)
+    image_channels: int = key(3, "colour channels of an image", ge=1, le=64)
+    channels: int = key(128, "channels at full resolution", ge=4, le=8192)
+    multipliers: tuple[int, ...] = key((1, 2, 2, 2), "channels of each resolution, as multiples of `channels`")
+    blocks: int = key(8, "residual blocks of each resolution on the way down; one more on the way up", ge=1, le=256)
+    attention: tuple[int, ...] = key((16,), "resolutions, in pixels, that get self-attention")
+    resblock: Literal["biggan", "ddpm"] = key("biggan", "what resamples: a residual block, or a separate layer")
+    fir: bool = key(True, "resample with the FIR filter; false: nearest neighbour and 2x2 average")
+    fir_kernel: tuple[int, ...] = key((1, 3, 3, 1), "taps of the FIR filter: symmetric, and an even number of them")
+    resample_with_conv: bool = key(True, "ddpm blocks only: a 3x3 convolution in every resampling layer")
+    progressive_input: Literal["none", "input_skip", "residual"] = key(
+        "residual", "how the input at lower resolutions enters on the way down"
+    )
+    progressive_output: Literal["none", "output_skip", "residual"] = key(
+        "none", "how lower resolutions contribute to the output on the way up"
+    )
+    combine: Literal["sum", "cat"] = key("sum", "input_skip only: how the input is merged")
+    embedding: Literal["fourier", "positional"] = key("fourier", "random features of log t, or sinusoids of t")
+    fourier_scale: float = key(16.0, "standard deviation of the Fourier frequencies", gt=0)
+    nonlinearity: Literal["swish", "relu", "elu", "lrelu"] = key("swish", "activation function")
+    skip_rescale: bool = key(True, "divide every sum of two branches by the square root of 2")
+    dropout: float = key(0.1, "probability of dropping a unit between a block's convolutions", ge=0, lt=1)
+    init_scale: float = key(0.0, "initial variance scale of each branch's last layer; 0: nearly zero", ge=0)
+    augment: float = key(
+        0.0,
+        "probability of each geometric augmentation, on which the network is conditioned; 0: no augmentation",
+        ge=0,
+        le=1,
+    )
+
+    def __post_init__(self) -> None:
+        # Configuration files give lists.
+        for name in ("multipliers", "attention", "fir_kernel"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not 1 <= len(self.multipliers) <= 12 or not 1 <= min(self.multipliers) <= max(self.multipliers) <= 256:
+            found = f"network.multipliers = {shown(list(self.multipliers))}"
+            raise RecipeError(f"{found}: give at least one whole number >= 1, at most 12, none above 256")
+        factor = 2 ** (len(self.multipliers) - 1)
+        if self.image_size % factor:
+            raise RecipeError(
+                f"network.image_size = {self.image_size} cannot be halved {len(self.multipliers) - 1} times: "
+                f"use a multiple of {factor} or fewer multipliers"
+            )
+        if unknown := sorted(set(self.attention) - set(self.resolutions)):
+            raise RecipeError(
+                f"network.attention = {shown(list(self.attention))}: the network never has {shown(unknown)} pixels; "
+                f"choose among {list(self.resolutions)}"
+            )
+        taps = self.fir_kernel
+        if not taps or len(taps) % 2 or taps != taps[::-1] or sum(taps) == 0:
+            raise RecipeError(
+                f"network.fir_kernel = {shown(list(taps))}: give an even number of symmetric taps, such as [1, 3, 3, 1]"
+            )
+        if self.embedding == "positional" and self.channels % 2:
+            raise RecipeError(f"network.channels = {self.channels}: the positional embedding needs an even number")
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Height and width of each level in pixels, full resolution first."""
+        return tuple(self.image_size >> level for level in range(len(self.multipliers)))

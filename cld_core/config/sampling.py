@@ -1,6 +1,6 @@
 """The `sampling` section: one spec for each `method`, which selects the keys that the section has.
 
-A further sampler derives from `SamplingSpec` (or `FixedStepSpec`) and is registered in `variants`. Another method
+A further sampler derives from `SamplingSpec` (or `FixedStepSpec`) and is registered in `registry`. Another method
 keeps the keys that both methods have.
 """
 
@@ -52,7 +52,7 @@ class SamplingSpec:
         return False
 
     def problems(self) -> list[tuple[str, str, str]]:
-        """Keys that do not go together, as in `checks.problems`, without the section's name."""
+        """Keys that do not go together, as in `check.problems`, without the section's name."""
         first, last = self.guidance_from, self.guidance_to
         if first <= last:
             return []

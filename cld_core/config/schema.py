@@ -4,6 +4,7 @@ Nothing here imports torch: the command line reads recipes and must answer at on
 """
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,13 @@ from cld_core.digests import digest
 
 from .cluster import ClusterSpec
 from .data import DataSpec, ToyDataSpec
-from .ema import EmaSpec
 from .eval import EvalSpec
-from .hooks import HooksSpec
 from .keys import anchor, key
-from .monitor import MonitorSpec
+from .monitor import HooksSpec, MonitorSpec
 from .network import MlpSpec, NetworkSpec
-from .objective import ObjectiveSpec
-from .optim import OptimSpec
-from .periodic import PeriodicSpec
 from .sampling import OdeSpec, SamplingSpec
 from .sde import CldSpec, SdeSpec
-from .train import TrainSpec
+from .train import EmaSpec, ObjectiveSpec, OptimSpec, PeriodicSpec, TrainSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +27,12 @@ class Recipe:
     """One complete experiment: the content of a run folder's `recipe.yaml`."""
 
     name: str = key("run", "name of the recipe, the first part of a run's default name")
+    plugins: tuple[str, ...] = key(
+        (),
+        "Python files and modules that register further data, diffusions, networks, objectives, samplers, metrics or "
+        "loggers",
+        path="code",
+    )
     data: DataSpec = field(default_factory=ToyDataSpec, metadata={"doc": "what is trained on"})
     sde: SdeSpec = field(default_factory=CldSpec, metadata={"doc": "the diffusion, which turns data into noise"})
     network: NetworkSpec = field(default_factory=MlpSpec, metadata={"doc": "the network that learns the score"})
@@ -85,6 +87,20 @@ class Recipe:
             "optim": self.optim.name,
         }
         return digest(parts)[:16]
+
+
+def walk(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of nested dictionaries, sections included, with its value."""
+    for name, value in node.items():
+        path = f"{prefix}.{name}" if prefix else str(name)
+        yield path, value
+        if isinstance(value, Mapping):
+            yield from walk(value, path)
+
+
+def leaves(node: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of nested dictionaries by dotted key, without the sections."""
+    return {path: value for path, value in walk(node) if not isinstance(value, Mapping)}
 
 
 def _anchored(spec: Any, folder: Path) -> Any:

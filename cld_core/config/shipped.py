@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 
 from cld_core.errors import RecipeError, did_you_mean
-from cld_core.small_files import read_bytes
-from cld_core.texts import one_line
+from cld_core.files import read_bytes
+from cld_core.sanitize import one_line
 
 # A recipe has at most so many bytes, and its description so many characters.
 _MAX_HEAD, _LONGEST = 256 * 2**10, 200

@@ -1,10 +1,64 @@
-"""The `train` section: the length of training, its precision, and its checkpoints."""
+"""The sections about training: what it minimises, how, for how long, what it computes meanwhile, and its averages."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from .ema import LONGEST
 from .keys import is_due, key
+
+# Of the uniform average; no power function that grows is longer.
+UNIFORM_LENGTH = 1.0 / math.sqrt(12.0)
+# In three digits, for keys.
+LONGEST = math.floor(1000.0 * UNIFORM_LENGTH) / 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec:
+    name: Literal["hsm", "dsm"] = key("hsm", "hybrid or denoising score matching")
+    weighting: Literal["reweightedv2", "reweightedv1", "likelihood"] = key(
+        "reweightedv2", "weight of each t in the loss"
+    )
+    mixed_score: bool = key(
+        False, "add the score of a unit Gaussian to the network's; for PSLD that of data of variance 0.25"
+    )
+    loss_eps: float = key(1e-5, "smallest t that is trained on", gt=0, lt=1)
+    times: Literal["uniform", "log", "importance"] = key(
+        "uniform",
+        "how t is drawn: uniformly; uniformly in log t, which weights each t by 1/t; or by importance sampling for the "
+        "weighting, which does not change the weights",
+    )
+    precondition: Literal["none", "data"] = key(
+        "none",
+        "data: scale inputs and outputs of the network as for Gaussian data, so that it learns only the rest",
+    )
+    data_std: float = key(0.5, "standard deviation of these Gaussian data", gt=0, le=1000)
+    label_dropout: float = key(
+        0.1,
+        "share of the training examples whose label is hidden, for guidance; only with data.labels",
+        ge=0,
+        lt=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSpec:
+    name: Literal["adam", "adamw", "adamax"] = key("adam", "optimiser")
+    impl: Literal["auto", "fused", "apex", "plain"] = key(
+        "auto", "implementation: fused kernels of torch (auto: if it has any), those of NVIDIA apex, or plain ones"
+    )
+    lr: float = key(1e-3, "learning rate after the warm-up and before any decay", gt=0)
+    weight_decay: float = key(0.0, "decay per unit of learning rate", ge=0)
+    beta1: float = key(0.9, "decay of the first moment", ge=0, lt=1)
+    beta2: float = key(0.999, "decay of the second moment", ge=0, lt=1)
+    eps: float = key(1e-8, "added to the square root of the second moment", gt=0)
+    warmup_steps: int = key(0, "steps over which the learning rate rises linearly from 0", ge=0)
+    decay: Literal["none", "linear", "cosine"] = key(
+        "none", "how the learning rate falls to 0 at train.steps: not at all, linearly, or as half a cosine"
+    )
+    grad_clip: float | None = key(1.0, "largest norm of the gradient; null: no clipping", gt=0)
+    max_grad_growth: float | None = key(
+        None, "gradient norm, in units of its running mean, above which a step is never taken; null: no limit", gt=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +71,10 @@ class TrainSpec:
     seed: int = key(0, "key of every random draw", ge=0)
     on_resume: Literal["reseed", "exact"] = key("reseed", "after a restart, fresh noise or the same noise")
     precision: Literal["fp32", "bf16", "fp16"] = key("fp32", "type that the network computes in")
+    emulated: bool = key(False, "train on this machine in a precision that its processor emulates, which is slow")
     tf32: bool = key(True, "let GPUs round the factors of float32 products to 10 bits")
-    compile: Literal["auto", True, False] = key("auto", "torch.compile the network; auto: on GPUs, if that is faster")
-    channels_last: Literal["auto", True, False] = key(
-        "auto", "store images with channels last; auto: on GPUs, if that is faster"
-    )
+    compile: bool = key(False, "torch.compile the network")
+    channels_last: bool = key(False, "store images with channels last, which is faster on GPUs")
     bucket_mb: int = key(25, "MiB of gradients that ranks exchange at once", ge=1, le=100_000)
     ema: float = key(0.999, "decay of the moving average of the weights", ge=0, lt=1)
     ema_lengths: tuple[float, ...] = key(
@@ -53,3 +106,41 @@ class TrainSpec:
     def is_milestone(self, step: int) -> bool:
         """Whether the checkpoint of a step is never deleted."""
         return is_due(step, self.milestone_every, self.milestone_from)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeriodicSpec:
+    samples_every: int | None = key(None, "steps between two pictures of samples; null: none", ge=1)
+    samples_from: int = key(0, "first step at which samples are drawn", ge=0)
+    samples: int = key(64, "samples in a picture", ge=1, le=10_000)
+    elbo_every: int | None = key(None, "steps between two likelihood bounds; null: none", ge=1)
+    elbo_from: int = key(0, "first step at which the bound is computed", ge=0)
+    elbo_points: int = key(512, "test points of a bound", ge=1, le=100_000_000)
+    fid_every: int | None = key(None, "steps between two FIDs; null: none", ge=1)
+    fid_from: int = key(0, "first step at which FID is computed", ge=0)
+    fid_samples: int = key(10_000, "samples of an FID; it is biased upwards if there are few", ge=2, le=10_000_000)
+    batch_size: int = key(64, "samples or test points that a rank computes at once", ge=1, le=1_000_000)
+
+    def wants_samples(self, step: int) -> bool:
+        return is_due(step, self.samples_every, self.samples_from)
+
+    def wants_elbo(self, step: int) -> bool:
+        return is_due(step, self.elbo_every, self.elbo_from)
+
+    def wants_fid(self, step: int) -> bool:
+        return is_due(step, self.fid_every, self.fid_from)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaSpec:
+    length: float | None = key(
+        None,
+        "relative length of the weight average, reconstructed from those of train.ema_lengths; null: use train.ema",
+        gt=0,
+        lt=LONGEST,
+    )
+
+    @property
+    def words(self) -> str:
+        """In words, for what is made with the average; empty for the usual one."""
+        return "" if self.length is None else f"EMA length {self.length:g}"

@@ -8,11 +8,9 @@ Classes: if all pictures lie in two or more folders, below those of the splits i
 folders are the classes.
 """
 
-import contextlib
 import hashlib
 import io
 import os
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,16 +19,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cld_core.data.build import Plan, Unit
-from cld_core.data.store import SPLITS, Split
+from cld_core.classes import LONGEST_NAME, MOST
 from cld_core.errors import DataError, UsageError, WrongSourceError
+from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
-from cld_core.small_files import opened, read_bytes
-from cld_core.texts import one_line
 
-from .folder_classes import as_text, classes_of
+from .prepare import Part, Plan
+from .store import SPLITS, Split
 
 DEFAULT_VALIDATION = 0.1
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -41,9 +39,6 @@ MOST_PIXELS = 40_000_000
 MOST_BYTES = 128 << 20
 # Pillow warns at a limit of its own; ours is an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Pictures beyond these are decoded one at a time, so that the memory does not grow with the number of threads.
-_LARGE_PIXELS, _LARGE_BYTES = 4_000_000, 8 << 20
-_one_large_at_a_time = threading.RLock()
 _SPLIT_FOLDERS: dict[str, Split] = {
     "train": "train",
     "validation": "validation",
@@ -53,8 +48,8 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 }
 # Height and width in pixels; beyond it a single image takes 50 MB and more.
 LARGEST = 4096
-PICTURES_PER_UNIT = 500
-_BYTES_PER_UNIT = 64 << 20
+PICTURES_PER_PART = 500
+_BYTES_PER_PART = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -95,12 +90,12 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
                 f"{source}: no picture is left for {split} ({len(pictures)} in all). Use another --split, or sort the "
                 "pictures into folders train and validation."
             )
-    classes, labels = classes_of([picture.name for picture in pictures], _SPLIT_FOLDERS)
+    classes, labels = _classes(pictures)
     return Plan(
         name="folder",
         size=size,
         source=source.name,
-        units={split: list(_units(split, chosen, size, labels)) for split, chosen in by_split.items()},
+        parts=[part for split, chosen in by_split.items() for part in _parts(split, chosen, size, labels)],
         expect={split: len(chosen) for split, chosen in by_split.items()},
         classes=classes,
     )
@@ -126,7 +121,7 @@ def _begins_as_zip(source: Path) -> bool:
     """Whether a file that is not a zip file was one, or the beginning of one; an empty file may have been anything."""
     if not source.is_file():
         return False
-    with opened(source, follow=True) as file:
+    with source.open("rb") as file:
         return file.read(2) in (b"", b"PK")
 
 
@@ -134,26 +129,20 @@ def _in_folder(source: Path) -> Iterator[_Picture]:
     for path in _walk(source):
         name = path.relative_to(source).as_posix()
         if _is_picture(name):
-            yield _Picture(name, path.stat().st_size, partial(read_bytes, path, limit=MOST_BYTES, follow=True))
+            yield _Picture(name, path.stat().st_size, path.read_bytes)
 
 
 def _in_zip(source: Path) -> Iterator[_Picture]:
     try:
         archive = zipfile.ZipFile(source)
-        entries = [entry for entry in archive.infolist() if not entry.is_dir() and _is_picture(entry.filename)]
     except OSError:
         raise
     except Exception as error:  # zipfile raises whatever the numbers in a damaged file lead to
         text = f"{source} is not a complete zip file ({one_line(error)})"
         raise DataError(f"{text}. Fetch or make it again.") from error
-    for entry in entries:
-        yield _Picture(entry.filename, entry.file_size, partial(_read_entry, archive, entry))
-
-
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """The content of an entry, of which no more is unpacked than it says that it has."""
-    with archive.open(entry) as file:
-        return file.read(MOST_BYTES + 1)
+    for entry in archive.infolist():
+        if not entry.is_dir() and _is_picture(entry.filename):
+            yield _Picture(entry.filename, entry.file_size, partial(archive.read, entry))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -213,91 +202,93 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
     return chosen
 
 
-def _units(split: Split, pictures: Sequence[_Picture], size: int, labels: Mapping[str, int]) -> Iterator[Unit]:
-    at_once = max(1, min(PICTURES_PER_UNIT, _BYTES_PER_UNIT // (3 * size * size)))
+def _classes(pictures: Sequence[_Picture]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The names of the classes, and by the name of a picture its label; nothing if pictures do not lie in classes."""
+    folders = [PurePosixPath(picture.name).parts[:-1] for picture in pictures]
+    if len({path[:1] for path in folders}) == 1:
+        folders = [path[1:] for path in folders]  # One folder around everything.
+    if {path[0] for path in folders if path} <= set(_SPLIT_FOLDERS):
+        folders = [path[1:] for path in folders]
+    if not all(folders):
+        return (), {}
+    own = [as_text(path[0]) for path in folders]
+    classes = sorted(set(own))
+    if not 2 <= len(classes) <= MOST or any(len(name) > LONGEST_NAME or has_control(name) for name in classes):
+        return (), {}
+    labels = {name: label for label, name in enumerate(classes)}
+    return tuple(classes), {picture.name: labels[its] for picture, its in zip(pictures, own, strict=True)}
+
+
+def as_text(name: str) -> str:
+    """The name of a file, with what is not text in it replaced."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _parts(split: Split, pictures: Sequence[_Picture], size: int, labels: Mapping[str, int]) -> Iterator[Part]:
+    at_once = max(1, min(PICTURES_PER_PART, _BYTES_PER_PART // (3 * size * size)))
     for first in range(0, len(pictures), at_once):
         some = pictures[first : first + at_once]
-        digest = hashlib.blake2b(_lines(some), digest_size=16)
-        yield Unit(
+        # Names of files need not be text.
+        lines = "\n".join(f"{picture.name}\t{picture.length}" for picture in some).encode(errors="surrogateescape")
+        yield Part(
+            split=split,
             name=f"{split} pictures {first} to {first + len(some) - 1}",
-            fingerprint=digest.hexdigest(),
+            fingerprint=hashlib.blake2b(lines, digest_size=16).hexdigest(),
             read=partial(_make_all, some, size),
-            labels=partial(_labels, some, labels),
+            labels=[labels[picture.name] for picture in some] if labels else (),
         )
 
 
-def _labels(pictures: Sequence[_Picture], labels: Mapping[str, int]) -> list[int]:
-    return [labels[picture.name] for picture in pictures]
-
-
-def _lines(pictures: Sequence[_Picture]) -> bytes:
-    # Names of files need not be text.
-    return "\n".join(f"{p.name}\t{p.length}" for p in pictures).encode(errors="surrogateescape")
-
-
-def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[bytes]:
+def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[np.ndarray]:
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            yield from pool.map(lambda picture: _make(picture, size), pictures)
+            for pixels in pool.map(partial(_make, size=size), pictures):
+                yield pixels.transpose(2, 0, 1)[None]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _make(picture: _Picture, size: int) -> bytes:
-    """The picture as raw RGB bytes: upright, transparent parts on white, cropped to the middle square and resized."""
+def _make(picture: _Picture, size: int) -> np.ndarray:
+    """The picture, uint8 (size, size, 3): upright, transparent parts on white, cropped to the middle square, resized.
+
+    Raises:
+        DataError: it is not a picture, or too large.
+    """
     try:
         if picture.length > MOST_BYTES:
             raise ValueError(f"it has {picture.length} bytes, more than {MOST_BYTES}")
-        with _one_large_at_a_time if picture.length > _LARGE_BYTES else contextlib.nullcontext():
-            return _decode(picture.read(), size)
-    except UnidentifiedImageError as error:
+        with Image.open(io.BytesIO(picture.read()), formats=FORMATS) as opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {MOST_PIXELS:,}")
+            if opened.mode.startswith(("I", "F")):
+                raise ValueError("it has more than 8 bits a channel")
+            upright = ImageOps.exif_transpose(opened)
+            rgb = _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
+            if rgb.size != (size, size):
+                rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
+            return np.asarray(rgb)
+    except UnidentifiedImageError:
         text = f"its format is unknown, or not one of {', '.join(FORMATS)}"
-        raise DataError(f"{_shown(picture)} cannot be used as a picture: {text}. Remove it or replace it.") from error
     except Exception as error:  # decoders of pictures raise whatever they like
-        raise DataError(
-            f"{_shown(picture)} cannot be used as a picture: {one_line(error).rstrip('.')}. Remove it or replace it by "
-            "a PNG or JPEG."
-        ) from error
+        text = one_line(error).rstrip(".")
+    shown = one_line(as_text(picture.name))
+    raise DataError(f"{shown} cannot be used as a picture: {text}. Remove it or replace it by a PNG or JPEG.")
 
 
-def read_exactly(path: Path, size: int) -> bytes:
-    """The picture in a file, of exactly ``size`` x ``size`` pixels, as raw RGB bytes; transparent parts on white.
+def read_exactly(path: Path, size: int) -> np.ndarray:
+    """The picture in a file of exactly ``size`` x ``size`` pixels, uint8 (size, size, 3); transparent parts on white.
 
     Raises:
         OSError: it cannot be read.
         DataError: it is not a picture.
         WrongSourceError: it has another size.
     """
-    content = read_bytes(path, limit=MOST_BYTES, follow=True)
-    pixels = _make(_Picture(str(path), len(content), lambda: content), size)
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
+    pixels = _make(_Picture(str(path), path.stat().st_size, path.read_bytes), size)
+    with Image.open(path, formats=FORMATS) as opened:
         if opened.size != (size, size):
             text = f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are needed"
             raise WrongSourceError(f"{text}. Resize it.")
     return pixels
-
-
-def _decode(content: bytes, size: int) -> bytes:
-    with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
-        pixels = opened.width * opened.height
-        if pixels > MOST_PIXELS:
-            raise ValueError(f"it has {opened.width} x {opened.height} pixels, more than {MOST_PIXELS:,}")
-        if opened.mode.startswith(("I", "F")):
-            raise ValueError("it has more than 8 bits a channel")
-        with _one_large_at_a_time if pixels > _LARGE_PIXELS else contextlib.nullcontext():
-            return _scaled(opened, size)
-
-
-def _scaled(opened: Image.Image, size: int) -> bytes:
-    upright = ImageOps.exif_transpose(opened)
-    rgb = _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
-    if rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-    return rgb.tobytes()
-
-
-def _shown(picture: _Picture) -> str:
-    return one_line(as_text(picture.name))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

@@ -1,6 +1,15 @@
-"""Images as training and evaluation use them: batches of a step, and test images with uniform dequantisation."""
+"""Images as training and evaluation use them: batches of a step, and test images with uniform dequantisation.
 
-from functools import cached_property
+Training is one endless sequence of epochs, each a fresh permutation keyed by (seed, epoch). Step s takes positions
+s B to (s + 1) B - 1, where B is the global batch, and each rank takes a slice of them. So the images of a step depend
+on the step alone: not on the ranks, and not on where training was interrupted.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -11,12 +20,12 @@ from cld_core.classes import Classes
 from cld_core.config.data import ImageDataSpec
 from cld_core.errors import DataError
 
-from . import image_labels, order, presence, toy
+from . import store, toy
 from .images import ImageSet, open_images, to_model
-from .store import CHANNELS, Manifest, read_manifest
-from .stream import ImageStream
 
 GREY_LEVELS = 256
+# Batches that are read ahead.
+_AHEAD = 4
 
 
 def dequantise(images: Tensor, noise: Tensor) -> Tensor:
@@ -30,6 +39,117 @@ def dequantise(images: Tensor, noise: Tensor) -> Tensor:
     return raised * (2.0 / GREY_LEVELS) - 1.0
 
 
+@lru_cache(maxsize=4)
+def _epoch(n: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """The permutation of an epoch, int64 of shape (n,), and which positions in it are mirrored, bool of shape (n,)."""
+    order = torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
+    mirrored = torch.rand(n, generator=seeds.generator(seed, "mirror", epoch)) < 0.5
+    return order, mirrored
+
+
+def _take(which: int, step: int, batch_size: int, n: int, seed: int) -> Tensor:
+    assert min(step + 1, batch_size, n) >= 1, f"no batch: step {step}, batch {batch_size}, images {n}"
+    pieces = []
+    position, last = step * batch_size, (step + 1) * batch_size
+    while position < last:
+        epoch, offset = divmod(position, n)
+        length = min(n - offset, last - position)
+        pieces.append(_epoch(n, seed, epoch)[which][offset : offset + length])
+        position += length
+    return torch.cat(pieces)
+
+
+def indices(step: int, batch_size: int, n: int, seed: int) -> Tensor:
+    """The images of the global batch of a step, int64 of shape (batch_size,), each in [0, n).
+
+    A batch that crosses the end of an epoch continues with the next one.
+    """
+    return _take(0, step, batch_size, n, seed)
+
+
+def mirrored(step: int, batch_size: int, n: int, seed: int) -> Tensor:
+    """Which images of the global batch of a step are mirrored left to right, bool of shape (batch_size,)."""
+    return _take(1, step, batch_size, n, seed)
+
+
+class ImageStream(Iterator[Tensor]):
+    """This rank's rows of one global batch after another, from ``start_step`` on, without end.
+
+    Yields uint8 of shape (b, C, H, W) on ``device``; `cld_core.data.images.to_model` turns it into model input there.
+    What step s yields depends on (seed, s, batch_size, rows) alone. So a resumed run, which passes the number of
+    finished steps as ``start_step``, neither repeats nor skips an image.
+
+    Images that are on ``device`` already are indexed there. Others are read ahead by threads, into pinned memory if
+    ``device`` is a GPU, and copied asynchronously.
+
+    Args:
+        rows: this rank's share of the global batch.
+        threads: threads that read from disk.
+
+    Attributes:
+        step: the next step.
+        wait_s: seconds spent waiting for the last batch.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        *,
+        seed: int,
+        batch_size: int,
+        rows: slice,
+        start_step: int = 0,
+        flip: bool = True,
+        device: torch.device | str = "cpu",
+        threads: int = 2,
+    ) -> None:
+        self.step = start_step
+        self.wait_s = 0.0
+        self._images = images
+        self._seed = seed
+        self._batch_size = batch_size
+        self._rows = rows
+        self._flip = flip
+        self._device = torch.device(device)
+        self._pinned = self._device.type == "cuda"
+        # For a set in memory on a CPU, threads would only take cores from the model.
+        self._direct = images.device.type == self._device.type and images.in_memory
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._waiting: deque[Future[Tensor]] = deque()
+
+    def __next__(self) -> Tensor:
+        started = time.monotonic()
+        batch = self._read(self.step) if self._direct else self._read_ahead()
+        self.wait_s = time.monotonic() - started
+        self.step += 1
+        return batch.to(self._device, non_blocking=self._pinned)
+
+    def _read_ahead(self) -> Tensor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
+        while len(self._waiting) < _AHEAD:
+            self._waiting.append(self._pool.submit(self._read, self.step + len(self._waiting)))
+        return self._waiting.popleft().result()
+
+    def _read(self, step: int) -> Tensor:
+        n = self._images.n
+        chosen = indices(step, self._batch_size, n, self._seed)[self._rows]
+        flips = mirrored(step, self._batch_size, n, self._seed)[self._rows] if self._flip else None
+        if self._pinned:
+            chosen = chosen.pin_memory()
+            flips = None if flips is None else flips.pin_memory()
+        batch = self._images.batch(chosen, flips)
+        return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+        self._waiting.clear()
+
+
 class ImageSource:
     """A prepared data set. Order and mirroring are keyed by the seed and the step, never by ``restart``.
 
@@ -40,7 +160,7 @@ class ImageSource:
     grey_levels: int | None = GREY_LEVELS
 
     def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
-        self.shape: tuple[int, ...] = (CHANNELS, spec.pixels, spec.pixels)
+        self.shape: tuple[int, ...] = (store.CHANNELS, spec.pixels, spec.pixels)
         self.wait_s = 0.0
         self._spec, self._device = spec, torch.device(device)
         self._stream: ImageStream | None = None
@@ -55,26 +175,20 @@ class ImageSource:
         """
         if not self._spec.labels:
             return None
-        presence.require(self._spec)
-        return image_labels.classes(self._root, self._manifest)
+        store.require(self._spec)
+        return store.classes(*self._labelled)
 
     @property
-    def _root(self) -> Path:
-        return Path(self._spec.path).expanduser()
-
-    @property
-    def _manifest(self) -> Manifest:
-        manifest = read_manifest(self._root)
-        assert manifest is not None, "images with labels have a manifest"
-        return manifest
+    def _labelled(self) -> tuple[Path, store.About]:
+        return Path(self._spec.path).expanduser(), store.find(self._spec.path)
 
     @cached_property
     def _train_labels(self) -> Tensor:
-        return torch.from_numpy(image_labels.read(self._root, "train", self._manifest))
+        return torch.from_numpy(store.read_labels(*self._labelled, "train"))
 
     @cached_property
     def _test_labels(self) -> Tensor:
-        return torch.from_numpy(image_labels.read(self._root, "validation", self._manifest))
+        return torch.from_numpy(store.read_labels(*self._labelled, "validation"))
 
     @cached_property
     def train(self) -> ImageSet:
@@ -90,7 +204,7 @@ class ImageSource:
         """The images of the validation split; raises as `train` does."""
         return self._open("validation")
 
-    def _open(self, split: str) -> ImageSet:
+    def _open(self, split: store.Split) -> ImageSet:
         spec = self._spec
         if split != "train":
             # Evaluation reads an image once in minutes: not worth the memory.
@@ -120,7 +234,7 @@ class ImageSource:
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         """As `batch`, with the labels, which are on the CPU."""
         x = self.batch(seed, restart, step, size, rows)
-        return x, self._train_labels[order.indices(step, size, self.train.n, seed)[rows]]
+        return x, self._train_labels[indices(step, size, self.train.n, seed)[rows]]
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the validation images ``first <= i < last``."""

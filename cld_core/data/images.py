@@ -1,7 +1,7 @@
 """Sets of images as training and evaluation read them: uint8, by index, mirrored on demand."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,19 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core.data.lmdb_store import LmdbReader
-from cld_core.data.store import (
-    CHANNELS,
-    Checksum,
-    Manifest,
-    SplitInfo,
-    lmdb_path,
-    partial_path,
-    prepare_hint,
-    published_paths,
-    read_manifest,
-)
 from cld_core.errors import DataError
+from cld_core.sanitize import one_line
+
+from .lmdb_images import LmdbReader, published
+from .store import ABOUT, CHANNELS, IMAGES, PUBLISHED, About, Split, digest, find, prepare_hint
 
 Cache = Literal["auto", "memory", "disk"]
 
@@ -97,24 +89,51 @@ class MemoryImages(ImageSet):
         return chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
 
 
-class LmdbImages(ImageSet):
-    """Images read from an LMDB folder when they are requested, by any number of threads."""
+class MappedImages(ImageSet):
+    """Prepared images on disk, read through a memory map when they are requested, by any number of threads.
+
+    A process that gets one by a pickle opens the file itself.
+    """
 
     in_memory = False
     device = torch.device("cpu")
 
-    def __init__(self, reader: LmdbReader, n: int, shape: tuple[int, int, int]) -> None:
-        self._reader = reader
-        self.n = n
-        self.shape = shape
+    def __init__(self, root: Path, about: About, rows: slice) -> None:
+        self._made_of = (root, about, rows)
+        path = root / IMAGES
+        try:
+            images = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} cannot be read as an array ({one_line(error)}).") from error
+        if (images.dtype, images.shape) != (np.dtype(np.uint8), about.shape):
+            text = f"{images.dtype} of shape {images.shape}, but {ABOUT} says uint8 of shape {about.shape}"
+            raise DataError(f"{path} has {text}.")
+        # An array of numpy's own type, whose parts are copies in memory and not maps.
+        self._images = np.asarray(images)[rows]
+        self.n = len(self._images)
+        self.shape = (about.shape[1], about.shape[2], about.shape[3])
+
+    def __reduce__(self) -> tuple[type, tuple[Path, About, slice]]:
+        return MappedImages, self._made_of
 
     def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
-        channels, height, width = self.shape
-        raw = self._reader.read(indices.tolist(), channels * height * width)
-        images = raw.reshape(-1, height, width, channels).transpose(0, 3, 1, 2)
-        if flips is not None:
-            images = np.where(flips.numpy()[:, None, None, None], images[..., ::-1], images)
-        return torch.from_numpy(np.ascontiguousarray(images))
+        chosen = torch.from_numpy(self._images[indices.numpy()])
+        return chosen if flips is None else _mirror(chosen, flips)
+
+
+class LmdbImages(ImageSet):
+    """Images of the published form, read from an LMDB file when they are requested, by any number of threads."""
+
+    in_memory = False
+    device = torch.device("cpu")
+
+    def __init__(self, reader: LmdbReader) -> None:
+        self._reader = reader
+        self.n, self.shape = reader.n, (CHANNELS, reader.size, reader.size)
+
+    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
+        chosen = torch.from_numpy(self._reader.read(indices.tolist()))
+        return chosen if flips is None else _mirror(chosen, flips)
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
@@ -126,7 +145,7 @@ def _mirror(images: Tensor, flips: Tensor) -> Tensor:
 
 def open_images(
     path: str | Path,
-    split: str,
+    split: Split,
     *,
     name: str = "folder",
     size: int | None = None,
@@ -146,88 +165,34 @@ def open_images(
     Raises:
         DataError: there is no such data set, or it is a different one. The message names the command that prepares it.
     """
+    about = find(path, name, size)
     root = Path(path).expanduser()
     try:
-        manifest = read_manifest(root)
-        reader, info, found_size = _open_split(root, split, manifest)
-        if manifest is not None and name not in ("folder", manifest.name):
-            raise DataError(f"{root} holds {manifest.name}, not {name}.")
-        if size is not None and found_size != size:
-            raise DataError(f"{root} has images of {found_size}x{found_size}, not {size}x{size}.")
-        shape = (CHANNELS, found_size, found_size)
-        n = info.count if info is not None else reader.entries
-        _check_images(reader, n, CHANNELS * found_size * found_size, info)
-        n_bytes = n * CHANNELS * found_size * found_size
+        on_disk = _on_disk(root, about, split)
+        n_bytes = on_disk.n * math.prod(on_disk.shape)
         if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
-            return LmdbImages(reader, n, shape)
-        images = _load(reader, n, shape, info)
+            return on_disk
+        images = _load(on_disk)
+        if about.format != PUBLISHED and digest(images.numpy()) != about.splits[split].digest:
+            raise DataError(f"the {split} images in {root} do not have the digest in {ABOUT}: they were changed.")
     except DataError as error:
         raise DataError(f"{error} To prepare it: {prepare_hint(name, path)}") from error
     return MemoryImages(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
 
 
-def _open_split(root: Path, split: str, manifest: Manifest | None) -> tuple[LmdbReader, SplitInfo | None, int]:
-    """The reader of a split, its entry in the manifest, and the size of its images in pixels."""
-    if manifest is not None:
-        if split not in manifest.splits:
-            raise DataError(f"{root} has no {split} split, only {', '.join(manifest.splits)}.")
-        info, path = manifest.splits[split], lmdb_path(root, split)
-        _require_size(path, info)
-        return LmdbReader(path), info, manifest.size
-    for folder in published_paths(root, split):
-        if (folder / "data.mdb").is_file():
-            reader = LmdbReader(folder)
-            return reader, None, reader.published_size()
-    if partial_path(root).is_dir():
-        raise DataError(
-            f"The preparation of {root} is unfinished; {partial_path(root)} holds the finished part. Run the command "
-            "that prepares it again to continue from there."
-        )
-    what = "does not exist" if not root.exists() else f"has neither a manifest nor {split}.lmdb"
-    raise DataError(f"The data set {root} {what}.")
+def _on_disk(root: Path, about: About, split: Split) -> ImageSet:
+    rows = about.rows(split)
+    reader = published(root, split) if about.format == PUBLISHED else None
+    return MappedImages(root, about, rows) if reader is None else LmdbImages(reader)
 
 
-def _require_size(path: Path, info: SplitInfo) -> None:
-    """The file of a split has the size that the manifest promises; a missing one is the reader's to report."""
-    try:
-        there = (path / "data.mdb").stat().st_size
-    except OSError:
-        return
-    if there != info.file_bytes:
-        raise DataError(
-            f"The LMDB file {path}/data.mdb has {there} bytes; its manifest says {info.file_bytes}. It was copied "
-            "incompletely or changed."
-        )
-
-
-def _check_images(reader: LmdbReader, n: int, image_bytes: int, info: SplitInfo | None) -> None:
-    """Cheap checks that detect a wrong or half-copied file before training starts."""
-    if info is not None and reader.entries != info.count:
-        raise DataError(
-            f"{reader.path} has {reader.entries} images; its manifest says {info.count}. It was copied incompletely "
-            "or changed."
-        )
-    for index in (0, n - 1):
-        length = reader.length(index)
-        if length != image_bytes:
-            raise DataError(f"Image {index} of {reader.path} has {length or 0} bytes, not {image_bytes}.")
-
-
-def _load(reader: LmdbReader, n: int, shape: tuple[int, int, int], info: SplitInfo | None) -> Tensor:
-    """All images, uint8 of shape (n, C, H, W), checked against the checksum in the manifest."""
-    channels, height, width = shape
-    images = torch.empty((n, *shape), dtype=torch.uint8)
-    checksum = Checksum()
-    for first in range(0, n, _LOAD_AT_ONCE):
-        indices: Sequence[int] = range(first, min(first + _LOAD_AT_ONCE, n))
-        raw = reader.read(indices, channels * height * width)
-        for image in raw:
-            checksum.add(image.tobytes())
-        pixels = np.ascontiguousarray(raw.reshape(-1, height, width, channels).transpose(0, 3, 1, 2))
-        images[first : first + len(indices)] = torch.from_numpy(pixels)
-    if info is not None and checksum.state != info.checksum:
-        raise DataError(f"The images in {reader.path} do not have the checksum in the manifest: they were changed.")
-    return images
+def _load(images: ImageSet) -> Tensor:
+    """All images, uint8 of shape (n, C, H, W)."""
+    loaded = torch.empty((images.n, *images.shape), dtype=torch.uint8)
+    for first in range(0, images.n, _LOAD_AT_ONCE):
+        last = min(first + _LOAD_AT_ONCE, images.n)
+        loaded[first:last] = images.batch(torch.arange(first, last))
+    return loaded
 
 
 def _fits(n_bytes: int, device: torch.device) -> bool:

@@ -1,109 +1,106 @@
-"""The on-disk form of image data, and its manifest.
+"""Prepared images on disk, and whether those of a recipe are there. Loads no torch, and numpy for labels only.
 
-    DIR/manifest.json      the content: name, size, channels, and for each split its count, bytes and checksum
-    DIR/train.lmdb/        raw RGB bytes (H, W, 3), row by row, under the key str(index), index 0 .. count - 1
-    DIR/validation.lmdb/
-    DIR/train.labels       if the images have classes: the index of each image's class, two bytes each, lowest first
-    DIR/validation.labels
+    DIR/about.json     name, size, numbers and digests of the images of each split, names of the classes, the source
+    DIR/images.npy     uint8 of shape (N, 3, H, W): the images for training, and after them those for validation
+    DIR/labels.npy     if the images have classes: int64 of shape (N,), the index of each image's class
 
-The LMDB files alone, without a manifest, are the published form, which `open_images` reads as well.
-While a data set is being prepared it is called DIR.partial, so a folder DIR is always complete.
+LMDB files in the published form are used as they are (`cld_core.data.lmdb_images`). While a data set is being
+prepared it is called DIR.partial, so a folder DIR is always complete.
 """
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.classes import Classes
+from cld_core.codec import from_plain, to_plain
+from cld_core.config.data import DataSpec, ImageDataSpec
 from cld_core.errors import DataError
-from cld_core.run.atomic import write_json
-from cld_core.small_files import parse_json, read_bytes
-from cld_core.texts import has_control, one_line
+from cld_core.files import parse_json, read_bytes, write_json
+from cld_core.sanitize import one_line
 
-FORMAT = "cld-images/1"
-MANIFEST = "manifest.json"
-# The progress of a preparation; removed when it is complete.
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT, PUBLISHED = "cld-arrays/1", "lmdb"
+ABOUT, IMAGES, LABELS = "about.json", "images.npy", "labels.npy"
+# The finished parts of a preparation; removed when it is complete.
 PROGRESS = "progress.json"
 CHANNELS = 3
-# Bounds of what a manifest says: bytes of it, pixels of a side, images and bytes, characters of a name.
-_LONGEST_MANIFEST = 2**20
-_LARGEST_SIZE = 2**16
-_MOST = 2**50
-_LONGEST_TEXT = 4096
-_CHECKSUM = re.compile(r"[0-9a-f]{32}")
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
-class Checksum:
-    """A chained digest of a sequence of images, which can be stopped and continued after any image.
-
-    d_0 = b"", d_{i+1} = BLAKE2b-128(d_i + image_i), written in hexadecimal.
-    """
-
-    def __init__(self, state: str = "") -> None:
-        self._digest = bytes.fromhex(state)
-
-    def add(self, image: bytes) -> None:
-        mixed = hashlib.blake2b(self._digest, digest_size=16)
-        mixed.update(image)
-        self._digest = mixed.digest()
-
-    @property
-    def state(self) -> str:
-        return self._digest.hex()
-
-
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """``count`` images, ``file_bytes`` of LMDB, the `Checksum` of the images in order, and that of their labels."""
+    """The number of images of a split, and the digest of their bytes."""
 
     count: int
-    file_bytes: int
-    checksum: str
-    labels: str = ""
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The description of a prepared data set.
+class About:
+    """What a prepared data set is.
 
     Attributes:
         size: height and width in pixels.
-        source: name of what it was made from.
-        source_digest: digest of that source's files and of how they were read.
+        bytes: size of the file of images; of LMDB files in the published form, of that for training.
         classes: names of the classes; empty if the images have no labels.
+        labels: digest of the labels.
+        source: name of what it was made from.
+        source_digest: of that source's files and of how they were read.
     """
 
     name: str
     size: int
-    splits: Mapping[str, SplitInfo]
+    splits: Mapping[Split, SplitInfo]
+    bytes: int
+    classes: tuple[str, ...] = ()
+    labels: str = ""
     source: str = ""
     source_digest: str = ""
-    channels: int = CHANNELS
     format: str = FORMAT
-    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: it cannot be that of a data set."""
+        if not self.splits or not set(self.splits) <= set(SPLITS):
+            raise ValueError(f"its splits are not among {', '.join(SPLITS)}")
+        if min(self.size, self.bytes, *(info.count for info in self.splits.values())) < 1:
+            raise ValueError("a number in it is below 1")
+        if self.classes:
+            Classes(self.classes, (1.0,) * len(self.classes))
 
     @property
-    def image_bytes(self) -> int:
-        return self.size * self.size * self.channels
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the array of all images."""
+        return (sum(info.count for info in self.splits.values()), CHANNELS, self.size, self.size)
+
+    def rows(self, split: str) -> slice:
+        """The place of a split among the images.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        first = 0
+        for name in SPLITS:
+            count = self.splits[name].count if name in self.splits else 0
+            if name == split and count:
+                return slice(first, first + count)
+            first += count
+        raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
+
+    def write(self, root: Path) -> None:
+        write_json(root / ABOUT, to_plain(self))
 
 
-def labels_path(root: Path, split: str) -> Path:
-    return root / f"{split}.labels"
-
-
-def lmdb_path(root: Path, split: str) -> Path:
-    return root / f"{split}.lmdb"
-
-
-def published_paths(root: Path, split: str) -> tuple[Path, Path]:
-    """The folders that may hold a split if there is no manifest: under our name, or that of the published code."""
-    return lmdb_path(root, split), root / split
+def digest(content: Any) -> str:
+    """BLAKE2b-128 of an array or of bytes, in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def partial_path(root: Path) -> Path:
@@ -118,85 +115,159 @@ def prepare_hint(name: str, root: Path | str, pixels: int | None = None) -> str:
     return f"cldctl data prepare {name} --source PATH --out {root}{size}"
 
 
-def write_manifest(root: Path, manifest: Manifest) -> None:
-    content = asdict(manifest)
-    if not manifest.classes:
-        del content["classes"]
-        for split in content["splits"].values():
-            del split["labels"]
-    write_json(root / MANIFEST, content)
-
-
-def read_manifest(root: Path) -> Manifest | None:
-    """The manifest in the folder ``root``; None if there is none.
+def read_about(root: Path) -> About | None:
+    """What the prepared data set in ``root`` is; None if there is none.
 
     Raises:
-        DataError: the file is not a manifest of a known format.
+        DataError: the file that describes it is damaged or of another format.
     """
-    path = root / MANIFEST
+    path = root / ABOUT
     try:
-        content = parse_json(read_bytes(path, limit=_LONGEST_MANIFEST, follow=True))
-        if not isinstance(content, dict):
-            raise ValueError("it is not a JSON object")
-        if (form := content.get("format")) != FORMAT:
-            raise DataError(
-                f"{path} has the format {one_line(repr(form), 40)}; this version reads {FORMAT!r}. "
-                "Prepare the data again, into another folder."
-            )
-        return _manifest(content)
+        content = parse_json(read_bytes(path, follow=True))
+        form = content.get("format") if isinstance(content, dict) else FORMAT
+        if form == FORMAT:
+            return from_plain(About, content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as a manifest ({one_line(error)}). Remove {root} and prepare the data again."
-        ) from error
-
-
-def _manifest(content: dict[str, Any]) -> Manifest:
-    """The manifest that a JSON object is; raises ValueError if a part of it is missing or of another kind."""
-    splits = content.get("splits")
-    if not isinstance(splits, dict) or not splits or not set(splits) <= set(SPLITS):
-        raise ValueError(f"it needs splits, among {', '.join(SPLITS)}")
-    if content.get("channels", CHANNELS) != CHANNELS:
-        raise ValueError(f"its images do not have {CHANNELS} channels")
-    return Manifest(
-        name=_text(content, "name", least=1),
-        size=_number(content, "size", least=1, most=_LARGEST_SIZE),
-        splits={name: _split_info(info) for name, info in splits.items()},
-        source=one_line(content.get("source", "")),
-        source_digest=_text(content, "source_digest"),
-        classes=_classes(content.get("classes", [])),
+        text = f"{path} does not describe a prepared data set ({one_line(error)})"
+        raise DataError(f"{text}. Remove {root} and prepare the data again.") from error
+    raise DataError(
+        f"{path} has the format {one_line(repr(form), 40)}; this version reads {FORMAT!r}. "
+        "Prepare the data again, into another folder."
     )
 
 
-def _classes(names: Any) -> tuple[str, ...]:
-    """Their names; none for a set without labels."""
-    return Classes.parsed({"names": names, "weights": [1] * len(names)}).names if names else ()
+def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> About:
+    """What is known of the images in a folder, which are not read.
+
+    Args:
+        name: the data set of the recipe; "folder" accepts any.
+        pixels: height and width; None accepts any.
+
+    Raises:
+        DataError: there are no images, or other ones; the message ends with the command that prepares them.
+    """
+    root = Path(path).expanduser()
+    try:
+        about = read_about(root)
+        if about is None:
+            about = _published(root)
+        elif name not in ("folder", about.name):
+            raise DataError(f"{root} holds {about.name}, not {name}.")
+        else:
+            _require_whole(root, about)
+        if pixels not in (None, about.size):
+            raise DataError(f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}.")
+    except DataError as error:
+        raise DataError(f"{error} To prepare it: {prepare_hint(name, _whole_name(path), pixels)}") from error
+    return about
 
 
-def _split_info(info: Any) -> SplitInfo:
-    if not isinstance(info, dict):
-        raise ValueError("a split is not a JSON object")
-    checksum = _text(info, "checksum")
-    if not _CHECKSUM.fullmatch(checksum):
-        raise ValueError("a checksum is not one")
-    labels = _text(info, "labels")
-    if not _CHECKSUM.fullmatch(labels or checksum):
-        raise ValueError("the checksum of its labels is not one")
-    count = _number(info, "count", least=1, most=_MOST)
-    file_bytes = _number(info, "file_bytes", least=1, most=_MOST)
-    return SplitInfo(count=count, file_bytes=file_bytes, checksum=checksum, labels=labels)
+def _published(root: Path) -> About:
+    """What LMDB files in the published form hold."""
+    from .lmdb_images import published
+
+    readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
+    if "train" not in readers:
+        raise DataError(_missing(root))
+    return About(
+        name="published",
+        size=readers["train"].size,
+        splits={
+            split: SplitInfo(count=it.n, digest=f"{it.n} images, {it.file_bytes} bytes")
+            for split, it in readers.items()
+        },
+        bytes=readers["train"].file_bytes,
+        format=PUBLISHED,
+    )
 
 
-def _number(content: dict[str, Any], name: str, *, least: int, most: int) -> int:
-    value = content.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"its {name} is not a whole number of {least} to {most}")
-    return value
+def _whole_name(path: str | Path) -> str:
+    return str(path).removesuffix(".partial")
 
 
-def _text(content: dict[str, Any], name: str, least: int = 0) -> str:
-    value = content.get(name, "")
-    if not isinstance(value, str) or not least <= len(value) <= _LONGEST_TEXT or has_control(value):
-        raise ValueError(f"its {name} is not a short text")
-    return value
+def _missing(root: Path) -> str:
+    if (root / PROGRESS).is_file() or partial_path(root).is_dir():
+        return f"the preparation of {_whole_name(root.absolute())} is unfinished: the same command continues it."
+    return f"there is no prepared data set in {root.absolute()}."
+
+
+def _require_whole(root: Path, about: About) -> None:
+    """Refuse images that were copied in part."""
+    try:
+        there = (root / IMAGES).stat().st_size
+    except OSError:
+        there = 0
+    if there != about.bytes:
+        raise DataError(
+            f"{root.absolute() / IMAGES} has {there} bytes, but {ABOUT} says {about.bytes}: it was copied incompletely "
+            "or changed."
+        )
+
+
+def require(spec: DataSpec) -> None:
+    """Check that the images of a recipe are there and look right, without reading them; toy data always pass.
+
+    Raises:
+        DataError: they are missing or not those of the recipe; the message ends with the command that prepares them.
+    """
+    if not isinstance(spec, ImageDataSpec):
+        return
+    about = find(spec.path, spec.name, spec.pixels)
+    if spec.labels and not about.classes:
+        why = "it was prepared from pictures that do not lie in folders of classes"
+        text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
+        raise DataError(f"{text}. To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}")
+
+
+def class_names(spec: ImageDataSpec) -> tuple[str, ...]:
+    """The classes of the images; empty if they have no labels."""
+    return find(spec.path, spec.name, spec.pixels).classes
+
+
+def count(spec: ImageDataSpec, split: Split) -> int:
+    """How many images a split has.
+
+    Raises:
+        DataError: the data or the split are missing.
+    """
+    return _split_of(spec, split).count
+
+
+def fingerprint(spec: ImageDataSpec, split: Split) -> str:
+    """A fingerprint of the images of a split: their digest, or the size of their file in the published form."""
+    return _split_of(spec, split).digest
+
+
+def _split_of(spec: ImageDataSpec, split: Split) -> SplitInfo:
+    require(spec)
+    about = find(spec.path, spec.name, spec.pixels)
+    if split not in about.splits:
+        hint = prepare_hint(spec.name, spec.path, spec.pixels)
+        raise DataError(f"{Path(spec.path).absolute()} has no {split} images. Prepare the data again with some: {hint}")
+    return about.splits[split]
+
+
+def read_labels(root: Path, about: About, split: str) -> "np.ndarray":
+    """The labels of a split, int64 of shape (count,), each an index of ``about.classes``.
+
+    Raises:
+        DataError: they are missing, or not those that were written.
+    """
+    import numpy as np
+
+    path = root / LABELS
+    try:
+        labels: np.ndarray = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({one_line(error)}). Copy or prepare the data again.") from error
+    if digest(labels.tobytes()) != about.labels:
+        raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Copy or prepare the data again.")
+    return labels[about.rows(split)]
+
+
+def classes(root: Path, about: About) -> Classes:
+    """The classes, with their numbers of training images as weights; raises as `read_labels` does."""
+    counts = Counter(read_labels(root, about, "train").tolist())
+    return Classes(about.classes, tuple(float(counts[label]) for label in range(len(about.classes))))

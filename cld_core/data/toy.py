@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cld_core import analytic
+from cld_core import analytic, registration, seeds
 from cld_core.analytic import GaussianMixture
 from cld_core.classes import Classes, numbered
-from cld_core.config.plugin import import_plugin
+from cld_core.config.data import ToyDataSpec
 from cld_core.errors import DataError, WrongSourceError, did_you_mean
 
 Sampler = Callable[[int, torch.Generator], Tensor]
@@ -61,12 +61,8 @@ class Toy:
         return lambda x: torch.where(label_of(x) == label, whole(x) - math.log(share), -math.inf)
 
 
-_REGISTRY: dict[str, Toy] = {}
-# Two runs may have two versions of a plug-in, each with a function of the same name.
-_OF_MODULE: dict[tuple[str, str], Toy] = {}
-# By the module of a plug-in, the names whose entries came or changed while it was imported: their functions may be of
-# modules that it imports, or those of this file under new names.
-_NAMES_FROM: dict[str, tuple[str, ...]] = {}
+_SOURCE = "cld_core.data.toy:ToySource"
+_REGISTRY = registration.table("toys", {})
 
 
 def toy(
@@ -84,39 +80,37 @@ def toy(
     The other arguments are the attributes of `Toy`, except for ``classes``: the probabilities of the labels 0, 1, ...
 
     Raises:
-        DataError: the name is taken by another function, or only one of ``label`` and ``classes`` is given.
+        DataError: only one of ``label`` and ``classes`` is given.
+        RecipeError: the name is that of data of cldctl.
     """
     if (label is None) != (classes is None):
         raise DataError(f"toy data {name!r} has only one of `label` and `classes`. Give both, or neither.")
     known = None if classes is None else numbered(classes)
 
     def register(sampler: Sampler) -> Sampler:
-        taken = _REGISTRY.get(name)
-        if taken is not None and taken.sample.__qualname__ != sampler.__qualname__:
-            owner = taken.sample.__module__
-            raise DataError(f"toy data {name!r} is already registered by {owner}. Choose another name.")
         cached = functools.cache(entropy) if entropy is not None else None
-        _REGISTRY[name] = _OF_MODULE[sampler.__module__, name] = Toy(
-            name, sampler, log_density, cached, on_grid, label, known, given
-        )
+        mine = Toy(name, sampler, log_density, cached, on_grid, label, known, given)
+        if sampler.__module__ == __name__:
+            _REGISTRY[name] = mine
+        else:
+            registration.register("data", name, _SOURCE, ToyDataSpec)
+            registration.add("toys", name, mine)
         return sampler
 
     return register
 
 
-def get(name: str, plugin: str | None = None) -> Toy:
-    """The toy density ``name``; first imports ``plugin``, a Python file or module that may register it.
+def get(name: str) -> Toy:
+    """The toy density ``name``.
 
     Raises:
         WrongSourceError: there is no such name.
-        DataError: the plug-in cannot be imported.
     """
-    if plugin is not None and (own := _OF_MODULE.get((_imported(plugin), name))) is not None:
-        return own
     if name not in _REGISTRY:
-        hint = did_you_mean(name, _REGISTRY) or " Set data.plugin to the file that registers it."
+        hint = did_you_mean(name, _REGISTRY) or " Name the file that registers it in `plugins`."
         raise WrongSourceError(f"no toy data {name!r}; there are {', '.join(sorted(_REGISTRY))}.{hint}")
-    return _REGISTRY[name]
+    density: Toy = _REGISTRY[name]
+    return density
 
 
 def names() -> tuple[str, ...]:
@@ -124,32 +118,62 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
-def names_from(plugin: str) -> tuple[str, ...]:
-    """The names that importing ``plugin`` registers, those that it replaces and those of its own imports, too.
+class ToySource:
+    """Endless draws from a toy density, fresh ones for each step. See `cld_core.data.source.Source`."""
 
-    Of its own imports, only those that nothing in this process has imported before: import one plug-in in a process of
-    its own where the answer must not depend on others.
+    grey_levels: int | None = None
+    wait_s = 0.0
 
-    Raises:
-        DataError: it cannot be imported.
-    """
-    return _NAMES_FROM[_imported(plugin)]
+    def __init__(self, spec: ToyDataSpec, device: torch.device | str = "cpu") -> None:
+        """The density of a recipe. Batches are made on the CPU, whatever the device.
 
+        Raises:
+            DataError: there is no such density, or it has no labels if they are wanted.
+        """
+        self._toy = get(spec.name)
+        self.density: Toy | None = self._toy
+        self.shape = self._toy.data_shape
+        self.classes: Classes | None = self._toy.classes if spec.labels else None
+        if spec.labels and self.classes is None:
+            text = f"toy data {spec.name!r} have no labels. Set data.labels=false, or choose diamond"
+            raise DataError(f"{text} or multimodal_swissroll.")
+        self._generator = torch.Generator()
 
-def _imported(plugin: str) -> str:
-    """The name of the module of a plug-in, which is imported unless it has been.
+    def _sample(self, size: int, generator: torch.Generator) -> Tensor:
+        x = self._toy.sample(size, generator)
+        if x.shape != (size, *self.shape):
+            text = f"returned shape {tuple(x.shape)} for n = {size}, not {(size, *self.shape)}. Fix its function"
+            raise DataError(f"toy data {self._toy.name!r} {text}.")
+        return x
 
-    Raises:
-        DataError: it cannot be imported.
-    """
-    before = dict(_REGISTRY)
-    module = import_plugin(plugin, "data.plugin")
-    if module not in _NAMES_FROM:
-        # Somebody else may have imported it before, as a module: then no entry changes now.
-        own = {name for owner, name in _OF_MODULE if owner == module}
-        changed = (name for name, known in _REGISTRY.items() if known is not before.get(name) or name in own)
-        _NAMES_FROM[module] = tuple(changed)
-    return module
+    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+        self._generator.manual_seed(seeds.key_of(seed, restart, step, "data"))
+        return self._sample(size, self._generator)[rows]
+
+    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
+        # Drawn in whole blocks, so that point i does not depend on the requested range.
+        size = seeds.SAMPLE_BLOCK
+        blocks = range(first // size, (last - 1) // size + 1)
+        drawn = [self._sample(size, seeds.generator(seed, "test", block)) for block in blocks]
+        start = first - blocks[0] * size
+        return torch.cat(drawn)[start : start + last - first]
+
+    def test_data(self, seed: int, first: int, last: int) -> Tensor:
+        return self.dequantised_test_data(seed, first, last)
+
+    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+        x = self.batch(seed, restart, step, size, rows)
+        return x, self._labels(x)
+
+    def test_labels(self, seed: int, first: int, last: int) -> Tensor:
+        return self._labels(self.test_data(seed, first, last))
+
+    def _labels(self, x: Tensor) -> Tensor:
+        assert self._toy.label is not None, "data with classes have labels"
+        return self._toy.label(x)
+
+    def close(self) -> None:
+        """Nothing reads ahead."""
 
 
 _ROLL_SCALE = 0.01
@@ -245,3 +269,6 @@ def diamond(n: int, generator: torch.Generator) -> Tensor:
 def gaussian(n: int, generator: torch.Generator) -> Tensor:
     """N(0, 0.5^2 I): everything about it has a closed form (`analytic.gaussian`)."""
     return _GAUSSIAN.sample(n, generator)
+
+
+registration.table("toys", dict(_REGISTRY))

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core import pictures
 from cld_core.conditioning import Observation
 from cld_core.data.images import to_pixels
 from cld_core.data.toy import Toy
 from cld_core.model import Model
-
-from . import grids, pictures
-from .planes import Plane
+from cld_core.pictures import Plane
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,10 +133,10 @@ def show(
     title = pictures.title(x, model, how)
     if model.is_image:
         observed = to_pixels(observation.backprojected()[None])
-        made = grids.enlarged(grids.tile(torch.cat([observed, to_pixels(x).cpu()])))
+        made = pictures.enlarged(pictures.tile(torch.cat([observed, to_pixels(x).cpu()])))
     else:
         made = _figure(x.cpu(), model, observation, density, title, label)
-    grids.write(path, made, title)
+    pictures.write(path, made, title)
 
 
 def of_model(model: Model, observation: Observation, label: int | None = None) -> ConditionalDensity | None:

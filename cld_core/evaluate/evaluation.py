@@ -1,31 +1,50 @@
-"""An evaluation in its folder (`evals/ID` of a run), as a kind of sharded work. Loads no torch or numpy.
+"""An evaluation in its folder (`evals/ID` of a run), as a kind of sharded work. Loads no torch or numpy to look at it.
 
-request.json, jobs.jsonl, shards/      see `cld_core.shards`
-report.json, samples.png               the results
+request.json, jobs.jsonl          see `cld_core.shards`
+report.json, samples.png          the results; the report names the digests of the chunks of rows that it was made from
+
+evals/rows/ROWS_ID/               rows of all evaluations of the run, by what they are (`Evaluation.rows`)
 """
 
 import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from cld_core.averages import snapshots
-from cld_core.errors import NotFoundError
-from cld_core.run import RunFolder
-from cld_core.shards import WorkOfRun
-from cld_core.small_files import by_age
+from cld_core.checkpoint.files import weights_digest
+from cld_core.codec import text
+from cld_core.digests import digest
+from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.files import by_age, read_object, write_json
+from cld_core.run import RunFolder, changes
+from cld_core.shards import Computer, Task, Work
+from cld_core.shards.rows import Rows
 
-from . import registry, slim
-from .reports import checkpoint_checksum, current_report
+from . import registry
+from .reports import current_report, remarks, to_tensorboard
 from .request import EvalRequest
 
+# Rows that no evaluation names are kept for so many seconds: somebody may ask for them again.
+UNNAMED_S = 24 * 3600.0
 
-class Evaluation(WorkOfRun):
+
+class Evaluation(Work):
     """One evaluation of one checkpoint of ``run``."""
 
     command = "cldctl eval"
-    computation = "cld_core.evaluate.computing:EvalComputation"
     request_type = EvalRequest
     called, doing = "evaluation", "evaluating"
     request: EvalRequest
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder(self.folder.parent.parent)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
 
     @property
     def report(self) -> dict[str, Any] | None:
@@ -36,16 +55,102 @@ class Evaluation(WorkOfRun):
     def is_done(self) -> bool:
         return self.report is not None
 
-    def made_of(self, *, strict: bool = False) -> dict[str, str]:
-        step, length = self.request.checkpoint_step, self.request.ema.length
-        # A checkpoint that was cleared away may have left its averaged weights.
-        checksum = checkpoint_checksum(self.run, step) or slim.checkpoint_of(self.run, step, length)
-        if checksum is None and strict:
-            raise self.gone(step, "What was computed is kept; use another step")
-        made_of = {"request": self.request.id, **registry.row_versions(self.request.sizes)}
-        if length is not None:
-            made_of["averages"] = snapshots.fingerprint(self.run, step)
-        return made_of | ({} if checksum is None else {"checkpoint": checksum})
+    @property
+    def checkpoint(self) -> str:
+        """The digest of its checkpoint.
+
+        Raises:
+            NotFoundError: the checkpoint is gone.
+            OSError: nobody knows at this moment.
+        """
+        step = self.request.checkpoint_step
+        found = weights_digest(self.run, step)
+        if found is None:
+            steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
+            text = f"no checkpoint of step {step} any more; there are: {steps}"
+            raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
+        return found
+
+    def rows(self, kind: str) -> Rows:
+        request, weights = self.request, self.checkpoint
+        if request.ema.length is not None:
+            weights = weights_digest(self.run, request.checkpoint_step, request.ema.length) or ""
+        made_of = digest({"weights": weights, **request.row_settings(kind)})[:16]
+        name = f"{kind}-{request.checkpoint_step:08d}-{made_of}"
+        return Rows(self.run.evals / "rows" / name, request.chunk(kind))
+
+    def computers(self, device: Any) -> dict[str, Computer]:
+        from cld_core.model import Model
+
+        request = self.request
+        # Whoever started the work was asked whether plug-ins may run.
+        model = Model.from_run(
+            self.run.path, request.checkpoint_step, str(device), allow_plugin=True, ema_length=request.ema.length
+        )
+        model.recipe = dataclasses.replace(model.recipe, sampling=request.sampling)
+        return {kind: registry.computer(kind)(model, request) for kind in request.sizes}
+
+    def finish(self, task: Task) -> None:
+        """Write the report, TensorBoard's scalars and the picture.
+
+        Raises:
+            UsageError: statistics are gone or have changed.
+            UnusableSamplesError: too many samples are not finite.
+        """
+        from .rows import RowComputer, Table, joined
+
+        request = self.request
+        first = next(iter(task.computers.values()))
+        assert isinstance(first, RowComputer), "an evaluation has no others"
+        model = first.model
+        report: dict[str, Any] = {
+            "id": self.name,
+            "run": self.run.name,
+            "checkpoint_step": request.checkpoint_step,
+            "checkpoint": self.checkpoint,
+            "created": time.time(),
+        }
+        if model.ema_length is not None:
+            report["ema"] = {"length": model.ema_length, "error": model.ema_error}
+        if (tuned := self._about_solution(model)) is not None:
+            report["tuned"] = tuned
+        for kind in request.sizes:
+            table = Table(model, request, joined(task.parts(kind)))
+            readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
+            report |= {metric.name: registry.section(metric, table) for metric in readers}
+        report["rows"] = task.made_of()
+        for remark in remarks(report):
+            print(remark, flush=True)
+        self._draw(model)
+        to_tensorboard(self.run, request, report)
+        changes.mark(self.run.path)
+        # Last: a reader who sees the report sees everything.
+        write_json(self.folder / "report.json", report)
+
+    def _about_solution(self, model: Any) -> dict[str, Any] | None:
+        """Which tuned sampler has drawn the samples, and what readers should know of it; None if none has."""
+        from cld_core.solutions import moved_on
+
+        spec, network = self.request.sampling, model.network
+        if not spec.needs_solution or not registry.draws_samples(self.request.metrics):
+            return None
+        try:
+            solution = model.solutions.chosen(spec, network)
+        except UsageError:  # It was removed after the samples were drawn.
+            return None
+        return {"solution": solution.digest, "step": solution.step, "remark": moved_on(solution, network)}
+
+    def _draw(self, model: Any) -> None:
+        """Draw samples, unless it would take longer than the bounds of images did; points of toys cost nothing."""
+        from cld_core import pictures
+
+        if registry.draws_samples(self.request.metrics) or not model.is_image:
+            print("all shards are complete: drawing samples.png", flush=True)
+            at_once = self.request.batch_size if model.is_image else None
+            try:
+                pictures.samples(model, self.folder / "samples.png", seed=self.request.seed, batch_size=at_once)
+            except RecipeError as error:  # Bounds do not depend on how samples are drawn.
+                print(f"no samples.png: {error}", flush=True)
 
 
 def evaluations_of(run: RunFolder) -> list[Evaluation]:
@@ -55,3 +160,25 @@ def evaluations_of(run: RunFolder) -> list[Evaluation]:
         with contextlib.suppress(NotFoundError):
             works.append(Evaluation(file.parent))
     return works
+
+
+def unnamed_rows(run: RunFolder) -> list[Path]:
+    """The folders of rows that no evaluation of the run names, and that nobody has written to for a day."""
+    named = {name for work in evaluations_of(run) for name in _named(work)}
+    found = []
+    for folder in sorted((run.evals / "rows").glob("*-*")):
+        with contextlib.suppress(OSError):
+            if folder.name not in named and time.time() - folder.lstat().st_mtime > UNNAMED_S:
+                found.append(folder)
+    return found
+
+
+def _named(work: Evaluation) -> Iterator[str]:
+    """The rows of a work's report, and those that it would read now."""
+    told = read_object(work.folder / "report.json").get("rows")
+    for about in told.values() if isinstance(told, dict) else ():
+        if isinstance(about, dict) and (name := text(about.get("id"))) is not None:
+            yield name
+    for kind in work.request.sizes:
+        with contextlib.suppress(NotFoundError, OSError):
+            yield work.rows(kind).folder.name

@@ -9,30 +9,33 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
-from cld_core.config.plugin import import_plugin
-from cld_core.digests import digest_of
+from cld_core.config.plugins import fingerprint
 from cld_core.errors import CldError, UsageError
-from cld_core.texts import printable
+from cld_core.imports import resolve
+from cld_core.registration import table
+from cld_core.sanitize import printable
 
 from . import inception
 from . import weights as files_of_weights
 from .feature_inputs import Extraction, Files
 
+_REGISTERED = table("extractors", {})
 
-def find(name: str, plugin: str | None = None) -> Any:
-    """The class of the extractor ``name``, after importing ``plugin``, which may register it.
+
+def find(name: str) -> Any:
+    """The class of the extractor ``name``, of torch-fidelity or of a plug-in.
 
     Raises:
         UsageError: no extractor has this name; lists those there are.
-        DataError: the plug-in cannot be imported.
     """
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-    if plugin is not None:
-        import_plugin(plugin, "eval.fid.plugin")
+    if name in _REGISTERED:
+        # torch-fidelity makes them, too, and another version of the plug-in may have registered its own.
+        FEATURE_EXTRACTORS_REGISTRY[name] = resolve(_REGISTERED[name])
     if name not in FEATURE_EXTRACTORS_REGISTRY:
         there = ", ".join(sorted(FEATURE_EXTRACTORS_REGISTRY))
-        fix = "Name one of them, or the file that registers it in eval.fid.plugin"
+        fix = "Name one of them, or the file that registers it in `plugins`"
         raise UsageError(f"'eval.fid.extractor' is {name!r}, but torch-fidelity has {there}. {fix}.")
     return FEATURE_EXTRACTORS_REGISTRY[name]
 
@@ -42,9 +45,9 @@ def is_built_in(kind: Any) -> bool:
     return str(kind.__module__).startswith("torch_fidelity")
 
 
-def score_layer(name: str, plugin: str | None = None) -> str:
+def score_layer(name: str) -> str:
     """The layer of class scores that the Inception Score looks at."""
-    return str(find(name, plugin).get_default_feature_layer_for_metric("isc"))
+    return str(find(name).get_default_feature_layer_for_metric("isc"))
 
 
 class Extractor:
@@ -52,7 +55,7 @@ class Extractor:
 
     Args:
         extraction: which extractor, layer and weights.
-        files: where weights and plug-in lie.
+        files: where weights and plug-ins lie.
         scores: whether class scores are wanted, for the Inception Score.
 
     Raises:
@@ -60,13 +63,15 @@ class Extractor:
     """
 
     def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
-        name, plugin = extraction.extractor, files.get("plugin")
-        if plugin is not None and plugin.endswith(".py"):
-            _require_unchanged(plugin, extraction.plugin)
-        kind = find(name, plugin)
+        name = extraction.extractor
+        if extraction.plugin is not None:
+            _require_unchanged(
+                [path for place, path in files.items() if place.startswith("plugin") and path], extraction
+            )
+        kind = find(name)
         self.layers = {"features": extraction.layer}
         if scores:
-            self.layers["scores"] = score_layer(name, plugin)
+            self.layers["scores"] = score_layer(name)
         known = kind.get_provided_features_list()
         for layer in self.layers.values():
             if layer not in known:
@@ -115,7 +120,7 @@ def _cached(extraction: Extraction, files: tuple[tuple[str, str | None], ...], d
 
 def load(extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False) -> Extractor:
     """As `Extractor`; the last one is kept, because a shard asks for it at every batch."""
-    places = tuple((name, files.get(name)) for name in ("weights", "plugin"))
+    places = tuple((name, path) for name, path in files.items() if name != "stats")
     # What else a request says about features does not change the extractor.
     return _cached(Extraction(**extraction.to_dict()), places, str(device), scores)
 
@@ -141,10 +146,9 @@ def download(url: str, path: Path, sha256: str) -> None:
         raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
 
 
-def _require_unchanged(path: str | None, sha256: str | None) -> None:
-    if path is None:
-        return
-    if not Path(path).is_file():
-        raise UsageError(f"{path}: gone since the evaluation was asked for. Put it back, or re-run the command.")
-    if digest_of(Path(path)) != sha256:
-        raise UsageError(f"{path}: changed since the evaluation was asked for. Re-run the command.")
+def _require_unchanged(plugins: list[str], extraction: Extraction) -> None:
+    if missing := [path for path in plugins if path.endswith(".py") and not Path(path).is_file()]:
+        raise UsageError(f"{missing[0]}: gone since the evaluation was asked for. Put it back, or re-run the command.")
+    if fingerprint(plugins) != extraction.plugin:
+        text = "changed since the evaluation was asked for. Re-run the command"
+        raise UsageError(f"{', '.join(plugins)}: {text}.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from cld_core.digests import digest
 
-# Where things lie on this machine ("weights", "plugin", "stats"), as in `Request.files`.
+# Where things lie on this machine ("weights", "stats", "plugin 0", ...), as in `Request.files`.
 Files = dict[str, str | None]
 
 
@@ -17,7 +17,7 @@ class Extraction:
         extractor: its name in torch-fidelity.
         layer: the layer whose output the features are.
         weights: SHA-256 of the file of weights; None if it needs none.
-        plugin: SHA-256 of the file, or name of the module, that registers it.
+        plugin: fingerprint of the recipe's plug-ins, of an extractor that does not come with torch-fidelity.
     """
 
     extractor: str

@@ -10,12 +10,12 @@ from pathlib import Path
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import INCEPTION, FidSpec
+from cld_core.config.plugins import fingerprint
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import inception, registry
-from .definitions import Metric
 from .feature_inputs import Extraction, FeatureInputs, Files
 
 
@@ -61,7 +61,7 @@ def _refuse_other_data(recipe: Recipe, metrics: Sequence[str]) -> None:
         raise UsageError(f"{flags} {text}. Ask for {fit}.")
 
 
-def _looks_at_features(metric: Metric) -> bool:
+def _looks_at_features(metric: registry.Metric) -> bool:
     return "fid" in registry.ROWS[metric.rows].depends
 
 
@@ -73,7 +73,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     """
     assert isinstance(recipe.data, ImageDataSpec), "features are of images"
     spec = recipe.eval.fid
-    plugin = None if spec.plugin is None else _plugin_fingerprint(spec.plugin)
+    plugin: str | None = None
     layer = "2048" if spec.layer is None else str(spec.layer)
     if spec.extractor == INCEPTION:
         if layer not in inception.LAYERS:
@@ -83,7 +83,8 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         # Registries and plug-ins are code, which needs torch.
         from . import extractors
 
-        kind = extractors.find(spec.extractor, spec.plugin)
+        kind = extractors.find(spec.extractor)
+        plugin = None if extractors.is_built_in(kind) else fingerprint(recipe.plugins)
         layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
         weights = _given_weights(spec)
         if weights is None and extractors.is_built_in(kind):
@@ -95,7 +96,7 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         weights=None if weights is None else digest_of(weights),
         plugin=plugin,
     )
-    files: Files = {"weights": None if weights is None else str(weights), "plugin": spec.plugin}
+    files: Files = {"weights": None if weights is None else str(weights), **plugin_files(recipe)}
     if spec.extractor == INCEPTION and inception.is_published(extraction.weights):
         return extraction, inception.LAYERS[layer], files
     from . import extractors
@@ -134,13 +135,9 @@ def _given_weights(spec: FidSpec) -> Path | None:
     return path
 
 
-def _plugin_fingerprint(plugin: str) -> str:
-    """SHA-256 of the file, or the name of the module."""
-    if not plugin.endswith(".py"):
-        return plugin
-    if not Path(plugin).is_file():
-        raise UsageError(f"'eval.fid.plugin' names {plugin}, but there is no such file. Correct the path.")
-    return digest_of(Path(plugin))
+def plugin_files(recipe: Recipe) -> Files:
+    """Where the plug-ins lie that a job imports before it reads its request: the name of each is its number."""
+    return {f"plugin {number}": plugin for number, plugin in enumerate(recipe.plugins)}
 
 
 def _refuse_too_few(recipe: Recipe, metrics: Sequence[str], references: int | None) -> None:

@@ -1,9 +1,8 @@
 """Mean and scatter of features, in float64, that merge exactly."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -15,8 +14,6 @@ _ROWS = 4096
 class Moments:
     """``n`` vectors of D features: their mean (D,) and their scatter (D, D), the sum of centred outer products."""
 
-    FIELDS: ClassVar[tuple[str, ...]] = ("n", "mean", "scatter")
-
     n: int
     mean: np.ndarray
     scatter: np.ndarray
@@ -25,7 +22,12 @@ class Moments:
     def of(cls, features: np.ndarray) -> "Moments":
         """Moments of features (n, D) of any float type."""
         assert len(features), "moments of nothing"
-        return cls.merged(_block(features[first : first + _ROWS]) for first in range(0, len(features), _ROWS))
+        return cls.of_parts([features])
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[np.ndarray]) -> "Moments":
+        """Moments of features (n, D) in parts, as if they were one array: how they are cut changes nothing."""
+        return cls.merged(map(_block, _blocks(parts)))
 
     @classmethod
     def merged(cls, parts: "Iterable[Moments]") -> "Moments":
@@ -56,13 +58,18 @@ class Moments:
         """(D, D), with n - 1 in the denominator."""
         return self.scatter / (self.n - 1)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """As a file holds them, by `FIELDS`."""
-        return {"n": np.array(self.n), "mean": self.mean, "scatter": self.scatter}
 
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Moments":
-        return cls(int(arrays["n"]), arrays["mean"], arrays["scatter"])
+def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same rows, `_ROWS` at once."""
+    left: list[np.ndarray] = []
+    for part in parts:
+        left.append(part)
+        while sum(map(len, left)) >= _ROWS:
+            rows = np.concatenate(left)
+            yield rows[:_ROWS]
+            left = [rows[_ROWS:]]
+    if sum(map(len, left)):
+        yield np.concatenate(left)
 
 
 def _block(features: np.ndarray) -> Moments:

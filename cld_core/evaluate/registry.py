@@ -1,61 +1,363 @@
-"""The one table of metrics and the one of rows. To add either is to add a line, or to put an entry into the dict.
+"""What metrics are, what kinds of rows and numbers of a report are, and the tables of them. Loads no torch.
 
-The entries of `METRICS` are in the order in which they are listed everywhere. They are names, which are imported when
-they are looked up; metric files load no torch.
+A kind of rows is computed: one row per sample or test point. A metric reads rows: it makes a section of the report of
+all rows together. Several metrics may read the same rows. The entries of `METRICS` are in the order in which they are
+listed everywhere; what computes is named, and imported when it is needed. Plug-ins add to them by `cld_core.register`.
 """
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
+from cld_core.registration import table
+from cld_core.shards.request import CHUNK
 
-from .definitions import Metric, Quantity, RowKind
+from . import nonfinite
 
-METRICS = {
-    "fid": "cld_core.evaluate.metrics.fid:FID",
-    "kid": "cld_core.evaluate.metrics.kid:KID",
-    "isc": "cld_core.evaluate.metrics.isc:ISC",
-    "prc": "cld_core.evaluate.metrics.prc:PRC",
-    "classes": "cld_core.evaluate.metrics.classes:CLASSES",
-    "w2": "cld_core.evaluate.metrics.w2:W2",
-    "density": "cld_core.evaluate.metrics.density:DENSITY",
-    "flow-distance": "cld_core.evaluate.metrics.flow_distance:FLOW_DISTANCE",
-    "class-law": "cld_core.evaluate.metrics.class_law:CLASS_LAW",
-    "elbo": "cld_core.evaluate.metrics.elbo:ELBO",
-    "loss": "cld_core.evaluate.metrics.loss:LOSS",
-}
-ROWS = {
+if TYPE_CHECKING:
+    from .request import EvalRequest
+    from .rows import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKind:
+    """A kind of rows.
+
+    Attributes:
+        over: the field of a request that says how many rows there are.
+        depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends on, besides the
+            model, the seed and its index.
+        implementation: "module:Class" of the `rows.RowComputer` that computes them.
+        apart: places in those fields ("fid.stats") that a row does not depend on.
+        version: raised when the meaning of rows changes, so that old and new never share a folder.
+        chunk: how many rows a file holds.
+        of: the data that rows of this kind exist for.
+        most: a place in a request ("flow.samples") with the largest number of rows, on which no single row depends.
+        along_flow: rows compare samples with the probability flow, which the sampler has to approximate.
+    """
+
+    over: Literal["samples", "points"]
+    depends: tuple[str, ...]
+    implementation: str
+    apart: tuple[str, ...] = ()
+    version: int = 1
+    chunk: int = CHUNK
+    of: Literal["images", "vectors"] | None = None
+    most: str | None = None
+    along_flow: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """A number of a report.
+
+    Attributes:
+        key: its name in tables and in ``--json``.
+        field: where it is in the metric's section of the report.
+        label: what people read.
+        stderr: the field of its standard error, in the same unit.
+        is_reference: it says what samples could reach, and nothing about them. Tables and plots over settings omit it.
+    """
+
+    key: str
+    field: str = "value"
+    label: str
+    stderr: str | None = None
+    larger_is_better: bool = False
+    digits: int = 3
+    is_reference: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Something that an evaluation can be asked for.
+
+    Attributes:
+        name: its section of the report, and its flag.
+        help: one line for the command line.
+        rows: the kind of rows that it reads.
+        quantities: the numbers that are shown.
+        section: makes the section of the report from all rows: a function, or "module:function".
+        how: in words, the settings in which runs that are compared may differ.
+        remark: in words, what readers of the numbers in a section should know; None if there is nothing unusual.
+        reads: the arrays that it needs of rows that are not always complete.
+        reference: what it needs of the statistics of the training set; "classes": features and labels of the images.
+        needs_labels: whether it is only for class-conditional models.
+        depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
+        same: places in a request ("kid.subsets") that must be equal for two results to be comparable.
+        least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.
+        version: raised when the meaning of its numbers changes, so that old and new never share a folder.
+    """
+
+    name: str
+    help: str
+    rows: str
+    quantities: tuple[Quantity, ...]
+    section: "str | Callable[[Table], dict[str, Any]]"
+    how: "Callable[[EvalRequest], str]"
+    remark: Callable[[Mapping[str, Any]], str | None] = lambda section: None
+    reads: tuple[str, ...] = ()
+    reference: Literal["moments", "features", "classes"] | None = None
+    needs_labels: bool = False
+    depends: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
+    least: tuple[str, int] | None = None
+    version: int = 1
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether it needs the features of single training images."""
+        return self.reference in ("features", "classes")
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name}"
+
+
+def _sampler(request: "EvalRequest") -> str:
+    """In words: how samples were drawn."""
+    spec = request.sampling
+    return spec.method if spec.precision == "fp32" else f"{spec.method} in {spec.precision}"
+
+
+def _of_bound(request: "EvalRequest") -> str:
+    spec = request.elbo
+    return f"velocities {spec.velocities}, probes {spec.probes}, from t = {spec.eps:g}"
+
+
+def _nonfinite(section: Mapping[str, Any]) -> str | None:
+    """In words: how many samples are not finite."""
+    return nonfinite.remark(section.get("nonfinite", 0), section.get("samples", 0))
+
+
+def _left_out(section: Mapping[str, Any]) -> str | None:
+    """In words: how many classes are not part of the means, and how many samples are not finite."""
+    left_out = section.get("left_out", 0)
+    number = left_out + len(section["classes"])
+    small = f"{left_out} of {number} classes have too few samples or images, and are left out of the means"
+    texts = [small if left_out else None, _nonfinite(section)]
+    return "; ".join(text for text in texts if text is not None) or None
+
+
+def _on_bound(section: Mapping[str, Any]) -> str | None:
+    texts = []
+    if section.get("conditional"):
+        texts.append("the bound is of log p(x | label), each test point given its label")
+    if "eps_asked" in section:
+        start = f"the bound starts at t = {section['eps']:g}"
+        texts.append(f"{start}, because training used no smaller t (objective.loss_eps)")
+    return "; ".join(texts) or None
+
+
+# What makes two results answers to the same question.
+_SAME_FEATURES = ("samples", "fid.extractor", "fid.layer", "fid.weights", "fid.quantisation")
+_SAME_REFERENCE = (*_SAME_FEATURES, "fid.stats")
+_METRICS = (
+    Metric(
+        name="fid",
+        help="Fréchet Inception Distance to the training images.",
+        rows="features",
+        reference="moments",
+        same=_SAME_REFERENCE,
+        quantities=(Quantity(key="fid", label="FID"),),
+        section="cld_core.evaluate.features:fid",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="kid",
+        help="Kernel Inception Distance to the training images.",
+        rows="features",
+        reference="features",
+        depends=("kid",),
+        same=(*_SAME_REFERENCE, "kid.subsets", "kid.subset_size"),
+        least=("subset_size", 0),
+        quantities=(Quantity(key="kid", label="KID", digits=5),),
+        section="cld_core.evaluate.features:kid",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="isc",
+        help="Inception Score.",
+        rows="features",
+        reads=("scores",),
+        depends=("isc",),
+        same=(*_SAME_FEATURES, "isc.splits"),
+        least=("splits", 0),
+        quantities=(Quantity(key="isc", label="Inception Score", larger_is_better=True),),
+        section="cld_core.evaluate.features:isc",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="prc",
+        help="Precision and recall.",
+        rows="features",
+        reference="features",
+        depends=("prc",),
+        same=(*_SAME_REFERENCE, "prc.neighbours"),
+        least=("neighbours", 1),
+        quantities=(
+            Quantity(key="precision", field="precision", label="precision", larger_is_better=True),
+            Quantity(key="recall", field="recall", label="recall", larger_is_better=True),
+        ),
+        section="cld_core.evaluate.features:prc",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="classes",
+        help="FID, precision and recall of each class.",
+        rows="features",
+        reference="classes",
+        needs_labels=True,
+        depends=("prc",),
+        same=(*_SAME_REFERENCE, "prc.neighbours"),
+        quantities=(
+            Quantity(key="class_fid", field="fid", label="FID in a class"),
+            Quantity(key="class_precision", field="precision", label="precision in a class", larger_is_better=True),
+            Quantity(key="class_recall", field="recall", label="recall in a class", larger_is_better=True),
+        ),
+        section="cld_core.evaluate.features:classes",
+        how=_sampler,
+        remark=_left_out,
+    ),
+    Metric(
+        name="w2",
+        help="Sliced Wasserstein-2 distance from true samples (toy data).",
+        rows="vectors",
+        depends=("w2",),
+        same=("samples", "w2"),
+        quantities=(
+            Quantity(key="w2", label="sliced W2", digits=4),
+            Quantity(
+                key="w2_floor",
+                field="floor",
+                stderr="floor_stderr",
+                label="W2 of two true sets",
+                digits=4,
+                is_reference=True,
+            ),
+        ),
+        section="cld_core.evaluate.toy:w2",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="density",
+        help="Mean true log-density of the samples (toy data).",
+        rows="vectors",
+        same=("samples",),
+        quantities=(Quantity(key="density", label="log-density, nats", stderr="stderr", larger_is_better=True),),
+        section="cld_core.evaluate.toy:density",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="flow-distance",
+        help="RMS distance from the network's own flow, for samplers without noise.",
+        rows="flow",
+        same=("seed", "samples", "flow"),
+        quantities=(Quantity(key="flow_distance", label="distance from the flow", stderr="stderr", digits=4),),
+        section="cld_core.evaluate.likelihood:flow_distance",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="class-law",
+        help=(
+            "Sliced W2 and log-density of the samples of each class against its true distribution (labelled toy data)."
+        ),
+        rows="vectors",
+        depends=("w2",),
+        same=("samples", "w2"),
+        needs_labels=True,
+        quantities=(
+            Quantity(key="class_w2", field="w2", label="sliced W2 in a class", digits=4),
+            Quantity(
+                key="class_w2_floor", field="floor", label="W2 of two true sets of a class", digits=4, is_reference=True
+            ),
+            Quantity(
+                key="class_density",
+                field="density",
+                stderr="density_stderr",
+                label="log-density given the label, nats",
+                larger_is_better=True,
+            ),
+            Quantity(
+                key="class_accuracy", field="accuracy", label="samples in their class", digits=4, larger_is_better=True
+            ),
+        ),
+        section="cld_core.evaluate.toy:class_law",
+        how=_sampler,
+        remark=_nonfinite,
+    ),
+    Metric(
+        name="elbo",
+        help="Upper bound of the negative log-likelihood.",
+        rows="elbo",
+        same=("points", "seed", "elbo.eps"),
+        quantities=(
+            Quantity(key="bpd", field="bpd", label="bits/dim", stderr="stderr"),
+            Quantity(key="nll", field="nll", label="NLL bound, nats", stderr="stderr"),
+        ),
+        section="cld_core.evaluate.likelihood:elbo",
+        how=_of_bound,
+        remark=_on_bound,
+    ),
+    Metric(
+        name="loss",
+        help="Training objective on the test data.",
+        rows="loss",
+        same=("points", "seed", "objective"),
+        quantities=(Quantity(key="loss", label="test loss", stderr="stderr"),),
+        section="cld_core.evaluate.likelihood:loss",
+        how=lambda request: f"draws {request.loss.draws}",
+    ),
+)
+_ROWS = {
     "features": RowKind(
         over="samples",
         depends=("sampling", "fid"),
-        implementation="cld_core.evaluate.rows.features:FeatureRows",
-        version=2,
+        apart=("fid.stats",),
+        implementation="cld_core.evaluate.features:FeatureRows",
+        version=3,
         of="images",
     ),
     "vectors": RowKind(
         over="samples",
         depends=("sampling",),
-        implementation="cld_core.evaluate.rows.vectors:VectorRows",
+        implementation="cld_core.evaluate.toy:VectorRows",
         of="vectors",
+        chunk=1024,
     ),
     "flow": RowKind(
         over="samples",
         depends=("sampling", "flow.rtol", "flow.atol"),
-        implementation="cld_core.evaluate.rows.flow:FlowRows",
+        implementation="cld_core.evaluate.likelihood:FlowRows",
         most="flow.samples",
         along_flow=True,
     ),
-    "elbo": RowKind(over="points", depends=("elbo",), implementation="cld_core.evaluate.rows.elbo:ElboRows"),
+    "elbo": RowKind(over="points", depends=("elbo",), implementation="cld_core.evaluate.likelihood:ElboRows"),
     "loss": RowKind(
-        over="points", depends=("loss", "objective"), implementation="cld_core.evaluate.rows.loss:LossRows"
+        over="points",
+        depends=("loss", "objective"),
+        implementation="cld_core.evaluate.likelihood:LossRows",
+        chunk=1024,
     ),
 }
+# By name: metrics, or "module:attribute" of one.
+METRICS: dict[str, Metric | str] = table("metrics", {it.name: it for it in _METRICS})
+ROWS: dict[str, RowKind] = table("rows", _ROWS)
 
 
 def metric(name: str) -> Metric:
     """The metric of a registered name."""
-    registered: Metric = resolve(METRICS[name])
+    entry = METRICS[name]
+    registered: Metric = resolve(entry) if isinstance(entry, str) else entry
     return registered
 
 
@@ -65,14 +367,20 @@ def metrics(names: Iterable[str] | None = None) -> list[Metric]:
     return [metric(name) for name in METRICS if name in wanted]
 
 
-def row_computer(kind: str) -> Any:
-    """The class that computes rows of a kind, a `rows.base.RowComputer`. Loads torch."""
+def computer(kind: str) -> Any:
+    """The class that computes rows of a kind, a `rows.RowComputer`. Loads torch."""
     return resolve(ROWS[kind].implementation)
 
 
-def row_versions(kinds: Iterable[str]) -> dict[str, str]:
-    """What shards say about the versions of rows of these kinds; nothing about the first ones."""
-    return {f"{kind} version": str(ROWS[kind].version) for kind in kinds if ROWS[kind].version > 1}
+def section(metric: Metric, table: "Table") -> dict[str, Any]:
+    """The section of a report that a metric makes of all rows. Loads torch."""
+    made: dict[str, Any] = (resolve(metric.section) if isinstance(metric.section, str) else metric.section)(table)
+    return made
+
+
+def read_of(kind: str, names: Iterable[str]) -> set[str]:
+    """The arrays that some metrics read of rows of a kind, and that not all of such rows have."""
+    return {name for metric in metrics(names) if metric.rows == kind for name in metric.reads}
 
 
 def quantities() -> list[tuple[Metric, Quantity]]:
@@ -96,19 +404,18 @@ def draws_samples(names: Iterable[str]) -> bool:
     return any(ROWS[metric.rows].over == "samples" for metric in metrics(names))
 
 
-def parse_metrics(
-    text: str | None, option: str = "--eval", listed: Collection[str] = tuple(METRICS)
-) -> tuple[str, ...]:
+def parse_metrics(text: str | None, option: str = "--eval", listed: Collection[str] | None = None) -> tuple[str, ...]:
     """The metrics of a comma-separated list, in the order of the table.
 
     Args:
         option: where the list comes from, for messages.
-        listed: those that messages offer.
+        listed: those that messages offer; None for all.
 
     Raises:
         UsageError: one is unknown; names the nearest.
     """
     words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    listed = METRICS if listed is None else listed
     known = ", ".join(listed)
     for word in words:
         if word not in METRICS:

@@ -7,20 +7,20 @@ from typing import Any, ClassVar
 
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.ema import EmaSpec
 from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.plugins import fingerprint
+from cld_core.config.registry import spec_of
 from cld_core.config.sampling import SamplingSpec
-from cld_core.config.variants import SECTIONS
-from cld_core.data import presence
+from cld_core.config.train import EmaSpec, ObjectiveSpec
+from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import UsageError
+from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, changes
 from cld_core.shards import Request
 from cld_core.shards.request import MAX_ROWS, require_few
 
 from . import inputs, registry
-from .definitions import RowKind
 from .feature_inputs import FeatureInputs
 
 
@@ -41,6 +41,7 @@ class EvalRequest(Request):
         elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
+        plugins: what tells the plug-ins that compute a part of it from others; None if none does.
     """
 
     kind: ClassVar[str] = "evaluation"
@@ -64,6 +65,7 @@ class EvalRequest(Request):
     elbo_eps_asked: float | None = None
     loss: LossSpec = field(default_factory=LossSpec)
     ema: EmaSpec = field(default_factory=EmaSpec)
+    plugins: str | None = None
 
     @classmethod
     def of(
@@ -100,7 +102,11 @@ class EvalRequest(Request):
         sizes = {"samples": spec.samples, "points": points}
         if max(sizes[name] for name in over) > MAX_ROWS:
             raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
+        named = [("metrics", name) for name in names]
+        named += [("sampling", recipe.sampling.method)] if "samples" in over else []
+        named += [("objective", recipe.objective.name)] if "loss" in names else []
         request = cls(
+            plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
             metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
@@ -121,11 +127,11 @@ class EvalRequest(Request):
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             ema=recipe.ema,
-            files=files,
+            files={**files, **inputs.plugin_files(recipe)},
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
-        return replace(request, shards=min(shards, max(request.sizes.values())))
+        return request.in_shards(shards)
 
     @classmethod
     def periodic_fid(cls, recipe: Recipe) -> "EvalRequest | None":
@@ -156,7 +162,7 @@ class EvalRequest(Request):
 
     @classmethod
     def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"sampling": SECTIONS["sampling"].exact(content["sampling"]).spec}
+        return {section: spec_of(section, content[section]) for section in ("sampling", "objective")}
 
     @property
     def id(self) -> str:
@@ -174,14 +180,22 @@ class EvalRequest(Request):
         kinds = dict.fromkeys(metric.rows for metric in registry.metrics(self.metrics))
         return {kind: self._size(registry.ROWS[kind]) for kind in kinds}
 
-    def _size(self, kind: RowKind) -> int:
+    def _size(self, kind: registry.RowKind) -> int:
         most = [] if kind.most is None else [int(self._spec_at(kind.most))]
         return min([int(getattr(self, kind.over)), *most])
 
-    def rows_id(self, kind: str) -> str:
-        """A digest of everything that each single row of a kind depends on, but not of how many there are."""
-        readers = [metric.name for metric in registry.metrics(self.metrics) if metric.rows == kind]
-        return self._digest(readers, "checkpoint_step", sizes=False)
+    def chunk(self, kind: str) -> int:
+        return registry.ROWS[kind].chunk
+
+    def row_settings(self, kind: str) -> dict[str, Any]:
+        """All that each single row of a kind depends on besides the weights, but not how many there are."""
+        rows = registry.ROWS[kind]
+        settings = {name: self.at(name) for name in ("model_digest", "seed", "ema", "plugins", *rows.depends)}
+        for place in rows.apart:
+            section, _, name = place.partition(".")
+            settings[section] = {key: value for key, value in settings[section].items() if key != name}
+        reads = sorted(registry.read_of(kind, self.metrics))
+        return {"rows": kind, "version": rows.version, "reads": reads, **settings}
 
     def at(self, place: str) -> Any:
         """What is at a place such as "kid.subsets"; None if a section of it is missing."""
@@ -193,12 +207,11 @@ class EvalRequest(Request):
         changes.mark(run.path)
         return self.store(run.evals / self.id)
 
-    def _digest(self, metrics: Sequence[str], *more: str, sizes: bool = True) -> str:
-        names = {"model_digest", "seed", "ema", *more}
+    def _digest(self, metrics: Sequence[str], *more: str) -> str:
+        names = {"model_digest", "seed", "ema", *(["plugins"] if self.plugins else []), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
-            numbers = [rows.over, *([rows.most] if rows.most else [])] if sizes else []
-            names |= {*rows.depends, *metric.depends, *numbers}
+            names |= {*rows.depends, *metric.depends, rows.over, *([rows.most] if rows.most else [])}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
         return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
 
@@ -223,7 +236,7 @@ def _points(recipe: Recipe, key: str) -> int:
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples
-    present = presence.count(recipe.data, "validation")
+    present = store.count(recipe.data, "validation")
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
         text = f"is {wanted}, but {recipe.data.path} has {present} test images"

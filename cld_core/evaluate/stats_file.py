@@ -21,12 +21,11 @@ from cld_core import npz
 from cld_core.classes import Classes
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.data import presence
+from cld_core.data import store
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.run.atomic import write_arrays
-from cld_core.small_files import parse_json
-from cld_core.texts import one_line
+from cld_core.files import parse_json, write_arrays
+from cld_core.sanitize import one_line
 
 from .feature_inputs import Extraction
 from .moments import Moments
@@ -36,7 +35,6 @@ LABELS = "label"
 _ARRAYS = ("mu", "sigma", FEATURES)
 # Of an image. A covariance of more takes gigabytes; Inception has 2048.
 _MOST_DIMENSIONS = 8192
-_LONGEST_ABOUT = 2**20
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Reference:
 
 def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
-    fingerprint = extraction.fingerprint_of_stats(presence.fingerprint(data, "train"))
+    fingerprint = extraction.fingerprint_of_stats(store.fingerprint(data, "train"))
     return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
@@ -224,7 +222,7 @@ def _content(path: Path) -> Iterator[npz.Arrays]:
 
 def _about(content: npz.Arrays) -> dict[str, Any]:
     outline = content.outlines["about"]
-    if outline.dtype.kind != "U" or outline.shape or outline.bytes > _LONGEST_ABOUT:
+    if outline.dtype.kind != "U" or outline.shape:
         raise npz.DamagedError("what it says about its origin is not a short text")
     try:
         about = parse_json(str(content.load("about")))

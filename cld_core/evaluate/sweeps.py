@@ -6,13 +6,12 @@ Loads no torch or numpy.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from cld_core.codec import find_record, to_plain
 from cld_core.digests import digest
+from cld_core.files import by_age, write_json
 from cld_core.run import RunFolder, changes
-from cld_core.run.atomic import write_json
 from cld_core.run.folder import is_name
-from cld_core.small_files import by_age, read_object, text
 
 
 @dataclass(frozen=True)
@@ -65,31 +64,18 @@ class Sweep:
         if not (folder / "sweep.json").is_file():
             changes.mark(run.path)
             folder.mkdir(parents=True, exist_ok=True)
-            axes = [{"key": axis.key, "values": axis.values} for axis in self.axes]
-            cells = [_described(cell) for cell in self.cells]
-            write_json(folder / "sweep.json", {"id": self.id, "axes": axes, "cells": cells})
+            write_json(folder / "sweep.json", {"id": self.id, **to_plain(self, sparse=True)})
         return folder
 
     @classmethod
     def load(cls, folder: Path) -> "Sweep | None":
         """The sweep of a folder; None if there is none, or it is damaged."""
-        content = read_object(folder / "sweep.json")
-        try:
-            axes = tuple(Axis(_text(axis["key"]), tuple(map(_text, axis["values"]))) for axis in content["axes"])
-            keys = [axis.key for axis in axes]
-            cells = tuple(
-                Cell(
-                    {key: _text(cell["values"][key]) for key in keys},
-                    str(cell["evaluation"]),
-                    tuple(map(str, cell.get("repeats", ()))),
-                )
-                for cell in content["cells"]
-            )
-        except (KeyError, TypeError, AttributeError):
+        sweep = find_record(cls, folder / "sweep.json")
+        if sweep is None or not sweep.axes or not all(axis.values for axis in sweep.axes):
             return None
-        sweep = cls(axes, cells)
-        are_names = all(map(is_name, sweep.evaluations))
-        return sweep if axes and all(axis.values for axis in axes) and are_names else None
+        keys = {axis.key for axis in sweep.axes}
+        is_whole = all(keys <= set(cell.values) for cell in sweep.cells) and all(map(is_name, sweep.evaluations))
+        return sweep if is_whole else None
 
 
 def sweeps_of(run: RunFolder) -> list[tuple[Path, Sweep]]:
@@ -97,14 +83,3 @@ def sweeps_of(run: RunFolder) -> list[tuple[Path, Sweep]]:
     names = [name for name in run.evaluation_names() if name.startswith("sweep-")]
     files = by_age(run.evals / name / "sweep.json" for name in names)
     return [(file.parent, sweep) for file in files if (sweep := Sweep.load(file.parent)) is not None]
-
-
-def _described(cell: Cell) -> dict[str, Any]:
-    repeats = {"repeats": list(cell.repeats)} if cell.repeats else {}
-    return {"values": dict(cell.values), "evaluation": cell.evaluation, **repeats}
-
-
-def _text(value: Any) -> str:
-    if text(value) is None:
-        raise TypeError(f"{value!r} is not a text")
-    return str(value)

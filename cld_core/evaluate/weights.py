@@ -11,14 +11,14 @@ import os
 import pickle
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from cld_core import small_files
-from cld_core.checkpoint import archive
+from cld_core import files
 from cld_core.errors import CldError, UsageError
 
 # The largest extractor of torch-fidelity, CLIP RN50x64, has 1.3 GB.
@@ -88,13 +88,10 @@ def state_of(path: Path) -> dict[str, torch.Tensor]:
         NotWeights: the file is damaged, or there is something else in it.
     """
     try:
-        is_zip = archive.look(path)
         with warnings.catch_warnings():
             # Of odd files; what they are is said below.
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except archive.NotPlain as error:
-        raise NotWeights(str(error)) from error
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise NotWeights("it is damaged, or there is more in it than tensors") from error
     except Exception as error:  # torch raises anything for a damaged file
@@ -125,7 +122,7 @@ def _copied(path: str, target: Path) -> str:
 def _source(path: str) -> Iterator[IO[bytes]]:
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(small_files.opened(Path(path), follow=True))
+            file = stack.enter_context(files.opened(Path(path), follow=True))
         except OSError as error:
             text = f"gone since the evaluation was asked for ({error.strerror})"
             raise UsageError(f"{path}: {text}. Put it back, or re-run the command.") from error

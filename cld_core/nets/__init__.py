@@ -8,11 +8,11 @@ label, stands for none.
 
 from torch import nn
 
-from cld_core.config import variants
+from cld_core.config import registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
 
-__all__ = ["build"]
+__all__ = ["build", "dimension"]
 
 
 def build(
@@ -35,5 +35,17 @@ def build(
         )
     # Networks of plug-ins need not know of classes.
     more = {"classes": classes} if classes else {}
-    net: nn.Module = variants.build("network", spec, data_shape, halves_in, halves_out, **more)
+    net: nn.Module = registry.build("network", spec, data_shape, halves_in, halves_out, **more)
     return net
+
+
+def dimension(data_shape: tuple[int, ...], name: str) -> int:
+    """d of data of shape (d,).
+
+    Raises:
+        RecipeError: the data are not vectors; names the network.
+    """
+    if len(data_shape) != 1:
+        text = f"network {name} takes vectors, but the data have shape {data_shape}"
+        raise RecipeError(f"{text}. Choose a network for images, or a toy data set.")
+    return data_shape[0]

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+# Numbers that stand for a label where they are appended to an input.
+LABEL_FEATURES = 16
+
 
 class LabelEmbedding(nn.Embedding):
     """A vector for each of the classes, and one more for "no label".

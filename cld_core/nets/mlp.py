@@ -1,19 +1,37 @@
-"""The fully connected network of the toy experiments (the paper, appendix E)."""
+"""The fully connected network of the toy experiments (the paper, appendix E).
 
+Its layers are linear with SiLU after each. On a CPU, oneDNN computes them where it is the faster one. Torch's own
+float32 products are MKL's, which on AMD's processors do without AVX-512. Without gradients, which is sampling of toy
+data, oneDNN fuses layer and SiLU. With gradients, it computes a product only if it gets what torch gets, to the last
+bit: which of the two is faster is measured, once per process, and a measurement must not decide how a run continues
+that is resumed.
+"""
+
+import functools
 import math
+import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from cld_core.config.network import MlpSpec
 
-from .dense import in_blocks, silu_layers
-from .labels import embedding
-from .vectors import LABEL_FEATURES, dimension
+from . import dimension
+from .labels import LABEL_FEATURES, embedding
 
 FREQUENCIES = 8
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# Rows whose hidden layers fit into the cache.
+_BLOCK_ROWS = 2048
+# With fewer rows, or fewer per thread, oneDNN's calls cost more than they gain, and MKL rounds otherwise.
+_LEAST_ROWS, _LEAST_ROWS_PER_THREAD = 128, 16
+# The share of torch's time that oneDNN may take.
+_WORTHWHILE = 0.8
 
 
 def time_features(t: Tensor, kind: str) -> Tensor:
@@ -104,3 +122,129 @@ def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out
         scale=spec.input_scale,
         classes=classes,
     )
+
+
+def in_blocks(function: Callable[..., Tensor], u: Tensor, *others: Tensor) -> Tensor:
+    """function(u, *others), of tensors with B rows each, on a CPU without gradients in blocks of rows.
+
+    On Zen 5 with one thread, 4,096 rows take a third less time; on Intel with AVX-512, the same.
+    """
+    plain = u.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if len(u) <= _BLOCK_ROWS or not plain:
+        return function(u, *others)
+    parts = (tensor.split(_BLOCK_ROWS) for tensor in (u, *others))
+    return torch.cat([function(*rows) for rows in zip(*parts, strict=True)])
+
+
+def silu_layers(layers: Sequence[nn.Linear], h: Tensor) -> Tensor:
+    """h (B, in) through one layer after the other, with SiLU after each: (B, out).
+
+    However it is computed, the result is the same to float32 rounding, and in training to the last bit.
+    """
+    if _onednn_can(h, layers):
+        if not torch.is_grad_enabled():
+            for layer in layers:
+                h = _onednn(h, layer.weight, layer.bias, "swish")
+            return h
+        if any(_onednn_wins(h, layer.weight) for layer in layers):
+            return _SiluLayers.apply(h, *(layer.weight for layer in layers), *(layer.bias for layer in layers))
+    for layer in layers:
+        h = functional.silu(layer(h))
+    return h
+
+
+def _onednn_can(h: Tensor, layers: Sequence[nn.Linear]) -> bool:
+    plain = h.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+    return _AVAILABLE and plain and h.dtype == torch.float32 == layers[0].weight.dtype
+
+
+class _SiluLayers(torch.autograd.Function):
+    """`silu_layers` of h, all weights and all biases, with each product chosen. It can be differentiated once."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, *parameters: Tensor) -> Tensor:
+        count = len(parameters) // 2
+        inputs, before = [], []
+        for weight, bias in zip(parameters[:count], parameters[count:], strict=True):
+            inputs.append(h)
+            before.append(_linear(h, weight, bias))
+            h = functional.silu(before[-1])
+        ctx.save_for_backward(*inputs, *before, *parameters[:count])
+        return h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        count = len(ctx.saved_tensors) // 3
+        inputs, before, weights = (ctx.saved_tensors[i * count : (i + 1) * count] for i in range(3))
+        wants_h, *wants = ctx.needs_input_grad
+        of_weights: list[Tensor | None] = [None] * count
+        of_biases: list[Tensor | None] = [None] * count
+        for i in reversed(range(count)):
+            inner = torch.ops.aten.silu_backward(gradient, before[i])
+            if wants[i]:
+                of_weights[i] = inner.t() @ inputs[i]
+            if wants[count + i]:
+                of_biases[i] = inner.sum(0)
+            if i == 0 and not wants_h:
+                return None, *of_weights, *of_biases
+            gradient = _linear(inner, weights[i].t(), None)
+        return gradient, *of_weights, *of_biases
+
+
+def _onednn(h: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(h, weight, bias, activation, [], "")
+
+
+def _linear(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """h weight^T + bias, (B, in) and (out, in) to (B, out), by oneDNN or torch."""
+    return _onednn(h, weight, bias) if _onednn_wins(h, weight) else functional.linear(h, weight, bias)
+
+
+def _onednn_wins(h: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN gets the same h weight^T as torch, in less time."""
+    threads = torch.get_num_threads()
+    if len(h) < _least_rows(threads):
+        return False
+    layout = weight.shape, weight.stride(), threads
+    return _is_faster(*layout) and _is_same(len(h), *layout)
+
+
+def _least_rows(threads: int) -> int:
+    return max(_LEAST_ROWS, _LEAST_ROWS_PER_THREAD * threads)
+
+
+@functools.cache
+def _is_same(rows: int, shape: torch.Size, strides: tuple[int, ...], threads: int) -> bool:
+    """Whether a trial with this many rows gives the same bits.
+
+    Both add up products in the order of the inputs. But MKL does so for a limited number of inputs (192 with AVX2),
+    beyond which it adds the next sum to the first, and it takes other ways to few outputs. ``threads`` is in the key.
+    """
+    factors = _trial(rows, shape, strides)
+    with torch.no_grad():
+        return torch.equal(_onednn(*factors), functional.linear(*factors))
+
+
+@functools.cache
+def _is_faster(shape: torch.Size, strides: tuple[int, ...], threads: int) -> bool:
+    factors = _trial(4 * _least_rows(threads), shape, strides)
+    with torch.no_grad():
+        return _seconds(_onednn, *factors) < _WORTHWHILE * _seconds(functional.linear, *factors)
+
+
+def _trial(rows: int, shape: torch.Size, strides: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.empty_strided(shape, strides).normal_(generator=generator)
+    h, bias = (torch.randn(size, generator=generator) for size in ((rows, shape[1]), (shape[0],)))
+    return h, weight, bias
+
+
+def _seconds(product: Callable[..., Tensor], *factors: Tensor) -> float:
+    """The best of a few calls."""
+    times = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        product(*factors)
+        times.append(time.perf_counter() - begin)
+    return min(times)

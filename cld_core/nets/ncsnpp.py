@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cld_core.config.ncsnpp import CONDITIONS, NcsnppSpec
+from cld_core.config.network import CONDITIONS, NcsnppSpec
 from cld_core.errors import RecipeError
 
 from .labels import embedding
@@ -26,7 +26,9 @@ from .layers import (
     Attention,
     Combine,
     ConvResample,
+    Direction,
     FourierEmbedding,
+    Resample,
     ResBlock,
     conv,
     dense,
@@ -34,7 +36,6 @@ from .layers import (
     positional_embedding,
     scaled_sum,
 )
-from .resampling import Direction, Resample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from cld_core.config.network import ResnetSpec
 
-from .labels import embedding
-from .vectors import LABEL_FEATURES, dimension
+from . import dimension
+from .labels import LABEL_FEATURES, embedding
 
 
 class ResNet(nn.Module):

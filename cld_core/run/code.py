@@ -18,15 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from cld_core import ownership
+from cld_core.codec import find_record
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError
-from cld_core.small_files import read_object, text
-
-if TYPE_CHECKING:
-    from cld_core.config import Recipe
+from cld_core.files import read_object
 
 PACKAGES = ("cld_core", "cldctl")
 # The folder that the packages of this process are in.
@@ -88,47 +86,33 @@ class Manifest:
         return "live" if self.kind == "live" else _with_plugins(self.digest, self.plugins)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pointer:
+    """What the `manifest.json` of a run holds that shares the code of its group: where it is, and its digest."""
+
+    shared: str
+    code: str
+
+
 def read(folder: Path) -> Manifest | None:
     """The manifest in a folder of code; None if there is none, or it is damaged."""
-    content = read_object(folder / MANIFEST)
-    if (shared := text(content.get("shared"))) is not None:
-        return _read_shared(folder, shared, content.get("code"))
-    kind = content.get("kind")
-    if kind not in ("copy", "installed", "live"):
+    if (pointer := find_record(Pointer, folder / MANIFEST)) is not None:
+        return _read_shared(folder, pointer)
+    manifest = find_record(Manifest, folder / MANIFEST)
+    if manifest is None:
         return None
-    files = _texts(content.get("files"))
-    is_whole = all(map(_is_inside, files)) and (kind != "copy" or content.get("digest") == digest(files))
-    if not is_whole:
-        return None
-    entries = content.get("plugins")
-    plugins = tuple(filter(None, map(_plugin, entries if isinstance(entries, list) else ())))
-    dirty = content.get("dirty")
-    return Manifest(
-        kind=kind,
-        asked=content.get("asked") is True,
-        digest=text(content.get("digest")) or "",
-        commit=text(content.get("commit")),
-        dirty=dirty if isinstance(dirty, bool) else None,
-        version=text(content.get("version")),
-        root=text(content.get("root")),
-        files=files,
-        left_out=_texts(content.get("left_out")),
-        plugins=plugins,
-    )
+    names = (*manifest.files, *(plugin.file for plugin in manifest.plugins))
+    is_whole = manifest.kind != "copy" or manifest.digest == digest(manifest.files)
+    return manifest if is_whole and all(map(_is_inside, names)) else None
 
 
-def _read_shared(folder: Path, shared: str, digest: object) -> Manifest | None:
+def _read_shared(folder: Path, pointer: "Pointer") -> Manifest | None:
     """The manifest to which that of a run points: of the run's own group, and of the code that the run had at first."""
-    found = _SHARED.fullmatch(shared)
+    found = _SHARED.fullmatch(pointer.shared)
     if found is None or read_object(folder.parent / "run.json").get("group") != found[1]:
         return None
-    manifest = read(folder.parent.parent / shared)
-    return None if manifest is None or manifest.code != digest else replace(manifest, shared=shared)
-
-
-def pointer(manifest: Manifest) -> dict[str, str | None]:
-    """What the `manifest.json` of a run holds that shares the code of its group."""
-    return {"shared": manifest.shared, "code": manifest.code}
+    manifest = read(folder.parent.parent / pointer.shared)
+    return None if manifest is None or manifest.code != pointer.code else replace(manifest, shared=pointer.shared)
 
 
 def place(folder: Path, manifest: Manifest) -> Path:
@@ -223,35 +207,15 @@ def sources() -> list[str]:
     return sorted(str(file.relative_to(ROOT)) for file in found)
 
 
-def with_copies(recipe: "Recipe", run: Path) -> "Recipe":
-    """``recipe`` with the copies of plug-in files that the folder of ``run`` holds in place of the files."""
-    if not any(plugin.endswith(".py") for plugin in plugin_paths(recipe).values()):
-        return recipe
+def with_copies(plugins: Sequence[str], run: Path) -> tuple[str, ...]:
+    """Plug-ins with the copies of files that the folder of ``run`` holds in place of the files."""
     folder = folder_of(run)
-    manifest = read(folder)
+    manifest = read(folder) if any(plugin.endswith(".py") for plugin in plugins) else None
     if manifest is None:
-        return recipe
+        return tuple(plugins)
     files = place(folder, manifest)
-    return with_plugins(recipe, {plugin.path: str(files / plugin.file) for plugin in manifest.plugins})
-
-
-def plugin_paths(recipe: "Recipe") -> dict[str, str]:
-    """The plug-ins that a recipe names, by key."""
-    named = {"data.plugin": getattr(recipe.data, "plugin", None), "eval.fid.plugin": recipe.eval.fid.plugin}
-    return {key: plugin for key, plugin in named.items() if plugin is not None}
-
-
-def with_plugins(recipe: "Recipe", places: Mapping[str, str]) -> "Recipe":
-    """``recipe`` with other paths for those of its plug-ins that are among ``places``."""
-    from cld_core.config.data import ToyDataSpec
-
-    named = plugin_paths(recipe)
-    data, fid = (places.get(named.get(key, "")) for key in ("data.plugin", "eval.fid.plugin"))
-    if data is not None and isinstance(recipe.data, ToyDataSpec):
-        recipe = replace(recipe, data=replace(recipe.data, plugin=data))
-    if fid is not None:
-        recipe = replace(recipe, eval=replace(recipe.eval, fid=replace(recipe.eval.fid, plugin=fid)))
-    return recipe
+    copies = {plugin.path: str(files / plugin.file) for plugin in manifest.plugins}
+    return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
 
 def text_digest(content: str) -> str:
@@ -283,18 +247,6 @@ def _importable(folder: Path) -> Iterator[str]:
 
 def _with_plugins(code: str, plugins: Sequence[Plugin]) -> str:
     return code if not plugins else digest({"code": code, "plugins": sorted(plugin.sha256 for plugin in plugins)})
-
-
-def _texts(value: Any) -> dict[str, str]:
-    entries = value.items() if isinstance(value, dict) else ()
-    return {name: entry for name, entry in entries if text(name) is not None and text(entry) is not None}
-
-
-def _plugin(entry: Any) -> Plugin | None:
-    values = _texts(entry)
-    if set(values) != {"path", "file", "sha256"} or not _is_inside(values["file"]):
-        return None
-    return Plugin(**values)
 
 
 def _is_inside(name: str) -> bool:

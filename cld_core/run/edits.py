@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 from cld_core.errors import RecipeError
-from cld_core.small_files import read_bytes
-from cld_core.texts import one_line
+from cld_core.files import read_bytes
+from cld_core.sanitize import one_line
 
 from . import code, pending
 from .events import RecipeEdited
@@ -65,13 +65,13 @@ def _digest(file: Path) -> str:
 
 def _values(file: Path) -> dict[str, object]:
     from cld_core.config import load_frozen
-    from cld_core.config.tree import leaves
+    from cld_core.config.schema import leaves
 
     return leaves(load_frozen(file).to_dict())
 
 
 def _shown(key: str, values: dict[str, object]) -> str:
-    from cld_core.config.reading import to_yaml_line
+    from cld_core.config.load import to_yaml_line
 
     if key not in values:
         return "nothing"

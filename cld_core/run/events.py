@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from cld_core.codec import keeping
+
 # Why an attempt ended. What a signal means is decided where the cluster is known.
 Cause = Literal[
     "finished",
@@ -49,7 +51,7 @@ class JobRef:
     process: int = 0
     logs: str = ""
     restarts: bool = False
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = keeping(inline=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Event:
     """Something that happened at ``time``; ``extra`` holds the fields that this version does not know."""
 
     time: float = field(default_factory=lambda: round(time.time(), 3))
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = keeping(inline=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,37 +207,6 @@ class RolledBack(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring(Event):
-    """A form of the network is tried on a GPU, and may end the process; ``where`` and ``form`` as in `Measured`."""
-
-    where: str
-    form: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured(Event):
-    """The forms in which the network can compute were timed on a GPU, and one was chosen.
-
-    Attributes:
-        where: the kind of place: card, torch, ranks, rows and precision. There the choice is valid.
-        compile: how the choice is compiled: eager, compiled or graphs (CUDA graphs).
-        channels_last: its memory format.
-        upsampling: how FIR filters double the resolution.
-        milliseconds: of a forward and backward pass, by form.
-        failed: why other forms could not be used.
-        seconds: that it took to find out.
-    """
-
-    where: str
-    compile: Literal["eager", "compiled", "graphs"]
-    channels_last: bool
-    upsampling: Literal["transposed", "zeros", "polyphase"]
-    milliseconds: Mapping[str, float] = field(default_factory=dict)
-    failed: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Explained(Event):
     """Found out afterwards: why an attempt ended."""
 
@@ -300,14 +271,6 @@ class TaskFailed(Event):
 
     job_id: str
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeRefused(Event):
-    """All shards of sharded work seemed complete, and yet they do not make a whole."""
-
-    reason: str
-    job_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

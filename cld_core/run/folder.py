@@ -5,21 +5,23 @@ not read.
 """
 
 import errno
+import json
 import os
 import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from cld_core import faults
+from cld_core.codec import from_plain, whole
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
-from cld_core.small_files import existing_object, read_bytes, read_object, whole
+from cld_core.files import existing_object, read_bytes, read_object, retried, sync_folder, write_json, write_text
 
-from . import code, contents
-from .atomic import sync_folder, write_json, write_text
+from . import code
+from .identity import Identity
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -29,6 +31,26 @@ FORMAT = 3
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are nobody's checkpoints.
 _CHECKPOINT = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,17})\.(json|pt)")
+
+
+class ReportedProgress(TypedDict, total=False):
+    """What `progress.json` holds; ``time`` in seconds since 1970, ``warning`` if something is wrong.
+
+    ``every_s`` are the seconds since the report before. ``phase`` is what the training does ("starting", "training",
+    "saving", "evaluating" or "drawing samples"), and ``smoothed_loss`` the mean of the last losses
+    (`cld_core.train.monitoring`).
+    """
+
+    attempt: int
+    step: int
+    steps: int
+    loss: float | None
+    steps_per_s: float | None
+    time: float
+    every_s: float
+    warning: str
+    phase: str
+    smoothed_loss: float
 
 
 class FormatError(UsageError):
@@ -240,9 +262,9 @@ class RunFolder:
             return []
 
     def tuning_names(self) -> list[str]:
-        """The names of what is in the folder of tunings, sorted; none if it cannot be listed."""
+        """The names of the tunings, sorted; none if they cannot be listed. Beside them is what they share."""
         try:
-            return sorted(_names_in(self.tuned))
+            return sorted(name for name in _names_in(self.tuned) if not name.endswith(".npz"))
         except OSError:
             return []
 
@@ -262,11 +284,13 @@ class RunFolder:
         steps = [whole(request.get("checkpoint_step")) for request in requests]
         return {step for step in steps if step is not None}
 
-    def recipe(self, *, within_s: float = 0.0) -> "Recipe":
+    def recipe(self, *, within_s: float = 0.0, with_plugins: bool = False) -> "Recipe":
         """The recipe in force: as submitted, and then what later continuations changed.
 
         Args:
             within_s: for how many seconds to try while the file system fails.
+            with_plugins: import its plug-ins, which are code (see `trust`); if not, what they register is neither
+                typed nor checked.
 
         Raises:
             RecipeError: it has a mistake, or the file is missing or another than a recipe.
@@ -274,16 +298,21 @@ class RunFolder:
         """
         from cld_core.config import load_frozen
 
-        written = faults.retried(lambda: load_frozen(self.recipe_file, self.ledger.history().overrides), within_s)
-        return code.with_copies(written, self.path)
+        overrides = retried(lambda: self.ledger.history().overrides, within_s)
+        recipe = retried(lambda: load_frozen(self.recipe_file, overrides), within_s)
+        copies = code.with_copies(recipe.plugins, self.path)
+        if with_plugins and copies:
+            mine = f"plugins={json.dumps(copies)}"
+            return retried(lambda: load_frozen(self.recipe_file, [*overrides, mine], with_plugins=True), within_s)
+        return replace(recipe, plugins=copies)
 
     def identity(self) -> dict[str, Any]:
         """What `run.json` holds (`identity.identity`), without values of unexpected types; empty if it is damaged."""
-        return contents.typed(read_object(self.identity_file), contents.IDENTITY)
+        return cast(dict[str, Any], from_plain(Identity, read_object(self.identity_file)))
 
-    def progress(self) -> contents.ReportedProgress:
+    def progress(self) -> ReportedProgress:
         """What was last reported, without values of unexpected types; empty before the first report."""
-        return cast(contents.ReportedProgress, contents.typed(read_object(self.progress_file), contents.PROGRESS))
+        return from_plain(ReportedProgress, read_object(self.progress_file))
 
     def checkpoint_file(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"

@@ -6,15 +6,24 @@ RUNS/.groups/NAME/logs/         output of the jobs that trained several of them
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.small_files import read_object, text
+from cld_core.codec import find_record, to_plain
+from cld_core.files import write_json
 
 from . import code
-from .atomic import write_json
 from .folder import RunFolder, find_runs, is_name
 
 GROUPS = code.GROUPS
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What `group.json` holds."""
+
+    name: str
+    runs: Mapping[str, Mapping[str, str]]
 
 
 class Group:
@@ -43,9 +52,8 @@ class Group:
 
     def members(self) -> dict[str, dict[str, str]]:
         """What each run of the group has of its own, by its name; of removed runs, too. Empty if the file is lost."""
-        listed = read_object(self.file).get("runs")
-        entries = listed.items() if isinstance(listed, dict) else ()
-        return {name: values for name, entry in entries if is_name(name) and (values := _values(entry)) is not None}
+        listed = find_record(_Listed, self.file)
+        return {} if listed is None else {name: dict(own) for name, own in listed.runs.items() if is_name(name)}
 
     def add(self, members: Mapping[str, Mapping[str, str]]) -> None:
         """List further runs.
@@ -55,7 +63,7 @@ class Group:
         """
         runs = {**self.members(), **{name: dict(values) for name, values in members.items()}}
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.file, {"name": self.name, "runs": runs})
+        write_json(self.file, to_plain(_Listed(self.name, runs)))
 
     def runs(self) -> list[RunFolder]:
         """The runs that exist, in the order in which they were submitted."""
@@ -66,7 +74,7 @@ class Group:
 
 def values_of(run: RunFolder) -> dict[str, str]:
     """What a run of a group has of its own, value by key; empty for other runs."""
-    return _values(run.identity().get("sweep")) or {}
+    return dict(run.identity().get("sweep", {}))
 
 
 def find_group(root: Path, name: str) -> Group | None:
@@ -75,9 +83,3 @@ def find_group(root: Path, name: str) -> Group | None:
         return None
     group = Group(root, name)
     return group if group.file.exists() and group.runs() else None
-
-
-def _values(entry: object) -> dict[str, str] | None:
-    if not isinstance(entry, dict) or not all(text(part) is not None for pair in entry.items() for part in pair):
-        return None
-    return dict(entry)

@@ -1,7 +1,6 @@
 """A ledger read in one pass. Readers use this fold; none of them scans the events itself."""
 
 import bisect
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from . import events
 from .attempt import Attempt, ended, imported, started
 from .causes import CRASHES
-from .events import Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
+from .events import Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
 
 
 @dataclass(kw_only=True)
@@ -43,13 +42,11 @@ class History:
         attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
-        measured: by kind of place, the form in which the network was last found to train fastest there.
         task_failed: of sharded work, the last error that a task of its newest submission met.
         other_code: of sharded work, the last time a task ran other code than it was submitted with.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
         told: what only `timeline` reads, oldest first.
-        trials: (kind of place, form) of each trial of a form that neither led to a measurement nor was left in order.
     """
 
     attempts: Sequence[Attempt] = ()
@@ -77,8 +74,6 @@ class History:
     attempts_before: int = 0
     last_of: dict[str, Event] = field(default_factory=dict)
     rolled_back_to: tuple[int, ...] = ()
-    measured: dict[str, events.Measured] = field(default_factory=dict)
-    trials: tuple[tuple[str, str], ...] = ()
     other_code: events.OtherCode | None = None
     task_failed: events.TaskFailed | None = None
     note: str | None = None
@@ -156,10 +151,6 @@ class History:
             count += 1
         return count
 
-    def begun(self, where: str) -> Counter[str]:
-        """By form, how often a trial of it in a kind of place seems to have ended the process."""
-        return Counter(form for place, form in self.trials if place == where)
-
     def was_requeued(self, attempt: Attempt) -> bool:
         """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
         return attempt.attempt in self.requeued_attempts
@@ -212,11 +203,6 @@ class History:
                 self._explained(event)
             case events.RolledBack():
                 self.rolled_back_to += (event.to_step,)
-            case events.Measuring():
-                self.trials += ((event.where, event.form),)
-            case events.Measured():
-                self.measured[event.where] = event
-                self.trials = tuple(trial for trial in self.trials if trial[0] != event.where)
             case events.Cancelled():
                 self._cancelled.add(event.job_id)
             case events.NotCancelled():
@@ -224,7 +210,7 @@ class History:
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
                 self._given_up_by = event.job_id
-            case events.GivenUp() | events.MergeRefused():
+            case events.GivenUp():
                 self.given_up, self._given_up_by = event.reason, event.job_id
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None
@@ -321,7 +307,6 @@ class History:
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
-        self._excuse(event.cause)
         before = self._numbered(event.attempt)
         if before is None:
             return
@@ -330,18 +315,12 @@ class History:
         self._nothing_since(event.attempt)
 
     def _explained(self, event: events.Explained) -> None:
-        self._excuse(event.cause)
         before = self._numbered(event.attempt)
         if before is None:
             return
         self._set(replace(before, cause=event.cause, ended=before.ended or event.time))
         if before.ended is None:
             self._nothing_since(event.attempt)
-
-    def _excuse(self, cause: Cause) -> None:
-        """What was tried when an attempt ended is not to blame if it did not crash."""
-        if cause not in CRASHES:
-            self.trials = ()
 
     def _nothing_since(self, attempt: int) -> None:
         """What was decided before the newest attempt ended was about an earlier one."""

@@ -9,11 +9,36 @@ import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cld_core.version import __version__
 
 _PACKAGES = ("torch", "numpy", "submitit")
+
+
+class Commit(TypedDict, total=False):
+    """The commit of a checkout, and whether it was changed."""
+
+    commit: str
+    dirty: bool
+
+
+class Identity(TypedDict, total=False):
+    """What `run.json` holds; ``created`` in seconds since 1970, and the others as in `identity`."""
+
+    format: int
+    name: str
+    created: float
+    recipe: str
+    recipe_file: str | None
+    recipe_digest: str
+    versions: Mapping[str, str]
+    git: Commit | None
+    user: str
+    host: str
+    imported: str
+    group: str
+    sweep: Mapping[str, str]
 
 
 def new_name(recipe: str) -> str:

@@ -19,14 +19,13 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from cld_core import faults
+from cld_core.codec import from_plain
 from cld_core.errors import LeaseHeldError, LeaseLostError
-from cld_core.small_files import existing_object
+from cld_core.files import existing_object, retried, write_json
 
 from . import process
-from .atomic import write_json
 
 HEARTBEAT_S = 5.0
 STALE_AFTER_S = 45.0
@@ -37,6 +36,17 @@ PATIENCE_S = 10.0
 _BLIND = 10
 _NUMBERED = re.compile(r"(\d{8})\.json")
 _UNKNOWN = {"job_id": "unknown", "host": "unknown", "pid": 0, "restart": 0, "process_started": None}
+
+
+class _Owner(TypedDict, total=False):
+    """What a numbered file holds: the job and the process that own the folder."""
+
+    job_id: str
+    host: str
+    pid: int
+    restart: int
+    process_started: float
+    token: str
 
 
 class Lease:
@@ -82,7 +92,7 @@ class Lease:
             # Tells a file that was created, although the file system said that it was not, from another owner's.
             "token": secrets.token_hex(16),
         }
-        number = faults.retried(lambda: _taken(folder, owner, stale_after_s, gone), within_s)
+        number = retried(lambda: _taken(folder, owner, stale_after_s, gone), within_s)
         return cls(folder, number, owner, heartbeat_s)
 
     def check(self) -> None:
@@ -92,7 +102,7 @@ class Lease:
             LeaseLostError: another job does.
             OSError: the folder cannot be read.
         """
-        if faults.retried(self._is_ours, PATIENCE_S):
+        if retried(self._is_ours, PATIENCE_S):
             return
         with contextlib.suppress(OSError):
             _, holder = newest(self.folder)
@@ -111,7 +121,7 @@ class Lease:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError):
-            faults.retried(self._release, PATIENCE_S)
+            retried(self._release, PATIENCE_S)
 
     def _release(self) -> None:
         if self._is_ours():
@@ -176,10 +186,7 @@ def _holder(file: Path) -> dict[str, Any]:
     Raises:
         OSError: the file cannot be read at this moment.
     """
-    content = existing_object(file) or {}
-    kinds = {"job_id": str, "host": str, "pid": int, "restart": int, "process_started": int | float}
-    known = {name: content[name] for name, kind in kinds.items() if isinstance(content.get(name), kind)}
-    return {**content, **_UNKNOWN, **known}
+    return {**_UNKNOWN, **from_plain(_Owner, existing_object(file) or {})}
 
 
 def held_message(run: Path, holder: dict[str, Any]) -> str:

@@ -1,21 +1,49 @@
-"""The ledger file: what happened, one line per event, only ever appended to (`lines` defines them)."""
+"""The ledger file: what happened, one line per event, only ever appended to.
+
+A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and those fields
+of the class that differ from their defaults.
+"""
 
 import errno
 import functools
+import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.small_files import read_bytes
+from cld_core.codec import from_plain, to_plain
+from cld_core.files import append_line, parse_json, read_bytes
 
 from . import changes
-from .atomic import append_line
-from .events import Event
+from .events import KINDS, Event, Submitted, name_of
 from .history import History
-from .lines import parse, to_line
 
 # Far more than a run of years has, or the largest array with a line for each task; reading them takes seconds.
 MAX_LINES = 1_000_000
+# What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a file's name.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
+
+def to_line(event: Event) -> str:
+    """One line of JSON without a line break, which `parse` turns back into an equal event."""
+    fields = to_plain(event, sparse=True)
+    return json.dumps({"time": event.time, "event": name_of(type(event)), **fields})
+
+
+def parse(line: str) -> Event | None:
+    """The event on a line; None for one that is no event of this version, or that a killed writer left unfinished."""
+    try:
+        content = parse_json(line)
+        kind = KINDS[content.pop("event")]
+        if "time" not in content:
+            return None
+        event = from_plain(kind, content, any_word=True)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return None
+    if isinstance(event, Submitted) and not all(map(_WORD.fullmatch, (event.job.cluster, event.job.job_id))):
+        return None
+    return event
 
 
 @dataclass(frozen=True)

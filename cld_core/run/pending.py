@@ -6,13 +6,11 @@ They wait in the memory of this process, in order, and are written before the ne
 import threading
 from pathlib import Path
 
-from cld_core import faults
-from cld_core.small_files import read_bytes
+from cld_core.files import read_bytes, retried
 
 from .events import Event
 from .history import History
-from .ledger import Ledger
-from .lines import to_line
+from .ledger import Ledger, to_line
 
 _waiting: dict[Path, list[Event]] = {}
 # Ledgers of which a write failed: it may have been written, and only its way to the disk have failed.
@@ -31,7 +29,7 @@ def append(ledger: Ledger, event: Event, *, within_s: float = 0.0) -> bool:
         was_waiting = bool(events)
         events.append(event)
         try:
-            faults.retried(lambda: _write(ledger, events), within_s)
+            retried(lambda: _write(ledger, events), within_s)
         except OSError as error:
             if not was_waiting:
                 reason = error.strerror or error
@@ -48,7 +46,7 @@ def settle(ledger: Ledger, within_s: float) -> bool:
     with _lock:
         events = _waiting.get(ledger.path, [])
         try:
-            faults.retried(lambda: _write(ledger, events), within_s)
+            retried(lambda: _write(ledger, events), within_s)
         except OSError:
             return False
         _waiting.pop(ledger.path, None)
@@ -63,8 +61,8 @@ def history(ledger: Ledger, *, within_s: float = 30.0) -> History:
     """
     waiting = list(_waiting.get(ledger.path, []))
     if not waiting:
-        return faults.retried(ledger.history, within_s)
-    written = faults.retried(ledger.events, within_s)
+        return retried(ledger.history, within_s)
+    written = retried(ledger.events, within_s)
     return History.of([*written, *(event for event in waiting if event not in written)])
 
 

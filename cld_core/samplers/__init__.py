@@ -18,8 +18,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import SamplingSpec
-from cld_core.config.variants import implementation_of
 from cld_core.samplers.path import Watcher
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion

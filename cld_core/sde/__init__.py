@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from cld_core.config.registry import implementation_of
 from cld_core.config.sde import SdeSpec
-from cld_core.config.variants import implementation_of
 from cld_core.sde.base import Diffusion, Schedule
 from cld_core.sde.cld import CLD
 from cld_core.sde.hold import HOLD

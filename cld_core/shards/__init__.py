@@ -7,6 +7,6 @@ numpy.
 
 from .kinds import KINDS, open_work
 from .request import Request
-from .work import Work, WorkOfRun
+from .work import Computer, Task, Work
 
-__all__ = ["KINDS", "Request", "Work", "WorkOfRun", "open_work"]
+__all__ = ["KINDS", "Computer", "Request", "Task", "Work", "open_work"]

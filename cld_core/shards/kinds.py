@@ -1,18 +1,18 @@
-"""The kinds of sharded work, by the ``kind`` field of their request.json."""
+"""The kinds of work, by the ``kind`` field of their request.json."""
 
 from pathlib import Path
 
+from cld_core.codec import text
 from cld_core.errors import NotFoundError
 from cld_core.imports import resolve
-from cld_core.small_files import text
+from cld_core.run.work import Work
 
 from .request import content_of
-from .work import Work
 
 KINDS = {
     "evaluation": "cld_core.evaluate.evaluation:Evaluation",
-    "tuning": "cld_core.tune.work:Tuning",
-    "statistics": "cld_core.evaluate.stats_work:Statistics",
+    "tuning": "cld_core.tune.tuning:Tuning",
+    "statistics": "cld_core.evaluate.statistics:Statistics",
 }
 
 

@@ -1,23 +1,22 @@
 """What sharded work is asked to compute, kept as `request.json` in the work's folder."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from cld_core import faults
+from cld_core.codec import from_plain, to_plain
+from cld_core.config import plugins
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.files import existing_object, passes, retried, write_json
 from cld_core.ranges import share
-from cld_core.run.atomic import write_json
-from cld_core.small_files import existing_object
-from cld_core.texts import one_line
-
-from .serial import from_plain
+from cld_core.sanitize import one_line
 
 # The most pieces that work is divided into: each is a task, or a part of one, and four files.
 MAX_SHARDS = 10_000
+# Rows in a file, if their kind has no other number: few enough that a task that is killed loses little.
+CHUNK = 256
 # The most rows of a kind.
 MAX_ROWS = 10**9
 # Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
@@ -31,11 +30,22 @@ def content_of(folder: Path) -> dict[str, Any] | None:
         OSError: nobody knows at this moment.
     """
     try:
-        return faults.retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
+        return retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             raise
         return None
+
+
+def use_plugins(folder: Path) -> None:
+    """Import the plug-ins of a request, before it is read: what they register may be part of it.
+
+    Raises:
+        RecipeError: one cannot be imported.
+    """
+    files = (content_of(folder) or {}).get("files") or {}
+    named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
+    plugins.use(named, f"{folder}/request.json")
 
 
 def require_few(shards: int) -> None:
@@ -86,10 +96,25 @@ class Request(ABC):
         """
         return {}
 
-    def ranges(self, shard: int) -> dict[str, tuple[int, int]]:
-        """By kind of rows, first and last-plus-one index of a shard's share; kinds without a row are left out."""
-        every = {kind: share(size, shard, self.shards) for kind, size in self.sizes.items()}
-        return {kind: (first, last) for kind, (first, last) in every.items() if first < last}
+    def chunk(self, kind: str) -> int:
+        """How many rows of a kind are kept in a file: a constant of the format, so that all work shares the files."""
+        return CHUNK
+
+    def chunks(self, shard: int) -> dict[str, range]:
+        """By kind of rows, the chunks that are a shard's share; kinds without any are left out."""
+        numbers = {kind: -(-size // self.chunk(kind)) for kind, size in self.sizes.items()}
+        shares = {kind: range(*share(count, shard, self.shards)) for kind, count in numbers.items()}
+        return {kind: chunks for kind, chunks in shares.items() if chunks}
+
+    def wanted(self, kind: str, number: int) -> int:
+        """How many rows of a chunk there are; 0 if it is behind the last one."""
+        chunk = self.chunk(kind)
+        return max(min(chunk, self.sizes[kind] - number * chunk), 0)
+
+    def in_shards(self, shards: int) -> Self:
+        """The same request in so many shards, or in as many as it has chunks."""
+        most = max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())
+        return replace(self, shards=min(shards, most))
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.
@@ -100,8 +125,7 @@ class Request(ABC):
         request = self
         if begun is not None and begun.get("id") == self.id:
             request = replace(self, shards=type(self).load(folder).shards)
-        # As it will be read: tuples become lists.
-        content = json.loads(json.dumps({"kind": self.kind, "id": self.id, **asdict(request)}))
+        content = {"kind": self.kind, "id": self.id, **to_plain(request)}
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         if begun != content:
             write_json(folder / "request.json", content)
@@ -119,7 +143,7 @@ class Request(ABC):
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:
-            request = from_plain(cls, content, cls.chosen(content))
+            request = from_plain(cls, content, chosen=cls.chosen(content))
             request.require_bounds()
             return request
         except Exception as error:  # Whatever reading it meets: nobody but another version writes such a file.
@@ -136,7 +160,7 @@ class Request(ABC):
         for name, size in sizes.items():
             if not 1 <= size <= MAX_ROWS:
                 raise ValueError(f"{name} is {size}")
-        if not 1 <= self.shards <= min(MAX_SHARDS, max(self.sizes.values())):
+        if not 1 <= self.shards <= min(MAX_SHARDS, max(self.sizes.values(), default=MAX_SHARDS)):
             raise ValueError(f"shards is {self.shards}")
         if self.retries < 0:
             raise ValueError(f"retries is {self.retries}")

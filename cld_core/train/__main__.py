@@ -10,12 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cld_core import openmp
+from cld_core import processor
 from cld_core.config import Recipe, load, shipped
-from cld_core.config.data import ToyDataSpec
-from cld_core.config.plugin import require_name_from, with_plugin_found
 from cld_core.errors import CldError, NotFoundError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
 from cld_core.stop import StopFlag
@@ -33,7 +31,7 @@ def main() -> int:
     parser.add_argument("--recipe", help="recipe (a file or a name) to create the run from, if it does not exist")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="recipe keys to change, for a new run only")
     arguments = parser.parse_intermixed_args()
-    openmp.wait_briefly()
+    processor.wait_briefly()
     # Before torch is loaded, which takes seconds: an early signal must not kill.
     stop = StopFlag().listen()
     from cld_core.ranks import join
@@ -47,7 +45,7 @@ def main() -> int:
         ranks.use_cores(recipe.cluster.cpus_per_task)
         run = _open(arguments.run_folder, recipe, arguments.recipe, ranks)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
-        ended = session.run(run, ranks, stop, job_id=job_id)
+        ended = session.run(run, ranks, stop, job_id=job_id, recipe=recipe.anchored(Path.cwd()))
         ranks.leave()
     except CldError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,22 +57,11 @@ def main() -> int:
 def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
     """The recipe of the run, or the one to create a new run from."""
     if RunFolder(path).exists:
-        return RunFolder.open(path).recipe(within_s=_READ_WITHIN_S)
+        return RunFolder.open(path).recipe(within_s=_READ_WITHIN_S, with_plugins=True)
     if file is None:
         raise NotFoundError(f"no run at {path}. Pass --recipe RECIPE to create it.")
     found = shipped.named(file, shipped.recipes()) or Path(file)
-    recipe = with_plugin_found(load(found, overrides), found)
-    _require_data_of_plugin(recipe, found)
-    return recipe
-
-
-def _require_data_of_plugin(recipe: Recipe, file: Path) -> None:
-    """Refuse a new run that would train on other data than those of its plug-in."""
-    from cld_core.data.toy import names_from
-
-    if isinstance(recipe.data, ToyDataSpec) and recipe.data.plugin is not None:
-        plugin = recipe.data.plugin
-        require_name_from(plugin, recipe.data.name, names_from(plugin), lambda key: str(file))
+    return load(found, overrides)
 
 
 def _open(path: Path, recipe: Recipe, file: str | None, ranks: "Ranks") -> RunFolder:

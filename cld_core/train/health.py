@@ -1,4 +1,4 @@
-"""A short look at each machine before training: is it fit? Otherwise its name, instead of hours of a broken run.
+"""Is each machine fit to train? Before training a short look at it, and while training, who is slow.
 
 What a rank can find out alone comes first, before the ranks meet: a rank whose GPU is lost could not even take part in
 a collective. Then all of them add up numbers. No check draws random numbers or leaves anything that training sees.
@@ -6,20 +6,22 @@ a collective. Then all of them add up numbers. No check draws random numbers or 
 
 import os
 import socket
+import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from cld_core import faults
 from cld_core import ranks as distributed
 from cld_core.errors import UnfitError
-from cld_core.place import Place
+from cld_core.files import passes
 from cld_core.ranks import Ranks
+from cld_core.rendezvous import Place
 
 T = TypeVar("T")
 
@@ -30,6 +32,10 @@ HOST_BYTES, GPU_BYTES = 256 * 2**20, 512 * 2**20
 GPU_WITHIN_S, FOLDER_WITHIN_S, SUM_WITHIN_S = 60.0, 30.0, 60.0
 # Clocks that differ by more seconds are worth a warning: expiry dates, and times in logs, are wrong.
 CLOCKS_S = 60.0
+# Reports of the log (`train.log_every`) from one comparison of the ranks to the next.
+EVERY = 5
+# A rank is a straggler if it was so many times slower than the median, and by so many seconds, so often in a row.
+SLOWER, BY_S, IN_A_ROW = 1.3, 0.005, 3
 _SIZE = 512  # rows and columns of the matrices, and numbers that are added up
 _CONTENT = b"cldctl health check\n" * 200
 
@@ -174,7 +180,7 @@ def _folder(folder: Path, rank: int) -> None:
         content = file.read_bytes()
         file.unlink()
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             return
         raise _Failed(f"{folder} cannot be written: {error.strerror or error}") from error
     if content != _CONTENT:
@@ -215,3 +221,62 @@ def joined(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted:
         if ranks.is_first:
             print(f"health check passed in {lone_s + time.perf_counter() - began:.2f} s", flush=True)
     return ranks
+
+
+@dataclass
+class Stragglers:
+    """Compares the ranks every now and then; on rank 0, says who is slow.
+
+    Attributes:
+        hosts: the machine of each rank, known after the first comparison on rank 0.
+        in_a_row: how often in a row each rank was slow.
+    """
+
+    ranks: Ranks
+    node: str
+    hosts: Sequence[str] = ()
+    in_a_row: dict[int, int] = field(default_factory=dict)
+
+    def compare(self, own_s: float) -> tuple[str | None, str | None]:
+        """Called on all ranks: a line for the log and a warning, each on rank 0 alone, and None without other ranks.
+
+        Args:
+            own_s: this rank's own time of a step (`Interval.take_own_time`).
+        """
+        if self.ranks.world_size == 1:
+            return None, None
+        if not self.hosts:
+            self.hosts = self.ranks.gather(self.node) or ("-",)
+        mine = torch.tensor([own_s], dtype=torch.float64)
+        all_ = [torch.zeros_like(mine) for _ in range(self.ranks.world_size)] if self.ranks.is_first else None
+        dist.gather(mine, all_, dst=0, group=self.ranks.control)
+        if all_ is None:
+            return None, None
+        return self.judge([float(seconds) for seconds in all_])
+
+    def judge(self, seconds: Sequence[float]) -> tuple[str | None, str | None]:
+        """The line and the warning for these times of the ranks."""
+        # The lower one of two, so that of two ranks the slow one is not part of the measure.
+        usual = statistics.median_low(seconds)
+        slowest = max(range(len(seconds)), key=seconds.__getitem__)
+        if usual <= 0:
+            return None, None
+        for rank, own in enumerate(seconds):
+            is_slow = own > SLOWER * usual and own - usual > BY_S
+            self.in_a_row[rank] = self.in_a_row.get(rank, 0) + 1 if is_slow else 0
+        line = f"own step time: median {_ms(usual)}, slowest {self._named(slowest)} {_ms(seconds[slowest])}"
+        line += f" ({seconds[slowest] / usual:.1f}x), fastest {_ms(min(seconds))}"
+        slow = [rank for rank, count in self.in_a_row.items() if count >= IN_A_ROW]
+        if not slow:
+            return line, None
+        worst = max(slow, key=seconds.__getitem__)
+        others = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
+        text = f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}"
+        return line, text
+
+    def _named(self, rank: int) -> str:
+        return f"rank {rank} on {self.hosts[rank]}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"

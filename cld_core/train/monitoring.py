@@ -8,14 +8,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cld_core.config import Recipe
-from cld_core.faults import Dropping
+from cld_core.files import Dropping, write_json
 from cld_core.run import RunFolder, events, pending
-from cld_core.run.atomic import write_json
-from cld_core.run.contents import ReportedProgress
+from cld_core.run.folder import ReportedProgress
 from cld_core.run.smoothing import smoothed
 
 from . import loggers
-from .loggers import About, End, described
+from .loggers import About, End
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,10 +163,10 @@ class Monitor:
 
     def _introduce(self, about: About) -> None:
         """Show the loggers the recipe, and which attempt this is."""
-        texts = {"recipe": described.recipe_text(about.recipe)}
+        texts = {"recipe": loggers.recipe_text(about.recipe)}
         # A ledger that cannot be read at this moment keeps nothing from training.
         with contextlib.suppress(OSError):
-            texts["attempt"] = described.attempt_text(about)
+            texts["attempt"] = loggers.attempt_text(about)
         for name, text in texts.items():
             for logger in self._loggers:
                 logger.text(f"run/{name}", text, about.first_step)

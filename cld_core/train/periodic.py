@@ -6,20 +6,18 @@ from typing import Any, TypeVar
 
 import torch
 
-from cld_core import numerics
-from cld_core.consensus import Consensus
+from cld_core import numerics, pictures
 from cld_core.errors import CldError
-from cld_core.evaluate import grids, nonfinite, pictures, registry
-from cld_core.evaluate.joined import Joined
+from cld_core.evaluate import nonfinite, registry
+from cld_core.evaluate.features import FeatureRows
+from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.base import RowComputer
-from cld_core.evaluate.rows.elbo import ElboRows
-from cld_core.evaluate.rows.features import FeatureRows
+from cld_core.evaluate.rows import RowComputer, Table, joined
 from cld_core.model import Model
 from cld_core.ranges import share
+from cld_core.ranks import Consensus
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
-from cld_core.shards.files import Arrays
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor
@@ -88,7 +86,7 @@ class Periodic:
             # Drawing opens files, too: fonts, on a disk that may be full.
             pixels = pictures.pixels(drawn.x, model, how)
             monitor.add_picture(model.step, pixels)
-            grids.write(file, pixels, pictures.title(drawn.x, model, how))
+            pictures.write(file, pixels, pictures.title(drawn.x, model, how))
 
         monitor.save_picture(show)
         monitor.add(model.step, {"nfe": drawn.nfe})
@@ -124,15 +122,12 @@ class Periodic:
         There is none on ranks other than the first, nor anywhere if a rank was asked to stop or failed.
         """
 
-        def condense(parts: list[Arrays]) -> list[Arrays]:
-            return [rows.condense(rows.join(parts))] if parts else []
-
         (n,) = rows.request.sizes.values()
-        parts = self._shared(what, n, rows.compute, heartbeat, condense)
+        parts = self._shared(what, n, rows.compute, heartbeat)
         if parts is None or self._monitor is None:
             return None
         try:
-            section = registry.metric(metric).section(Joined(rows.model, rows.request, rows.join(parts)))
+            section = registry.section(registry.metric(metric), Table(rows.model, rows.request, joined(parts)))
         except (CldError, OSError) as error:
             print(f"no {what} this time: {error}", flush=True)
             return None
@@ -146,14 +141,10 @@ class Periodic:
         n: int,
         compute: Callable[[int, int], T],
         heartbeat: Heartbeat,
-        condense: Callable[[list[T]], list[T]] = list,
     ) -> list[T] | None:
         """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on rank 0.
 
         None on the other ranks, and everywhere if a rank was asked to stop or failed.
-
-        Args:
-            condense: what a rank does to its parts before it sends them.
         """
         ranks, size = self._trainer.ranks, self._spec.batch_size
         first, last = share(n, ranks.rank, ranks.world_size)
@@ -171,7 +162,7 @@ class Periodic:
             heartbeat()
             if consensus.result() is not StopCode.NONE:
                 return None
-        gathered: list[Any] | None = ranks.gather((condense(own), problem))
+        gathered: list[Any] | None = ranks.gather((own, problem))
         if gathered is None:
             return None
         for _, failure in gathered:

@@ -2,27 +2,36 @@
 
 import contextlib
 import os
+import re
 import socket
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core import faults
+import torch
+
+from cld_core import processor
+from cld_core.checkpoint.files import clear_unfinished, newest_good, set_aside, verify
 from cld_core.config import Recipe
 from cld_core.data import identity
-from cld_core.errors import CldError, LeaseHeldError, LeaseLostError, NonFiniteError, SaveError, UsageError
-from cld_core.ranks import Ranks
+from cld_core.errors import (
+    CheckpointError,
+    CldError,
+    LeaseHeldError,
+    LeaseLostError,
+    NonFiniteError,
+    SaveError,
+    UsageError,
+)
+from cld_core.files import passes, retried
+from cld_core.ranks import RankError, Ranks
 from cld_core.run import Lease, RunFolder, code, edits, events, pending, same_data
 from cld_core.run.events import Cause
 from cld_core.run.identity import versions
 from cld_core.stop import StopCode, StopFlag
 
-from . import machine
-from . import start as starts
-from .jointly import RankError
-from .start import Start
-from .training import Training
+from .loop import Training
 
 # Errors that are written in code or recipe, the same at each start: another attempt would meet them again.
 _BUGS = (
@@ -45,11 +54,24 @@ _CAUSE_OF_CODE: dict[StopCode, Cause] = {
 }
 _SIGNAL = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}
 _MAX_DETAIL = 500  # characters
+# Its first line: NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build ...
+_DRIVER = Path("/proc/driver/nvidia/version")
+_VERSION = re.compile(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", re.MULTILINE)
 # Seconds for which a start is repeated while the disk or the file system fails, and for which a line of the ledger is.
 _START_WITHIN_S, _NOTE_WITHIN_S = 60.0, 10.0
 
 # What a signal meant, a cause of the ledger; None if nobody knows.
 CauseOf = Callable[[StopCode], Cause | None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Number and first step of an attempt; ``problem`` says why it cannot start at all."""
+
+    attempt: int = -1
+    step: int = 0
+    finished: bool = False
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,7 @@ def run(
     stop: StopFlag,
     *,
     job_id: str,
+    recipe: Recipe | None = None,
     restart: int = 0,
     log: Path | None = None,
     began: float | None = None,
@@ -78,6 +101,7 @@ def run(
 
     Args:
         job_id: the launcher's name for this job.
+        recipe: of the run, if it has been read.
         restart: earlier starts of this same job by the launcher.
         log: the file that the launcher writes its notices to; its current size is recorded in the ledger.
         began: when the job got its machines, seconds since 1970; None if nobody knows.
@@ -93,7 +117,8 @@ def run(
         OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
-    recipe = folder.recipe(within_s=_START_WITHIN_S)
+    if recipe is None:
+        recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
     with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
         # Before anything that may fail on one rank alone.
         hosts = ranks.gather(node or socket.gethostname())
@@ -110,15 +135,31 @@ def run(
             print(f"warning: {edited}", flush=True)
         if (problem := code.edited()) is not None:
             print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
-        beginning = replace(
-            _beginning(folder, recipe, ranks, start, job_id, restart, log, began),
+        progress = folder.progress()
+        # What it saved may be later than what it reported.
+        silent = progress.get("attempt") == start.attempt - 1
+        beginning = events.Started(
+            attempt=start.attempt,
+            job_id=job_id,
+            step=start.step,
+            pid=os.getpid(),
             # One name everywhere: the launcher's, by which nodes are avoided, too.
             host=node or socket.gethostname(),
-            code=code.running(folder.path),
-            gpu=machine.gpu(ranks.device),
-            driver=machine.driver(ranks.device),
             hosts=tuple(hosts or ()),
-            data=identity.or_nothing(recipe.data),
+            restart=restart,
+            reached=max(progress.get("step", 0), start.step) if silent else None,
+            heard=progress.get("time") if silent else None,
+            log_offset=None if log is None else _size(log),
+            warning=_warning(recipe, ranks),
+            versions=versions(),
+            code=code.running(folder.path),
+            gpu=_gpu(ranks.device),
+            driver=driver(ranks.device),
+            data=identity.or_nothing(recipe.data, recipe.plugins),
+            began=began,
+            ranks=ranks.world_size,
+            gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
+            cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
         )
         if same_data.are_other(beginning.data, same_data.known_data(pending.history(folder.ledger))):
             print(f"warning: {folder.name} trains on other data than before (data.name={recipe.data.name})", flush=True)
@@ -143,10 +184,10 @@ def _started(
         try:
             lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S)
             recipe.monitor.require_installed()
-            start = faults.retried(lambda: starts.choose(folder, recipe), _START_WITHIN_S)
+            start = retried(lambda: choose(folder, recipe), _START_WITHIN_S)
         except Exception as error:
             # What passes is no reason not to start again.
-            if not faults.passes(error):
+            if not passes(error):
                 pending.append(folder.ledger, _not_begun(job_id, error), within_s=_NOTE_WITHIN_S)
             ranks.from_first(Start(problem=str(error)))
             raise
@@ -157,49 +198,52 @@ def _started(
             lease.release()
 
 
+def choose(folder: RunFolder, recipe: Recipe) -> Start:
+    """Start from the newest good checkpoint, or from the one that `resume --from` asked for.
+
+    Records damaged checkpoints, and sets those aside that are later than the first step.
+
+    Raises:
+        OSError: the checkpoints cannot be read at this moment. They are not taken for missing or damaged.
+        NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged, none of the
+            checkpoints is usable, or they belong to another recipe.
+    """
+    history = pending.history(folder.ledger)
+    # Copies and archives of runs leave empty folders out.
+    folder.checkpoints.mkdir(exist_ok=True)
+    clear_unfinished(folder)
+    newest, damaged = newest_good(folder, recipe.model_digest())
+    for entry in damaged:
+        print(entry.skipped, flush=True)
+        pending.append(folder.ledger, events.Damaged(step=entry.step, reason=entry.reason))
+    if history.from_step is not None:
+        verify(folder, history.from_step, model_digest=recipe.model_digest())
+        newest = history.from_step
+    elif newest is None and any(entry.finished for entry in damaged):
+        text = f"none of its {len(damaged)} checkpoints is intact: {damaged[0].reason}"
+        raise CheckpointError(f"{folder.path}: {text} To start over, submit the recipe again.")
+    step = newest or 0
+    moved = set_aside(folder, after=step)
+    if moved:
+        print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
+    return Start(len(history.attempts), step, finished=step >= recipe.train.steps)
+
+
 def _not_begun(job_id: str, error: Exception) -> events.Event:
     if isinstance(error, LeaseHeldError):
         return events.TurnedAway(job_id=job_id, reason=str(error), why="held")
     return events.NotBegun(job_id=job_id, reason=str(error))
 
 
-def _beginning(
-    folder: RunFolder,
-    recipe: Recipe,
-    ranks: Ranks,
-    start: Start,
-    job_id: str,
-    restart: int,
-    log: Path | None,
-    began: float | None,
-) -> events.Started:
-    warning = ranks.lacks_gpu(recipe.cluster.uses_gpu)
+def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
+    """What makes this machine slow for the recipe; printed, too."""
+    lacking = ranks.lacks_gpu(recipe.cluster.uses_gpu)
+    emulated = ranks.device.type == "cpu" and processor.emulates(recipe.train.precision)
+    slow = processor.warning(recipe.train.precision) if emulated else None
+    warning = "; ".join(text for text in (lacking, slow) if text is not None) or None
     if warning is not None:
         print(f"warning: {warning}", flush=True)
-    offset = None
-    if log is not None:
-        offset = _size(log)
-    progress = folder.progress()
-    before, heard = None, None
-    if progress.get("attempt") == start.attempt - 1:
-        # What it saved may be later than what it reported.
-        before, heard = max(progress.get("step", 0), start.step), progress.get("time")
-    return events.Started(
-        attempt=start.attempt,
-        job_id=job_id,
-        step=start.step,
-        pid=os.getpid(),
-        restart=restart,
-        reached=before,
-        log_offset=offset,
-        warning=warning,
-        versions=versions(),
-        began=began,
-        heard=heard,
-        ranks=ranks.world_size,
-        gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
-        cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
-    )
+    return warning
 
 
 def _size(log: Path) -> int:
@@ -256,3 +300,19 @@ def _message(error: BaseException) -> str:
     if "gloo" in text or "NCCL" in text:
         return "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
     return text
+
+
+def _gpu(device: torch.device) -> str | None:
+    """The name of a GPU; None for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
+def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
+    """The version of the driver of a GPU; None for a CPU, and where nobody tells."""
+    if device.type != "cuda":
+        return None
+    try:
+        found = _VERSION.search(file.read_text(errors="replace"))
+    except OSError:
+        return None
+    return found[1] if found else None

@@ -2,34 +2,40 @@
 
 import contextlib
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from cld_core import augment, nets, optim, sde, seeds
+from cld_core import augment, loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
-from cld_core.averages.tracked import PowerAverages
+from cld_core.averages.power import PowerAverages
 from cld_core.config import Recipe
+from cld_core.config.train import TrainSpec
 from cld_core.data.source import classes_of, labelled, source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
-from cld_core.loss import ScoreMatching
+from cld_core.nets import precision
+from cld_core.nets.compiled import Watched, compiled
 from cld_core.ranks import Ranks
+from cld_core.sanitize import one_line
 from cld_core.score import Score
-from cld_core.texts import one_line
 
-from . import parallel
-from .forms import Choice
-from .gradients import GradientFilter, MeanLoss
-from .loss_by_time import LossByTime
-from .pace import Pace
+from .interval import Interval
 
 # Below this loss scale every step overflows.
 _SMALLEST_SCALE = 1.0
+# Good gradients before the first one is compared with their mean, and the steps that the running mean covers, about.
+_SETTLED, _MEMORY = 100, 100
+_KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
+# Training changes no buffer of our networks, so none is broadcast. torch 2.13 renamed the argument.
+_buffers = "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers"
+_FIXED_BUFFERS: dict[str, Any] = {_buffers: False}
 
 
 class Trainer:
@@ -43,21 +49,19 @@ class Trainer:
         recipe: the experiment.
         ranks: this process among its peers.
         noise_key: 0, or a number of its own for each segment of training that is to have fresh noise.
-        choice: the form in which the network computes; by default what the recipe names, and plain where that is open.
 
     Attributes:
         deferred: whether the host does not wait to learn if a step was skipped: the device skips it, and `check`
             reports it later. True on GPUs if the optimiser can skip there; tests set it on the CPU.
     """
 
-    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0, choice: Choice | None = None) -> None:
+    def __init__(self, recipe: Recipe, ranks: Ranks, noise_key: int = 0) -> None:
         train, device = recipe.train, ranks.device
-        self.choice = Choice.plain(train) if choice is None else choice
         self.recipe, self.ranks, self._key = recipe, ranks, (train.seed, noise_key)
         self.source = source(recipe.data, device)
         self.sde = sde.build(recipe.sde)
         self.classes = classes_of(self.source)
-        self.loss = ScoreMatching(self.sde, recipe.objective)
+        self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.build(
@@ -67,7 +71,7 @@ class Trainer:
                 halves_out=self.sde.m,
                 classes=len(self.classes or ()),
             )
-        self._model: Any = parallel.prepare(self.net, train, ranks, self.choice)
+        self._model: Any = prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
         self.deferred = self._skips_on_device and device.type != "cpu"
@@ -78,12 +82,9 @@ class Trainer:
         self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
-        autocast = parallel.Autocast(self._model, device, train, self.choice)
-        self.score = Score(self.sde, recipe.objective, autocast)
-        self._mean_loss = MeanLoss(ranks)
-        self._loss_by_time = LossByTime(ranks)
-        self._steps, self._data_wait_s = 0, 0.0
-        self.pace = Pace(ranks)
+        cast = precision.Autocast(self._model, device, train.precision, channels_last=train.channels_last)
+        self.score = Score(self.sde, recipe.objective, cast)
+        self.interval = Interval(ranks)
 
     def warm_up(self) -> None:
         """Let `DistributedDataParallel` (DDP) choose how it groups gradients into buckets, by two discarded passes.
@@ -96,8 +97,7 @@ class Trainer:
             for _ in range(2):
                 self._backward(0)
                 self.optimiser.zero_grad(set_to_none=True)
-            self._steps, self._data_wait_s = 0, 0.0
-            self.pace = Pace(self.ranks)
+            self.interval = Interval(self.ranks)
 
     def step(self, step: int, before_update: Callable[[], None] = lambda: None) -> None:
         """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or explodes, changes nothing.
@@ -117,8 +117,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)
         skip = self.gradients.check(norm)
         self.grad_norm = norm
-        self._mean_loss.add(loss, skip)
-        self._loss_by_time.count(skip)
+        self.interval.count(loss, skip)
         skipped = None if self.deferred else bool(skip)
         for group in self.optimiser.param_groups:
             group["lr"] = optim.rate(self.recipe.optim, step, self.recipe.train.steps)
@@ -156,33 +155,19 @@ class Trainer:
             text = f"{what}; nothing was changed by it. Lower optim.lr, or set optim.grad_clip"
             raise NonFiniteError(f"step {step}: not finite or exploding: {text}.")
 
-    def take_loss(self) -> float | None:
-        """The mean loss over the steps since the last call that were not skipped, on all ranks; None if all were.
-
-        Waits for the device.
-        """
-        return self._mean_loss.take()
-
     def take_scalars(self) -> dict[str, float]:
         """What the monitor plots, over the steps since the last call. Waits for the device.
 
-        The loss (missing if all steps were skipped), the same without weights in ranges of t (`LossByTime`), the
-        gradient norm (before clipping, of the last step), the learning rate, the seconds a step waited for data,
-        skipped steps, the loss scale, and peak memory in GiB: of the GPU, or of the process on the CPU.
+        What `Interval.take` tells, the gradient norm (before clipping, of the last step), the learning rate, the loss
+        scale, and peak memory in GiB: of the GPU, or of the process on the CPU.
         """
-        loss = self.take_loss()
-        scalars = {} if loss is None else {"loss": loss}
-        scalars |= self._loss_by_time.take()
-        scalars |= {
+        scalars = self.interval.take() | {
             "grad_norm": float(self.grad_norm),
             "lr": self.optimiser.param_groups[0]["lr"],
-            "data_wait_s": self._data_wait_s / max(self._steps, 1),
-            "skipped_steps": float(self.gradients.take_skipped()),
             "memory_gib": distributed.peak_memory(self.ranks.device) / 2**30,
         }
         if self.scaler.is_enabled():
             scalars["loss_scale"] = self.scaler.get_scale()
-        self._steps, self._data_wait_s = 0, 0.0
         return scalars
 
     def close(self) -> None:
@@ -231,10 +216,10 @@ class Trainer:
     def _backward(self, step: int) -> Tensor:
         """Gradients of the mean loss over the global batch; returns this rank's share of that loss."""
         train, device = self.recipe.train, self.ranks.device
-        self.pace.begin()
+        self.interval.begin()
         rows = self.ranks.rows(train.batch_size)
         x, label = self._examples(step, rows)
-        self._data_wait_s += self.source.wait_s
+        wait_s = self.source.wait_s
         noise = seeds.generator(*self._key, step, "noise", device=device)
         draws = self.loss.draw(noise, train.batch_size, self.source.shape, device).rows(rows)
         if self._augment > 0:
@@ -255,12 +240,11 @@ class Trainer:
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
                 loss = losses.weighted.sum() * (self.ranks.world_size / train.batch_size)
                 if last:
-                    self.pace.end()
+                    self.interval.exchange()
                 self.scaler.scale(loss).backward()
             shares.append(loss.detach())
             plain.append(losses.plain)
-        self._loss_by_time.see(draws.t, plain)
-        self._steps += 1
+        self.interval.see(draws.t, plain, wait_s)
         return sum(shares[1:], start=shares[0])
 
     def _examples(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
@@ -288,3 +272,70 @@ def moved(x: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and x.device.type == "cpu":
         x = x.pin_memory()
     return x.to(device, non_blocking=True)
+
+
+class GradientFilter:
+    """Tells good gradients from non-finite and exploding ones by their norm before clipping.
+
+    A gradient scaler finds its scale by provoking norms that are not finite: such a step is skipped, but harmless.
+    `bad` counts the harmful steps.
+
+    Args:
+        growth: a norm above this many running means is an explosion; None turns that check off.
+        scaled: whether gradients go through a scaler.
+    """
+
+    def __init__(self, growth: float | None, device: torch.device, *, scaled: bool) -> None:
+        self._growth = math.inf if growth is None else growth
+        self._scaled = scaled
+        self._mean = torch.zeros((), device=device)
+        self._good = torch.zeros((), device=device)
+        self._bad = torch.zeros((), device=device)
+
+    @torch.no_grad()
+    def check(self, norm: Tensor) -> Tensor:
+        """Whether the step with a gradient of this norm is to be skipped; a bool scalar on the device."""
+        infinite = ~torch.isfinite(norm)
+        exploded = (norm > self._growth * self._mean) & (self._good >= _SETTLED) & ~infinite
+        skip = infinite | exploded
+        self._bad += exploded if self._scaled else skip
+        weight = torch.clamp(1.0 / (self._good + 1.0), min=1.0 / _MEMORY)
+        self._mean.copy_(torch.where(skip, self._mean, torch.lerp(self._mean, norm.float(), weight)))
+        self._good += ~skip
+        return skip
+
+    def bad(self) -> int:
+        """The number of harmful steps. Waits for the device."""
+        return int(self._bad)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"mean": self._mean, "good": self._good}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._mean.copy_(state["mean"])
+        self._good.copy_(state["good"])
+
+
+def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
+    """What to call instead of ``net``, which keeps the parameters: moved to the device, replicated and compiled.
+
+    With more than one rank it has `no_sync`, as `DistributedDataParallel` (DDP) does.
+    """
+    device = ranks.device
+    net.to(device)
+    precision.store(net, channels_last=spec.channels_last)
+    model: nn.Module = Watched(net) if spec.compile else net
+    if ranks.world_size > 1:
+        model = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            **_FIXED_BUFFERS,
+            bucket_cap_mb=spec.bucket_mb,
+            gradient_as_bucket_view=True,
+            # Every parameter takes part in every backward pass, but with accumulation the passes differ. It does not go
+            # together with compiled graphs that are cut (pytorch issue 109261).
+            static_graph=spec.micro_batch is None and not spec.compile,
+        )
+    # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would be ready at the end
+    # of the backward pass, and none could be sent before.
+    return compiled(model) if spec.compile else model

@@ -84,9 +84,9 @@ def _groups(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 
 def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     """KEY= or, after it, values: where the shell splits words at "=", these alone."""
-    from cld_core.config import described
+    from cld_core.config import describe
 
-    keys, words = described.keys(), _words(ctx)
+    keys, words = describe.keys(), _words(ctx)
     before = next((word for word in reversed(words) if word != "="), "")
     key, equals, _ = incomplete.partition("=")
     if key and equals:
@@ -94,7 +94,7 @@ def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     elif before in keys and ("=" in words[-1:] or incomplete in ("", "=")):
         yield from _values(keys[before])
     else:
-        sections = _SECTIONS.get(ctx.info_name or "") or [name for name in described.sections() if name]
+        sections = _SECTIONS.get(ctx.info_name or "") or [name for name in describe.sections() if name]
         yield from _keys([key for key in keys.values() if key.name.partition(".")[0] in sections], incomplete)
 
 
@@ -118,10 +118,10 @@ def _values(key: Any) -> list[str]:
 
 def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Names of sections, and then of keys and variants."""
-    from cld_core.config import described
+    from cld_core.config import describe
 
-    sections = described.sections()
-    names = [*filter(None, sections), *described.keys()]
+    sections = describe.sections()
+    names = [*filter(None, sections), *describe.keys()]
     names += [f"{section.name}.{variant}" for section in sections.values() for variant in section.variants]
     top = [name for name in names if "." not in name and name.startswith(incomplete)]
     return top if len(top) > 1 else names
@@ -138,7 +138,7 @@ def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 
 
 def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    from cld_core.config.variants import names
+    from cld_core.config.registry import names
 
     return names("sampling")
 
@@ -146,7 +146,7 @@ def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Sets of images that can be prepared."""
     from cld_core.config.data import ImageDataSpec
-    from cld_core.config.variants import SECTIONS
+    from cld_core.config.registry import SECTIONS
 
     return [name for name, variant in SECTIONS["data"].variants.items() if issubclass(variant.spec, ImageDataSpec)]
 

@@ -319,8 +319,8 @@ def report(
 
 
 def _page(name: str | None, root: Path, output: Path | None, follow: bool) -> Path:
+    from cld_core.files import write_text
     from cld_core.ownership import require_may_change
-    from cld_core.run.atomic import write_text
     from cldctl.page.one_run import page, page_of
 
     run = options.find_run(name, root)
@@ -336,7 +336,7 @@ def _page_of_many(
     names: list[str], groups: "list[Group]", root: Path, output: Path | None, pages: bool, follow: bool
 ) -> tuple[Path, bool]:
     """Write a comparison, or an index; where it is, and whether all pages that were asked for were written."""
-    from cld_core.run.atomic import write_text
+    from cld_core.files import write_text
     from cldctl.page import many_runs
     from cldctl.runs import survey
     from cldctl.runs.index import Index

@@ -77,6 +77,8 @@ def prune(
 ) -> None:
     """Remove checkpoints of runs that have ended, except the last intact one, milestones and evaluated ones.
 
+    What evaluations computed goes, too, a day after the last one that names it was removed.
+
     Example: cldctl prune toy-0102-101112-ab12 --keep-every 100000
     """
     from rich.filesize import decimal as size
@@ -91,14 +93,18 @@ def prune(
         removed = [f"removes steps {', '.join(map(str, entry.remove))}, {size(entry.size)}"] if entry.remove else []
         if entry.averages:
             removed.append(f"removes all snapshots of averages, {size(entry.size_of_averages)}")
+        if entry.rows:
+            removed.append(f"removes rows that no evaluation names any more, {size(entry.size_of_rows)}")
         about = f"{'; '.join(removed)}; keeps" if removed else "nothing to remove; kept:"
         err.print(f"{entry.run.name}: {about} {kept or 'none'}")
-    count, files = sum(len(entry.remove) for entry in prunings), sum(len(entry.averages) for entry in prunings)
-    if not (count or files) or dry_run:
+    count = sum(len(entry.remove) for entry in prunings)
+    whats = [f"{count} checkpoint{'' if count == 1 else 's'}"] if count else []
+    whats += ["snapshots of averages"] if any(entry.averages for entry in prunings) else []
+    whats += ["rows of evaluations"] if any(entry.rows for entry in prunings) else []
+    if not whats or dry_run:
         return
-    total = size(sum(entry.size + entry.size_of_averages for entry in prunings))
-    what = f"{count} checkpoint{'' if count == 1 else 's'}" + (" and snapshots of averages" if files else "")
-    options.agree(f"Remove {what}, {total}?", "prune", yes)
+    total = size(sum(entry.size + entry.size_of_averages + entry.size_of_rows for entry in prunings))
+    options.agree(f"Remove {' and '.join(whats)}, {total}?", "prune", yes)
     for entry in prunings:
         pruning.prune(entry)
     err.print(f"removed {total}")

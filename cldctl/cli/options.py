@@ -238,7 +238,7 @@ def check_output(file: Path | None, suffixes: Iterable[str], what: str, option: 
     Raises:
         UsageError: its name does not end in one of the suffixes, or its folder does not exist.
     """
-    from cld_core.texts import has_control
+    from cld_core.sanitize import has_control
 
     if file is None:
         return

@@ -13,7 +13,7 @@ from cldctl.show.progress import Working
 from . import options
 
 if TYPE_CHECKING:
-    from cld_core.data.prepare import Progress as Reached
+    from cld_core.data.prepare import Part
 
 
 def recipes() -> None:
@@ -30,7 +30,7 @@ def recipes() -> None:
     }
     for name, file in recipe_files().items():
         try:
-            recipe = load(file)
+            recipe = load(file, with_plugins=False)
         except RecipeError as error:
             err.print(f"skipped: {error}", style="yellow")
             continue
@@ -56,17 +56,14 @@ def render(
     Example: cldctl render cifar10 --changed
     """
     from cld_core.config import dump, dump_changed, load
-    from cld_core.config.commented import dump_with_comments
+    from cld_core.config.describe import dump_with_comments
     from cldctl.lookup import find_recipe
 
     if comments and changed:
         raise UsageError("--comments explains all keys, and --changed shows some. Leave one out.")
     resolved = load(find_recipe(recipe), overrides or [])
-    if changed:
-        text = dump_changed(resolved)
-    else:
-        text = dump_with_comments(resolved) if comments else dump(resolved, frozen=False)
-    out.print(text, end="", no_wrap=True)
+    written = dump_changed if changed else dump_with_comments if comments else dump
+    out.print(written(resolved), end="", no_wrap=True)
 
 
 def explain(
@@ -100,7 +97,7 @@ def doctor(
     wait: Annotated[
         float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
     ] = 120,
-    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too: the quick checks.")] = False,
+    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too, for some seconds.")] = False,
     as_json: options.AsJson = False,
     directory: options.RunsDir = None,
 ) -> None:
@@ -114,7 +111,7 @@ def doctor(
 
     from cld_core.config import load
     from cld_core.run import find_runs
-    from cldctl import card, clusters, machine
+    from cldctl import clusters, machine
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
@@ -129,8 +126,8 @@ def doctor(
         working.phase(f"asking the cluster ({where.name})")
         checks += where.checks(root, about, measured_saves(find_runs(root)))
         if gpu:
-            working.phase("checking the GPU: the quick checks")
-            checks += card.checks()
+            working.phase("checking the GPU")
+            checks += machine.gpu_checks()
     verdicts = {check.verdict for check in checks}
     worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")
     if as_json:
@@ -157,40 +154,43 @@ def prepare(
 ) -> None:
     """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
-    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar.
-    folder: from any folder or zip of pictures, which are scaled and cut to squares. Folders in it are classes.
+    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar, or
+    from published LMDB files. folder: from any folder or zip of pictures, which are scaled and cut to squares. Folders
+    in it are classes.
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """
+    from cld_core.data.cifar10 import download as download_cifar10
     from cld_core.data.prepare import prepare
 
+    if download and name != "cifar10":
+        raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
     with Working(f"reading {source}") as working:
 
-        def show(reached: "Reached") -> None:
-            working.phase(f"{name}: {reached.split}")
-            working.at(reached.images, reached.expected, f"images {reached.unit}")
+        def show(part: "Part", images: int, expected: int | None) -> None:
+            working.phase(f"{name}: {part.split}")
+            working.at(images, expected, f"images {part.name}")
 
+        if download:
+            source = download_cifar10(source)
         expect: dict[str, int] | None = {} if any_count else None
-        manifest = prepare(
-            name, source, output, progress=show, size=size, split=split, expect=expect, download=download
-        )
-    counts = ", ".join(f"{info.count:,} {split}" for split, info in manifest.splits.items())
-    classes = f" in {len(manifest.classes)} classes" if manifest.classes else ""
-    err.print(f"{manifest.name}: {counts} images of {manifest.size}x{manifest.size}{classes}")
+        about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect)
+    counts = ", ".join(f"{info.count:,} {split}" for split, info in about.splits.items())
+    classes = f" in {len(about.classes)} classes" if about.classes else ""
+    err.print(f"{about.name}: {counts} images of {about.size}x{about.size}{classes}")
     out.print(str(output), no_wrap=True)
 
 
 def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
-    """Read every image of a prepared data set and compare counts and checksums with its manifest.
+    """Read every image of a prepared data set and compare it with what was prepared.
 
     Example: cldctl data verify data/cifar10
     """
     from cld_core.data.prepare import verify
 
     with Working(f"verifying {path.name}") as working:
-        manifest = verify(path, lambda read, total: working.at(read, total, "images"))
-    total = sum(info.count for info in manifest.splits.values())
-    out.print(f"{path}: {total:,} images are as they were prepared", no_wrap=True)
+        about = verify(path, lambda read, total: working.at(read, total, "images"))
+    out.print(f"{path}: {about.shape[0]:,} images are as they were prepared", no_wrap=True)
 
 
 def stats(
@@ -212,7 +212,8 @@ def stats(
 
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
-    from cld_core.evaluate.stats_work import Statistics, StatsRequest
+    from cld_core.evaluate.statistics import Statistics, StatsRequest
+    from cld_core.shards.request import CHUNK
     from cldctl.lookup import recipe_or_run
     from cldctl.runs import home, sharded
     from cldctl.show.follow import follow_statistics
@@ -223,7 +224,7 @@ def stats(
     with Working(f"looking at the training images of {recipe.data.name}"):
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
-        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
+        err.print(f"--shards {shards}: {request.shards} instead, since a shard has {CHUNK} images at least")
     job = sharded.start_statistics(request, where, recipe.cluster, say=err.print)
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")

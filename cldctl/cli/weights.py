@@ -27,13 +27,10 @@ def import_checkpoint(
     Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
     """
     from cld_core.run.identity import identity
-    from cldctl.runs.options import require_plugin, resolve
-    from cldctl.show.submission import remark
+    from cldctl.runs.options import resolve
 
     wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
     resolved, new = wanted.recipe, wanted.path.name
-    with err.status("checking the recipe"):
-        require_plugin(wanted, say=remark)
     with Working(f"reading {file.name}") as working:
         from cld_core.importing import import_published
 
@@ -82,7 +79,7 @@ def export(
 
     Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0
     """
-    from cld_core.config.ema import EmaSpec
+    from cld_core.config.train import EmaSpec
     from cldctl.page import model_card
 
     licence = None if license_ is None else model_card.licence(license_)

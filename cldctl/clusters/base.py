@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from cld_core.config.cluster import ClusterSpec
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause, JobRef
 from cld_core.stop import StopCode

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cld_core import faults, openmp, ownership, small_files
+from cld_core import files, ownership, processor
 from cld_core.errors import CldError, UsageError
+from cld_core.files import passes
 
 # A job may begin before the command that has submitted it knows its number, by which the file is named.
 PATIENCE_S = 60.0
@@ -32,23 +33,23 @@ def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            with small_files.opened(file) as stream:
+            with files.opened(file) as stream:
                 problem = ownership.problem_of(os.fstat(stream.fileno()))
                 if problem is not None:
                     raise UsageError(f"{file}: {problem}, and {_WHY}. Remove it, and submit the job again.")
                 return stream.read(MAX_BYTES)
         except OSError as error:
             # NFS says ESTALE while the file is being given its name.
-            may_come = error.errno == errno.ENOENT or faults.passes(error)
+            may_come = error.errno == errno.ENOENT or passes(error)
             if not may_come or time.monotonic() > deadline:
-                if faults.passes(error):
+                if passes(error):
                     raise
                 raise UsageError(f"{file}: {error.strerror}. Submit the job again.") from error
         time.sleep(0.2)
 
 
 def main(arguments: list[str]) -> int:
-    openmp.wait_briefly()
+    processor.wait_briefly()
     folder = arguments[0]
     os.environ["SUBMITIT_FOLDER"] = folder
     from submitit.core import submission, utils

@@ -21,7 +21,7 @@ from cld_core import ownership
 from cld_core.errors import UsageError
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
-from cld_core.texts import has_control
+from cld_core.sanitize import has_control
 
 # What submitit replaces in paths.
 _TAG = re.compile(r"%[jtAa]")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core.errors import CldError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 

@@ -6,8 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from cld_core.codec import whole
 from cld_core.run.events import JobRef
-from cld_core.small_files import whole
 
 from . import this_machine
 from .records import Seen

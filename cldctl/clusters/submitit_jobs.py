@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 
 from . import job_logs
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cld_core.codec import real, whole
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError, RecipeError
 from cld_core.ownership import require_private
 from cld_core.run import process as processes
-from cld_core.small_files import real, whole
 
 from .records import JobSpec, SchedulerRefused
 

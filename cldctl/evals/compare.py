@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cld_core.config.tree import leaves
+from cld_core.config.schema import leaves
 from cld_core.errors import CldError, NotFoundError
 from cld_core.evaluate import registry
-from cld_core.evaluate.definitions import Quantity
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
-from cld_core.evaluate.report_numbers import Number, network_evaluations, numbers, remark_on
+from cld_core.evaluate.registry import Quantity
+from cld_core.evaluate.reports import Number, network_evaluations, numbers, remark_on
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group, values_of
-from cld_core.texts import is_count, one_line
+from cld_core.sanitize import is_count, one_line
 
 from .sweep import meaning
 

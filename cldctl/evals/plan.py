@@ -5,15 +5,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core.checkpoint.verify import DamagedCheckpoint, all_whole, newest_whole, verify
+from cld_core.checkpoint.files import DamagedCheckpoint, all_whole, newest_good, verify, weights_digest
 from cld_core.config import Recipe, with_overrides
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
-from cld_core.evaluate.reports import checkpoint_checksum, current_report
+from cld_core.evaluate.reports import current_report
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.run import RunFolder
+from cld_core.sanitize import is_count, one_line
 from cld_core.solutions import Network, Solutions, following
-from cld_core.texts import is_count, one_line
 
 from .sweep import CHECKPOINT, combinations, refuse_idle_axes
 
@@ -36,7 +36,7 @@ def make(
     axes: Sequence[Axis] = (),
     shards: int | None = None,
 ) -> EvaluationPlan:
-    """The requests of every checkpoint step and combination of settings.
+    """The requests of every checkpoint step and combination of settings. Imports the plug-ins of the run.
 
     Raises:
         UsageError: a combination is invalid, or needs something that is missing; names it. Or an axis has no effect.
@@ -45,7 +45,7 @@ def make(
     """
     if axes and len(steps) > 1:
         axes = (Axis(CHECKPOINT, tuple(map(str, steps))), *axes)
-    base = run.recipe()
+    base = run.recipe(with_plugins=True)
     requests: dict[str, EvalRequest] = {}
     cells = []
     # A cell whose sampler lacks the key of an axis shares its evaluation with the other values of that axis. Nor need
@@ -86,7 +86,7 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
     spec = recipe.sampling
     if not spec.needs_solution:
         return recipe
-    checksum, labels = checkpoint_checksum(run, step) or "", recipe.data.labels
+    checksum, labels = weights_digest(run, step) or "", recipe.data.labels
     network = Network(step=step, checkpoint=checksum, ema_length=recipe.ema.length, labels=labels)
     solution = Solutions.of_run(run).followed(spec, network)
     assert solution is not None, "it needs one"
@@ -120,9 +120,9 @@ def require_average(run: RunFolder, step: int, length: float | None) -> None:
         OSError: what is stored cannot be listed.
     """
     if length is not None:
-        from cld_core.averages import mixture
+        from cld_core.averages.profiles import mixture
 
-        mixture.of(run, step, length)
+        mixture(run, step, length)
 
 
 def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedCheckpoint]]:
@@ -138,7 +138,7 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         text = f"has no checkpoint yet; its first is of step {min(train.checkpoint_every, train.steps)}"
         raise NotFoundError(f"{run.name} {text}. Wait for it, or if it does not train: `cldctl resume {run.name}`.")
     if wanted == "last":
-        step, damaged = newest_whole(run)
+        step, damaged = newest_good(run)
         whole = [] if step is None else [step]
     elif wanted == "all":
         whole, damaged = all_whole(run)

@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from cld_core.config import Recipe, variants
-from cld_core.config.data import ImageDataSpec, ToyDataSpec
+from cld_core.config import Recipe
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate import registry
 from cld_core.evaluate.published import PublishedSampler, published_samplers
-from cld_core.evaluate.report_numbers import nonfinite_share
-from cld_core.evaluate.reports import current_report
+from cld_core.evaluate.reports import current_report, nonfinite_share
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
+from cld_core.registration import is_shipped
 from cld_core.run import RunFolder
 
 from .plan import EvaluationPlan, recipe_for_evaluation, with_solution
@@ -99,7 +100,7 @@ def suited(recipe: Recipe, requested: Sequence[str]) -> tuple[tuple[str, ...], i
     """
     images = isinstance(recipe.data, ImageDataSpec)
     usual: tuple[str, ...] = ("fid",) if images else ("w2", "density", "flow-distance")
-    if isinstance(recipe.data, ToyDataSpec) and recipe.data.plugin is not None:
+    if not is_shipped("data", recipe.data.name):
         usual = tuple(name for name in usual if name != "density")
     fit = comparing(recipe)
     for name in requested:
@@ -167,7 +168,7 @@ def make(
     number = len(options.settings) * len(options.nfe) * options.seeds
     if number > MAX_CELLS:
         raise UsageError(f"{number} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
-    base = _common(run.recipe(), overrides, source)
+    base = _common(run.recipe(with_plugins=True), overrides, source)
     requests: dict[str, EvalRequest] = {}
     cells: list[Cell] = []
     problems: dict[tuple[str, str], list[int]] = {}
@@ -213,13 +214,13 @@ def _common(recipe: Recipe, overrides: Sequence[str], source: str) -> Recipe:
     Raises:
         UsageError: an override is a key of some methods only.
     """
-    shared = variants.keys_of(SamplingSpec) - {"method"}
+    shared = {entry.name for entry in fields(SamplingSpec)} - {"method"}
     for text in overrides:
         section, _, key = text.partition("=")[0].partition(".")
         if section == "sampling" and key not in shared:
             fix = "Define a sampler with it: --sampler NAME=KEY=VALUE,..."
             raise UsageError(f"'{section}.{key}' is not a key of all methods. {fix}.")
-    default = next(iter(variants.SECTIONS["sampling"].variants.values())).spec
+    default = next(iter(SECTIONS["sampling"].variants.values())).spec
     plain = replace(recipe, sampling=default(**{key: getattr(recipe.sampling, key) for key in shared}))
     # Samples that diverge are a result here.
     return recipe_for_evaluation(plain, ["eval.max_nonfinite=1", *overrides], source)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from cld_core.config import override
-from cld_core.config.tree import all_keys
+from cld_core.config.sections import all_keys
 from cld_core.digests import digest
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluate.sweeps import Axis, Sweep

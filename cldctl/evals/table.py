@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.evaluate import registry
-from cld_core.evaluate.report_numbers import Number, network_evaluations, nonfinite_share, numbers
-from cld_core.evaluate.reports import current_report
+from cld_core.evaluate.reports import Number, current_report, network_evaluations, nonfinite_share, numbers
 from cld_core.evaluate.sweeps import Sweep, sweeps_of
+from cld_core.files import replacing, write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import replacing, write_text
 
 # Ratio of the largest to the smallest value from which an axis is logarithmic.
 _LOG_FROM = 5.0

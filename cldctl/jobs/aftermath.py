@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core import faults
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.files import forgive_output
 from cld_core.imports import resolve
 from cld_core.run import RunFolder, pending
 from cld_core.run.causes import CRASHES
@@ -36,7 +36,8 @@ from cld_core.run.events import (
     TurnedAway,
 )
 from cld_core.run.history import History
-from cld_core.shards import Work, open_work
+from cld_core.run.work import Work
+from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
@@ -294,5 +295,5 @@ def _tell_hook(kind: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    faults.forgive_output()
+    forgive_output()
     sys.exit(main(sys.argv[1:], StopFlag().listen()))

@@ -16,7 +16,7 @@ from cld_core.errors import (
 )
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import Event, RankFailed, Unfit
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cldctl.clusters.base import InJob
 
 from .blame import is_secondary

@@ -12,16 +12,17 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cld_core.config.hooks import HooksSpec
+from cld_core.codec import find_record, to_plain
+from cld_core.config.monitor import HooksSpec
+from cld_core.files import descriptor_for_writing, write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Event, Requested
-from cld_core.small_files import descriptor_for_writing, read_object, real, whole
-from cld_core.texts import one_line, printable
+from cld_core.sanitize import one_line, printable
 from cld_core.version import __version__
 from cldctl.locks import locked_within
 
@@ -57,13 +58,21 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What `hooks_done.json` holds: how many events were told of, the time of the last, and the end of evaluations."""
+
+    events: int = 0
+    time: float | None = None
+    evaluations: Mapping[str, str] = field(default_factory=dict)
+
+
 class _Runner:
     def __init__(self, run: RunFolder, logs: Path, hook: HooksSpec) -> None:
         self._run, self._logs, self._hook = run, logs, hook
-        done = read_object(logs / _DONE)
-        known = done.get("evaluations")
-        self._told, self._told_time = whole(done.get("events")) or 0, real(done.get("time"))
-        self._evaluations: dict[str, Any] = known if isinstance(known, dict) else {}
+        done = find_record(_Told, logs / _DONE) or _Told()
+        self._told, self._told_time = done.events, done.time
+        self._evaluations = dict(done.evaluations)
 
     def tell_of_run(self, *, is_over: bool) -> None:
         """Call the hook for the changes since the last one that it was called for, or since the last request."""
@@ -80,7 +89,7 @@ class _Runner:
     def tell_of_evaluation(self, folder: Path) -> None:
         """Call the hook for an evaluation that is finished or given up, once for each job."""
         from cld_core.evaluate.evaluation import Evaluation
-        from cld_core.evaluate.report_numbers import numbers
+        from cld_core.evaluate.reports import numbers
 
         work = Evaluation(folder)
         history, report = work.ledger.history(), work.report
@@ -159,9 +168,8 @@ class _Runner:
 
     def _note(self) -> None:
         """Note what the hook was called for; a disk that is full makes it be called again."""
-        content = {"events": self._told, "time": self._told_time, "evaluations": self._evaluations}
         with contextlib.suppress(OSError):
-            write_json(self._logs / _DONE, content)
+            write_json(self._logs / _DONE, to_plain(_Told(self._told, self._told_time, self._evaluations)))
 
 
 def variables(content: dict[str, Any]) -> dict[str, str]:

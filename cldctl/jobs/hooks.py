@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from cld_core.codec import find_record
 from cld_core.config import Recipe
-from cld_core.config.hooks import HooksSpec
+from cld_core.config.monitor import HooksSpec
 from cld_core.errors import CldError
+from cld_core.files import read_bytes
 from cld_core.ownership import require_private
 from cld_core.run import RunFolder
-from cld_core.shards import Work
-from cld_core.small_files import read_bytes, read_object, real, text
+from cld_core.run.work import Work
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
 from cldctl.clusters.this_machine import SAFE_PATH
@@ -88,9 +89,7 @@ def allowed(logs: Path) -> HooksSpec | None:
         return None
     for path in (logs, file):
         require_private(path, "a hook would run what is in it")
-    content = read_object(file)
-    command, timeout_s = text(content.get("on_change")), real(content.get("timeout_s"))
-    return HooksSpec(on_change=command, timeout_s=timeout_s or HooksSpec.timeout_s)
+    return find_record(HooksSpec, file) or HooksSpec()
 
 
 def fire(run: RunFolder, *, evaluation: Path | None = None, is_over: bool = False) -> None:

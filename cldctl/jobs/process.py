@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core import faults, small_files
+from cld_core import files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
+from cld_core.files import passes, pauses, retried
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
@@ -60,7 +61,7 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
             _leave_at_once(UNFIT)
         sys.exit(HOPELESS if isinstance(error, _HOPELESS_ERRORS) else error.exit_code)
     except OSError as error:
-        if not faults.passes(error):
+        if not passes(error):
             raise
         # As after a crash: another start may succeed.
         print(f"error: {error}. The next start tries again.", file=sys.stderr, flush=True)
@@ -91,9 +92,9 @@ def readable(file: Path) -> None:
         OSError: the file system fails for too long. Not an error of the user's: another start may succeed.
     """
     try:
-        faults.retried(lambda: small_files.read_bytes(file), READ_WITHIN_S)
+        retried(lambda: files.read_bytes(file), READ_WITHIN_S)
     except OSError as error:
-        if faults.passes(error):
+        if passes(error):
             raise
 
 
@@ -114,7 +115,7 @@ def requeue(
         told_to_end: whether a signal asked this process to end, maybe because somebody cancelled the job.
     """
     deadline = time.monotonic() + REQUEUE_WITHIN_S
-    for pause in faults.pauses(first_s=2.0):
+    for pause in pauses(first_s=2.0):
         try:
             if told_to_end() and job.is_cancelled():
                 return "it was cancelled"

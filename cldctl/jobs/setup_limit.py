@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import DiedEarly, NotBegun
+from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
-from cld_core.texts import is_count
 from cldctl.clusters.base import InJob
 
 from . import failures, successor

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core import faults
-from cld_core.errors import CldError, IncompleteError, MergeError
+from cld_core.errors import CldError
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code, pending
-from cld_core.run.events import Event, GivenUp, MergeRefused, NotRequeued, OtherCode, TaskFailed
-from cld_core.shards import Work, open_work
+from cld_core.run.events import Event, GivenUp, NotRequeued, OtherCode, TaskFailed
+from cld_core.run.work import Work
+from cld_core.sanitize import one_line
+from cld_core.shards import open_work
+from cld_core.shards.request import use_plugins
 from cld_core.stop import StopCode, StopFlag
-from cld_core.texts import one_line
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
@@ -49,11 +51,14 @@ class ShardsWork:
         stop = StopFlag().listen(interrupt=job.in_process)
         offset = marks.log_size(job)
         if not job.in_process:
-            faults.forgive_output()
+            forgive_output()
         for piece in self.pieces:
             readable(Path(piece.folder, "request.json"))
         stop_before_limit(job, stop)
         self._compare_code(job)
+        with one_line_errors(job):
+            for piece in self.pieces:
+                use_plugins(Path(piece.folder))
         with hooks.told_about_shards(self._works, job), one_line_errors(job):
             is_done = self._compute(job, stop)
         if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):
@@ -101,12 +106,8 @@ class ShardsWork:
             try:
                 if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
                     return False
-            except IncompleteError as error:
-                pending.append(work.ledger, MergeRefused(reason=str(error), job_id=job.ref.job_id))
-                print(f"{work.name}: {error}", file=sys.stderr, flush=True)
             except CldError as error:
-                refusal = MergeRefused if isinstance(error, MergeError) else GivenUp
-                pending.append(work.ledger, refusal(reason=str(error), job_id=job.ref.job_id))
+                pending.append(work.ledger, GivenUp(reason=str(error), job_id=job.ref.job_id))
                 if len(self.pieces) == 1:
                     raise
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)

@@ -2,18 +2,17 @@
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core import faults
-from cld_core.checkpoint.verify import slowest_save_s
+from cld_core.checkpoint.files import slowest_save_s
+from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
+from cld_core.files import retried, write_json
 from cld_core.run import Ledger, RunFolder, code, pending
-from cld_core.run.atomic import write_json
 from cld_core.run.groups import Group
-from cld_core.small_files import existing_object
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec, MeasuredSaves
@@ -24,6 +23,13 @@ from . import nodes
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
 # Seconds for which a job waits for the file system to read what it needs.
 _READ_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What the file holds that lists the runs of an array's tasks."""
+
+    runs: tuple[str, ...]
 
 
 def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | None = None) -> JobSpec:
@@ -73,7 +79,7 @@ def list_runs(listed: Path, runs: Sequence[RunFolder]) -> None:
         OSError: it cannot be written.
     """
     job_logs.prepare(listed.parent)
-    write_json(listed, {"runs": [str(run.path) for run in runs]})
+    write_json(listed, to_plain(_Listed(tuple(str(run.path) for run in runs))))
 
 
 def listed_run(listed: Path, task: int) -> Path | None:
@@ -82,9 +88,11 @@ def listed_run(listed: Path, task: int) -> Path | None:
     Raises:
         OSError: it cannot be read.
     """
-    runs = (faults.retried(lambda: existing_object(listed), _READ_WITHIN_S) or {}).get("runs")
-    path = runs[task] if isinstance(runs, list) and task < len(runs) else None
-    return Path(path) if isinstance(path, str) else None
+    try:
+        runs = retried(lambda: read_record(_Listed, listed), _READ_WITHIN_S).runs
+    except (FileNotFoundError, RecordError):
+        return None
+    return Path(runs[task]) if task < len(runs) else None
 
 
 def sharded(

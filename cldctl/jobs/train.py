@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cld_core import faults
 from cld_core.errors import UsageError
+from cld_core.files import forgive_output
 from cld_core.run import RunFolder, pending
 from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
 from cld_core.stop import StopCode, StopFlag
@@ -16,6 +16,7 @@ from . import failures, hooks, marks, nodes, successor
 from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
 
 if TYPE_CHECKING:
+    from cld_core.config import Recipe
     from cld_core.train.session import SessionResult
 
 # Causes that the launcher may know better.
@@ -35,7 +36,7 @@ class TrainWork:
         stop = StopFlag().listen(interrupt=job.in_process)
         run = RunFolder(self.run)
         if not job.in_process:
-            faults.forgive_output()
+            forgive_output()
         marks.begin(job)
         readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):
@@ -45,8 +46,9 @@ class TrainWork:
         followed = ""
         with hooks.told_about(run, job, lambda: followed == "requeued"):
             with one_line_errors(job, lambda: hooks.after_bad_end(run, job)), failures.noted(run, job):
-                _check_size(run, job)
-                ended = self._train(run, job, stop)
+                recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
+                _check_size(run, recipe, job)
+                ended = self._train(run, recipe, job, stop)
             # The other ranks have nothing left to do: a requeue starts the killing.
             if job.place().rank == 0 and job.ref.restarts:
                 if ended.cause == "cancelled":
@@ -57,13 +59,12 @@ class TrainWork:
                     if followed == "not requeued":
                         sys.exit(NOT_REQUEUED)
 
-    def _train(self, run: RunFolder, job: InJob, stop: StopFlag) -> "SessionResult":
+    def _train(self, run: RunFolder, recipe: "Recipe", job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
             explain_previous(run, job)
 
         from cld_core.train import health, session
 
-        recipe = run.recipe(within_s=READ_WITHIN_S)
         ranks = health.joined(
             run.path,
             job.place(),
@@ -83,6 +84,7 @@ class TrainWork:
                 ranks,
                 stop,
                 job_id=job.ref.job_id,
+                recipe=recipe,
                 restart=job.restart,
                 log=job.log,
                 began=marks.began(job),
@@ -96,9 +98,9 @@ class TrainWork:
         return ended
 
 
-def _check_size(run: RunFolder, job: InJob) -> None:
+def _check_size(run: RunFolder, recipe: "Recipe", job: InJob) -> None:
     """Refuse to train in a world of another size: ranks that do not know of each other would train twice."""
-    size, wanted = job.place().world_size, run.recipe(within_s=READ_WITHIN_S).cluster.world_size
+    size, wanted = job.place().world_size, recipe.cluster.world_size
     if size != wanted and not job.in_process:
         text = f"the job has {size} process(es), and the recipe asks for {wanted}"
         raise UsageError(f"{run.name}: {text}. Set cluster.nodes and cluster.tasks_per_node to what the job gets.")

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cld_core.files import by_age, read_bytes
 from cld_core.run import RunFolder
-from cld_core.small_files import by_age, read_bytes
-from cld_core.texts import local_time, printable
+from cld_core.sanitize import local_time, printable
 from cldctl.runs.state import STATES
 
 from .curves import Points, is_inside, parts

@@ -9,14 +9,14 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from cld_core.config.reading import to_yaml_line
-from cld_core.config.tree import leaves
+from cld_core.config.load import to_yaml_line
+from cld_core.config.schema import leaves
 from cld_core.errors import CldError
+from cld_core.files import write_text
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
-from cld_core.texts import local_time, one_line, printable
+from cld_core.sanitize import local_time, one_line, printable
 from cld_core.version import __version__
 from cldctl.evals import compare
 from cldctl.hints import command

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from cld_core.config.ema import EmaSpec
-from cld_core.config.reading import to_yaml_line
+from cld_core.config.load import to_yaml_line
+from cld_core.config.train import EmaSpec
 from cld_core.errors import CldError, UsageError, did_you_mean
+from cld_core.files import by_age, read_bytes, replacing, write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import replacing, write_text
-from cld_core.small_files import by_age, read_bytes
-from cld_core.texts import fenced, has_control, one_line
+from cld_core.sanitize import fenced, has_control, one_line
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.format import keys_differ, number
@@ -144,7 +143,7 @@ def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawi
     Args:
         drawing: is called before samples are drawn, which may take long.
     """
-    from cld_core.evaluate import pictures
+    from cld_core import pictures
 
     if (content := _picture(run, model)) is not None:
         with replacing(files.picture.absolute()) as out:
@@ -161,7 +160,7 @@ def _picture(run: RunFolder, model: "Model") -> bytes | None:
 
     Those of `cldctl sample` with other settings are not what the recipe gives. No link leads out of the run.
     """
-    from cld_core.evaluate import pictures
+    from cld_core import pictures
 
     # The training draws from its usual average.
     periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []

@@ -9,9 +9,9 @@ from typing import Any
 from markupsafe import Markup
 
 from cld_core.config import Recipe, dump, load
-from cld_core.config.ema import EmaSpec
-from cld_core.config.reading import to_yaml_line
-from cld_core.config.tree import leaves
+from cld_core.config.load import to_yaml_line
+from cld_core.config.schema import leaves
+from cld_core.config.train import EmaSpec
 from cld_core.digests import digest
 from cld_core.errors import CldError
 from cld_core.evaluate import registry
@@ -20,7 +20,7 @@ from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.causes import state_after
-from cld_core.texts import local_time, one_line
+from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__
 from cldctl.evals.compare import Result, best_of, results_of
 from cldctl.evals.table import keys_of, lines_of, rows
@@ -324,7 +324,7 @@ def shipped(run: RunFolder) -> Recipe | None:
     """The shipped recipe that a run is made from; None if it is another one, or cannot be read."""
     with contextlib.suppress(CldError, OSError):
         file = recipe_files().get(run.identity().get("recipe") or run.recipe().name)
-        return None if file is None else load(file).anchored(Path.cwd())
+        return None if file is None else load(file, with_plugins=False).anchored(Path.cwd())
     return None
 
 

@@ -16,7 +16,7 @@ from types import FrameType
 
 from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cldctl.clusters.this_machine import safe_path
 
 HOST = "127.0.0.1"

@@ -13,8 +13,8 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, Event, JobRef, NotCancelled
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
-from cld_core.shards import Work
-from cld_core.texts import one_line
+from cld_core.run.work import Work
+from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters import this_machine
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused

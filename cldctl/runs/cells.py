@@ -6,9 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cld_core.config import Recipe, load_frozen
-from cld_core.config.loading import load_with_places
-from cld_core.config.plugin import with_plugin_found
-from cld_core.config.tree import leaves
+from cld_core.config.load import load_with_places
+from cld_core.config.schema import leaves
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.evaluate.sweeps import Axis
@@ -80,7 +79,6 @@ def cells_of(
         own = settings(values)
         with named(own):
             recipe, places = load_with_places(file, [*overrides, *own], profile)
-            recipe = with_plugin_found(recipe, file, places.get("data.plugin"))
             cell = Cell(name=run_name(group, values), values=values, recipe=recipe, places=places)
             check_name(cell.name)
             _check_size(next(iter(cells.values()), cell), cell)
@@ -158,7 +156,7 @@ def _check_same(run: RunFolder, cell: Cell) -> None:
 def _comparable(recipe: Recipe) -> dict[str, object]:
     """By key, what a training depends on: not the jobs, and not where a plug-in lies."""
     values = leaves(recipe.to_dict())
-    return {key: value for key, value in values.items() if not key.startswith("cluster.") and key != "data.plugin"}
+    return {key: value for key, value in values.items() if not key.startswith("cluster.") and key != "plugins"}
 
 
 def _check_size(first: Cell, cell: Cell) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from cld_core.codec import text
 from cld_core.digests import digest
 from cld_core.errors import UsageError
+from cld_core.files import opened, read_bytes
 from cld_core.run import code
-from cld_core.small_files import opened, read_bytes, text
 
 MAX_FILE_BYTES, MAX_BYTES, MAX_FILES = 2**20, 20 * 2**20, 5000
 # Of the difference from the commit.

@@ -9,7 +9,7 @@ from cld_core.run import RunFolder, edits
 from cld_core.run.attempt import Attempt
 from cld_core.run.history import History
 from cld_core.run.same_data import PLUGIN, are_other
-from cld_core.texts import local_time
+from cld_core.sanitize import local_time
 
 # Of a digest, people compare the first digits.
 _DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}")

@@ -5,18 +5,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cld_core.codec import whole
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError, UsageError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import read_object
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.run.trust import require_own_plugin
-from cld_core.shards.request import require_few
-from cld_core.small_files import read_object, whole
+from cld_core.run.trust import trusted_recipe
+from cld_core.shards.request import CHUNK, require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
@@ -25,8 +26,7 @@ from cldctl.evals.sweep import parse
 from cldctl.jobs import specs
 
 from . import home, sharded, training
-from .options import as_typed, named_as_typed, refuse_twice
-from .plugins import Say
+from .options import Say, as_typed, named_as_typed, refuse_twice
 from .resume import Skipped
 from .training import is_finished
 from .work_status import work_state
@@ -150,9 +150,7 @@ def _place(
     run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
 ) -> tuple[Cluster, ClusterSpec]:
     """Where evaluations of a run are computed, and the jobs that a training with these settings would get."""
-    where, recipe = home.chosen(cluster, run), run.recipe()
-    if not allow_plugin:
-        require_own_plugin(run, recipe, of_metrics=True)
+    where, recipe = home.chosen(cluster, run), trusted_recipe(run, allow_plugin=allow_plugin)
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
 
 
@@ -312,7 +310,7 @@ def _division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None
     if asked is None:
         return
     if (most := max(request.shards for request in requests)) < asked:
-        yield f"--shards {asked}: {most} shards instead, one for each sample or test point"
+        yield f"--shards {asked}: {most} instead, since a shard has {CHUNK} samples or test points at least"
     for request in requests:
         begun = whole(read_object(run.evals / request.id / "request.json").get("shards"))
         if begun not in (None, request.shards):

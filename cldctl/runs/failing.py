@@ -14,7 +14,7 @@ from cld_core.run.attempt import Attempt
 from cld_core.run.causes import fate_of
 from cld_core.run.events import RankFailed
 from cld_core.run.history import History
-from cld_core.texts import printable
+from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.jobs.blame import is_secondary
 

@@ -10,12 +10,10 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import JobSpec
-from cldctl.evals.plan import named
 
 from . import cells, home, shared_code, snapshot, submit, survey, training
-from .cells import Cell, settings
-from .options import SubmitOptions, require_plugin
-from .plugins import Say
+from .cells import Cell
+from .options import SubmitOptions
 from .resume import About, Continuation, Skipped, ready
 from .state import RESUMABLE
 from .status import status_or_reason
@@ -49,11 +47,8 @@ class BegunGroup:
         return [name for name in self.jobs if name not in self.new]
 
 
-def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster, say: Callable[[str], None] = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job of those cells that are missing.
-
-    Args:
-        say: as in `submit.check`.
 
     Raises:
         CldError: the name is taken, a cell lacks what it needs, or the cluster has no such jobs or not so many.
@@ -62,9 +57,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if RunFolder(group.root / group.name).exists:
         raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
     for cell in options.cells:
-        with named(settings(cell.values)):
-            require_plugin(options.of(cell), options.cells, say)
-    for cell in options.cells:
+        submit.require_native(cell.recipe, cluster, say)
         submit.require_complete(cell.recipe, options.metrics)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]
     spec = training.spec_of(group, starts or [_first(options)], cluster, options.parallel)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
+from cld_core.files import descriptor_for_writing, opened
 from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cld_core.small_files import descriptor_for_writing, opened
 from cldctl import clusters, config
 from cldctl.clusters.base import Cluster
 from cldctl.locks import locked_within

@@ -22,14 +22,13 @@ from typing import Any, TypeVar
 import cld_core.evaluate
 import cld_core.run
 import cldctl.runs
+from cld_core.files import MAX_BYTES, opened, read_bytes, replacing
 from cld_core.ownership import problem_of
 from cld_core.run import RunFolder, changes
-from cld_core.run.atomic import replacing
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.history import History
 from cld_core.run.lease import seems_alive
-from cld_core.small_files import MAX_BYTES, opened, read_bytes
 from cld_core.version import __version__
 from cldctl import caches
 

@@ -7,7 +7,7 @@ from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import Noted, Tagged
-from cld_core.texts import has_control
+from cld_core.sanitize import has_control
 
 _TAG = re.compile(r"[A-Za-z0-9._:-]{1,50}")
 _MOST = 500

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError
+from cld_core.files import opened
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, TurnedAway
@@ -17,7 +18,6 @@ from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.run.history import History
 from cld_core.run.lease import newest
-from cld_core.small_files import opened
 from cldctl import clusters
 from cldctl.clusters import job_logs
 from cldctl.jobs.marks import MARK

@@ -1,7 +1,7 @@
 """What a new run, or a sweep of new runs, is to be: one record from the command line to the job."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,20 +9,21 @@ from types import MappingProxyType
 from typing import Any
 
 from cld_core.config import Recipe, load
-from cld_core.config.build import COMMAND_LINE
-from cld_core.config.loading import load_with_places
-from cld_core.config.plugin import with_plugin_found
+from cld_core.config.load import COMMAND_LINE, load_with_places
 from cld_core.errors import UsageError
 from cld_core.evaluate.registry import parse_metrics
 from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group
 from cld_core.run.identity import new_name
-from cld_core.texts import is_count
-from cldctl.lookup import called, find_profile, find_recipe
+from cld_core.sanitize import is_count
+from cldctl.lookup import find_profile, find_recipe
 
-from . import labels, plugins
+from . import labels
 from .cells import Cell, axes_of, cells_of, settings
+
+# Tells people something, in one line.
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,29 +82,29 @@ def resolve(
     """The options of `cldctl submit` as the record that is submitted. Writes nothing.
 
     Raises:
-        RecipeError: there is no such recipe, it cannot be read, or its plug-in is not there.
+        RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be imported.
         UsageError: the name cannot be one, or options are wrong or do not go together.
     """
     labels.check(tags, note)
     if parallel is not None and not sweep:
         raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-    wanted = parse_metrics(metrics)
     file, settings_file = find_recipe(recipe), find_profile(profile)
-    common: dict[str, Any] = {"file": file, "given": tuple(given), "profile": profile, "metrics": wanted}
+    common: dict[str, Any] = {"file": file, "given": tuple(given), "profile": profile}
     common |= {"tags": tuple(tags), "note": note, "live_code": live_code}
     if not sweep:
         resolved, places = load_with_places(file, given, settings_file)
-        resolved = with_plugin_found(resolved, file, places.get("data.plugin"))
         new = new_name(resolved.name) if name is None else name
         check_name(new)
-        return SubmitOptions(path=root / new, recipe=resolved, places=places, **common)
+        # Plug-ins of the recipe may have registered some.
+        wanted = parse_metrics(metrics)
+        return SubmitOptions(path=root / new, recipe=resolved, places=places, metrics=wanted, **common)
     axes = axes_of(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], given)
     # A recipe may be complete only with the values of a cell: its name is in any of them.
     first = [f"{axis.key}={axis.values[0]}" for axis in axes]
     new = new_name(load(file, [*given, *first], settings_file).name) if name is None else name
     cells = cells_of(new, axes, file, given, settings_file)
-    group = Group(root, new)
+    group, common = Group(root, new), {**common, "metrics": parse_metrics(metrics)}
     return SubmitOptions(path=root / new, recipe=cells[0].recipe, cells=cells, parallel=parallel, group=group, **common)
 
 
@@ -148,20 +149,3 @@ def as_typed(text: str, run: RunFolder, options: Mapping[str, str]) -> str:
     for key, option in options.items():
         text = re.sub(rf"{COMMAND_LINE}(?:, and [^']*)?: '{re.escape(key)}' (?!is not a key)", f"{option} ", text)
     return text.replace("`cldctl resume RUN ", f"`cldctl resume {run.name} ")
-
-
-def require_plugin(options: SubmitOptions, cells: Sequence[Cell] = (), say: plugins.Say = lambda text: None) -> None:
-    """Refuse a recipe whose plug-in does not register its data.
-
-    Args:
-        cells: those of a sweep, some of which may have other data of the same plug-in.
-        say: gets what could not be found out.
-
-    Raises:
-        RecipeError: names what has set the wrong value.
-    """
-    plugin = getattr(options.recipe.data, "plugin", None)
-    others = [cell.recipe.data for cell in cells if "data.name" in cell.values]
-    swept = [data.name for data in others if getattr(data, "plugin", None) == plugin]
-    source = called(options.file)
-    plugins.require_registered(options.recipe, lambda key: options.places.get(key, source), say, swept=swept)

@@ -1,20 +1,20 @@
 """Removing checkpoints of runs that are over: all but the last good one, milestones and those that results name."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.averages import snapshots
-from cld_core.checkpoint.prune import files_of, remove
-from cld_core.checkpoint.verify import newest_whole
+from cld_core.checkpoint.files import files_of, newest_good, remove, snapshot_files
 from cld_core.errors import UsageError
-from cld_core.evaluate.evaluation import evaluations_of
+from cld_core.evaluate.evaluation import evaluations_of, unnamed_rows
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.tune.work import tunings_of
+from cld_core.run.work import Work
+from cld_core.tune.tuning import tunings_of
 
 from . import survey
-from .removal import alone, require_over
+from .removal import alone, require_over, size_of
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Pruning:
         remove: steps, ascending; ``size`` is the bytes of their files.
         keep: why it is kept, by step.
         averages: files of snapshots of averages that are removed; ``size_of_averages`` is their bytes.
+        rows: folders of what evaluations computed that none names any more; ``size_of_rows`` is their bytes.
     """
 
     run: RunFolder
@@ -33,6 +34,8 @@ class Pruning:
     keep: dict[int, str]
     averages: tuple[Path, ...] = ()
     size_of_averages: int = 0
+    rows: tuple[Path, ...] = ()
+    size_of_rows: int = 0
 
 
 def plan(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = False) -> list[Pruning]:
@@ -55,14 +58,15 @@ def plan(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = Fal
         require_over(run, answers, "Nothing was removed")
         keep = _kept(run, keep_every)
         others = tuple(step for step in run.listed_steps() if step not in keep)
-        size = _size(file for step in others for file in files_of(run, step))
+        size = _size(file for step in others for file in files_of(run.checkpoint_file(step)))
         stored = _averages(run) if averages else ()
-        prunings.append(Pruning(run, others, size, keep, stored, _size(stored)))
+        rows = tuple(unnamed_rows(run))
+        prunings.append(Pruning(run, others, size, keep, stored, _size(stored), rows, sum(map(size_of, rows))))
     return prunings
 
 
 def prune(pruning: Pruning) -> None:
-    """Remove the checkpoints, unless the run has come to life since.
+    """Remove the checkpoints and rows, unless the run has come to life since.
 
     Raises:
         CldError: it has, or a job of it is being started.
@@ -78,15 +82,21 @@ def prune(pruning: Pruning) -> None:
         for file in pruning.averages:
             check()
             file.unlink(missing_ok=True)
+        unnamed = set(unnamed_rows(run))
+        for folder in pruning.rows:
+            if folder in unnamed:
+                check()
+                shutil.rmtree(folder)
 
 
 def _averages(run: RunFolder) -> tuple[Path, ...]:
-    evaluations = [(work, work.request.ema.length) for work in evaluations_of(run)]
-    for work, length in [*evaluations, *((work, work.request.ema_length) for work in tunings_of(run))]:
+    works: list[tuple[Work, float | None]] = [(work, work.request.ema.length) for work in evaluations_of(run)]
+    works += [(work, work.request.ema_length) for work in tunings_of(run)]
+    for work, length in works:
         if length is not None and not work.is_done:
             fix = f"Run `{work.command}` again to finish it, or leave out --averages"
             raise UsageError(f"{run.name}: {work.name} still needs the snapshots of averages. {fix}.")
-    return tuple(snapshots.files(run))
+    return tuple(snapshot_files(run))
 
 
 def _size(files: Iterable[Path]) -> int:
@@ -96,7 +106,7 @@ def _size(files: Iterable[Path]) -> int:
 def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
     """The steps whose checkpoints are kept, and why."""
     steps = run.listed_steps()
-    last, _ = newest_whole(run)
+    last, _ = newest_good(run)
     history, recipe = run.ledger.history(), run.recipe()
     evaluated = {work.request.checkpoint_step for work in evaluations_of(run)} | run.steps_to_evaluate()
     tuned = {work.request.checkpoint_step for work in tunings_of(run)}

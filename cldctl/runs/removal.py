@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.errors import CldError, LeaseHeldError, UsageError
+from cld_core.files import sync_folder
 from cld_core.ownership import is_mine, require_may_change, user_name
 from cld_core.run import RunFolder, changes
-from cld_core.run.atomic import sync_folder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive

@@ -3,32 +3,33 @@
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cld_core.checkpoint.verify import DamagedCheckpoint, newest_whole
-from cld_core.config import Recipe
+from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
+from cld_core.config import Recipe, plugins
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.profiles import as_overrides
-from cld_core.data import presence
+from cld_core.config.load import as_overrides
+from cld_core.data import store
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
+from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, code, edits
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.same_data import IMAGES, are_other, known_data
-from cld_core.run.trust import require_own_plugin
+from cld_core.run.trust import require_own_plugin, trusted_recipe
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
 
-from . import home, plugins, snapshot, survey
+from . import home, snapshot, survey
 from .index import Index
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason, unasked
-from .submit import Begun, require_inputs
+from .submit import Begun, require_inputs, require_native
 from .survey import Answers
 from .training import Start, train
 
@@ -157,16 +158,13 @@ def ready(
         CldError: as `resume`.
     """
     from cld_core.config import anchored_overrides, with_overrides
-    from cld_core.config.plugin import with_plugin_found
 
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run, asked.max_age_s, answers, is_abandoned)
-    before, overrides = run.recipe(), asked.overrides
-    if not asked.allow_plugin:
-        require_own_plugin(run, before, of_metrics=True)
+    before, overrides = trusted_recipe(run, allow_plugin=asked.allow_plugin), asked.overrides
     recipe = with_overrides(before, overrides, str(run.recipe_file))
     overrides = tuple(anchored_overrides(overrides, recipe, Path.cwd()))
-    recipe = with_plugin_found(recipe.anchored(Path.cwd()), run.recipe_file)
+    recipe = recipe.anchored(Path.cwd())
     if not asked.allow_plugin:
         _require_own(run, recipe, before)
     if recipe.model_digest() != before.model_digest():
@@ -174,17 +172,19 @@ def ready(
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     require_inputs(recipe)
+    slow: list[str] = []
+    require_native(recipe, cluster, slow.append)
     start, skipped = _start(run, recipe, status, asked.from_step)
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
-    warnings = _check_data(run, recipe, overrides=asked.overrides, update=asked.update_code, allowed=asked.other_data)
+    warnings = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = edits.note(run)
-    about(run, recipe, start, skipped, warnings if edited is None else (edited, *warnings))
+    about(run, recipe, start, skipped, (*([] if edited is None else [edited]), *warnings, *slow))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
     return Start(
         run=run,
-        recipe=code.with_copies(recipe, run.path),
+        recipe=replace(recipe, plugins=code.with_copies(recipe.plugins, run.path)),
         overrides=overrides,
         profile=asked.profile,
         from_step=asked.from_step,
@@ -198,7 +198,7 @@ def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:
     same_hook = recipe.hooks.on_change == before.hooks.on_change
     same_address = recipe.monitor.mlflow.tracking_uri == before.monitor.mlflow.tracking_uri
     if same_hook or same_address:
-        require_own_plugin(run, recipe, of_metrics=True, of_hooks=same_hook, of_loggers=same_address)
+        require_own_plugin(run, recipe, of_hooks=same_hook, of_loggers=same_address)
 
 
 def ask_about(runs: Sequence[RunFolder]) -> None:
@@ -255,7 +255,7 @@ def _start(
     skipped: tuple[DamagedCheckpoint, ...] = ()
     start = from_step
     if start is None:
-        start, damaged = newest_whole(run)
+        start, damaged = newest_good(run)
         skipped = tuple(entry for entry in damaged if entry.finished)
     if recipe.train.steps < (start or 0):
         raise UsageError(beyond(start))
@@ -271,27 +271,19 @@ def _makes_another(recipe: Recipe, override: str) -> bool:
         return True
 
 
-def _check_data(
-    run: RunFolder, recipe: Recipe, *, overrides: Sequence[str] = (), update: bool = False, allowed: bool = False
-) -> list[str]:
+def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed: bool = False) -> list[str]:
     """Refuse to continue on other data, before anything is noted; returns warnings, a line each.
 
     Args:
         recipe: of the continuation; a plug-in of the run's own is its copy.
-        overrides: what was typed for this continuation.
         update: the run gets the plug-ins as they are now in place of its copies.
         allowed: somebody wants other data.
 
     Raises:
-        RecipeError: the data are known to be others; names the fix. Or the plug-in cannot be imported, or somebody
-            names one that does not register the data.
+        RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be imported.
     """
-    said: list[str] = []
-    # A run that has always trained beside its plug-in may go on.
-    if any(text.partition("=")[0].strip() == "data.plugin" for text in overrides):
-        plugins.require_registered(recipe, lambda key: "command line", said.append)
     copies = _copies(run)
-    warnings = said if update else [*said, *_changed(run, recipe, copies)]
+    warnings = [] if update else _changed(run, recipe, copies)
     now, whose = _data_of(recipe, copies, update)
     if not are_other(now, known_data(run.ledger.history())):
         return warnings
@@ -313,7 +305,7 @@ def _copies(run: RunFolder) -> dict[str, code.Plugin]:
 
 def _changed(run: RunFolder, recipe: Recipe, copies: Mapping[str, code.Plugin]) -> list[str]:
     """A line for each plug-in that has become another file since the run took its copy."""
-    used = [copies[path] for path in code.plugin_paths(recipe).values() if path in copies]
+    used = [copies[path] for path in recipe.plugins if path in copies]
     changed = [plugin.path for plugin in used if _is_other(plugin)]
     fix = f"`cldctl resume {run.name} --update-code` takes the new one"
     return [f"{path} has changed since it was copied; {run.name} goes on with its own copy ({fix})" for path in changed]
@@ -329,17 +321,17 @@ def _is_other(plugin: code.Plugin) -> bool:
 def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) -> tuple[Mapping[str, str], str]:
     """What tells the data from others, and what messages call them; empty if nobody need ask.
 
-    A plug-in's data need a process that imports it: not if it is the run's own copy.
+    Those of a plug-in are drawn from, which loads torch: not if it is the run's own copy.
     """
     data = recipe.data
     if isinstance(data, ImageDataSpec):
-        return {IMAGES: presence.fingerprint(data, "train")}, f"the images in {data.path}"
-    plugin = data.plugin
-    if plugin is None or (plugin in copies and not update):
+        return {IMAGES: store.fingerprint(data, "train")}, f"the images in {data.path}"
+    if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
-    if plugin in copies and os.path.isfile(copies[plugin].path):
-        plugin = copies[plugin].path
-    report = plugins.ask(plugin, data.name)
-    if report.problem is not None and not report.unknown and recipe.cluster.container is None:
-        raise RecipeError(f"{report.problem}")
-    return report.data or {}, f"the data of {data.name}, as {plugin} makes them,"
+    from cld_core.data import identity
+
+    # As `snapshot.copied_plugins` takes them: those whose originals are gone stay.
+    originals = ((plugin, copies[plugin].path if update and plugin in copies else plugin) for plugin in recipe.plugins)
+    found = [path if os.path.isfile(path) else plugin for plugin, path in originals]
+    plugins.use(found, "--update-code" if update else "command line")
+    return identity.of(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"

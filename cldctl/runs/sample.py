@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cld_core.config import Recipe, with_overrides
-from cld_core.config.variants import require_fixed_steps
+from cld_core.config.registry import require_fixed_steps
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
+from cld_core.run.trust import trusted_recipe
 
 from .options import named_as_typed, refuse_twice
 
@@ -169,7 +170,8 @@ class SampleOptions:
                 raise UsageError(f"'{text.split('=')[0]}' is not a key of sampling or ema. {fix}.")
         typed = [*(f"sampling.{name}={value}" for name, value in given.items()), *self.overrides]
         with named_as_typed(self.run, {f"sampling.{name}": f"--{name}" for name in given}):
-            recipe = with_overrides(self.run.recipe(), typed, str(self.run.recipe_file))
+            recipe = trusted_recipe(self.run, allow_plugin=self.allow_plugin)
+            recipe = with_overrides(recipe, typed, str(self.run.recipe_file))
         if self.observed.how == "replacement":
             require_fixed_steps(recipe.sampling)
         if self.label is not None and not recipe.data.labels:
@@ -197,7 +199,8 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     """
     run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
     import cld_core
-    from cld_core.evaluate import conditional, nonfinite, pictures
+    from cld_core import pictures
+    from cld_core.evaluate import conditional, nonfinite
 
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
@@ -230,7 +233,7 @@ def _name(
     model: "Model", count: int, seed: int, label: str | None, observed: Observed, given: "Observation | None"
 ) -> str:
     """The name of a picture without -o; it also depends on the observation and the way of conditioning."""
-    from cld_core.evaluate import pictures
+    from cld_core import pictures
 
     name = pictures.name_of(model, count, seed, label)
     return name if given is None else f"{name.removesuffix('.png')}_given-{given.digest(observed.told)}.png"
@@ -260,11 +263,11 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
     """
     import psutil
 
-    from cld_core.evaluate import grids
+    from cld_core import pictures
 
     pixels = math.prod(model.data_shape[1:])
     if model.is_image and target.suffix == ".png":
-        grids.require_size(count, pixels)
+        pictures.require_size(count, pixels)
     # float32: positions, velocities, and what is written of them.
     most = psutil.virtual_memory().total // (16 * math.prod(model.data_shape))
     if count > most:
@@ -273,7 +276,7 @@ def _require_room(count: int, model: "Model", target: Path) -> None:
 
 def _write_arrays(path: Path, drawn: "Samples", labels: "Tensor | None", are_images: bool) -> None:
     from cld_core.data.images import to_pixels
-    from cld_core.run.atomic import write_arrays
+    from cld_core.files import write_arrays
 
     arrays = {"x": drawn.x.cpu().numpy(), "nfe": drawn.nfe_each.cpu().numpy()}
     if drawn.v is not None:

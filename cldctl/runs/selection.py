@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from .labels import check_tags
 from .state import OVER, STATES

@@ -10,11 +10,13 @@ from pathlib import Path
 from cld_core import ownership
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluate.stats_work import Statistics, StatsRequest, make_folder
+from cld_core.evaluate.statistics import Statistics, StatsRequest, make_folder
 from cld_core.run import RunFolder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
-from cld_core.shards import Work, open_work
+from cld_core.run.work import Work
+from cld_core.shards import Work as ShardedWork
+from cld_core.shards import open_work
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs
@@ -39,6 +41,7 @@ def start(
     parallel: int | None = None,
     code: Path | None = None,
     only: Mapping[Path, Sequence[int]] | None = None,
+    together: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> JobRef:
     """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
@@ -47,6 +50,7 @@ def start(
         size: nodes, ranks and limits as a training would get them.
         code: what the job imports from, as in `JobSpec`.
         only: by folder of the work, the shards to start; default: all that are missing.
+        together: one task computes all of it, one work after another.
         say: told why tasks have several shards each, if a limit of the scheduler is the reason.
 
     Raises:
@@ -58,7 +62,7 @@ def start(
     wide = replace(spec, size=size)
     wanted = {work.folder: work.to_start() for work in works} if only is None else only
     missing = [(str(work.folder), wanted[work.folder]) for work in works]
-    shares = divided(missing, cluster.max_tasks(wide))
+    shares = divided(missing, 1 if together else cluster.max_tasks(wide))
     cluster.check(spec, len(shares))
     digest = _digest(code, cluster)
     ledgers = {str(work.folder): work.ledger for work in works}
@@ -71,7 +75,7 @@ def start(
                 event = Submitted(job=ref, shards=piece.shards, code=digest, exclude=spec.exclude)
                 ledgers[piece.folder].append(event)
 
-    why = cluster.why_no_more(wide)
+    why = None if together else cluster.why_no_more(wide)
     while True:
         try:
             tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu, code=digest)) for share in shares]
@@ -129,7 +133,7 @@ def ask_about(works: Iterable[Work]) -> Answers:
     return answers
 
 
-def unclaimed(work: Work, answers: Answers) -> list[int]:
+def unclaimed(work: ShardedWork, answers: Answers) -> list[int]:
     """The shards to start that no living task computes: others of its array may have been cancelled or given up."""
     if work.is_done:
         return []

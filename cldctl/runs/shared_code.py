@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cld_core.codec import to_plain
 from cld_core.config import Recipe
+from cld_core.files import write_json
 from cld_core.ownership import is_mine
 from cld_core.run import RunFolder, code
-from cld_core.run.atomic import write_json
 from cld_core.run.code import Manifest
 from cld_core.run.groups import Group
 from cld_core.run.identity import identity
@@ -67,6 +68,7 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
 def point(run: RunFolder, manifest: Manifest) -> None:
     """Let a new run of the group use the code."""
     with snapshot.draft_in(run.path) as draft:
-        write_json(draft / code.MANIFEST, code.pointer(manifest))
+        assert manifest.shared is not None, "only a group's code is shared"
+        write_json(draft / code.MANIFEST, to_plain(code.Pointer(shared=manifest.shared, code=manifest.code)))
         snapshot.store_recipe(draft, run)
         snapshot.put_in_place(code.own_folder(run.path), draft)

@@ -6,18 +6,18 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cld_core import ownership
+from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.digests import checksum
 from cld_core.errors import CldError, UsageError
+from cld_core.files import read_bytes, write_json
 from cld_core.run import RunFolder, code
-from cld_core.run.atomic import write_json
 from cld_core.run.code import Manifest, Plugin
-from cld_core.small_files import read_bytes
 from cld_core.version import __version__
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
@@ -264,7 +264,7 @@ def filled(
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_json(folder / code.MANIFEST, asdict(manifest))
+    write_json(folder / code.MANIFEST, to_plain(manifest))
 
 
 def store_recipe(draft: Path, run: RunFolder) -> None:
@@ -289,7 +289,7 @@ def copied_plugins(draft: Path, run: RunFolder, recipe: Recipe, *, renew: bool =
 
 
 def plugin_files(recipe: Recipe) -> list[str]:
-    return [place for place in dict.fromkeys(code.plugin_paths(recipe).values()) if place.endswith(".py")]
+    return [place for place in dict.fromkeys(recipe.plugins) if place.endswith(".py")]
 
 
 def copy_plugin(folder: Path, source: Path, original: str) -> Plugin:

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cld_core.codec import real
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
-from cld_core.run.contents import ReportedProgress
 from cld_core.run.events import JobRef
+from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.run.timeline import Stretch
-from cld_core.small_files import real
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cldctl.clusters.records import Seen
 from cldctl.jobs import crashes, nodes
 

@@ -4,8 +4,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from cld_core import processor
 from cld_core.config import Recipe
-from cld_core.data import presence
+from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
@@ -19,8 +20,7 @@ from cldctl.clusters.records import JobSpec
 from cldctl.jobs import specs
 
 from . import home, shared_code, snapshot
-from .options import SubmitOptions, require_plugin
-from .plugins import Say
+from .options import SubmitOptions
 from .training import Start, train
 
 
@@ -39,14 +39,15 @@ class Begun:
     said: tuple[str, ...] = ()
 
 
-def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster, say: Callable[[str], None] = lambda text: None) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
     Args:
-        say: gets what could not be found out about a plug-in.
+        say: gets what is slow.
 
     Raises:
-        RecipeError: the plug-in does not register the data, or the cluster has no such jobs.
+        RecipeError: the processor emulates the precision, or the cluster has no
+            such jobs.
         UsageError: the name cannot be used or is taken.
     """
     path, recipe = options.path, options.recipe
@@ -56,7 +57,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
     cluster.check(spec)
-    require_plugin(options, say=say)
+    require_native(recipe, cluster, say)
     return spec
 
 
@@ -145,7 +146,7 @@ def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Ma
     stored = shared or snapshot.store(run, recipe, cluster, snapshot.Wish(live=options.live_code))
     if stored.plugins:
         # From here on with the copies.
-        recipe = run.recipe()
+        recipe = run.recipe(with_plugins=True)
     if options.tags:
         run.ledger.append(Tagged(add=options.tags))
     if options.note:
@@ -170,9 +171,27 @@ def require_inputs(recipe: Recipe) -> None:
     """
     recipe.monitor.require_installed()
     try:
-        presence.require(recipe.data)
+        store.require(recipe.data)
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
         raise RecipeError(f"'data.path': {error}") from error
     EvalRequest.periodic_fid(recipe)
     EvalRequest.periodic_bound(recipe)
+
+
+def require_native(recipe: Recipe, cluster: Cluster, say: Callable[[str], None]) -> None:
+    """Refuse to train on this machine in a precision that its processor emulates, unless `train.emulated` allows it.
+
+    Raises:
+        RecipeError
+    """
+    precision = recipe.train.precision
+    if precision == "fp32" or recipe.cluster.uses_gpu:
+        return
+    if cluster.queues:
+        say(f"{processor.warning(precision, 'most processors')} unless those of the nodes have instructions for it.")
+    elif processor.emulates(precision):
+        warning = processor.warning(precision)
+        if not recipe.train.emulated:
+            raise RecipeError(f"{warning}, or train.emulated=true.")
+        say(f"{warning}.")

@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, GivenUp, JobRef, NotBegun
 from cld_core.run.history import History
-from cld_core.shards import Work
+from cld_core.run.work import Work
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
 

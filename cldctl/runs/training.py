@@ -16,7 +16,7 @@ from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cld_core.run.groups import Group
-from cld_core.shards import Work
+from cld_core.run.work import Work
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.hints import command

@@ -9,10 +9,9 @@ from cld_core.config import Recipe
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder, changes
-from cld_core.run.trust import require_own_plugin
-from cld_core.texts import one_line
-from cld_core.tune.request import TuneRequest
-from cld_core.tune.work import Tuning
+from cld_core.run.trust import trusted_recipe
+from cld_core.sanitize import one_line
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import recipe_for_evaluation, require_average
@@ -20,7 +19,7 @@ from cldctl.jobs import specs
 
 from . import home, sharded
 from .evaluate import Outcome, steps_of
-from .plugins import Say
+from .options import Say
 from .work_status import work_state
 
 # The keys of these sections that have an effect.
@@ -60,7 +59,7 @@ def plan(
     """The requested tunings, to an intact checkpoint of a run. Writes nothing.
 
     Args:
-        nfe: numbers of network evaluations, of which each is a tuning.
+        nfe: numbers of network evaluations, of which each is a tuning; one starts from the next smaller one.
         points: draws of the noise to fit to; None for the default of such data.
         budget_min: minutes for each fit; None for no limit.
         checkpoint: "last" or a step.
@@ -76,14 +75,15 @@ def plan(
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.")) and key not in _READ:
             raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ)}.")
-    recipe = recipe_for_evaluation(run.recipe(), overrides, str(run.recipe_file))
-    if not allow_plugin:
-        require_own_plugin(run, recipe)
+    recipe = trusted_recipe(run, allow_plugin=allow_plugin)
+    recipe = recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
     if checkpoint == "all":
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
     (step,) = steps_of(run, checkpoint, say, "tuning to")
     require_average(run, step, recipe.ema.length)
-    requests = (TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in nfe)
+    requests = (
+        TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in sorted(nfe)
+    )
     return Tunings(run, recipe, tuple(requests), home.chosen(cluster, run))
 
 
@@ -105,7 +105,7 @@ def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:
         states = {work.name: work_state(work, answers) for work in works}
         missing = [work for work in works if states[work.name] == "STOPPED"]
         try:
-            job = sharded.start(missing, cluster, size, run=run, say=say) if missing else None
+            job = sharded.start(missing, cluster, size, run=run, together=True, say=say) if missing else None
         except (SchedulerRefused, SchedulerAway):
             for folder in fresh:
                 shutil.rmtree(folder, ignore_errors=True)

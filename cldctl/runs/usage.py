@@ -9,10 +9,10 @@ from cld_core.config.cluster import ClusterSpec
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.causes import fate_of
-from cld_core.run.contents import ReportedProgress
+from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch, in_vain, stretches
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 # An attempt without an end that has not reported for so many seconds is over.
 SILENT_S = 900.0

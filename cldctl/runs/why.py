@@ -9,7 +9,7 @@ from cld_core.run import RunFolder, code
 from cld_core.run.events import NotBegun
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.records import Waiting
 

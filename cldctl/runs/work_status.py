@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import numbers, remarks
+from cld_core.evaluate.reports import numbers, remarks
 from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.run import RunFolder
 from cld_core.run.history import History
-from cld_core.shards import Work
-from cld_core.tune.stages import STAGES
-from cld_core.tune.work import Tuning
+from cld_core.run.work import Work
+from cld_core.tune.tuning import STAGES, Tuning
 
 from .survey import Answers
 
@@ -30,12 +29,9 @@ def work_state(work: Work, answers: Answers) -> str:
 
 
 def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
-    """Whether a task has written since the clusters were asked: states of shards are replaced in their folder."""
-    times = [when for when in asked if when is not None]
-    try:
-        return bool(times) and work.shards.stat().st_mtime > max(times)
-    except OSError:
-        return False
+    """Whether a task has written since the clusters were asked: rows are added to a folder."""
+    times, moved_at = [when for when in asked if when is not None], work.moved_at()
+    return bool(times) and moved_at is not None and moved_at > max(times)
 
 
 @dataclass(frozen=True)
@@ -87,12 +83,11 @@ def tuning_status(work: Tuning, answers: Answers) -> dict[str, Any]:
     """State, rows and gain of one tuning.
 
     ``gain`` is how many times nearer to the network's flow it is than the best setting without a fit, by the root mean
-    square distance on held-out noise: 1 if that setting was kept.
+    square distance on held-out noise: 1 if that setting was kept. ``cut_off`` says that the budget ended the fit.
     """
     solution = work.solution
-    state = "FINISHED" if solution is not None else work_state(work, answers)
-    total = sum(work.request.sizes.values())
-    done = total if solution is not None else work.rows_done()[0]
+    state = work_state(work, answers)
+    done, total = work.rows_done()
     stopped = None
     if state == "STOPPED":
         stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
@@ -112,6 +107,7 @@ def tuning_status(work: Tuning, answers: Answers) -> dict[str, Any]:
         "kept": kept,
         "rms": rms,
         "gain": untuned / best if best and untuned is not None else None,
+        "cut_off": None if solution is None else solution.cut_off,
         "digest": solution.digest if solution is not None else None,
     }
 

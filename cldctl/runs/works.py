@@ -1,4 +1,4 @@
-"""All sharded work in the folder of a run: evaluations and tunings."""
+"""All work in the folder of a run: evaluations and tunings."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,8 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.run import RunFolder
-from cld_core.shards import Work
-from cld_core.tune.work import Tuning, tunings_of
+from cld_core.run.work import Work
+from cld_core.tune.tuning import Tuning, tunings_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from cld_core.texts import printable
+from cld_core.sanitize import printable
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder

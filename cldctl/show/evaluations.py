@@ -11,14 +11,14 @@ from rich.text import Text
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluate import registry
-from cld_core.evaluate.definitions import Quantity
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.published import PublishedSampler
+from cld_core.evaluate.registry import Quantity
 from cld_core.evaluate.sweeps import Sweep
+from cld_core.files import write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
 from cld_core.run.groups import Group
-from cld_core.tune.work import Tuning
+from cld_core.tune.tuning import Tuning
 from cldctl.evals import compare
 from cldctl.evals.compare import Line, Result, quantities_of, verdict
 from cldctl.evals.samplers import Comparison, best, published_for, references, to_json, to_table
@@ -373,13 +373,17 @@ def show_samplers(
 
 def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited: bool) -> int:
     """Print the tunings that are complete, or the names of the others; returns the exit code."""
-    done = [work for work in works if work.solution is not None]
+    done = [work for work in works if work.is_done]
     missing = [work.name for work in works if work not in done]
     if as_json:
         print(json.dumps({"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1))
     elif done:
         out.print(tunings([tuning_status(work, Answers({})) for work in done]))
         err.print("rms distance from the network's own flow on held-out noise, per coordinate")
+        for work in done:
+            if work.solution is not None and work.solution.cut_off:
+                text = "its budget was spent before the last iteration; a larger --budget goes on from there"
+                err.print(f"{work.name} is cut off: {text}", style="yellow")
     else:
         out.print("\n".join(missing))
     if missing and waited:
@@ -397,7 +401,7 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
     entry = {"id": work.name, "nfe": work.request.nfe, "step": work.request.checkpoint_step}
     if (found := work.solution) is None:
         return entry
-    results = {"kept": found.kept, "rms": dict(found.rms), "digest": found.digest}
+    results = {"kept": found.kept, "cut_off": found.cut_off, "rms": dict(found.rms), "digest": found.digest}
     return {**entry, **results, "file": str(work.folder / "solution.json"), "about": dict(found.about)}
 
 
@@ -405,7 +409,7 @@ def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Tunings as `status` knows them."""
     columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
     right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
-    return table(columns, right=right, optional=("step", "kept"), title="tunings")
+    return table(columns, right=right, optional=("step",), title="tunings")
 
 
 def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
@@ -416,7 +420,7 @@ def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[C
         "NFE": [str(it["nfe"]) for it in entries],
         "step": [count(it["checkpoint_step"]) for it in entries],
         "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],
-        "kept": [it["kept"] or "-" for it in entries],
+        "kept": [f"{it['kept'] or '-'}{', cut off' if it['cut_off'] else ''}" for it in entries],
         "untuned rms": [number(it["rms"].get("untuned"), 3) for it in entries],
         "rms": [number(it["rms"].get(it["kept"]), 3) for it in entries],
         "gain": ["-" if it["gain"] is None else f"{it['gain']:.1f}x" for it in entries],

@@ -8,11 +8,11 @@ import typer
 
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.stats_work import Statistics
+from cld_core.evaluate.statistics import Statistics
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
-from cld_core.shards import Work
+from cld_core.run.work import Work
 from cldctl import clusters
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.hints import command
@@ -210,7 +210,7 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
         return ""
     if done >= total:
         return "merging"
-    if done == 0 and not any(work.shards.is_dir() and any(work.shards.iterdir()) for work in works):
+    if done == 0 and all(work.moved_at() is None for work in works):
         return STARTING
     draws = all(isinstance(work, Evaluation) and registry.draws_samples(work.request.metrics) for work in works)
     return "drawing samples" if draws else works[0].doing
@@ -218,9 +218,10 @@ def _phase(works: Sequence[Work], state: str, done: int, total: int) -> str:
 
 def _unit(works: Sequence[Work]) -> str:
     """What sharded work is counted in."""
-    if not all(isinstance(work, Evaluation) for work in works):
+    evaluated = [work for work in works if isinstance(work, Evaluation)]
+    if len(evaluated) < len(works):
         return works[0].unit
-    over = {registry.ROWS[kind].over for work in works for kind in work.request.sizes}
+    over = {registry.ROWS[kind].over for work in evaluated for kind in work.request.sizes}
     return " and ".join(sorted(over, reverse=True))
 
 

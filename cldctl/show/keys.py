@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cld_core.config import described, load
-from cld_core.config.described import Key, Section
-from cld_core.config.reading import to_yaml_line
-from cld_core.config.tree import leaves
-from cld_core.config.variants import SECTIONS
+from cld_core.config import describe, load
+from cld_core.config.describe import Key, Section
+from cld_core.config.load import to_yaml_line
+from cld_core.config.registry import SECTIONS
+from cld_core.config.schema import leaves
 from cld_core.errors import CldError
 from cldctl.lookup import recipe_files
 
@@ -23,12 +23,12 @@ def show(name: str | None) -> None:
         RecipeError: there is none of this name; names the nearest.
     """
     if name is None:
-        for section in described.sections().values():
+        for section in describe.sections().values():
             if section.name and "." not in section.name:
                 out.print(strong("", f"{section.name:<10}", f" {section.doc}"))
         out.print("\n`cldctl explain SECTION` lists the keys of a section.")
         return
-    found = described.find(name)
+    found = describe.find(name)
     if isinstance(found, Key):
         _key(found)
     elif isinstance(found, Section):
@@ -89,7 +89,7 @@ def _values_in_recipes(key: str) -> list[str]:
     users: dict[str, list[str]] = {}
     for name, file in recipe_files().items():
         try:
-            values = leaves(load(file).to_dict())
+            values = leaves(load(file, with_plugins=False).to_dict())
         except CldError:
             continue
         if key in values:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from cld_core.errors import CldError
-from cld_core.texts import printable
+from cld_core.sanitize import printable
 from cldctl.runs.logs import MOST_BYTES, Log, Part, latest_time, merged
 
 from .console import err

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.text import Text
 
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
 from . import console
 from .console import err

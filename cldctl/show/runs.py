@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.hints import command
 from cldctl.runs import selection, survey

@@ -4,16 +4,16 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from cld_core.checkpoint.verify import DamagedCheckpoint
+from cld_core.checkpoint.files import DamagedCheckpoint
 from cld_core.config import Recipe, dump
-from cld_core.config.differences import from_base
+from cld_core.config.describe import from_base
 from cld_core.errors import RecipeError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.tune.work import Tuning
+from cld_core.tune.tuning import Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
 from cldctl.evals.samplers import Comparison
@@ -305,9 +305,8 @@ def finish_samplers(
 
 def say_cost(planned: Tunings) -> None:
     """Say how many evaluations of the network tunings will take, if any are to come."""
-    recipe, begun = planned.recipe, [folder for folder in planned.folders if (folder / "request.json").exists()]
-    done = [work.name for work in map(Tuning, begun) if work.is_done]
-    todo = [request for request in planned.requests if request.id not in done]
+    recipe, works = planned.recipe, map(Tuning, planned.folders, planned.requests)
+    todo = [work.request for work in works if not work.is_done]
     if not todo:
         return
     with Working("counting evaluations"):

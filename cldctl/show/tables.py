@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.texts import printable
+from cld_core.sanitize import printable
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 

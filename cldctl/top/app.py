@@ -19,7 +19,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from cld_core.errors import UsageError
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, OVER, RESUMABLE, STATES, WAITS

@@ -23,8 +23,7 @@ from cld_core.run import RunFolder
 from cld_core.run.causes import state_after
 from cld_core.run.events import CAUSES, Submitted
 from cld_core.run.timeline import Stretch
-from cld_core.shards import state as shard_state
-from cld_core.texts import local_time, printable
+from cld_core.sanitize import local_time, printable
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
 from cldctl.runs.state import OVER, STATES, WAITS
@@ -218,7 +217,7 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
     cancelled it.
     """
     number, history = work.request.shards, work.ledger.history()
-    done, begun = work.complete(), shard_state.begun(work.shards)
+    done, begun = work.complete(), work.begun()
     # The newest job that was to compute each shard.
     claims: dict[int, Submitted] = {}
     for event in history.submitted:

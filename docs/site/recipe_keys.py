@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-from cld_core.config import described
-from cld_core.config.described import Key, Section
+from cld_core.config import describe
+from cld_core.config.describe import Key, Section
 
 _HEAD = """# Recipe keys
 
@@ -20,7 +20,7 @@ generated from the code that checks recipes.
 
 def page() -> str:
     """The Markdown of the page."""
-    sections = described.sections()
+    sections = describe.sections()
     whole = sections.pop("")
     lines = [f"| [`{name}`](#{name}) | {_cell(section.doc)} |" for name, section in sections.items() if "." not in name]
     (top,) = whole.keys
@@ -32,7 +32,7 @@ def page() -> str:
 
 def names() -> set[str]:
     """All keys with their sections, of all variants, for example `train.ema`."""
-    known = described.keys()
+    known = describe.keys()
     return {name for name in known if "." in name}
 
 
@@ -60,7 +60,7 @@ def _table(keys: tuple[Key, ...]) -> Iterator[str]:
             yield f"| `{key.name}` | `{meaning.default}` | {_cell(meaning.expects)} | {_cell(meaning.doc)} |"
 
 
-def _alone(key: Key) -> described.Meaning:
+def _alone(key: Key) -> describe.Meaning:
     """What a key means in one variant, without the variants that it means the same in."""
     return dataclasses.replace(key.meanings[0], variants=())
 

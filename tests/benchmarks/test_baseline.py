@@ -9,10 +9,9 @@ import torch
 from benchmarks import baseline
 from benchmarks.plain_nets import plain_ncsnpp
 from cld_core import nets
-from cld_core.config.ncsnpp import NcsnppSpec
-from cld_core.config.network import MlpSpec
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.network import MlpSpec, NcsnppSpec
 from cld_core.config.sampling import EmSpec, OdeSpec, SscsSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.likelihood import log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import grids, sample

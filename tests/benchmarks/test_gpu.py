@@ -3,18 +3,15 @@
 import re
 
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import gpu
 from benchmarks.harness import Settings
 from benchmarks.ncsnpp_step import step_flops
-from cld_core.gpu_checks import sampling
-from cld_core.gpu_checks.findings import Context
-from cld_core.gpu_checks.setups import image_recipe
 from cld_core.ranks import Ranks
-from cld_core.train import tuning
-from cld_core.train.forms import Choice
 from cld_core.train.step import Trainer
+from tests.support.images import image_recipe
 from tests.support.paths import ROOT
 
 
@@ -24,25 +21,33 @@ def settings(tmp_path):
 
 
 @pytest.mark.by_hand
-def test_every_form_and_sampler_has_a_row(settings, monkeypatch):
-    chosen = Choice(channels_last=True)
-    monkeypatch.setattr(tuning, "decide", lambda *_, **__: chosen)
+def test_every_form_and_sampler_has_a_row(settings):
     report = gpu.topic(settings)
     names = [row.name for row in report.rows]
     assert names == [
-        *(f"cifar10, {form}" for form, choice in gpu.FORMS.items() if choice.compile == "eager"),
-        "cifar10, auto",
-        *(f"cifar10, {method}, {precision}" for method in sampling.EVALUATIONS for precision in gpu.PRECISIONS),
+        *(f"cifar10, {form}" for form in gpu.FORMS if form != "compiled"),
+        *(f"cifar10, {method}, {precision}" for method in gpu.EVALUATIONS for precision in gpu.PRECISIONS),
     ]
     assert all(row.seconds > 0 for row in report.rows)
     assert re.search(r"8 rows: \d+ images/s, first step [\d.]+ s, 0.0 GiB, MFU \d+ %", report.rows[0].note)
-    assert report.rows[2].note.startswith("channels_last; 8 rows: ")
     assert re.search(r"50,000 samples of 312 evaluations in [\d.]+ h", report.rows[-16].note)
+
+
+def test_rows_that_do_not_fit_into_memory_are_halved(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def fits(rows, most):
+        if rows > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return f"{rows} rows"
+
+    assert gpu.halved(8, lambda rows: fits(rows, 3)) == (2, "2 rows")
+    assert gpu.halved(8, lambda rows: fits(rows, 0)) is None
 
 
 @pytest.mark.parametrize("name", ["cifar10", "celebahq256"])
 def test_flops_are_those_of_a_step(tmp_path, name):
-    recipe = image_recipe(Context(work=tmp_path, device="cpu", scale="small"), name, "train.precision=fp32")
+    recipe = image_recipe(tmp_path, name, "train.precision=fp32", small=True, gpus=0)
     trainer = Trainer(recipe, Ranks())
     # torch does not count the fused attention of CPUs.
     with sdpa_kernel(SDPBackend.MATH):
@@ -54,5 +59,4 @@ def test_flops_are_those_of_a_step(tmp_path, name):
 def test_the_tables_in_the_documentation_wait_for_the_rows_that_it_measures():
     text = (ROOT / "docs" / "benchmarks.md").read_text().partition("## On a GPU")[2]
     cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ") and "--" not in line]
-    assert {*gpu.FORMS, "auto"} <= set(cells)
-    assert set(sampling.EVALUATIONS) <= set(cells)
+    assert {*gpu.FORMS, *gpu.EVALUATIONS} <= set(cells)

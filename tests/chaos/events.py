@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +15,8 @@ from typing import Any
 
 import psutil
 
+from cld_core.files import write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
 from tests.slurm.polling import wait_until
 
 from .record import STATUS_S
@@ -285,15 +283,6 @@ def dying_resume(scene: Scene) -> None:
     scene.until(lambda: scene.look()["state"] != "PENDING" or ranks_of(scene.folder), f"the end after write {at}")
 
 
-def torn_line(scene: Scene) -> None:
-    """A writer was killed within a line of the ledger, after the run had ended."""
-    ended(scene)
-    with scene.folder.ledger.path.open("ab") as file:
-        file.write(scene.rng.choice([b'{"time": 17', b"\xff\xfe\x00", b'{"time": 1.5, "event": "started", "att']))
-    if scene.look()["state"] not in OVER:
-        scene.note("a torn line changed the state")
-
-
 def ended(scene: Scene) -> None:
     """The run has ended and stays so."""
     if scene.stage.comes_back:
@@ -301,25 +290,6 @@ def ended(scene: Scene) -> None:
     else:
         kill()(scene)
     scene.over()
-
-
-def intruder(scene: Scene) -> None:
-    """A second process wants to write into the same folder and is refused, as long as the run is alive."""
-    command = [sys.executable, "-m", "cld_core.train", str(scene.folder.path)]
-    environment = scene.stage.environment()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
-    if done.returncode != 1 or "is alive and writes into this run" not in done.stderr:
-        scene.note(f"a second writer ended with {done.returncode}: {done.stderr[-1500:]}")
-
-
-def controller(scene: Scene) -> None:
-    """The parent of the ranks, which waits for them, is killed; they live on."""
-    parents = {process.ppid() for process in scene.ranks().values()}
-    for pid in parents - {1, os.getpid()}:
-        os.kill(pid, signal.SIGKILL)
-    row = scene.look()
-    if row["state"] != "RUNNING":
-        scene.note(f"status calls a run without its controller {row['state']}: {row['reason']}")
 
 
 def order(what: str) -> Callable[[Scene], None]:
@@ -331,7 +301,7 @@ def order(what: str) -> Callable[[Scene], None]:
     return do
 
 
-COMMON = (
+LOCAL = (
     Event("kill rank 0", DEAD, kill(0)),
     Event("kill rank 1", DEAD, kill(1)),
     Event("kill all ranks", DEAD, kill()),
@@ -348,13 +318,10 @@ COMMON = (
     Event("listings as on NFS", DEAD, listings, saves=False),
     Event("clock +1 h", DEAD, clock(3600)),
     Event("clock -1 h", DEAD, clock(-3600)),
-    Event("a second writer", (None,), intruder),
     Event("a rank raises", ("crashed",), order("raise")),
     Event("two resumes at once", (*DEAD, "cancelled"), two_resumes, ends=True),
     Event("resume dies at a write", (*DEAD, "cancelled"), dying_resume, ends=True),
-    Event("torn line in the ledger", (*DEAD, "cancelled"), torn_line, ends=True),
 )
-LOCAL = (*COMMON, Event("kill the controller", (None,), controller))
 
 
 def draw(rng: random.Random, kinds: Sequence[Event], number: int) -> list[Event]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import psutil
 
-from .events import COMMON, DEAD, OVER, PATIENCE_S, Event, Repair, Scene, kill, order
+from .events import DEAD, LOCAL, OVER, PATIENCE_S, Event, Repair, Scene, kill, order
 from .stage import KILL_WAIT_S
 
 # Seconds for which a daemon is away, shorter than a job tries to requeue.
@@ -136,7 +136,7 @@ SLURM = (
     Event("time limit", ("timeout",), expire, announced=True),
     Event("slurmctld restarts", (None,), restart_the_controller, announced=True),
     Event("scancel", ("cancelled",), scancel, announced=True, ends=True),
-    *COMMON,
+    *LOCAL,
     Event("kill the batch script", (*DEAD, "cancelled"), batch_script, ends=True),
     Event("slurmctld down at a notice", ("preempted", "timeout"), away(notice), announced=True),
     Event("slurmctld down at a crash", DEAD, away(order("raise"))),

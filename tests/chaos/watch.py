@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from cld_core.checkpoint.verify import verify
+from cld_core.checkpoint.files import verify
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run.lease import newest

@@ -7,12 +7,12 @@ import torch
 
 import cld_core
 from cld_core.analytic import gaussian
-from cld_core.api import Model
 from cld_core.config import load
 from cld_core.errors import UsageError
+from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.elbo import ElboRows
 from cld_core.likelihood import Likelihood
+from cld_core.model import Model
 from cld_core.samplers import Samples
 from tests.support.paths import RECIPES
 

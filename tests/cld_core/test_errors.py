@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.config import described
+from cld_core.config import describe
 from cld_core.errors import did_you_mean, nearest
 
 
@@ -14,13 +14,13 @@ from cld_core.errors import did_you_mean, nearest
         ("nfe", "sampling.nfe"),
         ("cluster.gpu", "cluster.gpus_per_node"),
         ("optm", "optim"),
-        ("network.plugin", None),
+        ("network.zzzz", None),
         ("network.", "network.name"),
         ("xyzzy", None),
     ],
 )
 def test_a_key_is_near_by_its_name_and_not_by_its_section(word, close):
-    found = nearest(word, [*described.keys(), *filter(None, described.sections())])
+    found = nearest(word, [*describe.keys(), *filter(None, describe.sections())])
     assert found == close or (word == "network." and found.startswith("network."))
 
 

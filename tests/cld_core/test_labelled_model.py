@@ -1,5 +1,7 @@
 """A class-conditional model from training to its report: labels by number and name, guidance, export, evaluation."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from cld_core.seeds import generator
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer
+from tests.support.chunks import cut
 from tests.support.paths import RECIPES
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
@@ -118,7 +121,8 @@ def test_an_exported_model_keeps_its_classes(model, tmp_path):
     )
 
 
-def test_the_bound_of_a_report_is_conditional(run):
+def test_the_bound_of_a_report_is_conditional(run, monkeypatch):
+    cut(monkeypatch, 16)
     keys = ["eval.elbo.rtol=1e-2", "eval.elbo.atol=1e-2", "eval.elbo.velocities=1", "eval.elbo.probes=1"]
     recipe = with_overrides(run.recipe(), keys, "test")
     reports = []
@@ -127,6 +131,8 @@ def test_the_bound_of_a_report_is_conditional(run):
         work = Evaluation(request.save(run))
         assert work.compute(Ranks())
         reports.append(work.report)
+        shutil.rmtree(run.evals)
+        run.evals.mkdir()
     bound = reports[0]["elbo"]
     assert bound["conditional"]
     assert reports[1]["elbo"]["nll"] == pytest.approx(bound["nll"], rel=1e-6)

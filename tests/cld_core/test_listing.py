@@ -8,7 +8,7 @@ import pytest
 import cld_core
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run.atomic import write_json
+from cld_core.files import write_json
 from cld_core.run.events import Ended, GivenUp, NotSubmitted, Requested, Started
 from tests.support.made_up import report, run_with
 

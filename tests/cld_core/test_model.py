@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import cld_core
+from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.write import write
 from cld_core.config import load
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
@@ -57,64 +58,43 @@ def test_who_waits_for_samples_is_told_and_the_samples_are_the_same(run, method,
 
 
 def test_the_weights_are_the_averaged_ones(run):
-    state = torch.load(run.checkpoint_file(20), weights_only=True)
+    state = load_checkpoint(run, 20)
     net = cld_core.load(run.path).net.state_dict()
     for name, average in state["ema"]["average"].items():
         assert torch.equal(net[name], average)
         assert not torch.equal(net[name], state["model"][name])
 
 
-class Opened(dict):
-    """A dictionary that notes which of its entries are looked at."""
-
-    def __init__(self, content, seen):
-        super().__init__(content)
-        self.seen = seen
-
-    def __getitem__(self, name):
-        self.seen.add(name)
-        return super().__getitem__(name)
-
-
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
-def test_only_the_averaged_weights_reach_the_device(run, monkeypatch):
+def test_only_the_averaged_weights_are_read(run, monkeypatch):
     """A device without memory stands for a GPU, where optimiser and trained weights take three times as much."""
-    read, opened, looked_at, copied = torch.load, [], set(), []
-    copy = torch.Tensor.copy_
-
-    def reading(*args, **keywords):
-        opened.append(keywords)
-        return Opened(read(*args, **keywords), looked_at)
+    state, copied, copy = load_checkpoint(run, 20), [], torch.Tensor.copy_
 
     def copying(tensor, source, *args, **keywords):
         if source.device.type != "meta":  # The network's own initialisation, when its shapes are compared.
             copied.append(source)
         return copy(tensor, source, *args, **keywords)
 
-    monkeypatch.setattr(torch, "load", reading)
+    monkeypatch.setattr(torch, "load", lambda *_, **more: pytest.fail("what training continues from is not read"))
     monkeypatch.setattr(torch.Tensor, "copy_", copying)
     net = cld_core.load(run.path, 20, device="meta").net
     assert {weight.device.type for weight in net.parameters()} == {"meta"}
-    assert opened == [{"map_location": "cpu", "weights_only": True, "mmap": True}]
-    assert looked_at == {"model", "ema"}
-    state = read(run.checkpoint_file(20), weights_only=True)
-    averages = state["ema"]["average"]
-    fixed = [name for name, _ in net.named_buffers()]
-    assert len(copied) == len(averages) + len(fixed) == len(net.state_dict())
-    assert all(any(torch.equal(one, average) for one in copied) for average in averages.values())
+    assert len(copied) == len(net.state_dict())
+    for average in state["ema"]["average"].values():
+        assert any(torch.equal(one, average) for one in copied)
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unknown", "shape"])
 def test_averages_of_another_network_are_refused(run, tmp_path, spoil):
     folder = RunFolder.create(tmp_path / "spoilt", run.recipe(), {"created": 1.0})
-    state = torch.load(run.checkpoint_file(20), weights_only=True)
+    state = load_checkpoint(run, 20)
     averages = state["ema"]["average"]
     name, tensor = next(iter(averages.items()))
     match spoil:
         case "missing":
-            del averages[name]
+            del averages[name], state["model"][name]
         case "unknown":
-            averages["other"] = tensor
+            averages["other"] = tensor.clone()
         case "shape":
             averages[name] = tensor[:1]
     write(folder, 20, state)
@@ -134,9 +114,9 @@ def test_a_chosen_checkpoint(run):
 
 def test_a_wrong_argument_is_one_of_the_function_that_was_called(run):
     model = cld_core.load(run.path)
-    with pytest.raises(RecipeError, match=r"^Model\.sample: there is no argument 'nfee'\. Did you mean 'nfe'\?"):
+    with pytest.raises(RecipeError, match=r"^Model\.sample: .*'nfee'.*Did you mean 'nfe'"):
         model.sample(4, nfee=20)
-    with pytest.raises(RecipeError, match=r"^Model\.draw: nfe=0: expected a whole number >= 2"):
+    with pytest.raises(RecipeError, match=r"^Model\.draw: .*nfe.* 0.*expected a whole number >= 2"):
         model.draw(4, method="em", nfe=0)
 
 

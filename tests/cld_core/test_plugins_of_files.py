@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import cld_core
 from cld_core import model as model_module
-from cld_core.checkpoint import safetensors_file
+from cld_core.checkpoint.load import FORMAT, exported_weights
 from cld_core.config import load
 from cld_core.errors import CheckpointError, DataError
 from cld_core.model import Model
@@ -40,14 +40,14 @@ def plugin(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def saved(path: Path, tree: dict, tensors: dict | None = None, **about: str) -> Path:
-    metadata = {"format": safetensors_file.FORMAT, "step": "3", "recipe": json.dumps(tree), **about}
+    metadata = {"format": FORMAT, "step": "3", "recipe": json.dumps(tree), **about}
     save_file({"a": torch.zeros(1)} if tensors is None else tensors, path, metadata)
     return path
 
 
 def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
     code, marker = plugin(tmp_path, "own_ring")
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "data.name=own_ring", f"data.plugin={code}"])
+    recipe = load(RECIPES / "toy.yaml", [*SMALL, "data.name=own_ring", f"plugins={code}"])
     run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
     assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
     model = cld_core.load(run.path)
@@ -67,8 +67,8 @@ def test_nothing_of_the_environment_gets_into_a_recipe_of_a_file(tmp_path, monke
     recipe = load(RECIPES / "toy.yaml", SMALL)
     Model(recipe).export(tmp_path / "w.safetensors")
     about = {"name": "${oc.env:TOKEN}"}
-    with safetensors_file.opened(tmp_path / "w.safetensors") as weights:
-        file = saved(tmp_path / "x.safetensors", {**recipe.to_dict(), **about}, weights.tensors())
+    weights = exported_weights(tmp_path / "w.safetensors")
+    file = saved(tmp_path / "x.safetensors", {**recipe.to_dict(), **about}, weights.tensors)
     assert cld_core.load(file).recipe.name == "${oc.env:TOKEN}"
 
 
@@ -117,6 +117,6 @@ def test_tensors_that_are_no_weights(tmp_path, dtype):
     "data", [{}, {"shape": 2}, {"shape": [True]}, {"shape": [2**40]}, {"shape": [2**20, 2**20]}, {"shape": [0]}]
 )
 def test_wrong_forms_of_data(tmp_path, data):
-    recipe = changed("data", name="some", plugin="some.py")
+    recipe = {**changed("data", name="some"), "plugins": ["some.py"]}
     with pytest.raises(CheckpointError, match="its data have"):
         cld_core.load(saved(tmp_path / "w.safetensors", recipe, data=json.dumps(data)))

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cld_core import network
 from cld_core import ranks as distributed
+from cld_core import rendezvous
 from cld_core.config import load
-from cld_core.errors import UsageError
-from cld_core.place import Place
-from cld_core.ranks import Ranks, alone, join
+from cld_core.errors import LeaseLostError, UsageError
+from cld_core.ranks import RankError, Ranks, alone, join
+from cld_core.rendezvous import Place
 from tests.support.paths import RECIPES
 
 
@@ -132,9 +132,43 @@ def test_gloo_listens_where_the_other_machines_are(monkeypatch):
     machines = {"lo": ["127.0.0.1"], "ib0": ["10.0.0.7"]}, {"lo": ["127.0.0.1"], "eth1": ["10.0.0.8"]}
     store, chosen = dist.HashStore(), {}
     for rank in (1, 0):
-        monkeypatch.delenv(network.GLOO, raising=False)
-        monkeypatch.setattr(network, "source_towards", towards[rank].get)
-        monkeypatch.setattr(network, "interfaces", lambda rank=rank: machines[rank])
+        monkeypatch.delenv(rendezvous.GLOO, raising=False)
+        monkeypatch.setattr(rendezvous, "source_towards", towards[rank].get)
+        monkeypatch.setattr(rendezvous, "interfaces", lambda rank=rank: machines[rank])
         distributed._let_gloo_be_reached(Ranks(rank, 2, init_method="tcp://n0:29500"), store)
-        chosen[rank] = os.environ.pop(network.GLOO)
+        chosen[rank] = os.environ.pop(rendezvous.GLOO)
     assert chosen == {0: "ib0", 1: "eth1"}
+
+
+class Pair:
+    """One of two ranks, the first of which speaks before the second listens."""
+
+    said: list[str | None]
+
+    def __init__(self, is_first, said):
+        self.is_first, self.said = is_first, said
+
+    def from_first(self, value):
+        if self.is_first:
+            self.said.append(value)
+        return self.said[-1]
+
+
+@pytest.mark.parametrize("error", [LeaseLostError("job 7 has it"), OSError("the disk is full")])
+def test_an_error_on_rank_0_is_met_by_the_others(error):
+    said = []
+
+    def work():
+        raise error
+
+    with pytest.raises(type(error)):
+        Ranks.on_first(Pair(True, said), work)
+    with pytest.raises(RankError, match=f"rank 0 could not continue: {error}"):
+        Ranks.on_first(Pair(False, said), lambda: pytest.fail("only rank 0 works"))
+
+
+def test_work_that_succeeds_is_done_once():
+    done, said = [], []
+    Ranks.on_first(Pair(True, said), lambda: done.append("work"))
+    Ranks.on_first(Pair(False, said), lambda: done.append("twice"))
+    assert done == ["work"]

@@ -10,9 +10,8 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from cld_core import ranks as distributed
-from cld_core.consensus import Consensus
-from cld_core.place import Place
-from cld_core.ranks import join
+from cld_core.ranks import Consensus, join
+from cld_core.rendezvous import Place
 from cld_core.stop import StopCode
 from tests.support.tools import wait_for
 

@@ -5,7 +5,7 @@ import torch
 
 from cld_core import nets
 from cld_core.config.network import MlpSpec
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.score import Score, at_each
 from cld_core.sde import CLD, VPSDE

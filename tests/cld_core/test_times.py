@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.loss import Importance, ScoreMatching
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE

@@ -79,15 +79,10 @@ def test_other_ways_to_end_keep_their_codes(failing):
     ("arguments", "words"),
     [
         (["\x1b[31mfrob\nnicate"], ["No such command", "`cldctl --help`"]),
-        (["status", "--\x1b]0;x\x07"], ["No such option", "`cldctl status --help`"]),
         (["reesume"], ["No such command 'reesume'. Did you mean 'resume'? See `cldctl --help`."]),
-        (["sample", "-n", "100000000000000"], ["-n", "10000000"]),
         (["sample", "-n", "9" * 6000], ["-n"]),
-        (["eval", "x", "--fid", "--shards", "1000000000"], ["--shards", "10,000"]),
         (["doctor", "--wait", "nan"], ["--wait"]),
         (["submit", "a\nb\x1b[31m"], ["there is no such recipe"]),
-        (["submit", "toy", "--profile", "/dev/zero"], ["--profile"]),
-        (["submit", "toy", "--name", "a/b\nc", "--cluster", "debug"], ["cannot name a run"]),
         (["submit", "toy", f"cluster.setup=['{'x' * 9000}']", "--dry-run"], ["cluster.setup"]),
         (
             ["eval", "x", *(f"--sweep=eval.k{i}={','.join(map(str, range(1000)))}" for i in range(3)), "--fid"],

@@ -1,5 +1,6 @@
 """What a reader copies from a page works: Python runs, YAML loads, commands exist and have the options shown."""
 
+import contextlib
 import functools
 import os
 import re
@@ -17,6 +18,7 @@ import yaml
 from matplotlib import pyplot
 
 from cld_core.config import load
+from cld_core.config.registry import SECTIONS
 from cld_core.data import toy as toys
 from cldctl.app import app
 from docs.site import recipe_keys
@@ -29,7 +31,7 @@ CONSOLES = {block.place for block in BLOCKS if block.language == "console"}
 _KEY = re.compile(r"(?P<key>[a-z_]+(?:\.[a-z_]+)+)=")
 _PRINTED = re.compile(r"print\(\w+\)  # (.+)$", re.MULTILINE)
 _NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
-_TOY = re.compile(r'^@toy\("(\w+)"', re.MULTILINE)
+_PLUGIN = re.compile(r'^(?:@toy\(|register\("\w+", )"(\w+)"', re.MULTILINE)
 
 
 def of(language: str) -> list[Any]:
@@ -45,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(runs / "first", runs / "NAME")
     invoke("export", "first", "-o", str(folder / "model.safetensors"), runs=runs)
     for block in BLOCKS:
-        recipe, density = _NAME.search(block.text), _TOY.search(block.text)
+        recipe, density = _NAME.search(block.text), _PLUGIN.search(block.text)
         if block.language == "yaml" and recipe:
             (folder / f"{recipe[1]}.yaml").write_text(block.text)
         if block.language == "python" and density:
@@ -66,7 +68,9 @@ def reader(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HOME", str(made))
     monkeypatch.delenv("CLDCTL_RUNS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(made / ".config"))
-    with mock.patch.dict(toys._REGISTRY), mock.patch.dict(toys._OF_MODULE):
+    with contextlib.ExitStack() as stack:
+        for table in (toys._REGISTRY, *(section.variants for section in SECTIONS.values())):
+            stack.enter_context(mock.patch.dict(table))
         yield made
 
 

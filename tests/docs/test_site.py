@@ -9,7 +9,7 @@ import pytest
 
 import cld_core
 from cld_core.config import load
-from cld_core.config.tree import walk
+from cld_core.config.schema import walk
 from docs.site import commands, links, recipe_keys, requests
 from tests.docs.blocks import ROOT
 from tests.support.browser import chromium

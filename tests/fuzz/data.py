@@ -1,15 +1,13 @@
-"""Files of data sets: archives and their pickles, pictures, TFRecords, LMDB files, manifests."""
+"""Pictures, zip files of them, and the records of prepared sets."""
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import pickletools
 import random
 import shutil
 import struct
-import tarfile
 import tempfile
 import zipfile
 import zlib
@@ -34,10 +32,10 @@ def _numbered(rng: random.Random, data: bytearray, place: int, form: str) -> Non
 def _prepare() -> None:
     import torch
 
-    from cld_core.data import folder, images, prepare, presence  # noqa: F401 (forks have them)
+    from cld_core.data import folder, images, prepare, store  # noqa: F401 (forks have them)
 
     torch.set_num_threads(1)
-    for made in (_pictures, _zip, _bomb, _shards, _batches, _lmdb, _prepared):
+    for made in (_pictures, _zip, _bomb, _prepared):
         made()
 
 
@@ -112,55 +110,6 @@ def _bomb() -> bytes:
     return out.getvalue()
 
 
-@cache
-def _shards() -> dict[str, bytes]:
-    from tests.cld_core.data.formats import celebahq_images, image_example, tfrecord
-
-    images = celebahq_images(4, SIZE)
-    return {
-        f"celeba-tfr/{split}/{split}-r04-s-0000-of-0001.tfrecords": tfrecord([image_example(image) for image in some])
-        for split, some in (("train", images[:3]), ("validation", images[3:]))
-    }
-
-
-@cache
-def _batches() -> dict[str, bytes]:
-    from tests.cld_core.data.formats import CIFAR_BATCHES, cifar_batch, cifar_rows
-
-    return {name: cifar_batch(cifar_rows(2, seed)) for seed, name in enumerate(CIFAR_BATCHES)}
-
-
-def _tar(members: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, content in members.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return out.getvalue()
-
-
-def _odd_tar(rng: random.Random, content: bytes) -> bytes:
-    """A header that says something odd, with the right checksum."""
-    data = bytearray(content)
-    at = 512 * rng.choice([n for n in range(len(data) // 512) if data[512 * n + 257 : 512 * n + 262] == b"ustar"])
-    header = data[at : at + 512]
-    match rng.randrange(4):
-        case 0:  # A size, in binary: negative, huge.
-            size = rng.choice((-512, -1, -(2**62), *NUMBERS))
-            header[124:136] = (b"\xff" if size < 0 else b"\x80") + size.to_bytes(11, "big", signed=True)
-        case 1:
-            header[156:157] = rng.choice((b"L", b"K", b"x", b"g", b"S", b"1", b"2", b"3", b"6", b"5", b"\xff"))
-        case 2:
-            header[0:100] = rng.choice((b"../../x", b"/etc/x", b"\xff\x1b[31m", b"a" * 100)).ljust(100, b"\0")
-        case 3:
-            header[rng.randrange(512)] = rng.randrange(256)
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    data[at : at + 512] = header
-    return bytes(data)
-
-
 def _odd_zip(rng: random.Random, content: bytes) -> bytes:
     """An entry that lies about itself."""
     data = bytearray(content)
@@ -186,150 +135,50 @@ def odd_pickle(rng: random.Random, content: bytes) -> bytes:
 
 
 def _archive(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.data.build import build
-    from cld_core.data.celebahq import plan_celebahq
     from cld_core.data.prepare import prepare, verify
 
-    out, source = folder / "out", folder / "source"
-    match rng.randrange(4):
-        case 0:
-            source = folder / "p.zip"
-            source.write_bytes(rng.choice((damaged, _odd_zip, lambda *_: _bomb()))(rng, _zip()))
-            return lambda: (prepare("folder", source, out, size=8, split=0.5), verify(out))
-        case 1:
-            source = folder / "c.tar"
-            source.write_bytes(rng.choice((damaged, _odd_tar))(rng, _tar(_shards())))
-            return lambda: (build(plan_celebahq(source, SIZE, {}), out), verify(out))
-        case 2:
-            source = folder / "a.tar.gz"
-            plain = _tar({f"cifar-10-batches-py/{name}": content for name, content in _batches().items()})
-            packed = gzip.compress(_odd_tar(rng, plain), 1)
-            source.write_bytes(rng.choice((packed, damaged(rng, packed), packed + gzip.compress(bytes(2**26), 1))))
-        case _:
-            source.mkdir()
-            for name, content in _batches().items():
-                (source / name).write_bytes(rng.choice((damaged, odd_pickle))(rng, content))
-    return lambda: (prepare("cifar10", source, out, expect={}), verify(out))
+    out, source = folder / "out", folder / "p.zip"
+    source.write_bytes(rng.choice((damaged, _odd_zip, lambda *_: _bomb()))(rng, _zip()))
+    return lambda: (prepare("folder", source, out, size=8, split=0.5), verify(out))
 
 
-# --- TFRecords
-
-
-def _records(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    """Damage that checksums notice, and damage below them."""
-    from cld_core.data import celebahq
-    from cld_core.data.tfrecord import masked_crc32c
-    from tests.cld_core.data.formats import celebahq_images, example, image_example
-
-    def framed(record: bytes) -> bytes:
-        header = struct.pack("<Q", rng.choice(NUMBERS) if rng.random() < 0.2 else len(record))
-        return header + struct.pack("<I", masked_crc32c(header)) + record + struct.pack("<I", masked_crc32c(record))
-
-    sound = [image_example(celebahq_images(1, SIZE)[0]), example(shape=[1, 2], data=[b"x"] * 5, label=[1.5, 2.5])]
-    odd = [b"\x0a\x80\x80\x04" + b"\x0a\x00" * 32768, b"\x0a" * 5000, b"\xff" * 100]
-    records = rng.choices([*sound, *(damaged(rng, record) for record in sound), *odd], k=rng.randint(1, 3))
-    content = b"".join(map(framed, records))
-    content = damaged(rng, content) if rng.random() < 0.3 else content
-    for split in ("train", "validation"):
-        (folder / f"{split}-r04-s-0000-of-0001.tfrecords").write_bytes(content)
-    return lambda: [list(unit.read()) for unit in celebahq.plan_celebahq(folder, SIZE, {}).units["train"]]
-
-
-# --- LMDB
-
-
-@cache
-def _lmdb() -> list[tuple[int, bytes]]:
-    """Small images lie in the leaves, large ones in pages of their own; some were removed again."""
-    import lmdb
-
-    made = []
-    for size in (8, 32):
-        folder = Path(tempfile.mkdtemp(prefix="fuzz-lmdb-"))
-        with lmdb.open(str(folder), map_size=1 << 26) as env:
-            for first in range(0, 350, 50):
-                with env.begin(write=True) as transaction:
-                    for index in range(first, first + 50):
-                        transaction.put(str(index).encode(), bytes([index % 256]) * (3 * size * size))
-            with env.begin(write=True) as transaction:
-                for index in range(300, 350):
-                    transaction.delete(str(index).encode())
-        made.append((size, (folder / "data.mdb").read_bytes()))
-        shutil.rmtree(folder)
-    return made
-
-
-def _odd_pages(rng: random.Random, content: bytes) -> bytes:
-    """Numbers in headers of pages, offsets and nodes are others."""
-    data, page_size = bytearray(content), 4096
-    inner = [page for page in range(len(data) // page_size) if data[page * page_size + 10] & 0x0B]
-    for _ in range(rng.randint(1, 3)):
-        page = rng.choice([0, 1, *inner]) * page_size
-        lower = struct.unpack_from("<H", data, page + 12)[0]
-        place = rng.choice((rng.randrange(160), rng.randrange(16, max(17, min(lower, 4000))), rng.randrange(4080)))
-        _numbered(rng, data, page + place, rng.choice(("<H", "<I", "<Q")))
-    return bytes(data)
-
-
-def _images_in_lmdb(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.data.lmdb_store import LmdbWriter
-
-    size, content = rng.choice(_lmdb())
-    path = folder / "train.lmdb"
-    path.mkdir()
-    content = rng.choice((content[: rng.randrange(len(content))], damaged(rng, content), _odd_pages(rng, content)))
-    (path / "data.mdb").write_bytes(content)
-
-    def write() -> None:
-        import lmdb
-
-        from cld_core.errors import DataError
-
-        try:
-            with LmdbWriter(path) as writer:
-                writer.put(200, [bytes(3 * size * size)] * 200)
-                writer.cut(250)
-                writer.close()
-        except lmdb.Error as error:  # as `build` does
-            raise DataError(str(error)) from error
-
-    return write if rng.random() < 0.3 else lambda: _read_images(folder, size)
+# --- prepared sets
 
 
 def _read_images(root: Path, size: int) -> None:
     import torch
 
     from cld_core.config.data import ImageDataSpec
-    from cld_core.data import presence
+    from cld_core.data import store
     from cld_core.data.images import open_images
 
     spec = ImageDataSpec(path=str(root), size=size)
-    presence.require(spec)
-    presence.count(spec, "train"), presence.fingerprint(spec, "train")
+    store.require(spec)
+    store.count(spec, "train"), store.fingerprint(spec, "train")
     images = open_images(root, "train", size=size)
     images.batch(torch.arange(min(images.n, 64)))
 
 
-# --- manifests
-
-
 def _plan(**more: Any) -> Any:
-    from cld_core.data.build import Plan, Unit
+    import numpy as np
 
-    def unit(number: int, count: int) -> Any:
-        return Unit(name=f"part {number}", fingerprint=str(number), read=lambda: [bytes(3 * 8 * 8)] * count)
+    from cld_core.data.prepare import Part, Plan
 
-    units = {split: [unit(number, count) for number in range(2)] for split, count in (("train", 5), ("validation", 3))}
-    return Plan(name="folder", size=8, source="tests", units=units, **more)
+    def part(split: Any, number: int, count: int) -> Any:
+        images = np.zeros((count, 3, 8, 8), np.uint8)
+        return Part(split=split, name=f"part {number}", fingerprint=str(number), read=lambda: [images])
+
+    parts = [part(split, number, count) for split, count in (("train", 5), ("validation", 3)) for number in range(2)]
+    return Plan(name="folder", size=8, source="tests", parts=parts, **more)
 
 
 @cache
 def _prepared() -> Path:
     """A prepared set, and beside it the same, unfinished."""
-    from cld_core.data.build import build
+    from cld_core.data.prepare import build
     from cld_core.errors import DataError
 
-    root = Path(tempfile.mkdtemp(prefix="fuzz-manifests-"))
+    root = Path(tempfile.mkdtemp(prefix="fuzz-prepared-"))
     build(_plan(), root / "set")
     try:
         build(_plan(expect={"validation": 1}), root / "other")
@@ -338,11 +187,10 @@ def _prepared() -> Path:
     return root
 
 
-def _manifest(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.data.build import build
-    from cld_core.data.prepare import verify
+def _record(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    from cld_core.data.prepare import build, verify
 
-    which, name = rng.choice((("set", "manifest.json"), ("other.partial", "progress.json")))
+    which, name = rng.choice((("set", "about.json"), ("other.partial", "progress.json")))
     root = folder / which
     shutil.copytree(_prepared() / which, root)
     content = (root / name).read_bytes()
@@ -356,7 +204,5 @@ def _manifest(rng: random.Random, folder: Path) -> Callable[[], Any]:
 TARGETS = [
     Target("archives", _archive, _prepare),
     Target("images", _picture, _prepare),
-    Target("lmdb", _images_in_lmdb, _prepare),
-    Target("manifests", _manifest, _prepare),
-    Target("tfrecord", _records, _prepare),
+    Target("prepared", _record, _prepare),
 ]

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
-from cld_core.config.tree import known_keys
+from cld_core.config.registry import specs_of
+from cld_core.config.sections import known_keys
 from tests.support.paths import RECIPES
 
 from .campaign import Target
@@ -37,7 +38,8 @@ def _shipped() -> tuple[tuple[str, str, dict[str, Any]], ...]:
 
 @functools.cache
 def _keys() -> tuple[str, ...]:
-    return tuple(key for _, _, tree in _shipped() for key in known_keys(tree))
+    files = sorted(RECIPES.glob("*.yaml"))
+    return tuple(key for file in files for key in known_keys(specs_of(load(file))))
 
 
 def text_of(rng: random.Random) -> bytes:
@@ -73,7 +75,7 @@ def text_of(rng: random.Random) -> bytes:
 
 def literal_of(rng: random.Random) -> str:
     """An assignment of a text that a recipe accepts, with what means something in YAML or to references."""
-    name = rng.choice(("name", "data.plugin", "cluster.account", "cluster.partition", "eval.fid.stats"))
+    name = rng.choice(("name", "monitor.mlflow.experiment", "cluster.account", "cluster.partition", "eval.fid.stats"))
     pieces = ("a", "\\", "\\${", "}", "${train.steps}", " ", ": ", "#", "1e3", "\u00e9", "true", '"', "[", "&b", "*b")
     return f"{name}='{''.join(rng.choice(pieces) for _ in range(rng.randint(1, 5)))}'"
 
@@ -127,7 +129,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
         assert load_frozen(frozen) == recipe
         assert from_dict(json.loads(json.dumps(recipe.to_dict())), "x") == recipe
         assert with_overrides(recipe, []) == recipe
-        frozen.write_text(dump(recipe, frozen=False))
+        frozen.write_text(dump(recipe))
         assert load(frozen) == recipe
         if not is_frozen:
             # As `resume` does: the run exists, and overrides come later.

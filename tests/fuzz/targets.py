@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from . import command_lines, data, recipes, run_folders, tensors
+from . import data, recipes, tensors
 from .campaign import Target
 
-TARGETS: dict[str, Target] = {
-    target.name: target
-    for target in (recipes.TARGET, command_lines.TARGET, run_folders.TARGET, *data.TARGETS, *tensors.TARGETS)
-}
+TARGETS: dict[str, Target] = {target.name: target for target in (recipes.TARGET, *data.TARGETS, *tensors.TARGETS)}
 
 
 def find(name: str) -> Target:

@@ -35,10 +35,10 @@ def _prepare() -> None:
     import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
 
     from cld_core import nets, optim  # noqa: F401
-    from cld_core.config.optim import OptimSpec
+    from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
-    from cld_core.shards import files  # noqa: F401
+    from cld_core.shards import rows  # noqa: F401
 
     torch.set_num_threads(1)
     _run(), _exported(), _arrays()
@@ -133,11 +133,12 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
 
 def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.checkpoint import published
-    from cld_core.checkpoint.verify import Sidecar
-    from cld_core.config.optim import OptimSpec
-    from cld_core.digests import checksum
+    from cld_core.checkpoint.files import weights_file
+    from cld_core.checkpoint.load import load
+    from cld_core.config.train import OptimSpec
     from cld_core.model import Model
     from cld_core.run import RunFolder
+    from tests.support.made_up import vouch
 
     if rng.random() < 0.4:
         net, content = _published()
@@ -147,14 +148,18 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     run = RunFolder(folder / "run")
     path = run.checkpoint_file(STEP)
     sidecar = path.with_suffix(".json")
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         text = sidecar.read_bytes()
         sidecar.write_bytes(rng.choice((damaged(rng, text), json_bytes(changed(rng, json.loads(text))))))
     else:
         path.write_bytes(_spoilt(rng, torch.load(path, weights_only=True)))
+        if rng.random() < 0.5:
+            weights = weights_file(run, STEP)
+            weights.write_bytes(damaged(rng, weights.read_bytes()))
         if rng.random() < 0.8:
-            Sidecar(format=1, step=STEP, bytes=path.stat().st_size, sha256=checksum(path)).write(sidecar)
-    return lambda: Model.from_run(run.path, rng.choice(("last", STEP)))
+            vouch(run, STEP, model=run.recipe().model_digest())
+    read = rng.choice((lambda: Model.from_run(run.path, rng.choice(("last", STEP))), lambda: load(run, STEP)))
+    return read
 
 
 def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:
@@ -212,7 +217,7 @@ def _odd_recipe(rng: random.Random, recipe: dict[str, Any], folder: Path) -> Any
         case 1:
             (folder / "evil.py").write_text(f"open({str(folder.parent / 'fuzz-it-ran')!r}, 'w')\n")
             plugin = rng.choice((str(folder / "evil.py"), "this", "antigravity", "__main__", "../evil.py"))
-            return {**recipe, "data": {"name": "evil", "plugin": plugin}}
+            return {**recipe, "plugins": [plugin], "data": {"name": "evil"}}
         case _:
             return changed(rng, recipe)
 
@@ -285,8 +290,7 @@ def _odd_member(rng: random.Random, content: bytes) -> bytes:
 
 def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.evaluate import stats_file
-    from cld_core.shards import state
-    from cld_core.shards.files import Sealed
+    from cld_core.shards.rows import Rows
 
     members = dict(rng.choice(_arrays()))
     name = rng.choice(list(members))
@@ -299,12 +303,11 @@ def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
     with zipfile.ZipFile(out, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
         for name, content in members.items():
             archive.writestr(f"{name}.npy", content)
-    path = folder / "00000-features.npz"
+    path = folder / "000000-000006.npz"
     path.write_bytes(damaged(rng, out.getvalue()) if rng.random() < 0.5 else out.getvalue())
-    state.state_file(folder, 0).write_text("{}")
     if rng.random() < 0.7:
         return lambda: stats_file.read(path, features=rng.random() < 0.5)
-    return lambda: Sealed(folder, 0, "features", 0, 6).load()
+    return lambda: Rows(folder, 6).load(0, 6)
 
 
 TARGETS = [

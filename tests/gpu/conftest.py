@@ -1,13 +1,26 @@
-"""Tests that need a GPU: they are marked, and without one skipped in one line."""
+"""Tests that need a GPU, `make test-gpu`. Where torch sees none, they are skipped.
 
+CLDCTL_TEST_DEVICE=cpu tries the tests themselves on a processor, with small networks and without generated code.
+"""
+
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from cld_core.gpu_checks.findings import NO_CARD, without_card
+from cld_core.config import Recipe
+from cld_core.nets import compiled
+from tests.support import tracing
+from tests.support.images import image_recipe
 
 HERE = Path(__file__).parent
+DEVICE = torch.device(os.environ.get("CLDCTL_TEST_DEVICE", "cuda"))
+ON_GPU = DEVICE.type == "cuda"
+
+# A recipe by its name, on generated images, with overrides such as "train.precision=fp32".
+Recipes = Callable[..., Recipe]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -15,16 +28,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.gpu)
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def card() -> None:
-    """Skip this folder if torch sees no GPU."""
-    if not torch.cuda.is_available():
-        pytest.skip(f"gpu: {NO_CARD}")
+def device() -> torch.device:
+    """What is tested."""
+    if ON_GPU and not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    return DEVICE
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    skipped = [report for report in terminalreporter.getreports("skipped") if NO_CARD in str(report.longrepr)]
-    if skipped:
-        terminalreporter.write_line(without_card(len(skipped)))
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Recipes:
+    """The recipe of a name with the rows that one of its GPUs gets; processors compute float16 too slowly."""
+    work = tmp_path_factory.mktemp("images")
+
+    def recipe(name: str, *changes: str) -> Recipe:
+        own = () if ON_GPU else ("train.precision=fp32",)
+        return image_recipe(work, name, *own, *changes, small=not ON_GPU, gpus=int(ON_GPU))
+
+    return recipe
+
+
+@pytest.fixture(autouse=True)
+def memory_is_free(monkeypatch) -> Iterator[None]:
+    """Nothing of the test before is left on the card."""
+    if not ON_GPU:
+        monkeypatch.setattr(compiled, "BACKEND", tracing.differentiate)
+    yield
+    torch.compiler.reset()
+    if ON_GPU:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()

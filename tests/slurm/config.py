@@ -26,12 +26,8 @@ class Settings:
     """JobRequeue: whether a job that says neither --requeue nor --no-requeue is requeued."""
     kill_wait: int = 5
     """KillWait: from SIGTERM to SIGKILL at the time limit, at scancel, and at the end of GraceTime."""
-    preempt_by_qos: bool = False
-    """QOS preempt each other, whatever their partitions (PreemptType=preempt/qos)."""
     accounting: bool = True
     """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster without it."""
-    limits: bool = False
-    """Limits of users, accounts and QOS are enforced, once slurmctld has restarted (AccountingStorageEnforce)."""
 
     def __post_init__(self) -> None:
         assert self.grace_time >= 0, f"grace_time must be >= 0 seconds, got {self.grace_time}"
@@ -88,7 +84,7 @@ def slurm_conf(root: Path, host: str, ports: Ports, settings: Settings) -> str:
         "DefMemPerCPU=900",
         "SchedulerType=sched/backfill",
         "SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1",
-        f"PreemptType=preempt/{'qos' if settings.preempt_by_qos else 'partition_prio'}",
+        "PreemptType=preempt/partition_prio",
         "PreemptMode=REQUEUE",
         # Slurm does not accept an empty list.
         *(["SlurmctldParameters=preempt_send_user_signal"] if settings.user_signal else []),
@@ -113,7 +109,6 @@ def _accounting_lines(root: Path, ports: Ports, settings: Settings) -> list[str]
         f"AccountingStoragePort={ports.accounting}",
         # Without it sacct and sacctmgr look for the system's munge socket.
         f"AccountingStoragePass={root}/munge.socket",
-        *(["AccountingStorageEnforce=limits"] if settings.limits else []),
     ]
 
 

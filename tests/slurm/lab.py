@@ -12,8 +12,8 @@ from typing import Any
 from unittest import mock
 
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.files import write_text
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_text
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
 

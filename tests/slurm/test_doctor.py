@@ -98,25 +98,3 @@ def test_runs_on_a_disk_that_nodes_do_not_have(lab: Lab, monkeypatch: pytest.Mon
     folder = lab.runs.parent / "here"
     folder.mkdir()
     assert node_probe.probe(folder, ["n1"], ["--partition=low"], 60).outcome == "not_shared"
-
-
-def test_preemption_by_qos(lab: Lab) -> None:
-    for qos in ("spot gracetime=10 preemptmode=requeue", "urgent preempt=spot"):
-        lab.slurm.run(["sacctmgr", "-i", "add", "qos", *qos.split()])
-    try:
-        lab.slurm.configure(preempt_by_qos=True)
-        found = checks(lab)
-        assert "by QOS" in found["partition low: preemption"].found
-        assert "by urgent: REQUEUE: SIGTERM at once, SIGKILL after 15 s" in found["QOS spot: preemption"].found
-        assert "never" in found["QOS urgent: preemption"].found
-        lab.submit("mine", "cluster.qos=spot")
-        lab.training("mine")
-        lab.slurm.preempt_all(1, "--qos=urgent")
-        before, now = lab.training("mine", attempt=1)["attempts"]
-        assert (before["cause"], now["job_id"]) == ("preempted", before["job_id"])
-        assert now["first_step"] == before["last_step"] > 0, "it saved in the time that was announced"
-        lab.cldctl("cancel", "mine")
-        lab.ended("mine")
-    finally:
-        lab.slurm.wait_idle()
-        lab.slurm.run(["sacctmgr", "-i", "delete", "qos", "spot,urgent"])

@@ -20,11 +20,12 @@ from .lab import ENDLESS, Lab
 from .polling import wait_until
 
 SHARDS = 6
-BATCHES = 6
+# Of a chunk of 256 rows.
+BATCHES, BATCH = 4, 64
 
 
 def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
-    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo")
+    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo", "eval.points=400")
     quick_pictures = ("sampling.method=em", "sampling.nfe=2")
     lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
     row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
@@ -62,25 +63,26 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
     run = lab.submit("mine", "cluster.nodes=1", "train.steps=100")
     lab.ended("mine")
     shutil.copytree(run.path, lab.runs / "quiet")
-    settings = (f"eval.samples={SHARDS * BATCHES * 16}", "eval.batch_size=16", "eval.elbo.velocities=4")
-    monkeypatch.setenv("CLDCTL_TEST_PACE", "1")  # Long enough to be met at work, on a fast machine, too.
+    settings = (f"eval.samples={SHARDS * BATCHES * BATCH}", f"eval.batch_size={BATCH}", "eval.elbo.velocities=2")
+    monkeypatch.setenv("CLDCTL_TEST_PACE", "1.5")  # Long enough to be met at work, on a fast machine, too.
     lab.cldctl("eval", "mine", "--elbo", "--shards", str(SHARDS), *settings)
     name = lab.status("mine")["evals"][0]["id"]
     evaluation = run.evals / name
 
     def done() -> dict[int, int]:
-        """Examples that each shard has computed and saved."""
-        states = (evaluation / "shards").glob("*.json")
-        return {int(state.stem): json.loads(state.read_text())["work"]["elbo"]["done"] for state in states}
+        """Examples that each shard, which is a chunk, has computed and saved."""
+        return Evaluation(evaluation).rows("elbo").lengths()
 
     wait_until(
-        lambda: sum(0 < n < BATCHES * 16 for n in done().values()) >= 2, timeout=90, what="two shards to be in progress"
+        lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2,
+        timeout=90,
+        what="two shards to be in progress",
     )
     lab.slurm.kill_node("n2")
     _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger
     wait_until(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
-    wait_until(lambda: sum(done().values()) > 2 * BATCHES * 16, timeout=90, what="more shards", last_seen=done)
+    wait_until(lambda: sum(done().values()) > 2 * BATCHES * BATCH, timeout=90, what="more shards", last_seen=done)
     lab.slurm.restore_node("n2")
     lab.slurm.preempt_all(1)
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)

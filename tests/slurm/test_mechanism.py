@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,10 +11,9 @@ import pytest
 from cld_core.config.schema import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import Task, Work
-from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused, Seen
+from cldctl.clusters.records import After, JobSpec, SchedulerRefused, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
 from cldctl.clusters.slurm.inside import SlurmJob
-from cldctl.jobs.process import requeue
 from tests.cldctl.clusters.works import FailOnce, Report
 from tests.support.paths import ROOT
 
@@ -136,28 +134,6 @@ def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:
     assert f"Comment={comment}" in [line.strip() for line in shown.splitlines()]
     Slurm().cancel([job])
     bench.until("gone", [job])
-
-
-def test_a_controller_that_is_away_is_waited_for_or_reported(bench: Bench) -> None:
-    (job,) = bench.submit(bench.report("a"))
-    bench.until("running", [job])
-    bench.slurm.kill_controller()
-    survey = Slurm().survey([job], max_age_s=0)
-    assert survey.of(job).phase in ("running", "unknown"), "accounting may know it"
-    assert "does not answer" in (survey.problem or "")
-    for call in (lambda: Slurm().cancel([job]), lambda: bench.submit(bench.report("b"))):
-        with pytest.raises(SchedulerAway) as error:
-            call()
-        assert "does not answer" in str(error.value)
-        assert "refused" not in str(error.value)
-        assert "\n" not in str(error.value)
-    back = threading.Timer(1.0, bench.slurm.start_controller)
-    back.start()
-    try:
-        assert requeue(SlurmJob(cluster=Slurm(), ref=job)) is None
-    finally:
-        back.join()
-    bench.slurm.wait_requeued(job.job_id)
 
 
 def test_a_refusal_is_a_refusal(bench: Bench) -> None:

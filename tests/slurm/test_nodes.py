@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.run.events import Crashed, DiedEarly, RankFailed, Requeued, Unfit
+from cld_core.run.events import DiedEarly, RankFailed, Requeued, Unfit
 
 from .lab import Lab
 from .polling import wait_until
@@ -44,20 +43,6 @@ def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab: Lab, monkeypatch: py
     assert third["started"] - second["ended"] >= 19
     lab.cldctl("resume", "mine", "train.steps=120")
     assert run.ledger.history().submitted[-1].exclude == ("n1",), "another job knows, too"
-
-
-def test_an_evaluation_leaves_a_node_on_which_its_tasks_crashed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = lab.submit("mine", *ALONE)
-    assert lab.ended("mine")["state"] == "FINISHED"
-    lab.slurm.wait_idle(60)
-    monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
-    lab.cldctl("eval", "mine", "--elbo", "--shards", "2", "eval.samples=32", "eval.elbo.velocities=2")
-    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
-    wait_until(lambda: work.is_done, timeout=180, what="the evaluation", last_seen=work.ledger.path.read_text)
-    crashes = [event for event in work.ledger.events() if isinstance(event, Crashed)]
-    assert len(crashes) >= 2
-    assert {event.node for event in crashes} == {"n1"}
-    assert ("n1",) in work.ledger.history().avoided.values()
 
 
 def test_an_unfit_node_costs_nothing(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.run import RunFolder
-from cld_core.tune.work import tunings_of
+from cld_core.tune.tuning import STAGES, tunings_of
 from tests.support.paths import HELD
 from tests.support.tools import DEBUG, ONE, told_by_solution
 
@@ -43,6 +43,7 @@ def test_a_preempted_tuning_goes_on_in_the_queue_to_the_same_bits(
     assert told_by_solution(work.solution) == told_by_solution(quiet.solution)
     assert len(work.ledger.history().jobs) == 1, "the scheduler started it again, nobody else"
     logs = "".join(log.read_text() for log in (work.folder / "logs").glob("*.out"))
-    rows = re.findall(r"^shard 0 of 1: (.+/\d+)$", logs, re.M)
+    rows = re.findall(r"^(\w+ \d+)/\d+", logs, re.M)
+    assert f"coefficients {STAGES['coefficients']}" in rows
     assert len(rows) == len(set(rows)), "no row is computed twice"
     lab.slurm.wait_idle()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .lab import ENDLESS, Lab, give
-from .polling import wait_until
 
 
 def why(lab: Lab, name: str) -> dict[str, Any]:
@@ -44,20 +43,3 @@ def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab: Lab, orde
 
     said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", "--dry-run").stderr
     assert "steps/s as in mine; begins at once" in said, said
-
-
-def test_why_a_job_waits_and_when_it_is_expected_to_begin(lab: Lab) -> None:
-    lab.slurm.sbatch("--exclusive", "--nodes=4", "--time=10", "--partition=low", wrap="sleep 600")
-    said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", "--name", "mine").stderr
-    assert "begins in about " in said, said
-
-    def waits() -> dict[str, Any] | None:
-        found = why(lab, "mine")
-        return found if "Resources" in (found["waiting"] or {}).get("reason", "") else None
-
-    found = wait_until(waits, timeout=60, every=1.0, what="Slurm to say why the job waits")
-    assert found["state"] == "PENDING"
-    assert "waits for nodes to become free" in found["headline"]
-    lab.slurm.run(["scontrol", "uhold", found["job_id"]])
-    held = why(lab, "mine")
-    assert held["do"] == f"release it: `scontrol release {held['job_id']}`", held["waiting"]

@@ -4,10 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from cld_core.averages.power import PowerAverages
 from cld_core.averages.profiles import exponent
-from cld_core.averages.tracked import PowerAverages
-from cld_core.averages.writing import SnapshotWriter
-from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.checkpoint.write import CheckpointWriter, SnapshotWriter
 from cld_core.config import load
 from cld_core.run import RunFolder
 
@@ -47,7 +46,9 @@ class Averaged:
 
     @property
     def state(self):
-        return {"model_digest": "mine", "power": self.power.state_dict()}
+        weights = dict(self.net)
+        ema = {"updates": 1, "average": weights}
+        return {"model_digest": "mine", "model": weights, "ema": ema, "power": self.power.state_dict()}
 
     def follow(self, weights: torch.Tensor, every: int, first: int = 1) -> None:
         """Take steps from number ``first`` on, snapshots at multiples of ``every``, a checkpoint at the end."""

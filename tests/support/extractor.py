@@ -1,6 +1,35 @@
-"""A feature extractor of microseconds, for tests; `cld_core.gpu_checks.fid` makes weights for the real Inception."""
+"""A feature extractor of microseconds for tests, and random weights for the real one, Inception."""
 
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cld_core.config.eval import INCEPTION
 
 # Overrides of a recipe that let it look at images with it.
-TINY = ("eval.fid.extractor=tiny", f"eval.fid.plugin={Path(__file__).parent / 'tiny_extractor.py'}")
+TINY = ("eval.fid.extractor=tiny", f"plugins={Path(__file__).parent / 'tiny_extractor.py'}")
+
+
+def random_inception(path: Path) -> Path:
+    """A file of weights for torch-fidelity's Inception, random but such that signals neither vanish nor explode."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    class Unloaded(FeatureExtractorInceptionV3):
+        """It keeps its first weights: the class itself cannot be made without a file of others."""
+
+        def load_state_dict(self, *arguments: Any, **options: Any) -> None:
+            """Load nothing."""
+
+    torch.save({}, path)
+    state = Unloaded(INCEPTION, ["2048"], feature_extractor_weights_path=str(path)).state_dict()
+    generator = torch.Generator().manual_seed(1)
+    torch.save({name: _random(weight, generator) for name, weight in state.items()}, path)
+    return path
+
+
+def _random(weight: Tensor, generator: torch.Generator) -> Tensor:
+    if weight.ndim <= 1:
+        return weight
+    return torch.randn(weight.shape, generator=generator) * (2.0 / weight[0].numel()) ** 0.5

@@ -1,29 +1,28 @@
 """A data set for tests whose tunings stand still at rows that files name, until these files are gone.
 
-CLDCTL_TEST_HOLDS: a folder; while it has a file KIND-ROW, such as `grid-5`, that row is not computed.
+CLDCTL_TEST_HOLDS: a folder; while it has a file STAGE-ROW, such as `grid-5`, that row is not computed.
 """
 
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cld_core.data.toy import toy
-from cld_core.tune.computing import TuneComputation
+from cld_core.tune.job import Job
 
-_rows = TuneComputation.rows
+_step = Job.step
 
 
-def _held(self: TuneComputation, kind: str, first: int, last: int) -> Any:
+def _held(self: Job, stage: str) -> None:
     holds = Path(os.environ.get("CLDCTL_TEST_HOLDS", "/nonexistent"))
-    while (holds / f"{kind}-{first}").exists():
+    while (holds / f"{stage}-{len(self._state.rows.get(stage, ()))}").exists():
         time.sleep(0.02)
-    return _rows(self, kind, first, last)
+    _step(self, stage)
 
 
-TuneComputation.rows = _held  # type: ignore[method-assign]
+Job.step = _held  # type: ignore[method-assign]
 
 
 @toy("held")

@@ -1,15 +1,16 @@
 """Small prepared image data and recipes that train on them, for tests of what comes after preparation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from cld_core.config import Recipe, load
-from cld_core.data.build import Plan, Unit, build
-from cld_core.data.images import ImageSet, open_images
+from cld_core.config import Recipe, load, shipped
+from cld_core.data.images import open_images
+from cld_core.data.prepare import Part, Plan, build
+from cld_core.data.store import Split
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
 
@@ -23,28 +24,63 @@ TINY = (
     "train.batch_size=6",
     "cluster.tasks_per_node=1",
 )
+# The same of any recipe for images.
+SMALL = (*TINY, "data.name=folder", "network.blocks=1")
 
 
-def make_images(root: Path, *, size: int = 8, splits: Mapping[str, int] | None = None) -> Path:
+def store_images(
+    root: Path,
+    images: Mapping[Split, np.ndarray],
+    *,
+    name: str = "folder",
+    labels: Mapping[Split, Sequence[int]] | None = None,
+    classes: Sequence[str] = (),
+) -> Path:
+    """A prepared data set of these images, uint8 of shape (n, 3, H, W)."""
+    parts = [
+        Part(
+            split=split,
+            name="all",
+            fingerprint="1",
+            read=lambda some=some: [some],
+            labels=labels[split] if labels else (),
+        )
+        for split, some in images.items()
+    ]
+    size = next(iter(images.values())).shape[2]
+    build(Plan(name=name, size=size, source="tests", parts=parts, classes=tuple(classes)), root)
+    return root
+
+
+def make_images(root: Path, *, size: int = 8, splits: Mapping[Split, int] | None = None) -> Path:
     """A prepared folder of smooth random images; by default 20 for training and 40 for validation."""
 
-    def images(count: int, seed: int) -> list[bytes]:
-        rng = np.random.default_rng(seed)
-        coarse = rng.integers(0, 256, (count, 2, 2, 3))
-        return [np.kron(image, np.ones((size // 2, size // 2, 1))).astype(np.uint8).tobytes() for image in coarse]
+    def smooth(count: int, seed: int) -> np.ndarray:
+        coarse = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 3)).transpose(0, 3, 1, 2)
+        return np.kron(coarse, np.ones((size // 2, size // 2))).astype(np.uint8)
 
     counts = splits or {"train": 20, "validation": 40}
-    units = {
-        split: [Unit(name="all", fingerprint="1", read=lambda count=count, seed=seed: images(count, seed))]
-        for seed, (split, count) in enumerate(counts.items())
-    }
-    build(Plan(name="folder", size=size, source="tests", units=units), root)
-    return root
+    return store_images(root, {split: smooth(count, seed) for seed, (split, count) in enumerate(counts.items())})
 
 
 def tiny_recipe(data: Path, *overrides: str) -> Recipe:
     """The smoke recipe at 8x8 pixels."""
     return load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", *overrides])
+
+
+def image_recipe(folder: Path, name: str, *overrides: str, small: bool = False, gpus: int = 1) -> Recipe:
+    """The recipe ``name`` on images in ``folder``, with the rows of a batch that one of its ranks gets.
+
+    Args:
+        small: images of 8 pixels, and a network for a CPU.
+    """
+    file = shipped.find(name)
+    published = load(file)
+    network: Any = published.network
+    size, rows = 8 if small else network.image_size, published.train.batch_size // published.cluster.world_size
+    images = make_images(folder / f"images-{size}", size=size)
+    own = [f"train.batch_size={rows}", "cluster.nodes=1", f"cluster.gpus_per_node={gpus}", f"data.path={images}"]
+    return load(file, ["data.name=folder", f"data.size={size}", *(SMALL if small else ()), *own, *overrides])
 
 
 def run_folder(folder: Path, data: Path, *overrides: str) -> RunFolder:
@@ -60,18 +96,10 @@ def clone(value: Any) -> Any:
     return {name: clone(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
-def labelled_images(root: Path, splits: Mapping[str, int]) -> Path:
+def labelled_images(root: Path, splits: Mapping[Split, int]) -> Path:
     """As `make_images` at 8 x 8 pixels, in three classes: the remainder of an image's number by 3."""
-    make_images(root.parent / f"{root.name}-plain", splits=splits)
-    plain = {split: open_images(root.parent / f"{root.name}-plain", split, cache="memory") for split in splits}
-
-    def unit(images: ImageSet) -> Unit:
-        raw = images.batch(torch.arange(images.n)).permute(0, 2, 3, 1).contiguous()
-        labels = [index % 3 for index in range(images.n)]
-        return Unit(
-            name="all", fingerprint="1", read=lambda: [it.numpy().tobytes() for it in raw], labels=lambda: labels
-        )
-
-    units = {split: [unit(images)] for split, images in plain.items()}
-    build(Plan(name="folder", size=8, source="tests", units=units, classes=("even", "odd", "rest")), root)
-    return root
+    plain = make_images(root.parent / f"{root.name}-plain", splits=splits)
+    opened = {split: open_images(plain, split, cache="memory") for split in splits}
+    images = {split: some.batch(torch.arange(some.n)).numpy() for split, some in opened.items()}
+    labels = {split: [index % 3 for index in range(some.n)] for split, some in opened.items()}
+    return store_images(root, images, labels=labels, classes=("even", "odd", "rest"))

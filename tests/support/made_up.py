@@ -1,14 +1,14 @@
 """Runs with made-up checkpoints and reports, for tests of code that only reads them."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from cld_core.checkpoint.verify import FORMAT, Sidecar, sidecar_of
+from cld_core.checkpoint.files import FORMAT, Content, Sidecar, weights_digest, weights_file
 from cld_core.config import load
+from cld_core.digests import checksum
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.groups import Group
 from tests.support.paths import RECIPES
 
@@ -20,11 +20,19 @@ def run_with(path: Path, *steps: int, overrides: tuple[str, ...] = ()) -> RunFol
     """A run with checkpoints that verify, but hold no tensors."""
     run = RunFolder.create(path, load(TOY, overrides), {"created": 1.0})
     for step in steps:
-        file = run.checkpoint_file(step)
-        file.write_bytes(CONTENT)
-        sidecar = Sidecar(format=FORMAT, step=step, bytes=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
-        sidecar.write(file.with_suffix(".json"))
+        run.checkpoint_file(step).write_bytes(CONTENT)
+        weights_file(run, step).write_bytes(CONTENT)
+        vouch(run, step)
     return run
+
+
+def vouch(run: RunFolder, step: int, **about: Any) -> None:
+    """Write the sidecar of files that are there, whatever they hold."""
+    state, weights = (
+        Content(file.stat().st_size, checksum(file)) for file in (run.checkpoint_file(step), weights_file(run, step))
+    )
+    sidecar = Sidecar(format=FORMAT, step=step, state=state, weights=weights, **about)
+    sidecar.write(run.checkpoint_file(step).with_suffix(".json"))
 
 
 def seeds(
@@ -48,7 +56,6 @@ def damage(run: RunFolder, step: int) -> None:
 def report(run: RunFolder, request: EvalRequest, **sections: dict[str, Any]) -> None:
     """Make a request complete with these results."""
     request.save(run)
-    sidecar = sidecar_of(run, request.checkpoint_step)
-    assert sidecar is not None
-    about = {"checkpoint_step": request.checkpoint_step, "checkpoint": sidecar.sha256, "created": 1.0}
+    step = request.checkpoint_step
+    about = {"checkpoint_step": step, "checkpoint": weights_digest(run, step), "created": 1.0}
     write_json(run.evals / request.id / "report.json", {**about, **sections})

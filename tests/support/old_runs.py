@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from cld_core.files import write_json
 from cld_core.run import RunFolder, changes
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended
 from tests.support.made_up import run_with
 from tests.support.scripted import trained

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import (
     Cancelled,
     Ended,
@@ -24,8 +24,9 @@ from cld_core.run.events import (
 )
 from cld_core.run.groups import Group
 from cldctl.evals import plan
+from tests.support.clock import Clock
 from tests.support.made_up import report, run_with
-from tests.support.scheduler import Scheduler, Time
+from tests.support.scheduler import Scheduler
 
 HOUR = 3600.0
 STEPS = 800_000
@@ -38,7 +39,7 @@ class Fleet:
 
     def __init__(self, root: Path, now: float | None = None) -> None:
         self.root, self.now = root, time.time() if now is None else now
-        self.slurm = Scheduler(Time(self.now))
+        self.slurm = Scheduler(Clock(self.now))
 
     def job(self, run: RunFolder, job_id: str, squeue: str | None = None) -> JobRef:
         """A job of a run, as squeue shows it; None if it is gone."""
@@ -58,18 +59,33 @@ class Fleet:
         for ago, kind, fields in events:
             run.ledger.append(kind(time=self.now - ago, **fields))
 
-    def started(self, run: RunFolder, ago: float, job_id: str, step: int = 0, attempt: int = 0, **more: object) -> None:
-        self.events(
-            run, (ago, Started, {"attempt": attempt, "job_id": job_id, "step": step, "ranks": 8, "host": "n07", **more})
-        )
+    def attempt(
+        self,
+        run: RunFolder,
+        job_id: str,
+        ago: float,
+        *,
+        number: int = 0,
+        first: int = 0,
+        end: float = 0.0,
+        cause: str = "",
+        step: int = 0,
+        is_requeued: bool = False,
+        **more: object,
+    ) -> None:
+        """An attempt that began ``ago`` seconds before now; its end by ``cause``, if it had one, and what was asked."""
+        about = {"attempt": number, "job_id": job_id, "step": first, "ranks": 8, "host": "n07", "restart": number}
+        self.events(run, (ago, Started, {**about, "began": self.now - ago - 0.1 * HOUR}))
+        if cause:
+            self.events(run, (end, Ended, {"attempt": number, "cause": cause, "step": step, **more}))
+        if is_requeued:
+            self.events(run, (end, Requeued, {"job_id": job_id, "cause": cause}))
 
     def reports(self, run: RunFolder, step: int, loss: float, rate: float, ago: float = 2.0, attempt: int = 0) -> None:
         write_json(
             run.progress_file,
-            {
-                **{"attempt": attempt, "step": step, "steps": STEPS, "loss": loss, "steps_per_s": rate},
-                **{"time": self.now - ago, "every_s": 10.0},
-            },
+            {"attempt": attempt, "step": step, "steps": STEPS, "loss": loss, "steps_per_s": rate}
+            | {"time": self.now - ago, "every_s": 10.0},
         )
 
 
@@ -83,20 +99,23 @@ def curve(run: RunFolder, steps: Sequence[int], begin: int = 0, level: float = 0
 
 def evaluation(run: RunFolder, step: int, shards: int) -> Evaluation:
     """An evaluation of a checkpoint of which nothing is computed."""
-    request = plan.make(run, ("elbo",), [step], ("eval.samples=4096",), shards=shards).requests[0]
+    request = plan.make(run, ("elbo",), [step], (f"eval.samples={256 * shards}",), shards=shards).requests[0]
     return Evaluation(request.save(run))
 
 
 def complete(work: Evaluation, shards: Sequence[int]) -> None:
     """Let shards be complete."""
-    work.shards.mkdir(exist_ok=True)
     for shard in shards:
-        parts = {}
-        for kind, (first, last) in work.request.ranges(shard).items():
-            file = work.shards / f"{shard:05d}-{kind}.npz"
-            file.write_bytes(b"rows")
-            parts[kind] = {"first": first, "last": last, "done": last - first, "bytes": 4}
-        write_json(work.shards / f"{shard:05d}.json", {**work.made_of(), "work": parts})
+        for kind, numbers in work.request.chunks(shard).items():
+            begin(work, kind, numbers, work.request.chunk(kind))
+
+
+def begin(work: Evaluation, kind: str, numbers: Sequence[int], length: int) -> None:
+    """Let so many rows of chunks be there."""
+    rows = work.rows(kind)
+    rows.folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        rows.file(number, length).touch()
 
 
 def log(run: RunFolder, job_id: str, rank: int, text: str, stream: str = "out") -> None:
@@ -107,18 +126,13 @@ def running(fleet: Fleet) -> RunFolder:
     """Its third attempt trains: the first was preempted, the second crashed; an evaluation is being computed."""
     run = fleet.run("celebahq-cld-1125-0911-k3fa", 30 * HOUR, 380_000, 392_000)
     fleet.events(run, (30 * HOUR, Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")}))
-    fleet.started(run, 28 * HOUR, "4410", began=fleet.now - 28.2 * HOUR)
-    fleet.events(run, (19 * HOUR, Ended, {"attempt": 0, "cause": "preempted", "step": 150_000}))
-    fleet.events(run, (19 * HOUR, Requeued, {"job_id": "4410", "cause": "preempted"}))
-    fleet.started(run, 15 * HOUR, "4410", 150_000, 1, restart=1, began=fleet.now - 15.1 * HOUR)
-    fleet.events(
-        run,
-        (11 * HOUR, Ended, {"attempt": 1, "cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}),
-    )
-    fleet.events(run, (11 * HOUR, Requeued, {"job_id": "4410", "cause": "crashed"}))
-    fleet.started(run, 10 * HOUR, "4410", 220_000, 2, restart=2, began=fleet.now - 10.2 * HOUR)
+    again = {"is_requeued": True}
+    fleet.attempt(run, "4410", 28 * HOUR, end=19 * HOUR, cause="preempted", step=150_000, **again)
+    crash = {"cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}
+    fleet.attempt(run, "4410", 15 * HOUR, number=1, first=150_000, end=11 * HOUR, **crash, **again)
+    fleet.attempt(run, "4410", 10 * HOUR, number=2, first=220_000)
     fleet.reports(run, 398_200, 0.4137, 5.21, attempt=2)
-    curve(run, range(2_000, 398_000, 2_000))
+    curve(run, range(4_000, 398_000, 4_000))
     log(run, "4410", 0, "step 398000/800000 loss 0.41402 steps/s 5.2\nstep 398200/800000 loss 0.4137 steps/s 5.21\n")
     work = evaluation(run, 380_000, 40)
     complete(work, range(17))
@@ -128,8 +142,7 @@ def running(fleet: Fleet) -> RunFolder:
         fleet.slurm.mine.update({job_id: phases[job_id]} if job_id in phases else {})
         job = JobRef(cluster="slurm", job_id=job_id, logs=str(work.folder / "logs"))
         work.ledger.append(Submitted(job=job, shards=tuple(shards)))
-    complete_state = {"work": {"elbo": {"first": 0, "last": 1, "done": 0}}}
-    write_json(work.shards / "00017.json", complete_state)
+    begin(work, "elbo", [17], 1)
     return run
 
 
@@ -142,11 +155,9 @@ def waiting(fleet: Fleet) -> RunFolder:
 def requeued(fleet: Fleet) -> RunFolder:
     run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
     fleet.events(run, (16 * HOUR, Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")}))
-    fleet.started(run, 15 * HOUR, "4421")
-    fleet.events(run, (0.2 * HOUR, Ended, {"attempt": 0, "cause": "timeout", "step": 120_000}))
-    fleet.events(run, (0.2 * HOUR, Requeued, {"job_id": "4421", "cause": "timeout"}))
+    fleet.attempt(run, "4421", 15 * HOUR, end=0.2 * HOUR, cause="timeout", step=120_000, is_requeued=True)
     fleet.reports(run, 120_000, 0.5312, 4.4, ago=0.2 * HOUR)
-    curve(run, range(2_000, 120_000, 2_000), level=0.5)
+    curve(run, range(4_000, 120_000, 4_000), level=0.5)
     return run
 
 
@@ -154,31 +165,17 @@ def failed(fleet: Fleet) -> RunFolder:
     """Rank 2 failed first; rank 0 only says that its peer is gone."""
     run = fleet.run("toy-spirals-1126-0715-p2mm", 2 * HOUR, 6_000)
     fleet.events(run, (2 * HOUR, Submitted, {"job": fleet.job(run, "4438")}))
-    fleet.started(run, 1.9 * HOUR, "4438")
-    failure = {
-        "job_id": "4438",
-        "restart": 0,
-        "rank": 2,
-        "host": "n11",
-        "reason": "ValueError: spiral arms must be odd",
-    }
-    fleet.events(run, (1.5 * HOUR, RankFailed, failure))
-    said = "rank 2 on n11: ValueError: spiral arms must be odd"
-    fleet.events(
-        run, (1.5 * HOUR, Ended, {"attempt": 0, "cause": "crashed", "step": 6_400, "detail": said, "bug": True})
-    )
-    fleet.events(run, (1.5 * HOUR, GivenUp, {"reason": said, "job_id": "4438"}))
+    said = "ValueError: spiral arms must be odd"
+    about = {"job_id": "4438", "restart": 0, "rank": 2, "host": "n11", "reason": said}
+    fleet.events(run, (1.5 * HOUR, RankFailed, about))
+    end = {"end": 1.5 * HOUR, "cause": "crashed", "step": 6_400, "detail": f"rank 2 on n11: {said}", "bug": True}
+    fleet.attempt(run, "4438", 1.9 * HOUR, **end)
+    fleet.events(run, (1.5 * HOUR, GivenUp, {"reason": f"rank 2 on n11: {said}", "job_id": "4438"}))
     fleet.reports(run, 6_400, 1.204, 31.0, ago=1.5 * HOUR)
     for rank in range(3):
         log(run, "4438", rank, f"rank {rank} trains\n")
     log(run, "4438", 0, "RuntimeError: Connection closed by peer\n", "err")
-    log(
-        run,
-        "4438",
-        2,
-        'Traceback (most recent call last):\n  File "ring.py", line 9\nValueError: spiral arms must be odd\n',
-        "err",
-    )
+    log(run, "4438", 2, f'Traceback (most recent call last):\n  File "ring.py", line 9\n{said}\n', "err")
     return run
 
 
@@ -186,11 +183,9 @@ def ended(fleet: Fleet, name: str, ago: float, cause: str | None, job_id: str) -
     """A run whose only attempt ended by a cause; None if nobody has recorded its end."""
     run = fleet.run(name, ago, 50_000)
     fleet.events(run, (ago, Submitted, {"job": fleet.job(run, job_id)}))
-    fleet.started(run, ago - 600, job_id)
     if cause == "cancelled":
         fleet.events(run, (ago / 2, Cancelled, {"job_id": job_id}))
-    if cause is not None:
-        fleet.events(run, (ago / 2, Ended, {"attempt": 0, "cause": cause, "step": 50_000}))
+    fleet.attempt(run, job_id, ago - 600, end=ago / 2, cause=cause or "", step=50_000)
     fleet.reports(run, 50_000, 0.7, 5.0, ago=ago / 2)
     return run
 
@@ -198,11 +193,10 @@ def ended(fleet: Fleet, name: str, ago: float, cause: str | None, job_id: str) -
 def finished(fleet: Fleet) -> RunFolder:
     run = fleet.run("toy-diamond-1124-1502-aa10", 47 * HOUR, STEPS)
     fleet.events(run, (47 * HOUR, Submitted, {"job": fleet.job(run, "4391")}))
-    fleet.started(run, 46.9 * HOUR, "4391")
-    fleet.events(run, (44 * HOUR, Ended, {"attempt": 0, "cause": "finished", "step": STEPS}))
+    fleet.attempt(run, "4391", 46.9 * HOUR, end=44 * HOUR, cause="finished", step=STEPS)
     fleet.reports(run, STEPS, 0.3301, 77.0, ago=44 * HOUR)
-    curve(run, range(4_000, STEPS, 4_000), level=0.33)
-    request = plan.make(run, ("elbo",), [STEPS], ("eval.samples=4096",), shards=4).requests[0]
+    curve(run, range(8_000, STEPS, 8_000), level=0.33)
+    request = plan.make(run, ("elbo",), [STEPS], ("eval.samples=1024",), shards=4).requests[0]
     report(run, request, elbo={"nll": 2.3391, "stderr": 0.0042, "true_entropy": 2.3026, "n": 4096, "nfe_mean": 182.0})
     return run
 
@@ -215,9 +209,9 @@ def group(fleet: Fleet) -> list[RunFolder]:
         job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||QOSMaxJobsPerUserLimit")[number])
         fleet.events(run, (5 * HOUR, Submitted, {"job": job}))
         runs.append(run)
-    fleet.started(runs[0], 4.5 * HOUR, "4429_0")
+    fleet.attempt(runs[0], "4429_0", 4.5 * HOUR)
     fleet.reports(runs[0], 91_400, 0.4622, 5.6)
-    curve(runs[0], range(2_000, 91_000, 1_000), level=0.45)
+    curve(runs[0], range(2_000, 91_000, 2_000), level=0.45)
     Group(fleet.root, GROUP).add({run.name: {"optim.lr": rate} for run, rate in zip(runs, rates, strict=True)})
     return runs
 

@@ -28,7 +28,7 @@ def load_all() -> None:
     assert zoneinfo
     for package in (cldctl, cld_core):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.endswith("__main__") and "gpu_checks" not in module.name:
+            if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
 
 

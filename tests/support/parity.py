@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cld_core import nets
 from cld_core.config.network import MlpSpec, ResnetSpec
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.score import Score
 from cld_core.sde import CLD, PSLD, VPSDE, Diffusion
 from tests.support.paths import FIXTURES

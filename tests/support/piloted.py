@@ -8,7 +8,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from cldctl.runs.selection import Selection
-from cldctl.top.app import Top
+from cldctl.top.app import RunTable, Top
 
 PATIENCE_S = 90.0
 
@@ -48,13 +48,10 @@ class Screen:
     async def select(self, name: str) -> None:
         """Move to the run or group of this name, and wait for what is said about it."""
         main = self.app._main
-        await self.until(lambda: main.query_one("RunTable").lines)
-        await self.press("home")
-        for _ in range(100):
-            if main.selected.name == name:
-                break
-            await self.press("down")
-        assert main.selected.name == name, self.text
+        table = main.query_one(RunTable)
+        await self.until(lambda: name in [line.name for line in table.lines])
+        table.move_cursor(row=[line.name for line in table.lines].index(name))
+        await self.until(lambda: main.selected is not None and main.selected.name == name)
         is_group = main.selected.row is None
         await self.until(lambda: is_group or (main._detail is not None and main._detail.why.row.name == name))
 

@@ -8,8 +8,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Cause, Ended, Noted, RankFailed, Requeued, Started, Submitted, Tagged
 from cldctl.evals import plan, sweep
 from tests.support.ledgers import job

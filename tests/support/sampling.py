@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import SamplingSpec
-from cld_core.config.variants import SECTIONS
 
 
 def spec_of(method: str, **keys: Any) -> SamplingSpec:

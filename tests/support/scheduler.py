@@ -1,4 +1,4 @@
-"""A made-up Slurm behind the clients that commands call, its clock, and clients that are shell scripts."""
+"""A made-up Slurm behind the clients that commands call, and clients that are shell scripts."""
 
 import os
 from collections import Counter
@@ -6,22 +6,7 @@ from pathlib import Path
 
 from cldctl.clusters.slurm import asking, client, shared
 from cldctl.clusters.slurm.client import Answer
-
-
-class Time:
-    """In place of the module `time`: what the code under test waits for takes no time."""
-
-    def __init__(self, now: float = 1_000_000.0) -> None:
-        self.now = now
-
-    def time(self) -> float:
-        return self.now
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from tests.support.clock import Clock
 
 
 class Scheduler:
@@ -34,7 +19,7 @@ class Scheduler:
         refuses_lists: it refuses to name several jobs if it does not know one of them.
     """
 
-    def __init__(self, clock: Time) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.mine: dict[str, str] = {}
         self.others: dict[str, str] = {}
@@ -71,7 +56,7 @@ class Scheduler:
         return "".join(f"{job}|{text}\n" for job, text in jobs.items())
 
 
-def register(monkeypatch, clock: Time) -> Scheduler:
+def register(monkeypatch, clock: Clock) -> Scheduler:
     """Let commands of this test ask a made-up Slurm."""
     scheduler = Scheduler(clock)
     monkeypatch.setattr(client, "run", scheduler)

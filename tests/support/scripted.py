@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cld_core.errors import RecipeError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Started, Submitted
 from cldctl import clusters

@@ -1,10 +1,281 @@
 """What shows a training while it runs: TensorBoard, and what the `monitor` section of the recipe adds.
 
-A further logger is one file with a class that has the methods of `base.Logger`, its keys in `cld_core.config.monitor`,
-and one line in `registry`.
+A logger belongs to rank 0, and to one attempt. A further one is a file with a class that has the methods of `Logger`,
+its keys in `cld_core.config.monitor`, and a line in `LOGGERS`.
 """
 
-from .base import About, End, Logger
-from .registry import close, opened
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Protocol
 
-__all__ = ["About", "End", "Logger", "close", "opened"]
+from cld_core.config import Recipe
+from cld_core.config.load import to_yaml
+from cld_core.config.schema import leaves
+from cld_core.files import Dropping
+from cld_core.imports import resolve
+from cld_core.registration import table
+from cld_core.run import Attempt, RunFolder, pending
+from cld_core.sanitize import fenced, local_time, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# By name, "module:attribute" of a class that is called with an `About`, imported when a recipe names it. Each of them
+# may be slow or fail: they run in threads of their own.
+_SHIPPED = {
+    "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
+    "mlflow": "cld_core.train.loggers.mlflow_logger:MlflowLogger",
+}
+LOGGERS = table("loggers", _SHIPPED)
+TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow"}
+# Reports that wait at most; what comes then is dropped.
+_MOST = 2_000
+# Seconds before a logger that could not be opened is tried again.
+_AGAIN_S = 60.0
+# Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 for all that there is to do.
+CLOSE_S = 10.0
+# The sections that a model and its training depend on.
+_SECTIONS = ("data", "sde", "network", "objective", "optim", "train", "sampling")
+# Characters of a text from a ledger.
+_TEXT = 300
+
+# How the training ended that a logger was for: "stopped" continues in another attempt.
+End = Literal["finished", "stopped", "failed"]
+# Called with how often something could not be written, and with the first reason, once that is over.
+Over = Callable[[int, str], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is logged.
+
+    Attributes:
+        attempt: its number, from 0.
+        first_step: the number of steps that were done when it began.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    attempt: int
+    first_step: int
+
+
+class Logger(Protocol):
+    """Takes what a training reports. Steps may come again, after a resume from an earlier checkpoint.
+
+    Its methods are called in one thread, with steps that do not fall within an attempt.
+    """
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Plot values by their name, such as "train/loss"."""
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        """Show a text."""
+
+    def picture(self, name: str, pixels: "Tensor", step: int) -> None:
+        """Show a picture, uint8 (H, W, C)."""
+
+    def close(self, end: End) -> None:
+        """Write what is left."""
+
+
+Work = Callable[[Logger], object]
+
+
+def opened(about: About, over: Callable[[str], Over]) -> list[Logger]:
+    """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins.
+
+    Args:
+        over: makes, of the name of a logger, what is told when something of it was dropped.
+    """
+    from .tensorboard import Board
+
+    loggers: list[Logger] = [Board(about, over("tensorboard"))]
+    for name in [*about.recipe.monitor.chosen(), *(name for name in LOGGERS if name not in _SHIPPED)]:
+        loggers.append(Background(TITLES.get(name, name), partial(_made, name, about), over(name)))
+    return loggers
+
+
+def close(loggers: Sequence[Logger], end: End) -> None:
+    """Let loggers write what is left, all at the same time: together they get a few seconds."""
+    for logger in loggers:
+        if isinstance(logger, Background):
+            logger.begin_close(end)
+    for logger in loggers:
+        logger.close(end)
+
+
+def _made(name: str, about: About) -> Logger:
+    logger: Logger = resolve(LOGGERS[name])(about)
+    return logger
+
+
+class Background:
+    """Hands everything to a logger in another thread.
+
+    What the logger does not take, whatever the reason, is dropped: one warning says so, and the ledger how much it was.
+
+    Args:
+        title: what messages call the logger.
+        make: opens the logger, in the thread; called again if that or a later call fails.
+        over: see `Dropping`.
+    """
+
+    def __init__(self, title: str, make: Callable[[], Logger], over: Over) -> None:
+        self._title, self._make = title, make
+        self._dropping = Dropping(f"the log in {title}", over)
+        self._works: queue.Queue[Work | None] = queue.Queue(_MOST)
+        # What became of each report. The ledger and the warnings belong to the thread that trains.
+        self._outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._end: End = "stopped"
+        self._within_s, self._told = CLOSE_S, False
+        self._deadline: float | None = None
+        self._deserted = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"log in {title}", daemon=True)
+        self._thread.start()
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        kept = dict(values)
+        self._ask(lambda logger: logger.scalars(kept, step))
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        self._ask(lambda logger: logger.text(name, markdown, step))
+
+    def picture(self, name: str, pixels: "Tensor", step: int) -> None:
+        self._ask(lambda logger: logger.picture(name, pixels, step))
+
+    def begin_close(self, end: End, within_s: float = CLOSE_S) -> None:
+        """Let the logger end without waiting for it; `close` waits until ``within_s`` seconds from now."""
+        self._end, self._within_s, self._deadline = end, within_s, time.monotonic() + within_s
+        with contextlib.suppress(queue.Full):
+            self._works.put_nowait(None)
+            self._told = True
+
+    def close(self, end: End, within_s: float = CLOSE_S) -> None:
+        """Wait for what is left, but not longer than ``within_s`` seconds, or than `begin_close` was asked for."""
+        if self._deadline is None:
+            self.begin_close(end, within_s)
+        if not self._told:
+            with contextlib.suppress(queue.Full):
+                self._works.put(None, timeout=self._left_s())
+                self._told = True
+        if self._told:
+            self._thread.join(self._left_s())
+        self._deserted.set()
+        self._review()
+        if self._thread.is_alive():
+            self._dropping.failed(TimeoutError(f"it does not answer within {self._within_s:g} s"))
+            self._dropping.count += self._works.qsize() - self._told
+        self._dropping.ended()
+
+    def _left_s(self) -> float:
+        return max(0.0, (self._deadline or 0.0) - time.monotonic())
+
+    def _ask(self, work: Work) -> None:
+        self._review()
+        try:
+            self._works.put_nowait(work)
+        except queue.Full:
+            self._dropping.failed(OSError("it is too slow"))
+
+    def _review(self) -> None:
+        """Report what the thread has met since the last call."""
+        while True:
+            try:
+                outcome = self._outcomes.get_nowait()
+            except queue.Empty:
+                return
+            if outcome is None:
+                self._dropping.succeeded()
+            else:
+                self._dropping.failed(_as_os_error(outcome))
+
+    def _run(self) -> None:
+        logger: Logger | None = None
+        not_before, last = 0.0, Exception()
+        while (work := self._works.get()) is not None and not self._deserted.is_set():
+            if logger is None and time.monotonic() < not_before:
+                self._outcomes.put(last)
+                continue
+            try:
+                if logger is None:
+                    not_before = time.monotonic() + _AGAIN_S
+                    logger = self._make()
+                    not_before = 0.0
+                work(logger)
+            except Exception as error:
+                last = error
+                if logger is not None:
+                    _dismiss(logger)
+                logger = None
+                self._outcomes.put(error)
+            else:
+                self._outcomes.put(None)
+        if logger is not None:
+            try:
+                logger.close(self._end)
+            except Exception as error:
+                self._outcomes.put(error)
+
+
+def _dismiss(logger: Logger) -> None:
+    """Close a logger that has failed: another one continues its curve."""
+    with contextlib.suppress(Exception):
+        logger.close("stopped")
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """An error of a library as one that is reported and forgotten."""
+    if isinstance(error, OSError) and error.strerror:
+        return error
+    return OSError(f"{type(error).__name__}: {one_line(error)}".removesuffix(": "))
+
+
+def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
+    """The keys of a recipe that say how it trains, without those that are null."""
+    content = {name: section for name, section in recipe.to_share().items() if name in _SECTIONS}
+    values = ((key, value) for key, value in leaves(content).items() if value is not None)
+    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The recipe as a block of YAML in Markdown, without what may be secret."""
+    return fenced(to_yaml(recipe.to_share()), "yaml")
+
+
+def attempt_text(about: About) -> str:
+    """Which attempt this is, where and with what it runs, and why the one before it ended, as a table in Markdown."""
+    attempts = pending.history(about.folder.ledger).attempts
+    # Without a scheduler or a ledger, there is less to tell.
+    this = next((attempt for attempt in attempts if attempt.attempt == about.attempt), None)
+    before = next((attempt for attempt in attempts if attempt.attempt == about.attempt - 1), None)
+    facts: dict[str, object] = {"attempt": about.attempt, "from step": about.first_step}
+    if this is not None:
+        facts |= {
+            "began": local_time(this.started, "%Y-%m-%d %H:%M:%S"),
+            "job": this.job_id,
+            "machines": ", ".join(dict.fromkeys(this.hosts)) or this.host,
+            "GPU": this.gpu,
+            "code": this.code,
+            "versions": ", ".join(f"{name} {version}" for name, version in this.versions.items()),
+        }
+    if before is not None:
+        facts["the one before"] = _ended(before)
+    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items() if value not in (None, ""))
+    return f"| | |\n| -- | -- |\n{rows}"
+
+
+def _ended(attempt: Attempt) -> str:
+    where = "" if attempt.last_step is None else f" at step {attempt.last_step}"
+    return f"{attempt.cause or 'end unknown'}{where}" + (f": {attempt.detail}" if attempt.detail else "")
+
+
+def _cell(value: object) -> str:
+    """A text inside of a table of Markdown, which shows it as it is written."""
+    text = one_line(value, _TEXT)
+    return "".join(f"\\{character}" if character in "\\`*_{}[]<>()#|!~&$" else character for character in text)

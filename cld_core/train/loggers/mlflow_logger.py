@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from . import described
-from .base import About, End
+from . import About, End, hyperparameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +53,7 @@ class MlflowLogger:
     def _continued(self, experiment: str) -> str:
         from mlflow.entities import Param, RunTag
 
-        name, hyperparameters = self._about.folder.name, described.hyperparameters(self._about.recipe)
+        name = self._about.folder.name
         # Names of runs hold no quotes.
         found = self._client.search_runs([experiment], f"tags.`{TAG}` = '{name}'", order_by=["start_time ASC"])
         known: Mapping[str, str] = {}
@@ -64,7 +63,7 @@ class MlflowLogger:
         else:
             run_id = str(self._client.create_run(experiment, run_name=name, tags={TAG: name}).info.run_id)
         # A parameter never changes there; what a resume changes is a tag.
-        texts = {key: str(value)[:_PARAMETER] for key, value in hyperparameters.items()}
+        texts = {key: str(value)[:_PARAMETER] for key, value in hyperparameters(self._about.recipe).items()}
         fresh = [Param(key, text) for key, text in texts.items() if key not in known]
         changed = [RunTag(f"now.{key}", text) for key, text in texts.items() if known.get(key, text) != text]
         for first in range(0, len(fresh), _AT_ONCE):

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cld_core.faults import Dropping
+from cld_core.files import Dropping
 
-from . import described
-from .base import About, End, Over
+from . import About, End, Over, hyperparameters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +55,7 @@ class Board:
         """
         from torch.utils.tensorboard.summary import hparams
 
-        _, start, _ = hparams(described.hyperparameters(self._about.recipe), {})
+        _, start, _ = hparams(hyperparameters(self._about.recipe), {})
         # Without a step, so that no later attempt makes TensorBoard forget it.
         writer._get_file_writer().add_summary(start)
 

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from cld_core.texts import one_line
+from cld_core.sanitize import one_line
 
-from .base import About, End
+from . import About, End
 
 if TYPE_CHECKING:
     from torch import Tensor

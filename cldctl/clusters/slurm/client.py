@@ -10,8 +10,8 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from cld_core import faults
-from cld_core.texts import is_count
+from cld_core.files import passes
+from cld_core.sanitize import is_count
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
@@ -97,7 +97,7 @@ def run(command: Sequence[str], stdin: str = "") -> Answer:
         return Answer(-1, str(error))
     except OSError as error:
         # A machine that cannot start a process at this moment knows no more about the controller.
-        return Answer(-1, str(error), away=faults.passes(error))
+        return Answer(-1, str(error), away=passes(error))
     if done.returncode == 0:
         return Answer(0, done.stdout)
     text = done.stdout + done.stderr

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cld_core import network
+from cld_core import rendezvous
 from cldctl import file_system
 from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
 
@@ -134,16 +134,16 @@ def _names(unresolved: Sequence[str], count: int) -> Check:
 
 def _own_name(host: str, address: str | None) -> Check:
     """Whether gloo, left to itself, would listen where other nodes can reach it."""
-    if address is not None and not network.is_loopback(address):
+    if address is not None and not rendezvous.is_loopback(address):
         return Check("own name of a node", "ok", f"{host} is {address} there")
     problem = "does not resolve there" if address is None else f"is {address} there, which no other node can reach"
-    advice = f"cldctl has gloo use the interface that leads to the other nodes; {network.GLOO} names another one."
+    advice = f"cldctl has gloo use the interface that leads to the other nodes; {rendezvous.GLOO} names another one."
     return Check("own name of a node", "warn", f"{host} {problem}", advice)
 
 
 def _interface(variable: str, value: str, interfaces: Sequence[str]) -> Check:
     """Whether a variable that chooses interfaces fits those of a node."""
-    if variable == network.NCCL:
+    if variable == rendezvous.NCCL:
         absent = [] if _usable_by_nccl(value, interfaces) else [value]
     else:
         absent = [name for name in value.split(",") if name not in interfaces]

@@ -6,11 +6,11 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause
+from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
-from cld_core.texts import is_count
 from cldctl.clusters import submitit_jobs
 from cldctl.clusters.base import InJob, read_from
 

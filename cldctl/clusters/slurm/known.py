@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
-from cld_core.run.events import CAUSES
-from cld_core.small_files import real, text, whole
-from cldctl.clusters.records import Phase, Seen
+from cld_core.codec import RecordError, from_plain, to_plain
+from cldctl.clusters.records import Seen
 
 FORMAT = 1
 # Answers about jobs that Slurm has forgotten are kept for this many seconds, and asked for again if still wanted.
@@ -15,7 +14,6 @@ FORGOTTEN_S = 24 * 3600.0
 WANTED_S = 600.0
 # More jobs than one user has in any queue.
 MAX_JOBS = 100_000
-_PHASES = get_args(Phase)
 NOT_YET = "Slurm has not said anything about it yet"
 
 
@@ -69,13 +67,7 @@ class Known:
 
 def to_json(known: Known) -> dict[str, Any]:
     """As a JSON object; `of_json` reads it."""
-    return {
-        "format": FORMAT,
-        **{name: getattr(known, name) for name in ("asked_at", "as_of", "took_s", "strikes", "problem")},
-        "queue": {job: _row(seen) for job, seen in known.queue.items()},
-        "forgotten": {job: [since, *_row(seen)] for job, (since, seen) in known.forgotten.items()},
-        "wanted": dict(known.wanted),
-    }
+    return {"format": FORMAT, **to_plain(known)}
 
 
 def of_json(content: Mapping[str, Any], now: float) -> Known:
@@ -83,47 +75,12 @@ def of_json(content: Mapping[str, Any], now: float) -> Known:
 
     Answers about jobs that Slurm has forgotten are left out if they are old.
     """
-    times = [real(content.get(name)) for name in ("asked_at", "as_of", "took_s")]
-    strikes = whole(content.get("strikes"))
-    asked_at, as_of, took_s = times
-    if content.get("format") != FORMAT or asked_at is None or as_of is None or took_s is None or strikes is None:
+    try:
+        known = from_plain(Known, content)
+    except RecordError:
         return Known()
-    if max(asked_at, as_of) > now + 1.0:
+    is_ours = content.get("format") == FORMAT and max(known.asked_at, known.as_of) <= now + 1.0
+    if not is_ours or max(map(len, (known.queue, known.forgotten, known.wanted))) > MAX_JOBS:
         return Known()
-    forgotten = {}
-    for job, row in _rows(content.get("forgotten")):
-        since, seen = real(row[0]) if row else None, _seen(row[1:])
-        if since is not None and seen is not None and now - FORGOTTEN_S < since <= now + 1.0:
-            forgotten[job] = (since, seen)
-    return Known(
-        asked_at=asked_at,
-        as_of=as_of,
-        took_s=took_s,
-        strikes=strikes,
-        problem=text(content.get("problem")),
-        queue={job: seen for job, row in _rows(content.get("queue")) if (seen := _seen(row)) is not None},
-        forgotten=forgotten,
-        wanted=_times(content.get("wanted")),
-    )
-
-
-def _row(seen: Seen) -> list[str | None]:
-    return [seen.phase, seen.ended, seen.node, seen.reason, seen.word]
-
-
-def _rows(content: Any) -> list[tuple[str, list[Any]]]:
-    if not isinstance(content, dict) or len(content) > MAX_JOBS:
-        return []
-    return [(job, row) for job, row in content.items() if isinstance(row, list)]
-
-
-def _seen(row: list[Any]) -> Seen | None:
-    if len(row) != 5 or row[0] not in _PHASES or row[1] not in (None, *CAUSES) or None in map(text, row[2:]):
-        return None
-    return Seen(row[0], row[1], *row[2:])
-
-
-def _times(content: Any) -> dict[str, float]:
-    if not isinstance(content, dict) or len(content) > MAX_JOBS:
-        return {}
-    return {job: when for job, value in content.items() if (when := real(value)) is not None}
+    forgotten = {job: kept for job, kept in known.forgotten.items() if now - FORGOTTEN_S < kept[0] <= now + 1.0}
+    return replace(known, forgotten=forgotten)

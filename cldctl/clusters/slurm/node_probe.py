@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cld_core import network
-from cld_core.run.atomic import write_json
-from cld_core.small_files import read_json
-from cld_core.texts import is_count
+from cld_core import rendezvous
+from cld_core.files import read_json, write_json
+from cld_core.sanitize import is_count
 from cldctl import file_system
 from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
@@ -169,10 +168,10 @@ def main() -> int:
         "node": os.environ.get("SLURMD_NODENAME"),
         "python": platform.python_version(),
         "file_system": kind,
-        "unresolved": [host for host in hosts if network.address_of(host) is None],
-        "own_address": network.address_of(socket.gethostname()),
-        "interfaces": list(network.interfaces()),
-        "variables": {name: os.environ[name] for name in (network.GLOO, network.NCCL) if name in os.environ},
+        "unresolved": [host for host in hosts if rendezvous.address_of(host) is None],
+        "own_address": rendezvous.address_of(socket.gethostname()),
+        "interfaces": list(rendezvous.interfaces()),
+        "variables": {name: os.environ[name] for name in (rendezvous.GLOO, rendezvous.NCCL) if name in os.environ},
     }
     write_json(folder / ANSWER, answer)
     return 0

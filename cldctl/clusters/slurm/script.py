@@ -7,7 +7,7 @@ from typing import Any
 
 from cld_core.config.cluster import ClusterSpec, misread, not_plain, problems
 from cld_core.errors import RecipeError, UsageError
-from cld_core.texts import printable
+from cld_core.sanitize import printable
 from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.records import After, JobSpec
 

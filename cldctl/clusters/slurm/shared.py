@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cld_core.run.atomic import write_text
-from cld_core.small_files import descriptor_for_writing, opened, parse_json
+from cld_core.files import descriptor_for_writing, opened, parse_json, write_text
 from cldctl import caches
 from cldctl.locks import locked_within
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cld_core import faults
+from cld_core.files import retried
 from cldctl.clusters import job_logs, submitit_jobs
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
@@ -72,7 +72,7 @@ def _named(file: Path, target: Path) -> Path:
             if not target.exists():
                 raise
 
-    faults.retried(rename, _NAMED_WITHIN_S)
+    retried(rename, _NAMED_WITHIN_S)
     return target
 
 

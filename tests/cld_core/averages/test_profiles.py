@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate
 
 from cld_core.averages.profiles import Basis, Profile, exponent, inner, norm, relative_length
-from cld_core.config.ema import UNIFORM_LENGTH
+from cld_core.config.train import UNIFORM_LENGTH
 
 
 def density(profile: Profile, s):

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from cld_core.averages import mixture, snapshots
-from cld_core.averages.reconstruct import average
+from cld_core.averages import power
+from cld_core.averages.power import averaged
+from cld_core.averages.profiles import mixture
+from cld_core.checkpoint.files import remove, snapshot_files, usable, weights_digest, weights_file
 from cld_core.checkpoint.load import read_tensors
 from cld_core.errors import CheckpointError, UsageError
 from tests.support.averaged import Averaged, brute_force, trajectory
@@ -30,7 +32,7 @@ def made(path, weights: torch.Tensor, **options) -> Averaged:
 
 
 def reconstructed(one: Averaged, length: float, step: int = STEPS) -> tuple[torch.Tensor, float]:
-    found, error = average(one.run, step, length, {"weight": one.net["weight"]}, "mine")
+    found, error = power.reconstructed(one.run, step, length, {"weight": one.net["weight"]})
     return found["weight"], error
 
 
@@ -94,7 +96,7 @@ def test_a_length_out_of_reach_is_refused_with_those_that_are_not(tmp_path, weig
     one = made(tmp_path / "mine", weights)
     with pytest.raises(UsageError, match=r"ema\.length=0\.001 cannot be made for step 700 .* from 0\.01. to 0\.2"):
         reconstructed(one, 0.001)
-    for file in snapshots.files(one.run):
+    for file in snapshot_files(one.run):
         file.unlink()
     assert reconstructed(one, 0.05)[1] < 1e-6, "the checkpoint has what was tracked"
     with pytest.raises(UsageError, match=r"train\.ema_every"):
@@ -113,26 +115,59 @@ def test_snapshots_of_another_beginning_do_not_count(tmp_path, weights):
     one = made(tmp_path / "mine", weights[:400])
     one.power.load_state_dict(None, 400)
     one.follow(weights[400:], EVERY, first=401)
-    stored = snapshots.usable(one.run, STEPS)
+    stored = usable(one.run, STEPS)
     assert [entry.step for entry in stored] == [*range(420, STEPS, EVERY), STEPS]
     found, error = reconstructed(one, 0.07)
     assert error < 0.01
     assert float((found - brute_force(weights[400:], 0.07)).abs().max()) < 0.01 * spread(weights[400:])
 
 
-def test_tensors_of_another_recipe_or_network_are_refused(whole):
-    with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        average(whole.run, STEPS, 0.07, {"weight": whole.net["weight"]}, "other")
-    with pytest.raises(CheckpointError, match="not those of this network"):
-        average(whole.run, STEPS, 0.07, {"weight": torch.zeros(4)}, "mine")
+def test_snapshots_of_another_recipe_do_not_count_and_tensors_of_another_network_are_refused(tmp_path, weights):
+    one = made(tmp_path / "mine", weights)
+    sidecar = one.run.snapshot_file(660).with_suffix(".json")
+    sidecar.write_text(sidecar.read_text().replace('"mine"', '"other"'))
+    assert 660 not in [stored.step for stored in usable(one.run, STEPS)]
+    for tensors in ({"weight": torch.zeros(4)}, {"other": torch.zeros(5)}):
+        with pytest.raises(CheckpointError, match="not those of this network"):
+            power.reconstructed(one.run, STEPS, 0.07, tensors)
+
+
+def test_an_average_is_made_once_and_again_if_its_file_is_damaged_or_its_snapshots_change(
+    tmp_path, weights, monkeypatch
+):
+    one, runs, real = made(tmp_path / "mine", weights), [], power.reconstructed
+    monkeypatch.setattr(power, "reconstructed", lambda *arguments: runs.append(1) or real(*arguments))
+
+    def read() -> torch.Tensor:
+        found = averaged(one.run, STEPS, 0.07)
+        assert found.error is not None
+        return found.tensors["weight"]
+
+    first, file = read(), weights_file(one.run, STEPS, 0.07)
+    assert torch.equal(read(), first)
+    assert len(runs) == 1
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    assert torch.equal(read(), first)
+    assert (len(runs), file.read_bytes()) == (2, content), "whoever makes it"
+    file.unlink()
+    file.mkdir()
+    assert torch.equal(read(), first), "what cannot be kept is made each time"
+    file.rmdir()
+    before = weights_digest(one.run, STEPS, 0.07)
+    read()
+    one.run.snapshot_file(60).unlink()
+    assert weights_digest(one.run, STEPS, 0.07) != before
+    assert not torch.equal(read(), first)
+    assert len({weights_digest(one.run, STEPS, length) for length in (None, 0.07, 0.1)}) == 3
+    remove(one.run, STEPS)
+    assert not file.exists()
 
 
 def test_a_mixture_reads_no_more_than_sidecars(tmp_path, weights):
     one = made(tmp_path / "mine", weights)
-    before = snapshots.fingerprint(one.run, STEPS)
-    mixed = mixture.of(one.run, STEPS, 0.07)
+    mixed = mixture(one.run, STEPS, 0.07)
     assert [part.step for part, _ in mixed.parts] == [*range(EVERY, STEPS + 1, EVERY)]
     assert sum(weight for _, part in mixed.parts for weight in part.values()) == pytest.approx(1.0)
     one.run.snapshot_file(60).with_suffix(".json").unlink()
-    assert snapshots.fingerprint(one.run, STEPS) != before
-    assert len(mixture.of(one.run, STEPS, 0.07).parts) == len(mixed.parts) - 1
+    assert len(mixture(one.run, STEPS, 0.07).parts) == len(mixed.parts) - 1

@@ -19,7 +19,13 @@ def run(tmp_path) -> RunFolder:
 
 
 def state(value: float = 1.0) -> dict[str, Any]:
-    return {"model": {"w": torch.full((100,), value)}, "nested": [{"a": torch.ones(3)}], "model_digest": "abc"}
+    """A state whose averaged weights are half of the others; ``fixed`` is not trained."""
+    return {
+        "model": {"w": torch.full((100,), value), "fixed": torch.ones(2)},
+        "ema": {"updates": 3, "average": {"w": torch.full((100,), value / 2)}},
+        "nested": [{"a": torch.ones(3)}],
+        "model_digest": "abc",
+    }
 
 
 def fill(run: RunFolder, *steps: int) -> None:

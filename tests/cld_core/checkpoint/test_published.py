@@ -11,7 +11,7 @@ import cld_core
 from cld_core.checkpoint import published
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import Recipe, load
-from cld_core.errors import CheckpointError, NotFoundError
+from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
 from cld_core.importing import import_published
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -167,7 +167,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
         read(tmp_path / "evil.pth")
     assert not (tmp_path / "pwned").exists()
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match="plain tensors"):
+    with pytest.raises(WrongCheckpointError, match="plain tensors"):
         read(tmp_path / "text.pth")
     with pytest.raises(NotFoundError, match="no such file"):
         read(tmp_path / "none.pth")

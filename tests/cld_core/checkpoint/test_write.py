@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from cld_core.checkpoint import write as writing
+from cld_core.checkpoint.files import newest_good, sidecar_of, slowest_save_s, weights_file
+from cld_core.checkpoint.load import KINDS, averaged_weights
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.load import newest_good
-from cld_core.checkpoint.verify import sidecar_of, slowest_save_s
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.config import load
 from cld_core.errors import LeaseLostError, SaveError
@@ -26,9 +26,15 @@ def test_what_was_saved_is_loaded(run):
     loaded = load_checkpoint(run, 10, model_digest="abc")
     assert torch.equal(loaded["model"]["w"], torch.full((100,), 10.0))
     assert loaded["step"] == 10
+    assert (loaded["ema"]["updates"], list(loaded["ema"]["average"])) == (3, ["w"])
+    assert torch.equal(loaded["ema"]["average"]["w"], torch.full((100,), 5.0))
+    assert "average" not in torch.load(run.checkpoint_file(10), weights_only=True)["ema"], "it is stored once"
+    tensors = averaged_weights(run, 10).tensors
+    assert sorted(tensors) == ["fixed", "w"], "all that a network has"
     sidecar = sidecar_of(run, 10)
     assert sidecar is not None
-    assert sidecar.bytes == run.checkpoint_file(10).stat().st_size
+    assert sidecar.state.bytes == run.checkpoint_file(10).stat().st_size
+    assert sidecar.weights.bytes == weights_file(run, 10).stat().st_size
     assert sidecar.seconds == slowest_save_s(run)
 
 
@@ -47,14 +53,14 @@ def test_a_state_that_is_held_still_is_copied_in_the_background_until_settled(ru
     gate, copy = threading.Event(), writing._copy
     monkeypatch.setattr(writing, "_copy", lambda pairs: (gate.wait(10), copy(pairs)))
     writer = CheckpointWriter(run, keep=3)
-    content = {"w": torch.ones(4)}
+    content = state(1.0)
     writer.save(5, content, held_still=True)
     assert not writer._copied.is_set()
     gate.set()
     writer.settled()
-    content["w"].zero_()
+    content["model"]["w"].zero_()
     writer.wait()
-    assert torch.equal(load_checkpoint(run, 5)["w"], torch.ones(4))
+    assert torch.equal(load_checkpoint(run, 5)["model"]["w"], torch.ones(100))
 
 
 def test_saving_waits_for_the_save_before_it_only(run):
@@ -79,7 +85,7 @@ def test_the_last_k_and_the_milestones_are_kept(run):
     writer.wait()
     assert run.checkpoint_steps() == [20, 40, 50]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == sorted(
-        f"step_{step:08d}.{suffix}" for step in (20, 40, 50) for suffix in ("pt", "json")
+        f"step_{step:08d}.{suffix}" for step in (20, 40, 50) for suffix in ("ema.safetensors", "pt", "json")
     )
 
 
@@ -105,11 +111,11 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
         run = RunFolder.create(small / "mine", load(TOY), {"created": 1.0})
         writer = CheckpointWriter(run, keep=3)
         writer.save(1, state())
-        writer.save(2, {"model": {"w": torch.zeros(1_000_000)}})
+        writer.save(2, {**state(), "more": torch.zeros(1_000_000)})
         with pytest.raises(SaveError, match=r"step_00000002.*no space left.*cldctl resume"):
             writer.wait()
         assert run.checkpoint_steps() == [1]
-        assert sorted(os.listdir(run.checkpoints)) == ["step_00000001.json", "step_00000001.pt"]
+        assert {name.split(".")[0] for name in os.listdir(run.checkpoints)} == {"step_00000001"}
         assert newest_good(run) == (1, [])
         writer.save(3, state())
         writer.wait()
@@ -124,7 +130,7 @@ class Disk:
     def __init__(self, monkeypatch, error: int = errno.ENOSPC) -> None:
         self.tries, self.fails, self._error, self._save = 0, lambda tries: False, error, torch.save
         monkeypatch.setattr(torch, "save", self)
-        monkeypatch.setattr(writing.faults, "pauses", lambda **options: itertools.repeat(0.01))
+        monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
 
     def __call__(self, content, file):
         self.tries += 1
@@ -170,12 +176,35 @@ def test_an_owner_that_cannot_be_known_writes_nothing_until_it_is(run, monkeypat
     unknown = [OSError(errno.ESTALE, "stale")] * 3
 
     def check():
-        assert not list(run.checkpoints.glob("step_*"))
+        assert not unknown or not list(run.checkpoints.glob("step_*"))
         if unknown:
             raise unknown.pop()
 
-    monkeypatch.setattr(writing.faults, "pauses", lambda **options: itertools.repeat(0.01))
+    monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
     writer = CheckpointWriter(run, keep=2, check_owner=check)
     writer.save(10, state())
     writer.wait(within_s=300)
     assert run.checkpoint_steps() == [10]
+
+
+def test_a_file_that_is_written_again_has_no_sidecar_meanwhile(run, monkeypatch):
+    """Whoever is killed between two files leaves no sidecar that promises another file."""
+    fill(run, 10)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "_vouch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        writing.write(run, 10, state(2.0))
+    assert weights_file(run, 10).exists()
+    assert run.checkpoint_steps() == []
+
+
+def test_tensors_of_every_kind_that_a_network_may_hold_come_back(run):
+    ones = {str(kind): torch.ones(3, dtype=kind) for kind in KINDS}
+    writing.write(run, 10, {**state(), "model": {**ones, "scalar": torch.tensor(2.0), "none": torch.zeros(0, 2)}})
+    tensors = averaged_weights(run, 10).tensors
+    assert {name: tensor.dtype for name, tensor in tensors.items() if name in ones} == {str(one): one for one in KINDS}
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in ones.items())
+    assert (tensors["scalar"], tensors["none"].shape) == (2.0, (0, 2))

@@ -1,41 +1,17 @@
 """Keys of a recipe as arguments of functions."""
 
-import dataclasses
-import typing
-
 import numpy as np
 import pytest
 import torch
 
 from cld_core.config import load
-from cld_core.config.arguments import ElboKeys, Method, SamplingKeys, elbo_spec, sampling_spec
-from cld_core.config.eval import ElboSpec
+from cld_core.config.arguments import elbo_spec, sampling_spec
 from cld_core.config.sampling import EmSpec, ExponentialSpec
-from cld_core.config.variants import SECTIONS
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
 METHODS = "ode, em, sscs, exponential, gddim, conjugate, splitting, tuned"
-HAVE_NFE = "method='em', 'sscs', 'exponential', 'gddim', 'conjugate', 'splitting' or 'tuned'"
 TOY = load(RECIPES / "toy.yaml", ["sampling.eps=2e-3"])
-
-
-def types_of(spec):
-    hints = typing.get_type_hints(spec)
-    return {entry.name: hints[entry.name] for entry in dataclasses.fields(spec)}
-
-
-def test_types_name_all_keys_of_the_sections():
-    keys = {}
-    for variant in SECTIONS["sampling"].variants.values():
-        keys |= types_of(variant.spec)
-    assert keys.pop("nfe") is int
-    del keys["method"]
-    assert keys == typing.get_type_hints(SamplingKeys)
-    assert typing.get_args(Method) == tuple(SECTIONS["sampling"].variants)
-    keys = types_of(ElboSpec)
-    assert keys.pop("velocities") is keys.pop("probes") is int
-    assert keys == typing.get_type_hints(ElboKeys)
 
 
 def test_nothing_given_is_the_recipe():
@@ -55,47 +31,31 @@ def test_numbers_of_other_libraries_are_numbers(seven):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        ({"method": "odee"}, f"method='odee': expected one of {METHODS}. Did you mean 'ode'?"),
-        ({"method": ["em"]}, f"method=['em']: expected one of {METHODS}."),
-        ({"method": 3}, f"method=3: expected one of {METHODS}."),
-        (
-            {"nfee": 20},
-            f"there is no argument 'nfee'. Did you mean 'nfe'? It goes with {HAVE_NFE}.",
-        ),
-        (
-            {"nfe": 20},
-            f"method='ode' has no argument 'nfe'; {HAVE_NFE} has it. Those of method='ode': "
-            "atol, compile, denoise, eps, guidance, guidance_from, guidance_to, method, precision, rtol.",
-        ),
-        (
-            {"method": "em", "nfe": 0},
-            "nfe=0: expected a whole number >= 2 and <= 1e+06 "
-            "(network evaluations of a fixed-step method, denoising included).",
-        ),
-        (
-            {"method": "em", "grid": "powr"},
-            "grid='powr': expected one of auto, linear, quadratic, power "
-            "(spacing of the times; auto: power for the exponential method, else linear). Did you mean 'power'?",
-        ),
-        ({"denoise": 1}, "denoise=1: expected True or False (end with a noise-free step of size eps)."),
-        (
-            {"method": "em", "grid_power": 3},
-            "grid_power has no effect with grid=linear. Set grid=power or leave it at 6.0.",
-        ),
+        ({"method": "odee"}, ["'method' cannot be 'odee'", METHODS, "Did you mean 'ode'?"]),
+        ({"method": ["em"]}, ["'method' cannot be ['em']", METHODS]),
+        ({"method": 3}, ["'method' cannot be 3", METHODS]),
+        ({"nfee": 20}, ["unknown key 'nfee' (with method=ode)", "Did you mean 'nfe' (with method=em, sscs"]),
+        ({"nfe": 20}, ["'nfe' is not a key of method=ode. Set method=em, sscs", "eps, denoise"]),
+        ({"method": "em", "nfe": 0}, ["'nfe' cannot be 0", ">= 2 and <= 1e+06: network evaluations"]),
+        ({"method": "em", "grid": "powr"}, ["'grid' cannot be 'powr'", "Did you mean 'power'?"]),
+        ({"denoise": 1}, ["'denoise' cannot be 1; expected true or false"]),
+        ({"method": "em", "grid_power": 3}, ["'grid_power' has no effect with grid=linear. Set grid=power or leave"]),
     ],
     ids=str,
 )
-def test_messages_name_the_argument_and_the_fix(arguments, message):
+def test_messages_name_the_argument_and_the_fix(arguments, words):
     with pytest.raises(RecipeError) as caught:
         sampling_spec(TOY, arguments, "Model.sample")
-    assert str(caught.value) == f"Model.sample: {message}"
+    assert str(caught.value).startswith("Model.sample: ")
+    for word in words:
+        assert word in str(caught.value)
 
 
 def test_a_method_that_the_diffusion_cannot_have():
     recipe = load(RECIPES / "toy.yaml", ["sde.name=vpsde", "objective.name=dsm"])
-    with pytest.raises(RecipeError, match=r"^f: method cannot be sscs with sde\.name=vpsde.* Set method=exponential"):
+    with pytest.raises(RecipeError, match=r"^f: 'method' cannot be sscs with sde\.name=vpsde.* Set method=exponential"):
         sampling_spec(recipe, {"method": "sscs"}, "f")
 
 
@@ -103,5 +63,5 @@ def test_the_bound_starts_where_the_network_was_trained():
     recipe = load(RECIPES / "toy.yaml", ["objective.loss_eps=1e-3"])
     spec = elbo_spec(recipe, {"velocities": 4, "eps": 1e-6}, "f")
     assert (spec.velocities, spec.probes, spec.eps) == (4, 1, 1e-3)
-    with pytest.raises(RecipeError, match=r"^f: there is no argument 'velocites'\. Did you mean 'velocities'\?$"):
+    with pytest.raises(RecipeError, match=r"^f: unknown key 'velocites'\. Did you mean 'velocities'"):
         elbo_spec(recipe, {"velocites": 4}, "f")

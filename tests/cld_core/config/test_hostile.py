@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
-from cld_core.config.reading import MAX_BYTES
+from cld_core.config.load import MAX_BYTES
 from cld_core.errors import RecipeError
 from cld_core.run import RunFolder
 from cld_core.run.events import Requested
@@ -47,10 +47,10 @@ def refusal(*arguments, **keywords) -> str:
         (f"a: &a [x]\n{LAUGHS}", ["values", "aliases"]),
         ("train: {steps: 1}\nnull: 3\n", ["line 2", "a key of the recipe is not a text"]),
         ("train:\n  3: 4\n", ["line 2", "a key of 'train' is not a text"]),
-        ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps' is not nested", "`train: {steps: ...}`"]),
+        ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps'", "nested", "`train: {steps: 9}`"]),
         ("train:\n  steps: '${'\n", ["line 2", "'train.steps'", "${"]),
-        ("train:\n  steps: '${train.steps}'\n", ["line 2", "'train.steps'", "never ends"]),
-        ("name: ${data.name}\ndata:\n  name: ${name}\n", ["'data.name'", "never ends"]),
+        ("train:\n  steps: '${train.steps}'\n", ["line 2", "'train.steps'", "refers to"]),
+        ("name: ${data.name}\ndata:\n  name: ${name}\n", ["'name'", "refers to"]),
         ("name: '${train}'\ntrain:\n  steps: 5\n", ["line 1", "'name'", "is a section"]),
         ("name: 'a${network.multipliers}'\nnetwork: {name: ncsnpp, multipliers: [1]}\n", ["'name'", "a list"]),
         ("name: '${oc.env:HOME}'\n", ["line 1", "'name'", "${oc.env:HOME}", "only other keys"]),
@@ -180,7 +180,7 @@ def test_the_environment_is_never_read(tmp_path, monkeypatch):
 def test_references(tmp_path):
     text = "name: 'r-${train.steps}-${ sde.beta0 }'\ntrain: {steps: 100, log_every: '${train.keep}', keep: 7}\n"
     file = write(tmp_path, f"{text}sde: {{beta0: 2.5}}\n")
-    recipe = load(file, ["train.checkpoint_every=${train.log_every}"])
+    recipe = load(file, ["train.checkpoint_every=${train.keep}"])
     assert recipe.name == "r-100-2.5"
     assert (recipe.train.log_every, recipe.train.checkpoint_every) == (7, 7)
 
@@ -192,31 +192,32 @@ LITERALS = ["${HOME}", "\\${HOME}", "a\\\\${b}", "${oc.env:HOME}", "${", "${trai
 def test_a_text_with_a_dollar_survives(tmp_path, text):
     """Escaped once, it is the same in the frozen recipe, in what was exported, and after further overrides."""
     escaped = text.replace("\\", "\\\\").replace("${", "\\${") if "${" in text else text
-    recipe = load(TOY, [f"data.name='{escaped}'", "data.plugin=x"])
-    assert recipe.data.name == text
+    recipe = load(TOY, [f"monitor.mlflow.experiment='{escaped}'"])
+    assert recipe.monitor.mlflow.experiment == text
     frozen = write(tmp_path, dump(recipe))
     assert load_frozen(frozen) == recipe
-    assert load(write(tmp_path, dump(recipe, frozen=False))) == recipe
+    assert load(frozen) == recipe
     assert from_dict(recipe.to_dict(), "x.safetensors") == recipe
-    assert with_overrides(recipe, ["train.steps=5"]).data.name == text
-    assert with_overrides(recipe, ["name=${data.name}"]).name == text, "what a reference leads to is not read again"
+    assert with_overrides(recipe, ["train.steps=5"]).monitor.mlflow.experiment == text
+    again = with_overrides(recipe, ["name=${monitor.mlflow.experiment}"])
+    assert again.name == text, "what a reference leads to is not read again"
 
 
 def test_overrides_are_settled_for_the_ledger(tmp_path):
     """A reference is resolved when it is typed: a later override of what it leads to changes nothing."""
-    before = load(TOY, ["data.plugin=x"])
+    before = load(TOY)
     frozen = write(tmp_path, dump(before))
     typed = [
         "train.checkpoint_every=${train.steps}",
-        "data.name='\\${HOME}'",
+        "cluster.account='\\${HOME}'",
         "train={steps: 9, keep: '${train.steps}'}",
     ]
     recipe = with_overrides(before, typed)
-    assert (recipe.train.checkpoint_every, recipe.train.keep, recipe.data.name) == (9, 9, "${HOME}")
+    assert (recipe.train.checkpoint_every, recipe.train.keep, recipe.cluster.account) == (9, 9, "${HOME}")
     settled = anchored_overrides(typed, recipe, tmp_path)
     assert settled == [
         "train.checkpoint_every=9",
-        "data.name=\\${HOME}",
+        "cluster.account=\\${HOME}",
         "train.steps=9",
         "train.keep=9",
     ]

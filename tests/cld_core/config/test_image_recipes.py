@@ -8,10 +8,9 @@ import torch
 from cld_core import nets
 from cld_core.config import load, with_overrides
 from cld_core.config.data import CelebaHq256Spec, Cifar10Spec
-from cld_core.config.ncsnpp import NcsnppSpec
-from cld_core.config.objective import ObjectiveSpec
-from cld_core.config.optim import OptimSpec
+from cld_core.config.network import NcsnppSpec
 from cld_core.config.sde import CldSpec, PsldSpec
+from cld_core.config.train import ObjectiveSpec, OptimSpec
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 

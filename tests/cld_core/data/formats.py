@@ -1,77 +1,26 @@
-"""Writers of the formats that preparation reads, from independent parts: protobuf, tensorboard's TFRecord writer."""
+"""Writers of the formats that preparation reads."""
 
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from tensorboard.summary.writer.record_writer import RecordWriter
+from tfrecord.writer import TFRecordWriter
 
 
-@cache
-def _example_class():
-    """tf.train.Example, declared here because the package that ships it is TensorFlow."""
-    file = descriptor_pb2.FileDescriptorProto(name="example_for_tests.proto", package="tests", syntax="proto3")
-    kinds = descriptor_pb2.FieldDescriptorProto
-
-    def message(name, *fields):
-        made = file.message_type.add(name=name)
-        for field in fields:
-            made.field.add(**field)
-        return made
-
-    def field(name, number, kind, *, of=None, label=kinds.LABEL_OPTIONAL, **more):
-        return {"name": name, "number": number, "type": kind, "type_name": of, "label": label, **more}
-
-    many = kinds.LABEL_REPEATED
-    message("BytesList", field("value", 1, kinds.TYPE_BYTES, label=many))
-    message("FloatList", field("value", 1, kinds.TYPE_FLOAT, label=many))
-    message("Int64List", field("value", 1, kinds.TYPE_INT64, label=many))
-    feature = message(
-        "Feature",
-        field("bytes_list", 1, kinds.TYPE_MESSAGE, of=".tests.BytesList", oneof_index=0),
-        field("float_list", 2, kinds.TYPE_MESSAGE, of=".tests.FloatList", oneof_index=0),
-        field("int64_list", 3, kinds.TYPE_MESSAGE, of=".tests.Int64List", oneof_index=0),
-    )
-    feature.oneof_decl.add(name="kind")
-    features = message("Features", field("feature", 1, kinds.TYPE_MESSAGE, of=".tests.Features.Entry", label=many))
-    entry = features.nested_type.add(name="Entry")
-    entry.field.add(**field("key", 1, kinds.TYPE_STRING))
-    entry.field.add(**field("value", 2, kinds.TYPE_MESSAGE, of=".tests.Feature"))
-    message("Example", field("features", 1, kinds.TYPE_MESSAGE, of=".tests.Features"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tests.Example"))
-
-
-def example(**features: Sequence[int] | Sequence[float] | Sequence[bytes]) -> bytes:
-    """A serialised Example of features that are lists of one kind."""
-    made = _example_class()()
-    for key, values in features.items():
-        entry = made.features.feature.add(key=key)
-        kinds = {bytes: entry.value.bytes_list, float: entry.value.float_list, int: entry.value.int64_list}
-        kinds[type(values[0])].value.extend(values)
-    return made.SerializeToString()
-
-
-def image_example(image: np.ndarray, label: int = 0) -> bytes:
-    return example(shape=[int(side) for side in image.shape], data=[image.tobytes()], label=[label])
-
-
-class _Kept(io.BytesIO):
-    def close(self) -> None:
-        """The writer closes what it wrote to; here it is still wanted."""
-
-
-def tfrecord(records: Sequence[bytes]) -> bytes:
-    kept = _Kept()
-    writer = RecordWriter(kept)
+def write_records(path: Path, records: Sequence[Mapping[str, tuple[Any, str]]]) -> None:
+    """A TFRecord file; a record has values, and "int", "byte" or "float", for each feature."""
+    writer = TFRecordWriter(str(path))
     for record in records:
-        writer.write(record)
-    return kept.getvalue()
+        writer.write(dict(record))
+    writer.close()
+
+
+def image_record(image: np.ndarray, label: int = 0) -> dict[str, tuple[Any, str]]:
+    return {"shape": (list(image.shape), "int"), "data": (image.tobytes(), "byte"), "label": (label, "int")}
 
 
 def celebahq_images(count: int, size: int, seed: int = 0) -> np.ndarray:
@@ -87,9 +36,18 @@ def write_celebahq(root: Path, images: Mapping[str, np.ndarray], shards: Mapping
             log = size.bit_length() - 1
             path = root / split / f"{split}-r{log:02d}-s-{index:04d}-of-{shards[split]:04d}.tfrecords"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(tfrecord([image_example(image, label=index) for image in some]))
+            write_records(path, [image_record(image, label=index) for image in some])
             written.append(path)
     return written
+
+
+def write_lmdb(folder: Path, images: Sequence[np.ndarray]) -> Path:
+    """The published form: raw bytes under the numbers of the images."""
+    folder.mkdir(parents=True)
+    with lmdb.open(str(folder), map_size=1 << 26) as env, env.begin(write=True) as transaction:
+        for index, image in enumerate(images):
+            transaction.put(str(index).encode(), image.tobytes())
+    return folder
 
 
 def _string(text: bytes) -> bytes:

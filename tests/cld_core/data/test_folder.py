@@ -43,8 +43,8 @@ def names_of(source, split, validation):
 
 
 def test_real_pictures_with_their_own_splits(tmp_path):
-    manifest = prepare("folder", CIFAR_FEW, tmp_path / "out", size=32)
-    assert {split: info.count for split, info in manifest.splits.items()} == {"train": 30, "validation": 10}
+    about = prepare("folder", CIFAR_FEW, tmp_path / "out", size=32)
+    assert {split: info.count for split, info in about.splits.items()} == {"train": 30, "validation": 10}
     for split, top in (("train", "train"), ("validation", "test")):
         expected = [np.asarray(Image.open(path)) for path in sorted((CIFAR_FEW / top).rglob("*.jpg"))]
         assert np.array_equal(images(tmp_path / "out", split), np.stack(expected))
@@ -53,9 +53,11 @@ def test_real_pictures_with_their_own_splits(tmp_path):
 @pytest.mark.skipif(not CIFAR_SUBSET.exists(), reason="needs ../shared/data/cifar10-subset.zip")
 def test_ten_thousand_real_pictures_from_a_zip(tmp_path):
     seen = []
-    manifest = prepare("folder", CIFAR_SUBSET, tmp_path / "out", size=32, progress=seen.append)
-    assert {split: info.count for split, info in manifest.splits.items()} == {"train": 8000, "validation": 2000}
-    assert (seen[-1].images, seen[-1].expected) == (10_000, 10_000)
+    about = prepare(
+        "folder", CIFAR_SUBSET, tmp_path / "out", size=32, progress=lambda part, *counts: seen.append(counts)
+    )
+    assert {split: info.count for split, info in about.splits.items()} == {"train": 8000, "validation": 2000}
+    assert seen[-1] == (10_000, 10_000)
     means = images(tmp_path / "out", "train").mean(axis=(0, 1, 2))
     assert np.abs(means - [125.3, 122.9, 113.9]).max() < 2  # the known means of CIFAR-10's channels
     verify(tmp_path / "out")
@@ -107,13 +109,13 @@ def test_upright_opaque_and_of_three_channels(tmp_path):
 def test_other_files_are_skipped(source, tmp_path):
     for name in (".DS_Store", "README.txt", ".hidden.png"):
         (source / name).write_bytes(b"no picture")
-    manifest = prepare("folder", source, tmp_path / "out", size=8, split=0)
-    assert manifest.splits["train"].count == 20
-    assert "validation" not in manifest.splits
+    about = prepare("folder", source, tmp_path / "out", size=8, split=0)
+    assert about.splits["train"].count == 20
+    assert "validation" not in about.splits
 
 
 def test_a_bad_picture_may_simply_be_removed(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "PICTURES_PER_UNIT", 4)
+    monkeypatch.setattr(folder_module, "PICTURES_PER_PART", 4)
     bad = source / "more" / "11.png"
     bad.write_bytes(b"hello")
     with pytest.raises(DataError, match="cannot be used"):
@@ -138,13 +140,13 @@ def test_folders_that_name_splits(source, tmp_path):
     (source / "val").mkdir()
     for path in source.glob("*.png"):
         path.rename(source / "val" / path.name)
-    manifest = prepare("folder", source, tmp_path / "a", size=8)
-    assert {split: info.count for split, info in manifest.splits.items()} == {"train": 13, "validation": 7}
+    about = prepare("folder", source, tmp_path / "a", size=8)
+    assert {split: info.count for split, info in about.splits.items()} == {"train": 13, "validation": 7}
     wrapped = prepare("folder", source.parent, tmp_path / "b", size=8)
-    assert wrapped.splits == manifest.splits
+    assert wrapped.splits == about.splits
 
     mixed = prepare("folder", source, tmp_path / "c", size=8, split=0.5)
-    assert mixed.splits != manifest.splits
+    assert mixed.splits != about.splits
     (source / "val" / "00.png").rename(source / "00.png")
     with pytest.raises(DataError, match=r"pictures in 00.png.*--split"):
         prepare("folder", source, tmp_path / "d", size=8)
@@ -163,7 +165,6 @@ def test_wrong_usage(source, tmp_path):
         ({"size": 0}, "1 to 4096 pixels, not 0"),
         ({"size": 8, "split": 1.0}, r"\[0, 1\)"),
         ({"size": 1_000_000}, "1 to 4096 pixels, not 1000000"),
-        ({"size": 8, "download": True}, "cannot be downloaded"),
     ):
         with pytest.raises(UsageError, match=match):
             prepare("folder", source, out, **options)

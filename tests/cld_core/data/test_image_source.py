@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from cld_core.config.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
-from cld_core.data import order
-from cld_core.data.image_source import ImageSource, dequantise
+from cld_core.data.image_source import ImageSource, dequantise, indices, mirrored
 from cld_core.data.images import to_model, to_pixels
-from cld_core.data.presence import require
 from cld_core.data.source import source
+from cld_core.data.store import IMAGES, PROGRESS, require
 from cld_core.errors import DataError
 from tests.support.images import make_images
 
@@ -43,9 +42,9 @@ def test_a_batch_depends_on_seed_and_step_alone(images):
 
 def test_a_batch_has_the_images_of_its_step_mirrored_as_said(images):
     stored = images.train.batch(torch.arange(images.train.n))
-    chosen = order.indices(3, 6, images.train.n, 0)
+    chosen = indices(3, 6, images.train.n, 0)
     expected = stored[chosen]
-    flips = order.mirrored(3, 6, images.train.n, 0)
+    flips = mirrored(3, 6, images.train.n, 0)
     expected[flips] = expected[flips].flip(-1)
     assert torch.equal(images.batch(0, 0, 3, 6, slice(0, 6)), to_model(expected))
 
@@ -102,12 +101,13 @@ def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
     (tmp_path / "published" / "train.lmdb" / "data.mdb").touch()
     with pytest.raises(DataError, match=r"train.lmdb cannot be opened as an LMDB file.*cldctl data prepare cifar10"):
         require(Cifar10Spec(path=str(tmp_path / "published")))
-    (tmp_path / "published").rename(tmp_path / "half.partial")
-    (tmp_path / "half.partial" / "progress.json").touch()
-    with pytest.raises(DataError, match=r"unfinished.*--out \S*half$"):
-        require(Cifar10Spec(path=str(tmp_path / "half.partial")))
+    (tmp_path / "half.partial").mkdir()
+    (tmp_path / "half.partial" / PROGRESS).touch()
+    for given in ("half", "half.partial"):
+        with pytest.raises(DataError, match=r"unfinished.*--out \S*half$"):
+            require(Cifar10Spec(path=str(tmp_path / given)))
     cut = make_images(tmp_path / "cut")
-    with (cut / "validation.lmdb" / "data.mdb").open("r+b") as file:
+    with (cut / IMAGES).open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(DataError, match=r"validation.lmdb/data.mdb has 1000 bytes, but its manifest says \d+.*prepare"):
+    with pytest.raises(DataError, match=r"images\.npy has 1000 bytes, but about\.json says \d+.*prepare"):
         require(ImageDataSpec(path=str(cut), size=8))

@@ -1,20 +1,23 @@
 import json
 import os
+import pickle
 import shutil
 
-import lmdb
 import numpy as np
 import pytest
 import torch
 
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import images as images_module
-from cld_core.data import presence
-from cld_core.data.build import Plan, Unit, build
-from cld_core.data.images import LmdbImages, MemoryImages, open_images, to_model
+from cld_core.data import store
+from cld_core.data.images import LmdbImages, MappedImages, MemoryImages, open_images, to_model
 from cld_core.data.prepare import verify
-from cld_core.data.store import read_manifest
+from cld_core.data.source import source
+from cld_core.data.store import ABOUT, IMAGES, read_about
 from cld_core.errors import DataError
+from tests.support.images import store_images
+
+from .formats import write_lmdb
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -22,8 +25,8 @@ SIZE = 8
 
 
 def pixels(count, seed=0):
-    """uint8 of shape (count, SIZE, SIZE, 3)."""
-    return np.random.default_rng(seed).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+    """uint8 of shape (count, 3, SIZE, SIZE)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE, SIZE), dtype=np.uint8)
 
 
 TRAIN, VALIDATION = pixels(41), pixels(9, seed=1)
@@ -33,37 +36,27 @@ TRAIN, VALIDATION = pixels(41), pixels(9, seed=1)
 def made(tmp_path_factory):
     """A prepared data set; tests that damage it take a copy."""
     root = tmp_path_factory.mktemp("data") / "set"
-    units = {
-        "train": [Unit(name="all", fingerprint="1", read=lambda: (image.tobytes() for image in TRAIN))],
-        "validation": [Unit(name="all", fingerprint="1", read=lambda: (image.tobytes() for image in VALIDATION))],
-    }
-    build(Plan(name="cifar10", size=SIZE, source="memory", units=units), root)
-    return root
+    return store_images(root, {"train": TRAIN, "validation": VALIDATION}, name="cifar10")
 
 
 @pytest.fixture
 def copied(made, tmp_path):
-    shutil.copytree(made, tmp_path / "copied")
-    return tmp_path / "copied"
+    return shutil.copytree(made, tmp_path / "copied")
 
 
 def write_published(root, images, split="train"):
-    path = root / f"{split}.lmdb"
-    path.mkdir(parents=True)
-    with lmdb.open(str(path), map_size=1 << 24) as env, env.begin(write=True) as transaction:
-        for index, image in enumerate(images):
-            transaction.put(str(index).encode(), image.tobytes())
+    write_lmdb(root / f"{split}.lmdb", [image.transpose(1, 2, 0) if image.ndim == 3 else image for image in images])
     return root
 
 
 def expected(images, indices, flips=None):
-    chosen = torch.from_numpy(images)[indices].permute(0, 3, 1, 2)
+    chosen = torch.from_numpy(images)[indices]
     if flips is None:
         return chosen
     return torch.stack([image.flip(-1) if flip else image for image, flip in zip(chosen, flips, strict=True)])
 
 
-@pytest.mark.parametrize(("cache", "kind"), [("memory", MemoryImages), ("disk", LmdbImages), ("auto", MemoryImages)])
+@pytest.mark.parametrize(("cache", "kind"), [("memory", MemoryImages), ("disk", MappedImages), ("auto", MemoryImages)])
 def test_batches(made, cache, kind):
     images = open_images(made, "train", name="cifar10", size=SIZE, cache=cache)
     assert type(images) is kind
@@ -73,11 +66,21 @@ def test_batches(made, cache, kind):
     assert torch.equal(images.batch(indices), expected(TRAIN, indices))
     assert torch.equal(images.batch(indices, flips), expected(TRAIN, indices, flips))
     assert images.batch(indices).is_contiguous()
+    # A batch is the caller's own.
+    images.batch(indices).zero_()
+    assert torch.equal(images.batch(indices), expected(TRAIN, indices))
+
+
+def test_another_process_opens_the_file_itself(made):
+    images = open_images(made, "validation", cache="disk")
+    content = pickle.dumps(images)
+    assert len(content) < VALIDATION.nbytes
+    assert torch.equal(pickle.loads(content).batch(torch.arange(9)), expected(VALIDATION, range(9)))
 
 
 def test_a_set_too_large_for_memory_stays_on_disk(made, monkeypatch):
     monkeypatch.setattr("cld_core.data.images.MEMORY_BYTES", 41 * 3 * SIZE * SIZE - 1)
-    assert isinstance(open_images(made, "train"), LmdbImages)
+    assert isinstance(open_images(made, "train"), MappedImages)
     assert isinstance(open_images(made, "validation"), MemoryImages)
 
 
@@ -100,30 +103,53 @@ def test_published_form(tmp_path):
     write_published(root, VALIDATION, "validation")
     for cache in ("memory", "disk"):
         images = open_images(root, "train", name="celebahq256", cache=cache)
-        assert images.n == 41
+        assert isinstance(images, LmdbImages if cache == "disk" else MemoryImages)
         assert torch.equal(images.batch(torch.arange(41)), expected(TRAIN, range(41)))
+        flips = torch.arange(41) % 2 == 0
+        assert torch.equal(images.batch(torch.arange(41), flips), expected(TRAIN, range(41), flips))
     assert open_images(root, "validation", size=SIZE).n == 9
     with pytest.raises(DataError, match=r"8x8, not 256x256.*cldctl data prepare celebahq256"):
         open_images(root, "train", name="celebahq256", size=256)
 
 
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_training_from_published_files_sees_what_it_sees_of_prepared_ones(made, tmp_path, cache):
+    root = write_published(tmp_path / "celeba-lmdb", TRAIN)
+    sources = [source(ImageDataSpec(path=str(path), size=SIZE, cache=cache)) for path in (root, made)]
+    for step in (0, 5, 6):
+        published, prepared = (of.batch(3, 0, step, 16, slice(4, 12)) for of in sources)
+        assert torch.equal(published, prepared)
+    for of in sources:
+        of.close()
+
+
 def test_published_form_of_something_else(tmp_path):
     with pytest.raises(DataError, match="not square raw RGB images"):
         open_images(write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)]), "train")
-    with pytest.raises(DataError, match="no key '0'"):
-        open_images(write_published(tmp_path / "empty", []), "train")
     with pytest.raises(DataError, match=r"Image 1 of .* has 27 bytes, not 192"):
         open_images(write_published(tmp_path / "mixed", [TRAIN[0], np.zeros(27, np.uint8)]), "train")
 
 
+def test_a_published_file_that_was_copied_in_part(tmp_path):
+    """Reading one ends the process with a bus error."""
+    root = write_published(tmp_path / "celeba-lmdb", pixels(2000))
+    for share in (0.9, 0.3, 0.001, 0.0):
+        data = root / "train.lmdb" / "data.mdb"
+        whole = data.read_bytes()
+        data.unlink()
+        data.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(DataError, match=r"(cut short|cannot be opened).*again\."):
+            open_images(root, "train")
+
+
 def test_published_form_of_another_size_is_refused_before_anything_starts(tmp_path):
     root = write_published(tmp_path / "celeba-lmdb", TRAIN)
-    presence.require(ImageDataSpec(path=str(root), size=SIZE))
+    store.require(ImageDataSpec(path=str(root), size=SIZE))
     with pytest.raises(DataError, match=f"images of {SIZE}x{SIZE}, not 64x64.*cldctl data prepare"):
-        presence.require(ImageDataSpec(path=str(root), size=64))
+        store.require(ImageDataSpec(path=str(root), size=64))
     write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)])
     with pytest.raises(DataError, match="not square raw RGB images"):
-        presence.require(ImageDataSpec(path=str(tmp_path / "jpeg"), size=64))
+        store.require(ImageDataSpec(path=str(tmp_path / "jpeg"), size=64))
 
 
 def test_missing_data_names_the_command(tmp_path):
@@ -131,9 +157,9 @@ def test_missing_data_names_the_command(tmp_path):
     with pytest.raises(DataError) as caught:
         open_images(path, "train", name="cifar10", size=32)
     command = f"cldctl data prepare cifar10 --source PATH --out {path}"
-    assert str(caught.value) == f"The data set {path} does not exist. To prepare it: {command}"
+    assert str(caught.value) == f"there is no prepared data set in {path}. To prepare it: {command}"
     path.mkdir()
-    with pytest.raises(DataError, match=r"neither a manifest nor train\.lmdb.*prepare folder .*--size PIXELS"):
+    with pytest.raises(DataError, match=r"no prepared data set.*prepare folder .*--size PIXELS"):
         open_images(path, "train")
     path.rename(tmp_path / "nowhere.partial")
     with pytest.raises(DataError, match=r"preparation of .* is unfinished.*prepare cifar10"):
@@ -152,31 +178,31 @@ def test_another_data_set(made):
 
 
 def test_a_copy_that_is_not_whole(copied):
-    data = copied / "train.lmdb" / "data.mdb"
-    whole = data.read_bytes()
-    for length, match in ((len(whole) - 4096, "copied incompletely"), (0, "LMDB")):
-        data.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=rf"{match}.*cldctl data prepare"):
+    whole = (copied / IMAGES).read_bytes()
+    for length in (len(whole) - 4096, 0):
+        (copied / IMAGES).write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"copied incompletely.*cldctl data prepare"):
             open_images(copied, "train")
-    data.unlink()
-    with pytest.raises(DataError, match=r"train.lmdb .*No such file.*cldctl data prepare"):
+    (copied / IMAGES).write_bytes(bytes(len(whole)))
+    with pytest.raises(DataError, match=r"images\.npy cannot be read as an array.*cldctl data prepare"):
         open_images(copied, "train")
-    (copied / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match=r"cannot be read as a manifest.*cldctl data prepare"):
+    (copied / ABOUT).write_text("{")
+    with pytest.raises(DataError, match=r"does not describe a prepared data set.*cldctl data prepare"):
+        open_images(copied, "train")
+    (copied / ABOUT).write_text(json.dumps({"format": "cld-images/1"}))
+    with pytest.raises(DataError, match=r"format 'cld-images/1'.*Prepare the data again"):
         open_images(copied, "train")
 
 
 def test_changed_pixels_are_found_when_loading_and_when_verifying(copied):
-    assert verify(copied) == read_manifest(copied)
-    with lmdb.open(str(copied / "train.lmdb"), lock=False) as env, env.begin(write=True) as transaction:
-        transaction.put(b"17", TRAIN[18].tobytes())
-    content = json.loads((copied / "manifest.json").read_text())
-    content["splits"]["train"]["file_bytes"] = os.path.getsize(copied / "train.lmdb" / "data.mdb")
-    (copied / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="do not have the checksum in the manifest"):
+    assert verify(copied) == read_about(copied)
+    with open(copied / IMAGES, "r+b") as file:
+        file.seek(-VALIDATION.nbytes - 1000, os.SEEK_END)
+        file.write(bytes(10))
+    with pytest.raises(DataError, match="they were changed"):
         open_images(copied, "train", cache="memory")
     assert open_images(copied, "train", cache="disk").n == 41
     seen = []
-    with pytest.raises(DataError, match="not those that were prepared"):
+    with pytest.raises(DataError, match=r"train images .* not those that were prepared"):
         verify(copied, lambda done, total: seen.append((done, total)))
     assert seen == [(41, 50)]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,12 +11,12 @@ from cld_core import ranks
 from cld_core.config import load
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
-from cld_core.config.variants import SECTIONS, Variant, register
-from cld_core.data import presence
-from cld_core.data.build import Plan, Unit
-from cld_core.data.prepare import names, prepare
+from cld_core.config.registry import SECTIONS
+from cld_core.data import store
+from cld_core.data.prepare import Part, Plan, names, prepare
 from cld_core.errors import DataError, RecipeError, UsageError
-from cld_core.place import Place
+from cld_core.registration import register
+from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES
 
@@ -31,16 +32,17 @@ class GreysSpec(ImageDataSpec):
 
 
 def plan_greys(source, expect=None):
-    def unit(split, levels):
-        return Unit(name=split, fingerprint="1", read=lambda: (bytes([level]) * (SIZE * SIZE * 3) for level in levels))
+    def part(split, levels):
+        images = [np.full((1, 3, SIZE, SIZE), level, np.uint8) for level in levels]
+        return Part(split=split, name=split, fingerprint="1", read=lambda: images)
 
-    units = {"train": [unit("train", range(0, 240, 10))], "validation": [unit("validation", range(5, 245, 30))]}
-    return Plan(name="greys", size=SIZE, source=source.name, units=units, expect=expect or {})
+    parts = [part("train", range(0, 240, 10)), part("validation", range(5, 245, 30))]
+    return Plan(name="greys", size=SIZE, source=source.name, parts=parts, expect=expect or {})
 
 
 @pytest.fixture
 def greys(tmp_path):
-    register("data", "greys", Variant(GreysSpec, "cld_core.data.image_source:ImageSource"))
+    register("data", "greys", "cld_core.data.image_source:ImageSource", GreysSpec)
     yield tmp_path / "greys"
     del SECTIONS["data"].variants["greys"]
 
@@ -52,12 +54,12 @@ def small(path):
 
 def test_a_set_of_images_is_added_in_one_file(greys):
     with pytest.raises(DataError, match="cldctl data prepare greys --source PATH"):
-        presence.require(small(greys).data)
+        store.require(small(greys).data)
     assert "greys" in names()
-    manifest = prepare("greys", "nothing", greys)
-    assert (manifest.name, manifest.splits["train"].count) == ("greys", 24)
+    about = prepare("greys", "nothing", greys)
+    assert (about.name, about.splits["train"].count) == ("greys", 24)
     recipe = small(greys)
-    presence.require(recipe.data)
+    store.require(recipe.data)
     assert recipe.data == GreysSpec(path=str(greys))
     trainer = Trainer(recipe, ranks.alone(Place(), gpu=False))
     before = [parameter.clone() for parameter in trainer.net.parameters()]

@@ -4,11 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cld_core.config import load
 from cld_core.config.data import ToyDataSpec
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import SECTIONS
 from cld_core.data import toy
-from cld_core.data.toy_source import ToySource
-from cld_core.errors import DataError
+from cld_core.data.toy import ToySource
+from cld_core.errors import DataError, RecipeError
+from tests.support.paths import RECIPES
 
 TOY_DATA = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
 
@@ -107,7 +109,7 @@ def test_swiss_roll_lies_where_it_should():
 def test_unknown_name_lists_what_there_is():
     with pytest.raises(DataError, match=r"no toy data 'diamont'.*multimodal_swissroll.*Did you mean 'diamond'\?"):
         toy.get("diamont")
-    with pytest.raises(DataError, match=r"data\.plugin"):
+    with pytest.raises(DataError, match="`plugins`"):
         toy.get("zzz")
 
 
@@ -121,11 +123,16 @@ def square(n, generator):
 """
 
 
+def recipe_with(plugin, name):
+    return load(RECIPES / "toy.yaml", [f"plugins={plugin}", f"data.name={name}"])
+
+
 def test_plugin_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(name="test_square"))
     for _ in range(2):  # importing it twice is no conflict
-        density = toy.get("test_square", str(path))
+        assert recipe_with(path, "test_square").data == ToyDataSpec(name="test_square")
+    density = toy.get("test_square")
     assert density.sample(3, torch.Generator()).shape == (3, 2)
     assert density.log_density is None
     assert density.entropy() == 0.0
@@ -134,46 +141,28 @@ def test_plugin_file(tmp_path):
 def test_plugin_module(tmp_path, monkeypatch):
     (tmp_path / "toy_plugin_for_test.py").write_text(PLUGIN.format(name="test_module"))
     monkeypatch.syspath_prepend(tmp_path)
-    assert toy.get("test_module", "toy_plugin_for_test").name == "test_module"
+    recipe_with("toy_plugin_for_test", "test_module")
+    assert toy.get("test_module").name == "test_module"
 
 
-def test_a_plug_in_registers_what_its_import_adds_or_replaces(tmp_path, monkeypatch):
-    monkeypatch.setattr(toy, "_REGISTRY", dict(toy._REGISTRY))
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "toy_helper_for_test.py").write_text(PLUGIN.format(name="test_of_helper"))
-    plugin, other = tmp_path / "registers.py", tmp_path / "registers_other.py"
-    plugin.write_text(
-        "import toy_helper_for_test\n"
-        "from cld_core.data.toy import diamond, toy\n"
-        "toy('test_again')(diamond)\n"
-        "toy('diamond')(diamond)\n"
-    )
-    other.write_text(PLUGIN.format(name="test_other"))
-    for _ in range(2):  # it is imported once
-        assert sorted(toy.names_from(str(plugin))) == ["diamond", "test_again", "test_of_helper"]
-        assert toy.names_from(str(other)) == ("test_other",)
+def test_a_shipped_name_is_taken(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN.format(name="diamond"))
+    with pytest.raises(RecipeError, match="'diamond' is already registered, by cldctl"):
+        recipe_with(path, "diamond")
+    assert toy.get("diamond").sample is toy.diamond
 
 
 def test_data_of_another_shape_are_refused(tmp_path):
     path = tmp_path / "solid.py"
     path.write_text(PLUGIN.format(name="test_solid").replace("2", "3"))
-    drawn = ToySource(ToyDataSpec(name="test_solid", plugin=str(path)))
+    drawn = ToySource(recipe_with(path, "test_solid").data)
     with pytest.raises(DataError, match=r"'test_solid' returned shape \(8, 3\) for n = 8, not \(8, 2\)"):
         drawn.batch(0, 0, 0, 8, slice(0, 8))
 
 
-def test_bad_plugins_are_named(tmp_path):
-    broken = tmp_path / "broken.py"
-    broken.write_text("raise RuntimeError('inside')")
-    for plugin, message in ((str(broken), "RuntimeError: inside"), ("no_such_module_at_all", "ModuleNotFoundError")):
-        with pytest.raises(DataError, match=message):
-            toy.get("diamond", plugin)
-    with pytest.raises(DataError, match="FileNotFoundError"):
-        toy.get("diamond", str(tmp_path / "absent.py"))
-
-
 def test_two_versions_of_a_plugin(tmp_path):
-    """As two runs have them: each gets its own function, whichever was imported last."""
+    """As two runs have them: that of the recipe that was read last is in force."""
     files = []
     for number in (1, 2):
         files.append(tmp_path / str(number) / "twice.py")
@@ -181,5 +170,6 @@ def test_two_versions_of_a_plugin(tmp_path):
         text = "import torch\nfrom cld_core.data.toy import toy\n\n@toy('twice')\ndef twice(n, generator):\n"
         files[-1].write_text(f"{text}    return torch.full((n, 2), {number}.0)\n")
     for number in (0, 1, 0):
-        drawn = toy.get("twice", str(files[number])).sample(1, torch.Generator())
+        recipe_with(files[number], "twice")
+        drawn = toy.get("twice").sample(1, torch.Generator())
         assert drawn[0, 0].item() == number + 1

@@ -1,17 +1,20 @@
 """Trained runs that several files of tests evaluate: on images, and on toy data."""
 
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from cld_core import pictures
 from cld_core.config import load
-from cld_core.evaluate import pictures
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
+from tests.support.chunks import cut
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 from tests.support.paths import RECIPES
@@ -39,6 +42,12 @@ def run(trained, tmp_path) -> RunFolder:
     """A copy that a test may spoil."""
     shutil.copytree(trained.path, tmp_path / "run")
     return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def chunks(monkeypatch) -> Callable[[int], None]:
+    """Cut rows into chunks of so many, instead of hundreds."""
+    return functools.partial(cut, monkeypatch)
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """All rows of a complete evaluation, which reports condense."""
 
-from cld_core.evaluate import registry
+import torch
+
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.shards.files import Arrays
-from cld_core.shards.merging import Merged
+from cld_core.evaluate.rows import joined
+from cld_core.shards import Task
+from cld_core.shards.rows import Arrays
 
 
 def gather(work: Evaluation) -> dict[str, Arrays]:
-    """By kind, the rows of all shards, in the order of samples or test points."""
-    merged = Merged(work)
-    return {kind: registry.row_computer(kind).join(merged.parts(kind)) for kind in work.request.sizes}
+    """By kind, the rows of all chunks, in the order of samples or test points."""
+    task = Task(work, torch.device("cpu"), lambda: False)
+    return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

@@ -6,7 +6,7 @@ from pathlib import Path
 from cld_core.config import with_overrides
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 

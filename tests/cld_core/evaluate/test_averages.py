@@ -1,15 +1,13 @@
-"""Evaluations of averages of other lengths: their identity, their slim file, and what becomes of lost snapshots."""
+"""Evaluations of averages of other lengths: their identity, and what becomes of lost snapshots."""
 
 from dataclasses import replace
 
 import pytest
-import torch
 
 from cld_core.config import load
-from cld_core.config.ema import EmaSpec
-from cld_core.evaluate import slim, slim_model
+from cld_core.config.train import EmaSpec
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import remarks
+from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.request import EvalRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -35,34 +33,21 @@ def work(run: RunFolder, length: float | None, shards: int = 3) -> Evaluation:
     return Evaluation(request.save(run))
 
 
-def equal(first: Model, second: Model) -> bool:
-    ours, theirs = first.net.state_dict(), second.net.state_dict()
-    return all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
 def test_a_length_is_part_of_what_is_asked(run):
     usual, short, long = (work(run, length).request for length in (None, 0.05, 0.07))
     assert len({request.id for request in (usual, short, long)}) == 3
     assert len({request.settings for request in (usual, short, long)}) == 3
-    assert len({request.rows_id("loss") for request in (usual, short, long)}) == 3
-    assert "averages" not in work(run, None).made_of()
+    assert len({work(run, length).rows("loss") for length in (None, 0.05, 0.07)}) == 3
     periodic = load(RECIPES / "toy.yaml", ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
     assert EvalRequest.periodic_bound(periodic).ema == EmaSpec()
     assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
 
 
-def test_tasks_share_a_file_of_the_average_and_lost_snapshots_make_another(run):
+def test_lost_snapshots_make_another_average(run, chunks):
+    chunks(4)
     one = work(run, 0.07)
     assert one.compute(Ranks(), only=[0])
-    file = slim.file_of(run, STEP, 0.07)
-    assert file.exists()
-    assert not slim.file_of(run, STEP).exists()
-    made_of = one.made_of(strict=True)
-    about = {"run": run, "step": STEP, "checkpoint": made_of["checkpoint"], "device": "cpu", "length": 0.07}
-    read = slim_model.model(slim_model.Wanted(**about, averages=made_of["averages"]), lambda: False, shared=True)
     whole = Model.from_run(run.path, STEP, "cpu", ema_length=0.07)
-    assert equal(read, whole)
-    assert (read.ema_length, read.ema_error) == (0.07, whole.ema_error)
     assert one.missing() == [1, 2]
     run.snapshot_file(38).unlink()
     assert Evaluation(one.folder).missing() == [0, 1, 2], "rows of another average"
@@ -71,7 +56,6 @@ def test_tasks_share_a_file_of_the_average_and_lost_snapshots_make_another(run):
     report = one.report
     assert report["ema"]["length"] == 0.07
     assert report["ema"]["error"] > whole.ema_error
-    assert not slim.folder_of(run).exists(), "nobody needs it any more"
     assert work(run, None).compute(Ranks())
     assert "ema" not in work(run, None).report
 

@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from cld_core.config import load
-from cld_core.evaluate import board
+from cld_core.evaluate import reports
 from cld_core.evaluate.request import EvalRequest
 from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
@@ -24,7 +24,7 @@ def written(run, metric, report, *overrides):
     """What there is in TensorBoard about one evaluation of two checkpoints."""
     for step in (20, 40):
         request = EvalRequest.of(load(RECIPES / "toy.yaml", overrides), (metric,), step)
-        board.write(run, request, report)
+        reports.to_tensorboard(run, request, report)
     (folder,) = run.tensorboard.iterdir()
     assert folder.name == f"eval-{request.settings}"
     return EventAccumulator(str(folder)).Reload()
@@ -49,8 +49,8 @@ def test_bounds_of_several_steps_are_one_curve_under_a_readable_name(run):
 )
 def test_samples_are_told_by_how_they_were_drawn(overrides, how):
     from cld_core.evaluate import registry
-    from cld_core.evaluate.report_numbers import Number
+    from cld_core.evaluate.reports import Number
 
     recipe = load(RECIPES / "toy.yaml", overrides)
     request = EvalRequest.of(recipe, ("elbo",), 20)
-    assert board._how(request, registry.metric("fid"), Number(3.0, n=2000)) == f" ({how})"
+    assert reports._how(request, registry.metric("fid"), Number(3.0, n=2000)) == f" ({how})"

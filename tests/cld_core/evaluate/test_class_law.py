@@ -8,12 +8,12 @@ import torch
 from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.errors import UsageError
+from cld_core.evaluate import toy
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.metrics import class_law
-from cld_core.evaluate.report_numbers import numbers
+from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.samples import SampleRows
-from cld_core.evaluate.wasserstein import sliced_w2
+from cld_core.evaluate.rows import SampleRows
+from cld_core.evaluate.toy import sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
@@ -65,7 +65,8 @@ def section(run, shards=1, seed=0):
     return work.report["class-law"]
 
 
-def test_each_class_is_held_against_its_own_law(trained, drawn):
+def test_each_class_is_held_against_its_own_law(trained, drawn, chunks):
+    chunks(300)
     found, again = (section(trained, shards, seed=shards) for shards in (1, 3))
     assert {**found, "seed": 0} == {**again, "seed": 0}, "shards change nothing"
     model = Model.from_run(trained.path, device="cpu")
@@ -121,7 +122,7 @@ def test_a_class_that_the_data_hardly_have_is_named():
         def test_labels(self, seed, first, last):
             return torch.zeros(last - first, dtype=torch.int64)
 
-    sets = class_law._TrueSets(Source(), 2, 10)
+    sets = toy._TrueSets(Source(), 2, 10)
     assert [len(points) for points in sets.of(0, 20)] == [20, 20]
     with pytest.raises(UsageError, match=r"of 640 test points, 0 are of class 1\. Correct the `label`"):
         sets.of(1, 3)

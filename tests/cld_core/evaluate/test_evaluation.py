@@ -1,21 +1,20 @@
 """Evaluations: independent of how they are divided, resumable, and rows of others are not computed again."""
 
-import json
 import shutil
+import time
 
 import numpy as np
 import pytest
 
 from cld_core.config import load
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of
+from cld_core.evaluate.evaluation import Evaluation, evaluations_of, unnamed_rows
+from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.elbo import ElboRows
+from cld_core.files import read_json, write_json
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
-from cld_core.small_files import read_json
 
 from .gathered import gather
 
@@ -53,51 +52,63 @@ def bounds(work: Evaluation) -> np.ndarray:
     return gather(work)["elbo"]["elbo"]
 
 
-def test_shards_and_batches_do_not_change_the_numbers(run):
+def test_shards_do_not_change_a_bit_of_the_report_and_batches_only_rounding(run, chunks):
+    chunks(10)
     results = []
-    for shards, batch in ((1, 2048), (3, 2048), (8, 7)):
-        work = computed(run, f"eval.batch_size={batch}", shards=shards)
-        results.append((bounds(work), work.report["elbo"]))
-        shutil.rmtree(work.folder)
-    for arrays, elbo in results[1:]:
-        np.testing.assert_allclose(arrays, results[0][0], rtol=1e-5, atol=1e-5)
-        assert elbo["nll"] == pytest.approx(results[0][1]["nll"], rel=1e-6)
-        assert elbo["n"] == 70
+    for shards, batch in ((1, 2048), (3, 2048), (7, 2048), (7, 4)):
+        work = computed(run, f"eval.batch_size={batch}", shards=shards, metrics=("elbo", "loss", "w2"))
+        assert work.request.shards == shards
+        results.append((bounds(work), work.report))
+        shutil.rmtree(run.evals)
+        run.evals.mkdir()
+    (one, report), *_, (other, in_small_batches) = results
+    varies = ("created", "rows")
+    for _, same in results[1:3]:
+        assert same["rows"] == report["rows"], "the bytes of all chunks"
+        assert {**same, **dict.fromkeys(varies)} == {**report, **dict.fromkeys(varies)}
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+    assert in_small_batches["elbo"]["nll"] == pytest.approx(report["elbo"]["nll"], rel=1e-6)
+    assert report["elbo"]["n"] == 70
 
 
-def test_rows_of_another_evaluation_are_not_computed_again(run, asked, capsys):
-    """More metrics, more examples, another number of shards: only what no evaluation has is computed."""
+def test_rows_of_another_evaluation_are_not_computed_again(run, asked, chunks):
+    """More metrics, more examples, another number of shards or batch size: only what is nowhere is computed."""
+    chunks(16)
     first = computed(run, shards=2)
     asked.clear()
-    both = computed(run, shards=3, metrics=("elbo", "loss"))
+    both = computed(run, "eval.batch_size=5", shards=3, metrics=("elbo", "loss"))
     assert asked == []
     assert both.report["elbo"] == first.report["elbo"]
     assert both.report["loss"]["n"] == 70
-    assert f"shard 0 of 3: elbo 23/23, taken from {first.name}" in capsys.readouterr().out
 
     more = computed(run, "eval.samples=90")
-    assert asked == [(70, 90)]
+    assert asked == [(70, 80), (80, 90)], "the rest of the last chunk, and another one"
     assert more.report["elbo"]["n"] == 90
     np.testing.assert_array_equal(bounds(more)[:70], bounds(first))
 
     computed(run, "eval.elbo.velocities=2")
-    assert asked[1:] == [(0, 70)], "with other settings nothing is the same"
+    assert len(asked) == 2 + 5, "with other settings nothing is the same"
 
 
-def test_rows_of_another_checkpoint_or_a_damaged_shard_are_not_taken(run, capsys):
-    first = computed(run, shards=2)
-    state = first.shards / "00000.json"
-    state.write_text(json.dumps({**read_json(state), "checkpoint": "another"}))
-    (first.shards / "00001-elbo.npz").write_bytes(b"damaged")
-    computed(run, shards=2, metrics=("elbo", "loss"))
-    assert "taken from" not in capsys.readouterr().out
+def test_a_damaged_chunk_is_computed_again_with_a_message(run, asked, chunks, capsys):
+    chunks(16)
+    before = computed(run, shards=2)
+    rows = before.rows("elbo")
+    rows.file(1, 16).write_bytes(b"damaged")
+    asked.clear()
+    both = computed(run, shards=2, metrics=("elbo", "loss"))
+    assert asked == [(16, 32)]
+    assert f"damaged, and computed again: {rows.file(1, 16)}" in capsys.readouterr().out
+    assert both.report["elbo"] == before.report["elbo"]
+    assert both.report["rows"]["elbo"] == before.report["rows"]["elbo"]
 
 
-def test_shards_of_a_replaced_checkpoint_are_missing(run):
+def test_shards_of_a_replaced_checkpoint_are_missing(run, chunks):
+    chunks(16)
     work = computed(run, shards=3)
     assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([], True, [], (70, 70))
     sidecar = run.checkpoint_file(20).with_suffix(".json")
-    write_json(sidecar, {**read_json(sidecar), "sha256": "other"})
+    write_json(sidecar, {**read_json(sidecar), "weights": {"bytes": 1, "sha256": "other"}})
     assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([0, 1, 2], False, [0, 1, 2], (0, 70))
     sidecar.unlink()
     assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"
@@ -152,3 +163,15 @@ def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_anot
     with pytest.raises(NotFoundError, match=r"no method is called 'heun'.*Start the work again"):
         Evaluation(work.folder)
     assert evaluations_of(run) == []
+
+
+def test_rows_that_no_evaluation_names_go_after_a_day(run, monkeypatch):
+    one = computed(run)
+    other = computed(run, "eval.elbo.velocities=2")
+    kept, left = one.rows("elbo").folder, other.rows("elbo").folder
+    shutil.rmtree(other.folder)
+    assert unnamed_rows(run) == [], "somebody may ask again"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
+    assert unnamed_rows(run) == [left]
+    assert kept.is_dir()

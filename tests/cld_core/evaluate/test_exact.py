@@ -7,12 +7,13 @@ import torch
 
 from cld_core.analytic import gaussian
 from cld_core.checkpoint.write import write
-from cld_core.config import load, variants
+from cld_core.config import load, registry
 from cld_core.config.network import MlpSpec
 from cld_core.data.source import source
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.ranks import Ranks
+from cld_core.registration import Variant
 from cld_core.run import RunFolder
 from cld_core.sde import build
 from tests.support.paths import RECIPES
@@ -41,10 +42,11 @@ TIGHT += ("eval.elbo.eps=1e-7", "objective.loss_eps=1e-7")
 
 
 def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_and_report(
-    tmp_path, monkeypatch, no_pictures
+    tmp_path, monkeypatch, no_pictures, chunks
 ):
-    exact = variants.Variant(MlpSpec, f"{__name__}:Exact")
-    monkeypatch.setitem(variants.SECTIONS["network"].variants, "mlp", exact)
+    chunks(15)
+    exact = Variant(MlpSpec, f"{__name__}:Exact")
+    monkeypatch.setitem(registry.SECTIONS["network"].variants, "mlp", exact)
     recipe = load(RECIPES / "toy.yaml", ["data.name=gaussian", *TIGHT])
     run = RunFolder.create(tmp_path / "exact", recipe, {"created": 1.0})
     weights = {f"unused.{layer}": torch.zeros(()) for layer in range(recipe.network.layers)}

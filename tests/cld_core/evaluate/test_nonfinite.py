@@ -8,8 +8,8 @@ import torch
 from cld_core.errors import UnusableSamplesError
 from cld_core.evaluate import nonfinite
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import remarks
-from cld_core.evaluate.rows.features import FeatureRows
+from cld_core.evaluate.features import FeatureRows
+from cld_core.evaluate.reports import remarks
 from cld_core.ranks import Ranks
 from tests.support.spoiled import spoil
 
@@ -59,7 +59,8 @@ def test_the_limit_is_a_fraction_of_all_samples(count, samples, allowed, passes)
 @pytest.mark.parametrize(
     ("metrics", "value"), [(("fid",), math.nan), (("fid", "kid", "isc", "prc"), -math.inf)], ids=["fid", "all"]
 )
-def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, drawn, capsys, metrics, value):
+def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, drawn, capsys, chunks, metrics, value):
+    chunks(8)
     spoil(monkeypatch, BAD, value)
     for shards, batch in ((1, 64), (3, 7)):
         work = work_of(run, SOME, f"eval.batch_size={batch}", metrics=metrics, shards=shards)
@@ -68,7 +69,8 @@ def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, drawn, cap
         assert [work.report[metric]["samples"] for metric in metrics] == [40] * len(metrics)
         assert remarks(work.report) == ["3 of 40 samples are not finite"]
         assert capsys.readouterr().out.count("3 of 40 samples are not finite") == 1
-        work.folder.rename(run.path / f"{shards}")
+        run.evals.rename(run.path / f"{shards}")
+        run.evals.mkdir()
 
 
 def test_finite_samples_need_no_remark(run, drawn):
@@ -103,7 +105,8 @@ def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, dra
     assert (enough.report["fid"]["nonfinite"], len(drawn)) == (3, 3)
 
 
-def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, drawn):
+def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, drawn, chunks):
+    chunks(10)
     spoil(monkeypatch, BAD)
     shards = 4
     for shard in range(shards):
@@ -118,7 +121,8 @@ def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, d
     assert (work.report["fid"]["nonfinite"], len(drawn)) == (3, shards)
 
 
-def test_a_process_counts_over_all_its_shards(run, monkeypatch, drawn):
+def test_a_process_counts_over_all_its_shards(run, monkeypatch, drawn, chunks):
+    chunks(10)
     spoil(monkeypatch, BAD)
     with pytest.raises(UnusableSamplesError, match="2 of 20 samples are not finite"):
         work_of(run, "eval.max_nonfinite=0.03", shards=4).compute(Ranks())

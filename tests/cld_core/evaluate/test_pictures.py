@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cld_core import pictures
 from cld_core.analytic import GaussianMixture
 from cld_core.config import load
 from cld_core.data import toy
-from cld_core.evaluate import pictures
-from cld_core.evaluate.planes import shade_of
 from cld_core.model import Model
+from cld_core.pictures import shade_of
 from tests.support.paths import RECIPES
 
 # Right of the middle and below it.

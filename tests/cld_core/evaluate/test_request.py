@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from cld_core.config.ema import EmaSpec
 from cld_core.config.eval import FlowSpec
-from cld_core.config.objective import ObjectiveSpec
 from cld_core.config.sampling import EmSpec, OdeSpec, SamplingSpec
+from cld_core.config.train import EmaSpec, ObjectiveSpec
+from cld_core.digests import digest
 from cld_core.evaluate.request import EvalRequest
 
 
@@ -37,7 +37,7 @@ def test_the_flow_is_reused_for_another_number_of_samples():
         return replace(asked(OdeSpec()), metrics=("flow-distance",), flow=spec)
 
     few, many, finer = flow(samples=100), flow(samples=200), flow(samples=100, rtol=1e-7)
-    assert few.rows_id("flow") == many.rows_id("flow") != finer.rows_id("flow")
+    assert few.row_settings("flow") == many.row_settings("flow") != finer.row_settings("flow")
     assert len({few.id, many.id, finer.id}) == 3
     assert (few.sizes, many.sizes) == ({"flow": 100}, {"flow": 200})
 
@@ -45,5 +45,6 @@ def test_the_flow_is_reused_for_another_number_of_samples():
 def test_another_precision_is_another_evaluation():
     requests = [asked(replace(OdeSpec(), precision=name)) for name in ("fp32", "tf32", "bf16", "fp16")]
     assert len({request.id for request in requests}) == 4
-    assert len({request.rows_id("features") for request in requests}) == 4
-    assert len({request.rows_id("elbo") for request in requests}) == 1, "bounds are always computed in float32"
+    settings = [{kind: digest(request.row_settings(kind)) for kind in ("vectors", "elbo")} for request in requests]
+    assert len({its["vectors"] for its in settings}) == 4
+    assert len({its["elbo"] for its in settings}) == 1, "bounds are always computed in float32"

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core import pictures
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate import pictures
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import numbers
+from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows.samples import SampleRows
-from cld_core.evaluate.wasserstein import sliced_w2
+from cld_core.evaluate.rows import SampleRows
+from cld_core.evaluate.toy import sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.samplers import Samples
@@ -48,7 +48,8 @@ def shifted(monkeypatch):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_w2_and_density_are_those_of_all_samples_together(toy, shifted, shards):
+def test_w2_and_density_are_those_of_all_samples_together(toy, shifted, shards, chunks):
+    chunks(16)
     report = computed(toy, ("w2", "density"), "eval.w2.sets=3", shards=shards).report
     source = Model.from_run(toy.path, device="cpu").source
     sets = [source.dequantised_test_data(number, 0, 70) for number in range(3)]

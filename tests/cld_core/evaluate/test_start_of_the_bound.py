@@ -6,7 +6,7 @@ import pytest
 from cld_core.config import Recipe, load
 from cld_core.config.eval import ElboSpec
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.report_numbers import remarks
+from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.request import EvalRequest
 from cld_core.likelihood import likelihood
 from cld_core.model import Model

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cld_core.evaluate.wasserstein import sliced_w2
+from cld_core.evaluate.toy import sliced_w2
 from cld_core.seeds import generator
 
 POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)

@@ -11,14 +11,14 @@ from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.evaluate import extractors, inception, weights
 from cld_core.evaluate.feature_inputs import Extraction
-from cld_core.evaluate.stats_work import StatsRequest
-from cld_core.gpu_checks.fid import random_inception
+from cld_core.evaluate.statistics import StatsRequest
 from cld_core.run import RunFolder
 from tests.support.crafted import KINDS, crafted
+from tests.support.extractor import random_inception
 
 from .on_images import request
 
-REAL = (f"eval.fid.extractor={INCEPTION}", "eval.fid.plugin=null")
+REAL = (f"eval.fid.extractor={INCEPTION}", "plugins=[]")
 
 
 def recipe_of(run: RunFolder, *overrides: str) -> Recipe:

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from cld_core import nets
-from cld_core.config.ncsnpp import NcsnppSpec
-from cld_core.config.network import MlpSpec, NetworkSpec, ResnetSpec
+from cld_core.config.network import MlpSpec, NcsnppSpec, NetworkSpec, ResnetSpec
 from cld_core.errors import RecipeError
 from cld_core.nets.compiled import Compiled
 

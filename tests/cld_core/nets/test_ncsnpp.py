@@ -8,7 +8,7 @@ from scipy.linalg import hadamard
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cld_core.config.ncsnpp import NcsnppSpec
+from cld_core.config.network import NcsnppSpec
 from cld_core.errors import RecipeError
 from cld_core.nets.layers import FourierEmbedding, positional_embedding
 from cld_core.nets.ncsnpp import Ncsnpp

@@ -8,7 +8,7 @@ import torch
 from cld_core import nets
 from cld_core.config.network import MlpSpec, ResnetSpec
 from cld_core.errors import RecipeError
-from cld_core.nets import dense
+from cld_core.nets import mlp
 
 
 def built(spec, d=2, n=2, m=1):
@@ -104,7 +104,7 @@ def test_without_gradients_the_result_is_the_same_to_rounding(rows, monkeypatch)
     plain = net(u, t).detach()
     with torch.no_grad():
         fused = net(u, t)
-        monkeypatch.setattr(dense, "_AVAILABLE", False)
+        monkeypatch.setattr(mlp, "_AVAILABLE", False)
         unfused = net(u, t)
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(unfused, plain, rtol=1e-5, atol=1e-6)
@@ -119,11 +119,11 @@ def gradients(net, u, t):
 @pytest.fixture
 def compared():
     """Trials are made again in the test, and after it."""
-    dense._is_same.cache_clear()
-    dense._is_faster.cache_clear()
+    mlp._is_same.cache_clear()
+    mlp._is_faster.cache_clear()
     yield
-    dense._is_same.cache_clear()
-    dense._is_faster.cache_clear()
+    mlp._is_same.cache_clear()
+    mlp._is_faster.cache_clear()
 
 
 @pytest.mark.parametrize("rows", [1, 128, 500])
@@ -132,16 +132,16 @@ def compared():
 def test_in_training_the_result_is_that_of_torch_to_the_last_bit(rows, width, monkeypatch):
     net = built(MlpSpec(width=width))
     u, t = torch.randn(rows, 4), torch.rand(rows)
-    monkeypatch.setattr(dense, "_WORTHWHILE", float("inf"))  # whatever the time
+    monkeypatch.setattr(mlp, "_WORTHWHILE", float("inf"))  # whatever the time
     ours = gradients(net, u, t)
-    monkeypatch.setattr(dense, "_AVAILABLE", False)
+    monkeypatch.setattr(mlp, "_AVAILABLE", False)
     for one, other in zip(ours, gradients(net, u, t), strict=True):
         assert torch.equal(one, other)
 
 
-@pytest.mark.skipif(not dense._AVAILABLE, reason="torch has no oneDNN")
+@pytest.mark.skipif(not mlp._AVAILABLE, reason="torch has no oneDNN")
 def test_only_what_wants_a_gradient_gets_one(monkeypatch):
-    monkeypatch.setattr(dense, "_onednn_wins", lambda h, weight: True)
+    monkeypatch.setattr(mlp, "_onednn_wins", lambda h, weight: True)
     net, u, t = built(MlpSpec()), torch.randn(128, 4), torch.rand(128)
     first, *others = net.parameters()
     first.requires_grad_(False)

@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.digests import digest
 from cld_core.run import code
-from cld_core.train import machine
+from cld_core.train import session
 
 FILES = {"cld_core/a.py": "a" * 64}
 
@@ -36,11 +36,12 @@ def test_a_damaged_manifest_is_none(tmp_path, changes):
     assert manifest(tmp_path, **changes) is None
 
 
-def test_plugins_outside_of_the_folder_are_ignored(tmp_path):
+def test_plugins_outside_of_the_folder_are_damage(tmp_path):
     inside = {"path": "/x/ring.py", "file": "plugins/1/ring.py", "sha256": "c" * 64}
-    it = manifest(tmp_path, plugins=[inside, {**inside, "file": "../ring.py"}, {"path": 3}, "x"])
-    assert [plugin.file for plugin in it.plugins] == ["plugins/1/ring.py"]
+    it = manifest(tmp_path, plugins=[inside])
     assert it.code not in (digest(FILES), manifest(tmp_path).code), "a plug-in is part of the code"
+    for other in ({**inside, "file": "../ring.py"}, {"path": 3}, "x"):
+        assert manifest(tmp_path, plugins=[inside, other]) is None
 
 
 def test_a_checkout_says_that_it_is_live_and_what_it_is(tmp_path, monkeypatch):
@@ -62,6 +63,6 @@ def test_the_version_of_a_driver(tmp_path, text, version):
 
     file = tmp_path / "version"
     file.write_text(text)
-    assert machine.driver(torch.device("cuda"), file) == version
-    assert machine.driver(torch.device("cuda"), tmp_path / "missing") is None
-    assert machine.driver(torch.device("cpu"), file) is None
+    assert session.driver(torch.device("cuda"), file) == version
+    assert session.driver(torch.device("cuda"), tmp_path / "missing") is None
+    assert session.driver(torch.device("cpu"), file) is None

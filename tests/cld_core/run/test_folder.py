@@ -8,8 +8,8 @@ import pytest
 
 from cld_core.config import load
 from cld_core.errors import NotFoundError, UsageError
+from cld_core.files import write_json
 from cld_core.run import RunFolder, events, find_runs
-from cld_core.run.atomic import write_json
 from cld_core.run.folder import FORMAT, FormatError
 from tests.support.paths import RECIPES
 

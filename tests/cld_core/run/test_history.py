@@ -205,27 +205,6 @@ def test_crashes_of_sharded_work_are_counted_by_job():
     assert made.crashes == {"7_1": 2}
 
 
-def test_of_each_kind_of_place_the_latest_choice_holds():
-    def measured(where: str, compile: str) -> events.Measured:
-        return events.Measured(where=where, compile=compile, channels_last=True, upsampling="transposed")
-
-    made = history(measured("a", "eager"), measured("b", "graphs"), measured("a", "compiled"))
-    assert {where: event.compile for where, event in made.measured.items()} == {"a": "compiled", "b": "graphs"}
-
-
-def test_trials_of_a_form_count_until_it_is_measured_or_left_in_order():
-    begun = [events.Measuring(where="a", form="compiled"), events.Measuring(where="b", form="compiled")]
-    started = events.Started(attempt=0, job_id="7", step=0)
-    assert History.of([started, *begun, *begun]).begun("a") == {"compiled": 2}
-    died = events.Ended(attempt=0, cause="crashed")
-    assert History.of([started, *begun, died, *begun]).begun("a") == {"compiled": 2}
-    measured = events.Measured(where="a", compile="eager", channels_last=False, upsampling="zeros")
-    history = History.of([*begun, measured])
-    assert (history.begun("a"), history.begun("b")) == ({}, {"compiled": 1})
-    for harmless in (events.Ended(attempt=0, cause="preempted"), events.Explained(attempt=0, cause="node_failure")):
-        assert History.of([started, *begun, harmless]).begun("a") == {}
-
-
 def test_what_one_task_was_given_up_for_is_not_said_of_the_next_job():
     def task(job_id):
         return events.Submitted(job=JobRef(cluster="any", job_id=job_id), shards=(0,))

@@ -11,13 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from cld_core import faults
 from cld_core.errors import LeaseHeldError, LeaseLostError
+from cld_core.files import read_json, write_json
 from cld_core.run import lease as leases
-from cld_core.run.atomic import write_json
 from cld_core.run.lease import Lease, newest, seems_alive
 from cld_core.run.process import start_time
-from cld_core.small_files import read_json
 from tests.support.tools import wait_for
 
 
@@ -194,7 +192,7 @@ def test_the_heart_beats_on_after_a_fault(folder, monkeypatch, function):
 
 def test_who_owns_the_folder_is_asked_again_before_anything_is_written(folder, blind, monkeypatch):
     lease = Lease.acquire(folder, job_id="1", heartbeat_s=1000)
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("cld_core.files.time", Clock())
     blind(3)
     lease.check()
     blind(float("inf"))
@@ -209,7 +207,7 @@ def test_who_owns_the_folder_is_asked_again_before_anything_is_written(folder, b
 
 def test_a_lease_that_cannot_be_released_raises_nothing(folder, blind, monkeypatch):
     lease = Lease.acquire(folder, job_id="1")
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("cld_core.files.time", Clock())
     blind(float("inf"))
     lease.release()
     assert not seems_alive(folder)

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from cld_core import faults
-from cld_core.run import atomic, pending
+from cld_core import files
+from cld_core.run import pending
 from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cld_core.run.ledger import Ledger
 from tests.support.clock import Clock
@@ -30,8 +30,8 @@ def full(monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(descriptor, data)
 
-    monkeypatch.setattr(atomic.os, "write", write)
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr(files.os, "write", write)
+    monkeypatch.setattr("cld_core.files.time", Clock())
     return state
 
 
@@ -67,7 +67,7 @@ def test_an_event_of_which_only_the_way_to_the_disk_failed_is_written_once(ledge
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(descriptor)
 
-    monkeypatch.setattr(atomic.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     assert pending.append(ledger, STARTED, within_s=5.0)
     assert pending.append(ledger, ENDED)
     assert ledger.events() == [STARTED, ENDED]
@@ -79,6 +79,6 @@ def test_a_disk_that_takes_the_beginning_of_a_line_only(ledger, monkeypatch):
     def write(descriptor, data):
         return real(descriptor, data[:10] if short and short.pop() else data)
 
-    monkeypatch.setattr(atomic.os, "write", write)
+    monkeypatch.setattr(files.os, "write", write)
     assert pending.append(ledger, STARTED, within_s=5.0)
     assert ledger.events() == [STARTED]

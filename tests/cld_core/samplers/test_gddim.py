@@ -10,8 +10,7 @@ from cld_core.analytic import GaussianMixture, diamond, gaussian
 from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.samplers import sample
-from cld_core.samplers.gddim import coefficients
-from cld_core.samplers.gddim import whole_score
+from cld_core.samplers.gddim import coefficients, whole_score
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance

@@ -9,7 +9,7 @@ import torch
 
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.config.eval import ElboSpec
-from cld_core.config.objective import ObjectiveSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.likelihood import likelihood, log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample

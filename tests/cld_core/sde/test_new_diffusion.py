@@ -13,10 +13,11 @@ import torch
 from cld_core import samplers, sde
 from cld_core.config import load
 from cld_core.config.keys import key
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sde import SdeSpec
-from cld_core.config.variants import SECTIONS, Variant, register
 from cld_core.likelihood import likelihood
 from cld_core.ranks import Ranks
+from cld_core.registration import register
 from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
@@ -50,7 +51,7 @@ class Langevin(Diffusion):
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
     variants = dict(SECTIONS["sde"].variants)  # other tests count the variants
-    register("sde", "langevin", Variant(LangevinSpec, f"{__name__}:Langevin"))
+    register("sde", "langevin", f"{__name__}:Langevin", LangevinSpec)
     yield
     SECTIONS["sde"].variants.clear()
     SECTIONS["sde"].variants.update(variants)

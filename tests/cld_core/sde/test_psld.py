@@ -8,8 +8,8 @@ import torch
 
 from cld_core import sde as diffusions
 from cld_core.config import load
-from cld_core.config.objective import ObjectiveSpec
 from cld_core.config.sde import PsldSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample

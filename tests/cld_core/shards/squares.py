@@ -6,11 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cld_core.run.atomic import write_json
-from cld_core.shards import Request, Work
-from cld_core.shards.compute import Computation
-from cld_core.shards.merging import Merged
-from cld_core.small_files import read_json
+from cld_core.files import read_json, write_json
+from cld_core.shards import Computer, Request, Task, Work
+from cld_core.shards.rows import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +26,23 @@ class SquaresRequest(Request):
     def sizes(self):
         return {"squares": self.n} | ({"few": self.few} if self.few else {})
 
+    def chunk(self, kind):
+        return 4
+
+
+class SquareRows(Computer):
+    def __init__(self, work):
+        self.work = work
+
+    def compute(self, first, last):
+        self.work.computed.append((first, last))
+        return {"square": np.arange(first, last) ** 2}
+
 
 class Squares(Work):
-    command = "squares"
-    computation = f"{__name__}:SquaresComputation"
+    """Its rows lie beside its folder: those of work with another number of rows are the same ones."""
 
+    command = "squares"
     request_type = SquaresRequest
 
     def __init__(self, folder: Path) -> None:
@@ -45,23 +55,12 @@ class Squares(Work):
     def is_done(self):
         return (read_json(self.folder / "sum.json") or {}).get("id") == self.request.id
 
-    def made_of(self, *, strict=False):
-        return {"request": self.request.id}
+    def rows(self, kind):
+        return Rows(self.folder.parent / "rows" / kind, self.request.chunk(kind))
 
+    def computers(self, device):
+        return {kind: SquareRows(self) for kind in self.request.sizes}
 
-class SquaresComputation(Computation):
-    def __init__(self, work: Squares, device: object) -> None:
-        self.work = work
-
-    def prepare(self):
-        return
-
-    def rows(self, kind, first, last):
-        if kind == "squares":
-            self.work.computed.append((first, last))
-        return {"square": np.arange(first, last) ** 2}
-
-    def finish(self):
-        merged = Merged(self.work)
-        sums = {kind: int(sum(part["square"].sum() for part in merged.parts(kind))) for kind in self.work.request.sizes}
-        write_json(self.work.folder / "sum.json", {"id": self.work.request.id, **sums})
+    def finish(self, task: Task):
+        sums = {kind: int(sum(part["square"].sum() for part in task.parts(kind))) for kind in self.request.sizes}
+        write_json(self.folder / "sum.json", {"id": self.request.id, **sums, "rows": task.made_of()})

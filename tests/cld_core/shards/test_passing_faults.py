@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from cld_core import small_files
+from cld_core import files
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.evaluate.request import EvalRequest
@@ -34,7 +34,7 @@ def failing(monkeypatch):
                 raise OSError(number, os.strerror(number), str(path))
             return original(path, *arguments, **more)
 
-        monkeypatch.setattr(small_files.os, "open", opening)
+        monkeypatch.setattr(files.os, "open", opening)
 
     return fail
 

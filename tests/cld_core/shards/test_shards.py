@@ -2,32 +2,46 @@
 
 import errno
 import itertools
-import json
 import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cld_core import faults
-from cld_core.errors import NotFoundError
+from cld_core.errors import CldError, NotFoundError
+from cld_core.files import read_json
 from cld_core.ranks import Ranks
-from cld_core.shards import KINDS, open_work, state
-from cld_core.shards.merging import Merged, MergeError
-from cld_core.small_files import read_json
+from cld_core.shards import KINDS, open_work
+from cld_core.shards.rows import DamagedRowsError, Rows
 from tests.support.clock import Clock
 
-from .squares import Squares, SquaresComputation, SquaresRequest
+from .squares import SquareRows, Squares, SquaresRequest
 
-SUM = sum(i * i for i in range(20))
+N = 22
+SUM = sum(i * i for i in range(N))
+
+
+def stored(folder: Path, n: int = N, shards: int = 3, batch_size: int = 3, few: int = 0) -> Path:
+    request = SquaresRequest(n=n, few=few, batch_size=batch_size, files={})
+    return request.in_shards(shards).store(folder)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    SquaresRequest(n=20, shards=3, batch_size=4, files={}).store(tmp_path / "work")
-    return tmp_path / "work"
+    return stored(tmp_path / "work")
 
 
 def result(folder):
     return (read_json(folder / "sum.json") or {}).get("squares")
+
+
+def chunks(folder):
+    return sorted(path.name for path in (folder.parent / "rows" / "squares").iterdir())
 
 
 def complete(folder) -> Squares:
@@ -43,26 +57,79 @@ def test_the_process_that_finds_all_shards_complete_merges(folder):
     work = Squares(folder)
     assert work.missing() == work.to_start() == [0, 1, 2]
     assert work.compute(Ranks(rank=1, world_size=2))
-    assert (work.missing(), work.rows_done(), result(folder)) == ([0, 2], (7, 20), None)
+    assert (work.missing(), work.complete(), work.rows_done(), result(folder)) == ([0, 2], {1}, (8, 22), None)
     assert work.compute(Ranks(rank=0, world_size=2))
     assert (work.missing(), work.is_done, work.to_start(), result(folder)) == ([], True, [], SUM)
-    assert work.computed == [(6, 10), (10, 13), (0, 4), (4, 6), (13, 17), (17, 20)]
+    assert work.computed == [
+        (8, 11),
+        (11, 12),
+        (12, 15),
+        (15, 16),
+        (0, 3),
+        (3, 4),
+        (4, 7),
+        (7, 8),
+        (16, 19),
+        (19, 20),
+        (20, 22),
+    ]
+    assert chunks(folder) == [f"{number:06d}-000004.npz" for number in range(5)] + ["000005-000002.npz"]
 
 
-@pytest.mark.parametrize("damage", ["lost", "short"])
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 30), few=st.integers(0, 6), shards=st.integers(1, 9), batch=st.integers(1, 9), data=st.data())
+def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(n, few, shards, batch, data):
+    with tempfile.TemporaryDirectory() as place:
+        alone = stored(Path(place) / "alone" / "work", n, 1, few=few)
+        assert Squares(alone).compute(Ranks())
+        folder = stored(Path(place) / "divided" / "work", n, shards, batch, few)
+        begun = stored(Path(place) / "divided" / "before", max(n - 5, 1), 2, few=few)
+        assert Squares(begun).compute(Ranks(), only=[0])
+        while not (work := Squares(folder)).is_done:
+            only = data.draw(st.sets(st.sampled_from(work.to_start()), min_size=1), label="shards")
+            steps = data.draw(st.integers(1, 5), label="batches before it is stopped")
+            work.compute(Ranks(), lambda: len(work.computed) >= steps, only)  # noqa: B023 (called at once)
+        expected, found = read_json(alone / "sum.json"), read_json(folder / "sum.json")
+        assert found == expected, "the digests of chunks, too"
+
+
+def test_more_rows_compute_those_that_are_not_there(folder, tmp_path):
+    complete(folder)
+    more = Squares(stored(tmp_path / "more", 30, 7, 4))
+    assert more.rows_done() == (22, 30)
+    assert more.compute(Ranks())
+    assert more.computed == [(22, 24), (24, 28), (28, 30)], "the rest of a chunk, and further ones"
+    less = Squares(stored(tmp_path / "less", 9, 2))
+    assert (less.missing(), less.rows_done()) == ([], (9, 9))
+    assert less.compute(Ranks(), only=less.to_start())
+    assert (less.computed, result(less.folder)) == ([], sum(i * i for i in range(9)))
+
+
 @pytest.mark.parametrize("shard", [0, 1, 2])
-def test_a_lost_or_short_file_is_missing_and_its_task_repairs_it(folder, shard, damage):
-    """The state file says that it is complete, but the numbers are not there."""
+def test_a_lost_chunk_is_missing_and_its_task_computes_it(folder, shard):
     work = complete(folder)
-    file = folder / "shards" / f"0000{shard}-squares.npz"
-    if damage == "lost":
-        file.unlink()
-    else:
-        file.write_bytes(file.read_bytes()[:-1])
+    work.rows("squares").file(2 * shard, 4).unlink()
     assert work.missing() == work.to_start() == [shard]
     assert work.compute(Ranks(), only=work.to_start())
-    assert {first for first, _ in work.computed} <= set(range(*work.request.ranges(shard)["squares"]))
+    assert work.computed == [(8 * shard, 8 * shard + 3), (8 * shard + 3, 8 * shard + 4)]
     assert (work.missing(), result(folder)) == ([], SUM)
+
+
+@pytest.mark.parametrize("damage", ["short", "changed", "empty", "fewer"])
+def test_a_damaged_chunk_is_computed_again_by_the_task_that_merges(folder, damage, capsys):
+    work = complete(folder)
+    file = work.rows("squares").file(1, 4)
+    content = file.read_bytes()
+    if damage == "fewer":
+        np.savez(file, square=np.arange(3))
+    else:
+        changed = content[:150] + bytes([content[150] ^ 1]) + content[151:]
+        file.write_bytes({"short": content[:-1], "empty": b"", "changed": changed}[damage])
+    assert work.to_start() == [0], "nobody has looked into it"
+    assert work.compute(Ranks(), only=[0])
+    assert work.computed == [(4, 7), (7, 8)]
+    assert result(folder) == SUM
+    assert "damaged, and computed again" in capsys.readouterr().out
 
 
 def test_if_only_merging_is_left_one_task_does_it(folder):
@@ -72,109 +139,125 @@ def test_if_only_merging_is_left_one_task_does_it(folder):
     assert (work.computed, result(folder)) == ([], SUM)
 
 
-def test_a_shard_resumes_at_its_next_batch_whatever_an_interrupted_one_left(folder):
+def test_a_chunk_resumes_at_its_next_batch(tmp_path):
+    folder = stored(tmp_path / "work", batch_size=1)
     work = Squares(folder)
-    assert not work.compute(Ranks(), lambda: len(work.computed) >= 1, only=[0])
-    rows = folder / "shards" / "00000-squares.rows"
-    rows.write_bytes(rows.read_bytes() + b"torn")
-    assert work.rows_done() == (4, 20)
+    assert not work.compute(Ranks(), lambda: len(work.computed) >= 3, only=[0])
+    assert (chunks(folder), work.begun(), work.rows_done()) == (["000000-000003.npz"], {0}, (3, 22))
     assert work.compute(Ranks())
-    assert work.computed[:2] == [(0, 4), (4, 6)]
-    assert not rows.exists()
+    assert work.computed[:5] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
     assert result(folder) == SUM
 
 
 def test_every_row_is_reviewed_once_it_is_saved_and_a_refusal_ends_the_work(folder, monkeypatch):
     seen, limit = [], 10
 
-    def review(self, kind, rows):
+    def review(self, rows):
         seen.extend(rows["square"].tolist())
         if len(seen) > limit:
-            raise MergeError("enough")
+            raise CldError("enough")
 
-    monkeypatch.setattr(SquaresComputation, "review", review)
+    monkeypatch.setattr(SquareRows, "review", review)
     work = Squares(folder)
-    with pytest.raises(MergeError, match="enough"):
+    with pytest.raises(CldError, match="enough"):
         work.compute(Ranks())
-    assert seen == [i * i for i in range(13)], "of a shard that is sealed and one that is not"
-    assert work.computed == [(0, 4), (4, 6), (6, 10), (10, 13)]
-    assert work.missing() == [1, 2]
+    assert seen == [i * i for i in range(11)]
+    assert work.rows_done() == (11, 22), "what is reviewed is saved"
+    limit = 22
     seen.clear()
-    with pytest.raises(MergeError, match="enough"):
-        Squares(folder).compute(Ranks())
-    assert seen == [i * i for i in range(6, 17)]
-    limit = 20
-    seen.clear()
-    again = Squares(folder)
-    assert again.compute(Ranks())
-    assert (seen, again.computed) == ([i * i for i in range(13, 20)], [(17, 20)])
+    assert Squares(folder).compute(Ranks())
+    assert seen == [i * i for i in range(8, 22)], "those that nobody has reviewed, and the chunk that was begun"
     assert result(folder) == SUM
 
 
-def test_rows_that_were_damaged_on_the_disk_are_computed_again(folder):
-    work = Squares(folder)
-    assert not work.compute(Ranks(), lambda: len(work.computed) >= 1, only=[0])
-    rows = folder / "shards" / "00000-squares.rows"
-    rows.write_bytes(b"\xff" + rows.read_bytes()[1:])
-    assert work.compute(Ranks())
-    assert work.computed[:3] == [(0, 4), (0, 4), (4, 6)]
+def test_two_tasks_that_compute_the_same_chunks_lose_nothing(folder, monkeypatch):
+    """Each batch of one is followed by one of the other, so that each is ahead in turn."""
+    one, other = Squares(folder), Squares(folder)
+    original, turns = SquareRows.compute, iter(range(100))
+
+    def compute(self, first, last):
+        rows = original(self, first, last)
+        if self.work is one:
+            until = len(other.computed) + 1 + next(turns) % 3
+            other.compute(Ranks(), lambda: len(other.computed) >= until)
+        return rows
+
+    monkeypatch.setattr(SquareRows, "compute", compute)
+    assert one.compute(Ranks())
     assert result(folder) == SUM
+    assert chunks(folder)[-1] == "000005-000002.npz"
+    assert Rows(folder.parent / "rows" / "squares", 4).lengths() == {0: 4, 1: 4, 2: 4, 3: 4, 4: 4, 5: 2}
 
 
-def test_shards_of_another_request_do_not_count(folder):
-    complete(folder)
-    SquaresRequest(n=21, shards=3, batch_size=4, files={}).store(folder)
-    work = Squares(folder)
-    assert (work.missing(), work.rows_done()) == ([0, 1, 2], (0, 21))
-    assert work.compute(Ranks())
-    assert result(folder) == SUM + 400
+class Killed(BaseException):
+    """In place of SIGKILL: nothing of ours catches it, but cleaning up is not done either."""
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync", "unlink"])
+def test_a_task_that_is_killed_at_any_write_loses_nothing(tmp_path, monkeypatch, call):
+    real, left = getattr(os, call), [0]
+
+    def dying(*arguments, **more):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(os, call, dying)
+    for at in itertools.count(1):
+        folder = stored(tmp_path / str(at) / "work")
+        left[0] = at
+        try:
+            Squares(folder).compute(Ranks())
+            break
+        except Killed:
+            left[0] = 0
+        again = Squares(folder)
+        assert again.compute(Ranks())
+        assert result(folder) == SUM, f"killed at call {at} of {call}"
+    assert at > 3
+    left[0] = 0
+
+
+def test_rows_are_not_made_of_something_that_is_replaced_meanwhile(folder, monkeypatch):
+    work, places = Squares(folder), iter(["a", "a", "b"])
+    monkeypatch.setattr(Squares, "rows", lambda self, kind: Rows(folder.parent / next(places), 4))
+    with pytest.raises(CldError, match="was replaced"):
+        work.compute(Ranks())
+    assert work.computed == []
 
 
 def test_work_that_was_begun_keeps_its_shards_and_learns_the_rest(folder):
-    SquaresRequest(n=20, shards=7, batch_size=9, retries=1, files={"weights": "/here"}).store(folder)
-    in_force = SquaresRequest(n=20, shards=3, batch_size=9, retries=1, files={"weights": "/here"})
-    assert SquaresRequest.load(folder) == in_force
+    asked = SquaresRequest(n=N, shards=5, batch_size=9, retries=1, files={"weights": "/here"})
+    asked.store(folder)
+    assert SquaresRequest.load(folder) == replace(asked, shards=3)
 
 
-def test_a_kind_with_fewer_rows_than_shards(tmp_path):
-    SquaresRequest(n=20, few=2, shards=5, batch_size=4, files={}).store(tmp_path)
-    work = Squares(tmp_path)
-    assert [shard for shard in range(5) if "few" in work.request.ranges(shard)] == [2, 4]
+def test_a_kind_with_fewer_chunks_than_shards(tmp_path):
+    folder = stored(tmp_path / "work", few=2, shards=100)
+    work = Squares(folder)
+    assert work.request.shards == 6, "as many as there are chunks"
+    assert [shard for shard in range(6) if "few" in work.request.chunks(shard)] == [5]
     assert work.compute(Ranks())
-    assert read_json(tmp_path / "sum.json")["few"] == 1
+    assert read_json(folder / "sum.json")["few"] == 1
 
 
-def test_gaps_overlaps_and_strangers_are_refused(folder):
-    work = complete(folder)
-    file = folder / "shards" / "00001.json"
-    content = json.loads(file.read_text())
-    part = content["work"]["squares"]
-    for change, words in (
-        ({"work": {"squares": {**part, "first": 7}}}, r"a gap between 6 and 7.*Remove .*shards"),
-        ({"work": {"squares": {**part, "first": 5}}}, "an overlap between 5 and 6"),
-        ({"work": {"squares": {**part, "done": 3}}}, "9 to 13 of the squares are missing"),
-        ({"work": {}}, "a gap between 6 and 13"),
-        ({"checkpoint": "other"}, "made with different checkpoints"),
-        ({"request": "squares-1-0"}, "shard 1 belongs to another request, squares-1-0"),
-    ):
-        file.write_text(json.dumps({**content, **change}))
-        with pytest.raises(MergeError, match=words):
-            list(Merged(work).parts("squares"))
-    (folder / "shards" / "00002.json").unlink()
-    file.write_text(json.dumps(content))
-    with pytest.raises(MergeError, match="13 to 20 of the squares are missing"):
-        Merged(work)
+def test_a_file_that_is_lost_between_two_looks_is_no_file(tmp_path):
+    rows = Rows(tmp_path / "none", 4)
+    assert rows.lengths() == {}
+    with pytest.raises(DamagedRowsError, match="No such file"):
+        rows.load(0, 4)
 
 
 def test_kinds_are_found_by_their_request(folder, monkeypatch):
     with pytest.raises(NotFoundError, match="made by another version"):
         open_work(folder)
     with pytest.raises(NotFoundError, match="there is no request here"):
-        open_work(folder / "shards")
+        open_work(folder.parent)
     monkeypatch.setitem(KINDS, "squares", "tests.cld_core.shards.squares:Squares")
     assert isinstance(open_work(folder), Squares)
     (folder / "request.json").write_text('{"kind": "squares", "shards": 1}')
-    with pytest.raises(NotFoundError, match=r"another version of cldctl .*'files'"):
+    with pytest.raises(NotFoundError, match=r"another version of cldctl .*files is missing"):
         open_work(folder)
 
 
@@ -191,7 +274,7 @@ def disk(monkeypatch):
 
         monkeypatch.setattr("os.fsync", fsync)
 
-    monkeypatch.setattr(faults, "time", Clock())
+    monkeypatch.setattr("cld_core.files.time", Clock())
     return let
 
 
@@ -202,7 +285,7 @@ def test_a_disk_that_fails_now_and_then_costs_no_row(folder, disk, every, error)
     disk(every, error)
     assert work.compute(Ranks())
     assert result(folder) == SUM
-    assert sum(last - first for first, last in work.computed) == 20, "nothing is computed twice"
+    assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"
 
 
 def test_a_disk_that_stays_full_ends_the_task_and_the_next_start_continues(folder, disk, monkeypatch):
@@ -215,17 +298,25 @@ def test_a_disk_that_stays_full_ends_the_task_and_the_next_start_continues(folde
     assert result(folder) == SUM
 
 
-def test_a_shard_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):
+def test_work_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):
     """``--follow`` says so, though a batch may take minutes."""
     work, seen = Squares(folder), []
-
-    def rows(self, kind, first, last):
-        seen.append((state.begun(work.shards), work.rows_done()[0]))
-        return computed(self, kind, first, last)
-
-    computed = SquaresComputation.rows
-    monkeypatch.setattr(SquaresComputation, "rows", rows)
+    original = SquareRows.compute
+    monkeypatch.setattr(
+        SquareRows, "compute", lambda self, *rows: seen.append(work.moved_at()) or original(self, *rows)
+    )
+    assert work.moved_at() is None
     assert work.compute(Ranks())
-    assert seen[0] == ({0}, 0)
-    assert ({0, 1, 2}, 13) in seen
-    assert result(folder) == SUM
+    assert seen[0] is not None
+
+
+def test_a_thousand_chunks_are_counted_by_one_look_into_their_folder(tmp_path, monkeypatch):
+    folder = stored(tmp_path / "work", 4000, 1000)
+    assert Squares(folder).compute(Ranks(), only=[0])
+    rows = Squares(folder).rows("squares")
+    for number in range(1, 1000):
+        shutil.copyfile(rows.file(0, 4), rows.file(number, 4))
+    listed, real = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or real(path))
+    work = Squares(folder)
+    assert (len(work.complete()), len(listed)) == (1000, 1)

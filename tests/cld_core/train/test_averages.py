@@ -7,15 +7,14 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 import cld_core
-from cld_core.averages import snapshots
-from cld_core.averages.tracked import PowerAverages
+from cld_core.averages.power import PowerAverages
+from cld_core.checkpoint.files import StoredAverages, sidecar_of, usable
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.load import read_tensors
-from cld_core.checkpoint.verify import StoredAverages, sidecar_of
 from cld_core.config import load
 from cld_core.errors import NonFiniteError
-from cld_core.place import Place
 from cld_core.ranks import Ranks, join
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder, events
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import session
@@ -65,7 +64,7 @@ def test_snapshots_are_the_averages_of_their_steps_and_outlive_checkpoints(make)
     assert run.checkpoint_steps() == [40]
     assert same(stored(run)[40], load_checkpoint(run, 40)["power"])
     assert sidecar_of(run, 40).averages == StoredAverages((0.05, 0.1), 0, 40)
-    assert [one.step for one in snapshots.usable(run, 40)] == [*range(4, 40, 4), 40]
+    assert [one.step for one in usable(run, 40)] == [*range(4, 40, 4), 40]
 
 
 def test_a_stopped_and_resumed_run_in_exact_mode_has_the_same_averages_to_the_last_bit(make):
@@ -97,11 +96,11 @@ def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, c
     attempt(run)
     assert "the power-function averages begin at step 20" in capsys.readouterr().out
     assert sidecar_of(run, 40).averages == StoredAverages((0.1,), 20, 20)
-    assert [one.step for one in snapshots.usable(run, 40)] == [24, 28, 32, 36, 40]
+    assert [one.step for one in usable(run, 40)] == [24, 28, 32, 36, 40]
     run.ledger.append(events.Requested(steps=50, overrides=("train.steps=50", "train.ema_lengths=[0.1,0.2]")))
     attempt(run)
     assert sidecar_of(run, 50).averages == StoredAverages((0.1, 0.2), 40, 10)
-    assert [one.step for one in snapshots.usable(run, 50)] == [44, 48, 50]
+    assert [one.step for one in usable(run, 50)] == [44, 48, 50]
 
 
 def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):

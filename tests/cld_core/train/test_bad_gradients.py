@@ -11,8 +11,7 @@ from cld_core.ranks import Ranks
 from cld_core.run import RunFolder, events
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cld_core.train.gradients import GradientFilter
-from cld_core.train.step import Trainer
+from cld_core.train.step import GradientFilter, Trainer
 from tests.support.images import clone, make_images, run_folder, tiny_recipe
 from tests.support.tools import same
 
@@ -114,8 +113,6 @@ def test_an_explosion_is_known_from_the_running_mean():
     assert gradients.check(torch.tensor(math.nan))
     assert gradients.check(torch.tensor(math.inf))
     assert gradients.bad() == 3
-    assert gradients.take_skipped() == 3
-    assert gradients.bad() == gradients.take_skipped() == 0
     again = GradientFilter(10.0, torch.device("cpu"), scaled=False)
     assert not again.check(torch.tensor(30.0)), "nothing to compare with yet"
     again.load_state_dict(gradients.state_dict())

@@ -9,9 +9,10 @@ import torch
 from torch import multiprocessing
 
 from cld_core.errors import UnfitError
-from cld_core.place import Place
+from cld_core.ranks import Ranks
+from cld_core.rendezvous import Place
 from cld_core.train import health
-from cld_core.train.pace import Pace, Stragglers
+from cld_core.train.health import IN_A_ROW, Stragglers
 
 
 def check(folder: Path, **changes) -> None:
@@ -74,9 +75,7 @@ def _rank(rank: int, meeting: str, out: str) -> None:
     place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
     settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
     ranks = health.joined(Path(out), place, check=True, **settings)
-    times = Pace(ranks)
-    times._times.append([0.1, 0.2, 0.1][rank])
-    said = [*Stragglers(ranks, f"n{rank}").compare(times)]
+    said = [*Stragglers(ranks, f"n{rank}").compare([0.1, 0.2, 0.1][rank])]
     right = health._sum
 
     def wrong(ranks):
@@ -100,3 +99,25 @@ def test_what_ranks_find_out_together(tmp_path):
     assert [entry[2:] for entry in said] == [
         ["n2: all-reduce: 512 of 512 sums are wrong", "all-reduce", [[2, "n2"]]]
     ] * 3
+
+
+def of(*hosts: str) -> Stragglers:
+    return Stragglers(Ranks(world_size=len(hosts)), "n1", hosts)
+
+
+def test_the_slowest_rank_is_in_the_log():
+    line, warning = of("n1", "n2", "n3").judge([0.12, 0.1, 0.18])
+    assert line == "own step time: median 120 ms, slowest rank 2 on n3 180 ms (1.5x), fastest 100 ms"
+    assert warning is None, "once is no pattern"
+
+
+def test_a_rank_that_is_slow_several_times_in_a_row_is_named():
+    ranks = of("n1", "n2", "n3")
+    said = [ranks.judge([0.1, 0.1, 0.15])[1] for _ in range(IN_A_ROW)]
+    assert said == [None] * (IN_A_ROW - 1) + ["rank 2 on n3 is slow: 1.5 times the median"]
+    assert ranks.judge([0.1, 0.1, 0.1])[1] is None
+    assert ranks.judge([0.1, 0.1, 0.15])[1] is None, "it begins again"
+
+
+def test_a_single_rank_has_nobody_to_be_compared_with():
+    assert Stragglers(Ranks(), "n1").compare(0.1) == (None, None)

@@ -13,10 +13,8 @@ from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Ended, Started
 from cld_core.stop import StopFlag
-from cld_core.train import session
-from cld_core.train.loggers import background, described, registry
-from cld_core.train.loggers.background import Background
-from cld_core.train.loggers.base import About
+from cld_core.train import loggers, session
+from cld_core.train.loggers import About, Background
 from cld_core.train.monitoring import Monitor
 from tests.support.clock import Clock
 from tests.support.paths import RECIPES
@@ -88,7 +86,7 @@ def test_everything_arrives_in_order_and_as_it_was(recorder, over):
 
 
 def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
-    monkeypatch.setattr(background, "_MOST", 3)
+    monkeypatch.setattr(loggers, "_MOST", 3)
     recorder.gate.clear()
     logger = background_of(lambda: recorder, over)
     logger.scalars({}, 0)
@@ -107,7 +105,7 @@ def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
 
 def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypatch, capsys):
     clock = Clock()
-    monkeypatch.setattr(background, "time", clock)
+    monkeypatch.setattr(loggers, "time", clock)
     opened = [ConnectionError("no\nnetwork"), recorder]
 
     def make():
@@ -145,8 +143,8 @@ def test_a_training_ends_well_whatever_a_logger_does(tmp_path, monkeypatch, prob
     def make(about):
         raise problem
 
-    monkeypatch.setitem(registry.LOGGERS, "wandb", f"{__name__}:Recorder")
-    monkeypatch.setattr(registry, "resolve", lambda name: make)
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", f"{__name__}:Recorder")
+    monkeypatch.setattr(loggers, "resolve", lambda name: make)
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
     recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
     run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
@@ -187,7 +185,7 @@ def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
 
 
 def test_hyperparameters_are_numbers_and_texts_without_what_is_private(run):
-    found = described.hyperparameters(run.recipe())
+    found = loggers.hyperparameters(run.recipe())
     assert found["optim.lr"] == run.recipe().optim.lr
     assert all(isinstance(value, bool | int | float | str) for value in found.values())
     assert not [key for key in found if key.partition(".")[0] in ("cluster", "hooks", "monitor")]

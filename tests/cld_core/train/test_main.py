@@ -82,17 +82,7 @@ def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
     arguments = ["runs/mine", "--recipe", "toy", *QUICK, "network.width=8", "network.layers=2"]
-    monkeypatch.setattr("sys.argv", ["train", *arguments, "data.name=from_a_file", "data.plugin=mine.py"])
+    monkeypatch.setattr("sys.argv", ["train", *arguments, "data.name=from_a_file", "plugins=mine.py"])
     monkeypatch.setattr(StopFlag, "listen", lambda self: self)
     assert __main__.main() == 0
-    assert RunFolder("runs/mine").recipe().data.plugin == str(tmp_path / "mine.py")
-
-
-def test_a_plug_in_of_other_data_makes_no_run(tmp_path, monkeypatch, capsys):
-    (tmp_path / "mine.py").write_text(PLUGIN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["train", "runs/mine", "--recipe", "toy", *QUICK, "data.plugin=mine.py"])
-    monkeypatch.setattr(StopFlag, "listen", lambda self: self)
-    assert __main__.main() == 2
-    assert "mine.py registers" in capsys.readouterr().err
-    assert not (tmp_path / "runs").exists()
+    assert RunFolder("runs/mine").recipe().plugins[0] == str(tmp_path / "mine.py")

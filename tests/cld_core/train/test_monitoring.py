@@ -7,7 +7,8 @@ import pytest
 
 from cld_core.config import load
 from cld_core.run import RunFolder
-from cld_core.run.events import Dropped
+from cld_core.run.events import Dropped, Started
+from cld_core.run.history import History
 from cld_core.train import monitoring
 from cld_core.train.monitoring import Monitor
 from tests.support.paths import RECIPES
@@ -78,3 +79,15 @@ def test_a_phase_is_written_at_once_and_changes_no_pause(run, monitor):
     assert (progress["phase"], progress["step"], progress["every_s"]) == ("drawing samples", 6, pause)
     monitor.write(9, "saving")
     assert run.progress()["phase"] == "saving"
+
+
+def test_the_warning_is_part_of_the_progress_and_of_the_attempt(run, monitor, capsys):
+    monitor.warn("own step time: ...", "rank 2 on n3 is slow")
+    monitor.warn("own step time: ...", "rank 2 on n3 is slow")
+    monitor.write(5)
+    assert capsys.readouterr().out.count("warning: rank 2 on n3 is slow") == 1
+    history = History.of([Started(attempt=0, job_id="7", step=0)]).with_progress(run.progress())
+    assert history.attempts[0].warning == "rank 2 on n3 is slow"
+    monitor.warn("own step time: ...", None)
+    monitor.write(6)
+    assert "warning" not in run.progress()

@@ -6,13 +6,10 @@ import torch.multiprocessing as multiprocessing
 
 from cld_core.config import load
 from cld_core.nets import compiled
-from cld_core.place import Place
 from cld_core.ranks import Ranks, join
-from cld_core.train import forms, tuning
-from cld_core.train.forms import Choice
+from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer
 from tests.support import tracing
-from tests.support.images import make_images, tiny_recipe
 from tests.support.paths import RECIPES
 from tests.support.tools import same
 
@@ -27,14 +24,14 @@ def _join(rank: int, world_size: int, meeting: str) -> Ranks:
     return join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=300)
 
 
-def trained(recipe, ranks, choice, *, stop_at=None) -> Trainer:
+def trained(recipe, ranks, *, stop_at=None) -> Trainer:
     """After `STEPS` steps; with ``stop_at``, the state of that step went into another trainer, as on resuming."""
-    made = Trainer(recipe, ranks, choice=choice)
+    made = Trainer(recipe, ranks)
     made.warm_up()
     for step in range(STEPS):
         if step == stop_at:
             state = made.state_dict()
-            made = Trainer(recipe, ranks, choice=choice)
+            made = Trainer(recipe, ranks)
             made.load_state_dict(state)
             made.warm_up()
         made.step(step)
@@ -44,16 +41,16 @@ def trained(recipe, ranks, choice, *, stop_at=None) -> Trainer:
 def _compare(rank: int, world_size: int, meeting: str, out: str) -> None:
     ranks, found = _join(rank, world_size, meeting), {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
-        recipe = load(RECIPES / "toy.yaml", [*WIDE, *more])
-        eager = trained(recipe, ranks, Choice())
+        plain, compiling = (load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))
+        eager = trained(plain, ranks)
         before = len(tracing.graphs)
-        fast = trained(recipe, ranks, Choice("compiled"))
+        fast = trained(compiling, ranks)
         found[name] = {
             "graphs": len(tracing.graphs) - before,
             "gave_up": compiled._warned,
             "eager": eager.net.state_dict(),
             "compiled": fast.net.state_dict(),
-            "resumed": trained(recipe, ranks, Choice("compiled"), stop_at=2).net.state_dict(),
+            "resumed": trained(compiling, ranks, stop_at=2).net.state_dict(),
         }
     torch.save(found, f"{out}.{rank}")
     ranks.leave()
@@ -73,37 +70,3 @@ def test_compiled_ranks_train_as_others_and_resume_to_the_last_bit(tmp_path):
             torch.testing.assert_close(found["compiled"][weight], tensor, rtol=1e-3, atol=1e-5)
         assert same(found["resumed"], found["compiled"])
         assert all(same(result[name]["compiled"], found["compiled"]) for result in results)
-
-
-def _measure(rank: int, world_size: int, meeting: str, data: str, out: str) -> None:
-    ranks, forms.WORTH_COMPILING_S = _join(rank, world_size, meeting), 0.0
-    original = tuning.prepare
-
-    def prepare(net, spec, ranks, choice, **settings):
-        if choice.compile == "compiled" and rank == 1:
-            raise torch.OutOfMemoryError("on this rank only")
-        card.tick = 1.0 if choice.channels_last and rank == 1 else 2.0
-        return original(net, spec, ranks, choice, **settings)
-
-    class Clock:
-        tick = now = 0.0
-
-        def __call__(self) -> float:
-            self.now += self.tick
-            return self.now
-
-    card = Clock()
-    tuning.prepare = prepare
-    recipe = tiny_recipe(data, "cluster.tasks_per_node=2")
-    choice = tuning.decide(recipe, ranks, card=tuning.Card("fake", card, lambda: None))
-    torch.save((choice.compile, choice.channels_last, choice.upsampling), f"{out}.{rank}")
-    ranks.leave()
-
-
-def test_ranks_choose_together_and_what_fails_on_one_is_not_chosen(tmp_path):
-    data = make_images(tmp_path / "set")
-    arguments = (2, str(tmp_path / "meeting"), str(data), str(tmp_path / "out"))
-    multiprocessing.spawn(_measure, args=arguments, nprocs=2)
-    choices = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(2)]
-    # The slowest counts: on rank 0, channels_last is not faster.
-    assert choices == 2 * [("eager", False, "transposed")]

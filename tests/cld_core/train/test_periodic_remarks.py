@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.stop import StopFlag

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cld_core import pictures
 from cld_core.config import load
-from cld_core.evaluate import pictures
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped

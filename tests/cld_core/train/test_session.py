@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
+from cld_core import processor
+from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.verify import verify
 from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.config import load
 from cld_core.errors import (
@@ -16,11 +17,10 @@ from cld_core.errors import (
     NotFoundError,
     SaveError,
 )
+from cld_core.files import read_json, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import Attempt, Lease, RunFolder, events
-from cld_core.run.atomic import write_json
 from cld_core.run.lease import newest
-from cld_core.small_files import read_json
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import monitoring, session
 from cld_core.train.step import Trainer
@@ -91,13 +91,14 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
         return original(self, step)
 
     monkeypatch.setattr(Trainer, "_backward", spying)
-    original_take = Trainer.take_loss
+    original_take = Trainer.take_scalars
 
     def taking(self):
-        losses.append(original_take(self))
-        return losses[-1]
+        scalars = original_take(self)
+        losses.append(scalars["loss"])
+        return scalars
 
-    monkeypatch.setattr(Trainer, "take_loss", taking)
+    monkeypatch.setattr(Trainer, "take_scalars", taking)
     flag = StopFlag()
     counting = Trainer.step
 
@@ -265,6 +266,14 @@ def test_an_attempt_notes_how_far_a_silent_one_before_it_came_and_where_its_own_
     assert (second.restart, second.log_offset) == (1, len("notices of an earlier start"))
 
 
+def test_a_precision_that_the_processor_emulates_is_a_warning_of_the_attempt(make, monkeypatch, capsys):
+    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
+    run = make("mine", "train.precision=bf16", "train.steps=5")
+    attempt(run)
+    assert "emulated" in attempts(run)[0].warning
+    assert "warning: train.precision=bf16 is emulated" in capsys.readouterr().out
+
+
 def test_progress_and_tensorboard(make):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -277,6 +286,7 @@ def test_progress_and_tensorboard(make):
     board.Reload()
     assert [point.step for point in board.Scalars("train/loss")] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert {"train/grad_norm", "train/lr", "train/steps_per_s"} <= set(board.Tags()["scalars"])
+    assert [point.step for point in board.Scalars("train/first_step_s")] == [1]
 
 
 @pytest.mark.parametrize("is_slow", [False, True], ids=["quick disk", "slow disk"])
@@ -307,7 +317,7 @@ def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
     import subprocess
     import sys
 
-    code = "import time; from cld_core.train.watchdog import Watchdog; Watchdog(0.3); time.sleep(600)"
+    code = "import time; from cld_core.train.loop import Watchdog; Watchdog(0.3); time.sleep(600)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Timeout" in done.stderr

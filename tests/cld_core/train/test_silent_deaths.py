@@ -5,9 +5,9 @@ import time
 import pytest
 
 from cld_core.config import load
+from cld_core.files import write_json
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder, events
-from cld_core.run.atomic import write_json
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.monitoring import Monitor

@@ -12,10 +12,10 @@ from cld_core.config.sampling import ExponentialSpec
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.tune import fit
-from cld_core.tune.differences import Fitted, samples
-from cld_core.tune.fit import Ends, Problem, Row
-from cld_core.tune.levenberg import Point, advanced, weights_of
-from cld_core.tune.stages import CANDIDATES, EACH, PLAIN, STAGES, STARTS
+from cld_core.tune.derivatives import Fitted, samples
+from cld_core.tune.fit import Ends, Point, Problem, advanced, weights_of
+from cld_core.tune.linear import extended
+from cld_core.tune.tuning import CANDIDATES, EACH, PLAIN, STAGES, STARTS, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3
@@ -34,10 +34,11 @@ def problem(law, sde, nfe, n):
 
 
 @torch.no_grad()
-def fitted(task, grid=6, coefficients=6):
+def fitted(task, fewer=0, grid=6, coefficients=6):
     """The beginning of each stage."""
     rows = {stage: [] for stage in STAGES}
-    for stage, count in {"untuned": STAGES["untuned"], "grid": grid, "coefficients": coefficients}.items():
+    counts = {"untuned": STAGES["untuned"], "fewer": fewer, "grid": grid, "coefficients": coefficients}
+    for stage, count in counts.items():
         for _ in range(count):
             rows[stage].append(task.row(stage, rows))
     return rows
@@ -48,7 +49,7 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     """There the flow is linear, and so is a fitted sampler: it can be exact."""
     task = problem(gaussian(0.5, d=1), sde, 4, 24)
     rows = fitted(task)
-    rms = {stage: fit.best(rows[stage]).held for stage in STAGES}
+    rms = {stage: fit.best(rows[stage]).held for stage in STAGES if rows[stage]}
     assert rms["grid"] < rms["untuned"]
     assert rms["coefficients"] < 0.02 * rms["untuned"]
     assert fit.kept(rows) == "coefficients"
@@ -57,26 +58,38 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
 
 
+def test_more_evaluations_start_from_the_solution_of_fewer_and_are_no_worse():
+    """With a budget that is spent at once, too: then a stage has one row."""
+    few, more = (problem(diamond(), CLD(), nfe, 64) for nfe in (4, 6))
+    rows = fitted(few, fewer=0, coefficients=12)
+    best = fit.best(rows[fit.kept(rows)])
+    solution = few.sampler(fit.kept(rows), rows, best)
+    more = dataclasses.replace(more, neighbour=extended(solution, CLD(), 6, EPS, True))
+    spent = fitted(more, fewer=8, grid=1, coefficients=1)
+    assert spent["fewer"][0].held == pytest.approx(best.held, rel=1e-9)
+    assert fit.best(spent["fewer"]).held < 0.9 * best.held
+    assert fit.kept(spent) == "fewer"
+    x = samples(more.fitted, more.sampler("fewer", spent, fit.best(spent["fewer"])), more.held.u)
+    assert float((x - more.held.x).square().mean().sqrt()) == pytest.approx(fit.best(spent["fewer"]).held, rel=1e-9)
+
+
 def test_a_row_follows_from_those_before_it():
     """So a fit that was interrupted anywhere goes on to the same bits."""
     task = problem(gaussian(0.3, d=1), CLD(), 3, 8)
     rows = fitted(task, grid=8, coefficients=3)
     for stage in STAGES:
-        for number in (1, len(rows[stage]) - 1):
+        for number in {1, len(rows[stage]) - 1} if rows[stage] else ():
             before = {**rows, stage: rows[stage][:number]}
             again = task.row(stage, before)
-            assert torch.equal(again.parameters, rows[stage][number].parameters)
-            assert dataclasses.replace(again, parameters=None) == dataclasses.replace(
-                rows[stage][number], parameters=None
-            )
+            assert again == rows[stage][number]
 
 
 def row(held, which=0, fit_=0.0):
-    return Row(which, torch.zeros(1), 0.1, fit_, held)
+    return Row(which, (0.0,), 0.1, fit_, held)
 
 
 def test_held_out_noise_decides_what_is_kept():
-    rows = {"untuned": [row(0.3), row(0.2)], "grid": [row(0.1)], "coefficients": [row(0.15), row(0.12)]}
+    rows = {"untuned": [row(0.3), row(0.2)], "fewer": [], "grid": [row(0.1)], "coefficients": [row(0.15), row(0.12)]}
     assert fit.kept(rows) == "grid"
     assert fit.kept({**rows, "coefficients": [row(0.09)]}) == "coefficients"
     assert fit.kept({**rows, "grid": [row(0.5)], "coefficients": [row(math.inf)]}) == "untuned"

@@ -3,20 +3,18 @@
 import pytest
 import torch
 
-from cld_core import ranks
+from cld_core import npz, ranks
 from cld_core.config import load, with_overrides
 from cld_core.errors import UsageError
 from cld_core.model import Model
-from cld_core.place import Place
 from cld_core.ranks import Ranks
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
-from cld_core.shards.files import Sealed
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cld_core.tune.computing import TuneComputation
-from cld_core.tune.given import Given
-from cld_core.tune.request import TuneRequest
-from cld_core.tune.work import Tuning
+from cld_core.tune.derivatives import Fitted
+from cld_core.tune.job import Job
+from cld_core.tune.tuning import TuneRequest, Tuning
 from tests.support.paths import RECIPES
 from tests.support.tools import ONE
 
@@ -39,7 +37,7 @@ def tuned(run, *overrides):
     work = Tuning(request.store(run.tuned / request.id))
     if not work.is_done:
         work.compute(ranks.alone(Place(), gpu=False))
-    x = Sealed(work.shards, 0, "flow", 0, request.sizes["flow"]).load()["x"]
+    x = npz.load(work.flow_file)["x"]
     return work, torch.from_numpy(x).flatten(0, 1)
 
 
@@ -48,12 +46,12 @@ def test_the_flow_is_given_labels_and_guidance(run, overrides):
     _, x = tuned(run, *overrides)
     model = Model.from_run(run.path)
     keys = {} if not overrides else {"guidance": 1.5, "guidance_to": 0.9}
-    computation = TuneComputation(tuned(run, *overrides)[0], torch.device("cpu"), model)
+    job = Job(tuned(run, *overrides)[0], torch.device("cpu"), lambda: False, model)
     labels = model.labels(None, POINTS)
     assert len(set(labels.tolist())) > 5
-    assert computation._labels.tolist() == labels.tolist()
+    assert job._labels.tolist() == labels.tolist()
     u = torch.ones(2 * POINTS, model.sde.n * 2)
-    score, spec = computation._score_of(0, 2 * POINTS), computation._spec
+    score, spec = job._score_of(0, 2 * POINTS), job._spec
     assert (spec.guidance, spec.guidance_to) == (keys.get("guidance", 1.0), keys.get("guidance_to", 1.0))
     given = model.score(u, 0.5, labels.repeat(2))
     none = model.score(u, 0.5, torch.full_like(labels, 9).repeat(2))
@@ -67,10 +65,10 @@ def test_copies_of_points_have_their_labels(run):
     """In parts of any size, as derivatives evaluate them; guidance takes two evaluations of the network."""
     work, _ = tuned(run, *GUIDED)
     model = Model.from_run(run.path)
-    computation = TuneComputation(work, torch.device("cpu"), model)
+    job = Job(work, torch.device("cpu"), lambda: False, model)
     u, counted = torch.randn(3 * POINTS, model.sde.n * 2, generator=torch.Generator().manual_seed(0)).double(), []
-    score = computation._score_of(0, POINTS)
-    one, parts = (Given(score, model.sde, size, counted.append, points=POINTS) for size in (1000, 5))
+    score = job._score_of(0, POINTS)
+    one, parts = (Fitted(score, model.sde, size, counted.append, points=POINTS) for size in (1000, 5))
     whole = one.alpha(u, 0.5)
     assert counted == [2 * 3 * POINTS]
     assert torch.allclose(parts.alpha(u, 0.5), whole, rtol=1e-4, atol=1e-4)

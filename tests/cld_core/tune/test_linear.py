@@ -11,11 +11,10 @@ from cld_core.config.sampling import ExponentialSpec
 from cld_core.samplers import tuned
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.tune import backwards, cost, differences, grid
-from cld_core.tune.computing import solution_of
-from cld_core.tune.differences import Fitted
-from cld_core.tune.linear import of_exponential, spaced, with_memory
-from cld_core.tune.stages import CANDIDATES, STAGES, Settings
+from cld_core.tune import cost, derivatives, fit
+from cld_core.tune.derivatives import Fitted
+from cld_core.tune.linear import MEMORY, extended, of_exponential, packed, sizes, spaced, unpacked, with_memory
+from cld_core.tune.tuning import CANDIDATES, STAGES, Settings
 from tests.support.numeric import BothScored, ThirdOrder
 
 DIFFUSIONS = [CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE(), BothScored(), ThirdOrder()]
@@ -42,14 +41,29 @@ def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
     spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=settings.order, corrector=settings.corrector)
     wanted = samplers.sample(score, sde, spec, InFloat64(0, "linear", first=0, last=8), (2,))
     linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), settings, denoise)
-    solution = solution_of(with_memory(linear), eps=eps, denoise=denoise, rms={}, about={})
+    solution = with_memory(linear).solution(eps=eps, denoise=denoise, rms={}, about={})
     found = tuned.follow(score, sde, solution, prior(sde))
     whole = wanted.x if wanted.v is None else torch.cat([wanted.x, wanted.v], dim=1)
     assert solution.nfe == wanted.nfe == 6
     assert torch.allclose(found, whole, rtol=1e-9, atol=1e-9)
     assert torch.allclose(
-        differences.samples(Fitted(score, sde, 5), linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
+        derivatives.samples(Fitted(score, sde, 5), linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
     )
+
+
+@pytest.mark.parametrize("sde", DIFFUSIONS, ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
+    fitted, u = Fitted(diamond().score(sde), sde, 1000), prior(sde)
+    few = with_memory(of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), Settings(3, True), denoise))
+    more = with_memory(extended(few, sde, 9, 1e-2, denoise))
+    assert len(more.times) == 9
+    assert bool((more.times.diff() < 0).all())
+    assert torch.allclose(derivatives.samples(fitted, more, u), derivatives.samples(fitted, few, u), rtol=0, atol=1e-11)
+    assert max(map(len, more.weights)) > MEMORY
+    again = unpacked(packed(more, denoise), more, denoise, 1e-2)
+    assert torch.equal(again.transitions, more.transitions)
+    assert len(packed(more, denoise)) == sum(sizes(more, denoise))
 
 
 @functools.cache
@@ -57,24 +71,24 @@ def central_differences(sde, denoise):
     """A sampler, the noise that it starts from, and the derivatives of its samples by each parameter."""
     fitted, eps, u = Fitted(diamond().score(sde), sde, 3), 1e-2, prior(sde, 4)
     origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), Settings(2, False), denoise))
-    parameters = differences.packed(origin, denoise)
+    parameters = packed(origin, denoise)
 
     def at(moved):
-        return differences.samples(fitted, differences.unpacked(moved, origin, denoise, eps), u)
+        return derivatives.samples(fitted, unpacked(moved, origin, denoise, eps), u)
 
     units = torch.eye(len(parameters), dtype=torch.float64)
     found = [(at(parameters + 1e-6 * unit) - at(parameters - 1e-6 * unit)) / 2e-6 for unit in units]
     return fitted, origin, u, found
 
 
-@pytest.mark.parametrize(("way", "tolerance"), [(differences, 0.02), (backwards, 1e-4)], ids=["forwards", "backwards"])
+@pytest.mark.parametrize(("way", "tolerance"), [(derivatives.by_copies, 0.02), (derivatives.by_backpropagation, 1e-4)])
 @pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("denoise", [True, False])
 def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
     fitted, origin, u, expected = central_differences(sde, denoise)
-    x, slopes = way.linearised(fitted, origin, u, denoise)
-    assert len(slopes) == len(expected) == sum(differences.sizes(origin, denoise))
-    assert torch.allclose(x, differences.samples(fitted, origin, u), rtol=1e-12, atol=1e-12)
+    x, slopes = way(fitted, origin, u, denoise)
+    assert len(slopes) == len(expected) == sum(sizes(origin, denoise))
+    assert torch.allclose(x, derivatives.samples(fitted, origin, u), rtol=1e-12, atol=1e-12)
     for found, wanted in zip(slopes, expected, strict=True):
         least = tolerance * float(wanted.abs().max()) + 1e-6
         assert torch.allclose(found, wanted, rtol=2.5 * tolerance, atol=least)
@@ -86,9 +100,9 @@ def test_backwards_derivatives_are_right_for_a_network_of_float32():
     exact = diamond().score(sde)
     rounded = Fitted(lambda u, t: exact(u.float(), t).to(u), sde, 1000)
     origin = with_memory(of_exponential(sde, spaced(sde, 6, eps, True, "power 3"), Settings(2, False), True))
-    _, wanted = backwards.linearised(Fitted(exact, sde, 1000), origin, u, True)
-    _, found = backwards.linearised(rounded, origin, u, True)
-    _, forwards = differences.linearised(rounded, origin, u, True)
+    _, wanted = derivatives.by_backpropagation(Fitted(exact, sde, 1000), origin, u, True)
+    _, found = derivatives.by_backpropagation(rounded, origin, u, True)
+    _, forwards = derivatives.by_copies(rounded, origin, u, True)
     size = wanted.flatten(1).norm(dim=1)
     assert ((found - wanted).flatten(1).norm(dim=1) < 1e-2 * size).all()
     assert ((forwards - wanted).flatten(1).norm(dim=1) > size).any()
@@ -96,7 +110,7 @@ def test_backwards_derivatives_are_right_for_a_network_of_float32():
 
 def test_parameters_make_the_sampler_that_they_are_of():
     origin = with_memory(of_exponential(CLD(), spaced(CLD(), 6, 1e-3, True, "quadratic"), Settings(3, True), True))
-    again = differences.unpacked(differences.packed(origin, True), origin, True, 1e-3)
+    again = unpacked(packed(origin, True), origin, True, 1e-3)
     assert torch.allclose(again.times, origin.times, rtol=1e-14)
     assert torch.equal(again.transitions, origin.transitions)
     assert all(torch.equal(a, b) for a, b in zip(again.weights, origin.weights, strict=True))
@@ -105,12 +119,12 @@ def test_parameters_make_the_sampler_that_they_are_of():
 @pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9)])
 def test_a_grid_comes_back_from_its_shares(sde):
     times = spaced(sde, 8, 1e-3, True, "power 3")
-    assert grid.times(sde.schedule, grid.shares(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
+    assert fit.times_of(sde.schedule, fit.shares_of(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
 
 
 def test_a_grid_decreases_whatever_its_numbers_are():
     numbers = torch.tensor([3.0, -4.0, 0.0, 5.0], dtype=torch.float64)
-    times = grid.times(CLD().schedule, numbers, 1e-3)
+    times = fit.times_of(CLD().schedule, numbers, 1e-3)
     assert times[0] == 1.0
     assert times[-1] == 1e-3
     assert times == sorted(times, reverse=True)
@@ -121,12 +135,12 @@ def test_evaluations_are_counted_beforehand():
     sde, counted = CLD(), []
     fitted = Fitted(diamond().score(sde), sde, 1000, counted.append)
     linear = with_memory(of_exponential(sde, spaced(sde, 5, 1e-3, True, "power 6"), CANDIDATES[-1], True))
-    differences.linearised(fitted, linear, prior(sde, 1), True)
-    sizes = differences.sizes(linear, True)
-    assert sum(counted) == 5 + sum(sum(sizes[:number]) for number in range(5)) + 3
+    derivatives.by_copies(fitted, linear, prior(sde, 1), True)
+    each = sizes(linear, True)
+    assert sum(counted) == 5 + sum(sum(each[:number]) for number in range(5)) + 3
     assert cost.evaluations(sde, 5, True, True) > STAGES["coefficients"] * sum(counted)
     counted.clear()
-    backwards.linearised(fitted, linear, prior(sde, 1), True)
+    derivatives.by_backpropagation(fitted, linear, prior(sde, 1), True)
     assert sum(counted) == 5 + 2 * 5 + 2 * 3
     planar, images = (cost.evaluations(sde, 5, True, kind) for kind in (False, True))
     assert STAGES["coefficients"] * sum(counted) < planar < images
@@ -139,8 +153,8 @@ def test_images_are_fitted_as_points_are():
     images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
     linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), Settings(1, False), True))
     u = prior(sde, 4, d)
-    x, slopes = differences.linearised(points, linear, u, True)
-    found, found_slopes = differences.linearised(images, linear, u.unflatten(1, (6, 2, 2)), True)
+    x, slopes = derivatives.by_copies(points, linear, u, True)
+    found, found_slopes = derivatives.by_copies(images, linear, u.unflatten(1, (6, 2, 2)), True)
     assert found.shape == (4, 3, 2, 2)
     assert torch.allclose(found.flatten(1), x)
     assert torch.allclose(found_slopes.flatten(2), slopes)

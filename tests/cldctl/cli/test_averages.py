@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 import cld_core
-from cld_core.averages import snapshots
-from cld_core.config.ema import EmaSpec
+from cld_core.checkpoint.files import snapshot_files, weights_file
+from cld_core.config.train import EmaSpec
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
@@ -38,17 +38,14 @@ def test_a_sweep_over_lengths_is_a_table_of_evaluations(root):
     assert works[None].report.get("ema") is None
     assert works[0.07].report["ema"]["length"] == 0.07
     assert works[0.1].report["ema"]["error"] < 1e-6 < works[0.07].report["ema"]["error"] < 0.02
-    assert not (run.evals / "weights").exists()
+    assert weights_file(run, 40, 0.07).exists()
     assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.070", *DEBUG, runs=root).stderr
     usual = invoke("eval", "mine", "--loss", *DEBUG, runs=root)
     assert "already complete" in usual.stderr, "without a length it is the average of train.ema"
     shown = json.loads(invoke("compare", "mine", "mine", "--json", runs=root).stdout)["runs"][0]["loss"]["how"]
     assert "EMA length" in shown
-    page = root / "mine.html"
-    invoke("report", "mine", "-o", str(page), runs=root)
-    assert "Results by ema.length" in (text := page.read_text())
-    assert "step 40, EMA length" in text, "the tile of the best result"
-    assert "mine, step 40, EMA length 0.07: 2,000 samples, em, 2 NFE" in text
+    invoke("report", "mine", runs=root)
+    assert "mine, step 40, EMA length 0.07: 2,000 samples, em, 2 NFE" in (run.path / "report.html").read_text()
 
 
 def test_an_export_of_a_length_says_so(root, tmp_path):
@@ -87,7 +84,7 @@ def test_prune_removes_snapshots_when_it_is_asked_to(root):
     assert f"{waiting.name} still needs the snapshots of averages" in refused
     shutil.rmtree(waiting)
     invoke("prune", "mine", "--averages", "--yes", runs=root)
-    assert snapshots.files(run) == []
+    assert snapshot_files(run) == []
     assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.2", *DEBUG, runs=root).stderr
     refused = invoke("eval", "mine", "--loss", "ema.length=0.19", *DEBUG, runs=root, code=2).stderr
     assert "ema.length=0.19 cannot be made for step 40" in refused

@@ -1,21 +1,20 @@
 """The commands on the debug and local clusters: what they print, write and return."""
 
-import csv
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from cld_core.checkpoint.files import remove, weights_file
+from cld_core.evaluate.request import EvalRequest
+from cld_core.files import read_json, write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
-from cld_core.small_files import read_json
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
+from tests.support.made_up import report, run_with
 from tests.support.paths import ROOT
-from tests.support.tools import DEBUG, ONE, cldctl, invoke, status, wait_ended, wait_for
+from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
 
 def test_status_as_json_has_the_promised_fields(runs):
@@ -54,40 +53,6 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
 
 
-def test_eval_on_local_processes(runs):
-    done = invoke(
-        *("eval", "done", "--elbo", "--shards", "3", "eval.seed=9", "cluster.tasks_per_node=2"),
-        *("--cluster", "local", "--follow"),
-        runs=runs,
-        width=200,
-    )
-    assert "3/3" in done.stdout
-    assert "FINISHED" in done.stdout
-    name = next(word for word in done.stdout.split() if word.startswith("elbo-"))
-    assert "shard 1 of 3: elbo" in invoke("logs", "done", "--eval", name, "--shard", "1", runs=runs).stdout
-    assert "0 to 2" in invoke("logs", "done", "--eval", name, "--shard", "3", runs=runs, code=3).stderr
-
-
-def test_a_sweep_computes_what_is_missing(runs):
-    quick_pictures = ("sampling.method=em", "sampling.nfe=2")
-    settings = ("--elbo", "--shards", "2", "eval.seed=4", "--samples", "12", *quick_pictures)
-    invoke("eval", "done", *settings, *DEBUG, runs=runs)
-    sweep = (*settings, "--sweep", "eval.elbo.velocities=1,2", *DEBUG)
-    done = invoke("eval", "done", *sweep, runs=runs)
-    assert "2 evaluations of done: 1 already complete, 1 started" in done.stderr
-    table, plot = done.stdout.splitlines()[-2:]
-    assert plot.endswith("plot.png")
-    with open(table) as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        report = read_json(runs / "done" / "evals" / row["evaluation"] / "report.json")
-        assert float(row["nll"]) == report["elbo"]["nll"]
-        assert float(row["eval.elbo.velocities"]) == report["elbo"]["velocities"]
-    assert len({row["nll"] for row in rows}) == 2
-    assert "2 already complete" in invoke("eval", "done", *sweep, runs=runs).stderr
-    assert "2 of 2 evaluations complete" in invoke("status", "done", runs=runs).stdout
-
-
 def test_sample_writes_pictures_and_arrays(runs, tmp_path):
     done = invoke("sample", "done", "-n", "30", "--method", "em", "--nfe", "12", runs=runs)
     path = RunFolder(runs / "done").samples / "step_00000020_em_nfe12_n30.png"
@@ -120,8 +85,7 @@ def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
     for name in ("first", "second"):
         invoke("submit", "toy", *ONE, "--name", name, *DEBUG, runs=runs)
     run = RunFolder(runs / "first")
-    run.checkpoint_file(20).unlink()
-    run.checkpoint_file(20).with_suffix(".json").unlink()
+    remove(run, 20)
     lines = run.ledger.path.read_text().splitlines()
     run.ledger.path.write_text("\n".join(lines[:-1]) + "\n")  # its end was never written: it was killed
     write_json(run.progress_file, {**run.progress(), "step": 15})
@@ -142,7 +106,7 @@ def test_a_plugin_brings_a_data_set(tmp_path):
     )
     runs = tmp_path / "runs"
     recipe = tmp_path / "own.yaml"
-    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\ndata: {{name: ring, plugin: ring.py}}\n")
+    recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\nplugins: [ring.py]\ndata: {{name: ring}}\n")
     invoke("submit", str(recipe), *ONE, "--name", "mine", *DEBUG, "--eval", "elbo", runs=runs)
     assert status(runs, "mine")["evals"][0]["true_entropy"] is None
     plugin.rename(tmp_path / "moved.py")
@@ -155,9 +119,8 @@ def test_a_plugin_brings_a_data_set(tmp_path):
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
     invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=tmp_path)
-    newest = RunFolder(tmp_path / "mine").checkpoint_file(20)
-    os.truncate(newest, 1000)
-    drawn = cldctl("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
+    os.truncate(weights_file(RunFolder(tmp_path / "mine"), 20), 1000)
+    drawn = invoke("sample", "mine", "-n", "8", "--method", "em", "--nfe", "4", runs=tmp_path).stderr
     again = invoke("resume", "mine", "train.steps=30", *DEBUG, runs=tmp_path).stderr
     for said in (drawn, again):
         assert "skipped the checkpoint of step 20" in said
@@ -166,14 +129,18 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
     assert "from step 10 of 30" in again
 
 
-def test_commands_that_do_not_compute_load_nothing_heavy(runs):
-    commands = [["--version"], ["--help"], ["submit", "--help"], ["recipes"]]
-    commands += [["status"], ["status", "done"], ["status", "--json"]]
-    code = (
-        f"import sys\nfrom cldctl import app\nfor words in {commands}:\n    app.run(words)\n"
-        "print(sorted(m for m in ('torch', 'numpy', 'scipy', 'matplotlib', 'tensorboard') if m in sys.modules),"
-        " file=sys.stderr)"
-    )
-    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
-    assert done.stderr.splitlines()[-1] == "[]", done.stderr
+SAID = "3 of 50,000 samples are not finite"
+
+
+def test_status_page_and_comparison_say_it(tmp_path):
+    fid, bad = {"value": 3.0, "samples": 50_000}, {"nonfinite": 3}
+    for name, more in (("good", {"nonfinite": 0}), ("bad", bad), ("old", {})):
+        run = run_with(tmp_path / name, 10)
+        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": 1.0}, fid=fid | more)
+    for name, count in (("good", 0), ("bad", 1), ("old", 0)):
+        assert invoke("status", name, runs=tmp_path).stdout.count(SAID) == count
+        invoke("report", name, "-o", str(tmp_path / "page.html"), runs=tmp_path)
+        assert (tmp_path / "page.html").read_text().count(SAID) == count
+    compared = ("eval", "--compare", "good", "bad", "old")
+    assert invoke(*compared, runs=tmp_path).stderr.splitlines().count(f"bad: {SAID}") == 1
+    assert f"bad: {SAID}" in json.loads(invoke(*compared, "--json", runs=tmp_path).stdout)["warnings"]

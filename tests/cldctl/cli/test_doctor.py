@@ -3,10 +3,12 @@
 import json
 import sys
 
-from cldctl import card
-from cldctl.clusters.records import DoctorOptions
-from cldctl.clusters.slurm import doctor
-from cldctl.clusters.slurm.node_probe import Probe
+import pytest
+
+from cld_core import processor
+from cld_core.config import load
+from cldctl import machine
+from tests.support.paths import RECIPES
 from tests.support.tools import cldctl, invoke
 
 
@@ -23,13 +25,13 @@ def test_this_machine(tmp_path):
 NO_CARD = '{"card": null, "checks": 2}'
 ONE_FAILS = """
 {"card": "A card, 80 GiB", "checks": 2}
-{"name": "tf32", "verdict": "ok", "found": "as it should be", "advice": ""}
-{"name": "overflow", "verdict": "fail", "found": "average changed", "advice": "Train in bf16."}
+{"name": "memory", "verdict": "ok", "found": "as it should be", "advice": ""}
+{"name": "step", "verdict": "fail", "found": "other numbers", "advice": "Do not train."}
 """
 
 
 def asked_for_the_gpu(tmp_path, monkeypatch, answer, *, code):
-    monkeypatch.setattr(card, "COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})"))
+    monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})"))
     done = invoke("doctor", "--gpu", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code)
     checks = json.loads(done.stdout)["checks"]
     return [check for check in checks if check["name"].startswith("gpu")]
@@ -45,17 +47,10 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
     rows = asked_for_the_gpu(tmp_path, monkeypatch, ONE_FAILS, code=1)
     assert [(row["name"], row["verdict"]) for row in rows] == [
         ("gpu", "ok"),
-        ("gpu: tf32", "ok"),
-        ("gpu: overflow", "fail"),
+        ("gpu: memory", "ok"),
+        ("gpu: step", "fail"),
     ]
-    assert rows[-1]["advice"] == "Train in bf16."
-
-
-def test_a_row_that_was_skipped_is_shown(tmp_path, monkeypatch):
-    skipped = '{"name": "two ranks", "verdict": "skip", "found": "needs two cards", "advice": ""}'
-    monkeypatch.setattr(card, "COMMAND", ("printf", '{"card": "A card", "checks": 1}\\n' + skipped))
-    shown = invoke("doctor", "--gpu", "--cluster", "debug", runs=tmp_path / "runs").stdout
-    assert any(line.split()[:4] == ["skip", "gpu:", "two", "ranks:"] for line in shown.splitlines())
+    assert rows[-1]["advice"] == "Do not train."
 
 
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
@@ -77,11 +72,77 @@ def test_slurm_that_is_asked_for_and_is_not_there(tmp_path):
     assert "--cluster local" in done.stdout
 
 
-def test_it_says_that_it_waits_for_a_job(tmp_path, monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(doctor.client, "output_of", lambda command: "n1")
-    monkeypatch.setattr(doctor.node_probe, "probe", lambda *_: said.append("asked") or Probe("away", message="away"))
-    partition = doctor.Partition("gpu", True, True, "n1", 1, "REQUEUE", 0, None, None)
-    (check,) = doctor._from_a_node(tmp_path, partition, DoctorOptions(wait_s=90.0, say=said.append))
+FIRST = '{"card": "A card, 80 GiB", "checks": 2}'
+TF32 = '{"name": "tf32", "verdict": "ok", "found": "as it should be", "advice": ""}'
+
+
+def rows(monkeypatch, code, **options):
+    monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", code))
+    return list(machine.gpu_checks(**options))
+
+
+DIES = f"""
+import os, signal
+print('{FIRST}', '{TF32}', sep='\\n', flush=True)
+"""
+
+
+def test_a_process_that_is_killed_is_told_with_the_last_check_it_finished(monkeypatch):
+    first, finished = rows(monkeypatch, f"{DIES}\nos.kill(os.getpid(), signal.SIGSEGV)")
+    assert first.verdict == "fail"
+    assert first.found == "killed by SIGSEGV after the check 'tf32'"
+    assert (finished.name, finished.verdict) == ("gpu: tf32", "ok")
+
+
+def test_a_process_that_does_not_answer_is_ended(monkeypatch):
+    """Its last line is cut short."""
+    code = f"{DIES}\nprint('{{\"name\"', end='', flush=True)\nsignal.pause()"
+    monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", code))
+    wait = machine.subprocess.run
+
+    def limited(*arguments, timeout, **options):
+        assert timeout == 5.0
+        return wait(*arguments, timeout=3.0, **options)
+
+    monkeypatch.setattr(machine.subprocess, "run", limited)
+    first, *_ = machine.gpu_checks(timeout_s=5.0)
+    assert first.verdict == "fail"
+    assert first.found.startswith("no answer within 5 s")
+
+
+def test_a_process_that_fails_is_told_with_its_last_line(monkeypatch):
+    (first,) = rows(monkeypatch, "raise SystemExit('Traceback\\nImportError: no such library')")
+    assert first.verdict == "fail"
+    assert "ImportError: no such library" in first.found
+
+
+def test_checks_that_are_missing_are_noticed(monkeypatch):
+    first, _ = rows(monkeypatch, DIES)
+    assert (first.verdict, first.found) == ("fail", "ended with 0: no reason given after the check 'tf32'")
+
+
+def test_a_runs_folder_that_cannot_hold_runs(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    check = machine._runs_folder(tmp_path)
     assert check.verdict == "fail"
-    assert said == ["waiting for a small job on partition gpu, at most 90 s", "asked"]
+    assert "hard links" in check.found
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("flags", "found"), [("avx2", "computes in fp32"), ("avx512_bf16", "computes in fp32, bf16")])
+def test_the_precisions_of_the_processor(monkeypatch, flags, found):
+    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "fp16" or precision not in flags)
+    assert machine._processor(None).found == found
+
+
+def test_a_recipe_in_a_precision_that_the_processor_emulates(monkeypatch):
+    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
+    check = machine._processor(load(RECIPES / "toy.yaml", ["train.precision=bf16"]))
+    assert check.verdict == "warn"
+    assert "bf16" in check.found
+    assert "train.precision=fp32" in check.advice
+    for fine in ("train.precision=fp32", "cluster.gpus_per_node=1"):
+        assert machine._processor(load(RECIPES / "toy.yaml", [fine])).verdict == "ok"

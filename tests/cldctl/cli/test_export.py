@@ -1,15 +1,27 @@
 """`cldctl export --card`: card, picture and weights that belong together."""
 
 import json
-import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from markdown_it import MarkdownIt
 
 import cld_core
+from cld_core.config import from_dict
+from cld_core.config.registry import names
+from cld_core.errors import UsageError
+from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cldctl.page.model_card import DIFFUSIONS, CardFiles, card, licence
+from cldctl.runs import survey
+from cldctl.runs.status import RunStatus, status_of
+from tests.support.made_up import report, run_with
 from tests.support.tools import invoke
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -34,31 +46,6 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
     assert f"{sum(p.numel() for p in names['model'].net.parameters()):,} parameters" in text
 
 
-@pytest.fixture
-def samples(runs):
-    folder = RunFolder.open(runs / "done").samples
-    yield folder
-    for file in folder.glob("step_*"):
-        file.unlink()
-
-
-def test_a_picture_that_the_run_has_of_the_step_is_taken(runs, samples, tmp_path):
-    # The newest is not what the recipe gives.
-    for name, content in (
-        ("step_00000010.png", PNG + b"of another step"),
-        ("step_00000020.png", PNG + b"of the training"),
-        ("step_00000020_em_nfe5_n2000.png", PNG + b"of other settings"),
-    ):
-        (samples / name).write_bytes(content)
-    said = invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-    assert "drawing" not in said.stderr
-    assert (tmp_path / "card/samples.png").read_bytes() == PNG + b"of the training"
-    (path,) = invoke("sample", "done", runs=runs).stdout.splitlines()
-    os.utime(path, (2**31, 2**31))
-    invoke("export", "done", "--card", str(tmp_path / "card"), runs=runs)
-    assert (tmp_path / "card/samples.png").read_bytes() == Path(path).read_bytes()
-
-
 @pytest.mark.parametrize(
     ("card", "taken"), [("card", "samples.png"), ("card", "model.safetensors"), ("card/notes.md", "notes.png")]
 )
@@ -72,17 +59,6 @@ def test_files_of_others_beside_the_card_are_refused(runs, tmp_path, card, taken
     assert f"{mine} exists, and no card is beside it" in said.stderr
     assert mine.read_bytes() == b"mine"
     assert [file.name for file in (tmp_path / "card").iterdir()] == [taken]
-
-
-def test_a_card_beside_weights_of_another_name_can_be_written_again(runs, tmp_path):
-    words = ("export", "done", "--card", str(tmp_path / "my card.md"), "-o", str(tmp_path / "w.safetensors"))
-    for _ in range(2):
-        assert invoke(*words, runs=runs).stdout.splitlines() == [words[5], words[3]]
-    text = (tmp_path / "my card.md").read_text()
-    assert 'cld_core.load("w.safetensors")' in text
-    assert "![Samples](my%20card.png)" in text
-    assert {file.name for file in tmp_path.iterdir()} == {"my card.md", "my card.png", "w.safetensors"}
-    assert yaml.safe_load(text.split("---\n")[1])["license"] == "unknown"
 
 
 def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
@@ -117,3 +93,142 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
     assert b"secret" not in (tmp_path / "w.safetensors").read_bytes()
     loaded = cld_core.load(tmp_path / "w.safetensors").recipe
     assert (loaded.network, loaded.sampling, loaded.train) == (recipe.network, recipe.sampling, recipe.train)
+
+
+FILES = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
+
+
+def model_of(**changes) -> SimpleNamespace:
+    """Weights of step 20."""
+    about = {"step": 20, "data_shape": (2,), "is_image": False, "ema_length": None, "net": torch.nn.Linear(2, 2)}
+    return SimpleNamespace(**{**about, **changes})
+
+
+def card_of(made, license_="unknown", row=None, **changes) -> str:
+    return card(made, row or status_of_run(made), model_of(**changes), FILES, license_)
+
+
+def status_of_run(made) -> RunStatus:
+    return status_of(made, survey.of_runs([made]))
+
+
+def head_of(text: str) -> dict:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def asked(made, metric: str, step: int) -> EvalRequest:
+    recipe = made.recipe()
+    return EvalRequest.of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
+
+
+@pytest.fixture
+def made(tmp_path):
+    return run_with(tmp_path / "runs" / "mine", 10, 20, overrides=("train.steps=30",))
+
+
+def test_all_numbers_are_there_those_of_the_weights_first(made):
+    report(made, asked(made, "elbo", 10), elbo={"nll": 3.0, "stderr": 0.5, "nfe_mean": 98.6, "true_entropy": -1.25})
+    report(made, asked(made, "elbo", 20), elbo={"nll": 2.0, "stderr": 0.25, "nfe_mean": 100.0})
+    text = card_of(made)
+    rows = [line for line in section(text, "Evaluation").splitlines() if line.startswith("| ")][2:]
+    how = "velocities 1, probes 1, from t = 1e-05"
+    assert rows == [
+        f"| 20 | NLL bound, nats | 2.000 ± 0.250 | 64 points | 100 | {how} |",
+        f"| 10 | NLL bound, nats | 3.000 ± 0.500 (true entropy -1.250) | 64 points | 99 | {how} |",
+    ]
+    (result,) = head_of(text)["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "nll", "name": "NLL bound, nats", "value": 2.0}]
+
+
+def test_what_is_not_known_is_said(made):
+    limits = section(card_of(made), "Limits")
+    assert "20 of 30 steps are done" in limits
+    assert "These weights have not been evaluated" in limits
+    assert "licence of the weights is not stated" in limits
+    licensed = card_of(made, "mit", replace(status_of_run(made), steps=20))
+    assert head_of(licensed)["license"] == "mit"
+    assert "steps are done" not in section(licensed, "Limits")
+    assert "licence" not in section(licensed, "Limits")
+
+
+def test_an_fid_of_few_samples_is_no_published_one(made):
+    for step, count in ((10, 1000), (20, 50_000)):
+        # As if it had been asked for samples, for which a toy has no use.
+        request = replace(asked(made, "elbo", step), samples=count)
+        report(made, request, fid={"value": 5.0, "samples": count})
+    for step, expected in ((10, True), (20, False)):
+        text = card_of(made, step=step, data_shape=(3, 8, 8), is_image=True)
+        assert ("cannot be compared with published ones" in text) is expected
+        assert head_of(text)["pipeline_tag"] == "unconditional-image-generation"
+
+
+def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
+    secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
+    hook = "hooks.on_change=curl secret-address"
+    plugin = "data.plugin=/home/secret-person/ring.py"
+    made = run_with(tmp_path / "mine", 20, overrides=(*secrets, hook, plugin, "data.name=ring"))
+    text = card_of(made)
+    assert "secret" not in text
+    assert "plug-in ring.py" in text
+    shared = yaml.safe_load(section(text, "Recipe").partition("```yaml\n")[2].partition("```")[0])
+    assert from_dict(shared, "card").network == made.recipe().network
+
+
+def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
+    data = str(tmp_path / "elsewhere" / "ring.py")
+    overrides = ("optim.lr=0.002", f"data.plugin={data}", "cluster.account=ours")
+    made = run_with(tmp_path / "mine", 20, overrides=overrides)
+    write_json(made.identity_file, made.identity() | {"recipe": "toy"})
+    recipe = section(card_of(made), "Recipe")
+    before, _, folded = recipe.partition("<details>")
+    assert "2 keys differ from toy, a recipe that comes with cldctl." in before
+    rows = [line for line in before.splitlines() if line.startswith("| ")][2:]
+    assert rows == ["| data.plugin | ring.py | null |", "| optim.lr | 0.002 | 0.001 |"]
+    assert len(before.splitlines()) < 10
+    assert "objective:" in folded
+    assert folded.rstrip().endswith("</details>")
+    made = run_with(tmp_path / "plain", 20)
+    assert "No key differs from toy," in section(card_of(made), "Recipe")
+
+
+def test_texts_of_others_are_no_markup(tmp_path):
+    hostile = "<img src=x onerror=alert(1)> [a](https://evil.example) | ` **b** $x$ www.evil.example @a #1 ~~c~~ &lt;"
+    made = run_with(tmp_path / "made", 20)
+    # As a folder from elsewhere may be called.
+    made = RunFolder(made.path.rename(tmp_path / hostile.replace("/", "")))
+    text = card_of(made, row=replace(status_of_run(made), note=f"{hostile}\n---\nlicense: mit"))
+    assert head_of(text)["license"] == "unknown"
+    body = text.split("---\n", 2)[2]
+    tokens = MarkdownIt("gfm-like", {"html": True}).parse(body)
+    inline = [child for token in tokens for child in token.children or ()]
+    blocks = [token.content for token in tokens if token.type == "html_block"]
+    assert blocks == ["<details>\n<summary>The whole recipe</summary>\n", "</details>\n"]
+    assert not [child for child in inline if child.type == "html_inline"]
+    links = [child.attrs["href"] for child in inline if child.type == "link_open"]
+    assert links == ["https://arxiv.org/abs/2112.07068"]
+    assert [child.attrs["src"] for child in inline if child.type == "image"] == ["samples.png"]
+    assert "strong_open" not in {child.type for child in inline}
+
+
+def test_every_diffusion_has_a_name_and_a_paper(tmp_path):
+    assert set(DIFFUSIONS) == set(names("sde"))
+    for sde, key in (("psld", "pandey2023complete"), ("cld", "dockhorn2022score")):
+        made = run_with(tmp_path / sde, 20, overrides=(f"sde.name={sde}",))
+        text = card_of(made)
+        assert key in section(text, "Citation")
+        assert DIFFUSIONS[sde][0] in text
+
+
+@pytest.mark.parametrize("text", ["MIT", "GPL-3.0", "gpl-3.0-only", "openrail++", "odbl", "llama3.1", "other"])
+def test_licences_are_written_as_hugging_face_does(text):
+    assert licence(text) == text.lower()
+
+
+@pytest.mark.parametrize("text", ["", "mit or apache-2.0", "mit+", "LicenseRef-mine", "\x1b[31mmit"])
+def test_what_is_not_one_licence_is_refused(text):
+    with pytest.raises(UsageError, match="not a licence"):
+        licence(text)

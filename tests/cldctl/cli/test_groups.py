@@ -5,14 +5,13 @@ import json
 import pytest
 
 from cld_core.config import load
-from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
 from tests.support.made_up import TOY, run_with, seeds
 from tests.support.scripted import register
-from tests.support.tools import DEBUG, ONE, cldctl, invoke, status
+from tests.support.tools import DEBUG, ONE, invoke, status
 
 # Of the picture that goes with an evaluation.
 QUICK = ("sampling.method=em", "sampling.nfe=2")
@@ -51,26 +50,6 @@ def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_
     assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
 
 
-FAILS_IN_THE_JOB = """
-import torch
-from cld_core.data.toy import toy
-
-@toy("nowhere")
-def nowhere(n, generator):
-    return torch.zeros(8 // n * n, 2)
-"""
-
-
-def test_one_run_that_fails_leaves_the_others(fresh_runs, tmp_path):
-    plugin = tmp_path / "nowhere.py"
-    plugin.write_text(FAILS_IN_THE_JOB)
-    wrong = ("--sweep", "data.name=diamond,nowhere", f"data.plugin={plugin}", "--name", "two")
-    done = invoke("submit", "toy", *ONE, *wrong, *DEBUG, runs=fresh_runs, code=None)
-    assert done.returncode != 0
-    assert status(fresh_runs, "two-name-diamond")["state"] == "FINISHED"
-    assert RunFolder(fresh_runs / "two-name-nowhere").exists
-
-
 def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
     identity = {"created": 1.0, "group": "mine", "sweep": {"train.seed": "0"}}
     RunFolder.create(tmp_path / "mine-seed0", load(TOY), identity)
@@ -80,28 +59,6 @@ def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
     done = invoke("status", "mine", "--json", runs=tmp_path)
     assert [row["name"] for row in json.loads(done.stdout)] == ["mine"]
     assert "mine names a run and a group; the run is meant" in done.stderr
-
-
-@pytest.mark.slow
-def test_local_processes_train_a_group_and_one_is_cancelled_and_started_again(fresh_runs):
-    done = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--parallel", "2", runs=fresh_runs)
-    assert done.stdout == "mine\n"
-    assert "waiting for mine-seed1" in cldctl("cancel", "mine-seed1", runs=fresh_runs).stderr
-    again = cldctl(*SWEEP, "train.steps=400", "--cluster", "local", "--follow", runs=fresh_runs)
-    assert "1 resumed" in again.stderr or "1 new" in again.stderr
-    assert "2 FINISHED" in again.stdout
-    assert len(status(fresh_runs, "mine-seed0")["attempts"]) == 1
-    assert "step 400/400" in invoke("logs", "mine-seed1", runs=fresh_runs).stdout
-    evaluated = cldctl("eval", "mine", "--elbo", "--follow", runs=fresh_runs)
-    assert "2 of 2 evaluations complete" in evaluated.stderr
-    assert "  cldctl compare mine" in evaluated.stderr.partition("next:\n")[2]
-    jobs = {event.job.job_id for name in ("mine-seed0", "mine-seed1") for event in evaluation_jobs(fresh_runs / name)}
-    assert len(jobs) == 1, "one job for both"
-    assert "±" in invoke("compare", "mine", runs=fresh_runs).stdout
-
-
-def evaluation_jobs(path):
-    return [event for work in evaluations_of(RunFolder(path)) for event in work.ledger.history().submitted]
 
 
 def test_a_group_is_noted_and_removed_by_its_name(tmp_path):

@@ -52,16 +52,11 @@ def test_status_filters_and_sorts(root):
     assert "1 that ended over a week ago: --all" in invoke("status", runs=root).stderr
 
 
-def test_notes_and_tags_are_shown_and_taken_back(root, tmp_path):
+def test_notes_and_tags_are_shown_and_taken_back(root):
     invoke("note", "toy-1", "the first", "--tag", "good", runs=root)
     shown = invoke("status", "toy-1", runs=root).stdout
     assert "the first" in shown
     assert "good" in shown
-    assert "tags" in invoke("status", "--all", runs=root).stdout
-    invoke("report", "toy-1", "-o", str(tmp_path / "page.html"), runs=root)
-    page = (tmp_path / "page.html").read_text()
-    assert "the first" in page
-    assert "good" in page
     said = invoke("note", "toy-1", "", "--untag", "good", runs=root).stderr
     assert said == "toy-1: no note; tags: none\n"
     history = RunFolder(root / "toy-1").ledger.history()
@@ -73,8 +68,6 @@ def test_notes_and_tags_are_shown_and_taken_back(root, tmp_path):
     [
         ([], "nothing to note"),
         (["two\nlines"], "one line"),
-        (["x" * 501], "at most 500 characters"),
-        (["--tag", "a b"], "'a b' cannot be a tag"),
         (["--untag", "b"], "does not have the tag b. Its tags: none"),
         (["--tag", "a", "--untag", "a"], "both name a"),
     ],
@@ -214,7 +207,9 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
     run.checkpoint_file(40).write_bytes(CONTENT)
     assert "removed" in invoke("prune", "toy-1", "--yes", runs=root).stderr
     assert run.checkpoint_steps() == [10, 20, 40]
-    assert sorted(path.suffix for path in run.checkpoints.iterdir()) == [".json"] * 3 + [".pt"] * 3
+    assert (
+        sorted(path.suffix for path in run.checkpoints.iterdir()) == [".json"] * 3 + [".pt"] * 3 + [".safetensors"] * 3
+    )
 
 
 def test_prune_keeps_milestones_and_what_was_imported(root):

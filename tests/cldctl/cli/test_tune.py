@@ -8,10 +8,10 @@ import pytest
 
 import cld_core
 from cld_core import solutions
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.solutions import FILE
-from cld_core.tune.work import tunings_of
+from cld_core.tune.tuning import tunings_of
 from tests.cldctl.page.parsed import Parsed
 from tests.support.tools import DEBUG, invoke
 
@@ -26,13 +26,14 @@ def tuned(runs, tmp_path_factory):
     shown = invoke("tune", "done", "--nfe", "2,3", *QUICK, runs=here)
     assert "step 20: the flow of 16 draws, then at most" in shown.stderr
     assert "sample done --method tuned --nfe 3" in shown.stderr
+    assert shown.stderr.count("is cut off: its budget was spent") == 2
     return here
 
 
 @pytest.fixture(autouse=True)
 def nothing_said():
     """Warnings are given once in a process."""
-    solutions.choosing._warn.cache_clear()
+    solutions._warn.cache_clear()
 
 
 def test_a_second_time_finds_the_result(tuned):
@@ -43,6 +44,8 @@ def test_a_second_time_finds_the_result(tuned):
     assert entry["nfe"] == 3
     assert entry["step"] == 20
     assert entry["rms"][entry["kept"]] == min(entry["rms"].values())
+    assert "fewer" in entry["rms"], "it starts from the solution of 2 evaluations"
+    assert entry["cut_off"] is True
 
 
 def test_status_and_the_page_show_tunings(tuned, tmp_path):
@@ -53,6 +56,7 @@ def test_status_and_the_page_show_tunings(tuned, tmp_path):
         assert (entry["state"], entry["checkpoint_step"]) == ("FINISHED", 20)
         assert entry["rows_done"] == entry["rows"]
         assert entry["gain"] == entry["rms"]["untuned"] / entry["rms"][entry["kept"]] >= 1.0
+        assert entry["cut_off"] is True
     shown = " ".join(invoke("status", "done", runs=tuned).stdout.split())
     invoke("report", "done", "-o", str(tmp_path / "page.html"), runs=tuned)
     page = Parsed((tmp_path / "page.html").read_text()).text
@@ -60,6 +64,7 @@ def test_status_and_the_page_show_tunings(tuned, tmp_path):
     for entry in found.values():
         assert f"{entry['gain']:.1f}x" in shown
         assert entry["id"] in page
+        assert f"{entry['kept']}, cut off" in page
 
 
 def test_samples_of_a_tuned_sampler(tuned):

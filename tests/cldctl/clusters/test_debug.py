@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
-from cld_core.place import Place
+from cld_core.rendezvous import Place
 from cldctl.clusters.base import Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import JobSpec

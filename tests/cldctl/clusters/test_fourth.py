@@ -7,6 +7,7 @@ from cld_core.run.events import JobRef
 from cldctl.clusters import CLUSTERS
 from cldctl.clusters.base import Cluster, Entry, InJob
 from cldctl.clusters.records import Seen, Survey
+from tests.support.chunks import cut
 from tests.support.tools import ONE, invoke, status
 
 # Of the picture that goes with an evaluation.
@@ -59,11 +60,12 @@ def runs(fresh_runs, monkeypatch):
     return fresh_runs
 
 
-def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs):
+def test_a_run_is_submitted_evaluated_cancelled_and_resumed(runs, monkeypatch):
     invoke("submit", "toy", *ONE, *QUICK, "--name", "mine", "--cluster", "here", "--eval", "elbo", runs=runs)
     row = status(runs, "mine")
     assert (row["state"], row["cluster"], row["step"], row["job_id"]) == ("FINISHED", "here", 20, "mine-0")
     assert row["evals"][0]["nll"] is not None
+    cut(monkeypatch, 8)
     invoke("eval", "mine", "--elbo", "--shards", "3", "eval.seed=4", runs=runs)
     name = status(runs, "mine")["evals"][1]["id"]
     jobs = (runs / "mine" / "evals" / name / "jobs.jsonl").read_text()

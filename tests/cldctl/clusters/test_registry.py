@@ -1,13 +1,14 @@
 """The registry of clusters: every name can be loaded, and loading one loads nothing heavy."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from cld_core.errors import UsageError
+from cld_core.config import load
+from cld_core.errors import RecipeError, UsageError
+from cld_core.run import RunFolder
 from cldctl import clusters
+from cldctl.clusters import find
+from cldctl.jobs import specs
+from tests.support.paths import RECIPES
 
 
 def test_every_name_is_a_cluster_of_that_name():
@@ -19,18 +20,16 @@ def test_a_name_that_is_not_registered():
         clusters.find("lokal")
 
 
-def test_the_default_is_slurm_if_sbatch_and_a_configuration_are_here(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    (tmp_path / "slurm.conf").touch()
-    assert clusters.default().name == "local"
-    (tmp_path / "sbatch").touch(mode=0o755)
-    assert clusters.default().name == "slurm"
-
-
-def test_nothing_heavy_is_loaded():
-    heavy = "('torch', 'numpy', 'scipy', 'submitit')"
-    load = "from cldctl import clusters, machine; [clusters.find(name) for name in clusters.CLUSTERS]"
-    code = f"import sys; {load}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, timeout=60)
-    assert done.stdout.strip() == "[]", done
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize(
+    ("seen", "asked", "refused"), [("", 1, True), ("-1", 1, True), ("0", 1, False), ("", 0, False)]
+)
+def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch, cluster, seen, asked, refused):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    recipe = load(RECIPES / "toy.yaml", [f"cluster.gpus_per_node={asked}"])
+    spec = specs.training(RunFolder(tmp_path / "mine"), recipe, find(cluster))
+    if refused:
+        with pytest.raises(RecipeError, match=r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"):
+            find(cluster).check(spec)
+    else:
+        find(cluster).check(spec)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.stats_work import Statistics, StatsRequest
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session

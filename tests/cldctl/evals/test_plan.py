@@ -6,7 +6,7 @@ from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import inputs
 from cld_core.evaluate.feature_inputs import FeatureInputs
-from cld_core.run.atomic import write_json
+from cld_core.files import write_json
 from cld_core.solutions import FILE, Solution, Solutions
 from cldctl.evals import plan, sweep
 from tests.support.made_up import damage, run_with

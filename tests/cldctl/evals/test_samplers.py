@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from cld_core.config import load
-from cld_core.config.variants import SECTIONS
+from cld_core.config.registry import SECTIONS
 from cld_core.errors import UsageError
 from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep, sweeps_of
@@ -105,7 +105,7 @@ def test_options_of_another_form_are_refused(options, why):
 
 def test_metrics_fit_the_data(run):
     assert samplers.suited(run.recipe(), ()) == (TOYS, 4)
-    own = replace(run.recipe(), data=replace(run.recipe().data, name="ring", plugin="ring.py"))
+    own = replace(run.recipe(), data=replace(run.recipe().data, name="ring"))
     assert samplers.suited(own, ()) == (("w2", "flow-distance"), 4), "nobody knows whether it tells its density"
     assert samplers.suited(own, ("density",)) == (("density",), 4)
     assert samplers.suited(run.recipe(), ("flow-distance", "w2")) == (("w2", "flow-distance"), 4)

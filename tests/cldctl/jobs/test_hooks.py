@@ -7,12 +7,14 @@ import psutil
 import pytest
 
 from cld_core.config import load
-from cld_core.config.hooks import HooksSpec
+from cld_core.config.monitor import HooksSpec
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Requeued, Started, Submitted
+from cld_core.run.process import find
 from cldctl.jobs import hook_runner, hooks
+from cldctl.jobs.hook_call import KEPT_BYTES, call
 from cldctl.jobs.train import go_on
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -184,3 +186,38 @@ def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
     plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
     assert plain.model_digest() == hooked.model_digest()
     assert EvalRequest.of(plain, ("elbo",), 20).id == EvalRequest.of(hooked, ("elbo",), 20).id
+
+
+def called(command, tmp_path, timeout_s=60.0, content="{}"):
+    return call(command, environment=dict(os.environ), content=content, timeout_s=timeout_s, folder=tmp_path)
+
+
+def test_it_reads_what_it_is_told_and_says_something(tmp_path):
+    result = called("cat; echo; pwd; echo problem >&2", tmp_path, content='{"state": "FAILED"}')
+    assert result.output.splitlines() == ['{"state": "FAILED"}', str(tmp_path), "problem"]
+    assert result.problem is None
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("exit 3", "ended with exit code 3"),
+        ("no-such-command-at-all", "ended with exit code 127"),
+        ("kill -9 $$", "was ended by signal 9"),
+        ("nul\0", "could not be started"),
+    ],
+)
+def test_it_may_fail(tmp_path, command, problem):
+    assert problem in called(command, tmp_path).problem
+
+
+def test_it_is_ended_with_everything_that_it_started(tmp_path):
+    result = called("sleep 600 & echo $!; exec sleep 600", tmp_path, timeout_s=0.5)
+    assert "did not end within 0.5 s" in result.problem
+    wait_for(lambda: find(int(result.output)) is None)
+
+
+def test_of_a_flood_little_is_kept(tmp_path):
+    result = called("yes", tmp_path)
+    assert "wrote more than" in result.problem
+    assert len(result.output) == KEPT_BYTES

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.errors import CheckpointError, IncompleteError, MergeError, SolverError, UnusableSamplesError
+from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run.events import MergeRefused, TaskFailed
+from cld_core.run.events import TaskFailed
 from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.records import SchedulerAway, Seen, Survey
+from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import process
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
-from cldctl.runs.survey import Answers
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
 from tests.support.scripted import inside
@@ -96,30 +95,6 @@ def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkey
     (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)
     assert isinstance(noted, TaskFailed), "the reason is told, and nothing is given up"
     assert none == []
-
-
-@pytest.mark.parametrize("error", [MergeError, IncompleteError])
-def test_a_merge_that_is_refused_is_in_the_ledger(evaluations, monkeypatch, capsys, error):
-    """Nothing failed in the process that noticed that shards are incomplete: it ends well, and is not started again."""
-
-    def refusing(*arguments):
-        raise error("shard 3 is damaged. Re-run it.")
-
-    monkeypatch.setattr(Evaluation, "compute", refusing)
-    if error is MergeError:
-        with pytest.raises(SystemExit):
-            ShardsWork(evaluations, gpu=False)(inside())
-    else:
-        ShardsWork(evaluations, gpu=False)(inside())
-    for piece in evaluations:
-        work = open_work(Path(piece.folder))
-        assert isinstance(work.ledger.events()[-1], MergeRefused)
-        assert work.ledger.history().given_up == "shard 3 is damaged. Re-run it."
-    assert "shard 3 is damaged" in capsys.readouterr().err
-
-
-def gone(*job_ids):
-    return Answers({"debug": Survey({("debug", job_id): Seen("gone") for job_id in job_ids})})
 
 
 def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):

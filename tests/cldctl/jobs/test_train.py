@@ -2,14 +2,19 @@
 
 import pytest
 
+from cld_core.checkpoint.files import FORMAT, Content, Sidecar
 from cld_core.config import load
 from cld_core.errors import UsageError
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, Explained, GivenUp, Requeued, Started, Submitted, TurnedAway
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
-from cldctl.jobs import process
+from cld_core.run.events import Ended, Explained, GivenUp, JobRef, Requeued, Started, Submitted, TurnedAway
+from cldctl.clusters.debug import DebugCluster
+from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.jobs import process, specs, successor
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
 from tests.support.clock import Clock
+from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 from tests.support.scripted import REF, inside
 
@@ -116,3 +121,92 @@ def test_a_job_of_another_size_than_the_recipes_does_not_train(run, capsys):
     said = capsys.readouterr().err
     assert "mine: the job has 2 process(es), and the recipe asks for 1. Set cluster.nodes" in said
     assert len([line for line in said.splitlines() if not line.startswith("--- start 0 of job 7: rank 0 ")]) == 1
+
+
+@pytest.fixture
+def short(tmp_path):
+    short = run_with(tmp_path / "mine", overrides=("train.steps=20",))
+    short.ledger.append(Submitted(job=REF))
+    return short
+
+
+def test_one_successor_waits_for_a_job_to_fail_and_is_withdrawn_with_the_run(short, job):
+    work = TrainWork(str(short.path))
+    for _ in range(2):
+        successor.submit(short, job, work)
+    ((spec, tasks),) = job.cluster.submissions
+    assert spec.after == After((REF,), "failed")
+    assert tasks[0].work == work
+    (ref,) = short.ledger.history().successors_of("7")
+    assert ref.job_id == "8"
+    assert not successor.is_withdrawn(short, ref)
+    successor.withdraw(short, job)
+    assert job.cluster.calls == [("cancel", ["8"])]
+    assert isinstance(short.ledger.events()[-1], TurnedAway)
+    assert successor.is_withdrawn(short, ref)
+
+
+def test_training_goes_on_without_a_successor_that_was_refused(short, capsys):
+    successor.submit(short, inside(SchedulerRefused("too many jobs.")), TrainWork(str(short.path)))
+    assert "mine has no successor: too many jobs." in capsys.readouterr().out
+    assert short.ledger.history().successors_of("7") == []
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch, capsys, is_away):
+    work = Evaluation(EvalRequest.of(short.recipe(), ("elbo",), 20).save(short))
+    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9"), shards=(0,)))
+
+    def survey(jobs, *, settled=(), max_age_s=30.0):
+        if is_away:
+            raise SchedulerAway("nobody answers.")
+        return Survey({("scripted", "9"): Seen("pending")})
+
+    redirected = []
+    monkeypatch.setattr(job.cluster, "survey", survey)
+    monkeypatch.setattr(job.cluster, "redirect", lambda jobs, after: redirected.append((jobs, after)))
+    successor.submit(short, job, TrainWork(str(short.path)))
+    (ref,) = short.ledger.history().successors_of("7")
+    if is_away:
+        assert f"{work.name} does not wait for job 8: nobody answers." in capsys.readouterr().out
+    else:
+        ((waiting, after),) = redirected
+        assert [waiting_job.job_id for waiting_job in waiting] == ["9"]
+        assert after == After((ref,))
+
+
+TOY = RECIPES / "toy.yaml"
+
+
+def saved(short: RunFolder, step: int, seconds: float) -> None:
+    sidecar = Sidecar(format=FORMAT, step=step, state=Content(0, ""), seconds=seconds)
+    sidecar.write(short.checkpoint_file(step).with_suffix(".json"))
+
+
+def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(short):
+    def notices(recipe):
+        training = specs.training(short, recipe, DebugCluster())
+        shards = specs.sharded([short.evals / "e"], recipe.cluster, DebugCluster(), run=short)
+        return {training.notice_s, shards.notice_s}
+
+    assert notices(short.recipe()) == {90}
+    saved(short, 10, 2.0)
+    saved(short, 20, 100.0)
+    assert notices(short.recipe()) == {360}
+    assert notices(load(TOY, ["cluster.signal_s=45"])) == {45}
+    statistics = specs.sharded([short.evals / "e"], short.recipe().cluster, DebugCluster())
+    assert statistics.notice_s == 90, "no save was measured"
+    assert specs.measured_saves([short]).slowest_s == 100.0
+
+
+def test_a_task_of_shards_is_one_process(short):
+    size = load(TOY, ["cluster.nodes=2", "cluster.gpus_per_node=8"]).cluster
+    spec = specs.sharded([short.evals / "e"], size, DebugCluster(), run=short, parallel=5)
+    assert (spec.size.nodes, spec.size.ranks_per_node, spec.size.gpus_per_node, spec.parallel) == (1, 1, 1, 5)
+
+
+def test_an_aftermath_is_told_what_ended_and_by_which_launcher(short):
+    spec = specs.training(short, short.recipe(), DebugCluster())
+    module, kind, folder, logs, launcher = spec.aftermath
+    assert (module, kind, folder, logs) == ("cldctl.jobs.aftermath", "training", str(short.path), str(short.logs))
+    assert launcher == "cldctl.clusters.debug:DebugCluster"

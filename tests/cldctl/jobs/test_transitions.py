@@ -13,7 +13,6 @@ from cld_core.run.events import (
     NotBegun,
     NotCancelled,
     NotRequeued,
-    Requested,
     Requeued,
     Started,
     Submitted,
@@ -23,8 +22,6 @@ from cld_core.run.history import History
 from cldctl.clusters.records import Seen
 from cldctl.jobs.transitions import changes
 from cldctl.runs.state import state_of
-
-REQUESTED = Requested(steps=100)
 
 
 def submitted(job_id="7", restarts=True, successor_of=None):
@@ -51,55 +48,12 @@ def told(*events, is_over=False):
     return [(change.state, change.cause, change.step) for change in changes(events, is_over=is_over)]
 
 
-@pytest.mark.parametrize(
-    ("cause", "state"),
-    [
-        ("finished", "FINISHED"),
-        ("timeout", "STOPPED"),
-        ("terminated", "STOPPED"),
-        ("cancelled", "CANCELLED"),
-        ("killed", "LOST"),
-        ("crashed", "FAILED"),
-        ("out_of_memory", "FAILED"),
-        ("nonfinite", "FAILED"),
-        ("save_failed", "FAILED"),
-    ],
-)
-def test_a_beginning_and_an_end(cause, state):
-    events = REQUESTED, submitted(), started(), ended(cause)
-    assert told(*events) == [("RUNNING", None, 0), (state, cause, 30)]
-
-
-@pytest.mark.parametrize("cause", ["preempted", "node_failure", "requeued"])
-def test_a_job_that_its_launcher_starts_again_is_requeued(cause):
-    assert told(submitted(), started(), ended(cause))[-1] == ("REQUEUED", cause, 30)
-    assert told(submitted(restarts=False), started(), ended(cause))[-1][0] in ("STOPPED", "LOST")
-
-
-def test_an_end_and_its_requeue_are_one_change():
-    events = [submitted(), started(), ended("crashed", detail="ValueError: no"), Requeued(job_id="7", cause="crashed")]
-    last = changes(events)[-1]
-    assert (last.state, last.cause, last.step, last.place) == ("REQUEUED", "crashed", 30, 3)
-    assert last.reason == "ValueError: no"
-    assert told(*events, started(1, 20))[-1] == ("RUNNING", "crashed", 20), "and why the one before ended"
-
-
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     events = [submitted(), started(), ended("crashed"), Requeued(job_id="7", cause="crashed")]
     before = changes(events)[-1].place
     last = changes([*events, NotRequeued(job_id="7", reason="no")])[-1]
     assert last.state == "STOPPED"
     assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
-
-
-def test_an_unfit_machine_is_told_once_with_what_is_decided():
-    events = submitted(), unfit(), unfit(rank=1)
-    assert told(*events) == [("FAILED", "unfit", None)]
-    assert changes(events)[-1].reason == "n1: gpu: it is gone"
-    assert told(*events, requeued("unfit"), unfit(rank=2)) == [("PENDING", "unfit", None)]
-    before = submitted(), started(), ended("crashed"), requeued("crashed")
-    assert told(*before, unfit(1), requeued("unfit"))[-2:] == [("REQUEUED", "crashed", 30), ("REQUEUED", "unfit", None)]
-    assert told(*events, requeued("unfit"), started(0))[-1] == ("RUNNING", None, 0)
 
 
 BEGUN = submitted(), started()
@@ -110,14 +64,11 @@ LEDGERS = {
     "trains": (BEGUN, "running"),
     "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
-    "preempted for good": ((submitted(restarts=False), started(), ended("preempted")), "gone"),
     "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
     "crashed, not requeued": ((*BEGUN, ended("crashed"), NotRequeued(job_id="7", reason="no")), "gone"),
     "given up": ((*BEGUN, ended("crashed"), GivenUp(job_id="7", reason="4 crashes")), "gone"),
     "not begun": ((submitted(), NotBegun(job_id="7", reason="no checkpoint")), "gone"),
-    "unfit at first": ((submitted(), unfit(), requeued("unfit")), "pending"),
     "unfit at last": ((submitted(), unfit(), GivenUp(job_id="7", reason="11 starts")), "gone"),
-    "unfit, not requeued": ((submitted(), unfit(), NotRequeued(job_id="7", reason="no")), "gone"),
     "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
     "unfit, then fit": ((submitted(), unfit(), requeued("unfit"), started()), "running"),
     "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
@@ -136,12 +87,9 @@ LEDGERS = {
     ),
     "setup too long": ((submitted(), DiedEarly(job_id="7", restart=0, reason="setup"), requeued("timeout")), "pending"),
     "cancelled": ((*BEGUN, Cancelled(job_id="7"), ended("terminated")), "gone"),
-    "cancelled while it waits": ((submitted(), Cancelled(job_id="7")), "gone"),
     "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
     "not cancelled, then terminated": ((*BEGUN, *NOT_CANCELLED, ended("terminated")), "gone"),
-    "not cancelled while it waits": ((submitted(), *NOT_CANCELLED), "pending"),
     "not cancelled, requeued": ((*BEGUN, ended("crashed"), requeued("crashed"), *NOT_CANCELLED), "pending"),
-    "not cancelled, unfit": ((submitted(), unfit(), requeued("unfit"), *NOT_CANCELLED), "pending"),
     "cancelled at the second try": ((submitted(), *NOT_CANCELLED, Cancelled(job_id="7")), "gone"),
 }
 

@@ -7,13 +7,14 @@ import re
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from torch.utils.tensorboard import SummaryWriter
 
-from cldctl.page import document
-from cldctl.page.document import chart, is_logarithmic, smoothed
+from cld_core.run import RunFolder
+from cld_core.train.monitoring import Monitor
+from cldctl.page import curves, document
+from cldctl.page.document import chart, is_logarithmic
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import run_with
-
-HOSTILE = "</text><script>alert(1)</script> $\\frac{1}{ \u202e"
 
 
 def labels(svg: str) -> list[str]:
@@ -29,13 +30,6 @@ def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
     assert len(drawn) < 30_000
     assert chart("loss", {"loss": points}) == drawn
     assert chart("loss", {"loss": []}) == ""
-
-
-def test_the_mean_keeps_level_and_ends():
-    means = smoothed([(step, 1e9 + (-1) ** step) for step in range(1_000)])
-    assert len(means) < 100
-    assert all(abs(mean - 1e9) < 0.1 for _, mean in means)
-    assert smoothed([(1, 2.0), (2, 5.0)]) == [(1, 2.0), (2, 5.0)]
 
 
 @pytest.mark.parametrize(
@@ -59,14 +53,6 @@ def test_the_axis_is_logarithmic_where_a_linear_one_would_flatten_the_curve(valu
 @pytest.mark.parametrize("values", [(0.0,), (5e-324, 0.0), (-1e300, 1e300), (3.0, 3.0), (1e12, 1.0)])
 def test_values_at_the_ends_of_what_floats_can_say_are_drawn(values):
     assert "<svg" in chart("loss", {"loss": list(enumerate(values))})
-
-
-def test_names_of_others_are_text():
-    drawn = chart(HOSTILE, {HOSTILE: [(0, 1.0, 0.1), (1, 2.0, 0.0)]}, names=[HOSTILE, "_b"])
-    assert "<script" not in drawn
-    assert "\u202e" not in drawn
-    assert "$\\frac" in drawn
-    assert labels(drawn)[:1] == ["&lt;/text&gt;&lt;script&gt;alert(1)&lt;/script&gt; $\\frac{1}{ "]
 
 
 def picture(run, name, width):
@@ -116,3 +102,45 @@ def test_what_is_not_a_picture_is_named_and_no_link_leads_out(tmp_path):
         "samples/linked.png: not a picture",
         "samples/text.png: not a picture",
     ]
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return run_with(tmp_path / "mine", 60)
+
+
+def attempt(run: RunFolder, number: int, first: int, last: int, every: int = 10) -> None:
+    """What an attempt writes that begins after step ``first``; its files are those of a second of its own."""
+    before = set(run.tensorboard.glob("*"))
+    monitor = Monitor(run, attempt=number, first_step=first, steps=last, may_write=lambda: False)
+    for step in range(first + every, last + 1, every):
+        monitor.report(step, {"loss": 100.0 * number + step})
+        monitor.add(step, {"nfe": float(number)})
+    monitor.close()
+    (file,) = set(run.tensorboard.glob("*")) - before
+    file.rename(run.tensorboard / f"events.out.tfevents.{number:010d}")
+
+
+def test_what_later_attempts_repeat_replaces_what_was_there(run, caplog):
+    for number, (first, last) in enumerate(((0, 40), (20, 30), (20, 60))):
+        attempt(run, number, first, last)
+    found = curves.read(run)
+    assert found["train/loss"] == [(10, 10.0), (20, 20.0), (30, 230.0), (40, 240.0), (50, 250.0), (60, 260.0)]
+    assert [step for step, _ in found["periodic/nfe"]] == [10, 20, 30, 40, 50, 60]
+    assert caplog.text == ""
+
+
+def test_what_is_not_finite_is_no_point_and_a_subfolder_names_its_tags(run):
+    with SummaryWriter(str(run.tensorboard / "eval-1")) as board:
+        for step, value in enumerate((1.0, float("nan"), float("inf"), 2.0)):
+            board.add_scalar("other", value, step)
+    assert curves.read(run)["eval-1: other"] == [(0, 1.0), (3, 2.0)]
+
+
+def test_nothing_outside_of_the_run_is_read_unless_somebody_wants_it(run, tmp_path):
+    with SummaryWriter(str(tmp_path / "private")) as board:
+        board.add_scalar("salary", 1.0, 1)
+    (run.tensorboard / "linked").symlink_to(tmp_path / "private")
+    os.mkfifo(run.tensorboard / "events.out.tfevents.1")
+    assert curves.read(run) == {}
+    assert list(curves.read(run, follow=True)) == ["linked: salary"]

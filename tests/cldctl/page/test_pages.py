@@ -1,6 +1,5 @@
 """What pages of one and of many runs say, and that nothing in a run folder gets out of its place."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.config import with_overrides
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted
 from cld_core.run.folder import FORMAT
 from cldctl.page import one_run
@@ -89,26 +88,6 @@ def test_nothing_of_a_run_becomes_markup_and_nothing_is_asked_for(made):
     assert all(str(it["alt"]).strip() for it in parsed.all("img"))
 
 
-def test_the_losses_by_time_are_one_chart_in_the_order_of_time(tmp_path):
-    run = run_with(tmp_path / "mine", 20)
-    ranges = ("0.1_to_0.3", "0_to_0.0003", "0.01_to_0.03", "0.0003_to_0.001")
-    with SummaryWriter(str(run.tensorboard)) as board:
-        for step in range(3):
-            for name in ranges:
-                board.add_scalar(f"train/loss_at_t/{name}", 1.0 + step, step)
-    parsed = page_of(run)
-    assert titles(parsed) == ["loss by time t, without weights"]
-    shown = [text for tag, text in parsed.texts if tag == "li"]
-    assert shown == ["t 0 to 0.0003", "t 0.0003 to 0.001", "t 0.01 to 0.03", "t 0.1 to 0.3"]
-    assert [it["style"] for it in parsed.all("i")] == [f"background: var(--c{colour})" for colour in (20, 22, 25, 27)]
-
-
-def test_the_loss_says_which_one_it_is(tmp_path):
-    run = run_with(tmp_path / "mine", 20)
-    write_json(run.progress_file, {"step": 20, "loss": 0.5, "smoothed_loss": 0.25, "time": 1.0})
-    assert "loss (smoothed) 0.25 step 20; last loss 0.5" in words(page_of(run))
-
-
 def test_a_run_that_failed_shows_its_last_words_unless_they_are_from_elsewhere(tmp_path):
     run = everything(tmp_path / "mine", end="crashed", points=2)
     (run.logs / "7_1_log.err").write_text(f"{START}Traceback\nOSError: <b>disk</b>\n")
@@ -180,27 +159,6 @@ def with_losses(path, *overrides) -> RunFolder:
     return run
 
 
-def test_only_losses_that_can_be_compared_share_a_chart(tmp_path):
-    for name, overrides in {
-        "one": (),
-        "two": ("optim.lr=0.5", "network.width=8", "sde.numerical_eps=1e-5"),
-        "other_diffusion": ("sde.name=vpsde", "objective.name=dsm"),
-        "other_data": ("data.name=diamond",),
-        "other_loss": ("objective.weighting=likelihood",),
-    }.items():
-        with_losses(tmp_path / name, *overrides)
-    with_losses(tmp_path / "damaged").recipe_file.write_text("[")
-    parsed = page_of(options=("--all",), root=tmp_path)
-    assert sorted(titles(parsed)) == [
-        "damaged, recipe cannot be read",
-        "diamond, cld, hsm",
-        "multimodal_swissroll, cld, hsm, weighting=likelihood",
-        "multimodal_swissroll, cld, hsm, weighting=reweightedv2",
-        "multimodal_swissroll, vpsde, dsm",
-    ]
-    assert "Losses can be compared" in words(parsed)
-
-
 def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     first = everything(root / "first", points=2)
@@ -270,25 +228,6 @@ def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(finished, monkeyp
 
     monkeypatch.setattr(one_run, "why", why)
     invoke("report", *arguments, runs=finished.path.parent)
-    assert not is_up_to_date(finished)
-
-
-def test_a_page_of_an_evaluation_that_is_alive_is_old_whatever_becomes_of_it(finished, monkeypatch):
-    last = row_of(finished)
-    first, *others = last.evals
-    alive = replace(last, evals=[{**first, "state": "PENDING"}, *others])
-    stopped = replace(last, evals=[{**first, "state": "STOPPED"}, *others])
-    found = one_run.why(finished)
-    monkeypatch.setattr(one_run, "why", lambda run: replace(found, row=alive))
-    invoke("report", "mine", runs=finished.path.parent)
-    assert not is_up_to_date(finished, alive)
-    assert not is_up_to_date(finished, stopped), "a scheduler alone has ended it"
-
-
-def test_a_page_of_another_version_or_of_other_folders_is_old(finished, monkeypatch):
-    invoke("report", "mine", runs=finished.path.parent)
-    assert not is_up_to_date(finished, follow=True)
-    monkeypatch.setattr(one_run, "__version__", "0.0.1")
     assert not is_up_to_date(finished)
 
 

@@ -76,7 +76,7 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
 
 @pytest.mark.parametrize(
     ("full", "own", "host"),
-    [("gpu1.lab.org", "gpu1", "gpu1.lab.org"), ("localhost", "vm", "vm"), ("localhost.localdomain", "vm", "vm")],
+    [("gpu1.lab.org", "gpu1", "gpu1.lab.org"), ("localhost.localdomain", "vm", "vm")],
 )
 def test_the_tunnel_leads_to_this_machine(full, own, host, monkeypatch, tmp_path):
     monkeypatch.setattr(board.socket, "getfqdn", lambda: full)
@@ -86,39 +86,13 @@ def test_the_tunnel_leads_to_this_machine(full, own, host, monkeypatch, tmp_path
     assert line.endswith(f"@{host}")
 
 
-def test_the_newest_run_is_meant_and_what_is_wrong_is_said(runs, monkeypatch):
-    asked = []
-
-    class Pretended:
-        url, tunnel = "http://localhost:1/", "ssh"
-
-        def wait_until_ready(self):
-            pass
-
-        def stay(self):
-            pass
-
-    import contextlib
-
-    @contextlib.contextmanager
-    def tensorboard(chosen, port):
-        asked.append([run.name for run in chosen])
-        yield Pretended()
-
-    monkeypatch.setattr(board, "tensorboard", tensorboard)
-    run_with(runs / "zzz").identity_file.touch()
-    done = invoke("board", runs=runs)
-    assert done.stdout == "http://localhost:1/\n"
-    assert f"run: {asked[0][0]} (the newest)" in done.stderr
-    assert "has no curves yet" in invoke("board", "zzz", runs=runs).stderr
-    assert invoke("board", "nobody", runs=runs, code=3).stdout == ""
-
-
 def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho loading\necho 'ValueError: no such thing'\nexit 3\n")
     script.chmod(0o755)
     monkeypatch.setattr(board.sys, "executable", str(script))
+    run_with(runs / "bare")
+    assert "has no curves yet" in invoke("board", "bare", runs=runs, code=1).stderr
     failed = invoke("board", "one", runs=runs, code=1)
     assert "TensorBoard ended with 3: ValueError: no such thing" in failed.stderr
 

@@ -131,21 +131,6 @@ def test_a_run_that_finished_a_moment_ago_is_not_called_cancelled(tmp_path, scri
     assert run.ledger.history().last.cause == "finished"
 
 
-def test_a_job_that_the_scheduler_knows_to_be_of_another_run_is_left_alone(tmp_path, scripted, monkeypatch):
-    """Whoever can write the ledger could name any job there, with logs of this run."""
-    run, other = run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2")
-    monkeypatch.setattr(scripted, "logs_of", lambda self, jobs: {"1": other.logs}, raising=False)
-    (ending,) = cancel.cancel([run])
-    assert (
-        str(ending.problem) == f"job 1 writes its logs to {other.logs}, so it belongs to another run. Cancel that one."
-    )
-    assert scripted.calls == []
-    assert not is_noted(run)
-    monkeypatch.setattr(scripted, "logs_of", lambda self, jobs: {"1": run.logs}, raising=False)
-    assert cancel.cancel([run])[0].problem is None
-    assert scripted.calls == [("cancel", ["1"])]
-
-
 def test_a_refused_cancellation_is_none_in_the_ledger(tmp_path, scripted):
     """A later SIGTERM, as of a preemption, would look like the cancellation."""
     run = run_of(tmp_path / "a", "1")

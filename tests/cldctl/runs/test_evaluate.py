@@ -1,15 +1,27 @@
 """Of an evaluation in progress, what nobody computes any more is started, and nothing else."""
 
+import json
+
 import pytest
 
+from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
+from cld_core.run import events
 from cld_core.run.events import JobRef, Submitted
+from cld_core.run.history import History
+from cld_core.shards.request import MAX_SHARDS
+from cldctl.clusters.records import SchedulerRefused, Seen, Survey
 from cldctl.evals import plan
 from cldctl.runs import evaluate
+from cldctl.runs.survey import Answers
+from cldctl.runs.work_status import evaluation_status, why_stopped
+from cldctl.show.runs import newest_result
 from tests.support.made_up import run_with
-from tests.support.scripted import Scripted
+from tests.support.scripted import Scripted, alone
+from tests.support.tools import invoke
 
-ASKED = ("eval.samples=32",)
+ASKED = ("eval.samples=1024",)
 
 
 @pytest.fixture
@@ -63,3 +75,93 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
     Scripted.phases.update(a="gone", b="pending")
     assert start(run).started == (work.name,)
     assert newest(work, 2) == [(0,)]
+
+
+def started(run, cluster, shards=64):
+    made = plan.make(run, ("elbo",), [20], ["eval.samples=16384"], shards=shards)
+    outcome = evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
+    return Evaluation(run.evals / made.requests[0].id), outcome
+
+
+def shards_of(work):
+    return sorted(shard for event in work.ledger.history().submitted for shard in event.shards)
+
+
+def test_shards_share_the_tasks_that_the_scheduler_takes(run):
+    cluster = alone(takes=7, most=7)
+    work, outcome = started(run, cluster)
+    assert (cluster.sizes, shards_of(work)) == ([7], list(range(64)))
+    assert outcome.said == ("64 shards in 7 tasks: at most 7 jobs may be in the queue",)
+
+
+def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
+    cluster = alone(takes=10)
+    work, outcome = started(run, cluster)
+    assert (cluster.sizes, shards_of(work)) == ([64, 32, 16, 8], list(range(64)))
+    assert outcome.said == ("64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)",)
+
+
+def test_a_scheduler_that_takes_no_task_at_all_is_not_asked_for_ever(run):
+    cluster = alone(takes=0)
+    with pytest.raises(SchedulerRefused, match="AssocMaxSubmitJobLimit"):
+        started(run, cluster)
+    assert cluster.sizes == [64, 32, 16, 8, 4, 2, 1]
+    assert list(run.evals.iterdir()) == []
+
+
+def test_another_refusal_is_final(run):
+    cluster = alone(error=SchedulerRefused("no"))
+    with pytest.raises(SchedulerRefused):
+        started(run, cluster)
+    assert cluster.sizes == [64]
+
+
+def test_more_shards_than_anybody_needs_are_refused(run):
+    with pytest.raises(UsageError, match=r"--shards 10001: work is divided into at most 10,000, since each is"):
+        EvalRequest.of(run.recipe(), ("elbo",), 20, MAX_SHARDS + 1)
+    assert EvalRequest.of(run.recipe(), ("elbo",), 20, MAX_SHARDS).shards <= MAX_SHARDS
+    done = invoke("eval", "mine", "--elbo", "--shards", "100000", runs=run.path.parent, code=2)
+    assert "--shards 100000: work is divided into at most 10,000" in done.stderr
+    assert list(run.evals.iterdir()) == []
+
+
+def task(number, job="8"):
+    return Submitted(job=JobRef(cluster="scripted", job_id=f"{job}_{number}"), shards=(number,))
+
+
+CRASH = events.Crashed(job_id="8_0", restart=0, code=1)
+
+
+@pytest.mark.parametrize(
+    ("happened", "done", "cause", "why"),
+    [
+        ([task(0)], 1, "stopped", "its jobs have ended, with 1 of 3 shards complete"),
+        ([task(0)], 3, "not merged", "all shards are complete, but they were not merged"),
+        ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled", "cancelled"),
+        ([events.Cancelled(job_id="7_1"), task(0)], 1, "stopped", "its jobs have ended"),
+        ([task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "crashed", "4 crashes"),
+        ([task(0), events.GivenUp(reason="no weights", job_id="8_0")], 2, "failed", "no weights"),
+        ([task(0), events.GivenUp(reason="shard 1 is damaged", job_id="8_0")], 3, "not merged", "is damaged"),
+        ([task(0), events.NotRequeued(job_id="8_0", reason="nobody answers")], 2, "not requeued", "requeued: nobody"),
+        ([task(0), events.GivenUp(reason="x", job_id="8_0"), task(0, "9")], 2, "stopped", "its jobs have ended"),
+    ],
+)
+def test_why_an_evaluation_has_stopped(happened, done, cause, why):
+    found = why_stopped(History.of(happened), done, 3)
+    assert found is not None
+    assert found.cause == cause
+    assert why in found.reason
+
+
+def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(run):
+    work, _ = started(run, alone(takes=64), shards=3)
+    work.ledger.append(events.GivenUp(reason="shard 1 is damaged. Re-run it.", job_id="1_0"))
+    gone = Answers({"scripted": Survey({("scripted", f"1_{number}"): Seen("gone") for number in range(3)})})
+    entry = json.loads(json.dumps(evaluation_status(work, gone)))
+    assert (entry["state"], entry["reason"]) == ("STOPPED", "shard 1 is damaged. Re-run it.")
+    assert newest_result([entry]) == "0/3 failed"
+    assert entry["remarks"] == ["shard 1 is damaged. Re-run it."]
+    work.ledger.append(task(1, "9"))
+    waiting = Answers({"scripted": Survey({**gone.surveys["scripted"].jobs, ("scripted", "9_1"): Seen("pending")})})
+    entry = evaluation_status(work, waiting)
+    assert (entry["state"], entry["reason"], entry["remarks"]) == ("PENDING", None, [])

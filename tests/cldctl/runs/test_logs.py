@@ -1,6 +1,7 @@
 """Which file the output of a process is in."""
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted, TurnedAway
 from cldctl.runs import logs
+from cldctl.runs.logs import Part, cut, merged
 from tests.support.made_up import run_with
 from tests.support.tools import invoke
 
@@ -167,3 +169,55 @@ def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
 )
 def test_options_that_contradict_each_other_are_refused(requeued, options):
     shown(requeued, *options, code=2)
+
+
+def start_mark(restart, rank=0):
+    return f"--- start {restart} of job 7: rank {rank} on n1, 2026-11-26T08:00:0{restart} ---\n"
+
+
+def text(part):
+    return b"".join(part.lines()).decode()
+
+
+@pytest.fixture
+def log(tmp_path):
+    def write(content, name="7_0_log.out"):
+        file = tmp_path / name
+        file.write_text(content)
+        return file
+
+    return write
+
+
+def test_a_start_is_cut_out_at_the_marks_with_what_submitit_says_before_it(log):
+    end = "submitit INFO (2026-11-26 08:00:00,000) - Job completed successfully\n"
+    said = "submitit INFO (2026-11-26 08:00:01,000) - Starting with JobEnvironment(job_id=7)\n"
+    said += "submitit INFO (2026-11-26 08:00:01,100) - Loading pickle: 7_submitted.pkl\n"
+    file = log(f"setup\n{start_mark(0)}a\nb\n{end}{said}{start_mark(1)}c\n{start_mark(3)}d\n")
+    assert text(cut(file, 0)) == f"setup\n{start_mark(0)}a\nb\n{end}"
+    assert text(cut(file, 1)) == f"{said}{start_mark(1)}c\n"
+    assert text(cut(file, 3)) == f"{start_mark(3)}d\n"
+    assert cut(file, 3).end is None, "it may grow"
+
+
+def test_a_log_of_errors_is_read_without_its_marks(log):
+    assert text(cut(log(f"{start_mark(0)}error\n", "7_0_log.err"), 0)) == "error\n"
+
+
+def test_the_last_lines(log, monkeypatch):
+    monkeypatch.setattr(logs, "_BLOCK", 3)
+    file = log("one\ntwo\nthree\n")
+    lines = "one\ntwo\nthree\n".splitlines(keepends=True)
+    for number in (0, 1, 2, 3, 9):
+        assert text(Part(file).last(number)).splitlines(keepends=True) == lines[len(lines) - min(number, 3) :]
+    assert text(Part(file, 4, 8).last(5)) == "two\n"
+    assert text(Part(log("one\ntw")).last(1)) == "tw"
+
+
+def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_the_line_above(log):
+    first = log("2026-11-26T08:00:01 a\nmore of a\n2026-11-26 08:00:03,500 c\n", "7_0_log.out")
+    second = log("2026-11-26 08:00:02 b\n[rank1]:[E1126 08:00:04.100 x.cpp:1] d\n", "7_1_log.out")
+    lines = [(rank, line.decode().split()[-1]) for rank, line in merged([(0, Part(first)), (1, Part(second))])]
+    year = time.localtime().tm_year
+    assert lines[:4] == [(0, "a"), (0, "a"), (1, "b"), (0, "c")]
+    assert len(lines) == 5 or year != 2026

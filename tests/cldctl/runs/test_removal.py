@@ -6,16 +6,16 @@ import time
 import pytest
 
 from cld_core.errors import CldError, UsageError
+from cld_core.files import write_json
 from cld_core.run import Lease
 from cld_core.run import lease as leases
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import pruning, removal
 from tests.support import scheduler
+from tests.support.clock import Clock
 from tests.support.made_up import run_with
 from tests.support.old_runs import over
-from tests.support.scheduler import Time
 from tests.support.scripted import trained
 
 
@@ -41,22 +41,10 @@ def held(run, **more):
     return file
 
 
-class Watched(Time):
-    """Called while an owner is watched."""
-
-    def __init__(self, then):
-        super().__init__()
-        self.then = then
-
-    def sleep(self, seconds):
-        super().sleep(seconds)
-        self.then(self.now)
-
-
 @pytest.mark.parametrize("act", [removed, pruned])
 def test_a_run_that_another_host_trains_without_a_job_is_left_alone(run, monkeypatch, act):
     file = held(run)
-    monkeypatch.setattr(leases, "time", Watched(lambda now: os.utime(file, (now, now))))
+    monkeypatch.setattr(leases, "time", Clock(1e6, lambda now: os.utime(file, (now, now))))
     with pytest.raises(UsageError, match=r"job torchrun \(host elsewhere.*(was not|Nothing was) removed\.$"):
         act(run)
     assert run.checkpoint_steps() == [10, 20]
@@ -73,7 +61,7 @@ def test_a_run_whose_owner_cannot_be_read_is_left_alone(run, act):
 
 def test_nobody_waits_for_a_job_that_is_gone(run, monkeypatch):
     held(run, job_id="7")
-    monkeypatch.setattr(leases, "time", Watched(pytest.fail))
+    monkeypatch.setattr(leases, "time", Clock(1e6, pytest.fail))
     pruned(run)
     assert run.checkpoint_steps() == [20]
     removed(run)
@@ -96,7 +84,7 @@ def test_who_is_taken_over_removes_nothing_more(run, monkeypatch):
 
 
 def test_many_runs_cost_one_question(tmp_path, monkeypatch):
-    slurm = scheduler.register(monkeypatch, Time(now=time.time()))
+    slurm = scheduler.register(monkeypatch, Clock(now=time.time()))
     monkeypatch.setattr(SlurmCluster, "unavailable", classmethod(lambda cls: None))
     runs = []
     for number in range(10):

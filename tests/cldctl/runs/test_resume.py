@@ -7,9 +7,8 @@ import pytest
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run.atomic import write_json
+from cld_core.files import read_json, write_json
 from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
-from cld_core.small_files import read_json
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable, resume
@@ -110,20 +109,3 @@ def test_a_hook_that_others_could_have_written_is_not_taken_over(tmp_path, scrip
     assert start("hooks.on_change=date") == "date"
     run.recipe_file.chmod(0o666)
     assert start(allow_plugin=True) == "date"
-
-
-def test_an_address_that_others_could_have_written_gets_no_key(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
-
-    def start(*overrides, **more):
-        resume(run, Continuation(overrides=overrides, **more), Scripted(), lambda *about: None)
-        run.ledger.append(Cancelled(job_id="100"))
-        Scripted.phases["100"] = "gone"
-        return run.recipe().monitor.mlflow.tracking_uri
-
-    run = run_with(tmp_path / "mine", 10, overrides=("monitor.mlflow.tracking_uri=http://theirs",))
-    run.recipe_file.chmod(0o666)
-    for overrides in ((), ("hooks.on_change=date",), ("monitor.wandb.mode=offline",)):
-        with pytest.raises(CheckpointError, match="http://theirs would get your key"):
-            start(*overrides)
-    assert start("monitor.mlflow.tracking_uri=http://mine") == "http://mine"

@@ -30,11 +30,9 @@ ROWS = [
         ({"states": "failed, RUNNING"}, "bc"),
         ({"since": "7d"}, "bc"),
         ({"since": "36h"}, "b"),
-        ({"since": "2999-01-01"}, "b"),
         ({"tags": ["x"]}, "ab"),
         ({"tags": ["x", "y"]}, "a"),
         ({"user": "anna", "group": "g"}, "c"),
-        ({"user": "nobody"}, ""),
     ],
     ids=str,
 )
@@ -46,9 +44,7 @@ def test_filters_go_together(options, names):
     ("options", "words"),
     [
         ({"states": "RUNING"}, ["--state", "'RUNING'", "Did you mean 'RUNNING'?", "LOST"]),
-        ({"states": ""}, ["--state", "PENDING"]),
         ({"since": "week"}, ["--since", "7d", "2026-11-01"]),
-        ({"since": "-3d"}, ["--since"]),
         ({"since": "999999w"}, []),
         ({"tags": ["a b"]}, ["'a b' cannot be a tag"]),
     ],

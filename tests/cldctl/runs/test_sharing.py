@@ -93,7 +93,7 @@ def test_a_plugin_that_a_member_of_the_group_may_have_named(open_folder, scripte
     code.write_text(f"open({str(marker)!r}, 'w').close()\n")
 
     def name_it():
-        run.ledger.append(Requested(steps=10, overrides=(f"data.plugin={code}",)))
+        run.ledger.append(Requested(steps=10, overrides=(f"plugins={code}",)))
         run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
 
     as_user(name_it, groups=(SHARED_GROUP,))
@@ -103,7 +103,7 @@ def test_a_plugin_that_a_member_of_the_group_may_have_named(open_folder, scripte
         words = command[0], "ours", *command[1:]
         for status, _, err in (said(*words, runs=runs, uid=0, gid=0), colleague(*words, runs=runs)):
             assert status == 1, err
-            assert f"data.plugin={code}" in err
+            assert f"plugins={code}" in err
             assert "add --allow-plugin" in err
             assert len(err.splitlines()) == 1
     assert not marker.exists()

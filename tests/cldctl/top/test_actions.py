@@ -93,21 +93,6 @@ def test_a_run_that_would_train_in_the_command_is_not_resumed(tmp_path, scripted
     assert ran == []
 
 
-def test_a_refusal_is_shown_and_nothing_is_asked(tmp_path, scripted, ran):
-    trained(run_with(tmp_path / "mine", 10), "1")
-
-    async def look(screen: Screen) -> None:
-        await screen.select("mine")
-        await screen.press("r")
-        await screen.sees("mine is RUNNING: there is nothing to resume.")
-        assert "Resume mine?" not in screen.text
-        await screen.press("c")
-        await screen.sees("Cancel mine?", "saves a checkpoint first")
-
-    on_screen(tmp_path, look, everything=True)
-    assert ran == []
-
-
 def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, scripted, ran):
     runs = seeds(tmp_path, "g", 3, 10, overrides=STEPS)
     for number, run in enumerate(runs):
@@ -136,13 +121,6 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, s
     assert ran[1] == ["resume", "g", "--runs-dir", str(tmp_path)]
 
 
-def test_a_group_with_nothing_to_do_says_so():
-    row = RunStatus(name="mine", path="mine", state="FINISHED")
-    for action in (actions.resume_group, actions.cancel_group):
-        with pytest.raises(UsageError, match="g: "):
-            action("g", [row])
-
-
 def test_samples_are_drawn_beside_the_screen_and_end_with_it(tmp_path, scripted, monkeypatch):
     stopped(tmp_path / "mine")
     code = "import time; print('drawing \\x1b[31m[red]', flush=True); time.sleep(600)"
@@ -157,21 +135,6 @@ def test_samples_are_drawn_beside_the_screen_and_end_with_it(tmp_path, scripted,
     app = on_screen(tmp_path, look, everything=True)
     assert app.left_over() == ["ended: sample mine"]
     assert started[0].wait(60) != 0
-
-
-@pytest.mark.parametrize(("code", "how"), [("print('64 samples')", "done"), ("print('error: no'); exit(3)", "failed")])
-def test_the_output_screen_says_how_a_command_ended(tmp_path, scripted, monkeypatch, code, how):
-    stopped(tmp_path / "mine")
-    speaking(monkeypatch, code)
-
-    async def look(screen: Screen) -> None:
-        await screen.select("mine")
-        await screen.press("s")
-        await screen.sees(f"sample mine: {how}")
-        await screen.press("escape")
-        await screen.sees("steps/s")
-
-    assert on_screen(tmp_path, look, everything=True).left_over() == []
 
 
 def speaking(monkeypatch, code: str) -> list:
@@ -197,17 +160,6 @@ def test_a_submission_goes_on_without_the_screen(monkeypatch):
     started[0].kill()
 
 
-def test_a_command_is_that_of_cldctl_without_colours(tmp_path, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    told: list[str] = []
-    command = Command("sample mine", ["sample", str(tmp_path / "mine")])
-    command.start(lambda: told.append(command.output))
-    assert command.code == 3
-    assert command.message.startswith("no run at")
-    assert "\x1b" not in command.output
-    assert told[-1] == command.output
-
-
 def test_a_report_is_opened_only_where_there_is_a_display(tmp_path, ran, monkeypatch):
     opened: list[str] = []
     monkeypatch.setattr(actions.webbrowser, "open", lambda uri: opened.append(uri) or True)
@@ -215,11 +167,8 @@ def test_a_report_is_opened_only_where_there_is_a_display(tmp_path, ran, monkeyp
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     row = RunStatus(name="mine", path=str(tmp_path), state="FINISHED")
-    (without, within) = actions.report(row), actions.report(row)
-    without.start(lambda: None)
-    assert "no display here" in without.output
+    actions.report(row).start(lambda: None)
     assert opened == []
     monkeypatch.setenv("DISPLAY", ":0")
-    within.start(lambda: None)
+    actions.report(row).start(lambda: None)
     assert opened == [(RunFolder(tmp_path).path / "report.html").as_uri()]
-    assert "no display" not in within.output

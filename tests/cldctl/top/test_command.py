@@ -37,15 +37,6 @@ def test_it_says_how_to_install_textual(tmp_path, monkeypatch):
     )
 
 
-def test_wrong_filters_are_refused_as_by_status(tmp_path):
-    assert "Did you mean 'RUNNING'?" in invoke("top", "--state", "RUNNINGG", runs=tmp_path, code=2).stderr
-
-
-def test_nothing_but_the_screen_imports_textual():
-    code = "import sys, cldctl.app; print([name for name in sys.modules if name.partition('.')[0] == 'textual'])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-
-
 @pytest.mark.parametrize(("variables", "leave"), [({}, b"q"), ({"NO_COLOR": "1"}, b"\x03")])
 def test_on_a_terminal_it_shows_runs_until_somebody_leaves_in_colour_unless_refused(tmp_path, variables, leave):
     made_up.ended(made_up.Fleet(tmp_path), "mine", 7_200.0, "finished", "17")

@@ -4,20 +4,17 @@ import io
 import struct
 
 import pytest
-import torch
 from rich.console import Console
-from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
 from cld_core.train.monitoring import Monitor
-from cldctl.page import curves
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why
-from cldctl.top.detail import LETTERS, LossCurve, TimeLine
+from cldctl.top.detail import LETTERS, TimeLine
 from tests.support.made_up import run_with
 from tests.support.piloted import Screen, on_screen
 
@@ -42,17 +39,6 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
         await screen.until(lambda: screen.app._main.selected.name == "cifar10-vpsde-1125-1730-x9e0")
 
     on_screen(fleet.root, look)
-
-
-def test_why_a_job_waits_is_said_in_plain_words(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.select("cifar10-cld-1126-0802-77bd")
-        await screen.sees("jobs of higher priority come first (Priority)")
-        await screen.select("cifar10-vpsde-1125-1730-x9e0")
-        await screen.sees("BeginTime)", "timeout", "░ queued")
-
-    on_screen(fleet.root, look)
-    assert set(fleet.slurm.calls) <= {"squeue", "sacct"}, "as `status`: nobody asks scontrol about one job"
 
 
 def line_of(*stretches, state="STOPPED") -> list[str]:
@@ -82,12 +68,6 @@ def test_every_cause_has_a_letter_of_its_own():
     assert len(set(LETTERS.values())) == len(CAUSES) + 1
 
 
-def test_an_outlier_does_not_flatten_a_curve():
-    (line,) = drawn(LossCurve([1e9, *map(float, range(100)), 1e9], 51), 51)
-    assert line.count("█") < 20
-    assert line[1] == "▁"
-
-
 @pytest.fixture
 def run(tmp_path) -> RunFolder:
     return run_with(tmp_path / "mine", 60)
@@ -99,37 +79,6 @@ def trained(run: RunFolder, last: int) -> None:
     for step in range(10, last + 1, 10):
         monitor.report(step, {"loss": float(step)})
     monitor.close()
-
-
-def test_only_what_is_new_is_read_and_pictures_are_skipped(run, monkeypatch):
-    read: list[int] = []
-    add = Curves._add
-    monkeypatch.setattr(Curves, "_add", lambda self, record: read.append(len(record)) or add(self, record))
-    curve = Curves(run.tensorboard, LOSS)
-    with SummaryWriter(str(run.tensorboard)) as board:
-        board.add_scalar("train/loss", 3.0, 10)
-        board.add_image("periodic/samples", torch.randint(0, 255, (200, 200, 3)).byte().numpy(), 10, dataformats="HWC")
-        board.add_scalar("train/loss", float("nan"), 20)
-        board.flush()
-        curve.look()
-        assert max(read) < 1000, "the picture is not read"
-        before = len(read)
-        board.add_scalar("train/loss", 1.0, 30)
-        board.flush()
-        curve.look()
-        curve.look()
-    assert curve.losses == (3.0, 1.0)
-    assert len(read) == before + 1
-
-
-def test_a_look_has_a_limit_and_the_next_one_goes_on(run, monkeypatch):
-    monkeypatch.setattr(curves, "_LOOK_BYTES", 300)
-    trained(run, 400)
-    curve, looks = Curves(run.tensorboard, LOSS), 0
-    while curve.look():
-        looks += 1
-    assert looks > 5
-    assert curve.losses == tuple(float(step) for step in range(10, 401, 10))
 
 
 def test_damaged_files_end_where_they_are_damaged(run):

@@ -3,13 +3,13 @@
 import dataclasses
 import shutil
 
+from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.atomic import write_json
 from cld_core.run.events import Noted, Tagged
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
-from cldctl.top.app import FILTERS, RunTable, arranged, matching
+from cldctl.top.app import RunTable, arranged
 from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
 
@@ -36,16 +36,6 @@ def test_runs_of_a_group_stay_together_and_are_folded_when_they_are_over():
     assert [line.name for line in arranged(rows)] == ["g", "g0", "g1", "alone", "x"]
 
 
-def test_filters_by_state_and_words():
-    rows = [row("a", state, tags=["t"], note="a Note") for state in STATES]
-    for key, (_, states) in FILTERS.items():
-        assert [it.state for it in matching(rows, key, "")] == [it for it in STATES if it in states or not states]
-    assert {state for _, states in FILTERS.values() for state in states} == set(STATES)
-    assert len(matching(rows, "0", "NOTE t")) == len(STATES)
-    assert [it.state for it in matching(rows, "0", "pend note")] == ["PENDING"]
-    assert matching(rows, "1", "nobody") == []
-
-
 def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
     async def look(screen: Screen) -> None:
         await screen.sees(*STATES, "2 RUNNING", str(fleet.root))
@@ -57,19 +47,6 @@ def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
         assert any("PENDING" in line and "Priority" in line for line in screen.lines)
 
     on_screen(fleet.root, look, size=(160, 40))
-
-
-def test_a_narrow_terminal_scrolls(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.sees("celeba-lr", "RUNNING", "Logs")
-        assert "QOSMax" not in screen.text
-        for _ in range(100):
-            await screen.press("right")
-            if "QOSMax" in screen.text:
-                break
-        await screen.sees("celeba-lr", "QOSMax")
-
-    on_screen(fleet.root, look, size=(50, 20))
 
 
 def test_groups_fold_and_unfold(fleet):
@@ -108,15 +85,6 @@ def test_options_choose_runs_as_those_of_status(fleet):
         await screen.until(lambda: len(listed(screen)) == 3)
 
     on_screen(fleet.root, look, which=Selection(states=frozenset({"FAILED", "LOST"})))
-
-
-def test_old_runs_are_mentioned(tmp_path):
-    made_up.ended(made_up.Fleet(tmp_path), "ancient", 30 * 24 * made_up.HOUR, "finished", "17")
-
-    async def look(screen: Screen) -> None:
-        await screen.sees("no recent runs in", "1 ended over a week ago: --all")
-
-    on_screen(tmp_path, look)
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):

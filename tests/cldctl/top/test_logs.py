@@ -1,11 +1,6 @@
 """The log on the screen: it opens at the rank that failed first, and follows what is written."""
 
-import shutil
-
-from cld_core.run import RunFolder
-from cld_core.run.events import Submitted
 from cldctl.show.runs import Query
-from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
 
 FAILED = "toy-spirals-1126-0715-p2mm"
@@ -52,58 +47,9 @@ def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
             file.write("line\n10%\r50%\r100%\n")
         await screen.sees("half of a line", "100%")
         assert "50%" not in screen.text
-        with log.open("a") as file:
-            file.writelines(f"line {number}\n" for number in range(3000))
-        await screen.sees("line 2999")
-        await screen.press("home")
-        await screen.sees("step 398000/800000")
-        with log.open("a") as file:
-            file.write("one more\n")
-        await screen.press("end")
-        await screen.sees("one more")
         assert fleet.slurm.calls.total() == before
         await screen.press("q")
         await screen.sees("steps/s")
-
-    on_screen(fleet.root, look)
-
-
-def test_what_has_no_log_says_so(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.select("cifar10-cld-1126-0802-77bd")
-        await screen.press("enter")
-        await screen.sees("job 4440, rank 0")
-        await screen.press("f")
-        await screen.sees("no attempt of cifar10-cld-1126-0802-77bd has failed.")
-        await screen.press("n")
-        await screen.sees("there is only one rank.")
-        shutil.rmtree(fleet.root / "cifar10-cld-1126-0802-77bd")
-        await screen.press("n")
-        await screen.sees("the run is gone")
-        await screen.press("escape")
-        await screen.sees("celeba-lr")
-
-    on_screen(fleet.root, look)
-
-
-def test_a_later_job_is_shown_rather_than_an_earlier_failure(fleet):
-    run = RunFolder(fleet.root / FAILED)
-    fleet.events(run, (60.0, Submitted, {"job": fleet.job(run, "4439", "RUNNING|n01|None")}))
-    fleet.started(run, 50.0, "4439", 6_000, 1)
-    made_up.log(run, "4439", 0, "it trains again\n")
-
-    async def look(screen: Screen) -> None:
-        await screen.select(FAILED)
-        await screen.press("enter")
-        await screen.sees("job 4439, rank 0", "it trains again")
-        await screen.press("left_square_bracket")
-        await screen.sees("attempt 1, rank 0", "it trains again")
-        await screen.press("left_square_bracket")
-        await screen.sees("attempt 0, rank 0", "Connection closed by peer")
-        await screen.press("right_square_bracket")
-        await screen.sees("attempt 1, rank 0")
-        await screen.press("right_square_bracket")
-        await screen.sees("job 4439, rank 0")
 
     on_screen(fleet.root, look)
 

@@ -1,14 +1,11 @@
 """How often the scheduler is asked, and what happens while it does not answer."""
 
-import struct
 import threading
 import time
 
 from cldctl.clusters.slurm import client
 from cldctl.runs import survey
-from cldctl.runs.index import Index
 from cldctl.top import app
-from cldctl.top.detail import Files
 from tests.support.piloted import Screen, on_screen
 
 
@@ -57,42 +54,3 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
         on_screen(fleet.root, look)
     finally:
         answers.set()
-
-
-def test_a_scheduler_that_is_away_is_a_line(fleet):
-    fleet.slurm.is_away = True
-
-    async def look(screen: Screen) -> None:
-        await screen.sees("slurmctld does not answer", "celebahq-cld-1125-0911-k3fa")
-        await screen.select("celebahq-cld-1125-0911-k3fa")
-        await screen.sees("RUNNING as of")
-
-    on_screen(fleet.root, look)
-
-
-def test_a_look_that_fails_keeps_the_runs(fleet, monkeypatch):
-    async def look(screen: Screen) -> None:
-        await screen.sees("celeba-lr")
-
-        def broken(self: Index, **how: object) -> None:
-            raise OSError(5, "Input/output error\x1b[31m")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Index, "look", broken)
-            await screen.sees("Input/output error", "celeba-lr")
-        await screen.until(lambda: "Input/output error" not in screen.text)
-
-    on_screen(fleet.root, look)
-
-
-def test_a_read_that_fails_is_said_and_reading_goes_on(tmp_path, monkeypatch):
-    def read(self: Files, *about: object) -> None:
-        raise struct.error("unpack requires a buffer")
-
-    async def look(screen: Screen) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(Files, "read", read)
-            await screen.sees("the files of runs cannot be read: unpack requires a buffer")
-        await screen.until(lambda: "cannot be read" not in screen.text)
-
-    on_screen(tmp_path, look)

@@ -12,12 +12,13 @@ from cld_core.run.events import JobRef
 from cldctl import caches
 from cldctl.clusters.slurm import asking, shared
 from cldctl.clusters.slurm.cluster import SlurmCluster
-from tests.support.scheduler import Scheduler, Time, register
+from tests.support.clock import Clock
+from tests.support.scheduler import Scheduler, register
 
 
 @pytest.fixture
-def clock() -> Time:
-    return Time()
+def clock() -> Clock:
+    return Clock(now=1_000_000.0)
 
 
 @pytest.fixture
@@ -139,17 +140,11 @@ def test_a_controller_that_is_away_is_said_to_be(slurm):
     assert survey.problem == asking.AWAY
 
 
-@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL"])
-def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(word, slurm):
+@pytest.mark.parametrize(("is_away", "phase"), [(True, "unknown"), (False, "gone")])
+def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(is_away, phase, slurm):
     """Accounting hears of a start later than of the end of the one before."""
-    slurm.is_away, slurm.ends = True, {"1": f"{word}|n1", "2": "CANCELLED by 0|n1"}
-    assert phases("1", "2", max_age_s=0) == ["unknown", "gone"]
-
-
-@pytest.mark.parametrize("word", ["PREEMPTED", "NODE_FAIL"])
-def test_with_squeue_a_job_that_is_not_in_the_queue_has_ended(word, slurm):
-    slurm.ends = {"1": f"{word}|n1", "2": "CANCELLED by 0|n1"}
-    assert phases("1", "2", max_age_s=0) == ["gone", "gone"]
+    slurm.is_away, slurm.ends = is_away, {"1": "PREEMPTED|n1", "2": "CANCELLED by 0|n1", "3": "NODE_FAIL|n1"}
+    assert phases("1", "2", "3", max_age_s=0) == [phase, "gone", phase]
 
 
 def asked_within(slurm, clock, seconds):

@@ -12,12 +12,14 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl import clusters
+from cldctl.clusters import entry
 from cldctl.clusters.base import Task
 from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, cluster, submission
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
+from tests.support.clock import Clock
 from tests.support.scheduler import clients
 
 CONTROLLER = "sbatch: error: Unable to contact slurm controller (connect failure)"
@@ -65,6 +67,7 @@ def test_what_sbatch_and_the_job_read_is_nobody_else_s(spec, sbatch, tmp_path):
 def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monkeypatch):
     sbatch(f"env > {tmp_path}/env; echo Submitted batch job 31")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "lab")
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     submit(spec)
@@ -155,26 +158,30 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
         SlurmCluster().cancel([JobRef(cluster="slurm", job_id="7")])
 
 
-def test_clients_without_a_configuration_are_not_the_default(monkeypatch, tmp_path):
-    for name in ("sbatch", "scontrol"):
-        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
-        (tmp_path / name).chmod(0o755)
+@pytest.mark.parametrize(
+    ("file", "variable", "answers", "name"),
+    [
+        (False, "", False, "local"),
+        (True, "", False, "slurm"),
+        (False, "/elsewhere", False, "slurm"),
+        (False, "", True, "slurm"),
+    ],
+)
+def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable, answers, name):
+    """A configuration makes Slurm one: in its usual place, in the variable, or with the controller that answers."""
+    for client_name in ("sbatch", "scontrol"):
+        (tmp_path / client_name).write_text(f"#!/bin/sh\nexit {int(not answers)}\n")
+        (tmp_path / client_name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("SLURM_CONF", raising=False)
-    file = tmp_path / "slurm.conf"
-    monkeypatch.setattr(client, "_CONFIGURATIONS", (str(file),))
+    monkeypatch.setattr(client, "_CONFIGURATIONS", (str(tmp_path / "slurm.conf"),))
+    monkeypatch.setenv("SLURM_CONF", variable)
+    if not variable:
+        monkeypatch.delenv("SLURM_CONF")
+    if file:
+        (tmp_path / "slurm.conf").touch()
     client._answers.cache_clear()
     assert SlurmCluster.unavailable() is None
-    assert clusters.default().name == "local"
-    file.touch()
-    assert clusters.default().name == "slurm"
-    file.unlink()
-    monkeypatch.setenv("SLURM_CONF", "/elsewhere/slurm.conf")
-    assert clusters.default().name == "slurm"
-    monkeypatch.delenv("SLURM_CONF")
-    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 0\n")
-    client._answers.cache_clear()
-    assert clusters.default().name == "slurm"
+    assert clusters.default().name == name
     client._answers.cache_clear()
 
 
@@ -193,3 +200,22 @@ def test_where_slurm_says_that_jobs_write(monkeypatch):
     shown = "show job 7\nshow job 31_1\nshow job 40_2\nshow job 50\n"
     assert asked == [(["scontrol", "--oneliner"], shown)]
     assert SlurmCluster().logs_of([]) == {}
+
+
+def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
+    """What its tasks are to run could not get the name by which they look for it."""
+    sbatch("echo Submitted batch job 77")
+    cancelled: list[str] = []
+    monkeypatch.setattr(client, "cancel", cancelled.extend)
+
+    def failing(*arguments):
+        raise OSError(5, "Input/output error")
+
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, failing)
+    monkeypatch.setattr("cld_core.files.time", Clock())
+    monkeypatch.setattr(entry, "time", Clock())
+    with pytest.raises((OSError, SchedulerRefused), match="Input/output"):
+        submit(spec)
+    assert cancelled == ["77"]
+    assert list(spec.logs.glob("*.pkl")) == []

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cld_core.errors import RecipeError
 from cldctl.clusters.records import JobSpec, SchedulerRefused, TooManyTasks
 from cldctl.clusters.slurm import client, limits
 from cldctl.clusters.slurm.cluster import SlurmCluster, _explained
@@ -42,18 +43,15 @@ ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
     [
         (shown(association("deep", **ANN)), None, []),
         (shown(association("deep", each="12(5)", **ANN)), None, [7]),
-        (shown(association("deep", each="12(12)", **ANN)), None, [1]),
         (shown(association("deep", each="5(9)", **ANN)), None, [1]),
         (shown(association("other", "bob(7)", each="3(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("lab", group="20(8)"), association("deep", **ANN)), None, [12]),
-        (shown(association("elsewhere", group="9(8)"), association("deep", **ANN)), None, []),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), "x", [4]),
         # A limit of the QOS takes the place of that of the association.
         (shown(association("deep", each="7(8)", **ANN), qualities=[qos("normal", each="12(8)")]), None, [4]),
         (shown(association("deep", each="7(3)", **ANN), qualities=[qos("long", each="12(8)")]), None, [4]),
         (shown(association("deep", **ANN), qualities=[qos("normal", group="30(8)")]), None, [22]),
-        (shown(association("deep", **ANN), qualities=[qos("normal", each="5(0)", user="annette")]), None, []),
         ("", None, []),
         ("slurm_load_assoc_mgr_info error: Access/permission denied", None, []),
     ],
@@ -98,7 +96,7 @@ def test_the_tightest_limit_counts_and_is_named(said, tmp_path):
     ("config", "most", "why"),
     [
         (CONFIG, 1001, "MaxArraySize"),
-        (CONFIG.replace("associations,limits", "none"), 1001, "MaxArraySize"),
+        ("MaxArraySize = 0\n", 1, "MaxArraySize"),
         (CONFIG + "SchedulerParameters     = a=1,max_array_tasks=50,b\n", 50, "max_array_tasks"),
         (None, 1000, "MaxArraySize"),
     ],
@@ -106,6 +104,9 @@ def test_the_tightest_limit_counts_and_is_named(said, tmp_path):
 def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_path, config, most, why):
     said[0]["show config"] = config
     assert SlurmCluster().max_tasks(spec(tmp_path)) == most
+    SlurmCluster().check(spec(tmp_path), most)
+    with pytest.raises(RecipeError, match=f"Submit at most {most}"):
+        SlurmCluster().check(spec(tmp_path), most + 1)
     assert why in SlurmCluster().why_no_more(spec(tmp_path))
 
 
@@ -115,7 +116,6 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_p
         ("AssocMaxSubmitJobLimit", "AssocMaxSubmitJobLimit"),
         ("QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerUserLimit"),
         ("Batch job submission failed: Invalid job array specification", "MaxArraySize"),
-        ("QOSMaxWallDurationPerJobLimit", None),
         ("invalid partition specified: nowhere", None),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cld_core.run.events import JobRef
 from cldctl.clusters.records import DoctorOptions, MeasuredSaves
-from cldctl.clusters.slurm import client, configuration, doctor, inside, limits, polling, preemption
+from cldctl.clusters.slurm import client, doctor, limits, polling
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.fuzz.mutations import damaged
@@ -30,7 +30,6 @@ PARTITION = (
     "DefaultTime=01:00:00 MaxTime=2-00:00:00\n"
 )
 QOS = "normal||cluster|00:00:00\nhigh|normal|REQUEUE|00:01:30\n"
-LOG = "error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO TIME LIMIT ***\nslurmstepd: error: oom_kill\n"
 
 # The same cases in every run, however busy the machine; tests/fuzz has new ones for hours.
 steadily = settings(derandomize=True, deadline=None, max_examples=100)
@@ -59,31 +58,6 @@ def test_squeue(text):
 
 
 @steadily
-@given(text_like(SACCT))
-def test_sacct(text):
-    for job, states in polling.parse_sacct(text).items():
-        assert job[0] in string.digits
-        assert states
-        assert {polling.seen_of(state).phase for state in states} <= PHASES
-
-
-@steadily
-@given(
-    st.one_of(
-        st.text(),
-        st.sampled_from(sorted(polling._PHASES)).flatmap(
-            lambda word: st.integers(0, len(word)).map(lambda n: word[:n])
-        ),
-    )
-)
-def test_only_a_word_of_slurm_means_that_a_job_is_gone(word):
-    seen = polling.seen_of(word)
-    known = (word.split() or [""])[0].rstrip("+") in polling._PHASES
-    assert (seen.phase == "unknown") == (not known)
-    assert seen.ended is None or seen.phase == "gone"
-
-
-@steadily
 @given(st.integers(0, len(SQUEUE)))
 def test_a_torn_answer_never_ends_a_job(end):
     """Whatever is cut off, a job that the whole answer shows in the queue does not look gone."""
@@ -91,34 +65,6 @@ def test_a_torn_answer_never_ends_a_job(end):
     for job, seen in polling.parse_squeue(cut).items():
         assert seen.phase in (whole[job].phase, "unknown"), "a line is whole, or left out"
     assert polling.is_torn(cut) == (cut != "" and cut[-1] != "\n")
-
-
-@steadily
-@given(text_like(JOB))
-def test_jobs(text):
-    job = dict(word.split("=", 1) for word in text.split() if "=" in word)
-    assert client.restarts_of(job) is None or client.restarts_of(job) >= 0
-    assert isinstance(inside._seconds_left(job), float)
-    assert isinstance(inside._limit_reached(job), bool)
-
-
-@steadily
-@given(text_like(CONFIG), text_like(PARTITION), text_like(QOS), st.one_of(st.none(), st.floats(0, 1e6)))
-def test_configurations(config, partition, qos, save_s):
-    slurm = configuration.parse_configuration(config)
-    partitions = [*configuration.parse_partitions(PARTITION), *configuration.parse_partitions(partition)]
-    for each in partitions:
-        preemption.on_preemption("x", each, partitions, slurm, save_s)
-        preemption.at_the_limit("x", each, 90)
-    every = configuration.parse_qos(qos)
-    for row in every:
-        preemption.on_preemption_by_qos("x", row, every, slurm, save_s)
-
-
-@steadily
-@given(text_like(LOG))
-def test_notices(text):
-    assert polling.notice_in(text) in {None, "killed", "cancelled", "out_of_memory", *polling._CAUSE_OF_NOTICE.values()}
 
 
 class Printed:

@@ -114,16 +114,10 @@ def test_time_limits():
     ("variable", "value", "verdict"),
     [
         ("GLOO_SOCKET_IFNAME", "eth0", "ok"),
-        ("GLOO_SOCKET_IFNAME", "eth0,ib1", "ok"),
         ("GLOO_SOCKET_IFNAME", "eth0,ib2", "fail"),
-        ("GLOO_SOCKET_IFNAME", "eth", "fail"),
         ("NCCL_SOCKET_IFNAME", "eth", "ok"),
-        ("NCCL_SOCKET_IFNAME", "en,ib", "ok"),
         ("NCCL_SOCKET_IFNAME", "en", "fail"),
-        ("NCCL_SOCKET_IFNAME", "=eth0", "ok"),
         ("NCCL_SOCKET_IFNAME", "=eth", "fail"),
-        ("NCCL_SOCKET_IFNAME", "^docker,lo", "ok"),
-        ("NCCL_SOCKET_IFNAME", "^=eth0", "ok"),
         ("NCCL_SOCKET_IFNAME", "^eth,ib,lo", "fail"),
     ],
 )

@@ -6,15 +6,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import hypothesis
-import hypothesis.strategies
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError, UsageError
 from cld_core.run.events import JobRef
 from cldctl.clusters.records import After, JobSpec
-from cldctl.clusters.slurm import client, limits
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -97,22 +94,6 @@ def test_a_time_limit_within_its_own_notice_is_refused():
     SlurmCluster().check(replace(SPEC, size=ClusterSpec(time_min=2)))
 
 
-@pytest.mark.parametrize(
-    ("config", "most"),
-    [("MaxArraySize            = 101\n", 101), ("MaxArraySize = 0\n", 1), ("KillWait = 30 sec\n", 1000), (None, 1000)],
-)
-def test_an_array_that_slurm_would_refuse(monkeypatch, config, most):
-    asked = []
-    limits.most_tasks.cache_clear()
-    monkeypatch.setattr(client, "output_of", lambda command: asked.append(command) or config)
-    assert SlurmCluster().max_tasks(SPEC) == most
-    SlurmCluster().check(SPEC, most)
-    with pytest.raises(RecipeError, match=f"Submit at most {most}"):
-        SlurmCluster().check(SPEC, most + 1)
-    assert len(asked) == 1, "once per process"
-    limits.most_tasks.cache_clear()
-
-
 def test_a_dry_run_waits_for_a_job_without_an_id():
     file, text = GOLDEN / "chained.sh", script(2, after=After((JobRef(cluster="slurm", job_id="JOB_OF_THE_TRAINING"),)))
     if os.environ.get("CLDCTL_WRITE_GOLDEN"):
@@ -157,60 +138,3 @@ def test_options_that_would_make_another_job_of_it(option):
         script(size=ClusterSpec(sbatch_args=(option,)))
     with pytest.raises(RecipeError, match="not the name of an option"):
         script(size=ClusterSpec(sbatch_args=("--a b=c",)))
-
-
-def as_sbatch_reads(line: str) -> list[str]:
-    """The options on a line of a script: sbatch's own rules, in which a backslash counts between quotes, too."""
-    options, option, quote, escaped = [], None, "", False
-    for character in line.removeprefix("#SBATCH"):
-        if escaped:
-            option, escaped = (option or "") + character, False
-        elif character == "\\":
-            escaped = True
-        elif quote:
-            quote, option = ("", option) if character == quote else (quote, (option or "") + character)
-        elif character in "'\"":
-            quote, option = character, option or ""
-        elif character == "#":
-            break
-        elif character.isspace():
-            options, option = [*options, *([option] if option is not None else [])], None
-        else:
-            option = (option or "") + character
-    assert not quote, line
-    assert not escaped, line
-    return [*options, *([option] if option is not None else [])]
-
-
-TEXTS = hypothesis.strategies.text(
-    hypothesis.strategies.one_of(
-        hypothesis.strategies.sampled_from(" '\"\\#=-\n\t%$`;&|()<>a1"), hypothesis.strategies.characters()
-    ),
-    max_size=12,
-)
-
-
-@hypothesis.settings(
-    max_examples=300,
-    deadline=None,
-    database=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
-)
-@hypothesis.given(
-    text=TEXTS, key=hypothesis.strategies.sampled_from(["partition", "gres", "exclude", "comment", "name"])
-)
-def test_whatever_is_accepted_is_one_option_with_this_text(text, key):
-    try:
-        if key == "comment":
-            made = script(size=ClusterSpec(sbatch_args=(f"--comment={text}",)))
-        elif key == "name":
-            made, key = script(name=text), "job-name"
-        else:
-            made = script(size=ClusterSpec(**{key: text}))
-    except UsageError:
-        return
-    options = [as_sbatch_reads(line) for line in made.split("\n") if line.startswith("#SBATCH")]
-    assert [f"--{key}={text}"] in options
-    usual = [as_sbatch_reads(line) for line in script().split("\n") if line.startswith("#SBATCH")]
-    others = [words for words in options if not words[0].startswith(f"--{key}=")]
-    assert others == [words for words in usual if not words[0].startswith("--job-name=") or key != "job-name"]

@@ -1,0 +1,216 @@
+"""The power-function averages that training tracks beside its moving average, and others that are made of them."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cld_core.checkpoint.files import TOLD_ABOVE, Stored, weights_digest, weights_file
+from cld_core.checkpoint.load import ABOUT, averaged_weights, read_tensors, tensors_digest
+from cld_core.checkpoint.write import write_weights
+from cld_core.codec import real
+from cld_core.ema import copy_named, move
+from cld_core.errors import CheckpointError
+from cld_core.files import passes, replacing
+from cld_core.run import RunFolder
+from cld_core.sanitize import one_line
+
+from .profiles import exponent, key_of, mixture, require_length
+
+_log = logging.getLogger(__name__)
+
+
+class PowerAverages:
+    """Averages of a network's trainable parameters with power-function profiles, one of each relative length.
+
+    Update t multiplies the average by (1 - 1/t)^(gamma + 1) before the new parameters are added (arXiv 2312.02696,
+    equation 3): the parameters after update s have the weight (s^(gamma+1) - (s-1)^(gamma+1)) / t^(gamma+1). Each
+    average takes as much memory as the weights. Without lengths, nothing is tracked.
+
+    Attributes:
+        lengths: relative lengths, as `profiles.Profile` has them.
+        averages: for each length, tensors in the order of ``names``.
+        began: the step at which t was 0: steps before it have no weight.
+    """
+
+    def __init__(self, net: nn.Module, lengths: Sequence[float]) -> None:
+        named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+        self.names, self.lengths, self.began = [name for name, _ in named], tuple(lengths), 0
+        self._live = [parameter for _, parameter in named]
+        self.averages = [[parameter.detach().clone() for parameter in self._live] for _ in self.lengths]
+        self._powers = [exponent(length) + 1.0 for length in self.lengths]
+        # Once the device decides which steps count, only the device knows their number.
+        self._updates: int | Tensor = 0
+
+    @property
+    def updates(self) -> int:
+        """The number of updates so far. Waits for the device if `update_unless` was called."""
+        return int(self._updates)
+
+    @property
+    def begins(self) -> bool:
+        """Whether there are averages that have not been updated yet."""
+        return bool(self.lengths) and self.updates == 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Update each average with the current parameters."""
+        if not self.lengths:
+            return
+        self._updates = updates = self.updates + 1
+        live = [parameter.detach() for parameter in self._live]
+        for average, power in zip(self.averages, self._powers, strict=True):
+            torch._foreach_lerp_(average, live, 1.0 - (1.0 - 1.0 / updates) ** power)
+
+    @torch.no_grad()
+    def update_unless(self, skip: Tensor) -> None:
+        """Do nothing if ``skip``, a bool scalar on the device, and `update` otherwise. Does not wait for the device."""
+        if not self.lengths:
+            return
+        good = (~skip).double()
+        self._updates = updates = self._updates + good
+        for average, power in zip(self.averages, self._powers, strict=True):
+            kept = (1.0 - 1.0 / torch.clamp(updates, min=1.0)) ** power
+            move(average, self._live, ((1.0 - kept) * good).to(average[0].dtype))
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `load_state_dict`, and for averages of other lengths; empty without lengths."""
+        if not self.lengths:
+            return {}
+        averages = {
+            key_of(length): dict(zip(self.names, average, strict=True))
+            for length, average in zip(self.lengths, self.averages, strict=True)
+        }
+        return {"lengths": list(self.lengths), "began": self.began, "updates": self.updates, "averages": averages}
+
+    def load_state_dict(self, state: Mapping[str, Any] | None, step: int) -> None:
+        """Continue from a `state_dict`; if there is none, or one of other lengths, the averages begin at ``step``.
+
+        Raises:
+            KeyError, ValueError: its names or shapes are not those of the network.
+        """
+        if not state or {*state["lengths"]} != {*self.lengths}:
+            self.began, self._updates = step, 0
+            return
+        for length, average in zip(self.lengths, self.averages, strict=True):
+            copy_named(self.names, average, state["averages"][key_of(length)])
+        self.began, self._updates = int(state["began"]), int(state["updates"])
+
+
+class Averaged(NamedTuple):
+    """Averaged weights.
+
+    Attributes:
+        tensors: all those of the network, by name.
+        classes: what `Classes.to_dict` said of those of the model; None if it has none.
+        error: the relative error of the average's profile; None if it was not made of others.
+    """
+
+    tensors: dict[str, Tensor]
+    classes: Any
+    error: float | None = None
+
+
+def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged:
+    """The averaged weights of a verified checkpoint: the usual average, or one of a relative length.
+
+    The latter is made of stored averages by whoever wants it first, and kept beside the checkpoint. Two processes that
+    make it at once waste work and nothing else.
+
+    Raises:
+        UsageError: the checkpoint has no power-function averages, or the length is out of reach.
+        CheckpointError: the checkpoint is damaged.
+        ValueError: what the file says of itself is damaged.
+        OSError: a file cannot be read at this moment.
+    """
+    weights = averaged_weights(run, step)
+    usual = Averaged(weights.tensors, weights.described(ABOUT).get("classes"))
+    if length is None:
+        return usual
+    require_length(run, length)
+    made_of = weights_digest(run, step, length)
+    kept = _kept(run, step, length, made_of)
+    if kept is not None:
+        if kept.error is not None and kept.error > TOLD_ABOVE:
+            _log.warning("EMA length %g: relative error of its profile %.2g", length, kept.error)
+        return usual._replace(tensors=kept.tensors, error=kept.error)
+    tensors, error = reconstructed(run, step, length, usual.tensors)
+    about = {"made_of": made_of, "error": error, "tensors": tensors_digest(tensors)}
+    try:
+        with replacing(weights_file(run, step, length)) as file:
+            write_weights(file, tensors, {ABOUT: json.dumps(about)})
+    except (OSError, RuntimeError) as problem:
+        _log.info("%s: the average of length %g is not kept: %s", run.name, length, one_line(problem))
+    return usual._replace(tensors=tensors, error=error)
+
+
+def _kept(run: RunFolder, step: int, length: float, made_of: str | None) -> Averaged | None:
+    """The average that somebody made before, unless it is damaged or of what is no longer there."""
+    try:
+        weights = averaged_weights(run, step, length)
+        about = weights.described(ABOUT)
+        whole = about.get("made_of") == made_of and about.get("tensors") == tensors_digest(weights.tensors)
+    except (CheckpointError, ValueError):
+        return None
+    return Averaged(weights.tensors, None, real(about.get("error"))) if whole else None
+
+
+def reconstructed(
+    run: RunFolder, step: int, length: float, like: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], float]:
+    """The average of a relative length for a checkpoint, and the relative error of its profile.
+
+    Snapshots are read one after the other, and summed in float64 on the CPU. Damaged ones are left out, and the weights
+    are fitted again without them.
+
+    Args:
+        like: all tensors of the network, by name; those that are not trained are taken from here.
+
+    Raises:
+        As `averaged`.
+    """
+    damaged: set[int] = set()
+    while True:
+        mixed = mixture(run, step, length, damaged)
+        if not (found := {part.step: why for part, _ in mixed.parts if (why := _problem(part)) is not None}):
+            break
+        if step in found:
+            raise CheckpointError(f"{run.checkpoint_file(step)}: {found[step]}. Use another step.")
+        for bad, why in found.items():
+            _log.warning("skipped the snapshot of averages of step %d: %s", bad, why)
+        damaged |= found.keys()
+    if damaged or mixed.error > TOLD_ABOVE:
+        _log.warning("%s", mixed.described)
+    total: dict[str, Tensor] = {}
+    for part, weights in mixed.parts:
+        _add(total, part, weights, like)
+    made = {name: tensor.to(like[name].dtype) for name, tensor in total.items()}
+    return {**like, **made}, mixed.error
+
+
+def _problem(part: Stored) -> str | None:
+    try:
+        return part.sidecar.state.problem(part.path)
+    except OSError as error:
+        if passes(error):
+            raise
+        return f"it cannot be read ({error.strerror})"
+
+
+def _add(total: dict[str, Tensor], part: Stored, weights: Mapping[str, float], like: Mapping[str, Tensor]) -> None:
+    """Add the averages of one file, by their weights, to the sum."""
+    state = read_tensors(part.path)
+    try:
+        for key, weight in weights.items():
+            for name, tensor in state["power"]["averages"][key].items():
+                if tensor.shape != like[name].shape:
+                    raise ValueError(f"{name} has another shape")
+                if name not in total:
+                    total[name] = torch.zeros(tensor.shape, dtype=torch.float64)
+                total[name].add_(tensor.double(), alpha=weight)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        text = f"its averages are not those of this network ({one_line(error)}). Remove the file"
+        raise CheckpointError(f"{part.path}: {text}.") from error

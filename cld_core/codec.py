@@ -1,0 +1,260 @@
+"""Records as JSON: the one way from dataclasses to what a file or a line of a ledger holds, and back.
+
+A record is a dataclass. What JSON has no word for follows from the annotations of its fields: tuples, nested records,
+literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts can be written as UTF-8.
+
+Fields that a record does not have are ignored, unless one of its fields keeps them (`keeping`). A `TypedDict` whose
+fields may all be missing keeps unknown fields, and leaves out those that do not fit: files that people look at are of
+use even if a part of them is damaged.
+"""
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from cld_core.errors import CldError
+from cld_core.files import MAX_JSON_BYTES, parse_json, read_bytes
+
+T = TypeVar("T")
+# Beyond this, a number of steps, bytes or seconds is damage.
+MAX_NUMBER = 2**62
+_UNKNOWN = "unknown fields"
+_Reader = Callable[[Any, str], Any]
+
+
+class RecordError(CldError, ValueError):
+    """A record is damaged, or of another version: names the file, if there is one, and the field."""
+
+
+def keeping(*, inline: bool) -> Any:
+    """A field, a mapping, that keeps the fields which its record does not have.
+
+    Args:
+        inline: whether its entries are written as fields of the record.
+    """
+    return dataclasses.field(default_factory=dict, metadata={_UNKNOWN: "inline" if inline else "inside"})
+
+
+def to_plain(value: Any, *, sparse: bool = False) -> Any:
+    """What `json.dumps` takes: dictionaries in place of records, lists in place of tuples.
+
+    Args:
+        sparse: leave fields out that have their defaults.
+    """
+    if dataclasses.is_dataclass(value):
+        plain: dict[str, Any] = {}
+        unknown: dict[str, Any] = {}
+        for entry in dataclasses.fields(value):
+            content = getattr(value, entry.name)
+            if entry.metadata.get(_UNKNOWN) == "inline":
+                unknown = to_plain(content)
+            elif not sparse or content != _default(entry):
+                plain[entry.name] = to_plain(content, sparse=sparse)
+        return {**plain, **unknown}
+    if isinstance(value, Mapping):
+        return {name: to_plain(entry, sparse=sparse) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_plain(entry, sparse=sparse) for entry in value]
+    return value
+
+
+def from_plain(kind: type[T], plain: Any, *, chosen: Mapping[str, type] | None = None, any_word: bool = False) -> T:
+    """A value of an annotated type, for example a record, from what `to_plain` made of it.
+
+    Args:
+        chosen: by field of a record, the class to build if the annotation names only its base.
+        any_word: take any text for a literal, since a later version may know more of them.
+
+    Raises:
+        RecordError: a field is missing or does not fit.
+        CldError: a class does not accept its values.
+    """
+    hint: Any = kind
+    reader = _of_record(hint, any_word, tuple(chosen.items())) if chosen else _reader(hint, any_word)
+    return typing.cast(T, reader(plain, ""))
+
+
+def read_record(kind: type[T], file: Path) -> T:
+    """The record in a file.
+
+    Raises:
+        RecordError: it is damaged, or of another version.
+        OSError: there is no such file, or it cannot be read.
+    """
+    try:
+        return from_plain(kind, parse_json(read_bytes(file, limit=MAX_JSON_BYTES)))
+    except ValueError as error:
+        raise RecordError(f"{file}: {error}") from error
+
+
+def find_record(kind: type[T], file: Path) -> T | None:
+    """The record in a file; None if it cannot be read, or is damaged."""
+    try:
+        return read_record(kind, file)
+    except (OSError, RecordError):
+        return None
+
+
+def whole(value: Any, least: int = 0) -> int | None:
+    """``value`` if it is a whole number from ``least`` to `MAX_NUMBER`; else None."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and least <= value <= MAX_NUMBER else None
+
+
+def real(value: Any) -> float | None:
+    """``value`` if it is a finite number within `MAX_NUMBER`; else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= MAX_NUMBER else None
+
+
+def text(value: Any) -> str | None:
+    """``value`` if it is a text that can be written as UTF-8; else None."""
+    return value if isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value) else None
+
+
+def _default(entry: "dataclasses.Field[Any]") -> Any:
+    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+
+
+# What a value of a plain type has to be.
+_PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    int: ("a whole number", lambda value: whole(value, -MAX_NUMBER) is not None),
+    float: ("a finite number", lambda value: real(value) is not None),
+    str: ("a text", lambda value: text(value) is not None),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    type(None): ("null", lambda value: value is None),
+}
+
+
+@functools.cache
+def _reader(hint: Any, any_word: bool) -> _Reader:
+    """What makes a value of an annotated type from a plain one at a place, or raises `RecordError`."""
+    origin: Any = typing.get_origin(hint) or hint
+    inner = typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _of_union(tuple(_reader(option, any_word) for option in inner))
+    if origin is Literal:
+        if any_word and all(isinstance(word, str) for word in inner):
+            return _of_plain(*_PLAIN[str])
+        # 1 equals True.
+        words = {(type(word), word) for word in inner}
+        described = f"one of {', '.join(map(repr, inner))}"
+        return _of_plain(described, lambda value: isinstance(value, str | int) and (type(value), value) in words)
+    if origin in (tuple, list, Sequence):
+        return _of_list(inner, origin is list, any_word)
+    if origin in (dict, Mapping):
+        return _of_mapping(_reader(inner[1] if inner else Any, any_word))
+    if typing.is_typeddict(hint):
+        return _of_loose(hint, any_word)
+    if dataclasses.is_dataclass(hint):
+        return _of_record(typing.cast(Any, hint), any_word, ())
+    if origin in _PLAIN:
+        return _of_plain(*_PLAIN[origin])
+    assert origin in (Any, object), f"{hint} is not what a record can hold"
+    return lambda plain, place: plain
+
+
+def _of_plain(described: str, fits: Callable[[Any], bool]) -> _Reader:
+    def read(plain: Any, place: str) -> Any:
+        if not fits(plain):
+            raise _misfit(place, plain, described)
+        return plain
+
+    return read
+
+
+def _of_union(options: Sequence[_Reader]) -> _Reader:
+    def read(plain: Any, place: str) -> Any:
+        problems = []
+        for option in options:
+            try:
+                return option(plain, place)
+            except RecordError as error:
+                problems.append(error)
+        # Of a record that may be null, its own problem says more.
+        raise problems[0] if plain is not None else problems[-1]
+
+    return read
+
+
+def _of_list(inner: tuple[Any, ...], as_list: bool, any_word: bool) -> _Reader:
+    fixed = bool(inner) and not as_list and Ellipsis not in inner
+    readers = [_reader(entry, any_word) for entry in inner if entry is not Ellipsis] or [_reader(Any, any_word)]
+
+    def read(plain: Any, place: str) -> Any:
+        if not isinstance(plain, list | tuple):
+            raise _misfit(place, plain, "a list")
+        if fixed and len(plain) != len(readers):
+            raise _misfit(place, plain, f"a list of {len(readers)}")
+        each = readers if fixed else readers * len(plain)
+        values = [one(entry, f"{place}[{number}]") for number, (one, entry) in enumerate(zip(each, plain, strict=True))]
+        return values if as_list else tuple(values)
+
+    return read
+
+
+def _of_mapping(entry: _Reader) -> _Reader:
+    def read(plain: Any, place: str) -> Any:
+        names = _object(plain, place)
+        return {name: entry(value, _inside(place, name)) for name, value in names.items()}
+
+    return read
+
+
+def _of_loose(kind: Any, any_word: bool) -> _Reader:
+    readers = {name: _reader(hint, any_word) for name, hint in typing.get_type_hints(kind).items()}
+
+    def read(plain: Any, place: str) -> Any:
+        values = {}
+        for name, value in _object(plain, place).items():
+            try:
+                values[name] = readers[name](value, _inside(place, name)) if name in readers else value
+            except RecordError:
+                continue
+        return values
+
+    return read
+
+
+@functools.cache
+def _of_record(kind: Any, any_word: bool, chosen: tuple[tuple[str, type], ...]) -> _Reader:
+    hints = {**typing.get_type_hints(kind), **dict(chosen)}
+    fields = {entry.name: entry for entry in dataclasses.fields(kind) if entry.init}
+    keeper = next((entry for entry in fields.values() if _UNKNOWN in entry.metadata), None)
+    if keeper is not None and keeper.metadata[_UNKNOWN] == "inline":
+        del fields[keeper.name]
+    readers = {name: _reader(hints[name], any_word) for name in fields}
+    missing = (dataclasses.MISSING, dataclasses.MISSING)
+    required = [name for name, entry in fields.items() if (entry.default, entry.default_factory) == missing]
+
+    def read(plain: Any, place: str) -> Any:
+        content = _object(plain, place)
+        known = {name: value for name, value in content.items() if name in readers}
+        values = {name: readers[name](value, _inside(place, name)) for name, value in known.items()}
+        for name in required:
+            if name not in values:
+                raise RecordError(f"{_inside(place, name)} is missing")
+        if keeper is not None:
+            unknown = {name: value for name, value in content.items() if name not in readers}
+            values[keeper.name] = {**values.get(keeper.name, {}), **unknown}
+        return kind(**values)
+
+    return read
+
+
+def _object(plain: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(plain, Mapping) or any(text(name) is None for name in plain):
+        raise _misfit(place, plain, "an object")
+    return plain
+
+
+def _inside(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+def _misfit(place: str, plain: Any, described: str) -> RecordError:
+    return RecordError(f"{place or 'its content'} is {repr(plain)[:60]}, not {described}")

@@ -1,0 +1,690 @@
+r"""From YAML files, what they extend, and overrides to a checked `Recipe`.
+
+A recipe is layers of keys: what it extends, itself, a profile, and each override. OmegaConf merges them and replaces
+references: ``${train.steps}`` is the value of that key, and ``\${`` stands for the text ``${``. There is nothing else
+that ``${`` can mean: no environment, no files, no code. Frozen recipes have no references, and are read without
+OmegaConf.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cld_core.errors import RecipeError, did_you_mean
+from cld_core.files import passes, read_bytes
+from cld_core.sanitize import printable
+
+from . import plugins, shipped
+from .check import problems
+from .keys import WRONG, convert, inside, is_text, literals, shown, type_hints
+from .registry import SECTIONS, default_specs, unregistered
+from .schema import Recipe, leaves, walk
+from .sections import describe, known_keys, options_of, require_known, section_class
+
+# Reading a file of this size takes seconds; shipped recipes have 2 KiB.
+MAX_BYTES = 256 * 2**10
+# A value counts each time that an alias repeats it.
+MAX_VALUES = 5000
+MAX_DEPTH = 10
+# A recipe, what it extends, what that extends, and so on.
+MAX_ANCESTORS = 20
+# Of a text with references, and of a text that is referred to.
+MAX_REFERENCE = 1000
+# The place of an override, in messages.
+COMMAND_LINE = "command line"
+
+_OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(?:\.[A-Za-z_][\w-]*){0,9}", re.ASCII)
+_NAME = re.compile(r"[\w-]{1,100}", re.ASCII)
+_OPENING = re.compile(r"(\\*)\$\{")
+_REFERENCE = re.compile(r"(\\*)\$\{(?: *([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*) *\})?", re.ASCII)
+_OLD_NUMBER = re.compile(r":|^[-+]?0[0-7_]+$")
+# YAML 1.1 takes 1e-4 for text: it wants 1.0e-4.
+_EXPONENT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$", re.ASCII)
+_TEXT = "tag:yaml.org,2002:str"
+_KINDS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
+    """Reads numbers such as 1e-4, too, and leaves dates as text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # PyYAML has no types
+    """Quotes every text that `_Loader` or another reader would take for something else, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar(_TEXT, text, style=None if text.isprintable() else '"')
+
+
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+_Dumper.add_representer(str, _represent_text)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Some keys, which go over those of the layers before.
+
+    Attributes:
+        lines: the line of each dotted key.
+        folder: what the paths of plug-ins are taken from; None if they are absolute.
+    """
+
+    source: str
+    keys: Mapping[str, Any]
+    lines: Mapping[str, int] = field(default_factory=dict)
+    path: Path | None = None
+    folder: Path | None = None
+
+    def place(self, key: str) -> str:
+        return f"{self.source}, line {self.lines[key]}" if key in self.lines else self.source
+
+
+def load(
+    path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None, *, with_plugins: bool = True
+) -> Recipe:
+    """Read a recipe.
+
+    Choosing another sampling method or another set of images keeps the keys that both have. Another network, SDE or
+    kind of data starts its section afresh.
+
+    Args:
+        path: YAML file; its `extends: other.yaml` is looked up beside it, `extends: other` as `shipped.parent` does.
+        overrides: dotted assignments such as ``train.steps=1000``, applied last.
+        profile: YAML file with a `cluster` section, applied over the recipe's.
+        with_plugins: whether its plug-ins are imported; if not, what they register is not checked.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value is wrong. Names file, line and the nearest key.
+    """
+    return load_with_places(path, overrides, profile, with_plugins=with_plugins)[0]
+
+
+def load_with_places(
+    path: str | Path, overrides: Sequence[str] = (), profile: Path | None = None, *, with_plugins: bool = True
+) -> tuple[Recipe, dict[str, str]]:
+    """As `load`, and what set each dotted key: a file with its line, or the command line; "" is the recipe itself."""
+    layers = file_layers(Path(path))
+    if profile is not None:
+        layers.append(_profile(profile))
+    # Who only looks waits for OmegaConf only where there are references.
+    is_plain = not with_plugins and not any("${" in str(layer.keys) for layer in layers)
+    assembly = _Assembly(Path(path), with_plugins=with_plugins, frozen=is_plain)
+    return assembly.recipe(layers, _in_order(overrides)), assembly.where
+
+
+def load_frozen(path: str | Path, overrides: Sequence[str] = (), *, with_plugins: bool = False) -> Recipe:
+    """Read the recipe of a run folder, as `dump` wrote it: without references.
+
+    Args:
+        overrides: those that the ledger has, as `anchored_overrides` wrote them.
+        with_plugins: as in `load`.
+
+    Raises:
+        RecipeError: the file cannot be read, or a key or value is wrong.
+    """
+    keys, lines = read(Path(path), follow=False)
+    layer = Layer(printed(path), keys, lines)
+    return _Assembly(Path(path), with_plugins=with_plugins, frozen=True).recipe([layer], overrides)
+
+
+def with_overrides(
+    recipe: Recipe, overrides: Sequence[str], source: str = "recipe", idle: Collection[str] = ()
+) -> Recipe:
+    """``recipe`` with dotted assignments applied and everything checked again. Imports only plug-ins that these name.
+
+    Args:
+        source: what messages call the recipe.
+        idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of a sweep.
+    """
+    # OmegaConf takes twenty times as long, which sweeps over many values would notice.
+    frozen = not any("${" in text for text in overrides)
+    with_plugins = any(text.startswith("plugins=") for text in overrides)
+    assembly = _Assembly(Path(source), idle, with_plugins=with_plugins, frozen=frozen)
+    return assembly.recipe([Layer(source, literal(recipe.to_dict()))], _in_order(overrides))
+
+
+def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = False) -> Recipe:
+    """The recipe whose `Recipe.to_dict` is ``tree``, checked; ``source`` is its name in messages.
+
+    Raises:
+        RecipeError: a key or value is wrong.
+    """
+    if not isinstance(tree, Mapping):
+        raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(tree)}. Use another file.")
+    layer = Layer(source, literal(tree))
+    return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([layer], ())
+
+
+def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], source: str) -> Any:
+    """A section of a recipe with other values, checked as those of a file are; another variant keeps common keys.
+
+    Raises:
+        RecipeError: a key or value is wrong.
+    """
+    layers = [_nested(section, literal(keys), source) for keys in (_at(recipe.to_dict(), section), changes)]
+    return _Assembly(Path(source), frozen=True).section(section, layers)
+
+
+def override(text: str) -> tuple[str, Any]:
+    """Split ``KEY=VALUE``; the value is read as YAML.
+
+    Raises:
+        RecipeError: it has another form.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not _OVERRIDE.fullmatch(name):
+        raise RecipeError(
+            f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example train.steps=1000."
+        )
+    problem = f"{COMMAND_LINE}: the value of {shown(text)} is not YAML"
+    if len(value) > MAX_BYTES:
+        raise RecipeError(f"{problem} of at most {MAX_BYTES} bytes. Write it into a file.")
+    try:
+        content, _ = parse(f"{name}: {value}", lambda line: COMMAND_LINE)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{problem}. Quote it: '{name}=\"...\"'.") from error
+    if not isinstance(content, dict) or list(content) != [name]:
+        raise RecipeError(f"{problem} on one line. Quote it: '{name}=\"...\"'.")
+    return name, content[name]
+
+
+def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -> list[str]:
+    """Overrides for a ledger: in order, without references, and with absolute paths as `Recipe.anchored` makes them.
+
+    Args:
+        recipe: their result.
+        folder: what relative paths are taken from.
+    """
+    before, after = recipe.to_dict(), recipe.anchored(folder).to_dict()
+    relative, values = dict(walk(before)), dict(walk(after))
+    moved = {key for key, value in values.items() if value != relative[key]} | {"plugins"}
+    return [written for text in _in_order(overrides) for written in _settled(text, values, moved)]
+
+
+def _settled(text: str, values: Mapping[str, Any], moved: Collection[str]) -> Iterator[str]:
+    """One override, or one for each key of a section, with the values that ``moved`` keys and references have."""
+    name, value = override(text)
+    keys = [key for key, inner in walk({name: value}) if not isinstance(inner, Mapping) and key in values]
+    if "${" not in text and not any(key in moved for key in keys):
+        yield text
+        return
+    yield from (f"{key}={to_yaml_line(literal(values[key]))}" for key in keys)
+
+
+def as_overrides(profile: Path) -> tuple[str, ...]:
+    """The settings of a profile, one override for each key, for a run whose recipe is frozen.
+
+    Raises:
+        RecipeError: it cannot be read, or has another section than `cluster`.
+    """
+    cluster = _profile(profile).keys.get("cluster") or {}
+    return tuple(f"cluster.{name}={to_yaml_line(value)}" for name, value in cluster.items())
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML that `load` and `load_frozen` read back to an equal recipe.
+
+    Raises:
+        RecipeError: it is too long to be read.
+    """
+    text = to_yaml(literal(recipe.to_dict()))
+    if len(text.encode()) > MAX_BYTES:
+        raise RecipeError(f"{recipe.name}: the recipe has more than {MAX_BYTES} bytes. Shorten its lists and texts.")
+    return text
+
+
+def dump_changed(recipe: Recipe) -> str:
+    """As `dump`, with those keys alone that differ from their defaults, and what selects variants."""
+    return to_yaml(literal(_changed(recipe, Recipe())))
+
+
+def _changed(spec: Any, default: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for entry in dataclasses.fields(spec):
+        value, usual = getattr(spec, entry.name), getattr(default, entry.name)
+        if not dataclasses.is_dataclass(value):
+            found |= {entry.name: value} if value != usual else {}
+            continue
+        if type(value) is type(usual):
+            inner = _changed(value, usual)
+        else:
+            selector = SECTIONS[entry.name].selector
+            kind: Any = type(value)
+            inner = {selector: getattr(value, selector), **_changed(value, kind())}
+        found |= {entry.name: inner} if inner else {}
+    return found
+
+
+def to_yaml(content: Any) -> str:
+    """Plain values as YAML, a line for each key, which `parse` reads back."""
+    text: str = yaml.dump(content, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return text
+
+
+def to_yaml_line(value: Any) -> str:
+    """A plain value as YAML on one line, as in an override."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=2**31)
+    return text.removesuffix("...\n").rstrip("\n")
+
+
+def literal(value: Any) -> Any:
+    """``value`` (nested mappings, lists and plain values) with ``${`` escaped: it refers to nothing."""
+    return _on_texts(value, lambda text: _OPENING.sub(lambda match: match[1] * 2 + r"\${", text))
+
+
+def _unescaped(value: Any) -> Any:
+    """The inverse of `literal`."""
+    return _on_texts(value, lambda text: _OPENING.sub(lambda match: match[1][: len(match[1]) // 2] + "${", text))
+
+
+def _on_texts(value: Any, function: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: _on_texts(inner, function) for name, inner in value.items()}
+    return [_on_texts(inner, function) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def printed(path: str | Path) -> str:
+    """A path in messages: on one line, whatever its name."""
+    return printable(str(path), keep="")
+
+
+def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Mapping[str, int]]:
+    """The content of a YAML document, None if it is empty, and for each dotted key its line, from 1.
+
+    Both are kept for the next reader, so nobody may change them.
+
+    Args:
+        place: what messages call a line.
+
+    Raises:
+        RecipeError: it is nested too deeply, too long with its aliases, or has what no recipe can have.
+        yaml.YAMLError: it is not YAML.
+    """
+    try:
+        return _parse(text)
+    except _Refused as refused:
+        line, problem = refused.args
+        raise RecipeError(f"{place(line)}: {problem}.") from refused
+    except RecursionError as error:
+        raise RecipeError(f"{place(1)}: values are nested too deeply. A recipe has three levels.") from error
+
+
+class _Refused(Exception):
+    """A line, and what is wrong with it."""
+
+
+# A command reads the same few files several times, and YAML is most of what reading a recipe takes.
+@functools.lru_cache(maxsize=64)
+def _parse(text: str) -> tuple[Any, Mapping[str, int]]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        inspection = _Inspection(loader)
+        inspection.visit(node, "", 0)
+        return loader.construct_document(node), inspection.lines
+    finally:
+        loader.dispose()
+
+
+@dataclass
+class _Inspection:
+    """Notes the line of each key, and refuses what YAML accepts but nobody means, before anything is built of it."""
+
+    loader: _Loader
+    lines: dict[str, int] = field(default_factory=dict)
+    values: int = 0
+
+    def visit(self, node: yaml.Node, path: str, depth: int) -> None:
+        """All of ``node``, which is the value of the dotted key ``path``."""
+        self.values += 1
+        named = f"'{path.partition('[')[0]}'" if path else "the recipe"
+        if depth > MAX_DEPTH or self.values > MAX_VALUES:
+            deep = f"is nested more than {MAX_DEPTH} levels deep"
+            limit = deep if depth > MAX_DEPTH else f"has more than {MAX_VALUES} values"
+            self._refuse(node, f"{named} {limit}, aliases included. Write plain values")
+        if node.tag not in _KINDS:
+            self._refuse(node, f"{named} has the YAML tag {shown(node.tag)}. Write a plain value, or quote it")
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.tag != _TEXT:
+                    self._refuse(key, f"a key of {named} is not a text. Write the name of a key")
+                inner = f"{path}.{key.value}" if path else key.value
+                if inner in self.lines:
+                    text = f"not valid YAML (duplicate key {shown(inner)}, first on line {self.lines[inner]})"
+                    self._refuse(key, f"{text}. Remove one")
+                self.lines[inner] = key.start_mark.line + 1
+                self.visit(value, inner, depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, item in enumerate(node.value):
+                self.visit(item, f"{path}[{number}]", depth + 1)
+        elif node.tag != _TEXT:
+            self._visit_plain(node, path)
+
+    def _visit_plain(self, node: yaml.ScalarNode, path: str) -> None:
+        if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
+            # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
+            text = f"'{path}' cannot be {node.value}, which YAML reads as another number"
+            self._refuse(node, f"{text}. Write a plain number (times are in minutes), or quote a name")
+        try:
+            self.loader.construct_object(node)
+        except (ValueError, LookupError, OverflowError):
+            self._refuse(node, f"'{path}' cannot be {shown(node.value)}, which is not a number. Write one, or quote it")
+
+    def _refuse(self, node: yaml.Node, problem: str) -> None:
+        raise _Refused(node.start_mark.line + 1, problem)
+
+
+def read(path: Path, *, follow: bool = True) -> tuple[Mapping[str, Any], Mapping[str, int]]:
+    """The keys of a recipe file and the line of each.
+
+    Args:
+        follow: whether the file may be a symbolic link.
+
+    Raises:
+        RecipeError: there is no such file, this user may not read it, or it is not a mapping in YAML.
+        OSError: it cannot be read at this moment, which is no mistake in it.
+    """
+    name = printed(path)
+    try:
+        text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
+        content, lines = parse(text, lambda line: f"{name}, line {line}")
+    except UnicodeDecodeError as error:
+        problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
+        raise RecipeError(f"{name}: {problem}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        if passes(error):
+            raise
+        fix = "`cldctl recipes` lists the available recipes"
+        problem = getattr(error, "strerror", None) or str(error)
+        raise RecipeError(f"{name}: cannot read the recipe ({problem}); {fix}.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{name}{line}: not valid YAML ({problem}). Fix the indentation or the quotes.") from error
+    if not content:
+        raise RecipeError(f"{name}: the recipe is empty. `cldctl render toy` shows an example.")
+    if not isinstance(content, dict):
+        raise RecipeError(f"{name}: a recipe is a mapping of sections. See `cldctl render toy`.")
+    return content, lines
+
+
+def file_layers(path: Path) -> list[Layer]:
+    """The layers of a recipe file and all that it extends, the oldest ancestor first.
+
+    Raises:
+        RecipeError: one cannot be read, or they extend each other in a circle.
+    """
+    layers: list[Layer] = []
+    known: list[Path] = []
+    content, lines = read(path)
+    while True:
+        known.append(path.resolve())
+        keys = {name: value for name, value in content.items() if name != "extends"}
+        layers.insert(0, Layer(printed(path), keys, lines, path, path.absolute().parent))
+        if (parent := content.get("extends")) is None:
+            return layers
+        place = layers[0].place("extends")
+        if not is_text(parent) or not parent:
+            text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
+            raise RecipeError(f"{place}: {text}. Correct it.")
+        if len(layers) == MAX_ANCESTORS:
+            raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
+        path = shipped.parent(parent, path)
+        try:
+            content, lines = read(path)
+        except RecipeError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                text = f"extends '{parent}', but there is no {printed(path)}.{shipped.correction(parent)}"
+                raise RecipeError(f"{place}: {text}") from error
+            raise
+        if path.resolve() in known:
+            chain = " -> ".join(printed(file) for file in (*known, path.resolve()))
+            raise RecipeError(f"{place}: recipes extend each other in a circle: {chain}. Remove one `extends`.")
+
+
+def _profile(path: Path) -> Layer:
+    """The layer of a profile, which has one section."""
+    keys, lines = read(path)
+    layer = Layer(printed(path), keys, lines, path)
+    for key in keys:
+        if key != "cluster":
+            raise RecipeError(f"{layer.place(key)}: a profile cannot set '{key}'. It has one section, 'cluster'.")
+    return layer
+
+
+def origin(key: str, where: Mapping[str, str]) -> str:
+    """The place that set ``key``, or the nearest section above it that was set."""
+    while key and key not in where:
+        key = key.rpartition(".")[0]
+    return where.get(key, where.get("", "recipe"))
+
+
+@dataclass
+class _Assembly:
+    """From layers to a recipe.
+
+    Attributes:
+        idle: keys whose overrides are ignored if the chosen variant lacks them.
+        frozen: the layers have no references.
+        where: for each dotted key, the place that has set it.
+        specs: of the sections with variants, as chosen by the layers so far.
+        merged: the keys of the layers so far, without those that later choices of variants have dropped.
+        is_lenient: plug-ins are named and not imported; ``unchecked``: one of them registers what is chosen.
+    """
+
+    path: Path
+    idle: Collection[str] = ()
+    with_plugins: bool = True
+    frozen: bool = False
+    where: dict[str, str] = field(default_factory=dict)
+    specs: dict[str, type] = field(default_factory=default_specs)
+    merged: list[dict[str, Any]] = field(default_factory=list)
+    is_lenient: bool = False
+    unchecked: bool = False
+
+    def recipe(self, layers: Sequence[Layer], overrides: Sequence[str]) -> Recipe:
+        """The recipe that layers and overrides give.
+
+        Raises:
+            RecipeError: a key or value is wrong; names its place.
+        """
+        self.where[""] = printed(self.path)
+        typed = [(name, _nested(name, value, COMMAND_LINE)) for name, value in map(override, overrides)]
+        self._find_plugins([*layers, *(layer for _, layer in typed)])
+        for layer in layers:
+            self._add(layer)
+        for name, layer in typed:
+            if name not in self.idle or name in known_keys(self.specs):
+                self._add(layer)
+        tree = _unescaped(_overlaid(*self.merged)) if self.frozen else self._by_omegaconf()
+        tree.setdefault("name", self.path.stem)
+        made: Recipe = self._build("", tree)
+        for key, other, problem in () if self.unchecked else problems(made):
+            raise RecipeError(f"{self._origin_of_pair(key, other)}: '{key}' {problem}")
+        return made
+
+    def section(self, path: str, layers: Sequence[Layer]) -> Any:
+        """One section alone."""
+        for layer in layers:
+            self._add(layer)
+        return self._build(path, _at(_unescaped(_overlaid(*self.merged)), path))
+
+    def _find_plugins(self, layers: Sequence[Layer]) -> None:
+        """Import the plug-ins, which the last layer that names any has, or be content without what they register."""
+        layer = next((layer for layer in reversed(layers) if "plugins" in layer.keys), None)
+        named = None if layer is None else plugins.anchored(layer.keys["plugins"], layer.folder)
+        if layer is None or not isinstance(named, list) or not all(map(is_text, named)):
+            return  # Refused with all other values, if it is wrong.
+        if self.with_plugins:
+            plugins.use(named, layer.place("plugins"))
+        self.is_lenient = bool(named) and not self.with_plugins
+
+    def _add(self, layer: Layer) -> None:
+        """Check a layer, and put it over the others."""
+        self._check_names(layer, layer.keys, "", 0)
+        keys = dict(layer.keys)
+        if "plugins" in keys:
+            keys["plugins"] = plugins.anchored(keys["plugins"], layer.folder)
+        for section, variants in SECTIONS.items():
+            node = keys.get(section)
+            if isinstance(node, Mapping) and variants.selector in node:
+                self._choose(section, node)
+        self.where |= {path: layer.place(path) for path, _ in walk(keys)}
+        for path, value in walk(keys):
+            require_known(path, value, self.specs, self.where)
+            if not self.frozen or "${" in str(value):
+                self._check_references(path, value)
+        self.merged.append(keys)
+
+    def _choose(self, section: str, node: Mapping[str, Any]) -> None:
+        """Of what is there so far, keep what the variant has that a layer chooses."""
+        variants, name = SECTIONS[section], node[SECTIONS[section].selector]
+        if self.is_lenient and isinstance(name, str) and name not in variants.variants:
+            spec, self.unchecked = unregistered(section, node), True
+        else:
+            spec = variants.find(name).spec
+        kept = variants.kept(self.specs[section], spec)
+        self.specs[section] = spec
+        for keys in self.merged:
+            if isinstance(before := keys.get(section), Mapping):
+                keys[section] = {name: value for name, value in before.items() if name in kept}
+
+    def _check_names(self, layer: Layer, node: Mapping[str, Any], path: str, depth: int) -> None:
+        """Refuse names that no key can have, before anything walks down the tree."""
+        for name, value in node.items():
+            key = f"{path}.{name}" if path else str(name)
+            if not isinstance(name, str) or not _NAME.fullmatch(name) or depth > MAX_DEPTH:
+                whose = f"'{path}'" if path else "a recipe"
+                text = f"{whose} has no key {shown(name)}. Write the name of a key, nested as in `train: {{steps: 9}}`."
+                raise RecipeError(f"{layer.place(key)}: {text}")
+            if isinstance(value, Mapping):
+                self._check_names(layer, value, key, depth + 1)
+
+    def _check_references(self, key: str, value: Any) -> None:
+        """Refuse what OmegaConf would take for something else than the name of another key."""
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if text == "???":
+                self._refuse(key, "cannot be '???', which means a missing value. Write another text.")
+            for match in _REFERENCE.finditer(text) if isinstance(text, str) else ():
+                if len(match[1]) % 2 or (match[2] is not None and not self.frozen):
+                    continue
+                there = shown(text[match.end(1) :][:40])[1:-1]
+                rule = "a frozen recipe has no references" if self.frozen else "only other keys can be referred to"
+                self._refuse(
+                    key, rf"has {there}; {rule}. Write ${{train.steps}}, for example, or \${{ for the text ${{."
+                )
+
+    def _by_omegaconf(self) -> dict[str, Any]:
+        """The layers as one, with the values of their references."""
+        from omegaconf import OmegaConf
+
+        plain = _overlaid(*self.merged)
+        for key, value in leaves(plain).items():
+            for text in value if isinstance(value, list) else [value]:
+                for name in _references(text):
+                    self._check_target(plain, key, text, name)
+        tree: Any = OmegaConf.to_container(OmegaConf.unsafe_merge(*self.merged), resolve=True)
+        return dict(tree)
+
+    def _check_target(self, tree: Mapping[str, Any], key: str, text: str, name: str) -> None:
+        """Refuse a reference of a text to what has no value, or refers to something itself."""
+        target = _at(tree, name)
+        texts = [one for one in (target if isinstance(target, list) else [target]) if isinstance(one, str)]
+        if target is None or isinstance(target, Mapping):
+            found = "is not set" if target is None else "is a section"
+            self._refuse(key, f"has ${{{name}}}, but {name} {found} in the recipe. Check the ${{...}} in it.")
+        if isinstance(target, list) and _REFERENCE.fullmatch(text) is None:
+            self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
+        if any(map(_references, texts)):
+            self._refuse(key, f"refers to {name}, which refers to another key itself. Write one of the values.")
+        if max(map(len, (text, *texts))) > MAX_REFERENCE:
+            self._refuse(key, f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.")
+
+    def _build(self, path: str, node: Mapping[str, Any]) -> Any:
+        """The dataclass of a section, or of the recipe, with checked values."""
+        cls = section_class(path, self.specs)
+        assert cls is not None, f"{path} is not a section"
+        values = {}
+        for entry in dataclasses.fields(cls):
+            key = f"{path}.{entry.name}" if path else entry.name
+            if section_class(key, self.specs) is not None:
+                values[entry.name] = self._build(key, node.get(entry.name, {}))
+            elif entry.name in node:
+                values[entry.name] = self._value(key, node[entry.name], type_hints(cls)[entry.name], entry)
+        try:
+            return cls(**values)
+        except RecipeError as error:
+            raise RecipeError(f"{origin(path, self.where)}: {error}") from error
+
+    def _value(self, key: str, value: Any, hint: Any, entry: "dataclasses.Field[Any]") -> Any:
+        converted = convert(value, hint)
+        if converted is WRONG or not inside(converted, entry.metadata["bounds"]):
+            options = options_of(key) or literals(hint)
+            guess = did_you_mean(value, options) if isinstance(value, str) and len(value) < 100 else ""
+            expected = f"one of {', '.join(options)}" if options else describe(key, self.specs)
+            if isinstance(value, str) and not options and not is_text(value):
+                guess = " Leave out control characters, and shorten it."
+            self._refuse(key, f"cannot be {shown(value)}; expected {expected}.{guess}")
+        return converted
+
+    def _refuse(self, key: str, problem: str) -> None:
+        raise RecipeError(f"{origin(key, self.where)}: '{key}' {problem}")
+
+    def _origin_of_pair(self, key: str, other: str) -> str:
+        """The place that set ``key``; if only ``other`` was typed, the command line comes first."""
+        place, place_of_other = origin(key, self.where), origin(other, self.where)
+        typed = place_of_other == COMMAND_LINE != place
+        return f"{place_of_other}, and {place}" if typed else place
+
+
+def _in_order(overrides: Sequence[str]) -> list[str]:
+    """Overrides as typed, except that those which choose a variant come first: the others are keys of it."""
+    return sorted(overrides, key=lambda text: not options_of(text.partition("=")[0]))
+
+
+def _nested(path: str, value: Any, source: str) -> Layer:
+    """The layer of one key."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return Layer(source, value, folder=Path.cwd())
+
+
+def _at(tree: Any, path: str) -> Any:
+    """What is at a dotted key; None if there is nothing."""
+    for part in path.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _references(text: Any) -> list[str]:
+    """The keys that a text refers to."""
+    return [match[2] for match in _REFERENCE.finditer(text) if not len(match[1]) % 2] if isinstance(text, str) else []
+
+
+def _overlaid(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, in which the later ones win."""
+    merged: dict[str, Any] = {}
+    for name, value in (entry for layer in layers for entry in layer.items()):
+        before = merged.get(name)
+        merged[name] = _overlaid(before, value) if isinstance(value, Mapping) and isinstance(before, dict) else value
+    return merged

@@ -1,0 +1,93 @@
+"""Images in LMDB files of the published form: raw bytes (H, W, 3) under the keys "0", "1", ..."""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import lmdb
+import numpy as np
+
+from cld_core.errors import DataError
+
+# Red, green, blue.
+_CHANNELS = 3
+# LMDB may leave pages that it freed at once unwritten at the end of a sound file.
+_UNWRITTEN_PAGES = 16
+_AGAIN = "Copy or prepare it again."
+
+
+def published(root: Path, split: str) -> "LmdbReader | None":
+    """The images of a split in a folder of LMDB files, `SPLIT.lmdb` or `SPLIT`; None if there are none.
+
+    Raises:
+        DataError: they cannot be read, or are something else.
+    """
+    for folder in (root / f"{split}.lmdb", root / split):
+        if (folder / "data.mdb").is_file():
+            return LmdbReader(folder)
+    return None
+
+
+class LmdbReader:
+    """The images of an LMDB folder, for any number of threads.
+
+    Attributes:
+        n: number of images.
+        size: height and width in pixels.
+        file_bytes: size of the file.
+
+    Raises:
+        DataError: the file is cut short, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        file = (self.path / "data.mdb").stat()
+        self.file_bytes = file.st_size
+        try:
+            self._env = _environment(str(self.path), file.st_dev, file.st_ino)
+            self.n, info = self._env.stat()["entries"], self._env.info()
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"{path} cannot be opened as an LMDB file: {error}. {_AGAIN}") from error
+        # Reading beyond the end of a mapped file would end this process without a message.
+        expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
+        if self.file_bytes < expected:
+            raise DataError(f"{path} is cut short: {self.file_bytes} bytes of about {expected}. {_AGAIN}")
+        length = self._length(0)
+        self.size = math.isqrt(length // _CHANNELS)
+        if not self.size or _CHANNELS * self.size**2 != length:
+            raise DataError(f"{path} has values of {length} bytes under '0', which are not square raw RGB images.")
+        if self._length(self.n - 1) != length:
+            last = self._length(self.n - 1)
+            raise DataError(f"Image {self.n - 1} of {path} has {last} bytes, not {length}. {_AGAIN}")
+
+    def _length(self, index: int) -> int:
+        with self._env.begin(buffers=True) as transaction:
+            return len(transaction.get(str(index).encode()) or b"")
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Images by index, uint8 of shape (len(indices), 3, H, W).
+
+        Raises:
+            DataError: an index is missing, or its value has another length.
+        """
+        raw = np.empty((len(indices), self.size, self.size, _CHANNELS), dtype=np.uint8)
+        try:
+            with self._env.begin(buffers=True) as transaction:
+                for row, index in enumerate(indices):
+                    value = transaction.get(str(index).encode()) or b""
+                    if len(value) != raw[row].nbytes:
+                        raise DataError(
+                            f"Image {index} of {self.path} has {len(value)} bytes, not {raw[row].nbytes}. {_AGAIN}"
+                        )
+                    raw[row] = np.frombuffer(value, dtype=np.uint8).reshape(raw.shape[1:])
+        except (lmdb.Error, OSError) as error:
+            raise DataError(f"{self.path} cannot be read: {error}. {_AGAIN}") from error
+        return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
+
+
+@functools.cache
+def _environment(path: str, device: int, inode: int) -> lmdb.Environment:
+    """An open environment, of which LMDB allows one for each file in a process."""
+    return lmdb.open(path, readonly=True, create=False, lock=False, readahead=False)

@@ -1,0 +1,176 @@
+"""Metrics of images: features of samples and of training images, compared by torch-fidelity's formulas."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cld_core.config.data import ImageDataSpec
+from cld_core.data.images import open_images, to_pixels
+from cld_core.errors import UsageError
+from cld_core.shards import Computer
+from cld_core.shards.rows import Arrays
+
+from . import extractors, registry, stats_file
+from .feature_inputs import Extraction, FeatureInputs, Files
+from .moments import Moments
+from .rows import SampleRows, Table
+
+# Of fewer samples of a class, a Fréchet distance says nothing.
+_LEAST = 10
+_MEANS = ("fid", "precision", "recall")
+
+
+class FeatureRows(SampleRows):
+    """Of the samples ``first <= i < last``: ``nfe``, ``features`` (last - first, D), ``scores`` if a metric reads them.
+
+    ``nonfinite`` (last - first,), bool, says which samples are not finite. Pixels do not show it.
+    """
+
+    def prepare(self) -> None:
+        self._extractor()
+        if self._inputs.stats is not None:
+            stats_file.require_unchanged(Path(str(self.request.files["stats"])), self._inputs.stats)
+
+    def compute(self, first: int, last: int) -> Arrays:
+        drawn = self.draw(first, last)
+        columns = self._extractor()(to_pixels(drawn.x, floor=self._inputs.quantisation == "floor"))
+        return {**self.about(drawn), **columns}
+
+    @property
+    def _inputs(self) -> FeatureInputs:
+        assert self.request.fid is not None, "a request for features says what they come from"
+        return self.request.fid
+
+    def _extractor(self) -> extractors.Extractor:
+        scores = "scores" in registry.read_of("features", self.request.metrics)
+        return extractors.load(self._inputs, self.request.files, self.model.device, scores)
+
+
+class ImageRows(Computer):
+    """The features of training images, ``features`` (last - first, D); there are ``n`` images.
+
+    Raises:
+        DataError: the images are gone.
+    """
+
+    def __init__(self, data: ImageDataSpec, extraction: Extraction, files: Files, device: torch.device) -> None:
+        self._extraction, self._files, self._device = extraction, files, device
+        self._images = open_images(data.path, "train", name=data.name, size=data.pixels, cache="disk")
+        self.n = self._images.n
+
+    def prepare(self) -> None:
+        """Open the extractor.
+
+        Raises:
+            UsageError: the weights are gone or have changed.
+        """
+        self._extractor()
+
+    def compute(self, first: int, last: int) -> Arrays:
+        return self._extractor()(self._images.batch(torch.arange(first, last)))
+
+    def _extractor(self) -> extractors.Extractor:
+        return extractors.load(self._extraction, self._files, self._device)
+
+
+def fid(table: Table) -> dict[str, Any]:
+    """Fréchet distance between the features of samples and of training images, in float64."""
+    reference, moments = table.reference, Moments.of(table.arrays["features"])
+    value = _frechet(moments, {"mu": reference.mu, "sigma": reference.sigma})
+    return {"value": value, **table.about_samples(), **table.about_reference()}
+
+
+def _frechet_of(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The Fréchet distance between features (n, D) and (m, D)."""
+    reference = Moments.of(theirs)
+    return _frechet(Moments.of(ours), {"mu": reference.mean, "sigma": reference.covariance})
+
+
+def _frechet(moments: Moments, theirs: dict[str, np.ndarray]) -> float:
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    ours = {"mu": moments.mean, "sigma": moments.covariance}
+    # For equal sets of few images, rounding makes the formula negative.
+    return max(0.0, float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID]))
+
+
+def kid(table: Table) -> dict[str, Any]:
+    """Kernel distance between the features of samples and of training images."""
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+    spec = table.request.kid
+    settings = {"kid_subsets": spec.subsets, "kid_subset_size": spec.subset_size}
+    result = kid_features_to_metric(*_both_features(table), verbose=False, **settings)
+    values = {"value": result[KEY_METRIC_KID_MEAN], "std": result[KEY_METRIC_KID_STD], **asdict(spec)}
+    return {**values, **table.about_samples(), **table.about_reference()}
+
+
+def isc(table: Table) -> dict[str, Any]:
+    """Inception Score of samples."""
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+    spec = table.request.isc
+    result = isc_features_to_metric(torch.from_numpy(table.arrays["scores"]), splits=spec.splits)
+    values = {"value": result[KEY_METRIC_ISC_MEAN], "std": result[KEY_METRIC_ISC_STD], **asdict(spec)}
+    layer = extractors.score_layer(table.inputs.extractor)
+    return {**values, **table.about_samples(), "layer": layer}
+
+
+def prc(table: Table) -> dict[str, Any]:
+    """Precision and recall of the features of samples against those of training images."""
+    spec = table.request.prc
+    results = _precision_and_recall(*_both_features(table), spec.neighbours)
+    values = {**dict(zip(("precision", "recall", "f_score"), results, strict=True)), **asdict(spec)}
+    return {**values, **table.about_samples(), **table.about_reference()}
+
+
+def _precision_and_recall(ours: Tensor, theirs: Tensor, neighbours: int) -> tuple[float, float, float]:
+    """Precision, recall and F score of features (n, D) of samples and (m, D) of training images."""
+    from torch_fidelity.metric_prc import KEY_METRIC_F_SCORE, KEY_METRIC_PRECISION, KEY_METRIC_RECALL
+    from torch_fidelity.metric_prc import prc_features_to_metric as to_metric
+
+    # Not the form that holds all distances at once, which are 10 GB for 50,000 samples.
+    result = to_metric(ours, theirs, prc_neighborhood=neighbours, save_cpu_ram=True, verbose=False)
+    return result[KEY_METRIC_PRECISION], result[KEY_METRIC_RECALL], result[KEY_METRIC_F_SCORE]
+
+
+def classes(table: Table) -> dict[str, Any]:
+    """Fréchet distance, precision and recall within each class, against training images of the same class."""
+    model, reference = table.model, table.reference
+    assert model.classes is not None, "only class-conditional models are asked"
+    assert reference.labels is not None, "only statistics with labels are asked"
+    if reference.classes != model.classes.names:
+        text = "has statistics of other classes than those of the model. Compute them with"
+        raise UsageError(f"{table.request.files['stats']} {text} `cldctl data stats RECIPE|RUN --features`.")
+    ours, theirs = _both_features(table)
+    label = np.array(model.classes.drawn(0, len(ours)))
+    spec = table.request.prc
+    by_class: dict[str, Mapping[str, Any]] = {}
+    for number, name in enumerate(model.classes.names):
+        parts = ours[label == number].numpy(), theirs[reference.labels == number].numpy()
+        if min(map(len, parts)) > spec.neighbours and len(parts[0]) >= _LEAST:
+            by_class[name] = _of_class(*parts, spec.neighbours)
+    if not by_class:
+        few = f"no class has {max(_LEAST, spec.neighbours + 1)} samples and more than {spec.neighbours} images"
+        raise UsageError(f"--classes: {few}. Draw more samples.")
+    means = {name: float(np.mean([values[name] for values in by_class.values()])) for name in _MEANS}
+    about = {"neighbours": spec.neighbours, **table.about_samples(), **table.about_reference()}
+    return {**means, "classes": by_class, "left_out": len(model.classes.names) - len(by_class), **about}
+
+
+def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str, Any]:
+    precision, recall, _ = _precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), neighbours)
+    value = _frechet_of(ours, theirs)
+    return {"fid": value, "precision": precision, "recall": recall, "samples": len(ours), "images": len(theirs)}
+
+
+def _both_features(table: Table) -> tuple[Tensor, Tensor]:
+    """Features (n, D) of samples and (m, D) of training images."""
+    theirs = table.reference.features
+    assert theirs is not None, "checked when the evaluation was asked for"
+    return torch.from_numpy(table.arrays["features"]), torch.from_numpy(theirs.astype(np.float32, copy=False))

@@ -1,0 +1,193 @@
+"""Metrics of the model itself: its likelihood bound, its loss on test data, and how far samplers are from its flow."""
+
+import functools
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cld_core import numerics
+from cld_core.checkpoint.load import tensors_digest
+from cld_core.config.arguments import sampling_spec
+from cld_core.data.source import labelled
+from cld_core.likelihood import likelihood
+from cld_core.loss import build as objective_of
+from cld_core.seeds import SampleNoise
+from cld_core.shards.rows import Arrays
+
+from .moments import standard_error
+from .rows import RowComputer, SampleRows, Table, given_labels
+
+# One value per example: bounds of log p(x) in nats, and evaluations of the network.
+_BOUNDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
+# Where the flow ends is kept for the next evaluations of this process, which are of the same noise: of 40 settings that
+# are compared, it would take most of the time.
+_MOST_BYTES = 256 << 20
+_Ends = tuple[Tensor, Tensor]
+_ENDS: OrderedDict[Any, _Ends] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a negative log-density in nats is reported: ``scale`` nats + ``offset``, under the key ``key``."""
+
+    name: str
+    key: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def of(self, nats: float) -> float:
+        return self.scale * float(nats) + self.offset
+
+
+class ElboRows(RowComputer):
+    """Bounds of the test points ``first <= i < last``, each (last - first,); given their labels if they have some."""
+
+    @numerics.using(tf32=False)
+    def compute(self, first: int, last: int) -> Arrays:
+        model, seed, spec = self.model, self.request.seed, self.request.elbo
+        x = model.source.dequantised_test_data(seed, first, last).to(model.device)
+        noise = SampleNoise(seed, "elbo", first=first, last=last, device=model.device)
+        score = given_labels(model.score_of(compiled=spec.compile), model, seed, first, last)
+        bounds = likelihood(score, model.sde, spec, noise, x)
+        values = (bounds.elbo, bounds.paper_elbo, bounds.importance_bound, bounds.nfe_each.double().mean(1))
+        return {name: value.double().cpu().numpy() for name, value in zip(_BOUNDS, values, strict=True)}
+
+
+def elbo(table: Table) -> dict[str, Any]:
+    """The likelihood bound and its estimators, in nats or bits/dim; for toy data also the distance to the truth."""
+    model, arrays, spec = table.model, table.arrays, table.request.elbo
+    unit = Unit("bits/dim", "bpd", *model.bits_of_nats) if model.is_image else Unit("nats", "nll")
+    report = {
+        "unit": unit.name,
+        unit.key: unit.of(-arrays["elbo"].mean()),
+        "stderr": standard_error(unit.scale * arrays["elbo"]),
+        f"{unit.key}_paper_estimator": unit.of(-arrays["paper_elbo"].mean()),
+        "stderr_paper_estimator": standard_error(unit.scale * arrays["paper_elbo"]),
+        f"{unit.key}_importance": unit.of(-arrays["importance_bound"].mean()),
+        "n": len(arrays["elbo"]),
+        "eps": spec.eps,
+        "nfe_mean": float(arrays["nfe"].mean()),
+        "velocities": spec.velocities,
+        "probes": spec.probes,
+    }
+    asked = table.request.elbo_eps_asked
+    if model.classes is not None:
+        # Of log p(x | label), each test point given its own label.
+        report["conditional"] = True
+    return report | ({} if asked is None else {"eps_asked": asked}) | _against_truth(table)
+
+
+def _against_truth(table: Table) -> dict[str, Any]:
+    """How far the bound is from the true density, given the label if there are classes, if that is known."""
+    source, bound = table.model.source, table.arrays["elbo"]
+    density, known, classes = source.density, {}, table.model.classes
+    if density is not None and density.log_density is not None:
+        # The same examples on both sides, so that their scatter cancels.
+        seed, n = table.request.seed, len(bound)
+        truth = density.log_density(source.dequantised_test_data(seed, 0, n)).numpy()
+        if classes is not None:
+            # A toy's label is a function of the point: p(x | label) = p(x)/p(label).
+            truth = truth - np.log(classes.shares)[labelled(source).test_labels(seed, 0, n).numpy()]
+        known = {"gap": float((truth - bound).mean()), "gap_stderr": standard_error(truth - bound)}
+    if density is not None and density.entropy is not None:
+        known["true_entropy"] = density.entropy() - (0.0 if classes is None else classes.entropy)
+    return known
+
+
+class LossRows(RowComputer):
+    """The training objective ``loss`` of the test points ``first <= i < last``, (last - first,); draws are keyed."""
+
+    @numerics.using(tf32=False)
+    @torch.no_grad()
+    def compute(self, first: int, last: int) -> Arrays:
+        model, seed, draws = self.model, self.request.seed, self.request.loss.draws
+        x = model.source.test_data(seed, first, last).to(model.device)
+        objective = objective_of(model.sde, self.request.objective)
+        noise = SampleNoise(seed, "loss", first=first, last=last, device=model.device)
+        score = given_labels(model.score, model, seed, first, last)
+        total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
+        for _ in range(draws):
+            total += objective.per_sample(score, x, objective.draw_each(noise, model.data_shape))
+        return {"loss": (total / draws).cpu().numpy()}
+
+
+def loss(table: Table) -> dict[str, Any]:
+    """The mean training objective of test points; the sum over dimensions, like the training loss."""
+    losses, request = table.arrays["loss"], table.request
+    return {
+        "value": float(losses.mean()),
+        "stderr": standard_error(losses),
+        "n": len(losses),
+        "draws": request.loss.draws,
+        "objective": request.objective.name,
+        "weighting": request.objective.weighting,
+    }
+
+
+class FlowRows(SampleRows):
+    """Of the samples ``first <= i < last``, (last - first,) each: ``square``, ``flow_nfe``, ``nfe``, ``nonfinite``.
+
+    ``square`` is the mean square, over the numbers of a sample, of the difference from the end of the flow, which took
+    ``flow_nfe`` network evaluations.
+    """
+
+    @property
+    def total(self) -> int:
+        return self.request.sizes["flow"]
+
+    def compute(self, first: int, last: int) -> Arrays:
+        drawn = self.draw(first, last)
+        end, nfe = self._flow(first, last)
+        square = (drawn.x.cpu().double() - end.double()).flatten(1).square().mean(1)
+        return {"square": square.numpy(), "flow_nfe": nfe.double().numpy(), **self.about(drawn)}
+
+    def _flow(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The ends of the flow (last - first, ...) and its evaluations (last - first,), on the CPU.
+
+        Raises:
+            SolverError: the tolerance is out of reach.
+        """
+        asked, seed = self.request.flow, self.request.seed
+        solver: dict[str, Any] = {"rtol": asked.rtol, "atol": asked.atol, "precision": "fp32", "compile": False}
+        spec = sampling_spec(self.model.recipe, {"method": "ode", **solver}, "flow")
+        key = (self._weights, self.request.model_digest, spec, seed, first, last)
+        known = _ENDS.get(key)
+        if known is None:
+            drawn = self.model.draw(last - first, method="ode", seed=seed, first=first, **solver)
+            known = (drawn.x.cpu(), drawn.nfe_each.cpu())
+            _keep(key, known)
+        return known
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        return tensors_digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
+
+
+def _keep(key: Any, ends: _Ends) -> None:
+    """Remember ends, and forget the oldest ones beyond the bound."""
+    _ENDS[key] = ends
+    while len(_ENDS) > 1 and sum(x.nbytes for x, _ in _ENDS.values()) > _MOST_BYTES:
+        _ENDS.popitem(last=False)
+
+
+def flow_distance(table: Table) -> dict[str, Any]:
+    """Root mean square distance of samples from the network's own probability flow from the same noise."""
+    arrays, spec = table.arrays, table.request.flow
+    square = arrays["square"][~arrays["nonfinite"]]
+    value = math.sqrt(square.mean()) if len(square) else math.inf
+    spread = standard_error(square)
+    # Of the root, to first order.
+    stderr = spread / (2.0 * value) if spread is not None and value > 0 else None
+    return {
+        "value": value,
+        "stderr": stderr,
+        **table.about_drawn(),
+        "flow_nfe_mean": float(arrays["flow_nfe"].mean()),
+        "rtol": spec.rtol,
+        "atol": spec.atol,
+    }

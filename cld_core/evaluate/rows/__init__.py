@@ -1,1 +1,0 @@
-"""Kinds of rows, one file each (`registry.ROWS`)."""

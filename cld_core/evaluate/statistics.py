@@ -1,0 +1,214 @@
+"""The statistics of a training set as a kind of sharded work, in a folder beside the file that they end up in.
+
+Its rows are the features of training images. Loads no torch until it computes them, and numpy only to look into a file
+of statistics.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from cld_core import ownership
+from cld_core.config import Recipe
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.registry import spec_of
+from cld_core.data import store
+from cld_core.digests import digest
+from cld_core.errors import CldError, DataError, UsageError
+from cld_core.shards import Computer, Request, Task, Work
+from cld_core.shards.request import require_few
+from cld_core.shards.rows import Rows
+
+from . import inputs
+from .feature_inputs import Extraction
+
+_WHY = "jobs would compute, and import, what is in it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsRequest(Request):
+    """Statistics of which images, by which extractor, into which file.
+
+    Attributes:
+        output: the file to write, an absolute path.
+        data_fingerprint: of the images.
+        images: their number.
+        features: whether the features themselves are kept, too.
+        classes: of the images, whose labels are kept with the features; empty without features, and without labels.
+    """
+
+    kind: ClassVar[str] = "statistics"
+
+    output: str
+    data: ImageDataSpec
+    data_fingerprint: str
+    images: int
+    extraction: Extraction
+    features: bool
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe, output: Path | None, *, features: bool, shards: int) -> "StatsRequest":
+        """The request for the data, extractor and weights that a recipe names.
+
+        Args:
+            output: None: beside the images, where evaluations look for it.
+
+        Raises:
+            UsageError: the data are not images, or the extractor is missing.
+            DataError: the images are missing.
+        """
+        require_few(shards)
+        recipe = recipe.anchored(Path.cwd())
+        data = recipe.data
+        if not isinstance(data, ImageDataSpec):
+            text = f"the examples of data.name={data.name} are vectors; statistics are of images"
+            raise UsageError(f"{text}. Name an image recipe.")
+        images = store.count(data, "train")
+        extraction, _, files = inputs.extractor(recipe)
+        if output is None:
+            from . import stats_file
+
+            output = stats_file.default_file(data, extraction)
+        request = cls(
+            output=str(output.absolute()),
+            data=data,
+            data_fingerprint=store.fingerprint(data, "train"),
+            images=images,
+            extraction=extraction,
+            files={**files, **inputs.plugin_files(recipe)},
+            features=features,
+            classes=store.class_names(data) if features else (),
+            batch_size=recipe.eval.batch_size,
+            retries=recipe.train.max_retries,
+        )
+        return request.in_shards(shards)
+
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        return {"data": spec_of("data", content["data"])}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the statistics, whoever computes them."""
+        return self.extraction.fingerprint_of_stats(self.data_fingerprint)
+
+    @property
+    def id(self) -> str:
+        return f"{self.fingerprint}{'-features' if self.features else ''}{'-classes' if self.classes else ''}"
+
+    def row_settings(self) -> dict[str, Any]:
+        """What the features of an image depend on."""
+        return {"data": self.data_fingerprint, **self.extraction.to_dict()}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"features": self.images}
+
+    @property
+    def folder(self) -> Path:
+        """Where requests, shards and logs lie until all is done."""
+        return Path(f"{self.output}.partial")
+
+    def save(self) -> Path:
+        """Write the request into its folder, see `Request.store`, and return the folder.
+
+        Raises:
+            CldError: somebody else may write into the folder.
+        """
+        make_folder(self.folder)
+        return self.store(self.folder)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the file holds what is asked for. One that answers another request is replaced."""
+        from . import stats_file
+
+        if not Path(self.output).is_file():
+            return False
+        content = stats_file.outline(Path(self.output))
+        if content.about.get("identity") != self.fingerprint:
+            return False
+        return not self.features or (content.features is not None and content.classes == self.classes)
+
+
+class Statistics(Work):
+    """Statistics that are being computed; the folder is removed when they are done."""
+
+    command = "cldctl data stats"
+    request_type = StatsRequest
+    doing, unit = "computing features", "images"
+    request: StatsRequest
+
+    @property
+    def name(self) -> str:
+        return Path(self.request.output).name
+
+    @property
+    def is_done(self) -> bool:
+        return self.request.is_done
+
+    def rows(self, kind: str) -> Rows:
+        made_of = digest(self.request.row_settings())[:16]
+        return Rows(self.folder / "rows" / made_of, self.request.chunk(kind))
+
+    def computers(self, device: Any) -> dict[str, Computer]:
+        from .features import ImageRows
+
+        request = self.request
+        computer = ImageRows(request.data, request.extraction, request.files, device)
+        if computer.n != request.images:
+            text = f"has {computer.n} images, but {request.images} when the statistics were asked for"
+            raise DataError(f"{request.data.path} {text}. Re-run `{self.command}`.")
+        return {"features": computer}
+
+    def finish(self, task: Task) -> None:
+        """Write the file and remove the rows."""
+        import numpy as np
+
+        from . import stats_file
+        from .moments import Moments
+
+        request = self.request
+        kept: list[Any] = []
+
+        def features() -> Iterator[Any]:
+            for part in task.parts("features"):
+                if request.features:
+                    kept.append(part["features"])
+                yield part["features"]
+
+        moments = Moments.of_parts(features())
+        about = {
+            "identity": request.fingerprint,
+            **request.extraction.to_dict(),
+            "images": request.images,
+            "data": request.data_fingerprint,
+            "quantisation": "none: the images are uint8",
+        }
+        labels = self._labels()
+        if labels is not None:
+            about["classes"] = list(request.classes)
+        rows = np.concatenate(kept) if kept else None
+        stats_file.write(Path(request.output), moments, rows, about, labels)
+        shutil.rmtree(self.folder / "rows", ignore_errors=True)
+
+    def _labels(self) -> Any:
+        """The labels of the images, if their features are kept and they have some."""
+        root = Path(self.request.data.path)
+        return store.read_labels(root, store.find(root), "train") if self.request.classes else None
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of statistics, which nobody but this user may write into.
+
+    Raises:
+        CldError: somebody else owns it, or it cannot be made.
+    """
+    try:
+        ownership.make_private(folder, _WHY)
+    except OSError as error:
+        text = f"the folder cannot be made ({error.strerror}). Write the statistics to another place with -o."
+        raise CldError(f"{folder}: {text}") from error

@@ -1,0 +1,179 @@
+"""Metrics of toy data, whose law is known: sliced W2 (docs/evaluation.md), true log-density, and both by class."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cld_core.data.source import labelled
+from cld_core.errors import UsageError
+from cld_core.shards.rows import Arrays
+
+from .moments import standard_error
+from .rows import SampleRows, Table
+
+DIRECTIONS = 64
+# Test points that are searched for those of a class, in multiples of the samples.
+_FIRST, _MOST = 2, 64
+
+
+class VectorRows(SampleRows):
+    """Of the samples ``first <= i < last``: ``x`` (last - first, d), float32, ``nfe`` and ``nonfinite``."""
+
+    def compute(self, first: int, last: int) -> Arrays:
+        drawn = self.draw(first, last)
+        return {"x": drawn.x.flatten(1).float().cpu().numpy(), **self.about(drawn)}
+
+
+def w2(table: Table) -> dict[str, Any]:
+    """Sliced 2-Wasserstein distance of samples from as many true samples, and that of two true sets.
+
+    It is the mean over the true sets, and the floor is the mean over the pairs of them. The true sets are the same for
+    every request of as many samples, so that samplers are compared with the same points.
+    """
+    x, source, spec = table.finite(), table.model.source, table.request.w2
+    value, floor = math.inf, {}
+    if len(x):
+        sets = [source.dequantised_test_data(number, 0, len(x)) for number in range(spec.sets)]
+        value, between = from_sets(torch.from_numpy(x), sets, spec.directions)
+        floor = {"floor": float(between.mean()), "floor_stderr": standard_error(between)}
+    return {"value": value, **floor, **asdict(spec), **table.about_drawn()}
+
+
+def density(table: Table) -> dict[str, Any]:
+    """The mean true log-density of samples, in nats; that of true samples is minus the entropy."""
+    x, known = table.finite(), table.model.source.density
+    if known is None or known.log_density is None:
+        name = table.model.recipe.data.name
+        raise UsageError(f"--density: the density of data.name={name} is not known. Leave it out, or register it.")
+    values = known.log_density(torch.from_numpy(x)).numpy()
+    truth = {} if known.entropy is None else {"true": -known.entropy()}
+    value = float(values.mean()) if len(values) else -math.inf
+    return {"value": value, "stderr": standard_error(values), **truth, **table.about_drawn()}
+
+
+def class_law(table: Table) -> dict[str, Any]:
+    """Samples of each class of labelled data against the law of that class, which is known; and means over classes.
+
+    If a label is a function of x, then p(x | label) is p(x) / P(label) where x has this label, and 0 elsewhere. The
+    mean density is over all samples that lie in their class.
+    """
+    model, x, good = table.model, table.arrays["x"], ~table.arrays["nonfinite"]
+    assert model.classes is not None, "only class-conditional models are asked"
+    label, density = np.array(model.classes.drawn(0, len(x))), model.source.density
+    assert density is not None, "only toy data are asked"
+    assert density.label is not None, "toy data with classes have labels"
+    shares, log_density = model.classes.shares, density.log_density
+    sets = _TrueSets(labelled(model.source), table.request.w2.sets, len(x))
+    by_class: dict[str, dict[str, Any]] = {}
+    densities = [np.zeros(0)]
+    for number, name in enumerate(model.classes.names):
+        asked, mine = label == number, torch.from_numpy(x[good & (label == number)])
+        if not asked.any():
+            continue
+        inside = mine[density.label(mine) == number]
+        about = {"samples": int(asked.sum()), "accuracy": len(inside) / int(asked.sum())}
+        # Without samples, the true sets are of one point.
+        true = sets.of(number, max(len(mine), 1))
+        value, between = from_sets(mine, true, table.request.w2.directions)
+        by_class[name] = {"w2": value, "floor": float(between.mean()), **about}
+        if log_density is not None and len(inside):
+            values = log_density(inside).numpy() - math.log(shares[number])
+            by_class[name] |= {"density": float(values.mean()), "density_stderr": standard_error(values)}
+            densities.append(values)
+    means = {key: float(np.mean([one[key] for one in by_class.values()])) for key in ("w2", "floor", "accuracy")}
+    return {
+        **means,
+        **_densities(np.concatenate(densities), table),
+        "classes": by_class,
+        **asdict(table.request.w2),
+        **table.about_drawn(),
+    }
+
+
+def _densities(values: np.ndarray, table: Table) -> dict[str, Any]:
+    """The mean log-density given the label, and that of true samples: minus the entropy given the label."""
+    toy, classes = table.model.source.density, table.model.classes
+    assert toy is not None, "the section looks"
+    assert classes is not None, "the section looks"
+    if toy.log_density is None:
+        return {}
+    value = float(values.mean()) if len(values) else -math.inf
+    truth = {} if toy.entropy is None else {"density_true": classes.entropy - toy.entropy()}
+    return {"density": value, "density_stderr": standard_error(values), **truth}
+
+
+class _TrueSets:
+    """Sets of true points of each class: the first ones of the test data with its label.
+
+    Args:
+        samples: so many test points have about as many of a class as samples that are drawn have.
+    """
+
+    def __init__(self, source: Any, sets: int, samples: int) -> None:
+        self._source, self._sets, self._samples = source, sets, samples
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def of(self, label: int, n: int) -> list[Tensor]:
+        """So many points (n, 2) of a class in each set.
+
+        Raises:
+            UsageError: the data have hardly any.
+        """
+        found, times = [], _FIRST
+        for number in range(self._sets):
+            while len(points := self._with(label, number, times)) < n:
+                if (times := 2 * times) > _MOST:
+                    searched = f"of {_MOST * self._samples:,} test points, {len(points)} are of class {label}"
+                    raise UsageError(f"--class-law: {searched}. Correct the `label` or the `classes` of the toy data.")
+            found.append(points[:n])
+        return found
+
+    def _with(self, label: int, number: int, times: int) -> Tensor:
+        wanted = times * self._samples
+        if number not in self._known or len(self._known[number][0]) < wanted:
+            x = self._source.dequantised_test_data(number, 0, wanted)
+            self._known[number] = x, self._source.test_labels(number, 0, wanted)
+        x, labels = self._known[number]
+        return x[labels == label]
+
+
+def projections(points: Tensor, directions: int = DIRECTIONS) -> Tensor:
+    """Points (n, 2) projected on equally spaced directions and sorted along each: (n, directions), float64."""
+    angle = torch.arange(directions, dtype=torch.float64) * (math.pi / directions)
+    return (points.double() @ torch.stack([angle.cos(), angle.sin()])).sort(0).values
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """The distance between two sets of n points each, from their `projections`.
+
+    In one dimension, the best plan of transport pairs the sorted points, so that nothing is approximated except for the
+    integral over directions.
+    """
+    return float((a - b).square().mean(0).mean().sqrt())
+
+
+def from_sets(
+    points: Tensor, sets: Sequence[Tensor], directions: int = DIRECTIONS
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """The mean distance of points (n, 2) from sets of as many, and the distances of each pair of these.
+
+    Without points, the first is infinite.
+    """
+    others = [projections(one, directions) for one in sets]
+    between = np.array([distance(a, b) for a, b in itertools.combinations(others, 2)])
+    if not len(points):
+        return math.inf, between
+    ours = projections(points, directions)
+    return float(np.mean([distance(ours, one) for one in others])), between
+
+
+def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:
+    """The distance between two sets (n, 2): the root of the squared W2 of their projections, averaged."""
+    return distance(projections(a, directions), projections(b, directions))

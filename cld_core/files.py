@@ -1,0 +1,365 @@
+"""Files: small ones read within bounds, replaced whole or not at all, appended to, and tried again if a fault may pass.
+
+A run folder may be a colleague's, damaged, or made by hand. What looks like a small file of ours may be a pipe, a
+device, a link to somewhere else, or a terabyte: none of these may block, fill the memory, or be followed.
+
+A disk may be full for a moment, and a network file system may lose a handle. What must be written is tried again
+(`retried`); what need not be is dropped and counted (`Dropping`).
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BufferedReader
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    import numpy
+
+T = TypeVar("T")
+
+# A ledger of a million events fits.
+MAX_BYTES = 256 * 2**20
+MAX_JSON_BYTES = 64 * 2**20
+# No file of ours is nested deeper than ten levels.
+MAX_DEPTH = 50
+# Bytes that are asked for beyond what a file had when it was opened.
+_MORE = 2**16
+# A pipe without a writer would keep `open` waiting.
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+# What says that there is no such file, or something else in its place. Anything else may pass, such as a server that is
+# away for a while.
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EFBIG)
+# Errors that say nothing about the next try. Those of a wrong path or of missing rights are not among them.
+PASSING = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EREMOTEIO, errno.ESTALE),
+        *(errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOLCK, errno.ETIMEDOUT),
+        *(errno.ENOMEM, errno.ENOBUFS, errno.ENFILE, errno.EMFILE),
+        *(errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH),
+    }
+)
+# Seconds between two tries: at first, and at most.
+_FIRST_S, _MOST_S = 0.1, 10.0
+
+
+@contextlib.contextmanager
+def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
+    """A regular file, open for reading.
+
+    Args:
+        follow: whether ``path`` itself may be a symbolic link; its folders may always be.
+
+    Raises:
+        OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is refused.
+    """
+    with os.fdopen(_descriptor(path, _READING | (0 if follow else os.O_NOFOLLOW)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
+def descriptor_for_writing(path: Path, flags: int = 0) -> int:
+    """A descriptor for reading and writing a regular file in place; the file is created if there is none.
+
+    Args:
+        flags: further flags of `os.open`. Nothing is truncated: the content of a file that is not ours would be gone.
+
+    Raises:
+        OSError: as `opened`, for a link too.
+    """
+    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = _descriptor(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def _descriptor(path: Path, flags: int) -> int:
+    try:
+        # The umask decides who else may write: runs can be shared by a group.
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
+            raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(path)) from error
+        raise
+
+
+def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        OSError: as `opened`; EFBIG if the file is larger.
+    """
+    # Not `opened`: a stream asks the file system for twice as much, and that of a cluster is slow.
+    descriptor = _descriptor(path, _READING | (0 if follow else os.O_NOFOLLOW))
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = _read_up_to(descriptor, limit + 1, status.st_size)
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+    return content
+
+
+def _read_up_to(descriptor: int, most: int, size: int) -> bytes:
+    """The first ``most`` bytes of a file that had ``size`` bytes when it was opened; one call, if it still has."""
+    parts, length = [], 0
+    while length < most:
+        wanted = min(most, max(size + 1, length + _MORE)) - length
+        part = os.read(descriptor, wanted)
+        parts.append(part)
+        length += len(part)
+        if not part or (len(part) < wanted and length == size):
+            break
+    return b"".join(parts)
+
+
+def parse_json(text: str | bytes, *, depth: int = MAX_DEPTH) -> Any:
+    """A JSON value nested at most ``depth`` levels deep.
+
+    Raises:
+        ValueError: it is not JSON, or nested deeper.
+    """
+    try:
+        # Python would guess other encodings of bytes.
+        content = json.loads(text if isinstance(text, str) else text.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    level = [content]
+    for _ in range(depth):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return content
+    raise ValueError(f"nested more than {depth} levels deep")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file; None if it cannot be read, or is not JSON within bounds."""
+    try:
+        return parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
+    except (OSError, ValueError):
+        return None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none."""
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
+
+
+def existing_object(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no such file, or something else is in it.
+
+    Raises:
+        OSError: nobody knows, because the file cannot be read.
+    """
+    try:
+        content = parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
+    except ValueError:
+        return None
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return None
+        raise
+    return content if isinstance(content, dict) else None
+
+
+def by_age(files: Iterable[Path]) -> list[Path]:
+    """Those of ``files`` that exist, the one that was changed first of all first; links count as themselves."""
+    aged = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            aged.append((file.lstat().st_mtime, file))
+    return [file for _, file in sorted(aged)]
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file that replaces ``path`` once everything is on disk.
+
+    If the block raises, ``path`` is unchanged and the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` survive a crash of the machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace ``path`` by ``content`` as JSON."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_arrays(path: Path, arrays: "Mapping[str, numpy.ndarray]") -> None:
+    """Replace ``path`` by ``arrays`` as an .npz file."""
+    import numpy
+
+    with replacing(path) as file:
+        # numpy's signature has a parameter, allow_pickle, among the names of arrays; none of ours has that name.
+        numpy.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append one line in one write, so that lines of several writers never mix.
+
+    A last line that a killed writer left unfinished is closed first, so that it spoils only itself.
+
+    Raises:
+        OSError: it cannot be written, or is a link or anything else but a regular file.
+    """
+    assert "\n" not in text, "one line at a time"
+    descriptor = descriptor_for_writing(path, os.O_APPEND)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        line = (("\n" if torn else "") + text + "\n").encode()
+        # A disk that is nearly full takes the beginning of the line only.
+        if os.write(descriptor, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def passes(error: BaseException | None) -> bool:
+    """Whether an error may be gone at the next try."""
+    return isinstance(error, OSError) and error.errno in PASSING
+
+
+def pauses(first_s: float = _FIRST_S, most_s: float = _MOST_S) -> Iterator[float]:
+    """Seconds to wait before each further try: twice as long each time."""
+    pause = first_s
+    while True:
+        yield pause
+        pause = min(2 * pause, most_s)
+
+
+def retried(work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False) -> T:
+    """What ``work`` returns, which is called again for ``within_s`` seconds if it meets a fault that passes.
+
+    Args:
+        stop: asked before each further call; True ends the waiting.
+
+    Raises:
+        OSError: the last one.
+    """
+    deadline = time.monotonic() + within_s
+    for pause in pauses():
+        try:
+            return work()
+        except OSError as error:
+            if not passes(error) or time.monotonic() + pause > deadline or stop():
+                raise
+        time.sleep(pause)
+    raise AssertionError("pauses never end")
+
+
+class Dropping:
+    """Work that may fail: what cannot be done is dropped, counted, and reported when that begins and when it is over.
+
+    Args:
+        what: the subject of the reports, for example "progress.json".
+        over: called with the number of failures and the first reason when the work succeeds again.
+    """
+
+    def __init__(self, what: str, over: Callable[[int, str], object] = lambda count, reason: None) -> None:
+        self._what, self._over = what, over
+        self.count, self._reason = 0, ""
+
+    def attempt(self, work: Callable[[], object]) -> bool:
+        """Do it; False if it failed with an `OSError`."""
+        try:
+            work()
+        except OSError as error:
+            self.failed(error)
+            return False
+        self.succeeded()
+        return True
+
+    def failed(self, error: OSError) -> None:
+        self.count += 1
+        if self.count == 1:
+            self._reason = error.strerror or str(error)
+            print(f"{self._what} cannot be written ({self._reason}); going on without", flush=True)
+
+    def succeeded(self) -> None:
+        if self.count:
+            print(f"{self._what} can be written again; dropped {self.count} time(s)", flush=True)
+        self.ended()
+
+    def ended(self) -> None:
+        """Report what is being dropped as if that were over: there is nothing more to do."""
+        if self.count:
+            self._over(self.count, self._reason)
+        self.count = 0
+
+
+class _Output:
+    """A text stream whose reader or disk may be gone: what cannot be written is lost, and nobody fails for it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            return
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def forgive_output() -> None:
+    """From now on, a line of this process's log that cannot be written is lost, and nothing else."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, _Output):
+            setattr(sys, name, cast(IO[str], _Output(stream)))

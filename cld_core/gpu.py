@@ -1,0 +1,242 @@
+"""Does a GPU compute what a processor computes? The checks of seconds, for `cldctl doctor --gpu` (docs/gpu.md).
+
+``python -m cld_core.gpu`` prints JSON objects, a line each: the card, then the finding of each check. Those that take
+minutes are in tests/gpu.
+"""
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cld_core import loss as losses
+from cld_core import nets, numerics, sde, seeds
+from cld_core.config import Recipe, load, shipped
+from cld_core.nets import precision
+from cld_core.ranks import Ranks
+from cld_core.score import Score
+from cld_core.train.step import prepare
+
+# A step is compared on the same numbers except for rounding: without dropout, whose masks differ between devices, and
+# with branches that count. (Those of a new network start at nearly zero, where half precision would underflow.) Depth
+# adds time, and no kind of layer.
+COMPARABLE = (
+    "network.dropout=0",
+    "network.init_scale=1",
+    "network.blocks=2",
+    "train.batch_size=4",
+    "cluster.nodes=1",
+    "cluster.gpus_per_node=1",
+)
+# float32 has 24 bits, of which sums of up to 4,608 products in another order and Winograd's convolutions leave 17. TF32
+# and float16 round the factors to 11 bits, bfloat16 to 8. TF32 where it is off exceeds the tolerance 10 times.
+_BITS = {"fp32": 17, "tf32": 11, "fp16": 11, "bf16": 8}
+# Tolerances in units of 2^-bits: relative L2 errors of output and loss, of all gradients, and of the worst parameter's.
+# On a CPU, networks of these sizes have 3 to 5, 2 to 8 and 6 to 21 units in TF32, bfloat16 and float16.
+_OUTPUT, _GRADIENTS, _PARAMETER = 16, 32, 64
+# A parameter's error counts in relation to its gradient, or to this fraction of the average size of all gradients.
+_FLOOR = 0.1
+# Loss scales in float16: where GradScaler begins, and one at which no gradient overflows for the scale's sake.
+_SCALE, _SMALLEST_SCALE = 2.0**16, 2.0**-8
+# float32 has 24 bits, TF32 11. Of 24, sums over 512 or 1,152 products in any order leave 20, Winograd's method fewer.
+_EXACT, _ROUNDED = 2.0**-15, 2.0**-14
+_AMPERE = 8  # the first compute capability with TF32
+_REPEATED = 50
+_REPORT = "report it with torch's version."
+# Numbers of 8 bytes that memory is filled with at once, and what is left free for comparing them, bytes.
+_BLOCK, _LEFT_FREE = 2**25, 2**31
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, with numbers, and what to do about it."""
+
+    verdict: Literal["ok", "fail"]
+    found: str
+    advice: str = ""
+
+    @classmethod
+    def judged(cls, good: bool, found: str, advice: str) -> "Finding":
+        return cls("ok", found) if good else cls("fail", found, advice)
+
+
+def precisions(device: torch.device) -> Finding:
+    """Whether products and convolutions use TF32 where it is on, and only there, and never change.
+
+    Where it is on, a convolution need not use it: cuDNN may know a faster kernel without.
+    """
+    made = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(512, 512, generator=made) for _ in range(2))
+    images, weight = torch.randn(4, 128, 16, 16, generator=made), torch.randn(128, 128, 3, 3, generator=made)
+    has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= _AMPERE
+
+    def error(function: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor, tf32: bool) -> float:
+        exact = function(left.double(), right.double())
+        with numerics.using(tf32=tf32):
+            found = function(left.to(device), right.to(device)).cpu().double()
+        return float((found - exact).norm() / exact.norm())
+
+    product = [error(torch.matmul, a, b, tf32) for tf32 in (False, True)]
+    convolution = [error(F.conv2d, images, weight, tf32) for tf32 in (False, True)]
+    left, right = a.to(device), b.to(device)
+    first = left @ right
+    changed = sum(not torch.equal(first, left @ right) for _ in range(_REPEATED))
+    good = max(product[0], convolution[0]) <= _EXACT and (product[1] >= _ROUNDED) == has_tf32 and not changed
+    found = f"relative errors with TF32 off and on: products {product[0]:.1e}, {product[1]:.1e}; "
+    found += f"convolutions {convolution[0]:.1e}, {convolution[1]:.1e}"
+    found += "" if has_tf32 else "; this device has no TF32"
+    found += f"; {changed} of {_REPEATED} products changed" if changed else ""
+    return Finding.judged(good, found, f"train.tf32 does not do what it says, or the card errs: {_REPORT}")
+
+
+def step(device: torch.device, *changes: str) -> Finding:
+    """One training step in every precision, compared with float32 on the CPU."""
+    expected = numbers(_recipe(*changes, "train.precision=fp32", "train.tf32=false"), torch.device("cpu"))
+    texts, good = [], True
+    for name in _BITS:
+        kind, tf32 = ("fp32", "true") if name == "tf32" else (name, "false")
+        recipe = _recipe(*changes, f"train.precision={kind}", f"train.tf32={tf32}")
+        fits, text = compared(numbers(recipe, device), expected, name)
+        texts.append(f"{name}: {text}")
+        good = good and fits
+    return Finding.judged(good, f"relative errors: {'; '.join(texts)}", f"Do not train on this card, and {_REPORT}")
+
+
+def _recipe(*changes: str) -> Recipe:
+    return load(shipped.find("cifar10"), [*COMPARABLE, *changes])
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a step computes, in float64 on the CPU.
+
+    Attributes:
+        loss: the mean over the batch.
+        output: of the network, (B, C, H, W), with gradients off.
+        gradients: of the loss, by name of the parameter.
+    """
+
+    loss: float
+    output: Tensor
+    gradients: dict[str, Tensor]
+
+
+def numbers(recipe: Recipe, device: torch.device) -> Numbers:
+    """A step of a new network on random images: the same weights, images, times and noise on every device."""
+    network: Any = recipe.network
+    train, shape = recipe.train, (network.image_channels, network.image_size, network.image_size)
+    diffusion = sde.build(recipe.sde)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nets.build(network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+    model = prepare(net, train, Ranks(device=device))
+    model = precision.Autocast(model, device, train.precision, channels_last=train.channels_last)
+    loss, score = losses.build(diffusion, recipe.objective), Score(diffusion, recipe.objective, model)
+    noise = seeds.generator("step of a check")
+    x = 2 * torch.rand(train.batch_size, *shape, generator=noise).to(device) - 1
+    draws = loss.draw(noise, train.batch_size, shape, device)
+    scale = _SCALE if train.precision == "fp16" else 1.0
+    with numerics.using(tf32=train.tf32):
+        while True:
+            net.zero_grad()
+            mean = loss.per_sample(score, x, draws).mean()
+            (scale * mean).backward()
+            gradients = {name: _copied(p.grad) / scale for name, p in net.named_parameters() if p.grad is not None}
+            if train.precision != "fp16" or scale < _SMALLEST_SCALE or bool(torch.isfinite(_joined(gradients)).all()):
+                break
+            scale /= 2
+        with torch.no_grad():
+            output = model(loss.perturb(x, draws), draws.t.to(x.dtype))
+    return Numbers(float(mean.detach()), _copied(output), gradients)
+
+
+def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
+    """Whether numbers agree within the tolerance of a precision or of "tf32", and the relative errors in words."""
+    unit = 2.0 ** -_BITS[kind]
+    # One that is missing counts as zero.
+    gradients = {name: found.gradients.get(name, torch.zeros_like(g)) for name, g in expected.gradients.items()}
+    worst, name = _worst(gradients, expected.gradients)
+    errors = {
+        "loss": (abs(found.loss - expected.loss) / abs(expected.loss), _OUTPUT * unit),
+        "output": (_error(found.output, expected.output), _OUTPUT * unit),
+        "gradients": (_error(_joined(gradients), _joined(expected.gradients)), _GRADIENTS * unit),
+        f"worst parameter ({name})": (worst, _PARAMETER * unit),
+    }
+    text = ", ".join(f"{what} {error:.1e} (at most {limit:.1e})" for what, (error, limit) in errors.items())
+    # Written so that a NaN fails.
+    return all(error <= limit for error, limit in errors.values()), text
+
+
+def _copied(x: Tensor) -> Tensor:
+    return x.detach().to("cpu", torch.float64)
+
+
+def _joined(gradients: dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def _worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
+    """The largest relative error of a parameter's gradient, and the parameter's name."""
+    average = float(_joined(expected).square().mean().sqrt())
+    worst, whose = 0.0, ""
+    for name, gradient in expected.items():
+        size = float(gradient.norm()) + _FLOOR * average * math.sqrt(gradient.numel())
+        error = float((found[name] - gradient).norm()) / size
+        if not error <= worst:
+            worst, whose = (error, name) if math.isfinite(error) else (math.inf, name)
+    return worst, whose
+
+
+def memory(device: torch.device, free: int | None = None) -> Finding:
+    """Whether most of the free memory, or ``free`` bytes of it, holds what is written into it, and its inverse."""
+    free = torch.cuda.mem_get_info(device)[0] - _LEFT_FREE if free is None else free
+    blocks = max(1, free // (8 * _BLOCK))
+    size = min(_BLOCK, free // 8)
+
+    def pattern(block: int) -> Tensor:
+        # The multiplier of a generator of pseudo-random numbers: all bits vary.
+        return (torch.arange(size, dtype=torch.int64, device=device) + block * size) * 6364136223846793005
+
+    filled = [pattern(number) for number in range(blocks)]
+    wrong = sum(int((block != pattern(number)).sum()) for number, block in enumerate(filled))
+    for block in filled:
+        block.bitwise_not_()
+    wrong += sum(int((block ^ pattern(number) != -1).sum()) for number, block in enumerate(filled))
+    found = f"{wrong} wrong numbers of {2 * blocks * size} in {blocks * size * 8 / 2**30:.1f} GiB"
+    return Finding.judged(wrong == 0, found, "Do not use this card: its memory errs. See `nvidia-smi -q -d ECC`.")
+
+
+CHECKS: dict[str, Callable[[torch.device], Finding]] = {"precisions": precisions, "step": step, "memory": memory}
+
+
+def main() -> int:
+    card = None
+    if torch.cuda.is_available():
+        about = torch.cuda.get_device_properties(torch.cuda.current_device())
+        card = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+    print(json.dumps({"card": card, "checks": len(CHECKS)}), flush=True)
+    for name, check in CHECKS.items() if card is not None else ():
+        try:
+            finding = check(torch.device("cuda", torch.cuda.current_device()))
+        except Exception as error:
+            traceback.print_exc()
+            text = f"it raised {type(error).__name__}: {error}"
+            finding = Finding("fail", text.partition("\n")[0], "`python -m cld_core.gpu` shows where.")
+        torch.cuda.empty_cache()
+        print(json.dumps({"name": name, **asdict(finding)}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""What plug-ins register (docs/howto/plug-ins.md), beside what cldctl ships, in one table for each kind of thing."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .errors import RecipeError
+
+# Sections of a recipe, and what has no keys of its own.
+SECTIONS = ("data", "sde", "network", "objective", "sampling")
+OTHERS = ("metrics", "rows", "loggers", "extractors", "toys")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A spec (a frozen dataclass), and what implements it: an object, or "module:attribute" of one."""
+
+    spec: type
+    implementation: str | Callable[..., Any]
+
+
+class Registration(NamedTuple):
+    """What `register` was called with."""
+
+    table: str
+    name: str
+    entry: Any
+
+
+_TABLES: dict[str, dict[str, Any]] = {name: {} for name in (*SECTIONS, *OTHERS)}
+_SHIPPED: dict[str, frozenset[str]] = dict.fromkeys(_TABLES, frozenset())
+_registered: list[Registration] = []
+
+
+def register(section: str, name: str, implementation: Any, spec: type | None = None) -> None:
+    """Register what a recipe, or a command, may name.
+
+    Args:
+        section: "data", "sde", "network", "objective" or "sampling"; or "metrics", "rows", "loggers" or "extractors".
+        implementation: what is called, or "module:attribute", which is imported when it is needed.
+        spec: of the sections of a recipe, the frozen dataclass of the section's keys.
+
+    Raises:
+        RecipeError: there is no such section, it needs a spec, or the name belongs to what cldctl ships.
+    """
+    if section in SECTIONS and (spec is None or not dataclasses.is_dataclass(spec)):
+        raise RecipeError(f"{section} {name!r} is registered without its spec. Pass the dataclass of its keys.")
+    add(section, name, implementation if spec is None else Variant(spec, implementation))
+
+
+def add(table: str, name: str, entry: Any) -> None:
+    """As `register`, with the entry as it is in its table."""
+    if table not in _TABLES:
+        raise RecipeError(f"nothing is registered in {table!r}. Choose one of {', '.join(_TABLES)}.")
+    if name in _SHIPPED[table] and _TABLES[table][name] != entry:
+        raise RecipeError(f"{table} {name!r} is already registered, by cldctl itself. Choose another name.")
+    _registered.append(Registration(table, name, entry))
+    put(_registered[-1])
+
+
+def put(registration: Registration) -> None:
+    """Put into force what was registered, in place of what has had its name meanwhile."""
+    _TABLES[registration.table][registration.name] = registration.entry
+
+
+@contextmanager
+def recorded() -> Iterator[list[Registration]]:
+    """What is registered meanwhile."""
+    begin, found = len(_registered), list[Registration]()
+    yield found
+    found += _registered[begin:]
+
+
+def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
+    """A table that plug-ins add to, with what cldctl ships in front."""
+    entries = _TABLES[name]
+    added = {**entries}
+    entries.clear()
+    entries.update(shipped, **added)
+    _SHIPPED[name] = frozenset(shipped)
+    return entries
+
+
+def is_shipped(table: str, name: str) -> bool:
+    """Whether a name belongs to what cldctl ships, not to a plug-in."""
+    return name in _SHIPPED[table]

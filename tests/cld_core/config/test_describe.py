@@ -1,0 +1,133 @@
+"""What is said about keys: it is complete, and what recipes do."""
+
+import dataclasses
+
+import pytest
+
+from cld_core.config import describe, dump, load, shipped
+from cld_core.config.describe import dump_with_comments, from_base
+from cld_core.config.registry import SECTIONS
+from cld_core.config.schema import walk
+from cld_core.errors import RecipeError
+from tests.support.paths import RECIPES
+
+
+def test_every_key_that_a_recipe_can_have_is_described():
+    known = describe.keys()
+    for file in RECIPES.glob("*.yaml"):
+        for key, value in walk(load(file).to_dict()):
+            assert isinstance(value, dict) or key in known, key
+    for section, variants in SECTIONS.items():
+        for variant in variants.variants.values():
+            for entry in dataclasses.fields(variant.spec):
+                assert f"{section}.{entry.name}" in known
+
+
+def test_every_section_and_key_has_a_line():
+    for section in describe.sections().values():
+        assert section.doc
+        for key in section.keys:
+            for meaning in key.meanings:
+                assert meaning.doc
+                assert meaning.expects
+                assert "\n" not in meaning.doc + meaning.default
+
+
+@pytest.mark.parametrize("key", list(describe.keys()))
+def test_what_is_expected_is_what_recipes_take(key):
+    """The defaults and all listed values are accepted, with the variant that has the key."""
+    section = key.partition(".")[0]
+    for meaning in describe.keys()[key].meanings:
+        variant = meaning.variants[0] if meaning.variants else None
+        chosen = [] if variant is None else [f"{section}.{SECTIONS[section].selector}={variant}"]
+        base = "cifar10" if variant in ("cifar10", "celebahq256", "folder", "ncsnpp") else "toy"
+        for value in (meaning.default, *meaning.options):
+            # A pair of keys may not go together; the value itself is accepted.
+            assert "; expected" not in problem_of(base, [*chosen, f"{key}={value}"])
+
+
+def problem_of(base, overrides):
+    try:
+        load(RECIPES / f"{base}.yaml", overrides)
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+def test_a_key_may_mean_several_things():
+    beta0 = describe.keys()["sde.beta0"]
+    assert [(meaning.variants, meaning.default) for meaning in beta0.meanings] == [
+        (("cld", "hold"), "4.0"),
+        (("vpsde",), "0.1"),
+        (("psld",), "8.0"),
+    ]
+    assert [key.name for key in describe.sections()["sde"].keys_of("vpsde")] == [
+        "sde.beta0",
+        "sde.beta1",
+        "sde.numerical_eps",
+    ]
+    fixed = ("em", "sscs", "exponential", "gddim", "conjugate", "splitting")
+    assert [meaning.variants for meaning in describe.keys()["sampling.nfe"].meanings] == [fixed, ("tuned",)]
+    assert describe.keys()["sampling.method"].options == ("ode", *fixed, "tuned")
+
+
+def test_names_are_found():
+    assert describe.find("train.ema").name == "train.ema"
+    assert describe.find("eval.fid").name == "eval.fid"
+    section, variant = describe.find("sde.cld")
+    assert (section.name, variant) == ("sde", "cld")
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("train.emma", "train.ema"), ("trainz", "train"), ("steps", "train.steps"), ("sde.vpsd", "sde.vpsde")],
+)
+def test_a_typo_is_answered_with_the_nearest(name, close):
+    with pytest.raises(RecipeError, match=f"Did you mean '{close}'"):
+        describe.find(name)
+
+
+@pytest.mark.parametrize("name", ["xyzzy", ""])
+def test_what_is_like_nothing(name):
+    with pytest.raises(RecipeError, match="`cldctl explain` lists"):
+        describe.find(name)
+
+
+@pytest.mark.parametrize("name", [file.stem for file in RECIPES.glob("*.yaml")])
+def test_yaml_with_comments_is_read_back(tmp_path, name):
+    odd = ["cluster.setup=['a # b','c']", "cluster.container='a: # \"b\"'", "hooks.on_change='echo ${x}'"]
+    recipe = load(RECIPES / f"{name}.yaml", [text.replace("${", r"\${") for text in odd])
+    text = dump_with_comments(recipe)
+    (tmp_path / f"{name}.yaml").write_text(text)
+    assert load(tmp_path / f"{name}.yaml") == recipe
+    lines = text.splitlines()
+    assert all(len(line) <= 120 for line in lines if "#" in line.lstrip()[1:])
+    assert any(line.startswith("  ema: ") and "decay of the moving average of the weights" in line for line in lines)
+    plain = dump(recipe).splitlines()
+    assert next(line for line in plain if line.strip().startswith("ema:")) in "\n".join(lines)
+
+
+def test_what_differs_and_what_set_it(tmp_path):
+    (tmp_path / "base.yaml").write_text("extends: toy\nname: base\ntrain: {steps: 10}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\ntrain:\n  ema: 0.5\n  seed: 3\nsde: {name: vpsde}\n")
+    (tmp_path / "site.yaml").write_text("cluster: {partition: gpu}\n")
+    overrides = ["train.seed=4", "objective.name=dsm"]
+    base, found = from_base(tmp_path / "mine.yaml", overrides, tmp_path / "site.yaml")
+    assert base is not None
+    assert base.samefile(shipped.find("toy"))
+    typed = ["train.seed", "objective.name"]
+    assert sorted(entry.key for entry in found[:2]) == sorted(typed), "what was typed comes first"
+    by_key = {entry.key: entry for entry in found}
+    assert (by_key["train.steps"].value, by_key["train.steps"].before) == ("10", "800000")
+    assert by_key["train.steps"].place == f"{tmp_path}/base.yaml, line 3"
+    assert by_key["train.ema"].place == f"{tmp_path}/mine.yaml, line 3"
+    assert by_key["train.seed"].place == "command line"
+    assert by_key["cluster.partition"].place == f"profile {tmp_path}/site.yaml, line 1"
+    assert by_key["sde.name"].value == "vpsde"
+    assert by_key["sde.beta0"].before == "4.0"
+    assert "sde.m_inv" not in by_key, "the new diffusion has no mass"
+
+
+def test_shipped_recipes_say_what_they_are():
+    for file in RECIPES.glob("*.yaml"):
+        assert 20 < len(shipped.description(file)) < 200

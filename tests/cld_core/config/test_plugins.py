@@ -1,0 +1,181 @@
+"""Plug-ins: imported before a recipe is checked, in force for what they register, and never by those who only look."""
+
+import sys
+from dataclasses import asdict
+
+import pytest
+
+import cld_core
+from cld_core.config import (
+    anchored_overrides,
+    dump,
+    from_dict,
+    load,
+    load_frozen,
+    override,
+    plugins,
+    registry,
+    with_overrides,
+)
+from cld_core.errors import RecipeError
+from tests.support.paths import RECIPES
+
+FRICTION = """
+from dataclasses import dataclass
+from typing import Literal
+
+from cld_core import register
+from cld_core.config.keys import key
+from cld_core.config.sde import CldSpec
+from cld_core.sde import CLD
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeavySpec(CldSpec):
+    name: Literal["heavy"] = key("heavy", "CLD with a factor")
+    factor: float = key({factor}, "of nothing", gt=0)
+
+
+class Heavy(CLD):
+    def __init__(self, factor, **keywords):
+        super().__init__(**keywords)
+        self.factor = factor
+
+
+register("sde", "heavy", Heavy, HeavySpec)
+"""
+EVERYTHING = """
+from cld_core import register
+from cld_core.evaluate.registry import metric
+import dataclasses
+
+print("imported")
+register("metrics", "mine", dataclasses.replace(metric("loss"), name="mine"))
+register("loggers", "mine", "somewhere:Logger")
+register("extractors", "mine", "somewhere:Extractor")
+"""
+
+
+@pytest.fixture
+def heavy(tmp_path):
+    (tmp_path / "heavy.py").write_text(FRICTION.format(factor=2.0))
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"extends: {RECIPES}/toy.yaml\nplugins: [heavy.py]\nsde: {{name: heavy, factor: 3}}\n")
+    yield file
+    registry.SECTIONS["sde"].variants.pop("heavy", None)
+
+
+def test_a_plugin_beside_the_recipe_registers_a_diffusion(heavy, tmp_path):
+    recipe = load(heavy)
+    assert recipe.plugins == (str(tmp_path / "heavy.py"),)
+    assert (recipe.sde.name, recipe.sde.factor) == ("heavy", 3.0)
+    assert cld_core.sde.build(recipe.sde).factor == 3.0
+    assert load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/heavy.py", "sde.name=heavy"]).sde.factor == 2.0
+    heavy.write_text(heavy.read_text().replace("factor: 3", "factor: 0"))
+    with pytest.raises(RecipeError, match=r"mine.yaml, line 3: 'sde.factor' cannot be 0"):
+        load(heavy)
+
+
+def test_those_who_look_import_nothing(heavy, tmp_path):
+    (tmp_path / "frozen.yaml").write_text(dump(load(heavy)))
+    whole = load_frozen(tmp_path / "frozen.yaml", with_plugins=True)
+    del registry.SECTIONS["sde"].variants["heavy"]
+    (tmp_path / "heavy.py").write_text("raise SystemExit('imported')")
+    seen = load_frozen(tmp_path / "frozen.yaml", ["train.steps=7"])
+    assert (seen.sde.name, seen.sde.factor, seen.train.steps) == ("heavy", 3.0, 7)
+    assert seen.model_digest() == whole.model_digest()
+    assert asdict(seen.sde) == asdict(whole.sde)
+    assert with_overrides(seen, ["train.steps=8"]).sde.factor == 3.0
+    assert from_dict(seen.to_dict(), "x.safetensors").sde.factor == 3.0
+    assert load(heavy, with_plugins=False).sde.factor == 3
+    with pytest.raises(RecipeError, match=r"plug-in .*heavy.py' cannot be imported: SystemExit: imported"):
+        load(heavy)
+
+
+def test_a_name_that_nothing_registers(heavy):
+    heavy.write_text(f"extends: {RECIPES}/toy.yaml\nsde: {{name: heavier}}\n")
+    with pytest.raises(RecipeError, match=r"'sde\.name' cannot be 'heavier'; expected one of cld"):
+        load(heavy)
+
+
+def test_the_plugins_of_the_recipe_that_was_read_last_are_in_force(heavy, tmp_path):
+    default = ["sde={name: heavy}"]
+    other = tmp_path / "copies" / "heavy.py"
+    other.parent.mkdir()
+    other.write_text(FRICTION.format(factor=9.0))
+    toy = RECIPES / "toy.yaml"
+    assert [
+        load(toy, [f"plugins={file}", *default]).sde.factor
+        for file in (tmp_path / "heavy.py", other, heavy.parent / "heavy.py")
+    ] == [2.0, 9.0, 2.0]
+    with pytest.raises(RecipeError, match=r"both register the sde 'heavy'"):
+        load(toy, [f"plugins=[{tmp_path}/heavy.py, {other}]", *default])
+
+
+def test_what_a_plugin_may_register(tmp_path, capsys):
+    (tmp_path / "everything.py").write_text(EVERYTHING)
+    load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/everything.py"])
+    from cld_core.train.loggers.registry import LOGGERS
+
+    from cld_core.evaluate import extractors
+    from cld_core.evaluate import registry as metrics
+
+    try:
+        assert metrics.parse_metrics("mine,loss") == ("loss", "mine")
+        assert metrics.metric("mine").rows == "loss"
+        assert LOGGERS["mine"] == "somewhere:Logger"
+        assert extractors._REGISTERED["mine"] == "somewhere:Extractor"
+        assert not capsys.readouterr().out, "stdout is for the data of a command"
+    finally:
+        for table in (metrics.METRICS, LOGGERS, extractors._REGISTERED):
+            del table["mine"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x =\n", "SyntaxError.*line 1"),
+        (b"\x00", "cannot be imported"),
+        (b"import nowhere_at_all", "ModuleNotFoundError"),
+        (b"raise SystemExit(3)", "SystemExit"),
+        (b"from cld_core import register\nregister('sde', 'cld', None, int)", "without its spec"),
+        (b"from cld_core import register\nregister('loggers', 'wandb', None)", "already registered, by cldctl"),
+    ],
+)
+def test_a_plugin_that_does_not_work(tmp_path, content, words):
+    import cld_core.train.loggers.registry  # noqa: F401 - it has the names that are taken
+
+    (tmp_path / "mine.py").write_bytes(content)
+    with pytest.raises(RecipeError, match=words) as caught:
+        load(RECIPES / "toy.yaml", [f"plugins=[{tmp_path}/mine.py]"])
+    assert str(caught.value).startswith("command line: ")
+    assert not any(name.startswith("cld_plugin_mine_") for name in sys.modules)
+
+
+@pytest.mark.parametrize("plugin", ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py"])
+def test_what_cannot_be_imported(plugin):
+    with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
+        load(RECIPES / "toy.yaml", [f"plugins=['{plugin}']"])
+
+
+def test_overrides_of_plugins_are_anchored(tmp_path, monkeypatch):
+    (tmp_path / "empty.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    recipe = with_overrides(load(RECIPES / "toy.yaml"), ["plugins=empty.py"])
+    assert recipe.plugins == (str(tmp_path / "empty.py"),)
+    (settled,) = anchored_overrides(["plugins=empty.py"], recipe, tmp_path)
+    assert override(settled) == ("plugins", [str(tmp_path / "empty.py")])
+
+
+def test_fingerprints(tmp_path):
+    file = tmp_path / "a.py"
+    file.write_text("x = 1")
+    first = plugins.fingerprint([str(file)])
+    assert plugins.fingerprint([]) is None
+    assert plugins.fingerprint(["json"]) == "json"
+    both = plugins.fingerprint([str(file), "json"])
+    file.write_text("x = 2")
+    assert first not in (None, plugins.fingerprint([str(file)]))
+    assert plugins.fingerprint([str(file), "json"]) != both
+    with pytest.raises(RecipeError, match="cannot be read"):
+        plugins.fingerprint([str(tmp_path / "gone.py")])

@@ -1,0 +1,246 @@
+"""Variants: what a registry holds, how a section changes from one to another, and which keys each has."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import pytest
+import torch
+
+from cld_core.config import dump, load, registry, with_overrides
+from cld_core.config.data import ImageDataSpec, ToyDataSpec
+from cld_core.config.keys import key
+from cld_core.config.network import MlpSpec, ResnetSpec
+from cld_core.config.registry import SECTIONS
+from cld_core.config.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec
+from cld_core.config.sde import VpsdeSpec
+from cld_core.config.sections import all_keys, describe, known_keys
+from cld_core.errors import RecipeError
+from cld_core.imports import resolve
+from cld_core.model import Model
+from cld_core.registration import register
+from tests.support.paths import RECIPES
+
+TOY = RECIPES / "toy.yaml"
+
+
+def sampling(*overrides):
+    return load(TOY, [f"sampling.{text}" for text in overrides]).sampling
+
+
+def refused(*overrides) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(TOY, overrides)
+    return str(caught.value)
+
+
+def test_keys_that_nothing_reads_are_refused():
+    assert "'objective.label_dropout' is 0.2, which has no effect with data.labels=false" in refused(
+        "objective.label_dropout=0.2"
+    )
+    assert "'train.ema_every' is 100, which has no effect without train.ema_lengths" in refused("train.ema_every=100")
+
+
+def test_a_method_that_needs_a_split_names_the_best_without():
+    said = refused("sde.name=vpsde", "objective.name=dsm", "sampling.method=splitting")
+    assert said.endswith("which cannot be split. Set sampling.method=exponential.")
+
+
+def test_images_without_labels():
+    with pytest.raises(RecipeError, match=r"'data\.labels' cannot be true with data\.name=celebahq256, which has none"):
+        load(RECIPES / "celebahq256.yaml", ["data.labels=true"])
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [(section, name) for section, entry in SECTIONS.items() for name in entry.variants]
+)
+def test_every_string_of_the_registries_names_something(section, name):
+    variant = SECTIONS[section].variants[name]
+    assert callable(resolve(variant.implementation))
+    if issubclass(variant.spec, ImageDataSpec):
+        assert callable(resolve(variant.spec.preparation))
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_spec_selects_its_own_variant(section):
+    for name, variant in SECTIONS[section].variants.items():
+        if section not in ("data", "objective"):
+            assert getattr(variant.spec(), SECTIONS[section].selector) == name
+
+
+@pytest.mark.parametrize("eta", ["0.3", "1"])
+def test_noise_with_order_three_and_the_corrector_can_be_read_but_not_used(eta):
+    spec = sampling("method=exponential", "order=3", f"eta={eta}")
+    with pytest.raises(RecipeError, match=r"'sampling\.order' cannot be 3 with sampling\.corrector=true and") as error:
+        spec.require_usable()
+    assert str(error.value).endswith("Set sampling.corrector=false, and best sampling.order=2 with it.")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("nfe=10", "order=3", "corrector=false", "grid_power=3"),  # recommended
+        ("nfe=20",),
+        ("nfe=50",),
+        ("nfe=50", "order=2", "corrector=false", "eta=1", "grid_power=2"),
+        ("nfe=50", "order=2"),  # images
+        ("nfe=20", "order=0", "corrector=false"),  # DDIM
+        ("nfe=10", "order=1", "corrector=false", "eta=0.3", "grid_power=3"),
+        ("nfe=25", "order=3", "eta=0.1"),
+        ("nfe=25", "order=3", "corrector=false", "eta=1"),
+        ("nfe=25", "order=3"),
+    ],
+    ids=" ".join,
+)
+def test_recommended_and_documented_settings_are_not_refused(keys):
+    spec = sampling("method=exponential", *keys)
+    assert spec.method == "exponential"
+    spec.require_usable()
+
+
+def test_a_method_keeps_the_keys_that_both_have():
+    before = load(TOY, [f"sampling.{text}" for text in ("method=exponential", "order=3", "grid_power=3", "nfe=20")])
+
+    def changed(*overrides):
+        return with_overrides(before, [f"sampling.{text}" for text in overrides]).sampling
+
+    assert before.sampling == ExponentialSpec(order=3, grid_power=3.0, nfe=20)
+    assert changed("method=exponential") == before.sampling
+    assert changed("method=sscs", "grid=power") == SscsSpec(nfe=20, grid="power", grid_power=3.0)
+    assert changed("method=ode") == OdeSpec()
+    assert sampling("denoise=false", "method=em") == EmSpec(denoise=False)
+
+
+def test_files_change_the_method_like_overrides(tmp_path):
+    (tmp_path / "base.yaml").write_text("sampling: {method: em, nfe: 20, eps: 1e-4}")
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: base.yaml\nsampling: {method: exponential, order: 2}")
+    assert load(file).sampling == ExponentialSpec(order=2, nfe=20, eps=1e-4)
+    file.write_text("extends: base.yaml\nsampling:\n  method: ode\n  nfe: 30\n")
+    with pytest.raises(RecipeError, match=r"mine\.yaml, line 4: 'sampling\.nfe' is not a key of sampling\.method=ode"):
+        load(file)
+
+
+def test_the_order_on_a_command_line_does_not_matter():
+    assert sampling("nfe=20", "method=em") == sampling("method=em", "nfe=20") == EmSpec(nfe=20)
+    assert load(TOY, ["network.time_input=log", "network.name=mlp"]).network == MlpSpec(time_input="log")
+    assert sampling("method=exponential", "nfe=20", "method=em") == EmSpec(nfe=20)
+    assert load(TOY, ["network.width=7", "network.name=resnet"]).network == ResnetSpec(width=7)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["order=2"], ["'sampling.order' is not a key of sampling.method=ode", "Set sampling.method=exponential"]),
+        (["nfe=20"], ["sampling.method=ode", "sampling.method=em, sscs, exponential, gddim", "rtol, atol"]),
+        (["method=em", "rtol=1e-3"], ["'sampling.rtol'", "sampling.method=em", "sampling.method=ode"]),
+        (["eta=1", "method=sscs"], ["'sampling.eta'", "sampling.method=sscs"]),
+        (["corrector=false", "method=em"], ["'sampling.corrector'"]),
+        (["sscs_order=2", "method=em"], ["'sampling.sscs_order'", "sampling.method=sscs"]),
+        (["nfee=20"], ["'sampling.nfee' (with sampling.method=ode)", "Did you mean 'sampling.nfe'"]),
+        (["solver=rows"], ["unknown key 'sampling.solver'"]),
+    ],
+)
+def test_a_key_that_the_method_lacks_is_refused(overrides, words):
+    message = refused(*(f"sampling.{text}" for text in overrides))
+    assert message.startswith("command line: ")
+    for word in words:
+        assert word in message
+
+
+def test_the_axes_of_a_sweep_may_be_idle():
+    recipe = load(TOY)
+    axes = ("sampling.nfe", "sampling.order")
+
+    def cell(*overrides):
+        return with_overrides(recipe, overrides, idle=axes).sampling
+
+    assert cell("sampling.method=ode", "sampling.nfe=20") == cell("sampling.method=ode", "sampling.nfe=50") == OdeSpec()
+    assert cell("sampling.order=2", "sampling.nfe=20", "sampling.method=em") == EmSpec(nfe=20)
+    with pytest.raises(RecipeError, match="eta' is not a key"):
+        cell("sampling.eta=1", "sampling.method=em")
+
+
+def test_auto_stands_for_one_of_the_grids():
+    assert [spec.spacing for spec in (EmSpec(), ExponentialSpec(), EmSpec(grid="quadratic"))] == [
+        "linear",
+        "power",
+        "quadratic",
+    ]
+    assert EmSpec().canonical() == EmSpec(grid="linear").canonical() != EmSpec(grid="quadratic").canonical()
+    assert OdeSpec().canonical() == OdeSpec()
+
+
+def test_another_kind_starts_afresh(tmp_path):
+    (tmp_path / "base.yaml").write_text("network: {name: mlp, width: 7, layers: 3}\nsde: {beta0: 9, m_inv: 2}")
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: base.yaml\nnetwork: {name: resnet}\nsde: {name: vpsde}\nobjective: {name: dsm}\n")
+    recipe = load(file)
+    assert (recipe.network, recipe.sde) == (ResnetSpec(), VpsdeSpec())
+    file.write_text("extends: base.yaml\nnetwork: {name: mlp}")
+    assert load(file).network == MlpSpec(width=7, layers=3)
+
+
+def test_every_key_has_a_description():
+    specs = registry.default_specs()
+    for path in known_keys(specs):
+        assert describe(path, specs).split(": ")[1], f"{path} has no description"
+        assert "a value" not in describe(path, specs)
+    assert "eval.elbo.probes" in known_keys(specs)
+    assert {"sampling.nfe", "sampling.rtol", "sampling.order"} <= set(all_keys("sampling"))
+
+
+# A sampler in one file: its spec, its implementation and its registration.
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSpec(FixedStepSpec):
+    method: Literal["flow"] = key("flow", "Euler steps of the probability flow")
+    scale: float = key(1.0, "factor of every step", gt=0)
+
+
+def sample_flow(score, sde, spec, u, draws):
+    steps = spec.nfe - spec.denoise
+    times = torch.linspace(1.0, spec.eps, steps + 1, dtype=torch.float64).tolist()
+    for t, s in pairwise(times):
+        u = u + spec.scale * (t - s) * sde.flow(u, score(u, t), t)
+    if spec.denoise:
+        u = sde.euler_step(u, score(u, spec.eps), spec.eps, spec.eps)
+    return u, spec.nfe
+
+
+@pytest.fixture
+def flow():
+    register("sampling", "flow", sample_flow, FlowSpec)
+    yield
+    del SECTIONS["sampling"].variants["flow"]
+
+
+def test_a_sampler_is_added_in_one_file(flow, tmp_path):
+    recipe = load(TOY, ["sampling.method=flow", "sampling.nfe=10", "sampling.scale=1.5"])
+    assert recipe.sampling == FlowSpec(nfe=10, scale=1.5)
+    (tmp_path / "again.yaml").write_text(dump(recipe))
+    assert load(tmp_path / "again.yaml").sampling == recipe.sampling
+    assert with_overrides(recipe, ["sampling.method=em"]).sampling == EmSpec(nfe=10)
+    assert "flow" in refused("sampling.method=flwo")
+    drawn = Model(load(TOY)).draw(5, method="flow", nfe=10)
+    assert drawn.x.shape == (5, 2)
+    assert drawn.nfe_each.tolist() == [10] * 5
+    assert torch.isfinite(drawn.x).all()
+
+
+def test_a_spec_of_an_unknown_name_has_no_implementation():
+    with pytest.raises(RecipeError, match="no method is called 'heun'; there are ode, em"):
+        registry.implementation_of("sampling", replace(OdeSpec(), method="heun"))
+    with pytest.raises(RecipeError, match="no name is called 'ring'"):
+        registry.implementation_of("data", ToyDataSpec(name="ring"))
+
+
+def test_a_name_cannot_be_registered_twice(flow):
+    register("sampling", "flow", sample_flow, FlowSpec)
+    with pytest.raises(RecipeError, match=r"sampling 'em' is already registered.*another name"):
+        register("sampling", "em", sample_flow, FlowSpec)
+    with pytest.raises(RecipeError, match="without its spec"):
+        register("sampling", "flow", sample_flow)
+    with pytest.raises(RecipeError, match="Choose one of data, sde"):
+        register("samplers", "flow", sample_flow, FlowSpec)

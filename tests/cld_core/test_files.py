@@ -1,0 +1,253 @@
+"""Files: whatever lies there, reading ends, within bounds; writing is whole or not at all, and is tried again."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from cld_core.files import (
+    MAX_DEPTH,
+    Dropping,
+    append_line,
+    descriptor_for_writing,
+    existing_object,
+    forgive_output,
+    opened,
+    parse_json,
+    passes,
+    read_bytes,
+    read_json,
+    read_object,
+    replacing,
+    retried,
+    write_json,
+)
+from tests.support.clock import Clock
+
+
+def _nested(depth: int) -> str:
+    return "[" * depth + "]" * depth
+
+
+def test_a_regular_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+    assert read_bytes(file) == b"content"
+    assert read_bytes(file, limit=7) == b"content"
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**16, 200_000])
+@pytest.mark.parametrize("said", ["as it is", "it has shrunk", "it has grown"])
+@pytest.mark.parametrize("at_once", [1000, 2**30])
+def test_all_of_a_file_is_read_whatever_its_status_says(
+    size: int, said: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, content = tmp_path / "file", os.urandom(size)
+    file.write_bytes(content)
+    real_fstat, real_read = os.fstat, os.read
+
+    def fstat(descriptor: int) -> os.stat_result:
+        values = list(real_fstat(descriptor))
+        values[6] += {"as it is": 0, "it has shrunk": 10, "it has grown": -min(size, 10)}[said]
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    monkeypatch.setattr(os, "read", lambda descriptor, most: real_read(descriptor, min(most, at_once)))
+    assert read_bytes(file) == content
+    assert read_bytes(file, limit=size) == content
+
+
+def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    with file.open("wb") as opened_file:
+        opened_file.truncate(2**40)
+    with pytest.raises(OSError, match="larger than 1024 bytes") as refused:
+        read_bytes(file, limit=1024)
+    assert refused.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_anything_but_a_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "path"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/zero")
+    with pytest.raises(OSError):
+        read_bytes(path)
+    assert read_json(path) is None
+
+
+def test_links_are_followed_only_where_the_caller_says_so(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("{}")
+    link.symlink_to(target)
+    with pytest.raises(OSError) as refused, opened(link):
+        pass
+    assert refused.value.errno == errno.ELOOP
+    assert read_bytes(link, follow=True) == b"{}"
+
+
+@pytest.mark.parametrize("text", ["", "{", _nested(MAX_DEPTH + 1), _nested(100_000), "[" * 100_000])
+def test_what_is_not_json_within_bounds(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        parse_json(text)
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    assert read_json(file) is None
+
+
+def test_json_of_the_deepest_allowed_level() -> None:
+    assert parse_json(_nested(MAX_DEPTH)) == json.loads(_nested(MAX_DEPTH))
+
+
+@pytest.mark.parametrize(("text", "content"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("null", {}), ("{", {})])
+def test_an_object(text: str, content: dict[str, int], tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    assert read_object(file) == content
+    assert read_object(tmp_path / "none") == {}
+
+
+def test_json_is_utf_8(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes('{"a": 1}'.encode("utf-16"))
+    assert read_json(file) is None
+
+
+def test_a_file_is_changed_in_place_unless_it_is_a_link(tmp_path):
+    file, link, pipe = tmp_path / "file", tmp_path / "link", tmp_path / "pipe"
+    os.close(descriptor_for_writing(file))
+    file.write_text("kept")
+    os.close(descriptor_for_writing(file))
+    assert file.read_text() == "kept"
+    link.symlink_to(file)
+    os.mkfifo(pipe)
+    for other in (link, pipe, tmp_path):
+        with pytest.raises(OSError):
+            descriptor_for_writing(other)
+
+
+def test_what_is_missing_is_another_matter_than_what_cannot_be_read(tmp_path, monkeypatch):
+    file = tmp_path / "a.json"
+    assert existing_object(file) is None
+    for content, expected in (("{", None), ("[]", None), ('{"a": 1}', {"a": 1})):
+        file.write_text(content)
+        assert existing_object(file) == expected
+    os.mkfifo(tmp_path / "pipe")
+    assert existing_object(tmp_path / "pipe") is None
+
+    def failing(*arguments, **options):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        existing_object(file)
+
+
+def test_replacing_is_all_or_nothing(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+
+    def fail():
+        with replacing(path) as file:
+            file.write(b"half")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_lines_of_many_writers_do_not_mix(tmp_path):
+    path = tmp_path / "lines"
+    text = json.dumps({"text": "x" * 3000})
+    threads = [threading.Thread(target=lambda: [append_line(path, text) for _ in range(20)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # A writer that looked while another one wrote may have closed a complete line: an empty line, which is skipped.
+    assert [line for line in path.read_text().splitlines() if line] == [text] * 160
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr("cld_core.files.time", clock := Clock())
+    return clock
+
+
+def failing(times: float, error: int = errno.ENOSPC):
+    """A call that fails so many times, then returns how often it was called."""
+    called = []
+
+    def call():
+        called.append(None)
+        if len(called) <= times:
+            raise OSError(error, "the disk")
+        return len(called)
+
+    return call
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
+def test_a_fault_that_passes_is_waited_for(error, clock):
+    assert retried(failing(5, error), 60.0) == 6
+    assert 0 < clock.now < 60
+
+
+def test_it_is_waited_for_no_longer_than_allowed(clock):
+    with pytest.raises(OSError, match="the disk"):
+        retried(failing(float("inf")), 60.0)
+    assert 45 < clock.now <= 60
+    clock.now = 0.0
+    with pytest.raises(OSError, match="the disk"):
+        retried(failing(float("inf")), 60.0, stop=lambda: clock.now > 3)
+    assert clock.now < 10
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR])
+def test_what_does_not_pass_is_not_waited_for(error, clock):
+    with pytest.raises(OSError, match="the disk"):
+        retried(failing(1, error), 60.0)
+    assert clock.now == 0
+    assert not passes(ValueError())
+
+
+def test_what_is_dropped_is_counted_and_reported_twice(capsys):
+    noted = []
+    dropping = Dropping("progress.json", lambda count, reason: noted.append((count, reason)))
+    call = failing(3)
+    assert [dropping.attempt(call) for _ in range(5)] == [False, False, False, True, True]
+    assert noted == [(3, "the disk")]
+    assert capsys.readouterr().out.splitlines() == [
+        "progress.json cannot be written (the disk); going on without",
+        "progress.json can be written again; dropped 3 time(s)",
+    ]
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "full")
+
+        def flush(self):
+            raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    forgive_output()
+    forgive_output()
+    print("lost", flush=True)
+    print("kept", file=sys.stderr, flush=True)
+    assert sys.stderr.getvalue() == "kept\n"

@@ -1,0 +1,170 @@
+"""A tuning in its folder: resuming to the same bits, what is shared, and what becomes of a damaged one."""
+
+import json
+import shutil
+
+import pytest
+
+from cld_core import ranks, solutions
+from cld_core.codec import find_record
+from cld_core.errors import NotFoundError
+from cld_core.rendezvous import Place
+from cld_core.run import RunFolder
+from cld_core.shards import open_work
+from cld_core.solutions import Solution
+from cld_core.tune import job
+from cld_core.tune.job import Job
+from cld_core.tune.tuning import STAGES, STATE, State, TuneRequest, Tuning, tunings_of
+from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    invoke("submit", "toy_diamond", *ONE, "--name", "trained", *DEBUG, runs=runs)
+    return RunFolder(runs / "trained")
+
+
+@pytest.fixture(scope="module")
+def solved(trained, tmp_path_factory):
+    """The run with one tuning of no budget."""
+    shutil.copytree(trained.path, path := tmp_path_factory.mktemp("solved") / "trained")
+    compute(tuning(RunFolder(path), budget_min=0.0))
+    return path
+
+
+@pytest.fixture
+def tuned_run(solved, tmp_path):
+    shutil.copytree(solved, tmp_path / "tuned")
+    return RunFolder(tmp_path / "tuned")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    shutil.copytree(trained.path, tmp_path / "trained")
+    return RunFolder(tmp_path / "trained")
+
+
+def tuning(run, nfe=3, **keys):
+    keys = {"points": 8, "budget_min": None, "seed": 0, **keys}
+    request = TuneRequest.of(run.recipe(), 20, nfe, **keys)
+    return Tuning(request.store(run.tuned / request.id))
+
+
+def compute(work, stop_after=None):
+    calls = []
+
+    def should_stop():
+        calls.append(1)
+        return stop_after is not None and len(calls) > stop_after
+
+    return work.compute(ranks.alone(Place(), gpu=False), should_stop)
+
+
+def rows_of(work, stage):
+    return find_record(State, work.folder / STATE).rows.get(stage, ())
+
+
+def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
+    """From the solution of fewer evaluations, wherever it is interrupted, whatever is solved meanwhile."""
+    compute(tuning(run, nfe=2, budget_min=0.0))
+    shutil.copytree(run.path, tmp_path / "other")
+    whole, cut = (tuning(one, nfe=4) for one in (run, RunFolder(tmp_path / "other")))
+    assert compute(whole)
+    stops = 0
+    while not compute(cut, stop_after=17):
+        cut, stops = open_work(cut.folder), stops + 1
+        assert not cut.is_done
+        compute(tuning(cut.run, nfe=3, budget_min=0.0))
+    assert stops >= 5
+    assert told_by_solution(cut.solution) == told_by_solution(whole.solution)
+    assert cut.solution.about["fewer"] == 2
+    assert set(whole.solution.rms) == set(STAGES)
+    assert whole.solution.rms["coefficients"] < whole.solution.rms["untuned"]
+    assert not whole.solution.cut_off
+    assert open_work(whole.folder).request == whole.request
+
+
+@pytest.mark.parametrize("place", ["state", "flow"])
+def test_what_is_damaged_is_computed_again(run, tmp_path, place):
+    shutil.copytree(run.path, tmp_path / "other")
+    whole, cut = (tuning(one, budget_min=0.0) for one in (run, RunFolder(tmp_path / "other")))
+    assert compute(whole)
+    assert not compute(cut, stop_after=10)
+    assert cut.rows_done()[0] == 10
+    damaged = cut.folder / STATE if place == "state" else cut.flow_file
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert compute(cut)
+    assert told_by_solution(cut.solution) == told_by_solution(whole.solution)
+
+
+def test_a_budget_ends_a_fit(tuned_run):
+    (spent,) = tunings_of(tuned_run)
+    assert spent.solution.about["evaluations"] < 300
+    assert [len(rows_of(spent, stage)) for stage in STAGES] == [STAGES["untuned"], 0, 1, 1]
+    assert spent.solution.cut_off
+
+
+def test_with_a_spent_budget_more_evaluations_are_no_worse(run):
+    fewer, more = tuning(run, nfe=4), tuning(run, nfe=6, budget_min=0.0)
+    compute(fewer)
+    compute(more)
+    assert (more.solution.nfe, more.solution.cut_off, fewer.solution.cut_off) == (6, True, False)
+    assert more.solution.distance <= fewer.solution.distance * (1 + 1e-9)
+    assert more.solution.rms["fewer"] == pytest.approx(fewer.solution.distance, rel=1e-9)
+
+
+def test_the_flow_does_not_count_against_the_budget(run, monkeypatch):
+    """The flow alone takes an hour by this clock, and every other row no time."""
+    now = [0.0]
+    solved = Job._block
+    monkeypatch.setattr(Job, "_block", lambda self, block: (now.append(3600.0), solved(self, block))[1])
+    monkeypatch.setattr(job.time, "monotonic", lambda: sum(now))
+    compute(work := tuning(run, nfe=2, budget_min=1.0))
+    assert len(now) > 1
+    assert not work.solution.cut_off
+    assert work.solution.about["seconds"] == 0.0
+
+
+def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, tmp_path, capsys):
+    shutil.copytree(run.path, tmp_path / "other")
+    compute(spent := tuning(run, nfe=2, budget_min=0.0))
+    assert spent.is_done
+    cut_off = spent.solution
+    capsys.readouterr()
+    larger = tuning(run, nfe=2)
+    assert larger.name == spent.name
+    assert not larger.is_done
+    compute(larger)
+    assert capsys.readouterr().out.splitlines()[1].startswith("grid 2/"), "nothing is computed twice"
+    compute(whole := tuning(RunFolder(tmp_path / "other"), nfe=2))
+    assert larger.solution.digest == whole.solution.digest
+    assert larger.solution.rms == whole.solution.rms
+    assert (cut_off.cut_off, whole.solution.cut_off) == (True, False)
+    assert tuning(run, nfe=2, budget_min=0.0).is_done, "nothing is left that a budget could end"
+
+
+def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
+    compute(tuning(tuned_run, nfe=4, budget_min=0.0))
+    assert "flow" not in capsys.readouterr().out
+    assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
+
+
+def test_a_solution_survives_its_file(tuned_run):
+    (work,) = tunings_of(tuned_run)
+    solution = work.solution
+    assert Solution.of_content(json.loads(json.dumps(solution.content()))) == solution
+    assert solutions.in_run(tuned_run) == [solution]
+
+
+def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
+    (work,) = tunings_of(tuned_run)
+    sidecar = tuned_run.checkpoint_file(20).with_suffix(".json")
+    content = json.loads(sidecar.read_text())
+    sidecar.write_text(json.dumps({**content, "weights": {"bytes": 1, "sha256": "0" * 64}}))
+    assert work.solution is None
+    sidecar.unlink()
+    tuned_run.checkpoint_file(20).unlink()
+    assert work.is_done
+    with pytest.raises(NotFoundError, match=r"no checkpoint of step 20 any more; there are: 10"):
+        work.made_of(strict=True)

@@ -1,0 +1,171 @@
+"""`cldctl sample` of class-conditional models, and what it refuses."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from cld_core.classes import numbered
+from cld_core.config import load
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import session
+from cldctl.evals import plan
+from cldctl.evals.sweep import parse
+from cldctl.runs.sample import Observed, _require_room
+from tests.support.images import make_images, run_folder
+from tests.support.paths import FIXTURES, RECIPES
+from tests.support.tools import ONE, invoke
+
+FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for name, keys in {"modes": [], "always": ["objective.label_dropout=0"], "plain": ["data.labels=false"]}.items():
+        run = RunFolder.create(root / name, load(RECIPES / "toy_labels.yaml", [*ONE, *keys]), {"created": 1.0})
+        session.run(run, Ranks(), StopFlag(), job_id="test")
+    return root
+
+
+def test_samples_of_a_class_with_guidance(runs, tmp_path):
+    out = tmp_path / "samples.npz"
+    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=runs)
+    assert "18 samples of step 20, 10 network evaluations each (exponential)" in done.stderr
+    content = np.load(out)
+    assert content["label"].tolist() == [3] * 18
+    assert content["nfe"].tolist() == [10] * 18
+    invoke("sample", "modes", *FAST, "-o", str(out), runs=runs)
+    assert np.load(out)["label"].tolist() == numbered([1] * 9).drawn(0, 18)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("modes", "--label", "9"), ["--label: label 9 is out of range: the labels are 0 to 8. Use one of them."]),
+        (("plain", "--label", "3"), ["--label 3: plain was trained without labels (data.labels=false). Leave it out."]),
+        (("always", "--guidance", "2"), ["is 2, but objective.label_dropout is 0", "Leave it at 1"]),
+        (("modes", "--guidance", "-1"), ["error: --guidance cannot be -1.0; expected a number >= 0"]),
+        (("modes", "sampling.guidance_from=0.9", "sampling.guidance_to=0.1"), ["guidance would never act"]),
+    ],
+)
+def test_what_cannot_be_sampled_is_said_in_a_line(runs, arguments, words):
+    done = invoke("sample", *arguments, *FAST, runs=runs, code=2)
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_labels_are_looked_for_before_a_job_starts(tmp_path):
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    settings = ("data.size=8", "network.image_size=8", "network.attention=[4]", "data.labels=true")
+    arguments = (f"data.path={make_images(tmp_path / 'set')}", "--cluster", "debug")
+    done = invoke("submit", "cifar10_smoke", *settings, *arguments, runs=runs, code=2)
+    assert "has no labels, which data.labels=true needs" in done.stderr
+    toy = invoke("submit", "toy", "data.name=gaussian", "data.labels=true", "--dry-run", runs=runs, code=2)
+    assert "'data.labels' cannot be true with data.name=gaussian" in toy.stderr
+
+
+QUICK = ("--method", "exponential", "--nfe", "4")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"observe": "x=0.3", "inpaint": "i.png"}, "both say what is known"),
+        ({"inpaint": "i.png"}, "--inpaint needs --mask"),
+        ({"gradient_scale": 2.0}, "--gradient-scale is about an observation"),
+        ({"observe": "x=0.3", "how": "magic"}, "expected gradient or replacement"),
+        ({"observe": "x=0.3", "how": "replacement", "gradient_scale": 2.0}, "Leave out --how replacement"),
+        ({"observe": "z=0.3"}, "expected a number for x or y"),
+    ],
+)
+def test_options_that_do_not_go_together(options, said):
+    with pytest.raises(UsageError, match=said):
+        Observed(**options)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.npz is not a file.*x=0\.3"):
+        Observed(observe=str(tmp_path / "none.npz"))
+
+
+def test_points_given_a_coordinate(tmp_path):
+    recipe = load(RECIPES / "toy_diamond.yaml", [*ONE, "train.steps=4", "periodic.samples_every=null"])
+    run = RunFolder.create(tmp_path / "toy", recipe, {"created": 1.0})
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    asked = ("sample", str(run.path), "-n", "30", *QUICK, "--observe")
+    done = invoke(*asked, "x=0.3", runs=tmp_path)
+    assert "30 samples of step" in done.stderr
+    assert "given the observation, by gradient: y - H x is" in done.stderr
+    assert "mean conditional log-density" in done.stderr
+    assert "exponential_nfe4_n30_given-" in done.stdout
+    assert invoke(*asked, "x=0.3", "--gradient-scale", "2", runs=tmp_path).stdout != done.stdout
+    invoke(*asked, "y=-0.5", "-o", str(tmp_path / "x.npz"), "--how", "replacement", runs=tmp_path)
+    assert np.load(tmp_path / "x.npz")["x"][:, 1].tolist() == [-0.5] * 30
+    again = invoke(*asked, "x=0.3", "--how", "replacement", "sampling.repeats=3", "sampling.jump=2", runs=tmp_path)
+    assert "10 network evaluations each" in again.stderr, "three steps three times, and the last one"
+    asked = ("sample", str(run.path), "-n", "30", "--observe")
+    adaptive = invoke(*asked, "x=0.3", "--how", "replacement", "--method", "ode", runs=tmp_path, code=2)
+    assert "chooses its own steps, and replacement needs fixed ones. Choose em, sscs, exponential," in adaptive.stderr
+    assert "loading" not in adaptive.stderr
+
+
+def test_a_picture_is_painted_where_the_mask_is_white(tmp_path):
+    run = run_folder(tmp_path, make_images(tmp_path / "set"), "train.steps=4")
+    session.run(run, Ranks(), StopFlag(), job_id="test")
+    pixels = np.full((8, 8, 3), (10, 100, 250), dtype=np.uint8)
+    white = np.zeros((8, 8), dtype=np.uint8)
+    white[:, 4:] = 255
+    for name, array in (("image", pixels), ("mask", white), ("large", white.repeat(2, 0))):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    asked = ("sample", str(run.path), "-n", "3", *QUICK, "--inpaint", str(tmp_path / "image.png"), "--mask")
+    target = ("-o", str(tmp_path / "x.npz"))
+    invoke(*asked, str(tmp_path / "mask.png"), "--how", "replacement", *target, runs=tmp_path)
+    drawn = np.load(tmp_path / "x.npz")["images"]
+    assert (drawn[:, :, :4] == pixels[:, :4]).all()
+    assert not (drawn[:, :, 4:] == pixels[:, 4:]).all()
+    invoke(*asked, str(tmp_path / "mask.png"), "-o", str(tmp_path / "grid.png"), runs=tmp_path)
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    factor = len(grid) // 22
+    assert grid[5 * factor, 5 * factor].tolist() == [10, 100, 250]
+    assert grid[5 * factor, 9 * factor].tolist() == [128] * 3
+    wrong = invoke(*asked, str(tmp_path / "large.png"), runs=tmp_path, code=2)
+    assert "8 x 16 pixels, and 8 x 8 are needed" in wrong.stderr
+
+
+@pytest.mark.parametrize("step", ["\u00b2", "-120", "1_20", "1e2", "", "9" * 5000, "\x1b[2J"])
+def test_a_checkpoint_is_last_or_a_number(tmp_path, step):
+    shutil.copytree(FIXTURES / "run", tmp_path / "run")
+    done = invoke("sample", "run", f"--checkpoint={step}", runs=tmp_path, code=3)
+    assert "is not a checkpoint of run" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.strip().isprintable()
+    assert len(done.stderr) < 1000
+    with pytest.raises(NotFoundError, match="has no checkpoint"):
+        plan.checkpoints(RunFolder(tmp_path / "run"), step)
+
+
+def test_samples_fit_into_the_memory_and_into_the_picture(monkeypatch):
+    images = SimpleNamespace(is_image=True, data_shape=(3, 256, 256))
+    points = SimpleNamespace(is_image=False, data_shape=(2,))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * 2**30))
+    _require_room(4096, images, Path("x.png"))
+    with pytest.raises(UsageError, match=r"4097 images are too many for one picture\. Draw at most 4096"):
+        _require_room(4097, images, Path("x.png"))
+    _require_room(20_000, images, Path("x.npz"))
+    with pytest.raises(UsageError, match=r"-n 30000: so many samples do not fit into the memory\. Draw at most 21845"):
+        _require_room(30_000, images, Path("x.npz"))
+    _require_room(10_000_000, points, Path("x.png"))
+
+
+def test_a_sweep_has_a_bounded_number_of_cells():
+    numbers = ",".join(map(str, range(1000)))
+    with pytest.raises(UsageError, match="1000000000 combinations are more than 10000"):
+        parse([f"eval.seed={numbers}", f"sampling.nfe={numbers}", f"eval.samples={numbers}"])

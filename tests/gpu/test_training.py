@@ -1,0 +1,294 @@
+"""Training on the card: steps of the recipes, nothing that waits, overflows, two ranks, checkpoints, a killed run."""
+
+import contextlib
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import Tensor, nn
+
+from benchmarks.gpu import halved
+from cld_core import numerics
+from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.config import load
+from cld_core.ranks import Ranks, join
+from cld_core.rendezvous import Place
+from cld_core.run import RunFolder
+from cld_core.train.step import Trainer
+from tests.support.images import clone
+from tests.support.paths import RECIPES, ROOT
+from tests.support.tools import same
+
+from .conftest import DEVICE, ON_GPU
+
+ON_GPUS = [
+    name
+    for name in sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    if load(RECIPES / f"{name}.yaml").cluster.uses_gpu
+]
+# A loss scale starts at 65,536 and is halved by each step that it lets overflow: after these it cannot be the reason.
+MOST_STEPS = 20
+PLAIN = ("train.compile=false", "train.channels_last=true")
+SHALLOW = ("network.blocks=1",)
+# float16 ends at 65,504.
+TOO_LARGE = 1e6
+# A loss scale at which no gradient overflows by itself.
+SCALE = 256.0
+# Gradients in float32 without TF32, in which only the order of sums differs.
+RANKS_TOLERANCE = 2.0**-12
+# Of the way that training goes after a kill. Where a kernel is not deterministic, runs differ by rounding, which Adam
+# amplifies where gradients are nearly zero. Lost moments, a lost average, or other noise make 8 times this.
+RESUME_TOLERANCE = 2.0**-7
+
+
+@contextlib.contextmanager
+def trainer_of(recipe, *, fixed_shapes: bool = True) -> Iterator[Trainer]:
+    with numerics.using(tf32=recipe.train.tf32, fixed_shapes=fixed_shapes):
+        made = Trainer(recipe, Ranks(device=DEVICE))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def parts(state: dict[str, Any]) -> dict[str, Any]:
+    """All that a step changes, except for the loss scale."""
+    return {
+        "weights": state["model"],
+        "moments": state["optimiser"]["state"],
+        "average": state["ema"],
+        "statistics of gradients": state["gradients"],
+    }
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [name for name in before if not same(on_cpu(before[name]), on_cpu(after[name]))]
+
+
+def on_cpu(value: Any) -> Any:
+    """A copy on the CPU, where it is no memory of a step."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    return {name: on_cpu(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("name", ON_GPUS)
+def test_steps_of_a_recipe(recipe, name):
+    """On the rows that each of its GPUs gets, or on half of them, ... if they do not fit; prints time and memory."""
+    wanted = recipe(name).train.batch_size
+    fitting = halved(wanted, lambda rows: stepped(recipe(name, *PLAIN, f"train.batch_size={rows}")))
+    assert fitting is not None, "not even one row fits into memory"
+    rows, text = fitting
+    advice = f" of {wanted}, the others do not fit: set train.micro_batch={rows}" if rows < wanted else ""
+    print(f"{rows} rows{advice}: {text}")
+
+
+def stepped(recipe) -> str:
+    """Steps until one is not skipped, the first aside."""
+    seconds: list[float] = []
+    with trainer_of(recipe) as made:
+        before = on_cpu(parts(made.state_dict()))
+        while len(seconds) < MOST_STEPS:
+            begin = time.perf_counter()
+            made.step(len(seconds))
+            scalars = made.take_scalars()
+            seconds.append(time.perf_counter() - begin)
+            if scalars["skipped_steps"] == 0 and len(seconds) > 1:
+                break
+        after = on_cpu(parts(made.state_dict()))
+    assert scalars["skipped_steps"] == 0, f"each of {MOST_STEPS} steps was skipped"
+    assert math.isfinite(scalars["loss"])
+    assert {"weights", "average"} <= set(changed(before, after))
+    assert all(bool(torch.isfinite(it).all()) for it in after["weights"].values())
+    first, last = seconds[0], 1e3 * seconds[-1]
+    return f"first step {first:.2f} s, step {len(seconds)} {last:.0f} ms, at most {scalars['memory_gib']:.1f} GiB"
+
+
+@pytest.mark.skipif(not ON_GPU, reason="needs a GPU to wait for")
+@pytest.mark.parametrize("keys", [("fp32", False), ("fp16", False), ("fp16", True)], ids=["fp32", "fp16", "compiled"])
+def test_no_step_waits_for_the_gpu(recipe, keys):
+    """torch raises for an operation that makes the CPU wait: it must be able to run ahead, or the card idles."""
+    precision, compiles = keys
+    forms = (f"train.precision={precision}", f"train.compile={str(compiles).lower()}", "train.channels_last=true")
+    with trainer_of(recipe("cifar10", *SHALLOW, *forms)) as made:
+        # The first steps create the moments, load kernels and time them, and compile.
+        for step in range(4):
+            made.step(step)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for step in range(4, 8):
+                made.step(step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_an_overflow_in_float16_changes_nothing_but_the_loss_scale(recipe):
+    keys = ("train.precision=fp16", "train.compile=false")
+    with trainer_of(recipe("cifar10", *SHALLOW, *keys), fixed_shapes=False) as made:
+        for step in range(3):
+            made.step(step)
+            made.scaler.update(SCALE)
+        made.take_scalars()
+        before = clone(parts(made.state_dict()))
+        first = next(module for module in made.net.modules() if isinstance(module, nn.Conv2d))
+        hook = first.register_forward_hook(lambda module, arguments, output: output * TOO_LARGE)
+        made.step(3)
+        hook.remove()
+        assert changed(before, parts(made.state_dict())) == []
+        assert made.scaler.get_scale() == SCALE / 2
+        made.step(4)
+        scalars = made.take_scalars()
+        assert scalars["skipped_steps"] == 1
+        assert math.isfinite(scalars["loss"])
+        assert set(changed(before, parts(made.state_dict()))) == set(before), "the step after it is like any other"
+
+
+@pytest.mark.skipif(ON_GPU and torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("compiles", ["false", "true"], ids=["eager", "compiled"])
+def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
+    """Over NCCL. If it hangs or fails, run it with NCCL_DEBUG=INFO, and with NCCL_P2P_DISABLE=1."""
+    # Masks of dropout are keyed by the rank, and the branches of a new network are nearly zero.
+    keys = ("network.dropout=0", "network.init_scale=1", "train.precision=fp32", "train.tf32=false", *PLAIN, *SHALLOW)
+    expected = trained(recipe("cifar10", *keys), Ranks(device=DEVICE))
+    two = recipe("cifar10", *keys, f"train.compile={compiles}")
+    multiprocessing.spawn(_rank, args=(two, str(tmp_path)), nprocs=2, daemon=True)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert same(first["weights"], second["weights"]), "the ranks drift apart"
+    gradients, expected = (
+        torch.cat([it.flatten() for it in found["gradients"].values()]) for found in (first, expected)
+    )
+    assert float((gradients - expected).norm() / expected.norm()) <= RANKS_TOLERANCE
+
+
+def _rank(rank: int, recipe, folder: str) -> None:
+    if not ON_GPU:
+        torch.set_num_threads(1)
+    place = Place(rank, 2, local_rank=rank, local_world_size=2, init_method=f"file://{folder}/meeting")
+    ranks = join(place, gpu=ON_GPU, timeout_s=600)
+    torch.save(trained(recipe, ranks), f"{folder}/{rank}.pt")
+    ranks.leave()
+
+
+def trained(recipe, ranks: Ranks) -> dict[str, Any]:
+    """The gradients of the first step, and the weights after some, on the CPU."""
+    gradients: dict[str, Tensor] = {}
+    with numerics.using(tf32=False):
+        made = Trainer(recipe, ranks)
+        made.warm_up()
+
+        def take() -> None:
+            if not gradients:
+                named = made.net.named_parameters()
+                gradients.update({name: on_cpu(it.grad).double() for name, it in named if it.grad is not None})
+
+        for step in range(3):
+            made.step(step, before_update=take)
+        made.close()
+    return {"gradients": gradients, "weights": on_cpu(made.net.state_dict())}
+
+
+def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(recipe, tmp_path):
+    """At most half as long as for a plain `torch.save`, where that takes long enough to tell."""
+    made_of = recipe("cifar10", "train.precision=fp32", "train.compile=false")
+    folder = RunFolder.create(tmp_path / "run", made_of, {"created": 0.0})
+    writer, plainly, without, saving = CheckpointWriter(folder, keep=1), [], [], []
+
+    def timed(times: list[float], work) -> None:
+        synchronise()
+        begin = time.perf_counter()
+        work()
+        synchronise()
+        times.append(time.perf_counter() - begin)
+
+    with trainer_of(made_of, fixed_shapes=False) as made:
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            made.step(done, before_update=writer.settled)
+            done += 1
+
+        def save_and_step() -> None:
+            writer.save(done, made.state_dict(), held_still=True)
+            step()
+
+        # The first round creates moments and pinned memory.
+        for _ in range(4):
+            writer.wait()
+            timed(plainly, lambda: torch.save(made.state_dict(), tmp_path / "plain.pt"))
+            timed(without, step)
+            expected = on_cpu(parts(made.state_dict()))
+            timed(saving, save_and_step)
+        step()
+        writer.wait()
+        found = parts(load_checkpoint(folder, folder.checkpoint_steps()[-1]))
+        assert changed(found, expected) == [], "the checkpoint is of another moment"
+        again = Trainer(made_of, Ranks(device=DEVICE))
+        again.load_state_dict(load_checkpoint(folder, folder.checkpoint_steps()[-1]))
+        assert changed(parts(again.state_dict()), expected) == []
+        again.close()
+    whole = statistics.median(plainly[1:])
+    stall = max(0.0, statistics.median(saving[1:]) - statistics.median(without[1:]))
+    print(f"training stands still for {1e3 * stall:.0f} ms, for {1e3 * whole:.0f} ms with a plain torch.save")
+    assert whole < 0.2 or stall <= 0.5 * whole, "see how much memory a job may pin (ulimit -l)"
+
+
+def synchronise() -> None:
+    if ON_GPU:
+        torch.cuda.synchronize()
+
+
+def test_a_killed_run_ends_as_one_that_never_was(recipe, tmp_path):
+    keys = (
+        *PLAIN,
+        *SHALLOW,
+        "train.steps=8",
+        "train.checkpoint_every=3",
+        "train.milestone_every=null",
+        "train.on_resume=exact",
+        "periodic.samples_every=null",
+        "periodic.elbo_every=null",
+        # A rate at which a few steps matter.
+        "optim.lr=1e-3",
+        "optim.warmup_steps=0",
+    )
+    whole, killed = (RunFolder.create(tmp_path / name, recipe("cifar10", *keys), {"created": 0.0}) for name in "ab")
+    assert attempt(whole) == 0
+    assert attempt(killed, "5") == -signal.SIGKILL
+    assert attempt(killed) == 0
+    assert killed.ledger.history().attempts[-1].first_step == 3
+    found, expected = (on_cpu(parts(load_checkpoint(folder, 8))) for folder in (killed, whole))
+    start = on_cpu(parts(load_checkpoint(whole, 3)))
+    for part in changed(found, expected):
+        assert ON_GPU, f"{part}: a processor computes the same to the last bit"
+        error = distance(found[part], expected[part]) / distance(expected[part], start[part])
+        print(f"{part} differ by {100 * error:.2g} % of the distance trained")
+        assert error <= RESUME_TOLERANCE, part
+
+
+def attempt(folder: RunFolder, *killed_in: str) -> int:
+    # cuBLAS is deterministic only with workspaces of fixed size.
+    env = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.gpu.killed", str(folder.path), *killed_in]
+    return subprocess.run(command, env=env, cwd=ROOT, timeout=600).returncode
+
+
+def distance(a: Any, b: Any) -> float:
+    """The L2 distance of two states of nested dictionaries; what is not a floating-point tensor does not count."""
+    return math.sqrt(sum(float((x - y).square().sum()) for x, y in zip(tensors(a), tensors(b), strict=True)))
+
+
+def tensors(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state.double()] if state.is_floating_point() else []
+    return [tensor for name in state for tensor in tensors(state[name])] if isinstance(state, dict) else []

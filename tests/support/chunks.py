@@ -1,0 +1,14 @@
+"""Small chunks of rows, so that work of few rows can be divided."""
+
+from dataclasses import replace
+
+import pytest
+
+from cld_core.evaluate import registry
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Let files of this process hold so many rows of any kind."""
+    for kind, it in list(registry.ROWS.items()):
+        monkeypatch.setitem(registry.ROWS, kind, replace(it, chunk=rows))
+    monkeypatch.setattr("cld_core.shards.request.CHUNK", rows)
