@@ -134,10 +134,8 @@ class ScoreMatching:
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""
-        psi, factor = self.sde.kernel(draws.t, self.objective.name)
-        initial = self._initial(draws)
-        matrix = torch.cat([psi[..., :1], factor, psi[..., 1 : 1 + len(initial)]], dim=-1)
-        return combined(matrix, (x, *self.sde.halves(draws.noise), *initial))
+        matrix = self.sde.perturbation(draws.t, self.objective.name)
+        return combined(matrix, (x, *self.sde.halves(draws.noise), *self._initial(draws)))
 
     def _initial(self, draws: Draws) -> tuple[Tensor, ...]:
         """The halves other than x at time 0; none for HSM, which averages over them."""
@@ -146,20 +144,19 @@ class ScoreMatching:
         assert draws.initial is not None, "DSM conditions on the initial halves: give Draws an `initial`"
         return draws.initial.chunk(self.sde.n - 1, dim=1)
 
-    def weight(self, t: Tensor) -> Tensor:
-        """W (B, m, m), symmetric, for the times t (B,): the loss is e^T W e for the error e of the predicted noise."""
+    def weight_root(self, t: Tensor) -> Tensor:
+        """R (B, m, m) for the times t (B,): the loss is |R e|^2 for the error e of the predicted noise."""
         if self.objective.weighting == "reweightedv2":
             return torch.eye(self.sde.m, dtype=torch.float64, device=t.device).expand(*t.shape, -1, -1)
-        rates = torch.diag_embed(0.5 * self.sde.diffusion2(t))
+        roots = (0.5 * self.sde.diffusion2(t)).sqrt()
         if self.objective.weighting == "reweightedv1":
-            return rates
-        # E^T G E, which makes the loss |s + E e_S|^2 times the rates.
-        target = self.sde.target(t, self.objective.name)
-        return target.mT @ rates @ target
+            return torch.diag_embed(roots)
+        # The score's error is E e.
+        return roots[..., None] * self.sde.target(t, self.objective.name)
 
     def _trace_of_weight(self, t: Tensor) -> Tensor:
         """The mean loss (k,) at the times t (k,) of a network that predicts no noise, per dimension of x."""
-        return self.weight(t).diagonal(dim1=-2, dim2=-1).sum(-1)
+        return self.weight_root(t).square().sum((-2, -1))
 
     def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
@@ -170,9 +167,9 @@ class ScoreMatching:
         predicted = score.predicted_noise(self.perturb(x, draws), draws.t, augmented=draws.augmented)
         error = predicted - self.sde.scored(draws.noise)
         if self.objective.weighting == "reweightedv2":
-            plain = error.square().flatten(1).sum(1)  # W = I
+            plain = error.square().flatten(1).sum(1)  # R = I
             return Losses(plain, plain.detach())
-        weighted = (apply(self.weight(draws.t), error) * error).flatten(1).sum(1)
+        weighted = apply(self.weight_root(draws.t), error).square().flatten(1).sum(1)
         if draws.importance is not None:
             weighted = weighted * spread(draws.importance, weighted)
         return Losses(weighted, error.detach().square().flatten(1).sum(1))

@@ -28,8 +28,8 @@ WITHIN_S, FULL_WITHIN_S = 600, 3600
 # Four lines each: name and promise, the text, what replaces it, the likely tests.
 TABLE = """
 kernel: CLD: the covariance of the kernel
-  - noise_xy = z * b * decay2
-  + noise_xy = 0.99 * z * b * decay2
+  - noise_xv = mixing * b
+  + noise_xv = 0.99 * mixing * b
   tests/cld_core/sde/test_sde.py
 target: score matching: the network predicts the noise that was drawn
   - error = predicted - self.sde.scored(draws.noise)

@@ -16,7 +16,7 @@ from cld_core.errors import UsageError
 from cld_core.samplers import Noise
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.matrices import apply
+from cld_core.sde.matrices import apply, combined
 
 from .observation import Observation, require_untuned
 
@@ -77,8 +77,7 @@ class Replaced:
 
     def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
         """u with Psi_0 x + L e in its observed coordinates."""
-        mean, factor = self.sde.kernel(t)
-        known = apply(mean[..., :1], self._x.to(u)) + apply(factor, self._e.to(u))
+        known = combined(self.sde.perturbation(t), (self._x.to(u), *self.sde.halves(self._e.to(u))))
         return torch.where(self._wide(self.sde.n), known, u)
 
     def _wide(self, halves: int) -> Tensor:

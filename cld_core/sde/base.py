@@ -123,17 +123,21 @@ class Diffusion(ABC):
         The halves that are not scored come first, in a lower triangle. Among the scored halves, L may be lower or upper
         triangular (`order`).
         """
-        return self.kernel(t, objective)[1]
+        return self._at(t, lambda big_b: [self._factor_in_place(self.moments(big_b), objective)])[0]
 
-    def kernel(self, t: float | Tensor, objective: str = "hsm") -> tuple[Tensor, Tensor]:
-        """`mean` and `factor`, computed together."""
+    def perturbation(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
+        """The matrix that makes u at t of x at time 0 and the noise of the n halves, (..., n, 1 + n).
+
+        That of DSM has columns for the other halves at time 0 as well, (..., n, 2n).
+        """
 
         def formula(big_b: Any) -> list[Any]:
-            moments = self.moments(big_b)
-            return [moments[0], _permuted(self._lower(moments, objective), self.order)]
+            psi, noise = self.moments(big_b)
+            parts = [psi[:, :1], self._factor_in_place((psi, noise), objective)]
+            parts += [psi[:, 1:]] if objective == "dsm" else []
+            return [module_of(psi).concatenate(parts, 1)]
 
-        mean, factor = self._at(t, formula)
-        return mean, factor
+        return self._at(t, formula)[0]
 
     def target(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
         """E, (..., m, m), triangular: the regression target of the score is -E times the noise of the scored halves.
@@ -238,23 +242,23 @@ class Diffusion(ABC):
         """Lower factor of the covariance of ``halves``, for independent halves of ``stds`` (n,) at time 0.
 
         Independent initial values are added to the factor of the noise one by one, so nothing cancels. Factorising the
-        sum of the covariances would lose half of the digits at t = 1e-12.
+        sum of the covariances would lose half of the digits at t = 1e-12; that with eps I loses none.
         """
         psi, noise = moments
-        psi, lower = _picked(psi, halves, range(self.n)), cholesky(_picked(noise, halves, halves))
+        psi, lower = _picked(psi, halves, range(self.n)), cholesky(_picked(noise, halves, halves), eps)
         for column, std in enumerate(stds):
             if std:
                 add_column(lower, psi[:, column] * std)
-        for half in range(len(lower)) if eps else ():
-            unit = module_of(lower).zeros_like(lower[0])
-            unit[half] += math.sqrt(eps)
-            add_column(lower, unit, half)
         return lower
 
     def _lower(self, moments: tuple[Any, Any], objective: str) -> Any:
         """L with rows and columns in the order in which it is lower triangular."""
         others = self.initial_std if objective == "hsm" else (0.0,) * (self.n - 1)
         return self._factor(moments, (0.0, *others), self.order, self.numerical_eps)
+
+    def _factor_in_place(self, moments: tuple[Any, Any], objective: str) -> Any:
+        """L."""
+        return _permuted(self._lower(moments, objective), self.order)
 
     def _target(self, lower: Any) -> Any:
         """E, from L of `_lower`."""

@@ -39,6 +39,11 @@ class CLD(Diffusion):
         return 1.0 / self.m_inv
 
     @cached_property
+    def omega(self) -> float:
+        """1 / sqrt(M)."""
+        return math.sqrt(self.m_inv)
+
+    @cached_property
     def friction(self) -> float:
         """Gamma, for critical damping."""
         return 2.0 * math.sqrt(self.mass)
@@ -61,22 +66,25 @@ class CLD(Diffusion):
 
     def moments(self, big_b: Any) -> tuple[Any, Any]:
         """In the variables b = 2B/Gamma and y = v / sqrt(M), in which every entry is a sum of terms of one sign."""
-        omega = math.sqrt(self.m_inv)
-        b = omega * big_b
+        b, decay, psi = self._transition(big_b)
+        decay2 = decay * decay
         z = 2.0 * b
-        decay2 = module_of(z).exp(-z)
+        mixing = z * decay2
         noise_xx = gamma3(z, decay2)
-        noise_xy = z * b * decay2
-        noise_yy = noise_xx + 2.0 * z * decay2
-        noise_xv = noise_xy / omega
-        return self._psi(big_b), _matrix(noise_xx, noise_xv, noise_xv, noise_yy / self.m_inv)
+        noise_xv = mixing * b * (1.0 / self.omega)
+        noise_vv = (noise_xx + 2.0 * mixing) * self.mass
+        return psi, _matrix(noise_xx, noise_xv, noise_xv, noise_vv)
 
     def _psi(self, big_b: Any) -> Any:
-        omega = math.sqrt(self.m_inv)
-        b = omega * big_b
+        return self._transition(big_b)[2]
+
+    def _transition(self, big_b: Any) -> tuple[Any, Any, Any]:
+        """b, exp(-b) and Psi."""
+        b = self.omega * big_b
         decay = module_of(b).exp(-b)
         mixing = decay * b
-        return _matrix(decay + mixing, mixing * omega, mixing * (-1.0 / omega), decay - mixing)
+        psi = _matrix(decay + mixing, mixing * self.omega, mixing * (-1.0 / self.omega), decay - mixing)
+        return b, decay, psi
 
 
 def _matrix(a: Any, b: Any, c: Any, d: Any) -> Any:

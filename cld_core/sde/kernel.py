@@ -36,29 +36,27 @@ def transposed(a: Any) -> Any:
     return a.swapaxes(0, 1)
 
 
-def cholesky(a: Any) -> Any:
-    """The lower triangular factor L of A = L L^T, which is positive definite."""
+def cholesky(a: Any, eps: float = 0.0) -> Any:
+    """The lower triangular factor L of A + eps I = L L^T, which is positive definite."""
     module, lower = module_of(a), module_of(a).zeros_like(a)
     for j in range(len(a)):
         column = a[j:, j]
         if j:
             column = column - (lower[j:, :j] * lower[j, :j]).sum(1)
-        lower[j:, j] = column / module.sqrt(column[0])
+        lower[j, j] = module.sqrt(column[0] + eps if eps else column[0])
+        lower[j + 1 :, j] = column[1:] / lower[j, j]
     return lower
 
 
-def add_column(lower: Any, p: Any, first: int = 0) -> None:
+def add_column(lower: Any, p: Any) -> None:
     """Make a lower triangular L the factor of L L^T + p p^T, by plane rotations of L and p (n, N), both in place.
 
     This is the QR decomposition of the two: unlike Cholesky's of the sum, it loses no digits.
-
-    Args:
-        first: entries of p before it are 0.
     """
-    module = module_of(lower)
-    for i in range(first, len(lower)):
+    sqrt = module_of(lower).sqrt
+    for i in range(len(lower)):
         pivot, below, rest = lower[i, i], lower[i + 1 :, i], p[i + 1 :]
-        radius = module.sqrt(pivot * pivot + p[i] * p[i])
+        radius = sqrt(pivot * pivot + p[i] * p[i])
         if len(rest):
             cosine, sine = pivot / radius, p[i] / radius
             lower[i + 1 :, i], p[i + 1 :] = cosine * below + sine * rest, cosine * rest - sine * below

@@ -42,7 +42,8 @@ def test_law_is_that_of_the_forward_process(sde):
         densities = []
         for mean, weight in zip(law.means, law.weights, strict=True):
             # With Sigma = L L^T of the kernel, the data's variance adds a term along the first column of Psi.
-            psi, factor = replace(sde, numerical_eps=0.0).kernel(t)
+            bare = replace(sde, numerical_eps=0.0)
+            psi, factor = bare.mean(t), bare.factor(t)
             covariance = factor @ factor.T + 0.09 * torch.outer(psi[:, 0], psi[:, 0])
             location, covariance = torch.kron(psi[:, 0], mean), torch.kron(covariance, torch.eye(2).double())
             normal = torch.distributions.MultivariateNormal(location, covariance)

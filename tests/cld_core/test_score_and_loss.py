@@ -74,7 +74,7 @@ def test_perturbed_data_have_the_moments_of_the_kernel(sde, objective):
     draws = Draws(torch.full((n,), t, dtype=torch.float64), draws.noise, draws.initial)
     u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
     # Once v0 is drawn, DSM's marginal is HSM's kernel.
-    psi, factor = sde.kernel(t)
+    psi, factor = sde.mean(t), sde.factor(t)
     mean, covariance = psi[:, 0] * 0.7, factor @ factor.T
     torch.testing.assert_close(u.mean(0).float(), mean.float(), rtol=0, atol=5 / n**0.5)
     measured = torch.cov(u.T).reshape(covariance.shape)
@@ -129,7 +129,7 @@ def test_loss_gradient_reaches_the_network_and_the_default_weight_is_one():
     draws = matching.draw(torch.Generator().manual_seed(0), 4, (2,))
     matching.per_sample(Score(sde, objective, net), torch.zeros(4, 2), draws).mean().backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in net.parameters())
-    assert torch.equal(matching.weight(draws.t), torch.ones(4, 1, 1, dtype=torch.float64))
+    assert torch.equal(matching.weight_root(draws.t), torch.ones(4, 1, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -58,7 +58,8 @@ def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gai
     objective = ObjectiveSpec(weighting="likelihood", times="importance", loss_eps=1e-5)
     matching, n, d = ScoreMatching(sde, objective), 40_000, 2
     log_t = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000 * math.log(1e-5)
-    weight, t = matching.weight(log_t.exp()), log_t.exp() * -math.log(1e-5) / (1 - 1e-5)
+    root, t = matching.weight_root(log_t.exp()), log_t.exp() * -math.log(1e-5) / (1 - 1e-5)
+    weight = root.mT @ root
     trace, squares = weight.diagonal(dim1=1, dim2=2).sum(1), weight.square().sum((1, 2))
     mean = float((t * trace).mean()) * d
     # Of e^T W e for normal e in d dimensions.

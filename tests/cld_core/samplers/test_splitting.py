@@ -99,9 +99,9 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
 @pytest.mark.parametrize("sde", [CONSTANT, BOTH, THIRD], ids=["cld", "psld", "hold"])
 def test_the_relaxation_keeps_the_prior(sde):
     update = _relaxation(sde, 0.7, 1.0)
-    matrix, prior = update.matrix, torch.diag(torch.tensor(sde.prior_std).square())
+    matrix, prior = update.matrix, torch.diag(torch.tensor(sde.prior_std, dtype=torch.float64).square())
     after = matrix @ prior @ matrix.T
-    after[sde.n - sde.m :, sde.n - sde.m :] += torch.diag(torch.tensor(update.noise).square())
+    after[sde.n - sde.m :, sde.n - sde.m :] += torch.diag(torch.tensor(update.noise, dtype=torch.float64).square())
     torch.testing.assert_close(after, prior)
 
 

@@ -66,7 +66,9 @@ def test_it_answers_what_cld_does(beta0, beta1):
         for objective in ("hsm", "dsm"):
             for a, b in zip(ours.mixed(t, objective), theirs.mixed(t, objective), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
-            torch.testing.assert_close(ours.kernel(t, objective), theirs.kernel(t, objective), rtol=1e-12, atol=1e-16)
+            torch.testing.assert_close(
+                ours.perturbation(t, objective), theirs.perturbation(t, objective), rtol=1e-12, atol=1e-16
+            )
     torch.testing.assert_close(ours.reverse(0.01), theirs.reverse(0.01), rtol=1e-12, atol=0)
 
 
