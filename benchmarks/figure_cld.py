@@ -42,9 +42,7 @@ def paths(diffusion: Diffusion, generator: torch.Generator) -> Tensor:
 
 def marginal(diffusion: Diffusion, t: float, half: int, grid: Tensor) -> Tensor:
     """The density of one half at time t, on a grid (G,), if the data are a mixture of three Gaussians."""
-    mean = torch.tensor(diffusion.mean(t), dtype=torch.float64)
-    rows = diffusion.factor(t, "dsm")
-    root = torch.tensor([[*row, *[0.0] * (len(rows) - len(row))] for row in rows], dtype=torch.float64)
+    mean, root = diffusion.mean(t), diffusion.factor(t, "dsm")
     initial = torch.tensor([STD, *diffusion.initial_std], dtype=torch.float64)
     covariance = (mean * initial**2) @ mean.T + root @ root.T
     centres = mean[half, 0] * torch.tensor(MODES, dtype=torch.float64)
@@ -75,7 +73,7 @@ def draw_factors(ax: Axes, cld: Diffusion, vpsde: Diffusion) -> None:
         ("CLD, velocity drawn (DSM)", cld, "dsm", {"color": COLOURS[0], "linestyle": ":"}),
         ("CLD, velocity averaged (HSM)", cld, "hsm", {"color": COLOURS[1]}),
     ):
-        factors = [diffusion.target(t, objective)[0][0] for t in times]
+        factors = [float(diffusion.target(t, objective)) for t in times]
         ax.loglog(times, factors, label=label, **style)
     ax.set(xlabel="t", ylabel="factor of the target", title="What the network has to match", xlim=(1e-4, 1))
     ax.legend(frameon=False, fontsize=8)

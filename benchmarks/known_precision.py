@@ -4,16 +4,13 @@
 the diamond, with exact scores, by the exponential sampler, for several K. Two minutes on one core.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from cld_core.analytic import diamond
 from cld_core.config.sampling import ExponentialSpec
 from cld_core.samplers import sample
-from cld_core.sde import PSLD, Law
-from cld_core.sde.number import Number
-from cld_core.sde.rows import Rows
+from cld_core.sde import PSLD
 from cld_core.seeds import SampleNoise
 
 SPECS = (
@@ -24,39 +21,35 @@ SPECS = (
 )
 
 
-def for_data(law: Law[Any]) -> Rows[Any]:
-    """The precision of both halves under a law."""
-    (p, q), (_, (slope,)) = law.precisions, law.slopes
-    return (p + q * slope * slope, -q * slope), (-q * slope, q)
-
-
-def of_v_alone(law: Law[Any]) -> Rows[Any]:
-    """1 / Sigma_vv, of the law without data."""
-    (p, q), (_, (slope,)) = law.precisions, law.slopes
-    return (0.0 * p, 0.0 * p), (0.0 * p, 1.0 / (1.0 / q + slope * slope / p))
-
-
-def nothing(law: Law[Any]) -> Rows[Any]:
-    zero = 0.0 * law.det
-    return (zero, zero), (zero, zero)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Split(PSLD):
-    """PSLD with another K."""
+    """PSLD with another K: that for data of a standard deviation."""
 
-    rule: Callable[[Law[Any]], Rows[Any]]
-    data_var: float
+    data_std: float
 
-    def known_precision(self, t: Number) -> Rows[Number]:
-        return self.rule(self.law(t, data_var=self.data_var))
+    def _known(self, psi: Any, lower: Any) -> Any:
+        return self._precision(psi, lower, self.data_std)
+
+
+class OfVAlone(PSLD):
+    """1 / Sigma_vv, of the law without data."""
+
+    def _known(self, psi: Any, lower: Any) -> Any:
+        known = 0.0 * lower
+        known[1, 1] = 1.0 / (lower[1] ** 2).sum(0)
+        return known
+
+
+class Nothing(PSLD):
+    def _known(self, psi: Any, lower: Any) -> Any:
+        return 0.0 * lower
 
 
 CHOICES = {
-    "diag(0, 1 / Sigma_vv of HSM)": Split(rule=of_v_alone, data_var=0.0),
-    "for data of variance 1": Split(rule=for_data, data_var=1.0),
+    "diag(0, 1 / Sigma_vv of HSM)": OfVAlone(),
+    "for data of variance 1": Split(data_std=1.0),
     "for data of variance 0.25": PSLD(),
-    "0": Split(rule=nothing, data_var=0.25),
+    "0": Nothing(),
 }
 
 

@@ -15,9 +15,10 @@ from cld_core.config import load
 from cld_core.config.keys import key
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sde import SdeSpec
+from cld_core.errors import RecipeError
 from cld_core.likelihood import likelihood
 from cld_core.ranks import Ranks
-from cld_core.registration import register
+from cld_core.registration import Variant, register
 from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
@@ -101,3 +102,14 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
 
 def test_build_passes_the_keys_of_the_spec():
     assert sde.build(LangevinSpec(beta0=2.0)) == Langevin(beta0=2.0, beta1=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsplit(LangevinSpec):
+    splittable: ClassVar[bool] = False
+
+
+def test_a_spec_says_that_its_diffusion_is_not_to_be_split():
+    SECTIONS["sde"].variants["langevin"] = Variant(Unsplit, f"{__name__}:Langevin")
+    with pytest.raises(RecipeError, match=r"cannot be sscs with sde\.name=langevin, which cannot be split"):
+        load(RECIPES / "toy.yaml", ["sde.name=langevin", "sampling.method=sscs"])
