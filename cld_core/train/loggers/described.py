@@ -1,7 +1,7 @@
 """A run in words, for loggers: its hyper-parameters, its recipe, and the attempt that begins."""
 
 from cld_core.config import Recipe
-from cld_core.config.load import to_yaml
+from cld_core.config.loader import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.run import Attempt, pending
 from cld_core.sanitize import fenced, local_time, one_line
