@@ -386,7 +386,7 @@ class Diffusion(ABC):
     def prior_logp(self, u: Tensor) -> Tensor:
         """Log-density (B,), float64, nats, of the prior."""
         squares = [half.flatten(1).double().square().sum(1) for half in self.halves(u)]
-        total = sum(rate * square for rate, square in zip(self.precision, squares, strict=True))
+        total = torch.stack([rate * square for rate, square in zip(self.precision, squares, strict=True)]).sum(0)
         log_det = -math.log(math.prod(self.precision))
         return -0.5 * (total + u[0].numel() // self.n * (self.n * math.log(2.0 * math.pi) + log_det))
 
