@@ -22,6 +22,8 @@ def combined(matrix: Tensor, parts: Sequence[Tensor]) -> Tensor:
     if matrix.ndim == 2:
         rows = [_sum(row, parts) for row in matrix.tolist()]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+    if matrix.shape[1:] == (1, 1):
+        return parts[0] * spread(matrix[:, 0, 0], parts[0])
     wide = matrix.to(parts[0].dtype).reshape(*matrix.shape, *(1,) * (parts[0].ndim - 1))
     first, *others = zip(wide.unbind(2), parts, strict=True)
     total = first[0] * first[1][:, None]
