@@ -13,7 +13,7 @@ from cld_core.files import existing_object, passes, retried, write_json
 from cld_core.ranges import share
 from cld_core.sanitize import one_line
 
-# The most pieces that work is divided into: each is a task, or a part of one, and four files.
+# The most pieces that work is divided into: each is a task, or a part of one.
 MAX_SHARDS = 10_000
 # Rows in a file, if their kind has no other number: few enough that a task that is killed loses little.
 CHUNK = 256
