@@ -84,7 +84,7 @@ def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     import yaml
 
-    from cld_core.config.load import parse
+    from cld_core.config.loader import parse
     from cld_core.files import opened
     from cld_core.ownership import shared_with
 

@@ -1,6 +1,6 @@
 """Recipes: strict YAML over frozen dataclasses. Loads no torch."""
 
-from .load import anchored_overrides, dump, dump_changed, from_dict, load, load_frozen, override, with_overrides
+from .loader import anchored_overrides, dump, dump_changed, from_dict, load, load_frozen, override, with_overrides
 from .schema import Recipe
 
 __all__ = [

@@ -10,7 +10,7 @@ from cld_core.errors import RecipeError
 from .check import problems
 from .eval import ElboSpec
 from .keys import WRONG, convert, shown
-from .load import changed_section
+from .loader import changed_section
 from .sampling import SamplingSpec
 from .schema import Recipe
 

@@ -13,7 +13,7 @@ from cld_core.errors import RecipeError, nearest
 from cld_core.sanitize import one_line
 
 from .keys import expectation, literals, type_hints
-from .load import COMMAND_LINE, file_layers, literal, load, load_with_places, origin, printed, to_yaml, to_yaml_line
+from .loader import COMMAND_LINE, file_layers, literal, load, load_with_places, origin, printed, to_yaml, to_yaml_line
 from .registry import SECTIONS, default_specs, specs_of
 from .schema import Recipe, leaves
 from .sections import Specs, options_of, section_class

@@ -71,7 +71,7 @@ def _values(file: Path) -> dict[str, object]:
 
 
 def _shown(key: str, values: dict[str, object]) -> str:
-    from cld_core.config.load import to_yaml_line
+    from cld_core.config.loader import to_yaml_line
 
     if key not in values:
         return "nothing"

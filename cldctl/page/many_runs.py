@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from cld_core.config.load import to_yaml_line
+from cld_core.config.loader import to_yaml_line
 from cld_core.config.schema import leaves
 from cld_core.errors import CldError
 from cld_core.files import write_text

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from cld_core.config.load import to_yaml_line
+from cld_core.config.loader import to_yaml_line
 from cld_core.config.train import EmaSpec
 from cld_core.errors import CldError, UsageError, did_you_mean
 from cld_core.files import by_age, read_bytes, replacing, write_text

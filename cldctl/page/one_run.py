@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from cld_core.config import Recipe, dump, load
-from cld_core.config.load import to_yaml_line
+from cld_core.config.loader import to_yaml_line
 from cld_core.config.schema import leaves
 from cld_core.config.train import EmaSpec
 from cld_core.digests import digest

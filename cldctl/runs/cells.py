@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cld_core.config import Recipe, load_frozen
-from cld_core.config.load import load_with_places
+from cld_core.config.loader import load_with_places
 from cld_core.config.schema import leaves
 from cld_core.digests import digest
 from cld_core.errors import UsageError

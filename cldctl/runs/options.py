@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cld_core.config import Recipe, load
-from cld_core.config.load import COMMAND_LINE, load_with_places
+from cld_core.config.loader import COMMAND_LINE, load_with_places
 from cld_core.errors import UsageError
 from cld_core.evaluate.registry import parse_metrics
 from cld_core.run import RunFolder

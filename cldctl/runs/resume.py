@@ -9,7 +9,7 @@ from pathlib import Path
 from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
 from cld_core.config import Recipe, plugins
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.load import as_overrides
+from cld_core.config.loader import as_overrides
 from cld_core.data import store
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError

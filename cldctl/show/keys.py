@@ -5,7 +5,7 @@ from typing import Any
 
 from cld_core.config import describe, load
 from cld_core.config.describe import Key, Section
-from cld_core.config.load import to_yaml_line
+from cld_core.config.loader import to_yaml_line
 from cld_core.config.registry import SECTIONS
 from cld_core.config.schema import leaves
 from cld_core.errors import CldError

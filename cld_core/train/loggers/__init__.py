@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cld_core.config import Recipe
-from cld_core.config.load import to_yaml
+from cld_core.config.loader import to_yaml
 from cld_core.config.schema import leaves
 from cld_core.files import Dropping
 from cld_core.imports import resolve

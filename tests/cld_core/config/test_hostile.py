@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
-from cld_core.config.load import MAX_BYTES
+from cld_core.config.loader import MAX_BYTES
 from cld_core.errors import RecipeError
 from cld_core.run import RunFolder
 from cld_core.run.events import Requested

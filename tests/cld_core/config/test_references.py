@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cld_core.config import dump, load, load_frozen, with_overrides
 from cld_core.config.keys import is_text
-from cld_core.config.load import literal
+from cld_core.config.loader import literal
 from cld_core.errors import RecipeError
 
 PIECES = st.sampled_from(["\\", "${", "}", "$", "{", "a", "train.keep", " ", "oc.env:HOME", "\u00e9"])

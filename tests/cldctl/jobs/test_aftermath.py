@@ -309,7 +309,7 @@ def test_a_successor_is_submitted_when_the_machine_is_found_fit(tmp_path, monkey
 
     monkeypatch.setattr("cld_core.train.health.joined", joined)
     with pytest.raises(UnfitError):
-        TrainWork(str(run.path))._train(run, job, StopFlag())
+        TrainWork(str(run.path))._train(run, run.recipe(), job, StopFlag())
     assert job.cluster.submissions == []
 
 
