@@ -10,13 +10,11 @@ from cld_core.codec import from_plain, to_plain
 from cld_core.config import plugins
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import existing_object, passes, retried, write_json
-from cld_core.ranges import share
+from cld_core.ranges import CHUNK, share
 from cld_core.sanitize import one_line
 
 # The most pieces that work is divided into: each is a task, or a part of one.
 MAX_SHARDS = 10_000
-# Rows in a file, if their kind has no other number: few enough that a task that is killed loses little.
-CHUNK = 128
 # The most rows of a kind.
 MAX_ROWS = 10**9
 # Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
