@@ -1,5 +1,8 @@
 """How n items are divided among k parts, for ranks and shards alike."""
 
+# Rows of an evaluation in a file, if their kind has no other number: few enough that a killed task loses little.
+CHUNK = 128
+
 
 def share(n: int, part: int, parts: int) -> tuple[int, int]:
     """First and last-plus-one of the items of one part. Shares are contiguous and differ by at most one item.

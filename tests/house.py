@@ -31,7 +31,8 @@ CEILINGS = {
     "cluster names compared": 0,
     "vague names": 21,
     "exceptions of import rules": 39,
-    "tokens per 10 lines, cld_core": 102,
+    # A mean over packages, which differ: it rises when sparse ones shrink.
+    "tokens per 10 lines, cld_core": 104,
     "tokens per 10 lines, cldctl": 99,
     "tokens per 10 lines, tests": 114,
     "fmt: off": 43,

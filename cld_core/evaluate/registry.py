@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.imports import resolve
+from cld_core.ranges import CHUNK
 from cld_core.registration import table
-from cld_core.shards.request import CHUNK
 
 from . import nonfinite
 

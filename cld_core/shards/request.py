@@ -10,13 +10,11 @@ from cld_core.codec import from_plain, to_plain
 from cld_core.config import plugins
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import existing_object, passes, retried, write_json
-from cld_core.ranges import share
+from cld_core.ranges import CHUNK, share
 from cld_core.sanitize import one_line
 
-# The most pieces that work is divided into: each is a task, or a part of one, and four files.
+# The most pieces that work is divided into: each is a task, or a part of one.
 MAX_SHARDS = 10_000
-# Rows in a file, if their kind has no other number: few enough that a task that is killed loses little.
-CHUNK = 256
 # The most rows of a kind.
 MAX_ROWS = 10**9
 # Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
@@ -112,9 +110,8 @@ class Request(ABC):
         return max(min(chunk, self.sizes[kind] - number * chunk), 0)
 
     def in_shards(self, shards: int) -> Self:
-        """The same request in so many shards, or in as many as it has chunks."""
-        most = max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())
-        return replace(self, shards=min(shards, most))
+        """The same request in so many shards, or in as many as it has rows. One without a chunk is complete at once."""
+        return replace(self, shards=min(shards, max(self.sizes.values())))
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.

@@ -1,6 +1,6 @@
 """Rows as they are kept: in a folder named after what they are, in chunks that everybody cuts alike.
 
-ROWS/000003-000256.npz      256 rows of chunk 3; if a chunk has 256 rows, those of 768 to 1023
+ROWS/000003-000128.npz      128 rows of chunk 3; if a chunk has 128 rows, those of 384 to 511
 
 A row is a function of its index, so it does not matter who computes it, for which work, or how often. A chunk is
 written under another name and renamed, which is why two tasks that compute the same one waste work and spoil nothing.

@@ -98,13 +98,13 @@ def prune(
         about = f"{'; '.join(removed)}; keeps" if removed else "nothing to remove; kept:"
         err.print(f"{entry.run.name}: {about} {kept or 'none'}")
     count = sum(len(entry.remove) for entry in prunings)
-    whats = [f"{count} checkpoint{'' if count == 1 else 's'}"] if count else []
-    whats += ["snapshots of averages"] if any(entry.averages for entry in prunings) else []
-    whats += ["rows of evaluations"] if any(entry.rows for entry in prunings) else []
-    if not whats or dry_run:
+    removed_kinds = [f"{count} checkpoint{'' if count == 1 else 's'}"] if count else []
+    removed_kinds += ["snapshots of averages"] if any(entry.averages for entry in prunings) else []
+    removed_kinds += ["rows of evaluations"] if any(entry.rows for entry in prunings) else []
+    if not removed_kinds or dry_run:
         return
     total = size(sum(entry.size + entry.size_of_averages + entry.size_of_rows for entry in prunings))
-    options.agree(f"Remove {' and '.join(whats)}, {total}?", "prune", yes)
+    options.agree(f"Remove {' and '.join(removed_kinds)}, {total}?", "prune", yes)
     for entry in prunings:
         pruning.prune(entry)
     err.print(f"removed {total}")

@@ -213,7 +213,6 @@ def stats(
     Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
     """
     from cld_core.evaluate.statistics import Statistics, StatsRequest
-    from cld_core.shards.request import CHUNK
     from cldctl.lookup import recipe_or_run
     from cldctl.runs import home, sharded
     from cldctl.show.follow import follow_statistics
@@ -224,7 +223,7 @@ def stats(
     with Working(f"looking at the training images of {recipe.data.name}"):
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
-        err.print(f"--shards {shards}: {request.shards} instead, since a shard has {CHUNK} images at least")
+        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
     job = sharded.start_statistics(request, where, recipe.cluster, say=err.print)
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")

@@ -17,7 +17,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.trust import trusted_recipe
-from cld_core.shards.request import CHUNK, require_few
+from cld_core.shards.request import require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
@@ -310,7 +310,7 @@ def _division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None
     if asked is None:
         return
     if (most := max(request.shards for request in requests)) < asked:
-        yield f"--shards {asked}: {most} instead, since a shard has {CHUNK} samples or test points at least"
+        yield f"--shards {asked}: {most} shards instead, one for each sample or test point"
     for request in requests:
         begun = whole(read_object(run.evals / request.id / "request.json").get("shards"))
         if begun not in (None, request.shards):

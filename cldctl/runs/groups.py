@@ -57,8 +57,8 @@ def check(options: SubmitOptions, cluster: Cluster, say: Callable[[str], None] =
     if RunFolder(group.root / group.name).exists:
         raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
     for cell in options.cells:
-        submit.require_native(cell.recipe, cluster, say)
         submit.require_complete(cell.recipe, options.metrics)
+        submit.require_native(cell.recipe, cluster, say)
     starts = [Start(run=RunFolder(group.root / cell.name), recipe=cell.recipe) for cell in missing(options)]
     spec = training.spec_of(group, starts or [_first(options)], cluster, options.parallel)
     if snapshot.kind_for(cluster, options.live_code) == "copy":

@@ -23,8 +23,7 @@ def page() -> str:
     sections = describe.sections()
     whole = sections.pop("")
     lines = [f"| [`{name}`](#{name}) | {_cell(section.doc)} |" for name, section in sections.items() if "." not in name]
-    (top,) = whole.keys
-    lines += ["", f"`name` is the only key outside sections: {top.meanings[0].doc}."]
+    lines += ["", "Outside sections:", *_table(whole.keys)]
     for section in sections.values():
         lines += ["", f"{'###' if '.' in section.name else '##'} {section.name}", *_section(section)]
     return _HEAD + "\n".join(lines) + "\n"

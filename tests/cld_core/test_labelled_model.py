@@ -75,8 +75,8 @@ def test_guidance_changes_samples_and_is_counted(model):
         (lambda it: it.draw(3, label="cat"), "Model.draw: there is no class 'cat': the labels are 0 to 8"),
         (lambda it: it.sample(3, label=[1, 2]), "Model.sample: 2 labels for 3 examples"),
         (lambda it: it.log_likelihood(torch.zeros(2, 2), label=[1]), "Model.log_likelihood: 1 labels for 2 examples"),
-        (lambda it: it.sample(3, guidance=-1.0), "Model.sample: guidance=-1.0: expected"),
-        (lambda it: it.sample(3, guidance_from=0.5, guidance_to=0.4), "guidance_from is 0.5, above guidance_to=0.4"),
+        (lambda it: it.sample(3, guidance=-1.0), "Model.sample: 'guidance' cannot be -1.0"),
+        (lambda it: it.sample(3, guidance_from=0.5, guidance_to=0.4), "'guidance_from' is 0.5, above guidance_to=0.4"),
     ],
 )
 def test_wrong_labels_are_named(model, call, message):
@@ -89,7 +89,7 @@ def test_a_model_without_labels_refuses_them():
     plain = cld_core.Model(load(RECIPES / "toy_diamond.yaml", SMALL[:2]))
     with pytest.raises(UsageError, match=r"Model.sample: label: toy_diamond was trained without labels"):
         plain.sample(3, label=1, **FAST)
-    with pytest.raises(RecipeError, match=r"guidance is 2, but the model has no labels: data.labels is false"):
+    with pytest.raises(RecipeError, match=r"'guidance' is 2, but the model has no labels: data.labels is false"):
         plain.sample(3, guidance=2.0, **FAST)
 
 

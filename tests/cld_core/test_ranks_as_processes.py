@@ -19,7 +19,7 @@ from tests.support.tools import wait_for
 def _talk(rank: int, meeting: str, out: str) -> None:
     torch.set_num_threads(1)
     ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
-    said = (ranks.from_first("hello" if ranks.is_first else None), ranks.mean(float(rank)), ranks.gather(rank))
+    said = (ranks.from_first("hello" if ranks.is_first else None), ranks.gather(rank))
     said = (*said, ranks.sums(torch.tensor([1.0, float(rank)])).tolist())
     consensus = Consensus(ranks)
     consensus.begin(StopCode.NONE if ranks.is_first else StopCode.USR2)
@@ -30,8 +30,8 @@ def _talk(rank: int, meeting: str, out: str) -> None:
 def test_ranks_meet_at_a_file_talk_and_leave_nothing(tmp_path):
     multiprocessing.spawn(_talk, args=(str(tmp_path / "meeting"), str(tmp_path / "out")), nprocs=2)
     first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
-    assert first == ("hello", 0.5, [0, 1], [2.0, 1.0], StopCode.USR2)
-    assert second == ("hello", 0.5, None, [2.0, 1.0], StopCode.USR2)
+    assert first == ("hello", [0, 1], [2.0, 1.0], StopCode.USR2)
+    assert second == ("hello", None, [2.0, 1.0], StopCode.USR2)
     assert not (tmp_path / "meeting").exists()
 
 

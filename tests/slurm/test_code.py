@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
+from cld_core.run import RunFolder
 from cld_core.run.events import Started
 
 from .lab import Lab
+from .polling import wait_until
+
+
+def test_submitting_from_inside_an_array_task_that_was_requeued(lab: Lab, tmp_path: Path) -> None:
+    """Its task number, its memory and its restarts are not those of the new job."""
+    output = tmp_path / "outer.log"
+    # Not the data set of the other tests: looking at a plug-in takes more memory than the outer job has.
+    settings = ("network.width=16", "network.layers=3", "train.steps=30", "cluster.partition=low")
+    inner = [sys.executable, "-m", "cldctl", "submit", "toy", *settings, "--name", "inner", "--runs-dir", str(lab.runs)]
+    # The first start puts itself back into the queue, so that the second one knows a restart count.
+    script = tmp_path / "outer.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        'if [ -z "$SLURM_RESTART_COUNT" ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_3"; sleep 60; fi\n'
+        f"OMP_NUM_THREADS=1 {shlex.join(inner)}\n"
+    )
+    options = (
+        "--array=3",
+        "--requeue",
+        "--mem-per-cpu=100",
+        "--partition=high",
+        f"--output={output}",
+        "--open-mode=append",
+    )
+    lab.slurm.sbatch(*options, str(script))
+    run = RunFolder(lab.runs / "inner")
+    wait_until(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
+    row = lab.until("inner", "the inner run to end", lambda row: row["state"] in ("FINISHED", "FAILED", "LOST"))
+    assert row["state"] == "FINISHED", (row, _said(output))
+    (started,) = (event for event in run.ledger.events() if isinstance(event, Started))
+    assert started.restart == 0
+
+
+def _said(output: Path) -> str:
+    return output.read_text() if output.exists() else "nothing"
 
 
 def test_a_requeued_job_runs_the_code_that_was_submitted(lab: Lab, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from .lab import ENDLESS, Lab
 from .polling import wait_until
 
 SHARDS = 6
-# Of a chunk of 256 rows.
-BATCHES, BATCH = 4, 64
+# Of a chunk of 128 rows.
+BATCHES, BATCH = 4, 32
 
 
 def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:

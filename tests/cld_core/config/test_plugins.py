@@ -115,10 +115,9 @@ def test_the_plugins_of_the_recipe_that_was_read_last_are_in_force(heavy, tmp_pa
 def test_what_a_plugin_may_register(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
     load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/everything.py"])
-    from cld_core.train.loggers.registry import LOGGERS
-
     from cld_core.evaluate import extractors
     from cld_core.evaluate import registry as metrics
+    from cld_core.train.loggers import LOGGERS
 
     try:
         assert metrics.parse_metrics("mine,loss") == ("loss", "mine")
@@ -143,7 +142,7 @@ def test_what_a_plugin_may_register(tmp_path, capsys):
     ],
 )
 def test_a_plugin_that_does_not_work(tmp_path, content, words):
-    import cld_core.train.loggers.registry  # noqa: F401 - it has the names that are taken
+    import cld_core.train.loggers  # noqa: F401 - it has the names that are taken
 
     (tmp_path / "mine.py").write_bytes(content)
     with pytest.raises(RecipeError, match=words) as caught:

@@ -169,8 +169,12 @@ def test_an_fid_of_few_samples_is_no_published_one(made):
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
     hook = "hooks.on_change=curl secret-address"
-    plugin = "data.plugin=/home/secret-person/ring.py"
-    made = run_with(tmp_path / "mine", 20, overrides=(*secrets, hook, plugin, "data.name=ring"))
+    file = tmp_path / "secret-person" / "ring.py"
+    file.parent.mkdir()
+    code = "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('ring_of_a_card')\ndef ring(n, generator):\n"
+    file.write_text(f"{code}    return torch.zeros(n, 2)\n")
+    overrides = (*secrets, hook, f"plugins=[{file}]", "data.name=ring_of_a_card")
+    made = run_with(tmp_path / "mine", 20, overrides=overrides)
     text = card_of(made)
     assert "secret" not in text
     assert "plug-in ring.py" in text
@@ -179,15 +183,15 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
 
 
 def test_the_recipe_is_a_difference_and_the_whole_is_folded(tmp_path):
-    data = str(tmp_path / "elsewhere" / "ring.py")
-    overrides = ("optim.lr=0.002", f"data.plugin={data}", "cluster.account=ours")
+    (tmp_path / "ring.py").write_text("")
+    overrides = ("optim.lr=0.002", f"plugins=[{tmp_path / 'ring.py'}]", "cluster.account=ours")
     made = run_with(tmp_path / "mine", 20, overrides=overrides)
     write_json(made.identity_file, made.identity() | {"recipe": "toy"})
     recipe = section(card_of(made), "Recipe")
     before, _, folded = recipe.partition("<details>")
     assert "2 keys differ from toy, a recipe that comes with cldctl." in before
     rows = [line for line in before.splitlines() if line.startswith("| ")][2:]
-    assert rows == ["| data.plugin | ring.py | null |", "| optim.lr | 0.002 | 0.001 |"]
+    assert rows == ["| plugins | \\[ring.py\\] | \\[\\] |", "| optim.lr | 0.002 | 0.001 |"]
     assert len(before.splitlines()) < 10
     assert "objective:" in folded
     assert folded.rstrip().endswith("</details>")
