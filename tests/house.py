@@ -20,12 +20,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
-    "cld_core": 17_535,
-    "cldctl": 14_817,
+    "cld_core": 17_510,
+    "cldctl": 14_815,
     "tests": 31_001,
     "benchmarks": 3_137,
-    "files": 318,
-    "one importer": 55,
+    "files": 317,
+    "one importer": 53,
     "same name": 29,
     "cycles": 0,
     "cluster names compared": 0,
