@@ -2,7 +2,7 @@
 
 python -P benchmarks/fleet_tasks.py FOLDER SHARDS RECIPE [KEY=VALUE ...]
 
-It evaluates with whatever cld_core is imported, so that an older one can be counted as well. Prints one JSON document.
+It evaluates with whatever cld_core is imported. Prints one JSON document.
 """
 
 import contextlib
@@ -33,9 +33,8 @@ AT_ONCE = 8
 _LISTING = ("os.listdir", "os.scandir")
 # Weights of the small run that only tells which modules an evaluation imports.
 TINY = ("network.width=8", "network.layers=2")
-if hasattr(registry.ROWS["loss"], "chunk"):
-    # A shard has one test point, which takes no time.
-    registry.ROWS["loss"] = dataclasses.replace(registry.ROWS["loss"], chunk=1)
+# A shard has one test point, which takes no time.
+registry.ROWS["loss"] = dataclasses.replace(registry.ROWS["loss"], chunk=1)
 
 
 def trained(folder: Path, recipe: str, overrides: list[str], shards: int) -> Evaluation:

@@ -67,7 +67,7 @@ TOYS = {
     "importance": ("toy", 20, "objective.weighting=likelihood objective.times=importance optim.name=adamax"),
     "preconditioned": ("toy", 20, "objective.precondition=data train.micro_batch=8"),
     "psld": ("toy_psld", 20, "objective.mixed_score=true network.time_input=fourier"),
-    "hold": ("toy_hold", 20, "objective.weighting=reweightedv1 network.name=resnet"),
+    "hold": ("toy_hold", 20, "objective.weighting=reweightedv1 network.name=resnet network.width=64 network.layers=20"),
     "vpsde": ("toy_vpsde", 20, "objective.times=log optim.warmup_steps=10 optim.decay=cosine"),
     "labels": ("toy_labels", 20, ""),
 }

@@ -20,22 +20,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
-    "cld_core": 20_674,
-    "cldctl": 14_950,
-    "tests": 33_837,
+    "cld_core": 17_510,
+    "cldctl": 14_815,
+    "tests": 31_001,
     "benchmarks": 3_137,
-    "files": 443,
-    "one importer": 91,
-    "same name": 53,
+    "files": 317,
+    "one importer": 53,
+    "same name": 29,
     "cycles": 0,
     "cluster names compared": 0,
-    "vague names": 21,
-    "exceptions of import rules": 39,
+    "vague names": 13,
+    "exceptions of import rules": 1,
     # A mean over packages, which differ: it rises when sparse ones shrink.
     "tokens per 10 lines, cld_core": 104,
     "tokens per 10 lines, cldctl": 99,
     "tokens per 10 lines, tests": 114,
-    "fmt: off": 43,
+    "fmt: off": 36,
 }
 PACKAGES = ("cld_core", "cldctl")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")

@@ -259,7 +259,7 @@ def request(**changes: Any) -> Callable[[RunFolder], None]:
 DAMAGE = {
     "another format": replaced("run.json", '{"format": 1, "created": 1.0}'),
     "no identity": lambda run: run.identity_file.unlink(),
-    "an identity of other types": replaced("run.json", '{"format": 3, "created": {}}'),
+    "an identity of other types": replaced("run.json", '{"format": 4, "created": {}}'),
     "a deep identity": replaced("run.json", DEEP),
     "the identity is a pipe": in_place_of("run.json", os.mkfifo),
     "the identity is huge": in_place_of("run.json", sparse),

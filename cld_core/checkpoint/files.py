@@ -159,6 +159,23 @@ def weights_digest(folder: RunFolder, step: int, length: float | None = None) ->
     return digest([float(length), sidecar.weights.sha256, stored])
 
 
+def required_digest(folder: RunFolder, step: int, fix: str) -> str:
+    """As `weights_digest`.
+
+    Args:
+        fix: the last sentence of the message.
+
+    Raises:
+        NotFoundError: the checkpoint is gone.
+        OSError: nobody knows at this moment.
+    """
+    found = weights_digest(folder, step)
+    if found is None:
+        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
+        raise NotFoundError(f"{folder.path}: no checkpoint of step {step} any more; there are: {steps}. {fix}")
+    return found
+
+
 # --- which checkpoints are whole
 
 

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cld_core.checkpoint.files import weights_digest
+from cld_core.checkpoint.files import required_digest, weights_digest
 from cld_core.codec import text
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import by_age, read_object, write_json
 from cld_core.run import RunFolder, changes
-from cld_core.shards import Computer, Task, Work
+from cld_core.shards import Computer, ShardedWork, Task
 from cld_core.shards.rows import Rows
+from cld_core.shards.work import joined
 
 from . import registry
 from .reports import current_report, remarks, to_tensorboard
@@ -30,7 +31,7 @@ from .request import EvalRequest
 UNNAMED_S = 24 * 3600.0
 
 
-class Evaluation(Work):
+class Evaluation(ShardedWork):
     """One evaluation of one checkpoint of ``run``."""
 
     command = "cldctl eval"
@@ -41,10 +42,6 @@ class Evaluation(Work):
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.folder.parent.parent)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     @property
     def report(self) -> dict[str, Any] | None:
@@ -63,13 +60,8 @@ class Evaluation(Work):
             NotFoundError: the checkpoint is gone.
             OSError: nobody knows at this moment.
         """
-        step = self.request.checkpoint_step
-        found = weights_digest(self.run, step)
-        if found is None:
-            steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
-            text = f"no checkpoint of step {step} any more; there are: {steps}"
-            raise NotFoundError(f"{self.run.path}: {text}. What was computed is kept; use another step.")
-        return found
+        fix = "What was computed is kept; use another step."
+        return required_digest(self.run, self.request.checkpoint_step, fix)
 
     def rows(self, kind: str) -> Rows:
         request, weights = self.request, self.checkpoint
@@ -97,7 +89,7 @@ class Evaluation(Work):
             UsageError: statistics are gone or have changed.
             UnusableSamplesError: too many samples are not finite.
         """
-        from .rows import RowComputer, Table, joined
+        from .rows import RowComputer, Table
 
         request = self.request
         first = next(iter(task.computers.values()))

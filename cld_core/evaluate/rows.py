@@ -1,7 +1,6 @@
 """Rows of an evaluation: what computes them, and all of a kind together, from which metrics make their sections."""
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +26,6 @@ def given_labels(score: Score, model: Model, seed: int, first: int, last: int) -
     if model.classes is None:
         return score
     return Conditional(score, labelled(model.source).test_labels(seed, first, last).to(model.device))
-
-
-def joined(parts: Iterable[Arrays]) -> Arrays:
-    """Rows one after another."""
-    kept = list(parts)
-    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
 
 
 class RowComputer(Computer):

@@ -17,7 +17,7 @@ from cld_core.config.registry import spec_of
 from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import CldError, DataError, UsageError
-from cld_core.shards import Computer, Request, Task, Work
+from cld_core.shards import Computer, Request, ShardedWork, Task
 from cld_core.shards.request import require_few
 from cld_core.shards.rows import Rows
 
@@ -134,7 +134,7 @@ class StatsRequest(Request):
         return not self.features or (content.features is not None and content.classes == self.classes)
 
 
-class Statistics(Work):
+class Statistics(ShardedWork):
     """Statistics that are being computed; the folder is removed when they are done."""
 
     command = "cldctl data stats"

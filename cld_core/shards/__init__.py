@@ -5,8 +5,37 @@ of them; identity, division into shards, completeness, resuming and merging are 
 numpy.
 """
 
-from .kinds import KINDS, open_work
-from .request import Request
-from .work import Computer, Task, Work
+from pathlib import Path
 
-__all__ = ["KINDS", "Computer", "Request", "Task", "Work", "open_work"]
+from cld_core.codec import text
+from cld_core.errors import NotFoundError
+from cld_core.imports import resolve
+from cld_core.run.work import Work
+
+from .request import Request, content_of
+from .work import Computer, ShardedWork, Task
+
+__all__ = ["KINDS", "Computer", "Request", "ShardedWork", "Task", "open_work"]
+
+# By the ``kind`` field of their request.json.
+KINDS = {
+    "evaluation": "cld_core.evaluate.evaluation:Evaluation",
+    "tuning": "cld_core.tune.tuning:Tuning",
+    "statistics": "cld_core.evaluate.statistics:Statistics",
+}
+
+
+def open_work(folder: Path) -> Work:
+    """The work that a folder's request.json describes.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+        OSError: it cannot be read at this moment.
+    """
+    content = content_of(folder)
+    kind = text(content.get("kind")) if content is not None else None
+    if kind not in KINDS:
+        what = "there is no request here" if content is None else "its request was made by another version of cldctl"
+        raise NotFoundError(f"{folder}: {what}. Start the work again.")
+    work: Work = resolve(KINDS[kind])(folder)
+    return work

@@ -3,21 +3,22 @@
 request.json      what is asked (`Request`)
 jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
 
-Its rows lie where `Work.rows` says, chunk by chunk (`rows`). A shard is a share of the chunks: a task computes those
-that are not there, and the task that finds all of them makes the result. Loads no torch or numpy until it computes.
+Its rows lie where `ShardedWork.rows` says, chunk by chunk (`rows`). A shard is a share of the chunks: a task computes
+those that are not there, and the task that finds all of them makes the result. Loads no torch or numpy until it
+computes.
 """
 
 import functools
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import retried
-from cld_core.run.ledger import Ledger
+from cld_core.run.work import Work
 
 from .request import Request
 from .rows import Arrays, DamagedRowsError, Rows
@@ -54,39 +55,22 @@ class Computer(ABC):
         return
 
 
-class Work(ABC):
+class ShardedWork(Work):
     """One folder of sharded work.
 
     Attributes:
         request_type: the class of `request`.
-        command: the command that continues it when it is run again, for messages.
-        request: what is asked.
-        called, doing, unit: what it is, what computing it is called, and what its rows are, for people who watch.
 
     Raises:
         NotFoundError: the folder has no request, or one that another version of cldctl wrote.
     """
 
-    command: ClassVar[str]
     request_type: ClassVar[type[Request]]
-    called: ClassVar[str] = "work"
-    doing: ClassVar[str] = "computing"
-    unit: ClassVar[str] = "rows"
     request: Request
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.request = self.request_type.load(folder)
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What people call it."""
-
-    @property
-    @abstractmethod
-    def is_done(self) -> bool:
-        """Whether the product exists and answers the present request."""
 
     @abstractmethod
     def rows(self, kind: str) -> Rows:
@@ -111,10 +95,6 @@ class Work(ABC):
         Raises:
             CldError: the rows cannot be used, or something has changed.
         """
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.folder / "jobs.jsonl")
 
     def missing(self) -> list[int]:
         """The shards that are not complete; none if the work is done."""
@@ -249,10 +229,10 @@ class Task:
         computers: by kind of rows.
 
     Raises:
-        CldError: as `Work.computers`, or what rows are made of changed meanwhile.
+        CldError: as `ShardedWork.computers`, or what rows are made of changed meanwhile.
     """
 
-    def __init__(self, work: Work, device: Any, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, work: ShardedWork, device: Any, should_stop: Callable[[], bool]) -> None:
         self.work, self._should_stop = work, should_stop
         self._rows = self._places()
         for rows in self._rows.values():
@@ -323,7 +303,7 @@ class Task:
                 raise _StoppedError
             begin = first + done
             new = computer.compute(begin, min(begin + at_once, last))
-            known = new if known is None else _joined([known, new])
+            known = new if known is None else joined([known, new])
             self._save(rows, number, known, done)
             print(f"{label.what} {label.before + _length(known)}/{label.total}", flush=True)
             computer.review(new)
@@ -350,7 +330,9 @@ def _length(arrays: Arrays) -> int:
     return len(next(iter(arrays.values())))
 
 
-def _joined(parts: "list[Arrays]") -> Arrays:
+def joined(parts: Iterable[Arrays]) -> Arrays:
+    """Rows one after another."""
     import numpy as np
 
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    kept = list(parts)
+    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}

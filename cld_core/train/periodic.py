@@ -12,12 +12,13 @@ from cld_core.evaluate import nonfinite, registry
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows import RowComputer, Table, joined
+from cld_core.evaluate.rows import RowComputer, Table
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.ranks import Consensus
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
+from cld_core.shards.work import joined
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor

@@ -23,15 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cld_core import solutions
-from cld_core.checkpoint.files import weights_digest
+from cld_core.checkpoint.files import required_digest, weights_digest
 from cld_core.codec import RecordError, find_record, from_plain, real, to_plain
 from cld_core.config import Recipe
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.files import existing_object, retried, write_json
+from cld_core.files import existing_object, write_json
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
-from cld_core.run.ledger import Ledger
+from cld_core.run.work import Work
+from cld_core.shards.request import content_of
 from cld_core.solutions import FLOW, Solution, guidance_of
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
 MOST_MINUTES = 1_000_000
 # Version of the rows of a fit: a fit that was started by another version is not continued.
 _VERSION = 4
-# Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
-_READ_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +170,7 @@ class TuneRequest:
             NotFoundError: there is none, or one that another version of cldctl wrote.
             OSError: it cannot be read at this moment.
         """
-        content = retried(lambda: existing_object(folder / "request.json"), _READ_WITHIN_S)
+        content = content_of(folder)
         if content is None or content.get("kind") != cls.kind:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:
@@ -277,8 +276,8 @@ class State:
         return any(self.lacks(stage, None) for stage in STAGES)
 
 
-class Tuning:
-    """One tuning to one checkpoint of ``run``: a kind of `cld_core.run.work.Work`.
+class Tuning(Work):
+    """One tuning to one checkpoint of ``run``.
 
     Args:
         request: what is asked; default: what the folder says.
@@ -290,6 +289,7 @@ class Tuning:
     command = "cldctl tune"
     computation = "cld_core.tune.job:Job"
     called, doing, unit = "tuning", "tuning", "steps"
+    request: TuneRequest
 
     def __init__(self, folder: Path, request: TuneRequest | None = None) -> None:
         self.folder = folder
@@ -298,14 +298,6 @@ class Tuning:
     @property
     def run(self) -> RunFolder:
         return RunFolder(self.folder.parent.parent)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.folder / "jobs.jsonl")
 
     @property
     def solution(self) -> Solution | None:
@@ -344,17 +336,13 @@ class Tuning:
         Raises:
             NotFoundError: with ``strict``, something is gone.
         """
-        step = self.request.checkpoint_step
-        checksum = weights_digest(self.run, step)
-        if checksum is None and strict:
-            steps = ", ".join(map(str, self.run.checkpoint_steps())) or "none"
-            text = f"{self.run.path}: no checkpoint of step {step} any more; there are: {steps}"
-            raise NotFoundError(f"{text}. Tune to another step.")
+        step, length = self.request.checkpoint_step, self.request.ema_length
+        fix = "Tune to another step."
+        checkpoint = required_digest(self.run, step, fix) if strict else weights_digest(self.run, step)
         made_of = {"request": self.request.id}
-        length = self.request.ema_length
         if length is not None and (averages := weights_digest(self.run, step, length)) is not None:
             made_of["averages"] = averages
-        return made_of | ({} if checksum is None else {"checkpoint": checksum})
+        return made_of | ({} if checkpoint is None else {"checkpoint": checkpoint})
 
     def neighbour(self, checksum: str) -> Solution | None:
         """The solution of the next smaller number of evaluations for the same flow of the same weights."""

@@ -285,8 +285,6 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
 
 def _tell_hook(kind: str, folder: Path) -> None:
     """Call the hook for what was decided. It comes last, and may be killed: the job may be in the queue again."""
-    from cld_core.shards import open_work
-
     if kind == "training":
         hooks.fire(RunFolder(folder))
         hooks.settle(RunFolder(folder))

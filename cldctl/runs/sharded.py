@@ -15,8 +15,7 @@ from cld_core.run import RunFolder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.work import Work
-from cld_core.shards import Work as ShardedWork
-from cld_core.shards import open_work
+from cld_core.shards import ShardedWork, open_work
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs

@@ -98,8 +98,8 @@ def curve(run: RunFolder, steps: Sequence[int], begin: int = 0, level: float = 0
 
 
 def evaluation(run: RunFolder, step: int, shards: int) -> Evaluation:
-    """An evaluation of a checkpoint of which nothing is computed."""
-    request = plan.make(run, ("elbo",), [step], (f"eval.samples={256 * shards}",), shards=shards).requests[0]
+    """An evaluation of a checkpoint of which nothing is computed; a shard is a chunk."""
+    request = plan.make(run, ("elbo",), [step], (f"eval.samples={128 * shards}",), shards=shards).requests[0]
     return Evaluation(request.save(run))
 
 

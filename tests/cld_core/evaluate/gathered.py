@@ -3,9 +3,9 @@
 import torch
 
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.rows import joined
 from cld_core.shards import Task
 from cld_core.shards.rows import Arrays
+from cld_core.shards.work import joined
 
 
 def gather(work: Evaluation) -> dict[str, Arrays]:

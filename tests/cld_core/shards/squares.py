@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from cld_core.files import read_json, write_json
-from cld_core.shards import Computer, Request, Task, Work
+from cld_core.shards import Computer, Request, ShardedWork, Task
 from cld_core.shards.rows import Rows
 
 
@@ -39,7 +39,7 @@ class SquareRows(Computer):
         return {"square": np.arange(first, last) ** 2}
 
 
-class Squares(Work):
+class Squares(ShardedWork):
     """Its rows lie beside its folder: those of work with another number of rows are the same ones."""
 
     command = "squares"

@@ -79,7 +79,7 @@ def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
         assert arrays["x"].shape == arrays["v"].shape == (5, 3, 16, 16)
         assert (arrays["images"].shape, arrays["images"].dtype) == ((5, 16, 16, 3), np.uint8)
     data = f"data.path={make_images(tmp_path / 'set', size=16)}"
-    steps = ("train.steps=5", "train.checkpoint_every=1", "train.keep=1", "train.batch_size=2")
+    steps = ("train.steps=5", "train.checkpoint_every=1", "train.keep=1", "train.batch_size=2", "train.emulated=true")
     sampler = ("periodic.samples_every=null", "sampling.method=em", "sampling.nfe=3")
     invoke("resume", "pub", data, *steps, *sampler, *DEBUG, runs=runs)
     left = sorted(path.stem for path in (runs / "pub" / "checkpoints").glob("*.pt"))

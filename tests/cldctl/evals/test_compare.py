@@ -158,7 +158,7 @@ def group(tmp_path):
     for name, values in members.items():
         file = tmp_path / name / "run.json"
         file.write_text(
-            f'{{"format": 3, "created": 1.0, "group": "g", "sweep": {{"train.seed": "{values["train.seed"]}"}}}}'
+            f'{{"format": 4, "created": 1.0, "group": "g", "sweep": {{"train.seed": "{values["train.seed"]}"}}}}'
         )
     return tmp_path
 

@@ -55,7 +55,7 @@ def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
 
 
 def test_logs_of_evaluations_follow_those_of_the_training(fleet):
-    logs = next((fleet.root / RUNNING / "evals").iterdir()) / "logs"
+    logs = next((fleet.root / RUNNING / "evals").glob("elbo-*")) / "logs"
     logs.mkdir()
     (logs / "4433_3_0_log.out").write_text("shard 23 of 40\n")
 
