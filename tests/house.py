@@ -20,19 +20,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
-    "cld_core": 17_510,
+    "cld_core": 17_131,
     "cldctl": 14_815,
-    "tests": 31_001,
-    "benchmarks": 3_137,
-    "files": 317,
-    "one importer": 53,
-    "same name": 29,
+    "tests": 30_709,
+    "benchmarks": 3_130,
+    "files": 303,
+    "one importer": 46,
+    "same name": 27,
     "cycles": 0,
     "cluster names compared": 0,
-    "vague names": 13,
+    "vague names": 12,
     "exceptions of import rules": 1,
     # A mean over packages, which differ: it rises when sparse ones shrink.
-    "tokens per 10 lines, cld_core": 104,
+    "tokens per 10 lines, cld_core": 103,
     "tokens per 10 lines, cldctl": 99,
     "tokens per 10 lines, tests": 114,
     "fmt: off": 36,
