@@ -20,7 +20,7 @@ reveal_type(model.plot())
 reveal_type(cld_core.runs()["toy"].loss)
 model.sample("4")
 model.sample(4, nfe="20")
-model.sample(4, 7)
+model.sample(4, seed=None)
 """
 
 
