@@ -3,17 +3,24 @@
 import json
 import os
 import sys
+import time
 
 import pytest
 
 from cld_core.config import load
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run import Lease, RunFolder
-from cld_core.run.events import Imported, JobRef, Submitted
+from cld_core.files import write_json
+from cld_core.run import RunFolder
+from cld_core.run import lease as leases
+from cld_core.run.events import Ended, Imported, JobRef, Submitted
+from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import pruning, removal
-from tests.support.made_up import CONTENT, TOY, damage, report
+from tests.support import scheduler
+from tests.support.clock import Clock
+from tests.support.made_up import CONTENT, TOY, damage, report, run_with
 from tests.support.old_runs import over
 from tests.support.other_users import as_user, needs_root, open_folder
+from tests.support.scripted import trained
 from tests.support.tools import invoke
 
 __all__ = ["open_folder"]
@@ -80,18 +87,10 @@ def test_what_cannot_be_noted(root, words, message):
 
 
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
-    assert json.loads(invoke("status", "toy-1", "--json", runs=root).stdout)[0]["name"] == "toy-1"
-    found = invoke("status", "toy-20", "--json", runs=root)
-    assert "run:" not in found.stderr
     (root / "toy-1").rename(root / "other-run")
-    found = invoke("status", "oth", "--json", runs=root)
-    assert (json.loads(found.stdout)[0]["name"], found.stderr) == ("other-run", "run: other-run\n")
-    refused = invoke("status", "toy", runs=root, code=2)
-    assert "the beginning of 2 runs: toy-2, toy-20" in refused.stderr
-    assert json.loads(invoke("status", "toy-2", "--json", runs=root).stdout)[0]["name"] == "toy-2", "it is whole"
-    assert "no run at" in invoke("status", "toz", runs=root, code=3).stderr
-    (root / "unique-but-no-run").mkdir()
-    invoke("status", "unique", runs=root, code=3)
+    assert invoke("status", "oth", runs=root).stderr == "run: other-run\n"
+    assert "the beginning of 2 runs: toy-2, toy-20" in invoke("status", "toy", runs=root, code=2).stderr
+    assert listed(root, "toy-2") == ["toy-2"], "it is whole"
 
 
 def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_path, monkeypatch):
@@ -155,13 +154,43 @@ def test_what_is_alive_or_may_be_is_left_alone(root, scripted, job, code, messag
     assert RunFolder(root / "toy-1").checkpoint_steps() == [10, 20, 30, 40]
 
 
+def held(run, job_id):
+    """A lease of a process on another host; its file looks old, because clocks differ."""
+    file = run.leases / "00000001.json"
+    write_json(file, {"job_id": job_id, "restart": 0, "host": "elsewhere", "pid": 12, "process_started": 1.0})
+    os.utime(file, (1.0, 1.0))
+    return file
+
+
 @pytest.mark.parametrize("command", ["rm", "prune"])
-def test_a_run_that_a_process_writes_into_is_left_alone(root, command):
-    lease = Lease.acquire(root / "toy-1" / "lease", job_id="other")
-    try:
-        assert "is alive and writes" in invoke(command, "toy-1", "--yes", runs=root, code=2).stderr
-    finally:
-        lease.release()
+def test_a_run_that_another_host_trains_without_a_job_is_left_alone(root, monkeypatch, command):
+    run = RunFolder(root / "toy-1")
+    file = held(run, "torchrun")
+    monkeypatch.setattr(leases, "time", Clock(1e6, lambda now: os.utime(file, (now, now))))
+    assert "job torchrun (host elsewhere" in invoke(command, "toy-1", "--yes", runs=root, code=2).stderr
+    assert run.checkpoint_steps() == [10, 20, 30, 40]
+
+
+def test_nobody_waits_for_a_job_that_is_gone(root, monkeypatch):
+    held(RunFolder(root / "toy-1"), "1")
+    monkeypatch.setattr(leases, "time", Clock(1e6, pytest.fail))
+    invoke("rm", "toy-1", "--yes", runs=root)
+
+
+def test_many_runs_cost_one_question(tmp_path, monkeypatch):
+    slurm = scheduler.register(monkeypatch, Clock(now=time.time()))
+    monkeypatch.setattr(SlurmCluster, "unavailable", classmethod(lambda cls: None))
+    runs = []
+    for number in range(10):
+        run = trained(run_with(tmp_path / f"run-{number}", 10, 20), f"{100 + number}", cluster="slurm")
+        run.ledger.append(Ended(attempt=0, cause="crashed", step=20))
+        runs.append(run)
+    for entry in pruning.plan(runs, None):
+        pruning.prune(entry)
+    for entry in removal.plan(runs):
+        removal.remove(entry)
+    assert slurm.calls["squeue"] <= 4
+    assert not any(run.path.exists() for run in runs)
 
 
 def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, scripted):

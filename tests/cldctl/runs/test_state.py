@@ -10,7 +10,7 @@ from cld_core.run import events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
 from cldctl.clusters.records import Seen, Survey
-from cldctl.runs.state import OVER, RESUMABLE, SUBMITTING_S, TABLE, row_of, seen_by, situation_of, state_of
+from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, row_of, seen_by, situation_of, state_of
 from cldctl.runs.survey import Answers
 
 NOW = 1000.0
@@ -186,17 +186,6 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
         if history.request is not None:
             assert state in ("PENDING", "FAILED"), "a new request hides what came before"
     assert states == STATES
-
-
-def test_a_run_that_is_over_can_be_resumed_unless_it_finished():
-    assert "FINISHED" not in RESUMABLE
-    assert RESUMABLE < OVER
-
-
-def test_the_launchers_own_word_decides_nothing():
-    history = History.of((submitted(), started()))
-    states = {state_of(history, lambda job, word=word: Seen("gone", word=word), NOW)[0] for word in ("", "CANCELLED")}
-    assert states == {"LOST"}
 
 
 def test_a_submission_is_not_interrupted_while_its_process_works_on_it():

@@ -17,8 +17,6 @@ from cld_core.run.events import (
     Ended,
     GivenUp,
     JobRef,
-    RankFailed,
-    RecipeEdited,
     Requested,
     Requeued,
     Started,
@@ -94,25 +92,6 @@ def test_a_process_that_no_job_explains_is_seen_by_its_lease(run):
     assert row.state == "RUNNING"
     assert "job torchrun" in row.reason
     lease.release()
-
-
-def test_a_checkpoint_is_a_step_that_was_reached(tmp_path):
-    run = run_with(tmp_path / "mine", 80)
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    write_json(run.progress_file, {"attempt": 0, "step": 50, "time": 1.0})
-    row = status_of(run, saying(Seen("running")))
-    assert (row.step, row.checkpoint_step, row.attempts[-1]["last_step"]) == (80, 80, 80)
-
-
-def test_what_ended_an_attempt_is_the_rank_that_failed_first(run):
-    run.ledger.append(Submitted(job=ref()))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(RankFailed(job_id="7", restart=0, rank=0, host="n1", reason="another rank is gone", time=5.0))
-    run.ledger.append(RankFailed(job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk", time=6.0))
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=3, detail="another rank is gone, killed or crashed"))
-    row = status_of(run, GONE)
-    assert row.reason == row.attempts[-1]["detail"] == "rank 1 on n2: OSError: disk"
 
 
 def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
@@ -284,14 +263,10 @@ CRASHED = Ended(time=LONG_AGO, attempt=0, cause="crashed")
     [
         ([], False),
         ([CRASHED], True),
-        ([Ended(time=LONG_AGO, attempt=0, cause="cancelled")], True),
         ([Ended(time=LONG_AGO, attempt=0, cause="preempted")], False),
         ([Ended(attempt=0, cause="crashed")], False),
-        (
-            [Ended(time=LONG_AGO, attempt=0, cause="crashed"), Requeued(time=LONG_AGO, job_id="7", cause="crashed")],
-            False,
-        ),
-        ([Ended(time=LONG_AGO, attempt=0, cause="crashed"), GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
+        ([CRASHED, Requeued(time=LONG_AGO, job_id="7", cause="crashed")], False),
+        ([CRASHED, GivenUp(time=LONG_AGO, job_id="7", reason="often")], True),
     ],
 )
 def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled):
@@ -337,19 +312,8 @@ def test_code_versions_driver_and_gpu():
     ]
 
 
-def test_the_last_change_of_each_thing_counts():
-    told = changes(*(begun(number, gpu=gpu) for number, gpu in enumerate(("A", "B", "A", "A"), start=1)))
-    assert told == [f"GPU A instead of B, since attempt 3 ({WHEN})"]
-
-
 def test_a_job_that_does_not_find_its_code():
     asked = Requested(steps=5, code=OLD)
     (line,) = changes(asked, begun(1, code="live " + NEW))
     assert line == "attempt 1 runs code live bbbbbbbbbbbb, not that of the run, aaaaaaaaaaaa"
     assert changes(Requested(steps=5, code="live"), begun(1, code="live " + NEW)) == []
-
-
-def test_an_edited_recipe():
-    edited = RecipeEdited(keys=("optim.lr",), values=("optim.lr 0.5 instead of 0.001",))
-    assert changes(edited) == ["recipe.yaml was edited by hand: optim.lr 0.5 instead of 0.001"]
-    assert changes(edited, RecipeEdited()) == []

@@ -1,11 +1,9 @@
 """What is written when, and what is left of a submission that fails."""
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -19,8 +17,7 @@ from cldctl import clusters
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
-from cldctl.locks import locked_within
-from cldctl.runs import evaluate, home, sharded, snapshot
+from cldctl.runs import evaluate, home, sharded
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import require_native, submit
 from cldctl.runs.training import Start, train
@@ -100,21 +97,6 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
     assert len(evaluate.start(evaluate.Planned(run, made, cluster, size)).complete) == 2, "nobody has to be asked"
 
 
-def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
-    """Or after half a minute it would be taken for one whose submission was interrupted."""
-    store, held = snapshot.store, []
-
-    def looking(run, *rest):
-        with open(run.path / ".submit.lock") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        held.append(run.name)
-        return store(run, *rest)
-
-    monkeypatch.setattr(snapshot, "store", looking)
-    submitted(tmp_path / "mine", alone())
-    assert held == ["mine"]
-
-
 def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, monkeypatch):
     """That of the run behind its training, else that of the checkout."""
     cluster = alone()
@@ -149,13 +131,6 @@ def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
     assert "unless those of the nodes" in warning
     emulated.clear()
     assert natively(here) == []
-
-
-def test_submitting_it_is_wrong_usage_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
-    done = invoke("submit", "toy", "train.precision=bf16", "--cluster", "local", runs=tmp_path / "runs", code=2)
-    assert done.stderr.startswith("error: train.precision=bf16 is emulated")
-    assert not (tmp_path / "runs").exists()
 
 
 def interrupted(at: int, times: int = 1, error: Exception | None = None):
@@ -276,23 +251,3 @@ def test_a_request_without_a_job_says_for_which_cluster_it_was(mine, sbatch):
     assert home.chosen(None, mine).name == "local", "its submission was interrupted"
     mine.ledger.append(NotSubmitted(reason="refused"))
     assert home.chosen(None, mine).name == clusters.default().name == "slurm"
-
-
-@pytest.fixture
-def held(tmp_path):
-    """A file that another open file has locked."""
-    with (tmp_path / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def test_a_free_file_is_locked_at_once(tmp_path):
-    with (tmp_path / "lock").open("w") as file, (tmp_path / "lock").open("w") as other:
-        assert locked_within(file.fileno(), 0.0)
-        assert not locked_within(other.fileno(), 0.0)
-
-
-def test_it_is_locked_once_others_have_let_it_go(held, tmp_path):
-    with (tmp_path / "lock").open("w") as file:
-        threading.Timer(0.2, fcntl.flock, (held, fcntl.LOCK_UN)).start()
-        assert locked_within(file.fileno(), 60.0)

@@ -125,7 +125,10 @@ def test_the_median_rate_of_comparable_runs(tmp_path):
     found = estimate(tmp_path, load(TOY, STEPS))
     assert (found.rate, found.seconds, found.hours, found.unit) == (2.0, 1800.0, 0.5, "core-hours")
     assert set(found.runs) == {"a0", "a1", "a2"}
+    line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
+    assert estimate_line(found, time.time()).startswith(line)
     assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
+    assert estimate_line(None, time.time()) == "estimate: no comparable run yet; begins at once"
 
 
 def test_gpus_are_counted_and_a_gres_says_how_many(tmp_path):
@@ -134,21 +137,3 @@ def test_gpus_are_counted_and_a_gres_says_how_many(tmp_path):
         rated(tmp_path / name, 1.0, *size, key)
         found = estimate(tmp_path, load(TOY, [*STEPS, *size, key]))
         assert (found.hours, found.unit) == (8.0, "GPU-hours")
-
-
-def test_the_line_says_what_is_known(tmp_path):
-    rated(tmp_path / "a", 2.0)
-    found = estimate(tmp_path, load(TOY, STEPS))
-    line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
-    assert estimate_line(found, None) == line
-    assert estimate_line(found, time.time()) == f"{line}; begins at once"
-    unknown = "estimate: no comparable run yet"
-    assert estimate_line(None, time.time() + 7230).startswith(f"{unknown}; begins in about 2h0")
-    assert estimate_line(None, time.time()) == f"{unknown}; begins at once"
-    assert estimate_line(None, None) == unknown
-
-
-@pytest.mark.parametrize("rate", [None, 0.0, -1.0])
-def test_a_run_without_a_rate_measures_nothing(tmp_path, rate):
-    rated(tmp_path / "a", rate)
-    assert estimate(tmp_path, load(TOY)) is None

@@ -59,7 +59,6 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted):
     [
         ("preempted", "STOPPED", "it was preempted at step 150; step 100 is saved", "resume mine"),
         ("finished", "FINISHED", "all 150 steps are done", "eval mine --elbo"),
-        ("cancelled", "CANCELLED", "it was cancelled at step 150", "resume mine"),
         ("nonfinite", "FAILED", "step 150", "resume mine --from STEP"),
         ("killed", "LOST", "it was killed without a message", "resume mine"),
     ],
@@ -73,26 +72,12 @@ def test_the_headline_is_a_sentence_and_the_next_command_fits(run, cause, state,
     assert found.next[0] == then
 
 
-def test_an_attempt_without_a_message_ended_as_status_says(run):
-    run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    found = why(run)
-    assert found.row.state == "LOST"
-    assert found.to_dict()["attempts"][-1]["cause"] == found.row.attempts[-1]["cause"] == "killed"
-
-
 def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
     run.ledger.append(NotBegun(job_id="7", reason="recipe: 'x' is wrong"))
     found = why(run)
     assert "recipe: 'x' is wrong" in found.headline
     assert found.do.startswith("fix the error first")
     assert found.next[0].startswith("logs mine")
-
-
-def test_the_nodes_that_are_avoided_are_those_of_the_job_that_counts(run, scripted):
-    run.ledger.append(Requeued(job_id="7", cause="crashed", exclude=("n0",)))
-    run.ledger.append(Submitted(job=job("8", logs=str(run.logs)), exclude=("n1", "n2")))
-    scripted.phases["8"] = "pending"
-    assert why(run).excluded == ("n1", "n2")
 
 
 def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
