@@ -59,9 +59,6 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     assert "setup: []" in done.stdout, "the profile is for another cluster"
     run_with(tmp_path / "ours" / "mine", 10)
     assert "mine" in invoke("status", "--all", runs="").stdout
-    from cld_core.run import RunFolder
-    from cldctl.hints import command
-
     assert command("status mine", RunFolder(tmp_path / "ours" / "mine")) == "cldctl status mine"
     assert "site" in lookup.profile_files()
 
@@ -70,25 +67,18 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     ("text", "words"),
     [
         ("clusterz: local", ["unknown key 'clusterz'", "Did you mean 'cluster'?"]),
-        ("partition: gpu", ["unknown key 'partition'", "cluster, runs_dir, profile"]),
         ("cluster: 5", ["'cluster' cannot be 5"]),
         ("runs_dir: here", ["not absolute"]),
-        ("cluster: a\ncluster: b", ["duplicate key"]),
         ("cluster: !!python/object:os.system x", ["tag"]),
-        ("profile: 'a\\x1b[31m'", []),
         ("cluster: " + "x" * 100_000, ["bytes"]),
         ("cluster: slrm", ["--cluster cannot be 'slrm'", "config.yaml"]),
     ],
 )
 def test_what_is_wrong_in_it_is_wrong_usage(write, text, words):
     file = write(text)
-    done = invoke("submit", "toy", "--dry-run", runs="", code=None)
-    if "x1b" not in text:
-        assert done.returncode == 2, done.stderr
-        assert str(file) in done.stderr
-    assert done.stderr.count("\n") <= 1
-    assert "\x1b" not in done.stderr
-    for word in words:
+    done = invoke("submit", "toy", "--dry-run", runs="", code=2)
+    assert done.stderr.count("\n") == 1
+    for word in (str(file), *words):
         assert word in " ".join(done.stderr.split())
 
 

@@ -1,15 +1,13 @@
 """`ema.length`: evaluations, samples and exports of averages that are made after the training."""
 
-import json
 import shutil
 from dataclasses import replace
 
 import pytest
 
 import cld_core
-from cld_core.checkpoint.files import snapshot_files, weights_file
+from cld_core.checkpoint.files import snapshot_files
 from cld_core.config.train import EmaSpec
-from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cldctl.runs import pruning
@@ -26,26 +24,6 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     invoke("submit", "toy", "--name", "mine", *SMALL, *KEPT, *QUICK, *DEBUG, runs=root)
     return root
-
-
-def test_a_sweep_over_lengths_is_a_table_of_evaluations(root):
-    run = RunFolder(root / "mine")
-    made = invoke("eval", "mine", "--loss", "--sweep", "ema.length=null,0.07,0.1", *DEBUG, runs=root)
-    assert "by ema.length" in made.stdout
-    works = {work.request.ema.length: work for work in evaluations_of(run)}
-    assert set(works) == {None, 0.07, 0.1}
-    assert len({work.report["loss"]["value"] for work in works.values()}) == 3
-    assert works[None].report.get("ema") is None
-    assert works[0.07].report["ema"]["length"] == 0.07
-    assert works[0.1].report["ema"]["error"] < 1e-6 < works[0.07].report["ema"]["error"] < 0.02
-    assert weights_file(run, 40, 0.07).exists()
-    assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.070", *DEBUG, runs=root).stderr
-    usual = invoke("eval", "mine", "--loss", *DEBUG, runs=root)
-    assert "already complete" in usual.stderr, "without a length it is the average of train.ema"
-    shown = json.loads(invoke("compare", "mine", "mine", "--json", runs=root).stdout)["runs"][0]["loss"]["how"]
-    assert "EMA length" in shown
-    invoke("report", "mine", runs=root)
-    assert "mine, step 40, EMA length 0.07: 2,000 samples, em, 2 NFE" in (run.path / "report.html").read_text()
 
 
 def test_an_export_of_a_length_says_so(root, tmp_path):

@@ -35,12 +35,3 @@ def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
     assert (found["complete"], found["noisy"], found["left_out"]) == (True, ["em-quadratic"], [])
     assert found["settings"]["mine"] == "method=exponential,order=0,corrector=false"
     assert [row["results"]["w2"]["value"] for row in found["rows"]] == [float(row["w2"]) for row in rows]
-
-
-def test_a_dry_run_lists_and_starts_nothing(runs):
-    before = sorted((runs / "done" / "evals").iterdir())
-    done = invoke(*ASK, "--dry-run", runs=runs)
-    assert "method=sscs,sscs_order=2,grid=quadratic" in done.stdout
-    assert "w2, density, flow-distance at 2 evaluations; 2 seeds" in done.stdout
-    assert "30 evaluations, of which nothing was started" in done.stdout
-    assert sorted((runs / "done" / "evals").iterdir()) == before

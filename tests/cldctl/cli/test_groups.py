@@ -2,15 +2,12 @@
 
 import json
 
-import pytest
-
 from cld_core.config import load
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
 from tests.support.made_up import TOY, run_with, seeds
-from tests.support.scripted import register
 from tests.support.tools import DEBUG, ONE, invoke, status
 
 # Of the picture that goes with an evaluation.
@@ -70,11 +67,3 @@ def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
     removed = invoke("rm", "mine", "--yes", runs=tmp_path).stderr
     assert removed.count("removed mine-seed") == 2
     assert not (tmp_path / ".groups" / "mine").exists()
-
-
-@pytest.mark.parametrize(("asked", "follows"), [((), "eval mine --elbo"), (("--eval", "elbo"), "compare mine")])
-def test_what_to_type_next_fits_what_is_asked_for(tmp_path, monkeypatch, asked, follows):
-    register(monkeypatch)
-    done = invoke(*SWEEP, *asked, "--cluster", "scripted", runs=tmp_path)
-    following = [line.strip().split(" --runs-dir")[0] for line in done.stderr.partition("next:\n")[2].splitlines()]
-    assert following == ["cldctl status mine", f"cldctl {follows}", "cldctl cancel mine"]

@@ -50,13 +50,6 @@ def test_every_command_has_an_example_and_help_for_everything(name):
             assert any(text.startswith("--") for text in param.opts), f"{param.opts} has no long form"
 
 
-def test_every_command_is_in_a_group_of_the_help():
-    shown = invoke("--help", runs="").stdout
-    for panel in ("Train", "Look", "Evaluate and sample", "Manage", "Set up"):
-        assert re.search(rf"─ {panel} ─", shown)
-    assert "─ Commands ─" not in shown
-
-
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
 def test_examples_are_commands(name, example):
     """Each is parsed as it stands: the command exists, and so do its options; values are of their types."""

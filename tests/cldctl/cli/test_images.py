@@ -55,14 +55,6 @@ def test_a_recipe_without_its_data_is_refused_before_there_is_a_run(tmp_path, re
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_bound_that_training_could_not_compute_is_refused_before_there_is_a_run(tmp_path, recipe):
-    data = f"data.path={make_images(tmp_path / 'set', size=16)}"
-    asked = ("periodic.elbo_every=2", "periodic.elbo_points=1000", "eval.points=null")
-    done = invoke("submit", recipe, data, *asked, *DEBUG, runs=tmp_path / "runs", code=2)
-    assert "'periodic.elbo_points' is 1000" in done.stderr
-    assert not (tmp_path / "runs").exists()
-
-
 @pytest.mark.slow
 def test_a_published_checkpoint_becomes_a_run(tmp_path, recipe):
     runs = tmp_path / "runs"

@@ -2,16 +2,10 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 
 import cld_core
-from cld_core import solutions
-from cld_core.files import write_json
-from cld_core.run import RunFolder
-from cld_core.solutions import FILE
-from cld_core.tune.tuning import tunings_of
 from tests.cldctl.page.parsed import Parsed
 from tests.support.tools import DEBUG, invoke
 
@@ -28,12 +22,6 @@ def tuned(runs, tmp_path_factory):
     assert "sample done --method tuned --nfe 3" in shown.stderr
     assert shown.stderr.count("is cut off: its budget was spent") == 2
     return here
-
-
-@pytest.fixture(autouse=True)
-def nothing_said():
-    """Warnings are given once in a process."""
-    solutions._warn.cache_clear()
 
 
 def test_a_second_time_finds_the_result(tuned):
@@ -79,35 +67,3 @@ def test_samples_of_a_tuned_sampler(tuned):
     assert (path.x[-1] == few.x).all()
     assert path.t.tolist()[0] == 1.0
     assert path.t.tolist()[-1] == 0.0
-
-
-def test_another_solution_is_another_evaluation(tuned, tmp_path):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
-    assert "FINISHED" in invoke("eval", "done", *keys, runs=tmp_path).stdout
-    assert "already complete" in invoke("eval", "done", *keys, runs=tmp_path).stderr
-    run = RunFolder(tmp_path / "done")
-    first = next(work.solution for work in tunings_of(run) if work.request.nfe == 3)
-    # Another tuning, whose fit has found something else.
-    second = replace(first, times=(1.0, 0.5, 0.001), about={"created": first.about["created"] + 1.0})
-    (run.tuned / "another").mkdir()
-    write_json(run.tuned / "another" / FILE, second.content())
-    assert "FINISHED" in invoke("eval", "done", *keys, runs=tmp_path).stdout
-    requests = [json.loads(file.read_text()) for file in run.evals.glob("w2-*/request.json")]
-    assert {request["sampling"]["solution"] for request in requests} == {first.digest, second.digest}
-    assert len(requests) == 2
-    chosen = invoke("eval", "done", *keys, f"sampling.solution={first.digest}", runs=tmp_path)
-    assert "already complete" in chosen.stderr
-
-
-def test_results_of_a_network_that_has_moved_on_have_a_remark(tuned, tmp_path):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
-    text = "the tuned sampler of 3 evaluations was fitted to step 20, not 10"
-    assert text not in invoke("eval", "done", *keys, runs=tmp_path).stdout
-    shown = invoke("eval", "done", *keys, "--checkpoint", "10", runs=tmp_path)
-    assert text in " ".join((shown.stdout + shown.stderr).split())
-    (row,) = json.loads(invoke("status", "done", "--json", runs=tmp_path).stdout)
-    remarks = {entry["id"][:11]: entry["remarks"] for entry in row["evals"]}
-    assert text in remarks["w2-00000010"]
-    assert text not in remarks["w2-00000020"]

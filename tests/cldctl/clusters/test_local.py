@@ -218,10 +218,3 @@ def test_what_cannot_be_started_says_how_to_fix_it(submit):
         submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
     with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
         submit(submit.report("a"), after=After((), "failed"))
-
-
-@pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
-def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, monkeypatch, ranks, gpus, tasks):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    size = ClusterSpec(tasks_per_node=ranks, gpus_per_node=gpus)
-    assert CLUSTER.max_tasks(replace(submit.spec, size=size)) == tasks

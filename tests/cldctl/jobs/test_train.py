@@ -42,10 +42,8 @@ def _clock(monkeypatch):
     [
         (None, True),
         ("crashed", True),
-        ("killed", True),
         ("terminated", True),
         ("preempted", False),
-        ("out_of_memory", False),
     ],
 )
 def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
@@ -54,14 +52,6 @@ def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
     job.cause = "node_failure"
     explain_previous(run, job)
     assert isinstance(run.ledger.events()[-1], Explained) == asked
-
-
-def test_our_own_requeue_explains_nothing(run, job):
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=3))
-    run.ledger.append(Requeued(job_id="7", cause="crashed"))
-    job.cause = "requeued"
-    explain_previous(run, job)
-    assert isinstance(run.ledger.events()[-1], Requeued)
 
 
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
@@ -197,16 +187,3 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
     statistics = specs.sharded([short.evals / "e"], short.recipe().cluster, DebugCluster())
     assert statistics.notice_s == 90, "no save was measured"
     assert specs.measured_saves([short]).slowest_s == 100.0
-
-
-def test_a_task_of_shards_is_one_process(short):
-    size = load(TOY, ["cluster.nodes=2", "cluster.gpus_per_node=8"]).cluster
-    spec = specs.sharded([short.evals / "e"], size, DebugCluster(), run=short, parallel=5)
-    assert (spec.size.nodes, spec.size.ranks_per_node, spec.size.gpus_per_node, spec.parallel) == (1, 1, 1, 5)
-
-
-def test_an_aftermath_is_told_what_ended_and_by_which_launcher(short):
-    spec = specs.training(short, short.recipe(), DebugCluster())
-    module, kind, folder, logs, launcher = spec.aftermath
-    assert (module, kind, folder, logs) == ("cldctl.jobs.aftermath", "training", str(short.path), str(short.logs))
-    assert launcher == "cldctl.clusters.debug:DebugCluster"

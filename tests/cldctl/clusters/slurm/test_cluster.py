@@ -113,13 +113,8 @@ def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_
 @pytest.mark.parametrize(
     ("answers", "advice", "cancelled"),
     [
-        (
-            [Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
-            r"The job that had been submitted \(31\) is cancelled\. Try again",
-            ["31"],
-        ),
         ([Answer(0, "")], "Try again when it answers", []),
-        ([Answer(1, "timed out"), Answer(0, "31|{now}\n")], r"\(31\)", ["31"]),
+        ([Answer(1, "timed out"), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")], r"\(31\) is cancelled", ["31"]),
         ([Answer(1, "timed out")] * 9, "The job may wait there all the same.*squeue --me --name=mine", []),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.run.attempt import Attempt
 from cld_core.stop import StopCode
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerRefused
 from cldctl.clusters.slurm import client, inside
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -120,9 +120,6 @@ def controlled_by(monkeypatch):
     return control
 
 
-AWAY = Answer(1, "Unexpected message received for job 7\n", away=True)
-
-
 def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by):
     asked = controlled_by(Answer(0, ""), Answer(0, ""), shows=({"ExcNodeList": "n[3-4]"},))
     job = SlurmCluster().current_job(logs)
@@ -200,9 +197,3 @@ def test_a_refused_requeue_says_so(logs, controlled_by):
 def test_whether_somebody_cancelled_it(logs, monkeypatch, known, cancelled):
     monkeypatch.setattr(client, "show_job", lambda job_id: known)
     assert SlurmCluster().current_job(logs).is_cancelled() is cancelled
-
-
-def test_a_controller_that_is_away_is_no_refusal(logs, controlled_by):
-    controlled_by(AWAY)
-    with pytest.raises(SchedulerAway, match="slurmctld does not answer"):
-        SlurmCluster().current_job(logs).requeue()

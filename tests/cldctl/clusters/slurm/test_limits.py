@@ -43,16 +43,13 @@ ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
     [
         (shown(association("deep", **ANN)), None, []),
         (shown(association("deep", each="12(5)", **ANN)), None, [7]),
-        (shown(association("deep", each="5(9)", **ANN)), None, [1]),
         (shown(association("other", "bob(7)", each="3(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("lab", group="20(8)"), association("deep", **ANN)), None, [12]),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), None, [7]),
         (shown(association("x", "ann(8)", each="4(0)"), association("deep", each="12(5)", **ANN)), "x", [4]),
         # A limit of the QOS takes the place of that of the association.
         (shown(association("deep", each="7(8)", **ANN), qualities=[qos("normal", each="12(8)")]), None, [4]),
-        (shown(association("deep", each="7(3)", **ANN), qualities=[qos("long", each="12(8)")]), None, [4]),
         (shown(association("deep", **ANN), qualities=[qos("normal", group="30(8)")]), None, [22]),
-        ("", None, []),
         ("slurm_load_assoc_mgr_info error: Access/permission denied", None, []),
     ],
 )

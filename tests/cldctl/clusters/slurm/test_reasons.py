@@ -69,11 +69,3 @@ def test_one_test_only_call_with_the_script_of_the_job(sbatch, tmp_path, monkeyp
     assert asked(tmp_path) == time.mktime((2030, 1, 2, 3, 4, 5, 0, 0, -1))
     assert calls.read_text() == "sbatch --test-only\n"
     assert "#SBATCH --partition=gpu" in (tmp_path / "script").read_text()
-
-
-@pytest.mark.parametrize(
-    "lines", ["exit 1", "echo nonsense", "echo 'to start at never'", "printf '\\377'", "kill -9 $$"]
-)
-def test_whatever_goes_wrong_is_no_answer(sbatch, tmp_path, lines):
-    sbatch(lines)
-    assert asked(tmp_path) is None
