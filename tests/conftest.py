@@ -59,6 +59,14 @@ def environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The clusters `scripted` and `other`, whose jobs are in the phases that a test says."""
+    from tests.support.scripted import register
+
+    return register(monkeypatch)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Two workers for the Slurm tests, each with a cluster, because they mostly wait; the others have the rest."""

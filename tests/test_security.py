@@ -42,16 +42,11 @@ from tests.support.made_up import run_with, vouch
 from tests.support.other_users import give_away, needs_root
 from tests.support.paths import FIXTURES, RECIPES
 from tests.support.scheduler import clients
-from tests.support.scripted import Scripted, register, trained
+from tests.support.scripted import Scripted, stopped, trained
 from tests.support.tools import invoke, wait_for
 
 TOY = RECIPES / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    return register(monkeypatch)
 
 
 def plugin(folder: Path, marker: Path, name: str = "ring") -> Path:
@@ -253,12 +248,6 @@ DAMAGE = {
     "the ledger is a link": in_place_of("attempts.jsonl", lambda path: path.symlink_to(__file__)),
     "a lease that is a list": replaced("lease/00000001.json", "[]"),
 }
-
-
-def stopped(path: Path, job_id: str) -> RunFolder:
-    run = trained(run_with(path, 10, 20), job_id, "gone")
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
-    return run
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

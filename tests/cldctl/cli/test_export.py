@@ -45,11 +45,12 @@ def test_a_folder_holds_all_that_the_card_refers_to(runs, tmp_path, monkeypatch)
 
 def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
     (tmp_path / "README.md").write_text("# Mine\n")
+    (tmp_path / "file").write_text("")
     (tmp_path / "others").mkdir()
     (tmp_path / "others/samples.png").write_bytes(b"mine")
     for words, message in (
         (["--card", str(tmp_path)], "README.md is not a card that cldctl wrote"),
-        (["--card", str(tmp_path / "README.md")], "it is a file. Name a folder"),
+        (["--card", str(tmp_path / "file")], "it is a file. Name a folder"),
         (["--card", str(tmp_path / "none/card.md")], "there is no folder"),
         (["--card", str(tmp_path / "others")], "samples.png exists, and no card is beside it"),
         (["--license", "mit"], "Add --card FOLDER"),

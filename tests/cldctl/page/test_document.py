@@ -130,6 +130,16 @@ def test_what_later_attempts_repeat_replaces_what_was_there(run, caplog):
     assert caplog.text == ""
 
 
+def test_a_record_that_is_being_written_is_read_once_it_is_whole(run):
+    attempt(run, 0, 0, 40)
+    (file,) = run.tensorboard.glob("*")
+    whole, curve = file.read_bytes(), curves.Curves(run.tensorboard, curves.LOSS)
+    for content in (whole[:-3], whole):
+        file.write_bytes(content)
+        curve.look()
+    assert curve.losses == (10.0, 20.0, 30.0, 40.0)
+
+
 def test_what_is_not_finite_is_no_point_and_a_subfolder_names_its_tags(run):
     with SummaryWriter(str(run.tensorboard / "eval-1")) as board:
         for step, value in enumerate((1.0, float("nan"), float("inf"), 2.0)):

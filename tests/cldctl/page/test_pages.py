@@ -13,7 +13,7 @@ from cld_core.run.events import Noted
 from cld_core.run.folder import FORMAT
 from cldctl.page import one_run
 from cldctl.runs import survey
-from cldctl.runs.status import RunStatus, status_of
+from cldctl.runs.status import status_of
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import report, run_with, seeds
 from tests.support.reported import HOSTILE, everything
@@ -204,21 +204,9 @@ def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_p
     assert "cldctl report another" in text
 
 
-@pytest.fixture
-def finished(tmp_path) -> RunFolder:
-    return everything(tmp_path / "runs" / "mine", points=2)
-
-
-def row_of(run) -> RunStatus:
-    return status_of(run, survey.of_runs([run]))
-
-
-def is_up_to_date(run, row=None, *, follow=False) -> bool:
-    return one_run.is_up_to_date(run, row or row_of(run), follow=follow)
-
-
 @pytest.mark.parametrize("arguments", [("mine",), ("--all", "--pages")])
-def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(finished, monkeypatch, arguments):
+def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(tmp_path, monkeypatch, arguments):
+    finished = everything(tmp_path / "runs" / "mine", points=2)
     explain = one_run.why
 
     def why(run):
@@ -228,18 +216,4 @@ def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(finished, monkeyp
 
     monkeypatch.setattr(one_run, "why", why)
     invoke("report", *arguments, runs=finished.path.parent)
-    assert not is_up_to_date(finished)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("one", "--all"), 2, "Leave one of them out"),
-        (("one", "--pages"), 2, "Add --all"),
-        (("--all", "--runs-dir", "none"), 3, "there are no runs in"),
-        (("one", "-o", "/nowhere/x.html"), 2, "no folder"),
-    ],
-)
-def test_what_cannot_be_written_is_refused(tmp_path, arguments, code, message):
-    run_with(tmp_path / "one", 10)
-    assert message in invoke("report", *arguments, runs=tmp_path, code=code).stderr
+    assert not one_run.is_up_to_date(finished, status_of(finished, survey.of_runs([finished])), follow=False)

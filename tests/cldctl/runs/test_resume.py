@@ -8,18 +8,12 @@ from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageEr
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
-from cld_core.run.events import Ended, JobRef, Requested, Submitted
+from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
-from tests.support.scripted import Scripted, trained
-
-
-def stopped(path, job_id="1", cause="preempted", phase="gone", cluster="scripted", steps=(10, 20)):
-    run = trained(run_with(path, *steps, overrides=("train.steps=50",)), job_id, phase, cluster)
-    run.ledger.append(Ended(attempt=0, cause=cause, step=steps[-1]))
-    return run
+from tests.support.scripted import Scripted, stopped, trained
 
 
 def resumed(run, *overrides, from_step=None):

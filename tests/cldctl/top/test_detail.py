@@ -1,21 +1,15 @@
 """What is shown of the run that is selected: curve, time line of its attempts, shards, results, why it waits."""
 
 import io
-import struct
 
-import pytest
 from rich.console import Console
 
-from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
-from cld_core.train.monitoring import Monitor
-from cldctl.page.curves import LOSS, Curves
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why
 from cldctl.top.detail import LETTERS, TimeLine
-from tests.support.made_up import run_with
 from tests.support.piloted import Screen, on_screen
 
 
@@ -66,33 +60,3 @@ def test_a_time_line_has_the_scale_of_time():
 def test_every_cause_has_a_letter_of_its_own():
     assert set(LETTERS) == {*CAUSES, None}
     assert len(set(LETTERS.values())) == len(CAUSES) + 1
-
-
-@pytest.fixture
-def run(tmp_path) -> RunFolder:
-    return run_with(tmp_path / "mine", 60)
-
-
-def trained(run: RunFolder, last: int) -> None:
-    """A first attempt as training writes it; each loss tells the step."""
-    monitor = Monitor(run, attempt=0, first_step=0, steps=last, may_write=lambda: False)
-    for step in range(10, last + 1, 10):
-        monitor.report(step, {"loss": float(step)})
-    monitor.close()
-
-
-def test_damaged_files_end_where_they_are_damaged(run):
-    trained(run, 40)
-    (file,) = run.tensorboard.glob("*tfevents*")
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-3])
-    curve = Curves(run.tensorboard, LOSS)
-    curve.look()
-    file.write_bytes(whole)
-    curve.look()
-    assert curve.losses == (10.0, 20.0, 30.0, 40.0), "the rest of a record that was being written"
-    for name, content in {"0": struct.pack("<QI", 2**60, 0), "1": struct.pack("<QI", 4, 0) + b"\xff" * 8}.items():
-        (run.tensorboard / f"{name}.tfevents").write_bytes(content + whole)
-    curve = Curves(run.tensorboard, LOSS)
-    curve.look()
-    assert curve.losses == (10.0, 20.0, 30.0, 40.0)

@@ -2,13 +2,16 @@
 
 import dataclasses
 import shutil
+import threading
 
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Noted, Tagged
-from cldctl.runs.selection import Selection
+from cldctl.clusters.slurm import client
+from cldctl.runs import survey
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
+from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
 from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
@@ -22,18 +25,13 @@ def listed(screen: Screen) -> list[str]:
     return [line.name for line in screen.app._main.query_one(RunTable).lines]
 
 
-def test_alive_runs_come_first_then_the_newest():
-    rows = [row("old", created=1.0), row("new", "FAILED", created=9.0), row("mid", "PENDING", created=5.0)]
-    assert [line.name for line in arranged(rows)] == ["mid", "old", "new"]
-
-
 def test_runs_of_a_group_stay_together_and_are_folded_when_they_are_over():
     over = [row(f"g{number}", "FINISHED", group="g", created=2.0) for number in range(2)]
     rows = [row("x", "FINISHED", created=1.0), *over, row("alone", "FAILED", group="h", created=3.0)]
     assert [line.name for line in arranged(rows)] == ["alone", "g", "x"]
     assert [line.name for line in arranged(rows, {"g"})] == ["alone", "g", "g0", "g1", "x"]
     rows[1] = dataclasses.replace(rows[1], state="RUNNING")
-    assert [line.name for line in arranged(rows)] == ["g", "g0", "g1", "alone", "x"]
+    assert [line.name for line in arranged(rows)] == ["g", "g0", "g1", "alone", "x"], "those that live come first"
 
 
 def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
@@ -80,13 +78,6 @@ def test_keys_and_words_filter(fleet):
     on_screen(fleet.root, look)
 
 
-def test_options_choose_runs_as_those_of_status(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.until(lambda: len(listed(screen)) == 3)
-
-    on_screen(fleet.root, look, which=Selection(states=frozenset({"FAILED", "LOST"})))
-
-
 def test_an_empty_folder_says_what_to_do(tmp_path):
     async def look(screen: Screen) -> None:
         await screen.sees("no runs in", "Start one: cldctl submit toy_demo")
@@ -109,21 +100,6 @@ def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
     on_screen(fleet.root, look)
 
 
-def test_what_is_damaged_spoils_nothing_else(fleet):
-    run = fleet.root / "toy-diamond-1124-1502-aa10"
-    (run / "attempts.jsonl").write_bytes(b"\xff\x00 not a ledger\n{\n")
-    (run / "progress.json").write_text("[[[[")
-    (run / "tensorboard" / "events.out.tfevents.9").write_bytes(b"\xff" * 100)
-
-    async def look(screen: Screen) -> None:
-        await screen.select("somebodys-copy")
-        await screen.sees("another version")
-        await screen.select("toy-diamond-1124-1502-aa10")
-        await screen.sees("progress.json is damaged")
-
-    on_screen(fleet.root, look)
-
-
 def test_texts_of_others_steer_nothing(fleet):
     """Escape sequences, markup of rich and of textual, line breaks and wide characters."""
     run = RunFolder(fleet.root / "toy-spirals-1126-0715-p2mm")
@@ -142,3 +118,32 @@ def test_texts_of_others_steer_nothing(fleet):
         assert "owned" not in screen.text
 
     on_screen(fleet.root, look, size=(160, 60))
+
+
+def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
+    hangs, answers = threading.Event(), threading.Event()
+
+    def ask(command, stdin=""):
+        if hangs.is_set():
+            answers.wait(120)
+        return fleet.slurm(command, stdin)
+
+    monkeypatch.setattr(client, "run", ask)
+    monkeypatch.setattr(survey, "TO_LOOK_S", 0.0)
+    monkeypatch.setattr(app, "_PATIENCE_S", 0.0)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("celebahq-cld-1125-0911-k3fa")
+        hangs.set()
+        await screen.sees("still looking after", "a scheduler or a disk does not answer")
+        await screen.select("toy-spirals-1126-0715-p2mm")
+        await screen.sees("spiral arms must be odd", "attempts  ")
+        await screen.press("enter")
+        await screen.sees("failed first", "Traceback")
+        await screen.press("escape", "q")
+        await screen.until(lambda: not screen.app.is_running)
+
+    try:
+        on_screen(fleet.root, look)
+    finally:
+        answers.set()

@@ -52,20 +52,3 @@ def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
         await screen.sees("steps/s")
 
     on_screen(fleet.root, look)
-
-
-def test_logs_of_evaluations_follow_those_of_the_training(fleet):
-    logs = next((fleet.root / RUNNING / "evals").glob("elbo-*")) / "logs"
-    logs.mkdir()
-    (logs / "4433_3_0_log.out").write_text("shard 23 of 40\n")
-
-    async def look(screen: Screen) -> None:
-        await screen.select(RUNNING)
-        await screen.press("enter")
-        await screen.sees("job 4410, rank 0")
-        await screen.press("e")
-        await screen.sees("evaluation elbo-00380000", "shard 23 of 40")
-        await screen.press("e")
-        await screen.sees("job 4410, rank 0", "step 398200")
-
-    on_screen(fleet.root, look)
