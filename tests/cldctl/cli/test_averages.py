@@ -10,7 +10,6 @@ from cld_core.checkpoint.files import snapshot_files
 from cld_core.config.train import EmaSpec
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
-from cldctl.runs import pruning
 from tests.support.tools import DEBUG, invoke
 
 SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=40", "train.checkpoint_every=20"]
@@ -39,16 +38,6 @@ def test_an_export_of_a_length_says_so(root, tmp_path):
     assert "the power-function average of relative length 0.2 at step 40" in (tmp_path / "card/README.md").read_text()
     with pytest.raises(cld_core.errors.UsageError, match="a file has one average"):
         cld_core.load(target, ema_length=0.1)
-
-
-def test_checkpoints_that_samplers_were_tuned_to_are_kept(root, tmp_path):
-    shutil.copytree(root / "mine", tmp_path / "mine")
-    shutil.rmtree(tmp_path / "mine/evals", ignore_errors=True)
-    assert [it.remove for it in pruning.plan([RunFolder(tmp_path / "mine")], None)] == [(20,)]
-    keys = ("--nfe", "2", "--points", "8", "--budget", "0", "--checkpoint", "20", *DEBUG)
-    invoke("tune", "mine", *keys, runs=tmp_path)
-    (made,) = pruning.plan([RunFolder(tmp_path / "mine")], None)
-    assert (made.remove, made.keep[20]) == ((), "a sampler was tuned to it")
 
 
 def test_prune_removes_snapshots_when_it_is_asked_to(root):

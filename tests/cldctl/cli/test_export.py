@@ -125,17 +125,6 @@ def test_all_numbers_are_there_those_of_the_weights_first(made):
     assert result["metrics"] == [{"type": "nll", "name": "NLL bound, nats", "value": 2.0}]
 
 
-def test_an_fid_of_few_samples_is_no_published_one(made):
-    for step, count in ((10, 1000), (20, 50_000)):
-        # As if it had been asked for samples, for which a toy has no use.
-        request = replace(asked(made, "elbo", step), samples=count)
-        report(made, request, fid={"value": 5.0, "samples": count})
-    for step, expected in ((10, True), (20, False)):
-        text = card_of(made, step=step, data_shape=(3, 8, 8), is_image=True)
-        assert ("cannot be compared with published ones" in text) is expected
-        assert head_of(text)["pipeline_tag"] == "unconditional-image-generation"
-
-
 def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     secrets = ("cluster.account=secret-account", "cluster.setup=[export TOKEN=secret-token]")
     hook = "hooks.on_change=curl secret-address"

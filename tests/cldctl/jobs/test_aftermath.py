@@ -28,7 +28,6 @@ from cld_core.run.events import (
 )
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
-from cld_core.stop import StopFlag
 from cldctl.jobs import aftermath, hooks, process, unfit
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED, UNFIT
@@ -268,19 +267,6 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     assert "11 starts in a row found an unfit machine" in event.reason
     assert isinstance(withdrawn, TurnedAway)
     assert job.cluster.calls == [("cancel", ["8"])], "it would find unfit machines, too, and submit the next one"
-
-
-def test_a_successor_is_submitted_when_the_machine_is_found_fit(tmp_path, monkeypatch):
-    run, job = run_with(tmp_path / "next", overrides=("cluster.successor=true",)), inside()
-
-    def joined(*place, **more):
-        assert job.cluster.submissions == []
-        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
-
-    monkeypatch.setattr("cld_core.train.health.joined", joined)
-    with pytest.raises(UnfitError):
-        TrainWork(str(run.path))._train(run, run.recipe(), job, StopFlag())
-    assert job.cluster.submissions == []
 
 
 class Left(BaseException):

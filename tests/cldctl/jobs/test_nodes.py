@@ -11,7 +11,6 @@ from cld_core.ranks import RankError
 from cld_core.run.events import Crashed, RankFailed, Requeued, Submitted, Unfit
 from cld_core.run.history import History
 from cldctl.clusters.records import JobSpec
-from cldctl.clusters.slurm import client
 from cldctl.jobs import failures, nodes
 from cldctl.jobs.nodes import Avoided, bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT
@@ -94,16 +93,6 @@ def test_another_job_of_the_run_avoids_them_too(tmp_path, count, excluded):
     spec = JobSpec(name="mine", logs=tmp_path, size=ClusterSpec())
     assert for_submission([unfit("n1")], cluster, spec) == replace(spec, exclude=excluded)
     assert for_submission([], cluster, spec) == spec
-
-
-@pytest.mark.parametrize(
-    ("exclude", "count", "excluded"),
-    [("n2", 1, ("n1",)), ("n3,n4", 2, ()), ("n1", 1, ()), ("n[3-4", 1, ()), (None, 2, ("n1",))],
-)
-def test_a_recipe_that_excludes_nodes_leaves_fewer_to_avoid(tmp_path, monkeypatch, exclude, count, excluded):
-    monkeypatch.setattr(client, "output_of", lambda command: None)
-    spec = JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(exclude=exclude, nodes=count))
-    assert for_submission([unfit("n1")], alone(restarts=True, nodes=4), spec).exclude == excluded
 
 
 KILLED = "srun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n"

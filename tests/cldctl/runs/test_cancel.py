@@ -70,16 +70,6 @@ def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scr
     assert scripted.phases["1"] == "running"
 
 
-def test_an_evaluation_that_is_not_there_or_of_several_runs(tmp_path, scripted):
-    for name in "ab":
-        run_of(tmp_path / name, name)
-    found = invoke("cancel", "a", "--eval", "elbo", runs=tmp_path, code=3)
-    assert "a has no evaluation elbo that was started. It has: none. Nothing was cancelled." in found.stderr
-    several = invoke("cancel", "a", "b", "--eval", "elbo", runs=tmp_path, code=2)
-    assert "--eval goes with one run, not with 2" in several.stderr
-    assert scripted.calls == []
-
-
 def test_a_tuning_is_a_job_of_its_run(tmp_path, scripted):
     run = over(tmp_path / "a", "7", 10, 20)
     request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=1.0, seed=0)

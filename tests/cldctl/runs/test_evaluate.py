@@ -6,7 +6,6 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import events
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
-from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.runs import evaluate
 from cldctl.runs.work_status import why_stopped
@@ -91,14 +90,6 @@ def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
     work, outcome = started(run, cluster)
     assert (cluster.sizes, shards_of(work)) == ([64, 32, 16, 8], list(range(64)))
     assert outcome.said == ("64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)",)
-
-
-def test_a_scheduler_that_takes_no_task_at_all_is_not_asked_for_ever(run):
-    cluster = alone(takes=0)
-    with pytest.raises(SchedulerRefused, match="AssocMaxSubmitJobLimit"):
-        started(run, cluster)
-    assert cluster.sizes == [64, 32, 16, 8, 4, 2, 1]
-    assert list(run.evals.iterdir()) == []
 
 
 def task(number, job="8"):

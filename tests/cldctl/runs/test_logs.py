@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted, TurnedAway
 from cldctl.runs import logs
@@ -55,18 +53,6 @@ def test_the_log_of_an_attempt_is_that_of_its_job(run):
     assert logs.of_training(run, None, 0).job.job_id == "8"
     with pytest.raises(NotFoundError, match=r"no attempt 2\. It has: 0, 1"):
         logs.of_training(run, 2, 0)
-
-
-def test_an_evaluation_without_a_job_has_no_log(run):
-    request = EvalRequest.of(run.recipe(), ("elbo",), 10, 2)
-    work = Evaluation(request.save(run))
-    with pytest.raises(NotFoundError, match=r"no evaluation .* that was started"):
-        logs.of_evaluation(run, work.name, None, 0)
-    work.ledger.append(submitted("7", work.folder / "logs"))
-    with pytest.raises(NotFoundError, match=r"no job of .* computes shard 1"):
-        logs.of_evaluation(run, work.name, 1, 0)
-    with pytest.raises(NotFoundError, match=r"no shard 2\. It has: 0 to 1"):
-        logs.of_evaluation(run, work.name, 2, 0)
 
 
 def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_path):
@@ -169,10 +155,6 @@ def test_a_start_is_cut_out_at_the_marks_with_what_submitit_says_before_it(log):
     assert text(cut(file, 1)) == f"{said}{mark(1)}c\n"
     assert text(cut(file, 3)) == f"{mark(3)}d\n"
     assert cut(file, 3).end is None, "it may grow"
-
-
-def test_a_log_of_errors_is_read_without_its_marks(log):
-    assert text(cut(log(f"{mark(0)}error\n", "7_0_log.err"), 0)) == "error\n"
 
 
 def test_the_last_lines(log, monkeypatch):

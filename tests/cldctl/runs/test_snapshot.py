@@ -1,6 +1,5 @@
 """A run keeps the code that it was submitted with, until `resume --update-code`."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,9 +11,7 @@ from cld_core.config import load
 from cld_core.errors import CldError, UsageError
 from cld_core.run import code, edits
 from cld_core.run.events import Ended, RecipeEdited, Requested
-from cldctl.clusters import job_logs
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
-from cldctl.jobs import hooks
 from cldctl.runs import checkout, snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
@@ -132,7 +129,6 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
 
 
 def test_a_recipe_that_was_edited_by_hand(run):
-    assert edits.edited(run) == {}
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text + "# a comment changes nothing\n")
     assert edits.edited(run) == {}
@@ -144,7 +140,6 @@ def test_a_recipe_that_was_edited_by_hand(run):
         assert f"recipe.yaml was edited by hand: {said}" in told, "before the next start"
     (warning,) = resumed(stop(run))
     assert "recipe.yaml was edited by hand since the run was made: optim.lr 0.5 instead of 0.001" in warning
-    resumed(stop(run))
     events = [event for event in run.ledger.events() if isinstance(event, RecipeEdited)]
     assert [(event.keys, event.values) for event in events] == [(("optim.lr",), (said,))]
     run.recipe_file.write_text(text)
@@ -220,15 +215,6 @@ def test_the_code_is_what_it_was(run, small, error):
     resumed(stop(run), update_code=True)
     assert edition(run)[0] == "A = 2\n"
     assert not list(run.path.glob(".code*")), "the code before is removed when the job exists"
-
-
-def test_the_hook_is_what_it_was(tmp_path, scripted, small):
-    run = begun(tmp_path, "hooks.on_change=mine")
-    file = job_logs.folder_for(run.logs) / hooks.SETTINGS
-    for override in ("hooks.on_change=theirs", "hooks.on_change=null"):
-        with pytest.raises(SchedulerRefused):
-            resumed(stop(run), alone(error=REFUSED), overrides=(override,))
-        assert json.loads(file.read_text())["on_change"] == "mine"
 
 
 def test_a_command_that_was_killed_in_between(run, small):

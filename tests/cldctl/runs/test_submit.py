@@ -75,12 +75,6 @@ def test_a_continuation_that_was_not_submitted_says_so_in_the_ledger(tmp_path, e
     assert (event.reason, event.away) == (str(error), away)
 
 
-def test_a_dry_run_shows_what_the_evaluation_waits_for(tmp_path, monkeypatch):
-    clients(tmp_path, monkeypatch)
-    shown = invoke("submit", "toy", "--dry-run", "--cluster", "slurm", "--eval", "elbo", runs=tmp_path / "runs").stdout
-    assert "--dependency=afterany:JOB_OF_THE_TRAINING" in shown
-
-
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
     """Otherwise it would be called "already being computed", and nobody would compute it."""
     run, cluster = run_with(tmp_path / "mine", 10, 20), scripted()
@@ -160,15 +154,6 @@ def jobs(run: RunFolder) -> tuple[list[str], list[str]]:
     return training, evaluation
 
 
-@pytest.mark.parametrize("at", [1, 2])
-def test_both_jobs_are_submitted_all_the_same(tmp_path, at, capsys):
-    with pytest.raises(KeyboardInterrupt):
-        submitted(tmp_path / "mine", interrupted(at), ("elbo",))
-    assert jobs(RunFolder(tmp_path / "mine")) == (["1_0"], ["2_0"])
-    assert "finishing the submission; press Ctrl-C again to abort" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 @pytest.mark.parametrize(
     ("times", "said"),
     [(1, []), (2, ["its evaluation elbo-00000020-", "was not submitted", "cldctl eval mine --elbo"])],
@@ -244,10 +229,3 @@ def test_whether_somebody_submits_at_this_moment(mine):
         look += "sys.exit(is_locked(Path(sys.argv[1])))"
         assert subprocess.run([sys.executable, "-c", look, str(mine.path)]).returncode == 1
     assert not home.is_locked(mine.path)
-
-
-def test_a_request_without_a_job_says_for_which_cluster_it_was(mine, sbatch):
-    mine.ledger.append(Requested(steps=10, cluster="local"))
-    assert home.chosen(None, mine).name == "local", "its submission was interrupted"
-    mine.ledger.append(NotSubmitted(reason="refused"))
-    assert home.chosen(None, mine).name == clusters.default().name == "slurm"

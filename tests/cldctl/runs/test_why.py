@@ -91,15 +91,6 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     assert "cldctl status mine --watch" in shown
 
 
-def test_a_scheduler_that_is_away_or_has_a_bug_is_a_problem_and_no_end(run, scripted):
-    crashed(run)
-    scripted.away.add("scripted")
-    assert why(run).problems == ["nobody answers"]
-    scripted.away.clear()
-    scripted.broken.add("scripted")
-    assert "a bug" in why(run).problems[0]
-
-
 GLOO = "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]"
 
 

@@ -31,10 +31,6 @@ def test_nothing_in_a_text_steers_the_terminal(wrap, terminal):
         assert word in text
 
 
-def test_markup_and_emoji_are_shown_as_they_are():
-    assert shown("[red]x[/red] [link=http://x]y[/] :warning: [/]") == "[red]x[/red] [link=http://x]y[/] :warning: [/]\n"
-
-
 def test_sentences_break_between_words_and_what_is_copied_stays_whole():
     lines = [line.rstrip() for line in shown(SENTENCE, terminal=True, width=60).splitlines()]
     assert len(lines) == 2

@@ -114,12 +114,6 @@ def test_a_narrow_terminal_is_wide_enough(monkeypatch):
     assert "59m23s" in shown[-2], "when a run will be done is the last thing to go"
 
 
-def test_a_file_gets_everything_on_a_line_each(monkeypatch):
-    rows = [row("n" * 120, job_id="1" * 80, tags=["t" * 90])]
-    (line,) = words(screen(monkeypatch, 1000, terminal=False)(runs.overview(rows)))
-    assert (line[0], line[-1]) == ("n" * 120, "t" * 90)
-
-
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2, "results": {}}
     known = {**stopped, "state": "FINISHED", "nll": -0.393}

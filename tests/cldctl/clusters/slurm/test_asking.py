@@ -174,15 +174,3 @@ def test_commands_that_begin_at_the_same_moment_ask_once(tmp_path, monkeypatch):
     commands = [subprocess.Popen([sys.executable, "-c", LOOK], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [command.communicate(timeout=120)[0] for command in commands] == ["running\n"] * 4
     assert (tmp_path / "calls").read_text().split() == ["squeue"]
-
-
-def test_who_answers_slowly_is_asked_less_and_its_answers_say_how_old_they_are(slurm, clock):
-    slurm.mine, slurm.takes_s = {"1": "RUNNING|n1|None"}, 5.0
-    look("1")
-    clock.now += 40
-    survey = SlurmCluster().survey([job("1")], max_age_s=30.0)
-    assert survey.of(job("1")).phase == "running"
-    assert survey.problem is None, "it has answered"
-    assert survey.remark == "Slurm answers slowly (5 s), and is asked every 60 s: what it says about jobs is 45 s old"
-    assert clock.now - survey.as_of == 45
-    assert slurm.calls == {"squeue": 1}

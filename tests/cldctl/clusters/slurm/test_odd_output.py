@@ -89,19 +89,6 @@ def test_all_that_asks(texts):
     limits.most_tasks.cache_clear()
 
 
-def test_a_job_that_was_only_cut_off_is_not_gone(monkeypatch):
-    """With "gone", `resume` would start a second job beside it."""
-    for squeue, sacct in (
-        ("12|RUNNING|n1|None\n13|RUN", ""),
-        ("12|RUNNING|n1|None\n1", ""),
-        ("13|RUNNI|n1|None\n", ""),
-    ):
-        answers = {"squeue": squeue, "sacct": sacct}
-        monkeypatch.setattr(client, "run", lambda command, stdin="", answers=answers: Answer(0, answers[command[0]]))
-        survey = SlurmCluster().survey([JobRef(cluster="slurm", job_id="13")], max_age_s=0)
-        assert survey.of(JobRef(cluster="slurm", job_id="13")).phase == "unknown"
-
-
 @pytest.mark.parametrize("line", ["12|N/A", "12", "1x|2026-11-25T00:57:43"])
 def test_a_job_submitted_at_an_unreadable_time_is_not_forgotten(monkeypatch, line):
     monkeypatch.setattr(
