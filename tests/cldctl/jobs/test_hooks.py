@@ -2,22 +2,46 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from cld_core.config import load
 from cld_core.config.monitor import HooksSpec
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Requeued, Started, Submitted
+from cld_core.run.events import (
+    CAUSES,
+    Cancelled,
+    DiedEarly,
+    Ended,
+    Explained,
+    GivenUp,
+    JobRef,
+    NotBegun,
+    NotCancelled,
+    NotRequeued,
+    Requested,
+    Requeued,
+    Started,
+    Submitted,
+    Unfit,
+)
+from cld_core.run.history import History
 from cld_core.run.process import find
+from cldctl.clusters.records import Seen
 from cldctl.jobs import hook_runner, hooks
 from cldctl.jobs.hook_call import KEPT_BYTES, call
+from cldctl.jobs.hook_runner import sentence, variables
 from cldctl.jobs.train import go_on
+from cldctl.jobs.transitions import changes
+from cldctl.runs.state import state_of
 from tests.support.made_up import report, run_with
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, ROOT
 from tests.support.scripted import REF, inside
 from tests.support.tools import wait_for
 
@@ -201,3 +225,159 @@ def test_of_a_flood_little_is_kept(tmp_path):
     result = called("yes", tmp_path)
     assert "wrote more than" in result.problem
     assert len(result.output) == KEPT_BYTES
+
+
+def submitted(job_id="7", restarts=True, successor_of=None):
+    return Submitted(job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of)
+
+
+def unfit(restart=0, job_id="7", rank=0):
+    return Unfit(job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone")
+
+
+def requeued(cause, job_id="7"):
+    return Requeued(job_id=job_id, cause=cause)
+
+
+def started(attempt=0, step=0, job_id="7"):
+    return Started(attempt=attempt, job_id=job_id, step=step, host="n1")
+
+
+def ended(cause, step=30, attempt=0, detail=None):
+    return Ended(attempt=attempt, cause=cause, step=step, detail=detail)
+
+
+def heard(*events, is_over=False):
+    return [(change.state, change.cause, change.step) for change in changes(events, is_over=is_over)]
+
+
+def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
+    events = [submitted(), started(), ended("crashed"), Requeued(job_id="7", cause="crashed")]
+    before = changes(events)[-1].place
+    last = changes([*events, NotRequeued(job_id="7", reason="no")])[-1]
+    assert last.state == "STOPPED"
+    assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
+
+
+BEGUN = submitted(), started()
+NOT_CANCELLED = Cancelled(job_id="7"), NotCancelled(job_id="7", reason="nobody answers")
+
+# What happened, and the phase of the newest job.
+LEDGERS = {
+    "trains": (BEGUN, "running"),
+    "finished": ((*BEGUN, ended("finished")), "gone"),
+    "preempted": ((*BEGUN, ended("preempted")), "pending"),
+    "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
+    "crashed, not requeued": ((*BEGUN, ended("crashed"), NotRequeued(job_id="7", reason="no")), "gone"),
+    "given up": ((*BEGUN, ended("crashed"), GivenUp(job_id="7", reason="4 crashes")), "gone"),
+    "not begun": ((submitted(), NotBegun(job_id="7", reason="no checkpoint")), "gone"),
+    "unfit at last": ((submitted(), unfit(), GivenUp(job_id="7", reason="11 starts")), "gone"),
+    "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
+    "unfit, then fit": ((submitted(), unfit(), requeued("unfit"), started()), "running"),
+    "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
+    "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), Cancelled(job_id="7")), "gone"),
+    "resumed, unfit": ((*BEGUN, ended("crashed"), submitted("8"), unfit(0, "8"), requeued("unfit", "8")), "pending"),
+    "a successor is unfit": (
+        (
+            submitted(),
+            submitted("8", successor_of="7"),
+            started(),
+            ended("node_failure"),
+            unfit(0, "8"),
+            requeued("unfit", "8"),
+        ),
+        "pending",
+    ),
+    "setup too long": ((submitted(), DiedEarly(job_id="7", restart=0, reason="setup"), requeued("timeout")), "pending"),
+    "cancelled": ((*BEGUN, Cancelled(job_id="7"), ended("terminated")), "gone"),
+    "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
+    "not cancelled, then terminated": ((*BEGUN, *NOT_CANCELLED, ended("terminated")), "gone"),
+    "not cancelled, requeued": ((*BEGUN, ended("crashed"), requeued("crashed"), *NOT_CANCELLED), "pending"),
+    "cancelled at the second try": ((submitted(), *NOT_CANCELLED, Cancelled(job_id="7")), "gone"),
+}
+
+
+@pytest.mark.parametrize(("happened", "phase"), LEDGERS.values(), ids=LEDGERS)
+def test_a_hook_hears_the_state_that_status_shows(happened, phase):
+    """Two folds of the same ledger: one tells of changes, the other knows the launcher's answer."""
+    newest = [event for event in happened if isinstance(event, Submitted)][-1].job.job_id
+    seen = {"7": Seen("gone"), newest: Seen(phase)}
+    state, _ = state_of(History.of(happened), lambda job: seen[job.job_id], 1000.0)
+    assert changes(happened)[-1].state == state
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_after_any_cause_a_hook_hears_what_status_shows(cause):
+    test_a_hook_hears_the_state_that_status_shows((submitted(restarts=False), started(), ended(cause)), "gone")
+
+
+def test_a_silent_end_is_told_with_the_next_beginning():
+    events = submitted(), started(), Explained(attempt=0, cause="node_failure"), started(1, 20)
+    assert heard(*events) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
+
+
+DOC = (ROOT / "docs" / "notifications.md").read_text()
+CONTENT = {
+    "run": "toy-1",
+    "path": "/runs/toy-1",
+    "what": "run",
+    "state": "FAILED",
+    "cause": "crashed",
+    "reason": """it's "quoted"; $(touch /tmp/x) `id` & more""",
+    "step": 120,
+    "steps": 1000,
+    "link": "file:///runs/toy-1",
+}
+TEXT = sentence(CONTENT)
+NAMES = ("mail", "sendmail", "webhook", "slack", "ntfy")
+COMMANDS = [yaml.safe_load(block)["hooks"]["on_change"] for block in re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)]
+
+
+def said(name: str, home: Path) -> tuple[list[str], str]:
+    """What a documented command tells the program that it calls: arguments and standard input."""
+    content = {**CONTENT, "text": TEXT}
+    environment = {**os.environ, "HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}", **variables(content)}
+    line, command = json.dumps(content) + "\n", COMMANDS[NAMES.index(name)]
+    result = call(command, environment=environment, content=line, timeout_s=60.0, folder=home)
+    assert result.problem is None, result.output
+    return (home / "arguments").read_text().splitlines(), (home / "input").read_text()
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    """A home in whose programs write down what they get, and in which addresses are kept."""
+    (tmp_path / ".config" / "cldctl").mkdir(parents=True)
+    for name in ("mail", "sendmail", "curl"):
+        file = tmp_path / name
+        file.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n')
+        file.chmod(0o755)
+    for name in ("webhook", "slack", "ntfy"):
+        (tmp_path / ".config" / "cldctl" / name).write_text(f"https://example.org/{name}\n")
+    return tmp_path
+
+
+def test_every_example_is_a_recipe():
+    assert len(COMMANDS) == len(NAMES)
+    for name, command in zip(NAMES, COMMANDS, strict=True):
+        recipe = load(RECIPES / "toy.yaml", [f"hooks.on_change={json.dumps(command)}"])
+        assert name in recipe.hooks.on_change
+
+
+def test_mail(home):
+    assert said("mail", home) == (["-s", "toy-1 FAILED", "you@example.org"], f"{TEXT}\n\nfile:///runs/toy-1\n")
+    assert said("sendmail", home) == (["-t"], f"To: you@example.org\nSubject: toy-1 FAILED\n\n{TEXT}\n")
+
+
+def test_what_is_posted(home):
+    whole = {**CONTENT, "text": TEXT}
+    for name, body in (("webhook", whole), ("slack", {"text": TEXT})):
+        arguments, content = said(name, home)
+        assert arguments[-1] == f"https://example.org/{name}"
+        assert json.loads(content) == body
+    arguments, _ = said("ntfy", home)
+    assert arguments[-3:] == ["--data-raw", TEXT, "https://example.org/ntfy"]
+
+
+def test_all_variables_are_documented():
+    for name in variables({**CONTENT, "text": TEXT}):
+        assert f"`{name}`" in DOC

@@ -1,18 +1,26 @@
-"""The list of runs on the screen: every state, order, groups, filters, and what is damaged or gone."""
+"""What is on the screen: the list of runs in every state, the run that is selected, and its logs."""
 
 import dataclasses
+import io
 import shutil
 import threading
 
+from rich.console import Console
+
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Noted, Tagged
+from cld_core.run.attempt import Attempt
+from cld_core.run.events import CAUSES, Noted, Tagged
+from cld_core.run.timeline import Stretch
 from cldctl.clusters.slurm import client
 from cldctl.runs import survey
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
+from cldctl.runs.why import Why
+from cldctl.show.runs import Query
 from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
+from cldctl.top.detail import LETTERS, TimeLine
 from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
 
@@ -147,3 +155,103 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
         on_screen(fleet.root, look)
     finally:
         answers.set()
+
+
+def drawn(renderable, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(renderable)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_run_is_shown_with_attempts_and_shards(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select("celebahq-cld-1125-0911-k3fa")
+        await screen.sees("it trains on n07", "49.8%", "attempts", "█", "1d05h since")
+        line = next(line for line in screen.lines if "attempts  " in line and "▶" in line)
+        assert [mark for mark in line if mark in "PX▶"] == ["P", "X", "▶"]
+        await screen.sees("P preempted  X crashed  ▶ running")
+        await screen.sees("■" * 17 + "▶" + "░" * 4 + "×" + "░" * 15 + "·" * 2, "17 done", "1 failed")
+        await screen.press("tab", "end")
+        await screen.sees("rank 2 on n11: CUDA error")
+        await screen.press("tab", "up")
+        await screen.until(lambda: screen.app._main.selected.name == "cifar10-vpsde-1125-1730-x9e0")
+
+    on_screen(fleet.root, look)
+
+
+def line_of(*stretches, state="STOPPED") -> list[str]:
+    """The time line of attempts, each (queued, began, started, until, cause), in ten columns."""
+    attempts = [
+        Stretch(
+            attempt=Attempt(attempt=number, job_id="1", started=started, first_step=0, ended=until, cause=cause),
+            **{"queued": queued, "began": began, "until": until, "kept": 1, "lost": 0, "set_aside": 0},
+        )
+        for number, (queued, began, started, until, cause) in enumerate(stretches)
+    ]
+    row = RunStatus(name="mine", path="mine", state=state)
+    return drawn(TimeLine(Why(row=row, headline="", stretches=attempts)), 10)
+
+
+def test_a_time_line_has_the_scale_of_time():
+    line = line_of((0, 10, 20, 50, "preempted"), (60, 70, 70, 100, "crashed"))[0]
+    assert line == "░▒██P·░██X"
+    assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None), state="RUNNING")[0][-1] == "▶"
+    assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None))[0][-1] == "?"
+    assert line_of((0, 0, 0, 100, "of a later version"))[0][-1] == "?"
+    assert line_of((0, 0, 0, 1e6, "preempted"), (1e6, 1e6, 1e6, 1e6 + 1, "killed"))[0][-1] == "K", "short, but seen"
+
+
+def test_every_cause_has_a_letter_of_its_own():
+    assert set(LETTERS) == {*CAUSES, None}
+    assert len(set(LETTERS.values())) == len(CAUSES) + 1
+
+
+FAILED = "toy-spirals-1126-0715-p2mm"
+RUNNING = "celebahq-cld-1125-0911-k3fa"
+
+
+def test_it_opens_at_the_rank_that_failed_first(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select(FAILED)
+        await screen.press("enter")
+        await screen.sees(f"{FAILED} · attempt 0, rank 2: failed first")
+        await screen.sees("rank 2 trains", "Traceback (most recent call last):", "ValueError: spiral arms must be odd")
+        assert "Connection closed by peer" not in screen.text
+        await screen.press("n")
+        await screen.sees("attempt 0, rank 0", "Connection closed by peer")
+        assert "ValueError" not in screen.text
+        await screen.press("p")
+        await screen.sees("attempt 0, rank 2", "rank 2 trains")
+        await screen.press("p")
+        await screen.sees("attempt 0, rank 1", "rank 1 trains")
+        await screen.press("f")
+        await screen.sees("rank 2: failed first", "ValueError")
+        await screen.press("e")
+        await screen.sees("no evaluation was started")
+        await screen.press("escape")
+        await screen.sees("steps/s")
+
+    on_screen(fleet.root, look)
+
+
+def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
+    log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
+
+    async def look(screen: Screen) -> None:
+        await screen.select(RUNNING)
+        monkeypatch.setattr(Query, "look", lambda query: screen.app._main._look)
+        before = fleet.slurm.calls.total()
+        await screen.press("l")
+        await screen.sees("job 4410, rank 0", "step 398200/800000 loss 0.4137")
+        with log.open("a") as file:
+            file.write("step 398400/800000 loss 0.4\x1b[31m11\nhalf of a ")
+            file.flush()
+            await screen.sees("step 398400/800000 loss 0.411")
+            file.write("line\n10%\r50%\r100%\n")
+        await screen.sees("half of a line", "100%")
+        assert "50%" not in screen.text
+        assert fleet.slurm.calls.total() == before
+        await screen.press("q")
+        await screen.sees("steps/s")
+
+    on_screen(fleet.root, look)
