@@ -61,27 +61,7 @@ def test_examples_are_commands(name, example):
             assert not context.args
 
 
-RUNS = ("toy-0102-101112-ab12", "toy-0102-101530-cd34", "cifar10-0102-101112-ab12")
 # What computes nothing, needs no data and starts nothing.
-DRY = ("recipes", "render", "explain", "status", "logs", "why", "usage", "cancel", "note", "prune")
-
-
-@pytest.mark.parametrize(
-    "example",
-    [example for name, example in EXAMPLES if name and name[0] in (*DRY, "submit")],
-)
-def test_examples_that_only_look_work(tmp_path, example, monkeypatch):
-    runs = tmp_path / "runs"
-    for name in RUNS:
-        run_with(runs / name, 10)
-    words = shlex.split(example)[1:]
-    more = [*(["--dry-run"] if words[0] in ("submit", "prune") else [])]
-    more += ["--cluster", "local"] if words[0] == "submit" else []
-    # These runs have neither logs nor results, which is said.
-    codes = {"logs": (0, 3), "cancel": (0, 3)}.get(words[0], (0,))
-    done = invoke(*words, *more, runs=runs, code=None)
-    assert done.returncode in codes, done.stderr
-    assert "internal error" not in done.stderr
 
 
 def test_the_versions_are_said(tmp_path):

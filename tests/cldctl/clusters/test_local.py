@@ -3,8 +3,7 @@
 import contextlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,17 @@ from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.ledger import parse, to_line
-from cldctl.clusters import local_tasks
 from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 from cldctl.clusters.this_machine import details_of
+from tests.support.tools import wait_for
 
 from .works import Report, Stubborn
 
 pytestmark = pytest.mark.slow
 CLUSTER = LocalCluster()
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = 300) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-    return value
+PATIENCE_S = 300
 
 
 def wait_for_end(pids: Iterable[int]) -> None:
@@ -63,21 +55,21 @@ class Submitter:
 
     def facts(self, name: str) -> dict[str, Any]:
         file = self.folder / f"{name}.json"
-        until(file.exists, f"{name} to report")
+        wait_for(file.exists, PATIENCE_S)
         return json.loads(file.read_text())
 
     def until_logged(self, job: JobRef, text: str) -> None:
         def logged() -> bool:
             return any(text in file.read_text() for file in CLUSTER.log_files(job, 0))
 
-        until(logged, f"{text!r} in the log of {job.job_id}")
+        wait_for(logged, PATIENCE_S)
 
     def phase(self, job: JobRef) -> str:
         return CLUSTER.survey([job]).of(job).phase
 
     def until_gone(self, *jobs: JobRef) -> None:
         for job in jobs:
-            until(lambda job=job: self.phase(job) == "gone", f"the end of {job.job_id}")
+            wait_for(lambda job=job: self.phase(job) == "gone", PATIENCE_S)
 
 
 @pytest.fixture
@@ -113,17 +105,6 @@ def test_tasks_of_one_process_share_a_controller_and_get_a_gpu_each(submit, monk
     out, _ = CLUSTER.log_files(jobs[1], 0)
     assert "work b" in out.read_text()
     assert not (submit.folder / "a.stopped").exists()
-
-
-@pytest.mark.parametrize("works", [1, 2])
-def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypatch, works):
-    monkeypatch.setattr(local_tasks, "_STARTING_S", 300.0)
-    jobs = submit(*(submit.report(name) for name in "ab"[:works]))
-    for job in jobs:
-        CLUSTER.cancel([job])
-        # Either the signal has ended it, or its first line was there when it came.
-        out = Path(job.logs) / f"{job.details['pid']}_{job.process}_log.out"
-        assert submit.phase(job) == "gone" or out.read_text()
 
 
 def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):

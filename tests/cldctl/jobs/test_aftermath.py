@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from cld_core import files
-from cld_core.errors import UnfitError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import append_line
@@ -28,10 +27,9 @@ from cld_core.run.events import (
 )
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
-from cldctl.jobs import aftermath, hooks, process, unfit
+from cldctl.jobs import aftermath, unfit
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED, UNFIT
-from cldctl.jobs.train import TrainWork
 from cldctl.runs.status import with_trouble
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
@@ -267,27 +265,6 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     assert "11 starts in a row found an unfit machine" in event.reason
     assert isinstance(withdrawn, TurnedAway)
     assert job.cluster.calls == [("cancel", ["8"])], "it would find unfit machines, too, and submit the next one"
-
-
-class Left(BaseException):
-    """`os._exit` was called."""
-
-
-def test_without_an_aftermath_the_hook_is_told_before_the_process_leaves_at_once(run, monkeypatch):
-    def joined(*place, **more):
-        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
-
-    def leave(code):
-        happened.append(code)
-        raise Left
-
-    happened = []
-    monkeypatch.setattr("cld_core.train.health.joined", joined)
-    monkeypatch.setattr(process, "_leave_at_once", leave)
-    monkeypatch.setattr(hooks, "fire", lambda run: happened.append(type(run.ledger.events()[-1])))
-    with pytest.raises(Left):
-        TrainWork(str(run.path))(inside())
-    assert happened[:2] == [Unfit, UNFIT]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from cld_core.run.events import Noted
 from cld_core.run.folder import FORMAT
 from cld_core.train.monitoring import Monitor
 from cldctl.page import curves, document, one_run
-from cldctl.page.document import chart, is_logarithmic
+from cldctl.page.document import chart
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.cldctl.page.parsed import Parsed
@@ -239,24 +239,6 @@ def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
     assert len(drawn) < 30_000
     assert chart("loss", {"loss": points}) == drawn
     assert chart("loss", {"loss": []}) == ""
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.48, 0.16, *[0.15] * 50], True),  # One early point takes most of a linear axis.
-        ([float(10**power) for power in range(4)], True),
-        ([1.0 - 0.01 * step for step in range(50)], False),
-        ([1e-4 * (1.0 + math.cos(math.pi * step / 100)) + 1e-10 for step in range(101)], False),  # A learning rate.
-        ([-1.0, 1e3], False),
-        ([2.0], False),
-    ],
-)
-def test_the_axis_is_logarithmic_where_a_linear_one_would_flatten_the_curve(values, expected):
-    assert is_logarithmic(sorted(values)) is expected
-    drawn = chart("loss", {"loss": list(enumerate(values))})
-    assert ("loss, logarithmic" in drawn) is expected
-    assert labels(drawn)
 
 
 def picture(run, name, width):

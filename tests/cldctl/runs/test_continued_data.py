@@ -2,16 +2,12 @@
 
 import pytest
 
-from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.run.events import Started
 from cld_core.run.same_data import are_other
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.runs.differences import changed_between
 from tests.support.images import make_images, run_folder
-from tests.support.paths import RECIPES
 from tests.support.tools import DEBUG, ONE, invoke
 
 RING = """
@@ -57,18 +53,6 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     assert "from now on it trains on other data" in done.stderr
     shown = invoke("status", "mine", runs=tmp_path / "runs").stdout
     assert "changed other data than before, since attempt 2 (" in " ".join(shown.split())
-
-
-def test_a_job_that_starts_by_itself_says_so(tmp_path, ring, capsys):
-    # As after a requeue with --live-code: nobody asks `resume`.
-    recipe = load(RECIPES / "toy.yaml", [*ONE, f"data.name={NAME}", f"plugins={ring}"])
-    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
-    run.ledger.append(Started(attempt=0, job_id="1", step=0, data={"points": "9 9 9"}))
-    session.run(run, Ranks(), StopFlag(), job_id="2")
-    assert "warning: mine trains on other data than before" in capsys.readouterr().out
-    assert any(
-        line.startswith("other data than before, since attempt 1 (") for line in changed_between(run.ledger.history())
-    )
 
 
 def test_other_images_in_the_same_folder(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted
 from cldctl.runs import logs
 from cldctl.runs.logs import Part, cut, merged
 from tests.support.made_up import run_with
@@ -27,18 +27,6 @@ def write(folder, job_id, text="hello\n"):
 
 def submitted(job_id, folder):
     return Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(folder)), shards=(0,))
-
-
-def test_a_job_that_was_turned_away_has_a_log_and_a_reason(run):
-    run.ledger.append(submitted("7", run.logs))
-    run.ledger.append(TurnedAway(job_id="7", reason="another job holds it", why="held"))
-    write(run.logs, "7")
-    shown = invoke("logs", "mine", runs=run.path.parent)
-    assert shown.stdout == "hello\n"
-    assert "job 7 did not train: another job holds it" in shown.stderr
-    run.ledger.append(submitted("8", run.logs))
-    log = logs.of_training(run, None, 0)
-    assert (log.job.job_id, log.note) == ("8", None)
 
 
 def test_the_log_of_an_attempt_is_that_of_its_job(run):

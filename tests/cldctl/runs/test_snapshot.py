@@ -147,16 +147,6 @@ def test_a_recipe_that_was_edited_by_hand(run):
     assert run.ledger.history().edited == ()
 
 
-def test_the_profile_of_a_continuation(run, tmp_path):
-    profile = tmp_path / "big.yaml"
-    profile.write_text("cluster:\n  partition: big\n  setup: [module load cuda]\n")
-    invoke("resume", stop(run).name, "cluster.time_min=7", "--profile", str(profile), runs=run.path.parent)
-    request, cluster = requests(run)[-1], run.recipe().cluster
-    assert (request.profile, cluster.partition, cluster.setup) == (str(profile), "big", ("module load cuda",))
-    assert cluster.time_min == 7
-    assert request.given == ()
-
-
 def test_the_copy_is_what_python_imports(tmp_path, scripted):
     """Before the checkout, be it on PYTHONPATH or installed to be edited, and with -P."""
     run = begun(tmp_path)

@@ -22,10 +22,8 @@ from cld_core.run.events import (
     Started,
     Submitted,
 )
-from cld_core.run.history import History
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
 from cldctl.runs import home, survey
-from cldctl.runs.differences import changed_between
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import RunStatus, named_status, status_of
 from cldctl.runs.survey import Answers
@@ -256,28 +254,3 @@ def test_an_unknown_cluster_will_never_answer(tmp_path, two_runs):
     with pytest.raises(UsageError, match=r"'moon' is not known.*Use the cldctl that submitted the job\.") as raised:
         answers.require(answers.surveys, "Nothing happened")
     assert "try again" not in str(raised.value)
-
-
-OLD, NEW = "a" * 64, "b" * 64
-WHEN = "2026-11-26 12:00"
-NOON = time.mktime(time.strptime(WHEN, "%Y-%m-%d %H:%M"))
-SINCE_2 = f"since attempt 2 ({WHEN})"
-
-
-def begun(attempt, **more):
-    return Started(time=NOON, attempt=attempt, job_id="7", step=0, **more)
-
-
-def changes(*events):
-    return changed_between(History.of(events))
-
-
-def test_code_versions_driver_and_gpu():
-    before = begun(1, code=OLD, versions={"torch": "2.6.0", "numpy": "2.0"}, gpu="A100", driver="535.1")
-    after = begun(2, code=NEW, versions={"torch": "2.7.0", "numpy": "2.0"}, gpu="H100", driver="550.2")
-    assert changes(before, Ended(attempt=1, cause="preempted"), after) == [
-        f"code bbbbbbbbbbbb instead of aaaaaaaaaaaa, {SINCE_2}",
-        f"torch 2.7.0 instead of 2.6.0, {SINCE_2}",
-        f"GPU H100 instead of A100, {SINCE_2}",
-        f"driver 550.2 instead of 535.1, {SINCE_2}",
-    ]

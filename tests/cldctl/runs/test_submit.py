@@ -11,7 +11,7 @@ from cld_core import processor
 from cld_core.config import load
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
-from cld_core.run import RunFolder, code
+from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl import clusters
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
@@ -89,19 +89,6 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
     for request in made.requests:
         report(run, request)
     assert len(evaluate.start(evaluate.Planned(run, made, cluster, size)).complete) == 2, "nobody has to be asked"
-
-
-def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, monkeypatch):
-    """That of the run behind its training, else that of the checkout."""
-    cluster = alone()
-    begun = submitted(tmp_path / "mine", cluster, ("elbo",))
-    manifest = code.read(code.path_of(begun.run.path))
-    run = run_with(tmp_path / "other", 10)
-    evaluate.start(evaluate.Planned(run, plan.make(run, ("elbo",), [10], []), cluster, run.recipe().cluster))
-    asked = [task.work.code for _, tasks in cluster.submissions[1:] for task in tasks]
-    assert asked == [manifest.digest, code.imported()]
-    (work,) = evaluations_of(run)
-    assert work.ledger.history().submitted[0].code == code.imported()
 
 
 def natively(cluster, *overrides):

@@ -134,15 +134,6 @@ def test_a_rank_whose_peers_are_gone_is_not_first_even_if_its_clock_says_so(fail
     assert first(failed_run).rank == 1
 
 
-def test_a_rank_that_was_killed_is_known_from_srun(failed_run):
-    failed(failed_run, 120.0, 0, GLOO)
-    log_of(
-        failed_run, 0, f"{GLOO}\nsrun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n"
-    )
-    found = first(failed_run)
-    assert (found.rank, found.host, found.reason) == (1, "n2", "Killed")
-
-
 def test_else_the_logs_of_the_ranks_tell(failed_run):
     log_of(failed_run, 0, f"Traceback\n{GLOO}\n")
     log_of(failed_run, 1, "Traceback\ncld_core.errors.DataError: no such images\n")

@@ -10,7 +10,7 @@ from rich.console import Console
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
-from cld_core.run.events import CAUSES, Noted, Tagged
+from cld_core.run.events import Noted, Tagged
 from cld_core.run.timeline import Stretch
 from cldctl.clusters.slurm import client
 from cldctl.runs import survey
@@ -20,8 +20,7 @@ from cldctl.runs.why import Why
 from cldctl.show.runs import Query
 from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
-from cldctl.top.detail import LETTERS, TimeLine
-from tests.support import on_screen as made_up
+from cldctl.top.detail import TimeLine
 from tests.support.piloted import Screen, on_screen
 
 
@@ -53,20 +52,6 @@ def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
         assert any("PENDING" in line and "Priority" in line for line in screen.lines)
 
     on_screen(fleet.root, look, size=(160, 40))
-
-
-def test_groups_fold_and_unfold(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.select(made_up.GROUP)
-        await screen.sees("1 RUNNING, 1 PENDING", "space folds it", "lr1e-4")
-        await screen.press("space")
-        await screen.until(lambda: "celeba-lr-lr1e-4" not in listed(screen))
-        await screen.press("space", "down", "down", "space")
-        await screen.until(lambda: "celeba-lr-lr1e-4" not in listed(screen))
-        await screen.press("end", "space")
-        await screen.sees("Select a group of runs")
-
-    on_screen(fleet.root, look)
 
 
 def test_keys_and_words_filter(fleet):
@@ -199,11 +184,6 @@ def test_a_time_line_has_the_scale_of_time():
     assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None))[0][-1] == "?"
     assert line_of((0, 0, 0, 100, "of a later version"))[0][-1] == "?"
     assert line_of((0, 0, 0, 1e6, "preempted"), (1e6, 1e6, 1e6, 1e6 + 1, "killed"))[0][-1] == "K", "short, but seen"
-
-
-def test_every_cause_has_a_letter_of_its_own():
-    assert set(LETTERS) == {*CAUSES, None}
-    assert len(set(LETTERS.values())) == len(CAUSES) + 1
 
 
 FAILED = "toy-spirals-1126-0715-p2mm"

@@ -155,12 +155,7 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
 
 @pytest.mark.parametrize(
     ("file", "variable", "answers", "name"),
-    [
-        (False, "", False, "local"),
-        (True, "", False, "slurm"),
-        (False, "/elsewhere", False, "slurm"),
-        (False, "", True, "slurm"),
-    ],
+    [(0, "", 0, "local"), (1, "", 0, "slurm"), (0, "/elsewhere", 0, "slurm"), (0, "", 1, "slurm")],
 )
 def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable, answers, name):
     """A configuration makes Slurm one: in its usual place, in the variable, or with the controller that answers."""

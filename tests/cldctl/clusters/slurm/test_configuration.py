@@ -211,12 +211,7 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_p
 
 @pytest.mark.parametrize(
     ("said_first", "limit"),
-    [
-        ("AssocMaxSubmitJobLimit", "AssocMaxSubmitJobLimit"),
-        ("QOSMaxSubmitJobPerUserLimit", "QOSMaxSubmitJobPerUserLimit"),
-        ("Batch job submission failed: Invalid job array specification", "MaxArraySize"),
-        ("invalid partition specified: nowhere", None),
-    ],
+    [("AssocMaxSubmitJobLimit", "AssocMaxSubmitJobLimit"), ("invalid partition specified: nowhere", None)],
 )
 def test_what_sbatch_says_if_fewer_tasks_would_do(said_first, limit):
     error = (

@@ -63,9 +63,7 @@ def test_where_its_ranks_meet(logs, monkeypatch):
     [
         (StopCode.USR2, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
         (StopCode.USR2, {"EndTime": 100}, "", "timeout"),
-        (StopCode.USR2, {}, "", "preempted"),
         (StopCode.TERM, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
-        (StopCode.TERM, {}, NOTICE.format("PREEMPTION"), "preempted"),
         (StopCode.TERM, {}, NOTICE.format("TIME LIMIT"), "timeout"),
         (StopCode.TERM, {"Restarts": "2"}, NOTICE.format("NODE FAILURE"), "node_failure"),
         (StopCode.TERM, {"Restarts": "2"}, "", "requeued"),
@@ -94,7 +92,6 @@ def attempt(**changes: Any) -> Attempt:
         ({}, f"..{NOTICE.format('NODE FAILURE')}", "", "node_failure"),
         ({}, "..", "5|NODE_FAIL\n5|PREEMPTED\n", "preempted"),
         ({}, "..", "5|NODE_FAIL\n", None),
-        ({}, "..", "5|NODE_FAIL\n5|FAILED\n", None),
         ({}, f"..{SCANCEL}", "", "cancelled"),
         ({"cause": "crashed"}, f"..{SCANCEL}", "", None),
         ({"cause": "crashed"}, "..srun: error: n1: task 0: Out Of Memory\n", "", "out_of_memory"),
@@ -187,7 +184,6 @@ def test_a_refused_requeue_says_so(logs, controlled_by):
     ("known", "cancelled"),
     [
         ({}, False),
-        ({"JobState": "CANCELLED"}, True),
         ({"JobState": "COMPLETING"}, True),
         ({"JobState": "COMPLETING", "PreemptTime": "2026-11-25T00:00:00"}, False),
         ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, False),
