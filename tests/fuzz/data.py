@@ -52,16 +52,6 @@ def _pictures() -> dict[str, list[bytes]]:
     return made
 
 
-def _picture(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.data import folder as module
-
-    form = rng.choice(list(_pictures()))
-    content = rng.choice(_pictures()[form])
-    content = rng.choice((damaged(rng, content), content))
-    picture = module._Picture(f"a.{rng.choice(('png', 'jpg', 'gif'))}", len(content), lambda: content)
-    return lambda: module._make(picture, SIZE)
-
-
 # --- archives
 
 
@@ -69,8 +59,9 @@ def _picture(rng: random.Random, folder: Path) -> Callable[[], Any]:
 def _zip() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for form in ("PNG", "JPEG", "BMP", "GIF"):
-            archive.writestr(f"more/a.{form.lower()}", _pictures()[form][0])
+        for form, contents in _pictures().items():
+            for number, content in enumerate(contents):
+                archive.writestr(f"{number % 2}/{form}{number}.png", content)
     return out.getvalue()
 
 
@@ -151,6 +142,5 @@ def _record(rng: random.Random, folder: Path) -> Callable[[], Any]:
 
 TARGETS = [
     Target("archives", _archive, _prepare),
-    Target("images", _picture, _prepare),
     Target("prepared", _record, _prepare),
 ]

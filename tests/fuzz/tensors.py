@@ -31,8 +31,6 @@ def _toy() -> Any:
 
 
 def _prepare() -> None:
-    import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
-
     from cld_core import nets, optim  # noqa: F401
     from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
@@ -140,30 +138,6 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     return read
 
 
-def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.digests import checksum
-    from cld_core.errors import UsageError
-    from cld_core.evaluate import weights
-
-    state = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "n": torch.tensor(1)}
-    odd = rng.choice([*ODD_VALUES, torch.zeros(2), torch.zeros(1).expand(10**9), {"a": 1}])
-    path = folder / "w.pth"
-    other = _saved(rng.choice([odd, {"a": odd}, {1: odd}, [odd]]))
-    path.write_bytes(rng.choice((damaged(rng, _saved(state, is_zip=rng.random() < 0.5)), other)))
-
-    def read() -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
-
-        tempfile.tempdir = str(folder)
-        try:
-            with weights.handed_over(str(path), checksum(path), Inception, "inception-v3-compat") as copy:
-                torch.load(copy, weights_only=True)
-        except weights.NotWeights as error:  # as `extractors` does
-            raise UsageError("these are not weights") from error
-
-    return read
-
-
 # --- exported models
 
 
@@ -264,7 +238,6 @@ def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
 
 TARGETS = [
     Target("checkpoints", _checkpoint, _prepare),
-    Target("weights", _weights, _prepare),
     Target("safetensors", _safetensors, _prepare),
     Target("npz", _npz, _prepare),
 ]

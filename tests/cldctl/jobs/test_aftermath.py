@@ -11,20 +11,8 @@ from cld_core import files
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import append_line
-from cld_core.run import pending
-from cld_core.run.events import (
-    DiedEarly,
-    Ended,
-    Event,
-    GivenUp,
-    JobRef,
-    NotBegun,
-    Requeued,
-    Started,
-    Submitted,
-    TurnedAway,
-    Unfit,
-)
+from cld_core.run import events, pending
+from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
 from cldctl.jobs import aftermath, unfit
@@ -36,16 +24,16 @@ from tests.support.made_up import run_with
 from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
 
-def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> Started:
-    return Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
+def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> events.Started:
+    return events.Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
 
 
-def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> Ended:
-    return Ended(attempt=attempt, cause=cause, **more)
+def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> events.Ended:
+    return events.Ended(attempt=attempt, cause=cause, **more)
 
 
-def after(*events: Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
-    return after_bad_end(History.of(events), REF, restart, max_retries)
+def after(*happened: events.Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
+    return after_bad_end(History.of(happened), REF, restart, max_retries)
 
 
 def test_crashes_are_retried_later_and_later_until_the_budget_is_spent():
@@ -65,7 +53,7 @@ def test_what_another_start_may_get_past(cause):
 @pytest.mark.parametrize("cause", ["finished", "preempted", "timeout", "cancelled", "nonfinite", "save_failed"])
 def test_an_end_that_explains_itself_is_left(cause):
     assert after(started(), ended(cause=cause)) is None
-    assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None, "nor one that never began"
+    assert after(started(job_id="6"), ended(), events.Submitted(job=REF)) is None, "nor one that never began"
 
 
 def test_a_bug_is_given_up_at_once():
@@ -83,20 +71,20 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
 
 
 def test_a_second_start_that_said_nothing_died_early():
-    def missing(*events: Event, code: int = 1) -> Event | None:
-        happened = (started(0), ended(0, cause="preempted"), *events)
+    def missing(*happened: events.Event, code: int = 1) -> events.Event | None:
+        happened = (started(0), ended(0, cause="preempted"), *happened)
         return missing_event(History.of(happened), REF, 1, code, hung=False, step=30)
 
-    assert isinstance(missing(), DiedEarly)
+    assert isinstance(missing(), events.DiedEarly)
     assert missing(code=2) is None, "wrong usage is there at the next start, too"
-    assert missing(NotBegun(job_id="7", reason="damaged")) is None
-    assert missing(TurnedAway(job_id="7", reason="held", why="held")) is None
+    assert missing(events.NotBegun(job_id="7", reason="damaged")) is None
+    assert missing(events.TurnedAway(job_id="7", reason="held", why="held")) is None
 
 
 @pytest.fixture
 def run(tmp_path):
     run = run_with(tmp_path / "mine", 10, overrides=("train.max_retries=1", "cluster.successor=true"))
-    run.ledger.append(Submitted(job=REF))
+    run.ledger.append(events.Submitted(job=REF))
     return run
 
 
@@ -105,14 +93,14 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     job = inside()
     aftermath.after_training(run, job, 137)
     ended, requeued = run.ledger.events()[-2:]
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, events.Ended)
     assert ended.detail == "a rank ended with code 137; see cldctl logs"
-    assert isinstance(requeued, Requeued)
+    assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, job.delay_s) == ("crashed", 10.0)
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
+    run.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
     job = inside(restart=1, said="Timeout (0:05:00)!")
     aftermath.after_training(run, job, 1)
     history = run.ledger.history()
@@ -174,7 +162,7 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     aftermath.after_training(run, job, 137)
     assert job.delay_s == 10.0
     assert pending.history(run.ledger).last.cause == "crashed"
-    assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
+    assert isinstance(run.ledger.events()[-1], events.Started), "nothing was written"
 
 
 @pytest.mark.parametrize("kind", ["training", "shards"])
@@ -208,14 +196,14 @@ def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
 
 def loop(crashes: int, every_s: float = 600.0) -> History:
     """Each attempt gains 40 steps, saves them, and crashes."""
-    events: list[Event] = []
+    happened: list[events.Event] = []
     for number in range(crashes):
         began = time.time() - (crashes - number) * every_s
-        events += [
-            Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
-            Ended(time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40),
+        happened += [
+            events.Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
+            events.Ended(time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40),
         ]
-    return History.of(events)
+    return History.of(happened)
 
 
 def test_a_loop_of_crashes_with_progress_ends():
@@ -234,8 +222,8 @@ def test_status_tells_it():
     assert with_trouble(None, "FINISHED", loop(7), "7") is None
 
 
-def unfit_found(restart: int, host: str = "n1") -> Unfit:
-    return Unfit(job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone")
+def unfit_found(restart: int, host: str = "n1") -> events.Unfit:
+    return events.Unfit(job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone")
 
 
 def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
@@ -243,7 +231,7 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     job = inside()
     aftermath.after_training(run, job, UNFIT)
     requeued = run.ledger.events()[-1]
-    assert isinstance(requeued, Requeued)
+    assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, requeued.exclude, job.exclude) == ("unfit", ("n1",), ("n1",))
     assert run.ledger.history().crashes_in_a_row == 0
     said = capsys.readouterr().err
@@ -255,15 +243,15 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(unfit.STARTS):
         run.ledger.append(unfit_found(restart))
         aftermath.after_training(run, inside(restart=restart), UNFIT)
-        assert isinstance(run.ledger.events()[-1], Requeued)
+        assert isinstance(run.ledger.events()[-1], events.Requeued)
     run.ledger.append(unfit_found(unfit.STARTS))
-    run.ledger.append(Submitted(job=replace(REF, job_id="8"), successor_of="7"))
+    run.ledger.append(events.Submitted(job=replace(REF, job_id="8"), successor_of="7"))
     job = inside(restart=unfit.STARTS)
     aftermath.after_training(run, job, UNFIT)
     event, withdrawn = run.ledger.events()[-2:]
-    assert isinstance(event, GivenUp)
+    assert isinstance(event, events.GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
-    assert isinstance(withdrawn, TurnedAway)
+    assert isinstance(withdrawn, events.TurnedAway)
     assert job.cluster.calls == [("cancel", ["8"])], "it would find unfit machines, too, and submit the next one"
 
 
@@ -289,12 +277,12 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
     job = in_setup()
     end_of_setup(run)
     died, requeued = run.ledger.events()[-2:]
-    assert isinstance(died, DiedEarly)
-    assert isinstance(requeued, Requeued)
+    assert isinstance(died, events.DiedEarly)
+    assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, job.delay_s) == ("timeout", 10.0)
     end_of_setup(run)
     event = run.ledger.events()[-1]
-    assert isinstance(event, NotBegun)
+    assert isinstance(event, events.NotBegun)
     assert "the time limit came during cluster.setup, 2 times" in event.reason
     assert "cluster.time_min" in event.reason
 

@@ -13,24 +13,8 @@ from cld_core.config import load
 from cld_core.config.monitor import HooksSpec
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run import RunFolder
-from cld_core.run.events import (
-    CAUSES,
-    Cancelled,
-    DiedEarly,
-    Ended,
-    Explained,
-    GivenUp,
-    JobRef,
-    NotBegun,
-    NotCancelled,
-    NotRequeued,
-    Requested,
-    Requeued,
-    Started,
-    Submitted,
-    Unfit,
-)
+from cld_core.run import RunFolder, events
+from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.process import find
 from cldctl.clusters.records import Seen
@@ -52,9 +36,9 @@ TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 def run(tmp_path) -> RunFolder:
     run = run_with(tmp_path / "mine", 20, overrides=(f"hooks.on_change={TELL}", "train.steps=100"))
     hooks.allow(run, run.recipe())
-    run.ledger.append(Requested(steps=100))
-    run.ledger.append(Submitted(job=REF))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, host="n1"))
+    run.ledger.append(events.Requested(steps=100))
+    run.ledger.append(events.Submitted(job=REF))
+    run.ledger.append(events.Started(attempt=0, job_id="7", step=0, host="n1"))
     return run
 
 
@@ -88,8 +72,8 @@ class TestWhatItIsToldAbout:
         for _ in range(2):
             assert dispatch(run) == 0
         assert states(run) == ["RUNNING"]
-        run.ledger.append(Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
-        run.ledger.append(Requeued(job_id="7", cause="crashed"))
+        run.ledger.append(events.Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
+        run.ledger.append(events.Requeued(job_id="7", cause="crashed"))
         for _ in range(2):
             dispatch(run)
         assert states(run) == ["RUNNING", "REQUEUED"]
@@ -110,17 +94,9 @@ class TestWhatItIsToldAbout:
         with pytest.raises(Killed):
             dispatch(run)
         monkeypatch.undo()
-        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
+        run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
         dispatch(run)
         assert states(run) == ["RUNNING", "FINISHED"]
-
-    def test_not_what_was_before_the_last_request(self, run):
-        run.ledger.append(Ended(attempt=0, cause="crashed", step=30))
-        run.ledger.append(Requested(steps=200))
-        run.ledger.append(Started(attempt=1, job_id="8", step=20))
-        dispatch(run)
-        assert states(run) == ["RUNNING"]
-        assert told(run)[0]["attempt"] == 1
 
     def test_an_evaluation_once_for_each_job(self, run):
         request = EvalRequest.of(run.recipe(), ("elbo",), 20)
@@ -128,12 +104,12 @@ class TestWhatItIsToldAbout:
         words = "--evaluation", str(work.folder)
         dispatch(run, *words)
         assert told(run) == []
-        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
+        work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
         for task in ("9_0", "9_1"):
-            work.ledger.append(GivenUp(job_id=task, reason="its data are gone"))
+            work.ledger.append(events.GivenUp(job_id=task, reason="its data are gone"))
             dispatch(run, *words)
         assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
-        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
+        work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
         report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
         for _ in range(2):
             dispatch(run, *words)
@@ -150,7 +126,7 @@ class TestWhatCanBeWrongWithIt:
         assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
         assert "  problem\n" in log(run)
         with_command(run, "sleep 600", timeout_s=0.2)
-        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
+        run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
         assert dispatch(run) == 0
         assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
 
@@ -194,7 +170,7 @@ class TestFiring:
         """Which ends the job's processes."""
         job, seen = inside(), []
         job.requeue = lambda **more: seen.append(len(hooks._started))
-        run.ledger.append(Ended(attempt=0, cause="preempted", step=30))
+        run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
         assert go_on(run, job, "preempted") == "requeued"
         assert seen == [1]
         hooks.settle(run)
@@ -228,39 +204,40 @@ def test_of_a_flood_little_is_kept(tmp_path):
 
 
 def submitted(job_id="7", restarts=True, successor_of=None):
-    return Submitted(job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of)
+    return events.Submitted(job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of)
 
 
 def unfit(restart=0, job_id="7", rank=0):
-    return Unfit(job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone")
+    return events.Unfit(job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone")
 
 
 def requeued(cause, job_id="7"):
-    return Requeued(job_id=job_id, cause=cause)
+    return events.Requeued(job_id=job_id, cause=cause)
 
 
 def started(attempt=0, step=0, job_id="7"):
-    return Started(attempt=attempt, job_id=job_id, step=step, host="n1")
+    return events.Started(attempt=attempt, job_id=job_id, step=step, host="n1")
 
 
 def ended(cause, step=30, attempt=0, detail=None):
-    return Ended(attempt=attempt, cause=cause, step=step, detail=detail)
+    return events.Ended(attempt=attempt, cause=cause, step=step, detail=detail)
 
 
-def heard(*events, is_over=False):
-    return [(change.state, change.cause, change.step) for change in changes(events, is_over=is_over)]
+def heard(*happened, is_over=False):
+    return [(change.state, change.cause, change.step) for change in changes(happened, is_over=is_over)]
 
 
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
-    events = [submitted(), started(), ended("crashed"), Requeued(job_id="7", cause="crashed")]
-    before = changes(events)[-1].place
-    last = changes([*events, NotRequeued(job_id="7", reason="no")])[-1]
+    happened = [submitted(), started(), ended("crashed"), events.Requeued(job_id="7", cause="crashed")]
+    before = changes(happened)[-1].place
+    last = changes([*happened, events.NotRequeued(job_id="7", reason="no")])[-1]
     assert last.state == "STOPPED"
     assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
 
 
 BEGUN = submitted(), started()
-NOT_CANCELLED = Cancelled(job_id="7"), NotCancelled(job_id="7", reason="nobody answers")
+DIED_EARLY = events.DiedEarly(job_id="7", restart=0, reason="the setup")
+NOT_CANCELLED = events.Cancelled(job_id="7"), events.NotCancelled(job_id="7", reason="nobody answers")
 
 # What happened, and the phase of the newest job.
 LEDGERS = {
@@ -268,37 +245,37 @@ LEDGERS = {
     "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
     "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
-    "crashed, not requeued": ((*BEGUN, ended("crashed"), NotRequeued(job_id="7", reason="no")), "gone"),
-    "given up": ((*BEGUN, ended("crashed"), GivenUp(job_id="7", reason="4 crashes")), "gone"),
-    "not begun": ((submitted(), NotBegun(job_id="7", reason="no checkpoint")), "gone"),
-    "unfit at last": ((submitted(), unfit(), GivenUp(job_id="7", reason="11 starts")), "gone"),
+    "crashed, not requeued": ((*BEGUN, ended("crashed"), events.NotRequeued(job_id="7", reason="no")), "gone"),
+    "given up": ((*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")), "gone"),
+    "not begun": ((submitted(), events.NotBegun(job_id="7", reason="no checkpoint")), "gone"),
+    "unfit at last": ((submitted(), unfit(), events.GivenUp(job_id="7", reason="11 starts")), "gone"),
     "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
     "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
-    "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), Cancelled(job_id="7")), "gone"),
-    "setup too long": ((submitted(), DiedEarly(job_id="7", restart=0, reason="setup"), requeued("timeout")), "pending"),
-    "cancelled": ((*BEGUN, Cancelled(job_id="7"), ended("terminated")), "gone"),
+    "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")), "gone"),
+    "setup too long": ((submitted(), DIED_EARLY, requeued("timeout")), "pending"),
+    "cancelled": ((*BEGUN, events.Cancelled(job_id="7"), ended("terminated")), "gone"),
     "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
-    "cancelled at the second try": ((submitted(), *NOT_CANCELLED, Cancelled(job_id="7")), "gone"),
+    "cancelled at the second try": ((submitted(), *NOT_CANCELLED, events.Cancelled(job_id="7")), "gone"),
 }
 
 
 @pytest.mark.parametrize(("happened", "phase"), LEDGERS.values(), ids=LEDGERS)
 def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     """Two folds of the same ledger: one tells of changes, the other knows the launcher's answer."""
-    newest = [event for event in happened if isinstance(event, Submitted)][-1].job.job_id
+    newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
     seen = {"7": Seen("gone"), newest: Seen(phase)}
     state, _ = state_of(History.of(happened), lambda job: seen[job.job_id], 1000.0)
     assert changes(happened)[-1].state == state
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", events.CAUSES)
 def test_after_any_cause_a_hook_hears_what_status_shows(cause):
     test_a_hook_hears_the_state_that_status_shows((submitted(restarts=False), started(), ended(cause)), "gone")
 
 
 def test_a_silent_end_is_told_with_the_next_beginning():
-    events = submitted(), started(), Explained(attempt=0, cause="node_failure"), started(1, 20)
-    assert heard(*events) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
+    happened = submitted(), started(), events.Explained(attempt=0, cause="node_failure"), started(1, 20)
+    assert heard(*happened) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
 
 
 DOC = (ROOT / "docs" / "notifications.md").read_text()

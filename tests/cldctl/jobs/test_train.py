@@ -17,7 +17,7 @@ from cld_core.run.ledger import Ledger
 from cld_core.shards import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.jobs import process, specs, successor
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
@@ -151,27 +151,16 @@ def test_training_goes_on_without_a_successor_that_was_refused(short, capsys):
     assert short.ledger.history().successors_of("7") == []
 
 
-@pytest.mark.parametrize("is_away", [False, True])
-def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch, capsys, is_away):
+def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch):
     work = Evaluation(EvalRequest.of(short.recipe(), ("elbo",), 20).save(short))
     work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9"), shards=(0,)))
-
-    def survey(jobs, *, settled=(), max_age_s=30.0):
-        if is_away:
-            raise SchedulerAway("nobody answers.")
-        return Survey({("scripted", "9"): Seen("pending")})
-
+    job.cluster.phases["9"] = "pending"
     redirected = []
-    monkeypatch.setattr(job.cluster, "survey", survey)
     monkeypatch.setattr(job.cluster, "redirect", lambda jobs, after: redirected.append((jobs, after)))
     successor.submit(short, job, TrainWork(str(short.path)))
     (ref,) = short.ledger.history().successors_of("7")
-    if is_away:
-        assert f"{work.name} does not wait for job 8: nobody answers." in capsys.readouterr().out
-    else:
-        ((waiting, after),) = redirected
-        assert [waiting_job.job_id for waiting_job in waiting] == ["9"]
-        assert after == After((ref,))
+    (((waiting,), after),) = redirected
+    assert (waiting.job_id, after) == ("9", After((ref,)))
 
 
 TOY = RECIPES / "toy.yaml"
@@ -235,28 +224,20 @@ def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch
     assert "so it is. Fix it." in noted
 
 
-@pytest.mark.parametrize("is_away", [False, True])
-def test_a_task_that_is_preempted_requeues_itself_like_a_training(evaluations, monkeypatch, capsys, is_away):
-    job = inside()
-    job.refusal = SchedulerAway("nobody answers") if is_away else None
-
+def test_a_task_that_is_preempted_and_cannot_requeue_itself_says_so(evaluations, monkeypatch, capsys):
     def preempted(work, job, stop):
         stop.code = StopCode.USR2
         return False
 
     monkeypatch.setattr(ShardsWork, "_compute", preempted)
     monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
-    monkeypatch.setattr(process, "time", Clock())
-    if is_away:
-        with pytest.raises(SystemExit) as end:
-            ShardsWork(evaluations, gpu=False)(job)
-        assert end.value.code == process.NOT_REQUEUED
-        assert "could not requeue job 7: nobody answers" in capsys.readouterr().out
-        noted = [open_work(Path(piece.folder)).ledger.events()[-1] for piece in evaluations]
-        assert [event.reason for event in noted] == ["nobody answers"] * len(noted)
-    else:
+    job = inside(refusal=SchedulerAway("nobody answers"))
+    with pytest.raises(SystemExit) as end:
         ShardsWork(evaluations, gpu=False)(job)
-        assert job.delay_s == 0.0
+    assert (end.value.code, job.asked > 1) == (process.NOT_REQUEUED, True)
+    assert "could not requeue job 7: nobody answers" in capsys.readouterr().out
+    noted = [open_work(Path(piece.folder)).ledger.events()[-1] for piece in evaluations]
+    assert [event.reason for event in noted] == ["nobody answers"] * len(noted)
 
 
 def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):

@@ -199,10 +199,7 @@ def test_it_opens_at_the_rank_that_failed_first(fleet):
         assert "Connection closed by peer" not in screen.text
         await screen.press("n")
         await screen.sees("attempt 0, rank 0", "Connection closed by peer")
-        assert "ValueError" not in screen.text
-        await screen.press("p")
-        await screen.sees("attempt 0, rank 2", "rank 2 trains")
-        await screen.press("p")
+        await screen.press("p", "p")
         await screen.sees("attempt 0, rank 1", "rank 1 trains")
         await screen.press("f")
         await screen.sees("rank 2: failed first", "ValueError")
