@@ -279,7 +279,7 @@ def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
     assert (rows["bad"]["state"], rows["bad"]["reason"]) == ("LOST", "its files cannot be read: too deep")
 
 
-@pytest.mark.parametrize("left", ["attempts.jsonl", "recipe.yaml", "checkpoints"])
+@pytest.mark.parametrize("left", ["attempts.jsonl", "checkpoints"])
 def test_a_run_without_identity_is_one_row_and_can_be_removed(tmp_path, scripted, left):
     bad = trained(run_with(tmp_path / "bad", 10), "2", "gone")
     for path in bad.path.iterdir():

@@ -173,22 +173,19 @@ def _safetensors(rng: random.Random, folder: Path) -> Callable[[], Any]:
     header, tensors = _exported()
     about = dict(header["__metadata__"])
 
-    def written(head: bytes, length: int | None = None) -> bytes:
-        return struct.pack("<Q", len(head) if length is None else length) + head + tensors
+    def written(head: bytes) -> bytes:
+        return struct.pack("<Q", len(head)) + head + tensors
 
-    match rng.randrange(5):
+    match rng.randrange(4):
         case 0:
             content = damaged(rng, written(json_bytes(header)))
         case 1:
-            content = written(json_bytes(header), rng.choice((0, 1, 2**20, 2**40, 2**63, 2**64 - 1)))
-        case 2:
             content = written(json_bytes(changed(rng, header)))
-        case 3:
+        case 2:
             about[rng.choice(list(about))] = str(rng.choice(ODD_VALUES)) if rng.random() < 0.7 else "x" * 2**21
             content = written(json_bytes({**header, "__metadata__": about}))
         case _:
             about["recipe"] = json_bytes(_odd_recipe(rng, json.loads(about["recipe"]), folder)).decode()
-            about["data"] = json_bytes(changed(rng, json.loads(about["data"]))).decode()
             content = written(json_bytes({**header, "__metadata__": about}))
     file = folder / "w.safetensors"
     file.write_bytes(content)

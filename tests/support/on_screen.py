@@ -45,22 +45,11 @@ class Fleet:
 
     def events(self, run: RunFolder, *happened: tuple[float, type[events.Event], Mapping[str, object]]) -> None:
         """Events, each so many seconds before now."""
-        for ago, kind, fields in events:
+        for ago, kind, fields in happened:
             run.ledger.append(kind(time=self.now - ago, **fields))
 
     def attempt(
-        self,
-        run: RunFolder,
-        job_id: str,
-        ago: float,
-        *,
-        number: int = 0,
-        first: int = 0,
-        end: float = 0.0,
-        cause: str = "",
-        step: int = 0,
-        is_requeued: bool = False,
-        **more: object,
+        self, run, job_id, ago, *, number=0, first=0, end=0.0, cause="", step=0, is_requeued=False, **more
     ) -> None:
         """An attempt that began ``ago`` seconds before now; its end by ``cause``, if it had one, and what was asked."""
         about = {"attempt": number, "job_id": job_id, "step": first, "ranks": 8, "host": "n07", "restart": number}

@@ -12,10 +12,11 @@ import pytest
 import typer
 
 from cld_core.config.registry import names
-from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.app import app
 from tests.support.made_up import run_with
 from tests.support.paths import ROOT as REPO
+from tests.support.scheduler import clients
+from tests.support.scripted import trained
 from tests.support.tools import invoke
 
 ROOT = typer.main.get_command(app)
@@ -80,26 +81,16 @@ def test_quiet_leaves_data_and_errors(tmp_path):
     assert done.stderr == ""
     assert "mine" in done.stdout
     assert invoke("--quiet", "note", "mine", "text", runs=tmp_path).stderr == ""
-    failed = invoke("-q", "why", "yours", runs=tmp_path, code=3)
-    assert failed.stderr.startswith("error: no run at")
-    wrong = invoke("-q", "submit", "toyy", runs=tmp_path, code=2)
-    assert wrong.stderr.startswith("error: toyy")
+    assert invoke("-q", "why", "yours", runs=tmp_path, code=3).stderr.startswith("error: no run at")
     assert "mine" in invoke("why", runs=tmp_path).stderr, "the next command says everything again"
 
 
 def test_verbose_says_what_is_called(tmp_path, monkeypatch):
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in ("squeue", "sbatch", "scontrol", "sacct"):
-        (tools / name).write_text("#!/bin/sh\nexit 1\n")
-        (tools / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    run = run_with(tmp_path / "runs" / "mine")
-    run.ledger.append(Requested(steps=5))
-    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="7")))
-    done = invoke("-v", "status", "mine", runs=tmp_path / "runs")
+    clients(tmp_path, monkeypatch)
+    run = trained(run_with(tmp_path / "runs" / "mine"), "7", cluster="slurm")
+    done = invoke("-v", "status", "mine", runs=run.path.parent)
     assert re.search(r"^\d+\.\d+ s: squeue ", done.stderr, re.MULTILINE), done.stderr
-    again = invoke("status", "mine", runs=tmp_path / "runs")
+    again = invoke("status", "mine", runs=run.path.parent)
     assert not re.search(r"^\d+\.\d+ s: ", again.stderr, re.MULTILINE)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 
 import pytest
 
@@ -12,18 +11,15 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run import lease as leases
-from cld_core.run.events import Ended, Imported, JobRef, Submitted
+from cld_core.run.events import Imported, JobRef, Submitted
 from cld_core.run.groups import Group
-from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import pruning, removal
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
-from tests.support import scheduler
 from tests.support.clock import Clock
 from tests.support.made_up import CONTENT, TOY, damage, report, run_with, seeds
 from tests.support.old_runs import over
 from tests.support.other_users import as_user, needs_root, open_folder
-from tests.support.scripted import trained
 from tests.support.tools import DEBUG, ONE, invoke, status
 
 __all__ = ["open_folder"]
@@ -173,22 +169,6 @@ def test_nobody_waits_for_a_job_that_is_gone(root, monkeypatch):
     held(RunFolder(root / "toy-1"), "1")
     monkeypatch.setattr(leases, "time", Clock(1e6, pytest.fail))
     invoke("rm", "toy-1", "--yes", runs=root)
-
-
-def test_many_runs_cost_one_question(tmp_path, monkeypatch):
-    slurm = scheduler.register(monkeypatch, Clock(now=time.time()))
-    monkeypatch.setattr(SlurmCluster, "unavailable", classmethod(lambda cls: None))
-    runs = []
-    for number in range(10):
-        run = trained(run_with(tmp_path / f"run-{number}", 10, 20), f"{100 + number}", cluster="slurm")
-        run.ledger.append(Ended(attempt=0, cause="crashed", step=20))
-        runs.append(run)
-    for entry in pruning.plan(runs, None):
-        pruning.prune(entry)
-    for entry in removal.plan(runs):
-        removal.remove(entry)
-    assert slurm.calls["squeue"] <= 4
-    assert not any(run.path.exists() for run in runs)
 
 
 def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, scripted):

@@ -39,20 +39,6 @@ def test_samples_of_a_class_with_guidance(runs, tmp_path):
     assert np.load(out)["label"].tolist() == numbered([1] * 9).drawn(0, 18)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("modes", "--label", "9"), ["--label: label 9 is out of range: the labels are 0 to 8. Use one of them."]),
-        (("plain", "--label", "3"), ["--label 3: plain was trained without labels (data.labels=false). Leave it out."]),
-        (("always", "--guidance", "2"), ["is 2, but objective.label_dropout is 0", "Leave it at 1"]),
-        (("modes", "sampling.guidance_from=0.9", "sampling.guidance_to=0.1"), ["guidance would never act"]),
-    ],
-)
-def test_what_cannot_be_sampled_is_said_in_a_line(runs, arguments, words):
-    done = invoke("sample", *arguments, *FAST, runs=runs, code=2)
-    assert all(word in done.stderr for word in words), done.stderr
-
-
 QUICK = ("--method", "exponential", "--nfe", "4")
 
 

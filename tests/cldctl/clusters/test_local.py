@@ -167,19 +167,6 @@ def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
     assert not (submit.folder / "third.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("ranks", "phases"), [(1, ["running"] * 2 + ["pending"]), (2, ["running", "pending", "pending"])]
-)
-def test_as_many_tasks_at_once_as_allowed(submit, ranks, phases):
-    size = ClusterSpec(tasks_per_node=ranks)
-    jobs = submit(*(submit.report(name) for name in "abc"), size=size, parallel=3 - ranks)
-    submit.facts("a" if ranks == 1 else "a.0")
-    assert [submit.phase(job) for job in jobs] == phases
-    (submit.folder / "go").touch()
-    submit.until_gone(*jobs)
-    submit.facts("c" if ranks == 1 else "c.0")
-
-
 def test_jobs_of_another_machine_are_not_known(submit):
     job = JobRef(cluster="local", job_id="1", details={"host": "elsewhere", "pid": 1, "process_started": 0.0})
     seen = CLUSTER.survey([job]).of(job)

@@ -287,17 +287,6 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
     assert "cluster.time_min" in event.reason
 
 
-@pytest.mark.parametrize("cause", ["preempted", "cancelled", None])
-def test_another_end_of_the_setup_is_left_to_slurm(run, in_setup, cause):
-    in_setup(cause)
-    before = run.ledger.events()
-    end_of_setup(run)
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
-    end_of_setup(run, "shards", work.folder)
-    assert run.ledger.events() == before
-    assert work.ledger.events() == []
-
-
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_task_whose_setup_met_the_limit_begins_again_unless_it_was_cancelled(run, in_setup, cancelled):
     job = in_setup(cancelled=cancelled)

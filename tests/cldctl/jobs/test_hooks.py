@@ -5,7 +5,6 @@ import os
 import re
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
@@ -150,20 +149,6 @@ class TestFiring:
         gate.write_text("go")
         hooks.settle(run)
         assert hooks._started == []
-        assert states(run) == ["RUNNING"]
-
-    def test_signals_that_end_its_job_do_not_end_it(self, run):
-        gate = run.path / "gate"
-        os.mkfifo(gate)
-        with_command(run, f"cat {gate} > /dev/null; {TELL}")
-        hooks.fire(run)
-        (runner,) = hooks._started
-        process = psutil.Process(runner.pid)
-        wait_for(lambda: any(f"cat {gate}" in " ".join(it.cmdline()) for it in process.children(recursive=True)))
-        for one in (process, *process.children(recursive=True)):
-            one.terminate()
-        gate.write_text("go")
-        hooks.settle(run)
         assert states(run) == ["RUNNING"]
 
     def test_a_requeue_is_told_before_the_scheduler_is_asked(self, run):

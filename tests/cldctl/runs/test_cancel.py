@@ -105,15 +105,6 @@ def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):
     assert not any(map(is_noted, runs))
 
 
-def test_a_job_about_which_nothing_is_known_yet_is_not_said_to_be_elsewhere(tmp_path, scripted, monkeypatch):
-    run = run_of(tmp_path / "a", "1")
-    seen = Survey({("scripted", "1"): Seen("unknown", reason="Slurm has not said anything about it yet")})
-    monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: seen)
-    with pytest.raises(SchedulerAway, match=r"whether job 1 is alive is unknown \(Slurm has not.*Try again"):
-        cancel.cancel([run])
-    assert not is_noted(run)
-
-
 def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, scripted):
     runs = [run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2", cluster="other")]
     scripted.refused.add("1")

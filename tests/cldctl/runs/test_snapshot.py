@@ -158,16 +158,6 @@ def test_the_copy_is_what_python_imports(tmp_path, scripted):
     assert done.stdout.split() == [str(run.path / "code/cldctl/__init__.py"), requests(run)[0].code]
 
 
-def test_code_that_was_edited_after_it_was_stored(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(code, "ROOT", run.path / "code")
-    assert (code.edited(), code.running(run.path)) == (None, requests(run)[0].code)
-    other = shutil.copytree(run.path / "code", tmp_path / "other")
-    (other / "cld_core/a.py").write_text("A = 3\n")
-    monkeypatch.setattr(code, "ROOT", other)
-    assert code.edited() == "cld_core/a.py was changed"
-    assert code.running(run.path) == f"{requests(run)[0].code} edited"
-
-
 def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypatch):
     """A colleague gets a copy of their own: of the same code, or of what they trust."""
     own = run.path / "code-ann"

@@ -42,18 +42,6 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, scripted, monkeypatch, cap
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
 
 
-@pytest.mark.parametrize(("cause", "says"), [("finished", False), ("nonfinite", True), ("cancelled", True)])
-def test_a_quiet_command_says_why_it_fails(tmp_path, scripted, monkeypatch, capsys, cause, says):
-    monkeypatch.setattr(follow.err, "quiet", True)
-    run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
-    run.ledger.append(Ended(attempt=0, cause=cause, step=10, detail="the loss is nan"))
-    assert bool(follow_run(run)) == says
-    said = capsys.readouterr().err
-    assert ("at step 10" in said) == says
-    assert ("the loss is nan" in said) == (cause == "nonfinite")
-    assert "cldctl" not in said, "hints are left out"
-
-
 def test_why_an_evaluation_failed_is_said(tmp_path, scripted, monkeypatch, capsys):
     run = run_with(tmp_path / "mine", 10)
     request = EvalRequest.of(run.recipe(), ("elbo",), 10)

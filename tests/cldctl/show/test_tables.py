@@ -93,18 +93,6 @@ def test_everything_about_a_run(monkeypatch):
     assert {*SENTENCE.split(), "-0.393"} <= {*" ".join(narrow).split()}
 
 
-def test_a_group_is_a_table_of_what_its_runs_have_of_their_own(monkeypatch):
-    states = ("RUNNING", "FINISHED")
-    rows = [row(f"seeds-seed{n}", it, group="seeds", sweep={"train.seed": f"{n}"}) for n, it in enumerate(states)]
-    rows[1].evals.append(evaluation())
-    shown = screen(monkeypatch, 110)(runs.group_details("seeds", rows))
-    assert shown[0] == "group seeds  1 RUNNING, 1 FINISHED"
-    assert [line[:3] for line in words(shown[1:])] == [
-        ["seeds-seed0", "0", "RUNNING"],
-        ["seeds-seed1", "1", "FINISHED"],
-    ]
-
-
 def test_a_narrow_terminal_is_wide_enough(monkeypatch):
     rows = every_state()
     shown = screen(monkeypatch, 60)(runs.overview(rows))

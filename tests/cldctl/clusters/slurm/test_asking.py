@@ -82,18 +82,6 @@ def test_who_decides_asks_now_and_everybody_learns_the_answer(slurm, clock):
     assert slurm.calls == {"squeue": 2}
 
 
-def test_a_new_job_forces_no_question_and_is_known_after_the_next(slurm, clock):
-    slurm.mine = {"1": "RUNNING|n1|None"}
-    look("1")
-    slurm.mine["2"] = "PENDING||Priority"
-    survey = SlurmCluster().survey([job("2")], max_age_s=30.0)
-    assert survey.of(job("2")).phase == "unknown"
-    assert survey.of(job("2")).reason == "Slurm has not said anything about it yet"
-    assert slurm.calls == {"squeue": 1}
-    clock.now += 30
-    assert look("2") == ["pending"]
-
-
 def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock):
     slurm.mine, slurm.others = {"1": "RUNNING|n1|None"}, {"9": "RUNNING|n2|None"}
     assert look("1", "9") == ["running", "running"]

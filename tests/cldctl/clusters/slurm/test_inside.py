@@ -43,21 +43,6 @@ def test_who_it_is(logs, monkeypatch):
     assert (task.ref.job_id, task.restart, task.log) == ("6_2", 0, logs / "6_2_0_log.err")
 
 
-def test_where_its_ranks_meet(logs, monkeypatch):
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    for name, value in {"NTASKS": 4, "JOB_NUM_NODES": 2, "PROCID": 3, "LOCALID": 1, "JOB_NODELIST": "n[5-6]"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    places = [SlurmCluster().current_job(logs).place()]
-    assert (places[0].rank, places[0].world_size, places[0].local_rank, places[0].local_world_size) == (3, 4, 1, 2)
-    assert places[0].init_method.startswith("tcp://n5:")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    places.append(SlurmCluster().current_job(logs).place())
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    places.append(SlurmCluster().current_job(logs).place())
-    methods = [place.init_method for place in places]
-    assert methods[0] == methods[1] != methods[2], "another port at the next start, in case this one is taken"
-
-
 @pytest.mark.parametrize(
     ("code", "known", "log", "cause"),
     [
