@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class Stage:
     orders: Path
     faults: Faults
     lab: Lab | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
     @property
     def comes_back(self) -> bool:
@@ -54,7 +53,7 @@ class Stage:
         own = {
             "CLDCTL_RUNS": str(self.runs), "CLDCTL_TEST_ORDERS": str(self.orders), "OMP_NUM_THREADS": "1",
             # What Slurm says is to be that of this moment.
-            "COLUMNS": "200", "CLDCTL_ASK_EVERY_S": "0", **self.extra, **more,
+            "COLUMNS": "200", "CLDCTL_ASK_EVERY_S": "0", **more,
         }  # fmt: skip
         return {**(os.environ if self.lab is None else self.lab.slurm.env), **own}
 

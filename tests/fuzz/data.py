@@ -1,4 +1,4 @@
-"""Pictures, zip files of them, and the records of prepared sets."""
+"""Zip files of pictures, and the records of prepared sets."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def _prepare() -> None:
     from cld_core.data import folder, images, prepare, store  # noqa: F401 (forks have them)
 
     torch.set_num_threads(1)
-    for made in (_pictures, _zip, _bomb, _prepared):
+    for made in (_pictures, _prepared):
         made()
 
 
-# --- pictures
+# --- archives of pictures
 
 
 @cache
@@ -52,32 +52,17 @@ def _pictures() -> dict[str, list[bytes]]:
     return made
 
 
-# --- archives
-
-
-@cache
-def _zip() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for form, contents in _pictures().items():
-            for number, content in enumerate(contents):
-                archive.writestr(f"{number % 2}/{form}{number}.png", content)
-    return out.getvalue()
-
-
-@cache
-def _bomb() -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.png", _pictures()["PNG"][0] + bytes(2**27))
-    return out.getvalue()
-
-
 def _archive(rng: random.Random, folder: Path) -> Callable[[], Any]:
+    """A few pictures, of which some, or the archive, are damaged."""
     from cld_core.data.prepare import prepare, verify
 
     out, source = folder / "out", folder / "p.zip"
-    source.write_bytes(rng.choice((damaged(rng, _zip()), _bomb())))
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):
+            content = rng.choice(rng.choice(list(_pictures().values())))
+            archive.writestr(f"{number}.png", damaged(rng, content) if rng.random() < 0.2 else content)
+    if rng.random() < 0.5:
+        source.write_bytes(damaged(rng, source.read_bytes()))
     return lambda: (prepare("folder", source, out, size=8, split=0.5), verify(out))
 
 

@@ -19,7 +19,6 @@ from tests.support.scheduler import Scheduler
 
 HOUR = 3600.0
 STEPS = 800_000
-WAITING = "PENDING||Priority"
 GROUP = "celeba-lr"
 
 
@@ -124,12 +123,6 @@ def running(fleet: Fleet) -> RunFolder:
     return run
 
 
-def waiting(fleet: Fleet) -> RunFolder:
-    run = fleet.run("cifar10-cld-1126-0802-77bd", 0.4 * HOUR)
-    fleet.events(run, (0.4 * HOUR, events.Submitted, {"job": fleet.job(run, "4440", WAITING)}))
-    return run
-
-
 def requeued(fleet: Fleet) -> RunFolder:
     run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
     fleet.events(run, (16 * HOUR, events.Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")}))
@@ -184,7 +177,7 @@ def group(fleet: Fleet) -> list[RunFolder]:
     rates, runs = ("1e-4", "3e-4"), []
     for number, rate in enumerate(rates):
         run = fleet.run(f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate})
-        job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||QOSMaxJobsPerUserLimit")[number])
+        job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||Priority")[number])
         fleet.events(run, (5 * HOUR, events.Submitted, {"job": job}))
         runs.append(run)
     fleet.attempt(runs[0], "4429_0", 4.5 * HOUR)
@@ -204,7 +197,6 @@ def everything(root: Path) -> Fleet:
     """One run of every state, a group, and a folder of another format."""
     fleet = Fleet(root)
     running(fleet)
-    waiting(fleet)
     requeued(fleet)
     failed(fleet)
     finished(fleet)

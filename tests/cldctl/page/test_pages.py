@@ -323,12 +323,3 @@ def test_what_is_not_finite_is_no_point_and_a_subfolder_names_its_tags(run):
         for step, value in enumerate((1.0, float("nan"), float("inf"), 2.0)):
             board.add_scalar("other", value, step)
     assert curves.read(run)["eval-1: other"] == [(0, 1.0), (3, 2.0)]
-
-
-def test_nothing_outside_of_the_run_is_read_unless_somebody_wants_it(run, tmp_path):
-    with SummaryWriter(str(tmp_path / "private")) as board:
-        board.add_scalar("salary", 1.0, 1)
-    (run.tensorboard / "linked").symlink_to(tmp_path / "private")
-    os.mkfifo(run.tensorboard / "events.out.tfevents.1")
-    assert curves.read(run) == {}
-    assert list(curves.read(run, follow=True)) == ["linked: salary"]

@@ -10,7 +10,7 @@ from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
-from cld_core.run.events import Ended, NotSubmitted, Requested, Started
+from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl.clusters.records import SchedulerRefused
@@ -89,15 +89,6 @@ def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatc
         start(asked(tmp_path), arrays)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [".changes", ".groups"]
     assert list((tmp_path / ".groups").iterdir()) == []
-    monkeypatch.setattr(Scripted, "error", None)
-    start(asked(tmp_path, ("train.seed=0",)), arrays)
-    run = RunFolder(tmp_path / "g-seed0")
-    end(arrays, run, "terminated")
-    monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
-    with pytest.raises(SchedulerRefused):
-        start(asked(tmp_path), arrays)
-    assert [entry.name for entry in Group(tmp_path, "g").runs()] == ["g-seed0"], "what was there stays"
-    assert isinstance(run.ledger.events()[-1], NotSubmitted)
 
 
 def test_more_runs_than_an_array_has_tasks_are_refused_before_anything_is_written(tmp_path, arrays, monkeypatch):

@@ -9,7 +9,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
 from cld_core.run.events import JobRef, Requested, Submitted
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
@@ -58,21 +58,6 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
     other = stopped(tmp_path / "b", "2", cluster="other")
     with pytest.raises(SchedulerAway, match="Whether b is alive is unknown; try again when it answers"):
         resumed(other)
-
-
-def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted, monkeypatch):
-    run = stopped(tmp_path / "a")
-
-    def refuse(cluster, spec, tasks, note):
-        raise SchedulerRefused("no")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Scripted, "submit", refuse)
-        with pytest.raises(SchedulerRefused):
-            resumed(run, "train.steps=1000", "train.keep=7")
-    assert (run.recipe().train.steps, run.ledger.history().overrides) == (50, ())
-    resumed(run, "train.keep=5")
-    assert (run.recipe().train.steps, run.recipe().train.keep) == (50, 5)
 
 
 def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scripted):

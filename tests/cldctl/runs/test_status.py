@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from cld_core.config import load
-from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
@@ -238,11 +237,3 @@ def test_a_job_whose_end_the_ledger_knows_is_settled(tmp_path, then, is_settled)
     for event in then:
         run.ledger.append(event)
     assert [settled for _, settled in survey.jobs_of(run)] == [is_settled]
-
-
-def test_an_unknown_cluster_will_never_answer(tmp_path, two_runs):
-    trained(run_with(tmp_path / "c", 10), "3", cluster="moon")
-    answers = survey.of_runs([*two_runs, run_with(tmp_path / "d"), *map(type(two_runs[0]), [tmp_path / "c"])])
-    with pytest.raises(UsageError, match=r"'moon' is not known.*Use the cldctl that submitted the job\.") as raised:
-        answers.require(answers.surveys, "Nothing happened")
-    assert "try again" not in str(raised.value)
