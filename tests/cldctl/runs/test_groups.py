@@ -27,7 +27,7 @@ SEEDS = ("train.seed=0,1,2",)
 
 
 @pytest.fixture
-def arrays(monkeypatch):
+def arrays(monkeypatch, small):
     """Accepts arrays and runs none; a job has an id of its own, and logs."""
     return register(monkeypatch, first=None, most=1000, queues=True)()
 
@@ -148,7 +148,7 @@ def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_
     ((spec, _),) = arrays.submissions
     shared = tmp_path / ".groups" / "g" / "code"
     assert spec.code == shared
-    assert (shared / "cldctl" / "app.py").exists()
+    assert (shared / "cld_core" / "a.py").exists()
     runs = Group(tmp_path, "g").runs()
     assert {code.path_of(run.path) for run in runs} == {shared}
     assert sorted(path.name for path in (runs[0].path / "code").iterdir()) == ["manifest.json", "recipe.yaml"]

@@ -15,6 +15,8 @@ from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
 from tests.support.scripted import Scripted, stopped, trained
 
+pytestmark = pytest.mark.usefixtures("small")
+
 
 def resumed(run, *overrides, from_step=None):
     told = []

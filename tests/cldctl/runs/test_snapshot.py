@@ -34,19 +34,6 @@ def ring(n, generator):
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
-    """A checkout of two files, which a test may change."""
-    root = tmp_path / "checkout"
-    (root / "cld_core").mkdir(parents=True)
-    (root / "cld_core/__init__.py").write_text("")
-    (root / "cld_core/a.py").write_text("A = 1\n")
-    monkeypatch.setattr(code, "ROOT", root)
-    monkeypatch.setattr(checkout.copy, "__defaults__", (root,))
-    monkeypatch.setattr(checkout.patch, "__defaults__", (root,))
-    return root
-
-
-@pytest.fixture
 def run(tmp_path, scripted, small):
     return begun(tmp_path)
 

@@ -27,6 +27,7 @@ from tests.support.scheduler import clients
 from tests.support.scripted import alone
 from tests.support.tools import DEBUG, ONE, invoke, status
 
+pytestmark = pytest.mark.usefixtures("small")
 TOY = RECIPES / "toy.yaml"
 
 
