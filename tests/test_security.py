@@ -251,7 +251,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_run_spoils_no_other(tmp_path, scripted, damage):
+def test_a_damaged_run_spoils_no_other(tmp_path, scripted, small, damage):
     stopped(tmp_path / "good", "1")
     damage(stopped(tmp_path / "bad", "2"))
     assert {run.name for run in find_runs(tmp_path)} == {"good", "bad"}

@@ -15,8 +15,8 @@ from cldctl.runs import pruning, removal
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
 from tests.support.made_up import CONTENT, TOY, damage, report, run_with, seeds
-from tests.support.old_runs import over
 from tests.support.other_users import as_user, needs_root, open_folder
+from tests.support.scripted import over
 from tests.support.tools import DEBUG, ONE, invoke, status
 
 __all__ = ["open_folder"]

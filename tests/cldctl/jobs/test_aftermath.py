@@ -36,15 +36,6 @@ def after(*happened: events.Event, restart: int = 0, max_retries: int = 3) -> Gi
     return after_bad_end(History.of(happened), REF, restart, max_retries)
 
 
-def test_crashes_are_retried_later_and_later_until_the_budget_is_spent():
-    crash = [started(0), ended(0)]
-    assert after(*crash) == Retry(1, 10.0)
-    again = [*crash, started(1, restart=1), ended(1)]
-    assert after(*again, restart=1) == Retry(2, 20.0)
-    saved = [*crash, started(1, step=50, restart=1), ended(1)]
-    assert after(*saved, restart=1) == Retry(1, 10.0), "a checkpoint was saved between the crashes"
-
-
 @pytest.mark.parametrize("cause", ["crashed", "out_of_memory", "killed"])
 def test_what_another_start_may_get_past(cause):
     assert isinstance(after(started(), ended(cause=cause)), Retry)

@@ -12,8 +12,7 @@ from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel, logs, removal
 from tests.support.made_up import run_with
-from tests.support.old_runs import over
-from tests.support.scripted import Scripted, trained
+from tests.support.scripted import Scripted, over, trained
 from tests.support.tools import invoke
 
 

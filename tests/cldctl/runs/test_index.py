@@ -17,7 +17,7 @@ from cldctl.runs.index import Index
 from cldctl.runs.labels import label
 from cldctl.runs.status import status_or_reason
 from tests.support.made_up import TOY, report
-from tests.support.old_runs import over, settle
+from tests.support.scripted import over, settle
 
 
 @pytest.fixture

@@ -1,26 +1,19 @@
 """What is on the screen: the list of runs in every state, the run that is selected, and its logs."""
 
 import dataclasses
-import io
 import shutil
 import threading
 
-from rich.console import Console
-
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.attempt import Attempt
 from cld_core.run.events import Noted, Tagged
-from cld_core.run.timeline import Stretch
 from cldctl.clusters.slurm import client
 from cldctl.runs import survey
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
-from cldctl.runs.why import Why
 from cldctl.show.runs import Query
 from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
-from cldctl.top.detail import TimeLine
 from tests.support.piloted import Screen, on_screen
 
 
@@ -142,12 +135,6 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
         answers.set()
 
 
-def drawn(renderable, width: int) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(renderable)
-    return console.file.getvalue().splitlines()
-
-
 def test_a_run_is_shown_with_attempts_and_shards(fleet):
     async def look(screen: Screen) -> None:
         await screen.select("celebahq-cld-1125-0911-k3fa")
@@ -162,28 +149,6 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
         await screen.until(lambda: screen.app._main.selected.name == "cifar10-vpsde-1125-1730-x9e0")
 
     on_screen(fleet.root, look)
-
-
-def line_of(*stretches, state="STOPPED") -> list[str]:
-    """The time line of attempts, each (queued, began, started, until, cause), in ten columns."""
-    attempts = [
-        Stretch(
-            attempt=Attempt(attempt=number, job_id="1", started=started, first_step=0, ended=until, cause=cause),
-            **{"queued": queued, "began": began, "until": until, "kept": 1, "lost": 0, "set_aside": 0},
-        )
-        for number, (queued, began, started, until, cause) in enumerate(stretches)
-    ]
-    row = RunStatus(name="mine", path="mine", state=state)
-    return drawn(TimeLine(Why(row=row, headline="", stretches=attempts)), 10)
-
-
-def test_a_time_line_has_the_scale_of_time():
-    line = line_of((0, 10, 20, 50, "preempted"), (60, 70, 70, 100, "crashed"))[0]
-    assert line == "░▒██P·░██X"
-    assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None), state="RUNNING")[0][-1] == "▶"
-    assert line_of((0, 0, 0, 50, "preempted"), (50, 50, 50, 100, None))[0][-1] == "?"
-    assert line_of((0, 0, 0, 100, "of a later version"))[0][-1] == "?"
-    assert line_of((0, 0, 0, 1e6, "preempted"), (1e6, 1e6, 1e6, 1e6 + 1, "killed"))[0][-1] == "K", "short, but seen"
 
 
 FAILED = "toy-spirals-1126-0715-p2mm"

@@ -229,17 +229,14 @@ PENDING = Seen("pending", word="PENDING")
     ("word", "reason", "advice"),
     [
         ("Priority", "jobs of higher priority come first (Priority)", "sprio -j 7"),
-        ("Resources", "waits for nodes to become free", "cluster.time_min"),
         ("QOSMaxJobsPerUserLimit", "allows one user", "wait for your other jobs"),
         ("AssocGrpGRESMinutes", "the budget of its account is used up", "cluster.account"),
         ("ReqNodeNotAvail,_UnavailableNodes:n[1-4]", "down, drained or reserved", "sinfo -R"),
-        ("BeginTime", "may not begin yet", ""),
         ("Dependency", "another job to end (afterany:6)", ""),
         ("DependencyNeverSatisfied", "it never begins", "cancel it"),
         ("JobHeldUser", "somebody holds it", "scontrol release 7"),
         ("PartitionTimeLimit", "it never begins", "lower cluster.time_min"),
         ("SomethingNew", "Slurm says SomethingNew", "man squeue"),
-        ("None", "it was just submitted", ""),
     ],
 )
 def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
