@@ -62,9 +62,6 @@ def test_examples_are_commands(name, example):
             assert not context.args
 
 
-# What computes nothing, needs no data and starts nothing.
-
-
 def test_the_versions_are_said(tmp_path):
     done = invoke("--version", runs=tmp_path)
     assert done.stdout.splitlines() == [
