@@ -22,12 +22,11 @@ from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
 from .config.arguments import elbo_spec, sampling_spec, whole_number
 from .config.sampling import SamplingSpec
-from .config.train import LONGEST, EmaSpec
+from .config.train import EmaSpec
 from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
-from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
 from .run import lookup
@@ -50,8 +49,6 @@ Label = int | str | Sequence[int | str] | Tensor | None
 # What `repr` says of a diffusion and of a sampler, as far as they have it.
 _SDE = ("beta0", "beta1", "m_inv", "gamma")
 _SAMPLER = ("nfe", "rtol", "atol", "eps", "denoise")
-# The digits of a step in an exported file.
-_LONGEST_STEP = 15
 
 
 class Trajectory(NamedTuple):
@@ -110,9 +107,7 @@ class Model:
         self.sde = sde.build(recipe.sde)
         self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
         if net is None:
-            sizes = {"halves_in": self.sde.n, "halves_out": self.sde.m, "classes": len(self.classes or ())}
-            net = nets.build(recipe.network, data_shape=self.data_shape, **sizes)
-            net.to(self.device).eval()
+            net = _network(recipe, self.data_shape, self.classes).to(self.device).eval()
             if precisions.prefers_channels_last(self.device):
                 precisions.store(net, channels_last=True)
         self.net = net
@@ -182,7 +177,7 @@ class Model:
             weights = averaged(folder, step, ema_length)
             model = cls._of_tensors(recipe, weights.tensors, source(recipe.data), weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
+            text = f"does not fit the recipe: {one_line(error, 400).rstrip('.')}. Use the recipe that wrote it."
             raise CheckpointError(f"{folder.checkpoint_file(step)}: {text}") from error
         model.path, model.solutions = folder.path, Solutions.of_run(folder)
         model.ema_length, model.ema_error = ema_length, weights.error
@@ -196,14 +191,15 @@ class Model:
         weights = exported_weights(path)
         try:
             recipe = from_dict(weights.described("recipe"), str(path), with_plugins=allow_plugin)
-            step, data = _step(weights.about), _data_of(path, recipe, weights, allow_plugin)
+            data = _data_of(path, recipe, weights, allow_plugin)
             classes = weights.described("classes") if "classes" in weights.about else None
-            model = cls._of_tensors(recipe, weights.tensors, data, classes, step, device)
+            model = cls._of_tensors(recipe, weights.tensors, data, classes, int(weights.about["step"]), device)
+            if "ema_length" in weights.about:
+                model.ema_length = float(weights.about["ema_length"])
         except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
-            text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
+            text = f"recipe and tensors do not match: {one_line(error, 400).rstrip('.')}. Export it again."
             raise CheckpointError(f"{path}: {text}") from error
         model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about, path.name)
-        model.ema_length = _ema_length(weights.about)
         return model
 
     @classmethod
@@ -225,15 +221,12 @@ class Model:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
         known = Classes.parsed(classes) if recipe.data.labels else None
-        # Before any memory is taken for the network, whose recipe may be anybody's.
-        diffusion, shapes = sde.build(recipe.sde), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(known or ())}
-        fit.require(recipe.network, shapes, data_shape=data.shape, **sizes)
+        # Names, shapes and types are compared before any memory is taken for a network that may not fit.
+        with torch.device("meta"):
+            described = _network(recipe, data.shape, known)
+        described.load_state_dict(dict(tensors), strict=True, assign=True)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = cls(recipe, device, data=data, classes=known, step=step)
-        for name, own in model.net.state_dict().items():
-            if own.is_floating_point() != tensors[name].is_floating_point():
-                raise ValueError(f"tensor {name} is of kind {tensors[name].dtype}, not {own.dtype}")
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
         return model
@@ -592,6 +585,13 @@ class Model:
         return sampling_spec(self.recipe, keys, caller)
 
 
+def _network(recipe: Recipe, data_shape: tuple[int, ...], classes: Classes | None) -> nn.Module:
+    diffusion, count = sde.build(recipe.sde), len(classes or ())
+    return nets.build(
+        recipe.network, data_shape=data_shape, halves_in=diffusion.n, halves_out=diffusion.m, classes=count
+    )
+
+
 def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -> Source:
     """The data of an exported model: without its plug-in, only their form is known.
 
@@ -606,28 +606,6 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     if "data" not in weights.about:
         raise CheckpointError(why)
     return DescribedSource(weights.described("data"), why)
-
-
-def _step(about: Mapping[str, str]) -> int:
-    """The step in the metadata of an exported file; raises ValueError if it is not a number."""
-    text = about.get("step", "")
-    if not text.isascii() or not text.isdigit() or len(text) > _LONGEST_STEP:
-        raise ValueError(f"its step is {one_line(text, 40)!r}")
-    return int(text)
-
-
-def _ema_length(about: Mapping[str, str]) -> float | None:
-    """The length of the average in the metadata of an exported file; None if it is the usual one."""
-    try:
-        length = float(about.get("ema_length", "nan"))
-    except ValueError:
-        return None
-    return length if 0 < length < LONGEST else None
-
-
-def _in_one_line(error: Exception) -> str:
-    """torch lists what does not fit on lines of their own."""
-    return one_line(error, 400).rstrip(".")
 
 
 def _described(spec: object, names: Iterable[str]) -> str:

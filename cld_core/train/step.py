@@ -21,7 +21,7 @@ from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import precision
-from cld_core.nets.compiled import Watched, compiled
+from cld_core.nets.compiled import compiled
 from cld_core.ranks import Ranks
 from cld_core.sanitize import one_line
 from cld_core.score import Score
@@ -324,10 +324,9 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     device = ranks.device
     net.to(device)
     precision.store(net, channels_last=spec.channels_last)
-    model: nn.Module = Watched(net) if spec.compile else net
     if ranks.world_size > 1:
-        model = DistributedDataParallel(
-            model,
+        net = DistributedDataParallel(
+            net,
             device_ids=[device] if device.type == "cuda" else None,
             **_FIXED_BUFFERS,
             bucket_cap_mb=spec.bucket_mb,
@@ -338,4 +337,4 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
         )
     # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would be ready at the end
     # of the backward pass, and none could be sent before.
-    return compiled(model) if spec.compile else model
+    return compiled(net) if spec.compile else net

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cld_core import gpu
-from cld_core.nets.layers import Attention
+from cld_core.nets.ncsnpp import Attention
 from tests.support.images import SMALL
 
 CPU = torch.device("cpu")

@@ -105,12 +105,6 @@ def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, mo
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
-def test_tensors_that_are_no_weights(tmp_path, dtype):
-    recipe = load(RECIPES / "toy.yaml", SMALL)
-    tensors = {name: tensor.to(dtype) for name, tensor in Model(recipe).net.state_dict().items()}
-    with pytest.raises(CheckpointError, match="of kind"):
-        cld_core.load(saved(tmp_path / "w.safetensors", recipe.to_dict(), tensors))
 
 
 @pytest.mark.parametrize(
