@@ -135,7 +135,7 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     diffusion = sde.build(recipe.sde)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = nets.build(network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+        net = nets.of_recipe(recipe, shape)
     model = prepare(net, train, Ranks(device=device))
     model = precision.Autocast(model, device, train.precision, channels_last=train.channels_last)
     loss, score = losses.build(diffusion, recipe.objective), Score(diffusion, recipe.objective, model)

@@ -18,10 +18,10 @@ from .checkpoint.files import pick_checkpoint, weights_digest
 from .checkpoint.load import FORMAT, Weights, exported_weights
 from .checkpoint.write import write_weights
 from .classes import Classes
+from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
 from .config.arguments import elbo_spec, sampling_spec, whole_number
-from .config.sampling import SamplingSpec
 from .config.train import EmaSpec
 from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
@@ -107,7 +107,7 @@ class Model:
         self.sde = sde.build(recipe.sde)
         self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
         if net is None:
-            net = _network(recipe, self.data_shape, self.classes).to(self.device).eval()
+            net = nets.of_recipe(recipe, self.data_shape, self.classes).to(self.device).eval()
             if precisions.prefers_channels_last(self.device):
                 precisions.store(net, channels_last=True)
         self.net = net
@@ -215,15 +215,15 @@ class Model:
         """A model of a recipe with these weights: all tensors of its network, by name.
 
         Args:
-            classes: what `Classes.to_dict` said of those of the model; None if it has none.
+            classes: those of the model as plain values; None if it has none.
 
         Raises:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
-        known = Classes.parsed(classes) if recipe.data.labels else None
+        known = from_plain(Classes, classes) if recipe.data.labels else None
         # Names, shapes and types are compared before any memory is taken for a network that may not fit.
         with torch.device("meta"):
-            described = _network(recipe, data.shape, known)
+            described = nets.of_recipe(recipe, data.shape, known)
         described.load_state_dict(dict(tensors), strict=True, assign=True)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = cls(recipe, device, data=data, classes=known, step=step)
@@ -239,7 +239,7 @@ class Model:
         if self.ema_length is not None:
             about["ema_length"] = repr(self.ema_length)
         if self.classes is not None:
-            about["classes"] = json.dumps(self.classes.to_dict())
+            about["classes"] = json.dumps(to_plain(self.classes))
         about |= self.solutions.carried(self.network)
         with replacing(file.absolute()) as out:
             write_weights(out, self.net.state_dict(), about)
@@ -333,7 +333,7 @@ class Model:
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
         size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
-        spec, labels = self._spec(keys, caller), self.labels(label, n, first, caller)
+        spec, labels = sampling_spec(self.recipe, keys, caller), self.labels(label, n, first, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
         way = by or GradientGuidance()
@@ -411,7 +411,7 @@ class Model:
         """
         caller, keys = "Model.trajectory", {"method": method, "nfe": nfe, **settings}
         points = whole_number(points, "points", 3, caller)
-        spec = self._spec(keys, caller)
+        spec = sampling_spec(self.recipe, keys, caller)
         recorder = Recorder(points - 1 if spec.denoise else points)
         drawn = self._draw(n, keys, seed, first, None, caller, recorder, label=label)
         t, u = recorder.path()
@@ -561,35 +561,20 @@ class Model:
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
         drawn = self._draw(count, keys, seed, first, size, "Model.plot", label=label)
-        how = f"{self._spec(keys, 'Model.plot').method}, {drawn.nfe:.0f} NFE"
-        x, title = drawn.x.cpu(), how
+        x, how = drawn.x.cpu(), f"{method or self.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
         if ax is None:
             from matplotlib import pyplot
 
             size_in = (6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE
-            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
+            figure, how = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
             if not self.is_image:
-                pictures.beside_data(figure, x, self, title)
+                pictures.beside_data(figure, x, self, how)
                 return figure
             ax = figure.subplots()
-        if self.is_image:
-            pictures.tiled(ax, x, title)
-        else:
-            pictures.Plane.of(self.source).draw(ax, x, "tab:red")
-            ax.set_title(title)
+        pictures.on_axes(ax, x, self, how)
         root = ax.get_figure(root=True)
         assert root is not None, "axes are in a figure"
         return root
-
-    def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
-        return sampling_spec(self.recipe, keys, caller)
-
-
-def _network(recipe: Recipe, data_shape: tuple[int, ...], classes: Classes | None) -> nn.Module:
-    diffusion, count = sde.build(recipe.sde), len(classes or ())
-    return nets.build(
-        recipe.network, data_shape=data_shape, halves_in=diffusion.n, halves_out=diffusion.m, classes=count
-    )
 
 
 def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -> Source:

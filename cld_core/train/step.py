@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cld_core import augment, loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages.power import PowerAverages
+from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.train import TrainSpec
 from cld_core.data.source import classes_of, labelled, source
@@ -64,13 +65,7 @@ class Trainer:
         self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
-            self.net = nets.build(
-                recipe.network,
-                data_shape=self.source.shape,
-                halves_in=self.sde.n,
-                halves_out=self.sde.m,
-                classes=len(self.classes or ()),
-            )
+            self.net = nets.of_recipe(recipe, self.source.shape, self.classes)
         self._model: Any = prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
@@ -183,7 +178,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "gradients": self.gradients.state_dict(),
             **self.averages_dict(),
-            **({} if self.classes is None else {"classes": self.classes.to_dict()}),
+            **({} if self.classes is None else {"classes": to_plain(self.classes)}),
         }
 
     def averages_dict(self) -> dict[str, Any]:

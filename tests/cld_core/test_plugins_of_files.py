@@ -105,8 +105,6 @@ def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, mo
     assert "\n" not in str(caught.value)
 
 
-
-
 @pytest.mark.parametrize(
     "data", [{}, {"shape": 2}, {"shape": [True]}, {"shape": [2**40]}, {"shape": [2**20, 2**20]}, {"shape": [0]}]
 )
