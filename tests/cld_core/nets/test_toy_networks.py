@@ -39,18 +39,6 @@ def test_features_are_waves_of_the_position_alone():
     assert net.main[0].weight.shape == (16, 4 + 2 * 4000 + 1)
 
 
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-def test_features_are_the_same_in_a_lower_precision(precision):
-    net = built(MlpSpec(input_features=64, input_scale=2.0))
-    u = torch.randn(500, 4)
-    plain = net._position_features(u)
-    with torch.autocast("cpu", dtype=precision):
-        lower = net._position_features(u)
-    for one, other in zip(plain, lower, strict=True):
-        assert other.dtype == torch.float32
-        assert torch.equal(one, other)
-
-
 def test_frequencies_follow_the_seed_and_belong_to_the_state():
     def made(seed):
         torch.manual_seed(seed)
