@@ -162,6 +162,19 @@ def against_published(row: Row, published_s: float, least: float, settings: Sett
     return replace(row, target=f">= {least:g}x published", met=ratio >= least, note=note)
 
 
+def table(title: str, headings: Iterable[str]) -> Table:
+    """An empty table without lines, whose cells are not wrapped."""
+    made = Table(title=title, title_justify="left", box=SIMPLE)
+    for heading in headings:
+        made.add_column(heading, no_wrap=True)
+    return made
+
+
+def console(width: int = 160) -> Console:
+    """As wide as the terminal, or else ``width``."""
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
+
+
 def at_most(name: str, seconds: float, limit: float, note: str = "", best: float | None = None) -> Row:
     """A row whose target is an upper bound in seconds."""
     return Row(name=name, seconds=seconds, best=best, target=f"< {limit:g} s", met=seconds < limit, note=note)
@@ -205,7 +218,7 @@ def print_report(report: Report, out: Console) -> None:
         table.add_row(row.name, *cells, row.note)
     out.print(table)
     for note in report.notes:
-        out.print(f"  {note}", highlight=False)
+        out.print(f"  {note}")
 
 
 def _time(seconds: float | None) -> str:
@@ -226,7 +239,7 @@ Topic = Callable[[Settings], Report]
 
 def run(topics: Iterable[tuple[str, Topic]], settings: Settings, file: Path | None) -> list[Report]:
     """Measure and print one topic after another; ``file`` is rewritten after each."""
-    out = Console(width=None if sys.stdout.isatty() else 150)
+    out = console(150)
     document: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
@@ -235,7 +248,7 @@ def run(topics: Iterable[tuple[str, Topic]], settings: Settings, file: Path | No
         "clock": next(name for name, clock in CLOCKS.items() if clock is settings.clock),
         "topics": {},
     }
-    out.print(f"{document['date']}  {document['machine']}", highlight=False)
+    out.print(f"{document['date']}  {document['machine']}")
     reports = []
     for name, topic in topics:
         begin = time.monotonic()

@@ -10,14 +10,11 @@ distance is the root mean square, over pixels in [-1, 1], of the difference from
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchdiffeq import odeint
@@ -97,9 +94,7 @@ def rows(flow: Flow, numbers: list[int], fine: Tensor) -> dict[str, dict[int, tu
 
 
 def table(measured: dict[str, dict[int, tuple[int, float]]], numbers: list[int]) -> Table:
-    shown = Table(box=SIMPLE)
-    for heading in ("sampler", *(f"NFE {nfe}" for nfe in numbers)):
-        shown.add_column(heading, no_wrap=True)
+    shown = harness.table("", ("sampler", *(f"NFE {nfe}" for nfe in numbers)))
 
     def cell(asked: int, taken: int, distance: float) -> str:
         value = f"{distance:.4f}" if distance < 10 else "diverges"
@@ -124,7 +119,7 @@ def main() -> None:
     rough = finely(arguments.samples, seed=SEED, method="ode")
     published = float((rough.x - fine.x).double().square().mean().sqrt())
     measured = rows(flow, arguments.nfe, fine.x)
-    out = Console(width=None if sys.stdout.isatty() else 120)
+    out = harness.console(120)
     out.print(
         f"{arguments.run.name}, step {model.step}: {arguments.samples} images; std of pixels {float(fine.x.std()):.3f}"
     )

@@ -12,16 +12,13 @@ import dataclasses
 import itertools
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 import cld_core
+from benchmarks import harness
 from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, NoSplit, Quality, exact, floor
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import CldError
@@ -125,7 +122,7 @@ def main() -> None:
     if arguments.seeds < 2:
         parser.error("--seeds: errors need two sets of samples at least")
     torch.set_num_threads(1)
-    out = Console(width=None if sys.stdout.isatty() else 160)
+    out = harness.console()
 
     cases = []
     if arguments.sde:
@@ -149,9 +146,8 @@ def main() -> None:
     for case in cases:
         bench = Bench(case, arguments.samples, arguments.seeds)
         fine = bench(method="ode")
-        shown = Table(title=f"{case.name} (its own flow: {cell(fine)})", title_justify="left", box=SIMPLE)
-        for heading in ("sampler", *(f"NFE {nfe}" for nfe in arguments.nfe)):
-            shown.add_column(heading, no_wrap=True)
+        headings = ("sampler", *(f"NFE {nfe}" for nfe in arguments.nfe))
+        shown = harness.table(f"{case.name} (its own flow: {cell(fine)})", headings)
         measured = table(bench, arguments.nfe, FAMILIES if arguments.families else ROWS)
         for name, row in measured.items():
             shown.add_row(name, *map(cell, row.values()))

@@ -93,6 +93,7 @@ def test_the_cause_of_the_last_end_is_the_state(tmp_path, cause, state):
     assert (row.state, row.cause, row.step) == (state, cause, 10)
     run.ledger.append(GivenUp(job_id="1", reason="enough"))
     assert cld_core.runs(tmp_path)[0].state == ("CANCELLED" if cause == "cancelled" else "FAILED")
+    run.ledger.append(Requested(cluster="slurm", steps=10))
     run.ledger.append(NotSubmitted(reason="no"))
     assert cld_core.runs(tmp_path)[0].state == "FAILED"
 
