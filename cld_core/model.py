@@ -147,12 +147,7 @@ class Model:
     @property
     def network(self) -> Network:
         """What a tuned sampler is chosen for."""
-        return Network(
-            step=self.step,
-            checkpoint=self.checkpoint,
-            ema_length=self.ema_length,
-            labels=self.classes is not None,
-        )
+        return Network(self.step, self.checkpoint, self.ema_length, labels=self.classes is not None)
 
     @property
     def is_image(self) -> bool:
@@ -347,18 +342,17 @@ class Model:
             for start in range(first, first + n, size):
                 last = min(start + size, first + n)
                 noise = SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                counted: Score | Counted = score
-                if progress is not None:
-                    counted = Counted(score, functools.partial(progress, start - first))
+                told = None if progress is None else functools.partial(progress, start - first)
                 given = None if labels is None else labels[start - first : last - first].to(self.device)
+                counted = score if told is None else Counted(score, told)
                 bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
-                where = self.data_shape, self.device
-                if observation is None:
-                    drawn = samplers.sample(bound, self.sde, spec, noise, *where, watcher, solution)
-                else:
+                conditioned = None
+                if observation is not None:
                     apart = SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
-                    drawn = samplers.sample(conditioned, self.sde, spec, noise, *where, watcher, solution)
+                where = self.data_shape, self.device
+                drawn = samplers.sample(conditioned or bound, self.sde, spec, noise, *where, watcher, solution)
+                if conditioned is not None:
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
                 parts.append(guidance.counted(drawn, bound))
         return samplers.Samples.cat(parts)
