@@ -27,7 +27,7 @@ from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.evaluate.weights import NotWeights, state_of
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
-from cld_core.run.trust import require_own_plugin
+from cld_core.run.recipe import require_own_plugin
 from cldctl.clusters import entry, job_logs, submitit_jobs
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit

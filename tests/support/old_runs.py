@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from cld_core.files import write_json
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder, change_marks
 from cld_core.run.events import Ended
 from tests.support.made_up import run_with
 from tests.support.scripted import trained
@@ -28,4 +28,4 @@ def settle(root: Path) -> None:
     for folder, _, files in os.walk(root):
         for path in (folder, *(f"{folder}/{name}" for name in files)):
             os.utime(path, (past, past), follow_symlinks=False)
-    changes._marked.clear()
+    change_marks._marked.clear()

@@ -12,7 +12,6 @@ from cld_core.errors import UnfitError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import append_line
-from cld_core.run import pending
 from cld_core.run.events import (
     DiedEarly,
     Ended,
@@ -195,7 +194,7 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     job = inside()
     aftermath.after_training(run, job, 137)
     assert job.delay_s == 10.0
-    assert pending.history(run.ledger).last.cause == "crashed"
+    assert run.ledger.full_history().last.cause == "crashed"
     assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
 
 

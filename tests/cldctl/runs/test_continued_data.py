@@ -6,7 +6,7 @@ from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
-from cld_core.run.same_data import are_other
+from cld_core.run.identity import are_other_data
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cldctl.runs.differences import changed_between
@@ -106,12 +106,12 @@ def test_the_line_of_the_recipe_is_named(tmp_path, ring):
 
 def test_what_counts_as_other_data():
     points = {"points": "1 2 3", "plugin": "a"}
-    assert not are_other(points, {"points": "1 2 3.0000001", "plugin": "b"})
-    assert are_other(points, {"points": "1 2 3.1", "plugin": "a"})
-    assert are_other(points, {"points": "1 2", "plugin": "a"})
+    assert not are_other_data(points, {"points": "1 2 3.0000001", "plugin": "b"})
+    assert are_other_data(points, {"points": "1 2 3.1", "plugin": "a"})
+    assert are_other_data(points, {"points": "1 2", "plugin": "a"})
     means = {**points, "means": "0.1 0.2"}
-    assert are_other(means, {**means, "means": "0.1 0.21"})
-    assert are_other({"plugin": "a"}, {"plugin": "b"})
-    assert are_other({"images": "a"}, {"images": "b"})
-    assert not are_other(points, {})
-    assert not are_other({}, points)
+    assert are_other_data(means, {**means, "means": "0.1 0.21"})
+    assert are_other_data({"plugin": "a"}, {"plugin": "b"})
+    assert are_other_data({"images": "a"}, {"images": "b"})
+    assert not are_other_data(points, {})
+    assert not are_other_data({}, points)

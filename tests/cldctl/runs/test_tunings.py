@@ -7,7 +7,7 @@ import pytest
 from cld_core.checkpoint.files import weights_digest
 from cld_core.errors import UsageError
 from cld_core.files import write_json
-from cld_core.run import changes
+from cld_core.run import change_marks
 from cld_core.run.events import JobRef, Submitted
 from cld_core.solutions import FILE, Solution
 from cld_core.tune.tuning import TuneRequest, Tuning
@@ -95,7 +95,7 @@ def test_a_run_is_read_again_while_it_is_tuned_and_after_its_tuning_has_changed(
     scripted.phases["9"] = "gone"
     settle(run.path.parent)
     assert remembered() == ["a"]
-    changes._marked.clear()
+    change_marks._marked.clear()
     tuning.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="10"), shards=(0,)))
     Index(run.path.parent).look(check_s=0.0)
     assert remembered() == [], "every line of its ledger is announced"

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from cld_core.run import RunFolder
-from cld_core.run.attempt import Attempt
 from cld_core.run.events import CAUSES
+from cld_core.run.history import Attempt
 from cld_core.run.timeline import Stretch
 from cld_core.train.monitoring import Monitor
 from cldctl.page.curves import LOSS, Curves
@@ -45,7 +45,7 @@ def line_of(*stretches, state="STOPPED") -> list[str]:
     """The time line of attempts, each (queued, began, started, until, cause), in ten columns."""
     attempts = [
         Stretch(
-            attempt=Attempt(attempt=number, job_id="1", started=started, first_step=0, ended=until, cause=cause),
+            attempt=Attempt(attempt=number, job_id="1", time=started, step=0, ended=until, cause=cause),
             **{"queued": queued, "began": began, "until": until, "kept": 1, "lost": 0, "set_aside": 0},
         )
         for number, (queued, began, started, until, cause) in enumerate(stretches)
