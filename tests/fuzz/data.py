@@ -166,7 +166,7 @@ def _plan(**more: Any) -> Any:
 
     def part(split: Any, number: int, count: int) -> Any:
         images = np.zeros((count, 3, 8, 8), np.uint8)
-        return Part(split=split, name=f"part {number}", fingerprint=str(number), read=lambda: [images])
+        return Part(split=split, name=f"part {number}", fingerprint=str(number), read=lambda: images)
 
     parts = [part(split, number, count) for split, count in (("train", 5), ("validation", 3)) for number in range(2)]
     return Plan(name="folder", size=8, source="tests", parts=parts, **more)
