@@ -72,9 +72,8 @@ def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None, size: int
         raise DataError(f"{source} has LMDB files, but none for {split}. Fetch it and run the same command again.")
     if reader.size != size:
         raise WrongSourceError(f"{reader.path} has images of {reader.size}x{reader.size}, not {size}x{size}.")
-    about = f"{reader.n} images, {reader.file_bytes} bytes"
     for index in range(reader.n):
-        yield Part(split=split, name=str(index), fingerprint=about, read=partial(reader.read, (index,)))
+        yield Part(split=split, name=str(index), fingerprint=reader.about, read=partial(reader.read, (index,)))
 
 
 def _shard_parts(source: Path, size: int) -> list[Part]:

@@ -86,7 +86,7 @@ class ImageSource:
     def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
         self.shape: tuple[int, ...] = (store.CHANNELS, spec.pixels, spec.pixels)
         self.wait_s = 0.0
-        self._spec, self._device = spec, torch.device(device)
+        self._spec, self._root, self._device = spec, Path(spec.path).expanduser(), torch.device(device)
         self._pinned = self._device.type == "cuda"
         self._pool: ThreadPoolExecutor | None = None
         # Batches that are read ahead, by their arguments.
@@ -101,20 +101,18 @@ class ImageSource:
         """
         if not self._spec.labels:
             return None
-        store.require(self._spec)
-        return store.classes(*self._labelled)
-
-    @property
-    def _labelled(self) -> tuple[Path, store.About]:
-        return Path(self._spec.path).expanduser(), store.find(self._spec.path)
+        return store.classes(self._root, store.about_of(self._spec))
 
     @cached_property
     def _train_labels(self) -> Tensor:
-        return torch.from_numpy(store.read_labels(*self._labelled, "train"))
+        return self._labels("train")
 
     @cached_property
     def _test_labels(self) -> Tensor:
-        return torch.from_numpy(store.read_labels(*self._labelled, "validation"))
+        return self._labels("validation")
+
+    def _labels(self, split: store.Split) -> Tensor:
+        return torch.from_numpy(store.read_labels(self._root, store.about_of(self._spec), split))
 
     @cached_property
     def train(self) -> ImageSet:

@@ -122,7 +122,13 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
             os.replace(partial, out)
             sync_folder(out.parent)
         except (DataError, OSError) as error:
-            raise DataError(f"{one_line(error, 1000).rstrip('.')}. {job.what_is_kept()}") from error
+            kept = "0 images were finished, so nothing is kept. Fix that and run the same command again."
+            if (done := job.done).parts:
+                kept = (
+                    f"The finished part is kept in {partial}: {sum(done.images.values())} images, {done.parts} of "
+                    f"{len(plan.parts)} pieces. Fix the source and run the same command again to continue from there."
+                )
+            raise DataError(f"{one_line(error, 1000).rstrip('.')}. {kept}") from error
         finally:
             # Without a finished part there is nothing to continue.
             if not job.done.parts:
@@ -172,20 +178,11 @@ class _Job:
         self._header_bytes = len(_npy_header(0, self._shape))
         self.done = self._kept()
 
-    def what_is_kept(self) -> str:
-        if not self.done.parts:
-            return "0 images were finished, so nothing is kept. Fix that and run the same command again."
-        return (
-            f"The finished part is kept in {self._partial}: {sum(self.done.images.values())} images, "
-            f"{self.done.parts} of {len(self._plan.parts)} pieces. Fix the source and run the same command again to "
-            "continue from there."
-        )
-
     def run(self) -> About:
         plan = self._plan
         with open(self._images_file, "r+b" if self.done.parts else "w+b") as file:
             file.write(_npy_header(0, self._shape))
-            file.truncate(self._end_of(self.done))
+            file.truncate(self._end_of(self.done.images))
             file.seek(0, os.SEEK_END)
             self._append(file)
             splits = self._splits()
@@ -197,7 +194,7 @@ class _Job:
             name=plan.name,
             size=plan.size,
             splits=splits,
-            bytes=self._end_of(self.done),
+            bytes=self._end_of(self.done.images),
             classes=plan.classes,
             labels=self._write_labels() if plan.classes else "",
             source=plan.source,
@@ -208,43 +205,45 @@ class _Job:
 
     def _kept(self) -> _Done:
         """What an earlier attempt has finished, if the source still begins with it."""
-        plan = self._plan
+        size, digest = self._plan.size, self._plan.digest
         done = find_record(_Done, self._partial / PROGRESS)
-        with contextlib.suppress(OSError):
-            if (
-                done is not None
-                and (done.size, done.digest) == (plan.size, plan.digest(done.parts))
-                and self._header_bytes <= self._end_of(done) <= self._images_file.stat().st_size
-            ):
-                return done
-        return _Done(plan.size, 0, plan.digest(0), {})
+        if done is None or (done.size, done.digest) != (size, digest(done.parts)):
+            return _Done(size, 0, digest(0), {})
+        is_there = self._header_bytes <= self._end_of(done.images) <= store.bytes_of(self._images_file)
+        return done if is_there else _Done(size, 0, digest(0), {})
 
-    def _end_of(self, done: _Done) -> int:
-        """Bytes of the file of images with what is done."""
-        return self._header_bytes + sum(done.images.values()) * CHANNELS * self._plan.size**2
+    def _end_of(self, images: Mapping[Split, int]) -> int:
+        """Bytes of the file with so many images of each split."""
+        return self._header_bytes + sum(images.values()) * CHANNELS * self._plan.size**2
 
     def _append(self, file: IO[bytes]) -> None:
-        images = Counter(self.done.images)
+        number, images = self.done.parts, Counter(self.done.images)
         splits = {part.split for part in self._plan.parts}
         expected = sum(self._plan.expect[it] for it in splits) if splits <= set(self._plan.expect) else None
-        finished = self.done
         try:
-            for number, (part, some) in enumerate(self._read(), self.done.parts + 1):
+            for part, some in self._read():
                 if some.dtype != np.uint8 or some.shape[1:] != self._shape:
                     text = f"{part.name} has images of {some.dtype} and shape {some.shape[1:]}"
                     raise DataError(f"{text}, not uint8 of shape {self._shape}.")
                 if self._plan.classes and len(part.labels) != len(some):
                     raise DataError(f"{part.name} has {len(part.labels)} labels for {len(some)} images.")
                 file.write(np.ascontiguousarray(some).data)
+                number += 1
                 images[part.split] += len(some)
-                finished = _Done(self._plan.size, number, self._plan.digest(number), dict(images))
                 self._progress(part, images.total(), expected)
-                if self._end_of(finished) - self._end_of(self.done) >= NOTE_EVERY:
-                    self._note(finished, file)
-        except (DataError, KeyboardInterrupt):
-            self._note(finished, file)
-            raise
-        self._note(finished, file)
+                if self._end_of(images) - self._end_of(self.done.images) >= NOTE_EVERY:
+                    self._note(file, number, images)
+        finally:
+            self._note(file, number, images)
+
+    def _note(self, file: IO[bytes], parts: int, images: Mapping[Split, int]) -> None:
+        """Note how many parts are finished, once their images are on the disk."""
+        file.flush()
+        os.fsync(file.fileno())
+        if parts:
+            done = _Done(self._plan.size, parts, self._plan.digest(parts), dict(images))
+            write_json(self._partial / PROGRESS, to_plain(done))
+            self.done = done
 
     def _read(self) -> Iterator[tuple[Part, np.ndarray]]:
         """The parts that are left, with their images."""
@@ -258,14 +257,6 @@ class _Job:
                     waiting.extend((part, pool.submit(part.read)) for part in itertools.islice(left, 1))
             finally:
                 pool.shutdown(cancel_futures=True)
-
-    def _note(self, done: _Done, file: IO[bytes]) -> None:
-        """Note what is done, once it is on the disk."""
-        file.flush()
-        os.fsync(file.fileno())
-        if done.parts:
-            write_json(self._partial / PROGRESS, to_plain(done))
-        self.done = done
 
     def _splits(self) -> dict[Split, SplitInfo]:
         """The number and the digest of the images of each split, read back from the disk."""

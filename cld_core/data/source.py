@@ -1,14 +1,17 @@
 """The interface through which training and evaluation get their data, whatever the data set."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
+from cld_core.codec import from_plain
 from cld_core.config import registry
 from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
 from cld_core.config.plugins import fingerprint
@@ -96,10 +99,22 @@ def describe(source: Source) -> str:
     return json.dumps({"shape": list(source.shape), "grey_levels": source.grey_levels})
 
 
+@dataclass(frozen=True)
+class _Form:
+    shape: tuple[int, ...]
+    grey_levels: Literal[256] | None = None
+
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape)
+        if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > _MOST_NUMBERS:
+            raise ValueError("its data have a shape that cannot be")
+
+
 class DescribedSource:
     """Data of which only the form is known: enough to sample, nothing to train on or to compare with."""
 
     density: Toy | None = None
+    grey_levels: int | None
     wait_s = 0.0
 
     def __init__(self, description: Any, why: str) -> None:
@@ -112,19 +127,8 @@ class DescribedSource:
         Raises:
             ValueError: it is not such a description.
         """
-        content = description if isinstance(description, dict) else {}
-        shape, grey_levels = content.get("shape"), content.get("grey_levels")
-        if not isinstance(shape, list) or not 1 <= len(shape) <= _MOST_AXES:
-            raise ValueError("its data have no shape")
-        numbers = 1
-        for side in shape:
-            if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= _MOST_NUMBERS:
-                raise ValueError("its data have a shape that cannot be")
-            numbers *= side
-        if numbers > _MOST_NUMBERS or grey_levels not in (None, 256):
-            raise ValueError("its data have a form that cannot be")
-        self.shape: tuple[int, ...] = tuple(shape)
-        self.grey_levels: int | None = None if grey_levels is None else int(grey_levels)
+        form = from_plain(_Form, description)
+        self.shape, self.grey_levels = form.shape, form.grey_levels
         self._why = why
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
@@ -157,7 +161,7 @@ def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
         DataError: there are no such data.
     """
     if isinstance(spec, ImageDataSpec):
-        return {IMAGES: store.fingerprint(spec, "train")}
+        return {IMAGES: store.split_of(spec, "train").digest}
     assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
     about = _drawn(toy.get(spec.name))
     if (digest := fingerprint(plugins)) is not None:

@@ -326,7 +326,7 @@ def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) ->
     """
     data = recipe.data
     if isinstance(data, ImageDataSpec):
-        return {IMAGES: store.fingerprint(data, "train")}, f"the images in {data.path}"
+        return {IMAGES: store.split_of(data, "train").digest}, f"the images in {data.path}"
     if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
     from cld_core.data.source import identity

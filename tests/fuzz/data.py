@@ -154,7 +154,7 @@ def _read_images(root: Path, size: int) -> None:
 
     spec = ImageDataSpec(path=str(root), size=size)
     store.require(spec)
-    store.count(spec, "train"), store.fingerprint(spec, "train")
+    store.split_of(spec, "train")
     images = open_images(root, "train", size=size)
     images.batch(torch.arange(min(images.n, 64)))
 

@@ -94,9 +94,8 @@ def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
         require(Cifar10Spec(path=str(tmp_path / "published")))
     (tmp_path / "half.partial").mkdir()
     (tmp_path / "half.partial" / PROGRESS).touch()
-    for given in ("half", "half.partial"):
-        with pytest.raises(DataError, match=r"unfinished.*--out \S*half$"):
-            require(Cifar10Spec(path=str(tmp_path / given)))
+    with pytest.raises(DataError, match=r"unfinished.*--out \S*half$"):
+        require(Cifar10Spec(path=str(tmp_path / "half")))
     cut = make_images(tmp_path / "cut")
     with (cut / IMAGES).open("r+b") as file:
         file.truncate(1000)
