@@ -27,7 +27,7 @@ from cld_core.files import append_line, write_json
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
 from cld_core.run.process import not_ours
-from cld_core.run.trust import require_own_plugin
+from cld_core.run.recipe import require_own_plugin
 from cldctl.clusters import entry, job_logs
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.clusters.slurm import client

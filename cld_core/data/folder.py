@@ -8,13 +8,11 @@ Classes: if all pictures lie in two or more folders, below those of the splits i
 folders are the classes.
 """
 
-import hashlib
 import io
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -48,8 +46,6 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 }
 # Height and width in pixels; beyond it a single image takes 50 MB and more.
 LARGEST = 4096
-PICTURES_PER_PART = 500
-_BYTES_PER_PART = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,17 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
         name="folder",
         size=size,
         source=source.name,
-        parts=[part for split, chosen in by_split.items() for part in _parts(split, chosen, size, labels)],
+        parts=[
+            Part(
+                split=split,
+                name=one_line(as_text(picture.name)),
+                fingerprint=str(picture.length),
+                read=partial(_make, picture, size),
+                labels=(labels[picture.name],) if labels else (),
+            )
+            for split, chosen in by_split.items()
+            for picture in chosen
+        ],
         expect={split: len(chosen) for split, chosen in by_split.items()},
         classes=classes,
     )
@@ -224,32 +230,8 @@ def as_text(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _parts(split: Split, pictures: Sequence[_Picture], size: int, labels: Mapping[str, int]) -> Iterator[Part]:
-    at_once = max(1, min(PICTURES_PER_PART, _BYTES_PER_PART // (3 * size * size)))
-    for first in range(0, len(pictures), at_once):
-        some = pictures[first : first + at_once]
-        # Names of files need not be text.
-        lines = "\n".join(f"{picture.name}\t{picture.length}" for picture in some).encode(errors="surrogateescape")
-        yield Part(
-            split=split,
-            name=f"{split} pictures {first} to {first + len(some) - 1}",
-            fingerprint=hashlib.blake2b(lines, digest_size=16).hexdigest(),
-            read=partial(_make_all, some, size),
-            labels=[labels[picture.name] for picture in some] if labels else (),
-        )
-
-
-def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[np.ndarray]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            for pixels in pool.map(partial(_make, size=size), pictures):
-                yield pixels.transpose(2, 0, 1)[None]
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _make(picture: _Picture, size: int) -> np.ndarray:
-    """The picture, uint8 (size, size, 3): upright, transparent parts on white, cropped to the middle square, resized.
+    """The picture, uint8 (1, 3, size, size): upright, transparent parts on white, the middle square, resized.
 
     Raises:
         DataError: it is not a picture, or too large.
@@ -266,7 +248,7 @@ def _make(picture: _Picture, size: int) -> np.ndarray:
             rgb = _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
             if rgb.size != (size, size):
                 rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-            return np.asarray(rgb)
+            return np.asarray(rgb).transpose(2, 0, 1)[None]
     except UnidentifiedImageError:
         text = f"its format is unknown, or not one of {', '.join(FORMATS)}"
     except Exception as error:  # decoders of pictures raise whatever they like
@@ -276,7 +258,7 @@ def _make(picture: _Picture, size: int) -> np.ndarray:
 
 
 def read_exactly(path: Path, size: int) -> np.ndarray:
-    """The picture in a file of exactly ``size`` x ``size`` pixels, uint8 (size, size, 3); transparent parts on white.
+    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, 3, size, size); transparent parts on white.
 
     Raises:
         OSError: it cannot be read.

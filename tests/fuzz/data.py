@@ -78,7 +78,7 @@ def _read_images(root: Path, size: int) -> None:
 
     spec = ImageDataSpec(path=str(root), size=size)
     store.require(spec)
-    store.count(spec, "train"), store.fingerprint(spec, "train")
+    store.split_of(spec, "train")
     images = open_images(root, "train", size=size)
     images.batch(torch.arange(min(images.n, 64)))
 
@@ -90,7 +90,7 @@ def _plan(**more: Any) -> Any:
 
     def part(split: Any, number: int, count: int) -> Any:
         images = np.zeros((count, 3, 8, 8), np.uint8)
-        return Part(split=split, name=f"part {number}", fingerprint=str(number), read=lambda: [images])
+        return Part(split=split, name=f"part {number}", fingerprint=str(number), read=lambda: images)
 
     parts = [part(split, number, count) for split, count in (("train", 5), ("validation", 3)) for number in range(2)]
     return Plan(name="folder", size=8, source="tests", parts=parts, **more)

@@ -78,7 +78,7 @@ def test_every_image_arrives_in_order(source, images, tmp_path):
         assert np.array_equal(got.numpy(), expected)
     assert verify(tmp_path / "out") == about
     assert sorted(os.listdir(tmp_path / "out")) == ["about.json", "images.npy"]
-    assert seen == [(number, 15) for number in range(1, 16)]
+    assert seen == [(count, 15) for count in (3, 6, 9, 11, 13, 15)]
 
 
 def test_archive_and_lmdb_files_give_the_same_images_as_the_folder(source, lmdbs, whole, tmp_path):

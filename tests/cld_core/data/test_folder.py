@@ -114,8 +114,7 @@ def test_other_files_are_skipped(source, tmp_path):
     assert "validation" not in about.splits
 
 
-def test_a_bad_picture_may_simply_be_removed(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder_module, "PICTURES_PER_PART", 4)
+def test_a_bad_picture_may_simply_be_removed(source, tmp_path):
     bad = source / "more" / "11.png"
     bad.write_bytes(b"hello")
     with pytest.raises(DataError, match="cannot be used"):

@@ -11,7 +11,7 @@ from cld_core import files
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import append_line
-from cld_core.run import events, pending
+from cld_core.run import events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
@@ -152,7 +152,7 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     job = inside()
     aftermath.after_training(run, job, 137)
     assert job.delay_s == 10.0
-    assert pending.history(run.ledger).last.cause == "crashed"
+    assert run.ledger.full_history().last.cause == "crashed"
     assert isinstance(run.ledger.events()[-1], events.Started), "nothing was written"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.run.same_data import are_other
+from cld_core.run.identity import are_other_data
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from tests.support.images import make_images, run_folder
@@ -77,9 +77,9 @@ def test_a_plug_in_without_the_data_is_refused_before_anything_is_written(tmp_pa
 
 def test_what_counts_as_other_data():
     points = {"points": "1 2 3", "plugin": "a"}
-    assert not are_other(points, {"points": "1 2 3.0000001", "plugin": "b"})
-    assert are_other(points, {"points": "1 2 3.1", "plugin": "a"})
+    assert not are_other_data(points, {"points": "1 2 3.0000001", "plugin": "b"})
+    assert are_other_data(points, {"points": "1 2 3.1", "plugin": "a"})
     means = {**points, "means": "0.1 0.2"}
-    assert are_other(means, {**means, "means": "0.1 0.21"})
-    assert are_other({"plugin": "a"}, {"plugin": "b"})
-    assert not are_other(points, {})
+    assert are_other_data(means, {**means, "means": "0.1 0.21"})
+    assert are_other_data({"plugin": "a"}, {"plugin": "b"})
+    assert not are_other_data(points, {})

@@ -9,7 +9,8 @@ import pytest
 
 from cld_core.config import load
 from cld_core.errors import CldError, UsageError
-from cld_core.run import code, edits
+from cld_core.run import code
+from cld_core.run import recipe as frozen
 from cld_core.run.events import Ended, RecipeEdited, Requested
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.runs import checkout, snapshot
@@ -118,10 +119,10 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
 def test_a_recipe_that_was_edited_by_hand(run):
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text + "# a comment changes nothing\n")
-    assert edits.edited(run) == {}
+    assert frozen.edited(run) == {}
     run.recipe_file.write_text(text.replace("lr: 0.001", "lr: 0.5"))
     said = "optim.lr 0.5 instead of 0.001"
-    assert edits.edited(run) == {"optim.lr": said}
+    assert frozen.edited(run) == {"optim.lr": said}
     for command in ("status", "why"):
         told = invoke(command, run.name, "--json", runs=run.path.parent).stdout
         assert f"recipe.yaml was edited by hand: {said}" in told, "before the next start"
@@ -130,7 +131,7 @@ def test_a_recipe_that_was_edited_by_hand(run):
     events = [event for event in run.ledger.events() if isinstance(event, RecipeEdited)]
     assert [(event.keys, event.values) for event in events] == [(("optim.lr",), (said,))]
     run.recipe_file.write_text(text)
-    assert edits.note(run) is None
+    assert frozen.note(run) is None
     assert run.ledger.history().edited == ()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cld_core.run.attempt import Attempt
+from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.clusters.slurm import client, inside
@@ -67,7 +67,7 @@ def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
 
 
 def attempt(**changes: Any) -> Attempt:
-    about = {"attempt": 3, "job_id": "5", "started": 1.0, "first_step": 0, "log_offset": 2, "restart": 1}
+    about = {"attempt": 3, "job_id": "5", "time": 1.0, "step": 0, "log_offset": 2, "restart": 1}
     return Attempt(**{**about, **changes})
 
 
