@@ -72,7 +72,7 @@ async def _picture(root: Path, selected: str) -> str:
     async with app.run_test(size=(100, 30)) as pilot:
         screen = Screen(app, pilot)
         await screen.select(selected)
-        await screen.sees("attempts", "▁")
+        await screen.sees("attempts", "▁", "Quit")
         return app.export_screenshot(title="cldctl top")
 
 

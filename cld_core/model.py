@@ -147,7 +147,8 @@ class Model:
     @property
     def network(self) -> Network:
         """What a tuned sampler is chosen for."""
-        return Network(self.step, self.checkpoint, self.ema_length, labels=self.classes is not None)
+        labels = self.classes is not None
+        return Network(step=self.step, checkpoint=self.checkpoint, ema_length=self.ema_length, labels=labels)
 
     @property
     def is_image(self) -> bool:
