@@ -208,10 +208,10 @@ def since(*happened: Event) -> tuple[Event, ...]:
     return tuple(replace(event, time=ASKED + 15) for event in happened)
 
 
-def known(happened, phase, now=NOW):
+def known(happened, phase, now=NOW, problem=None):
     history = History.of(happened)
     jobs = {} if phase is None else {("any", "1"): Seen(phase)}
-    answers = Answers({"any": Survey(jobs, None, ASKED)})
+    answers = Answers({"any": Survey(jobs, problem, ASKED)})
     return state_of(history, seen_by(history, answers, now), now)[0]
 
 
@@ -244,3 +244,9 @@ def test_an_answer_that_is_older_than_the_ledger(happened, phase, wanted):
 def test_a_crash_that_nothing_follows_is_one_after_a_while():
     assert known(CRASHED, "running", now=ASKED + 15 + 29) == "RUNNING"
     assert known(CRASHED, "running", now=ASKED + 15 + 31) == "FAILED"
+
+
+def test_a_run_that_is_requeued_while_its_launcher_is_away_waits():
+    away = {"problem": "nobody answers"}
+    assert known((*BEGUN, *before(ended("timeout"), REQUEUED)), None, **away) == "REQUEUED"
+    assert known((*BEGUN, *before(ended("timeout"))), None, **away) == "STOPPED"
