@@ -53,13 +53,6 @@ def test_an_attempt_reached_at_least_the_step_that_the_next_one_begins_from():
     assert now.with_progress({"attempt": 1, "step": 100}, [80]).attempts[1].last_step == 100
 
 
-def test_an_empty_ledger():
-    made = history()
-    assert made == History()
-    assert made.last is None
-    assert made.current(lambda job: True) is None
-
-
 def test_an_end_that_is_explained_later_keeps_its_time():
     made = history(
         started(0), ended(0, "terminated", time=3.0), events.Explained(time=9.0, attempt=0, cause="requeued")
@@ -197,12 +190,6 @@ def test_what_was_decided_counts_until_the_next_end():
     assert silent.given_up is None
     explained = history(*first, given_up, events.Explained(attempt=0, cause="requeued"))
     assert explained.given_up == "budget spent", "the end itself was known before"
-
-
-def test_crashes_of_sharded_work_are_counted_by_job():
-    crash = events.Crashed(job_id="7_1", restart=0, code=1)
-    made = history(submitted("7_0"), submitted("7_1"), crash, crash)
-    assert made.crashes == {"7_1": 2}
 
 
 def test_what_one_task_was_given_up_for_is_not_said_of_the_next_job():
