@@ -87,13 +87,6 @@ def test_a_request_is_open_until_a_job_or_an_attempt_follows():
     assert history(request, started(0)).request is None
 
 
-def test_a_refused_request_is_not_in_force():
-    first = events.Requested(steps=5, overrides=("train.steps=5",), from_step=2)
-    second = events.Requested(steps=9, overrides=("train.steps=9", "train.keep=1"))
-    made = history(first, second, events.NotSubmitted(reason="no"))
-    assert (made.steps, made.overrides, made.from_step) == (5, ("train.steps=5",), 2)
-
-
 def test_attempts_in_any_order():
     made = history(started(5), started(7), started(6), ended(5, "crashed"), started(7, step=3), started(0))
     assert [it.attempt for it in made.attempts] == [0, 5, 6, 7]
@@ -107,6 +100,8 @@ def test_what_requests_asked_for():
     assert history(first).from_step == 2
     made = history(first, second)
     assert (made.steps, made.overrides, made.from_step) == (9, ("train.steps=5", "train.steps=9"), None)
+    refused = history(first, second, events.NotSubmitted(reason="no"))
+    assert (refused.steps, refused.overrides, refused.from_step) == (5, ("train.steps=5",), 2)
     assert history(first, submitted("1")).from_step == 2, "the job has yet to start there"
     assert history(first, submitted("1"), started(0)).from_step is None
 
