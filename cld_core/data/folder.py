@@ -185,14 +185,18 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
     return chosen
 
 
+def _places(pictures: Sequence[_Picture]) -> list[tuple[str, ...]]:
+    """The folders and the name of each picture, without a single folder around everything."""
+    places = [PurePosixPath(picture.name).parts for picture in pictures]
+    is_wrapped = len({place[0] for place in places}) == 1 and min(map(len, places)) > 1
+    return [place[1:] for place in places] if is_wrapped else places
+
+
 def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture]] | None:
     """The splits by the names of the top-level folders, or of those in a single wrapping folder; None without such."""
-    parts = [PurePosixPath(picture.name).parts for picture in pictures]
-    wrapped = len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1
-    tops = [part[1 if wrapped else 0] for part in parts]
     chosen: dict[Split, list[_Picture]] = {split: [] for split in SPLITS}
     others = set()
-    for top, picture in zip(tops, pictures, strict=True):
+    for (top, *_), picture in zip(_places(pictures), pictures, strict=True):
         if top in _SPLIT_FOLDERS:
             chosen[_SPLIT_FOLDERS[top]].append(picture)
         else:
@@ -210,9 +214,7 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
 
 def _classes(pictures: Sequence[_Picture]) -> tuple[tuple[str, ...], dict[str, int]]:
     """The names of the classes, and by the name of a picture its label; nothing if pictures do not lie in classes."""
-    folders = [PurePosixPath(picture.name).parts[:-1] for picture in pictures]
-    if len({path[:1] for path in folders}) == 1:
-        folders = [path[1:] for path in folders]  # One folder around everything.
+    folders = [place[:-1] for place in _places(pictures)]
     if {path[0] for path in folders if path} <= set(_SPLIT_FOLDERS):
         folders = [path[1:] for path in folders]
     if not all(folders):

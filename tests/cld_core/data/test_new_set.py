@@ -14,7 +14,7 @@ from cld_core.config.keys import key
 from cld_core.config.registry import SECTIONS
 from cld_core.data import store
 from cld_core.data.prepare import Part, Plan, names, prepare
-from cld_core.errors import DataError, RecipeError, UsageError
+from cld_core.errors import DataError
 from cld_core.registration import register
 from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer
@@ -69,10 +69,3 @@ def test_a_set_of_images_is_added_in_one_file(greys):
     images = trainer.source.batch(0, 0, 0, 6, slice(0, 6))
     assert float(images.std((1, 2, 3)).max()) == 0.0
     trainer.source.close()
-
-
-def test_its_size_is_fixed(greys):
-    with pytest.raises(RecipeError, match=r"'data\.size' is 16, but greys has 8 pixels"):
-        load(RECIPES / "cifar10_smoke.yaml", ["data.name=greys", "data.size=16"])
-    with pytest.raises(UsageError, match="greys has 8 pixels, not 16"):
-        prepare("greys", "nothing", greys, size=16)
