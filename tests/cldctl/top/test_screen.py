@@ -44,7 +44,7 @@ def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
         assert {"LOST", "0.7"} <= set(line.split())
         assert any("PENDING" in line and "Priority" in line for line in screen.lines)
 
-    on_screen(fleet.root, look, size=(160, 40))
+    on_screen(fleet.root, look, size=(200, 40))
 
 
 def test_keys_and_words_filter(fleet):
