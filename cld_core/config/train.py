@@ -39,6 +39,14 @@ class ObjectiveSpec:
         lt=1,
     )
 
+    @property
+    def kernel(self) -> Literal["hsm", "dsm"]:
+        """Whether u at t is drawn with the halves other than x at time 0 averaged over ("hsm") or given ("dsm").
+
+        The spec of a plug-in's objective may set it; without, it is "hsm".
+        """
+        return "dsm" if self.name == "dsm" else "hsm"
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
