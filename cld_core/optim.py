@@ -10,8 +10,6 @@ from torch import Tensor
 from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
 
-_MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq"), "adamax": ("exp_avg", "exp_inf")}
-
 
 def build(spec: OptimSpec, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Adam, AdamW or Adamax; the fused kernels where the optimiser has them.
@@ -72,11 +70,6 @@ def _decayed(kind: str, progress: float) -> float:
     if kind == "linear":
         return 1.0 - progress
     return 0.5 * (1.0 + math.cos(math.pi * progress)) if kind == "cosine" else 1.0
-
-
-def moments(spec: OptimSpec) -> tuple[str, ...]:
-    """Names of what the optimiser keeps for each parameter, beside the number of its steps."""
-    return _MOMENTS[spec.name]
 
 
 def portable(state: dict[str, Any]) -> dict[str, Any]:

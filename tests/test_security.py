@@ -19,12 +19,12 @@ from cld_core import ownership
 from cld_core.checkpoint.files import weights_file
 from cld_core.checkpoint.load import FORMAT
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.published import read as read_published
 from cld_core.config import load
 from cld_core.config.train import OptimSpec
 from cld_core.data.cifar10 import plan_cifar10
 from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.evaluate.weights import NotWeights, state_of
+from cld_core.importing import read as read_published
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
 from cld_core.run.trust import require_own_plugin

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cld_core
-from cld_core.checkpoint import published
+from cld_core import importing
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import Recipe, load
 from cld_core.errors import CheckpointError, NotFoundError, WrongCheckpointError
@@ -42,7 +42,7 @@ def imported(tmp_path_factory) -> RunFolder:
 
 def read(file: Path, *overrides: str) -> tuple[int, dict[str, Any]]:
     made = recipe(*overrides)
-    return published.read(file, Model(made).net, made.optim)
+    return importing.read(file, Model(made).net, made.optim)
 
 
 def spoilt(tmp_path: Path, change) -> Path:

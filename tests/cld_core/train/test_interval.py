@@ -9,9 +9,8 @@ import torch
 from cld_core import seeds
 from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.train import interval
-from cld_core.train.interval import ENDS, Interval, range_names
-from cld_core.train.step import Trainer
+from cld_core.train import step as stepping
+from cld_core.train.step import ENDS, Interval, Trainer, range_names
 from tests.support.clock import Clock
 from tests.support.paths import RECIPES
 from tests.support.waits import Waits
@@ -76,7 +75,7 @@ def test_ranks_are_summed(monkeypatch):
 
 def test_the_median_of_a_ranks_own_times(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(interval, "time", clock)
+    monkeypatch.setattr(stepping, "time", clock)
     times = Interval(Ranks(world_size=2))
     for seconds in (0.1, 0.2, 5.0):
         times.begin()

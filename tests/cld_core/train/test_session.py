@@ -8,7 +8,7 @@ import torch
 from cld_core import processor
 from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.checkpoint.write import Writer
 from cld_core.config import load
 from cld_core.errors import (
     CheckpointError,
@@ -300,7 +300,7 @@ def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
 
     monkeypatch.setattr(monitoring, "write_json", noted)
     if is_slow:
-        monkeypatch.setattr(CheckpointWriter, "busy_s", 2.0)
+        monkeypatch.setattr(Writer, "is_busy", True)
     few = ("periodic.samples=4", "periodic.elbo_points=4", "sampling.method=em", "sampling.nfe=2")
     few += ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
     run = make(
