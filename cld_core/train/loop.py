@@ -29,6 +29,7 @@ from cld_core.run import Lease, RunFolder, events, pending
 from cld_core.stop import StopCode, StopFlag
 
 from .health import EVERY, Stragglers
+from .loggers import About
 from .monitoring import Monitor
 from .periodic import Periodic
 from .step import Trainer
@@ -148,8 +149,7 @@ class Training:
                     trainer.check(done - 1)
                     scalars = trainer.take_scalars()
                     trainer.check(done - 1, scalars.get("loss"))
-                    if monitor is not None:
-                        monitor.report(done, scalars)
+                    monitor.report(done, scalars)
                 if ends or done % spec.checkpoint_every == 0 or spec.is_milestone(done):
                     self._save("checkpoint", done, trainer, trainer.state_dict, monitor)
                 if spec.wants_snapshot(done):
@@ -157,16 +157,15 @@ class Training:
                 if code is not StopCode.NONE:
                     break
                 self._wait_for_copies()
-                if monitor is not None and done == first_step + 1:
+                if done == first_step + 1:
                     monitor.started(done, self._now() - began)
                 periodic(done, watchdog.reset)
                 if done % (spec.log_every * EVERY) == 0:
                     compared = stragglers.compare(trainer.interval.take_own_time())
-                    if monitor is not None and compared is not None:
+                    if compared is not None:
                         monitor.warn(*compared)
-            if monitor is not None:
-                # What is left to do is to wait for the last checkpoint.
-                monitor.write(done, "saving")
+            # What is left to do is to wait for the last checkpoint.
+            monitor.write(done, "saving")
             return done, code
 
     def _trainer(self, first_step: int, rollbacks: int, watchdog: "Watchdog") -> Trainer:
@@ -182,34 +181,25 @@ class Training:
         trainer.warm_up()
         return trainer
 
-    def _monitor(self, first_step: int, stack: contextlib.ExitStack) -> Monitor | None:
-        if self.lease is None:
-            return None
-        monitor = Monitor(
-            self.folder,
-            attempt=self.attempt,
-            first_step=first_step,
-            steps=self.recipe.train.steps,
-            may_write=self.lease.owned,
-            recipe=self.recipe,
-        )
+    def _monitor(self, first_step: int, stack: contextlib.ExitStack) -> Monitor:
+        about = About(folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step)
+        lease = self.lease
+        monitor = Monitor(about, may_write=lambda: lease is not None and lease.owned(), speaks=lease is not None)
         stack.push(monitor.leave)
         monitor.write(first_step)
         return monitor
 
     def _save(
-        self, kind: str, step: int, trainer: Trainer, state: Callable[[], dict[str, Any]], monitor: Monitor | None
+        self, kind: str, step: int, trainer: Trainer, state: Callable[[], dict[str, Any]], monitor: Monitor
     ) -> None:
         # A rollback returns to a checkpoint, and must give up no snapshot: all steps before either must be good.
         trainer.check(step - 1)
         if kind not in self._writers:
             return
-        waits = monitor is not None and self._writers[kind].is_busy
-        if monitor is not None and waits:
+        if self._writers[kind].is_busy:
             monitor.enter("saving", step)
         self._writers[kind].save(step, state())
-        if monitor is not None and waits:
-            monitor.enter("training", step)
+        monitor.enter("training", step)
 
     def _wait_for_copies(self) -> None:
         for writer in self._writers.values():

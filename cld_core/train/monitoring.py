@@ -7,9 +7,8 @@ from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from cld_core.config import Recipe
 from cld_core.files import Dropping, write_json
-from cld_core.run import RunFolder, events, pending
+from cld_core.run import events, pending
 from cld_core.run.folder import ReportedProgress
 
 from . import loggers
@@ -30,37 +29,24 @@ class Monitor:
     What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a training.
 
     Args:
-        folder: the run.
-        attempt: number of the attempt, from 0.
-        first_step: the number of steps that were done when it began.
-        steps: the step at which the run is finished.
         may_write: whether this process still owns the run folder; checked before `progress.json` is replaced.
-        recipe: the one in force; None for the folder's.
+        speaks: False on ranks other than the first, which report nothing.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        *,
-        attempt: int,
-        first_step: int,
-        steps: int,
-        may_write: Callable[[], bool],
-        recipe: Recipe | None = None,
-    ) -> None:
-        self._folder, self._steps, self._may_write = folder, steps, may_write
-        about = About(folder=folder, recipe=recipe or folder.recipe(), attempt=attempt, first_step=first_step)
-        self._loggers = loggers.opened(about, self._noting)
-        for name, text in loggers.texts_about(about).items():
-            self._tell(methodcaller("text", f"run/{name}", text, first_step))
+    def __init__(self, about: About, *, may_write: Callable[[], bool], speaks: bool = True) -> None:
+        self._folder, self._steps = about.folder, about.recipe.train.steps
+        self._may_write, self._speaks = may_write, speaks
+        self._loggers = loggers.opened(about, self._noting) if speaks else []
+        for name, text in loggers.texts_about(about).items() if speaks else ():
+            self._tell(methodcaller("text", f"run/{name}", text, about.first_step))
         self._writing = Dropping("progress.json", self._noting("progress.json"))
         self._pictures = Dropping("a picture of samples", self._noting("pictures"))
-        self._since, self._since_step = time.perf_counter(), first_step
+        self._since, self._since_step = time.perf_counter(), about.first_step
         self._written, self._losses = 0.0, 0
         self._progress = ReportedProgress(
-            attempt=attempt,
-            step=first_step,
-            steps=steps,
+            attempt=about.attempt,
+            step=about.first_step,
+            steps=self._steps,
             loss=None,
             steps_per_s=None,
             time=time.time(),
@@ -84,20 +70,24 @@ class Monitor:
         if now - self._written > PROGRESS_EVERY_S:
             self.write(step)
 
+    def say(self, line: str) -> None:
+        """Write a line to the log."""
+        if self._speaks:
+            print(line, flush=True)
+
     def enter(self, phase: str, step: int) -> None:
         """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...), if that is new."""
         if phase != self._progress["phase"]:
             self._progress["phase"] = phase
             self._replace(step)
 
-    def warn(self, line: str | None, warning: str | None) -> None:
+    def warn(self, line: str, warning: str | None) -> None:
         """Write a line to the log; what is wrong, if anything, is part of `progress.json` until the next call."""
-        if line is not None:
-            print(line, flush=True)
+        self.say(line)
         if warning is None:
             self._progress.pop("warning", None)
         elif warning != self._progress.get("warning"):
-            print(f"warning: {warning}", flush=True)
+            self.say(f"warning: {warning}")
             self._progress["warning"] = warning
 
     def add(self, step: int, scalars: dict[str, float]) -> None:
@@ -115,7 +105,7 @@ class Monitor:
     def started(self, step: int, seconds: float) -> None:
         """Report how long it took from loading to the end of the first step, which compiles; the rate leaves it out."""
         self._plot("train", {"first_step_s": seconds}, step)
-        print(f"first step done after {seconds:.1f} s", flush=True)
+        self.say(f"first step done after {seconds:.1f} s")
         self.resume_clock(step)
         self.enter("training", step)
 
@@ -135,7 +125,7 @@ class Monitor:
         if "smoothed_loss" in progress:
             loss += f" (smoothed {progress['smoothed_loss']:.5g})"
         rate = "-" if progress["steps_per_s"] is None else f"{progress['steps_per_s']:.4g}"
-        print(f"step {step}/{self._steps} loss {loss} steps/s {rate}", flush=True)
+        self.say(f"step {step}/{self._steps} loss {loss} steps/s {rate}")
 
     def _replace(self, step: int) -> None:
         self._progress["step"], self._progress["time"] = step, time.time()

@@ -35,7 +35,7 @@ class Periodic:
     does not converge, is reported and training continues. A request to stop ends the work between two batches.
     """
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, monitor: Monitor | None, stop: StopFlag) -> None:
+    def __init__(self, trainer: Trainer, folder: RunFolder, monitor: Monitor, stop: StopFlag) -> None:
         self._trainer, self._folder, self._monitor, self._stop = trainer, folder, monitor, stop
         self._spec = trainer.recipe.periodic
         # What FID needs is looked for now, not at the step where it is due.
@@ -56,14 +56,12 @@ class Periodic:
             # Batch sizes vary here, and each of them would be timed.
             with trainer.ema.in_place(), numerics.using(tf32=trainer.recipe.train.tf32):
                 for phase, work in works:
-                    if self._monitor is not None:
-                        self._monitor.enter(phase, step)
+                    self._monitor.enter(phase, step)
                     work(model, heartbeat)
         finally:
             trainer.net.train()
-        if self._monitor is not None:
-            self._monitor.resume_clock(step)
-            self._monitor.enter("training", step)
+        self._monitor.resume_clock(step)
+        self._monitor.enter("training", step)
 
     def _sample(self, model: Model, heartbeat: Heartbeat) -> None:
         seed, labels = model.recipe.eval.seed, pictures.in_rows(model, self._spec.samples)
@@ -75,7 +73,7 @@ class Periodic:
             return Samples(drawn.x.cpu(), v, drawn.nfe_each.cpu())
 
         parts = self._shared("samples", self._spec.samples, draw, heartbeat)
-        if parts is None or self._monitor is None:
+        if parts is None:
             return
         drawn = Samples.cat(parts)
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
@@ -96,12 +94,11 @@ class Periodic:
         try:
             request = EvalRequest.periodic_bound(model.recipe)
         except (CldError, OSError) as error:  # The same on all ranks, which see the same data.
-            if self._monitor is not None:
-                print(f"no likelihood bound this time: {error}", flush=True)
+            self._monitor.say(f"no likelihood bound this time: {error}")
             return
         assert request is not None, "a recipe that wants the bound has a request for it"
         section = self._section("elbo", ElboRows(model, request), "likelihood bound", heartbeat)
-        if section is None or self._monitor is None:
+        if section is None:
             return
         names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
         self._monitor.add(model.step, {name: section[name] for name in names})
@@ -112,7 +109,7 @@ class Periodic:
         assert self._fid_request is not None, "a recipe that wants FID has a request for it"
         request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
         section = self._section("fid", FeatureRows(model, request), "FID", heartbeat)
-        if section is None or self._monitor is None:
+        if section is None:
             return
         self._monitor.add(model.step, {"fid": section["value"], "fid_nfe": section["nfe_mean"]})
         print(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples", flush=True)
@@ -125,7 +122,7 @@ class Periodic:
 
         (n,) = rows.request.sizes.values()
         parts = self._shared(what, n, rows.compute, heartbeat)
-        if parts is None or self._monitor is None:
+        if parts is None:
             return None
         try:
             section = registry.section(registry.metric(metric), Table(rows.model, rows.request, joined(parts)))

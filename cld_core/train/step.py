@@ -78,7 +78,7 @@ class Trainer:
                 halves_out=self.sde.m,
                 classes=len(self.classes or ()),
             )
-        self._model: Any = prepare(self.net, train, ranks)
+        self._model = prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
         self.deferred = self._skips_on_device and device.type != "cpu"
@@ -89,8 +89,7 @@ class Trainer:
         self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
-        cast = precision.Autocast(self._model, device, train.precision, channels_last=train.channels_last)
-        self.score = Score(self.sde, recipe.objective, cast)
+        self.score = Score(self.sde, recipe.objective, self._model)
         self.interval = Interval(ranks)
 
     def warm_up(self) -> None:
@@ -238,7 +237,7 @@ class Trainer:
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
-            with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self._model.no_sync():
+            with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self._model.net.no_sync():
                 score = self.score if label is None else Conditional(self.score, label[part])
                 losses = self.loss.losses(score, x[part], draws.rows(part))
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
@@ -430,10 +429,10 @@ class Interval:
         return event
 
 
-def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
-    """What to call instead of ``net``, which keeps the parameters: moved to the device, replicated and compiled.
+def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
+    """What to call instead of ``net``, which keeps the parameters: on the device, replicated, compiled, in a precision.
 
-    With more than one rank it has `no_sync`, as `DistributedDataParallel` (DDP) does.
+    With more than one rank, its ``net`` has `no_sync`, as `DistributedDataParallel` (DDP) does.
     """
     device = ranks.device
     net.to(device)
@@ -452,4 +451,5 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
         )
     # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would be ready at the end
     # of the backward pass, and none could be sent before.
-    return compiled(model) if spec.compile else model
+    model = compiled(model) if spec.compile else model
+    return precision.Autocast(model, device, spec.precision, channels_last=spec.channels_last)

@@ -12,7 +12,6 @@ from cld_core import seeds
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import load
 from cld_core.data.image_source import indices as indices_of
-from cld_core.ema import Ema
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.likelihood import ElboRows
@@ -27,7 +26,7 @@ from cld_core.stop import StopCode, StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer
 from tests.support.extractor import TINY
-from tests.support.images import clone, make_images, run_folder, tiny_recipe
+from tests.support.images import make_images, run_folder, tiny_recipe
 from tests.support.paths import RECIPES
 from tests.support.tools import same
 
@@ -128,17 +127,6 @@ def test_the_images_of_a_resumed_epoch_are_each_seen_once(data, monkeypatch):
     assert seen == [index for step in range(10) for index in indices_of(step, 6, n, 0).tolist()]
     for epoch in range(3):
         assert sorted(seen[n * epoch : n * (epoch + 1)]) == list(range(n))
-
-
-def test_the_average_is_swapped_in_and_out_without_a_trace():
-    net = torch.nn.Linear(2, 2)
-    ema = Ema(net, 0.9)
-    torch.nn.init.ones_(net.weight)
-    own, average = clone(net.state_dict()), ema.average[0].clone()
-    with ema.in_place():
-        assert torch.equal(net.weight, average)
-    assert same(own, net.state_dict())
-    assert torch.equal(ema.average[0], average)
 
 
 def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, tmp_path, capsys):

@@ -166,15 +166,12 @@ def test_a_missing_package_is_said_before_training_begins(tmp_path, monkeypatch)
     assert "pip install" in run.ledger.history().given_up
 
 
-def monitor(run, attempt, first_step):
-    return Monitor(run, attempt=attempt, first_step=first_step, steps=60, may_write=lambda: True)
-
-
 def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0, host="here", versions={"python": "3"}))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=19, detail="<b>`x`|\nsecond"))
     run.ledger.append(Started(attempt=1, job_id="8", step=10, host="there"))
-    monitor(run, 1, 10).close()
+    about = About(folder=run, recipe=run.recipe(), attempt=1, first_step=10)
+    Monitor(about, may_write=lambda: True).close()
     events = EventAccumulator(str(run.tensorboard)).Reload()
     texts = {
         name: events.Tensors(f"run/{name}/text_summary")[0].tensor_proto.string_val[0].decode()

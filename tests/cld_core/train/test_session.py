@@ -8,6 +8,7 @@ import torch
 from cld_core import processor
 from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.load import read_tensors
 from cld_core.checkpoint.write import Writer
 from cld_core.config import load
 from cld_core.errors import (
@@ -65,8 +66,9 @@ def causes(run: RunFolder) -> list[str | None]:
     return [entry.cause for entry in attempts(run)]
 
 
-def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkeypatch):
-    whole, parts = make("whole", "train.on_resume=exact"), make("parts", "train.on_resume=exact")
+@pytest.mark.parametrize("more", [(), ("data.labels=true", "train.ema_every=4", "train.ema_lengths=[0.05,0.1]")])
+def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkeypatch, more):
+    whole, parts = (make(name, "train.on_resume=exact", *more) for name in ("whole", "parts"))
     attempt(whole)
     for step in (3, 17, 24):
         flag = stop_at(step, monkeypatch)
@@ -77,6 +79,9 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
         monkeypatch.undo()
     assert attempt(parts) == session.SessionResult("finished", 40)
     assert same(load_checkpoint(whole, 40), load_checkpoint(parts, 40))
+    assert whole.snapshot_steps() == parts.snapshot_steps() == (list(range(4, 41, 4)) if more else [])
+    for step in whole.snapshot_steps():
+        assert same(*(read_tensors(run.snapshot_file(step)) for run in (whole, parts)))
     assert causes(parts) == ["preempted"] * 3 + ["finished"]
 
 
@@ -91,25 +96,15 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
         return original(self, step)
 
     monkeypatch.setattr(Trainer, "_backward", spying)
-    original_take = Trainer.take_scalars
+    take = Trainer.take_scalars
 
     def taking(self):
-        scalars = original_take(self)
-        losses.append(scalars["loss"])
+        losses.append((scalars := take(self))["loss"])
         return scalars
 
     monkeypatch.setattr(Trainer, "take_scalars", taking)
-    flag = StopFlag()
-    counting = Trainer.step
-
-    def stepping(self, number, **more):
-        if number == 399:
-            flag.request(StopCode.USR2)
-        counting(self, number, **more)
-
-    monkeypatch.setattr(Trainer, "step", stepping)
-    assert attempt(run, flag).step == 401
-    monkeypatch.setattr(Trainer, "step", counting)
+    with monkeypatch.context() as patched:
+        assert attempt(run, stop_at(399, patched)).step == 401
     attempt(run)
     assert len(losses) == 600
     assert {key[1] for key in keys[:401]} == {0}
@@ -216,24 +211,17 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     assert attempt(run) == session.SessionResult("finished", 20)
 
 
-def test_a_bug_is_a_crash(make, monkeypatch):
-    run = make()
-    monkeypatch.setattr(Trainer, "step", lambda self, step, **more: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        attempt(run)
-    last = attempts(run)[-1]
-    assert (last.cause, last.detail, last.bug) == ("crashed", "ZeroDivisionError: division by zero", True)
-
-
-def test_an_error_of_the_machine_is_a_crash_but_not_a_bug(make, monkeypatch):
+@pytest.mark.parametrize(("error", "bug"), [(ZeroDivisionError("by zero"), True), (RuntimeError("device lost"), False)])
+def test_a_crash_is_a_bug_unless_the_machine_may_be_to_blame(make, monkeypatch, error, bug):
     def failing(self, step, **more):
-        raise RuntimeError("device lost")
+        raise error
 
     run = make()
     monkeypatch.setattr(Trainer, "step", failing)
-    with pytest.raises(RuntimeError, match="device lost"):
+    with pytest.raises(type(error)):
         attempt(run)
-    assert (attempts(run)[-1].cause, attempts(run)[-1].bug) == ("crashed", False)
+    last = attempts(run)[-1]
+    assert (last.cause, last.detail, last.bug) == ("crashed", f"{type(error).__name__}: {error}", bug)
 
 
 def test_resuming_from_a_chosen_step_sets_the_later_checkpoints_aside(make, capsys):

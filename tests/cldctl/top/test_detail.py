@@ -10,6 +10,7 @@ from cld_core.run import RunFolder
 from cld_core.run.attempt import Attempt
 from cld_core.run.events import CAUSES
 from cld_core.run.timeline import Stretch
+from cld_core.train.loggers import About
 from cld_core.train.monitoring import Monitor
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs.status import RunStatus
@@ -75,7 +76,8 @@ def run(tmp_path) -> RunFolder:
 
 def trained(run: RunFolder, last: int) -> None:
     """A first attempt as training writes it; each loss tells the step."""
-    monitor = Monitor(run, attempt=0, first_step=0, steps=last, may_write=lambda: False)
+    about = About(folder=run, recipe=run.recipe(), attempt=0, first_step=0)
+    monitor = Monitor(about, may_write=lambda: False)
     for step in range(10, last + 1, 10):
         monitor.report(step, {"loss": float(step)})
     monitor.close()
