@@ -6,31 +6,13 @@ import torch
 from cld_core.checkpoint.files import StoredAverages, sidecar_of, usable
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.checkpoint.load import read_tensors
-from cld_core.config import load
 from cld_core.errors import NonFiniteError
-from cld_core.ranks import Ranks
 from cld_core.run import RunFolder, events
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cld_core.train.step import Trainer
-from tests.support.paths import RECIPES
+from tests.cld_core.train.conftest import attempt
 from tests.support.tools import same, wait_for
 
-SMALL = ("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=40")
-KEPT = ("train.checkpoint_every=10", "train.ema_every=4", "train.ema_lengths=[0.05,0.1]")
-
-
-@pytest.fixture
-def make(tmp_path):
-    def make(name: str = "mine", *overrides: str) -> RunFolder:
-        recipe = load(RECIPES / "toy.yaml", [*SMALL, *KEPT, *overrides])
-        return RunFolder.create(tmp_path / name, recipe, {"created": 1.0})
-
-    return make
-
-
-def attempt(run: RunFolder) -> None:
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+KEPT = ("train.ema_every=4", "train.ema_lengths=[0.05,0.1]")
 
 
 def interrupted(run: RunFolder, step: int, act) -> None:
@@ -48,7 +30,7 @@ def interrupted(run: RunFolder, step: int, act) -> None:
 
 
 def test_snapshots_are_the_averages_of_their_steps_and_outlive_checkpoints(make):
-    run = make("mine", "train.keep=1")
+    run = make(*KEPT, "train.keep=1")
     attempt(run)
     assert run.snapshot_steps() == list(range(4, 41, 4))
     assert run.checkpoint_steps() == [40]
@@ -58,7 +40,7 @@ def test_snapshots_are_the_averages_of_their_steps_and_outlive_checkpoints(make)
 
 
 def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, capsys):
-    run = make("mine", "train.ema_lengths=[]", "train.ema_every=null", "train.steps=20")
+    run = make("train.steps=20")
     attempt(run)
     run.ledger.append(
         events.Requested(steps=40, overrides=("train.steps=40", "train.ema_lengths=[0.1]", "train.ema_every=4"))
@@ -74,7 +56,7 @@ def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, c
 
 
 def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
-    run = make()
+    run = make(*KEPT)
 
     def crash():
         raise MemoryError("no more")
@@ -95,7 +77,7 @@ def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
 
 
 def test_a_rollback_sets_aside_what_it_gives_up(make, monkeypatch):
-    run, original, seen = make("mine", "train.max_rollbacks=1", "train.log_every=1"), Trainer._backward, []
+    run, original, seen = make(*KEPT, "train.max_rollbacks=1", "train.log_every=1"), Trainer._backward, []
 
     def poisoned(self, step):
         loss = original(self, step)

@@ -9,18 +9,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Ended, Started
-from cld_core.stop import StopFlag
-from cld_core.train import loggers, session
+from cld_core.train import loggers
 from cld_core.train.loggers import About, Background, close
 from cld_core.train.monitoring import Monitor
+from tests.cld_core.train.conftest import attempt
 from tests.support.clock import Clock
 from tests.support.paths import RECIPES
 from tests.support.tools import wait_for
-
-SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=10"]
 
 
 class Recorder:
@@ -135,33 +131,30 @@ def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypa
 
 
 @pytest.fixture
-def run(tmp_path):
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "hooks.on_change=echo secret-command"])
-    return RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+def run(make):
+    return make("train.steps=10", "hooks.on_change=echo secret-command")
 
 
 @pytest.mark.parametrize("problem", [RuntimeError("broken"), OSError(28, "No space left on device")])
-def test_a_training_ends_well_whatever_a_logger_does(tmp_path, monkeypatch, problem):
-    def make(about):
+def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem):
+    def failing(about):
         raise problem
 
     monkeypatch.setitem(loggers.LOGGERS, "wandb", f"{__name__}:Recorder")
-    monkeypatch.setattr(loggers, "resolve", lambda name: make)
+    monkeypatch.setattr(loggers, "resolve", lambda name: failing)
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
-    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    run = make("train.steps=10", "monitor.wandb.project=p")
+    assert attempt(run).cause == "finished"
     dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Dropped)}
     assert dropped.keys() == {"tensorboard", "wandb"}
     assert min(dropped.values()) >= 3
 
 
-def test_a_missing_package_is_said_before_training_begins(tmp_path, monkeypatch):
+def test_a_missing_package_is_said_before_training_begins(make, monkeypatch):
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: None)
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
-    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    run = make("train.steps=10", "monitor.wandb.project=p")
     with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):
-        session.run(run, Ranks(), StopFlag(), job_id="test")
+        attempt(run)
     assert run.ledger.history().attempts == ()
     assert "pip install" in run.ledger.history().given_up
 

@@ -10,7 +10,7 @@ import torch.multiprocessing as multiprocessing
 from cld_core import optim
 from cld_core.config import load
 from cld_core.config.train import OptimSpec
-from cld_core.errors import CheckpointError, NonFiniteError
+from cld_core.errors import CheckpointError, DataError, NonFiniteError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer, moved
@@ -42,6 +42,8 @@ def trained(steps: int, *overrides: str, noise_key: int = 0) -> Trainer:
         ("objective.weighting=likelihood", "objective.times=importance"),
         ("network.name=resnet", "network.width=8", "network.layers=2", "optim.name=adamax"),
         ("optim.name=adamw", "optim.weight_decay=0.1", "optim.grad_clip=null", "optim.impl=plain"),
+        ("data.labels=true", "network.name=resnet", "network.width=8", "network.layers=2"),
+        ("data.labels=true", "train.precision=fp16", "sde.name=vpsde", "objective.name=dsm"),
         ("train.precision=bf16", "network.width=64"),
         ("train.precision=fp16", "network.width=64"),
     ],
@@ -185,3 +187,43 @@ def test_nothing_of_the_state_changes_before_the_update():
     made.step(2, before_update=lambda: seen.append(same(made.state_dict(), before)))
     assert seen == [True]
     assert not same(made.state_dict(), before)
+
+
+def labelled(*overrides: str) -> Trainer:
+    return Trainer(load(RECIPES / "toy_diamond.yaml", [*SMALL, "data.labels=true", *overrides]), Ranks())
+
+
+def test_the_share_of_examples_without_a_label_is_that_of_the_recipe():
+    made = labelled("train.batch_size=4000", "objective.label_dropout=0.25")
+    x, label = made._examples(0, slice(0, 4000))
+    free = label == 9
+    assert float(free.double().mean()) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(label[~free], made.source._labels(x)[~free])
+    _, part = made._examples(0, slice(1000, 1500))
+    assert torch.equal(part, label[1000:1500])
+    assert not torch.equal(made._examples(1, slice(0, 4000))[1] == 9, free)
+
+
+def test_labels_change_neither_the_data_nor_the_noise():
+    """Dropping all labels, a network whose embedding is fixed sees what one without labels sees."""
+    named, plain = labelled(), labelled("data.labels=false")
+    assert torch.equal(named._examples(3, slice(0, 10))[0], plain._examples(3, slice(0, 10))[0])
+    assert plain._examples(3, slice(0, 10))[1] is None
+    assert "classes" not in plain.state_dict()
+
+
+def test_a_checkpoint_of_other_classes_is_refused():
+    state = clone(labelled().state_dict())
+    state["classes"] = {**state["classes"], "names": [f"mode {number}" for number in range(9)]}
+    with pytest.raises(CheckpointError, match=r"the classes of the data are others .*: mode 0, mode 1"):
+        labelled().load_state_dict(state)
+
+
+def test_toy_data_without_labels_cannot_have_them(tmp_path):
+    plain = tmp_path / "plain.py"
+    plain.write_text(
+        "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('unlabelled_for_tests')\n"
+        "def plain(n, generator):\n    return torch.randn(n, 2, generator=generator)\n"
+    )
+    with pytest.raises(DataError, match=r"have no labels\. Set data\.labels=false"):
+        labelled("data.name=unlabelled_for_tests", f"plugins={plain}")
