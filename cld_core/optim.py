@@ -109,10 +109,6 @@ def load(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             for name, value in entry.items():
                 if name == "step" and not skips_on_device(optimiser):
                     entry[name] = value.cpu()
-                elif name != "step" and _differ(value, parameter):
+                elif name != "step":
                     # The kernels want moments to lie in memory as their parameters do (channels_last).
                     entry[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _differ(value: Tensor, parameter: Tensor) -> bool:
-    return value.stride() != parameter.stride() or value.dtype != parameter.dtype

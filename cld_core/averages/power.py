@@ -1,5 +1,6 @@
 """The power-function averages that training tracks beside its moving average, and others that are made of them."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -106,11 +107,15 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
         text = f"the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}"
         raise UsageError(f"{run.name}: {text}.")
     made_of = weights_digest(run, step, length)
-    kept = _kept(run, step, length, made_of)
-    if kept is not None:
-        if kept.error is not None and kept.error > TOLD_ABOVE:
-            _log.warning("EMA length %g: relative error of its profile %.2g", length, kept.error)
-        return usual._replace(tensors=kept.tensors, error=kept.error)
+    # What somebody has made before, unless it is damaged or of what is no longer there.
+    with contextlib.suppress(CheckpointError, ValueError):
+        kept = averaged_weights(run, step, length)
+        about = kept.described(ABOUT)
+        if about.get("made_of") == made_of and about.get("tensors") == tensors_digest(kept.tensors):
+            error = real(about.get("error")) or 0.0
+            if error > TOLD_ABOVE:
+                _log.warning("EMA length %g: relative error of its profile %.2g", length, error)
+            return usual._replace(tensors=kept.tensors, error=error)
     tensors, error = reconstructed(run, step, length, usual.tensors)
     about = {"made_of": made_of, "error": error, "tensors": tensors_digest(tensors)}
     try:
@@ -119,17 +124,6 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     except (OSError, RuntimeError) as problem:
         _log.info("%s: the average of length %g is not kept: %s", run.name, length, one_line(problem))
     return usual._replace(tensors=tensors, error=error)
-
-
-def _kept(run: RunFolder, step: int, length: float, made_of: str | None) -> Averaged | None:
-    """The average that somebody made before, unless it is damaged or of what is no longer there."""
-    try:
-        weights = averaged_weights(run, step, length)
-        about = weights.described(ABOUT)
-        whole = about.get("made_of") == made_of and about.get("tensors") == tensors_digest(weights.tensors)
-    except (CheckpointError, ValueError):
-        return None
-    return Averaged(weights.tensors, None, real(about.get("error"))) if whole else None
 
 
 def reconstructed(

@@ -126,7 +126,7 @@ class Training:
             trainer = self._trainer(first_step, rollbacks, watchdog)
             stack.callback(trainer.close)
             monitor = self._monitor(first_step, stack)
-            periodic = Periodic(trainer, self.folder, monitor, stop)
+            periodic = Periodic(trainer, self.folder, monitor, stop, watchdog.reset)
             stack.callback(watchdog.close)
             watchdog.reset()
             done, code = first_step, StopCode.NONE
@@ -159,7 +159,7 @@ class Training:
                 self._wait_for_copies()
                 if done == first_step + 1:
                     monitor.started(done, self._now() - began)
-                periodic(done, watchdog.reset)
+                periodic(done)
                 if done % (spec.log_every * EVERY) == 0:
                     compared = stragglers.compare(trainer.interval.take_own_time())
                     if compared is not None:

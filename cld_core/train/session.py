@@ -65,15 +65,6 @@ CauseOf = Callable[[StopCode], Cause | None]
 
 
 @dataclass(frozen=True)
-class Start:
-    """Number and first step of an attempt, and whether nothing is left to do."""
-
-    attempt: int
-    step: int
-    finished: bool
-
-
-@dataclass(frozen=True)
 class SessionResult:
     """How an attempt ended: the cause as in the ledger, and the step that was reached and saved."""
 
@@ -118,15 +109,15 @@ def run(
     """
     if recipe is None:
         recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
-    with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
+    with _started(folder, recipe, ranks, job_id, restart) as (number, first_step, lease):
         # Before anything that may fail on one rank alone.
         hosts = ranks.gather(node or socket.gethostname())
-        if start.finished:
-            print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
+        if first_step >= recipe.train.steps:
+            print(f"{folder.name} is finished: {first_step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
                 pending.append(folder.ledger, events.TurnedAway(job_id=job_id, why="finished"))
-            return SessionResult("finished", start.step)
-        training = Training(folder, recipe, ranks, stop, start.attempt, start.step, lease, node)
+            return SessionResult("finished", first_step)
+        training = Training(folder, recipe, ranks, stop, number, first_step, lease, node)
         if lease is None:
             step, signal = training.run()
             return SessionResult(_CAUSE_OF_CODE[signal], step, signal)
@@ -136,17 +127,17 @@ def run(
             print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
         progress = folder.progress()
         # What it saved may be later than what it reported.
-        silent = progress.get("attempt") == start.attempt - 1
+        silent = progress.get("attempt") == number - 1
         beginning = events.Started(
-            attempt=start.attempt,
+            attempt=number,
             job_id=job_id,
-            step=start.step,
+            step=first_step,
             pid=os.getpid(),
             # One name everywhere: the launcher's, by which nodes are avoided, too.
             host=node or socket.gethostname(),
             hosts=tuple(hosts or ()),
             restart=restart,
-            reached=max(progress.get("step", 0), start.step) if silent else None,
+            reached=max(progress.get("step", 0), first_step) if silent else None,
             heard=progress.get("time") if silent else None,
             log_offset=None if log is None else os.path.getsize(log) if os.path.exists(log) else 0,
             warning=_warning(recipe, ranks),
@@ -170,11 +161,11 @@ def run(
 @contextlib.contextmanager
 def _started(
     folder: RunFolder, recipe: Recipe, ranks: Ranks, job_id: str, restart: int
-) -> Iterator[tuple[Start, Lease | None]]:
-    """Where all ranks start, and on rank 0 the lease, which is held during the block."""
+) -> Iterator[tuple[int, int, Lease | None]]:
+    """Number and first step of the attempt of all ranks, and on rank 0 the lease, which is held during the block."""
     held: list[Lease] = []
 
-    def start() -> Start:
+    def start() -> tuple[int, int]:
         try:
             held.append(Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S))
             recipe.monitor.require_installed()
@@ -190,14 +181,14 @@ def _started(
             raise
 
     try:
-        yield ranks.on_first(start), next(iter(held), None)
+        yield *ranks.on_first(start), next(iter(held), None)
     finally:
         for lease in held:
             lease.release()
 
 
-def choose(folder: RunFolder, recipe: Recipe) -> Start:
-    """Start from the newest good checkpoint, or from the one that `resume --from` asked for.
+def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int]:
+    """Number and first step of an attempt: it starts from the newest good checkpoint, or the one of `resume --from`.
 
     Records damaged checkpoints, and sets those aside that are later than the first step.
 
@@ -224,7 +215,7 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     moved = set_aside(folder, after=step)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
-    return Start(len(history.attempts), step, finished=step >= recipe.train.steps)
+    return len(history.attempts), step
 
 
 def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
