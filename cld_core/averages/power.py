@@ -14,14 +14,13 @@ from cld_core.checkpoint.files import TOLD_ABOVE, Stored, weights_digest, weight
 from cld_core.checkpoint.load import ABOUT, averaged_weights, read_tensors, tensors_digest
 from cld_core.checkpoint.write import write_weights
 from cld_core.codec import real
-from cld_core.config.train import LONGEST
 from cld_core.ema import Averages
-from cld_core.errors import CheckpointError, UsageError
+from cld_core.errors import CheckpointError
 from cld_core.files import passes, replacing
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
 
-from .profiles import exponent, key_of, mixture
+from .profiles import exponent, key_of, mixture, require_length
 
 _log = logging.getLogger(__name__)
 
@@ -103,9 +102,7 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     usual = Averaged(weights.tensors, weights.described(ABOUT).get("classes"))
     if length is None:
         return usual
-    if not isinstance(length, int | float) or not 0 < length < LONGEST:
-        text = f"the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}"
-        raise UsageError(f"{run.name}: {text}.")
+    require_length(run, length)
     made_of = weights_digest(run, step, length)
     # What somebody has made before, unless it is damaged or of what is no longer there.
     with contextlib.suppress(CheckpointError, ValueError):

@@ -114,6 +114,13 @@ class Mixture:
     described: str
 
 
+def require_length(run: RunFolder, length: object) -> None:
+    """Refuse what cannot be the relative length of an average; raises UsageError."""
+    if not isinstance(length, int | float) or not 0 < length < LONGEST:
+        text = f"the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}"
+        raise UsageError(f"{run.name}: {text}.")
+
+
 def mixture(run: RunFolder, step: int, length: float, without: Collection[int] = ()) -> Mixture:
     """How the average of a length is reconstructed for the checkpoint of a step.
 
@@ -121,9 +128,11 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
         without: steps of snapshots that turned out to be damaged.
 
     Raises:
-        UsageError: the length is out of reach (the message says which are not), or the checkpoint has no averages.
+        UsageError: the length is invalid or out of reach (the message says which are possible), or the checkpoint has
+            no averages.
         OSError: the snapshots cannot be listed.
     """
+    require_length(run, length)
     stored = [one for one in usable(run, step) if one.step not in without]
     if not stored:
         command = f"`cldctl resume {run.name} train.ema_lengths=[0.05,0.1]`"

@@ -45,7 +45,7 @@ class _Failed(Exception):
     """What is wrong with this machine, for the reason of an `UnfitError`."""
 
 
-def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str = "") -> None:
+def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str) -> None:
     """What a rank can check alone: memory, its GPU, and whether it can write into the run folder.
 
     Args:
@@ -56,7 +56,6 @@ def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str = 
     Raises:
         UnfitError: one of the checks failed, or took too long.
     """
-    host = node or socket.gethostname()
     checks: dict[str, tuple[float, Callable[[], None]]] = {
         "memory": (MEMORY_WITHIN_S, _memory),
         **({"gpu": (GPU_WITHIN_S, lambda: _gpu(place, allotted))} if gpu else {}),
@@ -66,10 +65,10 @@ def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str = 
         try:
             _within(within_s, check)
         except _Failed as error:
-            raise UnfitError(f"{host}: {name}: {error}", name, {place.rank: host}) from error
+            raise UnfitError(f"{node}: {name}: {error}", name, {place.rank: node}) from error
 
 
-def together(ranks: Ranks, *, node: str = "") -> list[str]:
+def together(ranks: Ranks, *, node: str) -> list[str]:
     """What the ranks check together: the sum over all of them, and their clocks; returns warnings, on rank 0.
 
     Raises:
@@ -83,7 +82,7 @@ def together(ranks: Ranks, *, node: str = "") -> list[str]:
         problem = str(error)
     told: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
     dist.barrier(group=ranks.control)
-    dist.all_gather_object(told, (node or socket.gethostname(), problem, time.time()), group=ranks.control)
+    dist.all_gather_object(told, (node, problem, time.time()), group=ranks.control)
     wrong = {rank: host for rank, (host, reason, _) in enumerate(told) if reason is not None}
     if wrong:
         # If the sum is wrong everywhere, nobody knows whose share of it was.
@@ -198,7 +197,7 @@ def joined(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted:
     Raises:
         UnfitError: a check failed.
     """
-    began = time.perf_counter()
+    began, node = time.perf_counter(), node or socket.gethostname()
     if check:
         alone(folder, place, gpu=gpu, allotted=allotted, node=node)
     lone_s = time.perf_counter() - began

@@ -8,7 +8,6 @@ that makes progress is not given up.
 
 import contextlib
 import faulthandler
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -50,7 +49,7 @@ class Training:
     Attributes:
         attempt: its number, from 0.
         lease: held on rank 0 alone.
-        node: what the scheduler calls this machine.
+        node: what the launcher calls this machine.
     """
 
     folder: RunFolder
@@ -60,7 +59,7 @@ class Training:
     attempt: int
     first_step: int
     lease: Lease | None
-    node: str = ""
+    node: str
     # On rank 0 alone, by the kind of file; each has at most one write in flight.
     _writers: dict[str, write.Writer] = field(default_factory=dict)
 
@@ -120,7 +119,7 @@ class Training:
             NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
         """
         spec, stop, consensus, began = self.recipe.train, self.stop, Consensus(self.ranks), self._now()
-        stragglers = Stragglers(self.ranks, self.node or socket.gethostname())
+        stragglers = Stragglers(self.ranks, self.node)
         with contextlib.ExitStack() as stack:
             watchdog.reset()
             trainer = self._trainer(first_step, rollbacks, watchdog)

@@ -107,11 +107,13 @@ def run(
         OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
+    # One name everywhere: the launcher's, by which nodes are avoided, too.
+    node = node or socket.gethostname()
     if recipe is None:
         recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
     with _started(folder, recipe, ranks, job_id, restart) as (number, first_step, lease):
         # Before anything that may fail on one rank alone.
-        hosts = ranks.gather(node or socket.gethostname())
+        hosts = ranks.gather(node)
         if first_step >= recipe.train.steps:
             print(f"{folder.name} is finished: {first_step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
@@ -133,8 +135,7 @@ def run(
             job_id=job_id,
             step=first_step,
             pid=os.getpid(),
-            # One name everywhere: the launcher's, by which nodes are avoided, too.
-            host=node or socket.gethostname(),
+            host=node,
             hosts=tuple(hosts or ()),
             restart=restart,
             reached=max(progress.get("step", 0), first_step) if silent else None,

@@ -31,6 +31,8 @@ from cld_core.score import Score
 
 # Upper ends of ranges of t, the same for all runs, so that their curves can be compared. The first range begins at 0.
 ENDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+# What the losses in them are called: from and to.
+RANGES = [f"loss_at_t/{start:g}_to_{end:g}" for start, end in zip((0.0, *ENDS), ENDS, strict=False)]
 # Steps whose losses are kept before they are summed up: sums of a few numbers at each step would cost more.
 _KEPT = 64
 # Steps whose own times are kept.
@@ -319,12 +321,6 @@ class GradientFilter:
         self._good.copy_(state["good"])
 
 
-def range_names() -> list[str]:
-    """What the losses in ranges of t are called: from and to."""
-    starts = (0.0, *ENDS[:-1])
-    return [f"loss_at_t/{start:g}_to_{end:g}" for start, end in zip(starts, ENDS, strict=True)]
-
-
 class Interval:
     """Losses over all ranks, skipped steps, and this rank's waits for data and own times, since each was last taken.
 
@@ -402,7 +398,7 @@ class Interval:
         """
         self._sum_up()
         totals, counts = self._ranks.sums(self._sums)
-        named = zip(("loss", *range_names()), totals.tolist(), counts.tolist(), strict=True)
+        named = zip(("loss", *RANGES), totals.tolist(), counts.tolist(), strict=True)
         found = {name: total / count for name, total, count in named if count}
         found["data_wait_s"] = self._wait_s / max(self._steps, 1)
         found["skipped_steps"] = self._steps - float(counts[0]) / self._ranks.world_size

@@ -102,7 +102,7 @@ def test_a_length_out_of_reach_is_refused_with_those_that_are_not(tmp_path, weig
     with pytest.raises(UsageError, match=r"train\.ema_every"):
         reconstructed(one, 0.02)
     with pytest.raises(UsageError, match="the length of an average is a number above 0"):
-        averaged(one.run, STEPS, 0.5)
+        reconstructed(one, 0.5)
 
 
 def test_a_checkpoint_without_averages_says_how_to_get_them(tmp_path, weights):
