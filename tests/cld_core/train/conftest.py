@@ -1,5 +1,6 @@
 """Runs of small toys and a set of small images to train on."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
+from cld_core.train.step import Trainer
 from tests.support.images import make_images
 from tests.support.paths import RECIPES
 
@@ -29,6 +31,18 @@ def make(tmp_path):
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
     return make_images(tmp_path_factory.mktemp("data") / "set")
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+    """Let ``act`` be called when a trainer begins to compute optimiser step ``step``."""
+    original = Trainer.step
+
+    def stepping(self, number, **more):
+        if number == step:
+            act()
+        original(self, number, **more)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
 
 
 def attempt(run: RunFolder, stop: StopFlag | None = None, job_id: str = "test") -> session.SessionResult:

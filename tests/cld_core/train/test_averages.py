@@ -9,24 +9,22 @@ from cld_core.checkpoint.load import read_tensors
 from cld_core.errors import NonFiniteError
 from cld_core.run import RunFolder, events
 from cld_core.train.step import Trainer
-from tests.cld_core.train.conftest import attempt
+from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.tools import same, wait_for
 
 KEPT = ("train.ema_every=4", "train.ema_lengths=[0.05,0.1]")
 
 
-def interrupted(run: RunFolder, step: int, act) -> None:
-    """An attempt that meets ``act`` while it computes a step."""
-    original = Trainer.step
+def crash(run: RunFolder, step: int) -> None:
+    """An attempt that crashes while it computes a step."""
 
-    def stepping(self, number, **more):
-        if number == step:
-            act()
-        original(self, number, **more)
+    def crashing() -> None:
+        raise MemoryError("no more")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "step", stepping)
-        attempt(run)
+        at_step(patch, step, crashing)
+        with pytest.raises(MemoryError):
+            attempt(run)
 
 
 def test_snapshots_are_the_averages_of_their_steps_and_outlive_checkpoints(make):
@@ -58,21 +56,15 @@ def test_lengths_that_are_added_or_changed_begin_where_the_run_continues(make, c
 def test_what_a_crash_or_a_request_gives_up_is_set_aside(make):
     run = make(*KEPT)
 
-    def crash():
-        raise MemoryError("no more")
-
-    with pytest.raises(MemoryError):
-        interrupted(run, 19, crash)
+    crash(run, 19)
     wait_for(lambda: run.snapshot_steps() == [4, 8, 12, 16])
     assert run.checkpoint_steps() == [10]
-    with pytest.raises(MemoryError):
-        interrupted(run, 11, crash)
+    crash(run, 11)
     assert run.snapshot_steps() == [4, 8]
     assert {path.stem for path in (run.averages / "set_aside").iterdir()} == {"step_00000012", "step_00000016"}
     attempt(run)
     run.ledger.append(events.Requested(steps=40, from_step=20))
-    with pytest.raises(MemoryError):
-        interrupted(run, 20, crash)
+    crash(run, 20)
     assert run.snapshot_steps() == [4, 8, 12, 16, 20]
 
 

@@ -25,20 +25,14 @@ from cld_core.stop import StopCode, StopFlag
 from cld_core.train import monitoring, session
 from cld_core.train.monitoring import Monitor
 from cld_core.train.step import Trainer
-from tests.cld_core.train.conftest import attempt
+from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.tools import same, wait_for
 
 
 def stop_at(step: int, monkeypatch, code: StopCode = StopCode.USR2) -> StopFlag:
     """A flag that is set while optimiser step ``step`` is computed."""
-    flag, original = StopFlag(), Trainer.step
-
-    def stepping(self, number, **more):
-        if number == step:
-            flag.request(code)
-        original(self, number, **more)
-
-    monkeypatch.setattr(Trainer, "step", stepping)
+    flag = StopFlag()
+    at_step(monkeypatch, step, lambda: flag.request(code))
     return flag
 
 
@@ -154,23 +148,20 @@ def test_a_folder_that_a_live_job_holds(make):
 
 
 def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
-    run, original = make("train.steps=100000"), Trainer.step
-    seen: dict[str, bytes] = {}
+    run, seen = make("train.steps=100000"), {}
 
     def files() -> dict[str, bytes]:
         kept = [*run.checkpoints.glob("*"), run.progress_file, run.ledger.path]
         return {path.name: path.read_bytes() for path in kept}
 
-    def stepping(self, number, **more):
-        if number == 15:
-            # The last checkpoint is still being written in the background.
-            wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
-            number_held, holder = newest(run.leases)
-            write_json(run.leases / f"{number_held + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
-            seen.update(files())
-        original(self, number, **more)
+    def steal():
+        # The last checkpoint is still being written in the background.
+        wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
+        number, holder = newest(run.leases)
+        write_json(run.leases / f"{number + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
+        seen.update(files())
 
-    monkeypatch.setattr(Trainer, "step", stepping)
+    at_step(monkeypatch, 15, steal)
     with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken over this run"):
         attempt(run)
     assert files() == seen
