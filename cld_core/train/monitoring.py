@@ -134,7 +134,7 @@ class Monitor:
 
     def close(self, end: End = "finished") -> None:
         """Let the loggers write what is left. Those that are slow get a few seconds."""
-        loggers.close(self._loggers, end)
+        loggers.close(self._loggers, end, loggers.CLOSE_S)
 
     def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Close at the end of a `with` block: what it ended by, and the last step, say how the training ended."""

@@ -101,7 +101,7 @@ def opened(about: About, over: Callable[[str], Over]) -> list["Background"]:
     return [Background(TITLES.get(name, name), partial(_made, name, about), over(name)) for name in names]
 
 
-def close(loggers: Sequence["Background"], end: End, within_s: float = CLOSE_S) -> None:
+def close(loggers: Sequence["Background"], end: End, within_s: float) -> None:
     """Let loggers write what is left, all at the same time: together they get a few seconds."""
     deadline = time.monotonic() + within_s
     for logger in loggers:

@@ -9,13 +9,19 @@ from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.support.images import make_images
 from tests.support.paths import RECIPES
 
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5")
 SMALL += ("train.steps=40", "train.checkpoint_every=10")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """No machine is so busy that a point is missing in TensorBoard."""
+    monkeypatch.setattr(loggers, "CLOSE_S", 300.0)
 
 
 @pytest.fixture
