@@ -61,7 +61,7 @@ class Training:
     lease: Lease | None
     node: str
     # On rank 0 alone, by the kind of file; each has at most one write in flight.
-    _writers: dict[str, write.Writer] = field(default_factory=dict)
+    _writers: dict[str, write.Writer] = field(default_factory=dict, init=False)
 
     def run(self) -> tuple[int, StopCode]:
         """Train until the steps are done or a rank was asked to stop; everything is saved when this returns.
@@ -118,8 +118,8 @@ class Training:
         Raises:
             NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
         """
-        spec, stop, consensus, began = self.recipe.train, self.stop, Consensus(self.ranks), self._now()
-        stragglers = Stragglers(self.ranks, self.node)
+        spec, stop, began = self.recipe.train, self.stop, self._now()
+        consensus, stragglers = Consensus(self.ranks), Stragglers(self.ranks, self.node)
         with contextlib.ExitStack() as stack:
             watchdog.reset()
             trainer = self._trainer(first_step, rollbacks, watchdog)
@@ -129,7 +129,7 @@ class Training:
             stack.callback(watchdog.close)
             watchdog.reset()
             done, code = first_step, StopCode.NONE
-            while done < spec.steps and code is StopCode.NONE:
+            while done < spec.steps:
                 if any(one.failed for one in self._writers.values()) or (self.lease is not None and self.lease.lost):
                     stop.request(StopCode.FAILURE)
                 # Beside the step, the ranks exchange whether to stop after it.
