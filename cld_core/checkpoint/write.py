@@ -88,10 +88,12 @@ class Writer:
         """
         self.abandon()
         pairs: list[tuple[Tensor, Tensor]] = []
-        copy, ready = self._copy_of(state, (), pairs), None
+        copy = self._copy_of(state, (), pairs)
+        ready = None
         if any(value.is_cuda for _, value in pairs):
             _fill(pairs)
-            pairs, ready = [], torch.cuda.Event()
+            pairs = []
+            ready = torch.cuda.Event()
             ready.record()
         self._copied.clear()
         self._awake.clear()
@@ -171,11 +173,13 @@ class Writer:
                 self._store(step, state)
                 break
             except SaveError as error:
-                cause, now = _system_error(error), time.monotonic()
+                cause = _system_error(error)
+                now = time.monotonic()
                 if not passes(cause):
                     raise
                 if self._failing_since is None:
-                    self._failing_since, reason = now, getattr(cause, "strerror", None) or error
+                    self._failing_since = now
+                    reason = getattr(cause, "strerror", None) or error
                     print(f"the {self._what} of step {step} cannot be written yet ({reason}); trying again", flush=True)
                 if now > self._deadline or now - self._failing_since > PATIENCE_S:
                     raise
@@ -268,10 +272,12 @@ def _write(
     averaged: tuple[Path, Mapping[str, Tensor], Mapping[str, str]] | None = None,
 ) -> None:
     """Write a state, the averaged weights beside it, if there are any, and the sidecar."""
-    sidecar, began = path.with_suffix(".json"), time.monotonic()
+    sidecar = path.with_suffix(".json")
+    began = time.monotonic()
     try:
         with contextlib.ExitStack() as stack:
-            file, weights = stack.enter_context(_replacing(path, sidecar, check_owner)), None
+            file = stack.enter_context(_replacing(path, sidecar, check_owner))
+            weights = None
             # Declared to take an IO[bytes], but torch's zip writer calls only write and flush of a file object.
             torch.save({**state, "step": step}, file)  # type: ignore[arg-type]
             if averaged is not None:
@@ -292,7 +298,8 @@ def _write(
         # torch reports a write that the system refused as a RuntimeError of its zip writer.
         cause = _system_error(error)
         if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            text, fix = f"no space left on the disk; earlier {what}s are intact", "Free some space"
+            text = f"no space left on the disk; earlier {what}s are intact"
+            fix = "Free some space"
         else:
             text = f"the {what} could not be written ({one_line(cause or error)}); earlier ones are intact"
             fix = "Fix the file system"

@@ -197,7 +197,8 @@ def joined(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted:
     Raises:
         UnfitError: a check failed.
     """
-    began, node = time.perf_counter(), node or socket.gethostname()
+    began = time.perf_counter()
+    node = node or socket.gethostname()
     if check:
         alone(folder, place, gpu=gpu, allotted=allotted, node=node)
     lone_s = time.perf_counter() - began

@@ -103,12 +103,14 @@ class Training:
 
     def _segments(self, watchdog: "Watchdog") -> tuple[int, StopCode]:
         """Train, and roll back as often as allowed."""
-        step, rollbacks = self.first_step, self.ranks.on_first(lambda: pending.history(self.folder.ledger).rollbacks())
+        step = self.first_step
+        rollbacks = self.ranks.on_first(lambda: pending.history(self.folder.ledger).rollbacks())
         while True:
             try:
                 return self._segment(step, rollbacks, watchdog)
             except NonFiniteError as error:
-                step, rollbacks = self.ranks.on_first(partial(self._roll_back, error)), rollbacks + 1
+                step = self.ranks.on_first(partial(self._roll_back, error))
+                rollbacks += 1
 
     def _segment(self, first_step: int, rollbacks: int, watchdog: "Watchdog") -> tuple[int, StopCode]:
         """Train until `train.steps` or until a rank is asked to stop; all ranks end at the same step.
@@ -119,7 +121,8 @@ class Training:
             NonFiniteError: a gradient or loss was not finite or exploded; on all ranks, and nothing was changed by it.
         """
         spec, stop, began = self.recipe.train, self.stop, self._now()
-        consensus, stragglers = Consensus(self.ranks), Stragglers(self.ranks, self.node)
+        consensus = Consensus(self.ranks)
+        stragglers = Stragglers(self.ranks, self.node)
         with contextlib.ExitStack() as stack:
             watchdog.reset()
             trainer = self._trainer(first_step, rollbacks, watchdog)

@@ -41,8 +41,10 @@ class Monitor:
             self._tell(methodcaller("text", f"run/{name}", text, about.first_step))
         self._writing = Dropping("progress.json", self._noting("progress.json"))
         self._pictures = Dropping("a picture of samples", self._noting("pictures"))
-        self._since, self._since_step = time.perf_counter(), about.first_step
-        self._written, self._losses = 0.0, 0
+        self._since = time.perf_counter()
+        self._since_step = about.first_step
+        self._written = 0.0
+        self._losses = 0
         self._progress = ReportedProgress(
             attempt=about.attempt,
             step=about.first_step,
@@ -55,7 +57,9 @@ class Monitor:
 
     def report(self, step: int, scalars: dict[str, float]) -> None:
         """Report that ``step`` steps are done; ``scalars["loss"]``, if any, is the mean since the last report."""
-        now, progress, loss = time.perf_counter(), self._progress, scalars.get("loss")
+        now = time.perf_counter()
+        progress = self._progress
+        loss = scalars.get("loss")
         rate = progress["steps_per_s"]
         if step > self._since_step:
             fresh = (step - self._since_step) / max(now - self._since, 1e-9)

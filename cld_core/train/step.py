@@ -153,9 +153,11 @@ class Trainer:
         bad = self.gradients.bad()
         what = f"the gradient's norm is {float(self.grad_norm):.4g}"
         if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
-            bad, what = bad + 1, "the gradient overflows at any scale"
+            bad += 1
+            what = "the gradient overflows at any scale"
         if loss is not None and not math.isfinite(loss):
-            bad, what = bad + 1, f"the loss is {loss}"
+            bad += 1
+            what = f"the loss is {loss}"
         if bad:
             text = f"{what}; nothing was changed by it. Lower optim.lr, or set optim.grad_clip"
             raise NonFiniteError(f"step {step}: not finite or exploding: {text}.")
@@ -334,7 +336,9 @@ class Interval:
     """
 
     def __init__(self, ranks: Ranks) -> None:
-        self._ranks, self._is_timed, self._on_gpu = ranks, ranks.world_size > 1, ranks.device.type == "cuda"
+        self._ranks = ranks
+        self._is_timed = ranks.world_size > 1
+        self._on_gpu = ranks.device.type == "cuda"
         self._ends = torch.tensor(ENDS[:-1], dtype=torch.float64, device=ranks.device)
         self._ranges = torch.arange(len(ENDS), device=ranks.device)
         # Sums and numbers of losses: in the first column those of steps, in the others those of examples in a range.
@@ -373,7 +377,8 @@ class Interval:
         """
         assert self._seen is not None, "see the losses of a step before you count them"
         t, losses, wait_s = self._seen
-        self._steps, self._wait_s = self._steps + 1, self._wait_s + wait_s
+        self._steps += 1
+        self._wait_s += wait_s
         self._kept.append((loss, t, torch.cat(losses), skip))
         if len(self._kept) == _KEPT:
             self._sum_up()

@@ -185,7 +185,9 @@ class Background:
                 if logger is not None:
                     with contextlib.suppress(Exception):
                         logger.close("stopped")
-                logger, last, not_before = None, error, time.monotonic() + _AGAIN_S
+                logger = None
+                last = error
+                not_before = time.monotonic() + _AGAIN_S
                 self._outcomes.put(error)
             else:
                 self._outcomes.put(None)
