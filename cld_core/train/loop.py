@@ -24,7 +24,7 @@ from cld_core.checkpoint.load import load
 from cld_core.config import Recipe
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Consensus, Ranks
-from cld_core.run import Lease, RunFolder, events, pending
+from cld_core.run import Lease, RunFolder, events
 from cld_core.stop import StopCode, StopFlag
 
 from .health import EVERY, Stragglers
@@ -90,7 +90,7 @@ class Training:
     def _open_writers(self, lease: Lease) -> None:
         spec = self.recipe.train
         # A checkpoint from elsewhere cannot be computed again.
-        imported = pending.history(self.folder.ledger).imported_step
+        imported = self.folder.ledger.full_history().imported_step
         self._writers["checkpoint"] = write.checkpoints(
             self.folder,
             keep=spec.keep,
@@ -104,7 +104,7 @@ class Training:
     def _segments(self, watchdog: "Watchdog") -> tuple[int, StopCode]:
         """Train, and roll back as often as allowed."""
         step = self.first_step
-        rollbacks = self.ranks.on_first(lambda: pending.history(self.folder.ledger).rollbacks())
+        rollbacks = self.ranks.on_first(lambda: self.folder.ledger.full_history().rollbacks())
         while True:
             try:
                 return self._segment(step, rollbacks, watchdog)
@@ -227,14 +227,14 @@ class Training:
         except (CldError, OSError) as trouble:
             raise NonFiniteError(f"{error} Rolling back is impossible: {trouble}") from trouble
         target = newest or 0
-        before, limit = pending.history(folder.ledger).rollbacks(target), recipe.train.max_rollbacks
+        before, limit = folder.ledger.full_history().rollbacks(target), recipe.train.max_rollbacks
         if before >= limit:
             fix = "Lower optim.lr, or use `cldctl resume --from` with an earlier step"
             text = f"{error} {before} rollbacks to step {target}, each with fresh noise, did not help. {fix}."
             raise NonFiniteError(text)
         print(f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise", flush=True)
         event = events.RolledBack(attempt=self.attempt, to_step=target, reason=str(error)[:500])
-        pending.append(folder.ledger, event)
+        folder.ledger.note(event)
         return target
 
     def _settle(self, code: StopCode) -> None:

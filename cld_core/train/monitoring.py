@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from cld_core.files import Dropping, write_json
-from cld_core.run import events, pending
+from cld_core.run import events
 from cld_core.run.folder import ReportedProgress
 
 from . import loggers
@@ -157,6 +157,6 @@ class Monitor:
         """What notes in the ledger that something was dropped for a while."""
 
         def note(count: int, reason: str) -> None:
-            pending.append(self._folder.ledger, events.Dropped(what=what, count=count, reason=reason))
+            self._folder.ledger.note(events.Dropped(what=what, count=count, reason=reason))
 
         return note

@@ -19,7 +19,7 @@ from cld_core.config.schema import leaves
 from cld_core.files import Dropping
 from cld_core.imports import resolve
 from cld_core.registration import table
-from cld_core.run import RunFolder, pending
+from cld_core.run import RunFolder
 from cld_core.sanitize import fenced, local_time, one_line
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def texts_about(about: About) -> dict[str, str]:
     texts = {"recipe": fenced(to_yaml(about.recipe.to_share()), "yaml")}
     facts: dict[str, object] = {"attempt": about.attempt, "from step": about.first_step}
     try:
-        attempts = pending.history(about.folder.ledger).attempts
+        attempts = about.folder.ledger.full_history().attempts
     except OSError:
         return texts  # A ledger that cannot be read at this moment keeps nothing from training.
     # Without a scheduler or a ledger, there is less to tell.
