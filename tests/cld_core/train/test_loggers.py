@@ -155,7 +155,7 @@ def test_a_missing_package_is_said_before_training_begins(make, monkeypatch):
     run = make("train.steps=10", "monitor.wandb.project=p")
     with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):
         attempt(run)
-    assert run.ledger.history().attempts == ()
+    assert not run.ledger.history().attempts
     assert "pip install" in run.ledger.history().given_up
 
 
