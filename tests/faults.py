@@ -116,8 +116,8 @@ consensus: all ranks stop at the same step if one is asked to
   + op=dist.ReduceOp.MIN, group=self._ranks.control
   tests/cld_core/test_ranks_as_processes.py
 ema: the average of the weights forgets the start soon
-  - decay = min(self.decay, (1 + updates) / (10 + updates))
-  + decay = self.decay
+  - else min(decay, decays)
+  + else decay
   tests/cld_core/test_ema.py
 clip: optim.grad_clip limits the gradient
   - clip if clip is not None else math.inf
