@@ -147,7 +147,7 @@ def _in_zip(source: Path) -> Iterator[_Picture]:
         text = f"{source} is not a complete zip file ({one_line(error)})"
         raise DataError(f"{text}. Fetch or make it again.") from error
     for entry in archive.infolist():
-        if not entry.is_dir() and _is_picture(entry.filename):
+        if entry.filename and not entry.is_dir() and _is_picture(entry.filename):
             yield _Picture(entry.filename, entry.file_size, partial(archive.read, entry))
 
 

@@ -48,12 +48,10 @@ steadily = settings(derandomize=True, deadline=None, max_examples=15, database=N
 KINDS = (
     "recipes",
     "checkpoints",
-    "weights",
     "safetensors",
     "prepared",
     "npz",
     "archives",
-    "images",
 )
 
 
