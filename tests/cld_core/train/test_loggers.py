@@ -159,7 +159,7 @@ def test_a_missing_package_is_said_before_training_begins(tmp_path, monkeypatch)
     run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
     with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):
         session.run(run, Ranks(), StopFlag(), job_id="test")
-    assert run.ledger.history().attempts == ()
+    assert not run.ledger.history().attempts
     assert "pip install" in run.ledger.history().given_up
 
 
