@@ -11,7 +11,7 @@ import torch.multiprocessing as multiprocessing
 from cld_core import seeds
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import load
-from cld_core.data.image_source import indices as indices_of
+from cld_core.data.image_source import order
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.likelihood import ElboRows
@@ -119,7 +119,7 @@ def test_the_images_of_a_resumed_epoch_are_each_seen_once(data, monkeypatch):
         made = Trainer(recipe, Ranks(), noise_key=key)
         for step in steps:
             made.step(step)
-    assert seen == [index for step in range(10) for index in indices_of(step, 6, n, 0).tolist()]
+    assert seen == [index for step in range(10) for index in order(step, 6, n, 0)[0].tolist()]
     for epoch in range(3):
         assert sorted(seen[n * epoch : n * (epoch + 1)]) == list(range(n))
 
