@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 from benchmarks.harness import Report, Row, Settings
-from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef
+from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters.slurm import asking, client, inside, shared
 from cldctl.clusters.slurm.client import Answer
@@ -173,7 +173,7 @@ def _interruption(rng: random.Random) -> None:
     job.cause_of(StopCode.USR2, 0)
     job.requeue()
     if rng.random() < 0.3:  # Not everybody could say it in time.
-        job.why_ended(Attempt(attempt=0, job_id="7", started=0.0, first_step=0, log_offset=0))
+        job.why_ended(Attempt(attempt=0, job_id="7", time=0.0, step=0, log_offset=0))
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from .errors import CldError, NotFoundError, UsageError, did_you_mean
 from .evaluate.evaluation import evaluations_of
 from .evaluate.reports import numbers
 from .run import History, RunFolder, find_runs
-from .run.causes import state_after
-from .run.events import NotSubmitted
-from .run.lookup import default_root
+from .run.events import NotSubmitted, state_after
+from .run.folder import default_root
 from .sanitize import one_line
 
 # Results of evaluations that are columns.

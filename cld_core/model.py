@@ -29,8 +29,8 @@ from .files import replacing
 from .likelihood import Likelihood
 from .nets import precision as precisions
 from .nets.compiled import Compiled
-from .run import lookup
-from .run.trust import trusted_recipe
+from .run.folder import named
+from .run.recipe import trusted_recipe
 from .samplers.path import Recorder, Watcher
 from .sanitize import one_line
 from .score import Counted, Score
@@ -166,7 +166,7 @@ class Model:
         ema_length: float | None = None,
     ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
-        folder = lookup.named(run)
+        folder = named(run)
         recipe = trusted_recipe(folder, allow_plugin=allow_plugin)
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         try:
