@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .keys import key
+from .keys import Problem, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,10 @@ class SdeSpec:
     beta0: float
     beta1: float
 
-    def problems(self) -> Iterator[tuple[str, str, str]]:
-        """Pairs of keys of this section that do not go together, with what is wrong with the first and the fix."""
-        yield from ()
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
+        if self.beta0 == self.beta1 == 0:
+            yield "beta0", "beta1", "is 0 and so is sde.beta1: nothing would be diffused. Raise one."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,8 @@ class PsldSpec(SdeSpec):
         "lower", "which triangular factor of the kernel's covariance multiplies the noise"
     )
 
-    def problems(self) -> Iterator[tuple[str, str, str]]:
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
         if self.friction == self.nu:
             yield "friction", "nu", f"is {self.friction:g} and so is sde.nu: the mass would be infinite. Change one."
 
