@@ -122,11 +122,11 @@ def find(name: str) -> Key | Section | tuple[Section, str]:
     Raises:
         RecipeError: there is none of this name; names the nearest.
     """
-    below = {path: section for path, section in sections().items() if path}
-    found: dict[str, Key | Section | tuple[Section, str]] = {
-        f"{path}.{variant}": (section, variant) for path, section in below.items() for variant in section.variants
-    }
-    found |= {**below, **keys()}
+    found: dict[str, Key | Section | tuple[Section, str]] = {**keys()}
+    for path, section in sections().items():
+        found |= {path: section} if path else {}
+        for variant in section.variants:
+            found.setdefault(f"{path}.{variant}", (section, variant))
     if name in found:
         return found[name]
     close = nearest(name, found)

@@ -7,8 +7,9 @@ OmegaConf.
 """
 
 import functools
+import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -155,7 +156,7 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
     Raises:
         RecipeError: a key or value is wrong.
     """
-    content, _ = parse(to_yaml(literal(tree)), lambda line: source)
+    content, _ = parse(to_yaml(literal(tree)), source, "")
     if not isinstance(content, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file.")
     return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([Layer(source, content)], ())
@@ -182,16 +183,10 @@ def override(text: str) -> tuple[str, Any]:
         raise RecipeError(
             f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example train.steps=1000."
         )
-    problem = f"{COMMAND_LINE}: the value of {shown(text)} is not YAML"
-    if len(value) > MAX_BYTES:
-        raise RecipeError(f"{problem} of at most {MAX_BYTES} bytes. Write it into a file.")
     section, _, last = name.rpartition(".")
-    try:
-        content, _ = parse(f"{last}: {value}", lambda line: COMMAND_LINE, section)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{problem}. Quote it: '{name}=\"...\"'.") from error
+    content, _ = parse(f"{last}: {value}", COMMAND_LINE, section)
     if not isinstance(content, dict) or list(content) != [last]:
-        raise RecipeError(f"{problem} on one line. Quote it: '{name}=\"...\"'.")
+        raise RecipeError(f"{COMMAND_LINE}: {shown(text)}: the value has several lines. Quote it: '{name}=\"...\"'.")
     return name, content[last]
 
 
@@ -202,20 +197,10 @@ def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -
         recipe: their result.
         folder: what relative paths are taken from.
     """
-    before, after = recipe.to_dict(), recipe.anchored(folder).to_dict()
-    relative, values = dict(walk(before)), dict(walk(after))
-    moved = {key for key, value in values.items() if value != relative[key]} | {"plugins"}
-    return [written for text in _in_order(overrides) for written in _settled(text, values, moved)]
-
-
-def _settled(text: str, values: Mapping[str, Any], moved: Collection[str]) -> Iterator[str]:
-    """One override, or one for each key of a section, with the values that ``moved`` keys and references have."""
-    name, value = override(text)
-    keys = [key for key, inner in walk({name: value}) if not isinstance(inner, Mapping) and key in values]
-    if "${" not in text and not any(key in moved for key in keys):
-        yield text
-        return
-    yield from (f"{key}={to_yaml_line(literal(values[key]))}" for key in keys)
+    values = leaves(recipe.anchored(folder).to_dict())
+    given = map(override, _in_order(overrides))
+    keys = (key for name, value in given for key in leaves({name: value}))
+    return [f"{key}={to_yaml_line(literal(values[key]))}" for key in keys if key in values]
 
 
 def as_overrides(profile: Path) -> tuple[str, ...]:
@@ -282,30 +267,34 @@ def printed(path: str | Path) -> str:
     return printable(str(path), keep="")
 
 
-def parse(text: str, place: Callable[[int], str], section: str = "") -> tuple[Any, Mapping[str, int]]:
+def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapping[str, int]]:
     """The content of a YAML document, None if it is empty, and for each dotted key its line, from 1.
 
     Both are kept for the next reader, so nobody may change them.
 
     Args:
-        place: what messages call a line.
-        section: that of the keys.
+        source: what messages call the document.
+        section: what the keys are in, of texts without lines that people know.
 
     Raises:
-        RecipeError: it is nested too deeply, too long with its aliases, or has what no recipe can have.
-        yaml.YAMLError: it is not YAML.
+        RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no recipe can have.
     """
     try:
-        return _parse(text, section)
-    except _Refused as refused:
-        line, problem = refused.args
-        raise RecipeError(f"{place(line)}: {problem}.") from refused
+        return _parse(text, section or "")
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        if not isinstance(error, _Refused):
+            what = "" if section is None else f"{shown(text)} is "
+            reason = problem or str(error).splitlines()[0]
+            problem = f"{what}not valid YAML ({reason}). Fix the indentation or the quotes"
+        line = f", line {mark.line + 1}" if mark is not None and section is None else ""
+        raise RecipeError(f"{source}{line}: {problem}.") from error
     except RecursionError as error:
-        raise RecipeError(f"{place(1)}: values are nested too deeply. A recipe has three levels.") from error
+        raise RecipeError(f"{source}: values are nested too deeply. A recipe has three levels.") from error
 
 
-class _Refused(Exception):
-    """A line, and what is wrong with it."""
+class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no types
+    """It is YAML, but not for a recipe."""
 
 
 # A command reads the same few files several times, and YAML is most of what reading a recipe takes.
@@ -345,10 +334,9 @@ class _Content:
         found = {}
         for key, value in node.value:
             if key.tag != _TEXT or not _NAME.fullmatch(key.value):
-                text = (
-                    f"{named} has no key {shown(key.value if key.tag == _TEXT else key.tag)}. Write the name of a key"
-                )
-                self._refuse(key, f"{text}, nested as in `train: {{steps: 9}}`")
+                other = shown(key.value if isinstance(key, yaml.ScalarNode) else key.tag)
+                fix = "Write the name of a key, nested as in `train: {steps: 9}`"
+                self._refuse(key, f"{named} has no key {other}. {fix}")
             inner = f"{path}.{key.value}" if path else key.value
             if inner in self.lines:
                 text = f"not valid YAML (duplicate key {shown(inner)}, first on line {self.lines[inner]})"
@@ -369,7 +357,7 @@ class _Content:
             self._refuse(node, f"'{path}' cannot be {shown(node.value)}, which is not a number. Write one, or quote it")
 
     def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
-        raise _Refused(node.start_mark.line + 1, problem)
+        raise _Refused(problem=problem, problem_mark=node.start_mark)
 
 
 def read(path: Path, *, follow: bool = True) -> Layer:
@@ -385,7 +373,7 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     name = printed(path)
     try:
         text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
-        content, lines = parse(text, lambda line: f"{name}, line {line}")
+        content, lines = parse(text, name)
     except UnicodeDecodeError as error:
         problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
         raise RecipeError(f"{name}: {problem}.") from error
@@ -395,18 +383,13 @@ def read(path: Path, *, follow: bool = True) -> Layer:
         fix = "`cldctl recipes` lists the available recipes"
         problem = getattr(error, "strerror", None) or str(error)
         raise RecipeError(f"{name}: cannot read the recipe ({problem}); {fix}.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{name}{line}: not valid YAML ({problem}). Fix the indentation or the quotes.") from error
     if not content or not isinstance(content, dict):
         what = "a recipe is a mapping of sections" if content else "the recipe is empty"
         raise RecipeError(f"{name}: {what}. `cldctl render toy` shows an example.")
     return Layer(name, plugins.anchored(content, path.absolute().parent), lines, path)
 
 
-def file_layers(path: Path, below: tuple[Path, ...] = ()) -> list[Layer]:
+def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
     """The layers of a recipe file and all that it extends, the oldest ancestor first.
 
     Args:
@@ -423,12 +406,12 @@ def file_layers(path: Path, below: tuple[Path, ...] = ()) -> list[Layer]:
     if not is_text(parent) or not parent:
         text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
         raise RecipeError(f"{place}: {text}. Correct it.")
-    chain, file = (*below, path.resolve()), shipped.parent(parent, path)
+    chain, file = (*below, os.path.realpath(path)), shipped.parent(parent, path)
     if len(chain) == MAX_ANCESTORS:
         raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
     try:
-        if file.resolve() in chain:
-            circle = " -> ".join(map(printed, (*chain, file.resolve())))
+        if (real := os.path.realpath(file)) in chain:
+            circle = " -> ".join(map(printed, (*chain, real)))
             raise RecipeError(f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`.")
         return [*file_layers(file, chain), layer]
     except RecipeError as error:

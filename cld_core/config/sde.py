@@ -20,8 +20,8 @@ class SdeSpec:
     splittable: ClassVar[bool] = False
 
     name: str
-    beta0: float
-    beta1: float
+    beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
+    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
@@ -34,8 +34,6 @@ class CldSpec(SdeSpec):
     splittable: ClassVar[bool] = True
 
     name: Literal["cld"] = key("cld", "critically-damped Langevin diffusion")
-    beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
-    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
     m_inv: float = key(4.0, "inverse mass", gt=0)
     gamma: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
     numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)
@@ -57,7 +55,6 @@ class PsldSpec(SdeSpec):
 
     name: Literal["psld"] = key("psld", "phase-space Langevin diffusion, with noise in data and velocity")
     beta0: float = key(8.0, "beta(t) = beta0 + beta1 t", ge=0)
-    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
     friction: float = key(0.01, "friction of the data, the paper's Gamma; 0 makes it CLD with half of the beta", ge=0)
     nu: float = key(4.01, "friction of the velocity; the inverse mass is (friction - nu)^2 / 4", gt=0)
     kappa: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
@@ -77,8 +74,6 @@ class HoldSpec(SdeSpec):
     splittable: ClassVar[bool] = True
 
     name: Literal["hold"] = key("hold", "Langevin diffusion of third order: position, velocity and acceleration")
-    beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
-    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
     m_inv: float = key(4.0, "inverse mass, the inverse variance of velocity and acceleration at t = 1", gt=0)
     kappa: float = key(0.04, "variance of the initial velocity and acceleration, in units of the mass", gt=0, le=1)
     numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from cld_core.config import dump, load, with_overrides
+from cld_core.config.network import MlpSpec
+from cld_core.config.sde import CldSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -34,13 +37,9 @@ def test_the_toy_recipes_carry_the_published_settings():
     for name, data in (("toy", "multimodal_swissroll"), ("toy_diamond", "diamond")):
         recipe = load(RECIPES / f"{name}.yaml")
         assert recipe.data.name == data
-        assert (recipe.sde.name, recipe.sde.beta0, recipe.sde.beta1, recipe.sde.m_inv) == ("cld", 4.0, 0.0, 4.0)
-        assert (recipe.sde.gamma, recipe.sde.numerical_eps) == (0.04, 1e-6)
-        assert (recipe.network.name, recipe.network.width, recipe.network.layers) == ("mlp", 128, 5)
-        assert recipe.network.time_input == "raw"
-        objective = recipe.objective
-        assert (objective.name, objective.weighting, objective.mixed_score) == ("hsm", "reweightedv2", False)
-        assert objective.loss_eps == 1e-5
+        assert recipe.sde == CldSpec(beta0=4.0, beta1=0.0, m_inv=4.0, gamma=0.04, numerical_eps=1e-6)
+        assert recipe.network == MlpSpec(width=128, layers=5, time_input="raw")
+        assert recipe.objective == ObjectiveSpec(name="hsm", weighting="reweightedv2", mixed_score=False, loss_eps=1e-5)
         assert (recipe.optim.name, recipe.optim.lr, recipe.optim.warmup_steps) == ("adam", 1e-3, 0)
         assert (recipe.train.steps, recipe.train.batch_size, recipe.train.ema) == (800_000, 512, 0.999)
         assert (recipe.train.checkpoint_every, recipe.train.milestone_every) == (10_000, 50_000)
@@ -54,12 +53,6 @@ def test_extends_overrides_and_defaults(tmp_path):
     assert (recipe.train.steps, recipe.train.batch_size, recipe.optim.lr) == (20, 8, 1e-4)
     assert recipe.data.name == "diamond"
     assert recipe.name == "mine"
-
-
-def test_interpolation(tmp_path):
-    recipe = load(write(tmp_path, "train: {steps: 100, checkpoint_every: '${train.steps}'}"))
-    assert recipe.train.checkpoint_every == 100
-    assert "${" in refused(write(tmp_path, "train: {steps: '${train.stebs}'}"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +88,7 @@ def test_interpolation(tmp_path):
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("nonsense", ["KEY=VALUE"]),
         ("a..b=1", ["KEY=VALUE"]),
-        ("data.name={", ["not YAML"]),
+        ("data.name={", ["not valid YAML"]),
     ],
 )
 def test_a_wrong_override_is_answered_with_the_right_one(override, words):
@@ -133,14 +126,6 @@ def test_an_error_in_the_parent_names_the_parent(tmp_path):
     assert "base.yaml, line 2" in message
 
 
-def test_unreadable_files(tmp_path):
-    assert "cannot read" in refused(tmp_path / "none.yaml")
-    assert "cannot read" in refused(tmp_path)
-    binary = tmp_path / "binary.yaml"
-    binary.write_bytes(b"\xff\xfe\x00")
-    assert "not a text file" in refused(binary)
-
-
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
@@ -172,14 +157,6 @@ def test_overrides_of_a_recipe_in_hand():
     recipe = load(RECIPES / "toy.yaml")
     assert with_overrides(recipe, []) == recipe
     assert with_overrides(recipe, ["train.steps=5"]).train.steps == 5
-
-
-def test_what_makes_it_another_model():
-    recipe = load(RECIPES / "toy.yaml")
-    for same in ("train.steps=5", "optim.lr=1e-4", "sampling.method=em", "train.batch_size=64"):
-        assert with_overrides(recipe, [same]).model_digest() == recipe.model_digest()
-    for other in ("sde.beta0=5", "network.width=64", "objective.mixed_score=true", "data.name=diamond"):
-        assert with_overrides(recipe, [other]).model_digest() != recipe.model_digest()
 
 
 @pytest.mark.parametrize("value", ["1:00:00", "12:00", "0123", "1:30.5"])

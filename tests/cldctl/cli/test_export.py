@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 import cld_core
 from cld_core.config import from_dict
-from cld_core.config.registry import names
+from cld_core.config.registry import SECTIONS
 from cld_core.errors import UsageError
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
@@ -219,7 +219,7 @@ def test_texts_of_others_are_no_markup(tmp_path):
 
 
 def test_every_diffusion_has_a_name_and_a_paper(tmp_path):
-    assert set(DIFFUSIONS) == set(names("sde"))
+    assert set(DIFFUSIONS) == set(SECTIONS["sde"].variants)
     for sde, key in (("psld", "pandey2023complete"), ("cld", "dockhorn2022score")):
         made = run_with(tmp_path / sde, 20, overrides=(f"sde.name={sde}",))
         text = card_of(made)
