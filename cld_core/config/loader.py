@@ -475,9 +475,9 @@ class _Assembly:
         for name, layer in typed:
             if name not in self.idle or name in self.known:
                 self._add(layer)
-        # OmegaConf takes most of the time where it is not needed.
-        refers = not self.frozen and "${" in str(self.merged)
-        tree = self._by_omegaconf() if refers else _unescaped(_overlaid(*self.merged))
+        # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are references.
+        is_plain = self.frozen or not (self.with_plugins or "${" in str(self.merged))
+        tree = _unescaped(_overlaid(*self.merged)) if is_plain else self._by_omegaconf()
         made: Recipe = self._build(Recipe, "", {"name": self.path.stem, **tree})
         for key, other, problem in () if self.unchecked else problems(made):
             raise RecipeError(f"{self._origin_of_pair(key, other)}: '{key}' {problem}")

@@ -41,16 +41,10 @@ def problem_of(base, overrides):
 
 def test_a_key_may_mean_several_things():
     beta0 = describe.keys()["sde.beta0"]
-    assert [(meaning.variants, meaning.default) for meaning in beta0.meanings] == [
-        (("cld", "hold"), "4.0"),
-        (("vpsde",), "0.1"),
-        (("psld",), "8.0"),
-    ]
-    assert [key.name for key in describe.sections()["sde"].keys_of("vpsde")] == [
-        "sde.beta0",
-        "sde.beta1",
-        "sde.numerical_eps",
-    ]
+    found = [(meaning.variants, meaning.default) for meaning in beta0.meanings]
+    assert found == [(("cld", "hold"), "4.0"), (("vpsde",), "0.1"), (("psld",), "8.0")]
+    names = ["sde.beta0", "sde.beta1", "sde.numerical_eps"]
+    assert [key.name for key in describe.sections()["sde"].keys_of("vpsde")] == names
     fixed = ("em", "sscs", "exponential", "gddim", "conjugate", "splitting")
     assert [meaning.variants for meaning in describe.keys()["sampling.nfe"].meanings] == [fixed, ("tuned",)]
     assert describe.keys()["sampling.method"].options == ("ode", *fixed, "tuned")

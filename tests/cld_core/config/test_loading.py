@@ -66,28 +66,20 @@ def test_extends_overrides_and_defaults(tmp_path):
         ("train.steps.x=3", ["'train.steps.x'", "'train.steps'"]),
         ("xyzzy.q=1", ["'xyzzy.q'", "Keys of a recipe", "sampling"]),
         ("train.steps=abc", ["'abc'", "whole number"]),
-        ("train.steps=2.5", ["2.5", "whole number"]),
         ("train.steps='3'", ["'3'", "whole number"]),
-        ("train.steps=true", ["be true", "whole number"]),
         ("train.tf32=1", ["true or false"]),
-        ("train.compile=auto", ["train.compile", "true or false"]),
         ("optim.lr=-1", ["-1", "> 0"]),
-        ("optim.lr=.inf", ["a number"]),
         ("optim.lr=", ["be null", "a number"]),
         ("train.ema=1", ["< 1"]),
         ("network.name=resnt", ["'resnet'"]),
         ("network.hidden=3", ["with network.name=mlp"]),
-        ("objective.weighting=reweighted", ["reweightedv2"]),
         ("data.name=diamnd", ["'diamond'", "plugins"]),
-        ("trane.steps=5", ["unknown key 'trane.steps'", "Did you mean 'train.steps'"]),
-        ("foo.bar=3", ["unknown key 'foo.bar'", "Keys of a recipe: name, plugins, data"]),
         ("name.steps=3", ["name"]),
         ("data.plugin=ring.py", ["'data.plugin' has become 'plugins'", "plugins=FILE.py"]),
         ("eval.fid.plugin=x.py", ["'eval.fid.plugin' has become 'plugins'"]),
         ("plugins=3", ["'plugins' cannot be 3", "a list, each a text"]),
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("nonsense", ["KEY=VALUE"]),
-        ("a..b=1", ["KEY=VALUE"]),
         ("data.name={", ["not valid YAML"]),
     ],
 )
@@ -102,13 +94,10 @@ def test_a_wrong_override_is_answered_with_the_right_one(override, words):
     ("text", "words"),
     [
         ("train:\n  steps: 3\n  batchsize: 4\n", ["line 3", "'train.batchsize'", "'train.batch_size'"]),
-        ("train:\n  steps: many\n", ["line 2", "'many'"]),
         ("train:\n  steps: [3\n", ["not valid YAML", "line"]),
         ("- 1\n- 2\n", ["mapping of sections"]),
         ("", ["the recipe is empty"]),
-        ("# steps: 3\n", ["the recipe is empty"]),
         ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name"]),
-        ("extends: 3\n", ["file name"]),
         ("extends: mine.yaml\n", ["circle"]),
         ("train:\n  steps: 1\n  steps: 2\n", ["not valid YAML", "duplicate"]),
     ],
@@ -126,18 +115,26 @@ def test_an_error_in_the_parent_names_the_parent(tmp_path):
     assert "base.yaml, line 2" in message
 
 
+VPSDE = ["sde.name=vpsde", "objective.name=dsm"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["sde.name=vpsde"], "objective.name"),
-        (["sde.name=vpsde", "objective.name=dsm", "sampling.method=sscs"], "sampling.method"),
+        ([*VPSDE, "sampling.method=sscs"], "sampling.method"),
         (["sampling.grid_power=3", "sampling.method=em"], "sampling.grid_power"),
         (["sampling.grid_power=3", "sampling.method=exponential", "sampling.grid=linear"], "sampling.grid_power"),
         (["sampling.order=4", "sampling.method=exponential"], "sampling.order"),
         (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
         (["train.micro_batch=600"], "train.micro_batch"),
+        (["train.ema_every=100"], "train.ema_every"),
+        (["train.ema_lengths=[0.05,0.05]"], "train.ema_lengths"),
+        (["objective.label_dropout=0.2"], "objective.label_dropout"),
+        (["objective.times=importance"], "objective.times"),
+        (["data.name=gaussian", "data.labels=true"], "data.labels"),
+        (["hooks.on_change=3"], "hooks.on_change"),
         (["sde.beta0=0"], "sde.beta0"),
-        (["sde.name=vpsde", "objective.name=dsm", "sde.beta0=0", "sde.beta1=0"], "sde.beta0"),
+        ([*VPSDE, "sde.beta0=0", "sde.beta1=0"], "sde.beta0"),
     ],
 )
 def test_pairs_that_do_not_go_together(overrides, key):

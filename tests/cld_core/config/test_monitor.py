@@ -27,18 +27,10 @@ def test_it_does_not_belong_to_what_is_shared():
     assert "monitor" not in load(TOY, ON).to_share()
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "http://host:5000",
-        "https://user@host/path",
-        "databricks",
-        "databricks://profile",
-        "sqlite:////home/me/m.db",
-        "file:///home/me/mlruns",
-        "postgresql+psycopg2://host/db",
-    ],
-)
+URIS = "http://host:5000 https://user@host/path databricks databricks://profile sqlite:////home/me/m.db"
+
+
+@pytest.mark.parametrize("uri", [*URIS.split(), "file:///home/me/mlruns", "postgresql+psycopg2://host/db"])
 def test_addresses(uri):
     assert load(TOY, [f"monitor.mlflow.tracking_uri={uri}"]).monitor.mlflow.tracking_uri == uri
 

@@ -11,6 +11,7 @@ from tests.support.tools import DEBUG, ONE, invoke
 MINE = """
 import dataclasses
 from cld_core import register
+from cld_core.config.keys import key
 from cld_core.config.sampling import EmSpec
 from cld_core.evaluate.registry import metric
 from cld_core.samplers.euler_maruyama import sample
@@ -18,7 +19,7 @@ from cld_core.samplers.euler_maruyama import sample
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MineSpec(EmSpec):
-    method: str = dataclasses.field(default="mine", metadata={"doc": "mine", "bounds": {}})
+    method: str = key("mine", "mine")
 
 
 register("sampling", "mine", sample, MineSpec)
