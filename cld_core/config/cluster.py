@@ -90,13 +90,7 @@ class ClusterSpec:
 
 def not_plain(text: str) -> str | None:
     """Why a text cannot be part of a script, of an environment or of a name, in words; None if it can."""
-    if has_control(text):
-        return "it has a line break or another control character. Remove it"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "it is not valid Unicode. Correct it"
-    return None
+    return "it has a line break or another control character. Remove it" if has_control(text) else None
 
 
 def misread(text: str) -> str | None:

@@ -198,9 +198,8 @@ def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -
         folder: what relative paths are taken from.
     """
     values = leaves(recipe.anchored(folder).to_dict())
-    given = map(override, _in_order(overrides))
-    keys = (key for name, value in given for key in leaves({name: value}))
-    return [f"{key}={to_yaml_line(literal(values[key]))}" for key in keys if key in values]
+    keys = [key for name, value in map(override, overrides) for key in leaves({name: value})]
+    return _in_order([f"{key}={to_yaml_line(literal(values[key]))}" for key in keys if key in values])
 
 
 def as_overrides(profile: Path) -> tuple[str, ...]:

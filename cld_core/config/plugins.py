@@ -29,9 +29,8 @@ def anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
     names = [found] if isinstance(found, str) else found
     if not isinstance(names, list):
         return keys
-    is_path = [isinstance(name, str) and name.endswith(".py") for name in names]
     return keys | {
-        "plugins": [absolute("plugins", name, folder) if it else name for it, name in zip(is_path, names, strict=True)]
+        "plugins": [absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names]
     }
 
 

@@ -174,16 +174,14 @@ def test_overrides_are_settled_for_the_ledger(tmp_path):
         "train.checkpoint_every=${train.steps}",
         "cluster.account='\\${HOME}'",
         "train={steps: 9, keep: '${train.steps}'}",
+        "sampling={nfe: 5, method: em}",
     ]
     recipe = with_overrides(before, typed)
     assert (recipe.train.checkpoint_every, recipe.train.keep, recipe.cluster.account) == (9, 9, "${HOME}")
     settled = anchored_overrides(typed, recipe, tmp_path)
-    assert settled == [
-        "train.checkpoint_every=9",
-        "cluster.account=\\${HOME}",
-        "train.steps=9",
-        "train.keep=9",
-    ]
+    # What selects a variant comes first.
+    words = r"sampling.method=em train.checkpoint_every=9 cluster.account=\${HOME} train.steps=9 train.keep=9"
+    assert settled == [*words.split(), "sampling.nfe=5"]
     assert load_frozen(frozen, settled) == recipe
     later = load_frozen(frozen, [*settled, "train.steps=77"])
     assert (later.train.steps, later.train.checkpoint_every) == (77, 9)

@@ -153,7 +153,11 @@ def test_periodic_work_is_due_from_its_threshold_on():
         ("toy", ["data.name=cifar10"], ["'network.name'", "images"]),
         ("toy", ["network.name=ncsnpp"], ["'network.name'", "vectors"]),
         ("cifar10", ["data.name=cifar100"], ["'data.name'", "Did you mean 'cifar10'?"]),
-        ("cifar10", ["network.attention=[7]"], ["command line", "network.attention", "never has [7]"]),
+        ("cifar10", ["network.attention=[7]"], ["command line: 'network.attention'", "never has [7]"]),
+        ("cifar10", ["network.multipliers=[]"], ["'network.multipliers'", "at least one"]),
+        ("cifar10", ["network.image_size=30"], ["'network.image_size'", "multiple of 8"]),
+        ("cifar10", ["network.fir_kernel=[1,3,3,2]"], ["'network.fir_kernel'", "symmetric"]),
+        ("cifar10", ["network.channels=5", "network.embedding=positional"], ["'network.channels'", "even number"]),
     ],
 )
 def test_what_does_not_go_together(recipe, overrides, words):
