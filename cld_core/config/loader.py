@@ -197,9 +197,14 @@ def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -
         recipe: their result.
         folder: what relative paths are taken from.
     """
-    values = leaves(recipe.anchored(folder).to_dict())
-    keys = [key for name, value in map(override, overrides) for key in leaves({name: value})]
-    return _in_order([f"{key}={to_yaml_line(literal(values[key]))}" for key in keys if key in values])
+    values, settled = leaves(recipe.anchored(folder).to_dict()), []
+    for text in overrides:
+        name, typed = override(text)
+        for key, value in leaves({name: typed}).items():
+            if key in values:
+                stays = key == name and value == values[key]
+                settled.append(text if stays else f"{key}={to_yaml_line(literal(values[key]))}")
+    return _in_order(settled)
 
 
 def as_overrides(profile: Path) -> tuple[str, ...]:
