@@ -105,9 +105,9 @@ _SDE = {
     "hold": Variant(HoldSpec, "cld_core.sde.hold:HOLD"),
 }
 _NETWORK = {
-    "mlp": Variant(MlpSpec, "cld_core.nets.mlp:build"),
-    "resnet": Variant(ResnetSpec, "cld_core.nets.resnet:build"),
-    "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:build"),
+    "mlp": Variant(MlpSpec, "cld_core.nets.mlp:MLP"),
+    "resnet": Variant(ResnetSpec, "cld_core.nets.resnet:ResNet"),
+    "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:Ncsnpp"),
 }
 _OBJECTIVE = dict.fromkeys(("hsm", "dsm"), Variant(ObjectiveSpec, "cld_core.loss:ScoreMatching"))
 _SAMPLING = {
