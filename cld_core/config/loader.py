@@ -184,9 +184,15 @@ def override(text: str) -> tuple[str, Any]:
             f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example train.steps=1000."
         )
     section, _, last = name.rpartition(".")
-    content, _ = parse(f"{last}: {value}", COMMAND_LINE, section)
+    fix = f"Quote it: '{name}=\"...\"'"
+    try:
+        content, _ = parse(f"{last}: {value}", COMMAND_LINE, section)
+    except RecipeError as error:
+        if isinstance(error.__cause__, _Refused | RecursionError):
+            raise
+        raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML. {fix}.") from error
     if not isinstance(content, dict) or list(content) != [last]:
-        raise RecipeError(f"{COMMAND_LINE}: {shown(text)}: the value has several lines. Quote it: '{name}=\"...\"'.")
+        raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. {fix}.")
     return name, content[last]
 
 
@@ -288,9 +294,7 @@ def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapp
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         if not isinstance(error, _Refused):
-            what = "" if section is None else f"{shown(text)} is "
-            reason = problem or str(error).splitlines()[0]
-            problem = f"{what}not valid YAML ({reason}). Fix the indentation or the quotes"
+            problem = f"not valid YAML ({problem or str(error).splitlines()[0]}). Fix the indentation or the quotes"
         line = f", line {mark.line + 1}" if mark is not None and section is None else ""
         raise RecipeError(f"{source}{line}: {problem}.") from error
     except RecursionError as error:

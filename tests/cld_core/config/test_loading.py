@@ -80,7 +80,7 @@ def test_extends_overrides_and_defaults(tmp_path):
         ("plugins=3", ["'plugins' cannot be 3", "a list, each a text"]),
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("nonsense", ["KEY=VALUE"]),
-        ("data.name={", ["not valid YAML"]),
+        ("data.name={", ["not YAML", "data.name={", "Quote it"]),
     ],
 )
 def test_a_wrong_override_is_answered_with_the_right_one(override, words):
