@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,22 +129,27 @@ def pixels(x: Tensor, model: "Model", how: str) -> Tensor:
 
 def scatter(x: Tensor, model: "Model", title: str) -> Tensor:
     """Points (n, 2) beside as many of the data, over their density if that is known: uint8, (H, W, 3)."""
+    return rendered(lambda figure: beside_data(figure, x, model, title))
+
+
+def rendered(draw: "Callable[[Figure], object]") -> Tensor:
+    """What is drawn side by side in a figure: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIDE_BY_SIDE, dpi=_DPI, layout="constrained")
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
-    beside_data(figure, x, model, title)
+    draw(figure)
     canvas.draw()
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
 
 
-def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str) -> None:
-    """Draw test data and samples x (n, 2) side by side, on equal axes."""
-    plane = Plane.of(model.source, len(x))
+def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str, label: int | None = None) -> None:
+    """Draw test data, or those of a class, and samples x (n, 2) side by side, on equal axes."""
+    plane = Plane.of(model.source, len(x), label)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     plane.draw(left, plane.examples, "tab:gray")
-    left.set_title("data")
+    left.set_title("data" if label is None else f"data of label {label}")
     outside = plane.draw(right, x, "tab:red")
     right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
     figure.suptitle(title)

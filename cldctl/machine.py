@@ -158,14 +158,16 @@ def _data(recipe: Recipe, path: object) -> Check:
 def _fid_weights(given: str | None) -> Check:
     """The weights that FIDs are computed with: those that the recipe names, or the published ones."""
     from cld_core.digests import digest_of
-    from cld_core.evaluate import inception
+    from cld_core.evaluate import feature_inputs
 
-    path = inception.weights_path() if given is None else Path(given)
+    path = feature_inputs.weights_path() if given is None else Path(given)
     if not path.is_file():
-        fix = f"For FIDs, download {inception.WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
+        fix = f"For FIDs, download {feature_inputs.WEIGHTS_URL} to that path, or name a file in eval.fid.weights."
         return Check("FID weights", "warn", f"{path} does not exist", fix)
-    if given is None and not inception.is_published(digest_of(path)):
-        return Check("FID weights", "fail", f"{path} is a different file", f"Download {inception.WEIGHTS_URL} again.")
+    if given is None and not feature_inputs.is_published(digest_of(path)):
+        return Check(
+            "FID weights", "fail", f"{path} is a different file", f"Download {feature_inputs.WEIGHTS_URL} again."
+        )
     return Check("FID weights", "ok", str(path))
 
 

@@ -19,9 +19,7 @@ from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import by_age, read_object, write_json
 from cld_core.run import RunFolder, changes
-from cld_core.shards import Computer, ShardedWork, Task
-from cld_core.shards.rows import Rows
-from cld_core.shards.work import joined
+from cld_core.shards import Computer, Rows, ShardedWork, Task, joined
 
 from . import registry
 from .reports import current_report, remarks, to_tensorboard

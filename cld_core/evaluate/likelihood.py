@@ -17,10 +17,9 @@ from cld_core.data.source import labelled
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.seeds import SampleNoise
-from cld_core.shards.rows import Arrays
+from cld_core.shards import Arrays
 
-from .moments import standard_error
-from .rows import RowComputer, SampleRows, Table, given_labels
+from .rows import RowComputer, SampleRows, Table, given_labels, standard_error
 
 # One value per example: bounds of log p(x) in nats, and evaluations of the network.
 _BOUNDS = ("elbo", "paper_elbo", "importance_bound", "nfe")

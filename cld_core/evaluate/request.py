@@ -17,10 +17,9 @@ from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, changes
-from cld_core.shards import Request
-from cld_core.shards.request import MAX_ROWS, require_few
+from cld_core.shards import MAX_ROWS, Request, require_few
 
-from . import inputs, registry
+from . import feature_inputs, registry
 from .feature_inputs import FeatureInputs
 
 
@@ -96,7 +95,7 @@ class EvalRequest(Request):
         if "samples" in over:
             recipe.sampling.require_usable()
             _require_flow(recipe.sampling, names)
-        fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
+        fid, files = feature_inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
         sizes = {"samples": spec.samples, "points": points}
@@ -127,7 +126,7 @@ class EvalRequest(Request):
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             ema=recipe.ema,
-            files={**files, **inputs.plugin_files(recipe)},
+            files={**files, **feature_inputs.plugin_files(recipe)},
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
@@ -191,9 +190,6 @@ class EvalRequest(Request):
         """All that each single row of a kind depends on besides the weights, but not how many there are."""
         rows = registry.ROWS[kind]
         settings = {name: self.at(name) for name in ("model_digest", "seed", "ema", "plugins", *rows.depends)}
-        for place in rows.apart:
-            section, _, name = place.partition(".")
-            settings[section] = {key: value for key, value in settings[section].items() if key != name}
         reads = sorted(registry.read_of(kind, self.metrics))
         return {"rows": kind, "version": rows.version, "reads": reads, **settings}
 
@@ -211,7 +207,7 @@ class EvalRequest(Request):
         names = {"model_digest", "seed", "ema", *(["plugins"] if self.plugins else []), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
-            names |= {*rows.depends, *metric.depends, rows.over, *([rows.most] if rows.most else [])}
+            names |= {*rows.depends, *metric.same, rows.over, *([rows.most] if rows.most else [])}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
         return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
 

@@ -17,11 +17,9 @@ from cld_core.config.registry import spec_of
 from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import CldError, DataError, UsageError
-from cld_core.shards import Computer, Request, ShardedWork, Task
-from cld_core.shards.request import require_few
-from cld_core.shards.rows import Rows
+from cld_core.shards import Computer, Request, Rows, ShardedWork, Task, require_few
 
-from . import inputs
+from . import feature_inputs
 from .feature_inputs import Extraction
 
 _WHY = "jobs would compute, and import, what is in it"
@@ -67,7 +65,7 @@ class StatsRequest(Request):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.count(data, "train")
-        extraction, _, files = inputs.extractor(recipe)
+        extraction, _, files = feature_inputs.extractor(recipe)
         if output is None:
             from . import stats_file
 
@@ -78,7 +76,7 @@ class StatsRequest(Request):
             data_fingerprint=store.fingerprint(data, "train"),
             images=images,
             extraction=extraction,
-            files={**files, **inputs.plugin_files(recipe)},
+            files={**files, **feature_inputs.plugin_files(recipe)},
             features=features,
             classes=store.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,
@@ -169,7 +167,6 @@ class Statistics(ShardedWork):
         import numpy as np
 
         from . import stats_file
-        from .moments import Moments
 
         request = self.request
         kept: list[Any] = []
@@ -180,8 +177,8 @@ class Statistics(ShardedWork):
                     kept.append(part["features"])
                 yield part["features"]
 
-        moments = Moments.of_parts(features())
-        about = {
+        moments = stats_file.Moments.of(features())
+        about: stats_file.About = {
             "identity": request.fingerprint,
             **request.extraction.to_dict(),
             "images": request.images,

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from cld_core.data.source import labelled
 from cld_core.errors import UsageError
-from cld_core.shards.rows import Arrays
+from cld_core.shards import Arrays
 
-from .moments import standard_error
-from .rows import SampleRows, Table
+from .rows import SampleRows, Table, standard_error
 
 DIRECTIONS = 64
 # Test points that are searched for those of a class, in multiples of the samples.

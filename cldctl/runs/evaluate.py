@@ -17,7 +17,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.trust import trusted_recipe
-from cld_core.shards.request import require_few
+from cld_core.shards import require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers

@@ -32,13 +32,14 @@ def _toy() -> Any:
 
 
 def _prepare() -> None:
-    import torch_fidelity.feature_extractor_inceptionv3  # noqa: F401 (forks have it)
-
-    from cld_core import nets, optim  # noqa: F401
+    from cld_core import (  # noqa: F401
+        nets,
+        optim,
+        shards,
+    )
     from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
-    from cld_core.shards import rows  # noqa: F401
 
     torch.set_num_threads(1)
     _run(), _exported(), _arrays()
@@ -163,9 +164,7 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
 
 
 def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.digests import checksum
-    from cld_core.errors import UsageError
-    from cld_core.evaluate import weights
+    from cld_core.evaluate.extractors import tensors_of
 
     state = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "n": torch.tensor(1)}
     odd = rng.choice([*ODD_VALUES, torch.zeros(2), torch.zeros(1).expand(10**9), {"a": 1}])
@@ -180,17 +179,7 @@ def _weights(rng: random.Random, folder: Path) -> Callable[[], Any]:
         )
     )
 
-    def read() -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Inception
-
-        tempfile.tempdir = str(folder)
-        try:
-            with weights.handed_over(str(path), checksum(path), Inception, "inception-v3-compat") as copy:
-                torch.load(copy, weights_only=True)
-        except weights.NotWeights as error:  # as `extractors` does
-            raise UsageError("these are not weights") from error
-
-    return read
+    return lambda: tensors_of(path, "inception-v3-compat")
 
 
 # --- exported models
@@ -290,7 +279,7 @@ def _odd_member(rng: random.Random, content: bytes) -> bytes:
 
 def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.evaluate import stats_file
-    from cld_core.shards.rows import Rows
+    from cld_core.shards import Rows
 
     members = dict(rng.choice(_arrays()))
     name = rng.choice(list(members))

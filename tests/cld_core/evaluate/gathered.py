@@ -3,9 +3,7 @@
 import torch
 
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.shards import Task
-from cld_core.shards.rows import Arrays
-from cld_core.shards.work import joined
+from cld_core.shards import Arrays, Task, joined
 
 
 def gather(work: Evaluation) -> dict[str, Arrays]:

@@ -13,9 +13,8 @@ from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
 from cld_core.evaluate import extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.features import FeatureRows, ImageRows, _frechet, _frechet_of
+from cld_core.evaluate.features import FeatureRows, ImageRows, frechet
 from cld_core.evaluate.likelihood import LossRows
-from cld_core.evaluate.moments import Moments
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -45,7 +44,8 @@ def pngs(folder: Path, images: torch.Tensor) -> str:
 def test_the_distance_of_equal_sets_is_not_negative(seed):
     """Sets of fewer images than features, whose covariances are singular."""
     few = np.random.default_rng(seed).normal(size=(20, 192))
-    assert 0.0 <= _frechet_of(few, few) < 1e-3
+    of = stats_file.Moments.of([few])
+    assert 0.0 <= frechet(few, of.mean, of.covariance) < 1e-3
 
 
 def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_path):
@@ -172,19 +172,20 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch, 
     np.testing.assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
     assert not (folder / "rows").exists(), "nothing is left of the rows"
     about = stats_file.outline(Path(work.request.output)).about
-    assert (made.images, about["data"]) == (20, work.request.data_fingerprint)
+    assert (made.outline.images, about["data"]) == (20, work.request.data_fingerprint)
 
 
 def test_moments_merge_exactly():
-    rows = np.random.default_rng(0).normal(3.0, 2.0, (500, 6))
-    cut = Moments.of_parts([rows[:7], rows[7:300], rows[300:]])
-    np.testing.assert_array_equal(cut.mean, Moments.of(rows).mean)
-    np.testing.assert_array_equal(cut.scatter, Moments.of(rows).scatter)
-    merged = Moments.merged(Moments.of(rows[a:b]) for a, b in ((0, 1), (1, 130), (130, 500)))
-    np.testing.assert_allclose(merged.mean, rows.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(merged.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
-    shifted = {"mu": merged.mean + 1.0, "sigma": merged.covariance}
-    assert _frechet(merged, shifted) == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
+    """Rows of several blocks, however they are cut."""
+    rows = np.random.default_rng(0).normal(3.0, 2.0, (9000, 6))
+    whole = stats_file.Moments.of([rows])
+    cut = stats_file.Moments.of([rows[:7], rows[7:5000], rows[5000:]])
+    np.testing.assert_array_equal(cut.mean, whole.mean)
+    np.testing.assert_array_equal(cut.scatter, whole.scatter)
+    np.testing.assert_allclose(whole.mean, rows.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(whole.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
+    value = frechet(rows, whole.mean + 1.0, whole.covariance)
+    assert value == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
 
 
 def test_the_test_loss_is_the_training_objective_keyed_by_example(run):

@@ -20,10 +20,10 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
     model = Model(tiny_recipe(make_images(tmp_path / "set")))
     nats = math.prod(model.data_shape) * math.log(2.0)
     request = EvalRequest.of(model.recipe, ("elbo",), 0)
-    joined = SimpleNamespace(
+    rows = SimpleNamespace(
         model=model, request=request, arrays={name: np.full(4, -nats) for name in likelihood._BOUNDS}
     )
-    report = likelihood.elbo(joined)
+    report = likelihood.elbo(rows)
     assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
     for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
         assert report[name] == pytest.approx(8.0)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cld_core.errors import UnusableSamplesError
-from cld_core.evaluate import nonfinite
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.reports import remarks
+from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.ranks import Ranks
 from tests.support.spoiled import spoil
 
@@ -37,11 +37,11 @@ def work_of(run, *overrides, metrics=("fid",), shards=1) -> Evaluation:
 def test_a_sample_is_not_finite_if_any_of_its_numbers_is_not():
     x = torch.zeros(4, 3, 2, 2)
     x[1, 2, 0, 1], x[2, 0, 0, 0], x[3, 1, 1, 1] = math.nan, math.inf, -math.inf
-    assert nonfinite.rows(x).tolist() == [False, True, True, True]
-    assert nonfinite.rows(x[:, :, 0, 0]).tolist() == [False, False, True, False]
-    assert nonfinite.remark_on(x) == "3 of 4 samples are not finite"
-    assert nonfinite.remark_on(x[:2]) == "1 of 2 samples is not finite"
-    assert nonfinite.remark_on(x[:1]) is None
+    assert not_finite(x).tolist() == [False, True, True, True]
+    assert not_finite(x[:, :, 0, 0]).tolist() == [False, False, True, False]
+    assert remark_on(x) == "3 of 4 samples are not finite"
+    assert remark_on(x[:2]) == "1 of 2 samples is not finite"
+    assert remark_on(x[:1]) is None
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_a_sample_is_not_finite_if_any_of_its_numbers_is_not():
 )
 def test_the_limit_is_a_fraction_of_all_samples(count, samples, allowed, passes):
     if passes:
-        nonfinite.require_few(count, samples, samples=samples, allowed=allowed)
+        require_few_lost(count, samples, samples=samples, allowed=allowed)
         return
     with pytest.raises(UnusableSamplesError):
-        nonfinite.require_few(count, samples, samples=samples, allowed=allowed)
+        require_few_lost(count, samples, samples=samples, allowed=allowed)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.run import events
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
-from cld_core.shards.request import MAX_SHARDS
+from cld_core.shards import MAX_SHARDS
 from cldctl.clusters.records import SchedulerRefused, Seen, Survey
 from cldctl.evals import plan
 from cldctl.runs import evaluate
