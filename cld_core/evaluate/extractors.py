@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
-from cld_core.config.plugins import fingerprint
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.imports import resolve
@@ -70,9 +69,10 @@ class Extractor:
     def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
         name = extraction.extractor
         if extraction.plugin is not None:
-            _require_unchanged(
-                [path for place, path in files.items() if place.startswith("plugin") and path], extraction
-            )
+            plugins = [path for place, path in files.items() if place.startswith("plugin") and path]
+            if fingerprint(plugins) != extraction.plugin:
+                text = "changed since the evaluation was asked for. Re-run the command"
+                raise UsageError(f"{', '.join(plugins)}: {text}.")
         kind = find(name)
         self.layers = {"features": extraction.layer}
         if scores:
@@ -195,11 +195,3 @@ def download(url: str, path: Path, sha256: str) -> None:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
-
-
-def _require_unchanged(plugins: list[str], extraction: Extraction) -> None:
-    if missing := [path for path in plugins if path.endswith(".py") and not Path(path).is_file()]:
-        raise UsageError(f"{missing[0]}: gone since the evaluation was asked for. Put it back, or re-run the command.")
-    if fingerprint(plugins) != extraction.plugin:
-        text = "changed since the evaluation was asked for. Re-run the command"
-        raise UsageError(f"{', '.join(plugins)}: {text}.")

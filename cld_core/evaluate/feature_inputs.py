@@ -89,7 +89,7 @@ def plugin_files(recipe: Recipe) -> Files:
 
 
 def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Files]:
-    """What the metrics that look at features need, looked for and checked; None if none does.
+    """What the metrics that look at features need, looked for and checked, None if none does; and where files lie.
 
     Raises:
         UsageError: a metric is not for such data, weights or statistics are missing or do not fit, or samples are too
@@ -99,9 +99,7 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Fi
     chosen = registry.metrics(metrics)
     _refuse_other_data(recipe, chosen)
     readers = [metric for metric in chosen if any(it.startswith("fid.") for it in registry.ROWS[metric.rows].depends)]
-    made: FeatureInputs | None = None
-    files: Files = {}
-    references = None
+    made, files, references = None, plugin_files(recipe), None
     if readers:
         extraction, dimensions, files = extractor(recipe)
         stats, path = None, None

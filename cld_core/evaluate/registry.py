@@ -29,7 +29,7 @@ class RowKind:
             model, the seed and its index.
         implementation: "module:Class" of the `rows.RowComputer` that computes them.
         version: raised when the meaning of rows changes, so that old and new never share a folder.
-        chunk: how many rows a file holds.
+        chunk: how many rows a file holds, if they are of images; of points it has `POINTS_CHUNK`.
         of: the data that rows of this kind exist for.
         most: a place in a request ("flow.samples") with the largest number of rows, on which no single row depends.
         along_flow: rows compare samples with the probability flow, which the sampler has to approximate.
@@ -90,7 +90,8 @@ class Metric:
         help: one line for the command line.
         rows: the kind of rows that it reads.
         quantities: the numbers that are shown.
-        section: makes the section of the report from all rows: a function, or "module:function".
+        section: makes the section of the report from all rows: a function, or "module:function"; by default, the
+            function of its name in the module of its rows.
         how: in words, the settings in which runs that are compared may differ; by default, how samples were drawn.
         remark: in words, what readers of the numbers in a section should know, None if there is nothing unusual; by
             default, how many samples are not finite.
@@ -107,7 +108,7 @@ class Metric:
     help: str
     rows: str
     quantities: tuple[Quantity, ...]
-    section: "str | Callable[[Table], dict[str, Any]]"
+    section: "str | Callable[[Table], dict[str, Any]] | None" = None
     how: "Callable[[EvalRequest], str]" = _sampler
     remark: Callable[[Mapping[str, Any]], str | None] = _nonfinite
     reads: tuple[str, ...] = ()
@@ -163,7 +164,6 @@ _METRICS = (
         reference="moments",
         same=_SAME_REFERENCE,
         quantities=(Quantity(key="fid", label="FID"),),
-        section="cld_core.evaluate.features:fid",
     ),
     Metric(
         name="kid",
@@ -173,7 +173,6 @@ _METRICS = (
         same=(*_SAME_REFERENCE, "kid"),
         least=("subset_size", 0),
         quantities=(Quantity(key="kid", label="KID", digits=5),),
-        section="cld_core.evaluate.features:kid",
     ),
     Metric(
         name="isc",
@@ -183,7 +182,6 @@ _METRICS = (
         same=(*_SAME_FEATURES, "isc"),
         least=("splits", 0),
         quantities=(Quantity(key="isc", label="Inception Score", larger_is_better=True),),
-        section="cld_core.evaluate.features:isc",
     ),
     Metric(
         name="prc",
@@ -196,7 +194,6 @@ _METRICS = (
             Quantity(key="precision", field="precision", label="precision", larger_is_better=True),
             Quantity(key="recall", field="recall", label="recall", larger_is_better=True),
         ),
-        section="cld_core.evaluate.features:prc",
     ),
     Metric(
         name="classes",
@@ -210,7 +207,6 @@ _METRICS = (
             Quantity(key="class_precision", field="precision", label="precision in a class", larger_is_better=True),
             Quantity(key="class_recall", field="recall", label="recall in a class", larger_is_better=True),
         ),
-        section="cld_core.evaluate.features:classes",
         remark=_left_out,
     ),
     Metric(
@@ -229,7 +225,6 @@ _METRICS = (
                 is_reference=True,
             ),
         ),
-        section="cld_core.evaluate.toy:w2",
     ),
     Metric(
         name="density",
@@ -237,7 +232,6 @@ _METRICS = (
         rows="vectors",
         same=("samples",),
         quantities=(Quantity(key="density", label="log-density, nats", stderr="stderr", larger_is_better=True),),
-        section="cld_core.evaluate.toy:density",
     ),
     Metric(
         name="flow-distance",
@@ -245,7 +239,6 @@ _METRICS = (
         rows="flow",
         same=("seed", "samples", "flow"),
         quantities=(Quantity(key="flow_distance", label="distance from the flow", stderr="stderr", digits=4),),
-        section="cld_core.evaluate.likelihood:flow_distance",
     ),
     Metric(
         name="class-law",
@@ -271,7 +264,6 @@ _METRICS = (
                 key="class_accuracy", field="accuracy", label="samples in their class", digits=4, larger_is_better=True
             ),
         ),
-        section="cld_core.evaluate.toy:class_law",
     ),
     Metric(
         name="elbo",
@@ -282,7 +274,6 @@ _METRICS = (
             Quantity(key="bpd", field="bpd", label="bits/dim", stderr="stderr"),
             Quantity(key="nll", field="nll", label="NLL bound, nats", stderr="stderr"),
         ),
-        section="cld_core.evaluate.likelihood:elbo",
         how=_of_bound,
         remark=_on_bound,
     ),
@@ -292,7 +283,6 @@ _METRICS = (
         rows="loss",
         same=("points", "seed", "objective"),
         quantities=(Quantity(key="loss", label="test loss", stderr="stderr"),),
-        section="cld_core.evaluate.likelihood:loss",
         how=lambda request: f"draws {request.loss.draws}",
     ),
 )
@@ -309,7 +299,6 @@ _ROWS = {
         depends=("sampling",),
         implementation="cld_core.evaluate.toy:VectorRows",
         of="vectors",
-        chunk=1024,
     ),
     "flow": RowKind(
         over="samples",
@@ -351,7 +340,9 @@ def computer(kind: str) -> Any:
 
 def section(metric: Metric, table: "Table") -> dict[str, Any]:
     """The section of a report that a metric makes of all rows. Loads torch."""
-    made: dict[str, Any] = (resolve(metric.section) if isinstance(metric.section, str) else metric.section)(table)
+    module = ROWS[metric.rows].implementation.partition(":")[0]
+    named = metric.section or f"{module}:{metric.name.replace('-', '_')}"
+    made: dict[str, Any] = (resolve(named) if isinstance(named, str) else named)(table)
     return made
 
 

@@ -23,6 +23,10 @@ class _Average(TypedDict, total=False):
     error: float
 
 
+class _RowsOf(TypedDict, total=False):
+    id: str
+
+
 class _Tuned(TypedDict, total=False):
     remark: str | None
 
@@ -31,6 +35,7 @@ class _Tuned(TypedDict, total=False):
 def _layout(metrics: tuple[Metric, ...]) -> Any:
     """The fields of a report that others rely on. What is of another type is left out when it is read."""
     fields: dict[str, Any] = {"checkpoint_step": int, "created": float, "ema": _Average, "tuned": _Tuned}
+    fields["rows"] = dict[str, _RowsOf]
     for metric in metrics:
         names = {name for quantity in metric.quantities for name in (quantity.field, quantity.stderr) if name}
         # These are no results, but shown beside them.
@@ -39,15 +44,20 @@ def _layout(metrics: tuple[Metric, ...]) -> Any:
     return TypedDict("Report", fields, total=False)  # type: ignore[misc]
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """What the report in an evaluation's folder holds; empty if there is none."""
+    with contextlib.suppress(RecordError):
+        report: dict[str, Any] = from_plain(_layout(tuple(registry.metrics())), read_object(folder / "report.json"))
+        return report
+    return {}
+
+
 def current_report(folder: Path) -> dict[str, Any] | None:
     """The report in an evaluation's folder, unless the run has another checkpoint of that step by now.
 
     A checkpoint that was cleared away leaves its numbers valid.
     """
-    try:
-        report: dict[str, Any] = from_plain(_layout(tuple(registry.metrics())), read_object(folder / "report.json"))
-    except RecordError:
-        return None
+    report = read(folder)
     if "checkpoint_step" not in report:
         return None
     checksum = None

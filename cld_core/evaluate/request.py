@@ -15,9 +15,10 @@ from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import UsageError
+from cld_core.ranges import POINTS_CHUNK
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, changes
-from cld_core.shards import MAX_ROWS, Request, require_few
+from cld_core.shards import Request, require_few
 
 from . import feature_inputs, registry
 from .feature_inputs import FeatureInputs
@@ -40,6 +41,7 @@ class EvalRequest(Request):
         elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
+        images: whether the data are images, not points.
         plugins: what tells the plug-ins that compute a part of it from others; None if none does.
     """
 
@@ -64,6 +66,7 @@ class EvalRequest(Request):
     elbo_eps_asked: float | None = None
     loss: LossSpec = field(default_factory=LossSpec)
     ema: EmaSpec = field(default_factory=EmaSpec)
+    images: bool = False
     plugins: str | None = None
 
     @classmethod
@@ -98,14 +101,12 @@ class EvalRequest(Request):
         fid, files = feature_inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
-        sizes = {"samples": spec.samples, "points": points}
-        if max(sizes[name] for name in over) > MAX_ROWS:
-            raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
         named = [("metrics", name) for name in names]
         named += [("sampling", recipe.sampling.method)] if "samples" in over else []
         named += [("objective", recipe.objective.name)] if "loss" in names else []
         request = cls(
             plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
+            images=isinstance(recipe.data, ImageDataSpec),
             metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
@@ -126,7 +127,7 @@ class EvalRequest(Request):
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             ema=recipe.ema,
-            files={**files, **feature_inputs.plugin_files(recipe)},
+            files=files,
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
@@ -184,7 +185,7 @@ class EvalRequest(Request):
         return min([int(getattr(self, kind.over)), *most])
 
     def chunk(self, kind: str) -> int:
-        return registry.ROWS[kind].chunk
+        return registry.ROWS[kind].chunk if self.images else POINTS_CHUNK
 
     def row_settings(self, kind: str) -> dict[str, Any]:
         """All that each single row of a kind depends on besides the weights, but not how many there are."""

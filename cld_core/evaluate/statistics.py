@@ -76,7 +76,7 @@ class StatsRequest(Request):
             data_fingerprint=store.fingerprint(data, "train"),
             images=images,
             extraction=extraction,
-            files={**files, **feature_inputs.plugin_files(recipe)},
+            files=files,
             features=features,
             classes=store.class_names(data) if features else (),
             batch_size=recipe.eval.batch_size,

@@ -142,13 +142,17 @@ def _is_logarithmic(values: Collection[float]) -> bool:
     return bool(values) and max(values) >= _LOG_FROM * min(values) > 0
 
 
+def is_complete(run: RunFolder, sweep: Sweep) -> bool:
+    """Whether all evaluations have results of the present checkpoint."""
+    return all(current_report(run.evals / name) is not None for name in sweep.evaluations)
+
+
 def write_finished(run: RunFolder) -> None:
     """Write `table.csv` and `plot.png` of every sweep that is complete and has reports newer than those files."""
     for folder, sweep in sweeps_of(run):
-        files = [run.evals / name / "report.json" for name in sweep.evaluations]
-        if any(current_report(file.parent) is None for file in files):
+        if not is_complete(run, sweep):
             continue
-        newest = max(file.stat().st_mtime for file in files)
+        newest = max((run.evals / name / "report.json").stat().st_mtime for name in sweep.evaluations)
         target = folder / "table.csv"
         if not target.is_file() or target.stat().st_mtime < newest:
             table = rows(run, sweep)

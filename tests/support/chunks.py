@@ -12,3 +12,4 @@ def cut(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     for kind, it in list(registry.ROWS.items()):
         monkeypatch.setitem(registry.ROWS, kind, replace(it, chunk=rows))
     monkeypatch.setattr("cld_core.shards.CHUNK", rows)
+    monkeypatch.setattr("cld_core.evaluate.request.POINTS_CHUNK", rows)

@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.sde import build
 from tests.support.paths import RECIPES
 
-from .gathered import gather
+from .on_images import gather
 
 
 class Exact(torch.nn.Module):

@@ -1,8 +1,10 @@
 """FID and similar metrics: equal to torch-fidelity's, however they are divided."""
 
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,20 +13,20 @@ from PIL import Image
 
 from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
-from cld_core.evaluate import extractors, stats_file
+from cld_core.evaluate import extractors, likelihood, stats_file
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.features import FeatureRows, ImageRows, frechet
+from cld_core.evaluate.features import ImageRows, frechet
 from cld_core.evaluate.likelihood import LossRows
+from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from tests.support.extractor import random_inception
-from tests.support.images import make_images
+from tests.support.images import make_images, tiny_recipe
 
-from .gathered import gather
-from .on_images import evaluated, request, stats_of
+from .on_images import evaluated, gather, request, stats_of
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -112,28 +114,6 @@ def test_shards_and_batches_change_rounding_only(run, chunks):
         assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
 
 
-def test_an_interrupted_shard_resumes_at_its_next_batch(run, monkeypatch):
-    work = Evaluation(request(run, "eval.batch_size=16").save(run))
-    asked: list[tuple[int, int]] = []
-    compute = FeatureRows.compute
-    monkeypatch.setattr(
-        FeatureRows, "compute", lambda self, first, last: asked.append((first, last)) or compute(self, first, last)
-    )
-    assert not work.compute(Ranks(), should_stop=lambda: len(asked) >= 2)
-    assert work.compute(Ranks())
-    assert asked == [(0, 16), (16, 32), (32, 40)]
-    undisturbed = work.report
-    (work.folder / "report.json").unlink()
-    # Damage on the disk is noticed, and computed again.
-    file = work.rows("features").file(0, 40)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    assert work.compute(Ranks())
-    assert len(asked) == 6
-    assert (work.report["fid"], work.report["kid"]) == (undisturbed["fid"], undisturbed["kid"])
-
-
 def test_features_are_shared_by_metrics_and_a_shard_may_lack_a_kind_of_rows(run, monkeypatch, chunks):
     """The loss of three images, divided into five shards like the samples."""
     chunks(8)
@@ -207,3 +187,17 @@ def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
     part = LossRows(model, many).compute(3, 7)["loss"]
     np.testing.assert_allclose(part, losses[3:7], rtol=1e-5)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_a_uniform_density_has_eight_bits(tmp_path):
+    model = Model(tiny_recipe(make_images(tmp_path / "set")))
+    nats = math.prod(model.data_shape) * math.log(2.0)
+    request = EvalRequest.of(model.recipe, ("elbo",), 0)
+    rows = SimpleNamespace(
+        model=model, request=request, arrays={name: np.full(4, -nats) for name in likelihood._BOUNDS}
+    )
+    report = likelihood.elbo(rows)
+    assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
+    for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
+        assert report[name] == pytest.approx(8.0)
+    assert "nll" not in report
