@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
+from cld_core.config.plugins import fingerprint
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.imports import resolve
