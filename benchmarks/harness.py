@@ -162,11 +162,6 @@ def against_published(row: Row, published_s: float, least: float, settings: Sett
     return replace(row, target=f">= {least:g}x published", met=ratio >= least, note=note)
 
 
-def at_most(name: str, seconds: float, limit: float, note: str = "", best: float | None = None) -> Row:
-    """A row whose target is an upper bound in seconds."""
-    return Row(name=name, seconds=seconds, best=best, target=f"< {limit:g} s", met=seconds < limit, note=note)
-
-
 def machine() -> dict[str, Any]:
     """The machine on which the numbers were measured."""
     gpus = (

@@ -22,7 +22,7 @@ from cld_core.imports import resolve
 from cld_core.registration import table
 from cld_core.sanitize import printable
 
-from .feature_inputs import WEIGHTS_URL, Extraction, Files
+from .extraction import WEIGHTS_URL, Extraction, Files
 
 _REGISTERED = table("extractors", {})
 

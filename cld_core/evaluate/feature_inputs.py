@@ -1,86 +1,23 @@
-"""What features of images are computed with: an extractor, its weights, and statistics of the training set.
+"""What an evaluation of images needs besides a checkpoint: an extractor, its weights, statistics of the training set.
 
 They are looked for when an evaluation is asked for, not when its job starts. Loads no torch for Inception with the
 published weights.
 """
 
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import INCEPTION, FidSpec
 from cld_core.config.plugins import fingerprint
-from cld_core.digests import digest, digest_of
+from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.sanitize import one_line
 
-from . import registry
-
-# Inception of 2015-12-05, which published FIDs are computed with; the first digits of its SHA-256 are in the name.
-WEIGHTS_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
-PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-# Its layers and their numbers of features.
-LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
-
-# Where things lie on this machine ("weights", "stats", "plugin 0", ...), as in `Request.files`.
-Files = dict[str, str | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """A feature extractor, by content.
-
-    Attributes:
-        extractor: its name in torch-fidelity.
-        layer: the layer whose output the features are.
-        weights: SHA-256 of the file of weights; None if it needs none.
-        plugin: fingerprint of the recipe's plug-ins, of an extractor that does not come with torch-fidelity.
-    """
-
-    extractor: str
-    layer: str
-    weights: str | None = None
-    plugin: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For digests and descriptions in files, which omit the plug-in if there is none."""
-        content = {name: getattr(self, name) for name in ("extractor", "layer", "weights", "plugin")}
-        return {name: value for name, value in content.items() if name != "plugin" or value is not None}
-
-    def fingerprint_of_stats(self, data: str) -> str:
-        """Of the statistics of a training set with the fingerprint ``data``, whoever computes them."""
-        return digest({**self.to_dict(), "data": data})[:16]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureInputs(Extraction):
-    """What features of samples come from, and what they are compared with.
-
-    Attributes:
-        quantisation: how samples become grey levels.
-        stats: fingerprint of the statistics of the training set; None if no metric needs them.
-    """
-
-    quantisation: str
-    stats: str | None = None
-
-
-def is_published(sha256: str | None) -> bool:
-    """Whether weights are those that published FIDs are computed with."""
-    return sha256 == PUBLISHED_SHA256
-
-
-def weights_path() -> Path:
-    """Where torch keeps downloaded weights (in `torch.hub.get_dir`), found without loading torch."""
-    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("TORCH_HOME", f"{cache}/torch")
-    return Path(home).expanduser() / "hub" / "checkpoints" / WEIGHTS_URL.rsplit("/", 1)[1]
+from . import extraction, registry
+from .extraction import Extraction, FeatureInputs, Files
 
 
 def plugin_files(recipe: Recipe) -> Files:
@@ -101,16 +38,16 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Fi
     readers = [metric for metric in chosen if any(it.startswith("fid.") for it in registry.ROWS[metric.rows].depends)]
     made, files, references = None, plugin_files(recipe), None
     if readers:
-        extraction, dimensions, files = extractor(recipe)
+        source, dimensions, files = extractor(recipe)
         stats, path = None, None
         if any(metric.reference is not None for metric in readers):
             from . import stats_file
 
             flags = " and ".join(metric.flag for metric in readers if metric.needs_features)
             by_class = any(metric.reference == "classes" for metric in readers)
-            path, stats, references = stats_file.find(recipe, extraction, dimensions, flags, by_class=by_class)
+            path, stats, references = stats_file.find(recipe, source, dimensions, flags, by_class=by_class)
         files |= {"stats": None if path is None else str(path)}
-        made = FeatureInputs(**asdict(extraction), quantisation=recipe.eval.fid.quantisation, stats=stats)
+        made = FeatureInputs(**asdict(source), quantisation=recipe.eval.fid.quantisation, stats=stats)
     _refuse_too_few(recipe, chosen, references)
     return made, files
 
@@ -158,8 +95,8 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
     layer = "2048" if spec.layer is None else str(spec.layer)
     weights = _given_weights(spec)
     if spec.extractor == INCEPTION:
-        if layer not in LAYERS:
-            raise UsageError(f"'eval.fid.layer' cannot be {layer!r}; {INCEPTION} has {', '.join(LAYERS)}.")
+        if layer not in extraction.LAYERS:
+            raise UsageError(f"'eval.fid.layer' cannot be {layer!r}; {INCEPTION} has {', '.join(extraction.LAYERS)}.")
         weights = weights or _published_weights(spec)
     else:
         # Registries and plug-ins are code, which needs torch.
@@ -175,8 +112,8 @@ def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
         plugin=plugin,
     )
     files: Files = {"weights": None if weights is None else str(weights), **plugin_files(recipe)}
-    if spec.extractor == INCEPTION and is_published(made.weights):
-        return made, LAYERS[layer], files
+    if spec.extractor == INCEPTION and extraction.is_published(made.weights):
+        return made, extraction.LAYERS[layer], files
     from . import extractors
 
     return made, extractors.dimensions(made, files, recipe.data.pixels), files
@@ -187,25 +124,27 @@ def _given_weights(spec: FidSpec) -> Path | None:
         return None
     path = Path(spec.weights)
     if not path.is_file():
-        hint = f" Download {WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
+        hint = f" Download {extraction.WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
         raise UsageError(f"'eval.fid.weights' names {path}, but there is no such file. Correct the path.{hint}")
     return path
 
 
 def _published_weights(spec: FidSpec) -> Path:
     """The published weights of Inception, where torch keeps them."""
-    kept = weights_path()
+    kept = extraction.weights_path()
     if not kept.is_file():
         if not spec.download:
             where = f"put it at {kept}, or name it in eval.fid.weights"
-            text = f"the weights of {INCEPTION} are not on this machine. Download {WEIGHTS_URL} and {where}"
+            text = f"the weights of {INCEPTION} are not on this machine. Download {extraction.WEIGHTS_URL} and {where}"
             raise UsageError(f"{text}; with internet access, eval.fid.download=true does it.")
         from . import extractors
 
-        extractors.download(WEIGHTS_URL, kept, PUBLISHED_SHA256)
-    if not is_published(found := digest_of(kept)):
+        extractors.download(extraction.WEIGHTS_URL, kept, extraction.PUBLISHED_SHA256)
+    if not extraction.is_published(found := digest_of(kept)):
         # Anybody's program may have put it there, and nobody has named it.
         text = f"not the published weights of {INCEPTION}: its SHA-256 is {found[:16]}..."
-        fix = f"Remove it and download {WEIGHTS_URL} to there, or name a file of your own in eval.fid.weights"
+        fix = (
+            f"Remove it and download {extraction.WEIGHTS_URL} to there, or name a file of your own in eval.fid.weights"
+        )
         raise UsageError(f"{kept}: {text}. {fix}.")
     return kept

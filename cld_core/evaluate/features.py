@@ -15,7 +15,7 @@ from cld_core.errors import UsageError
 from cld_core.shards import Arrays, Computer
 
 from . import extractors, registry, stats_file
-from .feature_inputs import Extraction, FeatureInputs, Files
+from .extraction import Extraction, FeatureInputs, Files
 from .rows import SampleRows, Table
 
 # Of fewer samples of a class, a Fréchet distance says nothing.

@@ -21,7 +21,7 @@ from cld_core.run import RunFolder, changes
 from cld_core.shards import Request, require_few
 
 from . import feature_inputs, registry
-from .feature_inputs import FeatureInputs
+from .extraction import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class EvalRequest(Request):
         rows = registry.ROWS[kind]
         settings = {name: self.at(name) for name in ("model_digest", "seed", "ema", "plugins", *rows.depends)}
         reads = sorted(registry.read_of(kind, self.metrics))
-        return {"rows": kind, "version": rows.version, "reads": reads, **settings}
+        return {"rows": kind, "version": rows.version, "chunk": self.chunk(kind), "reads": reads, **settings}
 
     def at(self, place: str) -> Any:
         """What is at a place such as "kid.subsets"; None if a section of it is missing."""

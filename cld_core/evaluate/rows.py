@@ -18,7 +18,7 @@ from cld_core.score import Score
 from cld_core.shards import Arrays, Computer
 
 from . import registry, stats_file
-from .feature_inputs import FeatureInputs, is_published
+from .extraction import FeatureInputs, is_published
 from .request import EvalRequest
 
 

@@ -20,7 +20,7 @@ from cld_core.errors import CldError, DataError, UsageError
 from cld_core.shards import Computer, Request, Rows, ShardedWork, Task, require_few
 
 from . import feature_inputs
-from .feature_inputs import Extraction
+from .extraction import Extraction
 
 _WHY = "jobs would compute, and import, what is in it"
 

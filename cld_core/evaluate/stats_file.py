@@ -27,7 +27,7 @@ from cld_core.errors import UsageError
 from cld_core.files import parse_json, write_arrays
 from cld_core.sanitize import one_line
 
-from .feature_inputs import Extraction
+from .extraction import Extraction
 
 FEATURES = "pool_3"
 LABELS = "label"

@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group, values_of
 from cld_core.sanitize import is_count, one_line
 
-from .sweep import meaning
+from .plan import meaning
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 _NONE = (

@@ -18,8 +18,7 @@ from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder
 
-from .plan import EvaluationPlan, recipe_for_evaluation, with_solution
-from .sweep import MAX_CELLS
+from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
 from .table import is_complete, keys_of, rows, to_csv
 
 Row = Mapping[str, Any]

@@ -21,8 +21,7 @@ from cld_core.shards import require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
-from cldctl.evals.plan import EvaluationPlan, checkpoints, make, recipe_for_evaluation
-from cldctl.evals.sweep import parse
+from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation
 from cldctl.jobs import specs
 
 from . import home, sharded, training

@@ -10,7 +10,7 @@ import torch
 from cld_core.config import load
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluate import extractors, feature_inputs, stats_file
+from cld_core.evaluate import extraction, extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.ranks import Ranks
@@ -60,7 +60,7 @@ def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
     (tmp_path / "there").write_bytes(b"weights")
     source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
     with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
-        extractors.download(source, kept, feature_inputs.PUBLISHED_SHA256)
+        extractors.download(source, kept, extraction.PUBLISHED_SHA256)
     assert not kept.exists()
     extractors.download(source, kept, digest_of(tmp_path / "there"))
     assert kept.read_bytes() == b"weights"

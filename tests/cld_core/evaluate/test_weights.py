@@ -7,8 +7,8 @@ from cld_core.config import Recipe, with_overrides
 from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.evaluate import extractors, feature_inputs
-from cld_core.evaluate.feature_inputs import Extraction
+from cld_core.evaluate import extraction, extractors
+from cld_core.evaluate.extraction import Extraction
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.run import RunFolder
 from tests.support.crafted import KINDS, crafted
@@ -37,7 +37,7 @@ def test_a_crafted_file_that_is_named(run, tmp_path, kind, extractor):
 
 def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = feature_inputs.weights_path()
+    place = extraction.weights_path()
     place.parent.mkdir(parents=True)
     crafted(place, "zip", tmp_path / "marker")
     with pytest.raises(UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"):
@@ -51,17 +51,17 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
 
 
 def test_only_all_digits_make_a_file_the_published_one(run, tmp_path, monkeypatch):
-    assert len(feature_inputs.PUBLISHED_SHA256) == 64
-    assert feature_inputs.is_published(feature_inputs.PUBLISHED_SHA256)
-    assert not feature_inputs.is_published(feature_inputs.PUBLISHED_SHA256[:8] + "0" * 56)
-    assert not feature_inputs.is_published(feature_inputs.PUBLISHED_SHA256[:8])
-    assert not feature_inputs.is_published(None)
+    assert len(extraction.PUBLISHED_SHA256) == 64
+    assert extraction.is_published(extraction.PUBLISHED_SHA256)
+    assert not extraction.is_published(extraction.PUBLISHED_SHA256[:8] + "0" * 56)
+    assert not extraction.is_published(extraction.PUBLISHED_SHA256[:8])
+    assert not extraction.is_published(None)
     # torch's own weights there are accepted without being loaded, as far as their digest says that they are those.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = feature_inputs.weights_path()
+    place = extraction.weights_path()
     place.parent.mkdir(parents=True)
     place.write_bytes(b"published")
-    monkeypatch.setattr(feature_inputs, "PUBLISHED_SHA256", digest_of(place))
+    monkeypatch.setattr(extraction, "PUBLISHED_SHA256", digest_of(place))
     made = StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
     assert (made.extraction.weights, made.files["weights"]) == (digest_of(place), str(place))
 

@@ -17,7 +17,7 @@ from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cldctl.evals import plan
-from cldctl.evals.sweep import parse
+from cldctl.evals.plan import parse
 from cldctl.runs.sample import Observed, _require_room
 from tests.support.images import make_images, run_folder
 from tests.support.paths import FIXTURES, RECIPES

@@ -8,7 +8,7 @@ from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.evals import plan, sweep, table
+from cldctl.evals import plan, table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
 
 
 def test_fid_by_sampler_and_nfe(run):
-    axes = sweep.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
+    axes = plan.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
     made = plan.make(run, ("fid",), [2], [], axes, shards=2)
     made.sweep.save(run)
     for request in made.requests:
