@@ -1,10 +1,11 @@
 """What is asked of a checkpoint. The folder of an evaluation is named after the content of its request."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
@@ -177,12 +178,8 @@ class EvalRequest(Request):
     @property
     def sizes(self) -> dict[str, int]:
         """How many rows there are of each kind, in the order of the table of metrics."""
-        kinds = dict.fromkeys(metric.rows for metric in registry.metrics(self.metrics))
-        return {kind: self._size(registry.ROWS[kind]) for kind in kinds}
-
-    def _size(self, kind: registry.RowKind) -> int:
-        most = [] if kind.most is None else [int(self._spec_at(kind.most))]
-        return min([int(getattr(self, kind.over)), *most])
+        kinds = {metric.rows: registry.ROWS[metric.rows] for metric in registry.metrics(self.metrics)}
+        return {name: min(self.at(place) for place in (kind.over, kind.most) if place) for name, kind in kinds.items()}
 
     def chunk(self, kind: str) -> int:
         return registry.ROWS[kind].chunk if self.images else POINTS_CHUNK
@@ -196,8 +193,10 @@ class EvalRequest(Request):
 
     def at(self, place: str) -> Any:
         """What is at a place such as "kid.subsets"; None if a section of it is missing."""
-        value = self._spec_at(place)
-        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        value: Any = self
+        for name in place.split("."):
+            value = None if value is None else getattr(value, name)
+        return to_plain(value)
 
     def save(self, run: RunFolder) -> Path:
         """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
@@ -211,12 +210,6 @@ class EvalRequest(Request):
             names |= {*rows.depends, *metric.same, rows.over, *([rows.most] if rows.most else [])}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
         return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
-
-    def _spec_at(self, place: str) -> Any:
-        value: Any = self
-        for name in place.split("."):
-            value = None if value is None else getattr(value, name)
-        return value
 
 
 def _require_flow(sampling: SamplingSpec, metrics: Sequence[str]) -> None:

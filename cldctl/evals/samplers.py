@@ -25,6 +25,13 @@ Row = Mapping[str, Any]
 
 # The axes of the sweep.
 SAMPLER, NFE = "sampler", "sampling.nfe"
+# What samples could reach, and where reports have it: metric and field.
+_REFERENCES = {
+    "w2_floor": ("w2", "floor"),
+    "w2_floor_stderr": ("w2", "floor_stderr"),
+    "true_density": ("density", "true"),
+    "flow_nfe": ("flow-distance", "flow_nfe_mean"),
+}
 # The samplers that are compared: keys of `sampling` by name. A new method needs a line here.
 SETTINGS = {
     "ode": "method=ode",
@@ -264,20 +271,14 @@ def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
     ``w2_floor`` and its standard error, ``true_density`` (the mean log-density of true samples, nats) and ``flow_nfe``.
     The floor is that of an evaluation without lost samples: it is larger for fewer.
     """
-    reports = [current_report(run.evals / name) or {} for name in sweep.evaluations]
-    whole = [report for report in reports if not nonfinite_share(report, "w2")]
-
-    def first(metric: str, field: str, among: Sequence[Mapping[str, Any]] = reports) -> float | None:
-        values = (report.get(metric, {}).get(field) for report in among)
-        return next((float(value) for value in values if isinstance(value, int | float)), None)
-
-    found = {
-        "w2_floor": first("w2", "floor", whole),
-        "w2_floor_stderr": first("w2", "floor_stderr", whole),
-        "true_density": first("density", "true"),
-        "flow_nfe": first("flow-distance", "flow_nfe_mean"),
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    found: dict[str, float] = {}
+    for report in (current_report(run.evals / name) or {} for name in sweep.evaluations):
+        for name, (metric, field) in _REFERENCES.items():
+            value = report.get(metric, {}).get(field)
+            is_whole = metric != "w2" or not nonfinite_share(report, "w2")
+            if name not in found and is_whole and isinstance(value, int | float):
+                found[name] = float(value)
+    return found
 
 
 def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[str, Any]:

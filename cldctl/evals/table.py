@@ -49,15 +49,13 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
                 row[f"{key}_nfe"] = network_evaluations(report, key)
         table.append(row)
     for key in present:
-        shares = [_mean_share([reports[name] for name in cell.evaluations], key) for cell in sweep.cells]
+        shares = [
+            statistics.fmean(nonfinite_share(reports[name], key) for name in cell.evaluations) for cell in sweep.cells
+        ]
         if any(shares):
             for row, share in zip(table, shares, strict=True):
                 row[f"{key}_nonfinite"] = share
     return table
-
-
-def _mean_share(reports: Sequence[Mapping[str, Any]], key: str) -> float:
-    return math.fsum(nonfinite_share(report, key) for report in reports) / len(reports)
 
 
 def averaged(numbers: Sequence[Number | None]) -> Number | None:
