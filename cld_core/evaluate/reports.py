@@ -34,14 +34,15 @@ class _Tuned(TypedDict, total=False):
 @functools.cache
 def _layout(metrics: tuple[Metric, ...]) -> Any:
     """The fields of a report that others rely on. What is of another type is left out when it is read."""
+    record: Any = TypedDict  # mypy knows none whose fields come from a table.
     fields: dict[str, Any] = {"checkpoint_step": int, "created": float, "ema": _Average, "tuned": _Tuned}
     fields["rows"] = dict[str, _RowsOf]
     for metric in metrics:
         names = {name for quantity in metric.quantities for name in (quantity.field, quantity.stderr) if name}
         # These are no results, but shown beside them.
         numbers = dict.fromkeys([*names, "nfe_mean", "true_entropy"], Result | None)
-        fields[metric.name] = TypedDict(metric.name, numbers, total=False)  # type: ignore[misc]
-    return TypedDict("Report", fields, total=False)  # type: ignore[misc]
+        fields[metric.name] = record(metric.name, numbers, total=False)
+    return record("Report", fields, total=False)
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -178,7 +178,7 @@ class Statistics(ShardedWork):
                 yield part["features"]
 
         moments = stats_file.Moments.of(features())
-        about: stats_file.About = {
+        about: dict[str, Any] = {
             "identity": request.fingerprint,
             **request.extraction.to_dict(),
             "images": request.images,

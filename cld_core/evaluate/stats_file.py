@@ -10,10 +10,10 @@ from.
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -244,7 +244,7 @@ def write(
     path: Path,
     moments: Moments,
     features: np.ndarray | None,
-    about: About,
+    about: Mapping[str, Any],
     labels: np.ndarray | None = None,
 ) -> None:
     """Write mu and sigma, and the features (n, D) as well if given, and with them the labels (n,) of their images."""
