@@ -17,7 +17,7 @@ from cld_core.checkpoint.files import required_digest, weights_digest
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import by_age, write_json
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder, change_marks
 from cld_core.shards import Computer, Rows, ShardedWork, Task, joined
 
 from . import registry, reports
@@ -111,7 +111,7 @@ class Evaluation(ShardedWork):
             print(remark, flush=True)
         self._draw(model)
         reports.to_tensorboard(self.run, request, report)
-        changes.mark(self.run.path)
+        change_marks.mark(self.run.path)
         # Last: a reader who sees the report sees everything.
         write_json(self.folder / "report.json", report)
 

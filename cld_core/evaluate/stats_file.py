@@ -125,7 +125,7 @@ class Reference:
 
 def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
-    fingerprint = extraction.fingerprint_of_stats(store.fingerprint(data, "train"))
+    fingerprint = extraction.fingerprint_of_stats(store.split_of(data, "train").digest)
     return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
