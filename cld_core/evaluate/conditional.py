@@ -156,8 +156,7 @@ def _draw(
         return
     right, left = figure.subplots(1, 2)
     _against_line(left, x[:, ~mask][:, 0], *density.line)
-    outside = Plane.of(model.source, len(x), label).draw(right, x, "tab:red")
-    right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
+    Plane.of(model.source, len(x), label).draw_samples(right, x)
     figure.suptitle(title)
 
 
