@@ -32,7 +32,7 @@ from cld_core.files import existing_object, write_json
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
 from cld_core.run.work import Work
-from cld_core.shards.request import content_of
+from cld_core.shards import content_of
 from cld_core.solutions import FLOW, Solution, guidance_of
 
 if TYPE_CHECKING:
