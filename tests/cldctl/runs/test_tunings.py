@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.files import write_json
 from cld_core.run import changes
 from cld_core.run.events import JobRef, Submitted
-from cld_core.solutions import FILE, Solution
+from cld_core.solutions import FILE, Coefficients, Flow, Solution
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.runs import cancel, logs, removal, survey
 from cldctl.runs.index import Index
@@ -52,11 +52,11 @@ def test_the_log_of_a_tuning_is_found_by_its_id(run, tuning):
 
 def solved(work: Tuning, kept: str = "grid") -> None:
     """Write a solution that is four times nearer to the flow than what is untuned."""
-    one = ((1.0, 0.0), (0.0, 1.0))
-    steps = {"times": (1.0, 0.5), "transitions": (one, one), "weights": ((((0.0,), (1.0,)),),) * 2}
+    coefficients = Coefficients((1.0, 0.5), (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)),) * 2)
     rms = {"untuned": 0.2, "grid": 0.05, "coefficients": 0.07, "<b>": 0.01}
     about = {"step": 20, "checkpoint": weights_digest(work.run, 20), "about": {}}
-    found = Solution(nfe=2, **steps, eps=1e-3, denoise=True, kept=kept, rms=rms, **about)
+    flow = Flow(eps=1e-3, denoise=True)
+    found = Solution(coefficients=coefficients, flow=flow, kept=kept, rms=rms, **about)
     write_json(work.folder / FILE, found.content())
 
 
