@@ -89,7 +89,8 @@ def test_another_solution_is_another_evaluation(tuned, tmp_path):
     run = RunFolder(tmp_path / "done")
     first = next(work.solution for work in tunings_of(run) if work.request.nfe == 3)
     # Another tuning, whose fit has found something else.
-    second = replace(first, times=(1.0, 0.5, 0.001), about={"created": first.about["created"] + 1.0})
+    others = replace(first.coefficients, times=(1.0, 0.5, 0.001))
+    second = replace(first, coefficients=others, about={"created": first.about["created"] + 1.0})
     (run.tuned / "another").mkdir()
     write_json(run.tuned / "another" / FILE, second.content())
     assert "FINISHED" in invoke("eval", "done", *keys, runs=tmp_path).stdout
