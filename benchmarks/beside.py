@@ -10,15 +10,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
-from torch import Tensor
+from matplotlib.figure import Figure
 
 import cld_core
-from cld_core.data.images import to_pixels
-from cld_core.pictures import tile
-
-# A pixel of the data is so many pixels of the picture; heights of the headings and of the gap between the halves.
-ZOOM, HEADING, GAP = 2, 24, 16
+from cld_core import pictures
 
 
 def main() -> None:
@@ -32,25 +27,11 @@ def main() -> None:
     samples = run.sample(parsed.n, method="exponential", grid="auto", nfe=parsed.nfe)
     distance = run.source.test.n // parsed.n
     data = torch.cat([run.source.test_data(0, i * distance, i * distance + 1) for i in range(parsed.n)])
-    picture(data, samples).save(parsed.output)
+    figure = Figure(figsize=(8, 4.3), layout="constrained")
+    for axes, x, title in zip(figure.subplots(1, 2), (data, samples), ("data", "samples"), strict=True):
+        pictures.on_axes(axes, x, run, title)
+    figure.savefig(parsed.output)
     print(f"{parsed.output}: {parsed.n} samples of step {run.step}, {parsed.nfe} network evaluations each")
-
-
-def picture(data: Tensor, samples: Tensor) -> Image.Image:
-    """Two grids side by side, of images (n, C, H, W) in [-1, 1] each."""
-    grids = [_enlarged(tile(to_pixels(images)).numpy()) for images in (data, samples)]
-    width, height = grids[0].size
-    canvas = Image.new("RGB", (2 * width + GAP, height + HEADING), "white")
-    for number, (grid, heading) in enumerate(zip(grids, ("data", "samples"), strict=True)):
-        left = number * (width + GAP)
-        canvas.paste(grid, (left, HEADING))
-        ImageDraw.Draw(canvas).text((left + 4, 4), heading, fill="black", font_size=15)
-    return canvas
-
-
-def _enlarged(pixels) -> Image.Image:
-    image = Image.fromarray(pixels)
-    return image.resize((ZOOM * image.width, ZOOM * image.height), Image.Resampling.NEAREST)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Calls to the scheduler in a day of a lab: 1,000 runs of five people. `python -m benchmarks citizen`.
 
-The scheduler and the clock are made up; what decides whether to ask is the code of cldctl itself. "before" is what the
-same commands asked when each asked for itself, by figures that were measured then.
+The scheduler and the clock are made up; what decides whether to ask is the code of cldctl itself.
 """
 
 import os
@@ -13,8 +12,8 @@ from dataclasses import dataclass, field
 from unittest import mock
 
 from benchmarks.harness import Report, Row, Settings
-from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef
+from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters.slurm import asking, client, inside, shared
 from cldctl.clusters.slurm.client import Answer
@@ -23,13 +22,13 @@ from cldctl.runs import cancel
 from cldctl.runs.survey import TO_LOOK_S
 
 USERS, RUNS, DAY_S, TICK_S = 5, 1000, 24 * 3600, 10
-# Calls a minute of commands that each asked for themselves, measured.
-BEFORE = {"status --watch": 63, "logs -f": 195, "submit --follow": 30, "eval --follow": 33}
-BEFORE_CANCEL_S, CANCEL_TAKES_S = 0.5, 12.0
+# Commands that go on, and ask again and again.
+FOLLOWING = ("status --watch", "logs -f", "submit --follow", "eval --follow")
+CANCEL_TAKES_S = 12.0
 # A job that has ended is shown for so long; of so many, the ledger does not say how they ended.
 MIN_JOB_AGE_S, SILENT = 300.0, 0.1
 INTERRUPTIONS = 3  # of a run
-KINDS = (*BEFORE, "status", "cancel", "resume", "jobs")
+KINDS = (*FOLLOWING, "status", "cancel", "resume", "jobs")
 
 
 @dataclass
@@ -52,8 +51,8 @@ class Calls:
     clock: Clock
     by: Counter[tuple[int, str]] = field(default_factory=Counter)
 
-    def add(self, kind: str, count: int = 1, at: float | None = None) -> None:
-        self.by[int((self.clock.now if at is None else at) // 60), kind] += count
+    def add(self, kind: str) -> None:
+        self.by[int(self.clock.now // 60), kind] += 1
 
     def per_minute(self, kind: str | None = None) -> tuple[float, int]:
         """Mean and maximum over the day."""
@@ -115,61 +114,49 @@ def _cancel_looks() -> list[float]:
     return looks
 
 
-def lab(rng: random.Random, runs: int) -> tuple[Calls, Calls]:
-    """The calls of a day, before and after."""
+def lab(rng: random.Random, runs: int) -> Calls:
+    """The calls of a day."""
     clock = Clock()
-    before, after = Calls(clock), Calls(clock)
+    calls = Calls(clock)
     people = [Person(rng, number, runs // USERS) for number in range(USERS)]
     steps: list[tuple[float, int, str]] = []
     for number, person in enumerate(people):
         for kind, begin, end in plan(rng, person):
-            if kind in BEFORE:
+            if kind in FOLLOWING:
                 ticks = range(int(begin), int(min(end, DAY_S)), TICK_S)
                 steps += [(float(tick), number, kind) for tick in ticks]
             else:
                 steps.append((begin, number, kind))
     steps += [(_interrupted(rng), -1, "jobs") for _ in range(runs * INTERRUPTIONS)]
-    share = dict.fromkeys(BEFORE, 0.0)
     current: list[Person] = []
     kinds: list[str] = []
 
     def run(command: list[str], stdin: str = "") -> Answer:
-        after.add(kinds[0])
+        calls.add(kinds[0])
         return Answer(0, current[0].queue(clock.now) if current and "--me" in command else "")
 
     with made_up(clock, run, current):
         for when, number, kind in sorted(steps):
             clock.now, kinds[:], current[:] = when, [kind], people[number : number + 1] if number >= 0 else []
-            if kind in BEFORE:
-                share[kind] += BEFORE[kind] * TICK_S / 60
-                before.add(kind, int(share[kind]))
-                share[kind] %= 1
-                current[0].poll(when, TO_LOOK_S)
-            elif kind == "jobs":
-                calls = after.by.total()
+            if kind == "jobs":
                 _interruption(rng)
-                before.add(kind, after.by.total() - calls)
             else:
-                _decision(kind, current[0], clock, before)
-    return before, after
+                _command(kind, current[0], clock)
+    return calls
 
 
-def _decision(kind: str, person: Person, clock: Clock, before: Calls) -> None:
+def _command(kind: str, person: Person, clock: Clock) -> None:
     alive = [job for job, (begin, end, _) in person.jobs.items() if begin <= clock.now < end]
-    if kind == "status":
-        before.add(kind)
+    if kind == "status" or kind in FOLLOWING:
         person.poll(clock.now, TO_LOOK_S)
     elif kind == "cancel" and alive:
-        before.add(kind, int(CANCEL_TAKES_S / BEFORE_CANCEL_S))
         began = clock.now
         for look in _cancel_looks():
             clock.now = began + look
             person.poll(clock.now, 0.0, alive[:1])
     elif kind == "resume":
-        some = list(person.jobs)[:10]
-        before.add(kind, len(some) + 1)
         person.poll(clock.now, 0.0)
-        for _ in some:
+        for _ in range(10):
             person.poll(clock.now, TO_LOOK_S)
 
 
@@ -186,7 +173,7 @@ def _interruption(rng: random.Random) -> None:
     job.cause_of(StopCode.USR2, 0)
     job.requeue()
     if rng.random() < 0.3:  # Not everybody could say it in time.
-        job.why_ended(Attempt(attempt=0, job_id="7", started=0.0, first_step=0, log_offset=0))
+        job.why_ended(Attempt(attempt=0, job_id="7", time=0.0, step=0, log_offset=0))
 
 
 @contextmanager
@@ -206,11 +193,10 @@ def made_up(clock: Clock, run: object, current: list[Person]) -> Iterator[None]:
 
 def topic(settings: Settings) -> Report:
     runs = RUNS // 20 if settings.quick else RUNS
-    before, after = lab(random.Random(0), runs)
+    calls = lab(random.Random(0), runs)
     report = Report(topic="citizen", title=f"calls to Slurm a minute: {runs} runs of {USERS} people, one day")
     for kind in (*KINDS, None):
-        (mean, most), (mean_after, most_after) = before.per_minute(kind), after.per_minute(kind)
-        note = f"{mean:.2f} (at most {most}) -> {mean_after:.2f} (at most {most_after})"
-        report.rows.append(Row(name=kind or "all", seconds=None, note=note))
-    report.notes.append("mean and maximum over the minutes of the day; `before`: each command asked for itself")
+        mean, most = calls.per_minute(kind)
+        report.rows.append(Row(name=kind or "all", seconds=None, note=f"{mean:.2f} (at most {most})"))
+    report.notes.append("mean and maximum over the minutes of the day")
     return report

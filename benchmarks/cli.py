@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.harness import Clock, Report, Row, Settings
@@ -19,25 +20,32 @@ ROOT = Path(__file__).parents[1]
 REPEATS = 7
 
 
-def make_runs(root: Path, count: int) -> None:
-    """Create finished runs with ten attempts and three checkpoints each, but without tensors."""
-    recipe = load(ROOT / "recipes" / "toy.yaml")
+def make_runs(root: Path, count: int, begun: Callable[[int], float] = lambda number: time.time()) -> list[RunFolder]:
+    """Create finished runs with ten attempts and three checkpoints each, but without tensors.
+
+    Args:
+        begun: by its number, when a run was submitted, in seconds since 1970.
+    """
+    recipe, runs = load(ROOT / "recipes" / "toy.yaml"), []
     for number in range(count):
-        run = RunFolder.create(root / f"run-{number:04d}", recipe, {"created": time.time(), "recipe": "toy"})
-        run.ledger.path.write_text("".join(f"{to_line(event)}\n" for event in _events(str(number))))
-        write_json(run.progress_file, {"attempt": 9, "step": 1000, "steps": 1000, "loss": 1.0, "time": time.time()})
+        at = begun(number)
+        run = RunFolder.create(root / f"run-{number:05d}", recipe, {"created": at, "recipe": "toy"})
+        run.ledger.path.write_text("".join(f"{to_line(event)}\n" for event in _events(str(number), at)))
+        write_json(run.progress_file, {"attempt": 9, "step": 1000, "steps": 1000, "loss": 1.0, "time": at + 400.0})
         for step in (800, 900, 1000):
             write_json(run.checkpoint_file(step).with_suffix(".json"), {"step": step})
+        runs.append(run)
+    return runs
 
 
-def _events(job_id: str) -> list[Event]:
+def _events(job_id: str, begun: float) -> Iterator[Event]:
     job = JobRef(cluster="local", job_id=job_id, details={"host": "elsewhere", "pid": 1})
-    events: list[Event] = [Requested(steps=1000), Submitted(job=job)]
+    yield Requested(steps=1000, time=begun)
+    yield Submitted(job=job, time=begun + 1.0)
     for attempt in range(10):
-        cause, step = "finished" if attempt == 9 else "preempted", 100 * attempt
-        events.append(Started(attempt=attempt, step=step, job_id=job_id))
-        events.append(Ended(attempt=attempt, cause=cause, step=step + 100))
-    return events
+        cause, step, at = "finished" if attempt == 9 else "preempted", 100 * attempt, begun + 40.0 * attempt
+        yield Started(attempt=attempt, step=step, job_id=job_id, time=at + 2.0)
+        yield Ended(attempt=attempt, cause=cause, step=step + 100, time=at + 38.0)
 
 
 def cldctl(arguments: list[str], root: Path, repeats: int, clock: Clock) -> list[float]:
@@ -55,7 +63,7 @@ def processes(command: list[str], root: Path, repeats: int, clock: Clock) -> lis
     return times[1:]
 
 
-def _of_children() -> float:
+def of_children() -> float:
     """CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -65,7 +73,7 @@ def topic(settings: Settings) -> Report:
     few_runs, many_runs, repeats = (2, 4, 1) if settings.quick else (200, 1000, REPEATS)
     few, many, submitted = (settings.work / name for name in ("few", "many", "submitted"))
     # With --clock cpu, CPU seconds of the child processes. `submit` also waits for others, so it needs a wall clock.
-    clock = time.perf_counter if settings.clock is time.perf_counter else _of_children
+    clock = time.perf_counter if settings.clock is time.perf_counter else of_children
     make_runs(few, few_runs)
     make_runs(many, many_runs)
     job = [str(ROOT / "recipes" / "toy.yaml"), "train.steps=1", "network.width=8", "--cluster", "local"]

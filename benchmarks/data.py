@@ -1,6 +1,10 @@
 """Batches of CIFAR-10 size, compared with torchvision and a DataLoader with 2 workers. `python -m benchmarks data`."""
 
+import itertools
 import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from PIL import Image
@@ -12,7 +16,6 @@ from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
 from benchmarks.limits import memory_bandwidth
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.image_source import ImageSource
-from cld_core.data.images import ImageSet
 from tests.support.images import make_images
 
 BATCH = 128
@@ -34,38 +37,23 @@ class PlainImages(VisionDataset):
         return self.transform(Image.fromarray(self.data[index])), 0
 
 
-class Forever:
+def plain_batches(images: torch.Tensor, batch: int) -> Iterator[object]:
     """Endless batches of a DataLoader, whose workers persist between epochs."""
-
-    def __init__(self, images: torch.Tensor, batch: int) -> None:
-        self._loader = DataLoader(
-            PlainImages(images), batch_size=batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
-        )
-        self._iterator = iter(self._loader)
-
-    def take(self, batches: int) -> None:
-        for _ in range(batches):
-            try:
-                next(self._iterator)
-            except StopIteration:
-                self._iterator = iter(self._loader)
-                next(self._iterator)
+    loader = DataLoader(
+        PlainImages(images), batch_size=batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+    )
+    while True:
+        yield from loader
 
 
-class Ours:
+def batches_of(source: ImageSource, batch: int) -> Iterator[object]:
     """Batches as a training step takes them."""
+    return (source.batch(0, 0, step, batch, slice(0, batch)) for step in itertools.count())
 
-    def __init__(self, spec: ImageDataSpec, batch: int, device: str) -> None:
-        self._source, self._batch, self._step = ImageSource(spec, device), batch, 0
 
-    def take(self, batches: int) -> None:
-        for _ in range(batches):
-            self._source.batch(0, 0, self._step, self._batch, slice(0, self._batch))
-            self._step += 1
-
-    @property
-    def images(self) -> ImageSet:
-        return self._source.train
+def take(batches: Iterator[object], count: int) -> None:
+    for _ in itertools.islice(batches, count):
+        pass
 
 
 def _let_workers_finish() -> None:
@@ -78,14 +66,13 @@ def topic(settings: Settings) -> Report:
     count, batch, batches = (64, 8, 8) if settings.quick else (20_000, BATCH, 200)
     folder = make_images(settings.work / "images", size=32, splits={"train": count, "validation": 1})
     spec = ImageDataSpec(name="folder", path=str(folder), size=32)
-    ours = Ours(spec, batch, settings.device)
-    plain = Forever(ours.images.batch(torch.arange(count)).cpu(), batch)
-    on_disk = Ours(ImageDataSpec(name="folder", path=str(folder), size=32, cache="disk"), batch, settings.device)
-    calls = {
-        BASELINE: lambda: plain.take(batches),
-        "cldctl": lambda: ours.take(batches),
-        "cldctl, cache: disk": lambda: on_disk.take(batches),
+    source, on_disk = (ImageSource(it, settings.device) for it in (spec, replace(spec, cache="disk")))
+    iterators = {
+        BASELINE: plain_batches(source.train.batch(torch.arange(count)).cpu(), batch),
+        "cldctl": batches_of(source, batch),
+        "cldctl, cache: disk": batches_of(on_disk, batch),
     }
+    calls = {name: partial(take, iterator, batches) for name, iterator in iterators.items()}
     times = interleaved(calls, settings.rounds, settings, burst_s=0.0, before=_let_workers_finish)
     notes = {name: f"{batch * batches / min(seconds):,.0f} images/s at best" for name, seconds in times.items()}
     rows = rows_of(times, targets={"cldctl": TARGET}, notes=notes)

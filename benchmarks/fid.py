@@ -1,12 +1,12 @@
 """Moments of 2048 features for each shard, and merging them. `python -m benchmarks fid`."""
 
-import importlib
 import time
 
 import numpy as np
 
 from benchmarks.harness import BASELINE, Report, Settings, at_most, interleaved, rows_of
 from benchmarks.limits import memory_bandwidth
+from cld_core.evaluate.moments import Moments
 
 SHARDS, DIMENSIONS, LIMIT_S = 64, 2048, 3.0
 
@@ -14,11 +14,6 @@ SHARDS, DIMENSIONS, LIMIT_S = 64, 2048, 3.0
 def topic(settings: Settings) -> Report:
     shards, d, n = (4, 16, 64) if settings.quick else (SHARDS, DIMENSIONS, 512)
     report = Report(topic="fid", title=f"{shards} shards of {d} features")
-    if importlib.util.find_spec("cld_core.evaluate.moments") is None:
-        report.notes.append("cld_core.evaluate.moments does not exist")
-        return report
-    from cld_core.evaluate.moments import Moments
-
     rng = np.random.default_rng(0)
     features = rng.standard_normal((n, d), dtype=np.float32)
     times = interleaved(

@@ -2,22 +2,17 @@
 
     cldctl data prepare folder --source cifar10-subset.zip --size 32 --out data/cifar10_smoke
     cldctl submit cifar10_smoke --cluster local --name smoke --follow
-    python -m benchmarks.images runs/smoke --json images.json
+    python -m benchmarks.images runs/smoke
 
 Every sampler starts from the same noise and ends with the same denoising step, which counts as an evaluation. The
 distance is the root mean square, over pixels in [-1, 1], of the difference from the accurately solved flow.
 """
 
 import argparse
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchdiffeq import odeint
@@ -96,9 +91,7 @@ def rows(flow: Flow, numbers: list[int], fine: Tensor) -> dict[str, dict[int, tu
 
 
 def table(measured: dict[str, dict[int, tuple[int, float]]], numbers: list[int]) -> Table:
-    shown = Table(box=SIMPLE)
-    for heading in ("sampler", *(f"NFE {nfe}" for nfe in numbers)):
-        shown.add_column(heading, no_wrap=True)
+    shown = harness.table("", ("sampler", *(f"NFE {nfe}" for nfe in numbers)))
 
     def cell(asked: int, taken: int, distance: float) -> str:
         value = f"{distance:.4f}" if distance < 10 else "diverges"
@@ -114,16 +107,14 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder of an image network")
     parser.add_argument("--samples", type=int, default=32, help="number of images (default: 32)")
     parser.add_argument("--nfe", type=int, nargs="+", default=[10, 20, 50], help="evaluations, including denoising")
-    parser.add_argument("--json", type=Path, help="write all measurements to this file")
     arguments = parser.parse_args()
     model = cld_core.load(arguments.run)
     flow = Flow(model, arguments.samples)
-    finely: Callable[..., Any] = model.draw
-    fine = finely(arguments.samples, seed=SEED, method="ode", rtol=1e-6, atol=1e-6)
-    rough = finely(arguments.samples, seed=SEED, method="ode")
+    fine = model.draw(arguments.samples, seed=SEED, method="ode", rtol=1e-6, atol=1e-6)
+    rough = model.draw(arguments.samples, seed=SEED, method="ode")
     published = float((rough.x - fine.x).double().square().mean().sqrt())
     measured = rows(flow, arguments.nfe, fine.x)
-    out = Console(width=None if sys.stdout.isatty() else 120)
+    out = harness.console(120)
     out.print(
         f"{arguments.run.name}, step {model.step}: {arguments.samples} images; std of pixels {float(fine.x.std()):.3f}"
     )
@@ -131,14 +122,6 @@ def main() -> None:
         f"fine: {fine.nfe:.0f} evaluations (1e-6); as published, 1e-5: {rough.nfe:.0f} evaluations, {published:.5f}"
     )
     out.print(table(measured, arguments.nfe))
-    if arguments.json is not None:
-        content = {"run": str(arguments.run), "step": model.step, "samples": arguments.samples, "fine_nfe": fine.nfe}
-        content |= {
-            "published": {"nfe": rough.nfe, "distance": published},
-            "machine": harness.machine(),
-            "rows": measured,
-        }
-        arguments.json.write_text(json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cld_core.nets.layers import Attention, ConvResample, Resample
-from cld_core.nets.ncsnpp import Ncsnpp
+from cld_core.nets.ncsnpp import Attention, ConvResample, Ncsnpp, Resample
 
 
 def upfirdn(x: Tensor, kernel: Tensor, *, up: int = 1, down: int = 1, padding: tuple[int, int]) -> Tensor:

@@ -1,19 +1,19 @@
 """Time from `cldctl resume` of a killed run to its first new step, locally. `python -m benchmarks resume`."""
 
-import os
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from benchmarks.cli import processes
 from benchmarks.harness import Report, Row, Settings
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
 from cldctl.clusters import this_machine
-
-ROOT = Path(__file__).parents[1]
+from tests.support.tools import cldctl, wait_for
 
 
 def topic(settings: Settings) -> Report:
@@ -33,9 +33,8 @@ def topic(settings: Settings) -> Report:
         _kill(run)
     for name, seconds in ranges.items():
         report.rows.append(Row(name=name, seconds=sorted(seconds)[len(seconds) // 2], best=min(seconds)))
-    floor = [
-        _seconds([sys.executable, "-c", text]) for text in ("pass", "import torch", "import torch.utils.tensorboard")
-    ]
+    texts, work = ("pass", "import torch", "import torch.utils.tensorboard"), settings.work
+    floor = [min(processes([sys.executable, "-c", text], work, 2, time.perf_counter)) for text in texts]
     report.notes.append(
         f"limits: Python starts in {floor[0]:.2f} s, with torch in {floor[1]:.2f} s, with torch's TensorBoard in "
         f"{floor[2]:.2f} s; a job runs two such processes one after the other (submitit's and the rank)"
@@ -48,7 +47,7 @@ def _killed_and_resumed(run: RunFolder) -> tuple[float, float, float]:
     _kill(run)
     last = run.checkpoint_steps()[-1]
     begin = time.time()
-    _cldctl(run.path.parent, "resume", run.name, "--cluster", "local")
+    cldctl("resume", run.name, "--cluster", "local", runs=run.path.parent)
     typed = time.time() - begin
     started = _wait(lambda: _started(run, begin)) - begin
     _wait(lambda: run.checkpoint_steps()[-1:] > [last])
@@ -57,16 +56,10 @@ def _killed_and_resumed(run: RunFolder) -> tuple[float, float, float]:
 
 def _start(runs: Path) -> RunFolder:
     small = ["network.width=16", "train.batch_size=16", "train.checkpoint_every=1", "train.steps=10000000"]
-    name = _cldctl(runs, "submit", str(ROOT / "recipes" / "toy.yaml"), *small, "--cluster", "local").strip()
+    name = cldctl("submit", "toy", *small, "--cluster", "local", runs=runs).stdout.strip()
     run = RunFolder.open(runs / name)
     _wait(lambda: run.checkpoint_steps())
     return run
-
-
-def _cldctl(runs: Path, *arguments: str) -> str:
-    environment = {**os.environ, "CLDCTL_RUNS": str(runs), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "cldctl", *arguments]
-    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 
 def _kill(run: RunFolder) -> None:
@@ -85,20 +78,5 @@ def _started(run: RunFolder, since: float) -> float | None:
     return next((when for when in times if when >= since), None)
 
 
-def _wait(what, timeout: float = 180.0):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        value = what()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise TimeoutError("the run did not continue")
-
-
-def _seconds(command: list[str]) -> float:
-    times = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+def _wait(what: Callable[[], Any]) -> Any:
+    return wait_for(what, timeout=180.0, every=0.01)

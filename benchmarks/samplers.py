@@ -4,27 +4,21 @@ Without arguments: the table of docs/samplers-measured.md with exact scores. `--
 `--search` tries grids, orders and noise; `--run` adds networks trained on the diamond, mixed or not, for example
 
     cldctl submit toy_diamond --cluster local --follow --name plain train.steps=25000
-    python -m benchmarks.samplers --run runs/plain --json samplers.json
+    python -m benchmarks.samplers --run runs/plain
 """
 
 import argparse
-import dataclasses
 import itertools
-import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 
 import cld_core
+from benchmarks import harness
 from benchmarks.diamond import TRUE_LOG_DENSITY, Bench, Case, NoSplit, Quality, exact, floor
 from cld_core.config.registry import SECTIONS
-from cld_core.errors import CldError
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 
 EXPONENTIAL = {"method": "exponential", "corrector": False}
@@ -120,12 +114,11 @@ def main() -> None:
     parser.add_argument("--families", action="store_true", help="gDDIM, conjugate and splitting integrators, SSCS, EM")
     parser.add_argument("--sde", choices=SDES, action="append", help="exact scores of these; repeatable")
     parser.add_argument("--only-runs", action="store_true", help="leave the exact scores out")
-    parser.add_argument("--json", type=Path, help="file for everything measured")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds: errors need two sets of samples at least")
     torch.set_num_threads(1)
-    out = Console(width=None if sys.stdout.isatty() else 160)
+    out = harness.console()
 
     cases = []
     if arguments.sde:
@@ -134,44 +127,31 @@ def main() -> None:
         cases += [exact("exact, CLD, beta 4", CLD()), exact("exact, CLD, beta 0.1 + 6.9 t", CLD(beta0=0.1, beta1=6.9))]
         cases += [exact("exact, CLD without the split", NoSplit()), exact("exact, VPSDE", VPSDE())]
     for run in arguments.run:
-        try:
-            model = cld_core.load(run, device="cpu")
-        except CldError as error:
-            parser.error(f"--run {run}: {error}")
+        model = cld_core.load(run, device="cpu")
         cases.append(Case(name=f"network {run.name}, step {model.step}", sde=model.sde, score=model.score))
 
     mean, error = floor(arguments.samples, arguments.seeds)
     out.print(f"{arguments.seeds} x {arguments.samples} samples; two true sets: {mean:.4f} +- {error:.4f} apart.")
     out.print(f"Mean log-density of the truth {TRUE_LOG_DENSITY:.4f} nats. Cells: sliced W2 / mean log-density / rms.")
-    report: dict = {"samples": arguments.samples, "seeds": arguments.seeds, "floor": mean, "floor_error": error}
-    report |= {"true_log_density": TRUE_LOG_DENSITY, "cases": {}}
     losses: dict[int, list[list[float]]] = {}
     for case in cases:
         bench = Bench(case, arguments.samples, arguments.seeds)
         fine = bench(method="ode")
-        shown = Table(title=f"{case.name} (its own flow: {cell(fine)})", title_justify="left", box=SIMPLE)
-        for heading in ("sampler", *(f"NFE {nfe}" for nfe in arguments.nfe)):
-            shown.add_column(heading, no_wrap=True)
+        headings = ("sampler", *(f"NFE {nfe}" for nfe in arguments.nfe))
+        shown = harness.table(f"{case.name} (its own flow: {cell(fine)})", headings)
         measured = table(bench, arguments.nfe, FAMILIES if arguments.families else ROWS)
         for name, row in measured.items():
             shown.add_row(name, *map(cell, row.values()))
         out.print(shown)
-        entry: dict = {"flow": dataclasses.asdict(fine)}
-        entry["table"] = {n: {k: dataclasses.asdict(v) for k, v in row.items()} for n, row in measured.items()}
         if arguments.search and not isinstance(case.sde, NoSplit):
-            entry["search"] = {}
             for nfe in arguments.nfe:
                 tried = search(bench, nfe)
                 if case.sde.n == 2:
                     losses.setdefault(nfe, []).append([loss for _, _, loss in tried])
                 ranked = sorted(tried, key=lambda row: row[2])
-                entry["search"][nfe] = [{"settings": s, "loss": loss, **dataclasses.asdict(f)} for s, f, loss in ranked]
                 out.print(f"{case.name}: the best of {len(ranked)} at {nfe} evaluations")
                 for settings, found, loss in ranked[:6]:
                     out.print(f"    {loss:.3f}   {cell(found)}   {told(settings)}")
-        report["cases"][case.name] = entry
-        if arguments.json is not None:
-            arguments.json.write_text(json.dumps(report, indent=1))
     for nfe, rows in losses.items():
         worst = map(max, zip(*rows, strict=True))
         out.print(f"the least worst loss over the {len(rows)} cases of CLD at {nfe} evaluations")

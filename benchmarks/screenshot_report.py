@@ -5,15 +5,13 @@ Needs Debian's chromium and the packages of the development environment.
 """
 
 import argparse
-import os
-import subprocess
-import sys
+import functools
 import tempfile
-import time
 from pathlib import Path
 
 from cld_core.run import RunFolder
 from tests.support.browser import chromium, opened
+from tests.support.tools import cldctl, wait_for
 
 _PICTURE = Path(__file__).parents[1] / "docs" / "images" / "report.png"
 _NAME = "nine-gaussians"
@@ -38,38 +36,24 @@ def main() -> None:
         run = RunFolder(root / _NAME)
         if not run.exists:
             _train(run, options.steps)
-        _cldctl(root, "report", _NAME)
+        cldctl("report", _NAME, runs=root)
         with chromium() as browser, opened(browser, run.path / "report.html", width=options.width) as shown:
             shown.page.screenshot(path=options.output, full_page=options.whole)
     print(options.output)
 
 
 def _train(run: RunFolder, steps: int) -> None:
-    root = run.path.parent
+    call = functools.partial(cldctl, runs=run.path.parent, timeout=1800)
     local = ("--cluster", "local")
-    _cldctl(root, "submit", "toy_diamond", "--name", _NAME, *local, f"train.steps={steps}", *_SETTINGS)
-    _wait(lambda: run.progress().get("step", 0) > 0.4 * steps)
-    _cldctl(root, "cancel", _NAME)
-    _wait(lambda: (last := run.ledger.history().last) is not None and last.cause is not None)
-    _cldctl(root, "resume", _NAME, *local, "--follow")
-    _cldctl(root, "eval", _NAME, "--elbo", "--checkpoint", "all", *local, "--follow")
+    call("submit", "toy_diamond", "--name", _NAME, *local, f"train.steps={steps}", *_SETTINGS)
+    wait_for(lambda: run.progress().get("step", 0) > 0.4 * steps, timeout=600)
+    call("cancel", _NAME)
+    wait_for(lambda: (last := run.ledger.history().last) is not None and last.cause is not None, timeout=600)
+    call("resume", _NAME, *local, "--follow")
+    call("eval", _NAME, "--elbo", "--checkpoint", "all", *local, "--follow")
     sweep = ("--sweep", "eval.elbo.velocities=1,4,16", "--sweep", "eval.elbo.probes=1,4")
-    _cldctl(root, "eval", _NAME, "--elbo", *sweep, "eval.points=500", *local, "--follow")
-    _cldctl(root, "sample", _NAME, "-n", "4000")
-
-
-def _cldctl(root: Path, *words: str) -> None:
-    command = [sys.executable, "-m", "cldctl", *words]
-    # Commands that the page suggests need no folder then, as in a working directory with runs in it.
-    subprocess.run(command, check=True, env={**os.environ, "CLDCTL_RUNS": str(root), "OMP_NUM_THREADS": "1"})
-
-
-def _wait(condition, within_s: float = 600.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"waited {within_s:.0f} s in vain")
-        time.sleep(0.1)
+    call("eval", _NAME, "--elbo", *sweep, "eval.points=500", *local, "--follow")
+    call("sample", _NAME, "-n", "4000")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from pathlib import Path
 from rich.color import ColorSystem
 from rich.text import Text
 
-from benchmarks import svg
 from cld_core.run import RunFolder
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
@@ -40,6 +39,11 @@ _STATUS = {
 _FONTS = "'Fira Code', 'DejaVu Sans Mono', Menlo, Consolas, monospace"
 
 
+def without_fonts(picture: str) -> str:
+    """An SVG by rich or textual that loads no font: a page of the documentation asks nobody for anything."""
+    return re.sub(r"\s*@font-face \{.*?\}", "", picture, flags=re.DOTALL)
+
+
 def record_status(root: Path, selected: str, target: Path) -> None:
     """Write the picture of `cldctl status` and of `cldctl status RUN`."""
     before = {name: getattr(out, name) for name in _STATUS}
@@ -50,7 +54,7 @@ def record_status(root: Path, selected: str, target: Path) -> None:
             for words, runs in (("", ()), (f" {selected}", [RunFolder(root / selected)])):
                 out.print(Text.assemble(("$ ", "green"), (f"cldctl status{words}", "bold")))
                 show(Query(Index(root), Selection(), chosen=runs))
-        target.write_text(svg.without_fonts(out.export_svg(title="cldctl status", unique_id="status")))
+        target.write_text(without_fonts(out.export_svg(title="cldctl status", unique_id="status")))
     finally:
         for name, value in before.items():
             setattr(out, name, value)
@@ -59,7 +63,7 @@ def record_status(root: Path, selected: str, target: Path) -> None:
 def record_top(root: Path, selected: str, target: Path) -> None:
     """Write the picture of `cldctl top`."""
     picture = asyncio.run(_picture(root, selected))
-    picture = svg.without_fonts(picture).replace("Fira Code, monospace", _FONTS)
+    picture = without_fonts(picture).replace("Fira Code, monospace", _FONTS)
     target.write_text(re.sub(r"terminal-\d+", "top", picture))
 
 
@@ -68,7 +72,7 @@ async def _picture(root: Path, selected: str) -> str:
     async with app.run_test(size=(100, 30)) as pilot:
         screen = Screen(app, pilot)
         await screen.select(selected)
-        await screen.sees("attempts", "▁")
+        await screen.sees("attempts", "▁", "Quit")
         return app.export_screenshot(title="cldctl top")
 
 

@@ -14,18 +14,15 @@ import argparse
 import json
 import math
 import statistics
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import cld_core
+from benchmarks import harness
 from benchmarks.diamond import LAW, TRUE_LOG_DENSITY, exact, floor, sliced_w2, truth
 from cld_core import samplers
 from cld_core.config.sampling import OdeSpec
@@ -137,11 +134,10 @@ def main() -> None:
     parser.add_argument("--load", type=Path, help="such a file, whose solutions are applied, too")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    out = Console(width=None if sys.stdout.isatty() else 160)
+    out = harness.console()
     solutions: list[tuple[str, Solution]] = []
-    shown = Table(title="rms: distance from the flow on fresh noise; sliced W2 / mean log-density", box=SIMPLE)
-    for heading in ("case", "NFE", "sampler", "rms", "W2 / log-density"):
-        shown.add_column(heading, no_wrap=True)
+    title = "rms: distance from the flow on fresh noise; sliced W2 / mean log-density"
+    shown = harness.table(title, ("case", "NFE", "sampler", "rms", "W2 / log-density"))
 
     if not arguments.only_runs:
         mean, error = floor(arguments.samples, arguments.seeds)

@@ -9,9 +9,8 @@ import argparse
 import math
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks import harness
 from benchmarks.tune import EPS, fitted, of_diamond, rms, untuned
 from cld_core.samplers.tuned import Linear
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
@@ -38,9 +37,8 @@ def main() -> None:
     cases = [of_diamond(name, sde) for name, sde in DIFFUSIONS.items()]
     fresh = {case.name: case.ends(9, arguments.fresh) for case in cases}
     for nfe in arguments.nfe:
-        shown = Table(title=f"{nfe} evaluations: rms distance from the flow on fresh noise")
-        for heading in ("with", "untuned", *(f"times of {case.name}" for case in cases)):
-            shown.add_column(heading)
+        headings = ("with", "untuned", *(f"times of {case.name}" for case in cases))
+        shown = harness.table(f"{nfe} evaluations: rms distance from the flow on fresh noise", headings)
         rows = {}
         for case in cases:
             *_, (_, rows[case.name], _) = fitted(case, nfe, arguments.points, ("untuned", "grid"))
@@ -49,7 +47,7 @@ def main() -> None:
             distances = [rms(case, carried(rows[other.name], other.sde, case.sde), fresh[case.name]) for other in cases]
             cells = [f"{one:.4f}" if math.isfinite(one) else "diverges" for one in (own, *distances)]
             shown.add_row(case.name, *cells)
-        Console(width=160).print(shown)
+        harness.console().print(shown)
 
 
 if __name__ == "__main__":

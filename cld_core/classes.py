@@ -38,6 +38,8 @@ class Classes:
             raise ValueError(f"there are {len(self.names)} names of classes and {len(self.weights)} frequencies")
         if len(set(self.names)) < len(self.names):
             raise ValueError("two classes have the same name")
+        if any(not 1 <= len(name) <= LONGEST_NAME or has_control(name) for name in self.names):
+            raise ValueError("the name of a class is not a short text")
         if not all(0 <= weight < math.inf for weight in self.weights) or not 0 < sum(self.weights) < math.inf:
             raise ValueError("the frequencies of classes cannot be those of data")
 
@@ -68,11 +70,9 @@ class Classes:
         """
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
-        if isinstance(label, int) or is_count(label):
+        if isinstance(label, int) or is_count(label.removeprefix("-")):
             if 0 <= int(label) < len(self):
                 return int(label)
-            raise UsageError(f"label {label} is out of range: {self}. Use one of them.")
-        if is_count(label.removeprefix("-")):
             raise UsageError(f"label {label} is out of range: {self}. Use one of them.")
         guess = did_you_mean(label, self.names)
         raise UsageError(f"there is no class {one_line(label, 80)!r}: {self}.{guess or ' Use one of them.'}")
@@ -114,32 +114,7 @@ class Classes:
         more = ", ..." if len(self) > _SHOWN else ""
         return f"{numbers} ({one_line(', '.join(self.names[:_SHOWN]), 400)}{more})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists; `parsed` is the inverse."""
-        return {"names": list(self.names), "weights": list(self.weights)}
-
-    @classmethod
-    def parsed(cls, content: Any) -> "Classes":
-        """The classes in an untrusted file.
-
-        Raises:
-            ValueError: it does not describe classes.
-        """
-        parts = content if isinstance(content, dict) else {}
-        names, weights = parts.get("names"), parts.get("weights")
-        if not isinstance(names, list | tuple) or not isinstance(weights, list | tuple) or len(names) > MOST:
-            raise ValueError("its classes have no names and frequencies")
-        if not all(isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights):
-            raise ValueError("the frequency of a class is not a number")
-        return cls(tuple(_name(name) for name in names), tuple(map(float, weights)))
-
 
 def numbered(weights: Sequence[float]) -> Classes:
     """Classes without names of their own."""
     return Classes(tuple(map(str, range(len(weights)))), tuple(weights))
-
-
-def _name(name: Any) -> str:
-    if not isinstance(name, str) or not 1 <= len(name) <= LONGEST_NAME or has_control(name):
-        raise ValueError("the name of a class is not a short text")
-    return name

@@ -61,9 +61,8 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
     Raises:
         OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is refused.
     """
-    with os.fdopen(_descriptor(path, _READING | (0 if follow else os.O_NOFOLLOW)), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    descriptor, _ = _regular(path, _READING | (0 if follow else os.O_NOFOLLOW))
+    with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
@@ -76,22 +75,23 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
     Raises:
         OSError: as `opened`, for a link too.
     """
-    flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = _descriptor(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return descriptor
+    return _regular(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)[0]
 
 
-def _descriptor(path: Path, flags: int) -> int:
+def _regular(path: Path, flags: int) -> tuple[int, os.stat_result]:
+    """A descriptor of a regular file, and its status."""
     try:
         # The umask decides who else may write: runs can be shared by a group.
-        return os.open(path, flags, 0o666)
+        descriptor = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
             raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(path)) from error
         raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor, status
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> bytes:
@@ -101,11 +101,8 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> b
         OSError: as `opened`; EFBIG if the file is larger.
     """
     # Not `opened`: a stream asks the file system for twice as much, and that of a cluster is slow.
-    descriptor = _descriptor(path, _READING | (0 if follow else os.O_NOFOLLOW))
+    descriptor, status = _regular(path, _READING | (0 if follow else os.O_NOFOLLOW))
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
         content = _read_up_to(descriptor, limit + 1, status.st_size)
     finally:
         os.close(descriptor)
@@ -156,8 +153,10 @@ def read_json(path: Path) -> Any:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is none."""
-    content = read_json(path)
-    return content if isinstance(content, dict) else {}
+    try:
+        return existing_object(path) or {}
+    except OSError:
+        return {}
 
 
 def existing_object(path: Path) -> dict[str, Any] | None:
@@ -168,12 +167,10 @@ def existing_object(path: Path) -> dict[str, Any] | None:
     """
     try:
         content = parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
-    except ValueError:
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_FILE:
+            raise
         return None
-    except OSError as error:
-        if error.errno in NO_FILE:
-            return None
-        raise
     return content if isinstance(content, dict) else None
 
 

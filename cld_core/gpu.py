@@ -135,7 +135,7 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     diffusion = sde.build(recipe.sde)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = nets.build(network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+        net = nets.of_recipe(recipe, shape)
     model = prepare(net, train, Ranks(device=device))
     model = precision.Autocast(model, device, train.precision, channels_last=train.channels_last)
     loss, score = losses.build(diffusion, recipe.objective), Score(diffusion, recipe.objective, model)
@@ -162,12 +162,18 @@ def compared(found: Numbers, expected: Numbers, kind: str) -> tuple[bool, str]:
     unit = 2.0 ** -_BITS[kind]
     # One that is missing counts as zero.
     gradients = {name: found.gradients.get(name, torch.zeros_like(g)) for name, g in expected.gradients.items()}
-    worst, name = _worst(gradients, expected.gradients)
+    floor = _FLOOR * float(_joined(expected.gradients).square().mean().sqrt())
+    each = {
+        name: _error(gradients[name], gradient, floor * math.sqrt(gradient.numel()))
+        for name, gradient in expected.gradients.items()
+    }
+    # A NaN is the worst.
+    worst = max(each, key=lambda name: each[name] if math.isfinite(each[name]) else math.inf)
     errors = {
         "loss": (abs(found.loss - expected.loss) / abs(expected.loss), _OUTPUT * unit),
         "output": (_error(found.output, expected.output), _OUTPUT * unit),
         "gradients": (_error(_joined(gradients), _joined(expected.gradients)), _GRADIENTS * unit),
-        f"worst parameter ({name})": (worst, _PARAMETER * unit),
+        f"worst parameter ({worst})": (each[worst], _PARAMETER * unit),
     }
     text = ", ".join(f"{what} {error:.1e} (at most {limit:.1e})" for what, (error, limit) in errors.items())
     # Written so that a NaN fails.
@@ -182,20 +188,9 @@ def _joined(gradients: dict[str, Tensor]) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
-def _error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
-def _worst(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[float, str]:
-    """The largest relative error of a parameter's gradient, and the parameter's name."""
-    average = float(_joined(expected).square().mean().sqrt())
-    worst, whose = 0.0, ""
-    for name, gradient in expected.items():
-        size = float(gradient.norm()) + _FLOOR * average * math.sqrt(gradient.numel())
-        error = float((found[name] - gradient).norm()) / size
-        if not error <= worst:
-            worst, whose = (error, name) if math.isfinite(error) else (math.inf, name)
-    return worst, whose
+def _error(found: Tensor, expected: Tensor, floor: float = 0.0) -> float:
+    """The error relative to the norm of what is expected, to which ``floor`` is added."""
+    return float((found - expected).norm()) / (float(expected.norm()) + floor)
 
 
 def memory(device: torch.device, free: int | None = None) -> Finding:

@@ -1,6 +1,6 @@
 """Registries name implementations as "module:attribute", which is imported when it is needed."""
 
-import importlib
+import pkgutil
 from typing import Any
 
 
@@ -11,10 +11,4 @@ def resolve(name: Any) -> Any:
         ImportError: there is no such module.
         AttributeError: the module has no such attribute.
     """
-    if not isinstance(name, str):
-        return name
-    module, _, attribute = name.partition(":")
-    value: Any = importlib.import_module(module)
-    for part in attribute.split("."):
-        value = getattr(value, part)
-    return value
+    return pkgutil.resolve_name(name) if isinstance(name, str) else name

@@ -1,6 +1,5 @@
 """The runs of a folder as a table, by what their folders alone tell. Loads no torch."""
 
-import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,9 +9,8 @@ from .errors import CldError, NotFoundError, UsageError, did_you_mean
 from .evaluate.evaluation import evaluations_of
 from .evaluate.reports import numbers
 from .run import History, RunFolder, find_runs
-from .run.causes import state_after
-from .run.events import NotSubmitted
-from .run.lookup import default_root
+from .run.events import NotSubmitted, state_after
+from .run.folder import default_root
 from .sanitize import one_line
 
 # Results of evaluations that are columns.
@@ -113,7 +111,9 @@ class Runs(Sequence[Run]):
         return [asdict(row) for row in self._rows]
 
     def __repr__(self) -> str:
-        titles, rows = self._cells()
+        # The columns that anybody has a value in.
+        titles = [name for name in _SHOWN if any(getattr(row, name) is not None for row in self._rows)]
+        rows = [[_text(getattr(row, name)) for name in titles] for row in self._rows]
         if not rows:
             return f"no runs in {self._root}" + ("" if self._root.is_dir() else ": there is no such folder")
         widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
@@ -123,20 +123,6 @@ class Runs(Sequence[Run]):
             padded = (cell.ljust(width) if title in _TEXTS else cell.rjust(width) for cell, width, title in cells)
             lines.append("  ".join(padded).rstrip())
         return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        """The same table in a notebook."""
-        titles, rows = self._cells()
-        if not rows:
-            return html.escape(repr(self))
-        head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
-        """Titles and texts of the columns that anybody has a value in."""
-        titles = [name for name in _SHOWN if any(getattr(row, name) is not None for row in self._rows)]
-        return titles, [[_text(getattr(row, name)) for name in titles] for row in self._rows]
 
 
 COLUMNS = tuple(entry.name for entry in fields(Run))

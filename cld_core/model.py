@@ -18,20 +18,19 @@ from .checkpoint.files import pick_checkpoint, weights_digest
 from .checkpoint.load import FORMAT, Weights, exported_weights
 from .checkpoint.write import write_weights
 from .classes import Classes
+from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way
 from .config import Recipe, from_dict
 from .config.arguments import elbo_spec, sampling_spec, whole_number
-from .config.sampling import SamplingSpec
-from .config.train import LONGEST, EmaSpec
+from .config.train import EmaSpec
 from .data.source import DescribedSource, Source, classes_of, describe, source
 from .errors import CheckpointError, RecipeError, UsageError
 from .files import replacing
 from .likelihood import Likelihood
-from .nets import fit
 from .nets import precision as precisions
 from .nets.compiled import Compiled
-from .run import lookup
-from .run.trust import trusted_recipe
+from .run.folder import named
+from .run.recipe import trusted_recipe
 from .samplers.path import Recorder, Watcher
 from .sanitize import one_line
 from .score import Counted, Score
@@ -50,8 +49,6 @@ Label = int | str | Sequence[int | str] | Tensor | None
 # What `repr` says of a diffusion and of a sampler, as far as they have it.
 _SDE = ("beta0", "beta1", "m_inv", "gamma")
 _SAMPLER = ("nfe", "rtol", "atol", "eps", "denoise")
-# The digits of a step in an exported file.
-_LONGEST_STEP = 15
 
 
 class Trajectory(NamedTuple):
@@ -110,9 +107,7 @@ class Model:
         self.sde = sde.build(recipe.sde)
         self.classes = classes if classes is not None or not recipe.data.labels else classes_of(self.source)
         if net is None:
-            sizes = {"halves_in": self.sde.n, "halves_out": self.sde.m, "classes": len(self.classes or ())}
-            net = nets.build(recipe.network, data_shape=self.data_shape, **sizes)
-            net.to(self.device).eval()
+            net = nets.of_recipe(recipe, self.data_shape, self.classes).to(self.device).eval()
             if precisions.prefers_channels_last(self.device):
                 precisions.store(net, channels_last=True)
         self.net = net
@@ -152,12 +147,8 @@ class Model:
     @property
     def network(self) -> Network:
         """What a tuned sampler is chosen for."""
-        return Network(
-            step=self.step,
-            checkpoint=self.checkpoint,
-            ema_length=self.ema_length,
-            labels=self.classes is not None,
-        )
+        labels = self.classes is not None
+        return Network(step=self.step, checkpoint=self.checkpoint, ema_length=self.ema_length, labels=labels)
 
     @property
     def is_image(self) -> bool:
@@ -175,14 +166,14 @@ class Model:
         ema_length: float | None = None,
     ) -> Self:
         """Load the averaged weights of a checkpoint; see `cld_core.load`."""
-        folder = lookup.named(run)
+        folder = named(run)
         recipe = trusted_recipe(folder, allow_plugin=allow_plugin)
         step = pick_checkpoint(folder, recipe.model_digest(), checkpoint)
         try:
             weights = averaged(folder, step, ema_length)
             model = cls._of_tensors(recipe, weights.tensors, source(recipe.data), weights.classes, step, device)
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            text = f"does not fit the recipe: {_in_one_line(error)}. Use the recipe that wrote it."
+            text = f"does not fit the recipe: {one_line(error, 400).rstrip('.')}. Use the recipe that wrote it."
             raise CheckpointError(f"{folder.checkpoint_file(step)}: {text}") from error
         model.path, model.solutions = folder.path, Solutions.of_run(folder)
         model.ema_length, model.ema_error = ema_length, weights.error
@@ -196,14 +187,15 @@ class Model:
         weights = exported_weights(path)
         try:
             recipe = from_dict(weights.described("recipe"), str(path), with_plugins=allow_plugin)
-            step, data = _step(weights.about), _data_of(path, recipe, weights, allow_plugin)
+            data = _data_of(path, recipe, weights, allow_plugin)
             classes = weights.described("classes") if "classes" in weights.about else None
-            model = cls._of_tensors(recipe, weights.tensors, data, classes, step, device)
+            model = cls._of_tensors(recipe, weights.tensors, data, classes, int(weights.about["step"]), device)
+            if "ema_length" in weights.about:
+                model.ema_length = float(weights.about["ema_length"])
         except (KeyError, ValueError, TypeError, RuntimeError, ArithmeticError, RecipeError) as error:
-            text = f"recipe and tensors do not match: {_in_one_line(error)}. Export it again."
+            text = f"recipe and tensors do not match: {one_line(error, 400).rstrip('.')}. Export it again."
             raise CheckpointError(f"{path}: {text}") from error
         model.path, model.solutions = path.absolute(), Solutions.of_file(weights.about, path.name)
-        model.ema_length = _ema_length(weights.about)
         return model
 
     @classmethod
@@ -219,21 +211,18 @@ class Model:
         """A model of a recipe with these weights: all tensors of its network, by name.
 
         Args:
-            classes: what `Classes.to_dict` said of those of the model; None if it has none.
+            classes: those of the model as plain values; None if it has none.
 
         Raises:
             ValueError, TypeError, RuntimeError, ArithmeticError: they are not those of its network.
         """
-        known = Classes.parsed(classes) if recipe.data.labels else None
-        # Before any memory is taken for the network, whose recipe may be anybody's.
-        diffusion, shapes = sde.build(recipe.sde), {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(known or ())}
-        fit.require(recipe.network, shapes, data_shape=data.shape, **sizes)
+        known = from_plain(Classes, classes) if recipe.data.labels else None
+        # Names, shapes and types are compared before any memory is taken for a network that may not fit.
+        with torch.device("meta"):
+            described = nets.of_recipe(recipe, data.shape, known)
+        described.load_state_dict(dict(tensors), strict=True, assign=True)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = cls(recipe, device, data=data, classes=known, step=step)
-        for name, own in model.net.state_dict().items():
-            if own.is_floating_point() != tensors[name].is_floating_point():
-                raise ValueError(f"tensor {name} is of kind {tensors[name].dtype}, not {own.dtype}")
         model.net.load_state_dict(dict(tensors), strict=True)
         model.net.requires_grad_(False)
         return model
@@ -246,7 +235,7 @@ class Model:
         if self.ema_length is not None:
             about["ema_length"] = repr(self.ema_length)
         if self.classes is not None:
-            about["classes"] = json.dumps(self.classes.to_dict())
+            about["classes"] = json.dumps(to_plain(self.classes))
         about |= self.solutions.carried(self.network)
         with replacing(file.absolute()) as out:
             write_weights(out, self.net.state_dict(), about)
@@ -340,7 +329,7 @@ class Model:
         n, seed = whole_number(n, "n", 1, caller), whole_number(seed, "seed", 0, caller)
         first = whole_number(first, "first", 0, caller)
         size = n if batch_size is None else whole_number(batch_size, "batch_size", 1, caller)
-        spec, labels = self._spec(keys, caller), self.labels(label, n, first, caller)
+        spec, labels = sampling_spec(self.recipe, keys, caller), self.labels(label, n, first, caller)
         if keys.get("eps") is not None and spec.eps < (seen := self.recipe.objective.loss_eps):
             _log.warning("%s: eps=%g: the network has seen no t below %g. Use that or more.", caller, spec.eps, seen)
         way = by or GradientGuidance()
@@ -354,18 +343,17 @@ class Model:
             for start in range(first, first + n, size):
                 last = min(start + size, first + n)
                 noise = SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                counted: Score | Counted = score
-                if progress is not None:
-                    counted = Counted(score, functools.partial(progress, start - first))
+                told = None if progress is None else functools.partial(progress, start - first)
                 given = None if labels is None else labels[start - first : last - first].to(self.device)
+                counted = score if told is None else Counted(score, told)
                 bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
-                where = self.data_shape, self.device
-                if observation is None:
-                    drawn = samplers.sample(bound, self.sde, spec, noise, *where, watcher, solution)
-                else:
+                conditioned = None
+                if observation is not None:
                     apart = SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
-                    drawn = samplers.sample(conditioned, self.sde, spec, noise, *where, watcher, solution)
+                where = self.data_shape, self.device
+                drawn = samplers.sample(conditioned or bound, self.sde, spec, noise, *where, watcher, solution)
+                if conditioned is not None:
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
                 parts.append(guidance.counted(drawn, bound))
         return samplers.Samples.cat(parts)
@@ -418,7 +406,7 @@ class Model:
         """
         caller, keys = "Model.trajectory", {"method": method, "nfe": nfe, **settings}
         points = whole_number(points, "points", 3, caller)
-        spec = self._spec(keys, caller)
+        spec = sampling_spec(self.recipe, keys, caller)
         recorder = Recorder(points - 1 if spec.denoise else points)
         drawn = self._draw(n, keys, seed, first, None, caller, recorder, label=label)
         t, u = recorder.path()
@@ -568,28 +556,20 @@ class Model:
         count = pictures.default_count(self) if n is None else n
         size = self.recipe.eval.batch_size if batch_size is None else batch_size
         drawn = self._draw(count, keys, seed, first, size, "Model.plot", label=label)
-        how = f"{self._spec(keys, 'Model.plot').method}, {drawn.nfe:.0f} NFE"
-        x, title = drawn.x.cpu(), how
+        x, how = drawn.x.cpu(), f"{method or self.recipe.sampling.method}, {drawn.nfe:.0f} NFE"
         if ax is None:
             from matplotlib import pyplot
 
             size_in = (6.0, 6.4) if self.is_image else pictures.SIDE_BY_SIDE
-            figure, title = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
+            figure, how = pyplot.figure(figsize=size_in, layout="constrained"), pictures.title(x, self, how)
             if not self.is_image:
-                pictures.beside_data(figure, x, self, title)
+                pictures.beside_data(figure, x, self, how)
                 return figure
             ax = figure.subplots()
-        if self.is_image:
-            pictures.tiled(ax, x, title)
-        else:
-            pictures.Plane.of(self.source).draw(ax, x, "tab:red")
-            ax.set_title(title)
+        pictures.on_axes(ax, x, self, how)
         root = ax.get_figure(root=True)
         assert root is not None, "axes are in a figure"
         return root
-
-    def _spec(self, keys: Mapping[str, Any], caller: str) -> SamplingSpec:
-        return sampling_spec(self.recipe, keys, caller)
 
 
 def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -> Source:
@@ -606,28 +586,6 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     if "data" not in weights.about:
         raise CheckpointError(why)
     return DescribedSource(weights.described("data"), why)
-
-
-def _step(about: Mapping[str, str]) -> int:
-    """The step in the metadata of an exported file; raises ValueError if it is not a number."""
-    text = about.get("step", "")
-    if not text.isascii() or not text.isdigit() or len(text) > _LONGEST_STEP:
-        raise ValueError(f"its step is {one_line(text, 40)!r}")
-    return int(text)
-
-
-def _ema_length(about: Mapping[str, str]) -> float | None:
-    """The length of the average in the metadata of an exported file; None if it is the usual one."""
-    try:
-        length = float(about.get("ema_length", "nan"))
-    except ValueError:
-        return None
-    return length if 0 < length < LONGEST else None
-
-
-def _in_one_line(error: Exception) -> str:
-    """torch lists what does not fit on lines of their own."""
-    return one_line(error, 400).rstrip(".")
 
 
 def _described(spec: object, names: Iterable[str]) -> str:

@@ -9,18 +9,15 @@ from cld_core.errors import CldError
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def owner(path: Path) -> int:
-    """The user id of the owner of a file or folder; links are not followed.
+def is_mine(path: Path) -> bool:
+    """Whether the user of this process owns ``path``; links are not followed.
+
+    root, for whom ownership says nothing, owns what root owns.
 
     Raises:
         OSError: it cannot be looked at.
     """
-    return path.lstat().st_uid
-
-
-def is_mine(path: Path) -> bool:
-    """Whether the user of this process owns ``path``. root, for whom ownership says nothing, owns what root owns."""
-    return owner(path) == os.geteuid()
+    return path.lstat().st_uid == os.geteuid()
 
 
 def require_may_change(path: Path, what: str) -> None:
@@ -106,7 +103,7 @@ def require_private(path: Path, why: str) -> None:
     status = path.lstat()
     problem = "it is a symbolic link" if stat.S_ISLNK(status.st_mode) else problem_of(status)
     if problem is not None:
-        raise CldError(_message(path, problem, why))
+        raise CldError(f"{path}: {problem}, and {why}. Remove it, or use another folder.")
 
 
 def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
@@ -139,7 +136,3 @@ def can_be_private(folder: Path) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-
-
-def _message(path: Path, problem: str, why: str) -> str:
-    return f"{path}: {problem}, and {why}. Remove it, or use another folder."

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,17 +124,17 @@ def pixels(x: Tensor, model: "Model", how: str) -> Tensor:
     """The picture that `show` saves: uint8, (H, W, C)."""
     if model.is_image:
         return enlarged(tile(to_pixels(x)))
-    return scatter(x.cpu(), model, title(x, model, how))
+    return rendered(lambda figure: beside_data(figure, x.cpu(), model, title(x, model, how)))
 
 
-def scatter(x: Tensor, model: "Model", title: str) -> Tensor:
-    """Points (n, 2) beside as many of the data, over their density if that is known: uint8, (H, W, 3)."""
+def rendered(draw: "Callable[[Figure], object]") -> Tensor:
+    """What ``draw`` draws into a figure with room for two squares: uint8, (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIDE_BY_SIDE, dpi=_DPI, layout="constrained")
+    draw(figure)
     canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
-    beside_data(figure, x, model, title)
     canvas.draw()
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
 
@@ -149,12 +150,14 @@ def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str) -> None
     figure.suptitle(title)
 
 
-def tiled(axes: "Axes", x: Tensor, title: str) -> None:
-    """Draw a grid of images x (n, C, H, W) in [-1, 1], without ticks."""
-    pixels = tile(to_pixels(x)).squeeze(-1)
-    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_axis_off()
+def on_axes(axes: "Axes", x: Tensor, model: "Model", title: str) -> None:
+    """Draw samples alone: a grid of images (n, C, H, W) in [-1, 1], without ticks, or points over their density."""
     axes.set_title(title)
+    if not model.is_image:
+        Plane.of(model.source).draw(axes, x, "tab:red")
+        return
+    axes.imshow(tile(to_pixels(x)).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_axis_off()
 
 
 # --- grids of images
@@ -258,24 +261,13 @@ class Plane:
 # The pictures of a run show the same square, and its density may take half a second.
 @functools.lru_cache(maxsize=8)
 def _shade(density: Toy, low: tuple[float, ...], high: tuple[float, ...], label: int | None) -> Array | None:
+    """The square root of the density, or of that of a class, over its maximum, a row for each y; None if unknown."""
     x, y = (torch.linspace(low[i], high[i], _GRID, dtype=torch.float64) for i in range(2))
-    shade = shade_of(density, x, y, label)
-    if shade is not None:
-        shade.flags.writeable = False
-    return shade
-
-
-def shade_of(density: Toy, x: Tensor, y: Tensor, label: int | None = None) -> Array | None:
-    """The square root of the density over its maximum, a row for each y; None if the density is not known.
-
-    Args:
-        label: of the class whose density it is; None for all points.
-    """
     if density.on_grid is not None and label is None:
         p = density.on_grid(x, y).T
         return (p / p.max()).sqrt().numpy()
     log_density = density.log_density_of(label)
     if log_density is None:
         return None
-    log_p = log_density(torch.cartesian_prod(x, y)).reshape(len(x), len(y)).T
+    log_p = log_density(torch.cartesian_prod(x, y)).reshape(_GRID, _GRID).T
     return torch.exp(0.5 * (log_p - log_p.max())).numpy()

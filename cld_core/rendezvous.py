@@ -75,7 +75,7 @@ def address_of(host: str) -> str | None:
         (*_, where), *_ = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
     except OSError:
         return None
-    return _without_zone(str(where[0]))
+    return str(where[0])
 
 
 def source_towards(host: str) -> str | None:
@@ -89,7 +89,7 @@ def source_towards(host: str) -> str | None:
             with socket.socket(family, kind, protocol) as probe:
                 # With UDP this looks up the route and sends nothing.
                 probe.connect(where)
-                return _without_zone(probe.getsockname()[0])
+                return str(probe.getsockname()[0])
         except OSError:
             continue
     return None
@@ -101,7 +101,7 @@ def interfaces() -> dict[str, list[str]]:
 
     families = (socket.AF_INET, socket.AF_INET6)
     return {
-        name: [_without_zone(entry.address) for entry in entries if entry.family in families]
+        name: [entry.address for entry in entries if entry.family in families]
         for name, entries in psutil.net_if_addrs().items()
     }
 
@@ -109,15 +109,7 @@ def interfaces() -> dict[str, list[str]]:
 def interface_with(address: str, interfaces: Mapping[str, Sequence[str]]) -> str | None:
     """The name of the interface that has an address; None if none has."""
     wanted = ipaddress.ip_address(address)
-    for name, addresses in interfaces.items():
-        if any(ipaddress.ip_address(own) == wanted for own in addresses):
-            return name
-    return None
-
-
-def _without_zone(address: str) -> str:
-    """fe80::1 for fe80::1%eth0."""
-    return address.partition("%")[0]
+    return next((name for name, own in interfaces.items() if wanted in map(ipaddress.ip_address, own)), None)
 
 
 def _first_of(names: tuple[str, ...], default: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.errors import RecipeError, UsageError, did_you_mean
-from cld_core.run.lookup import default_root
+from cld_core.run.folder import default_root
 from cld_core.sanitize import one_line
 
 _MAX_BYTES = 64 * 2**10

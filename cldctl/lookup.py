@@ -90,8 +90,8 @@ def recipe_or_run(name: str, overrides: Sequence[str], runs: Path) -> "Recipe":
     """
     from cld_core.config import load, with_overrides
     from cld_core.run import RunFolder
-    from cld_core.run.lookup import meant
-    from cld_core.run.trust import trusted_recipe
+    from cld_core.run.folder import meant
+    from cld_core.run.recipe import trusted_recipe
 
     run = meant(name, runs)
     if run.exists:

@@ -59,6 +59,30 @@ def environment() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The clusters `scripted` and `other`, whose jobs are in the phases that a test says."""
+    from tests.support.scripted import register
+
+    return register(monkeypatch)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout of two files, which a test may change; storing that of all files takes a while."""
+    from cld_core.run import code
+    from cldctl.runs import checkout
+
+    root = tmp_path_factory.mktemp("checkout")
+    (root / "cld_core").mkdir()
+    (root / "cld_core/__init__.py").write_text("")
+    (root / "cld_core/a.py").write_text("A = 1\n")
+    monkeypatch.setattr(code, "ROOT", root)
+    monkeypatch.setattr(checkout.copy, "__defaults__", (root,))
+    monkeypatch.setattr(checkout.patch, "__defaults__", (root,))
+    return root
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Two workers for the Slurm tests, each with a cluster, because they mostly wait; the others have the rest."""

@@ -98,7 +98,7 @@ damaged-chunk: a chunk that is not what was written is computed again
 only-missing: an evaluation that is run again computes only what is missing
   - return [] if self.is_done else self.missing() or [0]
   + return list(range(self.request.shards))
-  tests/cld_core/shards tests/cldctl/runs/test_evaluate.py tests/cldctl/jobs/test_shards.py
+  tests/cld_core/shards tests/cldctl/runs/test_evaluate.py tests/cldctl/jobs/test_train.py
 reseed: train.on_resume=reseed: fresh noise after a restart
   - self.attempt if self.recipe.train.on_resume == "reseed" else 0
   + 0

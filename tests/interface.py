@@ -42,7 +42,7 @@ extends: {ROOT}/recipes/cifar10.yaml
 name: small
 data: {{name: folder, size: 16, path: set}}
 network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
-train: {{steps: 4, checkpoint_every: 2, batch_size: 2, log_every: 2}}
+train: {{steps: 4, checkpoint_every: 2, batch_size: 2, log_every: 2, precision: fp32}}
 periodic: {{samples_every: null, elbo_every: null}}
 eval: {{samples: 20, points: 10}}
 sampling: {{method: em, nfe: 3}}

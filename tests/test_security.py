@@ -6,45 +6,47 @@ import pickle
 import re
 import shutil
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import cld_core
-from cld_core import ownership
 from cld_core.checkpoint.files import weights_file
 from cld_core.checkpoint.load import FORMAT
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.published import read as read_published
 from cld_core.config import load
-from cld_core.config.train import OptimSpec
-from cld_core.data.cifar10 import plan_cifar10
 from cld_core.errors import CheckpointError, CldError, UsageError
-from cld_core.evaluate.weights import NotWeights, state_of
+from cld_core.files import append_line, write_json
 from cld_core.run import RunFolder, find_runs
 from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
-from cld_core.run.trust import require_own_plugin
-from cldctl.clusters import entry, job_logs, submitit_jobs
+from cld_core.run.process import not_ours
+from cld_core.run.recipe import require_own_plugin
+from cldctl.clusters import entry, job_logs
+from cldctl.clusters.records import SchedulerRefused
+from cldctl.clusters.slurm import client
+from cldctl.clusters.slurm.cluster import SlurmCluster
+from cldctl.clusters.this_machine import details_of
+from cldctl.runs import cancel
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
+from cldctl.show import logs as show_logs
 from tests.support.crafted import KINDS, Crafted, crafted
 from tests.support.made_up import run_with, vouch
 from tests.support.other_users import give_away, needs_root
 from tests.support.paths import FIXTURES, RECIPES
-from tests.support.scripted import Scripted, register, trained
-from tests.support.tools import invoke
+from tests.support.scheduler import clients
+from tests.support.scripted import Scripted, stopped, trained
+from tests.support.tools import invoke, wait_for
 
 TOY = RECIPES / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    return register(monkeypatch)
 
 
 def plugin(folder: Path, marker: Path, name: str = "ring") -> Path:
@@ -58,18 +60,11 @@ def plugin(folder: Path, marker: Path, name: str = "ring") -> Path:
 # No code runs from data, weights, checkpoints, .safetensors or a run folder, unless --allow-plugin is given.
 
 
-def as_weights(file: Path, folder: Path) -> None:
-    with pytest.raises(NotWeights):
-        state_of(file)
-
-
-def as_published(file: Path, folder: Path) -> None:
-    with pytest.raises(CheckpointError):
-        read_published(file, torch.nn.Linear(2, 3), OptimSpec())
-
-
-def as_checkpoint(file: Path, folder: Path) -> None:
-    run = RunFolder.create(folder / "mine", load(TOY), {"created": 1.0})
+@pytest.mark.parametrize("kind", KINDS)
+def test_code_in_a_file_does_not_run(tmp_path, kind):
+    """Here in a checkpoint; tests of other readers have the same of theirs."""
+    file, marker = crafted(tmp_path / "file.pth", kind, tmp_path / "it-ran"), tmp_path / "it-ran"
+    run = run_with(tmp_path / "mine")
     shutil.copy(file, run.checkpoint_file(10))
     shutil.copy(file, weights_file(run, 10))
     vouch(run, 10)
@@ -77,20 +72,6 @@ def as_checkpoint(file: Path, folder: Path) -> None:
         load_checkpoint(run, 10)
     with pytest.raises(CheckpointError):
         cld_core.load(run.path, 10)
-
-
-def as_batch_of_cifar(file: Path, folder: Path) -> None:
-    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
-        shutil.copy(file, folder / name)
-    with pytest.raises(CldError):
-        plan_cifar10(folder)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("read", [as_weights, as_published, as_checkpoint, as_batch_of_cifar])
-def test_code_in_a_file_does_not_run(tmp_path, kind, read: Callable[[Path, Path], None]):
-    file, marker = crafted(tmp_path / "file.pth", kind, tmp_path / "it-ran"), tmp_path / "it-ran"
-    read(file, tmp_path)
     assert not marker.exists()
     if kind == "bare":
         pickle.loads(file.read_bytes())
@@ -215,10 +196,6 @@ def test_a_job_runs_no_pickle_that_others_may_have_written(tmp_path, monkeypatch
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_jobs_import_nothing_from_the_working_directory():
-    assert submitit_jobs.command(submitit_jobs.python_command(), Path("/logs")).split()[1] == "-P"
-
-
 # A damaged or odd run spoils no other row.
 
 DEEP = "[" * 100_000
@@ -260,29 +237,21 @@ DAMAGE = {
     "another format": replaced("run.json", '{"format": 1, "created": 1.0}'),
     "no identity": lambda run: run.identity_file.unlink(),
     "an identity of other types": replaced("run.json", '{"format": 4, "created": {}}'),
-    "a deep identity": replaced("run.json", DEEP),
-    "the identity is a pipe": in_place_of("run.json", os.mkfifo),
     "the identity is huge": in_place_of("run.json", sparse),
     "the ledger is /dev/zero": in_place_of("attempts.jsonl", lambda path: path.symlink_to("/dev/zero")),
     "the ledger is a folder": in_place_of("attempts.jsonl", os.mkdir),
     "events of no version": replaced("attempts.jsonl", f'{DEEP}\n{{"time": 1e999}}\n{{"time": 1, "event": "new"}}\n'),
-    "many lines": replaced("attempts.jsonl", "{}\n" * 200_000),
+    "many lines": replaced("attempts.jsonl", "{}\n" * 20_000),
     "progress without bounds": replaced("progress.json", f'{{"step": {10**400}, "steps": 0, "loss": {{}}}}'),
     "a billion shards": request(shards=10**9),
     "a sampler that is none": request(sampling={"method": "magic"}),
+    "the ledger is a link": in_place_of("attempts.jsonl", lambda path: path.symlink_to(__file__)),
     "a lease that is a list": replaced("lease/00000001.json", "[]"),
-    "a sidecar of other types": replaced("checkpoints/step_00000020.json", '{"step": [], "bytes": NaN}'),
 }
 
 
-def stopped(path: Path, job_id: str) -> RunFolder:
-    run = trained(run_with(path, 10, 20), job_id, "gone")
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
-    return run
-
-
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_run_spoils_no_other(tmp_path, scripted, damage):
+def test_a_damaged_run_spoils_no_other(tmp_path, scripted, small, damage):
     stopped(tmp_path / "good", "1")
     damage(stopped(tmp_path / "bad", "2"))
     assert {run.name for run in find_runs(tmp_path)} == {"good", "bad"}
@@ -310,7 +279,7 @@ def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
     assert (rows["bad"]["state"], rows["bad"]["reason"]) == ("LOST", "its files cannot be read: too deep")
 
 
-@pytest.mark.parametrize("left", ["attempts.jsonl", "recipe.yaml", "checkpoints"])
+@pytest.mark.parametrize("left", ["attempts.jsonl", "checkpoints"])
 def test_a_run_without_identity_is_one_row_and_can_be_removed(tmp_path, scripted, left):
     bad = trained(run_with(tmp_path / "bad", 10), "2", "gone")
     for path in bad.path.iterdir():
@@ -351,13 +320,79 @@ def test_control_characters_are_stripped(tmp_path, scripted):
     assert "red" in invoke("logs", "a", "--attempt", "0", runs=tmp_path).stdout
 
 
-# A bad recipe, file or argument is one clear error.
+# What a run folder says is not obeyed: processes, jobs and names in it may be anybody's.
 
 
-def test_a_folder_made_private_keeps_its_group_and_hides_what_it_should(tmp_path):
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    folder.chmod(0o2777)
-    assert ownership.can_be_private(folder)
-    ownership.make_private(folder, "why", hidden=True)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o2700
+@pytest.fixture
+def bystander():
+    """A process that has nothing to do with cldctl."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
+def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(show_logs, "MOST_BYTES", 2**16)
+    run = trained(run_with(tmp_path / "a", 10), "1")
+    with (run.logs / "1_0_log.out").open("wb") as file:
+        file.truncate(2**40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nthe end\n")
+    done = invoke("logs", "a", runs=tmp_path)
+    assert done.stdout.endswith("the end\n")
+    assert "are not shown" in done.stderr
+
+
+def test_a_process_that_is_not_ours_is_left_alone(tmp_path, bystander):
+    """It has the id and the start time that the folder names, as the writer of its lease or as a job."""
+    held, local = run_with(tmp_path / "held", 10), run_with(tmp_path / "local", 10)
+    details = details_of(bystander.pid)
+    write_json(held.leases / "00000001.json", {"job_id": "1", "restart": 0, **details})
+    local.ledger.append(
+        Submitted(job=JobRef(cluster="local", job_id=str(bystander.pid), logs=str(local.logs), details=details))
+    )
+    for name in ("held", "local"):
+        refused = invoke("cancel", name, runs=tmp_path, code=4).stderr
+        assert f"process {bystander.pid} on this machine runs something else, and was left alone" in refused
+        assert f"`kill {bystander.pid}`" in refused
+    assert bystander.poll() is None
+
+
+def test_our_own_processes_are_known_by_what_they_run(tmp_path):
+    program = tmp_path / "cldctl"
+    program.write_text("input()")
+    with subprocess.Popen([sys.executable, str(program)], stdin=subprocess.PIPE) as ours:
+        process = psutil.Process(ours.pid)
+        wait_for(lambda: not_ours(process) is None, timeout=60)
+        ours.communicate(b"\n")
+
+
+@pytest.mark.parametrize("job_id", ["--user=root", "1,2", "1;x", "x\ny", "all", ""])
+def test_what_is_not_a_job_id_reaches_no_client_of_slurm(tmp_path, monkeypatch, job_id):
+    asked = clients(tmp_path, monkeypatch, "")
+    run = run_with(tmp_path / "a", 10)
+    line = {"time": 1.0, "event": "submitted", "job": {"cluster": "slurm", "job_id": job_id, "logs": str(run.logs)}}
+    append_line(run.path / "attempts.jsonl", json.dumps(line))
+    for command in (("cancel", "a"), ("status", "a"), ("logs", "a")):
+        invoke(*command, runs=tmp_path, code=None)
+    job = JobRef(cluster="slurm", job_id=job_id)
+    for call in (SlurmCluster().cancel, lambda jobs: client.set_dependency(jobs[0].job_id, "afterany:1")):
+        with pytest.raises(SchedulerRefused, match="is not a job of Slurm"):
+            call([job])
+    assert SlurmCluster().survey([job]).of(job).is_gone
+    calls = asked.read_text() if asked.exists() else ""
+    assert not any(line.startswith(("scancel", "scontrol", "sacct")) for line in calls.splitlines()), calls
+
+
+def test_the_jobs_of_the_run_that_was_copied_go_on(tmp_path, scripted):
+    original = trained(run_with(tmp_path / "a", 10), "1")
+    subprocess.run(["cp", "-r", str(original.path), str(tmp_path / "b")], check=True)
+    (ending,) = cancel.cancel([RunFolder(tmp_path / "b")])
+    assert "job 1 writes its logs to" in str(ending.problem)
+    assert scripted.calls == []
+    (ending,) = cancel.cancel([original])
+    assert ending.problem is None
+    (tmp_path / "link").symlink_to(tmp_path)
+    scripted.phases["1"] = "running"
+    (ending,) = cancel.cancel([RunFolder(tmp_path / "link" / "a")])
+    assert ending.problem is None, "the same folder under another name"

@@ -105,7 +105,7 @@ class Averaged(NamedTuple):
 
     Attributes:
         tensors: all those of the network, by name.
-        classes: what `Classes.to_dict` said of those of the model; None if it has none.
+        classes: those of the model as plain values; None if it has none.
         error: the relative error of the average's profile; None if it was not made of others.
     """
 

@@ -90,7 +90,7 @@ def _picture(path: Path, shape: tuple[int, ...]) -> Tensor:
         pixels = read_exactly(path, shape[2])
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}. Check its permissions.") from error
-    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    return torch.from_numpy(pixels[0].copy())
 
 
 def _numbers(array: "np.ndarray[Any, Any]") -> Tensor:

@@ -121,9 +121,9 @@ SECTIONS = {
         variants=table(
             "network",
             {
-                "mlp": Variant(MlpSpec, "cld_core.nets.mlp:build"),
-                "resnet": Variant(ResnetSpec, "cld_core.nets.resnet:build"),
-                "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:build"),
+                "mlp": Variant(MlpSpec, "cld_core.nets.mlp:MLP"),
+                "resnet": Variant(ResnetSpec, "cld_core.nets.resnet:ResNet"),
+                "ncsnpp": Variant(NcsnppSpec, "cld_core.nets.ncsnpp:Ncsnpp"),
             },
         ),
     ),

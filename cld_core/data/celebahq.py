@@ -4,12 +4,10 @@ Shards are named `train/train-r08-s-0000-of-0120.tfrecords`: r08 means 2^8 = 256
 together. A record has the features `shape` (int, H W C) and `data` (raw uint8 bytes, H W C).
 """
 
-import contextlib
 import re
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -25,16 +23,24 @@ from .store import CHANNELS, SPLITS, Split
 
 OFFICIAL_COUNTS = {"train": 27_000, "validation": 3_000}
 _SHARD = re.compile(r".*-s-(?P<index>\d{4})-of-(?P<shards>\d{4})\.tfrecords$")
-_LMDB_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """``opened()`` gives a path under which the file can be read."""
+    """A file, or a member of the archive ``path``."""
 
     name: str
     bytes: int
-    opened: Callable[[], AbstractContextManager[Path]]
+    path: Path
+    member: tarfile.TarInfo | None = None
+
+    def unpacked(self, folder: Path) -> Path:
+        """A path under which it can be read; a member is unpacked into ``folder``."""
+        if self.member is None:
+            return self.path
+        with tarfile.open(self.path, "r:") as archive:
+            archive.extract(self.member.replace(name="shard"), folder, filter="data")
+        return folder / "shard"
 
 
 def plan_celebahq(source: Path, size: int = 256, expect: Mapping[str, int] | None = None) -> Plan:
@@ -66,18 +72,8 @@ def _lmdb_parts(source: Path, split: Split, reader: LmdbReader | None, size: int
         raise DataError(f"{source} has LMDB files, but none for {split}. Fetch it and run the same command again.")
     if reader.size != size:
         raise WrongSourceError(f"{reader.path} has images of {reader.size}x{reader.size}, not {size}x{size}.")
-    for first in range(0, reader.n, _LMDB_AT_ONCE):
-        last = min(first + _LMDB_AT_ONCE, reader.n)
-        yield Part(
-            split=split,
-            name=f"{split} images {first} to {last - 1}",
-            fingerprint=f"{reader.n} images, {reader.file_bytes} bytes",
-            read=partial(_of_lmdb, reader, range(first, last)),
-        )
-
-
-def _of_lmdb(reader: LmdbReader, indices: range) -> Iterator[np.ndarray]:
-    yield reader.read(indices)
+    for index in range(reader.n):
+        yield Part(split=split, name=str(index), fingerprint=reader.about, read=partial(reader.read, (index,)))
 
 
 def _shard_parts(source: Path, size: int) -> list[Part]:
@@ -90,40 +86,36 @@ def _shard_parts(source: Path, size: int) -> list[Part]:
         text = "TFRecords are read by the package tfrecord, which is not installed"
         raise UsageError(f"{text}. Install it: pip install 'cldctl[tfrecord]'") from error
     return [
-        Part(
-            split=split,
-            name=shard.name,
-            fingerprint=f"{shard.bytes} bytes",
-            read=partial(_of_shard, shard, size),
-        )
+        Part(split=split, name=shard.name, fingerprint=f"{shard.bytes} bytes", read=partial(_of_shard, shard, size))
         for split in SPLITS
         for shard in by_split[split]
     ]
 
 
-def _of_shard(shard: _Shard, size: int) -> Iterator[np.ndarray]:
+def _of_shard(shard: _Shard, size: int) -> np.ndarray:
     from tfrecord.reader import tfrecord_loader
 
-    number, shape = 0, (size, size, CHANNELS)
+    images: list[np.ndarray] = []
+    shape = (size, size, CHANNELS)
     try:
-        with shard.opened() as path:
+        with tempfile.TemporaryDirectory() as folder:
+            path = shard.unpacked(Path(folder))
             for features in tfrecord_loader(str(path), None, {"shape": "int", "data": "byte"}):
                 found = tuple(features["shape"].tolist())
                 if found != shape:
                     raise ValueError(f"the image has the shape {found}")
-                image = np.frombuffer(features["data"], np.uint8).reshape(shape)
-                yield image.transpose(2, 0, 1)[None]
-                number += 1
+                images.append(np.frombuffer(features["data"], np.uint8).reshape(shape))
     except Exception as error:  # the package and its protocol buffers raise whatever they like
-        text = f"{shard.name}: record {number} is not an image of {size}x{size} raw pixels"
+        text = f"{shard.name}: record {len(images)} is not an image of {size}x{size} raw pixels"
         raise DataError(f"{text} ({one_line(error).rstrip('.')}). Fetch this file again.") from error
+    return np.reshape(images, (-1, *shape)).transpose(0, 3, 1, 2)
 
 
 def _list(source: Path) -> list[_Shard]:
     if source.is_dir():
         # Neither broken links nor pipes.
         paths = [path for path in sorted(source.rglob("*.tfrecords")) if path.is_file()]
-        return [_Shard(path.name, path.stat().st_size, partial(_in_place, path)) for path in paths]
+        return [_Shard(path.name, path.stat().st_size, path) for path in paths]
     if not source.is_file():
         raise WrongSourceError(f"{source} does not exist. Pass the folder celeba-tfr or celeba-tfr.tar as --source.")
     members: list[tarfile.TarInfo] | None = None
@@ -136,24 +128,7 @@ def _list(source: Path) -> list[_Shard]:
             text = f"{source} is not a .tar archive, or compressed ({one_line(error)})"
             raise WrongSourceError(f"{text}. Unpack it, and pass the folder as --source.") from error
         raise DataError(f"{source} is not a complete .tar archive ({one_line(error)}). Fetch it again.") from error
-    return [
-        _Shard(PurePosixPath(member.name).name, member.size, partial(_unpacked, source, member))
-        for member in members
-        if member.isfile()
-    ]
-
-
-@contextlib.contextmanager
-def _in_place(path: Path) -> Iterator[Path]:
-    yield path
-
-
-@contextlib.contextmanager
-def _unpacked(source: Path, member: tarfile.TarInfo) -> Iterator[Path]:
-    """A member of an archive as a file in a temporary folder."""
-    with tempfile.TemporaryDirectory() as folder, tarfile.open(source, "r:") as archive:
-        archive.extract(member.replace(name="shard"), folder, filter="data")
-        yield Path(folder, "shard")
+    return [_Shard(PurePosixPath(it.name).name, it.size, source, it) for it in members if it.isfile()]
 
 
 def _complete(shards: list[_Shard], split: Split, log: int, source: Path) -> list[_Shard]:

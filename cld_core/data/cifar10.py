@@ -100,7 +100,7 @@ def _part(name: str, content: bytes, shown: str) -> Part:
         what = f"{type(error).__name__}: {one_line(error)}"
         raise DataError(f"{shown} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again.") from error
     fingerprint = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Part(split=_BATCHES[name], name=name, fingerprint=fingerprint, read=lambda: [images], labels=labels)
+    return Part(split=_BATCHES[name], name=name, fingerprint=fingerprint, read=lambda: images, labels=labels)
 
 
 class _Unpickler(pickle.Unpickler):

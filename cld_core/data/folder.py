@@ -8,13 +8,11 @@ Classes: if all pictures lie in two or more folders, below those of the splits i
 folders are the classes.
 """
 
-import hashlib
 import io
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -48,8 +46,6 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 }
 # Height and width in pixels; beyond it a single image takes 50 MB and more.
 LARGEST = 4096
-PICTURES_PER_PART = 500
-_BYTES_PER_PART = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,17 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
         name="folder",
         size=size,
         source=source.name,
-        parts=[part for split, chosen in by_split.items() for part in _parts(split, chosen, size, labels)],
+        parts=[
+            Part(
+                split=split,
+                name=one_line(as_text(picture.name)),
+                fingerprint=str(picture.length),
+                read=partial(_make, picture, size),
+                labels=(labels[picture.name],) if labels else (),
+            )
+            for split, chosen in by_split.items()
+            for picture in chosen
+        ],
         expect={split: len(chosen) for split, chosen in by_split.items()},
         classes=classes,
     )
@@ -141,7 +147,7 @@ def _in_zip(source: Path) -> Iterator[_Picture]:
         text = f"{source} is not a complete zip file ({one_line(error)})"
         raise DataError(f"{text}. Fetch or make it again.") from error
     for entry in archive.infolist():
-        if not entry.is_dir() and _is_picture(entry.filename):
+        if entry.filename and not entry.is_dir() and _is_picture(entry.filename):
             yield _Picture(entry.filename, entry.file_size, partial(archive.read, entry))
 
 
@@ -179,14 +185,18 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
     return chosen
 
 
+def _places(pictures: Sequence[_Picture]) -> list[tuple[str, ...]]:
+    """The folders and the name of each picture, without a single folder around everything."""
+    places = [PurePosixPath(picture.name).parts for picture in pictures]
+    is_wrapped = len({place[0] for place in places}) == 1 and min(map(len, places)) > 1
+    return [place[1:] for place in places] if is_wrapped else places
+
+
 def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture]] | None:
     """The splits by the names of the top-level folders, or of those in a single wrapping folder; None without such."""
-    parts = [PurePosixPath(picture.name).parts for picture in pictures]
-    wrapped = len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1
-    tops = [part[1 if wrapped else 0] for part in parts]
     chosen: dict[Split, list[_Picture]] = {split: [] for split in SPLITS}
     others = set()
-    for top, picture in zip(tops, pictures, strict=True):
+    for (top, *_), picture in zip(_places(pictures), pictures, strict=True):
         if top in _SPLIT_FOLDERS:
             chosen[_SPLIT_FOLDERS[top]].append(picture)
         else:
@@ -204,9 +214,7 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
 
 def _classes(pictures: Sequence[_Picture]) -> tuple[tuple[str, ...], dict[str, int]]:
     """The names of the classes, and by the name of a picture its label; nothing if pictures do not lie in classes."""
-    folders = [PurePosixPath(picture.name).parts[:-1] for picture in pictures]
-    if len({path[:1] for path in folders}) == 1:
-        folders = [path[1:] for path in folders]  # One folder around everything.
+    folders = [place[:-1] for place in _places(pictures)]
     if {path[0] for path in folders if path} <= set(_SPLIT_FOLDERS):
         folders = [path[1:] for path in folders]
     if not all(folders):
@@ -224,32 +232,8 @@ def as_text(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _parts(split: Split, pictures: Sequence[_Picture], size: int, labels: Mapping[str, int]) -> Iterator[Part]:
-    at_once = max(1, min(PICTURES_PER_PART, _BYTES_PER_PART // (3 * size * size)))
-    for first in range(0, len(pictures), at_once):
-        some = pictures[first : first + at_once]
-        # Names of files need not be text.
-        lines = "\n".join(f"{picture.name}\t{picture.length}" for picture in some).encode(errors="surrogateescape")
-        yield Part(
-            split=split,
-            name=f"{split} pictures {first} to {first + len(some) - 1}",
-            fingerprint=hashlib.blake2b(lines, digest_size=16).hexdigest(),
-            read=partial(_make_all, some, size),
-            labels=[labels[picture.name] for picture in some] if labels else (),
-        )
-
-
-def _make_all(pictures: Sequence[_Picture], size: int) -> Iterator[np.ndarray]:
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        try:
-            for pixels in pool.map(partial(_make, size=size), pictures):
-                yield pixels.transpose(2, 0, 1)[None]
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _make(picture: _Picture, size: int) -> np.ndarray:
-    """The picture, uint8 (size, size, 3): upright, transparent parts on white, cropped to the middle square, resized.
+    """The picture, uint8 (1, 3, size, size): upright, transparent parts on white, the middle square, resized.
 
     Raises:
         DataError: it is not a picture, or too large.
@@ -266,7 +250,7 @@ def _make(picture: _Picture, size: int) -> np.ndarray:
             rgb = _on_white(upright) if upright.has_transparency_data else upright.convert("RGB")
             if rgb.size != (size, size):
                 rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-            return np.asarray(rgb)
+            return np.asarray(rgb).transpose(2, 0, 1)[None]
     except UnidentifiedImageError:
         text = f"its format is unknown, or not one of {', '.join(FORMATS)}"
     except Exception as error:  # decoders of pictures raise whatever they like
@@ -276,7 +260,7 @@ def _make(picture: _Picture, size: int) -> np.ndarray:
 
 
 def read_exactly(path: Path, size: int) -> np.ndarray:
-    """The picture in a file of exactly ``size`` x ``size`` pixels, uint8 (size, size, 3); transparent parts on white.
+    """The picture in a file of ``size`` x ``size`` pixels, uint8 (1, 3, size, size); transparent parts on white.
 
     Raises:
         OSError: it cannot be read.

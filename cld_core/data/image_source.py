@@ -6,11 +6,11 @@ on the step alone: not on the ranks, and not on where training was interrupted.
 """
 
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,88 +72,12 @@ def mirrored(step: int, batch_size: int, n: int, seed: int) -> Tensor:
     return _take(1, step, batch_size, n, seed)
 
 
-class ImageStream(Iterator[Tensor]):
-    """This rank's rows of one global batch after another, from ``start_step`` on, without end.
-
-    Yields uint8 of shape (b, C, H, W) on ``device``; `cld_core.data.images.to_model` turns it into model input there.
-    What step s yields depends on (seed, s, batch_size, rows) alone. So a resumed run, which passes the number of
-    finished steps as ``start_step``, neither repeats nor skips an image.
-
-    Images that are on ``device`` already are indexed there. Others are read ahead by threads, into pinned memory if
-    ``device`` is a GPU, and copied asynchronously.
-
-    Args:
-        rows: this rank's share of the global batch.
-        threads: threads that read from disk.
-
-    Attributes:
-        step: the next step.
-        wait_s: seconds spent waiting for the last batch.
-    """
-
-    def __init__(
-        self,
-        images: ImageSet,
-        *,
-        seed: int,
-        batch_size: int,
-        rows: slice,
-        start_step: int = 0,
-        flip: bool = True,
-        device: torch.device | str = "cpu",
-        threads: int = 2,
-    ) -> None:
-        self.step = start_step
-        self.wait_s = 0.0
-        self._images = images
-        self._seed = seed
-        self._batch_size = batch_size
-        self._rows = rows
-        self._flip = flip
-        self._device = torch.device(device)
-        self._pinned = self._device.type == "cuda"
-        # For a set in memory on a CPU, threads would only take cores from the model.
-        self._direct = images.device.type == self._device.type and images.in_memory
-        self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[Tensor]] = deque()
-
-    def __next__(self) -> Tensor:
-        started = time.monotonic()
-        batch = self._read(self.step) if self._direct else self._read_ahead()
-        self.wait_s = time.monotonic() - started
-        self.step += 1
-        return batch.to(self._device, non_blocking=self._pinned)
-
-    def _read_ahead(self) -> Tensor:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
-        while len(self._waiting) < _AHEAD:
-            self._waiting.append(self._pool.submit(self._read, self.step + len(self._waiting)))
-        return self._waiting.popleft().result()
-
-    def _read(self, step: int) -> Tensor:
-        n = self._images.n
-        chosen = indices(step, self._batch_size, n, self._seed)[self._rows]
-        flips = mirrored(step, self._batch_size, n, self._seed)[self._rows] if self._flip else None
-        if self._pinned:
-            chosen = chosen.pin_memory()
-            flips = None if flips is None else flips.pin_memory()
-        batch = self._images.batch(chosen, flips)
-        return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-        self._pool = None
-        self._waiting.clear()
-
-
 class ImageSource:
     """A prepared data set. Order and mirroring are keyed by the seed and the step, never by ``restart``.
 
-    So a resumed epoch shows every image once, even if each attempt gets fresh noise.
+    So a resumed epoch shows every image once, even if each attempt gets fresh noise. Images that are on the source's
+    device already are indexed there. Others are read ahead by threads, into pinned memory if the device is a GPU, and
+    copied asynchronously.
     """
 
     density: toy.Toy | None = None
@@ -162,9 +86,11 @@ class ImageSource:
     def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
         self.shape: tuple[int, ...] = (store.CHANNELS, spec.pixels, spec.pixels)
         self.wait_s = 0.0
-        self._spec, self._device = spec, torch.device(device)
-        self._stream: ImageStream | None = None
-        self._streams: tuple[int, int, slice] | None = None
+        self._spec, self._root, self._device = spec, Path(spec.path).expanduser(), torch.device(device)
+        self._pinned = self._device.type == "cuda"
+        self._pool: ThreadPoolExecutor | None = None
+        # Batches that are read ahead, by their arguments.
+        self._ahead: dict[tuple[int, int, int, int, int], Future[Tensor]] = {}
 
     @cached_property
     def classes(self) -> Classes | None:
@@ -175,20 +101,18 @@ class ImageSource:
         """
         if not self._spec.labels:
             return None
-        store.require(self._spec)
-        return store.classes(*self._labelled)
-
-    @property
-    def _labelled(self) -> tuple[Path, store.About]:
-        return Path(self._spec.path).expanduser(), store.find(self._spec.path)
+        return store.classes(self._root, store.about_of(self._spec))
 
     @cached_property
     def _train_labels(self) -> Tensor:
-        return torch.from_numpy(store.read_labels(*self._labelled, "train"))
+        return self._labels("train")
 
     @cached_property
     def _test_labels(self) -> Tensor:
-        return torch.from_numpy(store.read_labels(*self._labelled, "validation"))
+        return self._labels("validation")
+
+    def _labels(self, split: store.Split) -> Tensor:
+        return torch.from_numpy(store.read_labels(self._root, store.about_of(self._spec), split))
 
     @cached_property
     def train(self) -> ImageSet:
@@ -197,39 +121,47 @@ class ImageSource:
         Raises:
             DataError: they are missing or not those of the recipe; names the command that prepares them.
         """
-        return self._open("train")
+        return self._open("train", cache=self._spec.cache, device=self._device)
 
     @cached_property
     def test(self) -> ImageSet:
         """The images of the validation split; raises as `train` does."""
-        return self._open("validation")
+        # Evaluation reads an image once in minutes: not worth the memory.
+        return self._open("validation", cache="disk")
 
-    def _open(self, split: store.Split) -> ImageSet:
-        spec = self._spec
-        if split != "train":
-            # Evaluation reads an image once in minutes: not worth the memory.
-            return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache="disk")
-        return open_images(spec.path, split, name=spec.name, size=spec.pixels, cache=spec.cache, device=self._device)
+    def _open(self, split: store.Split, **how: Any) -> ImageSet:
+        return open_images(self._spec.path, split, name=self._spec.name, size=self._spec.pixels, **how)
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """As in `cld_core.data.source.Source`; float32 in [-1, 1] on the source's device. Steps in order are fast."""
-        wanted = (seed, size, rows)
-        if self._stream is None or self._streams != wanted or self._stream.step != step:
-            self.close()
-            self._stream = ImageStream(
-                self.train,
-                seed=seed,
-                batch_size=size,
-                rows=rows,
-                start_step=step,
-                flip=self._spec.flip,
-                device=self._device,
-                threads=self._spec.threads,
-            )
-            self._streams = wanted
-        images = next(self._stream)
-        self.wait_s = self._stream.wait_s
-        return to_model(images)
+        started = time.monotonic()
+        wanted = [(seed, it, size, rows.start, rows.stop) for it in range(step, step + _AHEAD)]
+        # For a set in memory on a CPU, threads would only take cores from the model.
+        direct = self.train.in_memory and self.train.device.type == self._device.type
+        images = self._read(*wanted[0]) if direct else self._read_ahead(wanted)
+        self.wait_s = time.monotonic() - started
+        return to_model(images.to(self._device, non_blocking=self._pinned))
+
+    def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
+        """The first of the wanted batches; the others are read meanwhile, and those that nobody wants are dropped."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="images")
+        for other in self._ahead.keys() - set(wanted):
+            self._ahead.pop(other).cancel()
+        for one in wanted:
+            if one not in self._ahead:
+                self._ahead[one] = self._pool.submit(self._read, *one)
+        return self._ahead.pop(wanted[0]).result()
+
+    def _read(self, seed: int, step: int, size: int, first: int, last: int) -> Tensor:
+        n, rows = self.train.n, slice(first, last)
+        chosen = indices(step, size, n, seed)[rows]
+        flips = mirrored(step, size, n, seed)[rows] if self._spec.flip else None
+        if self._pinned:
+            chosen = chosen.pin_memory()
+            flips = None if flips is None else flips.pin_memory()
+        batch = self.train.batch(chosen, flips)
+        return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
 
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         """As `batch`, with the labels, which are on the CPU."""
@@ -264,6 +196,7 @@ class ImageSource:
 
     def close(self) -> None:
         """Stop reading ahead."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+        self._ahead.clear()

@@ -53,22 +53,26 @@ class ImageSet(ABC):
         device: where batches are made.
     """
 
-    in_memory: bool
     n: int
-    shape: tuple[int, int, int]
-    device: torch.device
+    shape: tuple[int, ...]
+    in_memory = False
+    device = torch.device("cpu")
 
     @abstractmethod
-    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
-        """Images by index.
+    def take(self, indices: Tensor) -> Tensor:
+        """Images by index; may be called by any number of threads.
 
         Args:
             indices: integers of shape (B,), each in [0, n).
-            flips: bool of shape (B,), which images to mirror left to right; None: none.
 
         Returns:
-            uint8 of shape (B, C, H, W) on ``device``.
+            uint8 of shape (B, C, H, W) on ``device``, the caller's own.
         """
+
+    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
+        """As `take`, with those mirrored left to right that ``flips`` says, bool of shape (B,); None: none."""
+        chosen = self.take(indices)
+        return chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
 
 
 class MemoryImages(ImageSet):
@@ -77,26 +81,16 @@ class MemoryImages(ImageSet):
     in_memory = True
 
     def __init__(self, images: Tensor) -> None:
-        assert images.dtype == torch.uint8, f"images of {images.dtype}"
-        assert images.ndim == 4, f"images of shape {tuple(images.shape)}"
-        self._images = images
-        self.n = len(images)
-        self.shape = (images.shape[1], images.shape[2], images.shape[3])
-        self.device = images.device
+        self._images, self.device = images, images.device
+        self.n, *shape = images.shape
+        self.shape = tuple(shape)
 
-    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
-        chosen = self._images.index_select(0, indices.to(self.device, non_blocking=True))
-        return chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
+    def take(self, indices: Tensor) -> Tensor:
+        return self._images.index_select(0, indices.to(self.device, non_blocking=True))
 
 
 class MappedImages(ImageSet):
-    """Prepared images on disk, read through a memory map when they are requested, by any number of threads.
-
-    A process that gets one by a pickle opens the file itself.
-    """
-
-    in_memory = False
-    device = torch.device("cpu")
+    """Prepared images on disk, read through a memory map. Who gets them by a pickle opens the file itself."""
 
     def __init__(self, root: Path, about: About, rows: slice) -> None:
         self._made_of = (root, about, rows)
@@ -110,30 +104,24 @@ class MappedImages(ImageSet):
             raise DataError(f"{path} has {text}.")
         # An array of numpy's own type, whose parts are copies in memory and not maps.
         self._images = np.asarray(images)[rows]
-        self.n = len(self._images)
-        self.shape = (about.shape[1], about.shape[2], about.shape[3])
+        self.n, self.shape = len(self._images), about.shape[1:]
 
     def __reduce__(self) -> tuple[type, tuple[Path, About, slice]]:
         return MappedImages, self._made_of
 
-    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
-        chosen = torch.from_numpy(self._images[indices.numpy()])
-        return chosen if flips is None else _mirror(chosen, flips)
+    def take(self, indices: Tensor) -> Tensor:
+        return torch.from_numpy(self._images[indices.numpy()])
 
 
 class LmdbImages(ImageSet):
-    """Images of the published form, read from an LMDB file when they are requested, by any number of threads."""
-
-    in_memory = False
-    device = torch.device("cpu")
+    """Images of the published form, read from an LMDB file."""
 
     def __init__(self, reader: LmdbReader) -> None:
         self._reader = reader
         self.n, self.shape = reader.n, (CHANNELS, reader.size, reader.size)
 
-    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
-        chosen = torch.from_numpy(self._reader.read(indices.tolist()))
-        return chosen if flips is None else _mirror(chosen, flips)
+    def take(self, indices: Tensor) -> Tensor:
+        return torch.from_numpy(self._reader.read(indices.tolist()))
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
@@ -191,7 +179,7 @@ def _load(images: ImageSet) -> Tensor:
     loaded = torch.empty((images.n, *images.shape), dtype=torch.uint8)
     for first in range(0, images.n, _LOAD_AT_ONCE):
         last = min(first + _LOAD_AT_ONCE, images.n)
-        loaded[first:last] = images.batch(torch.arange(first, last))
+        loaded[first:last] = images.take(torch.arange(first, last))
     return loaded
 
 

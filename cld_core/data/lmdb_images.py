@@ -36,6 +36,7 @@ class LmdbReader:
         n: number of images.
         size: height and width in pixels.
         file_bytes: size of the file.
+        about: both numbers in words, by which other files are told from it.
 
     Raises:
         DataError: the file is cut short, or holds something else.
@@ -54,13 +55,12 @@ class LmdbReader:
         expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
         if self.file_bytes < expected:
             raise DataError(f"{path} is cut short: {self.file_bytes} bytes of about {expected}. {_AGAIN}")
+        self.about = f"{self.n} images, {self.file_bytes} bytes"
         length = self._length(0)
         self.size = math.isqrt(length // _CHANNELS)
         if not self.size or _CHANNELS * self.size**2 != length:
             raise DataError(f"{path} has values of {length} bytes under '0', which are not square raw RGB images.")
-        if self._length(self.n - 1) != length:
-            last = self._length(self.n - 1)
-            raise DataError(f"Image {self.n - 1} of {path} has {last} bytes, not {length}. {_AGAIN}")
+        self.read((self.n - 1,))
 
     def _length(self, index: int) -> int:
         with self._env.begin(buffers=True) as transaction:

@@ -1,10 +1,10 @@
 """`cldctl data prepare` and `cldctl data verify`: from a download to the form on disk (cld_core.data.store).
 
-A data set is made from a plan, part by part; it can be resumed after each, and is complete or absent. A part is what is
-read and written at once: a shard, a batch file, some hundred pictures. The images are appended to
-DIR.partial/images.npy; when those of a part are on the disk, it is added to DIR.partial/progress.json. A later attempt
-keeps the leading parts that are unchanged in their source, cuts off what lies behind them, and continues there. At the
-end the folder is renamed to DIR.
+A data set is made from a plan, part by part; a part is what is read at once: a picture, a shard, a batch file. Threads
+read parts ahead, and their images are appended to DIR.partial/images.npy. Now and then, when they are on the disk,
+DIR.partial/progress.json notes how many parts are finished. A later attempt whose source begins with the same parts
+cuts off what lies behind them, and continues there; otherwise it begins again. At the end the folder is renamed to DIR,
+so that a data set is complete or absent.
 """
 
 import contextlib
@@ -14,7 +14,9 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -30,22 +32,14 @@ from cld_core.imports import resolve
 from cld_core.sanitize import one_line
 
 from . import store
-from .store import (
-    ABOUT,
-    CHANNELS,
-    IMAGES,
-    LABELS,
-    PROGRESS,
-    About,
-    Split,
-    SplitInfo,
-    digest,
-    partial_path,
-    read_about,
-)
+from .store import ABOUT, CHANNELS, IMAGES, LABELS, PROGRESS, About, Split, SplitInfo, digest, partial_path
 
 LOCK = "lock"
 _VERIFY_AT_ONCE = 256
+# Parts that are read ahead.
+_AHEAD = 16
+# Bytes of images after which finished parts are noted.
+NOTE_EVERY = 64 << 20
 # The place is the trouble, not the disk.
 _WRONG_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
@@ -56,19 +50,15 @@ class Part:
 
     Attributes:
         fingerprint: changes when the part does.
-        read: yields its images, uint8 of shape (n, 3, size, size), any number at a time.
+        read: gives its images, uint8 of shape (n, 3, size, size); called in a thread.
         labels: the classes of its images, in the same order, if the plan has classes.
     """
 
     split: Split
     name: str
     fingerprint: str
-    read: Callable[[], Iterable[np.ndarray]]
+    read: Callable[[], np.ndarray]
     labels: Sequence[int] = ()
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        return (self.split, self.name, self.fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +77,10 @@ class Plan:
     expect: Mapping[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
-    def digest(self) -> str:
-        """Digest of the source's parts, by which a second preparation sees whether there is anything to do."""
-        return digest("\x1f".join(itertools.chain.from_iterable(part.identity for part in self.parts)).encode())
+    def digest(self, count: int | None = None) -> str:
+        """Digest of the first ``count`` parts or of all, by which a later preparation sees what is left to do."""
+        texts = (text for part in self.parts[:count] for text in (part.split, part.name, part.fingerprint))
+        return digest("\x1f".join(texts).encode())
 
 
 # Gets the part that is being made, how many images of all splits are there, and how many there will be, if known.
@@ -98,18 +89,12 @@ ProgressCallback = Callable[[Part, int, int | None], None]
 
 @dataclass(frozen=True)
 class _Done:
-    """A part whose images are on the disk."""
-
-    identity: tuple[str, ...]
-    images: int
-
-
-@dataclass(frozen=True)
-class _AllDone:
-    """The finished parts of a preparation, and the size of its images in pixels."""
+    """What is on the disk: the first parts of a plan, by their number and digest, and how many images they have."""
 
     size: int
-    parts: tuple[_Done, ...]
+    parts: int
+    digest: str
+    images: Mapping[Split, int]
 
 
 def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -> About:
@@ -137,10 +122,16 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
             os.replace(partial, out)
             sync_folder(out.parent)
         except (DataError, OSError) as error:
-            raise DataError(f"{one_line(error, 1000).rstrip('.')}. {job.what_is_kept()}") from error
+            kept = "0 images were finished, so nothing is kept. Fix that and run the same command again."
+            if (done := job.done).parts:
+                kept = (
+                    f"The finished part is kept in {partial}: {sum(done.images.values())} images, {done.parts} of "
+                    f"{len(plan.parts)} pieces. Fix the source and run the same command again to continue from there."
+                )
+            raise DataError(f"{one_line(error, 1000).rstrip('.')}. {kept}") from error
         finally:
             # Without a finished part there is nothing to continue.
-            if not job.done:
+            if not job.done.parts:
                 _remove(partial)
     for leftover in (PROGRESS, LOCK):
         (out / leftover).unlink(missing_ok=True)
@@ -148,7 +139,7 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
 
 
 def _already_there(plan: Plan, out: Path) -> About | None:
-    about = read_about(out)
+    about = store.read_about(out)
     if about is not None:
         if (about.name, about.size, about.source_digest) == (plan.name, plan.size, plan.digest()):
             return about
@@ -181,111 +172,111 @@ def _remove(partial: Path) -> None:
 
 class _Job:
     def __init__(self, plan: Plan, partial: Path, progress: ProgressCallback) -> None:
-        self.plan = plan
+        self._plan, self._partial, self._progress = plan, partial, progress
         self._images_file = partial / IMAGES
-        self._partial = partial
         self._shape = (CHANNELS, plan.size, plan.size)
-        self._row_bytes = CHANNELS * plan.size * plan.size
-        self._progress = progress
-        splits = {part.split for part in plan.parts}
-        self._expected = sum(plan.expect[split] for split in splits) if splits <= set(plan.expect) else None
+        self._header_bytes = len(_npy_header(0, self._shape))
         self.done = self._kept()
 
-    @property
-    def _count(self) -> int:
-        return sum(done.images for done in self.done)
-
-    def what_is_kept(self) -> str:
-        if not self.done:
-            return "0 images were finished, so nothing is kept. Fix that and run the same command again."
-        return (
-            f"The finished part is kept in {self._partial}: {self._count} images, {len(self.done)} of "
-            f"{len(self.plan.parts)} pieces. Fix the source and run the same command again to continue from there."
-        )
-
     def run(self) -> About:
-        header = _npy_header(0, self._shape)
-        with open(self._images_file, "r+b" if self.done else "w+b") as file:
-            file.write(header)
-            file.truncate(len(header) + self._count * self._row_bytes)
+        plan = self._plan
+        with open(self._images_file, "r+b" if self.done.parts else "w+b") as file:
+            file.write(_npy_header(0, self._shape))
+            file.truncate(self._end_of(self.done.images))
             file.seek(0, os.SEEK_END)
-            for part in self.plan.parts[len(self.done) :]:
-                self._append(part, file)
+            self._append(file)
             splits = self._splits()
             file.seek(0)
-            file.write(_npy_header(self._count, self._shape))
+            file.write(_npy_header(sum(self.done.images.values()), self._shape))
             file.flush()
             os.fsync(file.fileno())
         about = About(
-            name=self.plan.name,
-            size=self.plan.size,
+            name=plan.name,
+            size=plan.size,
             splits=splits,
-            bytes=self._images_file.stat().st_size,
-            classes=self.plan.classes,
-            labels=self._write_labels() if self.plan.classes else "",
-            source=self.plan.source,
-            source_digest=self.plan.digest(),
+            bytes=self._end_of(self.done.images),
+            classes=plan.classes,
+            labels=self._write_labels() if plan.classes else "",
+            source=plan.source,
+            source_digest=plan.digest(),
         )
-        about.write(self._partial)
+        write_json(self._partial / ABOUT, to_plain(about))
         return about
 
-    def _kept(self) -> list[_Done]:
-        """The leading parts that are finished and unchanged in the source."""
-        kept: list[_Done] = []
-        before = find_record(_AllDone, self._partial / PROGRESS)
-        if before is None or before.size != self.plan.size:
-            return kept
-        with contextlib.suppress(OSError):
-            there = self._images_file.stat().st_size - len(_npy_header(0, self._shape))
-            for part, done in zip(self.plan.parts, before.parts, strict=False):
-                size = done.images * self._row_bytes
-                if part.identity != done.identity or not 0 <= size <= there:
-                    break
-                kept.append(done)
-                there -= size
-        return kept
+    def _kept(self) -> _Done:
+        """What an earlier attempt has finished, if the source still begins with it."""
+        size, digest = self._plan.size, self._plan.digest
+        done = find_record(_Done, self._partial / PROGRESS)
+        if done is None or (done.size, done.digest) != (size, digest(done.parts)):
+            return _Done(size, 0, digest(0), {})
+        is_there = self._header_bytes <= self._end_of(done.images) <= store.bytes_of(self._images_file)
+        return done if is_there else _Done(size, 0, digest(0), {})
 
-    def _append(self, part: Part, file: IO[bytes]) -> None:
-        images = 0
-        for some in part.read():
-            if some.dtype != np.uint8 or some.shape[1:] != self._shape:
-                text = f"{part.name} has images of {some.dtype} and shape {some.shape[1:]}"
-                raise DataError(f"{text}, not uint8 of shape {self._shape}.")
-            file.write(np.ascontiguousarray(some).data)
-            images += len(some)
-            self._progress(part, self._count + images, self._expected)
-        if self.plan.classes and len(part.labels) != images:
-            raise DataError(f"{part.name} has {len(part.labels)} labels for {images} images.")
+    def _end_of(self, images: Mapping[Split, int]) -> int:
+        """Bytes of the file with so many images of each split."""
+        return self._header_bytes + sum(images.values()) * CHANNELS * self._plan.size**2
+
+    def _append(self, file: IO[bytes]) -> None:
+        number, images = self.done.parts, Counter(self.done.images)
+        splits = {part.split for part in self._plan.parts}
+        expected = sum(self._plan.expect[it] for it in splits) if splits <= set(self._plan.expect) else None
+        try:
+            for part, some in self._read():
+                if some.dtype != np.uint8 or some.shape[1:] != self._shape:
+                    text = f"{part.name} has images of {some.dtype} and shape {some.shape[1:]}"
+                    raise DataError(f"{text}, not uint8 of shape {self._shape}.")
+                if self._plan.classes and len(part.labels) != len(some):
+                    raise DataError(f"{part.name} has {len(part.labels)} labels for {len(some)} images.")
+                file.write(np.ascontiguousarray(some).data)
+                number += 1
+                images[part.split] += len(some)
+                self._progress(part, images.total(), expected)
+                if self._end_of(images) - self._end_of(self.done.images) >= NOTE_EVERY:
+                    self._note(file, number, images)
+        finally:
+            self._note(file, number, images)
+
+    def _note(self, file: IO[bytes], parts: int, images: Mapping[Split, int]) -> None:
+        """Note how many parts are finished, once their images are on the disk."""
         file.flush()
         os.fsync(file.fileno())
-        done = [*self.done, _Done(part.identity, images)]
-        write_json(self._partial / PROGRESS, to_plain(_AllDone(self.plan.size, tuple(done))))
-        self.done = done
+        if parts:
+            done = _Done(self._plan.size, parts, self._plan.digest(parts), dict(images))
+            write_json(self._partial / PROGRESS, to_plain(done))
+            self.done = done
+
+    def _read(self) -> Iterator[tuple[Part, np.ndarray]]:
+        """The parts that are left, with their images."""
+        left = iter(self._plan.parts[self.done.parts :])
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            waiting = deque((part, pool.submit(part.read)) for part in itertools.islice(left, _AHEAD))
+            try:
+                while waiting:
+                    part, images = waiting.popleft()
+                    yield part, images.result()
+                    waiting.extend((part, pool.submit(part.read)) for part in itertools.islice(left, 1))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _splits(self) -> dict[Split, SplitInfo]:
         """The number and the digest of the images of each split, read back from the disk."""
-        counts = {}
-        for split in dict.fromkeys(part.split for part in self.plan.parts):
-            counts[split] = sum(entry.images for entry in self.done if entry.identity[0] == split)
-            self._check_count(split, counts[split])
-        offset = len(_npy_header(0, self._shape))
-        images = np.memmap(self._images_file, np.uint8, "r", offset, (self._count, *self._shape))
-        ends = itertools.accumulate(counts.values())
-        return {
-            split: SplitInfo(count=counts[split], digest=digest(images[end - counts[split] : end]))
-            for split, end in zip(counts, ends, strict=True)
-        }
-
-    def _check_count(self, split: Split, count: int) -> None:
-        if not count:
-            raise DataError(f"{self.plan.source} has no images for {split}.")
-        expected = self.plan.expect.get(split, count)
-        if count == expected:
-            return
-        raise DataError(f"{split} has {count} images, but {expected} are expected.")
+        total = sum(self.done.images.values())
+        images = np.memmap(self._images_file, np.uint8, "r", self._header_bytes, (total, *self._shape))
+        found: dict[Split, SplitInfo] = {}
+        first = 0
+        for split in dict.fromkeys(part.split for part in self._plan.parts):
+            count = self.done.images.get(split, 0)
+            expected = self._plan.expect.get(split, count)
+            if not count:
+                raise DataError(f"{self._plan.source} has no images for {split}.")
+            if count != expected:
+                raise DataError(f"{split} has {count} images, but {expected} are expected.")
+            found[split] = SplitInfo(count=count, digest=digest(images[first : first + count]))
+            first += count
+        return found
 
     def _write_labels(self) -> str:
-        labels = np.concatenate([np.asarray(part.labels, np.int64) for part in self.plan.parts])
+        labels = np.concatenate([np.asarray(part.labels, np.int64) for part in self._plan.parts])
         with replacing(self._partial / LABELS) as file:
             np.save(file, labels, allow_pickle=False)
         return digest(labels)

@@ -1,20 +1,31 @@
 """The interface through which training and evaluation get their data, whatever the data set."""
 
 import json
-from typing import Any, NoReturn, Protocol, cast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from cld_core import seeds
 from cld_core.classes import Classes
+from cld_core.codec import from_plain
 from cld_core.config import registry
-from cld_core.config.data import DataSpec
+from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
+from cld_core.config.plugins import fingerprint
 from cld_core.errors import DataError
+from cld_core.run.identity import IMAGES, MEANS, PLUGIN, POINTS
 
+from . import store, toy
 from .toy import Toy
 
 # Of one example: no model that fits a machine has more numbers, or more axes.
 _MOST_NUMBERS, _MOST_AXES = 2**28, 4
+# Points of a density that identify it, one by one; and how many more, of which the means of GROUP do: a density that
+# differs in few of its points, as by the weight of a part, differs in some of the means.
+COUNT, MANY, GROUP = 8, 240, 16
 
 
 class Source(Protocol):
@@ -88,10 +99,22 @@ def describe(source: Source) -> str:
     return json.dumps({"shape": list(source.shape), "grey_levels": source.grey_levels})
 
 
+@dataclass(frozen=True)
+class _Form:
+    shape: tuple[int, ...]
+    grey_levels: Literal[256] | None = None
+
+    def __post_init__(self) -> None:
+        size = math.prod(self.shape)
+        if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > _MOST_NUMBERS:
+            raise ValueError("its data have a shape that cannot be")
+
+
 class DescribedSource:
     """Data of which only the form is known: enough to sample, nothing to train on or to compare with."""
 
     density: Toy | None = None
+    grey_levels: int | None
     wait_s = 0.0
 
     def __init__(self, description: Any, why: str) -> None:
@@ -104,19 +127,8 @@ class DescribedSource:
         Raises:
             ValueError: it is not such a description.
         """
-        content = description if isinstance(description, dict) else {}
-        shape, grey_levels = content.get("shape"), content.get("grey_levels")
-        if not isinstance(shape, list) or not 1 <= len(shape) <= _MOST_AXES:
-            raise ValueError("its data have no shape")
-        numbers = 1
-        for side in shape:
-            if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= _MOST_NUMBERS:
-                raise ValueError("its data have a shape that cannot be")
-            numbers *= side
-        if numbers > _MOST_NUMBERS or grey_levels not in (None, 256):
-            raise ValueError("its data have a form that cannot be")
-        self.shape: tuple[int, ...] = tuple(shape)
-        self.grey_levels: int | None = None if grey_levels is None else int(grey_levels)
+        form = from_plain(_Form, description)
+        self.shape, self.grey_levels = form.shape, form.grey_levels
         self._why = why
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
@@ -134,3 +146,52 @@ class DescribedSource:
 
     def close(self) -> None:
         """Nothing reads ahead."""
+
+
+def identity(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
+    """What identifies these data.
+
+    Of images the checksum that their preparation noted, of toy data some points and the means of more. A plug-in that
+    draws its noise from elsewhere than its generator has no such points: then only the digest of its file is there.
+
+    Args:
+        plugins: of the recipe, which have been imported.
+
+    Raises:
+        DataError: there are no such data.
+    """
+    if isinstance(spec, ImageDataSpec):
+        return {IMAGES: store.split_of(spec, "train").digest}
+    assert isinstance(spec, ToyDataSpec), f"unknown kind of data: {type(spec).__name__}"
+    about = _drawn(toy.get(spec.name))
+    if (digest := fingerprint(plugins)) is not None:
+        about[PLUGIN] = digest
+    return about
+
+
+def _drawn(density: toy.Toy) -> dict[str, str]:
+    """Some points of a density, and means of more, as text; empty if it does not draw the same ones twice."""
+    first, second = _draw(density, 0), _draw(density, 1)
+    return first if first == second else {}
+
+
+def _draw(density: toy.Toy, seed: int) -> dict[str, str]:
+    # One that ignores its generator must not change the noise of others.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        points = density.sample(COUNT, seeds.generator("identity of data"))
+        more = density.sample(MANY, seeds.generator("identity of data"))
+    means = more.double().unflatten(0, (-1, GROUP)).mean(1)
+    return {POINTS: _text(points), MEANS: _text(means)}
+
+
+def _text(numbers: Tensor) -> str:
+    return " ".join(f"{number:.6g}" for number in numbers.flatten().tolist())
+
+
+def identity_or_nothing(spec: DataSpec, plugins: Sequence[str] = ()) -> Mapping[str, str]:
+    """As `identity`; empty where something is wrong with the data, which training then says."""
+    try:
+        return identity(spec, plugins)
+    except Exception:  # besides DataError and OSError: user code may raise anything
+        return {}

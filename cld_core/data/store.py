@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cld_core.classes import Classes
-from cld_core.codec import from_plain, to_plain
+from cld_core.codec import from_plain
 from cld_core.config.data import DataSpec, ImageDataSpec
 from cld_core.errors import DataError
-from cld_core.files import parse_json, read_bytes, write_json
+from cld_core.files import parse_json, read_bytes
 from cld_core.sanitize import one_line
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitInfo:
-    """The number of images of a split, and the digest of their bytes."""
+    """The number of images of a split, and the digest of their bytes; of LMDB files, the size of the file in words."""
 
     count: int
     digest: str
@@ -93,9 +93,6 @@ class About:
                 return slice(first, first + count)
             first += count
         raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
-
-    def write(self, root: Path) -> None:
-        write_json(root / ABOUT, to_plain(self))
 
 
 def digest(content: Any) -> str:
@@ -155,13 +152,18 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> A
             about = _published(root)
         elif name not in ("folder", about.name):
             raise DataError(f"{root} holds {about.name}, not {name}.")
-        else:
-            _require_whole(root, about)
+        elif (there := bytes_of(root / IMAGES)) != about.bytes:
+            text = f"has {there} bytes, but {ABOUT} says {about.bytes}: it was copied incompletely or changed"
+            raise DataError(f"{root.absolute() / IMAGES} {text}.")
         if pixels not in (None, about.size):
             raise DataError(f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}.")
     except DataError as error:
-        raise DataError(f"{error} To prepare it: {prepare_hint(name, _whole_name(path), pixels)}") from error
+        raise DataError(f"{error} To prepare it: {prepare_hint(name, path, pixels)}") from error
     return about
+
+
+def bytes_of(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _published(root: Path) -> About:
@@ -170,40 +172,16 @@ def _published(root: Path) -> About:
 
     readers = {split: reader for split in SPLITS if (reader := published(root, split)) is not None}
     if "train" not in readers:
-        raise DataError(_missing(root))
+        if partial_path(root).is_dir():
+            raise DataError(f"the preparation of {root.absolute()} is unfinished: the same command continues it.")
+        raise DataError(f"there is no prepared data set in {root.absolute()}.")
     return About(
         name="published",
         size=readers["train"].size,
-        splits={
-            split: SplitInfo(count=it.n, digest=f"{it.n} images, {it.file_bytes} bytes")
-            for split, it in readers.items()
-        },
+        splits={split: SplitInfo(count=it.n, digest=it.about) for split, it in readers.items()},
         bytes=readers["train"].file_bytes,
         format=PUBLISHED,
     )
-
-
-def _whole_name(path: str | Path) -> str:
-    return str(path).removesuffix(".partial")
-
-
-def _missing(root: Path) -> str:
-    if (root / PROGRESS).is_file() or partial_path(root).is_dir():
-        return f"the preparation of {_whole_name(root.absolute())} is unfinished: the same command continues it."
-    return f"there is no prepared data set in {root.absolute()}."
-
-
-def _require_whole(root: Path, about: About) -> None:
-    """Refuse images that were copied in part."""
-    try:
-        there = (root / IMAGES).stat().st_size
-    except OSError:
-        there = 0
-    if there != about.bytes:
-        raise DataError(
-            f"{root.absolute() / IMAGES} has {there} bytes, but {ABOUT} says {about.bytes}: it was copied incompletely "
-            "or changed."
-        )
 
 
 def require(spec: DataSpec) -> None:
@@ -212,41 +190,31 @@ def require(spec: DataSpec) -> None:
     Raises:
         DataError: they are missing or not those of the recipe; the message ends with the command that prepares them.
     """
-    if not isinstance(spec, ImageDataSpec):
-        return
+    if isinstance(spec, ImageDataSpec):
+        about_of(spec)
+
+
+def about_of(spec: ImageDataSpec) -> About:
+    """What is known of the images of a recipe; raises as `require` does."""
     about = find(spec.path, spec.name, spec.pixels)
     if spec.labels and not about.classes:
         why = "it was prepared from pictures that do not lie in folders of classes"
         text = f"{Path(spec.path).absolute()} has no labels, which data.labels=true needs: {why}"
         raise DataError(f"{text}. To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}")
+    return about
 
 
-def class_names(spec: ImageDataSpec) -> tuple[str, ...]:
-    """The classes of the images; empty if they have no labels."""
-    return find(spec.path, spec.name, spec.pixels).classes
-
-
-def count(spec: ImageDataSpec, split: Split) -> int:
-    """How many images a split has.
+def split_of(spec: ImageDataSpec, split: Split) -> SplitInfo:
+    """How many images a split of a recipe's data has, and their digest.
 
     Raises:
         DataError: the data or the split are missing.
     """
-    return _split_of(spec, split).count
-
-
-def fingerprint(spec: ImageDataSpec, split: Split) -> str:
-    """A fingerprint of the images of a split: their digest, or the size of their file in the published form."""
-    return _split_of(spec, split).digest
-
-
-def _split_of(spec: ImageDataSpec, split: Split) -> SplitInfo:
-    require(spec)
-    about = find(spec.path, spec.name, spec.pixels)
-    if split not in about.splits:
+    splits = about_of(spec).splits
+    if split not in splits:
         hint = prepare_hint(spec.name, spec.path, spec.pixels)
         raise DataError(f"{Path(spec.path).absolute()} has no {split} images. Prepare the data again with some: {hint}")
-    return about.splits[split]
+    return splits[split]
 
 
 def read_labels(root: Path, about: About, split: str) -> "np.ndarray":

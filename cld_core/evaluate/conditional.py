@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -135,7 +134,9 @@ def show(
         observed = to_pixels(observation.backprojected()[None])
         made = pictures.enlarged(pictures.tile(torch.cat([observed, to_pixels(x).cpu()])))
     else:
-        made = _figure(x.cpu(), model, observation, density, title, label)
+        made = pictures.rendered(
+            lambda figure: _drawn(figure, x.cpu(), model, observation, density, label).suptitle(title)
+        )
     pictures.write(path, made, title)
 
 
@@ -156,25 +157,6 @@ def agreement(x: Tensor, observation: Observation, density: ConditionalDensity |
     return f"{told}; mean conditional log-density {mean:.3f} nats, of true samples {density.mean_log_density:.3f}"
 
 
-def _figure(
-    x: Tensor,
-    model: Model,
-    observation: Observation,
-    density: ConditionalDensity | None,
-    title: str,
-    label: int | None,
-) -> Tensor:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=pictures.SIDE_BY_SIDE, dpi=140, layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)  # matplotlib leaves its methods untyped.
-    _drawn(figure, x, model, observation, density, label)
-    figure.suptitle(title)
-    canvas.draw()
-    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
-
-
 def _drawn(
     figure: "Figure",
     x: Tensor,
@@ -182,7 +164,7 @@ def _drawn(
     observation: Observation,
     density: ConditionalDensity | None,
     label: int | None,
-) -> None:
+) -> "Figure":
     plane, mask = Plane.of(model.source, len(x), label), observation.operator.mask
     if density is None or density.line is None or mask is None:
         left, right = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -193,6 +175,7 @@ def _drawn(
         _against_line(left, x[:, ~mask][:, 0], density)
     outside = plane.draw(right, x, "tab:red")
     right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
+    return figure
 
 
 def _against_line(axes: "Axes", values: Tensor, density: ConditionalDensity) -> None:

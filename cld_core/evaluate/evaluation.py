@@ -18,7 +18,7 @@ from cld_core.codec import text
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import by_age, read_object, write_json
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder, change_marks
 from cld_core.shards import Computer, ShardedWork, Task
 from cld_core.shards.rows import Rows
 from cld_core.shards.work import joined
@@ -115,7 +115,7 @@ class Evaluation(ShardedWork):
             print(remark, flush=True)
         self._draw(model)
         to_tensorboard(self.run, request, report)
-        changes.mark(self.run.path)
+        change_marks.mark(self.run.path)
         # Last: a reader who sees the report sees everything.
         write_json(self.folder / "report.json", report)
 

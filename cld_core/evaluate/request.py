@@ -16,7 +16,7 @@ from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.registration import is_shipped
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder, change_marks
 from cld_core.shards import Request
 from cld_core.shards.request import MAX_ROWS, require_few
 
@@ -204,7 +204,7 @@ class EvalRequest(Request):
 
     def save(self, run: RunFolder) -> Path:
         """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
-        changes.mark(run.path)
+        change_marks.mark(run.path)
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str) -> str:
@@ -236,7 +236,7 @@ def _points(recipe: Recipe, key: str) -> int:
     wanted = recipe.eval.points
     if not isinstance(recipe.data, ImageDataSpec):
         return wanted or recipe.eval.samples
-    present = store.count(recipe.data, "validation")
+    present = store.split_of(recipe.data, "validation").count
     if wanted is not None and wanted > present:
         all_of_them = ", or null for all of them" if key == "eval.points" else ""
         text = f"is {wanted}, but {recipe.data.path} has {present} test images"

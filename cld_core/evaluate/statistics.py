@@ -66,7 +66,7 @@ class StatsRequest(Request):
         if not isinstance(data, ImageDataSpec):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
-        images = store.count(data, "train")
+        images = store.split_of(data, "train")
         extraction, _, files = inputs.extractor(recipe)
         if output is None:
             from . import stats_file
@@ -75,12 +75,12 @@ class StatsRequest(Request):
         request = cls(
             output=str(output.absolute()),
             data=data,
-            data_fingerprint=store.fingerprint(data, "train"),
-            images=images,
+            data_fingerprint=images.digest,
+            images=images.count,
             extraction=extraction,
             files={**files, **inputs.plugin_files(recipe)},
             features=features,
-            classes=store.class_names(data) if features else (),
+            classes=store.about_of(data).classes if features else (),
             batch_size=recipe.eval.batch_size,
             retries=recipe.train.max_retries,
         )

@@ -19,6 +19,7 @@ import numpy as np
 
 from cld_core import npz
 from cld_core.classes import Classes
+from cld_core.codec import from_plain
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import store
@@ -67,7 +68,7 @@ class Reference:
 
 def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
-    fingerprint = extraction.fingerprint_of_stats(store.fingerprint(data, "train"))
+    fingerprint = extraction.fingerprint_of_stats(store.split_of(data, "train").digest)
     return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
@@ -234,7 +235,7 @@ def _about(content: npz.Arrays) -> dict[str, Any]:
 def _classes(about: dict[str, Any]) -> tuple[str, ...]:
     names = about.get("classes", [])
     try:
-        return Classes.parsed({"names": names, "weights": [1] * len(names)}).names if names else ()
+        return from_plain(Classes, {"names": names, "weights": [1] * len(names)}).names if names else ()
     except (ValueError, TypeError) as error:
         raise npz.DamagedError(f"the names of its classes are damaged: {one_line(error)}") from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from cld_core.codec import find_record, to_plain
 from cld_core.digests import digest
 from cld_core.files import by_age, write_json
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder, change_marks
 from cld_core.run.folder import is_name
 
 
@@ -62,7 +62,7 @@ class Sweep:
         """Make the sweep's folder if it is not there yet, and return it."""
         folder = run.evals / self.id
         if not (folder / "sweep.json").is_file():
-            changes.mark(run.path)
+            change_marks.mark(run.path)
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "sweep.json", {"id": self.id, **to_plain(self, sparse=True)})
         return folder

@@ -8,11 +8,20 @@ label, stands for none.
 
 from torch import nn
 
-from cld_core.config import registry
+from cld_core import sde
+from cld_core.classes import Classes
+from cld_core.config import Recipe, registry
 from cld_core.config.network import NetworkSpec
 from cld_core.errors import RecipeError
 
-__all__ = ["build", "dimension"]
+__all__ = ["build", "dimension", "of_recipe"]
+
+
+def of_recipe(recipe: Recipe, data_shape: tuple[int, ...], classes: Classes | None = None) -> nn.Module:
+    """The network of a recipe, for the halves of its diffusion; the other arguments, and errors, are as in `build`."""
+    diffusion = sde.build(recipe.sde)
+    sizes = {"halves_in": diffusion.n, "halves_out": diffusion.m, "classes": len(classes or ())}
+    return build(recipe.network, data_shape=data_shape, **sizes)
 
 
 def build(

@@ -1,9 +1,6 @@
 """Networks through `torch.compile`, which nothing else calls."""
 
-import contextlib
-import logging
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,20 +9,17 @@ from torch import Tensor, nn
 # The adaptive solver's batch shrinks as rows finish. Each size is compiled separately, so there are only this many.
 SIZES = 4
 # Each size is compiled once with and once without gradients, in training and in evaluation mode, and for each setting
-# of TF32. torch's own limit is 8 for everything in a process, and what exceeds it silently runs uncompiled.
+# of TF32. torch's own limit is 8 for everything in a process; it warns of what exceeds it, and runs that uncompiled.
 LIMIT = 64
 # What turns graphs into code.
 BACKEND = "inductor"
-
-_log = logging.getLogger(__name__)
-_warned = False
 
 
 def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
     """``net`` through `torch.compile`, one compilation for each size of batch. Results differ by rounding.
 
     Args:
-        net: maps (u, t) to a tensor; it is, or contains, a `Watched`, if it is to say when it runs uncompiled.
+        net: maps (u, t) to a tensor.
         graphs: GPUs replay recorded CUDA graphs. Every result is written into the same memory, so call
             `torch.compiler.cudagraph_mark_step_begin` before each forward pass, and copy what is to outlive the next.
     """
@@ -44,55 +38,17 @@ def compiled(net: nn.Module, *, graphs: bool = False) -> nn.Module:
 def start_workers() -> None:
     """Start the processes in which torch compiles for GPUs, unless they run.
 
-    Slurm sends SIGUSR2 to them, too. It would end them, and with them the compilation that is in progress.
+    Slurm sends SIGUSR2 to them, too. It would end them, and with them the compilation that is in progress: they inherit
+    that it is blocked. SIGTERM is left to them, because the pool ends its processes with it.
     """
-    # SIGTERM is left to them: the pool ends its processes with it.
-    with _blocked(signal.SIGUSR2):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
         # Importing it may start them.
         from torch._inductor.async_compile import AsyncCompile
 
         AsyncCompile.warm_pool()
-
-
-@contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """A signal is not delivered to this thread, and never to processes and threads that begin inside the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def compilations() -> int:
-    """How often this process has compiled a network: once for each size, mode and float32 setting."""
-    from torch._dynamo.utils import counters
-
-    return int(counters["stats"]["unique_graphs"])
-
-
-class Watched(nn.Module):
-    """``net``, which reports a batch that runs uncompiled although it was to be compiled."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, u: Tensor, t: Tensor, *label: Tensor, **more: Tensor) -> Tensor:
-        # Compiled code does not contain this branch.
-        if not torch.compiler.is_compiling():
-            _warn(len(u))
-        return self.net(u, t, *label, **more)
-
-
-def _warn(rows: int) -> None:
-    """Say once that torch.compile has given up."""
-    global _warned
-    if not _warned:
-        _warned = True
-        count = f"this process has compiled {compilations()} sizes and modes of at most {LIMIT}"
-        fix = "Use fewer batch sizes, or set `compile` to false in the recipe"
-        _log.warning("a batch of %d runs uncompiled, which is slower but as accurate: %s. %s.", rows, count, fix)
 
 
 class Compiled(nn.Module):
@@ -113,7 +69,7 @@ class Compiled(nn.Module):
         self.net = net
         self._largest = 0
         self._on_gpu = next(net.parameters()).is_cuda
-        self._call: Any = compiled(Watched(net), graphs=self._on_gpu)
+        self._call: Any = compiled(net, graphs=self._on_gpu)
 
     def padded(self, rows: int) -> int:
         """The size that a batch of ``rows`` is computed with."""
@@ -129,8 +85,8 @@ class Compiled(nn.Module):
             u = torch.cat([u, u[:1].expand(more, *u.shape[1:])])
             t, *padded = (torch.cat([it, it[:1].expand(more)]) for it in (t, *label))
             label = tuple(padded)
-        if not self._on_gpu:
-            return self._call(u, t, *label)[:rows]
+        if self._on_gpu:
+            torch.compiler.cudagraph_mark_step_begin()
+        found = self._call(u, t, *label)[:rows]
         # A CUDA graph writes its output into the same memory every time.
-        torch.compiler.cudagraph_mark_step_begin()
-        return self._call(u, t, *label)[:rows].clone()
+        return found.clone() if self._on_gpu else found

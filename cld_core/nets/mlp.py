@@ -9,10 +9,10 @@ that is resumed.
 
 import functools
 import math
-import time
+import timeit
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,43 +50,33 @@ def time_features(t: Tensor, kind: str) -> Tensor:
 class MLP(nn.Module):
     """``layers`` linear layers with SiLU between; features of the position and of the time are appended to the input.
 
-    Parameters are named as in the published network (`main.0.weight`, `main.2.weight`, ...).
+    Parameters are named as in the published network (`main.0.weight`, `main.2.weight`, ...). `input_features` are
+    random Fourier features of x (Tancik et al. 2020): sine and cosine of 2 pi f x for so many frequencies f, which are
+    drawn when the network is made, and then belong to its state as the buffer `frequencies`, (features, d).
 
     Args:
-        inputs: numbers in a row of the input, of which the first ``position`` are x.
-        features: random Fourier features of x (Tancik et al. 2020): sine and cosine of 2 pi f x for so many
-            frequencies f. They are drawn from N(0, ``scale``^2) when the network is made, and then belong to its
-            state as the buffer `frequencies`, (features, position).
+        spec: the recipe's `network` section; the other arguments are those of `cld_core.nets.build`.
         classes: number of labels, of which an embedding is appended to the input; 0: none.
     """
 
     def __init__(
-        self,
-        *,
-        inputs: int,
-        outputs: int,
-        width: int = 128,
-        layers: int = 5,
-        time_input: Literal["raw", "log", "fourier"] = "raw",
-        position: int = 0,
-        features: int = 0,
-        scale: float = 1.0,
-        classes: int = 0,
+        self, spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
     ) -> None:
         super().__init__()
-        self.time_input = time_input
+        d, features = dimension(data_shape, spec.name), spec.input_features
+        self.time_input = spec.time_input
         # Without features, nothing is drawn: the weights stay what the seed makes of them.
         self.frequencies: Tensor | None
-        self.register_buffer("frequencies", torch.randn(features, position) * scale if features else None)
-        times = 2 * FREQUENCIES if time_input == "fourier" else 1
+        self.register_buffer("frequencies", torch.randn(features, d) * spec.input_scale if features else None)
+        times = 2 * FREQUENCIES if spec.time_input == "fourier" else 1
         extra = LABEL_FEATURES if classes else 0
-        sizes = [inputs + 2 * features + times + extra, *[width] * (layers - 1)]
+        sizes = [halves_in * d + 2 * features + times + extra, *[spec.width] * (spec.layers - 1)]
         hidden = [module for pair in pairwise(sizes) for module in (nn.Linear(*pair), nn.SiLU())]
-        self.main = nn.Sequential(*hidden, nn.Linear(width, outputs))
+        self.main = nn.Sequential(*hidden, nn.Linear(spec.width, halves_out * d))
         self.label_embedding = embedding(classes, LABEL_FEATURES)
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
-        """(B, inputs), (B,), and labels (B,) if it has classes, to (B, outputs)."""
+        """(B, nd), (B,), and labels (B,) if it has classes, to (B, md)."""
         return in_blocks(self._rows, u, t, *label)
 
     def _rows(self, u: Tensor, t: Tensor, *label: Tensor) -> Tensor:
@@ -106,22 +96,6 @@ class MLP(nn.Module):
             x = u[:, : self.frequencies.shape[1]].to(self.frequencies.dtype)
             phase = 2 * math.pi * x @ self.frequencies.T
             return phase.sin(), phase.cos()
-
-
-def build(spec: MlpSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0) -> MLP:
-    """The network of a recipe; see `cld_core.nets.build`."""
-    d = dimension(data_shape, spec.name)
-    return MLP(
-        inputs=halves_in * d,
-        outputs=halves_out * d,
-        width=spec.width,
-        layers=spec.layers,
-        time_input=spec.time_input,
-        position=d,
-        features=spec.input_features,
-        scale=spec.input_scale,
-        classes=classes,
-    )
 
 
 def in_blocks(function: Callable[..., Tensor], u: Tensor, *others: Tensor) -> Tensor:
@@ -230,7 +204,9 @@ def _is_same(rows: int, shape: torch.Size, strides: tuple[int, ...], threads: in
 def _is_faster(shape: torch.Size, strides: tuple[int, ...], threads: int) -> bool:
     factors = _trial(4 * _least_rows(threads), shape, strides)
     with torch.no_grad():
-        return _seconds(_onednn, *factors) < _WORTHWHILE * _seconds(functional.linear, *factors)
+        calls = (functools.partial(product, *factors) for product in (_onednn, functional.linear))
+        ours, theirs = (min(timeit.repeat(call, number=1, repeat=10)) for call in calls)
+    return ours < _WORTHWHILE * theirs
 
 
 def _trial(rows: int, shape: torch.Size, strides: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -238,13 +214,3 @@ def _trial(rows: int, shape: torch.Size, strides: tuple[int, ...]) -> tuple[Tens
     weight = torch.empty_strided(shape, strides).normal_(generator=generator)
     h, bias = (torch.randn(size, generator=generator) for size in ((rows, shape[1]), (shape[0],)))
     return h, weight, bias
-
-
-def _seconds(product: Callable[..., Tensor], *factors: Tensor) -> float:
-    """The best of a few calls."""
-    times = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        product(*factors)
-        times.append(time.perf_counter() - begin)
-    return min(times)

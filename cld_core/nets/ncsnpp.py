@@ -9,33 +9,319 @@ All layers are in one list, `all_modules`, in the order of their use: together w
 this gives the state dict of the published checkpoints. Only the layers of the published models could be checked
 against such checkpoints; the positions of the others (ddpm blocks, input_skip, progressive outputs) follow the same
 rule, order of use.
+
+Weights start uniform with variance scale / fan_avg and biases at zero (Ho et al. 2020, appendix B). Attribute names
+such as `GroupNorm_0` and `NIN_3` are those of the published checkpoints, which are loaded with strict names.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cld_core.config.network import CONDITIONS, NcsnppSpec
 from cld_core.errors import RecipeError
 
 from .labels import embedding
-from .layers import (
-    ACTIVATIONS,
-    Attention,
-    Combine,
-    ConvResample,
-    Direction,
-    FourierEmbedding,
-    Resample,
-    ResBlock,
-    conv,
-    dense,
-    group_norm,
-    positional_embedding,
-    scaled_sum,
-)
+
+Activation = Callable[[Tensor], Tensor]
+Direction = Literal["down", "up"]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "swish": F.silu,
+    "relu": F.relu,
+    "elu": F.elu,
+    "lrelu": partial(F.leaky_relu, negative_slope=0.2),
+}
+
+
+def init_uniform_(weight: Tensor, scale: float = 1.0) -> None:
+    """Fill (out, in, ...) with uniform numbers of variance scale / fan_avg; scale 0 means 1e-10.
+
+    With exact zeros, the preceding layer would get no gradient in the first step.
+    """
+    receptive = math.prod(weight.shape[2:])
+    fan_avg = receptive * (weight.shape[0] + weight.shape[1]) / 2
+    bound = math.sqrt(3 * (scale or 1e-10) / fan_avg)
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def conv(channels_in: int, channels_out: int, size: int, scale: float = 1.0) -> nn.Conv2d:
+    """A convolution that keeps the resolution: (B, channels_in, H, W) -> (B, channels_out, H, W); `size` is odd."""
+    layer = nn.Conv2d(channels_in, channels_out, size, padding=size // 2)
+    init_uniform_(layer.weight, scale)
+    assert layer.bias is not None, "nn.Conv2d has a bias by default"
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def dense(features_in: int, features_out: int, *, bias: bool = True) -> nn.Linear:
+    """A linear layer: (B, features_in) -> (B, features_out)."""
+    layer = nn.Linear(features_in, features_out, bias=bias)
+    init_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with groups of at least four channels and at most 32 groups.
+
+    If channels is not a multiple of that number of groups, the next smaller divisor is used.
+    """
+    most = max(1, min(channels // 4, 32))
+    groups = next(n for n in range(most, 0, -1) if channels % n == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def scaled_sum(x: Tensor, h: Tensor, scale: float) -> Tensor:
+    """(x + h) * scale, for tensors of one shape."""
+    return x + h if scale == 1.0 else (x + h) * scale
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of log t (Tancik et al. 2020): sin and cos of 2 pi W log t.
+
+    W is drawn once from N(0, scale^2) and then frozen; it is part of the state and is restored from checkpoints.
+    """
+
+    def __init__(self, size: int, scale: float) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(size) * scale, requires_grad=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """t (B,) in (0, 1] -> (B, 2 size) in float64: at small t the phase is thousands of radians."""
+        phase = 2 * math.pi * torch.outer(t.double().log(), self.W.double())
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+def positional_embedding(t: Tensor, size: int) -> Tensor:
+    """The sinusoids of DDPM, with wavelengths from 2 pi to 20000 pi, of t itself.
+
+    The published CelebA-HQ models do not multiply t by a number of steps first, so only the first few sinusoids
+    vary over [0, 1]; their checkpoints need exactly this.
+
+    t (B,) in [0, 1] -> (B, size) in float64; `size` is even and at least 4.
+    """
+    half = size // 2
+    exponent = torch.arange(half, device=t.device, dtype=torch.float64) / (half - 1)
+    phase = torch.outer(t.double(), torch.exp(-math.log(10000) * exponent))
+    return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+class NIN(nn.Module):
+    """The same linear map at every position ("network in network"): (..., in) -> (..., out), W (in, out)."""
+
+    def __init__(self, channels_in: int, channels_out: int, scale: float = 0.1) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(channels_in, channels_out))
+        self.b = nn.Parameter(torch.zeros(channels_out))
+        init_uniform_(self.W, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Channels last: (..., channels_in) -> (..., channels_out)."""
+        return F.linear(x, self.W.T, self.b)
+
+
+class Attention(nn.Module):
+    """Self-attention of the pixels, one head, with a residual connection: (B, C, H, W) -> (B, C, H, W).
+
+    It can be differentiated once. For a second derivative (through a gradient) run the forward pass inside
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have none.
+    """
+
+    def __init__(self, channels: int, *, skip_rescale: bool, init_scale: float) -> None:
+        super().__init__()
+        self.GroupNorm_0 = group_norm(channels)
+        self.NIN_0 = NIN(channels, channels)
+        self.NIN_1 = NIN(channels, channels)
+        self.NIN_2 = NIN(channels, channels)
+        self.NIN_3 = NIN(channels, channels, init_scale)
+        self.skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (B, heads = 1, H W, C): a view if x is channels_last.
+        pixels = self.GroupNorm_0(x).permute(0, 2, 3, 1).flatten(1, 2).unsqueeze(1)
+        query, key, value = self.NIN_0(pixels), self.NIN_1(pixels), self.NIN_2(pixels)
+        h = self.NIN_3(F.scaled_dot_product_attention(query, key, value))
+        h = h.squeeze(1).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+        return scaled_sum(x, h, self.skip_scale)
+
+
+def fir_kernel(taps: Sequence[float]) -> Tensor:
+    """The separable filter with these taps, normalised to sum 1: (K, K), K = len(taps) even."""
+    h = torch.tensor(taps, dtype=torch.get_default_dtype())
+    h = h / h.sum()
+    return torch.outer(h, h)
+
+
+def fir_filter(x: Tensor, kernel: Tensor, *, stride: int, padding: int, transposed: bool = False) -> Tensor:
+    """Every channel of x (B, C, H, W) convolved with the same kernel (K, K): (B, C, H', W')."""
+    if x.device.type == "cpu":
+        # The 16-bit depthwise kernels of CPUs are up to thirty times slower than a cast there and back.
+        with torch.autocast("cpu", enabled=False):
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            return _depthwise(wide, kernel, stride, padding, transposed).to(x.dtype)
+    return _depthwise(x, kernel, stride, padding, transposed)
+
+
+def _depthwise(x: Tensor, kernel: Tensor, stride: int, padding: int, transposed: bool) -> Tensor:
+    channels = x.shape[1]
+    weight = kernel.to(x.dtype).expand(channels, 1, *kernel.shape).contiguous()
+    convolve = F.conv_transpose2d if transposed else F.conv2d
+    return convolve(x, weight, stride=stride, padding=padding, groups=channels)
+
+
+def fir_downsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Filter and keep every second pixel: x (B, C, H, W), kernel (K, K) -> (B, C, H/2, W/2)."""
+    return fir_filter(x, kernel, stride=2, padding=kernel.shape[0] // 2 - 1)
+
+
+def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:
+    """Insert zeros and filter, mean preserved: x (B, C, H, W), kernel (K, K) symmetric -> (B, C, 2H, 2W)."""
+    return fir_filter(x, 4 * kernel, stride=2, padding=kernel.shape[0] // 2 - 1, transposed=True)
+
+
+class Resample(nn.Module):
+    """Halve or double the resolution without parameters: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2H, 2W).
+
+    The FIR filter is that of StyleGAN2 (Karras et al. 2020, appendix B), as used by Song et al. 2021, appendix H: a
+    separable filter h with sum 1, applied before every second pixel is dropped, or (times 4) after zeros have been
+    inserted between the pixels. Outside the image everything is zero. An even number of symmetric taps keeps the centre
+    of the image in place.
+
+    One depthwise convolution filters and strides at once, so no pixel is computed and then dropped, and no inserted
+    zero is multiplied. These are ordinary convolutions: they can be compiled, differentiated any number of times, and
+    follow the memory format.
+
+    Args:
+        direction: "down" or "up".
+        fir: taps of the FIR filter; None: 2x2 average down, nearest neighbour up.
+    """
+
+    kernel: Tensor | None
+
+    def __init__(self, direction: Direction, fir: Sequence[float] | None) -> None:
+        super().__init__()
+        self.direction = direction
+        self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
+        if self.direction == "down":
+            return F.avg_pool2d(x, 2) if self.kernel is None else fir_downsample(x, self.kernel)
+        if self.kernel is None:
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        return fir_upsample(x, self.kernel)
+
+
+class ConvResample(nn.Module):
+    """Resample by 2 with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H, 2W).
+
+    With a FIR filter: blur, then convolve with stride 2; or convolve the zero-interleaved image, then blur.
+    Without: a strided convolution that pads below and to the right (as DDPM does); or nearest neighbour, then
+    a convolution.
+
+    Args:
+        direction: "down" or "up".
+        fir: taps of the FIR filter, or None.
+        channels_in: C.
+        channels_out: C'.
+    """
+
+    kernel: Tensor | None
+
+    def __init__(self, direction: Direction, fir: Sequence[float] | None, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.direction = direction
+        # Published checkpoints use different names for the filtered and the plain layer.
+        self.layer_name = "Conv_0" if fir is None else "Conv2d_0"
+        self.add_module(self.layer_name, conv(channels_in, channels_out, 3))
+        self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
+
+    def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
+        """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
+        layer = getattr(self, self.layer_name)
+        weight, bias = layer.weight, layer.bias
+        down = self.direction == "down"
+        if self.kernel is None:
+            if down:
+                return F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, stride=2)
+            return F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+        half = self.kernel.shape[0] // 2
+        if down:
+            blurred = fir_filter(x, self.kernel, stride=1, padding=half)
+            return F.conv2d(blurred, weight, bias, stride=2)
+        interleaved = F.conv_transpose2d(x, weight.flip(2, 3).transpose(0, 1), stride=2)
+        blurred = fir_filter(interleaved, 4 * self.kernel, stride=1, padding=half - 1)
+        return blurred + bias[:, None, None].to(blurred.dtype)
+
+
+class ResBlock(nn.Module):
+    """A residual block: (B, C, H, W) and the embedded time (B, E) -> (B, C', H', W').
+
+    Args:
+        spec: the kind of block, and its options.
+        channels_in: C.
+        channels_out: C'.
+        resample: BigGAN blocks only: "down" or "up" changes both branches' resolution by 2.
+    """
+
+    def __init__(
+        self, spec: NcsnppSpec, channels_in: int, channels_out: int, resample: Direction | None = None
+    ) -> None:
+        super().__init__()
+        self.act = ACTIVATIONS[spec.nonlinearity]
+        self.dropout = spec.dropout
+        self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
+        self.GroupNorm_0 = group_norm(channels_in)
+        self.resample = None if resample is None else Resample(resample, spec.fir_kernel if spec.fir else None)
+        self.Conv_0 = conv(channels_in, channels_out, 3)
+        self.Dense_0 = dense(4 * spec.channels, channels_out)
+        self.GroupNorm_1 = group_norm(channels_out)
+        self.Conv_1 = conv(channels_out, channels_out, 3, spec.init_scale)
+        if channels_in != channels_out or resample is not None:
+            if spec.resblock == "biggan":
+                self.Conv_2 = conv(channels_in, channels_out, 1)
+            else:
+                self.NIN_0 = NIN(channels_in, channels_out)
+
+    def forward(self, x: Tensor, temb: Tensor) -> Tensor:
+        """`temb` (B, E) has already been through the activation."""
+        h = self.act(self.GroupNorm_0(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.Conv_0(h) + self.Dense_0(temb)[:, :, None, None]
+        h = F.dropout(self.act(self.GroupNorm_1(h)), self.dropout, self.training)
+        return scaled_sum(self._shortcut(x), self.Conv_1(h), self.skip_scale)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if hasattr(self, "Conv_2"):
+            return self.Conv_2(x)
+        if hasattr(self, "NIN_0"):
+            return self.NIN_0(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x
+
+
+class Combine(nn.Module):
+    """Merge the input at a lower resolution into the features, through a 1x1 convolution.
+
+    h (B, C, H, W), image (B, A, H, W) -> (B, C, H, W) for "sum", (B, 2C, H, W) for "cat".
+    """
+
+    def __init__(self, channels_image: int, channels: int, method: str) -> None:
+        super().__init__()
+        self.Conv_0 = conv(channels_image, channels, 1)
+        self.method = method
+
+    def forward(self, h: Tensor, image: Tensor) -> Tensor:
+        image = self.Conv_0(image)
+        return torch.cat([image, h], dim=1) if self.method == "cat" else image + h
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,19 +339,25 @@ class Ncsnpp(nn.Module):
     """The network alpha(u, t): u (B, channels_in, S, S), t (B,) in (0, 1] -> (B, channels_out, S, S), S = image_size.
 
     Args:
-        spec: the recipe's `network` section.
-        channels_in: channels of u, nC; by default 2 `spec.image_channels`.
-        channels_out: mC; by default `spec.image_channels`.
+        spec: the recipe's `network` section; the other arguments are those of `cld_core.nets.build`.
         classes: number of labels, whose embeddings are added to that of the time; 0: none.
+
+    Raises:
+        RecipeError: the network was configured for other images.
     """
 
     def __init__(
-        self, spec: NcsnppSpec, channels_in: int | None = None, channels_out: int | None = None, classes: int = 0
+        self, spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0
     ) -> None:
         super().__init__()
+        wanted = (spec.image_channels, spec.image_size, spec.image_size)
+        if data_shape != wanted:
+            raise RecipeError(
+                f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}. "
+                "Set network.image_size and network.image_channels to those of the data."
+            )
         self.spec = spec
-        self.channels_in = channels_in or 2 * spec.image_channels
-        self.channels_out = channels_out or spec.image_channels
+        self.channels_in, self.channels_out = halves_in * spec.image_channels, halves_out * spec.image_channels
         self.act = ACTIVATIONS[spec.nonlinearity]
         self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
         self.all_modules = nn.ModuleList()
@@ -266,14 +558,3 @@ class Ncsnpp(nn.Module):
 
     def _add_read_out(self, channels: int, channels_out: int, scale: float) -> tuple[int, int]:
         return self._add(group_norm(channels)), self._add(conv(channels, channels_out, 3, scale))
-
-
-def build(spec: NcsnppSpec, data_shape: tuple[int, ...], halves_in: int, halves_out: int, classes: int = 0) -> Ncsnpp:
-    """The network of a recipe; see `cld_core.nets.build`."""
-    wanted = (spec.image_channels, spec.image_size, spec.image_size)
-    if data_shape != wanted:
-        raise RecipeError(
-            f"network ncsnpp takes images of shape {wanted}, but the data have shape {data_shape}. "
-            "Set network.image_size and network.image_channels to those of the data."
-        )
-    return Ncsnpp(spec, halves_in * spec.image_channels, halves_out * spec.image_channels, classes)

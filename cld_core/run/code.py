@@ -34,7 +34,6 @@ MANIFEST, PATCH, RECIPE, PLUGINS, EARLIER = "manifest.json", "changes.patch", "r
 _OURS = (MANIFEST, PATCH, RECIPE)
 # What Python would import, were it there.
 _IMPORTABLE = (".py", ".so", ".pyc")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 # Beside the runs, what those of a group share.
 GROUPS = ".groups"
 _SHARED = re.compile(rf"{re.escape(GROUPS)}/([A-Za-z0-9][A-Za-z0-9._-]*)/code(-[0-9a-f]+)?")

@@ -29,9 +29,38 @@ Cause = Literal[
     "killed",  # ended without a message, for a reason that nobody knows
 ]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
+# Causes of an attempt's end that another start may not meet again.
+CRASHES: tuple[Cause, ...] = ("crashed", "out_of_memory", "killed")
+# Causes after which the launcher itself starts a job again.
+RESTARTED_BY_LAUNCHER: tuple[Cause, ...] = ("preempted", "node_failure", "requeued")
+# What an attempt was taken away by; anything else that is not an end of the training counts as a crash.
+_TAKEN: tuple[Cause, ...] = ("preempted", "timeout", "terminated", "requeued", "cancelled")
+_AFTER: dict[str, str] = {
+    "finished": "FINISHED",
+    "preempted": "STOPPED",
+    "timeout": "STOPPED",
+    "terminated": "STOPPED",
+    "requeued": "STOPPED",
+    "imported": "STOPPED",
+    "cancelled": "CANCELLED",
+    "killed": "LOST",
+    "node_failure": "LOST",
+}
 
 # Why a job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn.
 Why = Literal["finished", "held", "withdrawn"]
+
+
+def state_after(cause: str) -> str:
+    """The state of a run whose last attempt ended by this cause, if nothing follows."""
+    return _AFTER.get(cause, "FAILED")
+
+
+def fate_of(cause: Cause | None) -> Literal["preemption", "crashes"] | None:
+    """What the steps beyond the last checkpoint are lost to after this cause; None if nothing is lost."""
+    if cause in (None, "finished", "imported"):
+        return None
+    return "preemption" if cause in _TAKEN else "crashes"
 
 
 @dataclass(frozen=True, kw_only=True)

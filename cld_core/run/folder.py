@@ -74,8 +74,30 @@ def check_name(name: str) -> None:
         )
 
 
+class _Inside:
+    """A path in a run folder."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self._name
+
+
 class RunFolder:
     """The paths of one run, and the small files in it."""
+
+    recipe_file = _Inside("recipe.yaml")
+    identity_file = _Inside("run.json")
+    progress_file = _Inside("progress.json")
+    checkpoints = _Inside("checkpoints")
+    averages = _Inside("averages")
+    logs = _Inside("logs")
+    tensorboard = _Inside("tensorboard")
+    samples = _Inside("samples")
+    evals = _Inside("evals")
+    tuned = _Inside("tuned")
+    leases = _Inside("lease")
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
@@ -83,50 +105,6 @@ class RunFolder:
     @property
     def name(self) -> str:
         return self.path.name
-
-    @property
-    def recipe_file(self) -> Path:
-        return self.path / "recipe.yaml"
-
-    @property
-    def identity_file(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def progress_file(self) -> Path:
-        return self.path / "progress.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def averages(self) -> Path:
-        return self.path / "averages"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def evals(self) -> Path:
-        return self.path / "evals"
-
-    @property
-    def tuned(self) -> Path:
-        return self.path / "tuned"
-
-    @property
-    def leases(self) -> Path:
-        return self.path / "lease"
 
     @property
     def ledger(self) -> Ledger:
@@ -229,9 +207,7 @@ class RunFolder:
         if (reason := folder.unreadable) is not None:
             raise CldError(f"{folder.path}: the run cannot be read ({reason}). Ask its owner, or use another run.")
         if not folder.exists:
-            names = [run.name for run in _runs_under(folder.path.parent)]
-            guess = did_you_mean(folder.name, names) or " `cldctl status` lists the existing runs."
-            raise NotFoundError(f"no run at {folder.path}.{guess}")
+            raise _none_at(folder)
         if (problem := folder.format_problem()) is not None:
             raise FormatError(problem)
         return folder
@@ -289,8 +265,8 @@ class RunFolder:
 
         Args:
             within_s: for how many seconds to try while the file system fails.
-            with_plugins: import its plug-ins, which are code (see `trust`); if not, what they register is neither
-                typed nor checked.
+            with_plugins: import its plug-ins, which are code (`cld_core.run.recipe` says whether it may run). If not,
+                what they register is neither typed nor checked.
 
         Raises:
             RecipeError: it has a mistake, or the file is missing or another than a recipe.
@@ -384,3 +360,34 @@ def _entries(root: Path) -> Sequence[Path]:
         return list(root.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def default_root() -> Path:
+    """The folder of the runs, unless somebody names another: $CLDCTL_RUNS, else runs/."""
+    return Path(os.environ.get("CLDCTL_RUNS") or "runs")
+
+
+def meant(name: str, root: Path) -> RunFolder:
+    """The run that a word of a command means: a path if it has a slash, else a name in ``root``. It may not exist."""
+    return RunFolder(name if "/" in name else root / name)
+
+
+def named(run: str | Path) -> RunFolder:
+    """The run at a path; if there is none, the one of that name in the folder of the runs (`default_root`).
+
+    Raises:
+        NotFoundError: there is none in either of these places; names them, and the nearest run.
+        FormatError: it has another version of the format.
+        CldError: this user may not look into it.
+    """
+    places = [RunFolder(path) for path in dict.fromkeys((root / run).absolute() for root in (Path(), default_root()))]
+    found = next((it for it in places if it.exists or it.unreadable is not None), None)
+    if found is None:
+        raise _none_at(*places)
+    return RunFolder.open(found.path)
+
+
+def _none_at(*places: RunFolder) -> NotFoundError:
+    names = [run.name for place in places for run in _runs_under(place.path.parent)]
+    guess = did_you_mean(places[0].name, names) or " `cldctl status` lists the existing runs."
+    return NotFoundError(f"no run at {' or '.join(str(place.path) for place in places)}.{guess}")

@@ -6,9 +6,40 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .attempt import Attempt, ended, imported, started
-from .causes import CRASHES
-from .events import Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
+from .events import CRASHES, Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(events.Started):
+    """One stretch of training: how it started, and how it ended.
+
+    ``cause`` and ``ended`` are None while it lasts, and if nobody recorded its end.
+
+    Attributes:
+        asked: the digest of the code that it was to run, as in `events.Requested`.
+        rewound: somebody named the step that it began from.
+        bug: it ended by an error in code or recipe, which another start would meet again.
+        noted_end: the end was written when it came; else ``ended`` is when somebody found out.
+    """
+
+    asked: str | None = None
+    rewound: bool = False
+    ended: float | None = None
+    cause: Cause | None = None
+    last_step: int | None = None
+    detail: str | None = None
+    bug: bool = False
+    noted_end: bool = False
+
+    @property
+    def started(self) -> float:
+        """When it began to train, seconds since 1970."""
+        return self.time
+
+    @property
+    def first_step(self) -> int:
+        """The step from which it began."""
+        return self.step
 
 
 @dataclass(kw_only=True)
@@ -49,8 +80,8 @@ class History:
         told: what only `timeline` reads, oldest first.
     """
 
-    attempts: Sequence[Attempt] = ()
-    submitted: tuple[Submitted, ...] = ()
+    attempts: list[Attempt] = field(default_factory=list)
+    submitted: list[Submitted] = field(default_factory=list)
     turned_away: dict[str, Why] = field(default_factory=dict)
     request: Requested | NotSubmitted | None = None
     steps: int | None = None
@@ -59,12 +90,12 @@ class History:
     code: str | None = None
     edited: tuple[str, ...] = ()
     imported_step: int | None = None
-    cancelled: frozenset[str] = frozenset()
+    cancelled: set[str] = field(default_factory=set)
     not_begun: dict[str, str] = field(default_factory=dict)
     requeued: Requeued | None = None
     given_up: str | None = None
     not_requeued: str | None = None
-    requeued_attempts: frozenset[int] = frozenset()
+    requeued_attempts: set[int] = field(default_factory=set)
     died_early: int = 0
     bug: str | None = None
     crashes: dict[str, int] = field(default_factory=dict)
@@ -78,11 +109,7 @@ class History:
     task_failed: events.TaskFailed | None = None
     note: str | None = None
     tags: tuple[str, ...] = ()
-    told: tuple[Event, ...] = field(default=(), compare=False)
-    # While events are read: growing a tuple by each of many would take time quadratic in their number.
-    _submitted: list[Submitted] = field(default_factory=list, repr=False, compare=False)
-    _told: list[Event] = field(default_factory=list, repr=False, compare=False)
-    _cancelled: set[str] = field(default_factory=set, repr=False, compare=False)
+    told: list[Event] = field(default_factory=list, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
     _before_request: tuple[int | None, int | None, str | None] = field(default=(None,) * 3, repr=False, compare=False)
@@ -93,11 +120,9 @@ class History:
 
         An attempt without an end that another one followed was ``killed``.
         """
-        history = cls(attempts=[])
+        history = cls()
         for event in events:
             history._take(event)
-        history.attempts, history.submitted = tuple(history.attempts), tuple(history._submitted)
-        history.cancelled, history.told = frozenset(history._cancelled), tuple(history._told)
         return history
 
     def with_progress(self, progress: Mapping[str, Any], saved: Sequence[int] = ()) -> "History":
@@ -116,7 +141,7 @@ class History:
         def now(it: Attempt) -> Attempt:
             return replace(it, last_step=reached, warning=it.warning or warning) if it.attempt == number else it
 
-        return replace(self, attempts=tuple(map(now, self.attempts)))
+        return replace(self, attempts=list(map(now, self.attempts)))
 
     @property
     def jobs(self) -> tuple[Submitted, ...]:
@@ -133,6 +158,11 @@ class History:
     def last(self) -> Attempt | None:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
+
+    @property
+    def data(self) -> Mapping[str, str]:
+        """What identifies the data of the newest attempt that notes it; empty if none does."""
+        return next((attempt.data for attempt in reversed(self.attempts) if attempt.data), {})
 
     def rollbacks(self, to_step: int | None = None) -> int:
         """The number of rollbacks so far, all or those to one step. It keys the noise, too."""
@@ -178,23 +208,23 @@ class History:
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
         if job_id is not None and not isinstance(event, events.RankFailed | events.OtherCode | events.TaskFailed):
             self.last_of[job_id] = event
-        self._take_about_machines(event)
         match event:
             case events.Requested():
                 self._before_request = self.steps, self.from_step, self.code
                 self.request, self.steps, self.from_step, self.code = event, event.steps, event.from_step, event.code
                 self.overrides += event.overrides
+                self.unfit, self.attempts_before = [], len(self.attempts)
             case events.NotSubmitted():
                 self._not_submitted(event)
             case events.Submitted():
                 self.request = None
-                self._submitted.append(event)
+                self.submitted.append(event)
+                self.avoided[event.job.job_id] = event.exclude
                 self._asked_again(event)
             case events.TurnedAway():
                 self.turned_away[event.job_id] = event.why
             case events.Imported():
-                self.imported_step = event.step
-                self._set(imported(event))
+                self._imported(event)
             case events.Started():
                 self._started(event)
             case events.Ended():
@@ -204,9 +234,9 @@ class History:
             case events.RolledBack():
                 self.rolled_back_to += (event.to_step,)
             case events.Cancelled():
-                self._cancelled.add(event.job_id)
+                self.cancelled.add(event.job_id)
             case events.NotCancelled():
-                self._cancelled.discard(event.job_id)
+                self.cancelled.discard(event.job_id)
             case events.NotBegun():
                 self.not_begun[event.job_id] = self.given_up = event.reason
                 self._given_up_by = event.job_id
@@ -214,19 +244,27 @@ class History:
                 self.given_up, self._given_up_by = event.reason, event.job_id
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None
-                self._told.append(event)
+                self.avoided[event.job_id] = event.exclude
+                self.told.append(event)
                 # By the order of lines, not by their times: clocks jump.
                 if self.attempts and self.attempts[-1].job_id == event.job_id:
-                    self.requeued_attempts |= {self.attempts[-1].attempt}
+                    self.requeued_attempts.add(self.attempts[-1].attempt)
             case events.NotRequeued():
                 self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
                 self.died_early, self.bug = self.died_early + 1, None
-                self._told.append(event)
+                self.told.append(event)
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
-            case events.RankFailed() | events.Unfit():
-                self._told.append(event)
+                self.failures.append(event)
+            case events.RankFailed():
+                self.failures.append(event)
+                self.told.append(event)
+            case events.Unfit():
+                self.failures.append(event)
+                self.unfit.append(event)
+                self.told.append(event)
+                self.not_begun[event.job_id] = f"unfit: {event.reason}"
             case events.RecipeEdited():
                 self.edited = event.values
             case events.OtherCode():
@@ -237,23 +275,6 @@ class History:
                 self.note = event.note or None
             case events.Tagged():
                 self.tags = tuple(dict.fromkeys([*(it for it in self.tags if it not in event.remove), *event.add]))
-
-    def _take_about_machines(self, event: Event) -> None:
-        match event:
-            case events.RankFailed() | events.Crashed():
-                self.failures.append(event)
-            case events.Unfit():
-                self.failures.append(event)
-                self.unfit.append(event)
-                self.not_begun[event.job_id] = f"unfit: {event.reason}"
-            case events.Requested():
-                self.unfit, self.attempts_before = [], len(self.attempts)
-            case events.Started():
-                self.unfit = []
-            case events.Submitted():
-                self.avoided[event.job.job_id] = event.exclude
-            case events.Requeued():
-                self.avoided[event.job_id] = event.exclude
 
     def _asked_again(self, event: Submitted) -> None:
         """Of sharded work, which has no attempts: what a job was given up for is not said of the next one.
@@ -276,7 +297,6 @@ class History:
 
     def _set(self, attempt: Attempt) -> None:
         place = self._place(attempt.attempt)
-        assert isinstance(self.attempts, list), "while events are read"
         self.attempts[place : place + (self._numbered(attempt.attempt) is not None)] = [attempt]
 
     def _numbered(self, attempt: int) -> Attempt | None:
@@ -288,8 +308,25 @@ class History:
         """Where the attempt of a number is, or would be."""
         return bisect.bisect_left(self.attempts, attempt, key=lambda it: it.attempt)
 
+    def _imported(self, event: events.Imported) -> None:
+        self.imported_step = event.step
+        self._set(
+            Attempt(
+                time=event.time,
+                attempt=0,
+                job_id=None,
+                step=event.step,
+                ended=event.time,
+                cause="finished" if event.finished else "imported",
+                last_step=event.step,
+                detail=f"imported from {event.source}",
+                noted_end=True,
+            )
+        )
+
     def _started(self, event: events.Started) -> None:
         rewound = self.from_step is not None
+        self.unfit = []
         self.request = self.from_step = self.bug = self.not_requeued = None
         self.died_early = 0
         # Only the attempt that started last can be without an end.
@@ -303,15 +340,17 @@ class History:
         elif before is not None and (before.last_step or 0) < event.step and not rewound:
             # Its end tells what it had reported; this start, what it had saved.
             self._set(replace(before, last_step=event.step))
-        self._set(started(event, self.code, rewound=rewound))
+        self._set(Attempt(**vars(event), asked=self.code, rewound=rewound))
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
         before = self._numbered(event.attempt)
         if before is None:
             return
-        was_asked = event.cause == "terminated" and before.job_id in self._cancelled
-        self._set(ended(before, event, "cancelled" if was_asked else event.cause))
+        was_asked = event.cause == "terminated" and before.job_id in self.cancelled
+        cause: Cause = "cancelled" if was_asked else event.cause
+        end = replace(before, cause=cause, ended=event.time, last_step=event.step, detail=event.detail)
+        self._set(replace(end, bug=event.bug, noted_end=True))
         self._nothing_since(event.attempt)
 
     def _explained(self, event: events.Explained) -> None:

@@ -1,6 +1,7 @@
-"""What a run was made with: code, versions, user and machine. The content of `run.json`."""
+"""What a run was made with: code, versions, user and machine (the content of `run.json`), and its data."""
 
 import getpass
+import math
 import os
 import platform
 import secrets
@@ -14,6 +15,11 @@ from typing import Any, TypedDict
 from cld_core.version import __version__
 
 _PACKAGES = ("torch", "numpy", "submitit")
+# What identifies data (`cld_core.data.source.identity`): points of toy data and means of more, the checksum of images,
+# the digest of a plug-in file.
+POINTS, MEANS, IMAGES, PLUGIN = "points", "means", "images", "plugin"
+# Machines differ in the last bits of what they compute, relative to the size of the largest number.
+_TOLERANCE = 1e-3
 
 
 class Commit(TypedDict, total=False):
@@ -99,3 +105,27 @@ def _git(folder: Path) -> dict[str, Any] | None:
 def _git_says(folder: Path, *words: str) -> str:
     command = ["git", "-C", str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+def are_other_data(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
+    """Whether these are known to be different data.
+
+    The digest of a plug-in counts only if no points are noted: a comment changes it.
+    """
+    if IMAGES in now and IMAGES in before:
+        return now[IMAGES] != before[IMAGES]
+    drawn = [name for name in (POINTS, MEANS) if name in now and name in before]
+    if drawn:
+        return not all(_are_close(now[name], before[name]) for name in drawn)
+    return PLUGIN in now and PLUGIN in before and now[PLUGIN] != before[PLUGIN]
+
+
+def _are_close(one: str, other: str) -> bool:
+    try:
+        numbers, others = ([float(word) for word in text.split()] for text in (one, other))
+    except ValueError:
+        return one == other
+    size = max((abs(number) for number in (*numbers, *others) if math.isfinite(number)), default=0.0)
+    return len(numbers) == len(others) and all(
+        a == b or abs(a - b) <= _TOLERANCE * size for a, b in zip(numbers, others, strict=True)
+    )

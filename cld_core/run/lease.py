@@ -104,11 +104,12 @@ class Lease:
         """
         if retried(self._is_ours, PATIENCE_S):
             return
+        holder = None
         with contextlib.suppress(OSError):
             _, holder = newest(self.folder)
-            taken_by = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
-            raise self._lost_to(taken_by)
-        raise self._lost_to("another job")
+        by = f"job {holder['job_id']} on {holder['host']}" if holder else "another job"
+        text = f"{by} has taken over this run. This process ends and writes nothing."
+        raise LeaseLostError(f"{self.folder.parent}: {text}")
 
     def owned(self) -> bool:
         """Whether this process still owns the folder, as far as can be seen at this moment."""
@@ -131,10 +132,6 @@ class Lease:
         number = _newest_number(self.folder)
         # A listing may be older than our own file.
         return number == self.number or (number < self.number and self._file.exists())
-
-    def _lost_to(self, by: str) -> LeaseLostError:
-        text = f"{by} has taken over this run. This process ends and writes nothing."
-        return LeaseLostError(f"{self.folder.parent}: {text}")
 
     @property
     def _file(self) -> Path:

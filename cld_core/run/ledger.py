@@ -2,20 +2,24 @@
 
 A line is a JSON object: ``time`` (seconds since 1970), ``event`` (the name of the class in snake case) and those fields
 of the class that differ from their defaults.
+
+A full disk ends no job, and loses nothing that is known: what a job notes (`Ledger.note`) waits in the memory of its
+process until the file can be written, in order.
 """
 
 import errno
-import functools
 import json
 import os
 import re
+import threading
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.codec import from_plain, to_plain
-from cld_core.files import append_line, parse_json, read_bytes
+from cld_core.files import append_line, parse_json, read_bytes, retried
 
-from . import changes
+from . import change_marks
 from .events import KINDS, Event, Submitted, name_of
 from .history import History
 
@@ -23,6 +27,17 @@ from .history import History
 MAX_LINES = 1_000_000
 # What may name a job or a cluster: it is passed on to commands of the scheduler, and is part of a file's name.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+# Histories that are kept, since `status` and jobs ask for them often.
+_MOST_KEPT = 4096
+
+_Version = tuple[int, int, int]
+# By path, the history of a file as it last was; earlier ones would fill the memory.
+_histories: dict[Path, tuple[_Version, History]] = {}
+# By path, what waits to be written.
+_waiting: defaultdict[Path, list[Event]] = defaultdict(list)
+# Ledgers of which a write failed: it may have been written, and only its way to the disk have failed.
+_doubtful: set[Path] = set()
+_lock = threading.Lock()
 
 
 def to_line(event: Event) -> str:
@@ -54,7 +69,7 @@ class Ledger:
 
     def append(self, event: Event) -> None:
         """Append one event; it is on the disk when this returns."""
-        changes.mark_of(self.path)
+        change_marks.mark_of(self.path)
         append_line(self.path, to_line(event))
 
     def events(self) -> list[Event]:
@@ -82,22 +97,59 @@ class Ledger:
             file = file or self.path.lstat()
         except FileNotFoundError:
             return History()
-        return _newest(self.path).of(self, (file.st_ino, file.st_size, file.st_mtime_ns))
-
-
-class _Newest:
-    """The history of a file as it last was: `status` and jobs ask for it often. Earlier ones would fill the memory."""
-
-    def __init__(self) -> None:
-        self._kept: tuple[tuple[int, int, int], History] | None = None
-
-    def of(self, ledger: Ledger, version: tuple[int, int, int]) -> History:
-        kept = self._kept
+        version = file.st_ino, file.st_size, file.st_mtime_ns
+        kept = _histories.get(self.path)
         if kept is None or kept[0] != version:
-            self._kept = kept = version, History.of(ledger.events())
+            if len(_histories) >= _MOST_KEPT:
+                _histories.clear()
+            kept = _histories[self.path] = version, History.of(self.events())
         return kept[1]
 
+    def note(self, event: Event, *, within_s: float = 0.0) -> bool:
+        """Append an event after those that wait; False if it has to wait, too.
 
-@functools.lru_cache(maxsize=4096)
-def _newest(path: Path) -> _Newest:
-    return _Newest()
+        Args:
+            within_s: for how many seconds to try.
+        """
+        with _lock:
+            was_waiting = bool(_waiting[self.path])
+            _waiting[self.path].append(event)
+            error = self._settle(within_s)
+        if error is not None and not was_waiting:
+            print(f"{self.path} cannot be written ({error.strerror or error}); its lines wait in memory", flush=True)
+        if error is None and was_waiting:
+            print(f"{self.path} can be written again, and holds what waited", flush=True)
+        return error is None
+
+    def settle(self, within_s: float) -> bool:
+        """Write what waits, trying for so many seconds; whether nothing is left."""
+        with _lock:
+            return self._settle(within_s) is None
+
+    def full_history(self, *, within_s: float = 30.0) -> History:
+        """What happened, including what waits to be written.
+
+        Raises:
+            OSError: the ledger cannot be read for so many seconds.
+        """
+        waiting = list(_waiting[self.path])
+        if not waiting:
+            return retried(self.history, within_s)
+        written = retried(self.events, within_s)
+        return History.of([*written, *(event for event in waiting if event not in written)])
+
+    def _settle(self, within_s: float) -> OSError | None:
+        try:
+            retried(self._write_waiting, within_s)
+        except OSError as error:
+            return error
+        return None
+
+    def _write_waiting(self) -> None:
+        events = _waiting[self.path]
+        while events:
+            if self.path not in _doubtful or events[0] not in self.events():
+                _doubtful.add(self.path)
+                self.append(events[0])
+                _doubtful.discard(self.path)
+            del events[0]

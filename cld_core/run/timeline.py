@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import events
-from .attempt import Attempt
-from .causes import fate_of
-from .history import History
+from .events import fate_of
+from .history import Attempt, History
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from cld_core.checkpoint.write import CheckpointWriter, SnapshotWriter
 from cld_core.config import Recipe
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Consensus, Ranks
-from cld_core.run import Lease, RunFolder, events, pending
+from cld_core.run import Lease, RunFolder, events
 from cld_core.stop import StopCode, StopFlag
 
 from .health import EVERY, Stragglers
@@ -93,7 +93,7 @@ class Training:
     def _segments(self, saving: "Saving | None", watchdog: "Watchdog") -> Outcome:
         """Train, and roll back as often as allowed."""
         step, ranks = self.first_step, self.ranks
-        rollbacks = ranks.from_first(pending.history(self.folder.ledger).rollbacks() if ranks.is_first else None)
+        rollbacks = ranks.from_first(self.folder.ledger.full_history().rollbacks() if ranks.is_first else None)
         while True:
             try:
                 return self._segment(step, rollbacks, saving, watchdog)
@@ -211,7 +211,7 @@ class Training:
     def _saving(self, lease: Lease) -> "Saving":
         spec = self.recipe.train
         # A checkpoint from elsewhere cannot be computed again.
-        imported = pending.history(self.folder.ledger).imported_step
+        imported = self.folder.ledger.full_history().imported_step
         checkpoints = CheckpointWriter(
             self.folder,
             keep=spec.keep,
@@ -234,13 +234,13 @@ class Training:
         except (CldError, OSError) as trouble:
             return 0, f"{error} Rolling back is impossible: {trouble}"
         target = newest or 0
-        before, limit = pending.history(folder.ledger).rollbacks(target), recipe.train.max_rollbacks
+        before, limit = folder.ledger.full_history().rollbacks(target), recipe.train.max_rollbacks
         if before >= limit:
             fix = "Lower optim.lr, or use `cldctl resume --from` with an earlier step"
             return 0, f"{error} {before} rollbacks to step {target}, each with fresh noise, did not help. {fix}."
         print(f"{error}\nrollback {before + 1} of at most {limit} to step {target}, with fresh noise", flush=True)
         event = events.RolledBack(attempt=self.attempt, to_step=target, reason=str(error)[:500])
-        pending.append(folder.ledger, event)
+        folder.ledger.note(event)
         return target, None
 
     def _settle(self, saving: "Saving | None", code: StopCode) -> None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from cld_core.config import Recipe
 from cld_core.files import Dropping, write_json
-from cld_core.run import RunFolder, events, pending
+from cld_core.run import RunFolder, events
 from cld_core.run.folder import ReportedProgress
-from cld_core.run.smoothing import smoothed
 
 from . import loggers
 from .loggers import About, End
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 # Seconds between two writes of `progress.json`: often enough for status, rarely enough for a shared disk.
 PROGRESS_EVERY_S = 1.0
+# The weight of the newest loss in the smoothed one.
+_NEWEST = 0.1
 
 
 class Monitor:
@@ -80,7 +81,9 @@ class Monitor:
     def _smooth(self, loss: float | None) -> None:
         if loss is not None and math.isfinite(loss):
             self._losses += 1
-            self._smoothed = smoothed(self._smoothed, loss, self._losses)
+            # An exponential mean, in which the first losses have equal weights.
+            before = loss if self._smoothed is None else self._smoothed
+            self._smoothed = before + max(_NEWEST, 1 / self._losses) * (loss - before)
 
     def enter(self, phase: str, step: int) -> None:
         """Say in `progress.json` what the training does from now on ("saving", "evaluating", ...), if that is new."""
@@ -180,6 +183,6 @@ class Monitor:
         """What notes in the ledger that something was dropped for a while."""
 
         def note(count: int, reason: str) -> None:
-            pending.append(self._folder.ledger, events.Dropped(what=what, count=count, reason=reason))
+            self._folder.ledger.note(events.Dropped(what=what, count=count, reason=reason))
 
         return note

@@ -14,7 +14,7 @@ import torch
 from cld_core import processor
 from cld_core.checkpoint.files import clear_unfinished, newest_good, set_aside, verify
 from cld_core.config import Recipe
-from cld_core.data import identity
+from cld_core.data.source import identity_or_nothing
 from cld_core.errors import (
     CheckpointError,
     CldError,
@@ -26,9 +26,10 @@ from cld_core.errors import (
 )
 from cld_core.files import passes, retried
 from cld_core.ranks import RankError, Ranks
-from cld_core.run import Lease, RunFolder, code, edits, events, pending, same_data
+from cld_core.run import Lease, RunFolder, code, events
+from cld_core.run import recipe as frozen
 from cld_core.run.events import Cause
-from cld_core.run.identity import versions
+from cld_core.run.identity import are_other_data, versions
 from cld_core.stop import StopCode, StopFlag
 
 from .loop import Training
@@ -125,13 +126,13 @@ def run(
         if start.finished:
             print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
-                pending.append(folder.ledger, events.TurnedAway(job_id=job_id, why="finished"))
+                folder.ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
             return SessionResult("finished", start.step)
         training = Training(folder, recipe, ranks, stop, start.attempt, start.step, lease, node)
         if lease is None:
             outcome = training.run()
             return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
-        if (edited := edits.note(folder, _NOTE_WITHIN_S)) is not None:
+        if (edited := frozen.note(folder, _NOTE_WITHIN_S)) is not None:
             print(f"warning: {edited}", flush=True)
         if (problem := code.edited()) is not None:
             print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
@@ -155,15 +156,15 @@ def run(
             code=code.running(folder.path),
             gpu=_gpu(ranks.device),
             driver=driver(ranks.device),
-            data=identity.or_nothing(recipe.data, recipe.plugins),
+            data=identity_or_nothing(recipe.data, recipe.plugins),
             began=began,
             ranks=ranks.world_size,
             gpus=recipe.cluster.gpus * ranks.world_size // recipe.cluster.world_size,
             cores=ranks.world_size * (recipe.cluster.cpus_per_task or 1),
         )
-        if same_data.are_other(beginning.data, same_data.known_data(pending.history(folder.ledger))):
+        if are_other_data(beginning.data, folder.ledger.full_history().data):
             print(f"warning: {folder.name} trains on other data than before (data.name={recipe.data.name})", flush=True)
-        pending.append(folder.ledger, beginning, within_s=_NOTE_WITHIN_S)
+        folder.ledger.note(beginning, within_s=_NOTE_WITHIN_S)
         on_start()
         return _recorded(training, cause_of)
 
@@ -188,7 +189,7 @@ def _started(
         except Exception as error:
             # What passes is no reason not to start again.
             if not passes(error):
-                pending.append(folder.ledger, _not_begun(job_id, error), within_s=_NOTE_WITHIN_S)
+                folder.ledger.note(_not_begun(job_id, error), within_s=_NOTE_WITHIN_S)
             ranks.from_first(Start(problem=str(error)))
             raise
         ranks.from_first(start)
@@ -208,14 +209,14 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
         NotFoundError, CheckpointError: the checkpoint that was asked for is missing or damaged, none of the
             checkpoints is usable, or they belong to another recipe.
     """
-    history = pending.history(folder.ledger)
+    history = folder.ledger.full_history()
     # Copies and archives of runs leave empty folders out.
     folder.checkpoints.mkdir(exist_ok=True)
     clear_unfinished(folder)
     newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
-        pending.append(folder.ledger, events.Damaged(step=entry.step, reason=entry.reason))
+        folder.ledger.note(events.Damaged(step=entry.step, reason=entry.reason))
     if history.from_step is not None:
         verify(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step
@@ -258,7 +259,7 @@ def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
     ledger = training.folder.ledger
 
     def note(event: events.Ended) -> None:
-        pending.append(ledger, event, within_s=_NOTE_WITHIN_S)
+        ledger.note(event, within_s=_NOTE_WITHIN_S)
 
     try:
         outcome = training.run()

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cld_core import augment, loss, nets, optim, sde, seeds
 from cld_core import ranks as distributed
 from cld_core.averages.power import PowerAverages
+from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.train import TrainSpec
 from cld_core.data.source import classes_of, labelled, source
@@ -21,7 +22,7 @@ from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
 from cld_core.nets import precision
-from cld_core.nets.compiled import Watched, compiled
+from cld_core.nets.compiled import compiled
 from cld_core.ranks import Ranks
 from cld_core.sanitize import one_line
 from cld_core.score import Score
@@ -64,13 +65,7 @@ class Trainer:
         self.loss = loss.build(self.sde, recipe.objective)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
-            self.net = nets.build(
-                recipe.network,
-                data_shape=self.source.shape,
-                halves_in=self.sde.n,
-                halves_out=self.sde.m,
-                classes=len(self.classes or ()),
-            )
+            self.net = nets.of_recipe(recipe, self.source.shape, self.classes)
         self._model: Any = prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
@@ -183,7 +178,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "gradients": self.gradients.state_dict(),
             **self.averages_dict(),
-            **({} if self.classes is None else {"classes": self.classes.to_dict()}),
+            **({} if self.classes is None else {"classes": to_plain(self.classes)}),
         }
 
     def averages_dict(self) -> dict[str, Any]:
@@ -324,10 +319,9 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
     device = ranks.device
     net.to(device)
     precision.store(net, channels_last=spec.channels_last)
-    model: nn.Module = Watched(net) if spec.compile else net
     if ranks.world_size > 1:
-        model = DistributedDataParallel(
-            model,
+        net = DistributedDataParallel(
+            net,
             device_ids=[device] if device.type == "cuda" else None,
             **_FIXED_BUFFERS,
             bucket_cap_mb=spec.bucket_mb,
@@ -338,4 +332,4 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
         )
     # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would be ready at the end
     # of the backward pass, and none could be sent before.
-    return compiled(model) if spec.compile else model
+    return compiled(net) if spec.compile else net

@@ -184,8 +184,7 @@ def _words(ctx: typer.Context) -> list[str]:
 
 def _run(ctx: typer.Context) -> list[Any]:
     """The run that is named, perhaps by the beginning of its name, or the newest; empty if it is none."""
-    from cld_core.run.folder import runs_beginning
-    from cld_core.run.lookup import meant
+    from cld_core.run.folder import meant, runs_beginning
     from cldctl.runs.index import Index
 
     root = _root(ctx)

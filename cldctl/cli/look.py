@@ -149,8 +149,7 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
     Example: cldctl why
     """
     from cld_core.run import find_runs
-    from cld_core.run.folder import FormatError
-    from cld_core.run.lookup import meant
+    from cld_core.run.folder import FormatError, meant
     from cldctl.runs import why as policy
     from cldctl.show.runs import explanation
 

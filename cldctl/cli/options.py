@@ -154,7 +154,7 @@ def find_runs_or_group(
         FormatError: one has a format that this version of cldctl does not read.
         UsageError: a name is not whole.
     """
-    from cld_core.run.lookup import meant
+    from cld_core.run.folder import meant
 
     found: dict[Path, RunFolder] = {}
     for name in names:

@@ -25,8 +25,8 @@ from typing import ClassVar, Protocol
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.rendezvous import Place
-from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause, JobRef
+from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 
 from .records import (

@@ -20,9 +20,9 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.imports import resolve
-from cld_core.run import RunFolder, pending
-from cld_core.run.causes import CRASHES
+from cld_core.run import RunFolder
 from cld_core.run.events import (
+    CRASHES,
     Crashed,
     DiedEarly,
     Ended,
@@ -142,11 +142,11 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
     readable(run.recipe_file)
     if unfit.after_unfit(run, job, code, told_to_end):
         return
-    history = pending.history(run.ledger)
+    history = run.ledger.full_history()
     if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
         explain_previous(run, job)
     event = missing_event(
-        pending.history(run.ledger),
+        run.ledger.full_history(),
         job.ref,
         job.restart,
         code,
@@ -156,33 +156,33 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
     if isinstance(event, DiedEarly):
         event = replace(event, began=job.began)
     if event is not None:
-        pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+        run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     _blame(run, job, trained=not isinstance(event, DiedEarly))
     recipe = run.recipe(within_s=READ_WITHIN_S)
     budget = recipe.train.max_retries, recipe.train.max_crashes_a_day
-    decision = after_bad_end(pending.history(run.ledger), job.ref, job.restart, *budget)
+    decision = after_bad_end(run.ledger.full_history(), job.ref, job.restart, *budget)
     if isinstance(decision, GiveUp):
-        pending.append(run.ledger, GivenUp(reason=decision.reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
+        run.ledger.note(GivenUp(reason=decision.reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr)
         if recipe.cluster.successor:
             successor.withdraw(run, job)
     if isinstance(decision, Retry):
         _announce(run.name, decision, recipe.train.max_retries)
-        last = pending.history(run.ledger).last
+        last = run.ledger.full_history().last
         cause = (last.cause if last and event is None else None) or "crashed"
         go_on(run, job, cause, delay_s=decision.delay_s, told_to_end=told_to_end)
 
 
 def _blame(run: RunFolder, job: InJob, *, trained: bool) -> None:
     """Note which rank failed first, if only the launcher knows it."""
-    history = pending.history(run.ledger)
+    history = run.ledger.full_history()
     start = job.ref.job_id, job.restart
     known = any(isinstance(it, RankFailed) and (it.job_id, it.restart) == start for it in history.failures)
     if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
     failed = failures.killed_rank(job, log_offset(run), hung=_hung(run, job), trained=trained)
     if failed is not None:
-        pending.append(run.ledger, failed, within_s=_NOTE_WITHIN_S)
+        run.ledger.note(failed, within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}", file=sys.stderr, flush=True)
 
 
@@ -201,22 +201,22 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         return
     if code not in _HOPELESS:
         crash = Crashed(job_id=job.ref.job_id, restart=job.restart, code=code, node=job.node or None)
-        pending.append(work.ledger, crash, within_s=_NOTE_WITHIN_S)
-    decision = after_crash(pending.history(work.ledger).crashes.get(job.ref.job_id, 0), code, work.request.retries)
+        work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
+    decision = after_crash(work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries)
     if isinstance(decision, GiveUp):
         given_up = GivenUp(reason=decision.reason, job_id=job.ref.job_id)
-        pending.append(work.ledger, given_up, within_s=_NOTE_WITHIN_S)
+        work.ledger.note(given_up, within_s=_NOTE_WITHIN_S)
         print(f"{name}: {decision.reason}; not started again", file=sys.stderr)
     if isinstance(decision, Retry):
         _announce(name, decision, work.request.retries)
         problem = _elsewhere(work, job, decision.delay_s, told_to_end)
         if problem is not None:
-            pending.append(work.ledger, NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+            work.ledger.note(NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
 
 
 def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[], bool]) -> str | None:
     """Requeue a task, away from nodes where tasks of this work or its run failed; why it is not, if that failed."""
-    history = pending.history(work.ledger)
+    history = work.ledger.full_history()
     before = history.avoided.get(job.ref.job_id, ())
     of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
     avoided = nodes.for_next_start(history, job, needed=1, also=of_run)
@@ -224,7 +224,7 @@ def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[],
         print(f"task {job.ref.job_id}: {line}", file=sys.stderr, flush=True)
     if avoided.nodes != before:
         event = Requeued(job_id=job.ref.job_id, cause="crashed", delay_s=delay_s, exclude=avoided.nodes)
-        pending.append(work.ledger, event, within_s=_NOTE_WITHIN_S)
+        work.ledger.note(event, within_s=_NOTE_WITHIN_S)
     return requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cld_core.run.causes import CRASHES
+from cld_core.run.events import CRASHES
 from cld_core.run.history import History
 
 DAY_S = 86400.0

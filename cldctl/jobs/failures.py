@@ -14,7 +14,7 @@ from cld_core.errors import (
     UnfitError,
     UsageError,
 )
-from cld_core.run import RunFolder, pending
+from cld_core.run import RunFolder
 from cld_core.run.events import Event, RankFailed, Unfit
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import InJob
@@ -42,7 +42,7 @@ def noted(run: RunFolder, job: InJob) -> Iterator[None]:
         if not job.in_process:
             with contextlib.suppress(Exception):  # What is raised below matters more.
                 for event in _events(job, error):
-                    pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+                    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
         raise
 
 

@@ -7,7 +7,7 @@ trap calls the aftermath.
 import sys
 from collections.abc import Callable, Sequence
 
-from cld_core.run import RunFolder, pending
+from cld_core.run import RunFolder
 from cld_core.run.events import DiedEarly, NotBegun
 from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
@@ -44,12 +44,12 @@ def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool], off
     if not is_time_limit(job, log_offset(run) if offset is None else offset):
         return
     event = DiedEarly(job_id=job.ref.job_id, restart=job.restart, reason=_REASON, began=job.began)
-    pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     recipe = run.recipe(within_s=READ_WITHIN_S)
-    count, allowed = pending.history(run.ledger).crashes_in_a_row, recipe.train.max_retries
+    count, allowed = run.ledger.full_history().crashes_in_a_row, recipe.train.max_retries
     if count > allowed:
         reason = f"{_REASON}, {count} times (train.max_retries={allowed}); set cluster.time_min higher and resume"
-        pending.append(run.ledger, NotBegun(job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
+        run.ledger.note(NotBegun(job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", file=sys.stderr, flush=True)
         if recipe.cluster.successor:
             successor.withdraw(run, job)

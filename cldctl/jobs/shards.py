@@ -8,7 +8,7 @@ from pathlib import Path
 from cld_core.errors import CldError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
-from cld_core.run import RunFolder, code, pending
+from cld_core.run import RunFolder, code
 from cld_core.run.events import Event, GivenUp, NotRequeued, OtherCode, TaskFailed
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
@@ -84,7 +84,7 @@ class ShardsWork:
     def _note(self, event: Event) -> None:
         for piece in self.pieces:
             try:
-                pending.append(open_work(Path(piece.folder)).ledger, event, within_s=_NOTE_WITHIN_S)
+                open_work(Path(piece.folder)).ledger.note(event, within_s=_NOTE_WITHIN_S)
             except Exception as error:  # A folder that is gone or damaged changes nothing for the others.
                 print(f"{piece.folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
 
@@ -107,14 +107,14 @@ class ShardsWork:
                 if not work.compute(ranks, lambda: stop.code != 0, piece.shards):
                     return False
             except CldError as error:
-                pending.append(work.ledger, GivenUp(reason=str(error), job_id=job.ref.job_id))
+                work.ledger.note(GivenUp(reason=str(error), job_id=job.ref.job_id))
                 if len(self.pieces) == 1:
                     raise
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)
                 first_error = first_error or error
             except Exception as error:
                 failed = TaskFailed(job_id=job.ref.job_id, reason=_in_words(error))
-                pending.append(work.ledger, failed, within_s=_NOTE_WITHIN_S)
+                work.ledger.note(failed, within_s=_NOTE_WITHIN_S)
                 raise
             if isinstance(work, Evaluation):
                 runs[work.run.path] = work.run

@@ -11,7 +11,7 @@ from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_json
-from cld_core.run import Ledger, RunFolder, code, pending
+from cld_core.run import Ledger, RunFolder, code
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import Cluster
@@ -138,7 +138,7 @@ def failures_in(*ledgers: Ledger) -> list[nodes.Failure]:
     found: list[nodes.Failure] = []
     for ledger in ledgers:
         with contextlib.suppress(OSError):
-            found += pending.history(ledger, within_s=0.0).failures
+            found += ledger.full_history(within_s=0.0).failures
     return found
 
 

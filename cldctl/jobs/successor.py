@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from cld_core.config import Recipe
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
-from cld_core.run import RunFolder, pending
+from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted, TurnedAway
 from cldctl.clusters.base import InJob, Task, Work
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
@@ -15,32 +15,30 @@ from .process import READ_WITHIN_S
 
 def submit(run: RunFolder, job: InJob, work: Work) -> None:
     """Submit the next job of the run, which begins only if this one fails, unless there is one already."""
-    if pending.history(run.ledger).successors_of(job.ref.job_id):
+    if run.ledger.full_history().successors_of(job.ref.job_id):
         return
     spec = specs.training(run, run.recipe(within_s=READ_WITHIN_S), job.cluster, After((job.ref,), "failed"))
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:
-            pending.append(
-                run.ledger, Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=60.0
-            )
+            run.ledger.note(Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=60.0)
 
     try:
         job.cluster.submit(spec, [Task(work=work)], note)
     except (SchedulerRefused, SchedulerAway) as error:
         print(f"{run.name} has no successor: {error}", flush=True)
         return
-    for ref in pending.history(run.ledger).successors_of(job.ref.job_id):
+    for ref in run.ledger.full_history().successors_of(job.ref.job_id):
         _redirect_evaluations(run, job, ref)
 
 
 def withdraw(run: RunFolder, job: InJob) -> None:
     """Cancel the job that would follow this one: the run itself was cancelled, or is given up."""
-    waiting = pending.history(run.ledger).successors_of(job.ref.job_id)
+    waiting = run.ledger.full_history().successors_of(job.ref.job_id)
     if not waiting:
         return
     for ref in waiting:
-        pending.append(run.ledger, TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=10.0)
+        run.ledger.note(TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=10.0)
     try:
         job.cluster.cancel(waiting)
     except (SchedulerRefused, SchedulerAway) as error:
@@ -50,7 +48,7 @@ def withdraw(run: RunFolder, job: InJob) -> None:
 
 def is_withdrawn(run: RunFolder, ref: JobRef) -> bool:
     """Whether this job was withdrawn; it begins if the scheduler did not take the cancellation."""
-    return pending.history(run.ledger).turned_away.get(ref.job_id) == "withdrawn"
+    return run.ledger.full_history().turned_away.get(ref.job_id) == "withdrawn"
 
 
 def chained(run: RunFolder, recipe: Recipe) -> list[Evaluation]:

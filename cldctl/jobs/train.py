@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cld_core.errors import UsageError
 from cld_core.files import forgive_output
-from cld_core.run import RunFolder, pending
+from cld_core.run import RunFolder
 from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
@@ -108,13 +108,13 @@ def _check_size(run: RunFolder, recipe: "Recipe", job: InJob) -> None:
 
 def log_offset(run: RunFolder) -> int:
     """Where in the launcher's log the notices about the newest attempt begin, bytes."""
-    last = pending.history(run.ledger).last
+    last = run.ledger.full_history().last
     return (last.log_offset or 0) if last is not None else 0
 
 
 def explain_previous(run: RunFolder, job: InJob) -> None:
     """Find out why the newest attempt ended, if it could not say so itself, and note it."""
-    history = pending.history(run.ledger)
+    history = run.ledger.full_history()
     last = history.last
     if last is None or last.cause not in _UNEXPLAINED:
         return
@@ -122,7 +122,7 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
         return  # Its cause is known, and what the launcher says since is about our own requeue.
     cause = job.why_ended(last)
     if cause is not None and cause != last.cause:
-        pending.append(run.ledger, Explained(attempt=last.attempt, cause=cause))
+        run.ledger.note(Explained(attempt=last.attempt, cause=cause))
 
 
 def go_on(
@@ -142,23 +142,23 @@ def go_on(
         told_to_end: see `process.requeue`.
         began: whether this start trained.
     """
-    last = pending.history(run.ledger).last
+    last = run.ledger.full_history().last
     if began and cause == "timeout" and last is not None and last.last_step == last.first_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
-        pending.append(run.ledger, GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
+        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
         return "given up"
-    history = pending.history(run.ledger)
+    history = run.ledger.full_history()
     avoided = nodes.for_next_start(history, job, run.recipe(within_s=READ_WITHIN_S).cluster.nodes)
     for line in nodes.announced(history.avoided.get(job.ref.job_id, ()), avoided):
         print(f"{run.name}: {line}", file=sys.stderr, flush=True)
     # The ledger comes first: the requeue ends this process.
     event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
-    pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     hooks.fire(run)
     problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
     if problem is None:
-        pending.settle(run.ledger, _NOTE_WITHIN_S)
+        run.ledger.settle(_NOTE_WITHIN_S)
         return "requeued"
-    pending.append(run.ledger, NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+    run.ledger.note(NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
     return "not requeued"

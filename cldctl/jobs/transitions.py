@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from cld_core.run import events
-from cld_core.run.causes import RESTARTED_BY_LAUNCHER, state_after
-from cld_core.run.events import Cause, Event
+from cld_core.run.events import RESTARTED_BY_LAUNCHER, Cause, Event, state_after
 
 
 @dataclass(frozen=True, kw_only=True)

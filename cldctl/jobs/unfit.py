@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from cld_core.run import RunFolder, pending
+from cld_core.run import RunFolder
 from cld_core.run.events import GivenUp
 from cldctl.clusters.base import InJob
 
@@ -19,18 +19,18 @@ _NOTE_WITHIN_S = 60.0
 def after_unfit(run: RunFolder, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> bool:
     """Start a job again elsewhere if a health check failed in this start; whether that is so."""
     start = job.ref.job_id, job.restart
-    history = pending.history(run.ledger)
+    history = run.ledger.full_history()
     found = [event for event in history.unfit if (event.job_id, event.restart) == start]
     if not found:
         found = failures.unfit_by_log(job, log_offset(run), code)
         for event in found:
-            pending.append(run.ledger, event, within_s=_NOTE_WITHIN_S)
+            run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     if not found:
         return False
-    starts = len({(event.job_id, event.restart) for event in pending.history(run.ledger).unfit})
+    starts = len({(event.job_id, event.restart) for event in run.ledger.full_history().unfit})
     if starts > STARTS:
         reason = f"{starts} starts in a row found an unfit machine, at last {found[-1].reason}"
-        pending.append(run.ledger, GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
+        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}: not started again", file=sys.stderr, flush=True)
         successor.withdraw(run, job)
         return True

@@ -18,8 +18,8 @@ from cld_core.evaluate import registry
 from cld_core.evaluate.published import published
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
-from cld_core.run.attempt import Attempt
-from cld_core.run.causes import state_after
+from cld_core.run.events import state_after
+from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__
 from cldctl.evals.compare import Result, best_of, results_of

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 
-from cld_core.run import RunFolder, edits
-from cld_core.run.attempt import Attempt
-from cld_core.run.history import History
-from cld_core.run.same_data import PLUGIN, are_other
+from cld_core.run import RunFolder
+from cld_core.run import recipe as frozen
+from cld_core.run.history import Attempt, History
+from cld_core.run.identity import PLUGIN, are_other_data
 from cld_core.sanitize import local_time
 
 # Of a digest, people compare the first digits.
@@ -31,7 +31,7 @@ def changed_between(history: History) -> list[str]:
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
     """As `changed_between`, also what was edited since the last start, which no ledger tells of yet."""
-    now = edits.seen(run)
+    now = frozen.seen(run)
     return changed_between(history if now is None else replace(history, edited=now))
 
 
@@ -44,7 +44,7 @@ def _other_data(history: History) -> Iterator[str]:
     """The last attempt that began to train on other data; or whose plug-in is another file, with the same points."""
     told = [attempt for attempt in history.attempts if attempt.data]
     for before, attempt in reversed(list(pairwise(told))):
-        if are_other(attempt.data, before.data):
+        if are_other_data(attempt.data, before.data):
             yield f"other data than before, {_since(attempt)}"
             return
         if (

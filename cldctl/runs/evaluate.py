@@ -16,7 +16,7 @@ from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.run.trust import trusted_recipe
+from cld_core.run.recipe import trusted_recipe
 from cld_core.shards.request import require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused

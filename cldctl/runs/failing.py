@@ -10,10 +10,8 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
-from cld_core.run.attempt import Attempt
-from cld_core.run.causes import fate_of
-from cld_core.run.events import RankFailed
-from cld_core.run.history import History
+from cld_core.run.events import RankFailed, fate_of
+from cld_core.run.history import Attempt, History
 from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.jobs.blame import is_secondary
@@ -113,7 +111,7 @@ def with_culprits(history: History) -> History:
             return attempt
         return dataclasses.replace(attempt, detail=f"rank {first.rank} on {first.host}: {first.reason}")
 
-    attempts = tuple(map(told, history.attempts))
+    attempts = list(map(told, history.attempts))
     return history if attempts == history.attempts else dataclasses.replace(history, attempts=attempts)
 
 

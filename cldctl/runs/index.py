@@ -24,7 +24,7 @@ import cld_core.run
 import cldctl.runs
 from cld_core.files import MAX_BYTES, opened, read_bytes, replacing
 from cld_core.ownership import problem_of
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder, change_marks
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.history import History
@@ -64,7 +64,7 @@ class Entry:
     """A run as it was seen.
 
     Attributes:
-        inode: of its folder, and ``tokens``, of the marks that it had (`cld_core.run.changes`).
+        inode: of its folder, and ``tokens``, of the marks that it had (`cld_core.run.change_marks`).
         files: inode, size and time of what the row was made of, by name; None for what was not there.
         row: the fields of its `RunStatus`, except for the path.
     """
@@ -200,9 +200,12 @@ class Index:
             return None
         mine = tokens.get(name, ())
         try:
-            times = [changes.newest_mark(self.root, name, mine), *(it[2] / 1e9 for it in read.files.values() if it)]
-            is_quiet = max(times) < time.time() - changes.QUIET_S
-            if not is_quiet or not changes.reach(self.root, read.run.path.stat()):
+            times = [
+                change_marks.newest_mark(self.root, name, mine),
+                *(it[2] / 1e9 for it in read.files.values() if it),
+            ]
+            is_quiet = max(times) < time.time() - change_marks.QUIET_S
+            if not is_quiet or not change_marks.reach(self.root, read.run.path.stat()):
                 return None
         except OSError:
             return None
@@ -230,7 +233,7 @@ def _folders(root: Path) -> dict[str, int]:
 
 def _tokens(root: Path) -> Mapping[str, tuple[str, ...]] | None:
     try:
-        return changes.tokens(root)
+        return change_marks.tokens(root)
     except OSError:
         return None
 

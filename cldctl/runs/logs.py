@@ -12,11 +12,10 @@ from typing import Any
 from cld_core.errors import NotFoundError
 from cld_core.files import opened
 from cld_core.run import RunFolder
-from cld_core.run.attempt import Attempt
 from cld_core.run.events import JobRef, TurnedAway
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
-from cld_core.run.history import History
+from cld_core.run.history import Attempt, History
 from cld_core.run.lease import newest
 from cldctl import clusters
 from cldctl.clusters import job_logs

@@ -14,7 +14,7 @@ from pathlib import Path
 from cld_core.errors import CldError, LeaseHeldError, UsageError
 from cld_core.files import sync_folder
 from cld_core.ownership import is_mine, require_may_change, user_name
-from cld_core.run import RunFolder, changes
+from cld_core.run import RunFolder, change_marks
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
@@ -91,7 +91,7 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
     with home.only_one(run.path, clusters.default() if run.is_damaged else home.chosen(None, run)):
         answers = survey.lately(run, _ASKED_S)
         require_over(run, answers, otherwise)
-        changes.mark(run.path)
+        change_marks.mark(run.path)
         gone = {job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)}
         try:
             lease = Lease.acquire(run.leases, job_id="cldctl rm", gone=gone)

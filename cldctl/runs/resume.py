@@ -15,10 +15,11 @@ from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.registration import is_shipped
-from cld_core.run import RunFolder, code, edits
+from cld_core.run import RunFolder, code
+from cld_core.run import recipe as frozen
+from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
-from cld_core.run.same_data import IMAGES, are_other, known_data
-from cld_core.run.trust import require_own_plugin, trusted_recipe
+from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs import specs
@@ -178,7 +179,7 @@ def ready(
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
     warnings = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
-    edited = edits.note(run)
+    edited = frozen.note(run)
     about(run, recipe, start, skipped, (*([] if edited is None else [edited]), *warnings, *slow))
     wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
     stored = snapshot.for_continuation(run, recipe, cluster, wish)
@@ -285,7 +286,7 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
     copies = _copies(run)
     warnings = [] if update else _changed(run, recipe, copies)
     now, whose = _data_of(recipe, copies, update)
-    if not are_other(now, known_data(run.ledger.history())):
+    if not are_other_data(now, run.ledger.history().data):
         return warnings
     text = f"{whose} are not those that {run.name} has trained on so far"
     if not allowed:
@@ -325,13 +326,13 @@ def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) ->
     """
     data = recipe.data
     if isinstance(data, ImageDataSpec):
-        return {IMAGES: store.fingerprint(data, "train")}, f"the images in {data.path}"
+        return {IMAGES: store.split_of(data, "train").digest}, f"the images in {data.path}"
     if is_shipped("data", data.name) or (not update and all(plugin in copies for plugin in recipe.plugins)):
         return {}, ""
-    from cld_core.data import identity
+    from cld_core.data.source import identity
 
     # As `snapshot.copied_plugins` takes them: those whose originals are gone stay.
     originals = ((plugin, copies[plugin].path if update and plugin in copies else plugin) for plugin in recipe.plugins)
     found = [path if os.path.isfile(path) else plugin for plugin, path in originals]
     plugins.use(found, "--update-code" if update else "command line")
-    return identity.of(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"
+    return identity(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"

@@ -11,7 +11,7 @@ from cld_core.config import Recipe, with_overrides
 from cld_core.config.registry import require_fixed_steps
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cld_core.run.trust import trusted_recipe
+from cld_core.run.recipe import trusted_recipe
 
 from .options import named_as_typed, refuse_twice
 

@@ -117,7 +117,7 @@ def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish, the
     source = run.path / "code"
     is_mine_too = _has(code.ROOT, theirs)
     if not is_mine_too and not wish.trusted:
-        owner = ownership.user_name(ownership.owner(source))
+        owner = ownership.user_name(source.lstat().st_uid)
         text = f"{source}: it was stored by {owner}, is not the code of your checkout, and the job would run it"
         update = command(f"resume {run.name} --update-code", run)
         raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cld_core.run import events
-from cld_core.run.attempt import Attempt
-from cld_core.run.causes import CRASHES, RESTARTED_BY_LAUNCHER, state_after
-from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
-from cld_core.run.history import History
+from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, NotSubmitted, Requested, Submitted, state_after
+from cld_core.run.history import Attempt, History
 from cldctl.clusters.records import Phase, Seen
 
 from .survey import Answers

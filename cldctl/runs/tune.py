@@ -8,8 +8,8 @@ from pathlib import Path
 from cld_core.config import Recipe
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
-from cld_core.run import RunFolder, changes
-from cld_core.run.trust import trusted_recipe
+from cld_core.run import RunFolder, change_marks
+from cld_core.run.recipe import trusted_recipe
 from cld_core.sanitize import one_line
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
@@ -99,7 +99,7 @@ def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:
     with home.only_one(run.path, cluster):
         fresh = [folder for folder in folders if not folder.exists()]
         cluster.check(specs.sharded(folders[:1], size, cluster, run=run))
-        changes.mark(run.path)
+        change_marks.mark(run.path)
         works = [Tuning(one.store(folder)) for one, folder in zip(planned.requests, folders, strict=True)]
         answers = sharded.ask_about(work for work in works if not work.is_done)
         states = {work.name: work_state(work, answers) for work in works}

@@ -7,10 +7,9 @@ from typing import Any
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.run import RunFolder
-from cld_core.run.attempt import Attempt
-from cld_core.run.causes import fate_of
+from cld_core.run.events import fate_of
 from cld_core.run.folder import ReportedProgress
-from cld_core.run.history import History
+from cld_core.run.history import Attempt, History
 from cld_core.run.timeline import Stretch, in_vain, stretches
 from cld_core.sanitize import one_line
 

@@ -20,8 +20,7 @@ from textual.renderables.sparkline import Sparkline
 from cld_core.errors import CldError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
-from cld_core.run.causes import state_after
-from cld_core.run.events import CAUSES, Submitted
+from cld_core.run.events import CAUSES, Submitted, state_after
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import local_time, printable
 from cldctl.page.curves import LOSS, Curves

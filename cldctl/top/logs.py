@@ -17,7 +17,7 @@ from textual.widgets import Footer, RichLog, Static
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
-from cld_core.run.causes import fate_of
+from cld_core.run.events import fate_of
 from cld_core.sanitize import one_line, printable
 from cldctl.runs.failing import failed_log, last_failed
 from cldctl.runs.logs import Log, of_evaluation, of_training

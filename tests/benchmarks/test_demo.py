@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import load
-from tests.support.paths import RECIPES, ROOT
+from tests.support.paths import ROOT
 
 SMALL = "train.batch_size=16 train.steps=20 network.width=16 network.layers=2 eval.samples=16 eval.elbo.rtol=0.05"
 # Whatever is submitted or resumed is small.
@@ -20,12 +19,6 @@ case $1 in
 esac
 exec {python} -m cldctl "$@"
 """
-
-
-def test_the_demo_takes_one_process_and_a_rate_that_falls_to_zero():
-    recipe = load(RECIPES / "toy_demo.yaml")
-    assert recipe.cluster.world_size == 1
-    assert recipe.optim.decay == "cosine"
 
 
 @pytest.mark.slow

@@ -1,36 +1,15 @@
 """The benchmark of GPUs, on a CPU with small sizes: what does not fit, and the table that waits for its numbers."""
 
-import re
-
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks import gpu
-from benchmarks.harness import Settings
 from benchmarks.ncsnpp_step import step_flops
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.images import image_recipe
 from tests.support.paths import ROOT
-
-
-@pytest.fixture
-def settings(tmp_path):
-    return Settings(quick=True, rounds=1, work=tmp_path)
-
-
-@pytest.mark.by_hand
-def test_every_form_and_sampler_has_a_row(settings):
-    report = gpu.topic(settings)
-    names = [row.name for row in report.rows]
-    assert names == [
-        *(f"cifar10, {form}" for form in gpu.FORMS if form != "compiled"),
-        *(f"cifar10, {method}, {precision}" for method in gpu.EVALUATIONS for precision in gpu.PRECISIONS),
-    ]
-    assert all(row.seconds > 0 for row in report.rows)
-    assert re.search(r"8 rows: \d+ images/s, first step [\d.]+ s, 0.0 GiB, MFU \d+ %", report.rows[0].note)
-    assert re.search(r"50,000 samples of 312 evaluations in [\d.]+ h", report.rows[-16].note)
 
 
 def test_rows_that_do_not_fit_into_memory_are_halved(monkeypatch):

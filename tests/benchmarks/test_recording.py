@@ -3,8 +3,6 @@
 import re
 from xml.etree import ElementTree
 
-import pytest
-
 from benchmarks import recording
 from benchmarks.film import Film
 
@@ -32,17 +30,6 @@ def test_equal_rows_are_defined_once_and_equal_frames_are_one():
     assert len(list(picture.iter(f"{SVG}use"))) == 3, "blank rows are not drawn"
     assert film.seconds == 2.0
     assert re.findall(r"([\d.]+)%\{", film.svg()) == ["0.000", "75.000"]
-
-
-def test_texts_are_as_wide_as_their_cells_and_cannot_be_markup():
-    film = Film(20, 1)
-    film.add([(("   <b>&", *PLAIN), ("x" * 13, "ff0000", "brightblue", False))], 1.0)
-    (first, second) = drawn(film).iter(f"{SVG}text")
-    assert first.text == "<b>&"
-    cell = float(second.get("textLength")) / 13
-    assert float(first.get("x")) == pytest.approx(3 * cell)
-    assert float(first.get("textLength")) == pytest.approx(4 * cell)
-    assert second.get("fill") == "#ff0000"
 
 
 def test_the_last_frame_is_shown_where_nothing_moves():

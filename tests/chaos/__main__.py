@@ -15,32 +15,16 @@ import contextlib
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tests.slurm.cluster import SlurmCluster
 
 from . import stage as stages
 from . import submitting
 from .campaign import Campaign
-from .events import LOCAL, Event, draw
+from .events import LOCAL, draw
 from .on_slurm import SLURM
 from .shim import library
-from .stage import Stage
-
-
-@contextlib.contextmanager
-def place(local: bool, seed: int) -> Iterator[Stage]:
-    if local:
-        with stages.local(seed) as stage:
-            yield stage
-    else:
-        with SlurmCluster() as slurm, stages.on_slurm(seed, slurm) as stage:
-            yield stage
-
-
-def chosen(kinds: Sequence[Event], words: Sequence[str]) -> list[Event]:
-    """The kinds whose names have one of the words in them; all without words."""
-    return [event for event in kinds if not words or any(word in event.name for word in words)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,20 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="decides which ones, and when (default 1)")
     parser.add_argument("--local", action="store_true", help="without Slurm")
     parser.add_argument("--only", metavar="WORD", action="append", default=[], help="events with this in their names")
-    parser.add_argument("--every", type=int, default=100, help="steps between two checkpoints (default 100)")
-    parser.add_argument("--no-twin", action="store_true", help="do not repeat the run without events at the end")
     parser.add_argument("--submit", action="store_true", help="kill the submitting command instead, at each write")
-    parser.add_argument("--list", action="store_true", help="list the events and exit")
     options = parser.parse_args(arguments)
-    kinds = chosen(LOCAL if options.local else SLURM, options.only)
-    if options.list:
-        print("\n".join(event.name for event in kinds))
-        return 0
+    every = LOCAL if options.local else SLURM
+    kinds = [event for event in every if not options.only or any(word in event.name for word in options.only)]
     if library() is None:
         print("needs a C compiler: install gcc", file=sys.stderr)
         return 2
     if not kinds:
-        parser.error("no event has such a name; see --list")
+        parser.error("no event has such a name")
     # Whoever ends this wants its processes and its cluster to end, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if options.submit:
@@ -73,8 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join([f"BROKEN: {problem}" for problem in broken] or ["Every promise was kept."]))
         return 1 if broken else 0
     rng = random.Random(options.seed)
-    with place(options.local, options.seed) as stage:
-        campaign = Campaign(stage, rng, checkpoint_every=options.every, twin=not options.no_twin)
+    with contextlib.ExitStack() as stack:
+        if options.local:
+            stage = stack.enter_context(stages.local(options.seed))
+        else:
+            stage = stack.enter_context(stages.on_slurm(options.seed, stack.enter_context(SlurmCluster())))
+        campaign = Campaign(stage, rng)
         try:
             broken = campaign.run(draw(rng, kinds, options.events), say=lambda line: print(line, flush=True))
         except BaseException:
@@ -85,7 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join([f"BROKEN: {problem}" for problem in broken] or ["Every promise was kept."]))
     if broken:
         words = "".join(f" --only '{word}'" for word in options.only) + " --local" * options.local
-        words += f" --every {options.every}" * (options.every != parser.get_default("every"))
         print(f"Again: python -m tests.chaos --events {options.events} --seed {options.seed}{words}")
     return 1 if broken else 0
 

@@ -31,9 +31,8 @@ LEASE_S = 60.0
 class Campaign:
     """One run and what is done to it."""
 
-    def __init__(self, stage: Stage, rng: random.Random, *, checkpoint_every: int = 100, twin: bool = True) -> None:
-        self.stage, self.rng, self.twin = stage, rng, twin
-        self.record = Record(checkpoint_every)
+    def __init__(self, stage: Stage, rng: random.Random) -> None:
+        self.stage, self.rng, self.record = stage, rng, Record(checkpoint_every=100)
 
     def run(self, events: Sequence[Event], say: Callable[[str], None] = print) -> list[str]:
         """Do everything, print the table, and return every promise that was broken."""
@@ -78,7 +77,7 @@ class Campaign:
         if len(attempts) == 1:
             row.before = row.after = self.watch.reached[first]
         self._check(scene, event)
-        say(f"{row.when_s:6.0f} s  {event.name}: {', '.join(c or '-' for c in row.found)}, {row.before} -> {row.after}")
+        say(str(row))
         for problem in self.record.noted[noted:]:
             say(f"  BROKEN: {problem}")
 
@@ -155,11 +154,10 @@ class Campaign:
         steps = f"train.steps={step + min(2 * self.record.checkpoint_every, MOST_STEPS)}"
         self._must("resume", NAME, steps)
         self.record.final = self._ended(NAME)
-        if self.twin:
-            say(f"{time.monotonic() - self.began:6.0f} s  the same without events, {steps}")
-            whole = self.stage.submit("twin", f"train.checkpoint_every={step}", steps, CLDCTL_TEST_PACE="0")
-            assert self._ended("twin")["state"] == "FINISHED"
-            self.record.same = same(*(load(run, run.checkpoint_steps()[-1]) for run in (self.folder, whole)))
+        say(f"{time.monotonic() - self.began:6.0f} s  the same without events, {steps}")
+        whole = self.stage.submit("twin", f"train.checkpoint_every={step}", steps, CLDCTL_TEST_PACE="0")
+        assert self._ended("twin")["state"] == "FINISHED"
+        self.record.same = same(*(load(run, run.checkpoint_steps()[-1]) for run in (self.folder, whole)))
         if self.stage.lab is not None:
             # One that the last event took away may have been declared down since.
             self.stage.lab.slurm.restore_nodes()

@@ -177,26 +177,6 @@ def wait(scene: Scene, enough: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def full_disk(scene: Scene) -> None:
-    """A file takes all the space of the runs' own disk; without one, the shim refuses to write."""
-    if not scene.stage.own_disk:
-        return burst(GROWING, errno.ENOSPC)(scene)
-    ballast = scene.stage.runs / ".ballast"
-    try:
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        # Training frees space now and then, by removing an old checkpoint: it must not get far with that.
-        end = time.monotonic() + SPELL_S
-        while time.monotonic() < end and scene.ranks():
-            with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-                file.write(bytes(1 << 20))
-            time.sleep(0.1)
-    finally:
-        ballast.unlink()
-    return None
-
-
 @contextlib.contextmanager
 def bad_listings(scene: Scene) -> Iterator[None]:
     scene.stage.faults.list_badly(stale_s=1.0)
@@ -307,7 +287,7 @@ LOCAL = (
     Event("kill all ranks", DEAD, kill()),
     Event("SIGSTOP of a rank", (None,), stop(1)),
     Event("SIGSTOP of all ranks", (None,), stop()),
-    Event("full disk", HURT, full_disk, saves=False, strict=True),
+    Event("full disk", HURT, burst(GROWING, errno.ENOSPC), saves=False, strict=True),
     Event("read-only disk", HURT, burst(WRITING, errno.EROFS), saves=False, strict=True),
     Event("one ESTALE of a listing", HURT, burst(("list",), errno.ESTALE, times=1), strict=True),
     Event("ESTALE, all calls", HURT, burst(CLASSES, errno.ESTALE), saves=False, strict=True),

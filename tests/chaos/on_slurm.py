@@ -90,27 +90,6 @@ def notice(scene: Scene) -> None:
     scene.signal(signal.SIGUSR2)
 
 
-def slow(scene: Scene) -> None:
-    """slurmctld is stopped most of the time while the job requeues itself."""
-    processes = scene.lab.slurm.processes
-    notice(scene)
-    for _ in range(6):
-        processes.send("slurmctld", signal.SIGSTOP)
-        time.sleep(1.5)
-        processes.send("slurmctld", signal.SIGCONT)
-        time.sleep(0.3)
-
-
-def no_accounting(then: Callable[[Scene], None]) -> Callable[[Scene], Repair]:
-    def do(scene: Scene) -> Repair:
-        scene.lab.slurm.stop_accounting()
-        then(scene)
-        scene.look()
-        return scene.lab.slurm.start_accounting  # type: ignore[no-any-return]
-
-    return do
-
-
 def batch_script(scene: Scene) -> None:
     """The shell around the ranks is killed, and with it whoever could requeue the job."""
     for process in psutil.process_iter():
@@ -142,7 +121,4 @@ SLURM = (
     Event("slurmctld down at a crash", DEAD, away(order("raise"))),
     Event("slurmctld down at a kill", DEAD, away(kill(1))),
     Event("slurmctld stopped at a notice", ("preempted", "timeout"), stopped("slurmctld", notice, 40), announced=True),
-    Event("slurmctld slow at a notice", ("preempted", "timeout"), slow, announced=True),
-    Event("slurmdbd down at a crash", ("crashed",), no_accounting(order("raise"))),
-    Event("slurmdbd down at a requeue", ("requeued",), no_accounting(requeue), announced=True),
 )

@@ -39,6 +39,10 @@ class Row:
     def lost(self) -> int:
         return max(0, self.before - self.after)
 
+    def __str__(self) -> str:
+        found = ", ".join(cause or "-" for cause in self.found)
+        return f"{self.when_s:6.0f} s  {self.name}: {found}, {self.before} -> {self.after}"
+
 
 @dataclass(frozen=True)
 class Begun:
@@ -57,7 +61,7 @@ class Record:
         writers: the attempts that wrote `progress.json`, in the order in which they were seen.
         ledger: its events at the end.
         noted: promises that were seen broken while it lasted.
-        same: whether the run ended as its undisturbed twin; None if there is no twin.
+        same: whether the run ended as its undisturbed twin; None before that is known.
         final: the status at the end.
     """
 
@@ -125,17 +129,4 @@ class Record:
 
     def table(self) -> str:
         """What was done and how it ended, one line for each event."""
-        head = ("event", "when", "expected", "found", "before", "after", "lost")
-        body = [
-            (
-                *(row.name, f"{row.when_s:.0f} s", "|".join(cause or "-" for cause in row.causes)),
-                ", ".join(cause or "-" for cause in row.found) or "-",
-                *(str(row.before), str(row.after), str(row.lost)),
-            )
-            for row in self.rows
-        ]
-        widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-        lines = [
-            "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in (head, *body)
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(map(str, self.rows))

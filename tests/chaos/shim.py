@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import mmap
 import shutil
-import struct
 import subprocess
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 # The calls that can fail, as shim.c counts them.
@@ -17,21 +17,22 @@ CLASSES = (
     *("open_read", "open_write", "read", "write", "sync", "rename", "link"),
     *("unlink", "mkdir", "stat", "list", "truncate", "touch"),
 )
-READING = ("open_read", "read", "stat", "list")
-WRITING = tuple(name for name in CLASSES if name not in READING)
+WRITING = tuple(name for name in CLASSES if name not in ("open_read", "read", "stat", "list"))
 # Calls that need space, and so fail on a full disk.
 GROWING = ("open_write", "write", "sync", "link", "mkdir", "truncate")
 ALWAYS = 1.0
 
-_LONGS = ("seed", "clock_ns", "budget", "writes", "delayed", "shuffled", "hidden")
-_INTS = ("armed", "delay_us", "delay_ppm", "shuffle", "stale_ms")
-_OFFSETS = {name: 8 * i for i, name in enumerate(_LONGS)}
-_INJECTED = 8 * len(_LONGS)
-_AFTER_LONGS = _INJECTED + 8 * len(CLASSES)
-_OFFSETS |= {name: _AFTER_LONGS + 4 * i for i, name in enumerate(_INTS)}
-_PPM = _AFTER_LONGS + 4 * len(_INTS)
-_ERROR = _PPM + 4 * len(CLASSES)
-_SIZE = _ERROR + 4 * len(CLASSES)
+
+class _Control(ctypes.Structure):
+    """The memory, as shim.c has it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("seed", "clock_ns", "budget", "writes", "delayed", "shuffled", "hidden")),
+        ("injected", ctypes.c_uint64 * len(CLASSES)),
+        *((name, ctypes.c_uint32) for name in ("armed", "delay_us", "delay_ppm", "shuffle", "stale_ms")),
+        ("ppm", ctypes.c_uint32 * len(CLASSES)),
+        ("error", ctypes.c_int32 * len(CLASSES)),
+    )
 
 
 @functools.cache
@@ -61,9 +62,10 @@ class Faults:
 
     def __init__(self, control: Path, prefix: Path, seed: int = 0) -> None:
         self._control, self._prefix = control, prefix.resolve()
-        control.write_bytes(bytes(_SIZE))
+        size = ctypes.sizeof(_Control)
+        control.write_bytes(bytes(size))
         with control.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), _SIZE)
+            self.control = _Control.from_buffer(mmap.mmap(file.fileno(), size))
         self._set(seed=seed, budget=-1)
 
     def environment(self, *, kill_at: int | None = None, torn: bool = False) -> dict[str, str]:
@@ -90,8 +92,8 @@ class Faults:
         """From now on, calls fail with ``error``, each with this probability, at most so many ``times`` in all."""
         self._set(budget=times)
         for number, name in enumerate(CLASSES):
-            struct.pack_into("<i", self._memory, _ERROR + 4 * number, error)
-            struct.pack_into("<I", self._memory, _PPM + 4 * number, round(1e6 * rate) if name in calls else 0)
+            self.control.error[number] = error
+            self.control.ppm[number] = round(1e6 * rate) if name in calls else 0
         self._set(armed=1)
 
     def be_slow(self, seconds: float, rate: float = ALWAYS) -> None:
@@ -109,20 +111,12 @@ class Faults:
     def calm(self) -> None:
         """Nothing fails any more."""
         self._set(armed=0, clock_ns=0, shuffle=0, stale_ms=0, delay_ppm=0, budget=-1)
-        self._memory[_PPM:_ERROR] = bytes(_ERROR - _PPM)
-
-    @property
-    def injected(self) -> Mapping[str, int]:
-        """How many calls of each class have failed so far."""
-        return dict(zip(CLASSES, struct.unpack_from(f"<{len(CLASSES)}Q", self._memory, _INJECTED), strict=True))
+        self.control.ppm[:] = [0] * len(CLASSES)
 
     @property
     def failed(self) -> int:
-        return sum(self.injected.values())
-
-    def count(self, what: str) -> int:
-        """A counter of shim.c: writes, delayed, shuffled or hidden."""
-        return int(struct.unpack_from("<Q", self._memory, _OFFSETS[what])[0])
+        """How many calls have failed so far."""
+        return sum(self.control.injected)
 
     def forget_writes(self) -> None:
         """Count the writing calls of the next process from 1."""
@@ -130,5 +124,4 @@ class Faults:
 
     def _set(self, **values: int) -> None:
         for name, value in values.items():
-            form = "<I" if name in _INTS else "<q"
-            struct.pack_into(form, self._memory, _OFFSETS[name], value)
+            setattr(self.control, name, value)

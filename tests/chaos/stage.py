@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ SMALL = (
     *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
     *("train.on_resume=exact", *MISBEHAVING),
 )
-# Bytes of the disk that the runs of the local stage are on.
-DISK = 64 * 2**20
 RANKS = 2
 # From SIGTERM to SIGKILL: a busy machine needs longer for a save than the 5 s of the tests of Slurm.
 KILL_WAIT_S = 15
@@ -38,16 +36,13 @@ class Stage:
 
     Attributes:
         orders: a folder that tells the data set `misbehaving` what to do.
-        own_disk: whether ``runs`` is a small file system of its own.
         lab: the laboratory; None without Slurm.
     """
 
     runs: Path
     orders: Path
     faults: Faults
-    own_disk: bool = False
     lab: Lab | None = None
-    extra: dict[str, str] = field(default_factory=dict)
 
     @property
     def comes_back(self) -> bool:
@@ -58,7 +53,7 @@ class Stage:
         own = {
             "CLDCTL_RUNS": str(self.runs), "CLDCTL_TEST_ORDERS": str(self.orders), "OMP_NUM_THREADS": "1",
             # What Slurm says is to be that of this moment.
-            "COLUMNS": "200", "CLDCTL_ASK_EVERY_S": "0", **self.extra, **more,
+            "COLUMNS": "200", "CLDCTL_ASK_EVERY_S": "0", **more,
         }  # fmt: skip
         return {**(os.environ if self.lab is None else self.lab.slurm.env), **own}
 
@@ -106,14 +101,13 @@ class Stage:
 
 @contextlib.contextmanager
 def local(seed: int) -> Iterator[Stage]:
-    """Jobs that are processes of this machine; their runs are on a small disk where one may be mounted."""
+    """Jobs that are processes of this machine."""
     with tempfile.TemporaryDirectory(prefix="cldctl-chaos") as text:
         runs, orders = _folders(Path(text))
-        with _disk(runs) as own_disk:
-            try:
-                yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), own_disk)
-            finally:
-                end_all(runs)
+        try:
+            yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed))
+        finally:
+            end_all(runs)
 
 
 @contextlib.contextmanager
@@ -122,28 +116,14 @@ def on_slurm(seed: int, slurm: SlurmCluster) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="cldctl-chaos") as text:
         runs, orders = _folders(Path(text))
         slurm.configure(kill_wait=KILL_WAIT_S, grace_time=15)
-        with _disk(runs) as own_disk:
-            try:
-                yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), own_disk, Lab(slurm, runs))
-            finally:
-                # The processes of a job end with it.
-                slurm.reset()
+        try:
+            yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), Lab(slurm, runs))
+        finally:
+            # The processes of a job end with it.
+            slurm.reset()
 
 
 def _folders(root: Path) -> tuple[Path, Path]:
     for name in ("runs", "orders"):
         (root / name).mkdir()
     return (root / "runs").resolve(), root / "orders"
-
-
-@contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[bool]:
-    """A file system of its own for ``folder``, if this user may mount one."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "chaos", str(folder)]
-    own = subprocess.run(mount, capture_output=True).returncode == 0 if os.geteuid() == 0 else False
-    try:
-        yield own
-    finally:
-        if own:
-            # Lazily: whatever was left behind is reported, and must not keep the folder from being removed.
-            subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -23,7 +23,7 @@ def count(stage: Stage) -> int:
     stage.faults.forget_writes()
     done = stage.cldctl("submit", *SHORT, "--name", "whole", **stage.faults.environment(kill_at=0))
     assert done.returncode == 0, done.stderr
-    return stage.faults.count("writes")
+    return int(stage.faults.control.writes)
 
 
 def sweep(stage: Stage, numbers: Iterable[int], say: Callable[[str], None] = print) -> list[str]:

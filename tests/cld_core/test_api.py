@@ -25,22 +25,9 @@ def toy() -> Model:
     return Model(load(RECIPES / "toy.yaml", SMALL), step=1200)
 
 
-@pytest.fixture
-def exact(monkeypatch) -> Model:
-    """A model of N(0, 0.25 I) whose network is perfect."""
-    model = Model(load(RECIPES / "toy.yaml", [*SMALL, "data.name=gaussian"]))
-    monkeypatch.setattr(model, "score_of", lambda **how: gaussian(0.5).score(model.sde))
-    return model
-
-
 @pytest.fixture(scope="module")
 def images() -> Model:
     return Model(load(RECIPES / "cifar10_smoke.yaml", ["data.path=nowhere"]))
-
-
-def drawing(model: Model, monkeypatch, x: torch.Tensor) -> None:
-    """Let the model draw x, which takes its untrained network no time."""
-    monkeypatch.setattr(model, "_draw", lambda n, *rest, **more: Samples(x[:n], None, torch.full((n,), 5)))
 
 
 def test_what_a_model_says_of_itself(toy, tmp_path):
@@ -67,9 +54,9 @@ def test_a_trajectory_ends_at_the_samples(toy, method):
     assert torch.equal(x[-1], drawn.x)
     assert torch.equal(v[-1], drawn.v)
     assert torch.equal(x[-1], toy.sample(5, seed=3, first=2, **method))
-    *_, x, _ = toy.trajectory(5, points=9, seed=3, first=2, denoise=False, **method), None
-    assert torch.equal(x.x[-1], toy.sample(5, seed=3, first=2, denoise=False, **method))
-    assert x.t[-1] == 1e-3
+    noisy = toy.trajectory(5, points=9, seed=3, first=2, denoise=False, **method)
+    assert torch.equal(noisy.x[-1], toy.sample(5, seed=3, first=2, denoise=False, **method))
+    assert noisy.t[-1] == 1e-3
 
 
 def test_a_diffusion_of_x_alone_has_no_velocities():
@@ -79,8 +66,9 @@ def test_a_diffusion_of_x_alone_has_no_velocities():
     assert path.x.shape == (7, 4, 2)
 
 
-def test_the_likelihood_of_normal_data_is_exact(exact):
-    law = gaussian(0.5)
+def test_the_likelihood_of_normal_data_is_exact(monkeypatch):
+    exact, law = Model(load(RECIPES / "toy.yaml", [*SMALL, "data.name=gaussian"])), gaussian(0.5)
+    monkeypatch.setattr(exact, "score_of", lambda **how: law.score(exact.sde))
     x = law.sample(40, torch.Generator().manual_seed(1))
     bound = exact.log_likelihood(x, exact_trace=True, rtol=1e-6, atol=1e-6)
     assert (bound.shape, bound.dtype) == ((40,), torch.float64)
@@ -144,7 +132,8 @@ def test_a_picture_of_points_is_beside_the_data(toy):
 def test_a_picture_of_images_is_a_grid(images, monkeypatch):
     from matplotlib import pyplot
 
-    drawing(images, monkeypatch, torch.zeros(9, *images.data_shape))
+    drawn = Samples(torch.zeros(9, *images.data_shape), None, torch.full((9,), 5))
+    monkeypatch.setattr(images, "_draw", lambda *rest, **more: drawn)
     figure = images.plot(9)
     (axes,) = figure.axes
     assert axes.images[0].get_array().shape == (104, 104, 3)

@@ -3,6 +3,7 @@
 import pytest
 
 from cld_core.classes import Classes, numbered
+from cld_core.codec import from_plain, to_plain
 from cld_core.errors import UsageError
 
 ANIMALS = Classes(("cat", "dog", "7"), (1.0, 2.0, 5.0))
@@ -31,7 +32,7 @@ def test_drawn_labels_have_the_frequencies_and_depend_on_their_number_alone():
 
 
 def test_what_files_say_of_classes_is_checked():
-    assert Classes.parsed(ANIMALS.to_dict()) == ANIMALS
+    assert from_plain(Classes, to_plain(ANIMALS)) == ANIMALS
     bad = [
         None,
         {},
@@ -47,4 +48,4 @@ def test_what_files_say_of_classes_is_checked():
     ]
     for content in bad:
         with pytest.raises(ValueError):
-            Classes.parsed(content)
+            from_plain(Classes, content)

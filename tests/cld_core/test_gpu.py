@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cld_core import gpu
-from cld_core.nets.layers import Attention
+from cld_core.nets.ncsnpp import Attention
 from tests.support.images import SMALL
 
 CPU = torch.device("cpu")
@@ -66,9 +66,6 @@ def test_tf32_where_it_is_off_is_found_and_where_it_is_on_is_not(expected):
         assert not fits(expected, "fp32")[0]
         assert fits(expected, "tf32")[0]
         assert gpu.precisions(CPU).verdict == "fail"
-    with Rounded(bits=3):
-        assert not fits(expected, "tf32")[0]
-        assert not fits(expected, "bf16", "bf16")[0]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -85,19 +82,6 @@ def test_one_wrong_gradient_among_many_is_found_and_named(expected, spoil):
     good, text = gpu.compared(gpu.Numbers(expected.loss, expected.output, gradients), expected, "fp32")
     assert not good
     assert f"worst parameter ({smallest})" in text
-
-
-def test_a_card_whose_products_change_is_found(monkeypatch):
-    product, calls = torch.Tensor.__matmul__, []
-
-    def sometimes(left, right):
-        calls.append(1)
-        return product(left, right) + (len(calls) == 20)
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", sometimes)
-    finding = gpu.precisions(CPU)
-    assert finding.verdict == "fail"
-    assert "1 of 50 products changed" in finding.found
 
 
 def test_memory_that_forgets_a_bit_is_found(monkeypatch):

@@ -37,68 +37,45 @@ def test_load_and_sample(run):
 def test_a_sample_is_a_function_of_its_number(run, method, nfe):
     model = cld_core.load(run.path)
     settings = {"method": method, **({"nfe": nfe} if nfe else {})}
-    whole = model.draw(50, seed=3, **settings)
+    whole = model.draw(50, seed=3, batch_size=20, **settings)
     part = model.sample(10, seed=3, first=35, **settings)
     torch.testing.assert_close(part, whole.x[35:45], rtol=1e-4, atol=1e-4)
     assert whole.nfe == nfe or nfe is None
     assert not torch.allclose(model.sample(10, seed=4, **settings), whole.x[:10])
 
 
-@pytest.mark.parametrize(("method", "nfe"), [("em", 20), ("sscs", 20), ("exponential", 20), ("ode", None)])
+@pytest.mark.parametrize(("method", "nfe"), [("exponential", 20), ("ode", None)])
 def test_who_waits_for_samples_is_told_and_the_samples_are_the_same(run, method, nfe):
     model, told = cld_core.load(run.path), []
     settings = {"method": method, **({"nfe": nfe} if nfe else {})}
-    watched = model.draw(
-        40, batch_size=16, progress=lambda done, evaluations: told.append((done, evaluations)), **settings
-    )
+    watched = model.draw(40, batch_size=16, progress=lambda *at: told.append(at), **settings)
     assert torch.equal(watched.x, model.draw(40, batch_size=16, **settings).x)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert {done for done, _ in told} == {0, 16, 32}
     assert max(evaluations for done, evaluations in told if done == 32) == watched.nfe_each[-8:].max()
 
 
-def test_the_weights_are_the_averaged_ones(run):
+def test_the_weights_are_the_averaged_ones_and_nothing_else_is_read(run, monkeypatch):
     state = load_checkpoint(run, 20)
+    monkeypatch.setattr(torch, "load", lambda *_, **more: pytest.fail("what training continues from is not read"))
     net = cld_core.load(run.path).net.state_dict()
     for name, average in state["ema"]["average"].items():
         assert torch.equal(net[name], average)
         assert not torch.equal(net[name], state["model"][name])
 
 
-@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
-def test_only_the_averaged_weights_are_read(run, monkeypatch):
-    """A device without memory stands for a GPU, where optimiser and trained weights take three times as much."""
-    state, copied, copy = load_checkpoint(run, 20), [], torch.Tensor.copy_
-
-    def copying(tensor, source, *args, **keywords):
-        if source.device.type != "meta":  # The network's own initialisation, when its shapes are compared.
-            copied.append(source)
-        return copy(tensor, source, *args, **keywords)
-
-    monkeypatch.setattr(torch, "load", lambda *_, **more: pytest.fail("what training continues from is not read"))
-    monkeypatch.setattr(torch.Tensor, "copy_", copying)
-    net = cld_core.load(run.path, 20, device="meta").net
-    assert {weight.device.type for weight in net.parameters()} == {"meta"}
-    assert len(copied) == len(net.state_dict())
-    for average in state["ema"]["average"].values():
-        assert any(torch.equal(one, average) for one in copied)
-
-
-@pytest.mark.parametrize("spoil", ["missing", "unknown", "shape"])
+@pytest.mark.parametrize("spoil", ["Missing", "Unexpected", "size mismatch"])
 def test_averages_of_another_network_are_refused(run, tmp_path, spoil):
     folder = RunFolder.create(tmp_path / "spoilt", run.recipe(), {"created": 1.0})
     state = load_checkpoint(run, 20)
     averages = state["ema"]["average"]
     name, tensor = next(iter(averages.items()))
-    match spoil:
-        case "missing":
-            del averages[name], state["model"][name]
-        case "unknown":
-            averages["other"] = tensor.clone()
-        case "shape":
-            averages[name] = tensor[:1]
+    if spoil == "Missing":
+        del averages[name], state["model"][name]
+    else:
+        averages["other" if spoil == "Unexpected" else name] = tensor[:1].clone()
     write(folder, 20, state)
-    with pytest.raises(CheckpointError, match=r"does not fit the recipe: .*(Missing|Unexpected|size mismatch)"):
+    with pytest.raises(CheckpointError, match=f"does not fit the recipe: .*{spoil}"):
         cld_core.load(folder.path)
 
 
@@ -130,26 +107,10 @@ def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):
     assert caplog.messages == ["Model.sample: eps=1e-06: the network has seen no t below 1e-05. Use that or more."]
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("n", {"n": 0}),
-        ("n", {"n": 2.5}),
-        ("seed", {"n": 4, "seed": -1}),
-        ("first", {"n": 4, "first": -1}),
-        ("batch_size", {"n": 4, "batch_size": 0}),
-    ],
-)
-def test_numbers_that_make_no_sense(run, name, arguments):
+@pytest.mark.parametrize(("name", "value"), [("n", 0), ("n", 2.5), ("seed", -1), ("first", -1), ("batch_size", 0)])
+def test_numbers_that_make_no_sense(run, name, value):
     with pytest.raises(UsageError, match=rf"^Model\.sample: {name}=.*: expected a whole number of at least"):
-        cld_core.load(run.path).sample(**arguments)
-
-
-def test_batches_change_nothing(run):
-    model = cld_core.load(run.path)
-    settings = {"method": "exponential", "nfe": 5, "seed": 1}
-    whole, parts = model.sample(20, **settings), model.sample(20, batch_size=7, **settings)
-    torch.testing.assert_close(parts, whole, rtol=0, atol=1e-5)
+        cld_core.load(run.path).sample(**{"n": 4, name: value})
 
 
 def test_never_random_weights(tmp_path):

@@ -58,12 +58,3 @@ def test_precisions_that_a_processor_emulates(tmp_path, monkeypatch, machine, li
     monkeypatch.setattr(processor, "_INFORMATION", file)
     monkeypatch.setattr("platform.machine", lambda: machine)
     assert [name for name in ("fp32", "bf16", "fp16") if processor.emulates(name)] == emulated
-
-
-def test_the_kernel_and_torch_know_the_same_of_this_machine():
-    import torch
-
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if processor._flags() and capabilities.get("architecture") == "x86_64":
-        native = capabilities["avx512_bf16"] or capabilities["amx_bf16"]
-        assert processor.emulates("bf16") == (not native)

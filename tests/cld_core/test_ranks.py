@@ -1,6 +1,8 @@
 """The ranks of a job: which device each uses, its share of a batch, and the file where they meet."""
 
+import contextlib
 import os
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -79,18 +81,14 @@ def test_a_batch_smaller_than_the_world_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "uses"),
+    ("key", "uses"),
     [
-        ([], False),
-        (["cluster.tasks_per_node=2"], False),
-        (["cluster.gpus_per_node=2"], True),
-        (["cluster.gres=gpu:a100:2"], True),
-        (["cluster.gres=license:1"], False),
-        (["cluster.sbatch_args=[--gpus-per-task=1]"], True),
+        *(("tasks_per_node=2", False), ("gpus_per_node=2", True), ("gres=gpu:a100:2", True)),
+        *(("gres=license:1", False), ("sbatch_args=[--gpus-per-task=1]", True)),
     ],
 )
-def test_what_asks_for_gpus(overrides, uses):
-    assert load(RECIPES / "toy.yaml", ["cluster.tasks_per_node=1", *overrides]).cluster.uses_gpu is uses
+def test_what_requests_gpus(key, uses):
+    assert load(RECIPES / "toy.yaml", [f"cluster.{key}"]).cluster.uses_gpu is uses
 
 
 @pytest.fixture
@@ -140,35 +138,12 @@ def test_gloo_listens_where_the_other_machines_are(monkeypatch):
     assert chosen == {0: "ib0", 1: "eth1"}
 
 
-class Pair:
-    """One of two ranks, the first of which speaks before the second listens."""
-
-    said: list[str | None]
-
-    def __init__(self, is_first, said):
-        self.is_first, self.said = is_first, said
-
-    def from_first(self, value):
-        if self.is_first:
-            self.said.append(value)
-        return self.said[-1]
-
-
-@pytest.mark.parametrize("error", [LeaseLostError("job 7 has it"), OSError("the disk is full")])
-def test_an_error_on_rank_0_is_met_by_the_others(error):
-    said = []
-
-    def work():
-        raise error
-
-    with pytest.raises(type(error)):
-        Ranks.on_first(Pair(True, said), work)
-    with pytest.raises(RankError, match=f"rank 0 could not continue: {error}"):
-        Ranks.on_first(Pair(False, said), lambda: pytest.fail("only rank 0 works"))
-
-
-def test_work_that_succeeds_is_done_once():
-    done, said = [], []
-    Ranks.on_first(Pair(True, said), lambda: done.append("work"))
-    Ranks.on_first(Pair(False, said), lambda: done.append("twice"))
-    assert done == ["work"]
+@pytest.mark.parametrize("error", [LeaseLostError("job 7 has it"), OSError("the disk is full"), None])
+def test_rank_0_works_and_an_error_there_is_met_by_the_others(error):
+    work, said = Mock(side_effect=error), Mock(side_effect=lambda value: value)
+    with pytest.raises(type(error)) if error else contextlib.nullcontext():
+        Ranks.on_first(Mock(is_first=True, from_first=said), work)
+    (message,) = said.call_args.args
+    with pytest.raises(RankError, match=f"rank 0 could not continue: {error}") if error else contextlib.nullcontext():
+        Ranks.on_first(Mock(is_first=False, from_first=lambda _: message), work)
+    work.assert_called_once_with()

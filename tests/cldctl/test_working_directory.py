@@ -10,7 +10,6 @@ from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import JobSpec
-from cldctl.clusters.this_machine import safe_path
 from tests.cldctl.clusters.works import Report
 from tests.support.paths import ROOT
 from tests.support.tools import wait_for
@@ -47,17 +46,6 @@ def test_the_command_itself(here):
     done = subprocess.run([sys.executable, "-m", "cldctl", "recipes"], capture_output=True, text=True)
     assert (done.returncode, imported(here)) == (0, []), done.stderr
     assert "cifar10" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [(".:src:/a", "{here}:{here}/src:/a"), (":/a", "/a"), ("/a::/b:", "/a:/b"), (":", ""), ("/a:/b", None), ("", None)],
-)
-def test_no_element_of_the_path_means_this_folder_later(monkeypatch, tmp_path, before, after):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", before)
-    changed = {} if after is None else {"PYTHONPATH": after.format(here=tmp_path)}
-    assert safe_path() == {"PYTHONSAFEPATH": "1", **changed}
 
 
 def test_the_modules_are_hostile(here):

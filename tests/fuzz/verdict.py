@@ -14,7 +14,6 @@ import resource
 import select
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,12 +27,11 @@ from cld_core.errors import CldError
 TIME_S = 20.0
 MEMORY_BYTES = 2 * 2**30
 _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
-# Operations on paths: where among their arguments each changed path is, and the folder that it is relative to.
-_CHANGES: dict[str, tuple[tuple[int, int | None], ...]] = {
-    "os.remove": ((0, 1),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
-    "os.mkdir": ((0, 2),), "os.rmdir": ((0, 1),), "os.truncate": ((0, None),), "os.chmod": ((0, 2),),
-    "os.chown": ((0, 3),), "os.utime": ((0, 3),), "shutil.rmtree": ((0, 1),),
-}  # fmt: skip
+# Operations on paths, and where among their arguments each changed path is.
+_CHANGES = {
+    **dict.fromkeys(("os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), (0,)),
+    **{"shutil.rmtree": (0,), "os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,)},
+}
 
 
 @dataclass(frozen=True)
@@ -133,26 +131,19 @@ def _limit_memory(extra_bytes: int) -> None:
 
 @contextlib.contextmanager
 def _guarded(folder: Path) -> Iterator[None]:
-    """Refuse every change outside ``folder``, and every new process, in this block."""
-    allowed, on = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty"), True
-    opening = threading.local()
-    os_open = os.open
+    """Refuse every change outside ``folder``, and every new process, in this block.
 
-    def check(path: Any, dir_fd: int | None) -> None:
+    Names are believed to be relative to it, also those that are relative to an open folder.
+    """
+    allowed, on = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty"), True
+    os.chdir(folder)
+
+    def check(path: Any) -> None:
         if isinstance(path, int) or path is None:
             return
-        base = os.getcwd() if dir_fd is None or dir_fd < 0 else f"/proc/self/fd/{dir_fd}"
-        text = os.path.realpath(os.path.join(base, os.fsdecode(path)))
+        text = os.path.realpath(os.fsdecode(path))
         if not any(text == place or text.startswith(place + "/") for place in allowed):
             raise Forbidden("wrote outside", text)
-
-    def open_in(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        """`os.open`, whose event does not name the folder that the path is relative to."""
-        opening.folder = dir_fd
-        try:
-            return os_open(path, flags, mode, dir_fd=dir_fd)
-        finally:
-            opening.folder = None
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal on
@@ -160,23 +151,20 @@ def _guarded(folder: Path) -> Iterator[None]:
             return
         if event in _PROCESSES:
             raise Forbidden("started a process", repr(arguments)[:300])
-        changed: list[tuple[Any, int | None]] = []
+        changed = [arguments[place] for place in _CHANGES.get(event, ())]
         if event == "open":
             path, mode, flags = arguments[:3]
             writes = bool(flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
             if writes or (isinstance(mode, str) and any(letter in mode for letter in "wax+")):
-                changed.append((path, getattr(opening, "folder", None)))
-        for place, relative_to in _CHANGES.get(event, ()):
-            changed.append((arguments[place], None if relative_to is None else arguments[relative_to]))
+                changed.append(path)
         on = False
         try:
-            for path, dir_fd in changed:
-                check(path, dir_fd)
+            for path in changed:
+                check(path)
         finally:
             on = True
 
     sys.addaudithook(hook)  # It cannot be removed: this process ends with the case.
-    os.open = open_in
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
     on = False

@@ -7,8 +7,7 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -95,20 +94,19 @@ def test_the_source_distribution_holds_what_building_and_testing_need(source, bu
 
 @dataclass(frozen=True)
 class Installed:
-    """An installation: the Python that has it, the folder in which its code is, and the environment that it needs."""
+    """An installation: the Python that has it, and the folder in which its code is."""
 
     python: Path
     cwd: Path
     code: Path
-    env: dict[str, str] = field(default_factory=dict)
 
     def cldctl(self, *words: str) -> str:
-        return call(self.python, "-m", "cldctl", *words, cwd=self.cwd, COLUMNS="200", HOME=str(self.cwd), **self.env)
+        return call(self.python, "-m", "cldctl", *words, cwd=self.cwd, COLUMNS="200", HOME=str(self.cwd))
 
 
-def environment(folder: Path, *options: str) -> Path:
+def environment(folder: Path) -> Path:
     """The Python of a new environment that sees the dependencies of this one, but not the cldctl of this one."""
-    call(sys.executable, "-m", "venv", "--without-pip", *options, folder, cwd=folder.parent)
+    call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"
     packages = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     # The `.pth` files in a folder that is named by such a file are not read, so that no editable install is found.
@@ -116,33 +114,20 @@ def environment(folder: Path, *options: str) -> Path:
     return python
 
 
-def install(python: Path, options: Sequence[str | Path], what: Path, **env: str) -> None:
-    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
-    call(*pip, "--ignore-installed", "--no-compile", *options, what, cwd=what.parent, **env)
-
-
-@pytest.fixture(scope="module", params=["venv", "user", "target", "editable"])
+@pytest.fixture(scope="module", params=["venv", "editable"])
 def installed(request, wheel, source, tmp_path_factory) -> Installed:
     folder = tmp_path_factory.mktemp(request.param)
     (empty := folder / "empty").mkdir()
-    if request.param == "user":
-        python, env = environment(folder / "venv", "--system-site-packages"), {"PYTHONUSERBASE": str(folder / "home")}
-        install(python, ["--user"], wheel, **env)
-        return Installed(python, empty, folder / "home", env)
-    python = environment(folder / "venv")
-    if request.param == "target":
-        install(python, ["--target", folder / "target"], wheel)
-        return Installed(python, empty, folder / "target", {"PYTHONPATH": str(folder / "target")})
-    if request.param == "editable":
-        install(python, ["--no-build-isolation", "--editable"], source)
-        return Installed(python, empty, source)
-    install(python, [], wheel)
-    return Installed(python, empty, folder / "venv")
+    python, is_wheel = environment(folder / "venv"), request.param == "venv"
+    what = (wheel,) if is_wheel else ("--no-build-isolation", "--editable", source)
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    call(*pip, "--ignore-installed", "--no-compile", *what, cwd=folder)
+    return Installed(python, empty, folder / "venv" if is_wheel else source)
 
 
 def test_it_is_what_was_installed(installed):
     where = "import cldctl, cld_core; print(cldctl.__file__); print(cld_core.__file__)"
-    found = call(installed.python, "-c", where, cwd=installed.cwd, **installed.env).split()
+    found = call(installed.python, "-c", where, cwd=installed.cwd).split()
     assert all(Path(path).is_relative_to(installed.code) for path in found), found
 
 

@@ -42,7 +42,7 @@ def store_images(
             split=split,
             name="all",
             fingerprint="1",
-            read=lambda some=some: [some],
+            read=lambda some=some: some,
             labels=labels[split] if labels else (),
         )
         for split, some in images.items()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from cld_core.data import identity
+from cld_core.data import source
 from cld_core.data.toy import toy
 
 _orders = Path(os.environ.get("CLDCTL_TEST_ORDERS", "/nonexistent"))
@@ -22,7 +22,7 @@ _pace = float(os.environ.get("CLDCTL_TEST_PACE", "0.01"))
 
 @toy("misbehaving")
 def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
-    if n in (identity.COUNT, identity.MANY):
+    if n in (source.COUNT, source.MANY):
         # No batch has so many: the start of a job looks at what the data are, and is not to be disturbed.
         return torch.randn(n, 2, generator=generator)
     time.sleep(_pace)

@@ -9,19 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import write_json
-from cld_core.run import RunFolder
-from cld_core.run.events import (
-    Cancelled,
-    Ended,
-    Event,
-    GivenUp,
-    JobRef,
-    RankFailed,
-    Requested,
-    Requeued,
-    Started,
-    Submitted,
-)
+from cld_core.run import RunFolder, events
+from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cldctl.evals import plan
 from tests.support.clock import Clock
@@ -30,7 +19,6 @@ from tests.support.scheduler import Scheduler
 
 HOUR = 3600.0
 STEPS = 800_000
-WAITING = "PENDING||Priority"
 GROUP = "celeba-lr"
 
 
@@ -51,35 +39,24 @@ class Fleet:
         """A run that was made ``ago`` seconds before now, with checkpoints of these steps."""
         run = run_with(self.root / name, *steps, overrides=(f"train.steps={STEPS}",))
         write_json(run.identity_file, {**run.identity(), "created": self.now - ago, "user": "ada", **identity})
-        self.events(run, (ago, Requested, {"steps": STEPS, "cluster": "slurm"}))
+        self.events(run, (ago, events.Requested, {"steps": STEPS, "cluster": "slurm"}))
         return run
 
-    def events(self, run: RunFolder, *events: tuple[float, type[Event], Mapping[str, object]]) -> None:
+    def events(self, run: RunFolder, *happened: tuple[float, type[events.Event], Mapping[str, object]]) -> None:
         """Events, each so many seconds before now."""
-        for ago, kind, fields in events:
+        for ago, kind, fields in happened:
             run.ledger.append(kind(time=self.now - ago, **fields))
 
     def attempt(
-        self,
-        run: RunFolder,
-        job_id: str,
-        ago: float,
-        *,
-        number: int = 0,
-        first: int = 0,
-        end: float = 0.0,
-        cause: str = "",
-        step: int = 0,
-        is_requeued: bool = False,
-        **more: object,
+        self, run, job_id, ago, *, number=0, first=0, end=0.0, cause="", step=0, is_requeued=False, **more
     ) -> None:
         """An attempt that began ``ago`` seconds before now; its end by ``cause``, if it had one, and what was asked."""
         about = {"attempt": number, "job_id": job_id, "step": first, "ranks": 8, "host": "n07", "restart": number}
-        self.events(run, (ago, Started, {**about, "began": self.now - ago - 0.1 * HOUR}))
+        self.events(run, (ago, events.Started, {**about, "began": self.now - ago - 0.1 * HOUR}))
         if cause:
-            self.events(run, (end, Ended, {"attempt": number, "cause": cause, "step": step, **more}))
+            self.events(run, (end, events.Ended, {"attempt": number, "cause": cause, "step": step, **more}))
         if is_requeued:
-            self.events(run, (end, Requeued, {"job_id": job_id, "cause": cause}))
+            self.events(run, (end, events.Requeued, {"job_id": job_id, "cause": cause}))
 
     def reports(self, run: RunFolder, step: int, loss: float, rate: float, ago: float = 2.0, attempt: int = 0) -> None:
         write_json(
@@ -125,7 +102,7 @@ def log(run: RunFolder, job_id: str, rank: int, text: str, stream: str = "out") 
 def running(fleet: Fleet) -> RunFolder:
     """Its third attempt trains: the first was preempted, the second crashed; an evaluation is being computed."""
     run = fleet.run("celebahq-cld-1125-0911-k3fa", 30 * HOUR, 380_000, 392_000)
-    fleet.events(run, (30 * HOUR, Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")}))
+    fleet.events(run, (30 * HOUR, events.Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")}))
     again = {"is_requeued": True}
     fleet.attempt(run, "4410", 28 * HOUR, end=19 * HOUR, cause="preempted", step=150_000, **again)
     crash = {"cause": "crashed", "step": 221_000, "detail": "rank 2 on n11: CUDA error"}
@@ -141,20 +118,14 @@ def running(fleet: Fleet) -> RunFolder:
     for job_id, shards in jobs.items():
         fleet.slurm.mine.update({job_id: phases[job_id]} if job_id in phases else {})
         job = JobRef(cluster="slurm", job_id=job_id, logs=str(work.folder / "logs"))
-        work.ledger.append(Submitted(job=job, shards=tuple(shards)))
+        work.ledger.append(events.Submitted(job=job, shards=tuple(shards)))
     begin(work, "elbo", [17], 1)
-    return run
-
-
-def waiting(fleet: Fleet) -> RunFolder:
-    run = fleet.run("cifar10-cld-1126-0802-77bd", 0.4 * HOUR)
-    fleet.events(run, (0.4 * HOUR, Submitted, {"job": fleet.job(run, "4440", WAITING)}))
     return run
 
 
 def requeued(fleet: Fleet) -> RunFolder:
     run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
-    fleet.events(run, (16 * HOUR, Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")}))
+    fleet.events(run, (16 * HOUR, events.Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")}))
     fleet.attempt(run, "4421", 15 * HOUR, end=0.2 * HOUR, cause="timeout", step=120_000, is_requeued=True)
     fleet.reports(run, 120_000, 0.5312, 4.4, ago=0.2 * HOUR)
     curve(run, range(4_000, 120_000, 4_000), level=0.5)
@@ -164,13 +135,13 @@ def requeued(fleet: Fleet) -> RunFolder:
 def failed(fleet: Fleet) -> RunFolder:
     """Rank 2 failed first; rank 0 only says that its peer is gone."""
     run = fleet.run("toy-spirals-1126-0715-p2mm", 2 * HOUR, 6_000)
-    fleet.events(run, (2 * HOUR, Submitted, {"job": fleet.job(run, "4438")}))
+    fleet.events(run, (2 * HOUR, events.Submitted, {"job": fleet.job(run, "4438")}))
     said = "ValueError: spiral arms must be odd"
     about = {"job_id": "4438", "restart": 0, "rank": 2, "host": "n11", "reason": said}
-    fleet.events(run, (1.5 * HOUR, RankFailed, about))
+    fleet.events(run, (1.5 * HOUR, events.RankFailed, about))
     end = {"end": 1.5 * HOUR, "cause": "crashed", "step": 6_400, "detail": f"rank 2 on n11: {said}", "bug": True}
     fleet.attempt(run, "4438", 1.9 * HOUR, **end)
-    fleet.events(run, (1.5 * HOUR, GivenUp, {"reason": f"rank 2 on n11: {said}", "job_id": "4438"}))
+    fleet.events(run, (1.5 * HOUR, events.GivenUp, {"reason": f"rank 2 on n11: {said}", "job_id": "4438"}))
     fleet.reports(run, 6_400, 1.204, 31.0, ago=1.5 * HOUR)
     for rank in range(3):
         log(run, "4438", rank, f"rank {rank} trains\n")
@@ -182,9 +153,9 @@ def failed(fleet: Fleet) -> RunFolder:
 def ended(fleet: Fleet, name: str, ago: float, cause: str | None, job_id: str) -> RunFolder:
     """A run whose only attempt ended by a cause; None if nobody has recorded its end."""
     run = fleet.run(name, ago, 50_000)
-    fleet.events(run, (ago, Submitted, {"job": fleet.job(run, job_id)}))
+    fleet.events(run, (ago, events.Submitted, {"job": fleet.job(run, job_id)}))
     if cause == "cancelled":
-        fleet.events(run, (ago / 2, Cancelled, {"job_id": job_id}))
+        fleet.events(run, (ago / 2, events.Cancelled, {"job_id": job_id}))
     fleet.attempt(run, job_id, ago - 600, end=ago / 2, cause=cause or "", step=50_000)
     fleet.reports(run, 50_000, 0.7, 5.0, ago=ago / 2)
     return run
@@ -192,7 +163,7 @@ def ended(fleet: Fleet, name: str, ago: float, cause: str | None, job_id: str) -
 
 def finished(fleet: Fleet) -> RunFolder:
     run = fleet.run("toy-diamond-1124-1502-aa10", 47 * HOUR, STEPS)
-    fleet.events(run, (47 * HOUR, Submitted, {"job": fleet.job(run, "4391")}))
+    fleet.events(run, (47 * HOUR, events.Submitted, {"job": fleet.job(run, "4391")}))
     fleet.attempt(run, "4391", 46.9 * HOUR, end=44 * HOUR, cause="finished", step=STEPS)
     fleet.reports(run, STEPS, 0.3301, 77.0, ago=44 * HOUR)
     curve(run, range(8_000, STEPS, 8_000), level=0.33)
@@ -206,8 +177,8 @@ def group(fleet: Fleet) -> list[RunFolder]:
     rates, runs = ("1e-4", "3e-4"), []
     for number, rate in enumerate(rates):
         run = fleet.run(f"{GROUP}-lr{rate}", 5 * HOUR, 20_000, group=GROUP, sweep={"optim.lr": rate})
-        job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||QOSMaxJobsPerUserLimit")[number])
-        fleet.events(run, (5 * HOUR, Submitted, {"job": job}))
+        job = fleet.job(run, f"4429_{number}", ("RUNNING|n03|None", "PENDING||Priority")[number])
+        fleet.events(run, (5 * HOUR, events.Submitted, {"job": job}))
         runs.append(run)
     fleet.attempt(runs[0], "4429_0", 4.5 * HOUR)
     fleet.reports(runs[0], 91_400, 0.4622, 5.6)
@@ -226,7 +197,6 @@ def everything(root: Path) -> Fleet:
     """One run of every state, a group, and a folder of another format."""
     fleet = Fleet(root)
     running(fleet)
-    waiting(fleet)
     requeued(fleet)
     failed(fleet)
     finished(fleet)

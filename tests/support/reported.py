@@ -41,29 +41,14 @@ def _attempts(run: RunFolder, end: Cause) -> None:
     causes: tuple[Cause, ...] = ("preempted", "node_failure", "out_of_memory", end)
     for number, cause in enumerate(causes):
         began, last = BEGAN + 5_000.0 * number + 900, 2_000 * (number + 1)
-        run.ledger.append(
-            Started(
-                attempt=number,
-                job_id="7",
-                step=2_000 * number,
-                restart=number,
-                host=f"node{number}",
-                began=began,
-                time=began + 60,
-                ranks=2,
-                gpu=f"card {HOSTILE}",
-                versions={"torch": "2.6"},
-            )
-        )
+        about = {"attempt": number, "job_id": "7", "restart": number, "host": f"node{number}", "ranks": 2}
+        how = {"gpu": f"card {HOSTILE}", "versions": {"torch": "2.6"}}
+        run.ledger.append(Started(step=2_000 * number, began=began, time=began + 60, **about, **how))
         if cause == "crashed":
-            run.ledger.append(
-                RankFailed(
-                    job_id="7", restart=number, rank=1, host="node3", reason=f"OSError: {HOSTILE}", time=began + 3_990
-                )
-            )
-        run.ledger.append(
-            Ended(attempt=number, cause=cause, step=last, detail=HOSTILE if number else None, time=began + 4_000)
-        )
+            first = {"job_id": "7", "restart": number, "rank": 1, "host": "node3", "reason": f"OSError: {HOSTILE}"}
+            run.ledger.append(RankFailed(time=began + 3_990, **first))
+        detail = HOSTILE if number else None
+        run.ledger.append(Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000))
         if number < len(causes) - 1:
             run.ledger.append(Requeued(job_id="7", cause=cause, time=began + 4_001))
     run.ledger.append(Noted(note=HOSTILE))

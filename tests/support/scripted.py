@@ -1,21 +1,28 @@
 """A cluster that is made up: jobs are in the phases that a test says, and calls are noted; a job of it from inside."""
 
+import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core.errors import RecipeError
+from cld_core.files import write_json
 from cld_core.rendezvous import Place
-from cld_core.run import RunFolder
-from cld_core.run.events import JobRef, Started, Submitted
+from cld_core.run import RunFolder, change_marks
+from cld_core.run.events import Cause, Ended, JobRef, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.base import InJob
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.clusters.slurm import client, failed_tasks
+from tests.support.made_up import run_with
 
 REF = JobRef(cluster="scripted", job_id="7", restarts=True)
 # The launcher of an aftermath, as its command line names it.
 LAUNCHER = f"{__name__}:Scripted"
+# How long ago a run ended that is old.
+AGO_S = 2 * 24 * 3600.0
 
 
 class Scripted(DebugCluster):
@@ -132,12 +139,38 @@ def alone(**how: Any) -> Scripted:
     return cluster
 
 
-def trained(run: RunFolder, job_id: str, phase: str = "running", cluster: str = "scripted") -> RunFolder:
-    """Let a job that is in this phase have begun to train a run."""
+def trained(
+    run: RunFolder, job_id: str, phase: str = "running", cluster: str = "scripted", cause: Cause | None = None
+) -> RunFolder:
+    """Let a job that is in this phase have begun to train a run; with a cause, its attempt has ended."""
     run.ledger.append(Submitted(job=JobRef(cluster=cluster, job_id=job_id, logs=str(run.logs))))
     run.ledger.append(Started(attempt=0, job_id=job_id, step=0))
     Scripted.phases[job_id] = phase
+    if cause is not None:
+        run.ledger.append(Ended(attempt=0, cause=cause, step=max(run.checkpoint_steps(), default=0)))
     return run
+
+
+def stopped(path: Path, job_id: str = "1", cause: Cause = "preempted", cluster: str = "scripted") -> RunFolder:
+    """A run of 50 steps whose only attempt has ended, with checkpoints of steps 10 and 20."""
+    run = run_with(path, 10, 20, overrides=("train.steps=50",))
+    return trained(run, job_id, "gone", cluster, cause)
+
+
+def over(path: Path, job_id: str, *steps: int, cause: Cause = "finished", created: float | None = None) -> RunFolder:
+    """A run whose training has ended; by default now: `settle` makes it old."""
+    run = trained(run_with(path, *(steps or (10,))), job_id, phase="gone", cause=cause)
+    write_json(run.identity_file, run.identity() | {"created": time.time() - AGO_S if created is None else created})
+    return run
+
+
+def settle(root: Path) -> None:
+    """Let two days pass: nothing under ``root`` was written since, and other processes write next."""
+    past = time.time() - AGO_S
+    for folder, _, files in os.walk(root):
+        for path in (folder, *(f"{folder}/{name}" for name in files)):
+            os.utime(path, (past, past), follow_symlinks=False)
+    change_marks._marked.clear()
 
 
 @dataclass(kw_only=True)

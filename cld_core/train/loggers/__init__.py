@@ -19,7 +19,7 @@ from cld_core.config.schema import leaves
 from cld_core.files import Dropping
 from cld_core.imports import resolve
 from cld_core.registration import table
-from cld_core.run import Attempt, RunFolder, pending
+from cld_core.run import Attempt, RunFolder
 from cld_core.sanitize import fenced, local_time, one_line
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 def attempt_text(about: About) -> str:
     """Which attempt this is, where and with what it runs, and why the one before it ended, as a table in Markdown."""
-    attempts = pending.history(about.folder.ledger).attempts
+    attempts = about.folder.ledger.full_history().attempts
     # Without a scheduler or a ledger, there is less to tell.
     this = next((attempt for attempt in attempts if attempt.attempt == about.attempt), None)
     before = next((attempt for attempt in attempts if attempt.attempt == about.attempt - 1), None)

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from cld_core.rendezvous import Place
-from cld_core.run.attempt import Attempt
 from cld_core.run.events import Cause
+from cld_core.run.history import Attempt
 from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
 from cldctl.clusters import submitit_jobs

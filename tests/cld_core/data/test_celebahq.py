@@ -12,7 +12,7 @@ from cld_core.data.prepare import build, prepare, verify
 from cld_core.data.store import partial_path
 from cld_core.errors import DataError, UsageError, WrongSourceError
 
-from .formats import celebahq_images, image_record, write_celebahq, write_lmdb, write_records
+from .formats import celebahq_images, write_celebahq, write_lmdb, write_records
 
 SIZE = 16
 COUNTS = {"train": 11, "validation": 4}
@@ -78,7 +78,7 @@ def test_every_image_arrives_in_order(source, images, tmp_path):
         assert np.array_equal(got.numpy(), expected)
     assert verify(tmp_path / "out") == about
     assert sorted(os.listdir(tmp_path / "out")) == ["about.json", "images.npy"]
-    assert seen == [(number, 15) for number in range(1, 16)]
+    assert seen == [(count, 15) for count in (3, 6, 9, 11, 13, 15)]
 
 
 def test_archive_and_lmdb_files_give_the_same_images_as_the_folder(source, lmdbs, whole, tmp_path):
@@ -109,11 +109,6 @@ def test_a_cut_shard_keeps_those_before_it(source, whole, tmp_path):
     assert build(plan(source), out).splits == whole.splits
     assert not partial_path(out).exists()
     verify(out)
-
-
-def test_a_shard_that_ends_between_records_is_found_by_the_count(source, images, tmp_path):
-    write_records(shard(source, 1), [image_record(images["train"][3])])
-    fails(source, tmp_path / "out", "train has 9 images, but 11 are expected")
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -104,39 +104,24 @@ def test_a_batch_of_something_else(tmp_path, batches, batch):
         prepare("cifar10", write_cifar_archive(tmp_path / "a.tar.gz", batches), tmp_path / "out", expect={})
 
 
-def test_download_only_when_asked(tmp_path, batches, monkeypatch):
-    asked = []
-
-    def fetch(url, root, filename, md5):
-        asked.append((url, md5))
-        write_cifar_archive(tmp_path / "fetched" / filename, batches)
-
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
-    with pytest.raises(DataError, match="does not exist"):
-        prepare("cifar10", tmp_path / "fetched", tmp_path / "out", expect=FEW)
-    assert asked == []
-    prepare("cifar10", cifar10.download(tmp_path / "fetched"), tmp_path / "out", expect=FEW)
-    assert asked[0][0].endswith("cifar-10-python.tar.gz")
-    assert len(asked[0][1]) == 32
-
-
-def test_a_download_goes_into_a_folder(tmp_path, monkeypatch):
-    """Also where the archive in it was named, which is not there yet."""
+def test_downloads(tmp_path, monkeypatch):
+    """Into a folder, also where the archive in it was named, which is not there yet; nothing is fetched unasked."""
     fetched = []
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda url, *where: fetched.append(where[:2]))
-    assert cifar10.download(tmp_path / "new" / cifar10.ARCHIVE) == tmp_path / "new" / cifar10.ARCHIVE
-    assert fetched == [(str(tmp_path / "new"), cifar10.ARCHIVE)]
-    assert not (tmp_path / "new" / cifar10.ARCHIVE).exists()
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda *about: fetched.append(about))
+    with pytest.raises(DataError, match="does not exist"):
+        prepare("cifar10", tmp_path / "new", tmp_path / "out", expect=FEW)
     for name in ("other.tgz", "other.tar.gz"):
         with pytest.raises(UsageError, match=f"{name} is a file: pass a folder"):
             cifar10.download(tmp_path / name)
-    assert len(fetched) == 1
+    assert fetched == []
+    for given in ("new", f"new/{cifar10.ARCHIVE}"):
+        assert cifar10.download(tmp_path / given) == tmp_path / "new" / cifar10.ARCHIVE
+        url, folder, name, md5 = fetched.pop()
+        assert (folder, name, url.endswith(name), len(md5)) == (str(tmp_path / "new"), cifar10.ARCHIVE, True, 32)
 
-
-def test_a_download_that_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
     with pytest.raises(DataError, match=r"could not be downloaded.*Fetch it by hand"):
-        cifar10.download(tmp_path / "fetched")
+        cifar10.download(tmp_path / "new")

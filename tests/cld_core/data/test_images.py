@@ -9,8 +9,7 @@ import torch
 
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import images as images_module
-from cld_core.data import store
-from cld_core.data.images import LmdbImages, MappedImages, MemoryImages, open_images, to_model
+from cld_core.data.images import LmdbImages, MappedImages, MemoryImages, open_images
 from cld_core.data.prepare import verify
 from cld_core.data.source import source
 from cld_core.data.store import ABOUT, IMAGES, read_about
@@ -91,13 +90,6 @@ def test_a_gpu_gets_what_is_small_beside_its_free_memory(monkeypatch):
     assert images_module._fits(10**12, torch.device("cpu"))
 
 
-def test_to_model_spans_minus_one_to_one():
-    got = to_model(torch.arange(256, dtype=torch.uint8))
-    assert got.dtype == torch.float32
-    assert (got[0], got[255]) == (-1, 1)
-    assert torch.allclose(got, torch.linspace(-1, 1, 256), atol=1e-6)
-
-
 def test_published_form(tmp_path):
     root = write_published(tmp_path / "celeba-lmdb", TRAIN)
     write_published(root, VALIDATION, "validation")
@@ -142,37 +134,7 @@ def test_a_published_file_that_was_copied_in_part(tmp_path):
             open_images(root, "train")
 
 
-def test_published_form_of_another_size_is_refused_before_anything_starts(tmp_path):
-    root = write_published(tmp_path / "celeba-lmdb", TRAIN)
-    store.require(ImageDataSpec(path=str(root), size=SIZE))
-    with pytest.raises(DataError, match=f"images of {SIZE}x{SIZE}, not 64x64.*cldctl data prepare"):
-        store.require(ImageDataSpec(path=str(root), size=64))
-    write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)])
-    with pytest.raises(DataError, match="not square raw RGB images"):
-        store.require(ImageDataSpec(path=str(tmp_path / "jpeg"), size=64))
-
-
-def test_missing_data_names_the_command(tmp_path):
-    path = tmp_path / "nowhere"
-    with pytest.raises(DataError) as caught:
-        open_images(path, "train", name="cifar10", size=32)
-    command = f"cldctl data prepare cifar10 --source PATH --out {path}"
-    assert str(caught.value) == f"there is no prepared data set in {path}. To prepare it: {command}"
-    path.mkdir()
-    with pytest.raises(DataError, match=r"no prepared data set.*prepare folder .*--size PIXELS"):
-        open_images(path, "train")
-    path.rename(tmp_path / "nowhere.partial")
-    with pytest.raises(DataError, match=r"preparation of .* is unfinished.*prepare cifar10"):
-        open_images(path, "train", name="cifar10")
-
-
-def test_another_data_set(made):
-    for arguments, match in (
-        ({"name": "cifar10", "size": 32}, r"8x8, not 32x32.*prepare cifar10"),
-        ({"name": "celebahq256"}, "holds cifar10, not celebahq256.*prepare celebahq256"),
-    ):
-        with pytest.raises(DataError, match=match):
-            open_images(made, "train", **arguments)
+def test_a_split_that_is_not_there(made):
     with pytest.raises(DataError, match=r"no test split, only train, validation.*prepare"):
         open_images(made, "test")
 

@@ -14,7 +14,7 @@ from cld_core.config.keys import key
 from cld_core.config.registry import SECTIONS
 from cld_core.data import store
 from cld_core.data.prepare import Part, Plan, names, prepare
-from cld_core.errors import DataError, RecipeError, UsageError
+from cld_core.errors import DataError
 from cld_core.registration import register
 from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer
@@ -33,7 +33,7 @@ class GreysSpec(ImageDataSpec):
 
 def plan_greys(source, expect=None):
     def part(split, levels):
-        images = [np.full((1, 3, SIZE, SIZE), level, np.uint8) for level in levels]
+        images = np.concatenate([np.full((1, 3, SIZE, SIZE), level, np.uint8) for level in levels])
         return Part(split=split, name=split, fingerprint="1", read=lambda: images)
 
     parts = [part("train", range(0, 240, 10)), part("validation", range(5, 245, 30))]
@@ -69,10 +69,3 @@ def test_a_set_of_images_is_added_in_one_file(greys):
     images = trainer.source.batch(0, 0, 0, 6, slice(0, 6))
     assert float(images.std((1, 2, 3)).max()) == 0.0
     trainer.source.close()
-
-
-def test_its_size_is_fixed(greys):
-    with pytest.raises(RecipeError, match=r"'data\.size' is 16, but greys has 8 pixels"):
-        load(RECIPES / "cifar10_smoke.yaml", ["data.name=greys", "data.size=16"])
-    with pytest.raises(UsageError, match="greys has 8 pixels, not 16"):
-        prepare("greys", "nothing", greys, size=16)

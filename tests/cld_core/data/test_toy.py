@@ -92,20 +92,6 @@ def test_swiss_roll_quadrature_has_converged(monkeypatch):
     torch.testing.assert_close(coarse, fine, rtol=0, atol=1e-11)
 
 
-def test_swiss_roll_log_density_far_away_is_finite():
-    far = torch.tensor([[10.0, 10.0], [0.4, 0.4]])
-    assert torch.isfinite(toy.get("multimodal_swissroll").log_density(far)).all()
-
-
-def test_swiss_roll_lies_where_it_should():
-    x = draws("multimodal_swissroll")
-    centres = torch.tensor([(0.0, 0.0), (0.8, 0.8), (0.8, -0.8), (-0.8, -0.8), (-0.8, 0.8)])
-    distance, which = torch.cdist(x, centres).min(1)
-    assert float(distance.max()) < 0.01 * 4.5 * math.pi + 0.012
-    assert float(distance.min()) > 0.01 * 1.5 * math.pi - 0.012
-    assert (torch.bincount(which) / len(x) - 0.2).abs().max() < 0.03
-
-
 def test_unknown_name_lists_what_there_is():
     with pytest.raises(DataError, match=r"no toy data 'diamont'.*multimodal_swissroll.*Did you mean 'diamond'\?"):
         toy.get("diamont")

@@ -13,7 +13,6 @@ from cld_core.analytic import GaussianMixture
 from cld_core.config import load
 from cld_core.data import toy
 from cld_core.model import Model
-from cld_core.pictures import shade_of
 from tests.support.paths import RECIPES
 
 # Right of the middle and below it.
@@ -23,18 +22,14 @@ KNOWN = replace(toy.get("gaussian"), log_density=LAW.log_density, on_grid=LAW.de
 
 @pytest.mark.parametrize("density", [KNOWN, replace(KNOWN, on_grid=None)], ids=["grid", "points"])
 def test_a_row_is_a_line_of_equal_height(density):
-    x, y = torch.linspace(-3, 3, 25, dtype=torch.float64), torch.linspace(-2, 2, 17, dtype=torch.float64)
-    shade = torch.from_numpy(shade_of(density, x, y))
-    assert shade.shape == (17, 25)
-    row, column = divmod(int(shade.argmax()), 25)
-    assert (float(x[column]), float(y[row])) == (2.0, -1.0)
-    assert float(shade.max()) == 1.0
+    x, y = (torch.linspace(-end, end, pictures._GRID, dtype=torch.float64) for end in (3, 2))
+    shade = torch.from_numpy(pictures._shade(density, (-3, -2), (3, 2), None))
     expected = torch.exp(-0.25 * ((x[None] - 2.0) ** 2 + (y[:, None] + 1.0) ** 2) / 0.3**2)
-    torch.testing.assert_close(shade, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(shade, expected / expected.max(), rtol=1e-10, atol=1e-12)
 
 
 def test_what_is_not_known_is_not_drawn():
-    assert shade_of(replace(KNOWN, on_grid=None, log_density=None), torch.zeros(2), torch.zeros(2)) is None
+    assert pictures._shade(replace(KNOWN, on_grid=None, log_density=None), (0, 0), (1, 1), None) is None
 
 
 @pytest.fixture(scope="module")

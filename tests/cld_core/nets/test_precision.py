@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from cld_core import numerics
 from cld_core.config import load
 from cld_core.model import Model
 from cld_core.nets import precision
@@ -96,11 +95,3 @@ def test_images_are_computed_with_channels_last_where_that_is_preferred(images, 
     assert any(weight.ndim == 4 and not weight.is_contiguous() for weight in made.net.parameters())
     tolerance = 1e-4 if name == "fp32" else 0.1
     torch.testing.assert_close(found, exact, rtol=tolerance, atol=tolerance)
-
-
-def test_autocast_survives_the_settings_of_training(model):
-    """Periodic work samples in its own precision."""
-    with torch.autocast("cpu", dtype=torch.float16), numerics.using(tf32=True):
-        outputs = layers_of(model, nn.Linear)
-        model.sample(2, method="exponential", nfe=3, precision="bf16")
-        assert {output.dtype for output in outputs} == {torch.bfloat16}

@@ -4,68 +4,29 @@ import json
 
 import pytest
 
+from cld_core.codec import RecordError, from_plain
 from cld_core.run import events
 from cld_core.run.events import KINDS, JobRef, Submitted
 from cld_core.run.ledger import Ledger, parse, to_line
 
 JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
-# One of each kind, with values that differ from all defaults.
+STARTED = events.Started(
+    attempt=1, job_id="7", step=10, host="n3", warning="no GPU", versions={"torch": "2"}, hosts=("n3", "n4"), began=2.5
+)
 EXAMPLES = (
-    events.Requested(
-        steps=5,
-        overrides=("train.steps=5",),
-        given=("optim.lr=1e-4",),
-        profile="juwels",
-        code="ab12",
-        from_step=2,
-        host="login1",
-        pid=12,
-    ),
-    events.NotSubmitted(reason="no such partition", away=True),
+    events.Requested(steps=5, overrides=("train.steps=5",), profile="juwels", code="ab12", from_step=2, pid=12),
     events.Submitted(job=JOB, successor_of="6", shards=(3, 7), code="ab12"),
-    events.Imported(step=800_000, source="checkpoint.pth", finished=True),
-    events.Started(
-        attempt=1,
-        job_id="7",
-        step=10,
-        host="n3",
-        pid=99,
-        restart=2,
-        reached=12,
-        log_offset=100,
-        warning="no GPU",
-        versions={"torch": "2"},
-        code="ab12",
-        gpu="NVIDIA A100",
-        driver="550.54",
-        hosts=("n3", "n4"),
-    ),
-    events.RankFailed(job_id="7", restart=2, rank=1, host="n4", reason="KeyError: 'x'"),
-    events.Unfit(job_id="7", restart=2, rank=1, host="n4", check="gpu", reason="it does not compute"),
+    STARTED,
     events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True),
-    events.RolledBack(attempt=1, to_step=10, reason="nan"),
-    events.Explained(attempt=1, cause="node_failure"),
     events.Requeued(job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
-    events.GivenUp(reason="budget spent", job_id="7"),
-    events.NotBegun(job_id="7", reason="no checkpoint is intact"),
-    events.DiedEarly(job_id="7", restart=3, reason="code 1"),
-    events.Crashed(job_id="7", restart=0, code=1, node="n3"),
-    events.TaskFailed(job_id="7", reason="RuntimeError: no"),
-    events.OtherCode(job_id="7", code="cd34", asked="ab12"),
-    events.TurnedAway(job_id="8", why="held", reason="job 7 is alive"),
-    events.Damaged(step=20, reason="truncated"),
-    events.Dropped(what="progress.json", count=12, reason="No space left on device"),
-    events.NotRequeued(job_id="7", reason="nobody answers"),
-    events.Cancelled(job_id="7"),
-    events.RecipeEdited(keys=("optim.lr",)),
-    events.NotCancelled(job_id="7", reason="access denied"),
-    events.Noted(note="for the paper"),
     events.Tagged(add=("paper",), remove=("draft",)),
 )
 
 
-def test_there_is_an_example_of_each_kind():
-    assert [type(event) for event in EXAMPLES] == list(KINDS.values())
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_every_kind_has_fields_that_a_line_can_hold(kind):
+    with pytest.raises(RecordError, match=r"missing|an object"):
+        from_plain(kind, {} if kind not in (events.RecipeEdited, events.Tagged) else [])
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: events.name_of(type(event)))
@@ -95,16 +56,9 @@ def test_unknown_fields_are_kept():
         '{"time": 1, "event": "paused", "job_id": "7"}',
         '{"time": 1, "event": "ended", "reason": "tired"}',
         '{"time": 1, "event": "submitted", "job_id": "7"}',
-        '{"time": 1, "event": "submitted", "job": "17"}',
-        '{"time": 1, "event": "submitted", "job": {"cluster": "local", "job_id": 17}}',
-        '{"time": 1, "event": "submitted", "job": {"cluster": "local", "job_id": "17", "details": 3}}',
-        '{"time": 1, "event": "submitted", "job": {"cluster": "local", "job_id": "17"}, "shards": "all"}',
         '{"time": 1, "event": "started", "attempt": "first", "job_id": "17", "step": 0}',
-        '{"time": 1, "event": "started", "attempt": null, "job_id": "17", "step": 0}',
         '{"time": 1, "event": "ended", "attempt": 1, "cause": {"a": 1}}',
-        '{"time": 1, "event": "cancelled", "job_id": ["17"]}',
         '{"time": 1, "event": "requested", "steps": 99999999999999999999}',
-        '{"time": 1, "event": "requested", "steps": true}',
         '{"time": 1, "event": "requeued", "job_id": "1", "cause": "crashed", "delay_s": 1e300}',
         '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "--user=root"}}',
         '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "1,2"}}',
@@ -145,5 +99,5 @@ def test_a_torn_line_spoils_only_itself(tmp_path):
     ledger.append(EXAMPLES[0])
     with ledger.path.open("a") as file:
         file.write('{"time": 1, "event": "sta')
-    ledger.append(EXAMPLES[2])
-    assert ledger.events() == [EXAMPLES[0], EXAMPLES[2]]
+    ledger.append(STARTED)
+    assert ledger.events() == [EXAMPLES[0], STARTED]

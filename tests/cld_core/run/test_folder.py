@@ -10,7 +10,8 @@ from cld_core.config import load
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import write_json
 from cld_core.run import RunFolder, events, find_runs
-from cld_core.run.folder import FORMAT, FormatError
+from cld_core.run.folder import FORMAT, FormatError, named
+from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
@@ -119,3 +120,46 @@ def test_of_two_commands_that_make_a_run_of_a_name_one_does(tmp_path, monkeypatc
         RunFolder.create(tmp_path / "mine", recipe, {"created": 2.0})
     assert RunFolder.open(tmp_path / "mine").identity()["created"] == 1.0
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working directory, and a folder of runs elsewhere."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "elsewhere"))
+    return tmp_path
+
+
+def test_a_path_comes_before_names(here):
+    for place in ("here", "elsewhere", "here/runs"):
+        run_with(here / place / "a")
+    assert named("a").path == here / "here/a"
+    assert named(here / "elsewhere/a").path == here / "elsewhere/a"
+
+
+def test_a_name_is_looked_for_in_the_folder_of_the_environment_or_else_in_runs(here, monkeypatch):
+    run_with(here / "here/runs/a")
+    with pytest.raises(NotFoundError):
+        named("a")
+    run_with(here / "elsewhere/a")
+    (here / "here/a").mkdir()  # it is not a run
+    assert named("a").path == here / "elsewhere/a"
+    monkeypatch.delenv("CLDCTL_RUNS")
+    assert named("a").path == here / "here/runs/a"
+
+
+def test_who_is_not_found_is_told_where_it_was_looked_for(here):
+    run_with(here / "elsewhere/toy-1")
+    with pytest.raises(NotFoundError) as caught:
+        named("toy-2")
+    places = f"{here}/here/toy-2 or {here}/elsewhere/toy-2"
+    assert str(caught.value) == f"no run at {places}. Did you mean 'toy-1'?"
+    with pytest.raises(NotFoundError, match=f"^no run at {here}/none. `cldctl status`"):
+        named(here / "none")
+
+
+def test_a_run_of_another_format_is_found_and_refused(here):
+    run_with(here / "elsewhere/a").identity_file.write_text('{"format": 1}')
+    with pytest.raises(FormatError, match="format 1"):
+        named("a")

@@ -53,13 +53,6 @@ def test_an_attempt_reached_at_least_the_step_that_the_next_one_begins_from():
     assert now.with_progress({"attempt": 1, "step": 100}, [80]).attempts[1].last_step == 100
 
 
-def test_an_empty_ledger():
-    made = history()
-    assert made == History()
-    assert made.last is None
-    assert made.current(lambda job: True) is None
-
-
 def test_an_end_that_is_explained_later_keeps_its_time():
     made = history(
         started(0), ended(0, "terminated", time=3.0), events.Explained(time=9.0, attempt=0, cause="requeued")
@@ -94,13 +87,6 @@ def test_a_request_is_open_until_a_job_or_an_attempt_follows():
     assert history(request, started(0)).request is None
 
 
-def test_a_refused_request_is_not_in_force():
-    first = events.Requested(steps=5, overrides=("train.steps=5",), from_step=2)
-    second = events.Requested(steps=9, overrides=("train.steps=9", "train.keep=1"))
-    made = history(first, second, events.NotSubmitted(reason="no"))
-    assert (made.steps, made.overrides, made.from_step) == (5, ("train.steps=5",), 2)
-
-
 def test_attempts_in_any_order():
     made = history(started(5), started(7), started(6), ended(5, "crashed"), started(7, step=3), started(0))
     assert [it.attempt for it in made.attempts] == [0, 5, 6, 7]
@@ -114,6 +100,8 @@ def test_what_requests_asked_for():
     assert history(first).from_step == 2
     made = history(first, second)
     assert (made.steps, made.overrides, made.from_step) == (9, ("train.steps=5", "train.steps=9"), None)
+    refused = history(first, second, events.NotSubmitted(reason="no"))
+    assert (refused.steps, refused.overrides, refused.from_step) == (5, ("train.steps=5",), 2)
     assert history(first, submitted("1")).from_step == 2, "the job has yet to start there"
     assert history(first, submitted("1"), started(0)).from_step is None
 
@@ -197,12 +185,6 @@ def test_what_was_decided_counts_until_the_next_end():
     assert silent.given_up is None
     explained = history(*first, given_up, events.Explained(attempt=0, cause="requeued"))
     assert explained.given_up == "budget spent", "the end itself was known before"
-
-
-def test_crashes_of_sharded_work_are_counted_by_job():
-    crash = events.Crashed(job_id="7_1", restart=0, code=1)
-    made = history(submitted("7_0"), submitted("7_1"), crash, crash)
-    assert made.crashes == {"7_1": 2}
 
 
 def test_what_one_task_was_given_up_for_is_not_said_of_the_next_job():

@@ -1,7 +1,6 @@
 """What attempts gained, lost and waited."""
 
-from cld_core.run.causes import fate_of
-from cld_core.run.events import Ended, Imported, RankFailed, Requested, Requeued, Started, Submitted
+from cld_core.run.events import Ended, Imported, RankFailed, Requested, Requeued, Started, Submitted, fate_of
 from cld_core.run.history import History
 from cld_core.run.timeline import stretches
 from tests.support.ledgers import job

@@ -1,18 +1,15 @@
 """`ema.length`: evaluations, samples and exports of averages that are made after the training."""
 
-import json
 import shutil
 from dataclasses import replace
 
 import pytest
 
 import cld_core
-from cld_core.checkpoint.files import snapshot_files, weights_file
+from cld_core.checkpoint.files import snapshot_files
 from cld_core.config.train import EmaSpec
-from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
-from cldctl.runs import pruning
 from tests.support.tools import DEBUG, invoke
 
 SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=40", "train.checkpoint_every=20"]
@@ -28,26 +25,6 @@ def root(tmp_path_factory):
     return root
 
 
-def test_a_sweep_over_lengths_is_a_table_of_evaluations(root):
-    run = RunFolder(root / "mine")
-    made = invoke("eval", "mine", "--loss", "--sweep", "ema.length=null,0.07,0.1", *DEBUG, runs=root)
-    assert "by ema.length" in made.stdout
-    works = {work.request.ema.length: work for work in evaluations_of(run)}
-    assert set(works) == {None, 0.07, 0.1}
-    assert len({work.report["loss"]["value"] for work in works.values()}) == 3
-    assert works[None].report.get("ema") is None
-    assert works[0.07].report["ema"]["length"] == 0.07
-    assert works[0.1].report["ema"]["error"] < 1e-6 < works[0.07].report["ema"]["error"] < 0.02
-    assert weights_file(run, 40, 0.07).exists()
-    assert "already complete" in invoke("eval", "mine", "--loss", "ema.length=0.070", *DEBUG, runs=root).stderr
-    usual = invoke("eval", "mine", "--loss", *DEBUG, runs=root)
-    assert "already complete" in usual.stderr, "without a length it is the average of train.ema"
-    shown = json.loads(invoke("compare", "mine", "mine", "--json", runs=root).stdout)["runs"][0]["loss"]["how"]
-    assert "EMA length" in shown
-    invoke("report", "mine", runs=root)
-    assert "mine, step 40, EMA length 0.07: 2,000 samples, em, 2 NFE" in (run.path / "report.html").read_text()
-
-
 def test_an_export_of_a_length_says_so(root, tmp_path):
     target, model = tmp_path / "x.safetensors", cld_core.load(root / "mine", ema_length=0.2)
     done = invoke(
@@ -61,16 +38,6 @@ def test_an_export_of_a_length_says_so(root, tmp_path):
     assert "the power-function average of relative length 0.2 at step 40" in (tmp_path / "card/README.md").read_text()
     with pytest.raises(cld_core.errors.UsageError, match="a file has one average"):
         cld_core.load(target, ema_length=0.1)
-
-
-def test_checkpoints_that_samplers_were_tuned_to_are_kept(root, tmp_path):
-    shutil.copytree(root / "mine", tmp_path / "mine")
-    shutil.rmtree(tmp_path / "mine/evals", ignore_errors=True)
-    assert [it.remove for it in pruning.plan([RunFolder(tmp_path / "mine")], None)] == [(20,)]
-    keys = ("--nfe", "2", "--points", "8", "--budget", "0", "--checkpoint", "20", *DEBUG)
-    invoke("tune", "mine", *keys, runs=tmp_path)
-    (made,) = pruning.plan([RunFolder(tmp_path / "mine")], None)
-    assert (made.remove, made.keep[20]) == ((), "a sampler was tuned to it")
 
 
 def test_prune_removes_snapshots_when_it_is_asked_to(root):

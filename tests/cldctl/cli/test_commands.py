@@ -6,13 +6,12 @@ import os
 import numpy as np
 import pytest
 
+from cld_core import registration
 from cld_core.checkpoint.files import remove, weights_file
-from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
 from cld_core.run import RunFolder
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
-from tests.support.made_up import report, run_with
 from tests.support.paths import ROOT
 from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
@@ -129,18 +128,36 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
     assert "from step 10 of 30" in again
 
 
-SAID = "3 of 50,000 samples are not finite"
+MINE = """
+import dataclasses
+from cld_core import register
+from cld_core.config.sampling import EmSpec
+from cld_core.evaluate.registry import metric
+from cld_core.samplers.euler_maruyama import sample
 
 
-def test_status_page_and_comparison_say_it(tmp_path):
-    fid, bad = {"value": 3.0, "samples": 50_000}, {"nonfinite": 3}
-    for name, more in (("good", {"nonfinite": 0}), ("bad", bad), ("old", {})):
-        run = run_with(tmp_path / name, 10)
-        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": 1.0}, fid=fid | more)
-    for name, count in (("good", 0), ("bad", 1), ("old", 0)):
-        assert invoke("status", name, runs=tmp_path).stdout.count(SAID) == count
-        invoke("report", name, "-o", str(tmp_path / "page.html"), runs=tmp_path)
-        assert (tmp_path / "page.html").read_text().count(SAID) == count
-    compared = ("eval", "--compare", "good", "bad", "old")
-    assert invoke(*compared, runs=tmp_path).stderr.splitlines().count(f"bad: {SAID}") == 1
-    assert f"bad: {SAID}" in json.loads(invoke(*compared, "--json", runs=tmp_path).stdout)["warnings"]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MineSpec(EmSpec):
+    method: str = dataclasses.field(default="mine", metadata={"doc": "mine", "bounds": {}})
+
+
+register("sampling", "mine", sample, MineSpec)
+register("metrics", "mine", dataclasses.replace(metric("loss"), name="mine"))
+"""
+ASKED = ("sampling.method=mine", "sampling.nfe=5", "eval.samples=8", "eval.points=8")
+
+
+def test_a_run_with_a_sampler_and_a_metric_of_a_plugin(tmp_path):
+    """Those who look import nothing, and the others the copy that the run has."""
+    runs, plugin = tmp_path / "runs", tmp_path / "mine.py"
+    plugin.write_text(MINE)
+    submit = ("submit", "toy", *ONE, *ASKED, f"plugins={plugin}", *DEBUG)
+    invoke(*submit, "--eval", "w2,mine", "--name", "both", runs=runs)
+    (report,) = RunFolder(runs / "both").evals.glob("*/report.json")
+    assert json.loads(report.read_text())["mine"]["n"] == 8
+    plugin.write_text("raise SystemExit('those who look import nothing')")
+    # As in another process.
+    for table in ("sampling", "metrics"):
+        del registration._TABLES[table]["mine"]
+    assert [entry["state"] for entry in status(runs, "both")["evals"]] == ["FINISHED"]
+    invoke("sample", "both", "-n", "4", "-o", str(tmp_path / "x.npz"), runs=runs)

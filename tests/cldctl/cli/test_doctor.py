@@ -9,14 +9,15 @@ from cld_core import processor
 from cld_core.config import load
 from cldctl import machine
 from tests.support.paths import RECIPES
-from tests.support.tools import cldctl, invoke
+from tests.support.tools import invoke
 
 
 def test_this_machine(tmp_path):
-    done = cldctl("doctor", "--cluster", "local", "--json", runs=tmp_path / "deep" / "runs")
+    done = invoke("doctor", "--cluster", "local", "--json", runs=tmp_path / "deep" / "runs")
     report = json.loads(done.stdout)
     found = {check["name"]: check for check in report["checks"]}
     assert {"python", "torch", "runs folder"} <= set(found)
+    assert "data" not in found
     assert found["torch"]["verdict"] == "ok"
     assert "free" in found["runs folder"]["found"]
     assert not list(tmp_path.iterdir()), "it leaves nothing behind"
@@ -55,70 +56,31 @@ def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
 
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def names(*recipe, code):
-        done = invoke("doctor", *recipe, "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code)
-        return {check["name"].partition(" ")[0]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
-
-    assert not {"data", "FID"} & set(names(code=0))
-    found = names("cifar10", code=1)
+    done = invoke("doctor", "cifar10", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=1)
+    found = {check["name"].partition(" ")[0]: check["verdict"] for check in json.loads(done.stdout)["checks"]}
     assert (found["data"], found["FID"]) == ("fail", "warn")
 
 
-def test_slurm_that_is_asked_for_and_is_not_there(tmp_path):
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    done = cldctl("doctor", "--cluster", "slurm", runs=tmp_path / "runs", code=4, PATH=str(bin_folder), COLUMNS="100")
-    assert "--cluster local" in done.stdout
-
-
-FIRST = '{"card": "A card, 80 GiB", "checks": 2}'
-TF32 = '{"name": "tf32", "verdict": "ok", "found": "as it should be", "advice": ""}'
-
-
-def rows(monkeypatch, code, **options):
-    monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", code))
-    return list(machine.gpu_checks(**options))
-
-
-DIES = f"""
+DIES = """
 import os, signal
-print('{FIRST}', '{TF32}', sep='\\n', flush=True)
+print('{"card": "A card, 80 GiB", "checks": 2}')
+print('{"name": "tf32", "verdict": "ok", "found": "as it should be", "advice": ""}', flush=True)
 """
 
 
-def test_a_process_that_is_killed_is_told_with_the_last_check_it_finished(monkeypatch):
-    first, finished = rows(monkeypatch, f"{DIES}\nos.kill(os.getpid(), signal.SIGSEGV)")
-    assert first.verdict == "fail"
-    assert first.found == "killed by SIGSEGV after the check 'tf32'"
-    assert (finished.name, finished.verdict) == ("gpu: tf32", "ok")
-
-
-def test_a_process_that_does_not_answer_is_ended(monkeypatch):
-    """Its last line is cut short."""
-    code = f"{DIES}\nprint('{{\"name\"', end='', flush=True)\nsignal.pause()"
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (f"{DIES}\nos.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV after the check 'tf32'"),
+        (DIES, "ended with 0: no reason given after the check 'tf32'"),
+        ("raise SystemExit('Traceback\\nImportError: no such library')", "ImportError: no such library"),
+    ],
+)
+def test_a_process_that_ends_early_is_told_with_the_last_check_it_finished(monkeypatch, code, found):
     monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", code))
-    wait = machine.subprocess.run
-
-    def limited(*arguments, timeout, **options):
-        assert timeout == 5.0
-        return wait(*arguments, timeout=3.0, **options)
-
-    monkeypatch.setattr(machine.subprocess, "run", limited)
-    first, *_ = machine.gpu_checks(timeout_s=5.0)
+    first, *_ = machine.gpu_checks()
     assert first.verdict == "fail"
-    assert first.found.startswith("no answer within 5 s")
-
-
-def test_a_process_that_fails_is_told_with_its_last_line(monkeypatch):
-    (first,) = rows(monkeypatch, "raise SystemExit('Traceback\\nImportError: no such library')")
-    assert first.verdict == "fail"
-    assert "ImportError: no such library" in first.found
-
-
-def test_checks_that_are_missing_are_noticed(monkeypatch):
-    first, _ = rows(monkeypatch, DIES)
-    assert (first.verdict, first.found) == ("fail", "ended with 0: no reason given after the check 'tf32'")
+    assert found in first.found
 
 
 def test_a_runs_folder_that_cannot_hold_runs(tmp_path, monkeypatch):
@@ -132,17 +94,8 @@ def test_a_runs_folder_that_cannot_hold_runs(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("flags", "found"), [("avx2", "computes in fp32"), ("avx512_bf16", "computes in fp32, bf16")])
-def test_the_precisions_of_the_processor(monkeypatch, flags, found):
-    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "fp16" or precision not in flags)
-    assert machine._processor(None).found == found
-
-
 def test_a_recipe_in_a_precision_that_the_processor_emulates(monkeypatch):
     monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
     check = machine._processor(load(RECIPES / "toy.yaml", ["train.precision=bf16"]))
-    assert check.verdict == "warn"
-    assert "bf16" in check.found
-    assert "train.precision=fp32" in check.advice
-    for fine in ("train.precision=fp32", "cluster.gpus_per_node=1"):
-        assert machine._processor(load(RECIPES / "toy.yaml", [fine])).verdict == "ok"
+    assert (check.verdict, "train.precision=fp32" in check.advice) == ("warn", True)
+    assert machine._processor(load(RECIPES / "toy.yaml", ["train.precision=fp32"])).verdict == "ok"

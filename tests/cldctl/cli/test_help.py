@@ -12,10 +12,11 @@ import pytest
 import typer
 
 from cld_core.config.registry import names
-from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.app import app
 from tests.support.made_up import run_with
 from tests.support.paths import ROOT as REPO
+from tests.support.scheduler import clients
+from tests.support.scripted import trained
 from tests.support.tools import invoke
 
 ROOT = typer.main.get_command(app)
@@ -50,13 +51,6 @@ def test_every_command_has_an_example_and_help_for_everything(name):
             assert any(text.startswith("--") for text in param.opts), f"{param.opts} has no long form"
 
 
-def test_every_command_is_in_a_group_of_the_help():
-    shown = invoke("--help", runs="").stdout
-    for panel in ("Train", "Look", "Evaluate and sample", "Manage", "Set up"):
-        assert re.search(rf"─ {panel} ─", shown)
-    assert "─ Commands ─" not in shown
-
-
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=[example for _, example in EXAMPLES])
 def test_examples_are_commands(name, example):
     """Each is parsed as it stands: the command exists, and so do its options; values are of their types."""
@@ -66,29 +60,6 @@ def test_examples_are_commands(name, example):
     if name:
         with COMMANDS[name].make_context(" ".join(name), words[len(name) :]) as context:
             assert not context.args
-
-
-RUNS = ("toy-0102-101112-ab12", "toy-0102-101530-cd34", "cifar10-0102-101112-ab12")
-# What computes nothing, needs no data and starts nothing.
-DRY = ("recipes", "render", "explain", "status", "logs", "why", "usage", "cancel", "note", "prune")
-
-
-@pytest.mark.parametrize(
-    "example",
-    [example for name, example in EXAMPLES if name and name[0] in (*DRY, "submit")],
-)
-def test_examples_that_only_look_work(tmp_path, example, monkeypatch):
-    runs = tmp_path / "runs"
-    for name in RUNS:
-        run_with(runs / name, 10)
-    words = shlex.split(example)[1:]
-    more = [*(["--dry-run"] if words[0] in ("submit", "prune") else [])]
-    more += ["--cluster", "local"] if words[0] == "submit" else []
-    # These runs have neither logs nor results, which is said.
-    codes = {"logs": (0, 3), "cancel": (0, 3)}.get(words[0], (0,))
-    done = invoke(*words, *more, runs=runs, code=None)
-    assert done.returncode in codes, done.stderr
-    assert "internal error" not in done.stderr
 
 
 def test_the_versions_are_said(tmp_path):
@@ -107,26 +78,16 @@ def test_quiet_leaves_data_and_errors(tmp_path):
     assert done.stderr == ""
     assert "mine" in done.stdout
     assert invoke("--quiet", "note", "mine", "text", runs=tmp_path).stderr == ""
-    failed = invoke("-q", "why", "yours", runs=tmp_path, code=3)
-    assert failed.stderr.startswith("error: no run at")
-    wrong = invoke("-q", "submit", "toyy", runs=tmp_path, code=2)
-    assert wrong.stderr.startswith("error: toyy")
+    assert invoke("-q", "why", "yours", runs=tmp_path, code=3).stderr.startswith("error: no run at")
     assert "mine" in invoke("why", runs=tmp_path).stderr, "the next command says everything again"
 
 
 def test_verbose_says_what_is_called(tmp_path, monkeypatch):
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name in ("squeue", "sbatch", "scontrol", "sacct"):
-        (tools / name).write_text("#!/bin/sh\nexit 1\n")
-        (tools / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    run = run_with(tmp_path / "runs" / "mine")
-    run.ledger.append(Requested(steps=5))
-    run.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="7")))
-    done = invoke("-v", "status", "mine", runs=tmp_path / "runs")
+    clients(tmp_path, monkeypatch)
+    run = trained(run_with(tmp_path / "runs" / "mine"), "7", cluster="slurm")
+    done = invoke("-v", "status", "mine", runs=run.path.parent)
     assert re.search(r"^\d+\.\d+ s: squeue ", done.stderr, re.MULTILINE), done.stderr
-    again = invoke("status", "mine", runs=tmp_path / "runs")
+    again = invoke("status", "mine", runs=run.path.parent)
     assert not re.search(r"^\d+\.\d+ s: ", again.stderr, re.MULTILINE)
 
 

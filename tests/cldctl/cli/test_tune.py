@@ -1,19 +1,14 @@
-"""`cldctl tune`, and what uses its solutions: samples, evaluations, exports."""
+"""`cldctl tune` and `cldctl bench samplers`: from the command line to samples, tables and files."""
 
+import csv
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 
 import cld_core
-from cld_core import solutions
-from cld_core.files import write_json
-from cld_core.run import RunFolder
-from cld_core.solutions import FILE
-from cld_core.tune.tuning import tunings_of
 from tests.cldctl.page.parsed import Parsed
-from tests.support.tools import DEBUG, invoke
+from tests.support.tools import DEBUG, invoke, status
 
 QUICK = ("--points", "8", "--budget", "0", *DEBUG)
 
@@ -28,12 +23,6 @@ def tuned(runs, tmp_path_factory):
     assert "sample done --method tuned --nfe 3" in shown.stderr
     assert shown.stderr.count("is cut off: its budget was spent") == 2
     return here
-
-
-@pytest.fixture(autouse=True)
-def nothing_said():
-    """Warnings are given once in a process."""
-    solutions._warn.cache_clear()
 
 
 def test_a_second_time_finds_the_result(tuned):
@@ -81,34 +70,33 @@ def test_samples_of_a_tuned_sampler(tuned):
     assert path.t.tolist()[-1] == 0.0
 
 
-def test_another_solution_is_another_evaluation(tuned, tmp_path):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
-    assert "FINISHED" in invoke("eval", "done", *keys, runs=tmp_path).stdout
-    assert "already complete" in invoke("eval", "done", *keys, runs=tmp_path).stderr
-    run = RunFolder(tmp_path / "done")
-    first = next(work.solution for work in tunings_of(run) if work.request.nfe == 3)
-    # Another tuning, whose fit has found something else.
-    others = replace(first.coefficients, times=(1.0, 0.5, 0.001))
-    second = replace(first, coefficients=others, about={"created": first.about["created"] + 1.0})
-    (run.tuned / "another").mkdir()
-    write_json(run.tuned / "another" / FILE, second.content())
-    assert "FINISHED" in invoke("eval", "done", *keys, runs=tmp_path).stdout
-    requests = [json.loads(file.read_text()) for file in run.evals.glob("w2-*/request.json")]
-    assert {request["sampling"]["solution"] for request in requests} == {first.digest, second.digest}
-    assert len(requests) == 2
-    chosen = invoke("eval", "done", *keys, f"sampling.solution={first.digest}", runs=tmp_path)
-    assert "already complete" in chosen.stderr
+ASK = ("bench", "samplers", "done", "--nfe", "2", "--samples", "20", "--seeds", "2")
+TWO = ("--sampler", "em-quadratic", "--sampler", "mine=method=exponential,order=0,corrector=false")
 
 
-def test_results_of_a_network_that_has_moved_on_have_a_remark(tuned, tmp_path):
-    shutil.copytree(tuned / "done", tmp_path / "done")
-    keys = ("--w2", "--samples", "8", "eval.max_nonfinite=1", "sampling.method=tuned", "sampling.nfe=3", *DEBUG)
-    text = "the tuned sampler of 3 evaluations was fitted to step 20, not 10"
-    assert text not in invoke("eval", "done", *keys, runs=tmp_path).stdout
-    shown = invoke("eval", "done", *keys, "--checkpoint", "10", runs=tmp_path)
-    assert text in " ".join((shown.stdout + shown.stderr).split())
-    (row,) = json.loads(invoke("status", "done", "--json", runs=tmp_path).stdout)
-    remarks = {entry["id"][:11]: entry["remarks"] for entry in row["evals"]}
-    assert text in remarks["w2-00000010"]
-    assert text not in remarks["w2-00000020"]
+def test_from_a_list_of_samplers_to_table_csv_and_picture(runs, tmp_path):
+    """As one array of evaluations; again, it computes nothing."""
+    files = ("--csv", str(tmp_path / "a.csv"), "--plot", str(tmp_path / "a.png"))
+    done = invoke(*ASK, *TWO, *DEBUG, *files, runs=runs)
+    assert "4 evaluations of done: 4 started" in done.stderr
+    for words in ("sliced W2 by sampler and sampling.nfe, 20 samples", "log-density, nats", "distance from the flow"):
+        assert words in done.stdout
+    assert "has no distance from the flow: em-quadratic" in done.stdout
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["sampler"], row["sampling.nfe"]) for row in rows] == [("em-quadratic", "2"), ("mine", "2")]
+    assert all(float(row["w2"]) > 0 and float(row["w2_stderr"]) > 0 for row in rows)
+    assert [bool(row["flow_distance"]) for row in rows] == [False, True]
+    assert {row["source"] for row in rows} == {"measured"}
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (sweep,) = status(runs, "done")["sweeps"]
+    assert (sweep["done"], [axis["key"] for axis in sweep["axes"]]) == (4, ["sampler", "sampling.nfe"])
+    for name in ("table.csv", "plot.png"):
+        assert (runs / "done" / "evals" / sweep["id"] / name).is_file()
+
+    again = invoke(*ASK, *TWO, "--json", runs=runs)
+    assert "4 already complete" in again.stderr
+    found = json.loads(again.stdout)
+    assert (found["complete"], found["noisy"], found["left_out"]) == (True, ["em-quadratic"], [])
+    assert found["settings"]["mine"] == "method=exponential,order=0,corrector=false"
+    assert [row["results"]["w2"]["value"] for row in found["rows"]] == [float(row["w2"]) for row in rows]

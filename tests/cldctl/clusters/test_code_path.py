@@ -29,11 +29,6 @@ def test_it_comes_first_and_once(monkeypatch, code, before, after):
     assert this_machine.path_from(code) == {"PYTHONPATH": f"{code}{after}"}
 
 
-def test_a_job_that_submits_the_next_one_does_not_pass_it_on(monkeypatch, code):
-    monkeypatch.setenv("PYTHONPATH", f"{code}:/a")
-    assert this_machine.without(code)["PYTHONPATH"] == "/a"
-
-
 def batch(code, before=None):
     """What the lines of a batch script say, and what they leave in the variable."""
     setup = script.parameters(JobSpec(name="mine", logs=Path("/logs"), size=ClusterSpec(setup=("true",)), code=code))

@@ -6,13 +6,19 @@ import sys
 
 import pytest
 
+from cld_core.config import load
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.rendezvous import Place
+from cld_core.run import RunFolder
+from cld_core.run.events import JobRef
+from cldctl.clusters import find
 from cldctl.clusters.base import Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import JobSpec
 from cldctl.clusters.this_machine import details_of
+from cldctl.jobs import specs
+from tests.support.paths import RECIPES
 
 CLUSTER = DebugCluster()
 
@@ -54,8 +60,6 @@ def test_an_error_is_the_commands_own(tmp_path):
 
 
 def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
-    from cld_core.run.events import JobRef
-
     program = tmp_path / "cldctl"
     program.write_text("input()")
     for end in (CLUSTER.cancel, CLUSTER.kill):
@@ -65,3 +69,18 @@ def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
             end([job])
             assert other.wait(timeout=300) < 0
             assert CLUSTER.survey([job]).of(job).phase == "gone"
+
+
+@pytest.mark.parametrize("cluster", ["local", "debug"])
+@pytest.mark.parametrize(
+    ("seen", "asked", "refused"), [("", 1, True), ("-1", 1, True), ("0", 1, False), ("", 0, False)]
+)
+def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch, cluster, seen, asked, refused):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    recipe = load(RECIPES / "toy.yaml", [f"cluster.gpus_per_node={asked}"])
+    spec = specs.training(RunFolder(tmp_path / "mine"), recipe, find(cluster))
+    if refused:
+        with pytest.raises(RecipeError, match=r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"):
+            find(cluster).check(spec)
+    else:
+        find(cluster).check(spec)

@@ -3,8 +3,7 @@
 import contextlib
 import json
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,17 @@ from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.ledger import parse, to_line
-from cldctl.clusters import local_tasks
 from cldctl.clusters.base import Task
 from cldctl.clusters.local import LocalCluster
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 from cldctl.clusters.this_machine import details_of
+from tests.support.tools import wait_for
 
 from .works import Report, Stubborn
 
 pytestmark = pytest.mark.slow
 CLUSTER = LocalCluster()
-
-
-def until(condition: Callable[[], Any], what: str, timeout: float = 300) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-    return value
+PATIENCE_S = 300
 
 
 def wait_for_end(pids: Iterable[int]) -> None:
@@ -63,21 +55,21 @@ class Submitter:
 
     def facts(self, name: str) -> dict[str, Any]:
         file = self.folder / f"{name}.json"
-        until(file.exists, f"{name} to report")
+        wait_for(file.exists, PATIENCE_S)
         return json.loads(file.read_text())
 
     def until_logged(self, job: JobRef, text: str) -> None:
         def logged() -> bool:
             return any(text in file.read_text() for file in CLUSTER.log_files(job, 0))
 
-        until(logged, f"{text!r} in the log of {job.job_id}")
+        wait_for(logged, PATIENCE_S)
 
     def phase(self, job: JobRef) -> str:
         return CLUSTER.survey([job]).of(job).phase
 
     def until_gone(self, *jobs: JobRef) -> None:
         for job in jobs:
-            until(lambda job=job: self.phase(job) == "gone", f"the end of {job.job_id}")
+            wait_for(lambda job=job: self.phase(job) == "gone", PATIENCE_S)
 
 
 @pytest.fixture
@@ -113,17 +105,6 @@ def test_tasks_of_one_process_share_a_controller_and_get_a_gpu_each(submit, monk
     out, _ = CLUSTER.log_files(jobs[1], 0)
     assert "work b" in out.read_text()
     assert not (submit.folder / "a.stopped").exists()
-
-
-@pytest.mark.parametrize("works", [1, 2])
-def test_cancelling_waits_for_processes_that_are_being_started(submit, monkeypatch, works):
-    monkeypatch.setattr(local_tasks, "_STARTING_S", 300.0)
-    jobs = submit(*(submit.report(name) for name in "ab"[:works]))
-    for job in jobs:
-        CLUSTER.cancel([job])
-        # Either the signal has ended it, or its first line was there when it came.
-        out = Path(job.logs) / f"{job.details['pid']}_{job.process}_log.out"
-        assert submit.phase(job) == "gone" or out.read_text()
 
 
 def test_the_ranks_of_a_wide_task_meet_by_a_file_and_end_together(submit):
@@ -186,19 +167,6 @@ def test_a_job_waits_for_another_and_can_be_cancelled_meanwhile(submit):
     assert not (submit.folder / "third.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("ranks", "phases"), [(1, ["running"] * 2 + ["pending"]), (2, ["running", "pending", "pending"])]
-)
-def test_as_many_tasks_at_once_as_allowed(submit, ranks, phases):
-    size = ClusterSpec(tasks_per_node=ranks)
-    jobs = submit(*(submit.report(name) for name in "abc"), size=size, parallel=3 - ranks)
-    submit.facts("a" if ranks == 1 else "a.0")
-    assert [submit.phase(job) for job in jobs] == phases
-    (submit.folder / "go").touch()
-    submit.until_gone(*jobs)
-    submit.facts("c" if ranks == 1 else "c.0")
-
-
 def test_jobs_of_another_machine_are_not_known(submit):
     job = JobRef(cluster="local", job_id="1", details={"host": "elsewhere", "pid": 1, "process_started": 0.0})
     seen = CLUSTER.survey([job]).of(job)
@@ -218,10 +186,3 @@ def test_what_cannot_be_started_says_how_to_fix_it(submit):
         submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
     with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
         submit(submit.report("a"), after=After((), "failed"))
-
-
-@pytest.mark.parametrize(("ranks", "gpus", "tasks"), [(None, 0, 1), (3, 0, 3), (None, 2, 2), (4, 2, 2), (2, 4, 2)])
-def test_as_many_tasks_as_ranks_and_never_more_gpus_than_asked_for(submit, monkeypatch, ranks, gpus, tasks):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    size = ClusterSpec(tasks_per_node=ranks, gpus_per_node=gpus)
-    assert CLUSTER.max_tasks(replace(submit.spec, size=size)) == tasks

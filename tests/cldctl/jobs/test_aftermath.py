@@ -8,65 +8,32 @@ from typing import Any
 import pytest
 
 from cld_core import files
-from cld_core.errors import UnfitError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import append_line
-from cld_core.run import pending
-from cld_core.run.events import (
-    DiedEarly,
-    Ended,
-    Event,
-    GivenUp,
-    JobRef,
-    NotBegun,
-    Requeued,
-    Started,
-    Submitted,
-    TurnedAway,
-    Unfit,
-)
+from cld_core.run import events
+from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
-from cld_core.stop import StopFlag
-from cldctl.jobs import aftermath, hooks, process, unfit
+from cldctl.jobs import aftermath, unfit
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
-from cldctl.jobs.crashes import lately
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED, UNFIT
-from cldctl.jobs.train import TrainWork
 from cldctl.runs.status import with_trouble
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
 from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
 
-def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> Started:
-    return Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
+def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> events.Started:
+    return events.Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
 
 
-def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> Ended:
-    return Ended(attempt=attempt, cause=cause, **more)
+def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> events.Ended:
+    return events.Ended(attempt=attempt, cause=cause, **more)
 
 
-def after(*events: Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
-    return after_bad_end(History.of(events), REF, restart, max_retries)
-
-
-def test_a_job_that_never_began_is_left():
-    assert after(Submitted(job=REF)) is None
-    assert after(started(job_id="6"), ended(), Submitted(job=REF)) is None
-
-
-def test_crashes_are_retried_later_and_later_until_the_budget_is_spent():
-    crash = [started(0), ended(0)]
-    assert after(*crash) == Retry(1, 10.0)
-    again = [*crash, started(1, restart=1), ended(1)]
-    assert after(*again, restart=1) == Retry(2, 20.0)
-    decision = after(*again, restart=1, max_retries=1)
-    assert isinstance(decision, GiveUp)
-    assert decision.reason == "2 crashes in a row without a new checkpoint (train.max_retries=1)"
-    saved = [*crash, started(1, step=50, restart=1), ended(1)]
-    assert after(*saved, restart=1) == Retry(1, 10.0), "a checkpoint was saved between the crashes"
+def after(*happened: events.Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
+    return after_bad_end(History.of(happened), REF, restart, max_retries)
 
 
 @pytest.mark.parametrize("cause", ["crashed", "out_of_memory", "killed"])
@@ -77,6 +44,7 @@ def test_what_another_start_may_get_past(cause):
 @pytest.mark.parametrize("cause", ["finished", "preempted", "timeout", "cancelled", "nonfinite", "save_failed"])
 def test_an_end_that_explains_itself_is_left(cause):
     assert after(started(), ended(cause=cause)) is None
+    assert after(started(job_id="6"), ended(), events.Submitted(job=REF)) is None, "nor one that never began"
 
 
 def test_a_bug_is_given_up_at_once():
@@ -93,32 +61,21 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
     assert after_crash(1, code=HOPELESS, retries=3) is None, "it would draw the same samples"
 
 
-def missing(*events: Event, restart: int = 0, code: int = 1, hung: bool = False) -> Event | None:
-    return missing_event(History.of(events), REF, restart, code, hung=hung, step=30)
-
-
-def test_an_attempt_that_could_not_note_its_end_crashed():
-    event = missing(started(), code=137)
-    assert isinstance(event, Ended)
-    assert (event.cause, event.step, event.detail) == ("crashed", 30, "a rank ended with code 137; see cldctl logs")
-    event = missing(started(), hung=True)
-    assert isinstance(event, Ended)
-    assert event.detail is not None
-    assert event.detail.startswith("no step finished within train.hang_timeout_s")
-
-
 def test_a_second_start_that_said_nothing_died_early():
-    before = [started(0), ended(0, cause="preempted")]
-    assert isinstance(missing(*before, restart=1), DiedEarly)
-    assert missing(*before, restart=1, code=2) is None, "wrong usage is there at the next start, too"
-    assert missing(*before, NotBegun(job_id="7", reason="damaged"), restart=1) is None
-    assert missing(*before, TurnedAway(job_id="7", reason="held", why="held"), restart=1) is None
+    def missing(*happened: events.Event, code: int = 1) -> events.Event | None:
+        happened = (started(0), ended(0, cause="preempted"), *happened)
+        return missing_event(History.of(happened), REF, 1, code, hung=False, step=30)
+
+    assert isinstance(missing(), events.DiedEarly)
+    assert missing(code=2) is None, "wrong usage is there at the next start, too"
+    assert missing(events.NotBegun(job_id="7", reason="damaged")) is None
+    assert missing(events.TurnedAway(job_id="7", reason="held", why="held")) is None
 
 
 @pytest.fixture
 def run(tmp_path):
     run = run_with(tmp_path / "mine", 10, overrides=("train.max_retries=1", "cluster.successor=true"))
-    run.ledger.append(Submitted(job=REF))
+    run.ledger.append(events.Submitted(job=REF))
     return run
 
 
@@ -127,14 +84,14 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     job = inside()
     aftermath.after_training(run, job, 137)
     ended, requeued = run.ledger.events()[-2:]
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, events.Ended)
     assert ended.detail == "a rank ended with code 137; see cldctl logs"
-    assert isinstance(requeued, Requeued)
+    assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, job.delay_s) == ("crashed", 10.0)
     assert "mine: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
 
     run.ledger.append(started(1, restart=1))
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
+    run.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="8"), successor_of="7"))
     job = inside(restart=1, said="Timeout (0:05:00)!")
     aftermath.after_training(run, job, 1)
     history = run.ledger.history()
@@ -195,8 +152,8 @@ def test_a_training_is_started_again_although_nothing_can_be_written(run, full_d
     job = inside()
     aftermath.after_training(run, job, 137)
     assert job.delay_s == 10.0
-    assert pending.history(run.ledger).last.cause == "crashed"
-    assert isinstance(run.ledger.events()[-1], Started), "nothing was written"
+    assert run.ledger.full_history().last.cause == "crashed"
+    assert isinstance(run.ledger.events()[-1], events.Started), "nothing was written"
 
 
 @pytest.mark.parametrize("kind", ["training", "shards"])
@@ -228,47 +185,36 @@ def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
     assert work.ledger.history().crashes == {}
 
 
-NOW = time.time()
-
-
-def loop(crashes: int, every_s: float = 600.0, first: int = 0) -> list:
+def loop(crashes: int, every_s: float = 600.0) -> History:
     """Each attempt gains 40 steps, saves them, and crashes."""
-    events = []
-    for number in range(first, first + crashes):
-        began = NOW - (first + crashes - number) * every_s
-        events += [
-            Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
-            Ended(time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40),
+    happened: list[events.Event] = []
+    for number in range(crashes):
+        began = time.time() - (crashes - number) * every_s
+        happened += [
+            events.Started(time=began, attempt=number, job_id="7", step=40 * number, restart=number),
+            events.Ended(time=began + every_s - 10, attempt=number, cause="crashed", step=40 * number + 40),
         ]
-    return events
-
-
-def decided(events, crashes: int):
-    return after_bad_end(History.of(events), REF, crashes - 1, 3, max_crashes_a_day=20)
+    return History.of(happened)
 
 
 def test_a_loop_of_crashes_with_progress_ends():
-    assert decided(loop(20), 20) == Retry(1, 10.0)
-    decision = decided(loop(21), 21)
+    def decided(crashes: int, **how: float) -> GiveUp | Retry | None:
+        return after_bad_end(loop(crashes, **how), REF, crashes - 1, 3, max_crashes_a_day=20)
+
+    assert decided(20) == decided(40, every_s=7200.0) == Retry(1, 10.0), "only the last day counts"
+    decision = decided(21)
     assert isinstance(decision, GiveUp)
     assert decision.reason == "crashed 21 times in 3 h, 40 steps each (train.max_crashes_a_day=20)"
 
 
-def test_only_the_last_day_counts():
-    assert lately(History.of(loop(40, every_s=7200.0)), NOW).crashes < 14
-
-
 def test_status_tells_it():
-    history = History.of(loop(7))
-    assert (
-        with_trouble("(BeginTime)", "REQUEUED", history, "7") == "(BeginTime); crashed 7 times in 70 min, 40 steps each"
-    )
-    assert with_trouble(None, "FINISHED", history, "7") is None
-    assert with_trouble(None, "RUNNING", History.of(loop(2)), "7") is None
+    said = with_trouble("(BeginTime)", "REQUEUED", loop(7), "7")
+    assert said == "(BeginTime); crashed 7 times in 70 min, 40 steps each"
+    assert with_trouble(None, "FINISHED", loop(7), "7") is None
 
 
-def unfit_found(restart: int, host: str = "n1") -> Unfit:
-    return Unfit(job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone")
+def unfit_found(restart: int, host: str = "n1") -> events.Unfit:
+    return events.Unfit(job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone")
 
 
 def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
@@ -276,7 +222,7 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
     job = inside()
     aftermath.after_training(run, job, UNFIT)
     requeued = run.ledger.events()[-1]
-    assert isinstance(requeued, Requeued)
+    assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, requeued.exclude, job.exclude) == ("unfit", ("n1",), ("n1",))
     assert run.ledger.history().crashes_in_a_row == 0
     said = capsys.readouterr().err
@@ -288,55 +234,16 @@ def test_unfit_machines_are_not_looked_for_for_ever(run):
     for restart in range(unfit.STARTS):
         run.ledger.append(unfit_found(restart))
         aftermath.after_training(run, inside(restart=restart), UNFIT)
-        assert isinstance(run.ledger.events()[-1], Requeued)
+        assert isinstance(run.ledger.events()[-1], events.Requeued)
     run.ledger.append(unfit_found(unfit.STARTS))
-    run.ledger.append(Submitted(job=replace(REF, job_id="8"), successor_of="7"))
+    run.ledger.append(events.Submitted(job=replace(REF, job_id="8"), successor_of="7"))
     job = inside(restart=unfit.STARTS)
     aftermath.after_training(run, job, UNFIT)
     event, withdrawn = run.ledger.events()[-2:]
-    assert isinstance(event, GivenUp)
+    assert isinstance(event, events.GivenUp)
     assert "11 starts in a row found an unfit machine" in event.reason
-    assert isinstance(withdrawn, TurnedAway)
+    assert isinstance(withdrawn, events.TurnedAway)
     assert job.cluster.calls == [("cancel", ["8"])], "it would find unfit machines, too, and submit the next one"
-
-
-def test_a_successor_is_submitted_when_the_machine_is_found_fit(tmp_path, monkeypatch):
-    run, job = run_with(tmp_path / "next", overrides=("cluster.successor=true",)), inside()
-
-    def joined(*place, **more):
-        assert job.cluster.submissions == []
-        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
-
-    monkeypatch.setattr("cld_core.train.health.joined", joined)
-    with pytest.raises(UnfitError):
-        TrainWork(str(run.path))._train(run, run.recipe(), job, StopFlag())
-    assert job.cluster.submissions == []
-
-
-def test_the_exit_code_is_enough(run):
-    aftermath.after_training(run, inside(said=f"srun: error: n2: task 0: Exited with exit code {UNFIT}\n"), UNFIT)
-    assert run.ledger.history().avoided == {"7": ("n2",)}
-
-
-class Left(BaseException):
-    """`os._exit` was called."""
-
-
-def test_without_an_aftermath_the_hook_is_told_before_the_process_leaves_at_once(run, monkeypatch):
-    def joined(*place, **more):
-        raise UnfitError("n1: gpu: it is gone", "gpu", {0: "n1"})
-
-    def leave(code):
-        happened.append(code)
-        raise Left
-
-    happened = []
-    monkeypatch.setattr("cld_core.train.health.joined", joined)
-    monkeypatch.setattr(process, "_leave_at_once", leave)
-    monkeypatch.setattr(hooks, "fire", lambda run: happened.append(type(run.ledger.events()[-1])))
-    with pytest.raises(Left):
-        TrainWork(str(run.path))(inside())
-    assert happened[:2] == [Unfit, UNFIT]
 
 
 @pytest.fixture
@@ -361,25 +268,14 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
     job = in_setup()
     end_of_setup(run)
     died, requeued = run.ledger.events()[-2:]
-    assert isinstance(died, DiedEarly)
-    assert isinstance(requeued, Requeued)
+    assert isinstance(died, events.DiedEarly)
+    assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, job.delay_s) == ("timeout", 10.0)
     end_of_setup(run)
     event = run.ledger.events()[-1]
-    assert isinstance(event, NotBegun)
+    assert isinstance(event, events.NotBegun)
     assert "the time limit came during cluster.setup, 2 times" in event.reason
     assert "cluster.time_min" in event.reason
-
-
-@pytest.mark.parametrize("cause", ["preempted", "cancelled", None])
-def test_another_end_of_the_setup_is_left_to_slurm(run, in_setup, cause):
-    in_setup(cause)
-    before = run.ledger.events()
-    end_of_setup(run)
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
-    end_of_setup(run, "shards", work.folder)
-    assert run.ledger.events() == before
-    assert work.ledger.events() == []
 
 
 @pytest.mark.parametrize("cancelled", [False, True])

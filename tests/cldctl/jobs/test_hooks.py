@@ -2,22 +2,29 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
-import psutil
 import pytest
+import yaml
 
 from cld_core.config import load
 from cld_core.config.monitor import HooksSpec
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run import RunFolder
-from cld_core.run.events import Ended, GivenUp, JobRef, Requested, Requeued, Started, Submitted
+from cld_core.run import RunFolder, events
+from cld_core.run.events import JobRef
+from cld_core.run.history import History
 from cld_core.run.process import find
+from cldctl.clusters.records import Seen
 from cldctl.jobs import hook_runner, hooks
 from cldctl.jobs.hook_call import KEPT_BYTES, call
+from cldctl.jobs.hook_runner import sentence, variables
 from cldctl.jobs.train import go_on
+from cldctl.jobs.transitions import changes
+from cldctl.runs.state import state_of
 from tests.support.made_up import report, run_with
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, ROOT
 from tests.support.scripted import REF, inside
 from tests.support.tools import wait_for
 
@@ -28,9 +35,9 @@ TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 def run(tmp_path) -> RunFolder:
     run = run_with(tmp_path / "mine", 20, overrides=(f"hooks.on_change={TELL}", "train.steps=100"))
     hooks.allow(run, run.recipe())
-    run.ledger.append(Requested(steps=100))
-    run.ledger.append(Submitted(job=REF))
-    run.ledger.append(Started(attempt=0, job_id="7", step=0, host="n1"))
+    run.ledger.append(events.Requested(steps=100))
+    run.ledger.append(events.Submitted(job=REF))
+    run.ledger.append(events.Started(attempt=0, job_id="7", step=0, host="n1"))
     return run
 
 
@@ -64,8 +71,8 @@ class TestWhatItIsToldAbout:
         for _ in range(2):
             assert dispatch(run) == 0
         assert states(run) == ["RUNNING"]
-        run.ledger.append(Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
-        run.ledger.append(Requeued(job_id="7", cause="crashed"))
+        run.ledger.append(events.Ended(attempt=0, cause="crashed", step=30, detail="ValueError: no"))
+        run.ledger.append(events.Requeued(job_id="7", cause="crashed"))
         for _ in range(2):
             dispatch(run)
         assert states(run) == ["RUNNING", "REQUEUED"]
@@ -86,17 +93,9 @@ class TestWhatItIsToldAbout:
         with pytest.raises(Killed):
             dispatch(run)
         monkeypatch.undo()
-        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
+        run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
         dispatch(run)
         assert states(run) == ["RUNNING", "FINISHED"]
-
-    def test_not_what_was_before_the_last_request(self, run):
-        run.ledger.append(Ended(attempt=0, cause="crashed", step=30))
-        run.ledger.append(Requested(steps=200))
-        run.ledger.append(Started(attempt=1, job_id="8", step=20))
-        dispatch(run)
-        assert states(run) == ["RUNNING"]
-        assert told(run)[0]["attempt"] == 1
 
     def test_an_evaluation_once_for_each_job(self, run):
         request = EvalRequest.of(run.recipe(), ("elbo",), 20)
@@ -104,12 +103,12 @@ class TestWhatItIsToldAbout:
         words = "--evaluation", str(work.folder)
         dispatch(run, *words)
         assert told(run) == []
-        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
+        work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="9_0"), shards=(0,)))
         for task in ("9_0", "9_1"):
-            work.ledger.append(GivenUp(job_id=task, reason="its data are gone"))
+            work.ledger.append(events.GivenUp(job_id=task, reason="its data are gone"))
             dispatch(run, *words)
         assert [(one["state"], one["reason"]) for one in told(run)] == [("FAILED", "its data are gone")]
-        work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
+        work.ledger.append(events.Submitted(job=JobRef(cluster="scripted", job_id="10_0"), shards=(0,)))
         report(run, request, elbo={"nll": 2.5, "stderr": 0.1, "n": 32, "nfe_mean": 10.0})
         for _ in range(2):
             dispatch(run, *words)
@@ -126,7 +125,7 @@ class TestWhatCanBeWrongWithIt:
         assert "mine: RUNNING at step 0 of 100: ended with exit code 3" in log(run)
         assert "  problem\n" in log(run)
         with_command(run, "sleep 600", timeout_s=0.2)
-        run.ledger.append(Ended(attempt=0, cause="finished", step=100))
+        run.ledger.append(events.Ended(attempt=0, cause="finished", step=100))
         assert dispatch(run) == 0
         assert "did not end within 0.2 s (hooks.timeout_s) and was ended" in log(run)
 
@@ -136,11 +135,6 @@ class TestWhatCanBeWrongWithIt:
         path.chmod(path.stat().st_mode | 0o020)
         assert dispatch(run) == 1
         assert told(run) == []
-
-    def test_a_recipe_that_was_changed_behind_the_users_back(self, run):
-        run.recipe_file.write_text(run.recipe_file.read_text().replace("told", "somebody_elses"))
-        dispatch(run)
-        assert states(run) == ["RUNNING"]
 
 
 class TestFiring:
@@ -157,25 +151,11 @@ class TestFiring:
         assert hooks._started == []
         assert states(run) == ["RUNNING"]
 
-    def test_signals_that_end_its_job_do_not_end_it(self, run):
-        gate = run.path / "gate"
-        os.mkfifo(gate)
-        with_command(run, f"cat {gate} > /dev/null; {TELL}")
-        hooks.fire(run)
-        (runner,) = hooks._started
-        process = psutil.Process(runner.pid)
-        wait_for(lambda: any(f"cat {gate}" in " ".join(it.cmdline()) for it in process.children(recursive=True)))
-        for one in (process, *process.children(recursive=True)):
-            one.terminate()
-        gate.write_text("go")
-        hooks.settle(run)
-        assert states(run) == ["RUNNING"]
-
     def test_a_requeue_is_told_before_the_scheduler_is_asked(self, run):
         """Which ends the job's processes."""
         job, seen = inside(), []
         job.requeue = lambda **more: seen.append(len(hooks._started))
-        run.ledger.append(Ended(attempt=0, cause="preempted", step=30))
+        run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
         assert go_on(run, job, "preempted") == "requeued"
         assert seen == [1]
         hooks.settle(run)
@@ -192,32 +172,154 @@ def called(command, tmp_path, timeout_s=60.0, content="{}"):
     return call(command, environment=dict(os.environ), content=content, timeout_s=timeout_s, folder=tmp_path)
 
 
-def test_it_reads_what_it_is_told_and_says_something(tmp_path):
-    result = called("cat; echo; pwd; echo problem >&2", tmp_path, content='{"state": "FAILED"}')
-    assert result.output.splitlines() == ['{"state": "FAILED"}', str(tmp_path), "problem"]
-    assert result.problem is None
-
-
-@pytest.mark.parametrize(
-    ("command", "problem"),
-    [
-        ("exit 3", "ended with exit code 3"),
-        ("no-such-command-at-all", "ended with exit code 127"),
-        ("kill -9 $$", "was ended by signal 9"),
-        ("nul\0", "could not be started"),
-    ],
-)
-def test_it_may_fail(tmp_path, command, problem):
-    assert problem in called(command, tmp_path).problem
-
-
 def test_it_is_ended_with_everything_that_it_started(tmp_path):
     result = called("sleep 600 & echo $!; exec sleep 600", tmp_path, timeout_s=0.5)
     assert "did not end within 0.5 s" in result.problem
     wait_for(lambda: find(int(result.output)) is None)
 
 
+def test_a_command_that_cannot_be_started_is_a_problem(tmp_path):
+    assert "could not be started" in called("nul\0", tmp_path).problem
+
+
 def test_of_a_flood_little_is_kept(tmp_path):
     result = called("yes", tmp_path)
     assert "wrote more than" in result.problem
     assert len(result.output) == KEPT_BYTES
+
+
+def submitted(job_id="7", restarts=True, successor_of=None):
+    return events.Submitted(job=JobRef(cluster="scripted", job_id=job_id, restarts=restarts), successor_of=successor_of)
+
+
+def unfit(restart=0, job_id="7", rank=0):
+    return events.Unfit(job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone")
+
+
+def requeued(cause, job_id="7"):
+    return events.Requeued(job_id=job_id, cause=cause)
+
+
+def started(attempt=0, step=0, job_id="7"):
+    return events.Started(attempt=attempt, job_id=job_id, step=step, host="n1")
+
+
+def ended(cause, step=30, attempt=0, detail=None):
+    return events.Ended(attempt=attempt, cause=cause, step=step, detail=detail)
+
+
+def heard(*happened, is_over=False):
+    return [(change.state, change.cause, change.step) for change in changes(happened, is_over=is_over)]
+
+
+def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
+    happened = [submitted(), started(), ended("crashed"), events.Requeued(job_id="7", cause="crashed")]
+    before = changes(happened)[-1].place
+    last = changes([*happened, events.NotRequeued(job_id="7", reason="no")])[-1]
+    assert last.state == "STOPPED"
+    assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
+
+
+BEGUN = submitted(), started()
+DIED_EARLY = events.DiedEarly(job_id="7", restart=0, reason="the setup")
+NOT_CANCELLED = events.Cancelled(job_id="7"), events.NotCancelled(job_id="7", reason="nobody answers")
+
+# What happened, and the phase of the newest job.
+LEDGERS = {
+    "trains": (BEGUN, "running"),
+    "finished": ((*BEGUN, ended("finished")), "gone"),
+    "preempted": ((*BEGUN, ended("preempted")), "pending"),
+    "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
+    "crashed, not requeued": ((*BEGUN, ended("crashed"), events.NotRequeued(job_id="7", reason="no")), "gone"),
+    "given up": ((*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")), "gone"),
+    "not begun": ((submitted(), events.NotBegun(job_id="7", reason="no checkpoint")), "gone"),
+    "unfit at last": ((submitted(), unfit(), events.GivenUp(job_id="7", reason="11 starts")), "gone"),
+    "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
+    "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
+    "unfit, cancelled": ((submitted(), unfit(), requeued("unfit"), events.Cancelled(job_id="7")), "gone"),
+    "setup too long": ((submitted(), DIED_EARLY, requeued("timeout")), "pending"),
+    "cancelled": ((*BEGUN, events.Cancelled(job_id="7"), ended("terminated")), "gone"),
+    "not cancelled": ((*BEGUN, *NOT_CANCELLED), "running"),
+    "cancelled at the second try": ((submitted(), *NOT_CANCELLED, events.Cancelled(job_id="7")), "gone"),
+}
+
+
+@pytest.mark.parametrize(("happened", "phase"), LEDGERS.values(), ids=LEDGERS)
+def test_a_hook_hears_the_state_that_status_shows(happened, phase):
+    """Two folds of the same ledger: one tells of changes, the other knows the launcher's answer."""
+    newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
+    seen = {"7": Seen("gone"), newest: Seen(phase)}
+    state, _ = state_of(History.of(happened), lambda job: seen[job.job_id], 1000.0)
+    assert changes(happened)[-1].state == state
+
+
+@pytest.mark.parametrize("cause", events.CAUSES)
+def test_after_any_cause_a_hook_hears_what_status_shows(cause):
+    test_a_hook_hears_the_state_that_status_shows((submitted(restarts=False), started(), ended(cause)), "gone")
+
+
+def test_a_silent_end_is_told_with_the_next_beginning():
+    happened = submitted(), started(), events.Explained(attempt=0, cause="node_failure"), started(1, 20)
+    assert heard(*happened) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
+
+
+DOC = (ROOT / "docs" / "notifications.md").read_text()
+CONTENT = {
+    "run": "toy-1",
+    "path": "/runs/toy-1",
+    "what": "run",
+    "state": "FAILED",
+    "cause": "crashed",
+    "reason": """it's "quoted"; $(touch /tmp/x) `id` & more""",
+    "step": 120,
+    "steps": 1000,
+    "link": "file:///runs/toy-1",
+}
+TEXT = sentence(CONTENT)
+NAMES = ("mail", "sendmail", "webhook", "slack", "ntfy")
+COMMANDS = [yaml.safe_load(block)["hooks"]["on_change"] for block in re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)]
+
+
+def said(name: str, home: Path) -> tuple[list[str], str]:
+    """What a documented command tells the program that it calls: arguments and standard input."""
+    content = {**CONTENT, "text": TEXT}
+    environment = {**os.environ, "HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}", **variables(content)}
+    line, command = json.dumps(content) + "\n", COMMANDS[NAMES.index(name)]
+    result = call(command, environment=environment, content=line, timeout_s=60.0, folder=home)
+    assert result.problem is None, result.output
+    return (home / "arguments").read_text().splitlines(), (home / "input").read_text()
+
+
+@pytest.fixture
+def home(tmp_path) -> Path:
+    """A home in whose programs write down what they get, and in which addresses are kept."""
+    (tmp_path / ".config" / "cldctl").mkdir(parents=True)
+    for name in ("mail", "sendmail", "curl"):
+        file = tmp_path / name
+        file.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\ncat > {tmp_path}/input\n')
+        file.chmod(0o755)
+    for name in ("webhook", "slack", "ntfy"):
+        (tmp_path / ".config" / "cldctl" / name).write_text(f"https://example.org/{name}\n")
+    return tmp_path
+
+
+def test_every_example_is_a_recipe():
+    assert len(COMMANDS) == len(NAMES)
+    for name, command in zip(NAMES, COMMANDS, strict=True):
+        recipe = load(RECIPES / "toy.yaml", [f"hooks.on_change={json.dumps(command)}"])
+        assert name in recipe.hooks.on_change
+
+
+def test_what_is_posted(home):
+    whole = {**CONTENT, "text": TEXT}
+    for name, body in (("webhook", whole), ("slack", {"text": TEXT})):
+        arguments, content = said(name, home)
+        assert arguments[-1] == f"https://example.org/{name}"
+        assert json.loads(content) == body
+    arguments, _ = said("ntfy", home)
+    assert arguments[-3:] == ["--data-raw", TEXT, "https://example.org/ntfy"]
+
+
+def test_all_variables_are_documented():
+    for name in variables({**CONTENT, "text": TEXT}):
+        assert f"`{name}`" in DOC

@@ -1,17 +1,26 @@
-"""What rank 0 of a training job does before and after it, with a launcher that is made up."""
+"""What a job does before and after its work, with a launcher that is made up; how sharded work is divided."""
+
+import errno
+import os
+from pathlib import Path
 
 import pytest
 
 from cld_core.checkpoint.files import FORMAT, Content, Sidecar
 from cld_core.config import load
-from cld_core.errors import UsageError
+from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, Explained, GivenUp, JobRef, Requeued, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, Explained, GivenUp, JobRef, Requeued, Started, Submitted, TaskFailed, TurnedAway
+from cld_core.run.ledger import Ledger
+from cld_core.shards import open_work
+from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.jobs import process, specs, successor
+from cldctl.jobs.process import HOPELESS
+from cldctl.jobs.shards import Piece, ShardsWork, divided
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
@@ -42,10 +51,8 @@ def _clock(monkeypatch):
     [
         (None, True),
         ("crashed", True),
-        ("killed", True),
         ("terminated", True),
         ("preempted", False),
-        ("out_of_memory", False),
     ],
 )
 def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
@@ -54,14 +61,6 @@ def test_an_end_without_an_explanation_is_explained(run, job, cause, asked):
     job.cause = "node_failure"
     explain_previous(run, job)
     assert isinstance(run.ledger.events()[-1], Explained) == asked
-
-
-def test_our_own_requeue_explains_nothing(run, job):
-    run.ledger.append(Ended(attempt=0, cause="crashed", step=3))
-    run.ledger.append(Requeued(job_id="7", cause="crashed"))
-    job.cause = "requeued"
-    explain_previous(run, job)
-    assert isinstance(run.ledger.events()[-1], Requeued)
 
 
 def test_a_time_limit_before_the_first_step_would_come_again(run, job):
@@ -152,27 +151,16 @@ def test_training_goes_on_without_a_successor_that_was_refused(short, capsys):
     assert short.ledger.history().successors_of("7") == []
 
 
-@pytest.mark.parametrize("is_away", [False, True])
-def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch, capsys, is_away):
+def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch):
     work = Evaluation(EvalRequest.of(short.recipe(), ("elbo",), 20).save(short))
     work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9"), shards=(0,)))
-
-    def survey(jobs, *, settled=(), max_age_s=30.0):
-        if is_away:
-            raise SchedulerAway("nobody answers.")
-        return Survey({("scripted", "9"): Seen("pending")})
-
+    job.cluster.phases["9"] = "pending"
     redirected = []
-    monkeypatch.setattr(job.cluster, "survey", survey)
     monkeypatch.setattr(job.cluster, "redirect", lambda jobs, after: redirected.append((jobs, after)))
     successor.submit(short, job, TrainWork(str(short.path)))
     (ref,) = short.ledger.history().successors_of("7")
-    if is_away:
-        assert f"{work.name} does not wait for job 8: nobody answers." in capsys.readouterr().out
-    else:
-        ((waiting, after),) = redirected
-        assert [waiting_job.job_id for waiting_job in waiting] == ["9"]
-        assert after == After((ref,))
+    (((waiting,), after),) = redirected
+    assert (waiting.job_id, after) == ("9", After((ref,)))
 
 
 TOY = RECIPES / "toy.yaml"
@@ -199,14 +187,88 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
     assert specs.measured_saves([short]).slowest_s == 100.0
 
 
-def test_a_task_of_shards_is_one_process(short):
-    size = load(TOY, ["cluster.nodes=2", "cluster.gpus_per_node=8"]).cluster
-    spec = specs.sharded([short.evals / "e"], size, DebugCluster(), run=short, parallel=5)
-    assert (spec.size.nodes, spec.size.ranks_per_node, spec.size.gpus_per_node, spec.parallel) == (1, 1, 1, 5)
+def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
+    missing = [("a", [0, 1, 2]), ("b", [0, 1]), ("c", [])]
+    assert divided(missing, 9) == [
+        (Piece("a", (0,)),),
+        (Piece("a", (1,)),),
+        (Piece("a", (2,)),),
+        (Piece("b", (0,)),),
+        (Piece("b", (1,)),),
+    ]
+    assert divided(missing, 2) == [(Piece("a", (0, 2)), Piece("b", (1,))), (Piece("a", (1,)), Piece("b", (0,)))]
 
 
-def test_an_aftermath_is_told_what_ended_and_by_which_launcher(short):
-    spec = specs.training(short, short.recipe(), DebugCluster())
-    module, kind, folder, logs, launcher = spec.aftermath
-    assert (module, kind, folder, logs) == ("cldctl.jobs.aftermath", "training", str(short.path), str(short.logs))
-    assert launcher == "cldctl.clusters.debug:DebugCluster"
+@pytest.fixture
+def evaluations(tmp_path, monkeypatch):
+    """Two evaluations that compute nothing."""
+    run = run_with(tmp_path / "mine", 10, 20)
+    folders = [EvalRequest.of(run.recipe(), ("elbo",), step, 1).save(run) for step in (10, 20)]
+    monkeypatch.setattr(Evaluation, "compute", lambda *_: True)
+    return tuple(Piece(str(folder), (0,)) for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(CheckpointError, 1), (UnusableSamplesError, HOPELESS), (SolverError, HOPELESS)]
+)
+def test_a_process_ends_as_its_error_asks_to_be_treated(evaluations, monkeypatch, capsys, error, code):
+    def failing(*arguments):
+        raise error("so it is. Fix it.")
+
+    monkeypatch.setattr(Evaluation, "compute", failing)
+    with pytest.raises(SystemExit) as end:
+        ShardsWork(evaluations, gpu=False)(inside())
+    assert (end.value.code, error.exit_code) == (code, 1)
+    assert "error: so it is. Fix it." in capsys.readouterr().err.splitlines()
+    noted = [open_work(Path(piece.folder)).ledger.history().given_up for piece in evaluations]
+    assert "so it is. Fix it." in noted
+
+
+def test_a_task_that_is_preempted_and_cannot_requeue_itself_says_so(evaluations, monkeypatch, capsys):
+    def preempted(work, job, stop):
+        stop.code = StopCode.USR2
+        return False
+
+    monkeypatch.setattr(ShardsWork, "_compute", preempted)
+    monkeypatch.setattr(StopFlag, "listen", lambda self, interrupt=False: self)
+    job = inside(refusal=SchedulerAway("nobody answers"))
+    with pytest.raises(SystemExit) as end:
+        ShardsWork(evaluations, gpu=False)(job)
+    assert (end.value.code, job.asked > 1) == (process.NOT_REQUEUED, True)
+    assert "could not requeue job 7: nobody answers" in capsys.readouterr().out
+    noted = [open_work(Path(piece.folder)).ledger.events()[-1] for piece in evaluations]
+    assert [event.reason for event in noted] == ["nobody answers"] * len(noted)
+
+
+def test_a_fault_that_passes_is_no_reason_not_to_start_again(evaluations, monkeypatch, capsys):
+    def failing(*arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "step_00000010.pt")
+
+    monkeypatch.setattr(Evaluation, "compute", failing)
+    with pytest.raises(SystemExit) as end:
+        ShardsWork(evaluations, gpu=False)(inside())
+    assert end.value.code == 1
+    assert "step_00000010.pt" in capsys.readouterr().err
+    (noted,), none = (open_work(Path(piece.folder)).ledger.events() for piece in evaluations)
+    assert isinstance(noted, TaskFailed), "the reason is told, and nothing is given up"
+    assert none == []
+
+
+def test_a_piece_that_fails_leaves_the_others_alone(monkeypatch, tmp_path):
+    computed = []
+
+    class Made:
+        def __init__(self, folder):
+            self.name, self.ledger = folder.name, Ledger(tmp_path / folder.name)
+
+        def compute(self, ranks, should_stop, only):
+            computed.append((self.name, only))
+            if self.name == "b":
+                raise CheckpointError("b is damaged. Fix it.")
+            return True
+
+    monkeypatch.setattr("cldctl.jobs.shards.open_work", Made)
+    pieces = (Piece("a", (0,)), Piece("b", (0,)), Piece("c", (1, 2)))
+    with pytest.raises(CheckpointError, match="b is damaged"):
+        ShardsWork(pieces, gpu=False)._compute(inside(), StopFlag())
+    assert computed == [("a", (0,)), ("b", (0,)), ("c", (1, 2))]

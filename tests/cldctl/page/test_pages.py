@@ -1,8 +1,13 @@
-"""What pages of one and of many runs say, and that nothing in a run folder gets out of its place."""
+"""What pages of one and of many runs say and draw, and that nothing in a run folder gets out of its place."""
 
+import math
+import os
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.config import with_overrides
@@ -11,9 +16,11 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Noted
 from cld_core.run.folder import FORMAT
-from cldctl.page import one_run
+from cld_core.train.monitoring import Monitor
+from cldctl.page import curves, document, one_run
+from cldctl.page.document import chart
 from cldctl.runs import survey
-from cldctl.runs.status import RunStatus, status_of
+from cldctl.runs.status import status_of
 from tests.cldctl.page.parsed import Parsed
 from tests.support.made_up import report, run_with, seeds
 from tests.support.reported import HOSTILE, everything
@@ -204,21 +211,9 @@ def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_p
     assert "cldctl report another" in text
 
 
-@pytest.fixture
-def finished(tmp_path) -> RunFolder:
-    return everything(tmp_path / "runs" / "mine", points=2)
-
-
-def row_of(run) -> RunStatus:
-    return status_of(run, survey.of_runs([run]))
-
-
-def is_up_to_date(run, row=None, *, follow=False) -> bool:
-    return one_run.is_up_to_date(run, row or row_of(run), follow=follow)
-
-
 @pytest.mark.parametrize("arguments", [("mine",), ("--all", "--pages")])
-def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(finished, monkeypatch, arguments):
+def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(tmp_path, monkeypatch, arguments):
+    finished = everything(tmp_path / "runs" / "mine", points=2)
     explain = one_run.why
 
     def why(run):
@@ -228,18 +223,103 @@ def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(finished, monkeyp
 
     monkeypatch.setattr(one_run, "why", why)
     invoke("report", *arguments, runs=finished.path.parent)
-    assert not is_up_to_date(finished)
+    assert not one_run.is_up_to_date(finished, status_of(finished, survey.of_runs([finished])), follow=False)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("one", "--all"), 2, "Leave one of them out"),
-        (("one", "--pages"), 2, "Add --all"),
-        (("--all", "--runs-dir", "none"), 3, "there are no runs in"),
-        (("one", "-o", "/nowhere/x.html"), 2, "no folder"),
-    ],
-)
-def test_what_cannot_be_written_is_refused(tmp_path, arguments, code, message):
-    run_with(tmp_path / "one", 10)
-    assert message in invoke("report", *arguments, runs=tmp_path, code=code).stderr
+def labels(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
+    points = [(step, 1.0 + 0.1 * math.sin(step)) for step in range(5_000)]
+    drawn = chart("loss", {"loss": points})
+    assert drawn.count("stroke: var(--c0)") == 2
+    assert "var(--c0)" in drawn
+    assert not re.search(r"#0001\d\d|<metadata|<script", drawn)
+    assert len(drawn) < 30_000
+    assert chart("loss", {"loss": points}) == drawn
+    assert chart("loss", {"loss": []}) == ""
+
+
+def picture(run, name, width):
+    about = PngInfo()
+    about.add_text("Description", f"other, step 30: {name}")
+    file = run.path / name
+    file.parent.mkdir(exist_ok=True)
+    Image.effect_noise((width, width), 50).save(file, pnginfo=about)
+
+
+def captions(run, *, follow=False) -> list[str]:
+    parsed = Parsed("".join(document.gallery(run, follow=follow)))
+    return [str(it["alt"]) for it in parsed.all("img")] + [
+        it.strip() for it in parsed.text.splitlines() if "not a" in it
+    ]
+
+
+def test_pictures_are_named_after_their_run_and_say_what_they_are_and_the_newest_is_first(tmp_path):
+    run = run_with(tmp_path / "mine", 10)
+    names = ("samples/step_00000010.png", "samples/step_00000030.png", "evals/elbo-1/samples.png")
+    for age, (name, width) in enumerate(zip(names, (90, 400, 20), strict=True)):
+        picture(run, name, width)
+        os.utime(run.path / name, (age, age))
+    drawn = "".join(document.gallery(run, follow=False, most=2))
+    assert captions(run) == [f"mine, step 30: {names[place]}" for place in (1, 0, 2)]
+    assert drawn.count('class="pixelated"') == 1
+    assert "1 older" in drawn
+
+
+def test_what_is_not_a_picture_is_named_and_no_link_leads_out(tmp_path):
+    run = run_with(tmp_path / "mine", 10)
+    (run.samples / "cut.png").write_bytes(document.PNG)
+    (run.samples / "text.png").write_bytes(b"secret")
+    picture(run_with(tmp_path / "other", 10), "samples/private.png", 9)
+    (run.samples / "linked.png").symlink_to(tmp_path / "other/samples/private.png")
+    (run.evals / "elbo-1").symlink_to(tmp_path / "other/samples")
+    assert sorted(captions(run)) == [
+        "mine, samples/cut.png",
+        "samples/linked.png: not a picture",
+        "samples/text.png: not a picture",
+    ]
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    return run_with(tmp_path / "mine", 60)
+
+
+def attempt(run: RunFolder, number: int, first: int, last: int, every: int = 10) -> None:
+    """What an attempt writes that begins after step ``first``; its files are those of a second of its own."""
+    before = set(run.tensorboard.glob("*"))
+    monitor = Monitor(run, attempt=number, first_step=first, steps=last, may_write=lambda: False)
+    for step in range(first + every, last + 1, every):
+        monitor.report(step, {"loss": 100.0 * number + step})
+        monitor.add(step, {"nfe": float(number)})
+    monitor.close()
+    (file,) = set(run.tensorboard.glob("*")) - before
+    file.rename(run.tensorboard / f"events.out.tfevents.{number:010d}")
+
+
+def test_what_later_attempts_repeat_replaces_what_was_there(run, caplog):
+    for number, (first, last) in enumerate(((0, 40), (20, 30), (20, 60))):
+        attempt(run, number, first, last)
+    found = curves.read(run)
+    assert found["train/loss"] == [(10, 10.0), (20, 20.0), (30, 230.0), (40, 240.0), (50, 250.0), (60, 260.0)]
+    assert [step for step, _ in found["periodic/nfe"]] == [10, 20, 30, 40, 50, 60]
+    assert caplog.text == ""
+
+
+def test_a_record_that_is_being_written_is_read_once_it_is_whole(run):
+    attempt(run, 0, 0, 40)
+    (file,) = run.tensorboard.glob("*")
+    whole, curve = file.read_bytes(), curves.Curves(run.tensorboard, curves.LOSS)
+    for content in (whole[:-3], whole):
+        file.write_bytes(content)
+        curve.look()
+    assert curve.losses == (10.0, 20.0, 30.0, 40.0)
+
+
+def test_what_is_not_finite_is_no_point_and_a_subfolder_names_its_tags(run):
+    with SummaryWriter(str(run.tensorboard / "eval-1")) as board:
+        for step, value in enumerate((1.0, float("nan"), float("inf"), 2.0)):
+            board.add_scalar("other", value, step)
+    assert curves.read(run)["eval-1: other"] == [(0, 1.0), (3, 2.0)]

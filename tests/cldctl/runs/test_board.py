@@ -74,18 +74,6 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
     wait_for(lambda: is_gone(child))
 
 
-@pytest.mark.parametrize(
-    ("full", "own", "host"),
-    [("gpu1.lab.org", "gpu1", "gpu1.lab.org"), ("localhost.localdomain", "vm", "vm")],
-)
-def test_the_tunnel_leads_to_this_machine(full, own, host, monkeypatch, tmp_path):
-    monkeypatch.setattr(board.socket, "getfqdn", lambda: full)
-    monkeypatch.setattr(board.socket, "gethostname", lambda: own)
-    line = board.Board(None, 6006, tmp_path / "log").tunnel
-    assert line.startswith("ssh -N -L 6006:localhost:6006 ")
-    assert line.endswith(f"@{host}")
-
-
 def test_one_that_ends_says_why(runs, monkeypatch, tmp_path):
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho loading\necho 'ValueError: no such thing'\nexit 3\n")

@@ -1,18 +1,18 @@
 """Ending several runs at once, on clusters that are made up."""
 
-import itertools
+from pathlib import Path
 
 import pytest
 
 from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Started, Submitted
+from cld_core.run.events import Cancelled, Ended, JobRef, Submitted
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
-from cldctl.runs import cancel
-from tests.support.clock import Clock
+from cldctl.runs import cancel, logs, removal
 from tests.support.made_up import run_with
-from tests.support.scripted import Scripted, trained
+from tests.support.scripted import Scripted, over, trained
 from tests.support.tools import invoke
 
 
@@ -69,14 +69,20 @@ def test_one_evaluation_ends_and_the_others_and_the_training_go_on(tmp_path, scr
     assert scripted.phases["1"] == "running"
 
 
-def test_an_evaluation_that_is_not_there_or_of_several_runs(tmp_path, scripted):
-    for name in "ab":
-        run_of(tmp_path / name, name)
-    found = invoke("cancel", "a", "--eval", "elbo", runs=tmp_path, code=3)
-    assert "a has no evaluation elbo that was started. It has: none. Nothing was cancelled." in found.stderr
-    several = invoke("cancel", "a", "b", "--eval", "elbo", runs=tmp_path, code=2)
-    assert "--eval goes with one run, not with 2" in several.stderr
-    assert scripted.calls == []
+def test_a_tuning_is_a_job_of_its_run(tmp_path, scripted):
+    run = over(tmp_path / "a", "7", 10, 20)
+    request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=1.0, seed=0)
+    tuning = Tuning(request.store(run.tuned / request.id))
+    job = JobRef(cluster="scripted", job_id="9", logs=str(tuning.folder / "logs"))
+    tuning.ledger.append(Submitted(job=job, shards=(0,)))
+    scripted.phases["9"] = "running"
+    assert Path(logs.of_evaluation(run, tuning.name[:12], None, 0).job.logs).parent == tuning.folder
+    with pytest.raises(UsageError, match=r"a: job 9 may still run or wait\. Nothing was removed\."):
+        removal.plan([run])
+    (ending,) = endings = cancel.cancel([run])
+    ended(endings)
+    assert tuning.ledger.history().cancelled == {"9"}
+    assert cancel.outcome(ending) == "a: its tunings are cancelled"
 
 
 def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
@@ -98,15 +104,6 @@ def test_nothing_is_cancelled_unless_everything_can_be(tmp_path, scripted):
     assert not any(map(is_noted, runs))
 
 
-def test_a_job_about_which_nothing_is_known_yet_is_not_said_to_be_elsewhere(tmp_path, scripted, monkeypatch):
-    run = run_of(tmp_path / "a", "1")
-    seen = Survey({("scripted", "1"): Seen("unknown", reason="Slurm has not said anything about it yet")})
-    monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: seen)
-    with pytest.raises(SchedulerAway, match=r"whether job 1 is alive is unknown \(Slurm has not.*Try again"):
-        cancel.cancel([run])
-    assert not is_noted(run)
-
-
 def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, scripted):
     runs = [run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2", cluster="other")]
     scripted.refused.add("1")
@@ -115,6 +112,7 @@ def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, script
     assert first.jobs == (), "nobody waits for it"
     assert (second.problem, [job.job_id for job in second.jobs]) == (None, ["2"])
     assert scripted.phases == {"1": "running", "2": "gone"}
+    assert runs[0].ledger.history().cancelled == set(), "a later SIGTERM is not taken for a cancellation"
     said = invoke("cancel", "a", "b", runs=tmp_path, code=4).stderr
     assert "a: no" in said
 
@@ -129,38 +127,6 @@ def test_a_run_that_finished_a_moment_ago_is_not_called_cancelled(tmp_path, scri
     said = invoke("cancel", "a", runs=tmp_path).stderr
     assert "a: had finished before it could be cancelled; last checkpoint: step 10" in said
     assert run.ledger.history().last.cause == "finished"
-
-
-def test_a_refused_cancellation_is_none_in_the_ledger(tmp_path, scripted):
-    """A later SIGTERM, as of a preemption, would look like the cancellation."""
-    run = run_of(tmp_path / "a", "1")
-    scripted.refused.add("1")
-    (ending,) = cancel.cancel([run])
-    assert isinstance(ending.problem, SchedulerRefused)
-    assert [type(event) for event in run.ledger.events()[-2:]] == [Cancelled, NotCancelled]
-    assert run.ledger.history().cancelled == set()
-    run.ledger.append(Ended(attempt=0, cause="terminated", step=10))
-    assert run.ledger.history().last.cause == "terminated"
-    scripted.refused.clear()
-    run.ledger.append(Started(attempt=1, job_id="1", step=10))
-    cancel.cancel([run])
-    assert run.ledger.history().cancelled == {"1"}
-
-
-def test_a_launcher_that_must_not_be_asked_often_is_asked_more_and_more_rarely(tmp_path, scripted, monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(cancel, "time", clock)
-    monkeypatch.setattr(Scripted, "question_s", 2.0)
-    run, asked = run_of(tmp_path / "a", "1"), []
-    scripted.stubborn = {"1"}
-    endings = cancel.cancel([run])
-    ask = cancel.survey.ask
-    monkeypatch.setattr(cancel.survey, "ask", lambda *jobs: asked.append(clock.now) or ask(*jobs))
-    ended(endings)
-    assert len(asked) <= 12, "in a minute; it was 120"
-    gaps = [after - before for before, after in itertools.pairwise(asked)]
-    assert gaps[:-2] == sorted(gaps[:-2])
-    assert asked[-1] >= cancel.GRACE_S
 
 
 @pytest.mark.parametrize(

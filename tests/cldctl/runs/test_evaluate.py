@@ -1,25 +1,16 @@
 """Of an evaluation in progress, what nobody computes any more is started, and nothing else."""
 
-import json
-
 import pytest
 
-from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
 from cld_core.run import events
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
-from cld_core.shards.request import MAX_SHARDS
-from cldctl.clusters.records import SchedulerRefused, Seen, Survey
 from cldctl.evals import plan
 from cldctl.runs import evaluate
-from cldctl.runs.survey import Answers
-from cldctl.runs.work_status import evaluation_status, why_stopped
-from cldctl.show.runs import newest_result
+from cldctl.runs.work_status import why_stopped
 from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, alone
-from tests.support.tools import invoke
 
 ASKED = ("eval.samples=1024",)
 
@@ -101,30 +92,6 @@ def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
     assert outcome.said == ("64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)",)
 
 
-def test_a_scheduler_that_takes_no_task_at_all_is_not_asked_for_ever(run):
-    cluster = alone(takes=0)
-    with pytest.raises(SchedulerRefused, match="AssocMaxSubmitJobLimit"):
-        started(run, cluster)
-    assert cluster.sizes == [64, 32, 16, 8, 4, 2, 1]
-    assert list(run.evals.iterdir()) == []
-
-
-def test_another_refusal_is_final(run):
-    cluster = alone(error=SchedulerRefused("no"))
-    with pytest.raises(SchedulerRefused):
-        started(run, cluster)
-    assert cluster.sizes == [64]
-
-
-def test_more_shards_than_anybody_needs_are_refused(run):
-    with pytest.raises(UsageError, match=r"--shards 10001: work is divided into at most 10,000, since each is"):
-        EvalRequest.of(run.recipe(), ("elbo",), 20, MAX_SHARDS + 1)
-    assert EvalRequest.of(run.recipe(), ("elbo",), 20, MAX_SHARDS).shards <= MAX_SHARDS
-    done = invoke("eval", "mine", "--elbo", "--shards", "100000", runs=run.path.parent, code=2)
-    assert "--shards 100000: work is divided into at most 10,000" in done.stderr
-    assert list(run.evals.iterdir()) == []
-
-
 def task(number, job="8"):
     return Submitted(job=JobRef(cluster="scripted", job_id=f"{job}_{number}"), shards=(number,))
 
@@ -151,17 +118,3 @@ def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     assert found is not None
     assert found.cause == cause
     assert why in found.reason
-
-
-def test_a_merge_that_was_refused_says_why_in_status_until_it_is_started_again(run):
-    work, _ = started(run, alone(takes=64), shards=3)
-    work.ledger.append(events.GivenUp(reason="shard 1 is damaged. Re-run it.", job_id="1_0"))
-    gone = Answers({"scripted": Survey({("scripted", f"1_{number}"): Seen("gone") for number in range(3)})})
-    entry = json.loads(json.dumps(evaluation_status(work, gone)))
-    assert (entry["state"], entry["reason"]) == ("STOPPED", "shard 1 is damaged. Re-run it.")
-    assert newest_result([entry]) == "0/3 failed"
-    assert entry["remarks"] == ["shard 1 is damaged. Re-run it."]
-    work.ledger.append(task(1, "9"))
-    waiting = Answers({"scripted": Survey({**gone.surveys["scripted"].jobs, ("scripted", "9_1"): Seen("pending")})})
-    entry = evaluation_status(work, waiting)
-    assert (entry["state"], entry["reason"], entry["remarks"]) == ("PENDING", None, [])

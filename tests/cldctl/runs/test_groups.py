@@ -10,7 +10,7 @@ from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
-from cld_core.run.events import Ended, NotSubmitted, Requested, Started
+from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl.clusters.records import SchedulerRefused
@@ -18,7 +18,7 @@ from cldctl.evals import plan
 from cldctl.runs import cells, checkout, evaluate, groups, logs, removal
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation
-from tests.support.made_up import report, run_with
+from tests.support.made_up import report, run_with, seeds
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted, register
 
@@ -27,7 +27,7 @@ SEEDS = ("train.seed=0,1,2",)
 
 
 @pytest.fixture
-def arrays(monkeypatch):
+def arrays(monkeypatch, small):
     """Accepts arrays and runs none; a job has an id of its own, and logs."""
     return register(monkeypatch, first=None, most=1000, queues=True)()
 
@@ -89,15 +89,6 @@ def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatc
         start(asked(tmp_path), arrays)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [".changes", ".groups"]
     assert list((tmp_path / ".groups").iterdir()) == []
-    monkeypatch.setattr(Scripted, "error", None)
-    start(asked(tmp_path, ("train.seed=0",)), arrays)
-    run = RunFolder(tmp_path / "g-seed0")
-    end(arrays, run, "terminated")
-    monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
-    with pytest.raises(SchedulerRefused):
-        start(asked(tmp_path), arrays)
-    assert [entry.name for entry in Group(tmp_path, "g").runs()] == ["g-seed0"], "what was there stays"
-    assert isinstance(run.ledger.events()[-1], NotSubmitted)
 
 
 def test_more_runs_than_an_array_has_tasks_are_refused_before_anything_is_written(tmp_path, arrays, monkeypatch):
@@ -117,32 +108,14 @@ def test_evaluations_wait_for_their_own_run(tmp_path, arrays):
     assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.new, 1)
 
 
-def test_an_evaluation_that_is_refused_leaves_the_trainings(tmp_path, arrays, monkeypatch):
-    def refuse(number):
-        if number > 2:
-            raise SchedulerRefused("too many jobs")
-
-    monkeypatch.setattr(Scripted, "before", staticmethod(refuse))
-    begun = start(asked(tmp_path, metrics=("elbo",)), arrays)
-    assert len(begun.jobs) == 3
-    assert [(entry.run.name, entry.exit_code) for entry in begun.skipped] == [("g-seed1", 4), ("g-seed2", 4)]
-    assert "too many jobs" in begun.skipped[0].reason
-
-
 def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
     start(asked(tmp_path, metrics=("elbo",)), arrays)
     runs = Group(tmp_path, "g").runs()
     for run, cause in zip(runs, ("finished", "crashed", "terminated"), strict=True):
         end(arrays, run, cause, 20 if cause == "finished" else 5)
     runs[1].identity_file.write_text(json.dumps({**runs[1].identity(), "format": 99}))
-    before = len(arrays.submissions)
-    begun = groups.resume(
-        Group(tmp_path, "g"),
-        Continuation(overrides=("cluster.time_min=60",)),
-        arrays,
-        lambda *it: None,
-        lambda run: None,
-    )
+    before, longer = len(arrays.submissions), Continuation(overrides=("cluster.time_min=60",))
+    begun = groups.resume(Group(tmp_path, "g"), longer, arrays, lambda *it: None, lambda run: None)
     assert (begun.finished, list(begun.jobs)) == (["g-seed0"], ["g-seed2"])
     assert "format 99" in begun.skipped[0].reason
     spec, _ = arrays.submissions[before]
@@ -175,7 +148,7 @@ def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_
     ((spec, _),) = arrays.submissions
     shared = tmp_path / ".groups" / "g" / "code"
     assert spec.code == shared
-    assert (shared / "cldctl" / "app.py").exists()
+    assert (shared / "cld_core" / "a.py").exists()
     runs = Group(tmp_path, "g").runs()
     assert {code.path_of(run.path) for run in runs} == {shared}
     assert sorted(path.name for path in (runs[0].path / "code").iterdir()) == ["manifest.json", "recipe.yaml"]
@@ -183,22 +156,16 @@ def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_
     assert request.code == code.read(shared).code == code.read(runs[0].path / "code").code
     start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
     assert arrays.submissions[-1][0].code == shared, "the same code"
+
+    def of_another_checkout(target, runs):
+        (target / "cldctl.py").write_text("")
+        return checkout.Copied(files={"cldctl.py": checksum(target / "cldctl.py")})
+
     monkeypatch.setattr(checkout, "copy", of_another_checkout)
     start(asked(tmp_path, ("train.seed=0,1,2,3,4",)), arrays)
     other = arrays.submissions[-1][0].code
     assert (other.parent, other.name[:5]) == (shared.parent, "code-")
     assert code.path_of(tmp_path / "g-seed4") == other
-    for name in ("g-seed0", "g-seed4"):
-        end(arrays, RunFolder(tmp_path / name), "terminated")
-    before = len(arrays.submissions)
-    groups.resume(Group(tmp_path, "g"), Continuation(), arrays, lambda *it: None, lambda run: None)
-    assert [spec.code for spec, _ in arrays.submissions[before:]] == [shared, other], "an array has one code"
-
-
-def of_another_checkout(target, runs):
-    (target / "cldctl.py").write_text("")
-    sha256 = checksum(target / "cldctl.py")
-    return checkout.Copied(files={"cldctl.py": sha256})
 
 
 def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
@@ -215,14 +182,6 @@ def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
 
 def made(*sweep, overrides=()):
     return cells.cells_of("g", cells.axes_of(sweep), TOY, overrides, None)
-
-
-def test_names_are_made_of_the_values_and_can_be_read():
-    names = [cell.name for cell in made("train.seed=0,1", "optim.lr=1e-4,2e-4")]
-    assert names == ["g-seed0-lr1e-4", "g-seed0-lr2e-4", "g-seed1-lr1e-4", "g-seed1-lr2e-4"]
-    assert [cell.recipe.train.seed for cell in made("train.seed=3,7")] == [3, 7]
-    assert cells.run_name("g", {"sde.name": "cld"}) == "g-name-cld"
-    assert cells.run_name("g", {"sde.name": "cld", "optim.name": "adam"}) == "g-sde.name-cld-optim.name-adam"
 
 
 def test_names_are_usable_and_unique_whatever_the_values():
@@ -250,26 +209,9 @@ def test_a_mistake_is_named(sweep, message):
         made(*sweep)
 
 
-def group_with(tmp_path, *overrides):
-    """A group with one run, of seed 0."""
-    group = Group(tmp_path, "g")
-    group.add({"g-seed0": {"train.seed": "0"}})
-    identity = {"created": 1.0, "group": "g", "sweep": {"train.seed": "0"}}
-    RunFolder.create(tmp_path / "g-seed0", load(TOY, ["train.seed=0", *overrides]), identity)
-    return group
-
-
-def test_a_run_is_found_again_by_what_its_values_mean(tmp_path):
-    group = Group(tmp_path, "g")
-    group.add({"g-lr1e-4": {"optim.lr": "1e-4"}})
-    identity = {"created": 1.0, "group": "g", "sweep": {"optim.lr": "1e-4"}}
-    run = RunFolder.create(tmp_path / "g-lr1e-4", load(TOY, ["optim.lr=1e-4"]), identity)
-    found = cells.existing(group, made("optim.lr=0.0001,2e-4"))
-    assert {name: other.path for name, other in found.items()} == {"g-lr0.0001": run.path}
-
-
 def test_a_run_that_was_submitted_otherwise_is_not_taken_for_the_cell(tmp_path):
-    group = group_with(tmp_path, "train.steps=10", "cluster.time_min=9")
+    seeds(tmp_path, "g", 1, infix="-seed", overrides=("train.seed=0", "train.steps=10", "cluster.time_min=9"))
+    group = Group(tmp_path, "g")
     with pytest.raises(UsageError, match=r"g-seed0 exists, and was submitted with train.steps=10\. Use another --name"):
         cells.existing(group, made("train.seed=0,1", overrides=["train.steps=20"]))
     assert cells.existing(group, made("train.seed=0", overrides=["train.steps=10"])), "the jobs may differ"

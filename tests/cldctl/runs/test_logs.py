@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted, TurnedAway
+from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted
 from cldctl.runs import logs
 from cldctl.runs.logs import Part, cut, merged
 from tests.support.made_up import run_with
@@ -31,18 +29,6 @@ def submitted(job_id, folder):
     return Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(folder)), shards=(0,))
 
 
-def test_a_job_that_was_turned_away_has_a_log_and_a_reason(run):
-    run.ledger.append(submitted("7", run.logs))
-    run.ledger.append(TurnedAway(job_id="7", reason="another job holds it", why="held"))
-    write(run.logs, "7")
-    shown = invoke("logs", "mine", runs=run.path.parent)
-    assert shown.stdout == "hello\n"
-    assert "job 7 did not train: another job holds it" in shown.stderr
-    run.ledger.append(submitted("8", run.logs))
-    log = logs.of_training(run, None, 0)
-    assert (log.job.job_id, log.note) == ("8", None)
-
-
 def test_the_log_of_an_attempt_is_that_of_its_job(run):
     with pytest.raises(NotFoundError, match="was never submitted"):
         logs.of_training(run, None, 0)
@@ -57,31 +43,6 @@ def test_the_log_of_an_attempt_is_that_of_its_job(run):
         logs.of_training(run, 2, 0)
 
 
-def test_an_evaluation_without_a_job_has_no_log(run):
-    request = EvalRequest.of(run.recipe(), ("elbo",), 10, 2)
-    work = Evaluation(request.save(run))
-    with pytest.raises(NotFoundError, match=r"no evaluation .* that was started"):
-        logs.of_evaluation(run, work.name, None, 0)
-    work.ledger.append(submitted("7", work.folder / "logs"))
-    with pytest.raises(NotFoundError, match=r"no job of .* computes shard 1"):
-        logs.of_evaluation(run, work.name, 1, 0)
-    with pytest.raises(NotFoundError, match=r"no shard 2\. It has: 0 to 1"):
-        logs.of_evaluation(run, work.name, 2, 0)
-
-
-def test_the_beginning_of_an_evaluation_s_id_is_enough_if_one_alone_begins_so(run):
-    names = []
-    for step in (10, 20):
-        work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), step, 2).save(run))
-        work.ledger.append(submitted("7", work.folder / "logs"))
-        names.append(work.name)
-        if step == 10:
-            assert Path(logs.of_evaluation(run, "elbo", None, 0).job.logs).parent == work.folder
-    assert Path(logs.of_evaluation(run, "elbo-00000020", None, 0).job.logs).parent.name == names[1]
-    with pytest.raises(UsageError, match=f"'elbo' is the beginning of 2 evaluations of mine: {', '.join(names)}"):
-        logs.of_evaluation(run, "elbo", None, 0)
-
-
 def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_path):
     """Wherever the ledger says that it is, it is looked for in this run."""
     run.ledger.append(submitted("7", run.path / "logs-anna"))
@@ -90,11 +51,6 @@ def test_the_logs_of_a_colleague_s_job_are_in_a_folder_of_their_own(run, tmp_pat
     shutil.move(run.path, moved)
     (file,) = logs.of_training(RunFolder(moved), None, 0).files()
     assert file == moved / "logs-anna" / "7_0_log.out"
-    work = Evaluation(EvalRequest.of(RunFolder(moved).recipe(), ("elbo",), 10).save(RunFolder(moved)))
-    work.ledger.append(submitted("8", work.folder / "logs-anna"))
-    write(work.folder / "logs-anna", "8")
-    (file,) = logs.of_evaluation(RunFolder(moved), work.name, None, 0).files()
-    assert file == work.folder / "logs-anna" / "8_0_log.out"
     for elsewhere in ("/etc", str(moved / "logs-anna" / ".."), "logs-", ""):
         RunFolder(moved).ledger.append(submitted("9", elsewhere))
         assert Path(logs.of_training(RunFolder(moved), None, 0).job.logs).parent == moved
@@ -156,23 +112,12 @@ def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--rank", "1", "--all-ranks"),
-        ("--rank", "1", "--failed"),
-        ("--all-ranks", "--failed"),
-        ("--failed", "-f"),
-        ("--failed", "--eval", "x"),
-        ("--attempt", "0", "--eval", "x"),
-        ("--all-ranks", "--eval", "x"),
-        ("--shard", "1"),
-        ("--tail", "-1"),
+        *("--rank 1 --all-ranks", "--rank 1 --failed", "--all-ranks --failed", "--failed -f", "--failed --eval x"),
+        *("--attempt 0 --eval x", "--all-ranks --eval x", "--shard 1", "--tail -1"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(requeued, options):
-    shown(requeued, *options, code=2)
-
-
-def start_mark(restart, rank=0):
-    return f"--- start {restart} of job 7: rank {rank} on n1, 2026-11-26T08:00:0{restart} ---\n"
+    shown(requeued, *options.split(), code=2)
 
 
 def text(part):
@@ -193,15 +138,11 @@ def test_a_start_is_cut_out_at_the_marks_with_what_submitit_says_before_it(log):
     end = "submitit INFO (2026-11-26 08:00:00,000) - Job completed successfully\n"
     said = "submitit INFO (2026-11-26 08:00:01,000) - Starting with JobEnvironment(job_id=7)\n"
     said += "submitit INFO (2026-11-26 08:00:01,100) - Loading pickle: 7_submitted.pkl\n"
-    file = log(f"setup\n{start_mark(0)}a\nb\n{end}{said}{start_mark(1)}c\n{start_mark(3)}d\n")
-    assert text(cut(file, 0)) == f"setup\n{start_mark(0)}a\nb\n{end}"
-    assert text(cut(file, 1)) == f"{said}{start_mark(1)}c\n"
-    assert text(cut(file, 3)) == f"{start_mark(3)}d\n"
+    file = log(f"setup\n{mark(0)}a\nb\n{end}{said}{mark(1)}c\n{mark(3)}d\n")
+    assert text(cut(file, 0)) == f"setup\n{mark(0)}a\nb\n{end}"
+    assert text(cut(file, 1)) == f"{said}{mark(1)}c\n"
+    assert text(cut(file, 3)) == f"{mark(3)}d\n"
     assert cut(file, 3).end is None, "it may grow"
-
-
-def test_a_log_of_errors_is_read_without_its_marks(log):
-    assert text(cut(log(f"{start_mark(0)}error\n", "7_0_log.err"), 0)) == "error\n"
 
 
 def test_the_last_lines(log, monkeypatch):

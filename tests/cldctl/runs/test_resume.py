@@ -8,18 +8,14 @@ from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageEr
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_json, write_json
-from cld_core.run.events import Cancelled, Ended, JobRef, Requested, Submitted
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cld_core.run.events import JobRef, Requested, Submitted
+from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with
-from tests.support.scripted import Scripted, trained
+from tests.support.scripted import Scripted, stopped, trained
 
-
-def stopped(path, job_id="1", cause="preempted", phase="gone", cluster="scripted", steps=(10, 20)):
-    run = trained(run_with(path, *steps, overrides=("train.steps=50",)), job_id, phase, cluster)
-    run.ledger.append(Ended(attempt=0, cause=cause, step=steps[-1]))
-    return run
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def resumed(run, *overrides, from_step=None):
@@ -66,21 +62,6 @@ def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripte
         resumed(other)
 
 
-def test_overrides_of_a_refused_continuation_are_not_in_force(tmp_path, scripted, monkeypatch):
-    run = stopped(tmp_path / "a")
-
-    def refuse(cluster, spec, tasks, note):
-        raise SchedulerRefused("no")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Scripted, "submit", refuse)
-        with pytest.raises(SchedulerRefused):
-            resumed(run, "train.steps=1000", "train.keep=7")
-    assert (run.recipe().train.steps, run.ledger.history().overrides) == (50, ())
-    resumed(run, "train.keep=5")
-    assert (run.recipe().train.steps, run.recipe().train.keep) == (50, 5)
-
-
 def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scripted):
     run = run_with(tmp_path / "mine")
     resume(run, Continuation(), Scripted(), lambda *about: None)
@@ -92,20 +73,9 @@ def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scri
 
 
 def test_a_hook_that_others_could_have_written_is_not_taken_over(tmp_path, scripted):
-    def start(*overrides, **more):
-        resume(run, Continuation(overrides=overrides, **more), Scripted(), lambda *about: None)
-        run.ledger.append(Cancelled(job_id="100"))
-        Scripted.phases["100"] = "gone"
-        spec = hooks.allowed(run.logs)
-        return None if spec is None else spec.on_change
-
     run = run_with(tmp_path / "mine", 10, overrides=("hooks.on_change=date",))
     run.recipe_file.chmod(0o666)
     with pytest.raises(CheckpointError, match=r"hooks\.on_change=date would run code of their choice"):
-        start()
-    assert start("hooks.on_change=uptime") == "uptime", "what is typed is this user's own"
-    assert start("hooks.on_change=null") is None
-    run.recipe_file.chmod(0o600)
-    assert start("hooks.on_change=date") == "date"
-    run.recipe_file.chmod(0o666)
-    assert start(allow_plugin=True) == "date"
+        resumed(run)
+    resumed(run, "hooks.on_change=uptime")
+    assert hooks.allowed(run.logs).on_change == "uptime", "what is typed is this user's own"

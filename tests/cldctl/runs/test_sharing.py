@@ -6,20 +6,14 @@ import stat
 from pathlib import Path
 
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, JobRef, Requested, Submitted
+from cld_core.run.events import JobRef, Requested, Submitted
 from tests.support.made_up import run_with
 from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
-from tests.support.scripted import trained
+from tests.support.scripted import stopped
 from tests.support.tools import invoke
 
 __all__ = ["open_folder"]
 pytestmark = needs_root
-
-
-def stopped(path: Path, job_id: str = "1") -> RunFolder:
-    run = trained(run_with(path, 10, 20), job_id, "gone")
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
-    return run
 
 
 def shared(root: Path, name: str = "ours", job_id: str = "1") -> RunFolder:

@@ -1,6 +1,5 @@
 """A run keeps the code that it was submitted with, until `resume --update-code`."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,11 +9,10 @@ import pytest
 
 from cld_core.config import load
 from cld_core.errors import CldError, UsageError
-from cld_core.run import code, edits
+from cld_core.run import code
+from cld_core.run import recipe as frozen
 from cld_core.run.events import Ended, RecipeEdited, Requested
-from cldctl.clusters import job_logs
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
-from cldctl.jobs import hooks
 from cldctl.runs import checkout, snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
@@ -34,19 +32,6 @@ from cld_core.data.toy import toy
 def ring(n, generator):
     return torch.full((n, 2), {}.0)
 """
-
-
-@pytest.fixture
-def small(monkeypatch, tmp_path):
-    """A checkout of two files, which a test may change."""
-    root = tmp_path / "checkout"
-    (root / "cld_core").mkdir(parents=True)
-    (root / "cld_core/__init__.py").write_text("")
-    (root / "cld_core/a.py").write_text("A = 1\n")
-    monkeypatch.setattr(code, "ROOT", root)
-    monkeypatch.setattr(checkout.copy, "__defaults__", (root,))
-    monkeypatch.setattr(checkout.patch, "__defaults__", (root,))
-    return root
 
 
 @pytest.fixture
@@ -81,15 +66,6 @@ def requests(run):
     return [event for event in run.ledger.events() if isinstance(event, Requested)]
 
 
-def test_submit_stores_the_code_and_the_ledger_says_which(run):
-    manifest = code.read(run.path / "code")
-    assert (manifest.kind, manifest.code) == ("copy", requests(run)[0].code)
-    assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
-    assert code.path_of(run.path) == run.path / "code"
-    assert (run.path / "code" / code.RECIPE).read_text() == run.recipe_file.read_text()
-    assert not list(run.path.glob(".code*"))
-
-
 def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
     (small / "cld_core/a.py").write_text("A = 2\n")
     resumed(stop(run))
@@ -103,26 +79,14 @@ def test_a_continuation_runs_the_same_code_until_it_is_updated(run, small):
     assert (run.path / "code" / code.EARLIER / old[:16] / code.MANIFEST).exists()
 
 
-@pytest.mark.parametrize("how", ["changed", "missing", "added", "manifest", "no manifest"])
-def test_damaged_code_is_refused_with_the_fix(run, how):
-    folder = run.path / "code"
-    match how:
-        case "changed":
-            (folder / "cld_core/a.py").write_text("A = 3\n")
-        case "missing":
-            (folder / "cld_core/a.py").unlink()
-        case "added":
-            (folder / "torch.py").write_text("")
-        case "manifest":
-            (folder / code.MANIFEST).write_text("{")
-        case "no manifest":
-            (folder / code.MANIFEST).unlink()
-    before = len(requests(run))
+@pytest.mark.parametrize(("file", "text"), [("cld_core/a.py", "A = 3\n"), ("torch.py", ""), (code.MANIFEST, "{")])
+def test_damaged_code_is_refused_with_the_fix(run, file, text):
+    (run.path / "code" / file).write_text(text)
     with pytest.raises(CldError, match=r"not what was stored with it.*resume mine --update-code"):
         resumed(stop(run))
-    assert len(requests(run)) == before
+    assert len(requests(run)) == 1
     resumed(run, update_code=True)
-    assert code.problem_of(folder, code.read(folder)) is None
+    assert code.problem_of(run.path / "code", code.read(run.path / "code")) is None
 
 
 def test_live_code(tmp_path, scripted, small):
@@ -146,61 +110,29 @@ def test_a_plugin_file_is_copied_and_the_recipe_names_the_copy(tmp_path, scripte
     first, second = requests(run)
     assert first.code == second.code
     assert run.recipe().plugins[0] == copy
-    file.unlink()
     resumed(stop(run), update_code=True)
-    assert requests(run)[-1].code == first.code, "the file is gone, so its copy stays"
-    file.write_text(RING.format(3))
-    resumed(stop(run), update_code=True)
-    kept = run.path / "code" / code.EARLIER / first.code[:16]
-    assert [place.read_text() for place in kept.glob("plugins/*/ring.py")] == [RING.format(1)]
     resumed(stop(run))  # What is kept is no code that was added.
-    assert "(n, 2), 3.0" in (run.path / "code" / run.recipe().plugins[0]).read_text()
+    assert "(n, 2), 2.0" in (run.path / "code" / run.recipe().plugins[0]).read_text()
     assert requests(run)[-1].code != first.code
 
 
-def test_a_plugin_that_an_override_names_is_copied_then(tmp_path, scripted, small):
-    first, file = tmp_path / "first.py", tmp_path / "ring.py"
-    for each in (first, file):
-        each.write_text(RING.format(1))
-    run = begun(tmp_path, "data.name=ring", f"plugins={first}")
-    resumed(stop(run), overrides=(f"plugins={file}",))
-    copy = run.recipe().plugins[0]
-    assert copy.startswith(str(run.path / "code/plugins"))
-    assert copy.endswith("/ring.py")
-    file.write_text(RING.format(2))
-    resumed(stop(run), overrides=(f"plugins={file}",))
-    assert run.recipe().plugins[0] != copy, "whoever names it again wants it as it is now"
-
-
 def test_a_recipe_that_was_edited_by_hand(run):
-    assert edits.edited(run) == {}
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text + "# a comment changes nothing\n")
-    assert edits.edited(run) == {}
+    assert frozen.edited(run) == {}
     run.recipe_file.write_text(text.replace("lr: 0.001", "lr: 0.5"))
     said = "optim.lr 0.5 instead of 0.001"
-    assert edits.edited(run) == {"optim.lr": said}
+    assert frozen.edited(run) == {"optim.lr": said}
     for command in ("status", "why"):
         told = invoke(command, run.name, "--json", runs=run.path.parent).stdout
         assert f"recipe.yaml was edited by hand: {said}" in told, "before the next start"
     (warning,) = resumed(stop(run))
     assert "recipe.yaml was edited by hand since the run was made: optim.lr 0.5 instead of 0.001" in warning
-    resumed(stop(run))
     events = [event for event in run.ledger.events() if isinstance(event, RecipeEdited)]
     assert [(event.keys, event.values) for event in events] == [(("optim.lr",), (said,))]
     run.recipe_file.write_text(text)
-    assert edits.note(run) is None
+    assert frozen.note(run) is None
     assert run.ledger.history().edited == ()
-
-
-def test_the_profile_of_a_continuation(run, tmp_path):
-    profile = tmp_path / "big.yaml"
-    profile.write_text("cluster:\n  partition: big\n  setup: [module load cuda]\n")
-    invoke("resume", stop(run).name, "cluster.time_min=7", "--profile", str(profile), runs=run.path.parent)
-    request, cluster = requests(run)[-1], run.recipe().cluster
-    assert (request.profile, cluster.partition, cluster.setup) == (str(profile), "big", ("module load cuda",))
-    assert cluster.time_min == 7
-    assert request.given == ()
 
 
 def test_the_copy_is_what_python_imports(tmp_path, scripted):
@@ -212,16 +144,6 @@ def test_the_copy_is_what_python_imports(tmp_path, scripted):
         [sys.executable, "-P", "-c", told], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [str(run.path / "code/cldctl/__init__.py"), requests(run)[0].code]
-
-
-def test_code_that_was_edited_after_it_was_stored(tmp_path, run, monkeypatch):
-    monkeypatch.setattr(code, "ROOT", run.path / "code")
-    assert (code.edited(), code.running(run.path)) == (None, requests(run)[0].code)
-    other = shutil.copytree(run.path / "code", tmp_path / "other")
-    (other / "cld_core/a.py").write_text("A = 3\n")
-    monkeypatch.setattr(code, "ROOT", other)
-    assert code.edited() == "cld_core/a.py was changed"
-    assert code.running(run.path) == f"{requests(run)[0].code} edited"
 
 
 def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypatch):
@@ -240,15 +162,6 @@ def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypa
     updated = snapshot.for_continuation(run, recipe, cluster, Wish(update=True))
     assert updated.code != same.code
     assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
-
-
-def test_an_installed_package_is_recorded(tmp_path, scripted, monkeypatch):
-    monkeypatch.setattr(code, "installed", lambda: "f" * 64)
-    run = begun(tmp_path)
-    manifest = code.read(run.path / "code")
-    assert (manifest.kind, manifest.files, requests(run)[0].code) == ("installed", {}, "f" * 64)
-    assert code.path_of(run.path) is None
-    assert code.running(run.path) == "f" * 64
 
 
 def edition(run):
@@ -270,15 +183,6 @@ def test_the_code_is_what_it_was(run, small, error):
     resumed(stop(run), update_code=True)
     assert edition(run)[0] == "A = 2\n"
     assert not list(run.path.glob(".code*")), "the code before is removed when the job exists"
-
-
-def test_the_hook_is_what_it_was(tmp_path, scripted, small):
-    run = begun(tmp_path, "hooks.on_change=mine")
-    file = job_logs.folder_for(run.logs) / hooks.SETTINGS
-    for override in ("hooks.on_change=theirs", "hooks.on_change=null"):
-        with pytest.raises(SchedulerRefused):
-            resumed(stop(run), alone(error=REFUSED), overrides=(override,))
-        assert json.loads(file.read_text())["on_change"] == "mine"
 
 
 def test_a_command_that_was_killed_in_between(run, small):
@@ -327,29 +231,14 @@ def copied(root, tmp_path, runs=None):
 
 
 def test_tracked_files_as_they_are_now_and_new_ones(repository, tmp_path):
-    write(
-        repository,
-        {"cld_core/a.py": "A = 2\n", "cld_core/new.py": "NEW = 1\n", "ignored.py": "", "Größe.py": "g = 1\n"},
-    )
+    write(repository, {"cld_core/a.py": "A = 2\n", "ignored.py": "", "Größe.py": "g = 1\n"})
     (repository / "gone.py").unlink()
     target, it = copied(repository, tmp_path)
-    assert set(it.files) == {
-        ".gitignore",
-        "cld_core/__init__.py",
-        "cld_core/a.py",
-        "cld_core/new.py",
-        "run.sh",
-        "Größe.py",
-    }
+    assert set(it.files) == {".gitignore", "cld_core/__init__.py", "cld_core/a.py", "run.sh", "Größe.py"}
     assert (target / "cld_core/a.py").read_text() == "A = 2\n"
     assert os.access(target / "run.sh", os.X_OK)
     assert not os.access(target / "cld_core/a.py", os.X_OK)
-    assert it.left_out == {
-        ".env": "it may hold a secret",
-        "weights.pt": "it is data",
-        "gone.py": "it was deleted",
-        "tests/": "no job needs it",
-    }
+    assert set(it.left_out) == {".env", "weights.pt", "gone.py", "tests/"}
 
 
 def test_the_difference_from_the_commit_has_no_secrets(repository, tmp_path):
@@ -389,11 +278,9 @@ def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "is_left_out"),
     [
-        *((name, True) for name in (".env", "a/.env.local", "server.pem", "id_rsa", "id_ed25519.pub", ".netrc")),
-        *((name, True) for name in ("credentials.json", "token", "hf_token.txt", ".aws/config")),
-        *((name, True) for name in ("secrets.py", "x/secrets.yaml", "a.npz", "b.PNG", "c.tar.gz", "d.safetensors")),
-        *((name, False) for name in ("tokenizer.py", "tokens.py", "token_mixing.py", "environment.py", "keys.py")),
-        *((name, False) for name in ("environment.yml", "tokenizer.json", "recipes/a.yaml", "src/a.cu", "LICENSE")),
+        *((name, True) for name in ("a/.env.local", "server.pem", "id_rsa", ".netrc", "hf_token.txt", ".aws/config")),
+        *((name, True) for name in ("credentials.json", "x/secrets.yaml", "a.npz", "b.PNG", "c.tar.gz")),
+        *((name, False) for name in ("tokenizer.py", "environment.yml", "recipes/a.yaml", "src/a.cu", "LICENSE")),
     ],
 )
 def test_names(name, is_left_out):

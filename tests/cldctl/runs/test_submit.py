@@ -1,11 +1,9 @@
 """What is written when, and what is left of a submission that fails."""
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -13,14 +11,13 @@ from cld_core import processor
 from cld_core.config import load
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
-from cld_core.run import RunFolder, code
+from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
 from cldctl import clusters
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
-from cldctl.locks import locked_within
-from cldctl.runs import evaluate, home, sharded, snapshot
+from cldctl.runs import evaluate, home, sharded
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import require_native, submit
 from cldctl.runs.training import Start, train
@@ -30,6 +27,7 @@ from tests.support.scheduler import clients
 from tests.support.scripted import alone
 from tests.support.tools import DEBUG, ONE, invoke, status
 
+pytestmark = pytest.mark.usefixtures("small")
 TOY = RECIPES / "toy.yaml"
 
 
@@ -78,12 +76,6 @@ def test_a_continuation_that_was_not_submitted_says_so_in_the_ledger(tmp_path, e
     assert (event.reason, event.away) == (str(error), away)
 
 
-def test_a_dry_run_shows_what_the_evaluation_waits_for(tmp_path, monkeypatch):
-    clients(tmp_path, monkeypatch)
-    shown = invoke("submit", "toy", "--dry-run", "--cluster", "slurm", "--eval", "elbo", runs=tmp_path / "runs").stdout
-    assert "--dependency=afterany:JOB_OF_THE_TRAINING" in shown
-
-
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
     """Otherwise it would be called "already being computed", and nobody would compute it."""
     run, cluster = run_with(tmp_path / "mine", 10, 20), scripted()
@@ -98,34 +90,6 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
     for request in made.requests:
         report(run, request)
     assert len(evaluate.start(evaluate.Planned(run, made, cluster, size)).complete) == 2, "nobody has to be asked"
-
-
-def test_while_its_code_is_stored_a_run_is_locked(tmp_path, monkeypatch):
-    """Or after half a minute it would be taken for one whose submission was interrupted."""
-    store, held = snapshot.store, []
-
-    def looking(run, *rest):
-        with open(run.path / ".submit.lock") as file, pytest.raises(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        held.append(run.name)
-        return store(run, *rest)
-
-    monkeypatch.setattr(snapshot, "store", looking)
-    submitted(tmp_path / "mine", alone())
-    assert held == ["mine"]
-
-
-def test_tasks_of_an_evaluation_know_the_code_that_they_are_to_run(tmp_path, monkeypatch):
-    """That of the run behind its training, else that of the checkout."""
-    cluster = alone()
-    begun = submitted(tmp_path / "mine", cluster, ("elbo",))
-    manifest = code.read(code.path_of(begun.run.path))
-    run = run_with(tmp_path / "other", 10)
-    evaluate.start(evaluate.Planned(run, plan.make(run, ("elbo",), [10], []), cluster, run.recipe().cluster))
-    asked = [task.work.code for _, tasks in cluster.submissions[1:] for task in tasks]
-    assert asked == [manifest.digest, code.imported()]
-    (work,) = evaluations_of(run)
-    assert work.ledger.history().submitted[0].code == code.imported()
 
 
 def natively(cluster, *overrides):
@@ -149,13 +113,6 @@ def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
     assert "unless those of the nodes" in warning
     emulated.clear()
     assert natively(here) == []
-
-
-def test_submitting_it_is_wrong_usage_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
-    done = invoke("submit", "toy", "train.precision=bf16", "--cluster", "local", runs=tmp_path / "runs", code=2)
-    assert done.stderr.startswith("error: train.precision=bf16 is emulated")
-    assert not (tmp_path / "runs").exists()
 
 
 def interrupted(at: int, times: int = 1, error: Exception | None = None):
@@ -183,15 +140,6 @@ def jobs(run: RunFolder) -> tuple[list[str], list[str]]:
     ledgers = run.ledger, work.ledger
     training, evaluation = ([event.job.job_id for event in it.history().submitted] for it in ledgers)
     return training, evaluation
-
-
-@pytest.mark.parametrize("at", [1, 2])
-def test_both_jobs_are_submitted_all_the_same(tmp_path, at, capsys):
-    with pytest.raises(KeyboardInterrupt):
-        submitted(tmp_path / "mine", interrupted(at), ("elbo",))
-    assert jobs(RunFolder(tmp_path / "mine")) == (["1_0"], ["2_0"])
-    assert "finishing the submission; press Ctrl-C again to abort" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
@@ -269,30 +217,3 @@ def test_whether_somebody_submits_at_this_moment(mine):
         look += "sys.exit(is_locked(Path(sys.argv[1])))"
         assert subprocess.run([sys.executable, "-c", look, str(mine.path)]).returncode == 1
     assert not home.is_locked(mine.path)
-
-
-def test_a_request_without_a_job_says_for_which_cluster_it_was(mine, sbatch):
-    mine.ledger.append(Requested(steps=10, cluster="local"))
-    assert home.chosen(None, mine).name == "local", "its submission was interrupted"
-    mine.ledger.append(NotSubmitted(reason="refused"))
-    assert home.chosen(None, mine).name == clusters.default().name == "slurm"
-
-
-@pytest.fixture
-def held(tmp_path):
-    """A file that another open file has locked."""
-    with (tmp_path / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
-def test_a_free_file_is_locked_at_once(tmp_path):
-    with (tmp_path / "lock").open("w") as file, (tmp_path / "lock").open("w") as other:
-        assert locked_within(file.fileno(), 0.0)
-        assert not locked_within(other.fileno(), 0.0)
-
-
-def test_it_is_locked_once_others_have_let_it_go(held, tmp_path):
-    with (tmp_path / "lock").open("w") as file:
-        threading.Timer(0.2, fcntl.flock, (held, fcntl.LOCK_UN)).start()
-        assert locked_within(file.fileno(), 60.0)

@@ -10,7 +10,7 @@ from cld_core.files import write_json
 from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
 from cld_core.run.groups import Group
 from cldctl.runs.estimate import estimate
-from cldctl.runs.usage import Folder, usage_of
+from cldctl.runs.usage import usage_of
 from cldctl.show.usage import estimate_line
 from tests.support.ledgers import job
 from tests.support.made_up import TOY, run_with
@@ -51,10 +51,9 @@ def test_gpu_hours_of_a_run_that_was_preempted(tmp_path):
 def test_starts_that_end_before_they_train_are_lost(tmp_path):
     run = trained(tmp_path / "mine", **GPUS)
     before = usage_of(run)
+    about = {"job_id": "8", "restart": 0, "host": "n1", "check": "gpu", "reason": "gone"}
     for rank in (0, 1):
-        run.ledger.append(
-            Unfit(time=21600.0, began=18000.0, job_id="8", restart=0, rank=rank, host="n1", check="gpu", reason="gone")
-        )
+        run.ledger.append(Unfit(time=21600.0, began=18000.0, rank=rank, **about))
     run.ledger.append(DiedEarly(time=25200.0, began=23400.0, job_id="8", restart=1, reason="code 1"))
     run.ledger.append(DiedEarly(time=30000.0, job_id="8", restart=2, reason="code 1"))
     after = usage_of(run)
@@ -72,15 +71,6 @@ def test_a_run_that_trains_counts_what_it_has_not_saved_and_one_that_is_silent_d
         run.ledger.append(Started(time=now - ago - 100.0, attempt=0, job_id="7", step=0, **GPUS))
         write_json(run.progress_file, {"attempt": 0, "step": 40, "steps": 90, "time": now - ago})
         assert usage_of(run).goodput == pytest.approx(useful, abs=0.01)
-
-
-def test_one_damaged_run_does_not_hide_the_others(tmp_path):
-    good, bad = trained(tmp_path / "good", **GPUS), run_with(tmp_path / "bad")
-    bad.ledger.path.mkdir()
-    folder = Folder.of([good, bad])
-    assert [name for name, *_ in folder.runs] == ["good"]
-    assert "bad is left out" in folder.problems[0]
-    assert folder.to_dict()["totals"][0]["used"] == pytest.approx(12.0)
 
 
 def test_runs_groups_and_the_total_as_a_table_and_as_json(tmp_path, scripted):
@@ -125,30 +115,7 @@ def test_the_median_rate_of_comparable_runs(tmp_path):
     found = estimate(tmp_path, load(TOY, STEPS))
     assert (found.rate, found.seconds, found.hours, found.unit) == (2.0, 1800.0, 0.5, "core-hours")
     assert set(found.runs) == {"a0", "a1", "a2"}
-    assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
-
-
-def test_gpus_are_counted_and_a_gres_says_how_many(tmp_path):
-    size = ("cluster.nodes=2", "cluster.tasks_per_node=4")
-    for name, key in (("a", "cluster.gpus_per_node=4"), ("b", "cluster.gres=gpu:a100:4")):
-        rated(tmp_path / name, 1.0, *size, key)
-        found = estimate(tmp_path, load(TOY, [*STEPS, *size, key]))
-        assert (found.hours, found.unit) == (8.0, "GPU-hours")
-
-
-def test_the_line_says_what_is_known(tmp_path):
-    rated(tmp_path / "a", 2.0)
-    found = estimate(tmp_path, load(TOY, STEPS))
     line = "estimate: 30m00s of training, 0.5 core-hours, at 2 steps/s as in a"
-    assert estimate_line(found, None) == line
-    assert estimate_line(found, time.time()) == f"{line}; begins at once"
-    unknown = "estimate: no comparable run yet"
-    assert estimate_line(None, time.time() + 7230).startswith(f"{unknown}; begins in about 2h0")
-    assert estimate_line(None, time.time()) == f"{unknown}; begins at once"
-    assert estimate_line(None, None) == unknown
-
-
-@pytest.mark.parametrize("rate", [None, 0.0, -1.0])
-def test_a_run_without_a_rate_measures_nothing(tmp_path, rate):
-    rated(tmp_path / "a", rate)
-    assert estimate(tmp_path, load(TOY)) is None
+    assert estimate_line(found, time.time()).startswith(line)
+    assert estimate(tmp_path, load(TOY, [*STEPS, "network.width=7"])) is None
+    assert estimate_line(None, time.time()) == "estimate: no comparable run yet; begins at once"

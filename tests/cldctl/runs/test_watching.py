@@ -99,20 +99,3 @@ def test_what_happens_is_seen_at_once(tmp_path, clock, slurm):
     assert follow.follow_run(run) == 0, "--follow ends with the run"
     assert seen == ["REQUEUED", "RUNNING", "FINISHED"]
     assert slurm.calls.total() <= (clock.now - began) / 30 + 1
-
-
-def test_follow_believes_an_end_that_slurm_confirms(tmp_path, clock, slurm):
-    """A job that is about to return to the queue looks gone for a moment."""
-    began = clock.now
-    run = training(tmp_path / "a", "1", began)
-
-    def says(now):
-        is_gone = 59.5 <= now - began < 62.5 or now - began >= 182.5
-        word = "NODE_FAIL|n1|None" if is_gone else "RUNNING|n1|None" if now - began < 60 else "PENDING||BeginTime"
-        slurm.mine = {"1": word}
-
-    clock.then = says
-    says(began)
-    assert follow.follow_run(run) == 1
-    assert 182.5 < clock.now - began < 182.5 + 40
-    assert slurm.calls.total() <= 15

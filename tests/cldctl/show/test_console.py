@@ -6,7 +6,7 @@ import pytest
 from rich.text import Text
 
 from cldctl.show import console, progress
-from cldctl.show.console import Messages, PlainConsole, strong
+from cldctl.show.console import PlainConsole, strong
 from cldctl.show.progress import Shown, View, Working
 from cldctl.show.tables import table
 
@@ -31,10 +31,6 @@ def test_nothing_in_a_text_steers_the_terminal(wrap, terminal):
         assert word in text
 
 
-def test_markup_and_emoji_are_shown_as_they_are():
-    assert shown("[red]x[/red] [link=http://x]y[/] :warning: [/]") == "[red]x[/red] [link=http://x]y[/] :warning: [/]\n"
-
-
 def test_sentences_break_between_words_and_what_is_copied_stays_whole():
     lines = [line.rstrip() for line in shown(SENTENCE, terminal=True, width=60).splitlines()]
     assert len(lines) == 2
@@ -47,13 +43,6 @@ def test_sentences_break_between_words_and_what_is_copied_stays_whole():
     assert shown(SENTENCE, no_wrap=True, terminal=True, width=60) == f"{SENTENCE}\n", "as files are"
 
 
-def test_pipes_get_whole_lines():
-    for made in (PlainConsole(file=(pipe := io.StringIO()), width=60), Messages(file=pipe, width=60)):
-        made.print(SENTENCE)
-        made.print(Text(SENTENCE), "again")
-    assert pipe.getvalue() == f"{SENTENCE}\n{SENTENCE} again\n" * 2
-
-
 @pytest.fixture
 def stream(monkeypatch, request):
     """What stderr gets: a file, or a terminal of so many columns (`indirect`)."""
@@ -62,13 +51,6 @@ def stream(monkeypatch, request):
     for module in (console, progress):
         monkeypatch.setattr(module, "err", err)
     return stream
-
-
-@pytest.fixture
-def now(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    return now
 
 
 def work(announced=True):
@@ -104,18 +86,3 @@ def test_a_file_gets_a_line_for_each_phase(stream, monkeypatch):
 def training(**known) -> Shown:
     usual = {"name": "mine", "done": 5_400, "total": 12_000, "state": "RUNNING", "phase": "training"}
     return Shown(**{**usual, "facts": ("loss 0.12", "221 steps/s"), "elapsed_s": 80.0, "left_s": 190.0, **known})
-
-
-@pytest.mark.parametrize(("steps", "rate"), [(1_000_000, 10), (1_000, 100)])
-def test_a_file_gets_a_line_every_ten_seconds_or_every_twentieth(stream, now, steps, rate):
-    seconds = min(480, steps // rate)
-    with View() as view:
-        view.show(training(state="PENDING", phase="waiting for the queue", facts=(), done=0, total=steps, left_s=None))
-        for _ in range(8 * seconds):
-            now[0] += 0.125
-            view.show(training(done=int(now[0] * rate), total=steps, left_s=(steps / rate) - now[0]))
-    first, *lines = stream.getvalue().splitlines()
-    assert first == f"mine PENDING waiting for the queue: 0/{steps:,} steps"
-    assert f"mine RUNNING training: {rate // 8}/{steps:,} steps; loss 0.12; 221 steps/s; ETA " in lines[0]
-    assert len(lines) == pytest.approx(max(seconds / progress.EVERY_S, 1 / progress.EVERY_PART), abs=2)
-    assert stream.getvalue().replace("\n", "").isprintable(), "no bars that are redrawn, no control characters"

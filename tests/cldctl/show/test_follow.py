@@ -11,12 +11,11 @@ from cld_core.run.events import Ended, JobRef, Submitted, TaskFailed
 from cldctl.show import follow
 from cldctl.show.follow import follow_evaluations, follow_run
 from tests.support.made_up import run_with
-from tests.support.scripted import Scripted, register, trained
+from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
 
-def test_interrupted_is_130_and_the_job_goes_on(tmp_path, monkeypatch):
-    scripted = register(monkeypatch)
+def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch):
 
     def interrupt(seconds):
         raise KeyboardInterrupt
@@ -32,8 +31,7 @@ def test_interrupted_is_130_and_the_job_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("cause", "state", "code"), [("cancelled", "CANCELLED", 5), ("crashed", "FAILED", 1), ("finished", "FINISHED", 0)]
 )
-def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause, state, code):
-    register(monkeypatch)
+def test_the_exit_code_says_how_a_run_ended(tmp_path, scripted, monkeypatch, capsys, cause, state, code):
     run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
     run.ledger.append(Ended(attempt=0, cause=cause, step=10))
     assert follow_run(run) == code
@@ -44,21 +42,7 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, monkeypatch, capsys, cause
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
 
 
-@pytest.mark.parametrize(("cause", "says"), [("finished", False), ("nonfinite", True), ("cancelled", True)])
-def test_a_quiet_command_says_why_it_fails(tmp_path, monkeypatch, capsys, cause, says):
-    register(monkeypatch)
-    monkeypatch.setattr(follow.err, "quiet", True)
-    run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
-    run.ledger.append(Ended(attempt=0, cause=cause, step=10, detail="the loss is nan"))
-    assert bool(follow_run(run)) == says
-    said = capsys.readouterr().err
-    assert ("at step 10" in said) == says
-    assert ("the loss is nan" in said) == (cause == "nonfinite")
-    assert "cldctl" not in said, "hints are left out"
-
-
-def test_why_an_evaluation_failed_is_said(tmp_path, monkeypatch, capsys):
-    register(monkeypatch)
+def test_why_an_evaluation_failed_is_said(tmp_path, scripted, monkeypatch, capsys):
     run = run_with(tmp_path / "mine", 10)
     request = EvalRequest.of(run.recipe(), ("elbo",), 10)
     request.save(run)

@@ -2,10 +2,9 @@
 
 import pytest
 
-from cld_core.evaluate import registry
-from cldctl.show import evaluations as results
+from cldctl.runs.status import RunStatus
 from cldctl.show import runs
-from tests.support.screen import STATES, evaluation, every_state, row, screen
+from tests.support.screen import screen
 
 SENTENCE = "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
 
@@ -21,6 +20,48 @@ OVERVIEW = """
  toy_publis…5-102006-1106   REQUEUED    12.35k/800k   123.4         -        -
  toy_publis…5-102007-1107   RUNNING     12.35k/800k   123.4       221   59m23s
 """
+
+
+# A name as `submit` makes it: 30 characters.
+NAME = "toy_published-1125-1020{:02d}-11{:02x}"
+
+
+def row(name: str, state: str = "RUNNING", **known: object) -> RunStatus:
+    """A run as `status` knows it: half way, with what belongs to its state, unless ``known`` says otherwise."""
+    attempt = {"attempt": 0, "job_id": "4123456", "first_step": 0, "last_step": 12_350, "detail": None, "ran_s": 61.0}
+    cause = {"FINISHED": "finished", "FAILED": "nonfinite", "CANCELLED": "cancelled"}.get(state, "preempted")
+    begun = state != "PENDING"
+    usual = {
+        "step": 12_350 if begun else 0,
+        "steps": 800_000,
+        "loss": 123.4 if begun else None,
+        "smoothed_loss": 123.4 if begun else None,
+        "attempts": [{**attempt, "cause": cause}] if begun else [],
+        "checkpoint_step": 10_000 if begun else None,
+        "cluster": "slurm",
+        "job_id": "4123456",
+        **({"steps_per_s": 221.0, "eta_s": 3_563.0} if state == "RUNNING" else {}),
+    }
+    return RunStatus(name=name, path=f"runs/{name}", state=state, **{**usual, **known})  # type: ignore[arg-type]
+
+
+def evaluation(name: str = "elbo-00800000-1f2e3d4c5b", n: int | None = 2000, **known: object) -> dict[str, object]:
+    """A finished evaluation as `status` knows it."""
+    results = {"nll": {"value": -0.3931, "stderr": 0.0123, "n": n}}
+    numbers = {"fid": None, "bpd": None, "nll": -0.3931, "stderr": 0.0123, "true_entropy": None}
+    about = {"id": name, "state": "FINISHED", "cause": None, "reason": None, "checkpoint_step": 800_000}
+    shards = {"shards_done": 4, "shards": 4, "metrics": ["elbo"], "settings": "1f2e", "remarks": []}
+    return {**about, **shards, **numbers, "results": results, **known}
+
+
+STATES = ("FINISHED", "STOPPED", "FAILED", "CANCELLED", "LOST", "PENDING", "REQUEUED", "RUNNING")
+
+
+def every_state() -> list[RunStatus]:
+    """A run of each state, under names that differ in their ends only; the last one trains."""
+    rows = [row(NAME.format(place, place), state) for place, state in enumerate(STATES)]
+    rows[0].evals.append(evaluation())
+    return rows
 
 
 def words(shown: list[str]) -> list[list[str]]:
@@ -52,18 +93,6 @@ def test_everything_about_a_run(monkeypatch):
     assert {*SENTENCE.split(), "-0.393"} <= {*" ".join(narrow).split()}
 
 
-def test_a_group_is_a_table_of_what_its_runs_have_of_their_own(monkeypatch):
-    states = ("RUNNING", "FINISHED")
-    rows = [row(f"seeds-seed{n}", it, group="seeds", sweep={"train.seed": f"{n}"}) for n, it in enumerate(states)]
-    rows[1].evals.append(evaluation())
-    shown = screen(monkeypatch, 110)(runs.group_details("seeds", rows))
-    assert shown[0] == "group seeds  1 RUNNING, 1 FINISHED"
-    assert [line[:3] for line in words(shown[1:])] == [
-        ["seeds-seed0", "0", "RUNNING"],
-        ["seeds-seed1", "1", "FINISHED"],
-    ]
-
-
 def test_a_narrow_terminal_is_wide_enough(monkeypatch):
     rows = every_state()
     shown = screen(monkeypatch, 60)(runs.overview(rows))
@@ -73,12 +102,6 @@ def test_a_narrow_terminal_is_wide_enough(monkeypatch):
     assert "59m23s" in shown[-2], "when a run will be done is the last thing to go"
 
 
-def test_a_file_gets_everything_on_a_line_each(monkeypatch):
-    rows = [row("n" * 120, job_id="1" * 80, tags=["t" * 90])]
-    (line,) = words(screen(monkeypatch, 1000, terminal=False)(runs.overview(rows)))
-    assert (line[0], line[-1]) == ("n" * 120, "t" * 90)
-
-
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     stopped = {"state": "STOPPED", "bpd": None, "nll": None, "fid": None, "shards_done": 0, "shards": 2, "results": {}}
     known = {**stopped, "state": "FINISHED", "nll": -0.393}
@@ -86,14 +109,6 @@ def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     assert runs.newest_result([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
     assert runs.newest_result([stopped]) == "-", "it was never started"
     assert runs.newest_result([{**stopped, "cause": "crashed"}]) == "0/2 crashed"
-
-
-def test_results_of_another_number_of_examples_say_so():
-    assert runs.newest_result([evaluation(n=2000), evaluation(n=100)]) == "NLL bound -0.393 (100 points)"
-    nll = registry.quantity("nll")
-    assert results.result_of(evaluation(n=2000), nll, with_count=True) == "-0.393 ± 0.012 (2,000 points)"
-    both = {"fid": {"value": 1.0, "stderr": None, "n": 50_000}, "nll": {"value": 1.0, "stderr": None, "n": 100}}
-    assert results.counts_of(evaluation(results=both)) == ["50,000 samples", "100 points"]
 
 
 # Short terminals: a run that trains is never hidden, and what does not fit is counted.

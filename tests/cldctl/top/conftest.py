@@ -9,12 +9,6 @@ from cldctl.clusters.slurm import client, shared
 from cldctl.top.actions import Command
 from tests.support import on_screen
 from tests.support.on_screen import Fleet
-from tests.support.scripted import register
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    return register(monkeypatch)
 
 
 @pytest.fixture

@@ -8,23 +8,16 @@ from dataclasses import replace
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.run import RunFolder
-from cld_core.run.events import Ended, Tagged
+from cld_core.run.events import Tagged
 from cldctl.runs.state import ALIVE, RESUMABLE, STATES
 from cldctl.runs.status import RunStatus
 from cldctl.top import actions
 from cldctl.top.actions import Command
-from tests.support.made_up import run_with, seeds
+from tests.support.made_up import seeds
 from tests.support.piloted import Screen, on_screen
-from tests.support.scripted import trained
+from tests.support.scripted import stopped, trained
 
 STEPS = ("train.steps=50",)
-
-
-def stopped(path):
-    run = trained(run_with(path, 10, 20, overrides=STEPS), "1", "gone")
-    run.ledger.append(Ended(attempt=0, cause="preempted", step=20))
-    return run
 
 
 def refused(action, row: RunStatus) -> str:
@@ -51,12 +44,9 @@ def test_what_cannot_be_read_is_neither_resumed_nor_sampled():
     assert refused(actions.resume, row) == refused(actions.sample, row) == "mine cannot be read: format 99"
     assert "nothing to cancel" in refused(actions.cancel, row)
     assert "no checkpoint" in refused(actions.sample, replace(row, is_readable=True, checkpoint_step=None))
-
-
-def test_a_finished_run_may_train_for_longer():
-    row = RunStatus(name="mine", path="mine", state="FINISHED", step=40, steps=50)
-    assert not refused(actions.resume, row)
-    assert "train.steps=" in refused(actions.resume, replace(row, step=50))
+    longer = replace(row, state="FINISHED", is_readable=True, step=40, steps=50)
+    assert not refused(actions.resume, longer), "it may train for longer"
+    assert "train.steps=" in refused(actions.resume, replace(longer, step=50))
 
 
 def test_an_action_asks_first_and_says_what_it_did(tmp_path, scripted, ran):
@@ -158,17 +148,3 @@ def test_a_submission_goes_on_without_the_screen(monkeypatch):
     assert command.leave() == "no longer waiting for: Cancel mine. `cldctl status` shows how it ends"
     assert started[0].poll() is None
     started[0].kill()
-
-
-def test_a_report_is_opened_only_where_there_is_a_display(tmp_path, ran, monkeypatch):
-    opened: list[str] = []
-    monkeypatch.setattr(actions.webbrowser, "open", lambda uri: opened.append(uri) or True)
-    monkeypatch.setattr(actions.sys, "platform", "linux")
-    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
-    row = RunStatus(name="mine", path=str(tmp_path), state="FINISHED")
-    actions.report(row).start(lambda: None)
-    assert opened == []
-    monkeypatch.setenv("DISPLAY", ":0")
-    actions.report(row).start(lambda: None)
-    assert opened == [(RunFolder(tmp_path).path / "report.html").as_uri()]

@@ -113,13 +113,8 @@ def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_
 @pytest.mark.parametrize(
     ("answers", "advice", "cancelled"),
     [
-        (
-            [Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")],
-            r"The job that had been submitted \(31\) is cancelled\. Try again",
-            ["31"],
-        ),
         ([Answer(0, "")], "Try again when it answers", []),
-        ([Answer(1, "timed out"), Answer(0, "31|{now}\n")], r"\(31\)", ["31"]),
+        ([Answer(1, "timed out"), Answer(0, "31|{now}\n7|2020-01-01T00:00:00\n")], r"\(31\) is cancelled", ["31"]),
         ([Answer(1, "timed out")] * 9, "The job may wait there all the same.*squeue --me --name=mine", []),
     ],
 )
@@ -160,12 +155,7 @@ def test_a_client_that_does_not_answer_is_away(monkeypatch):
 
 @pytest.mark.parametrize(
     ("file", "variable", "answers", "name"),
-    [
-        (False, "", False, "local"),
-        (True, "", False, "slurm"),
-        (False, "/elsewhere", False, "slurm"),
-        (False, "", True, "slurm"),
-    ],
+    [(0, "", 0, "local"), (1, "", 0, "slurm"), (0, "/elsewhere", 0, "slurm"), (0, "", 1, "slurm")],
 )
 def test_clients_alone_are_not_the_default(monkeypatch, tmp_path, file, variable, answers, name):
     """A configuration makes Slurm one: in its usual place, in the variable, or with the controller that answers."""

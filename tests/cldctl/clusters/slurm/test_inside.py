@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cld_core.run.attempt import Attempt
+from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import SchedulerRefused
 from cldctl.clusters.slurm import client, inside
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -43,29 +43,12 @@ def test_who_it_is(logs, monkeypatch):
     assert (task.ref.job_id, task.restart, task.log) == ("6_2", 0, logs / "6_2_0_log.err")
 
 
-def test_where_its_ranks_meet(logs, monkeypatch):
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    for name, value in {"NTASKS": 4, "JOB_NUM_NODES": 2, "PROCID": 3, "LOCALID": 1, "JOB_NODELIST": "n[5-6]"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    places = [SlurmCluster().current_job(logs).place()]
-    assert (places[0].rank, places[0].world_size, places[0].local_rank, places[0].local_world_size) == (3, 4, 1, 2)
-    assert places[0].init_method.startswith("tcp://n5:")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    places.append(SlurmCluster().current_job(logs).place())
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    places.append(SlurmCluster().current_job(logs).place())
-    methods = [place.init_method for place in places]
-    assert methods[0] == methods[1] != methods[2], "another port at the next start, in case this one is taken"
-
-
 @pytest.mark.parametrize(
     ("code", "known", "log", "cause"),
     [
         (StopCode.USR2, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
         (StopCode.USR2, {"EndTime": 100}, "", "timeout"),
-        (StopCode.USR2, {}, "", "preempted"),
         (StopCode.TERM, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
-        (StopCode.TERM, {}, NOTICE.format("PREEMPTION"), "preempted"),
         (StopCode.TERM, {}, NOTICE.format("TIME LIMIT"), "timeout"),
         (StopCode.TERM, {"Restarts": "2"}, NOTICE.format("NODE FAILURE"), "node_failure"),
         (StopCode.TERM, {"Restarts": "2"}, "", "requeued"),
@@ -84,7 +67,7 @@ def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
 
 
 def attempt(**changes: Any) -> Attempt:
-    about = {"attempt": 3, "job_id": "5", "started": 1.0, "first_step": 0, "log_offset": 2, "restart": 1}
+    about = {"attempt": 3, "job_id": "5", "time": 1.0, "step": 0, "log_offset": 2, "restart": 1}
     return Attempt(**{**about, **changes})
 
 
@@ -94,7 +77,6 @@ def attempt(**changes: Any) -> Attempt:
         ({}, f"..{NOTICE.format('NODE FAILURE')}", "", "node_failure"),
         ({}, "..", "5|NODE_FAIL\n5|PREEMPTED\n", "preempted"),
         ({}, "..", "5|NODE_FAIL\n", None),
-        ({}, "..", "5|NODE_FAIL\n5|FAILED\n", None),
         ({}, f"..{SCANCEL}", "", "cancelled"),
         ({"cause": "crashed"}, f"..{SCANCEL}", "", None),
         ({"cause": "crashed"}, "..srun: error: n1: task 0: Out Of Memory\n", "", "out_of_memory"),
@@ -118,9 +100,6 @@ def controlled_by(monkeypatch):
         return stdin
 
     return control
-
-
-AWAY = Answer(1, "Unexpected message received for job 7\n", away=True)
 
 
 def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by):
@@ -190,7 +169,6 @@ def test_a_refused_requeue_says_so(logs, controlled_by):
     ("known", "cancelled"),
     [
         ({}, False),
-        ({"JobState": "CANCELLED"}, True),
         ({"JobState": "COMPLETING"}, True),
         ({"JobState": "COMPLETING", "PreemptTime": "2026-11-25T00:00:00"}, False),
         ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, False),
@@ -200,9 +178,3 @@ def test_a_refused_requeue_says_so(logs, controlled_by):
 def test_whether_somebody_cancelled_it(logs, monkeypatch, known, cancelled):
     monkeypatch.setattr(client, "show_job", lambda job_id: known)
     assert SlurmCluster().current_job(logs).is_cancelled() is cancelled
-
-
-def test_a_controller_that_is_away_is_no_refusal(logs, controlled_by):
-    controlled_by(AWAY)
-    with pytest.raises(SchedulerAway, match="slurmctld does not answer"):
-        SlurmCluster().current_job(logs).requeue()

@@ -9,13 +9,12 @@ reader relies on marks that are younger than `QUIET_S`.
 """
 
 import contextlib
-import errno
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 FOLDER = ".changes"
@@ -38,15 +37,15 @@ def mark(run: Path) -> None:
         return
     with contextlib.suppress(OSError):
         (run / "run.json").lstat()
-        with _opened(run.parent) as folder:
-            # Listed before the new one exists: of two processes that mark a run, none removes the other's newer mark.
-            old = _tokens(folder).get(run.name, ()) if before is None else (before[1],)
-            token = secrets.token_hex(8)
-            os.close(os.open(f"{run.name}.{token}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666, dir_fd=folder))
-            _marked[run] = time.monotonic(), token
-            for other in old:
-                with contextlib.suppress(OSError):
-                    os.unlink(f"{run.name}.{other}", dir_fd=folder)
+        folder = _made(run.parent)
+        # Listed before the new one exists: of two processes that mark a run, none removes the other's newer mark.
+        old = _tokens(folder).get(run.name, ()) if before is None else (before[1],)
+        token = secrets.token_hex(8)
+        (folder / f"{run.name}.{token}").touch(exist_ok=False)
+        _marked[run] = time.monotonic(), token
+        for other in old:
+            with contextlib.suppress(OSError):
+                (folder / f"{run.name}.{other}").unlink()
 
 
 def mark_of(file: Path) -> None:
@@ -93,31 +92,18 @@ def reach(root: Path, run: os.stat_result) -> bool:
     return by_owner and by_group and not run.st_mode & stat.S_IWOTH
 
 
-@contextlib.contextmanager
-def _opened(root: Path) -> Iterator[int]:
-    """A descriptor of the folder of marks, which is made if there is none: as open to others as that of the runs."""
-    path = root / FOLDER
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+def _made(root: Path) -> Path:
+    """The folder of marks: as open to others as that of the runs."""
+    folder = root / FOLDER
     try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-        descriptor = os.open(path, flags)
-        wanted = stat.S_IMODE(root.stat().st_mode)
-        if os.fstat(descriptor).st_uid == os.geteuid():
-            os.fchmod(descriptor, wanted)
-    except OSError as error:
-        if error.errno == errno.ENOTDIR:
-            raise FileExistsError(errno.EEXIST, "not a folder", str(path)) from error
-        raise
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        folder.mkdir()
+    except FileExistsError:
+        return folder
+    folder.chmod(stat.S_IMODE(root.stat().st_mode))
+    return folder
 
 
-def _tokens(folder: Path | int) -> dict[str, tuple[str, ...]]:
+def _tokens(folder: Path) -> dict[str, tuple[str, ...]]:
     found: dict[str, list[str]] = {}
     for name in os.listdir(folder):
         if match := _MARK.fullmatch(name):

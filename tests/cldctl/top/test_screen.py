@@ -1,16 +1,19 @@
-"""The list of runs on the screen: every state, order, groups, filters, and what is damaged or gone."""
+"""What is on the screen: the list of runs in every state, the run that is selected, and its logs."""
 
 import dataclasses
 import shutil
+import threading
 
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Noted, Tagged
-from cldctl.runs.selection import Selection
+from cldctl.clusters.slurm import client
+from cldctl.runs import survey
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
+from cldctl.show.runs import Query
+from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
-from tests.support import on_screen as made_up
 from tests.support.piloted import Screen, on_screen
 
 
@@ -22,18 +25,13 @@ def listed(screen: Screen) -> list[str]:
     return [line.name for line in screen.app._main.query_one(RunTable).lines]
 
 
-def test_alive_runs_come_first_then_the_newest():
-    rows = [row("old", created=1.0), row("new", "FAILED", created=9.0), row("mid", "PENDING", created=5.0)]
-    assert [line.name for line in arranged(rows)] == ["mid", "old", "new"]
-
-
 def test_runs_of_a_group_stay_together_and_are_folded_when_they_are_over():
     over = [row(f"g{number}", "FINISHED", group="g", created=2.0) for number in range(2)]
     rows = [row("x", "FINISHED", created=1.0), *over, row("alone", "FAILED", group="h", created=3.0)]
     assert [line.name for line in arranged(rows)] == ["alone", "g", "x"]
     assert [line.name for line in arranged(rows, {"g"})] == ["alone", "g", "g0", "g1", "x"]
     rows[1] = dataclasses.replace(rows[1], state="RUNNING")
-    assert [line.name for line in arranged(rows)] == ["g", "g0", "g1", "alone", "x"]
+    assert [line.name for line in arranged(rows)] == ["g", "g0", "g1", "alone", "x"], "those that live come first"
 
 
 def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
@@ -46,21 +44,7 @@ def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
         assert {"LOST", "0.7"} <= set(line.split())
         assert any("PENDING" in line and "Priority" in line for line in screen.lines)
 
-    on_screen(fleet.root, look, size=(160, 40))
-
-
-def test_groups_fold_and_unfold(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.select(made_up.GROUP)
-        await screen.sees("1 RUNNING, 1 PENDING", "space folds it", "lr1e-4")
-        await screen.press("space")
-        await screen.until(lambda: "celeba-lr-lr1e-4" not in listed(screen))
-        await screen.press("space", "down", "down", "space")
-        await screen.until(lambda: "celeba-lr-lr1e-4" not in listed(screen))
-        await screen.press("end", "space")
-        await screen.sees("Select a group of runs")
-
-    on_screen(fleet.root, look)
+    on_screen(fleet.root, look, size=(200, 40))
 
 
 def test_keys_and_words_filter(fleet):
@@ -78,13 +62,6 @@ def test_keys_and_words_filter(fleet):
         await screen.until(lambda: listed(screen) == before)
 
     on_screen(fleet.root, look)
-
-
-def test_options_choose_runs_as_those_of_status(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.until(lambda: len(listed(screen)) == 3)
-
-    on_screen(fleet.root, look, which=Selection(states=frozenset({"FAILED", "LOST"})))
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
@@ -109,21 +86,6 @@ def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
     on_screen(fleet.root, look)
 
 
-def test_what_is_damaged_spoils_nothing_else(fleet):
-    run = fleet.root / "toy-diamond-1124-1502-aa10"
-    (run / "attempts.jsonl").write_bytes(b"\xff\x00 not a ledger\n{\n")
-    (run / "progress.json").write_text("[[[[")
-    (run / "tensorboard" / "events.out.tfevents.9").write_bytes(b"\xff" * 100)
-
-    async def look(screen: Screen) -> None:
-        await screen.select("somebodys-copy")
-        await screen.sees("another version")
-        await screen.select("toy-diamond-1124-1502-aa10")
-        await screen.sees("progress.json is damaged")
-
-    on_screen(fleet.root, look)
-
-
 def test_texts_of_others_steer_nothing(fleet):
     """Escape sequences, markup of rich and of textual, line breaks and wide characters."""
     run = RunFolder(fleet.root / "toy-spirals-1126-0715-p2mm")
@@ -142,3 +104,96 @@ def test_texts_of_others_steer_nothing(fleet):
         assert "owned" not in screen.text
 
     on_screen(fleet.root, look, size=(160, 60))
+
+
+def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
+    hangs, answers = threading.Event(), threading.Event()
+
+    def ask(command, stdin=""):
+        if hangs.is_set():
+            answers.wait(120)
+        return fleet.slurm(command, stdin)
+
+    monkeypatch.setattr(client, "run", ask)
+    monkeypatch.setattr(survey, "TO_LOOK_S", 0.0)
+    monkeypatch.setattr(app, "_PATIENCE_S", 0.0)
+
+    async def look(screen: Screen) -> None:
+        await screen.select("celebahq-cld-1125-0911-k3fa")
+        hangs.set()
+        await screen.sees("still looking after", "a scheduler or a disk does not answer")
+        await screen.select("toy-spirals-1126-0715-p2mm")
+        await screen.sees("spiral arms must be odd", "attempts  ")
+        await screen.press("enter")
+        await screen.sees("failed first", "Traceback")
+        await screen.press("escape", "q")
+        await screen.until(lambda: not screen.app.is_running)
+
+    try:
+        on_screen(fleet.root, look)
+    finally:
+        answers.set()
+
+
+def test_a_run_is_shown_with_attempts_and_shards(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select("celebahq-cld-1125-0911-k3fa")
+        await screen.sees("it trains on n07", "49.8%", "attempts", "█", "1d05h since")
+        line = next(line for line in screen.lines if "attempts  " in line and "▶" in line)
+        assert [mark for mark in line if mark in "PX▶"] == ["P", "X", "▶"]
+        await screen.sees("P preempted  X crashed  ▶ running")
+        await screen.sees("■" * 17 + "▶" + "░" * 4 + "×" + "░" * 15 + "·" * 2, "17 done", "1 failed")
+        await screen.press("tab", "end")
+        await screen.sees("rank 2 on n11: CUDA error")
+        await screen.press("tab", "up")
+        await screen.until(lambda: screen.app._main.selected.name == "cifar10-vpsde-1125-1730-x9e0")
+
+    on_screen(fleet.root, look)
+
+
+FAILED = "toy-spirals-1126-0715-p2mm"
+RUNNING = "celebahq-cld-1125-0911-k3fa"
+
+
+def test_it_opens_at_the_rank_that_failed_first(fleet):
+    async def look(screen: Screen) -> None:
+        await screen.select(FAILED)
+        await screen.press("enter")
+        await screen.sees(f"{FAILED} · attempt 0, rank 2: failed first")
+        await screen.sees("rank 2 trains", "Traceback (most recent call last):", "ValueError: spiral arms must be odd")
+        assert "Connection closed by peer" not in screen.text
+        await screen.press("n")
+        await screen.sees("attempt 0, rank 0", "Connection closed by peer")
+        await screen.press("p", "p")
+        await screen.sees("attempt 0, rank 1", "rank 1 trains")
+        await screen.press("f")
+        await screen.sees("rank 2: failed first", "ValueError")
+        await screen.press("e")
+        await screen.sees("no evaluation was started")
+        await screen.press("escape")
+        await screen.sees("steps/s")
+
+    on_screen(fleet.root, look)
+
+
+def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
+    log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
+
+    async def look(screen: Screen) -> None:
+        await screen.select(RUNNING)
+        monkeypatch.setattr(Query, "look", lambda query: screen.app._main._look)
+        before = fleet.slurm.calls.total()
+        await screen.press("l")
+        await screen.sees("job 4410, rank 0", "step 398200/800000 loss 0.4137")
+        with log.open("a") as file:
+            file.write("step 398400/800000 loss 0.4\x1b[31m11\nhalf of a ")
+            file.flush()
+            await screen.sees("step 398400/800000 loss 0.411")
+            file.write("line\n10%\r50%\r100%\n")
+        await screen.sees("half of a line", "100%")
+        assert "50%" not in screen.text
+        assert fleet.slurm.calls.total() == before
+        await screen.press("q")
+        await screen.sees("steps/s")
+
+    on_screen(fleet.root, look)

@@ -1,0 +1,132 @@
+"""The frozen recipe of a run: whether what it names may run, and whether somebody has edited it by hand.
+
+Whoever can write the recipe or the ledger has chosen the code that they name. A recipe that was edited is in force, and
+no ledger tells of it.
+"""
+
+import hashlib
+from pathlib import Path
+
+from cld_core.config import Recipe
+from cld_core.errors import CheckpointError, RecipeError
+from cld_core.files import read_bytes
+from cld_core.ownership import shared_with
+from cld_core.sanitize import one_line
+
+from . import code
+from .events import RecipeEdited
+from .folder import RunFolder
+
+# What stands for the keys if nobody knows what the recipe was.
+UNKNOWN = "unknown keys"
+
+
+def trusted_recipe(folder: RunFolder, *, allow_plugin: bool = False) -> Recipe:
+    """The recipe in force, after importing its plug-ins.
+
+    Args:
+        allow_plugin: whether code that others can write may run.
+
+    Raises:
+        CheckpointError: as `require_own_plugin`.
+        RecipeError: it has a mistake, or a plug-in cannot be imported.
+    """
+    recipe = folder.recipe()
+    if recipe.plugins and not allow_plugin:
+        require_own_plugin(folder, recipe)
+    return folder.recipe(with_plugins=True) if recipe.plugins else recipe
+
+
+def require_own_plugin(folder: RunFolder, recipe: Recipe, *, of_hooks: bool = False, of_loggers: bool = False) -> None:
+    """Refuse to run the plug-ins of a run whose folder, recipe or ledger somebody else than this user can write.
+
+    Args:
+        recipe: the one in force.
+        of_hooks: whether `hooks.on_change` would run, too.
+        of_loggers: whether the address of a logger would get this user's key.
+
+    Raises:
+        CheckpointError: names the plug-in, what others can write, and the option that allows it.
+    """
+    named = [f"plugins={one_line(', '.join(recipe.plugins))}"] if recipe.plugins else []
+    if of_hooks and recipe.hooks.on_change is not None:
+        named.append(f"hooks.on_change={one_line(recipe.hooks.on_change)}")
+    for text in named:
+        _require_own(folder, f"{text} would run code of their choice")
+    if of_loggers and (address := recipe.monitor.mlflow.tracking_uri) is not None:
+        text = f"monitor.mlflow.tracking_uri={one_line(address)} would get your key of MLflow, if you have one"
+        _require_own(folder, text)
+
+
+def _require_own(folder: RunFolder, danger: str) -> None:
+    for path in (folder.path, folder.recipe_file, folder.ledger.path):
+        # A link of mine says nothing about what it leads to.
+        real = path.resolve()
+        if real.exists() and (problem := shared_with(real.stat())) is not None:
+            text = f"{problem}, and {danger}"
+            fix = f'If you trust it, add --allow-plugin (in Python: cld_core.load("{folder.path}", allow_plugin=True))'
+            raise CheckpointError(f"{path}: {text}. {fix}.")
+
+
+def seen(run: RunFolder) -> tuple[str, ...] | None:
+    """What was edited, in words; None if that cannot be found out at this moment."""
+    try:
+        return tuple(edited(run).values())
+    except (OSError, RecipeError):
+        return None
+
+
+def edited(run: RunFolder) -> dict[str, str]:
+    """The keys of a run's recipe that are not what they were when it was made, each with both values in words.
+
+    Raises:
+        OSError, RecipeError: it cannot be read.
+    """
+    wanted = run.identity().get("recipe_digest")
+    if wanted is None or _digest(run.recipe_file) == wanted:
+        return {}
+    original = code.folder_of(run.path) / code.RECIPE
+    try:
+        if _digest(original) != wanted:
+            return {UNKNOWN: UNKNOWN}
+        before = _values(original)
+    except (OSError, RecipeError):
+        return {UNKNOWN: UNKNOWN}
+    now = _values(run.recipe_file)
+    other = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    return {key: f"{key} {_shown(key, now)} instead of {_shown(key, before)}" for key in other}
+
+
+def note(run: RunFolder, within_s: float = 0.0) -> str | None:
+    """Write into the ledger what was edited, if it does not say so yet; returns what to tell people.
+
+    A file system that fails at this moment keeps nothing from starting.
+    """
+    try:
+        found = edited(run)
+    except (OSError, RecipeError):
+        return None
+    texts = tuple(found.values())
+    if texts != run.ledger.full_history().edited:
+        run.ledger.note(RecipeEdited(keys=tuple(found), values=texts), within_s=within_s)
+    return f"{run.recipe_file} was edited by hand since the run was made: {', '.join(texts)}" if texts else None
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(read_bytes(file)).hexdigest()
+
+
+def _values(file: Path) -> dict[str, object]:
+    from cld_core.config import load_frozen
+    from cld_core.config.schema import leaves
+
+    return leaves(load_frozen(file).to_dict())
+
+
+def _shown(key: str, values: dict[str, object]) -> str:
+    from cld_core.config.loader import to_yaml_line
+
+    if key not in values:
+        return "nothing"
+    value = values[key]
+    return one_line(to_yaml_line(value), 60)
