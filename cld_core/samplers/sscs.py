@@ -38,8 +38,8 @@ def sample(
     alpha = torch.zeros_like(sde.scored(u))  # it vanishes with the data's influence, at t = 1
     watcher.visit(times[0], u, 0.0)
     # The second half of a step and the first half of the next are both exact, hence together the exact part over both.
-    for step, (t, start, middle) in enumerate(zip(times, [1.0, *middles], middles, strict=False)):
-        u = exact_part(sde, u, start, middle, next(noise))
+    for step, (t, before, middle) in enumerate(zip(times, [1.0, *middles], middles, strict=False)):
+        u = exact_part(sde, u, before, middle, next(noise))
         half, whole = kicks[step]
         scored = sde.scored(u)
         start = scored.clone()
