@@ -9,7 +9,7 @@ import torch
 from benchmarks import models
 from benchmarks.harness import BASELINE, Report, Row, Settings, rows_of, seconds, synchronise
 from benchmarks.limits import disk_bandwidth, memory_bandwidth
-from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.checkpoint.write import checkpoints
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
@@ -25,12 +25,11 @@ def topic(settings: Settings) -> Report:
     trainer.optimiser.step()
     synchronise(settings.device)
     folder = RunFolder.create(settings.work / "run", recipe, {"created": 0.0})
-    writer = CheckpointWriter(folder, keep=1)
+    writer = checkpoints(folder, keep=1)
     steps = itertools.count(1)
     calls = {
         BASELINE: lambda: torch.save(trainer.state_dict(), settings.work / "plain.pt"),
-        "cldctl": lambda: writer.save(next(steps), trainer.state_dict(), held_still=True),
-        "cldctl, copying immediately": lambda: writer.save(next(steps), trainer.state_dict()),
+        "cldctl": lambda: writer.save(next(steps), trainer.state_dict()),
     }
     # Only the time of the training thread counts; the writer works in parallel.
     own = settings if settings.clock is time.perf_counter else replace(settings, clock=time.thread_time)

@@ -137,7 +137,7 @@ def flops(recipe: Recipe) -> float:
     shape = (network.image_channels, network.image_size, network.image_size)
     # torch does not count the fused attention of CPUs.
     with FakeTensorMode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        net = nets.build(network, data_shape=shape, halves_in=diffusion.n, halves_out=diffusion.m)
+        net = nets.of_recipe(recipe, shape)
         u = torch.empty(rows, diffusion.n * shape[0], *shape[1:])
         net(u, torch.empty(rows)).sum().backward()
     return float(counter.get_total_flops())

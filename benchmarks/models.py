@@ -67,6 +67,6 @@ def ncsnpp_recipe(quick: bool, *overrides: str) -> Recipe:
 
 def image_net(recipe: Recipe) -> Ncsnpp:
     size = recipe.network.image_size
-    made = nets.build(recipe.network, data_shape=(3, size, size), halves_in=2, halves_out=1)
+    made = nets.of_recipe(recipe, (3, size, size))
     assert isinstance(made, Ncsnpp), "an image recipe has NCSN++"
     return made

@@ -144,8 +144,8 @@ def _reader(hint: Any, any_word: bool) -> _Reader:
         words = {(type(word), word) for word in inner}
         described = f"one of {', '.join(map(repr, inner))}"
         return _of_plain(described, lambda value: isinstance(value, str | int) and (type(value), value) in words)
-    if origin in (tuple, list, Sequence):
-        return _of_list(inner, origin is list, any_word)
+    if origin in (tuple, Sequence):
+        return _of_tuple(inner, any_word)
     if origin in (dict, Mapping):
         return _of_mapping(_reader(inner[1] if inner else Any, any_word))
     if typing.is_typeddict(hint):
@@ -181,8 +181,8 @@ def _of_union(options: Sequence[_Reader]) -> _Reader:
     return read
 
 
-def _of_list(inner: tuple[Any, ...], as_list: bool, any_word: bool) -> _Reader:
-    fixed = bool(inner) and not as_list and Ellipsis not in inner
+def _of_tuple(inner: tuple[Any, ...], any_word: bool) -> _Reader:
+    fixed = bool(inner) and Ellipsis not in inner
     readers = [_reader(entry, any_word) for entry in inner if entry is not Ellipsis] or [_reader(Any, any_word)]
 
     def read(plain: Any, place: str) -> Any:
@@ -191,8 +191,8 @@ def _of_list(inner: tuple[Any, ...], as_list: bool, any_word: bool) -> _Reader:
         if fixed and len(plain) != len(readers):
             raise _misfit(place, plain, f"a list of {len(readers)}")
         each = readers if fixed else readers * len(plain)
-        values = [one(entry, f"{place}[{number}]") for number, (one, entry) in enumerate(zip(each, plain, strict=True))]
-        return values if as_list else tuple(values)
+        pairs = enumerate(zip(each, plain, strict=True))
+        return tuple(one(entry, f"{place}[{number}]") for number, (one, entry) in pairs)
 
     return read
 

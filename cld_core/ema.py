@@ -1,51 +1,94 @@
-"""Exponential moving average of the weights."""
+"""Moving averages of the weights, which all move at the same steps."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# Tensors of which `Ema.update_unless` holds the changes at once.
+# Tensors whose changes are held at once where the device decides.
 _PART = 64
+# The weight that an average keeps at an update, from the number of updates with it: a number, or float64 on the device.
+Decay = Callable[[Any], Any]
 
 
-class Ema:
-    """The average of a network's trainable parameters, held once and updated in one sweep.
+class Averages:
+    """Averages of a network's trainable parameters, each held once and updated in one sweep.
 
-    After n updates the decay is min(``decay``, (1 + n) / (10 + n)), so that the start is forgotten soon.
+    Attributes:
+        names: of the parameters.
+        averages: for each of ``decays``, tensors in the order of ``names``.
     """
 
-    def __init__(self, net: nn.Module, decay: float) -> None:
+    def __init__(self, net: nn.Module, decays: Sequence[Decay]) -> None:
         named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-        self.names = [name for name, _ in named]
+        self.names, self._decays = [name for name, _ in named], decays
         self._live = [parameter for _, parameter in named]
-        self.average = [parameter.detach().clone() for _, parameter in named]
-        self.decay = decay
+        self.averages = [[parameter.detach().clone() for parameter in self._live] for _ in decays]
         # Once the device decides which steps count, only the device knows their number.
         self._updates: int | Tensor = 0
 
     @property
     def updates(self) -> int:
-        """How often the average was updated. Waits for the device if `update_unless` was called."""
+        """How often they were updated. Waits for the device if it was left to decide."""
         return int(self._updates)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average a little towards the parameters."""
-        self._updates = updates = self.updates + 1
-        decay = min(self.decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self._live], 1 - decay)
+    def update(self, skip: Tensor | None = None) -> None:
+        """Move each average a little towards the parameters.
 
-    @torch.no_grad()
-    def update_unless(self, skip: Tensor) -> None:
-        """Do nothing if ``skip``, a bool scalar on the device, and `update` otherwise. Does not wait for the device."""
+        Args:
+            skip: a bool scalar on the device, which decides whether to do nothing; the host does not wait for it.
+        """
+        if not self.averages:
+            return
+        live = [parameter.detach() for parameter in self._live]
+        if skip is None:
+            self._updates = updates = self.updates + 1
+            for average, decay in zip(self.averages, self._decays, strict=True):
+                torch._foreach_lerp_(average, live, 1.0 - decay(updates))
+            return
         good = (~skip).double()
-        self._updates = updates = self._updates + good
-        decay = torch.clamp((1.0 + updates) / (10.0 + updates), max=self.decay)
-        # The kernels for lists want a factor of the same type.
-        move(self.average, self._live, ((1.0 - decay) * good).to(self.average[0].dtype))
+        self._updates = self._updates + good
+        counted = torch.clamp(self._updates, min=1.0)
+        for average, decay in zip(self.averages, self._decays, strict=True):
+            # The kernels for lists want a factor of the same type.
+            _move(average, live, ((1.0 - decay(counted)) * good).to(average[0].dtype))
+
+    def _named(self, average: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.names, average, strict=True))
+
+    def _copy(self, average: Sequence[Tensor], found: Mapping[str, Tensor]) -> None:
+        """Copy tensors by name into an average.
+
+        Raises:
+            KeyError, ValueError: their names or shapes are others; nothing was changed.
+        """
+        missing, unknown = set(self.names) - set(found), set(found) - set(self.names)
+        if missing or unknown:
+            raise KeyError(f"averaged weights: missing {sorted(missing)}, unknown {sorted(unknown)}")
+        for name, tensor in self._named(average).items():
+            if found[name].shape != tensor.shape:
+                text = f"{name} has shape {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
+                raise ValueError(f"averaged weights: {text}")
+        for name, tensor in self._named(average).items():
+            tensor.copy_(found[name])
+
+
+class Ema(Averages):
+    """The exponential moving average.
+
+    After n updates the decay is min(``decay``, (1 + n) / (10 + n)), so that the start is forgotten soon.
+    """
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        def ramp(updates: Any) -> Any:
+            decays = (1.0 + updates) / (10.0 + updates)
+            return decays.clamp(max=decay) if isinstance(decays, Tensor) else min(decay, decays)
+
+        super().__init__(net, [ramp])
+        (self.average,) = self.averages
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
@@ -64,7 +107,7 @@ class Ema:
             value.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "average": dict(zip(self.names, self.average, strict=True))}
+        return {"updates": self.updates, "average": self._named(self.average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict`.
@@ -72,34 +115,15 @@ class Ema:
         Raises:
             KeyError, ValueError: its names or shapes are not those of the network; nothing was changed.
         """
-        copy_named(self.names, self.average, state["average"])
+        self._copy(self.average, state["average"])
         self._updates = int(state["updates"])
 
 
-def move(average: list[Tensor], live: list[nn.Parameter], weight: Tensor) -> None:
+def _move(average: list[Tensor], live: list[Tensor], weight: Tensor) -> None:
     """Move an average towards the parameters by a factor that only the device knows."""
     # A part at a time, or the changes would take as much memory as the weights.
     for first in range(0, len(average), _PART):
         part = average[first : first + _PART]
-        change = torch._foreach_sub([it.detach() for it in live[first : first + _PART]], part)
+        change = torch._foreach_sub(live[first : first + _PART], part)
         torch._foreach_mul_(change, weight)
         torch._foreach_add_(part, change)
-
-
-def copy_named(names: Sequence[str], average: Sequence[Tensor], found: Any) -> None:
-    """Copy tensors by name into an average.
-
-    Raises:
-        KeyError, ValueError: their names or shapes are others; nothing was changed.
-    """
-    assert isinstance(found, dict), "the average is a dictionary of named tensors"
-    missing, unknown = set(names) - set(found), set(found) - set(names)
-    if missing or unknown:
-        raise KeyError(f"averaged weights: missing {sorted(missing)}, unknown {sorted(unknown)}")
-    for name, tensor in zip(names, average, strict=True):
-        if tuple(found[name].shape) != tuple(tensor.shape):
-            text = f"{name} has shape {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
-            raise ValueError(f"averaged weights: {text}")
-    with torch.no_grad():
-        for name, tensor in zip(names, average, strict=True):
-            tensor.copy_(found[name])

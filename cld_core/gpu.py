@@ -19,7 +19,6 @@ from torch import Tensor
 from cld_core import loss as losses
 from cld_core import nets, numerics, sde, seeds
 from cld_core.config import Recipe, load, shipped
-from cld_core.nets import precision
 from cld_core.ranks import Ranks
 from cld_core.score import Score
 from cld_core.train.step import prepare
@@ -137,7 +136,6 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
         torch.manual_seed(0)
         net = nets.of_recipe(recipe, shape)
     model = prepare(net, train, Ranks(device=device))
-    model = precision.Autocast(model, device, train.precision, channels_last=train.channels_last)
     loss, score = losses.build(diffusion, recipe.objective), Score(diffusion, recipe.objective, model)
     noise = seeds.generator("step of a check")
     x = 2 * torch.rand(train.batch_size, *shape, generator=noise).to(device) - 1

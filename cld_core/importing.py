@@ -1,21 +1,45 @@
-"""Making a run of a published checkpoint."""
+"""Making a run of a checkpoint in the layout of the published code.
+
+The layout: ``model`` (names under `module.`), ``optimizer`` (of all parameters, in order), ``ema`` (``shadow_params``,
+a list of the trainable parameters in order, and ``num_updates``) and ``step``.
+
+That of PSLD's code, which PyTorch Lightning writes, is brought into it: ``state_dict`` (names under `score_fn.` for the
+network and `ema_score_fn.` for the average of its weights), ``optimizer_states`` (one, of all parameters of the network
+in order), ``global_step`` and ``epoch``.
+
+Read with `weights_only`, so a downloaded file cannot run code.
+"""
 
 import shutil
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core.files import write_json
+import torch
+from torch import Tensor, nn
 
-from .checkpoint import published
+from . import optim
 from .checkpoint.write import write
+from .codec import whole
 from .config import Recipe
-from .errors import UsageError
+from .config.train import OptimSpec
+from .errors import CheckpointError, NotFoundError, UsageError, WrongCheckpointError
+from .files import write_json
 from .model import Model
 from .run import RunFolder, events
 from .run.folder import ReportedProgress
+from .sanitize import one_line
+
+_KEYS = ("model", "optimizer", "ema", "step")
+_LIGHTNING = ("state_dict", "optimizer_states", "global_step")
+_LIVE, _AVERAGE = "score_fn.", "ema_score_fn."
+# How a zip archive begins, which torch writes, and a pickle, which it wrote before 1.6.
+_STARTS = (b"PK", b"\x80")
+# How many keys of another kind of file a message shows.
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -47,7 +71,7 @@ def import_published(
         UsageError: the checkpoint is later than `train.steps`, or the name is taken.
         SaveError: the checkpoint cannot be written.
     """
-    step, state = published.read(file, Model(recipe).net, recipe.optim)
+    step, state = read(file, Model(recipe).net, recipe.optim)
     if step > recipe.train.steps:
         text = f"is of step {step}, later than train.steps={recipe.train.steps}. Add train.steps={step}."
         raise UsageError(f"{file} {text}")
@@ -55,7 +79,11 @@ def import_published(
     folder = RunFolder.create(path, recipe, {**identity, "imported": str(file.absolute())})
     try:
         write(folder, step, {**state, "model_digest": recipe.model_digest()})
-        _record(folder, step, recipe.train.steps, file.name)
+        folder.ledger.append(events.Imported(step=step, source=file.name, finished=step >= recipe.train.steps))
+        progress = ReportedProgress(
+            attempt=0, step=step, steps=recipe.train.steps, loss=None, steps_per_s=None, time=time.time()
+        )
+        write_json(folder.progress_file, progress)
     except BaseException:
         # A run without events would look as if it waited to be submitted.
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -63,7 +91,159 @@ def import_published(
     return ImportedRun(folder, step, sum(tensor.numel() for tensor in state["model"].values()))
 
 
-def _record(folder: RunFolder, step: int, steps: int, source: str) -> None:
-    folder.ledger.append(events.Imported(step=step, source=source, finished=step >= steps))
-    progress = ReportedProgress(attempt=0, step=step, steps=steps, loss=None, steps_per_s=None, time=time.time())
-    write_json(folder.progress_file, progress)
+class Mismatch(Exception):
+    """Something in a file does not fit the recipe's network: a message without the file and the fix."""
+
+
+def read(file: Path, net: nn.Module, spec: OptimSpec) -> tuple[int, dict[str, Any]]:
+    """The step and the state of a published checkpoint, named as a `Trainer` of ``net`` names them.
+
+    Raises:
+        NotFoundError: there is no such file.
+        CheckpointError: it cannot be read.
+        WrongCheckpointError: it has another layout, or a tensor does not fit ``net``: the message names the first such
+            tensor and both shapes.
+    """
+    content = _load(file)
+    try:
+        if set(_LIGHTNING) <= set(content):
+            content = _from_lightning(content, net)
+        return _count(content["step"], "step"), {
+            "model": _model(content["model"], net),
+            "ema": _ema(content["ema"], net),
+            "optimiser": _optimiser(content["optimizer"], spec, net),
+            "scaler": {},
+        }
+    except Mismatch as error:
+        fix = "Choose the --recipe, or the network.* keys, that the checkpoint was trained with"
+        raise WrongCheckpointError(f"{file}: {one_line(error)}. {fix}.") from error
+    except Exception as error:  # a file of another layout leads anywhere
+        text = f"not in the published layout ({type(error).__name__}: {one_line(error)})"
+        raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.") from error
+
+
+def _load(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
+    try:
+        # torch refuses to map what is compressed, and may unpack to any size.
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:
+        with file.open("rb") as opened:
+            start = opened.read(2)
+        if start and not start.startswith(_STARTS):
+            text = "not a checkpoint: it cannot be read as plain tensors, and does not begin as a file of torch"
+            raise WrongCheckpointError(f"{file}: {text}. Pass one that the published code wrote.") from error
+        text = f"cannot be read as plain tensors ({type(error).__name__}). Download the file again."
+        raise CheckpointError(f"{file}: {text}") from error
+    names = set(content) if isinstance(content, dict) else {f"a {type(content).__name__}"}
+    if not (set(_KEYS) <= names or set(_LIGHTNING) <= names):
+        keys = sorted(one_line(key, 40) for key in names)
+        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+        layouts = f"a published checkpoint holds {', '.join(_KEYS)}, or as PSLD's {', '.join(_LIGHTNING)}"
+        text = f"it holds {', '.join(keys[:_SHOWN]) or 'nothing'}{more}; {layouts}"
+        raise WrongCheckpointError(f"{file}: {text}. Import a checkpoint that the published code wrote.")
+    return content
+
+
+def _from_lightning(content: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
+    """A checkpoint of PSLD's code in the layout of the CLD code."""
+    state = {str(name): tensor for name, tensor in content["state_dict"].items()}
+    other = next((name for name in state if not name.startswith((_LIVE, _AVERAGE))), None)
+    if other is not None:
+        raise Mismatch(f"its tensor '{other}' belongs neither to {_LIVE[:-1]} nor to {_AVERAGE[:-1]}")
+    averages = [_AVERAGE + name for name, parameter in net.named_parameters() if parameter.requires_grad]
+    missing = next((name for name in averages if name not in state), None)
+    if missing is not None:
+        raise Mismatch(f"it has no tensor '{missing}'")
+    optimisers = content["optimizer_states"]
+    if len(optimisers) != 1:
+        raise Mismatch(f"it has the states of {len(optimisers)} optimisers, not of one")
+    step = content["global_step"]
+    return {
+        "model": {name.removeprefix(_LIVE): tensor for name, tensor in state.items() if name.startswith(_LIVE)},
+        "optimizer": optimisers[0],
+        "ema": {"shadow_params": [state[name] for name in averages], "num_updates": step},
+        "step": step,
+    }
+
+
+def _model(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    theirs = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    own = net.state_dict()
+    for name, tensor in own.items():
+        if name not in theirs:
+            raise Mismatch(f"it has no tensor '{name}', which is {_shape(tensor)} in the recipe's network")
+        _require_alike(f"tensor '{name}'", theirs[name], tensor)
+    unknown = next((name for name in theirs if name not in own), None)
+    if unknown is not None:
+        raise Mismatch(f"its tensor '{unknown}', {_shape(theirs[unknown])}, is not in the recipe's network")
+    return {name: theirs[name].to(tensor.dtype) for name, tensor in own.items()}
+
+
+def _ema(state: Mapping[str, Any], net: nn.Module) -> dict[str, Any]:
+    trainable = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+    averages = list(state["shadow_params"])
+    for (name, parameter), average in zip(trainable.items(), averages, strict=False):
+        _require_alike(f"the average of '{name}'", average, parameter)
+    if len(averages) != len(trainable):
+        raise Mismatch(f"it averages {len(averages)} tensors, the recipe's network has {len(trainable)} to average")
+    updates = _count(state["num_updates"], "number of updates")
+    return {"updates": updates, "average": dict(zip(trainable, averages, strict=True))}
+
+
+def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dict[str, Any]:
+    """The moments, under the numbers that the parameters have in our optimiser."""
+    named = list(net.named_parameters())
+    indices = [index for group in state["param_groups"] for index in group["params"]]
+    by_index: dict[int, dict[str, Tensor]] = optim.portable(dict(state))["state"]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for index, number in zip(indices, _numbers(indices, named), strict=True):
+        if index in by_index:
+            name, parameter = named[number]
+            moments[number] = _moments(by_index[index], spec, name, parameter)
+    groups = optim.build(spec, net.parameters()).state_dict()["param_groups"]
+    return {"state": moments, "param_groups": groups}
+
+
+def _numbers(indices: Sequence[int], named: Sequence[tuple[str, nn.Parameter]]) -> list[int]:
+    """Which of our parameters theirs are: all of them, or the trainable ones."""
+    trainable = [number for number, (_, parameter) in enumerate(named) if parameter.requires_grad]
+    if len(indices) == len(named):
+        return list(range(len(named)))
+    if len(indices) != len(trainable):
+        raise Mismatch(f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}")
+    return trainable
+
+
+def _moments(theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter: Tensor) -> dict[str, Tensor]:
+    wanted = ("exp_avg", "exp_inf" if spec.name == "adamax" else "exp_avg_sq")
+    for moment in wanted:
+        if moment not in theirs:
+            raise Mismatch(f"its optimiser has no {moment}, which optim.name={spec.name} needs")
+        _require_alike(f"the optimiser's {moment} of '{name}'", theirs[moment], parameter)
+    if theirs["step"].numel() != 1:
+        raise Mismatch(f"the optimiser's step of '{name}' is not a number")
+    return {"step": theirs["step"], **{moment: theirs[moment] for moment in wanted}}
+
+
+def _count(value: Any, what: str) -> int:
+    count = whole(value.item() if isinstance(value, Tensor) and value.numel() == 1 else value)
+    if count is None:
+        raise ValueError(f"its {what} is {one_line(repr(value), 40)}, not a whole number")
+    return count
+
+
+def _require_alike(what: str, theirs: Any, own: Tensor) -> None:
+    if not isinstance(theirs, Tensor) or theirs.layout != torch.strided:
+        raise Mismatch(f"{what} is not a plain tensor")
+    if theirs.is_floating_point() != own.is_floating_point():
+        raise Mismatch(f"{what} holds {theirs.dtype}, not {own.dtype}")
+    if theirs.shape != own.shape:
+        raise Mismatch(f"{what} is {_shape(theirs)}, but {_shape(own)} in the recipe's network")
+
+
+def _shape(tensor: Any) -> str:
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}"
+    return "x".join(map(str, tensor.shape)) or "a scalar"

@@ -89,7 +89,7 @@ class ScoreMatching:
     def __init__(self, sde: Diffusion, objective: ObjectiveSpec) -> None:
         self.sde = sde
         self.objective = objective
-        self._draws_initial = sde.n > 1 and objective.name == "dsm"
+        self._draws_initial = sde.n > 1 and objective.kernel == "dsm"
         self._importance = (
             Importance(self._trace_of_weight, objective.loss_eps) if objective.times == "importance" else None
         )
@@ -134,7 +134,7 @@ class ScoreMatching:
 
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""
-        matrix = self.sde.perturbation(draws.t, self.objective.name)
+        matrix = self.sde.perturbation(draws.t, self.objective.kernel)
         return combined(matrix, (x, *self.sde.halves(draws.noise), *self._initial(draws)))
 
     def _initial(self, draws: Draws) -> tuple[Tensor, ...]:
@@ -152,7 +152,7 @@ class ScoreMatching:
         if self.objective.weighting == "reweightedv1":
             return torch.diag_embed(roots)
         # The score's error is E e.
-        return roots[..., None] * self.sde.target(t, self.objective.name)
+        return roots[..., None] * self.sde.target(t, self.objective.kernel)
 
     def _trace_of_weight(self, t: Tensor) -> Tensor:
         """The mean loss (k,) at the times t (k,) of a network that predicts no noise, per dimension of x."""

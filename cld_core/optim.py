@@ -10,8 +10,6 @@ from torch import Tensor
 from cld_core.config.train import OptimSpec
 from cld_core.errors import RecipeError
 
-_MOMENTS = {"adam": ("exp_avg", "exp_avg_sq"), "adamw": ("exp_avg", "exp_avg_sq"), "adamax": ("exp_avg", "exp_inf")}
-
 
 def build(spec: OptimSpec, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """Adam, AdamW or Adamax; the fused kernels where the optimiser has them.
@@ -74,11 +72,6 @@ def _decayed(kind: str, progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress)) if kind == "cosine" else 1.0
 
 
-def moments(spec: OptimSpec) -> tuple[str, ...]:
-    """Names of what the optimiser keeps for each parameter, beside the number of its steps."""
-    return _MOMENTS[spec.name]
-
-
 def portable(state: dict[str, Any]) -> dict[str, Any]:
     """An optimiser's `state_dict` in torch's form: the number of steps with each parameter, as a float tensor.
 
@@ -116,10 +109,6 @@ def load(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
             for name, value in entry.items():
                 if name == "step" and not skips_on_device(optimiser):
                     entry[name] = value.cpu()
-                elif name != "step" and _differ(value, parameter):
+                elif name != "step":
                     # The kernels want moments to lie in memory as their parameters do (channels_last).
                     entry[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _differ(value: Tensor, parameter: Tensor) -> bool:
-    return value.stride() != parameter.stride() or value.dtype != parameter.dtype

@@ -139,14 +139,13 @@ def rendered(draw: "Callable[[Figure], object]") -> Tensor:
     return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
 
 
-def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str) -> None:
-    """Draw test data and samples x (n, 2) side by side, on equal axes."""
-    plane = Plane.of(model.source, len(x))
+def beside_data(figure: "Figure", x: Tensor, model: "Model", title: str, label: int | None = None) -> None:
+    """Draw test data, of a class if there is a ``label``, and samples x (n, 2) side by side, on equal axes."""
+    plane = Plane.of(model.source, len(x), label)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     plane.draw(left, plane.examples, "tab:gray")
-    left.set_title("data")
-    outside = plane.draw(right, x, "tab:red")
-    right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
+    left.set_title("data" if label is None else f"data of label {label}")
+    plane.draw_samples(right, x)
     figure.suptitle(title)
 
 
@@ -256,6 +255,11 @@ class Plane:
         # A ring is a ring.
         axes.set_aspect("equal")
         return len(points) - int(inside.sum())
+
+    def draw_samples(self, axes: "Axes", x: Tensor) -> None:
+        """Draw samples (n, 2) as `draw` does; the title says how many are outside of the picture."""
+        outside = self.draw(axes, x, "tab:red")
+        axes.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
 
 
 # The pictures of a run show the same square, and its density may take half a second.

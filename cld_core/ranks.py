@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,7 @@ from .ranges import share
 from .rendezvous import Place
 from .stop import StopCode
 
+T = TypeVar("T")
 _FILE = "file://"
 # Meeting, loading a checkpoint and saving the last one may take so long, however short a step is; seconds.
 _PATIENCE_S = 600.0
@@ -79,23 +80,25 @@ class Ranks(Place):
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
-    def on_first(self, work: Callable[[], None]) -> None:
-        """Let rank 0 do ``work``, such as writing, while the others wait.
+    def on_first(self, work: Callable[[], T]) -> T:
+        """What ``work``, such as writing, returns on rank 0, while the others wait.
 
         Raises:
             RankError: it failed there, and this is another rank. On rank 0, what ``work`` raised.
         """
+        result: T | None = None
         problem: Exception | None = None
         if self.is_first:
             try:
-                work()
-            except (CldError, OSError) as error:
+                result = work()
+            except Exception as error:
                 problem = error
-        message = self.from_first(None if problem is None else str(problem))
+        result, message = self.from_first((result, None if problem is None else str(problem)))
         if problem is not None:
             raise problem
         if message is not None:
             raise RankError(f"rank 0 could not continue: {message}")
+        return cast(T, result)
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of tensors of one shape over the ranks, float64, on the CPU."""

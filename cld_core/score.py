@@ -77,8 +77,8 @@ def coefficients(sde: Diffusion, objective: ObjectiveSpec, t: Any) -> Coefficien
     if objective.precondition == "data":
         return preconditioning(sde, t, objective.data_std)
     if not objective.mixed_score:
-        return Coefficients(-sde.target(t, objective.name))
-    target, precision, _ = sde.mixed(t, objective.name)
+        return Coefficients(-sde.target(t, objective.kernel))
+    target, precision, _ = sde.mixed(t, objective.kernel)
     return Coefficients(-target, precision)
 
 
@@ -148,7 +148,7 @@ class Score:
         Args:
             augmented: how the images were changed, as `Draws.augmented`; None: they were not.
         """
-        name = self.objective.name
+        name = self.objective.kernel
         if self.objective.precondition == "data":
             found, first = self._coefficients(t), self.sde.n - self.sde.m
             assert found.precision is not None, "preconditioning has a linear part"

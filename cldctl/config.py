@@ -82,8 +82,6 @@ def runs_dir() -> Path:
 
 def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
-    import yaml
-
     from cld_core.config.loader import parse
     from cld_core.files import opened
     from cld_core.ownership import shared_with
@@ -100,8 +98,8 @@ def _content(path: Path) -> Any:
     try:
         if len(text) > _MAX_BYTES:
             raise RecipeError(f"{path}: has more than {_MAX_BYTES} bytes. Shorten it.")
-        return parse(text.decode("utf-8-sig"), lambda line: f"{path}, line {line}")[0]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return parse(text.decode("utf-8-sig"), str(path))[0]
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not valid YAML. Write lines such as `cluster: slurm`.") from error
 
 

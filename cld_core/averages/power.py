@@ -1,8 +1,10 @@
 """The power-function averages that training tracks beside its moving average, and others that are made of them."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ from cld_core.checkpoint.files import TOLD_ABOVE, Stored, weights_digest, weight
 from cld_core.checkpoint.load import ABOUT, averaged_weights, read_tensors, tensors_digest
 from cld_core.checkpoint.write import write_weights
 from cld_core.codec import real
-from cld_core.ema import copy_named, move
+from cld_core.ema import Averages
 from cld_core.errors import CheckpointError
 from cld_core.files import passes, replacing
 from cld_core.run import RunFolder
@@ -23,67 +25,33 @@ from .profiles import exponent, key_of, mixture, require_length
 _log = logging.getLogger(__name__)
 
 
-class PowerAverages:
-    """Averages of a network's trainable parameters with power-function profiles, one of each relative length.
+class PowerAverages(Averages):
+    """Averages with power-function profiles, one of each relative length.
 
     Update t multiplies the average by (1 - 1/t)^(gamma + 1) before the new parameters are added (arXiv 2312.02696,
     equation 3): the parameters after update s have the weight (s^(gamma+1) - (s-1)^(gamma+1)) / t^(gamma+1). Each
     average takes as much memory as the weights. Without lengths, nothing is tracked.
 
     Attributes:
-        lengths: relative lengths, as `profiles.Profile` has them.
-        averages: for each length, tensors in the order of ``names``.
+        lengths: relative lengths, as `profiles.Profile` has them; one of each of ``averages``.
         began: the step at which t was 0: steps before it have no weight.
     """
 
     def __init__(self, net: nn.Module, lengths: Sequence[float]) -> None:
-        named = [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
-        self.names, self.lengths, self.began = [name for name, _ in named], tuple(lengths), 0
-        self._live = [parameter for _, parameter in named]
-        self.averages = [[parameter.detach().clone() for parameter in self._live] for _ in self.lengths]
-        self._powers = [exponent(length) + 1.0 for length in self.lengths]
-        # Once the device decides which steps count, only the device knows their number.
-        self._updates: int | Tensor = 0
-
-    @property
-    def updates(self) -> int:
-        """The number of updates so far. Waits for the device if `update_unless` was called."""
-        return int(self._updates)
+        super().__init__(net, [partial(_decay, exponent(length) + 1.0) for length in lengths])
+        self.lengths, self.began = tuple(lengths), 0
 
     @property
     def begins(self) -> bool:
         """Whether there are averages that have not been updated yet."""
         return bool(self.lengths) and self.updates == 0
 
-    @torch.no_grad()
-    def update(self) -> None:
-        """Update each average with the current parameters."""
-        if not self.lengths:
-            return
-        self._updates = updates = self.updates + 1
-        live = [parameter.detach() for parameter in self._live]
-        for average, power in zip(self.averages, self._powers, strict=True):
-            torch._foreach_lerp_(average, live, 1.0 - (1.0 - 1.0 / updates) ** power)
-
-    @torch.no_grad()
-    def update_unless(self, skip: Tensor) -> None:
-        """Do nothing if ``skip``, a bool scalar on the device, and `update` otherwise. Does not wait for the device."""
-        if not self.lengths:
-            return
-        good = (~skip).double()
-        self._updates = updates = self._updates + good
-        for average, power in zip(self.averages, self._powers, strict=True):
-            kept = (1.0 - 1.0 / torch.clamp(updates, min=1.0)) ** power
-            move(average, self._live, ((1.0 - kept) * good).to(average[0].dtype))
-
     def state_dict(self) -> dict[str, Any]:
         """For `load_state_dict`, and for averages of other lengths; empty without lengths."""
         if not self.lengths:
             return {}
-        averages = {
-            key_of(length): dict(zip(self.names, average, strict=True))
-            for length, average in zip(self.lengths, self.averages, strict=True)
-        }
+        each = zip(self.lengths, self.averages, strict=True)
+        averages = {key_of(length): self._named(average) for length, average in each}
         return {"lengths": list(self.lengths), "began": self.began, "updates": self.updates, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any] | None, step: int) -> None:
@@ -96,8 +64,12 @@ class PowerAverages:
             self.began, self._updates = step, 0
             return
         for length, average in zip(self.lengths, self.averages, strict=True):
-            copy_named(self.names, average, state["averages"][key_of(length)])
+            self._copy(average, state["averages"][key_of(length)])
         self.began, self._updates = int(state["began"]), int(state["updates"])
+
+
+def _decay(power: float, updates: Any) -> Any:
+    return (1.0 - 1.0 / updates) ** power
 
 
 class Averaged(NamedTuple):
@@ -121,7 +93,7 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     make it at once waste work and nothing else.
 
     Raises:
-        UsageError: the checkpoint has no power-function averages, or the length is out of reach.
+        UsageError: the checkpoint has no power-function averages, or the length is invalid or out of reach.
         CheckpointError: the checkpoint is damaged.
         ValueError: what the file says of itself is damaged.
         OSError: a file cannot be read at this moment.
@@ -132,11 +104,15 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
         return usual
     require_length(run, length)
     made_of = weights_digest(run, step, length)
-    kept = _kept(run, step, length, made_of)
-    if kept is not None:
-        if kept.error is not None and kept.error > TOLD_ABOVE:
-            _log.warning("EMA length %g: relative error of its profile %.2g", length, kept.error)
-        return usual._replace(tensors=kept.tensors, error=kept.error)
+    # What somebody has made before, unless it is damaged or of what is no longer there.
+    with contextlib.suppress(CheckpointError, ValueError):
+        kept = averaged_weights(run, step, length)
+        about = kept.described(ABOUT)
+        if about.get("made_of") == made_of and about.get("tensors") == tensors_digest(kept.tensors):
+            error = real(about.get("error")) or 0.0
+            if error > TOLD_ABOVE:
+                _log.warning("EMA length %g: relative error of its profile %.2g", length, error)
+            return usual._replace(tensors=kept.tensors, error=error)
     tensors, error = reconstructed(run, step, length, usual.tensors)
     about = {"made_of": made_of, "error": error, "tensors": tensors_digest(tensors)}
     try:
@@ -145,17 +121,6 @@ def averaged(run: RunFolder, step: int, length: float | None = None) -> Averaged
     except (OSError, RuntimeError) as problem:
         _log.info("%s: the average of length %g is not kept: %s", run.name, length, one_line(problem))
     return usual._replace(tensors=tensors, error=error)
-
-
-def _kept(run: RunFolder, step: int, length: float, made_of: str | None) -> Averaged | None:
-    """The average that somebody made before, unless it is damaged or of what is no longer there."""
-    try:
-        weights = averaged_weights(run, step, length)
-        about = weights.described(ABOUT)
-        whole = about.get("made_of") == made_of and about.get("tensors") == tensors_digest(weights.tensors)
-    except (CheckpointError, ValueError):
-        return None
-    return Averaged(weights.tensors, None, real(about.get("error"))) if whole else None
 
 
 def reconstructed(

@@ -33,19 +33,6 @@ class Profile:
     updates: int
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A profile as a weighted sum of others.
-
-    Attributes:
-        weights: one for each of the others, (n,), float64; their sum is 1.
-        error: the norm of the residual, relative to that of the profile.
-    """
-
-    weights: NDArray[np.float64]
-    error: float
-
-
 def exponent(length: float) -> float:
     """gamma of the profile of a relative length sigma: the root above 0 of sigma^2 (g+2)^2 (g+3) = g + 1.
 
@@ -71,12 +58,15 @@ def relative_length(gamma: float) -> float:
     return math.sqrt(gamma + 1.0) / ((gamma + 2.0) * math.sqrt(gamma + 3.0))
 
 
-def inner(a: Profile, b: Profile) -> float:
-    """The integral of the product of two profiles, with the same origin."""
-    gamma, other = exponent(a.length), exponent(b.length)
-    common, longer = min(a.updates, b.updates), max(a.updates, b.updates)
-    decay = (common / a.updates) ** gamma * (common / b.updates) ** other
-    return (gamma + 1.0) * (other + 1.0) / (gamma + other + 1.0) * decay / longer
+def inner(these: Sequence[Profile], those: Sequence[Profile]) -> NDArray[np.float64]:
+    """The integrals of the products of profiles with the same origin, each with each."""
+    gammas, others = (np.array([[exponent(one.length) for one in profiles]]) for profiles in (these, those))
+    ends, other_ends = (np.array([[float(one.updates) for one in profiles]]) for profiles in (these, those))
+    gammas, ends = gammas.T, ends.T
+    common, longer = np.minimum(ends, other_ends), np.maximum(ends, other_ends)
+    decay = (common / ends) ** gammas * (common / other_ends) ** others
+    result: NDArray[np.float64] = (gammas + 1.0) * (others + 1.0) / (gammas + others + 1.0) * decay / longer
+    return result
 
 
 class Basis:
@@ -84,41 +74,29 @@ class Basis:
 
     def __init__(self, known: Sequence[Profile]) -> None:
         self._known = known
-        self._scale = np.array([norm(profile) for profile in known])
-        gammas = np.array([exponent(profile.length) for profile in known])
-        ends = np.array([profile.updates for profile in known], dtype=np.float64)
+        products = inner(known, known)
         # For profiles normalised to 1.
-        self._gram = _gram(gammas, ends) / np.outer(self._scale, self._scale)
+        self._scale = np.sqrt(np.diag(products))
+        self._gram = products / np.outer(self._scale, self._scale)
         self._inverse = np.linalg.pinv(self._gram, rcond=_RCOND, hermitian=True)
 
-    def fit(self, wanted: Profile) -> Fit:
+    def fit(self, wanted: Profile) -> tuple[NDArray[np.float64], float]:
         """The weighted sum of the profiles that is closest to ``wanted``, among those whose weights sum to 1.
 
         Each profile integrates to 1, so weights of the network that do not change during training are reproduced,
         however bad the fit is.
+
+        Returns:
+            The weights (n,), and the L2 norm of the residual, relative to that of ``wanted``.
         """
-        size = norm(wanted)
-        target = np.array([inner(wanted, profile) for profile in self._known]) / (self._scale * size)
+        size = math.sqrt(inner([wanted], [wanted]).item())
+        target = inner(self._known, [wanted])[:, 0] / (self._scale * size)
         ones, nearest = size / self._scale, self._inverse @ target
         # The Lagrange multiplier moves the unconstrained solution to one whose weights, ``ones`` x, sum to 1.
         towards = self._inverse @ ones
         x = nearest + towards * (1.0 - ones @ nearest) / (ones @ towards)
         missing = 1.0 - 2.0 * float(x @ target) + float(x @ self._gram @ x)
-        return Fit(x * size / self._scale, math.sqrt(max(0.0, missing)))
-
-
-def norm(profile: Profile) -> float:
-    """The L2 norm of a profile."""
-    return math.sqrt(inner(profile, profile))
-
-
-def _gram(gammas: NDArray[np.float64], ends: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`inner` of every pair of profiles."""
-    common, longer = np.minimum.outer(ends, ends), np.maximum.outer(ends, ends)
-    decay = (common / ends[:, None]) ** gammas[:, None] * (common / ends) ** gammas
-    sums = np.add.outer(gammas, gammas)
-    result: NDArray[np.float64] = np.outer(gammas + 1.0, gammas + 1.0) / (sums + 1.0) * decay / longer
-    return result
+        return x * size / self._scale, math.sqrt(max(0.0, missing))
 
 
 @dataclass(frozen=True)
@@ -126,28 +104,21 @@ class Mixture:
     """An average as a weighted sum of stored ones.
 
     Attributes:
-        length: its relative length.
         parts: files, and the weights of their averages, by the names of these in the file.
         error: the relative error of its profile, in the L2 norm.
+        described: for messages, what it is made of, and its error.
     """
 
-    length: float
     parts: tuple[tuple[Stored, dict[str, float]], ...]
     error: float
-
-    @property
-    def described(self) -> str:
-        """A description for messages: what it is made of, and its error."""
-        of = _stored_steps(len(self.parts))
-        return f"EMA length {self.length:g}: made of {of}, relative error of its profile {self.error:.2g}"
+    described: str
 
 
 def require_length(run: RunFolder, length: object) -> None:
     """Refuse what cannot be the relative length of an average; raises UsageError."""
     if not isinstance(length, int | float) or not 0 < length < LONGEST:
-        raise UsageError(
-            f"{run.name}: the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}."
-        )
+        text = f"the length of an average is a number above 0 and below {LONGEST:g}, not {length!r}"
+        raise UsageError(f"{run.name}: {text}.")
 
 
 def mixture(run: RunFolder, step: int, length: float, without: Collection[int] = ()) -> Mixture:
@@ -172,24 +143,16 @@ def mixture(run: RunFolder, step: int, length: float, without: Collection[int] =
         (file, Profile(own, one.averages.updates)) for file, one in enumerate(stored) for own in one.averages.lengths
     ]
     basis, updates = Basis([profile for _, profile in known]), stored[-1].averages.updates
-    fit = basis.fit(Profile(length, updates))
-    if fit.error > MOST:
-        raise UsageError(f"{run.name}: {_out_of_reach(basis, step, length, updates, fit.error, len(stored))}")
+    weights, error = basis.fit(Profile(length, updates))
+    made_of = f"{len(stored)} stored steps" if len(stored) > 1 else "one stored step"
+    if error > MOST:
+        good = [tried for tried in _TRIED.tolist() if basis.fit(Profile(tried, updates))[1] <= MOST]
+        reach = f" Use a length from {good[0]:.2g} to {good[-1]:.2g}" if good else " Use one of train.ema_lengths"
+        text = f"ema.length={length:g} cannot be made for step {step} of {made_of}"
+        text += f": the relative error of its profile would be {error:.2g}, and at most {MOST:g} is accepted"
+        raise UsageError(f"{run.name}: {text}.{reach}, or train with a smaller train.ema_every.")
     parts: list[dict[str, float]] = [{} for _ in stored]
-    for (file, profile), weight in zip(known, fit.weights.tolist(), strict=True):
+    for (file, profile), weight in zip(known, weights.tolist(), strict=True):
         parts[file][key_of(profile.length)] = weight
-    return Mixture(length, tuple(zip(stored, parts, strict=True)), fit.error)
-
-
-def _stored_steps(count: int) -> str:
-    return f"{count} stored steps" if count > 1 else "one stored step"
-
-
-def _out_of_reach(basis: Basis, step: int, length: float, updates: int, error: float, count: int) -> str:
-    good = [tried for tried in _TRIED.tolist() if basis.fit(Profile(tried, updates)).error <= MOST]
-    text = (
-        f"ema.length={length:g} cannot be made for step {step} of {_stored_steps(count)}: "
-        f"the relative error of its profile would be {error:.2g}, and at most {MOST:g} is accepted"
-    )
-    reach = f" Use a length from {good[0]:.2g} to {good[-1]:.2g}" if good else " Use one of train.ema_lengths"
-    return f"{text}.{reach}, or train with a smaller train.ema_every."
+    described = f"EMA length {length:g}: made of {made_of}, relative error of its profile {error:.2g}"
+    return Mixture(tuple(zip(stored, parts, strict=True)), error, described)

@@ -12,16 +12,17 @@ The sidecar is written last and removed first: a checkpoint exists exactly when 
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core.codec import RecordError, from_plain, to_plain
+from cld_core.codec import RecordError, find_record, from_plain
 from cld_core.config.train import LONGEST
 from cld_core.digests import checksum, digest
 from cld_core.errors import CheckpointError, CldError, NotFoundError
-from cld_core.files import NO_FILE, existing_object, passes, write_json
+from cld_core.files import NO_FILE, existing_object, passes
 from cld_core.run import RunFolder
 from cld_core.sanitize import is_count, one_line
 
@@ -103,39 +104,25 @@ class Sidecar:
         if min(self.format, self.step, self.state.bytes, self.seconds) < 0:
             raise RecordError("a number is below zero")
 
-    @classmethod
-    def read(cls, path: Path) -> "Sidecar | None":
-        """The sidecar in a file; None if it is missing, damaged, or says something that cannot be.
 
-        Raises:
-            OSError: nobody knows, because the file cannot be read.
-        """
-        try:
-            return from_plain(cls, existing_object(path) or {})
-        except RecordError:
-            return None
-
-    def write(self, path: Path) -> None:
-        write_json(path, to_plain(self, sparse=True))
-
-
-def sidecar_of(folder: RunFolder, step: int) -> Sidecar | None:
-    """The sidecar of a checkpoint; None if it is missing or damaged.
+def sidecar_of(path: Path) -> Sidecar | None:
+    """The sidecar of a checkpoint or snapshot, of which ``path`` is the tensors; None if it is missing or damaged.
 
     Raises:
         OSError: nobody knows, because the file cannot be read.
     """
-    return Sidecar.read(folder.checkpoint_file(step).with_suffix(".json"))
+    try:
+        return from_plain(Sidecar, existing_object(path.with_suffix(".json")) or {})
+    except RecordError:
+        return None
 
 
 def slowest_save_s(folder: RunFolder) -> float | None:
     """The most seconds that saving one of the run's checkpoints took; None without checkpoints."""
-    slowest = None
-    for step in folder.checkpoint_steps():
-        with contextlib.suppress(OSError):
-            if (sidecar := sidecar_of(folder, step)) is not None:
-                slowest = max(sidecar.seconds, slowest or 0.0)
-    return slowest
+    found = (
+        find_record(Sidecar, folder.checkpoint_file(step).with_suffix(".json")) for step in folder.checkpoint_steps()
+    )
+    return max((sidecar.seconds for sidecar in found if sidecar is not None), default=None)
 
 
 def weights_file(folder: RunFolder, step: int, length: float | None = None) -> Path:
@@ -150,7 +137,7 @@ def weights_digest(folder: RunFolder, step: int, length: float | None = None) ->
     Raises:
         OSError: a sidecar cannot be read, or the snapshots cannot be listed.
     """
-    sidecar = sidecar_of(folder, step)
+    sidecar = sidecar_of(folder.checkpoint_file(step))
     if sidecar is None or sidecar.weights is None:
         return None
     if length is None:
@@ -171,9 +158,12 @@ def required_digest(folder: RunFolder, step: int, fix: str) -> str:
     """
     found = weights_digest(folder, step)
     if found is None:
-        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-        raise NotFoundError(f"{folder.path}: no checkpoint of step {step} any more; there are: {steps}. {fix}")
+        raise NotFoundError(f"{folder.path}: no checkpoint of step {step} any more; there are: {_steps(folder)}. {fix}")
     return found
+
+
+def _steps(folder: RunFolder) -> str:
+    return ", ".join(map(str, folder.checkpoint_steps())) or "none"
 
 
 # --- which checkpoints are whole
@@ -209,11 +199,18 @@ def verify(folder: RunFolder, step: int, *, model_digest: str | None = None, wei
     """
     path = folder.checkpoint_file(step)
     try:
-        sidecar = _required(folder, path, step)
+        sidecar = sidecar_of(path)
+        if sidecar is None or sidecar.step != step:
+            if not os.path.lexists(path):
+                raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. Existing ones: {_steps(folder)}.")
+            raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}.")
+        if sidecar.format != FORMAT:
+            text = (
+                f"has format version {sidecar.format}, this cldctl reads {FORMAT}. Install the version that wrote it."
+            )
+            raise CheckpointError(f"{path}: {text}")
         promises = {weights_file(folder, step): sidecar.weights}
-        if not weights_only:
-            promises = {path: sidecar.state, **promises}
-        for file, promised in promises.items():
+        for file, promised in (promises if weights_only else {path: sidecar.state, **promises}).items():
             path = file
             problem = "its sidecar does not name it" if promised is None else promised.problem(file)
             if problem is not None:
@@ -235,21 +232,6 @@ def _require_model(folder: RunFolder, sidecar: Sidecar, model_digest: str | None
     if model_digest is not None and sidecar.model != model_digest:
         text = "belongs to another recipe (data, SDE, network, objective or optimiser differ)"
         raise CheckpointError(f"{folder.checkpoint_file(sidecar.step)}: {text}. Move it to the run it came from.")
-
-
-def _required(folder: RunFolder, path: Path, step: int) -> Sidecar:
-    sidecar = sidecar_of(folder, step)
-    if sidecar is None or sidecar.step != step:
-        try:
-            path.lstat()
-        except FileNotFoundError as error:
-            steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
-            raise NotFoundError(f"{folder.path}: no checkpoint of step {step}. Existing ones: {steps}.") from error
-        raise CheckpointError(f"{path}: its sidecar {path.stem}.json is missing or unreadable. {_FIX}.")
-    if sidecar.format != FORMAT:
-        text = f"has format version {sidecar.format}, this cldctl reads {FORMAT}. Install the version that wrote it."
-        raise CheckpointError(f"{path}: {text}")
-    return sidecar
 
 
 def newest_good(
@@ -305,9 +287,8 @@ def pick_checkpoint(folder: RunFolder, model_digest: str, checkpoint: int | str)
         verify(folder, int(checkpoint), model_digest=model_digest, weights_only=True)
         return int(checkpoint)
     if str(checkpoint) != "last":
-        steps = ", ".join(map(str, folder.checkpoint_steps())) or "none"
         text = f"'{one_line(str(checkpoint))}' is not a checkpoint of {folder.name}"
-        raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {steps}.")
+        raise NotFoundError(f"{text}. Use 'last' or a step; existing ones: {_steps(folder)}.")
     step, damaged = newest_good(folder, model_digest, weights_only=True)
     for entry in damaged:
         if entry.finished:
@@ -345,7 +326,7 @@ def usable(folder: RunFolder, step: int) -> list[Stored]:
     Raises:
         OSError: a sidecar cannot be read, or they cannot be listed.
     """
-    sidecar = sidecar_of(folder, step)
+    sidecar = sidecar_of(folder.checkpoint_file(step))
     if sidecar is None or sidecar.averages is None:
         return []
     own = Stored(folder.checkpoint_file(step), sidecar, sidecar.averages)
@@ -356,7 +337,7 @@ def usable(folder: RunFolder, step: int) -> list[Stored]:
 
 def _snapshot(folder: RunFolder, step: int) -> Stored | None:
     path = folder.snapshot_file(step)
-    sidecar = Sidecar.read(path.with_suffix(".json"))
+    sidecar = sidecar_of(path)
     if sidecar is None or sidecar.averages is None or sidecar.step != step:
         return None
     try:

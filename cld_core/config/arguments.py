@@ -7,7 +7,6 @@ from typing import Any
 
 from cld_core.errors import RecipeError
 
-from .check import problems
 from .eval import ElboSpec
 from .keys import WRONG, convert, shown
 from .loader import changed_section
@@ -27,10 +26,7 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
     if not given:
         return recipe.sampling
     try:
-        changed: SamplingSpec = changed_section(recipe, "sampling", given, caller)
-        for name, other, problem in problems(dataclasses.replace(recipe, sampling=changed)):
-            if "sampling" in (name.partition(".")[0], other.partition(".")[0]):
-                raise RecipeError(f"{caller}: '{name}' {problem}")
+        changed = changed_section(recipe, "sampling", given, caller).sampling
         changed.require_usable()
     except RecipeError as error:
         raise RecipeError(_as_arguments(str(error), "sampling", caller)) from error
@@ -43,7 +39,7 @@ def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> Elbo
     Its ``eps`` is never before `objective.loss_eps`: the network has seen no smaller t.
     """
     try:
-        spec: ElboSpec = changed_section(recipe, "eval.elbo", _given(arguments), caller)
+        spec = changed_section(recipe, "eval.elbo", _given(arguments), caller).eval.elbo
     except RecipeError as error:
         raise RecipeError(_as_arguments(str(error), "eval.elbo", caller)) from error
     return dataclasses.replace(spec, eps=max(spec.eps, recipe.objective.loss_eps))

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from cld_core.sanitize import has_control
 
-from .keys import key
+from .keys import Problem, entries, key
 
 # sbatch reads a backslash as an escape even between quotes, which would move the end of a text.
 _MISREAD = re.compile(r"""['"\\]""")
@@ -78,26 +78,19 @@ class ClusterSpec:
         """CPU cores that are reserved for a job, at least one per rank."""
         return self.world_size * (self.cpus_per_task or 1)
 
-
-def problems(spec: ClusterSpec) -> Iterator[tuple[str, str]]:
-    """Texts that a batch script would read as something else: the name of the key, and what is wrong with it."""
-    for entry in fields(spec):
-        value = getattr(spec, entry.name)
-        for text in value if isinstance(value, tuple) else (value,):
-            problem = _problem(entry.name, text) if isinstance(text, str) else None
-            if problem is not None:
-                yield entry.name, f"cannot be {text!r}: {problem}."
+    def problems(self) -> Iterator[Problem]:
+        """Texts that a batch script would read as something else."""
+        for name in entries(ClusterSpec):
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                problem = _problem(name, text) if isinstance(text, str) else None
+                if problem is not None:
+                    yield name, name, f"cannot be {text!r}: {problem}."
 
 
 def not_plain(text: str) -> str | None:
     """Why a text cannot be part of a script, of an environment or of a name, in words; None if it can."""
-    if has_control(text):
-        return "it has a line break or another control character. Remove it"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "it is not valid Unicode. Correct it"
-    return None
+    return "it has a line break or another control character. Remove it" if has_control(text) else None
 
 
 def misread(text: str) -> str | None:

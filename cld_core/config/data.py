@@ -1,9 +1,10 @@
 """The `data` section: toy densities, and prepared sets of images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .keys import key
+from .keys import Problem, key
 
 _PATH = "folder of the prepared data; absolute in a run folder"
 # Of the shipped toy densities. Those of a plug-in say themselves whether they have labels.
@@ -17,6 +18,11 @@ class ToyDataSpec:
 
     name: str = key("multimodal_swissroll", "a registered toy density")
     labels: bool = key(False, _LABELS)
+
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
+        if self.labels and self.name in TOYS_WITHOUT_LABELS:
+            yield "labels", "name", f"cannot be true with data.name={self.name}, which has none. Set it to false."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class ImageDataSpec:
     has_labels: ClassVar[bool] = True
 
     name: str = key("folder", "a data set that `cldctl data prepare` makes")
-    path: str = key("data/folder", _PATH, path="file")
+    path: str = key("data/folder", _PATH, is_path=True)
     size: int | None = key(
         None, "height and width in pixels; needed for folder; null: cifar10 32, celebahq256 256", ge=1, le=4096
     )
@@ -50,6 +56,17 @@ class ImageDataSpec:
         assert pixels is not None, "the check of a recipe refuses a folder of images without a size"
         return pixels
 
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
+        if self.labels and not self.has_labels:
+            yield "labels", "name", f"cannot be true with data.name={self.name}, which has none. Set it to false."
+        if self.own_pixels is None and self.size is None:
+            text = "must be set to how many pixels the images in the folder have. Set data.size=64, for example."
+            yield "size", "name", text
+        elif self.own_pixels is not None and self.size not in (None, self.own_pixels):
+            text = f"is {self.size}, but {self.name} has {self.own_pixels} pixels. Set it to null, or prepare a folder."
+            yield "size", "name", text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar10Spec(ImageDataSpec):
@@ -57,7 +74,7 @@ class Cifar10Spec(ImageDataSpec):
     preparation: ClassVar[str] = "cld_core.data.cifar10:plan_cifar10"
 
     name: str = key("cifar10", "CIFAR-10")
-    path: str = key("data/cifar10", _PATH, path="file")
+    path: str = key("data/cifar10", _PATH, is_path=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +84,7 @@ class CelebaHq256Spec(ImageDataSpec):
     has_labels: ClassVar[bool] = False
 
     name: str = key("celebahq256", "CelebA-HQ at 256 x 256 pixels")
-    path: str = key("data/celebahq256", _PATH, path="file")
+    path: str = key("data/celebahq256", _PATH, is_path=True)
 
 
 DataSpec = ToyDataSpec | ImageDataSpec

@@ -1,9 +1,9 @@
 """The `eval` section: the settings of each metric."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from .keys import key
+from .keys import key, section
 
 INCEPTION = "inception-v3-compat"
 
@@ -31,11 +31,11 @@ class FidSpec:
     extractor: str = key(INCEPTION, "feature extractor, by its name in torch-fidelity or in a plug-in")
     layer: str | int | None = key(None, "layer of the extractor; null: its layer for FID")
     weights: str | None = key(
-        None, "file of the extractor's weights; null: where torch keeps its downloads", path="file"
+        None, "file of the extractor's weights; null: where torch keeps its downloads", is_path=True
     )
     download: bool = key(False, "download missing weights of Inception")
     quantisation: Literal["round", "floor"] = key("round", "how samples become grey levels; floor: as published")
-    stats: str | None = key(None, "statistics of the training set; null: those of `cldctl data stats`", path="file")
+    stats: str | None = key(None, "statistics of the training set; null: those of `cldctl data stats`", is_path=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +78,11 @@ class EvalSpec:
     batch_size: int = key(2048, "samples or test points computed at once", ge=1, le=1_000_000)
     seed: int = key(0, "key of every random draw of an evaluation", ge=0)
     max_nonfinite: float = key(0.001, "largest fraction of samples that may be infinite or NaN", ge=0, le=1)
-    elbo: ElboSpec = field(default_factory=ElboSpec, metadata={"doc": "the likelihood bound"})
-    loss: LossSpec = field(default_factory=LossSpec, metadata={"doc": "the loss on test points"})
-    fid: FidSpec = field(
-        default_factory=FidSpec,
-        metadata={"doc": "the features of images that FID, KID, Inception Score and precision/recall share"},
-    )
-    kid: KidSpec = field(default_factory=KidSpec, metadata={"doc": "the kernel inception distance"})
-    isc: IscSpec = field(default_factory=IscSpec, metadata={"doc": "the Inception Score"})
-    prc: PrcSpec = field(default_factory=PrcSpec, metadata={"doc": "precision and recall"})
-    w2: W2Spec = field(default_factory=W2Spec, metadata={"doc": "the sliced Wasserstein distance from true samples"})
-    flow: FlowSpec = field(default_factory=FlowSpec, metadata={"doc": "the distance from the network's own flow"})
+    elbo: ElboSpec = section(ElboSpec, "the likelihood bound")
+    loss: LossSpec = section(LossSpec, "the loss on test points")
+    fid: FidSpec = section(FidSpec, "the features of images that FID, KID, Inception Score and precision/recall share")
+    kid: KidSpec = section(KidSpec, "the kernel inception distance")
+    isc: IscSpec = section(IscSpec, "the Inception Score")
+    prc: PrcSpec = section(PrcSpec, "precision and recall")
+    w2: W2Spec = section(W2Spec, "the sliced Wasserstein distance from true samples")
+    flow: FlowSpec = section(FlowSpec, "the distance from the network's own flow")

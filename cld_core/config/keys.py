@@ -1,16 +1,24 @@
-"""A key of a recipe: its default, its bounds, the values that its type takes, and what messages say about it."""
+"""The keys of a recipe: default, bounds, the values that a type takes, and what messages and `explain` say about them.
 
+A spec is a frozen dataclass whose fields are made by `key` and `section`; `entries` is how all others read them.
+"""
+
+import dataclasses
 import functools
 import math
+import operator
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import Field, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cld_core.errors import RecipeError
 from cld_core.sanitize import is_control
+
+# A key, another one that it does not go with (or itself), and what is wrong with the first and how to fix it.
+Problem = tuple[str, str, str]
 
 WRONG = object()
 # Whole numbers have 64 bits wherever they are used.
@@ -18,56 +26,94 @@ MAX_INT = 2**63 - 1
 MAX_ITEMS = 1000
 # The longest path that Linux accepts.
 MAX_TEXT = 4096
-# Evaluating annotations takes most of the time of checking a recipe, and every call of `Model.sample` checks one.
-type_hints = functools.cache(typing.get_type_hints)
 
 _YAML_WORDS = {"None": "null", "True": "true", "False": "false"}
 _BOUNDS: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
-    "gt": (">", lambda value, bound: value > bound),
-    "ge": (">=", lambda value, bound: value >= bound),
-    "lt": ("<", lambda value, bound: value < bound),
-    "le": ("<=", lambda value, bound: value <= bound),
+    "gt": (">", operator.gt),
+    "ge": (">=", operator.ge),
+    "lt": ("<", operator.lt),
+    "le": ("<=", operator.le),
 }
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
-def key(
-    default: Any,
-    doc: str,
-    *,
-    gt: float | None = None,
-    ge: float | None = None,
-    lt: float | None = None,
-    le: float | None = None,
-    path: Literal["file", "code"] | None = None,
-) -> Any:
-    """A recipe key with its default, its one-line description and the bounds of its value.
+def key(default: Any, doc: str, *, is_path: bool = False, **bounds: float) -> Any:
+    """A recipe key with its default and its one-line description.
 
     Args:
-        path: the value is a path, which `Recipe.anchored` makes absolute. "code": a list of Python files, and of names
-            of modules, which are left alone.
+        is_path: the value is a path, which `Recipe.anchored` makes absolute.
+        bounds: of the value, or of each in a list: `gt`, `ge`, `lt` and `le`.
     """
-    bounds = {name: bound for name, bound in (("gt", gt), ("ge", ge), ("lt", lt), ("le", le)) if bound is not None}
-    return field(default=default, metadata={"doc": doc, "bounds": bounds, "path": path})
+    metadata = {"doc": doc, "is_path": is_path, "bounds": tuple(bounds.items())}
+    return field(default=default, metadata=metadata)
+
+
+def section(spec: type, doc: str) -> Any:
+    """A section of a recipe, or in another section, with its spec and its one-line description."""
+    return field(default_factory=spec, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key or a section of a spec.
+
+    Attributes:
+        hint: the type of the values; of a section, its spec.
+        usual: the default.
+    """
+
+    hint: Any
+    usual: Any = None
+    doc: str = ""
+    bounds: tuple[tuple[str, float], ...] = ()
+    is_path: bool = False
+
+    @property
+    def is_section(self) -> bool:
+        return dataclasses.is_dataclass(self.hint)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All values, if they can be listed, as YAML spells them."""
+        return ("true", "false") if self.hint is bool else tuple(_literals(self.hint))
+
+    @property
+    def expects(self) -> str:
+        """The values that it takes, in words, with their bounds."""
+        arguments = typing.get_args(self.hint)
+        optional = type(None) in arguments
+        base: Any = next((option for option in arguments if option is not type(None)), None) if optional else self.hint
+        if literals := _literals(self.hint):
+            text = f"one of {', '.join(literals)}"
+        elif typing.get_origin(base) is tuple:
+            text = f"a list, each {_WORDS[typing.get_args(base)[0]]}"
+        else:
+            text = _WORDS.get(base, "a value")
+        limits = " and ".join(f"{_BOUNDS[name][0]} {bound:g}" for name, bound in self.bounds)
+        return text + (f" {limits}" if limits else "") + (" or null" if optional else "")
+
+    def convert(self, value: Any) -> Any:
+        """``value`` as the key takes it, or `WRONG`."""
+        converted = convert(value, self.hint)
+        items = converted if isinstance(converted, tuple) else (converted,)
+        fit = (_BOUNDS[name][1](item, bound) for item in items if item is not None for name, bound in self.bounds)
+        return converted if converted is not WRONG and all(fit) else WRONG
+
+
+# Evaluating annotations takes most of the time of checking a recipe, and every call of `Model.sample` checks one.
+@functools.lru_cache(maxsize=200)
+def entries(spec: type) -> dict[str, Entry]:
+    """The keys and sections of a spec by name."""
+    hints, found = typing.get_type_hints(spec), {}
+    for it in dataclasses.fields(spec):
+        usual = None if it.default is dataclasses.MISSING else it.default
+        found[it.name] = Entry(hints[it.name], usual, **it.metadata)
+    return found
 
 
 def is_due(step: int, every: int | None, first: int) -> bool:
     """Whether something that happens at multiples of ``every`` from the step ``first`` on happens at ``step``."""
     return every is not None and step >= first and step % every == 0
-
-
-def anchor(entry: "Field[Any]", value: Any, folder: Path) -> Any:
-    """The value of a key; if the key is a path, absolute, with a relative one taken from ``folder``.
-
-    Raises:
-        RecipeError: it begins with the home folder of nobody.
-    """
-    kind = entry.metadata.get("path")
-    if kind is None or value is None:
-        return value
-    if kind == "code":
-        return tuple(absolute(entry.name, one, folder) if one.endswith(".py") else one for one in value)
-    return absolute(entry.name, value, folder)
 
 
 def absolute(name: str, value: str, folder: Path) -> str:
@@ -98,7 +144,7 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
         return next((converted for converted in tries if converted is not WRONG), WRONG)
     if hint is type(None):
         return None if value is None else WRONG
-    if origin is typing.Literal:
+    if origin is Literal:
         # 1 == True, but it is not one of auto, true and false.
         return next((it for it in typing.get_args(hint) if it == value and type(it) is type(value)), WRONG)
     if origin is tuple:
@@ -123,13 +169,6 @@ def convert(value: Any, hint: Any, keep: str = "") -> Any:
     raise AssertionError(f"a spec uses a type that recipes do not support: {hint}")
 
 
-def inside(value: Any, bounds: dict[str, float]) -> bool:
-    """Whether a value, or each of a list, is within its bounds; null always is."""
-    if isinstance(value, tuple):
-        return all(inside(item, bounds) for item in value)
-    return value is None or all(_BOUNDS[name][1](value, bound) for name, bound in bounds.items())
-
-
 def is_text(value: Any, keep: str = "") -> bool:
     """Whether ``value`` is a text that can be stored and shown: of bounded length, without control characters."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
@@ -137,34 +176,18 @@ def is_text(value: Any, keep: str = "") -> bool:
     return not any(is_control(character) for character in value if character not in keep)
 
 
-def literals(hint: Any) -> list[str]:
+def _literals(hint: Any) -> list[str]:
     """The values that a Literal type lists, as YAML spells them; empty for other types."""
-    if typing.get_origin(hint) is typing.Literal:
+    if typing.get_origin(hint) is Literal:
         return [_YAML_WORDS.get(str(value), str(value)) for value in typing.get_args(hint)]
-    return [literal for option in typing.get_args(hint) for literal in literals(option)]
-
-
-def expectation(hint: Any, bounds: dict[str, float]) -> str:
-    """What a type and its bounds accept, in words."""
-    options, arguments = literals(hint), typing.get_args(hint)
-    optional = type(None) in arguments
-    base = next((option for option in arguments if option is not type(None)), hint) if optional else hint
-    if options:
-        text = "one of " + ", ".join(options)
-    elif typing.get_origin(base) is tuple:
-        text = f"a list, each {_WORDS[typing.get_args(base)[0]]}"
-    else:
-        text = _WORDS.get(base, "a value")
-    limits = " and ".join(f"{_BOUNDS[name][0]} {bound:g}" for name, bound in bounds.items())
-    return text + (f" {limits}" if limits else "") + (" or null" if optional else "")
+    return [literal for option in typing.get_args(hint) for literal in _literals(option)]
 
 
 def shown(value: Any) -> str:
     """A value in messages: on one line, as YAML spells it, and shortened."""
     if isinstance(value, int) and abs(value) > MAX_INT:
         # Python refuses to write one of more than 4300 digits.
-        digits = len(str(abs(value))) if value.bit_length() < 14_000 else int(value.bit_length() * math.log10(2)) + 1
-        return f"a number of {digits} digits"
+        return f"a number of about {math.log10(abs(value)):.0f} digits"
     try:
         text = repr(value)
     except ValueError:  # It has too many digits somewhere inside.

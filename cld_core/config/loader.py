@@ -6,13 +6,13 @@ that ``${`` can mean: no environment, no files, no code. Frozen recipes have no 
 OmegaConf.
 """
 
-import dataclasses
 import functools
+import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -22,10 +22,9 @@ from cld_core.sanitize import printable
 
 from . import plugins, shipped
 from .check import problems
-from .keys import WRONG, convert, inside, is_text, literals, shown, type_hints
-from .registry import SECTIONS, default_specs, unregistered
+from .keys import WRONG, Entry, entries, is_text, shown
+from .registry import SECTIONS, SELECTORS, default_specs, known, refusal, spec_of, specs_of
 from .schema import Recipe, leaves, walk
-from .sections import describe, known_keys, options_of, require_known, section_class
 
 # Reading a file of this size takes seconds; shipped recipes have 2 KiB.
 MAX_BYTES = 256 * 2**10
@@ -81,14 +80,13 @@ class Layer:
 
     Attributes:
         lines: the line of each dotted key.
-        folder: what the paths of plug-ins are taken from; None if they are absolute.
+        path: the file; None if there is none.
     """
 
     source: str
     keys: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
     path: Path | None = None
-    folder: Path | None = None
 
     def place(self, key: str) -> str:
         return f"{self.source}, line {self.lines[key]}" if key in self.lines else self.source
@@ -121,9 +119,7 @@ def load_with_places(
     layers = file_layers(Path(path))
     if profile is not None:
         layers.append(_profile(profile))
-    # Who only looks waits for OmegaConf only where there are references.
-    is_plain = not with_plugins and not any("${" in str(layer.keys) for layer in layers)
-    assembly = _Assembly(Path(path), with_plugins=with_plugins, frozen=is_plain)
+    assembly = _Assembly(Path(path), with_plugins=with_plugins)
     return assembly.recipe(layers, _in_order(overrides)), assembly.where
 
 
@@ -137,8 +133,7 @@ def load_frozen(path: str | Path, overrides: Sequence[str] = (), *, with_plugins
     Raises:
         RecipeError: the file cannot be read, or a key or value is wrong.
     """
-    keys, lines = read(Path(path), follow=False)
-    layer = Layer(printed(path), keys, lines)
+    layer = read(Path(path), follow=False)
     return _Assembly(Path(path), with_plugins=with_plugins, frozen=True).recipe([layer], overrides)
 
 
@@ -151,10 +146,7 @@ def with_overrides(
         source: what messages call the recipe.
         idle: keys whose overrides are ignored if the chosen variant lacks them, such as the axes of a sweep.
     """
-    # OmegaConf takes twenty times as long, which sweeps over many values would notice.
-    frozen = not any("${" in text for text in overrides)
-    with_plugins = any(text.startswith("plugins=") for text in overrides)
-    assembly = _Assembly(Path(source), idle, with_plugins=with_plugins, frozen=frozen)
+    assembly = _Assembly(Path(source), idle, with_plugins=any(text.startswith("plugins=") for text in overrides))
     return assembly.recipe([Layer(source, literal(recipe.to_dict()))], _in_order(overrides))
 
 
@@ -164,20 +156,20 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
     Raises:
         RecipeError: a key or value is wrong.
     """
-    if not isinstance(tree, Mapping):
-        raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(tree)}. Use another file.")
-    layer = Layer(source, literal(tree))
-    return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([layer], ())
+    content, _ = parse(to_yaml(literal(tree)), source, "")
+    if not isinstance(content, dict):
+        raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file.")
+    return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([Layer(source, content)], ())
 
 
-def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], source: str) -> Any:
-    """A section of a recipe with other values, checked as those of a file are; another variant keeps common keys.
+def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], source: str) -> Recipe:
+    """A recipe with other values in a section, checked as those of a file are; another variant keeps common keys.
 
     Raises:
         RecipeError: a key or value is wrong.
     """
-    layers = [_nested(section, literal(keys), source) for keys in (_at(recipe.to_dict(), section), changes)]
-    return _Assembly(Path(source), frozen=True).section(section, layers)
+    layers = [Layer("recipe", literal(recipe.to_dict())), Layer(source, _nested(section, literal(changes)))]
+    return _Assembly(Path("recipe"), frozen=True).recipe(layers, ())
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -191,16 +183,17 @@ def override(text: str) -> tuple[str, Any]:
         raise RecipeError(
             f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example train.steps=1000."
         )
-    problem = f"{COMMAND_LINE}: the value of {shown(text)} is not YAML"
-    if len(value) > MAX_BYTES:
-        raise RecipeError(f"{problem} of at most {MAX_BYTES} bytes. Write it into a file.")
+    section, _, last = name.rpartition(".")
+    fix = f"Quote it: '{name}=\"...\"'"
     try:
-        content, _ = parse(f"{name}: {value}", lambda line: COMMAND_LINE)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{problem}. Quote it: '{name}=\"...\"'.") from error
-    if not isinstance(content, dict) or list(content) != [name]:
-        raise RecipeError(f"{problem} on one line. Quote it: '{name}=\"...\"'.")
-    return name, content[name]
+        content, _ = parse(f"{last}: {value}", COMMAND_LINE, section)
+    except RecipeError as error:
+        if isinstance(error.__cause__, _Refused | RecursionError):
+            raise
+        raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML. {fix}.") from error
+    if not isinstance(content, dict) or list(content) != [last]:
+        raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. {fix}.")
+    return name, content[last]
 
 
 def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -> list[str]:
@@ -210,20 +203,14 @@ def anchored_overrides(overrides: Sequence[str], recipe: Recipe, folder: Path) -
         recipe: their result.
         folder: what relative paths are taken from.
     """
-    before, after = recipe.to_dict(), recipe.anchored(folder).to_dict()
-    relative, values = dict(walk(before)), dict(walk(after))
-    moved = {key for key, value in values.items() if value != relative[key]} | {"plugins"}
-    return [written for text in _in_order(overrides) for written in _settled(text, values, moved)]
-
-
-def _settled(text: str, values: Mapping[str, Any], moved: Collection[str]) -> Iterator[str]:
-    """One override, or one for each key of a section, with the values that ``moved`` keys and references have."""
-    name, value = override(text)
-    keys = [key for key, inner in walk({name: value}) if not isinstance(inner, Mapping) and key in values]
-    if "${" not in text and not any(key in moved for key in keys):
-        yield text
-        return
-    yield from (f"{key}={to_yaml_line(literal(values[key]))}" for key in keys)
+    values, settled = leaves(recipe.anchored(folder).to_dict()), []
+    for text in overrides:
+        name, typed = override(text)
+        for key, value in leaves({name: typed}).items():
+            if key in values:
+                stays = key == name and value == values[key]
+                settled.append(text if stays else f"{key}={to_yaml_line(literal(values[key]))}")
+    return _in_order(settled)
 
 
 def as_overrides(profile: Path) -> tuple[str, ...]:
@@ -250,24 +237,9 @@ def dump(recipe: Recipe) -> str:
 
 def dump_changed(recipe: Recipe) -> str:
     """As `dump`, with those keys alone that differ from their defaults, and what selects variants."""
-    return to_yaml(literal(_changed(recipe, Recipe())))
-
-
-def _changed(spec: Any, default: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for entry in dataclasses.fields(spec):
-        value, usual = getattr(spec, entry.name), getattr(default, entry.name)
-        if not dataclasses.is_dataclass(value):
-            found |= {entry.name: value} if value != usual else {}
-            continue
-        if type(value) is type(usual):
-            inner = _changed(value, usual)
-        else:
-            selector = SECTIONS[entry.name].selector
-            kind: Any = type(value)
-            inner = {selector: getattr(value, selector), **_changed(value, kind())}
-        found |= {entry.name: inner} if inner else {}
-    return found
+    keys = known(specs_of(recipe))
+    changed = (_nested(key, value) for key, value in leaves(recipe.to_dict()).items() if value != keys[key].usual)
+    return to_yaml(literal(_overlaid(*changed)))
 
 
 def to_yaml(content: Any) -> str:
@@ -305,56 +277,56 @@ def printed(path: str | Path) -> str:
     return printable(str(path), keep="")
 
 
-def parse(text: str, place: Callable[[int], str]) -> tuple[Any, Mapping[str, int]]:
+def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapping[str, int]]:
     """The content of a YAML document, None if it is empty, and for each dotted key its line, from 1.
 
     Both are kept for the next reader, so nobody may change them.
 
     Args:
-        place: what messages call a line.
+        source: what messages call the document.
+        section: what the keys are in, of texts without lines that people know.
 
     Raises:
-        RecipeError: it is nested too deeply, too long with its aliases, or has what no recipe can have.
-        yaml.YAMLError: it is not YAML.
+        RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no recipe can have.
     """
     try:
-        return _parse(text)
-    except _Refused as refused:
-        line, problem = refused.args
-        raise RecipeError(f"{place(line)}: {problem}.") from refused
+        return _parse(text, section or "")
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        if not isinstance(error, _Refused):
+            problem = f"not valid YAML ({problem or str(error).splitlines()[0]}). Fix the indentation or the quotes"
+        line = f", line {mark.line + 1}" if mark is not None and section is None else ""
+        raise RecipeError(f"{source}{line}: {problem}.") from error
     except RecursionError as error:
-        raise RecipeError(f"{place(1)}: values are nested too deeply. A recipe has three levels.") from error
+        raise RecipeError(f"{source}: values are nested too deeply. A recipe has three levels.") from error
 
 
-class _Refused(Exception):
-    """A line, and what is wrong with it."""
+class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no types
+    """It is YAML, but not for a recipe."""
 
 
 # A command reads the same few files several times, and YAML is most of what reading a recipe takes.
 @functools.lru_cache(maxsize=64)
-def _parse(text: str) -> tuple[Any, Mapping[str, int]]:
+def _parse(text: str, section: str) -> tuple[Any, Mapping[str, int]]:
     loader = _Loader(text)
     try:
+        content = _Content(loader)
         node = loader.get_single_node()
-        if node is None:
-            return None, {}
-        inspection = _Inspection(loader)
-        inspection.visit(node, "", 0)
-        return loader.construct_document(node), inspection.lines
+        return None if node is None else content.value(node, section, 0), content.lines
     finally:
         loader.dispose()
 
 
 @dataclass
-class _Inspection:
-    """Notes the line of each key, and refuses what YAML accepts but nobody means, before anything is built of it."""
+class _Content:
+    """Makes plain values of YAML, notes the line of each key, and refuses what YAML accepts but nobody means."""
 
     loader: _Loader
     lines: dict[str, int] = field(default_factory=dict)
     values: int = 0
 
-    def visit(self, node: yaml.Node, path: str, depth: int) -> None:
-        """All of ``node``, which is the value of the dotted key ``path``."""
+    def value(self, node: yaml.Node, path: str, depth: int) -> Any:
+        """That of ``node``, which is the value of the dotted key ``path``."""
         self.values += 1
         named = f"'{path.partition('[')[0]}'" if path else "the recipe"
         if depth > MAX_DEPTH or self.values > MAX_VALUES:
@@ -363,38 +335,41 @@ class _Inspection:
             self._refuse(node, f"{named} {limit}, aliases included. Write plain values")
         if node.tag not in _KINDS:
             self._refuse(node, f"{named} has the YAML tag {shown(node.tag)}. Write a plain value, or quote it")
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.tag != _TEXT:
-                    self._refuse(key, f"a key of {named} is not a text. Write the name of a key")
-                inner = f"{path}.{key.value}" if path else key.value
-                if inner in self.lines:
-                    text = f"not valid YAML (duplicate key {shown(inner)}, first on line {self.lines[inner]})"
-                    self._refuse(key, f"{text}. Remove one")
-                self.lines[inner] = key.start_mark.line + 1
-                self.visit(value, inner, depth + 1)
-        elif isinstance(node, yaml.SequenceNode):
-            for number, item in enumerate(node.value):
-                self.visit(item, f"{path}[{number}]", depth + 1)
-        elif node.tag != _TEXT:
-            self._visit_plain(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, f"{path}[{number}]", depth + 1) for number, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return node.value if node.tag == _TEXT else self._number(node, path)
+        found = {}
+        for key, value in node.value:
+            if key.tag != _TEXT or not _NAME.fullmatch(key.value):
+                other = shown(key.value if isinstance(key, yaml.ScalarNode) else key.tag)
+                fix = "Write the name of a key, nested as in `train: {steps: 9}`"
+                self._refuse(key, f"{named} has no key {other}. {fix}")
+            inner = f"{path}.{key.value}" if path else key.value
+            if inner in self.lines:
+                text = f"not valid YAML (duplicate key {shown(inner)}, first on line {self.lines[inner]})"
+                self._refuse(key, f"{text}. Remove one")
+            self.lines[inner] = key.start_mark.line + 1
+            found[key.value] = self.value(value, inner, depth + 1)
+        return found
 
-    def _visit_plain(self, node: yaml.ScalarNode, path: str) -> None:
+    def _number(self, node: yaml.ScalarNode, path: str) -> Any:
+        """The value of what is not a text: a number, true, false or null."""
         if node.tag.endswith((":int", ":float")) and _OLD_NUMBER.search(node.value):
             # YAML 1.1 reads numbers in base 60 (1:30 is 90) and 8 (0123 is 83).
             text = f"'{path}' cannot be {node.value}, which YAML reads as another number"
             self._refuse(node, f"{text}. Write a plain number (times are in minutes), or quote a name")
         try:
-            self.loader.construct_object(node)
+            return self.loader.construct_object(node)
         except (ValueError, LookupError, OverflowError):
             self._refuse(node, f"'{path}' cannot be {shown(node.value)}, which is not a number. Write one, or quote it")
 
-    def _refuse(self, node: yaml.Node, problem: str) -> None:
-        raise _Refused(node.start_mark.line + 1, problem)
+    def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
+        raise _Refused(problem=problem, problem_mark=node.start_mark)
 
 
-def read(path: Path, *, follow: bool = True) -> tuple[Mapping[str, Any], Mapping[str, int]]:
-    """The keys of a recipe file and the line of each.
+def read(path: Path, *, follow: bool = True) -> Layer:
+    """The keys of a recipe file.
 
     Args:
         follow: whether the file may be a symbolic link.
@@ -406,7 +381,7 @@ def read(path: Path, *, follow: bool = True) -> tuple[Mapping[str, Any], Mapping
     name = printed(path)
     try:
         text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
-        content, lines = parse(text, lambda line: f"{name}, line {line}")
+        content, lines = parse(text, name)
     except UnicodeDecodeError as error:
         problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
         raise RecipeError(f"{name}: {problem}.") from error
@@ -416,60 +391,51 @@ def read(path: Path, *, follow: bool = True) -> tuple[Mapping[str, Any], Mapping
         fix = "`cldctl recipes` lists the available recipes"
         problem = getattr(error, "strerror", None) or str(error)
         raise RecipeError(f"{name}: cannot read the recipe ({problem}); {fix}.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{name}{line}: not valid YAML ({problem}). Fix the indentation or the quotes.") from error
-    if not content:
-        raise RecipeError(f"{name}: the recipe is empty. `cldctl render toy` shows an example.")
-    if not isinstance(content, dict):
-        raise RecipeError(f"{name}: a recipe is a mapping of sections. See `cldctl render toy`.")
-    return content, lines
+    if not content or not isinstance(content, dict):
+        what = "a recipe is a mapping of sections" if content else "the recipe is empty"
+        raise RecipeError(f"{name}: {what}. `cldctl render toy` shows an example.")
+    return Layer(name, plugins.anchored(content, path.absolute().parent), lines, path)
 
 
-def file_layers(path: Path) -> list[Layer]:
+def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
     """The layers of a recipe file and all that it extends, the oldest ancestor first.
+
+    Args:
+        below: the files that extend it.
 
     Raises:
         RecipeError: one cannot be read, or they extend each other in a circle.
     """
-    layers: list[Layer] = []
-    known: list[Path] = []
-    content, lines = read(path)
-    while True:
-        known.append(path.resolve())
-        keys = {name: value for name, value in content.items() if name != "extends"}
-        layers.insert(0, Layer(printed(path), keys, lines, path, path.absolute().parent))
-        if (parent := content.get("extends")) is None:
-            return layers
-        place = layers[0].place("extends")
-        if not is_text(parent) or not parent:
-            text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
-            raise RecipeError(f"{place}: {text}. Correct it.")
-        if len(layers) == MAX_ANCESTORS:
-            raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
-        path = shipped.parent(parent, path)
-        try:
-            content, lines = read(path)
-        except RecipeError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                text = f"extends '{parent}', but there is no {printed(path)}.{shipped.correction(parent)}"
-                raise RecipeError(f"{place}: {text}") from error
-            raise
-        if path.resolve() in known:
-            chain = " -> ".join(printed(file) for file in (*known, path.resolve()))
-            raise RecipeError(f"{place}: recipes extend each other in a circle: {chain}. Remove one `extends`.")
+    layer = read(path)
+    place, parent = layer.place("extends"), layer.keys.get("extends")
+    layer = replace(layer, keys={name: value for name, value in layer.keys.items() if name != "extends"})
+    if parent is None:
+        return [layer]
+    if not is_text(parent) or not parent:
+        text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
+        raise RecipeError(f"{place}: {text}. Correct it.")
+    chain, file = (*below, os.path.realpath(path)), shipped.parent(parent, path)
+    if len(chain) == MAX_ANCESTORS:
+        raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
+    try:
+        if (real := os.path.realpath(file)) in chain:
+            circle = " -> ".join(map(printed, (*chain, real)))
+            raise RecipeError(f"{place}: recipes extend each other in a circle: {circle}. Remove one `extends`.")
+        return [*file_layers(file, chain), layer]
+    except RecipeError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            text = f"extends '{parent}', but there is no {printed(file)}.{shipped.correction(parent)}"
+            raise RecipeError(f"{place}: {text}") from error
+        raise
 
 
 def _profile(path: Path) -> Layer:
     """The layer of a profile, which has one section."""
-    keys, lines = read(path)
-    layer = Layer(printed(path), keys, lines, path)
-    for key in keys:
+    layer = read(path)
+    for key in layer.keys:
         if key != "cluster":
             raise RecipeError(f"{layer.place(key)}: a profile cannot set '{key}'. It has one section, 'cluster'.")
-    return layer
+    return replace(layer, source=f"profile {layer.source}")
 
 
 def origin(key: str, where: Mapping[str, str]) -> str:
@@ -487,7 +453,7 @@ class _Assembly:
         idle: keys whose overrides are ignored if the chosen variant lacks them.
         frozen: the layers have no references.
         where: for each dotted key, the place that has set it.
-        specs: of the sections with variants, as chosen by the layers so far.
+        specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys that there are.
         merged: the keys of the layers so far, without those that later choices of variants have dropped.
         is_lenient: plug-ins are named and not imported; ``unchecked``: one of them registers what is chosen.
     """
@@ -498,6 +464,7 @@ class _Assembly:
     frozen: bool = False
     where: dict[str, str] = field(default_factory=dict)
     specs: dict[str, type] = field(default_factory=default_specs)
+    known: dict[str, Entry] = field(default_factory=dict)
     merged: list[dict[str, Any]] = field(default_factory=list)
     is_lenient: bool = False
     unchecked: bool = False
@@ -509,31 +476,26 @@ class _Assembly:
             RecipeError: a key or value is wrong; names its place.
         """
         self.where[""] = printed(self.path)
-        typed = [(name, _nested(name, value, COMMAND_LINE)) for name, value in map(override, overrides)]
+        typed = [(text.partition("=")[0], _typed(text)) for text in overrides]
         self._find_plugins([*layers, *(layer for _, layer in typed)])
         for layer in layers:
             self._add(layer)
         for name, layer in typed:
-            if name not in self.idle or name in known_keys(self.specs):
+            if name not in self.idle or name in self.known:
                 self._add(layer)
-        tree = _unescaped(_overlaid(*self.merged)) if self.frozen else self._by_omegaconf()
-        tree.setdefault("name", self.path.stem)
-        made: Recipe = self._build("", tree)
+        # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are references.
+        is_plain = self.frozen or not (self.with_plugins or "${" in str(self.merged))
+        tree = _unescaped(_overlaid(*self.merged)) if is_plain else self._by_omegaconf()
+        made: Recipe = self._build(Recipe, "", {"name": self.path.stem, **tree})
         for key, other, problem in () if self.unchecked else problems(made):
             raise RecipeError(f"{self._origin_of_pair(key, other)}: '{key}' {problem}")
         return made
 
-    def section(self, path: str, layers: Sequence[Layer]) -> Any:
-        """One section alone."""
-        for layer in layers:
-            self._add(layer)
-        return self._build(path, _at(_unescaped(_overlaid(*self.merged)), path))
-
     def _find_plugins(self, layers: Sequence[Layer]) -> None:
         """Import the plug-ins, which the last layer that names any has, or be content without what they register."""
         layer = next((layer for layer in reversed(layers) if "plugins" in layer.keys), None)
-        named = None if layer is None else plugins.anchored(layer.keys["plugins"], layer.folder)
-        if layer is None or not isinstance(named, list) or not all(map(is_text, named)):
+        named = None if layer is None else layer.keys["plugins"]
+        if layer is None or not isinstance(named, list | tuple) or not all(map(is_text, named)):
             return  # Refused with all other values, if it is wrong.
         if self.with_plugins:
             plugins.use(named, layer.place("plugins"))
@@ -541,44 +503,29 @@ class _Assembly:
 
     def _add(self, layer: Layer) -> None:
         """Check a layer, and put it over the others."""
-        self._check_names(layer, layer.keys, "", 0)
-        keys = dict(layer.keys)
-        if "plugins" in keys:
-            keys["plugins"] = plugins.anchored(keys["plugins"], layer.folder)
         for section, variants in SECTIONS.items():
-            node = keys.get(section)
-            if isinstance(node, Mapping) and variants.selector in node:
+            node = layer.keys.get(section)
+            if isinstance(node, Mapping) and variants.key in node:
                 self._choose(section, node)
-        self.where |= {path: layer.place(path) for path, _ in walk(keys)}
-        for path, value in walk(keys):
-            require_known(path, value, self.specs, self.where)
-            if not self.frozen or "${" in str(value):
-                self._check_references(path, value)
-        self.merged.append(keys)
+        self.known = known(self.specs)
+        for path, value in walk(layer.keys):
+            self.where[path] = layer.place(path)
+            if (problem := refusal(path, value, self.known, self.specs)) is not None:
+                raise RecipeError(f"{layer.place(path)}: {problem}")
+            self._check_references(path, value)
+        self.merged.append(dict(layer.keys))
 
     def _choose(self, section: str, node: Mapping[str, Any]) -> None:
         """Of what is there so far, keep what the variant has that a layer chooses."""
-        variants, name = SECTIONS[section], node[SECTIONS[section].selector]
+        variants, name = SECTIONS[section], node[SECTIONS[section].key]
+        spec = variants.find(name).spec
         if self.is_lenient and isinstance(name, str) and name not in variants.variants:
-            spec, self.unchecked = unregistered(section, node), True
-        else:
-            spec = variants.find(name).spec
+            spec, self.unchecked = spec_of(section, node), True
         kept = variants.kept(self.specs[section], spec)
         self.specs[section] = spec
         for keys in self.merged:
             if isinstance(before := keys.get(section), Mapping):
                 keys[section] = {name: value for name, value in before.items() if name in kept}
-
-    def _check_names(self, layer: Layer, node: Mapping[str, Any], path: str, depth: int) -> None:
-        """Refuse names that no key can have, before anything walks down the tree."""
-        for name, value in node.items():
-            key = f"{path}.{name}" if path else str(name)
-            if not isinstance(name, str) or not _NAME.fullmatch(name) or depth > MAX_DEPTH:
-                whose = f"'{path}'" if path else "a recipe"
-                text = f"{whose} has no key {shown(name)}. Write the name of a key, nested as in `train: {{steps: 9}}`."
-                raise RecipeError(f"{layer.place(key)}: {text}")
-            if isinstance(value, Mapping):
-                self._check_names(layer, value, key, depth + 1)
 
     def _check_references(self, key: str, value: Any) -> None:
         """Refuse what OmegaConf would take for something else than the name of another key."""
@@ -590,9 +537,8 @@ class _Assembly:
                     continue
                 there = shown(text[match.end(1) :][:40])[1:-1]
                 rule = "a frozen recipe has no references" if self.frozen else "only other keys can be referred to"
-                self._refuse(
-                    key, rf"has {there}; {rule}. Write ${{train.steps}}, for example, or \${{ for the text ${{."
-                )
+                fix = r"Write ${train.steps}, for example, or \${ for the text ${."
+                self._refuse(key, f"has {there}; {rule}. {fix}")
 
     def _by_omegaconf(self) -> dict[str, Any]:
         """The layers as one, with the values of their references."""
@@ -608,7 +554,9 @@ class _Assembly:
 
     def _check_target(self, tree: Mapping[str, Any], key: str, text: str, name: str) -> None:
         """Refuse a reference of a text to what has no value, or refers to something itself."""
-        target = _at(tree, name)
+        target: Any = tree
+        for part in name.split("."):
+            target = target.get(part) if isinstance(target, Mapping) else None
         texts = [one for one in (target if isinstance(target, list) else [target]) if isinstance(one, str)]
         if target is None or isinstance(target, Mapping):
             found = "is not set" if target is None else "is a section"
@@ -620,34 +568,27 @@ class _Assembly:
         if max(map(len, (text, *texts))) > MAX_REFERENCE:
             self._refuse(key, f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.")
 
-    def _build(self, path: str, node: Mapping[str, Any]) -> Any:
-        """The dataclass of a section, or of the recipe, with checked values."""
-        cls = section_class(path, self.specs)
-        assert cls is not None, f"{path} is not a section"
+    def _build(self, spec: type, prefix: str, node: Mapping[str, Any]) -> Any:
+        """The recipe, or a section of it, with checked values."""
         values = {}
-        for entry in dataclasses.fields(cls):
-            key = f"{path}.{entry.name}" if path else entry.name
-            if section_class(key, self.specs) is not None:
-                values[entry.name] = self._build(key, node.get(entry.name, {}))
-            elif entry.name in node:
-                values[entry.name] = self._value(key, node[entry.name], type_hints(cls)[entry.name], entry)
-        try:
-            return cls(**values)
-        except RecipeError as error:
-            raise RecipeError(f"{origin(path, self.where)}: {error}") from error
+        for name in entries(spec):
+            entry = self.known[key := f"{prefix}{name}"]
+            if entry.is_section:
+                values[name] = self._build(entry.hint, f"{key}.", node.get(name, {}))
+            elif name in node:
+                values[name] = self._value(key, entry, node[name])
+        return spec(**values)
 
-    def _value(self, key: str, value: Any, hint: Any, entry: "dataclasses.Field[Any]") -> Any:
-        converted = convert(value, hint)
-        if converted is WRONG or not inside(converted, entry.metadata["bounds"]):
-            options = options_of(key) or literals(hint)
-            guess = did_you_mean(value, options) if isinstance(value, str) and len(value) < 100 else ""
-            expected = f"one of {', '.join(options)}" if options else describe(key, self.specs)
-            if isinstance(value, str) and not options and not is_text(value):
-                guess = " Leave out control characters, and shorten it."
-            self._refuse(key, f"cannot be {shown(value)}; expected {expected}.{guess}")
-        return converted
+    def _value(self, key: str, entry: Entry, value: Any) -> Any:
+        if (converted := entry.convert(value)) is not WRONG:
+            return converted
+        more = ", or set plugins to the file that registers it" if key in SELECTORS else f": {entry.doc}"
+        guess = did_you_mean(value, entry.options) if isinstance(value, str) and len(value) < 100 else ""
+        if isinstance(value, str) and not entry.options and not is_text(value):
+            guess = " Leave out control characters, and shorten it."
+        self._refuse(key, f"cannot be {shown(value)}; expected {entry.expects}{more}.{guess}")
 
-    def _refuse(self, key: str, problem: str) -> None:
+    def _refuse(self, key: str, problem: str) -> NoReturn:
         raise RecipeError(f"{origin(key, self.where)}: '{key}' {problem}")
 
     def _origin_of_pair(self, key: str, other: str) -> str:
@@ -659,21 +600,18 @@ class _Assembly:
 
 def _in_order(overrides: Sequence[str]) -> list[str]:
     """Overrides as typed, except that those which choose a variant come first: the others are keys of it."""
-    return sorted(overrides, key=lambda text: not options_of(text.partition("=")[0]))
+    return sorted(overrides, key=lambda text: text.partition("=")[0] not in SELECTORS)
 
 
-def _nested(path: str, value: Any, source: str) -> Layer:
-    """The layer of one key."""
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    return Layer(source, value, folder=Path.cwd())
+def _typed(text: str) -> Layer:
+    """The layer of an override."""
+    return Layer(COMMAND_LINE, plugins.anchored(_nested(*override(text)), Path.cwd()))
 
 
-def _at(tree: Any, path: str) -> Any:
-    """What is at a dotted key; None if there is nothing."""
-    for part in path.split("."):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    """Mappings with a value at a dotted key."""
+    first, _, rest = path.partition(".")
+    return {first: _nested(rest, value) if rest else value}
 
 
 def _references(text: Any) -> list[str]:

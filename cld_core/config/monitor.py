@@ -4,15 +4,15 @@ They change no number.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 from urllib.parse import urlsplit
 
 from cld_core.errors import RecipeError
-from cld_core.sanitize import one_line
+from cld_core.sanitize import is_count, one_line
 
-from .keys import key
+from .keys import Problem, key, section
 
 # What a store of MLflow may be: a server, Databricks, a data base, or a folder.
 _SERVERS = ("http", "https", "databricks", "databricks-uc")
@@ -65,23 +65,21 @@ class MlflowSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorSpec:
-    wandb: WandbSpec = field(default_factory=WandbSpec, metadata={"doc": "Weights & Biases"})
-    mlflow: MlflowSpec = field(default_factory=MlflowSpec, metadata={"doc": "MLflow"})
+    wandb: WandbSpec = section(WandbSpec, "Weights & Biases")
+    mlflow: MlflowSpec = section(MlflowSpec, "MLflow")
 
     def chosen(self) -> tuple[str, ...]:
         """The names of the loggers that are switched on."""
         return tuple(name for name in ("wandb", "mlflow") if getattr(self, name).is_on)
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Keys of what is typed that are wrong, each with what is wrong and how to fix it."""
+    def problems(self) -> Iterator[Problem]:
+        """Keys of what is typed that are wrong."""
         if (text := self.mlflow.problem()) is not None:
-            yield "mlflow.tracking_uri", text
-        for name, other in (("project", self.wandb.project), ("entity", self.wandb.entity)):
-            if other is not None and (not other.strip() or set(other) & set("/\\#?%:")):
-                yield (
-                    f"wandb.{name}",
-                    f"cannot be {one_line(other, 60)!r}; expected a name without /\\#?%:. Correct it.",
-                )
+            yield "mlflow.tracking_uri", "mlflow.tracking_uri", text
+        for path, name in (("wandb.project", self.wandb.project), ("wandb.entity", self.wandb.entity)):
+            if name is not None and (not name.strip() or set(name) & set("/\\#?%:")):
+                text = f"cannot be {one_line(name, 60)!r}; expected a name without /\\#?%:. Correct it."
+                yield path, path, text
 
     def require_installed(self) -> None:
         """Refuse loggers whose package is missing here.
@@ -99,3 +97,9 @@ class MonitorSpec:
 class HooksSpec:
     on_change: str | None = key(None, "shell command that runs when the state of the run changes")
     timeout_s: float = key(30.0, "seconds after which the command is ended", gt=0, le=3600)
+
+    def problems(self) -> Iterator[Problem]:
+        """A command that is a slip."""
+        if self.on_change is not None and is_count(self.on_change.strip().lstrip("-")):
+            text = f"cannot be {self.on_change}, a number; expected a shell command. Write one, or leave it out."
+            yield "on_change", "on_change", text

@@ -1,12 +1,13 @@
 """The `network` section: one spec for each network."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from cld_core.errors import RecipeError
+from .keys import Problem, key, shown
 
-from .keys import key, shown
-
+# Weights of a network for toy data: with gradients and moments, so many take 160 GB.
+MAX_WEIGHTS = 10**10
 # Numbers by which the network is told how an image was changed (`cld_core.augment`).
 CONDITIONS = 9
 
@@ -24,6 +25,12 @@ class NetworkSpec:
     takes_labels: ClassVar[bool] = False
 
     name: str
+
+
+def _problems(spec: "MlpSpec | ResnetSpec") -> Iterator[Problem]:
+    if spec.width**2 * spec.layers > MAX_WEIGHTS:
+        text = f"is {spec.width} in {spec.layers} layers: more than {MAX_WEIGHTS:g} weights. Lower one of them."
+        yield "width", "layers", text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +53,8 @@ class MlpSpec(NetworkSpec):
         2.0, "standard deviation of the frequencies of these features, in cycles per unit of x", gt=0
     )
 
+    problems = _problems
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResnetSpec(NetworkSpec):
@@ -55,14 +64,12 @@ class ResnetSpec(NetworkSpec):
     width: int = key(64, "units of a hidden layer", ge=1, le=65_536)
     layers: int = key(20, "residual layers between the first and the last", ge=1, le=1000)
 
+    problems = _problems
+
 
 @dataclass(frozen=True, kw_only=True)
 class NcsnppSpec(NetworkSpec):
-    """NCSN++ (Song et al. 2021, appendix H). The defaults are those of CLD's CIFAR-10 model.
-
-    Raises:
-        RecipeError: two keys do not go together, or a list cannot be used.
-    """
+    """NCSN++ (Song et al. 2021, appendix H). The defaults are those of CLD's CIFAR-10 model."""
 
     images: ClassVar[bool] = True
     takes_labels: ClassVar[bool] = True
@@ -98,31 +105,23 @@ class NcsnppSpec(NetworkSpec):
         le=1,
     )
 
-    def __post_init__(self) -> None:
-        # Configuration files give lists.
-        for name in ("multipliers", "attention", "fir_kernel"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not 1 <= len(self.multipliers) <= 12 or not 1 <= min(self.multipliers) <= max(self.multipliers) <= 256:
-            found = f"network.multipliers = {shown(list(self.multipliers))}"
-            raise RecipeError(f"{found}: give at least one whole number >= 1, at most 12, none above 256")
-        factor = 2 ** (len(self.multipliers) - 1)
-        if self.image_size % factor:
-            raise RecipeError(
-                f"network.image_size = {self.image_size} cannot be halved {len(self.multipliers) - 1} times: "
-                f"use a multiple of {factor} or fewer multipliers"
-            )
-        if unknown := sorted(set(self.attention) - set(self.resolutions)):
-            raise RecipeError(
-                f"network.attention = {shown(list(self.attention))}: the network never has {shown(unknown)} pixels; "
-                f"choose among {list(self.resolutions)}"
-            )
-        taps = self.fir_kernel
+    def problems(self) -> Iterator[Problem]:
+        multipliers, taps, halvings = self.multipliers, self.fir_kernel, len(self.multipliers) - 1
+        if not 1 <= len(multipliers) <= 12 or not 1 <= min(multipliers) <= max(multipliers) <= 256:
+            text = "give at least one whole number >= 1, at most 12, none above 256"
+            yield "multipliers", "multipliers", f"cannot be {shown(list(multipliers))}: {text}."
+        elif self.image_size % 2**halvings:
+            text = f"is {self.image_size}, which cannot be halved {halvings} times"
+            yield "image_size", "multipliers", f"{text}: use a multiple of {2**halvings} or fewer multipliers."
+        elif unknown := sorted(set(self.attention) - set(self.resolutions)):
+            text = f"is {shown(list(self.attention))}, but the network never has {shown(unknown)} pixels"
+            yield "attention", "multipliers", f"{text}: choose among {list(self.resolutions)}."
         if not taps or len(taps) % 2 or taps != taps[::-1] or sum(taps) == 0:
-            raise RecipeError(
-                f"network.fir_kernel = {shown(list(taps))}: give an even number of symmetric taps, such as [1, 3, 3, 1]"
-            )
+            text = "give an even number of symmetric taps, such as [1, 3, 3, 1]"
+            yield "fir_kernel", "fir_kernel", f"cannot be {shown(list(taps))}: {text}."
         if self.embedding == "positional" and self.channels % 2:
-            raise RecipeError(f"network.channels = {self.channels}: the positional embedding needs an even number")
+            text = f"is {self.channels}, but the positional embedding needs an even number. Change it by one."
+            yield "channels", "embedding", text
 
     @property
     def resolutions(self) -> tuple[int, ...]:

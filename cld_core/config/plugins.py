@@ -23,15 +23,15 @@ _IMPORTED: dict[str, list[Registration]] = {}
 _FIX = "Give the path of a Python file, or a module that is installed."
 
 
-def anchored(value: Any, folder: Path | None) -> Any:
-    """The value of `plugins` as a list, of one if it is a text; with paths taken from ``folder`` if there is one."""
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list | tuple):
-        return found
-    return [
-        absolute("plugins", one, folder) if folder and isinstance(one, str) and one.endswith(".py") else one
-        for one in found
-    ]
+def anchored(keys: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys of a recipe with `plugins` as a list, of one if it is a text, and paths taken from ``folder``."""
+    found = keys.get("plugins")
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list):
+        return keys
+    return keys | {
+        "plugins": [absolute("plugins", name, folder) if str(name).endswith(".py") else name for name in names]
+    }
 
 
 def use(plugins: Sequence[str], place: str) -> None:

@@ -4,12 +4,13 @@ A further sampler derives from `SamplingSpec` (or `FixedStepSpec`) and is regist
 keeps the keys that both methods have.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, cast
 
 from cld_core.errors import RecipeError
 
-from .keys import key
+from .keys import Problem, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +52,12 @@ class SamplingSpec:
         """Whether it approximates the probability flow: it draws no noise after the prior."""
         return False
 
-    def problems(self) -> list[tuple[str, str, str]]:
-        """Keys that do not go together, as in `check.problems`, without the section's name."""
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
         first, last = self.guidance_from, self.guidance_to
-        if first <= last:
-            return []
-        text = f"is {first:g}, above sampling.guidance_to={last:g}: guidance would never act. Lower it."
-        return [("guidance_from", "guidance_to", text)]
+        if first > last:
+            text = f"is {first:g}, above sampling.guidance_to={last:g}: guidance would never act. Lower it."
+            yield "guidance_from", "guidance_to", text
 
     def require_usable(self) -> None:
         """Refuse settings that give useless samples. They may be in the recipe of a run that does without samples.
@@ -106,12 +106,11 @@ class FixedStepSpec(SamplingSpec):
     def canonical(self) -> Self:
         return replace(self, grid=cast(Any, self.spacing))
 
-    def problems(self) -> list[tuple[str, str, str]]:
-        default, found = FixedStepSpec.grid_power, super().problems()
-        if self.grid_power == default or self.spacing == "power":
-            return found
-        text = f"has no effect with sampling.grid={self.spacing}"
-        return [*found, ("grid_power", "grid", f"{text}. Set sampling.grid=power or leave it at {default}.")]
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
+        if self.grid_power != FixedStepSpec.grid_power and self.spacing != "power":
+            text = f"has no effect with sampling.grid={self.spacing}. Set sampling.grid=power or leave it at"
+            yield "grid_power", "grid", f"{text} {FixedStepSpec.grid_power}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,16 +175,15 @@ class GddimSpec(FixedStepSpec):
     def follows_flow(self) -> bool:
         return self.eta == 0
 
-    def problems(self) -> list[tuple[str, str, str]]:
-        found = super().problems()
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
         if self.eta > 0 and (self.order > 0 or self.corrector):
             text = f"must be 0 with sampling.eta={self.eta:g}, and sampling.corrector false: gDDIM with noise takes"
             fix = "Set sampling.order=0 and sampling.corrector=false, or sampling.method=exponential."
-            found.append(("order", "eta", f"{text} single steps. {fix}"))
+            yield "order", "eta", f"{text} single steps. {fix}"
         if self.eta > 0 and self.root == "cholesky":
             text = f"has no effect with sampling.eta={self.eta:g}: gDDIM with noise is the same for any root"
-            found.append(("root", "eta", f"{text}. Leave it at flow."))
-        return found
+            yield "root", "eta", f"{text}. Leave it at flow."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,18 +229,17 @@ class SplittingSpec(FixedStepSpec):
     def follows_flow(self) -> bool:
         return self.scheme not in self.stochastic
 
-    def problems(self) -> list[tuple[str, str, str]]:
-        found = super().problems()
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
         noisy = self.scheme in self.stochastic
         if noisy and self.conjugate:
             text = f"is true, but sampling.scheme={self.scheme} has noise. Set it to false"
-            found.append(("conjugate", "scheme", f"{text}, or sampling.scheme=velocity-verlet."))
+            yield "conjugate", "scheme", f"{text}, or sampling.scheme=velocity-verlet."
         if not noisy and self.noise_scale != 1.0:
             text = f"has no effect with sampling.scheme={self.scheme}, which has no noise. Leave it at 1"
-            found.append(("noise_scale", "scheme", f"{text}."))
+            yield "noise_scale", "scheme", f"{text}."
         if not self.conjugate and self.conjugate_lambda != 0.0:
-            found.append(("conjugate_lambda", "conjugate", "has no effect. Set sampling.conjugate=true."))
-        return found
+            yield "conjugate_lambda", "conjugate", "has no effect. Set sampling.conjugate=true."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Nothing here imports torch: the command line reads recipes and must answer at on
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from cld_core.digests import digest
 from .cluster import ClusterSpec
 from .data import DataSpec, ToyDataSpec
 from .eval import EvalSpec
-from .keys import anchor, key
+from .keys import absolute, entries, key, section
 from .monitor import HooksSpec, MonitorSpec
 from .network import MlpSpec, NetworkSpec
 from .sampling import OdeSpec, SamplingSpec
@@ -31,34 +31,26 @@ class Recipe:
         (),
         "Python files and modules that register further data, diffusions, networks, objectives, samplers, metrics or "
         "loggers",
-        path="code",
     )
-    data: DataSpec = field(default_factory=ToyDataSpec, metadata={"doc": "what is trained on"})
-    sde: SdeSpec = field(default_factory=CldSpec, metadata={"doc": "the diffusion, which turns data into noise"})
-    network: NetworkSpec = field(default_factory=MlpSpec, metadata={"doc": "the network that learns the score"})
-    objective: ObjectiveSpec = field(
-        default_factory=ObjectiveSpec, metadata={"doc": "what the network is trained on: the loss and its weights"}
-    )
-    optim: OptimSpec = field(default_factory=OptimSpec, metadata={"doc": "the optimiser and its learning rate"})
-    train: TrainSpec = field(
-        default_factory=TrainSpec, metadata={"doc": "the length of training, its precision, and its checkpoints"}
-    )
-    periodic: PeriodicSpec = field(
-        default_factory=PeriodicSpec, metadata={"doc": "samples, bounds and FIDs that are computed during training"}
-    )
-    ema: EmaSpec = field(default_factory=EmaSpec, metadata={"doc": "which average of the weights is used"})
-    sampling: SamplingSpec = field(default_factory=OdeSpec, metadata={"doc": "how samples are drawn"})
-    eval: EvalSpec = field(default_factory=EvalSpec, metadata={"doc": "the settings of each metric"})
-    cluster: ClusterSpec = field(default_factory=ClusterSpec, metadata={"doc": "what a job asks its cluster for"})
-    monitor: MonitorSpec = field(
-        default_factory=MonitorSpec, metadata={"doc": "where training is shown besides TensorBoard"}
-    )
-    hooks: HooksSpec = field(default_factory=HooksSpec, metadata={"doc": "your own commands that hear about a run"})
+    data: DataSpec = section(ToyDataSpec, "what is trained on")
+    sde: SdeSpec = section(CldSpec, "the diffusion, which turns data into noise")
+    network: NetworkSpec = section(MlpSpec, "the network that learns the score")
+    objective: ObjectiveSpec = section(ObjectiveSpec, "what the network is trained on: the loss and its weights")
+    optim: OptimSpec = section(OptimSpec, "the optimiser and its learning rate")
+    train: TrainSpec = section(TrainSpec, "the length of training, its precision, and its checkpoints")
+    periodic: PeriodicSpec = section(PeriodicSpec, "samples, bounds and FIDs that are computed during training")
+    ema: EmaSpec = section(EmaSpec, "which average of the weights is used")
+    sampling: SamplingSpec = section(OdeSpec, "how samples are drawn")
+    eval: EvalSpec = section(EvalSpec, "the settings of each metric")
+    cluster: ClusterSpec = section(ClusterSpec, "what a job asks its cluster for")
+    monitor: MonitorSpec = section(MonitorSpec, "where training is shown besides TensorBoard")
+    hooks: HooksSpec = section(HooksSpec, "your own commands that hear about a run")
 
     def anchored(self, folder: Path) -> "Recipe":
-        """The recipe with all paths absolute; relative ones are taken from ``folder``.
+        """The recipe with all paths absolute, as those of plug-ins are when it is read.
 
-        A plug-in may be the name of a module, which stays as it is.
+        Args:
+            folder: what relative ones are taken from.
         """
         anchored: Recipe = _anchored(self, folder)
         return anchored
@@ -104,10 +96,11 @@ def leaves(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _anchored(spec: Any, folder: Path) -> Any:
-    changes = {}
-    for entry in dataclasses.fields(spec):
-        value = getattr(spec, entry.name)
-        absolute = _anchored(value, folder) if dataclasses.is_dataclass(value) else anchor(entry, value, folder)
-        if absolute != value:
-            changes[entry.name] = absolute
-    return dataclasses.replace(spec, **changes) if changes else spec
+    changes, cls = {}, spec.__class__
+    for name, entry in entries(cls).items():
+        value = getattr(spec, name)
+        if dataclasses.is_dataclass(value):
+            changes[name] = _anchored(value, folder)
+        elif entry.is_path and value is not None:
+            changes[name] = absolute(name, value, folder)
+    return dataclasses.replace(spec, **changes)

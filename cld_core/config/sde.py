@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .keys import key
+from .keys import Problem, key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,13 @@ class SdeSpec:
     splittable: ClassVar[bool] = False
 
     name: str
-    beta0: float
-    beta1: float
+    beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
+    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
 
-    def problems(self) -> Iterator[tuple[str, str, str]]:
-        """Pairs of keys of this section that do not go together, with what is wrong with the first and the fix."""
-        yield from ()
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
+        if self.beta0 == self.beta1 == 0:
+            yield "beta0", "beta1", "is 0 and so is sde.beta1: nothing would be diffused. Raise one."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,6 @@ class CldSpec(SdeSpec):
     splittable: ClassVar[bool] = True
 
     name: Literal["cld"] = key("cld", "critically-damped Langevin diffusion")
-    beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
-    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
     m_inv: float = key(4.0, "inverse mass", gt=0)
     gamma: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
     numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)
@@ -56,7 +55,6 @@ class PsldSpec(SdeSpec):
 
     name: Literal["psld"] = key("psld", "phase-space Langevin diffusion, with noise in data and velocity")
     beta0: float = key(8.0, "beta(t) = beta0 + beta1 t", ge=0)
-    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
     friction: float = key(0.01, "friction of the data, the paper's Gamma; 0 makes it CLD with half of the beta", ge=0)
     nu: float = key(4.01, "friction of the velocity; the inverse mass is (friction - nu)^2 / 4", gt=0)
     kappa: float = key(0.04, "variance of the initial velocity, in units of the mass", gt=0, le=1)
@@ -65,7 +63,8 @@ class PsldSpec(SdeSpec):
         "lower", "which triangular factor of the kernel's covariance multiplies the noise"
     )
 
-    def problems(self) -> Iterator[tuple[str, str, str]]:
+    def problems(self) -> Iterator[Problem]:
+        yield from super().problems()
         if self.friction == self.nu:
             yield "friction", "nu", f"is {self.friction:g} and so is sde.nu: the mass would be infinite. Change one."
 
@@ -75,8 +74,6 @@ class HoldSpec(SdeSpec):
     splittable: ClassVar[bool] = True
 
     name: Literal["hold"] = key("hold", "Langevin diffusion of third order: position, velocity and acceleration")
-    beta0: float = key(4.0, "beta(t) = beta0 + beta1 t", ge=0)
-    beta1: float = key(0.0, "beta(t) = beta0 + beta1 t", ge=0)
     m_inv: float = key(4.0, "inverse mass, the inverse variance of velocity and acceleration at t = 1", gt=0)
     kappa: float = key(0.04, "variance of the initial velocity and acceleration, in units of the mass", gt=0, le=1)
     numerical_eps: float = key(1e-6, "added to the diagonal of the kernel's covariance", ge=0)

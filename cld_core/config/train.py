@@ -1,10 +1,11 @@
 """The sections about training: what it minimises, how, for how long, what it computes meanwhile, and its averages."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from .keys import is_due, key
+from .keys import Problem, is_due, key
 
 # Of the uniform average; no power function that grows is longer.
 UNIFORM_LENGTH = 1.0 / math.sqrt(12.0)
@@ -38,6 +39,27 @@ class ObjectiveSpec:
         ge=0,
         lt=1,
     )
+
+    @property
+    def kernel(self) -> Literal["hsm", "dsm"]:
+        """Whether u at t is drawn with the halves other than x at time 0 averaged over ("hsm") or given ("dsm").
+
+        The spec of a plug-in's objective may set it; without, it is "hsm".
+        """
+        return "dsm" if self.name == "dsm" else "hsm"
+
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
+        if self.precondition != "none" and self.mixed_score:
+            text = f"cannot be {self.precondition} with objective.mixed_score: both add a known score to the network's"
+            yield "precondition", "mixed_score", f"{text}. Set objective.mixed_score=false."
+        if self.precondition == "none" and self.data_std != ObjectiveSpec.data_std:
+            text = f"is {self.data_std:g}, which has no effect with objective.precondition=none"
+            yield "data_std", "precondition", f"{text}. Set objective.precondition=data."
+        if self.times == "importance" and self.weighting != "likelihood":
+            text = f"cannot be importance with objective.weighting={self.weighting}, which weights all t about alike"
+            fix = "Set objective.weighting=likelihood, or objective.times=uniform"
+            yield "times", "weighting", f"{text}. {fix}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +119,17 @@ class TrainSpec:
     health_check: bool = key(True, "check each machine before training, and begin elsewhere if it is unfit")
     max_crashes_a_day: int = key(20, "crashes in 24 hours, with or without progress, before a run is given up", ge=0)
     hang_timeout_s: float = key(600.0, "seconds without a step after which a rank exits", gt=0, le=1_000_000_000)
+
+    def problems(self) -> Iterator[Problem]:
+        """Pairs of keys of this section that do not go together."""
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            text = f"is {self.micro_batch}, more than train.batch_size={self.batch_size}. Lower it or set it to null."
+            yield "micro_batch", "batch_size", text
+        if len(set(self.ema_lengths)) < len(self.ema_lengths):
+            yield "ema_lengths", "ema_lengths", "has a length twice. Remove one."
+        if self.ema_every is not None and not self.ema_lengths:
+            text = f"is {self.ema_every}, which has no effect without train.ema_lengths"
+            yield "ema_every", "ema_lengths", f"{text}. Set train.ema_lengths=[0.05,0.1], or leave it at null."
 
     def wants_snapshot(self, step: int) -> bool:
         """Whether the power-function averages of a step are stored."""

@@ -108,7 +108,7 @@ def _of_shard(shard: _Shard, size: int) -> np.ndarray:
     except Exception as error:  # the package and its protocol buffers raise whatever they like
         text = f"{shard.name}: record {len(images)} is not an image of {size}x{size} raw pixels"
         raise DataError(f"{text} ({one_line(error).rstrip('.')}). Fetch this file again.") from error
-    return np.reshape(images, (-1, *shape)).transpose(0, 3, 1, 2)
+    return np.array(images, np.uint8).reshape(-1, *shape).transpose(0, 3, 1, 2)
 
 
 def _list(source: Path) -> list[_Shard]:

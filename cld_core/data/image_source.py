@@ -47,29 +47,25 @@ def _epoch(n: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
     return order, mirrored
 
 
-def _take(which: int, step: int, batch_size: int, n: int, seed: int) -> Tensor:
+def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The images of the global batch of a step, and which of them are mirrored left to right.
+
+    A batch that crosses the end of an epoch continues with the next one.
+
+    Returns:
+        int64 of shape (batch_size,), each in [0, n), and bool of shape (batch_size,).
+    """
     assert min(step + 1, batch_size, n) >= 1, f"no batch: step {step}, batch {batch_size}, images {n}"
-    pieces = []
+    chosen, flips = [], []
     position, last = step * batch_size, (step + 1) * batch_size
     while position < last:
         epoch, offset = divmod(position, n)
-        length = min(n - offset, last - position)
-        pieces.append(_epoch(n, seed, epoch)[which][offset : offset + length])
-        position += length
-    return torch.cat(pieces)
-
-
-def indices(step: int, batch_size: int, n: int, seed: int) -> Tensor:
-    """The images of the global batch of a step, int64 of shape (batch_size,), each in [0, n).
-
-    A batch that crosses the end of an epoch continues with the next one.
-    """
-    return _take(0, step, batch_size, n, seed)
-
-
-def mirrored(step: int, batch_size: int, n: int, seed: int) -> Tensor:
-    """Which images of the global batch of a step are mirrored left to right, bool of shape (batch_size,)."""
-    return _take(1, step, batch_size, n, seed)
+        rows = slice(offset, min(n, offset + last - position))
+        permutation, mirrored = _epoch(n, seed, epoch)
+        chosen.append(permutation[rows])
+        flips.append(mirrored[rows])
+        position += rows.stop - offset
+    return torch.cat(chosen), torch.cat(flips)
 
 
 class ImageSource:
@@ -154,19 +150,16 @@ class ImageSource:
         return self._ahead.pop(wanted[0]).result()
 
     def _read(self, seed: int, step: int, size: int, first: int, last: int) -> Tensor:
-        n, rows = self.train.n, slice(first, last)
-        chosen = indices(step, size, n, seed)[rows]
-        flips = mirrored(step, size, n, seed)[rows] if self._spec.flip else None
+        chosen, flips = (of_all[first:last] for of_all in order(step, size, self.train.n, seed))
         if self._pinned:
-            chosen = chosen.pin_memory()
-            flips = None if flips is None else flips.pin_memory()
-        batch = self.train.batch(chosen, flips)
+            chosen, flips = chosen.pin_memory(), flips.pin_memory()
+        batch = self.train.batch(chosen, flips if self._spec.flip else None)
         return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
 
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         """As `batch`, with the labels, which are on the CPU."""
         x = self.batch(seed, restart, step, size, rows)
-        return x, self._train_labels[indices(step, size, self.train.n, seed)[rows]]
+        return x, self._train_labels[order(step, size, self.train.n, seed)[0][rows]]
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the validation images ``first <= i < last``."""

@@ -15,7 +15,7 @@ import io
 import itertools
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +36,8 @@ from .store import ABOUT, CHANNELS, IMAGES, LABELS, PROGRESS, About, Split, Spli
 
 LOCK = "lock"
 _VERIFY_AT_ONCE = 256
-# Parts that are read ahead.
-_AHEAD = 16
+# Parts that are read ahead, and the threads that do it.
+_AHEAD = 8
 # Bytes of images after which finished parts are noted.
 NOTE_EVERY = 64 << 20
 # The place is the trouble, not the disk.
@@ -184,7 +184,8 @@ class _Job:
             file.write(_npy_header(0, self._shape))
             file.truncate(self._end_of(self.done.images))
             file.seek(0, os.SEEK_END)
-            self._append(file)
+            with contextlib.closing(self._read()) as parts:
+                self._append(file, parts)
             splits = self._splits()
             file.seek(0)
             file.write(_npy_header(sum(self.done.images.values()), self._shape))
@@ -216,12 +217,12 @@ class _Job:
         """Bytes of the file with so many images of each split."""
         return self._header_bytes + sum(images.values()) * CHANNELS * self._plan.size**2
 
-    def _append(self, file: IO[bytes]) -> None:
+    def _append(self, file: IO[bytes], parts: Iterable[tuple[Part, np.ndarray]]) -> None:
         number, images = self.done.parts, Counter(self.done.images)
         splits = {part.split for part in self._plan.parts}
         expected = sum(self._plan.expect[it] for it in splits) if splits <= set(self._plan.expect) else None
         try:
-            for part, some in self._read():
+            for part, some in parts:
                 if some.dtype != np.uint8 or some.shape[1:] != self._shape:
                     text = f"{part.name} has images of {some.dtype} and shape {some.shape[1:]}"
                     raise DataError(f"{text}, not uint8 of shape {self._shape}.")
@@ -245,10 +246,10 @@ class _Job:
             write_json(self._partial / PROGRESS, to_plain(done))
             self.done = done
 
-    def _read(self) -> Iterator[tuple[Part, np.ndarray]]:
+    def _read(self) -> Generator[tuple[Part, np.ndarray], None, None]:
         """The parts that are left, with their images."""
         left = iter(self._plan.parts[self.done.parts :])
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(_AHEAD, os.cpu_count() or 1)) as pool:
             waiting = deque((part, pool.submit(part.read)) for part in itertools.islice(left, _AHEAD))
             try:
                 while waiting:

@@ -113,11 +113,6 @@ def get(name: str) -> Toy:
     return density
 
 
-def names() -> tuple[str, ...]:
-    """All registered names, in the order of registration."""
-    return tuple(_REGISTRY)
-
-
 class ToySource:
     """Endless draws from a toy density, fresh ones for each step. See `cld_core.data.source.Source`."""
 

@@ -134,9 +134,7 @@ def show(
         observed = to_pixels(observation.backprojected()[None])
         made = pictures.enlarged(pictures.tile(torch.cat([observed, to_pixels(x).cpu()])))
     else:
-        made = pictures.rendered(
-            lambda figure: _drawn(figure, x.cpu(), model, observation, density, label).suptitle(title)
-        )
+        made = pictures.rendered(lambda figure: _draw(figure, x.cpu(), model, observation, density, title, label))
     pictures.write(path, made, title)
 
 
@@ -157,25 +155,23 @@ def agreement(x: Tensor, observation: Observation, density: ConditionalDensity |
     return f"{told}; mean conditional log-density {mean:.3f} nats, of true samples {density.mean_log_density:.3f}"
 
 
-def _drawn(
+def _draw(
     figure: "Figure",
     x: Tensor,
     model: Model,
     observation: Observation,
     density: ConditionalDensity | None,
+    title: str,
     label: int | None,
-) -> "Figure":
-    plane, mask = Plane.of(model.source, len(x), label), observation.operator.mask
+) -> None:
+    mask = observation.operator.mask
     if density is None or density.line is None or mask is None:
-        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-        plane.draw(left, plane.examples, "tab:gray")
-        left.set_title("data" if label is None else f"data of label {label}")
-    else:
-        right, left = figure.subplots(1, 2)
-        _against_line(left, x[:, ~mask][:, 0], density)
-    outside = plane.draw(right, x, "tab:red")
-    right.set_title("samples" + (f" ({outside} outside the picture)" if outside else ""))
-    return figure
+        pictures.beside_data(figure, x, model, title, label)
+        return
+    right, left = figure.subplots(1, 2)
+    _against_line(left, x[:, ~mask][:, 0], density)
+    Plane.of(model.source, len(x), label).draw_samples(right, x)
+    figure.suptitle(title)
 
 
 def _against_line(axes: "Axes", values: Tensor, density: ConditionalDensity) -> None:

@@ -112,7 +112,7 @@ class LossRows(RowComputer):
         score = given_labels(model.score, model, seed, first, last)
         total = torch.zeros(len(x), dtype=torch.float64, device=model.device)
         for _ in range(draws):
-            total += objective.per_sample(score, x, objective.draw_each(noise, model.data_shape))
+            total += objective.losses(score, x, objective.draw_each(noise, model.data_shape)).weighted
         return {"loss": (total / draws).cpu().numpy()}
 
 

@@ -31,24 +31,16 @@ class Group:
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root.absolute(), name
+        self.path = self.root / GROUPS / name
+        self.file = self.path / "group.json"
+        # Output of the jobs that trained several of its runs.
+        self.logs = self.path / "logs"
 
     @classmethod
     def of(cls, run: RunFolder) -> "Group | None":
         """The group that a run belongs to."""
         name = run.identity().get("group")
         return cls(run.path.parent, name) if name is not None and is_name(name) else None
-
-    @property
-    def path(self) -> Path:
-        return self.root / GROUPS / self.name
-
-    @property
-    def file(self) -> Path:
-        return self.path / "group.json"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
 
     def members(self) -> dict[str, dict[str, str]]:
         """What each run of the group has of its own, by its name; of removed runs, too. Empty if the file is lost."""

@@ -8,7 +8,6 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cld_core import processor
 from cld_core.config import Recipe, load, shipped
@@ -17,9 +16,6 @@ from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.identity import identity
 from cld_core.stop import StopFlag
-
-if TYPE_CHECKING:
-    from cld_core.ranks import Ranks
 
 # Seconds for which the recipe of a run is tried to be read while the file system fails.
 _READ_WITHIN_S = 60.0
@@ -43,7 +39,8 @@ def main() -> int:
         place, timeout_s = Place.from_environment(), recipe.train.hang_timeout_s
         ranks = join(place, gpu=recipe.cluster.uses_gpu, timeout_s=timeout_s)
         ranks.use_cores(recipe.cluster.cpus_per_task)
-        run = _open(arguments.run_folder, recipe, arguments.recipe, ranks)
+        ranks.on_first(lambda: _create(arguments.run_folder, recipe, arguments.recipe))
+        run = RunFolder.open(arguments.run_folder)
         job_id = os.environ.get("TORCHELASTIC_RUN_ID") or f"pid-{os.getpid()}"
         ended = session.run(run, ranks, stop, job_id=job_id, recipe=recipe.anchored(Path.cwd()))
         ranks.leave()
@@ -64,18 +61,9 @@ def _recipe(path: Path, file: str | None, overrides: list[str]) -> Recipe:
     return load(found, overrides)
 
 
-def _open(path: Path, recipe: Recipe, file: str | None, ranks: "Ranks") -> RunFolder:
-    """The run, which rank 0 creates if it does not exist; what goes wrong is raised on all ranks."""
-    problem = None
-    if ranks.is_first and not RunFolder(path).exists:
-        try:
-            RunFolder.create(path, recipe, identity(recipe.name, file))
-        except CldError as error:
-            problem = error
-    problem = ranks.from_first(problem)
-    if problem is not None:
-        raise problem
-    return RunFolder.open(path)
+def _create(path: Path, recipe: Recipe, file: str | None) -> None:
+    if not RunFolder(path).exists:
+        RunFolder.create(path, recipe, identity(recipe.name, file))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +30,7 @@ T = TypeVar("T")
 HOST_BYTES, GPU_BYTES = 256 * 2**20, 512 * 2**20
 # Seconds after which a check has failed. They take a fraction of a second; only the first use of a GPU, and of NCCL
 # between many machines, takes some.
-GPU_WITHIN_S, FOLDER_WITHIN_S, SUM_WITHIN_S = 60.0, 30.0, 60.0
+MEMORY_WITHIN_S, GPU_WITHIN_S, FOLDER_WITHIN_S, SUM_WITHIN_S = 10.0, 60.0, 30.0, 60.0
 # Clocks that differ by more seconds are worth a warning: expiry dates, and times in logs, are wrong.
 CLOCKS_S = 60.0
 # Reports of the log (`train.log_every`) from one comparison of the ranks to the next.
@@ -44,7 +45,7 @@ class _Failed(Exception):
     """What is wrong with this machine, for the reason of an `UnfitError`."""
 
 
-def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str = "") -> None:
+def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str) -> None:
     """What a rank can check alone: memory, its GPU, and whether it can write into the run folder.
 
     Args:
@@ -55,14 +56,19 @@ def alone(folder: Path, place: Place, *, gpu: bool, allotted: bool, node: str = 
     Raises:
         UnfitError: one of the checks failed, or took too long.
     """
-    host = node or socket.gethostname()
-    _checked("memory", _memory, 10.0, host, place.rank)
-    if gpu:
-        _checked("gpu", lambda: _gpu(place, allotted), GPU_WITHIN_S, host, place.rank)
-    _checked("folder", lambda: _folder(folder, place.rank), FOLDER_WITHIN_S, host, place.rank)
+    checks: dict[str, tuple[float, Callable[[], None]]] = {
+        "memory": (MEMORY_WITHIN_S, _memory),
+        **({"gpu": (GPU_WITHIN_S, lambda: _gpu(place, allotted))} if gpu else {}),
+        "folder": (FOLDER_WITHIN_S, lambda: _folder(folder, place.rank)),
+    }
+    for name, (within_s, check) in checks.items():
+        try:
+            _within(within_s, check)
+        except _Failed as error:
+            raise UnfitError(f"{node}: {name}: {error}", name, {place.rank: node}) from error
 
 
-def together(ranks: Ranks, *, node: str = "") -> list[str]:
+def together(ranks: Ranks, *, node: str) -> list[str]:
     """What the ranks check together: the sum over all of them, and their clocks; returns warnings, on rank 0.
 
     Raises:
@@ -76,29 +82,17 @@ def together(ranks: Ranks, *, node: str = "") -> list[str]:
         problem = str(error)
     told: list[tuple[str, str | None, float]] = [("", None, 0.0)] * ranks.world_size
     dist.barrier(group=ranks.control)
-    dist.all_gather_object(told, (node or socket.gethostname(), problem, time.time()), group=ranks.control)
+    dist.all_gather_object(told, (node, problem, time.time()), group=ranks.control)
     wrong = {rank: host for rank, (host, reason, _) in enumerate(told) if reason is not None}
     if wrong:
-        reason = next(reason for _, reason, _ in told if reason is not None)
         # If the sum is wrong everywhere, nobody knows whose share of it was.
         blamed = wrong if 2 * len(wrong) < ranks.world_size else {}
-        where = f"{', '.join(sorted(set(blamed.values())))}" if blamed else "one of the machines"
-        raise UnfitError(f"{where}: all-reduce: {reason}", "all-reduce", blamed)
-    return _about_clocks([(host, at) for host, _, at in told]) if ranks.is_first else []
-
-
-def _about_clocks(clocks: list[tuple[str, float]]) -> list[str]:
-    times = sorted(at for _, at in clocks)
-    usual = times[len(times) // 2]
-    wrong = {host: at - usual for host, at in clocks if abs(at - usual) > CLOCKS_S}
-    return [f"the clock of {host} is wrong by {off:+.0f} s" for host, off in wrong.items()]
-
-
-def _checked(name: str, check: Callable[[], None], within_s: float, host: str, rank: int) -> None:
-    try:
-        _within(within_s, check)
-    except _Failed as error:
-        raise UnfitError(f"{host}: {name}: {error}", name, {rank: host}) from error
+        where = ", ".join(sorted(set(blamed.values()))) or "one of the machines"
+        raise UnfitError(f"{where}: all-reduce: {told[min(wrong)][1]}", "all-reduce", blamed)
+    usual = statistics.median_low(at for _, _, at in told)
+    off = {host: at - usual for host, _, at in told if abs(at - usual) > CLOCKS_S}
+    warnings = [f"the clock of {host} is wrong by {seconds:+.0f} s" for host, seconds in off.items()]
+    return warnings if ranks.is_first else []
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
@@ -107,41 +101,35 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     Raises:
         _Failed: it did, or it failed.
     """
-    done: list[T] = []
-    errors: list[BaseException] = []
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            done.append(work())
+            future.set_result(work())
         except BaseException as error:
-            errors.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="health check", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
+    threading.Thread(target=run, name="health check", daemon=True).start()
+    if future not in wait([future], seconds).done:
         raise _Failed(f"no answer within {seconds:.0f} s")
-    if errors:
-        error = errors[0]
+    try:
+        return future.result()
+    except _Failed:
+        raise
+    except BaseException as error:
         text = str(error).strip().partition("\n")[0]
-        raise _Failed(text if isinstance(error, _Failed) else f"{type(error).__name__}: {text}") from error
-    return done[0]
+        raise _Failed(f"{type(error).__name__}: {text}") from error
 
 
 def _memory() -> None:
-    free = _available()
-    if free is not None and free < HOST_BYTES:
-        raise _Failed(f"only {free // 2**20} MiB of memory are free")
-
-
-def _available() -> int | None:
-    """Memory that programs can still get, bytes; None where the kernel does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+        return
+    for line in lines:
+        # What programs can still get, in KiB.
+        if line.startswith("MemAvailable:") and (free := int(line.split()[1]) * 1024) < HOST_BYTES:
+            raise _Failed(f"only {free // 2**20} MiB of memory are free")
 
 
 def _gpu(place: Place, allotted: bool) -> None:
@@ -210,6 +198,7 @@ def joined(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted:
         UnfitError: a check failed.
     """
     began = time.perf_counter()
+    node = node or socket.gethostname()
     if check:
         alone(folder, place, gpu=gpu, allotted=allotted, node=node)
     lone_s = time.perf_counter() - began
@@ -237,30 +226,26 @@ class Stragglers:
     hosts: Sequence[str] = ()
     in_a_row: dict[int, int] = field(default_factory=dict)
 
-    def compare(self, own_s: float) -> tuple[str | None, str | None]:
-        """Called on all ranks: a line for the log and a warning, each on rank 0 alone, and None without other ranks.
+    def compare(self, own_s: float) -> tuple[str, str | None] | None:
+        """Called on all ranks: a line for the log and perhaps a warning, on rank 0 alone, and if there are others.
 
         Args:
             own_s: this rank's own time of a step (`Interval.take_own_time`).
         """
         if self.ranks.world_size == 1:
-            return None, None
+            return None
         if not self.hosts:
             self.hosts = self.ranks.gather(self.node) or ("-",)
-        mine = torch.tensor([own_s], dtype=torch.float64)
-        all_ = [torch.zeros_like(mine) for _ in range(self.ranks.world_size)] if self.ranks.is_first else None
-        dist.gather(mine, all_, dst=0, group=self.ranks.control)
-        if all_ is None:
-            return None, None
-        return self.judge([float(seconds) for seconds in all_])
+        seconds = self.ranks.gather(own_s)
+        return None if seconds is None else self.judge(seconds)
 
-    def judge(self, seconds: Sequence[float]) -> tuple[str | None, str | None]:
+    def judge(self, seconds: Sequence[float]) -> tuple[str, str | None] | None:
         """The line and the warning for these times of the ranks."""
         # The lower one of two, so that of two ranks the slow one is not part of the measure.
         usual = statistics.median_low(seconds)
         slowest = max(range(len(seconds)), key=seconds.__getitem__)
         if usual <= 0:
-            return None, None
+            return None
         for rank, own in enumerate(seconds):
             is_slow = own > SLOWER * usual and own - usual > BY_S
             self.in_a_row[rank] = self.in_a_row.get(rank, 0) + 1 if is_slow else 0
@@ -271,8 +256,7 @@ class Stragglers:
             return line, None
         worst = max(slow, key=seconds.__getitem__)
         others = f" and {len(slow) - 1} more" if len(slow) > 1 else ""
-        text = f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}"
-        return line, text
+        return line, f"{self._named(worst)} is slow: {seconds[worst] / usual:.1f} times the median{others}"
 
     def _named(self, rank: int) -> str:
         return f"rank {rank} on {self.hosts[rank]}"

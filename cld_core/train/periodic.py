@@ -25,7 +25,6 @@ from .monitoring import Monitor
 from .step import Trainer
 
 T = TypeVar("T")
-Heartbeat = Callable[[], None]
 
 
 class Periodic:
@@ -33,15 +32,21 @@ class Periodic:
 
     The results depend on the weights and on `eval.seed`, not on the number of ranks. A failure, such as a solver that
     does not converge, is reported and training continues. A request to stop ends the work between two batches.
+
+    Args:
+        heartbeat: called after each batch.
     """
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, monitor: Monitor | None, stop: StopFlag) -> None:
-        self._trainer, self._folder, self._monitor, self._stop = trainer, folder, monitor, stop
+    def __init__(
+        self, trainer: Trainer, folder: RunFolder, monitor: Monitor, stop: StopFlag, heartbeat: Callable[[], None]
+    ) -> None:
+        self._trainer, self._folder, self._monitor = trainer, folder, monitor
+        self._stop, self._heartbeat = stop, heartbeat
         self._spec = trainer.recipe.periodic
         # What FID needs is looked for now, not at the step where it is due.
         self._fid_request = EvalRequest.periodic_fid(trainer.recipe)
 
-    def __call__(self, step: int, heartbeat: Heartbeat) -> None:
+    def __call__(self, step: int) -> None:
         spec = self._spec
         works = [("drawing samples", self._sample)] * spec.wants_samples(step)
         works += [("evaluating", self._bound)] * spec.wants_elbo(step)
@@ -56,16 +61,14 @@ class Periodic:
             # Batch sizes vary here, and each of them would be timed.
             with trainer.ema.in_place(), numerics.using(tf32=trainer.recipe.train.tf32):
                 for phase, work in works:
-                    if self._monitor is not None:
-                        self._monitor.enter(phase, step)
-                    work(model, heartbeat)
+                    self._monitor.enter(phase, step)
+                    work(model)
         finally:
             trainer.net.train()
-        if self._monitor is not None:
-            self._monitor.resume_clock(step)
-            self._monitor.enter("training", step)
+        self._monitor.resume_clock(step)
+        self._monitor.enter("training", step)
 
-    def _sample(self, model: Model, heartbeat: Heartbeat) -> None:
+    def _sample(self, model: Model) -> None:
         seed, labels = model.recipe.eval.seed, pictures.in_rows(model, self._spec.samples)
 
         def draw(first: int, last: int) -> Samples:
@@ -74,12 +77,12 @@ class Periodic:
             v = None if drawn.v is None else drawn.v.cpu()
             return Samples(drawn.x.cpu(), v, drawn.nfe_each.cpu())
 
-        parts = self._shared("samples", self._spec.samples, draw, heartbeat)
-        if parts is None or self._monitor is None:
+        parts = self._shared("samples", self._spec.samples, draw)
+        if parts is None:
             return
         drawn = Samples.cat(parts)
         if (remark := nonfinite.remark_on(drawn.x)) is not None:
-            print(f"step {model.step}: {remark}", flush=True)
+            self._monitor.say(f"step {model.step}: {remark}")
         how = pictures.how(model, drawn)
         file, monitor = self._folder.samples / pictures.periodic_name(model.step), self._monitor
 
@@ -92,57 +95,46 @@ class Periodic:
         monitor.save_picture(show)
         monitor.add(model.step, {"nfe": drawn.nfe})
 
-    def _bound(self, model: Model, heartbeat: Heartbeat) -> None:
+    def _bound(self, model: Model) -> None:
         try:
             request = EvalRequest.periodic_bound(model.recipe)
         except (CldError, OSError) as error:  # The same on all ranks, which see the same data.
-            if self._monitor is not None:
-                print(f"no likelihood bound this time: {error}", flush=True)
+            self._monitor.say(f"no likelihood bound this time: {error}")
             return
         assert request is not None, "a recipe that wants the bound has a request for it"
-        section = self._section("elbo", ElboRows(model, request), "likelihood bound", heartbeat)
-        if section is None or self._monitor is None:
+        if (section := self._section("elbo", ElboRows(model, request), "likelihood bound")) is None:
             return
         names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
         self._monitor.add(model.step, {name: section[name] for name in names})
         values = " ".join(f"{name} {section[name]:.4f}" for name in names)
-        print(f"step {model.step}: likelihood bound of {request.points} test points: {values}", flush=True)
+        self._monitor.say(f"step {model.step}: likelihood bound of {request.points} test points: {values}")
 
-    def _fid(self, model: Model, heartbeat: Heartbeat) -> None:
+    def _fid(self, model: Model) -> None:
         assert self._fid_request is not None, "a recipe that wants FID has a request for it"
         request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
-        section = self._section("fid", FeatureRows(model, request), "FID", heartbeat)
-        if section is None or self._monitor is None:
+        if (section := self._section("fid", FeatureRows(model, request), "FID")) is None:
             return
         self._monitor.add(model.step, {"fid": section["value"], "fid_nfe": section["nfe_mean"]})
-        print(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples", flush=True)
+        self._monitor.say(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples")
 
-    def _section(self, metric: str, rows: RowComputer, what: str, heartbeat: Heartbeat) -> dict[str, Any] | None:
+    def _section(self, metric: str, rows: RowComputer, what: str) -> dict[str, Any] | None:
         """The section of a report that a metric makes of rows that all ranks compute; None if there is none.
 
         There is none on ranks other than the first, nor anywhere if a rank was asked to stop or failed.
         """
-
         (n,) = rows.request.sizes.values()
-        parts = self._shared(what, n, rows.compute, heartbeat)
-        if parts is None or self._monitor is None:
+        if (parts := self._shared(what, n, rows.compute)) is None:
             return None
         try:
             section = registry.section(registry.metric(metric), Table(rows.model, rows.request, joined(parts)))
         except (CldError, OSError) as error:
-            print(f"no {what} this time: {error}", flush=True)
+            self._monitor.say(f"no {what} this time: {error}")
             return None
         if (remark := registry.metric(metric).remark(section)) is not None:
-            print(f"step {rows.model.step}: {remark}", flush=True)
+            self._monitor.say(f"step {rows.model.step}: {remark}")
         return section
 
-    def _shared(
-        self,
-        what: str,
-        n: int,
-        compute: Callable[[int, int], T],
-        heartbeat: Heartbeat,
-    ) -> list[T] | None:
+    def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:
         """``compute`` over 0..n in batches, each rank a contiguous share; all parts in order on rank 0.
 
         None on the other ranks, and everywhere if a rank was asked to stop or failed.
@@ -160,7 +152,7 @@ class Periodic:
                     own.append(compute(start, min(start + size, last)))
             except (CldError, OSError, torch.OutOfMemoryError) as error:
                 problem = str(error)
-            heartbeat()
+            self._heartbeat()
             if consensus.result() is not StopCode.NONE:
                 return None
         gathered: list[Any] | None = ranks.gather((own, problem))
@@ -168,6 +160,6 @@ class Periodic:
             return None
         for _, failure in gathered:
             if failure is not None:
-                print(f"no {what} this time: {failure}", flush=True)
+                self._monitor.say(f"no {what} this time: {failure}")
                 return None
         return [part for parts, _ in gathered for part in parts]

@@ -25,7 +25,7 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.files import passes, retried
-from cld_core.ranks import RankError, Ranks
+from cld_core.ranks import Ranks
 from cld_core.run import Lease, RunFolder, code, events
 from cld_core.run import recipe as frozen
 from cld_core.run.events import Cause
@@ -63,16 +63,6 @@ _START_WITHIN_S, _NOTE_WITHIN_S = 60.0, 10.0
 
 # What a signal meant, a cause of the ledger; None if nobody knows.
 CauseOf = Callable[[StopCode], Cause | None]
-
-
-@dataclass(frozen=True)
-class Start:
-    """Number and first step of an attempt; ``problem`` says why it cannot start at all."""
-
-    attempt: int = -1
-    step: int = 0
-    finished: bool = False
-    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,43 +108,44 @@ def run(
         OSError: something cannot be read or written for a minute.
         RankError: rank 0 could not start or continue, and this is another rank.
     """
+    # One name everywhere: the launcher's, by which nodes are avoided, too.
+    node = node or socket.gethostname()
     if recipe is None:
         recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
-    with _started(folder, recipe, ranks, job_id, restart) as (start, lease):
+    with _started(folder, recipe, ranks, job_id, restart) as (number, first_step, lease):
         # Before anything that may fail on one rank alone.
-        hosts = ranks.gather(node or socket.gethostname())
-        if start.finished:
-            print(f"{folder.name} is finished: {start.step} steps are done. Nothing to do.", flush=True)
+        hosts = ranks.gather(node)
+        if first_step >= recipe.train.steps:
+            print(f"{folder.name} is finished: {first_step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
                 folder.ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
-            return SessionResult("finished", start.step)
-        training = Training(folder, recipe, ranks, stop, start.attempt, start.step, lease, node)
+            return SessionResult("finished", first_step)
+        training = Training(folder, recipe, ranks, stop, number, first_step, lease, node)
         if lease is None:
-            outcome = training.run()
-            return SessionResult(_CAUSE_OF_CODE[outcome.code], outcome.step, outcome.code)
+            step, signal = training.run()
+            return SessionResult(_CAUSE_OF_CODE[signal], step, signal)
         if (edited := frozen.note(folder, _NOTE_WITHIN_S)) is not None:
             print(f"warning: {edited}", flush=True)
         if (problem := code.edited()) is not None:
             print(f"warning: {code.ROOT}: the code was changed after it was stored: {problem}", flush=True)
         progress = folder.progress()
         # What it saved may be later than what it reported.
-        silent = progress.get("attempt") == start.attempt - 1
+        silent = progress.get("attempt") == number - 1
         beginning = events.Started(
-            attempt=start.attempt,
+            attempt=number,
             job_id=job_id,
-            step=start.step,
+            step=first_step,
             pid=os.getpid(),
-            # One name everywhere: the launcher's, by which nodes are avoided, too.
-            host=node or socket.gethostname(),
+            host=node,
             hosts=tuple(hosts or ()),
             restart=restart,
-            reached=max(progress.get("step", 0), start.step) if silent else None,
+            reached=max(progress.get("step", 0), first_step) if silent else None,
             heard=progress.get("time") if silent else None,
-            log_offset=None if log is None else _size(log),
+            log_offset=None if log is None else os.path.getsize(log) if os.path.exists(log) else 0,
             warning=_warning(recipe, ranks),
             versions=versions(),
             code=code.running(folder.path),
-            gpu=_gpu(ranks.device),
+            gpu=torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None,
             driver=driver(ranks.device),
             data=identity_or_nothing(recipe.data, recipe.plugins),
             began=began,
@@ -172,35 +163,34 @@ def run(
 @contextlib.contextmanager
 def _started(
     folder: RunFolder, recipe: Recipe, ranks: Ranks, job_id: str, restart: int
-) -> Iterator[tuple[Start, Lease | None]]:
-    """Where all ranks start, and on rank 0 the lease, which is held during the block."""
-    if not ranks.is_first:
-        start: Start = ranks.from_first()
-        if start.problem is not None:
-            raise RankError(f"rank 0 could not start: {start.problem}")
-        yield start, None
-        return
-    lease = None
-    try:
+) -> Iterator[tuple[int, int, Lease | None]]:
+    """Number and first step of the attempt of all ranks, and on rank 0 the lease, which is held during the block."""
+    held: list[Lease] = []
+
+    def start() -> tuple[int, int]:
         try:
-            lease = Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S)
+            held.append(Lease.acquire(folder.leases, job_id=job_id, restart=restart, within_s=_START_WITHIN_S))
             recipe.monitor.require_installed()
-            start = retried(lambda: choose(folder, recipe), _START_WITHIN_S)
+            return retried(lambda: choose(folder, recipe), _START_WITHIN_S)
+        except LeaseHeldError as error:
+            folder.ledger.note(events.TurnedAway(job_id=job_id, reason=str(error), why="held"))
+            raise
         except Exception as error:
             # What passes is no reason not to start again.
             if not passes(error):
-                folder.ledger.note(_not_begun(job_id, error), within_s=_NOTE_WITHIN_S)
-            ranks.from_first(Start(problem=str(error)))
+                event = events.NotBegun(job_id=job_id, reason=str(error))
+                folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
             raise
-        ranks.from_first(start)
-        yield start, lease
+
+    try:
+        yield *ranks.on_first(start), next(iter(held), None)
     finally:
-        if lease is not None:
+        for lease in held:
             lease.release()
 
 
-def choose(folder: RunFolder, recipe: Recipe) -> Start:
-    """Start from the newest good checkpoint, or from the one that `resume --from` asked for.
+def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int]:
+    """Number and first step of an attempt: it starts from the newest good checkpoint, or the one of `resume --from`.
 
     Records damaged checkpoints, and sets those aside that are later than the first step.
 
@@ -227,13 +217,7 @@ def choose(folder: RunFolder, recipe: Recipe) -> Start:
     moved = set_aside(folder, after=step)
     if moved:
         print(f"set aside the checkpoints of steps {', '.join(map(str, moved))}", flush=True)
-    return Start(len(history.attempts), step, finished=step >= recipe.train.steps)
-
-
-def _not_begun(job_id: str, error: Exception) -> events.Event:
-    if isinstance(error, LeaseHeldError):
-        return events.TurnedAway(job_id=job_id, reason=str(error), why="held")
-    return events.NotBegun(job_id=job_id, reason=str(error))
+    return len(history.attempts), step
 
 
 def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
@@ -247,32 +231,20 @@ def _warning(recipe: Recipe, ranks: Ranks) -> str | None:
     return warning
 
 
-def _size(log: Path) -> int:
-    try:
-        return log.stat().st_size
-    except OSError:
-        return 0
-
-
 def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
     """Train on rank 0, and record in the ledger how it ended."""
     ledger = training.folder.ledger
-
-    def note(event: events.Ended) -> None:
-        ledger.note(event, within_s=_NOTE_WITHIN_S)
-
     try:
-        outcome = training.run()
+        step, code = training.run()
     except LeaseLostError:
         raise  # The ledger belongs to the new owner.
     except BaseException as error:
-        note(_failure(training, error))
+        ledger.note(_failure(training, error), within_s=_NOTE_WITHIN_S)
         raise
-    code, cause = outcome.code, _CAUSE_OF_CODE[outcome.code]
-    if code is not StopCode.NONE:
-        cause = cause_of(code) or cause
-    note(events.Ended(attempt=training.attempt, cause=cause, step=outcome.step, detail=_SIGNAL.get(code)))
-    return SessionResult(cause, outcome.step, code)
+    cause = _CAUSE_OF_CODE[code] if code is StopCode.NONE else cause_of(code) or _CAUSE_OF_CODE[code]
+    ended = events.Ended(attempt=training.attempt, cause=cause, step=step, detail=_SIGNAL.get(code))
+    ledger.note(ended, within_s=_NOTE_WITHIN_S)
+    return SessionResult(cause, step, code)
 
 
 def _failure(training: Training, error: BaseException) -> events.Ended:
@@ -303,17 +275,11 @@ def _message(error: BaseException) -> str:
     return text
 
 
-def _gpu(device: torch.device) -> str | None:
-    """The name of a GPU; None for a CPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
-
-
 def driver(device: torch.device, file: Path = _DRIVER) -> str | None:
     """The version of the driver of a GPU; None for a CPU, and where nobody tells."""
     if device.type != "cuda":
         return None
-    try:
-        found = _VERSION.search(file.read_text(errors="replace"))
-    except OSError:
-        return None
-    return found[1] if found else None
+    with contextlib.suppress(OSError):
+        if (found := _VERSION.search(file.read_text(errors="replace"))) is not None:
+            return found[1]
+    return None

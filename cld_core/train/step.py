@@ -4,6 +4,9 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import statistics
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +30,14 @@ from cld_core.ranks import Ranks
 from cld_core.sanitize import one_line
 from cld_core.score import Score
 
-from .interval import Interval
-
+# Upper ends of ranges of t, the same for all runs, so that their curves can be compared. The first range begins at 0.
+ENDS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+# What the losses in them are called: from and to.
+RANGES = [f"loss_at_t/{start:g}_to_{end:g}" for start, end in zip((0.0, *ENDS), ENDS, strict=False)]
+# Steps whose losses are kept before they are summed up: sums of a few numbers at each step would cost more.
+_KEPT = 64
+# Steps whose own times are kept.
+_TIMED = 1000
 # Below this loss scale every step overflows.
 _SMALLEST_SCALE = 1.0
 # Good gradients before the first one is compared with their mean, and the steps that the running mean covers, about.
@@ -66,7 +75,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.of_recipe(recipe, self.source.shape, self.classes)
-        self._model: Any = prepare(self.net, train, ranks)
+        self._model = prepare(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
         self.deferred = self._skips_on_device and device.type != "cpu"
@@ -77,8 +86,7 @@ class Trainer:
         self._dropout = getattr(recipe.network, "dropout", 0.0) > 0
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
         self.gradients = GradientFilter(recipe.optim.max_grad_growth, device, scaled=self.scaler.is_enabled())
-        cast = precision.Autocast(self._model, device, train.precision, channels_last=train.channels_last)
-        self.score = Score(self.sde, recipe.objective, cast)
+        self.score = Score(self.sde, recipe.objective, self._model)
         self.interval = Interval(ranks)
 
     def warm_up(self) -> None:
@@ -125,14 +133,11 @@ class Trainer:
             self.optimiser.step()
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        if skipped is None:
-            self.ema.update_unless(skip)
-            self.power.update_unless(skip)
-        elif skipped:
+        if skipped:
             self.check(step)
-        else:
-            self.ema.update()
-            self.power.update()
+            return
+        for averages in (self.ema, self.power):
+            averages.update(skip if self.deferred else None)
 
     def check(self, step: int, loss: float | None = None) -> None:
         """Check that all gradients up to step number ``step`` were good, and so is their mean ``loss``, if it is given.
@@ -143,9 +148,11 @@ class Trainer:
         bad = self.gradients.bad()
         what = f"the gradient's norm is {float(self.grad_norm):.4g}"
         if self.scaler.is_enabled() and self.scaler.get_scale() < _SMALLEST_SCALE:
-            bad, what = bad + 1, "the gradient overflows at any scale"
+            bad += 1
+            what = "the gradient overflows at any scale"
         if loss is not None and not math.isfinite(loss):
-            bad, what = bad + 1, f"the loss is {loss}"
+            bad += 1
+            what = f"the loss is {loss}"
         if bad:
             text = f"{what}; nothing was changed by it. Lower optim.lr, or set optim.grad_clip"
             raise NonFiniteError(f"step {step}: not finite or exploding: {text}.")
@@ -229,7 +236,7 @@ class Trainer:
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
-            with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self._model.no_sync():
+            with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self._model.net.no_sync():
                 score = self.score if label is None else Conditional(self.score, label[part])
                 losses = self.loss.losses(score, x[part], draws.rows(part))
                 # DDP averages over the ranks, whose shares may differ by a row: weight by rows, not by ranks.
@@ -311,10 +318,117 @@ class GradientFilter:
         self._good.copy_(state["good"])
 
 
-def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
-    """What to call instead of ``net``, which keeps the parameters: moved to the device, replicated and compiled.
+class Interval:
+    """Losses over all ranks, skipped steps, and this rank's waits for data and own times, since each was last taken.
 
-    With more than one rank it has `no_sync`, as `DistributedDataParallel` (DDP) does.
+    Losses of skipped steps do not count: one that overflows in the forward pass has a loss that is not finite on some
+    rank. No step depends on what is kept here.
+
+    A rank's own time of a step is what comes before the ranks exchange gradients, in which they wait for each other:
+    reading the batch and the forward pass, and with accumulation all but the last backward pass. On the CPU that is the
+    clock. On a GPU, where the host runs ahead, two events are recorded in the stream and read when they have passed:
+    that includes what the GPU waited for data. A rank without peers has no use for it.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._is_timed = ranks.world_size > 1
+        self._on_gpu = ranks.device.type == "cuda"
+        self._ends = torch.tensor(ENDS[:-1], dtype=torch.float64, device=ranks.device)
+        self._ranges = torch.arange(len(ENDS), device=ranks.device)
+        # Sums and numbers of losses: in the first column those of steps, in the others those of examples in a range.
+        self._sums = torch.zeros(2, 1 + len(ENDS), dtype=torch.float64, device=ranks.device)
+        self._seen: tuple[Tensor, list[Tensor], float] | None = None
+        self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._steps, self._wait_s = 0, 0.0
+        self._began: float | torch.cuda.Event = 0.0
+        self._own: deque[tuple[float | torch.cuda.Event, float | torch.cuda.Event]] = deque(maxlen=_TIMED)
+
+    def begin(self) -> None:
+        """A step begins."""
+        if self._is_timed:
+            self._began = self._now()
+
+    def exchange(self) -> None:
+        """What this rank does before it exchanges gradients is done, or on its way."""
+        if self._is_timed:
+            self._own.append((self._began, self._now()))
+
+    def see(self, t: Tensor, losses: list[Tensor], wait_s: float = 0.0) -> None:
+        """See a step, about which `count` decides.
+
+        Args:
+            t: this rank's times (B,); B is the same in every step.
+            losses: without weights, at these times, in parts.
+            wait_s: seconds that the step waited for data.
+        """
+        self._seen = t, losses, wait_s
+
+    def count(self, loss: Tensor, skip: Tensor) -> None:
+        """Count the step that was seen last, with this rank's ``loss``, a scalar.
+
+        Args:
+            skip: a bool scalar on the device, the same on all ranks: the losses do not count.
+        """
+        assert self._seen is not None, "see the losses of a step before you count them"
+        t, losses, wait_s = self._seen
+        self._steps += 1
+        self._wait_s += wait_s
+        self._kept.append((loss, t, torch.cat(losses), skip))
+        if len(self._kept) == _KEPT:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        if not self._kept:
+            return
+        loss, t, losses, skips = (torch.stack(parts) for parts in zip(*self._kept, strict=True))
+        self._kept.clear()
+        good = ~skips
+        counted = (torch.bucketize(t, self._ends)[..., None] == self._ranges) & good[:, None, None]
+        # A skipped loss may be infinite, and infinity times 0 is not a number.
+        values = losses.double()[..., None].masked_fill(~counted, 0.0)
+        self._sums[:, 0] += torch.stack([loss.double().masked_fill(skips, 0.0).sum(), good.double().sum()])
+        self._sums[:, 1:] += torch.stack([values.sum((0, 1)), counted.double().sum((0, 1))])
+
+    def take(self) -> dict[str, float]:
+        """The mean loss and those in ranges of t, the seconds a step waited for data, and the number of skipped steps.
+
+        Without the loss if all steps were skipped, and without ranges where no t was drawn. Waits for the device and
+        all ranks.
+        """
+        self._sum_up()
+        totals, counts = self._ranks.sums(self._sums)
+        named = zip(("loss", *RANGES), totals.tolist(), counts.tolist(), strict=True)
+        found = {name: total / count for name, total, count in named if count}
+        found["data_wait_s"] = self._wait_s / max(self._steps, 1)
+        found["skipped_steps"] = self._steps - float(counts[0]) / self._ranks.world_size
+        self._sums.zero_()
+        self._steps, self._wait_s = 0, 0.0
+        return found
+
+    def take_own_time(self) -> float:
+        """The median of this rank's own times of steps, seconds; 0 if nothing is known."""
+        times = []
+        for began, ended in self._own:
+            if isinstance(began, float) and isinstance(ended, float):
+                times.append(ended - began)
+            elif isinstance(began, torch.cuda.Event) and isinstance(ended, torch.cuda.Event) and ended.query():
+                times.append(began.elapsed_time(ended) / 1000)
+        self._own.clear()
+        return statistics.median(times) if times else 0.0
+
+    def _now(self) -> "float | torch.cuda.Event":
+        if not self._on_gpu:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
+    """What to call instead of ``net``, which keeps the parameters: on the device, replicated, compiled, in a precision.
+
+    With more than one rank, its ``net`` has `no_sync`, as `DistributedDataParallel` (DDP) does.
     """
     device = ranks.device
     net.to(device)
@@ -332,4 +446,5 @@ def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> nn.Module:
         )
     # In this order, torch cuts the graph where DDP's buckets end. In one piece, all gradients would be ready at the end
     # of the backward pass, and none could be sent before.
-    return compiled(net) if spec.compile else net
+    net = compiled(net) if spec.compile else net
+    return precision.Autocast(net, device, spec.precision, channels_last=spec.channels_last)

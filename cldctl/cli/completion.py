@@ -138,9 +138,9 @@ def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 
 
 def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    from cld_core.config.registry import names
+    from cld_core.config.registry import SECTIONS
 
-    return names("sampling")
+    return SECTIONS["sampling"].variants
 
 
 def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:

@@ -71,7 +71,8 @@ def submit(
     members = [] if wanted.group is None else wanted.group.runs()
     where = home.chosen(cluster, members[0]) if members else where
     with err.status("checking the recipe"):
-        spec = one_run.check(wanted, where) if wanted.group is None else groups.check(wanted, where, submission.remark)
+        check = one_run.check if wanted.group is None else groups.check
+        spec = check(wanted, where, submission.remark)
     if dry_run:
         submission.preview(wanted, where, spec)
         return

@@ -7,6 +7,7 @@ from typing import Any
 
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
+from cld_core.config.keys import entries
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
@@ -119,7 +120,7 @@ def require_numbers(numbers: Sequence[int]) -> None:
     Raises:
         UsageError
     """
-    bounds = next(entry for entry in fields(FixedStepSpec) if entry.name == "nfe").metadata["bounds"]
+    bounds = dict(entries(FixedStepSpec)["nfe"].bounds)
     least, most = int(bounds["ge"]), int(bounds["le"])
     for one in numbers:
         if not least <= one <= most:

@@ -4,8 +4,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from cld_core.config import override
-from cld_core.config.sections import all_keys
+from cld_core.config import describe, override
 from cld_core.digests import digest
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.evaluate.sweeps import Axis, Sweep
@@ -33,17 +32,19 @@ def parse(
         UsageError: one is not of this form or has a key of another section, or a key or value is given twice.
     """
     axes: list[Axis] = []
+    keys = describe.keys()
+    known = [name for name in keys if name.partition(".")[0] in sections]
     for text in texts:
         key, equals, listed = text.partition("=")
         values = tuple(value.strip() for value in listed.split(","))
         if not equals or not key or not all(values):
             raise UsageError(f"--sweep '{text}': write KEY=a,b,c, for example --sweep {example}.")
         if key.split(".")[0] not in sections:
-            candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in all_keys(name)]
+            candidates = [f"{name}.{key}" for name in sections if f"{name}.{key}" in known]
             guess = did_you_mean(key, candidates)
             problem = f"only keys of {', '.join(sections[:-1])} and {sections[-1]} can be swept"
             raise UsageError(f"--sweep '{key}': {problem}.{guess or otherwise}")
-        if key not in (known := all_keys(key.split(".")[0])):
+        if key not in known:
             raise UsageError(f"--sweep '{key}': there is no such key.{did_you_mean(key, known)}")
         if key in [axis.key for axis in axes]:
             raise UsageError(f"--sweep '{key}' is given twice. Put all its values into one.")

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cld_core.config import Recipe, load_frozen
-from cld_core.config.loader import load_with_places
+from cld_core.config import Recipe, load, load_frozen
 from cld_core.config.schema import leaves
 from cld_core.digests import digest
 from cld_core.errors import UsageError
@@ -36,12 +35,11 @@ _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of a sweep: its name, its value on each axis, its recipe, and what has set each key of that."""
+    """One run of a sweep: its name, its value on each axis, and its recipe."""
 
     name: str
     values: Mapping[str, str]
     recipe: Recipe
-    places: Mapping[str, str]
 
 
 def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -78,8 +76,8 @@ def cells_of(
     for values in combinations(axes):
         own = settings(values)
         with named(own):
-            recipe, places = load_with_places(file, [*overrides, *own], profile)
-            cell = Cell(name=run_name(group, values), values=values, recipe=recipe, places=places)
+            recipe = load(file, [*overrides, *own], profile)
+            cell = Cell(name=run_name(group, values), values=values, recipe=recipe)
             check_name(cell.name)
             _check_size(next(iter(cells.values()), cell), cell)
             if (other := cells.get(digest(recipe.to_dict()))) is not None:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cld_core.config import Recipe, load
-from cld_core.config.loader import COMMAND_LINE, load_with_places
+from cld_core.config.loader import COMMAND_LINE
 from cld_core.errors import UsageError
 from cld_core.evaluate.registry import parse_metrics
 from cld_core.run import RunFolder
@@ -33,7 +33,7 @@ class SubmitOptions:
     Attributes:
         path: the run's folder; of a sweep, the folder of its runs with the name of the group behind it.
         recipe: with ``given`` and ``profile``; of a sweep, that of its first run.
-        file: where the recipe was read from; ``places``: what has set each dotted key, for messages.
+        file: where the recipe was read from.
         given: overrides of the command line; ``profile``: what it names.
         metrics: of the evaluation that follows the training; none without one.
         tags: to find it again by; ``note``: what it is for.
@@ -45,7 +45,6 @@ class SubmitOptions:
     path: Path
     recipe: Recipe
     file: Path
-    places: Mapping[str, str] = field(default_factory=dict)
     given: tuple[str, ...] = ()
     profile: str | None = None
     metrics: tuple[str, ...] = ()
@@ -61,7 +60,7 @@ class SubmitOptions:
         """One of the runs of a sweep."""
         assert self.group is not None, "a sweep has a group"
         given, path = (*self.given, *settings(cell.values)), self.group.root / cell.name
-        one = replace(self, path=path, recipe=cell.recipe, places=cell.places, given=given, sweep=cell.values)
+        one = replace(self, path=path, recipe=cell.recipe, given=given, sweep=cell.values)
         return replace(one, cells=(), parallel=None)
 
 
@@ -92,12 +91,12 @@ def resolve(
     common: dict[str, Any] = {"file": file, "given": tuple(given), "profile": profile}
     common |= {"tags": tuple(tags), "note": note, "live_code": live_code}
     if not sweep:
-        resolved, places = load_with_places(file, given, settings_file)
+        resolved = load(file, given, settings_file)
         new = new_name(resolved.name) if name is None else name
         check_name(new)
         # Plug-ins of the recipe may have registered some.
         wanted = parse_metrics(metrics)
-        return SubmitOptions(path=root / new, recipe=resolved, places=places, metrics=wanted, **common)
+        return SubmitOptions(path=root / new, recipe=resolved, metrics=wanted, **common)
     axes = axes_of(sweep)
     refuse_twice("--sweep", [axis.key for axis in axes], given)
     # A recipe may be complete only with the values of a cell: its name is in any of them.

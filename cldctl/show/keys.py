@@ -35,7 +35,7 @@ def show(name: str | None) -> None:
         _section(found)
     else:
         section, variant = found
-        doc = f"{section.variants[variant]} ({section.name}.{section.selector}={variant})"
+        doc = f"{section.variants[variant]} ({section.selector}={variant})"
         out.print(strong("", f"{section.name}.{variant}", f": {doc}"))
         _table(section.keys_of(variant))
 
@@ -43,7 +43,7 @@ def show(name: str | None) -> None:
 def _section(section: Section) -> None:
     out.print(strong("", section.name, f": {section.doc}"))
     for variant, doc in section.variants.items():
-        out.print(f"  {section.name}.{section.selector}={variant}: {doc}")
+        out.print(f"  {section.selector}={variant}: {doc}")
     if section.variants:
         out.print()
     _table(section.keys)
@@ -81,7 +81,7 @@ def _variants_with(key: Key) -> str:
     mine = [variant for meaning in key.meanings for variant in meaning.variants]
     if section is None or not mine or set(mine) == set(section.variants):
         return ""
-    return f"{key.section}.{section.selector}={', '.join(mine)}"
+    return f"{section.selector}={', '.join(mine)}"
 
 
 def _values_in_recipes(key: str) -> list[str]:

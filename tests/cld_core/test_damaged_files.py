@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from cld_core import npz
-from cld_core.checkpoint.files import Sidecar, newest_good, sidecar_of, verify
-from cld_core.checkpoint.published import read as read_published
+from cld_core.checkpoint.files import newest_good, sidecar_of, verify
 from cld_core.config.train import OptimSpec
 from cld_core.data import folder as folder_module
 from cld_core.data.folder import MOST_PIXELS
@@ -37,6 +36,7 @@ from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.reports import current_report
 from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.evaluate.weights import NotWeights, state_of
+from cld_core.importing import read as read_published
 from cld_core.run import RunFolder, code
 from cld_core.solutions import in_run
 from tests.fuzz.campaign import one
@@ -87,7 +87,7 @@ def read_all(run: RunFolder) -> None:
     run.ledger.history()
     code.read(code.folder_of(run.path))
     for step in run.checkpoint_steps():
-        sidecar_of(run, step)
+        sidecar_of(run.checkpoint_file(step))
     for read in (lambda: newest_good(run), lambda: in_run(run), lambda: sweeps_of(run), run.recipe):
         without_errors(read)
     for work in evaluations_of(run):
@@ -229,7 +229,7 @@ def test_wrong_values_in_a_sidecar(tmp_path, name, value):
     own = json.dumps({**own, **own["state"]}[name], indent=1).replace("\n", "\n ")
     sidecar.write_text(text.replace(f'"{name}": {own}', f'"{name}": {value}', 1))
     assert sidecar.read_text() != text
-    assert Sidecar.read(sidecar) is None
+    assert sidecar_of(sidecar) is None
     with pytest.raises(CheckpointError, match="sidecar"):
         verify(run, 120)
 

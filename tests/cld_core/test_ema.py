@@ -22,7 +22,7 @@ def test_an_update_on_the_device_holds_few_changes_at_once_and_is_that_of_the_ho
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        on_device.update_unless(torch.tensor(skip))
+        on_device.update(torch.tensor(skip))
         if not skip:
             on_host.update()
     assert sizes == 3 * [64, 64, 12]
@@ -38,3 +38,31 @@ def test_an_average_of_another_shape_is_refused_and_named():
     with pytest.raises(ValueError, match=r"averaged weights: bias has shape \(1,\), not \(3,\)"):
         ema.load_state_dict({**state, "average": wrong})
     torch.testing.assert_close(ema.average, before)
+
+
+def test_the_decay_ramps_up():
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    ema = Ema(net, decay=0.5)
+    nn.init.ones_(net.weight)
+    ema.update()
+    assert float(ema.average[0]) == pytest.approx(1 - 2 / 11)
+    for _ in range(20):
+        ema.update()
+    before = float(ema.average[0])
+    ema.update()
+    assert 1 - float(ema.average[0]) == pytest.approx(0.5 * (1 - before), abs=1e-7)
+
+
+def test_late_updates_are_as_precise_on_the_device():
+    moved = []
+    for skip in (None, torch.tensor(False)):
+        net = nn.Linear(3, 4)
+        nn.init.zeros_(net.weight)
+        ema = Ema(net, decay=0.9999)
+        ema.load_state_dict({**ema.state_dict(), "updates": 800_000})
+        nn.init.ones_(net.weight)
+        ema.update(skip)
+        assert ema.state_dict()["updates"] == 800_001
+        moved.append(ema.average[0])
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=0)

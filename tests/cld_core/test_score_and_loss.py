@@ -38,6 +38,23 @@ def test_losses_agree_with_the_published_ones(name):
         torch.testing.assert_close(loss, toy.data[f"{case}/loss"], rtol=1e-5, atol=2e-6)
 
 
+@torch.no_grad()
+def test_an_objective_of_a_plug_in_draws_what_its_spec_says():
+    """Whatever it is called: the perturbed data and the score are those of one kernel."""
+    toy = parity.load("mlp_cld_mixed")
+
+    class Given(ObjectiveSpec):
+        kernel = "dsm"
+
+    for spec, same in ((ObjectiveSpec(name="mine"), "hsm"), (Given(name="mine"), "dsm")):
+        found = []
+        for objective in (spec, ObjectiveSpec(name=same)):
+            matching = ScoreMatching(toy.sde, objective)
+            draws = matching.draw(torch.Generator().manual_seed(0), len(toy.data["x"]), (2,))
+            found.append(matching.losses(Score(toy.sde, objective, toy.net), toy.data["x"], draws).weighted)
+        assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("name", parity.TOYS)
 @torch.no_grad()
 def test_the_score_at_many_times_is_that_at_each(name):

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
-from cld_core.config.registry import specs_of
-from cld_core.config.sections import known_keys
+from cld_core.config.registry import known, specs_of
 from tests.support.paths import RECIPES
 
 from .campaign import Target
@@ -39,7 +38,7 @@ def _shipped() -> tuple[tuple[str, str, dict[str, Any]], ...]:
 @functools.cache
 def _keys() -> tuple[str, ...]:
     files = sorted(RECIPES.glob("*.yaml"))
-    return tuple(key for file in files for key in known_keys(specs_of(load(file))))
+    return tuple(key for file in files for key, entry in known(specs_of(load(file))).items() if not entry.is_section)
 
 
 def text_of(rng: random.Random) -> bytes:

@@ -108,7 +108,7 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
 
 
 def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.checkpoint import published
+    from cld_core import importing
     from cld_core.checkpoint.files import weights_file
     from cld_core.checkpoint.load import load
     from cld_core.config.train import OptimSpec
@@ -119,7 +119,7 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     if rng.random() < 0.4:
         net, content = _published()
         (folder / "p.pth").write_bytes(_spoilt(rng, content))
-        return lambda: published.read(folder / "p.pth", net, OptimSpec())
+        return lambda: importing.read(folder / "p.pth", net, OptimSpec())
     shutil.copytree(_run(), folder / "run")
     run = RunFolder(folder / "run")
     path = run.checkpoint_file(STEP)

@@ -15,17 +15,17 @@ import pytest
 import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.gpu import halved
 from cld_core import numerics
+from cld_core.checkpoint import write
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.write import CheckpointWriter
 from cld_core.config import load
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
-from tests.support.images import clone
 from tests.support.paths import RECIPES, ROOT
 from tests.support.tools import same
 
@@ -77,9 +77,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def on_cpu(value: Any) -> Any:
     """A copy on the CPU, where it is no memory of a step."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    return {name: on_cpu(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), value)
 
 
 @pytest.mark.parametrize("name", ON_GPUS)
@@ -139,7 +137,7 @@ def test_an_overflow_in_float16_changes_nothing_but_the_loss_scale(recipe):
             made.step(step)
             made.scaler.update(SCALE)
         made.take_scalars()
-        before = clone(parts(made.state_dict()))
+        before = on_cpu(parts(made.state_dict()))
         first = next(module for module in made.net.modules() if isinstance(module, nn.Conv2d))
         hook = first.register_forward_hook(lambda module, arguments, output: output * TOO_LARGE)
         made.step(3)
@@ -201,7 +199,7 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
     """At most half as long as for a plain `torch.save`, where that takes long enough to tell."""
     made_of = recipe("cifar10", "train.precision=fp32", "train.compile=false")
     folder = RunFolder.create(tmp_path / "run", made_of, {"created": 0.0})
-    writer, plainly, without, saving = CheckpointWriter(folder, keep=1), [], [], []
+    writer, plainly, without, saving = write.checkpoints(folder, keep=1), [], [], []
 
     def timed(times: list[float], work) -> None:
         synchronise()
@@ -219,7 +217,7 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
             done += 1
 
         def save_and_step() -> None:
-            writer.save(done, made.state_dict(), held_still=True)
+            writer.save(done, made.state_dict())
             step()
 
         # The first round creates moments and pinned memory.
@@ -289,6 +287,4 @@ def distance(a: Any, b: Any) -> float:
 
 
 def tensors(state: Any) -> list[Tensor]:
-    if isinstance(state, Tensor):
-        return [state.double()] if state.is_floating_point() else []
-    return [tensor for name in state for tensor in tensors(state[name])] if isinstance(state, dict) else []
+    return [leaf.double() for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

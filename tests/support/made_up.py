@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.checkpoint.files import FORMAT, Content, Sidecar, weights_digest, weights_file
+from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.digests import checksum
 from cld_core.evaluate.request import EvalRequest
@@ -32,7 +33,7 @@ def vouch(run: RunFolder, step: int, **about: Any) -> None:
         Content(file.stat().st_size, checksum(file)) for file in (run.checkpoint_file(step), weights_file(run, step))
     )
     sidecar = Sidecar(format=FORMAT, step=step, state=state, weights=weights, **about)
-    sidecar.write(run.checkpoint_file(step).with_suffix(".json"))
+    write_json(run.checkpoint_file(step).with_suffix(".json"), to_plain(sidecar, sparse=True))
 
 
 def seeds(

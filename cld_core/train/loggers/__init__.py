@@ -19,24 +19,25 @@ from cld_core.config.schema import leaves
 from cld_core.files import Dropping
 from cld_core.imports import resolve
 from cld_core.registration import table
-from cld_core.run import Attempt, RunFolder
+from cld_core.run import RunFolder
 from cld_core.sanitize import fenced, local_time, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# By name, "module:attribute" of a class that is called with an `About`, imported when a recipe names it. Each of them
-# may be slow or fail: they run in threads of their own.
+# By name, "module:attribute" of a class that is called with an `About`. Each of them may be slow or fail: they run in
+# threads of their own.
 _SHIPPED = {
+    "tensorboard": "cld_core.train.loggers.tensorboard:TensorboardLogger",
     "wandb": "cld_core.train.loggers.wandb_logger:WandbLogger",
     "mlflow": "cld_core.train.loggers.mlflow_logger:MlflowLogger",
 }
 LOGGERS = table("loggers", _SHIPPED)
-TITLES = {"wandb": "Weights & Biases", "mlflow": "MLflow"}
+TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "MLflow"}
 # Reports that wait at most; what comes then is dropped.
 _MOST = 2_000
-# Seconds before a logger that could not be opened is tried again.
-_AGAIN_S = 60.0
+# Seconds before a logger that could not be opened, or has failed, is tried again.
+_AGAIN_S = 30.0
 # Seconds that the end of an attempt waits for loggers. SIGTERM leaves 30 for all that there is to do.
 CLOSE_S = 10.0
 # The sections that a model and its training depend on.
@@ -87,27 +88,26 @@ class Logger(Protocol):
 Work = Callable[[Logger], object]
 
 
-def opened(about: About, over: Callable[[str], Over]) -> list[Logger]:
+def opened(about: About, over: Callable[[str], Over]) -> list["Background"]:
     """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins.
 
     Args:
         over: makes, of the name of a logger, what is told when something of it was dropped.
     """
-    from .tensorboard import Board
+    # Its packages take seconds to load, which in a thread would hold up the first steps.
+    import torch.utils.tensorboard  # noqa: F401
 
-    loggers: list[Logger] = [Board(about, over("tensorboard"))]
-    for name in [*about.recipe.monitor.chosen(), *(name for name in LOGGERS if name not in _SHIPPED)]:
-        loggers.append(Background(TITLES.get(name, name), partial(_made, name, about), over(name)))
-    return loggers
+    names = ["tensorboard", *about.recipe.monitor.chosen(), *(name for name in LOGGERS if name not in _SHIPPED)]
+    return [Background(TITLES.get(name, name), partial(_made, name, about), over(name)) for name in names]
 
 
-def close(loggers: Sequence[Logger], end: End) -> None:
+def close(loggers: Sequence["Background"], end: End, within_s: float) -> None:
     """Let loggers write what is left, all at the same time: together they get a few seconds."""
+    deadline = time.monotonic() + within_s
     for logger in loggers:
-        if isinstance(logger, Background):
-            logger.begin_close(end)
+        logger.begin_close(end)
     for logger in loggers:
-        logger.close(end)
+        logger.leave(deadline)
 
 
 def _made(name: str, about: About) -> Logger:
@@ -127,73 +127,48 @@ class Background:
     """
 
     def __init__(self, title: str, make: Callable[[], Logger], over: Over) -> None:
-        self._title, self._make = title, make
+        self._make = make
         self._dropping = Dropping(f"the log in {title}", over)
-        self._works: queue.Queue[Work | None] = queue.Queue(_MOST)
+        self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         # What became of each report. The ledger and the warnings belong to the thread that trains.
         self._outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self._end: End = "stopped"
-        self._within_s, self._told = CLOSE_S, False
-        self._deadline: float | None = None
         self._deserted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"log in {title}", daemon=True)
         self._thread.start()
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        kept = dict(values)
-        self._ask(lambda logger: logger.scalars(kept, step))
+    def tell(self, work: Work) -> None:
+        """Let the thread call ``work`` with the logger, after what it was told before."""
+        self._review()
+        if self._works.qsize() < _MOST:
+            self._works.put(work)
+        else:
+            self._dropping.failed(OSError("it is too slow"))
 
-    def text(self, name: str, markdown: str, step: int) -> None:
-        self._ask(lambda logger: logger.text(name, markdown, step))
+    def begin_close(self, end: End) -> None:
+        """Let the logger end after what is left, without waiting for it."""
+        self._end = end
+        self._works.put(None)
 
-    def picture(self, name: str, pixels: "Tensor", step: int) -> None:
-        self._ask(lambda logger: logger.picture(name, pixels, step))
-
-    def begin_close(self, end: End, within_s: float = CLOSE_S) -> None:
-        """Let the logger end without waiting for it; `close` waits until ``within_s`` seconds from now."""
-        self._end, self._within_s, self._deadline = end, within_s, time.monotonic() + within_s
-        with contextlib.suppress(queue.Full):
-            self._works.put_nowait(None)
-            self._told = True
-
-    def close(self, end: End, within_s: float = CLOSE_S) -> None:
-        """Wait for what is left, but not longer than ``within_s`` seconds, or than `begin_close` was asked for."""
-        if self._deadline is None:
-            self.begin_close(end, within_s)
-        if not self._told:
-            with contextlib.suppress(queue.Full):
-                self._works.put(None, timeout=self._left_s())
-                self._told = True
-        if self._told:
-            self._thread.join(self._left_s())
+    def leave(self, deadline: float) -> None:
+        """Wait for the end until a moment of `time.monotonic`, and drop what is left then."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
         self._deserted.set()
         self._review()
         if self._thread.is_alive():
-            self._dropping.failed(TimeoutError(f"it does not answer within {self._within_s:g} s"))
-            self._dropping.count += self._works.qsize() - self._told
+            self._dropping.failed(TimeoutError("it does not answer in time"))
+            self._dropping.count += max(0, self._works.qsize() - 1)
         self._dropping.ended()
-
-    def _left_s(self) -> float:
-        return max(0.0, (self._deadline or 0.0) - time.monotonic())
-
-    def _ask(self, work: Work) -> None:
-        self._review()
-        try:
-            self._works.put_nowait(work)
-        except queue.Full:
-            self._dropping.failed(OSError("it is too slow"))
 
     def _review(self) -> None:
         """Report what the thread has met since the last call."""
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 outcome = self._outcomes.get_nowait()
-            except queue.Empty:
-                return
-            if outcome is None:
-                self._dropping.succeeded()
-            else:
-                self._dropping.failed(_as_os_error(outcome))
+                if outcome is None:
+                    self._dropping.succeeded()
+                else:
+                    self._dropping.failed(_as_os_error(outcome))
 
     def _run(self) -> None:
         logger: Logger | None = None
@@ -203,16 +178,16 @@ class Background:
                 self._outcomes.put(last)
                 continue
             try:
-                if logger is None:
-                    not_before = time.monotonic() + _AGAIN_S
-                    logger = self._make()
-                    not_before = 0.0
+                logger = logger or self._make()
                 work(logger)
             except Exception as error:
-                last = error
+                # Another one continues its curve.
                 if logger is not None:
-                    _dismiss(logger)
+                    with contextlib.suppress(Exception):
+                        logger.close("stopped")
                 logger = None
+                last = error
+                not_before = time.monotonic() + _AGAIN_S
                 self._outcomes.put(error)
             else:
                 self._outcomes.put(None)
@@ -221,12 +196,6 @@ class Background:
                 logger.close(self._end)
             except Exception as error:
                 self._outcomes.put(error)
-
-
-def _dismiss(logger: Logger) -> None:
-    """Close a logger that has failed: another one continues its curve."""
-    with contextlib.suppress(Exception):
-        logger.close("stopped")
 
 
 def _as_os_error(error: Exception) -> OSError:
@@ -243,36 +212,34 @@ def hyperparameters(recipe: Recipe) -> dict[str, bool | int | float | str]:
     return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values}
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """The recipe as a block of YAML in Markdown, without what may be secret."""
-    return fenced(to_yaml(recipe.to_share()), "yaml")
+def texts_about(about: About) -> dict[str, str]:
+    """Texts in Markdown: the recipe without what may be secret, and which attempt this is.
 
-
-def attempt_text(about: About) -> str:
-    """Which attempt this is, where and with what it runs, and why the one before it ended, as a table in Markdown."""
-    attempts = about.folder.ledger.full_history().attempts
-    # Without a scheduler or a ledger, there is less to tell.
-    this = next((attempt for attempt in attempts if attempt.attempt == about.attempt), None)
-    before = next((attempt for attempt in attempts if attempt.attempt == about.attempt - 1), None)
+    The latter is a table of where and with what it runs, and why the one before it ended.
+    """
+    texts = {"recipe": fenced(to_yaml(about.recipe.to_share()), "yaml")}
     facts: dict[str, object] = {"attempt": about.attempt, "from step": about.first_step}
-    if this is not None:
-        facts |= {
-            "began": local_time(this.started, "%Y-%m-%d %H:%M:%S"),
-            "job": this.job_id,
-            "machines": ", ".join(dict.fromkeys(this.hosts)) or this.host,
-            "GPU": this.gpu,
-            "code": this.code,
-            "versions": ", ".join(f"{name} {version}" for name, version in this.versions.items()),
-        }
-    if before is not None:
-        facts["the one before"] = _ended(before)
+    try:
+        attempts = about.folder.ledger.full_history().attempts
+    except OSError:
+        return texts  # A ledger that cannot be read at this moment keeps nothing from training.
+    # Without a scheduler or a ledger, there is less to tell.
+    for attempt in attempts:
+        if attempt.attempt == about.attempt:
+            facts |= {
+                "began": local_time(attempt.started, "%Y-%m-%d %H:%M:%S"),
+                "job": attempt.job_id,
+                "machines": ", ".join(dict.fromkeys(attempt.hosts)) or attempt.host,
+                "GPU": attempt.gpu,
+                "code": attempt.code,
+                "versions": ", ".join(f"{name} {version}" for name, version in attempt.versions.items()),
+            }
+        if attempt.attempt == about.attempt - 1:
+            where = "" if attempt.last_step is None else f" at step {attempt.last_step}"
+            why = f": {attempt.detail}" if attempt.detail else ""
+            facts["the one before"] = f"{attempt.cause or 'end unknown'}{where}{why}"
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in facts.items() if value not in (None, ""))
-    return f"| | |\n| -- | -- |\n{rows}"
-
-
-def _ended(attempt: Attempt) -> str:
-    where = "" if attempt.last_step is None else f" at step {attempt.last_step}"
-    return f"{attempt.cause or 'end unknown'}{where}" + (f": {attempt.detail}" if attempt.detail else "")
+    return {**texts, "attempt": f"| | |\n| -- | -- |\n{rows}"}
 
 
 def _cell(value: object) -> str:

@@ -38,17 +38,14 @@ class MlflowLogger:
         self._id = self._continued(self._experiment(spec.experiment, spec.tracking_uri))
 
     def _experiment(self, name: str, uri: str) -> str:
-        """The id of the experiment, which is made if there is none; another run may make it at the same time."""
-        for may_fail in (True, False):
+        """The id of the experiment, which is made if there is none."""
+        try:
+            return str(self._client.create_experiment(name, artifact_location=_artifacts(uri)))
+        except Exception:
             found = self._client.get_experiment_by_name(name)
-            if found is not None:
-                return str(found.experiment_id)
-            try:
-                return str(self._client.create_experiment(name, artifact_location=_artifacts(uri)))
-            except Exception:
-                if not may_fail:
-                    raise
-        raise AssertionError("returns or raises")
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
     def _continued(self, experiment: str) -> str:
         from mlflow.entities import Param, RunTag

@@ -1,10 +1,12 @@
 """Weights & Biases: one run there for each run here, under its name, whatever the number of attempts."""
 
+import html
 import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from cld_core.codec import to_plain
 from cld_core.sanitize import one_line
 
 from . import About, End
@@ -39,8 +41,10 @@ class WandbLogger:
             if mode == "offline":
                 raise
             _tell_offline(one_line(error) or type(error).__name__, about)
+            import wandb
+
             # The process behind the package still holds the id.
-            _end_service()
+            wandb.teardown(exit_code=1)
             self._run = self._opened("offline")
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
@@ -69,7 +73,7 @@ class WandbLogger:
             resume="allow",
             mode=mode,
             dir=str(folder.path),
-            config=_plain(self._about.recipe.to_share()),
+            config=to_plain(self._about.recipe.to_share()),
             allow_val_change=True,
             reinit="create_new",
             settings=settings,
@@ -81,7 +85,7 @@ class WandbLogger:
     def text(self, name: str, markdown: str, step: int) -> None:
         import wandb
 
-        self._run.log({name: wandb.Html(_escaped(markdown), inject=False), "step": step})
+        self._run.log({name: wandb.Html(f"<pre>{html.escape(markdown)}</pre>", inject=False), "step": step})
 
     def picture(self, name: str, pixels: "Tensor", step: int) -> None:
         import wandb
@@ -93,12 +97,6 @@ class WandbLogger:
             # It will go on: W&B says "preempted", not "failed".
             self._run.mark_preempting()
         self._run.finish(exit_code=0 if end == "finished" else 1)
-
-
-def _end_service() -> None:
-    import wandb
-
-    wandb.teardown(exit_code=1)
 
 
 def _may_ask() -> bool:
@@ -113,16 +111,3 @@ def _may_ask() -> bool:
 def _tell_offline(reason: str, about: About) -> None:
     where = f"`wandb sync {about.folder.path / 'wandb'}/offline-run-*`"
     print(f"Weights & Biases is out of reach ({reason}); upload this attempt later with {where}", flush=True)
-
-
-def _escaped(markdown: str) -> str:
-    import html
-
-    return f"<pre>{html.escape(markdown)}</pre>"
-
-
-def _plain(value: Any) -> Any:
-    """Nested values with lists in place of tuples."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, tuple | list) else value

@@ -5,7 +5,7 @@ import shlex
 import sys
 from typing import Any
 
-from cld_core.config.cluster import ClusterSpec, misread, not_plain, problems
+from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
 from cld_core.sanitize import printable
 from cldctl.clusters import submitit_jobs, this_machine
@@ -102,7 +102,7 @@ def _check_texts(spec: JobSpec) -> None:
     for argument in (*spec.aftermath, sys.executable, *([] if spec.code is None else [str(spec.code)])):
         _require("path", argument, not_plain(argument))
     # Again, since the spec may be made in another way than from a recipe.
-    for key, problem in problems(spec.size):
+    for key, _, problem in spec.size.problems():
         empty = "[]" if isinstance(getattr(spec.size, key), tuple) else "null"
         fix = f"`cldctl resume {spec.name} cluster.{key}={empty}` changes that of a run"
         raise RecipeError(f"recipe: 'cluster.{key}' {problem} {fix}.")

@@ -26,7 +26,7 @@ def test_the_device_skips_what_the_host_does_not_update():
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        on_device.update_unless(torch.tensor(skip))
+        on_device.update(torch.tensor(skip))
         if number == 0:
             assert same(on_device.averages, before), "a first step that is skipped leaves no NaN"
         if not skip:
@@ -64,7 +64,7 @@ def test_the_order_of_lengths_does_not_matter():
 def test_without_lengths_nothing_is_kept():
     power = PowerAverages(nn.Linear(2, 3), ())
     power.update()
-    power.update_unless(torch.tensor(False))
+    power.update(torch.tensor(False))
     assert (power.averages, power.state_dict(), power.updates, power.begins) == ([], {}, 0, False)
 
 

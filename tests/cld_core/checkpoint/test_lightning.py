@@ -107,8 +107,3 @@ def test_what_does_not_fit_is_named(content, tmp_path, change, words):
         import_published(file, recipe(), tmp_path / "runs" / "psld", {})
     assert str(file) in str(refused.value)
     assert not (tmp_path / "runs").exists()
-
-
-def test_another_network_is_named_with_both_shapes(content, tmp_path):
-    with pytest.raises(WrongCheckpointError, match=r"is .* but .* in the recipe's network"):
-        import_published(saved(content, tmp_path), recipe("network.channels=32"), tmp_path / "runs" / "psld", {})

@@ -12,9 +12,9 @@ import torch
 
 from cld_core.checkpoint import write as writing
 from cld_core.checkpoint.files import newest_good, sidecar_of, slowest_save_s, weights_file
-from cld_core.checkpoint.load import KINDS, averaged_weights
+from cld_core.checkpoint.load import averaged_weights
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.write import CheckpointWriter
+from cld_core.checkpoint.write import KINDS, checkpoints
 from cld_core.config import load
 from cld_core.errors import LeaseLostError, SaveError
 from cld_core.run import RunFolder
@@ -31,41 +31,30 @@ def test_what_was_saved_is_loaded(run):
     assert "average" not in torch.load(run.checkpoint_file(10), weights_only=True)["ema"], "it is stored once"
     tensors = averaged_weights(run, 10).tensors
     assert sorted(tensors) == ["fixed", "w"], "all that a network has"
-    sidecar = sidecar_of(run, 10)
+    sidecar = sidecar_of(run.checkpoint_file(10))
     assert sidecar is not None
     assert sidecar.state.bytes == run.checkpoint_file(10).stat().st_size
     assert sidecar.weights.bytes == weights_file(run, 10).stat().st_size
     assert sidecar.seconds == slowest_save_s(run)
 
 
-def test_the_snapshot_is_of_the_moment_of_the_call(run):
-    writer = CheckpointWriter(run, keep=3)
-    content = state(1.0)
+def test_a_state_is_copied_in_the_background_until_settled(run, monkeypatch):
+    gate, fill = threading.Event(), writing._fill
+    monkeypatch.setattr(writing, "_fill", lambda pairs: (gate.wait(10), fill(pairs)))
+    writer, content = checkpoints(run, keep=3), state(1.0)
     writer.save(5, content)
-    content["model"]["w"].zero_()
-    writer.save(6, content)
-    writer.wait()
-    assert load_checkpoint(run, 5)["model"]["w"][0] == 1.0
-    assert load_checkpoint(run, 6)["model"]["w"][0] == 0.0
-
-
-def test_a_state_that_is_held_still_is_copied_in_the_background_until_settled(run, monkeypatch):
-    gate, copy = threading.Event(), writing._copy
-    monkeypatch.setattr(writing, "_copy", lambda pairs: (gate.wait(10), copy(pairs)))
-    writer = CheckpointWriter(run, keep=3)
-    content = state(1.0)
-    writer.save(5, content, held_still=True)
     assert not writer._copied.is_set()
     gate.set()
     writer.settled()
     content["model"]["w"].zero_()
+    writer.save(6, content)
     writer.wait()
-    assert torch.equal(load_checkpoint(run, 5)["model"]["w"], torch.ones(100))
+    assert [load_checkpoint(run, step)["model"]["w"][0] for step in (5, 6)] == [1.0, 0.0]
 
 
 def test_saving_waits_for_the_save_before_it_only(run):
     gate = threading.Event()
-    writer = CheckpointWriter(run, keep=3, check_owner=lambda: gate.wait(10) and None)
+    writer = checkpoints(run, keep=3, check_owner=lambda: gate.wait(10) and None)
     writer.save(1, state())
     assert run.checkpoint_steps() == []
     second = threading.Thread(target=writer.save, args=(2, state()))
@@ -79,7 +68,7 @@ def test_saving_waits_for_the_save_before_it_only(run):
 
 
 def test_the_last_k_and_the_milestones_are_kept(run):
-    writer = CheckpointWriter(run, keep=2, milestone=lambda step: step == 20)
+    writer = checkpoints(run, keep=2, milestone=lambda step: step == 20)
     for step in (10, 20, 30, 40, 50):
         writer.save(step, state())
     writer.wait()
@@ -93,7 +82,7 @@ def test_an_owner_that_lost_the_lease_writes_nothing(run):
     def lost():
         raise LeaseLostError("taken over")
 
-    writer = CheckpointWriter(run, keep=2, check_owner=lost)
+    writer = checkpoints(run, keep=2, check_owner=lost)
     writer.save(10, state())
     with pytest.raises(LeaseLostError):
         writer.wait()
@@ -109,7 +98,7 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
         pytest.skip("this machine does not let root mount a tmpfs")
     try:
         run = RunFolder.create(small / "mine", load(TOY), {"created": 1.0})
-        writer = CheckpointWriter(run, keep=3)
+        writer = checkpoints(run, keep=3)
         writer.save(1, state())
         writer.save(2, {**state(), "more": torch.zeros(1_000_000)})
         with pytest.raises(SaveError, match=r"step_00000002.*no space left.*cldctl resume"):
@@ -143,7 +132,7 @@ class Disk:
 def test_a_save_is_repeated_until_the_disk_takes_it(run, monkeypatch, capsys, error):
     disk = Disk(monkeypatch, error)
     disk.fails = lambda tries: tries <= 5
-    writer = CheckpointWriter(run, keep=3)
+    writer = checkpoints(run, keep=3)
     writer.save(1, state())
     writer.wait(within_s=300)
     assert newest_good(run) == (1, [])
@@ -159,7 +148,7 @@ def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_pl
     disk = Disk(monkeypatch)
     disk.fails = lambda tries: not disk_is_free.is_set()
     disk_is_free = threading.Event()
-    writer = CheckpointWriter(run, keep=3)
+    writer = checkpoints(run, keep=3)
     writer.save(1, state(1.0))
     while disk.tries < 3:
         time.sleep(0.01)
@@ -181,7 +170,7 @@ def test_an_owner_that_cannot_be_known_writes_nothing_until_it_is(run, monkeypat
             raise unknown.pop()
 
     monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
-    writer = CheckpointWriter(run, keep=2, check_owner=check)
+    writer = checkpoints(run, keep=2, check_owner=check)
     writer.save(10, state())
     writer.wait(within_s=300)
     assert run.checkpoint_steps() == [10]
@@ -194,7 +183,7 @@ def test_a_file_that_is_written_again_has_no_sidecar_meanwhile(run, monkeypatch)
     def killed(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(writing, "_vouch", killed)
+    monkeypatch.setattr(writing, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         writing.write(run, 10, state(2.0))
     assert weights_file(run, 10).exists()

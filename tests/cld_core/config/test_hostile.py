@@ -38,15 +38,15 @@ def refusal(*arguments, **keywords) -> str:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (f"train:\n  steps: {'9' * 400}\n", ["line 2", "'train.steps'", "a number of 400 digits"]),
+        (f"train:\n  steps: {'9' * 400}\n", ["line 2", "'train.steps'", "a number of about 400 digits"]),
         (f"train:\n  steps: {'9' * 6000}\n", ["line 2", "'train.steps'", "not a number"]),
         (f"train:\n  steps: 0x{'f' * 6000}\n", ["line 2", "'train.steps'", "digits"]),
         ("optim:\n  lr: 1e999\n", ["line 2", "'optim.lr'", "inf"]),
         ("train: &a [*a]\n", ["line 1", "'train'", "levels deep"]),
         ("&a a: &a [*a]\n", ["line 1", "not valid YAML"]),
         (f"a: &a [x]\n{LAUGHS}", ["values", "aliases"]),
-        ("train: {steps: 1}\nnull: 3\n", ["line 2", "a key of the recipe is not a text"]),
-        ("train:\n  3: 4\n", ["line 2", "a key of 'train' is not a text"]),
+        ("train: {steps: 1}\nnull: 3\n", ["line 2", "the recipe has no key 'null'"]),
+        ("train:\n  3: 4\n", ["line 2", "'train' has no key '3'"]),
         ("name: x\ntrain.steps: 5\n", ["line 2", "'train.steps'", "nested", "`train: {steps: 9}`"]),
         ("train:\n  steps: '${'\n", ["line 2", "'train.steps'", "${"]),
         ("train:\n  steps: '${train.steps}'\n", ["line 2", "'train.steps'", "refers to"]),
@@ -124,13 +124,8 @@ def test_a_hostile_override(override):
         ("eval.samples=1e14", "1e+08"),
         ("train.batch_size=1e14", "1e+07"),
         ("sampling.method=em sampling.nfe=1e14", "1e+06"),
-        ("eval.elbo.probes=1e14", "10000"),
-        ("eval.kid.subsets=1e14", "100000"),
-        ("network.layers=1e14", "1000"),
-        ("periodic.samples=1e14", "10000"),
         ("train.steps=1e18", "1e+12"),
         ("cluster.tasks_per_node=1e9", "1024"),
-        ("cluster.nodes=1e9", "100000"),
     ],
 )
 def test_counts_are_bounded(override, limit):
@@ -150,18 +145,12 @@ def test_a_chain_of_ancestors_ends(tmp_path):
     assert load(tmp_path / "1190.yaml").name == "last"
 
 
-def test_ancestors_in_a_circle_are_refused(tmp_path):
-    write(tmp_path, "extends: b.yaml\n", "a.yaml")
-    write(tmp_path, "extends: a.yaml\n", "b.yaml")
-    assert "circle" in refusal(tmp_path / "a.yaml")
-
-
 @pytest.mark.timeout(20)
 def test_what_is_not_a_regular_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "zero.yaml").symlink_to("/dev/zero")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
-    for name in ("pipe.yaml", "zero.yaml", "loop.yaml", "a\0b"):
+    for name in ("pipe.yaml", "zero.yaml", "loop.yaml", "a\0b", "none.yaml", ""):
         assert "cannot read" in refusal(tmp_path / name)
         assert refusal(TOY, profile=tmp_path / name)
     for name in ("pipe.yaml", "zero.yaml", "loop.yaml"):
@@ -177,32 +166,6 @@ def test_the_environment_is_never_read(tmp_path, monkeypatch):
     assert load(write(tmp_path, "name: $TOKEN\n")).name == "$TOKEN"
 
 
-def test_references(tmp_path):
-    text = "name: 'r-${train.steps}-${ sde.beta0 }'\ntrain: {steps: 100, log_every: '${train.keep}', keep: 7}\n"
-    file = write(tmp_path, f"{text}sde: {{beta0: 2.5}}\n")
-    recipe = load(file, ["train.checkpoint_every=${train.keep}"])
-    assert recipe.name == "r-100-2.5"
-    assert (recipe.train.log_every, recipe.train.checkpoint_every) == (7, 7)
-
-
-LITERALS = ["${HOME}", "\\${HOME}", "a\\\\${b}", "${oc.env:HOME}", "${", "${train.steps}", "}${}{", "\\"]
-
-
-@pytest.mark.parametrize("text", LITERALS)
-def test_a_text_with_a_dollar_survives(tmp_path, text):
-    """Escaped once, it is the same in the frozen recipe, in what was exported, and after further overrides."""
-    escaped = text.replace("\\", "\\\\").replace("${", "\\${") if "${" in text else text
-    recipe = load(TOY, [f"monitor.mlflow.experiment='{escaped}'"])
-    assert recipe.monitor.mlflow.experiment == text
-    frozen = write(tmp_path, dump(recipe))
-    assert load_frozen(frozen) == recipe
-    assert load(frozen) == recipe
-    assert from_dict(recipe.to_dict(), "x.safetensors") == recipe
-    assert with_overrides(recipe, ["train.steps=5"]).monitor.mlflow.experiment == text
-    again = with_overrides(recipe, ["name=${monitor.mlflow.experiment}"])
-    assert again.name == text, "what a reference leads to is not read again"
-
-
 def test_overrides_are_settled_for_the_ledger(tmp_path):
     """A reference is resolved when it is typed: a later override of what it leads to changes nothing."""
     before = load(TOY)
@@ -211,16 +174,14 @@ def test_overrides_are_settled_for_the_ledger(tmp_path):
         "train.checkpoint_every=${train.steps}",
         "cluster.account='\\${HOME}'",
         "train={steps: 9, keep: '${train.steps}'}",
+        "sampling={nfe: 5, method: em}",
     ]
     recipe = with_overrides(before, typed)
     assert (recipe.train.checkpoint_every, recipe.train.keep, recipe.cluster.account) == (9, 9, "${HOME}")
     settled = anchored_overrides(typed, recipe, tmp_path)
-    assert settled == [
-        "train.checkpoint_every=9",
-        "cluster.account=\\${HOME}",
-        "train.steps=9",
-        "train.keep=9",
-    ]
+    # What selects a variant comes first.
+    words = r"sampling.method=em train.checkpoint_every=9 cluster.account=\${HOME} train.steps=9 train.keep=9"
+    assert settled == [*words.split(), "sampling.nfe=5"]
     assert load_frozen(frozen, settled) == recipe
     later = load_frozen(frozen, [*settled, "train.steps=77"])
     assert (later.train.steps, later.train.checkpoint_every) == (77, 9)
@@ -238,20 +199,8 @@ def test_a_run_keeps_what_was_typed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "tree",
-    [
-        None,
-        3,
-        [],
-        "x",
-        {"train.steps": 5},
-        {"train": {1: 2}},
-        {"": {}},
-        {"a\nb": 3},
-        {"../x": 3},
-        {"x" * 9000: 3},
-        {"train": {"a\x1b": 3}},
-        {"train": {"steps": 10**400}},
-    ],
+    [None, 3, [], {"train.steps": 5}, {"train": {1: 2}}, {"": {}}, {"a\nb": 3}, {"x" * 9000: 3}, {"name": 10**400}],
+    ids=lambda tree: repr(tree)[:20],
 )
 def test_a_hostile_dictionary(tree):
     with pytest.raises(RecipeError) as caught:

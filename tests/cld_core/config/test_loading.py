@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import dump, load, with_overrides
+from cld_core.config import dump, load
+from cld_core.config.network import MlpSpec
+from cld_core.config.sde import CldSpec
+from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -34,13 +37,9 @@ def test_the_toy_recipes_carry_the_published_settings():
     for name, data in (("toy", "multimodal_swissroll"), ("toy_diamond", "diamond")):
         recipe = load(RECIPES / f"{name}.yaml")
         assert recipe.data.name == data
-        assert (recipe.sde.name, recipe.sde.beta0, recipe.sde.beta1, recipe.sde.m_inv) == ("cld", 4.0, 0.0, 4.0)
-        assert (recipe.sde.gamma, recipe.sde.numerical_eps) == (0.04, 1e-6)
-        assert (recipe.network.name, recipe.network.width, recipe.network.layers) == ("mlp", 128, 5)
-        assert recipe.network.time_input == "raw"
-        objective = recipe.objective
-        assert (objective.name, objective.weighting, objective.mixed_score) == ("hsm", "reweightedv2", False)
-        assert objective.loss_eps == 1e-5
+        assert recipe.sde == CldSpec(beta0=4.0, beta1=0.0, m_inv=4.0, gamma=0.04, numerical_eps=1e-6)
+        assert recipe.network == MlpSpec(width=128, layers=5, time_input="raw")
+        assert recipe.objective == ObjectiveSpec(name="hsm", weighting="reweightedv2", mixed_score=False, loss_eps=1e-5)
         assert (recipe.optim.name, recipe.optim.lr, recipe.optim.warmup_steps) == ("adam", 1e-3, 0)
         assert (recipe.train.steps, recipe.train.batch_size, recipe.train.ema) == (800_000, 512, 0.999)
         assert (recipe.train.checkpoint_every, recipe.train.milestone_every) == (10_000, 50_000)
@@ -56,12 +55,6 @@ def test_extends_overrides_and_defaults(tmp_path):
     assert recipe.name == "mine"
 
 
-def test_interpolation(tmp_path):
-    recipe = load(write(tmp_path, "train: {steps: 100, checkpoint_every: '${train.steps}'}"))
-    assert recipe.train.checkpoint_every == 100
-    assert "${" in refused(write(tmp_path, "train: {steps: '${train.stebs}'}"))
-
-
 @pytest.mark.parametrize(
     ("override", "words"),
     [
@@ -73,29 +66,21 @@ def test_interpolation(tmp_path):
         ("train.steps.x=3", ["'train.steps.x'", "'train.steps'"]),
         ("xyzzy.q=1", ["'xyzzy.q'", "Keys of a recipe", "sampling"]),
         ("train.steps=abc", ["'abc'", "whole number"]),
-        ("train.steps=2.5", ["2.5", "whole number"]),
         ("train.steps='3'", ["'3'", "whole number"]),
-        ("train.steps=true", ["be true", "whole number"]),
         ("train.tf32=1", ["true or false"]),
-        ("train.compile=auto", ["train.compile", "true or false"]),
         ("optim.lr=-1", ["-1", "> 0"]),
-        ("optim.lr=.inf", ["a number"]),
         ("optim.lr=", ["be null", "a number"]),
         ("train.ema=1", ["< 1"]),
         ("network.name=resnt", ["'resnet'"]),
         ("network.hidden=3", ["with network.name=mlp"]),
-        ("objective.weighting=reweighted", ["reweightedv2"]),
         ("data.name=diamnd", ["'diamond'", "plugins"]),
-        ("trane.steps=5", ["unknown key 'trane.steps'", "Did you mean 'train.steps'"]),
-        ("foo.bar=3", ["unknown key 'foo.bar'", "Keys of a recipe: name, plugins, data"]),
         ("name.steps=3", ["name"]),
         ("data.plugin=ring.py", ["'data.plugin' has become 'plugins'", "plugins=FILE.py"]),
         ("eval.fid.plugin=x.py", ["'eval.fid.plugin' has become 'plugins'"]),
         ("plugins=3", ["'plugins' cannot be 3", "a list, each a text"]),
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("nonsense", ["KEY=VALUE"]),
-        ("a..b=1", ["KEY=VALUE"]),
-        ("data.name={", ["not YAML"]),
+        ("data.name={", ["not YAML", "data.name={", "Quote it"]),
     ],
 )
 def test_a_wrong_override_is_answered_with_the_right_one(override, words):
@@ -109,13 +94,10 @@ def test_a_wrong_override_is_answered_with_the_right_one(override, words):
     ("text", "words"),
     [
         ("train:\n  steps: 3\n  batchsize: 4\n", ["line 3", "'train.batchsize'", "'train.batch_size'"]),
-        ("train:\n  steps: many\n", ["line 2", "'many'"]),
         ("train:\n  steps: [3\n", ["not valid YAML", "line"]),
         ("- 1\n- 2\n", ["mapping of sections"]),
         ("", ["the recipe is empty"]),
-        ("# steps: 3\n", ["the recipe is empty"]),
         ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name"]),
-        ("extends: 3\n", ["file name"]),
         ("extends: mine.yaml\n", ["circle"]),
         ("train:\n  steps: 1\n  steps: 2\n", ["not valid YAML", "duplicate"]),
     ],
@@ -133,26 +115,26 @@ def test_an_error_in_the_parent_names_the_parent(tmp_path):
     assert "base.yaml, line 2" in message
 
 
-def test_unreadable_files(tmp_path):
-    assert "cannot read" in refused(tmp_path / "none.yaml")
-    assert "cannot read" in refused(tmp_path)
-    binary = tmp_path / "binary.yaml"
-    binary.write_bytes(b"\xff\xfe\x00")
-    assert "not a text file" in refused(binary)
+VPSDE = ["sde.name=vpsde", "objective.name=dsm"]
 
 
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["sde.name=vpsde"], "objective.name"),
-        (["sde.name=vpsde", "objective.name=dsm", "sampling.method=sscs"], "sampling.method"),
+        ([*VPSDE, "sampling.method=sscs"], "sampling.method"),
         (["sampling.grid_power=3", "sampling.method=em"], "sampling.grid_power"),
         (["sampling.grid_power=3", "sampling.method=exponential", "sampling.grid=linear"], "sampling.grid_power"),
         (["sampling.order=4", "sampling.method=exponential"], "sampling.order"),
         (["train.batch_size=3", "cluster.tasks_per_node=4"], "train.batch_size"),
         (["train.micro_batch=600"], "train.micro_batch"),
+        (["train.ema_every=100"], "train.ema_every"),
+        (["train.ema_lengths=[0.05,0.05]"], "train.ema_lengths"),
+        (["objective.label_dropout=0.2"], "objective.label_dropout"),
+        (["objective.times=importance"], "objective.times"),
+        (["data.name=gaussian", "data.labels=true"], "data.labels"),
+        (["hooks.on_change=3"], "hooks.on_change"),
         (["sde.beta0=0"], "sde.beta0"),
-        (["sde.name=vpsde", "objective.name=dsm", "sde.beta0=0", "sde.beta1=0"], "sde.beta0"),
+        ([*VPSDE, "sde.beta0=0", "sde.beta1=0"], "sde.beta0"),
     ],
 )
 def test_pairs_that_do_not_go_together(overrides, key):
@@ -168,20 +150,6 @@ def test_a_pair_names_the_place_of_either(tmp_path):
     assert re.match(r".*mine\.yaml, line 3: 'objective\.name'", message)
 
 
-def test_overrides_of_a_recipe_in_hand():
-    recipe = load(RECIPES / "toy.yaml")
-    assert with_overrides(recipe, []) == recipe
-    assert with_overrides(recipe, ["train.steps=5"]).train.steps == 5
-
-
-def test_what_makes_it_another_model():
-    recipe = load(RECIPES / "toy.yaml")
-    for same in ("train.steps=5", "optim.lr=1e-4", "sampling.method=em", "train.batch_size=64"):
-        assert with_overrides(recipe, [same]).model_digest() == recipe.model_digest()
-    for other in ("sde.beta0=5", "network.width=64", "objective.mixed_score=true", "data.name=diamond"):
-        assert with_overrides(recipe, [other]).model_digest() != recipe.model_digest()
-
-
 @pytest.mark.parametrize("value", ["1:00:00", "12:00", "0123", "1:30.5"])
 def test_numbers_that_yaml_misreads_are_refused(tmp_path, value):
     words = f"'cluster.account' cannot be {re.escape(value)}, which YAML reads as another number"
@@ -191,10 +159,6 @@ def test_numbers_that_yaml_misreads_are_refused(tmp_path, value):
     assert load(RECIPES / "toy.yaml", [f"cluster.account='{value}'"]).cluster.account == value
 
 
-def test_a_name_that_is_a_number_needs_no_quotes():
-    assert load(RECIPES / "toy.yaml", ["cluster.account=12345"]).cluster.account == "12345"
-
-
 @pytest.mark.parametrize(
     ("text", "value"), [("1e-4", 1e-4), ("1.5e3", 1500.0), (".5", 0.5), ("2", 2.0), ("1E-4", 1e-4)]
 )
@@ -202,8 +166,9 @@ def test_numbers_may_have_an_exponent(text, value):
     assert load(RECIPES / "toy.yaml", [f"optim.lr={text}"]).optim.lr == value
 
 
-def test_a_date_is_text_like_any_other():
-    assert load(RECIPES / "toy.yaml", ["cluster.account=2026-01-31"]).cluster.account == "2026-01-31"
+@pytest.mark.parametrize("text", ["12345", "2026-01-31"])
+def test_a_name_like_a_number_or_a_date_needs_no_quotes(text):
+    assert load(RECIPES / "toy.yaml", [f"cluster.account={text}"]).cluster.account == text
 
 
 @pytest.mark.parametrize("place", ["beside", "recipes", "shipped"])

@@ -6,17 +6,8 @@ from dataclasses import asdict
 import pytest
 
 import cld_core
-from cld_core.config import (
-    anchored_overrides,
-    dump,
-    from_dict,
-    load,
-    load_frozen,
-    override,
-    plugins,
-    registry,
-    with_overrides,
-)
+from cld_core import config
+from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -162,8 +153,8 @@ def test_overrides_of_plugins_are_anchored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = with_overrides(load(RECIPES / "toy.yaml"), ["plugins=empty.py"])
     assert recipe.plugins == (str(tmp_path / "empty.py"),)
-    (settled,) = anchored_overrides(["plugins=empty.py"], recipe, tmp_path)
-    assert override(settled) == ("plugins", [str(tmp_path / "empty.py")])
+    (settled,) = config.anchored_overrides(["plugins=empty.py"], recipe, tmp_path)
+    assert config.override(settled) == ("plugins", [str(tmp_path / "empty.py")])
 
 
 def test_fingerprints(tmp_path):

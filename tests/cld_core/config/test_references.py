@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cld_core.config import dump, load, load_frozen, with_overrides
+from cld_core.config import dump, from_dict, load, load_frozen, with_overrides
 from cld_core.config.keys import is_text
 from cld_core.config.loader import literal
 from cld_core.errors import RecipeError
@@ -32,7 +32,10 @@ def test_a_literal_stays_what_it_is(file, text):
     assert (recipe.name, recipe.cluster.setup) == (text, (text, text))
     file.write_text(dump(recipe))
     assert load_frozen(file) == load(file) == recipe
-    assert with_overrides(recipe, ["train.seed=${train.keep}"]).name == text
+    assert from_dict(recipe.to_dict(), "x.safetensors") == recipe
+    assert with_overrides(recipe, ["train.seed=7"]).name == text
+    again = with_overrides(recipe, ["train.seed=${train.keep}", "hooks.on_change=${name}"])
+    assert again.name == again.hooks.on_change == text, "what a reference leads to is not read again"
 
 
 @steadily
@@ -56,6 +59,7 @@ def test_references_are_replaced_or_refused(file, text):
         (r"\\${train.keep}", r"\7"),
         (r"\\\${train.keep}", r"\${train.keep}"),
         (r"\n$ {a}", r"\n$ {a}"),
+        ("$TOKEN", "$TOKEN"),
     ],
 )
 def test_spellings(file, text, value):

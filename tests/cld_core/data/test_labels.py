@@ -10,7 +10,7 @@ from PIL import Image
 
 from cld_core.classes import Classes
 from cld_core.config.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
-from cld_core.config.registry import names
+from cld_core.config.registry import SECTIONS
 from cld_core.data import store, toy
 from cld_core.data.cifar10 import CLASSES
 from cld_core.data.prepare import prepare, verify
@@ -130,7 +130,7 @@ def test_a_toy_label_is_that_of_the_mode(name):
 
 
 def test_recipes_know_which_toys_have_labels():
-    toys = [name for name in names("data") if name in toy.names()]
+    toys = [name for name in [*SECTIONS["data"].variants] if name in toy.names()]
     assert {name for name in toys if toy.get(name).classes is None} == set(TOYS_WITHOUT_LABELS)
 
 

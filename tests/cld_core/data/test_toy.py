@@ -19,10 +19,6 @@ def draws(name, n=4000):
     return toy.get(name).sample(n, torch.Generator().manual_seed(0))
 
 
-def test_the_recipe_knows_the_built_in_names():
-    assert {name for name in toy.names() if toy.get(name).sample.__module__ == toy.__name__} == set(TOY_DATA)
-
-
 @pytest.mark.parametrize("name", TOY_DATA)
 def test_samples(name):
     x = draws(name, 100)

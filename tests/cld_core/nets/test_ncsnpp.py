@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cld_core.config.network import NcsnppSpec
-from cld_core.errors import RecipeError
 from cld_core.nets.ncsnpp import FourierEmbedding, Ncsnpp, positional_embedding
 from tests.support.paths import FIXTURES
 
@@ -217,19 +216,3 @@ def test_another_image_size_is_refused_with_both_shapes():
     net = build(tiny())
     with pytest.raises(ValueError, match=r"\(2, 6, 8, 8\).*\(B, 6, 4, 4\)"):
         net(torch.randn(2, 6, 8, 8), torch.rand(2))
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"multipliers": ()}, "multipliers"),
-        ({"image_size": 6, "multipliers": (1, 2, 2)}, "multiple of 4"),
-        ({"attention": (3,)}, r"never has \[3\]"),
-        ({"fir_kernel": (1, 2, 1)}, "even number"),
-        ({"fir_kernel": (1, 3, 3, 2)}, "symmetric"),
-        ({"channels": 5, "embedding": "positional"}, "even number"),
-    ],
-)
-def test_keys_that_do_not_go_together_are_refused(keys, message):
-    with pytest.raises(RecipeError, match=message):
-        tiny(**keys)

@@ -9,16 +9,11 @@ from cld_core.checkpoint.load import load
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder, events
-from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.step import GradientFilter, Trainer
-from tests.support.images import clone, make_images, run_folder, tiny_recipe
+from tests.cld_core.train.conftest import attempt
+from tests.support.images import clone, run_folder, tiny_recipe
 from tests.support.tools import same
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "set")
 
 
 def poisoned(monkeypatch, when):
@@ -46,7 +41,7 @@ def rollbacks(run: RunFolder) -> list[events.RolledBack]:
 def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(data, tmp_path, monkeypatch):
     tried = poisoned(monkeypatch, lambda restart, step: restart == 0 and step == 6)
     run = run_folder(tmp_path, data)
-    assert session.run(run, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 12)
+    assert attempt(run) == session.SessionResult("finished", 12)
     assert [step for _, step in tried] == [*range(7), *range(4, 12)]
     assert {restart for restart, _ in tried[7:]} == {1_000_000}
     assert [(event.attempt, event.to_step) for event in rollbacks(run)] == [(0, 4)]
@@ -60,11 +55,11 @@ def test_a_bad_gradient_rolls_back_to_the_last_good_checkpoint_with_fresh_noise(
 def test_rollbacks_are_bounded_and_a_new_attempt_does_not_count_from_zero(data, tmp_path, monkeypatch):
     tried = poisoned(monkeypatch, lambda _, step: step == 6)
     run = run_folder(tmp_path, data, "train.max_rollbacks=2")
-    for attempt in range(2):
+    for number in (1, 2):
         with pytest.raises(NonFiniteError, match=r"2 rollbacks to step 4, .* did not help.*resume --from"):
-            session.run(run, Ranks(), StopFlag(), job_id="test")
+            attempt(run)
         assert run.ledger.history().rollbacks() == 2
-        assert [entry.cause for entry in run.ledger.history().attempts] == ["nonfinite"] * (attempt + 1)
+        assert [entry.cause for entry in run.ledger.history().attempts] == ["nonfinite"] * number
     assert [step for _, step in tried] == [*range(7), 4, 5, 6, 4, 5, 6, 4, 5, 6]
     assert len({restart for restart, _ in tried}) == 4
     assert run.checkpoint_steps() == [4]
@@ -99,7 +94,7 @@ def test_a_loss_that_is_not_finite_in_a_step_that_was_not_skipped_rolls_back(dat
 
     monkeypatch.setattr(Trainer, "_backward", backward)
     run = run_folder(tmp_path, data)
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    assert attempt(run).cause == "finished"
     assert [event.to_step for event in rollbacks(run)] == [8]
     assert "the loss is inf" in rollbacks(run)[0].reason
 

@@ -11,8 +11,7 @@ import torch.multiprocessing as multiprocessing
 from cld_core import seeds
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import load
-from cld_core.data.image_source import indices as indices_of
-from cld_core.ema import Ema
+from cld_core.data.image_source import order
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.likelihood import ElboRows
@@ -24,19 +23,14 @@ from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import events
 from cld_core.stop import StopCode, StopFlag
-from cld_core.train import session
 from cld_core.train.step import Trainer
+from tests.cld_core.train.conftest import attempt
 from tests.support.extractor import TINY
-from tests.support.images import clone, make_images, run_folder, tiny_recipe
+from tests.support.images import make_images, run_folder, tiny_recipe
 from tests.support.paths import RECIPES
 from tests.support.tools import same
 
 STEPS = 20
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "set")
 
 
 def trained(recipe, ranks=None, steps=STEPS) -> Trainer:
@@ -125,20 +119,9 @@ def test_the_images_of_a_resumed_epoch_are_each_seen_once(data, monkeypatch):
         made = Trainer(recipe, Ranks(), noise_key=key)
         for step in steps:
             made.step(step)
-    assert seen == [index for step in range(10) for index in indices_of(step, 6, n, 0).tolist()]
+    assert seen == [index for step in range(10) for index in order(step, 6, n, 0)[0].tolist()]
     for epoch in range(3):
         assert sorted(seen[n * epoch : n * (epoch + 1)]) == list(range(n))
-
-
-def test_the_average_is_swapped_in_and_out_without_a_trace():
-    net = torch.nn.Linear(2, 2)
-    ema = Ema(net, 0.9)
-    torch.nn.init.ones_(net.weight)
-    own, average = clone(net.state_dict()), ema.average[0].clone()
-    with ema.in_place():
-        assert torch.equal(net.weight, average)
-    assert same(own, net.state_dict())
-    assert torch.equal(ema.average[0], average)
 
 
 def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, tmp_path, capsys):
@@ -155,7 +138,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     worked.recipe_file.write_text(worked.recipe_file.read_text())
     worked.ledger.append(events.Requested(steps=12, overrides=due))
     for run in (worked, plain):
-        session.run(run, Ranks(), StopFlag(), job_id="test")
+        attempt(run)
     assert sorted(file.name for file in worked.samples.iterdir()) == [f"step_{step:08d}.png" for step in (4, 8, 12)]
     out = capsys.readouterr().out
     assert "step 8: likelihood bound of 4 test points: bpd" in out
@@ -182,7 +165,7 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
         return original(self, n, **settings)
 
     monkeypatch.setattr(Model, "draw", drawing)
-    assert session.run(run, Ranks(), flag, job_id="test").cause == "preempted"
+    assert attempt(run, flag).cause == "preempted"
     assert calls == [0, 1, 2, 3]
     assert not list(run.samples.iterdir())
 

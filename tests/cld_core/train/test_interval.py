@@ -9,9 +9,8 @@ import torch
 from cld_core import seeds
 from cld_core.config import load
 from cld_core.ranks import Ranks
-from cld_core.train import interval
-from cld_core.train.interval import ENDS, Interval, range_names
-from cld_core.train.step import Trainer
+from cld_core.train import step as stepping
+from cld_core.train.step import ENDS, RANGES, Interval, Trainer
 from tests.support.clock import Clock
 from tests.support.paths import RECIPES
 from tests.support.waits import Waits
@@ -41,8 +40,8 @@ def test_means_of_ranges_that_have_examples():
     expected = {"loss_at_t/0_to_0.0003": 5.0, "loss_at_t/0.1_to_0.3": 3.0, "loss_at_t/0.3_to_1": 4.0}
     assert found.take() == {"loss": 15.0, "data_wait_s": 0.5, "skipped_steps": 0.0, **expected}
     assert ranges(found) == {}
-    assert set(expected) < set(range_names())
-    assert len(range_names()) == len(ENDS) == 8
+    assert set(expected) < set(RANGES)
+    assert len(RANGES) == len(ENDS) == 8
 
 
 def test_skipped_steps_and_what_no_step_followed_do_not_count():
@@ -76,7 +75,7 @@ def test_ranks_are_summed(monkeypatch):
 
 def test_the_median_of_a_ranks_own_times(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(interval, "time", clock)
+    monkeypatch.setattr(stepping, "time", clock)
     times = Interval(Ranks(world_size=2))
     for seconds in (0.1, 0.2, 5.0):
         times.begin()
@@ -95,7 +94,7 @@ def test_their_mean_is_the_loss_of_the_default_weighting(more):
     for step in range(5):
         made.step(step)
         t = made.loss.draw(seeds.generator(recipe.train.seed, 0, step, "noise"), 10, (2,)).t
-        counted.update(range_names()[next(i for i, end in enumerate(ENDS) if value <= end)] for value in t.tolist())
+        counted.update(RANGES[next(i for i, end in enumerate(ENDS) if value <= end)] for value in t.tolist())
     scalars = made.take_scalars()
     found = {name: value for name, value in scalars.items() if name.startswith("loss_at_t/")}
     assert set(found) == set(counted)

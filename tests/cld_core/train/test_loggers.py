@@ -9,18 +9,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Ended, Started
-from cld_core.stop import StopFlag
-from cld_core.train import loggers, session
-from cld_core.train.loggers import About, Background
+from cld_core.train import loggers
+from cld_core.train.loggers import About, Background, close
 from cld_core.train.monitoring import Monitor
+from tests.cld_core.train.conftest import attempt
 from tests.support.clock import Clock
 from tests.support.paths import RECIPES
 from tests.support.tools import wait_for
-
-SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=10"]
 
 
 class Recorder:
@@ -69,15 +65,18 @@ def background_of(make, over):
     return Background("Nowhere", make, lambda count, reason: over.append((count, reason)))
 
 
-def test_everything_arrives_in_order_and_as_it_was(recorder, over):
-    logger, values = background_of(lambda: recorder, over), {"train/loss": 1.0}
-    logger.scalars(values, 5)
-    values["train/loss"] = 2.0
-    logger.text("run/recipe", "x", 0)
-    logger.picture("periodic/samples", torch.zeros(2, 2, 3), 5)
-    logger.close("finished", within_s=60)
+def scalars(step):
+    return lambda logger: logger.scalars({}, step)
+
+
+def test_everything_arrives_in_order(recorder, over):
+    logger = background_of(lambda: recorder, over)
+    logger.tell(scalars(5))
+    logger.tell(lambda logger: logger.text("run/recipe", "x", 0))
+    logger.tell(lambda logger: logger.picture("periodic/samples", torch.zeros(2, 2, 3), 5))
+    close([logger], "finished", within_s=60)
     assert recorder.calls == [
-        ("scalars", {"train/loss": 1.0}, 5),
+        ("scalars", {}, 5),
         ("text", "run/recipe", 0),
         ("picture", "periodic/samples", 5),
         ("close", "finished"),
@@ -89,16 +88,15 @@ def test_one_that_hangs_is_left_behind(recorder, over, monkeypatch, capsys):
     monkeypatch.setattr(loggers, "_MOST", 3)
     recorder.gate.clear()
     logger = background_of(lambda: recorder, over)
-    logger.scalars({}, 0)
+    logger.tell(scalars(0))
     recorder.busy.wait()
     for step in range(1, 11):
-        logger.scalars({}, step)
-    logger.close("stopped", within_s=0.01)
+        logger.tell(scalars(step))
+    close([logger], "stopped", within_s=0.01)
     said = capsys.readouterr().out
     assert said == "the log in Nowhere cannot be written (it is too slow); going on without\n", "once"
     assert over == [(11, "it is too slow")], "the one that hangs, three that waited, and seven that did not fit"
     recorder.gate.set()
-    logger._works.put(None)
     logger._thread.join()
     assert recorder.calls == [("scalars", {}, 0), ("close", "stopped")], "what waited is not sent after the end"
 
@@ -117,7 +115,7 @@ def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypa
     logger = background_of(make, over)
 
     def report(step):
-        logger.scalars({}, step)
+        logger.tell(scalars(step))
         wait_for(logger._works.empty)
         wait_for(lambda: logger._outcomes.qsize() == 1)
 
@@ -126,52 +124,47 @@ def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypa
     assert len(opened) == 1, "not at each report"
     clock.sleep(61.0)
     report(3)
-    logger.close("finished", within_s=60)
+    close([logger], "finished", within_s=60)
     assert [call for call in recorder.calls if call[0] == "scalars"] == [("scalars", {}, 3)]
     assert over == [(2, "ConnectionError: no network")]
     assert capsys.readouterr().out.count("cannot be written (ConnectionError: no network)") == 1
 
 
 @pytest.fixture
-def run(tmp_path):
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "hooks.on_change=echo secret-command"])
-    return RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+def run(make):
+    return make("train.steps=10", "hooks.on_change=echo secret-command")
 
 
 @pytest.mark.parametrize("problem", [RuntimeError("broken"), OSError(28, "No space left on device")])
-def test_a_training_ends_well_whatever_a_logger_does(tmp_path, monkeypatch, problem):
-    def make(about):
+def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem):
+    def failing(about):
         raise problem
 
     monkeypatch.setitem(loggers.LOGGERS, "wandb", f"{__name__}:Recorder")
-    monkeypatch.setattr(loggers, "resolve", lambda name: make)
+    monkeypatch.setattr(loggers, "resolve", lambda name: failing)
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
-    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
-    (dropped,) = [event for event in run.ledger.events() if isinstance(event, Dropped)]
-    assert (dropped.what, dropped.count >= 3) == ("wandb", True)
+    run = make("train.steps=10", "monitor.wandb.project=p")
+    assert attempt(run).cause == "finished"
+    dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Dropped)}
+    assert dropped.keys() == {"tensorboard", "wandb"}
+    assert min(dropped.values()) >= 3
 
 
-def test_a_missing_package_is_said_before_training_begins(tmp_path, monkeypatch):
+def test_a_missing_package_is_said_before_training_begins(make, monkeypatch):
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: None)
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "monitor.wandb.project=p"])
-    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
+    run = make("train.steps=10", "monitor.wandb.project=p")
     with pytest.raises(RecipeError, match=r"needs the package wandb.*pip install 'cldctl\[wandb\]'"):
-        session.run(run, Ranks(), StopFlag(), job_id="test")
-    assert run.ledger.history().attempts == ()
+        attempt(run)
+    assert not run.ledger.history().attempts
     assert "pip install" in run.ledger.history().given_up
-
-
-def monitor(run, attempt, first_step):
-    return Monitor(run, attempt=attempt, first_step=first_step, steps=60, may_write=lambda: True)
 
 
 def test_tensorboard_has_the_recipe_and_why_the_attempt_before_ended(run):
     run.ledger.append(Started(attempt=0, job_id="7", step=0, host="here", versions={"python": "3"}))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=19, detail="<b>`x`|\nsecond"))
     run.ledger.append(Started(attempt=1, job_id="8", step=10, host="there"))
-    monitor(run, 1, 10).close()
+    about = About(folder=run, recipe=run.recipe(), attempt=1, first_step=10)
+    Monitor(about, may_write=lambda: True).close()
     events = EventAccumulator(str(run.tensorboard)).Reload()
     texts = {
         name: events.Tensors(f"run/{name}/text_summary")[0].tensor_proto.string_val[0].decode()

@@ -51,23 +51,6 @@ def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
     assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
 
 
-class Joined(Exception):
-    """Enough was seen."""
-
-
-def test_the_ranks_wait_as_long_as_the_recipe_says(tmp_path, monkeypatch):
-    arguments = [str(tmp_path / "mine"), "--recipe", str(RECIPES / "toy.yaml"), "train.hang_timeout_s=1234"]
-    monkeypatch.setattr("sys.argv", ["train", *arguments])
-    monkeypatch.setattr(StopFlag, "listen", lambda self: self)
-
-    def join(place, *, gpu, timeout_s):
-        raise Joined(timeout_s)
-
-    monkeypatch.setattr("cld_core.ranks.join", join)
-    with pytest.raises(Joined, match=r"1234\.0"):
-        __main__.main()
-
-
 PLUGIN = """
 import torch
 from cld_core.data.toy import toy

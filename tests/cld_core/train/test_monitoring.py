@@ -10,6 +10,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Started
 from cld_core.run.history import History
 from cld_core.train import monitoring
+from cld_core.train.loggers import About
 from cld_core.train.monitoring import Monitor
 from tests.support.paths import RECIPES
 
@@ -20,12 +21,12 @@ def full(*arguments, **options):
 
 @pytest.fixture
 def run(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml"), {"created": 1.0})
+    return RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml", ["train.steps=100"]), {"created": 1.0})
 
 
 @pytest.fixture
 def monitor(run):
-    monitor = Monitor(run, attempt=0, first_step=0, steps=100, may_write=lambda: True)
+    monitor = Monitor(About(folder=run, recipe=run.recipe(), attempt=0, first_step=0), may_write=lambda: True)
     yield monitor
     monitor.close()
 
@@ -46,13 +47,6 @@ def test_progress_that_cannot_be_written_is_dropped_and_noted_later(run, monitor
     said = capsys.readouterr().out
     assert said.count("progress.json cannot be written (No space left on device); going on without") == 1
     assert "step 2/100" in said
-
-
-def test_without_a_board_a_run_is_trained_all_the_same(run, monkeypatch):
-    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.__init__", full)
-    monitor = Monitor(run, attempt=0, first_step=0, steps=100, may_write=lambda: True)
-    monitor.add(1, {"nfe": 1.0})
-    monitor.close()
 
 
 def test_the_smoothed_loss_is_a_mean_that_forgets(run, monitor):

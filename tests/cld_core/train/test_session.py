@@ -8,8 +8,8 @@ import torch
 from cld_core import processor
 from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.write import CheckpointWriter
-from cld_core.config import load
+from cld_core.checkpoint.load import read_tensors
+from cld_core.checkpoint.write import Writer
 from cld_core.errors import (
     CheckpointError,
     LeaseHeldError,
@@ -23,37 +23,16 @@ from cld_core.run import Attempt, Lease, RunFolder, events
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import monitoring, session
+from cld_core.train.monitoring import Monitor
 from cld_core.train.step import Trainer
-from tests.support.paths import RECIPES
+from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.tools import same, wait_for
-
-TOY = RECIPES / "toy.yaml"
-SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "train.steps=40"]
-
-
-@pytest.fixture
-def make(tmp_path):
-    def make(name: str = "mine", *overrides: str) -> RunFolder:
-        recipe = load(TOY, [*SMALL, "train.checkpoint_every=10", *overrides])
-        return RunFolder.create(tmp_path / name, recipe, {"created": 1.0})
-
-    return make
-
-
-def attempt(run: RunFolder, stop: StopFlag | None = None, job_id: str = "test") -> session.SessionResult:
-    return session.run(run, Ranks(), stop or StopFlag(), job_id=job_id)
 
 
 def stop_at(step: int, monkeypatch, code: StopCode = StopCode.USR2) -> StopFlag:
     """A flag that is set while optimiser step ``step`` is computed."""
-    flag, original = StopFlag(), Trainer.step
-
-    def stepping(self, number, **more):
-        if number == step:
-            flag.request(code)
-        original(self, number, **more)
-
-    monkeypatch.setattr(Trainer, "step", stepping)
+    flag = StopFlag()
+    at_step(monkeypatch, step, lambda: flag.request(code))
     return flag
 
 
@@ -65,8 +44,9 @@ def causes(run: RunFolder) -> list[str | None]:
     return [entry.cause for entry in attempts(run)]
 
 
-def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkeypatch):
-    whole, parts = make("whole", "train.on_resume=exact"), make("parts", "train.on_resume=exact")
+@pytest.mark.parametrize("more", [(), ("data.labels=true", "train.ema_every=4", "train.ema_lengths=[0.05,0.1]")])
+def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkeypatch, more):
+    whole, parts = (make("train.on_resume=exact", *more, name=name) for name in ("whole", "parts"))
     attempt(whole)
     for step in (3, 17, 24):
         flag = stop_at(step, monkeypatch)
@@ -77,13 +57,16 @@ def test_a_stopped_and_resumed_run_in_exact_mode_ends_bit_identical(make, monkey
         monkeypatch.undo()
     assert attempt(parts) == session.SessionResult("finished", 40)
     assert same(load_checkpoint(whole, 40), load_checkpoint(parts, 40))
+    assert whole.snapshot_steps() == parts.snapshot_steps() == (list(range(4, 41, 4)) if more else [])
+    for step in whole.snapshot_steps():
+        assert same(*(read_tensors(run.snapshot_file(step)) for run in (whole, parts)))
     assert causes(parts) == ["preempted"] * 3 + ["finished"]
 
 
 def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypatch):
     """Loss of every step, interrupted in the middle: the means before and after agree to the noise of a mean."""
     settings = ("train.steps=600", "train.log_every=1", "train.checkpoint_every=300", "train.batch_size=64")
-    run, losses, keys = make("mine", *settings), [], []
+    run, losses, keys = make(*settings), [], []
     original = Trainer._backward
 
     def spying(self, step):
@@ -91,25 +74,15 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
         return original(self, step)
 
     monkeypatch.setattr(Trainer, "_backward", spying)
-    original_take = Trainer.take_scalars
+    take = Trainer.take_scalars
 
     def taking(self):
-        scalars = original_take(self)
-        losses.append(scalars["loss"])
+        losses.append((scalars := take(self))["loss"])
         return scalars
 
     monkeypatch.setattr(Trainer, "take_scalars", taking)
-    flag = StopFlag()
-    counting = Trainer.step
-
-    def stepping(self, number, **more):
-        if number == 399:
-            flag.request(StopCode.USR2)
-        counting(self, number, **more)
-
-    monkeypatch.setattr(Trainer, "step", stepping)
-    assert attempt(run, flag).step == 401
-    monkeypatch.setattr(Trainer, "step", counting)
+    with monkeypatch.context() as patched:
+        assert attempt(run, stop_at(399, patched)).step == 401
     attempt(run)
     assert len(losses) == 600
     assert {key[1] for key in keys[:401]} == {0}
@@ -175,23 +148,20 @@ def test_a_folder_that_a_live_job_holds(make):
 
 
 def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
-    run, original = make("mine", "train.steps=100000"), Trainer.step
-    seen: dict[str, bytes] = {}
+    run, seen = make("train.steps=100000"), {}
 
     def files() -> dict[str, bytes]:
         kept = [*run.checkpoints.glob("*"), run.progress_file, run.ledger.path]
         return {path.name: path.read_bytes() for path in kept}
 
-    def stepping(self, number, **more):
-        if number == 15:
-            # The last checkpoint is still being written in the background.
-            wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
-            number_held, holder = newest(run.leases)
-            write_json(run.leases / f"{number_held + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
-            seen.update(files())
-        original(self, number, **more)
+    def steal():
+        # The last checkpoint is still being written in the background.
+        wait_for(lambda: 10 in run.checkpoint_steps() and not any(run.checkpoints.glob(".*")))
+        number, holder = newest(run.leases)
+        write_json(run.leases / f"{number + 1:08d}.json", {**holder, "job_id": "thief", "host": "elsewhere"})
+        seen.update(files())
 
-    monkeypatch.setattr(Trainer, "step", stepping)
+    at_step(monkeypatch, 15, steal)
     with pytest.raises(LeaseLostError, match="job thief on elsewhere has taken over this run"):
         attempt(run)
     assert files() == seen
@@ -199,7 +169,7 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
 
 
 def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
-    run = make("mine", "train.steps=100000")
+    run = make("train.steps=100000")
 
     def full(*arguments, **keywords):
         raise OSError(28, "No space left on device")
@@ -216,24 +186,17 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     assert attempt(run) == session.SessionResult("finished", 20)
 
 
-def test_a_bug_is_a_crash(make, monkeypatch):
-    run = make()
-    monkeypatch.setattr(Trainer, "step", lambda self, step, **more: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        attempt(run)
-    last = attempts(run)[-1]
-    assert (last.cause, last.detail, last.bug) == ("crashed", "ZeroDivisionError: division by zero", True)
-
-
-def test_an_error_of_the_machine_is_a_crash_but_not_a_bug(make, monkeypatch):
+@pytest.mark.parametrize(("error", "bug"), [(ZeroDivisionError("by zero"), True), (RuntimeError("device lost"), False)])
+def test_a_crash_is_a_bug_unless_the_machine_may_be_to_blame(make, monkeypatch, error, bug):
     def failing(self, step, **more):
-        raise RuntimeError("device lost")
+        raise error
 
     run = make()
     monkeypatch.setattr(Trainer, "step", failing)
-    with pytest.raises(RuntimeError, match="device lost"):
+    with pytest.raises(type(error)):
         attempt(run)
-    assert (attempts(run)[-1].cause, attempts(run)[-1].bug) == ("crashed", False)
+    last = attempts(run)[-1]
+    assert (last.cause, last.detail, last.bug) == ("crashed", f"{type(error).__name__}: {error}", bug)
 
 
 def test_resuming_from_a_chosen_step_sets_the_later_checkpoints_aside(make, capsys):
@@ -255,20 +218,52 @@ def test_a_step_without_a_checkpoint_cannot_be_resumed_from(make):
     assert "no checkpoint of step 7" in run.ledger.history().not_begun["again"]
 
 
-def test_an_attempt_notes_how_far_a_silent_one_before_it_came_and_where_its_own_notices_begin(make, tmp_path):
-    run, log = make(), tmp_path / "log.err"
+def test_an_attempt_notes_where_its_own_notices_begin(make, tmp_path):
+    run, log = make("train.steps=5"), tmp_path / "log.err"
     log.write_text("notices of an earlier start")
-    run.ledger.append(events.Started(attempt=0, job_id="test", step=0))
-    write_json(run.progress_file, {"attempt": 0, "step": 7})
     session.run(run, Ranks(), StopFlag(), job_id="test", restart=1, log=log)
-    first, second = attempts(run)
-    assert (first.cause, first.last_step) == ("killed", 7)
-    assert (second.restart, second.log_offset) == (1, len("notices of an earlier start"))
+    assert [(entry.restart, entry.log_offset) for entry in attempts(run)] == [(1, len("notices of an earlier start"))]
+
+
+@pytest.mark.parametrize(("reported", "reached"), [(3, 10), (17, 17)])
+def test_the_last_step_of_a_silent_attempt_is_at_least_that_of_its_newest_checkpoint(make, reported, reached):
+    """Reports are written once a second, checkpoints when they are due."""
+    run = make("train.steps=10")
+    attempt(run)
+    lines = run.ledger.path.read_text().splitlines(keepends=True)
+    assert '"ended"' in lines[-1]
+    run.ledger.path.write_text("".join(lines[:-1]))
+    write_json(run.progress_file, {"attempt": 0, "step": reported, "steps": 20, "time": 1234.5})
+    run.ledger.append(events.Requested(steps=20, overrides=("train.steps=20",)))
+    attempt(run)
+    silent, last = attempts(run)
+    assert (silent.cause, silent.last_step, silent.ended) == ("killed", reached, 1234.5)
+    assert (last.first_step, last.last_step) == (10, 20)
+
+
+def test_a_crash_after_a_checkpoint_reached_at_least_that_one(make, monkeypatch):
+    run = make("train.log_every=7", "train.steps=20")
+    write = Monitor.write
+
+    def fails(self, step):
+        if step >= 14:
+            # It is written in the background.
+            wait_for(lambda: run.checkpoint_steps() == [10])
+            raise OSError("the disk is gone")
+        write(self, step)
+
+    monkeypatch.setattr(Monitor, "write", fails)
+    monkeypatch.setattr("cld_core.train.monitoring.PROGRESS_EVERY_S", -1.0)
+    with pytest.raises(OSError, match="the disk is gone"):
+        attempt(run)
+    (crashed,) = attempts(run)
+    assert (crashed.cause, crashed.last_step, run.progress()["step"]) == ("crashed", 10, 7)
+    assert run.checkpoint_steps() == [10]
 
 
 def test_a_precision_that_the_processor_emulates_is_a_warning_of_the_attempt(make, monkeypatch, capsys):
     monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
-    run = make("mine", "train.precision=bf16", "train.steps=5")
+    run = make("train.precision=bf16", "train.steps=5")
     attempt(run)
     assert "emulated" in attempts(run)[0].warning
     assert "warning: train.precision=bf16 is emulated" in capsys.readouterr().out
@@ -300,12 +295,10 @@ def test_a_training_tells_what_it_does(make, monkeypatch, is_slow):
 
     monkeypatch.setattr(monitoring, "write_json", noted)
     if is_slow:
-        monkeypatch.setattr(CheckpointWriter, "busy_s", 2.0)
+        monkeypatch.setattr(Writer, "is_busy", True)
     few = ("periodic.samples=4", "periodic.elbo_points=4", "sampling.method=em", "sampling.nfe=2")
     few += ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05")
-    run = make(
-        "mine", "train.steps=8", "train.checkpoint_every=8", "periodic.samples_every=4", "periodic.elbo_every=8", *few
-    )
+    run = make("train.steps=8", "train.checkpoint_every=8", "periodic.samples_every=4", "periodic.elbo_every=8", *few)
     attempt(run)
     saving = ["saving", "training"] if is_slow else []
     pictures = ["drawing samples", "training"]

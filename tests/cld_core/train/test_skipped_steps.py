@@ -11,17 +11,11 @@ from cld_core.errors import NonFiniteError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import events
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cld_core.train.monitoring import Monitor
 from cld_core.train.step import Trainer
-from tests.support.images import clone, make_images, run_folder, tiny_recipe
+from tests.cld_core.train.conftest import attempt
+from tests.support.images import clone, run_folder, tiny_recipe
 from tests.support.tools import same
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "set")
 
 
 def overflow(module, inputs, out):
@@ -138,7 +132,7 @@ def test_a_run_survives_an_overflow_in_a_forward_pass(data, tmp_path, monkeypatc
     overflowing(monkeypatch, lambda step: step == 6)
     seen = reported(monkeypatch)
     run = run_folder(tmp_path, data, "train.precision=fp16")
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    assert attempt(run).cause == "finished"
     assert not any(isinstance(event, events.RolledBack) for event in run.ledger.events())
     assert seen[9]["skipped_steps"] >= 1
     assert all(math.isfinite(scalars.get("loss", 0.0)) for scalars in seen.values())

@@ -1,6 +1,7 @@
 """One optimiser step: whose noise it uses, and that the number of ranks and micro-batches does not matter."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,7 @@ import torch.multiprocessing as multiprocessing
 from cld_core import optim
 from cld_core.config import load
 from cld_core.config.train import OptimSpec
-from cld_core.ema import Ema
-from cld_core.errors import CheckpointError, NonFiniteError
+from cld_core.errors import CheckpointError, DataError, NonFiniteError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer, moved
@@ -42,6 +42,8 @@ def trained(steps: int, *overrides: str, noise_key: int = 0) -> Trainer:
         ("objective.weighting=likelihood", "objective.times=importance"),
         ("network.name=resnet", "network.width=8", "network.layers=2", "optim.name=adamax"),
         ("optim.name=adamw", "optim.weight_decay=0.1", "optim.grad_clip=null", "optim.impl=plain"),
+        ("data.labels=true", "network.name=resnet", "network.width=8", "network.layers=2"),
+        ("data.labels=true", "train.precision=fp16", "sde.name=vpsde", "objective.name=dsm"),
         ("train.precision=bf16", "network.width=64"),
         ("train.precision=fp16", "network.width=64"),
     ],
@@ -66,14 +68,9 @@ def test_the_optimiser_sees_a_gradient_of_at_most_the_norm_of_the_recipe():
     assert float(norm) == pytest.approx(0.001, rel=1e-3)
 
 
-def test_the_same_key_gives_the_same_bits():
-    assert same(trained(5).state_dict(), trained(5).state_dict())
-
-
-def test_the_state_is_all_that_the_next_step_depends_on():
-    whole = trained(7)
-    part = trained(4)
-    resumed = trainer()
+@pytest.mark.parametrize("more", [(), ("data.labels=true",)])
+def test_the_state_is_all_that_the_next_step_depends_on(more):
+    whole, part, resumed = trained(7, *more), trained(4, *more), trainer(*more)
     resumed.load_state_dict(part.state_dict())
     for step in range(4, 7):
         resumed.step(step)
@@ -130,41 +127,6 @@ def test_a_state_of_another_network_is_refused():
         trainer().load_state_dict(trainer("network.width=8").state_dict())
 
 
-def test_the_averages_decay_ramps_up():
-    net = torch.nn.Linear(1, 1, bias=False)
-    torch.nn.init.zeros_(net.weight)
-    ema = Ema(net, decay=0.5)
-    torch.nn.init.ones_(net.weight)
-    ema.update()
-    assert float(ema.average[0]) == pytest.approx(1 - 2 / 11)
-    for _ in range(20):
-        ema.update()
-    before = float(ema.average[0])
-    ema.update()
-    assert 1 - float(ema.average[0]) == pytest.approx(0.5 * (1 - before), abs=1e-7)
-
-
-@pytest.mark.parametrize("updates", [0, 5, 800_000])
-def test_the_average_moves_as_far_where_the_device_decides(updates):
-    nets, emas = [torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)], []
-    nets[1].load_state_dict(nets[0].state_dict())
-    for net in nets:
-        ema = Ema(net, decay=0.9999)
-        ema.load_state_dict({**ema.state_dict(), "updates": updates})
-        torch.nn.init.ones_(net.weight)
-        emas.append(ema)
-    before = emas[0].average[0].clone()
-    emas[0].update()
-    for skip in (True, False, True):
-        emas[1].update_unless(torch.tensor(skip))
-    assert emas[0].updates == emas[1].updates == updates + 1
-    assert all(isinstance(ema.state_dict()["updates"], int) for ema in emas)
-    moved, expected = emas[1].average[0] - before, emas[0].average[0] - before
-    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=2e-7)
-    emas[1].update()
-    assert emas[1].updates == updates + 2
-
-
 def test_the_rate_warms_up_linearly():
     spec = OptimSpec(lr=2.0, warmup_steps=4)
     assert [optim.rate(spec, step, 6) for step in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
@@ -179,6 +141,7 @@ def test_the_rate_decays_to_zero_at_the_last_step(decay, factors):
     spec = OptimSpec(lr=2.0, decay=decay)
     assert [optim.rate(spec, step, 8) for step in (0, 2, 4, 6, 8)] == pytest.approx([2 * f for f in factors])
     assert optim.rate(spec, 20, 8) == pytest.approx(2 * factors[-1]), "a run that is already longer"
+    assert optim.rate(replace(spec, warmup_steps=4), 2, 8) == pytest.approx(factors[1]), "times the warm-up"
 
 
 DECAYING = ("optim.decay=cosine", "optim.warmup_steps=2", "network.input_features=8")
@@ -224,3 +187,43 @@ def test_nothing_of_the_state_changes_before_the_update():
     made.step(2, before_update=lambda: seen.append(same(made.state_dict(), before)))
     assert seen == [True]
     assert not same(made.state_dict(), before)
+
+
+def labelled(*overrides: str) -> Trainer:
+    return Trainer(load(RECIPES / "toy_diamond.yaml", [*SMALL, "data.labels=true", *overrides]), Ranks())
+
+
+def test_the_share_of_examples_without_a_label_is_that_of_the_recipe():
+    made = labelled("train.batch_size=4000", "objective.label_dropout=0.25")
+    x, label = made._examples(0, slice(0, 4000))
+    free = label == 9
+    assert float(free.double().mean()) == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(label[~free], made.source._labels(x)[~free])
+    _, part = made._examples(0, slice(1000, 1500))
+    assert torch.equal(part, label[1000:1500])
+    assert not torch.equal(made._examples(1, slice(0, 4000))[1] == 9, free)
+
+
+def test_labels_change_neither_the_data_nor_the_noise():
+    """Dropping all labels, a network whose embedding is fixed sees what one without labels sees."""
+    named, plain = labelled(), labelled("data.labels=false")
+    assert torch.equal(named._examples(3, slice(0, 10))[0], plain._examples(3, slice(0, 10))[0])
+    assert plain._examples(3, slice(0, 10))[1] is None
+    assert "classes" not in plain.state_dict()
+
+
+def test_a_checkpoint_of_other_classes_is_refused():
+    state = clone(labelled().state_dict())
+    state["classes"] = {**state["classes"], "names": [f"mode {number}" for number in range(9)]}
+    with pytest.raises(CheckpointError, match=r"the classes of the data are others .*: mode 0, mode 1"):
+        labelled().load_state_dict(state)
+
+
+def test_toy_data_without_labels_cannot_have_them(tmp_path):
+    plain = tmp_path / "plain.py"
+    plain.write_text(
+        "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('unlabelled_for_tests')\n"
+        "def plain(n, generator):\n    return torch.randn(n, 2, generator=generator)\n"
+    )
+    with pytest.raises(DataError, match=r"have no labels\. Set data\.labels=false"):
+        labelled("data.name=unlabelled_for_tests", f"plugins={plain}")

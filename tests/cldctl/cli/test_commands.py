@@ -131,6 +131,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_message(tmp_path):
 MINE = """
 import dataclasses
 from cld_core import register
+from cld_core.config.keys import key
 from cld_core.config.sampling import EmSpec
 from cld_core.evaluate.registry import metric
 from cld_core.samplers.euler_maruyama import sample
@@ -138,7 +139,7 @@ from cld_core.samplers.euler_maruyama import sample
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MineSpec(EmSpec):
-    method: str = dataclasses.field(default="mine", metadata={"doc": "mine", "bounds": {}})
+    method: str = key("mine", "mine")
 
 
 register("sampling", "mine", sample, MineSpec)

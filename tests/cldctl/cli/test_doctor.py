@@ -5,10 +5,7 @@ import sys
 
 import pytest
 
-from cld_core import processor
-from cld_core.config import load
 from cldctl import machine
-from tests.support.paths import RECIPES
 from tests.support.tools import invoke
 
 
@@ -92,10 +89,3 @@ def test_a_runs_folder_that_cannot_hold_runs(tmp_path, monkeypatch):
     assert check.verdict == "fail"
     assert "hard links" in check.found
     assert not list(tmp_path.iterdir())
-
-
-def test_a_recipe_in_a_precision_that_the_processor_emulates(monkeypatch):
-    monkeypatch.setattr(processor, "emulates", lambda precision: precision == "bf16")
-    check = machine._processor(load(RECIPES / "toy.yaml", ["train.precision=bf16"]))
-    assert (check.verdict, "train.precision=fp32" in check.advice) == ("warn", True)
-    assert machine._processor(load(RECIPES / "toy.yaml", ["train.precision=fp32"])).verdict == "ok"

@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 import typer
 
-from cld_core.config.registry import names
+from cld_core.config.registry import SECTIONS
 from cldctl.app import app
 from tests.support.made_up import run_with
 from tests.support.paths import ROOT as REPO
@@ -100,7 +100,7 @@ def test_global_options_go_before_the_command(tmp_path):
 
 def test_the_methods_in_the_help_are_those_there_are():
     param = next(param for param in COMMANDS["sample",].params if param.name == "method")
-    assert param.metavar == "|".join(names("sampling"))
+    assert param.metavar == "|".join([*SECTIONS["sampling"].variants])
 
 
 LOOKS = """

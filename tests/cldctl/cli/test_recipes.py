@@ -92,14 +92,6 @@ def test_a_typo(tmp_path, word, close):
     assert done.stdout == ""
 
 
-def test_render_with_comments(tmp_path):
-    done = invoke("render", "toy", "train.steps=5", "--comments", runs=tmp_path)
-    (tmp_path / "toy.yaml").write_text(done.stdout)
-    assert load(tmp_path / "toy.yaml") == load(RECIPES / "toy.yaml", ["train.steps=5"])
-    assert "# total number of optimiser steps" in done.stdout
-    assert "#" not in invoke("render", "toy", runs=tmp_path).stdout
-
-
 def test_a_dry_run_says_first_what_differs(tmp_path):
     local = ("--cluster", "local", "--dry-run", "--name", "x")
     done = invoke("submit", "toy_demo", "train.steps=5", *local, "--eval", "elbo", runs=tmp_path)

@@ -12,7 +12,6 @@ import psutil
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
-from cld_core.errors import RecipeError
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.ledger import parse, to_line
 from cldctl.clusters.base import Task
@@ -176,13 +175,3 @@ def test_jobs_of_another_machine_are_not_known(submit):
     job = JobRef(cluster="debug", job_id="1", details=details_of(os.getpid()))
     with pytest.raises(SchedulerRefused, match="cannot wait for job 1 of"):
         submit(submit.report("a"), after=After((job,)))
-
-
-def test_what_cannot_be_started_says_how_to_fix_it(submit):
-    (submit.folder / "file").touch()
-    with pytest.raises(SchedulerRefused, match=r"file/logs: the local job could not be started \(Not a directory\)"):
-        submit(submit.report("a"), logs=submit.folder / "file" / "logs")
-    with pytest.raises(RecipeError, match=r"Set cluster.nodes=1\."):
-        submit(submit.report("a"), size=ClusterSpec(nodes=2, tasks_per_node=2))
-    with pytest.raises(SchedulerRefused, match="cannot wait for another one to fail"):
-        submit(submit.report("a"), after=After((), "failed"))

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from cld_core.checkpoint.files import FORMAT, Content, Sidecar
+from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
+from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Explained, GivenUp, JobRef, Requeued, Started, Submitted, TaskFailed, TurnedAway
 from cld_core.run.ledger import Ledger
@@ -168,7 +170,7 @@ TOY = RECIPES / "toy.yaml"
 
 def saved(short: RunFolder, step: int, seconds: float) -> None:
     sidecar = Sidecar(format=FORMAT, step=step, state=Content(0, ""), seconds=seconds)
-    sidecar.write(short.checkpoint_file(step).with_suffix(".json"))
+    write_json(short.checkpoint_file(step).with_suffix(".json"), to_plain(sidecar))
 
 
 def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(short):

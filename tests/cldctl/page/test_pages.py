@@ -16,6 +16,7 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Noted
 from cld_core.run.folder import FORMAT
+from cld_core.train.loggers import About
 from cld_core.train.monitoring import Monitor
 from cldctl.page import curves, document, one_run
 from cldctl.page.document import chart
@@ -290,7 +291,8 @@ def run(tmp_path) -> RunFolder:
 def attempt(run: RunFolder, number: int, first: int, last: int, every: int = 10) -> None:
     """What an attempt writes that begins after step ``first``; its files are those of a second of its own."""
     before = set(run.tensorboard.glob("*"))
-    monitor = Monitor(run, attempt=number, first_step=first, steps=last, may_write=lambda: False)
+    about = About(folder=run, recipe=run.recipe(), attempt=number, first_step=first)
+    monitor = Monitor(about, may_write=lambda: False)
     for step in range(first + every, last + 1, every):
         monitor.report(step, {"loss": 100.0 * number + step})
         monitor.add(step, {"nfe": float(number)})

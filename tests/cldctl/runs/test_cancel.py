@@ -117,18 +117,6 @@ def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, script
     assert "a: no" in said
 
 
-def test_a_run_that_finished_a_moment_ago_is_not_called_cancelled(tmp_path, scripted, monkeypatch):
-    run = run_of(tmp_path / "a", "1")
-
-    def finish(run, job_ids):
-        run.ledger.append(Ended(attempt=0, cause="finished", step=10))
-
-    monkeypatch.setattr(cancel, "_note", finish)
-    said = invoke("cancel", "a", runs=tmp_path).stderr
-    assert "a: had finished before it could be cancelled; last checkpoint: step 10" in said
-    assert run.ledger.history().last.cause == "finished"
-
-
 @pytest.mark.parametrize(
     ("answers", "left"),
     [

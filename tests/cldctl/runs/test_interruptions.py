@@ -178,5 +178,5 @@ def test_a_full_disk_costs_a_training_nothing(disk: Path) -> None:
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")
     newest, damaged = newest_good(run)
     assert (newest, damaged) == (row["attempts"][0]["last_step"], [])
-    assert sidecar_of(run, newest) is not None
+    assert sidecar_of(run.checkpoint_file(newest)) is not None
     assert not list(run.checkpoints.glob(".*.tmp")), "nothing half-written is left"

@@ -5,13 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
-from cld_core.run.events import Ended, JobRef, Submitted, TaskFailed
+from cld_core.run.events import Ended
 from cldctl.show import follow
-from cldctl.show.follow import follow_evaluations, follow_run
+from cldctl.show.follow import follow_run
 from tests.support.made_up import run_with
-from tests.support.scripted import Scripted, trained
+from tests.support.scripted import trained
 from tests.support.tools import invoke
 
 
@@ -40,17 +38,3 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, scripted, monkeypatch, cap
     for command in ("why", "logs", "resume"):
         assert (f"  cldctl {command} mine" in said.partition("next:\n")[2]) == (code != 0)
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
-
-
-def test_why_an_evaluation_failed_is_said(tmp_path, scripted, monkeypatch, capsys):
-    run = run_with(tmp_path / "mine", 10)
-    request = EvalRequest.of(run.recipe(), ("elbo",), 10)
-    request.save(run)
-    work = Evaluation(run.evals / request.id)
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="1"), shards=(0,)))
-    work.ledger.append(TaskFailed(job_id="1", reason="RuntimeError: CUDA error: unknown"))
-    Scripted.phases["1"] = "gone"
-    assert follow_evaluations(run, [request.id]) == 1
-    said = capsys.readouterr().err
-    assert "a task failed: RuntimeError: CUDA error: unknown" in said
-    assert f"logs mine --eval {request.id}" in said

@@ -8,9 +8,9 @@ import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
-from cldctl.clusters.records import JobSpec, SchedulerRefused, Seen, TooManyTasks
-from cldctl.clusters.slurm import client, configuration, doctor, limits, preemption
-from cldctl.clusters.slurm.cluster import SlurmCluster, _explained
+from cldctl.clusters.records import JobSpec, Seen
+from cldctl.clusters.slurm import client, configuration, limits, preemption
+from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.reasons import explained
 from tests.support.ledgers import job
 from tests.support.scheduler import clients
@@ -93,22 +93,6 @@ def test_time_limits():
         172800,
         None,
     ]
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "verdict"),
-    [
-        ("GLOO_SOCKET_IFNAME", "eth0", "ok"),
-        ("GLOO_SOCKET_IFNAME", "eth0,ib2", "fail"),
-        ("NCCL_SOCKET_IFNAME", "eth", "ok"),
-        ("NCCL_SOCKET_IFNAME", "=eth", "fail"),
-        ("NCCL_SOCKET_IFNAME", "^eth,ib,lo", "fail"),
-    ],
-)
-def test_variables_that_name_interfaces(variable, value, verdict):
-    check = doctor._interface(variable, value, ["lo", "eth0", "ib0", "ib1"])
-    assert check.verdict == verdict
-    assert ("unset it" in check.advice) == (verdict == "fail")
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
@@ -207,19 +191,6 @@ def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_p
     with pytest.raises(RecipeError, match=f"Submit at most {most}"):
         SlurmCluster().check(spec(tmp_path), most + 1)
     assert why in SlurmCluster().why_no_more(spec(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("said_first", "limit"),
-    [("AssocMaxSubmitJobLimit", "AssocMaxSubmitJobLimit"), ("invalid partition specified: nowhere", None)],
-)
-def test_what_sbatch_says_if_fewer_tasks_would_do(said_first, limit):
-    error = (
-        f"sbatch: error: {said_first}\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy"
-    )
-    refusal = _explained("mine", error, 0.0)
-    assert type(refusal) is (SchedulerRefused if limit is None else TooManyTasks)
-    assert getattr(refusal, "limit", None) == limit
 
 
 PENDING = Seen("pending", word="PENDING")

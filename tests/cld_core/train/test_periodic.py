@@ -1,14 +1,22 @@
-"""What training says about periodic results that are unusual, and that it goes on without them."""
+"""Samples and numbers during training: pictures in folder and TensorBoard, and what is said of unusual results."""
 
+import errno
+import io
+import os
+
+import numpy as np
 import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cld_core import pictures
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run import events
-from cld_core.stop import StopFlag
-from cld_core.train import session
+from cld_core.run.events import Dropped
+from tests.cld_core.train.conftest import attempt
 from tests.support.extractor import TINY
-from tests.support.images import make_images, run_folder
+from tests.support.images import run_folder
 from tests.support.spoiled import spoil
 
 STEP = 2
@@ -16,15 +24,15 @@ QUICK = (f"train.steps={STEP}", "sampling.nfe=3", "periodic.batch_size=3", "eval
 
 
 @pytest.fixture
-def trained(tmp_path, capsys):
+def trained(tmp_path, data, capsys):
     """Trains a run with the periodic work that is asked for, and returns what it printed."""
 
     def train(*due: str, settings: tuple[str, ...] = ()) -> list[str]:
-        run = run_folder(tmp_path, make_images(tmp_path / "set"), *QUICK, *TINY, *settings)
+        run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
         assert Statistics(stats).compute(Ranks())
         run.ledger.append(events.Requested(steps=STEP, overrides=due))
-        assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+        assert attempt(run).cause == "finished"
         return capsys.readouterr().out.splitlines()
 
     return train
@@ -55,3 +63,38 @@ def test_a_bound_that_starts_where_training_did(trained):
     said = "step 2: the bound starts at t = 0.001, because training used no smaller t (objective.loss_eps)"
     assert [line for line in lines if "the bound starts" in line] == [said]
     assert any(line.startswith("step 2: likelihood bound of 2 test points: bpd") for line in lines)
+
+
+DUE = ("periodic.samples_every=2", "periodic.samples=50", "sampling.method=em", "sampling.nfe=3")
+
+
+def test_toy_samples_are_in_tensorboard(make):
+    run = make("train.steps=4", *DUE)
+    assert attempt(run).cause == "finished"
+    board = EventAccumulator(str(run.tensorboard)).Reload()
+    shown = board.Images("periodic/samples")
+    assert [picture.step for picture in shown] == [2, 4]
+    for picture in shown:
+        with (
+            Image.open(io.BytesIO(picture.encoded_image_string)) as in_board,
+            Image.open(run.samples / f"step_{picture.step:08d}.png") as in_folder,
+        ):
+            assert "50 samples" in in_folder.text["Description"]
+            assert np.array_equal(np.array(in_board), np.array(in_folder))
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
+    draw, calls = pictures.pixels, []
+
+    def full_at_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return draw(*arguments)
+
+    monkeypatch.setattr(pictures, "pixels", full_at_first)
+    run = make("train.steps=4", *DUE)
+    assert attempt(run).cause == "finished"
+    assert [file.name for file in run.samples.glob("*.png")] == ["step_00000004.png"]
+    dropped = [event for event in run.ledger.events() if isinstance(event, Dropped)]
+    assert [(event.what, event.count) for event in dropped] == [("pictures", 1)]

@@ -1,0 +1,55 @@
+"""Runs of small toys and a set of small images to train on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cld_core.config import load
+from cld_core.ranks import Ranks
+from cld_core.run import RunFolder
+from cld_core.stop import StopFlag
+from cld_core.train import loggers, session
+from cld_core.train.step import Trainer
+from tests.support.images import make_images
+from tests.support.paths import RECIPES
+
+SMALL = ("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5")
+SMALL += ("train.steps=40", "train.checkpoint_every=10")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """No machine is so busy that a point is missing in TensorBoard."""
+    monkeypatch.setattr(loggers, "CLOSE_S", 300.0)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Makes a run of 40 steps, unless overrides say otherwise."""
+
+    def make(*overrides: str, name: str = "mine") -> RunFolder:
+        return RunFolder.create(tmp_path / name, load(RECIPES / "toy.yaml", [*SMALL, *overrides]), {"created": 1.0})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    return make_images(tmp_path_factory.mktemp("data") / "set")
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+    """Let ``act`` be called when a trainer begins to compute optimiser step ``step``."""
+    original = Trainer.step
+
+    def stepping(self, number, **more):
+        if number == step:
+            act()
+        original(self, number, **more)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+
+
+def attempt(run: RunFolder, stop: StopFlag | None = None, job_id: str = "test") -> session.SessionResult:
+    return session.run(run, Ranks(), stop or StopFlag(), job_id=job_id)
