@@ -7,7 +7,7 @@ from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import feature_inputs
 from cld_core.evaluate.extraction import FeatureInputs
 from cld_core.files import write_json
-from cld_core.solutions import FILE, Solution, Solutions
+from cld_core.solutions import FILE, Coefficients, Flow, Solution, Solutions
 from cldctl.evals import plan
 from tests.support.made_up import damage, run_with
 
@@ -102,12 +102,8 @@ def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run
     steps = (10, 20, 30)
     for step in steps:
         solution = Solution(
-            nfe=2,
-            times=(1.0, 0.1 + step / 1000),
-            transitions=(((1.0, 0.0), (0.0, 1.0)),) * 2,
-            weights=((((0.0,), (0.0,)),),) * 2,
-            eps=1e-3,
-            denoise=True,
+            coefficients=Coefficients((1.0, 0.1 + step / 1000), (((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),) * 2),
+            flow=Flow(eps=1e-3, denoise=True),
             step=step,
             rms={},
             about={},
