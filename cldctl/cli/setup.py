@@ -148,7 +148,9 @@ def prepare(
     source: Annotated[Path, typer.Option(help="The archive, folder or zip file that holds the data.")],
     output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
     size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
-    split: Annotated[float | None, typer.Option(help="Share kept for validation; for folder only.")] = None,
+    split: Annotated[
+        float | None, typer.Option(help="Share kept for validation (default: 0.1); for folder only.")
+    ] = None,
     download: Annotated[bool, typer.Option(help="Fetch CIFAR-10's archive into --source first.")] = False,
     any_count: Annotated[bool, typer.Option(help="Accept another number of images.")] = False,
 ) -> None:
@@ -174,7 +176,11 @@ def prepare(
         if download:
             source = download_cifar10(source)
         expect: dict[str, int] | None = {} if any_count else None
-        about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect)
+        try:
+            about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect)
+        except KeyboardInterrupt:
+            err.print("interrupted: the same command continues")
+            raise typer.Exit(130) from None
     counts = ", ".join(f"{info.count:,} {split}" for split, info in about.splits.items())
     classes = f" in {len(about.classes)} classes" if about.classes else ""
     err.print(f"{about.name}: {counts} images of {about.size}x{about.size}{classes}")

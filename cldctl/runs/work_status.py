@@ -73,8 +73,9 @@ def why_stopped(
         again = f"fix that, then re-run the same `{command}`"
         return Stopped("failed", f"a task failed: {failed.reason}; {done} of {total} {unit} complete; {again}")
     if done == total:
-        again = f"re-run the same `{command}`"
-        return Stopped("not merged", f"all {unit} are complete, but they were not merged; {again}")
+        why, fix = ("", "") if failed is None else (f": {failed.reason}", "fix that, then ")
+        again = f"{fix}re-run the same `{command}`"
+        return Stopped("not merged", f"all {unit} are complete, but they were not merged{why}; {again}")
     ended = f"its jobs have ended, with {done} of {total} {unit} complete"
     return Stopped("stopped", f"{ended}; see the logs, then re-run `{command}`")
 

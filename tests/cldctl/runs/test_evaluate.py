@@ -104,6 +104,7 @@ CRASH = events.Crashed(job_id="8_0", restart=0, code=1)
     [
         ([task(0)], 1, "stopped", "its jobs have ended, with 1 of 3 shards complete"),
         ([task(0)], 3, "not merged", "all shards are complete, but they were not merged"),
+        ([task(0), events.TaskFailed(job_id="8_0", reason="no law")], 3, "not merged", "not merged: no law; fix that"),
         ([task(0), events.Cancelled(job_id="8_1")], 1, "cancelled", "cancelled"),
         ([events.Cancelled(job_id="7_1"), task(0)], 1, "stopped", "its jobs have ended"),
         ([task(0), CRASH, events.GivenUp(reason="4 crashes", job_id="8_0")], 2, "crashed", "4 crashes"),
