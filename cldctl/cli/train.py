@@ -71,9 +71,10 @@ def submit(
     members = [] if wanted.group is None else wanted.group.runs()
     where = home.chosen(cluster, members[0]) if members else where
     with err.status("checking the recipe"):
-        check = one_run.check if wanted.group is None else groups.check
-        spec = check(wanted, where, submission.remark)
+        spec = one_run.check(wanted, where) if wanted.group is None else groups.check(wanted, where, submission.remark)
     if dry_run:
+        if wanted.group is None:
+            one_run.require_native(wanted.recipe, where, submission.remark)
         submission.preview(wanted, where, spec)
         return
     if wanted.group is not None:

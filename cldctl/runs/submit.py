@@ -39,17 +39,16 @@ class Begun:
     said: tuple[str, ...] = ()
 
 
-def check(options: SubmitOptions, cluster: Cluster, say: Callable[[str], None]) -> JobSpec:
+def check(options: SubmitOptions, cluster: Cluster) -> JobSpec:
     """Refuse what cannot be submitted, before anything is written; returns the job that trains.
 
     Raises:
-        RecipeError: the cluster has no such jobs, or the processor emulates the precision.
+        RecipeError: the cluster has no such jobs.
         UsageError: the name cannot be used or is taken.
     """
     path, recipe = options.path, options.recipe
     check_name(path.name)
     RunFolder(path).require_free()
-    require_native(recipe, cluster, say)
     spec = specs.training(RunFolder(path), recipe, cluster)
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(path))
@@ -77,13 +76,15 @@ def submit(
         started: called as soon as the job exists, before a blocking cluster begins.
 
     Raises:
-        RecipeError: data are missing, or samples drawn as the recipe says would be useless.
+        RecipeError: data are missing, samples drawn as the recipe says would be useless, or the processor emulates the
+            precision.
         UsageError: the name is taken, or an evaluation lacks what it needs.
         CldError: no job exists, and the run's folder is removed again: its name is free.
     """
     recipe = options.recipe
     said: list[str] = []
     require_complete(recipe, options.metrics)
+    require_native(recipe, cluster, said.append)
     run = create(options)
     try:
         # From here on, others see that a command is at work: the code may take long to store.
