@@ -145,13 +145,14 @@ def outline(path: Path) -> Outline:
         return _outline(path, content)
 
 
-def _outline(path: Path, content: npz.Arrays) -> Outline:
-    shapes = {name: array.shape for name, array in content.outlines.items()}
-    about = _about(content) if "about" in shapes else {}
+def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
+    outlines = npz.outlines(content)
+    shapes = {name: shape for name, (shape, _) in outlines.items()}
+    about = _about(content, *outlines["about"]) if "about" in shapes else {}
     mu, sigma, rows = (shapes.get(name, ()) for name in _ARRAYS)
     features = rows[0] if len(rows) == 2 else None
     for name in set(_ARRAYS).intersection(shapes):
-        if content.outlines[name].dtype.kind not in "iuf":
+        if outlines[name][1].kind not in "iuf":
             raise npz.DamagedError(f"its {name} are not numbers")
         if max(shapes[name][-1:], default=0) > _MOST_DIMENSIONS:
             raise npz.DamagedError(f"it has {shapes[name][-1]} features, more than {_MOST_DIMENSIONS}")
@@ -175,10 +176,10 @@ def read(path: Path, *, features: bool = False) -> Reference:
     with _content(path) as content:
         shapes = _outline(path, content)
         has_moments = shapes.layout != FEATURES
-        labels = content.load(LABELS) if shapes.classes and features else None
-        rows = content.load(FEATURES) if shapes.features and (features or not has_moments) else None
+        labels = content[LABELS] if shapes.classes and features else None
+        rows = content[FEATURES] if shapes.features and (features or not has_moments) else None
         if has_moments:
-            mu, sigma = (content.load(name).astype(np.float64) for name in ("mu", "sigma"))
+            mu, sigma = (content[name].astype(np.float64) for name in ("mu", "sigma"))
         else:
             assert rows is not None, "an outline has mu and sigma or features"
             # What is not finite is refused below.
@@ -212,7 +213,7 @@ def _fingerprint(path: Path, content: Outline) -> str:
 
 
 @contextlib.contextmanager
-def _content(path: Path) -> Iterator[npz.Arrays]:
+def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with npz.arrays(path) as content:
             yield content
@@ -221,12 +222,11 @@ def _content(path: Path) -> Iterator[npz.Arrays]:
         raise UsageError(f"{path} {text}. Correct eval.fid.stats.") from error
 
 
-def _about(content: npz.Arrays) -> dict[str, Any]:
-    outline = content.outlines["about"]
-    if outline.dtype.kind != "U" or outline.shape:
+def _about(content: np.lib.npyio.NpzFile, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> dict[str, Any]:
+    if dtype.kind != "U" or shape:
         raise npz.DamagedError("what it says about its origin is not a short text")
     try:
-        about = parse_json(str(content.load("about")))
+        about = parse_json(str(content["about"]))
     except ValueError as error:
         raise npz.DamagedError(f"what it says about its origin is not JSON: {one_line(error)}") from error
     return about if isinstance(about, dict) else {}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.shards import Computer, Request, ShardedWork, Task
 from cld_core.shards.rows import Rows
 
@@ -53,7 +53,7 @@ class Squares(ShardedWork):
 
     @property
     def is_done(self):
-        return (read_json(self.folder / "sum.json") or {}).get("id") == self.request.id
+        return read_object(self.folder / "sum.json").get("id") == self.request.id
 
     def rows(self, kind):
         return Rows(self.folder.parent / "rows" / kind, self.request.chunk(kind))

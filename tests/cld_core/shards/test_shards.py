@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cld_core.errors import CldError, NotFoundError
-from cld_core.files import read_json
+from cld_core.files import read_object
 from cld_core.ranks import Ranks
 from cld_core.shards import KINDS, open_work
 from cld_core.shards.rows import DamagedRowsError, Rows
@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def result(folder):
-    return (read_json(folder / "sum.json") or {}).get("squares")
+    return read_object(folder / "sum.json").get("squares")
 
 
 def chunks(folder):
@@ -89,7 +89,7 @@ def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(n,
             only = data.draw(st.sets(st.sampled_from(work.to_start()), min_size=1), label="shards")
             steps = data.draw(st.integers(1, 5), label="batches before it is stopped")
             work.compute(Ranks(), lambda: len(work.computed) >= steps, only)  # noqa: B023 (called at once)
-        expected, found = read_json(alone / "sum.json"), read_json(folder / "sum.json")
+        expected, found = read_object(alone / "sum.json"), read_object(folder / "sum.json")
         assert found == expected, "the digests of chunks, too"
 
 
@@ -240,7 +240,7 @@ def test_a_kind_with_fewer_chunks_than_shards(tmp_path):
     assert len(work.missing()) == 6, "one without a chunk is complete at once"
     assert len([shard for shard in range(N) if "few" in work.request.chunks(shard)]) == 1
     assert work.compute(Ranks())
-    assert read_json(folder / "sum.json")["few"] == 1
+    assert read_object(folder / "sum.json")["few"] == 1
 
 
 def test_a_file_that_is_lost_between_two_looks_is_no_file(tmp_path):
