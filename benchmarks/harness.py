@@ -172,11 +172,6 @@ def console(width: int = 160) -> Console:
     return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
-def at_most(name: str, seconds: float, limit: float, note: str = "", best: float | None = None) -> Row:
-    """A row whose target is an upper bound in seconds."""
-    return Row(name=name, seconds=seconds, best=best, target=f"< {limit:g} s", met=seconds < limit, note=note)
-
-
 def machine() -> dict[str, Any]:
     """The machine on which the numbers were measured."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -20,7 +20,6 @@ from torchdiffeq import odeint
 import cld_core
 from benchmarks import harness
 from cld_core.model import Model
-from cld_core.samplers.grids import times
 from cld_core.seeds import SampleNoise
 
 SEED = 0
@@ -81,7 +80,7 @@ def rows(flow: Flow, numbers: list[int], fine: Tensor) -> dict[str, dict[int, tu
             steps = (nfe - 1) // each
             for grid, settings in GRIDS.items():
                 place = {"rho": 1.0, **settings}
-                where = times(place["grid"], steps, 1e-3, rho=place["rho"], schedule=flow.model.sde.schedule)
+                where = flow.model.sde.schedule.grid(place["grid"], steps, 1e-3, place["rho"])
                 note(f"{method}, {grid}", nfe, *flow.solve(where, method))
     # Our own solver: torchdiffeq's steps past the end and interpolates, but the network is not defined below t = 0.
     adaptive = [flow.model.draw(flow.n, seed=SEED, method="ode", rtol=tol, atol=tol) for tol in TOLERANCES]

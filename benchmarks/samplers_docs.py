@@ -21,7 +21,7 @@ from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.run import RunFolder
 from cldctl.evals import samplers
 from cldctl.evals.samplers import NFE, SAMPLER
-from cldctl.evals.table import keys_of, rows
+from cldctl.evals.table import is_complete, keys_of, rows
 
 PAGE = Path(__file__).parent.parent / "docs" / "samplers-measured.md"
 
@@ -47,7 +47,7 @@ def newest(run: RunFolder) -> Sweep:
         ValueError: it has none.
     """
     compared = [sweep for _, sweep in sweeps_of(run) if [axis.key for axis in sweep.axes] == [SAMPLER, NFE]]
-    complete = [sweep for sweep in compared if samplers.is_complete(run, sweep)]
+    complete = [sweep for sweep in compared if is_complete(run, sweep)]
     if not complete:
         raise ValueError(f"{run.path} has no complete comparison: `cldctl bench samplers {run.name} --follow`")
     return complete[-1]

@@ -12,8 +12,7 @@ from benchmarks import baseline, models
 from benchmarks.harness import BASELINE, Report, Settings, against_published, interleaved, rows_of
 from benchmarks.limits import product_rate
 from cld_core.model import Model
-from cld_core.samplers import grids
-from cld_core.samplers.split import denoised
+from cld_core.samplers.split import ended
 from cld_core.score import at_each
 from cld_core.solver import Solution, solve
 
@@ -28,7 +27,7 @@ def topic(settings: Settings) -> Report:
     n, steps = (64, 10) if settings.quick else (2048, 500)
     model = models.toy_model(settings.device, steps=20 if settings.quick else 1500)
     plain = models.plain_toy(model)
-    times = grids.linear(steps - 1, EPS)
+    times = model.sde.schedule.grid("linear", steps - 1, EPS)
     generator = torch.Generator().manual_seed(0)
 
     def noise() -> Tensor:
@@ -97,4 +96,5 @@ def with_one_step_size(model: Model, noise: Tensor) -> Solution:
         return list(zip(times, at_each(score, times, u.dtype), strict=True))
 
     solution = solve(field, u.view(1, -1), 1.0, EPS, rtol=spec.rtol, atol=spec.atol, prepare=prepare)
-    return replace(solution, y=denoised(score, sde, solution.y.to(u.dtype).view_as(u), EPS))
+    y, _ = ended(score, sde, replace(spec, eps=EPS, denoise=True), solution.y.to(u.dtype).view_as(u), 0)
+    return replace(solution, y=y)

@@ -28,14 +28,14 @@ from cld_core import samplers
 from cld_core.config.sampling import OdeSpec
 from cld_core.model import Model
 from cld_core.run import RunFolder
+from cld_core.samplers.tuned import Linear
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import Solution, in_run
+from cld_core.solutions import Flow, Solution, in_run
 from cld_core.tune import fit
-from cld_core.tune.derivatives import Fitted, samples
 from cld_core.tune.fit import Ends, Problem
-from cld_core.tune.linear import Linear, of_exponential, spaced
+from cld_core.tune.linear import Fitted, of_exponential, spaced
 from cld_core.tune.tuning import CANDIDATES, SPACINGS, STAGES, Row
 
 EPS = 1e-3
@@ -69,7 +69,7 @@ def of_model(model: Model, name: str) -> Case:
 
 
 def rms(case: Case, linear: Linear, ends: Ends) -> float:
-    x = samples(Fitted(case.score, case.sde, 4096), linear, ends.u)
+    x = Fitted(case.score, case.sde, 4096).samples(linear, ends.u)
     return math.sqrt(float((x - ends.x).square().mean()))
 
 
@@ -99,7 +99,7 @@ def fitted(
         for _ in range(STAGES[stage]):
             rows[stage].append(problem.row(stage, rows))
         best = fit.best(rows[stage])
-        yield stage, best, problem.sampler(stage, rows, best)
+        yield stage, best, Linear.of(best.sampler)
 
 
 def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
@@ -108,7 +108,7 @@ def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:
         return ""
     distances, densities = [], []
     for seed in range(100, 100 + seeds):
-        x = samples(Fitted(case.score, case.sde, 4096), linear, case.prior(seed, n).double())
+        x = Fitted(case.score, case.sde, 4096).samples(linear, case.prior(seed, n).double())
         distances += [sliced_w2(x.float(), truth(n, other)) for other in range(seeds)]
         densities.append(float(LAW.log_density(x).mean()))
     return f"{statistics.mean(distances):.4f} / {statistics.mean(densities):.3f}"
@@ -149,7 +149,8 @@ def main() -> None:
                 cells = f"{rms(case, linear, ends):.4f}", quality(case, linear, arguments.samples, arguments.seeds)
                 shown.add_row(case.name, str(nfe), stage, *cells)
                 out.print(f"{case.name} {nfe} {stage}: held {best.held:.4f} fresh {' '.join(cells)}")
-            solution = linear.solution(eps=EPS, denoise=True, rms={}, about={})
+            flow = Flow(eps=EPS, denoise=True)
+            solution = Solution(coefficients=linear.plain(), flow=flow, rms={}, about={})
             solutions.append((case.name, solution))
         if arguments.save is not None:
             arguments.save.write_text(json.dumps([[name, solution.content()] for name, solution in solutions]))
@@ -167,7 +168,7 @@ def main() -> None:
             sampled = quality(case, linear, arguments.samples, arguments.seeds)
             shown.add_row(case.name, str(nfe), f"untuned, {how}", f"{distance:.4f}", sampled)
         for one in (one for one in found if one.step == model.step):
-            linear = Linear.of_solution(one)
+            linear = Linear.of(one.coefficients)
             sampled = quality(case, linear, arguments.samples, arguments.seeds)
             shown.add_row(case.name, str(one.nfe), f"tuned ({one.kept})", f"{rms(case, linear, ends):.4f}", sampled)
     for text in arguments.on:
@@ -175,9 +176,10 @@ def main() -> None:
         case = of_model(model, f"{run.name}, step {model.step}")
         ends = case.ends(9, arguments.fresh)
         for origin, one in solutions:
-            if (model.sde.n, model.sde.m) == (len(one.transitions[0]), len(one.weights[0][0][0])):
-                sampled = quality(case, Linear.of_solution(one), arguments.samples, arguments.seeds)
-                distance = rms(case, Linear.of_solution(one), ends)
+            linear = Linear.of(one.coefficients)
+            if linear.matrices[0].shape == (model.sde.n, model.sde.n + model.sde.m):
+                sampled = quality(case, linear, arguments.samples, arguments.seeds)
+                distance = rms(case, linear, ends)
                 shown.add_row(case.name, str(one.nfe), f"fitted to {origin}", f"{distance:.4f}", sampled)
     out.print(shown)
 

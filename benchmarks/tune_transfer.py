@@ -12,17 +12,17 @@ import torch
 
 from benchmarks import harness
 from benchmarks.tune import EPS, fitted, of_diamond, rms, untuned
+from cld_core.samplers.tuned import Linear
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
-from cld_core.tune.fit import Point, times_of
-from cld_core.tune.linear import Linear, of_exponential
+from cld_core.tune.linear import of_exponential, shares_of, times_of
 from cld_core.tune.tuning import CANDIDATES, Row
 
 DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
 
 
-def carried(row: Row, sde: Diffusion) -> Linear:
-    """The sampler of a row, for another diffusion."""
-    times = times_of(sde.schedule, Point.of(row).parameters, EPS)
+def carried(row: Row, origin: Diffusion, sde: Diffusion) -> Linear:
+    """The sampler of a row that was fitted with ``origin``, for another diffusion."""
+    times = times_of(sde.schedule, shares_of(origin.schedule, row.sampler.times), EPS)
     return of_exponential(sde, times, CANDIDATES[row.which], True)
 
 
@@ -44,7 +44,7 @@ def main() -> None:
             *_, (_, rows[case.name], _) = fitted(case, nfe, arguments.points, ("untuned", "grid"))
         for case in cases:
             own, _, _ = untuned(case, nfe, fresh[case.name])
-            distances = [rms(case, carried(rows[other.name], case.sde), fresh[case.name]) for other in cases]
+            distances = [rms(case, carried(rows[other.name], other.sde, case.sde), fresh[case.name]) for other in cases]
             cells = [f"{one:.4f}" if math.isfinite(one) else "diverges" for one in (own, *distances)]
             shown.add_row(case.name, *cells)
         harness.console().print(shown)

@@ -10,6 +10,7 @@ use even if a part of them is damaged.
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from cld_core.errors import CldError
 from cld_core.files import MAX_JSON_BYTES, parse_json, read_bytes
 
 T = TypeVar("T")
+# A number that was computed: it may be infinite, or not a number.
+Result = typing.NewType("Result", float)
 # Beyond this, a number of steps, bytes or seconds is damage.
 MAX_NUMBER = 2**62
 _UNKNOWN = "unknown fields"
@@ -120,6 +123,10 @@ def _default(entry: "dataclasses.Field[Any]") -> Any:
 _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number", lambda value: whole(value, -MAX_NUMBER) is not None),
     float: ("a finite number", lambda value: real(value) is not None),
+    Result: (
+        "a number",
+        lambda value: real(value) is not None or (isinstance(value, float) and not math.isfinite(value)),
+    ),
     str: ("a text", lambda value: text(value) is not None),
     bool: ("true or false", lambda value: isinstance(value, bool)),
     type(None): ("null", lambda value: value is None),

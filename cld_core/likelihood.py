@@ -122,19 +122,14 @@ def _scores(score: ScoreFunction, leaf: Tensor, t: Tensor, count: int) -> Iterat
 def _trace_by_probes(
     score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The score at u (b, ...) and Hutchinson's estimate (b,), with probes (b, P, ...) of u or of its scored halves."""
+    """The score at u (b, ...) and Hutchinson's estimate (b,), with probes (b, P, ...) of the scored halves."""
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
         total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
         for p, (s, again) in enumerate(_scores(score, leaf, t, probes.shape[1])):
-            probe = probes[:, p]
-            whole = probe.shape == u.shape
-            direction = _weighted(sde, sde.scored(probe) if whole else probe)
+            direction = _weighted(sde, probes[:, p])
             (product,) = torch.autograd.grad(s, leaf, direction, retain_graph=again)
             total = total + (sde.scored(product) * direction).flatten(1).sum(1)
-            if whole and sde.m < sde.n:
-                others = u.shape[1] - direction.shape[1]
-                total = total + (product[:, :others] * probe[:, :others]).flatten(1).sum(1)
     return s.detach(), total / probes.shape[1]
 
 
@@ -161,7 +156,6 @@ def density_field(
     ``shape`` and ``dtype`` are those in which the score sees one u of N numbers; ``probes`` as in `log_density`.
     """
     size = shape.numel()
-    whole = probes is not None and sde.m < sde.n and probes.shape[2:] == shape
 
     def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         now, here = y[:, :size].to(dtype).view(-1, *shape), for_rows(score, rows)
@@ -169,14 +163,9 @@ def density_field(
             s, trace = _trace_exact(here, sde, now, t)
         else:
             s, trace = _trace_by_probes(here, sde, now, t, probes[rows])
-        divergence = sde.flow_divergence(trace, t, size // sde.n)
-        if whole:
-            assert probes is not None, "only probes see all halves"
-            cross = [sde.probe_cross_term(e, t) for e in probes[rows].unbind(1)]
-            divergence = divergence + torch.stack(cross).mean(0)
         out = torch.empty_like(y)
         out[:, :size] = sde.flow(now, s, t).flatten(1)
-        out[:, size] = divergence
+        out[:, size] = sde.flow_divergence(trace, t, size // sde.n)
         return out
 
     return field
@@ -200,9 +189,9 @@ def log_density(
 
     Args:
         u: (R, nC, ...); (x, v) for CLD.
-        probes: (R, P, ...) with the trailing shape of u or of its scored halves; their estimates are averaged
-            within every evaluation. None: the exact trace, which is ``score.divergence`` if that exists and otherwise
-            takes one backward pass per coordinate.
+        probes: (R, P, mC, ...) of the scored halves; their estimates are averaged within every evaluation. None: the
+            exact trace, which is ``score.divergence`` if that exists and otherwise takes one backward pass per
+            coordinate.
 
     Returns:
         log-density (R,) in nats, u at time 1 shaped as u, and evaluations (R,); float64, float64, int64.

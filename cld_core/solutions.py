@@ -5,7 +5,6 @@ A run keeps each in ``tuned/ID/solution.json``; exported files contain them (doc
 
 import contextlib
 import functools
-import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,30 +20,59 @@ from cld_core.files import parse_json, read_object
 from cld_core.run import RunFolder
 
 _log = logging.getLogger(__name__)
-FORMAT = 1
 FILE = "solution.json"
 # The key of the metadata of exported files that contains them.
 _CARRIED = "solutions"
-# What makes two flows the same, besides the weights.
-FLOW = ("eps", "denoise", "labels", "guidance", "guidance_from", "guidance_to")
 Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solution:
-    """A sampler of ``nfe`` evaluations, and where it comes from.
-
-    Step i evaluates alpha_i at ``times[i]`` and replaces u by transitions[i] u + sum over j of weights[i][j]
-    alpha_(i-j). The last step includes denoising and results in the sample.
+class Flow:
+    """A network's probability flow.
 
     Attributes:
-        times: (nfe,), decreasing from 1.
-        transitions: (nfe, n, n).
-        weights: for each step, matrices (n, m) for the newest alphas, the newest first.
-        eps: time at which the flow that it was fitted to ends.
-        denoise: whether the end of that flow is denoised.
-        labels: whether that flow is conditional on labels.
-        guidance, guidance_from, guidance_to: of that flow, as in `sampling`; the defaults if it has no labels.
+        eps: time at which it ends.
+        denoise: whether its end is denoised.
+        labels: whether it is conditional on labels.
+        guidance, guidance_from, guidance_to: as in `sampling`; the defaults if guidance has no effect, so equal flows
+            are equal.
+    """
+
+    eps: float
+    denoise: bool
+    labels: bool = False
+    guidance: float = SamplingSpec.guidance
+    guidance_from: float = SamplingSpec.guidance_from
+    guidance_to: float = SamplingSpec.guidance_to
+
+    @classmethod
+    def of(cls, spec: SamplingSpec, *, labels: bool) -> Self:
+        """The flow that the keys of ``spec`` are of."""
+        names = ("guidance", "guidance_from", "guidance_to") if labels and spec.guidance != 1 else ()
+        keys = {name: float(getattr(spec, name)) for name in names}
+        return cls(eps=spec.eps, denoise=spec.denoise, labels=labels, **keys)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear combination.
+
+    Attributes:
+        times: (N,), decreasing from 1.
+        matrices: of each step, (n, n + k m): times the halves of u and of the k newest alphas, the newest first. The
+            last step includes denoising and results in the sample.
+    """
+
+    times: tuple[float, ...]
+    matrices: tuple[Matrix, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """A sampler, and where it comes from.
+
+    Attributes:
+        flow: what it was fitted to.
         step: the optimiser step of the network.
         checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
         ema_length: which average of the weights, as `ema.length`.
@@ -54,16 +82,8 @@ class Solution:
         about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
     """
 
-    nfe: int
-    times: tuple[float, ...]
-    transitions: tuple[Matrix, ...]
-    weights: tuple[tuple[Matrix, ...], ...]
-    eps: float
-    denoise: bool
-    labels: bool = False
-    guidance: float = 1.0
-    guidance_from: float = 0.0
-    guidance_to: float = 1.0
+    coefficients: Coefficients
+    flow: Flow
     step: int = 0
     checkpoint: str = ""
     ema_length: float | None = None
@@ -73,9 +93,14 @@ class Solution:
     about: dict[str, Any]
 
     @property
+    def nfe(self) -> int:
+        """Evaluations of the network, denoising included."""
+        return len(self.coefficients.times)
+
+    @property
     def digest(self) -> str:
         """Digest of everything that samples depend on: solutions with equal digests draw equal samples."""
-        return digest([self.nfe, self.times, self.transitions, self.weights, self.eps, self.denoise])[:16]
+        return digest([to_plain(self.coefficients), self.flow.eps, self.flow.denoise])[:16]
 
     @property
     def distance(self) -> float:
@@ -84,7 +109,7 @@ class Solution:
 
     def content(self) -> dict[str, Any]:
         """The content of its file: floats with all their digits."""
-        return {"format": FORMAT, "digest": self.digest, **to_plain(self)}
+        return {"digest": self.digest, **to_plain(self)}
 
     @classmethod
     def of_content(cls, content: Mapping[str, Any]) -> Self:
@@ -93,30 +118,10 @@ class Solution:
         Raises:
             ValueError: it is damaged, or of another version of cldctl.
         """
-        if content.get("format") != FORMAT:
-            raise ValueError(f"its format is {content.get('format')!r}, this cldctl reads {FORMAT}")
         solution = from_plain(cls, content)
         if solution.digest != content.get("digest"):
             raise ValueError("its numbers are not those that were written")
-        if not solution.fits_a_sampler:
-            raise ValueError("it is not that of a sampler: its times or matrices do not go together")
         return solution
-
-    @property
-    def fits_a_sampler(self) -> bool:
-        """Whether times fall, matrices are (n, n) and (n, m) with 1 <= m <= n, and step i has 1 to i + 1 weights."""
-        times, each = (1.0 + 1e-9, *self.times, 0.0), list(itertools.chain(*self.weights))
-        if not 0 < self.eps < 1 or not all(later < earlier for earlier, later in itertools.pairwise(times)):
-            return False
-        if not self.nfe == len(self.times) == len(self.transitions) == len(self.weights) >= 1:
-            return False
-        if not all(1 <= len(step) <= number for number, step in enumerate(self.weights, 1)):
-            return False
-        n, m = len(self.transitions[0]), len(each[0][0]) if each[0] else 0
-        shapes = [({n}, self.transitions), ({m}, each)]
-        return 1 <= m <= n and all(
-            len(matrix) == n and set(map(len, matrix)) == columns for columns, some in shapes for matrix in some
-        )
 
 
 def read(file: Path) -> Solution | None:
@@ -222,22 +227,11 @@ class Solutions:
 
 def _unlike(spec: TunedSpec, network: Network, solution: Solution) -> Iterator[tuple[str, Any, Any]]:
     """The keys in which the requested flow differs from that of a solution: name, requested value, its value."""
-    if network.labels != solution.labels:
-        yield "labels", network.labels, solution.labels
-    for name in ("eps", "denoise"):
-        if getattr(spec, name) != getattr(solution, name):
-            yield name, getattr(spec, name), getattr(solution, name)
-    asked, has = guidance_of(spec, labels=network.labels), guidance_of(solution, labels=solution.labels)
-    for name, value in asked.items():
-        if value != has[name]:
-            yield name, value, has[name]
-
-
-def guidance_of(spec: SamplingSpec | Solution, *, labels: bool) -> dict[str, Any]:
-    """Scale and interval of guidance, or the defaults if guidance has no effect, so they are equal for equal flows."""
-    names = ("guidance", "guidance_from", "guidance_to")
-    source = spec if labels and spec.guidance != 1 else SamplingSpec
-    return {name: float(getattr(source, name)) for name in names}
+    asked, has = Flow.of(spec, labels=network.labels), solution.flow
+    # Labels first: without them, guidance has no effect.
+    for name in ("labels", "eps", "denoise", "guidance", "guidance_from", "guidance_to"):
+        if getattr(asked, name) != getattr(has, name):
+            yield name, getattr(asked, name), getattr(has, name)
 
 
 def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, float]:

@@ -1,32 +1,30 @@
 """Samples given a linear observation of x, y = H x + sigma z, with the same network (docs/math.md section 14).
 
-`GradientGuidance` and `Replacement` are two ways of conditioning a score on y, with their settings. A new way has to
-implement the protocol `Way`.
+A `Way` conditions a score on y; `GradientGuidance` and `Replacement` are two, with their settings.
 """
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
-from cld_core.conditioning.gradient import GradientGuidance, GradientGuided
 from cld_core.conditioning.observation import Observation
-from cld_core.conditioning.replacement import Replaced, Replacement
+from cld_core.config.registry import require_fixed_steps
 from cld_core.config.sampling import SamplingSpec
+from cld_core.errors import UsageError
 from cld_core.samplers import Noise
-from cld_core.score import ScoreFunction
+from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion
-from cld_core.sde.estimate import posterior_mean
+from cld_core.sde.estimate import Estimate, estimate
+from cld_core.sde.matrices import apply, as_batch, combined, spread
 
-__all__ = [
-    "Conditioned",
-    "GradientGuidance",
-    "GradientGuided",
-    "Observation",
-    "Replaced",
-    "Replacement",
-    "Way",
-    "posterior_mean",
-]
+__all__ = ["Conditioned", "GradientGuidance", "GradientGuided", "Observation", "Replaced", "Replacement", "Way"]
+
+# Up to this many observed values, "auto" means "jacobian", which takes a backward pass for each.
+MOST_BACKWARD = 8
+# Smaller variances, as a fraction of the isotropic one, are replaced by that.
+_LEAST_SHARE = 1e-2
 
 
 class Conditioned(Protocol):
@@ -51,3 +49,223 @@ class Way(Protocol):
     def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> Conditioned:
         """The score given y, for as many samples as ``noise`` has rows."""
         ...
+
+
+def _require_untuned(spec: SamplingSpec) -> None:
+    """Refuse a sampler that was fitted to the flow without an observation.
+
+    Raises:
+        UsageError
+    """
+    if spec.needs_solution:
+        text = f"sampling.method={spec.method} was fitted to the network's flow without an observation"
+        raise UsageError(f"{text}. Choose another method, for example exponential.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientGuidance:
+    """Settings of conditioning by gradient (docs/math.md section 14.2).
+
+    The score gets the gradient of log N(y; H x_hat, H C H^T + sigma^2 I), where x_hat = E[x_0 | u_t] and C stands for
+    the covariance of x_0 given u_t: diffusion posterior sampling (arXiv 2209.14687) as pseudo-inverse guidance has it
+    (Song et al., ICLR 2023), in phase space. On Gaussian data it is exact. Every network evaluation also takes backward
+    passes through the network.
+
+    Attributes:
+        scale: factor of the gradient; 1 is Bayes' rule.
+        covariance: what C is. "jacobian": the covariance of x_0 given u_t, from the derivative of x_hat by one backward
+            pass for each observed value. "isotropic": r_t^2 I, which it would be for data N(0, data_std^2 I); one
+            backward pass. "auto": "jacobian" for up to 8 observed values.
+        data_std: standard deviation of the data, in the units of x, as "isotropic" and `score_error` assume it.
+        score_error: root-mean-square error of the noise that the network predicts (docs/math.md section 14.1). With 0,
+            x_hat trusts the score completely. Only exact scores allow that: for t near 1, errors are multiplied by 400.
+    """
+
+    scale: float = 1.0
+    covariance: Literal["auto", "jacobian", "isotropic"] = "auto"
+    data_std: float = 1.0
+    score_error: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.scale <= 1e4:
+            raise UsageError(f"gradient scale {self.scale:g}: expected a number from 0 to 10,000; 1 is Bayes' rule.")
+        if not 0 <= self.score_error < float("inf"):
+            raise UsageError(f"score_error={self.score_error:g}: expected a number of 0 or more.")
+        if not 0 < self.data_std < float("inf"):
+            raise UsageError(f"data_std={self.data_std:g}: expected a standard deviation above 0.")
+        if self.covariance not in ("auto", "jacobian", "isotropic"):
+            raise UsageError(f"covariance={self.covariance!r}: expected auto, jacobian or isotropic.")
+
+    def of_jacobian(self, observation: Observation) -> bool:
+        """Whether "jacobian" is meant."""
+        count = observation.operator.count
+        return self.covariance == "jacobian" or (self.covariance == "auto" and count <= MOST_BACKWARD)
+
+    def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
+        """
+        Raises:
+            UsageError: the sampler is tuned, or the network is compiled and would be differentiated several times.
+        """
+        _require_untuned(spec)
+        if spec.compile and self.of_jacobian(observation) and observation.operator.count > 1:
+            text = "a compiled network can be differentiated once only, and the covariance takes several passes"
+            raise UsageError(f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'.")
+
+    def conditioned(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise
+    ) -> "GradientGuided":
+        """The score given y; ``noise`` is not used."""
+        return GradientGuided(score, sde, observation, self)
+
+
+class GradientGuided:
+    """A score with the gradient of an observation's likelihood added; callable as ``score`` is."""
+
+    def __init__(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, guidance: GradientGuidance
+    ) -> None:
+        self._score, self.sde, self.observation, self.guidance = score, sde, observation, guidance
+        self._pull = self._by_jacobian if guidance.of_jacobian(observation) else self._isotropic
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """The score (B, mC, ...) given y at u (B, nC, ...); t is a float or a (B,) float64 tensor."""
+        times = as_batch(t, len(u), u.device, torch.float64)
+        found = estimate(self.sde, times, score_error=self.guidance.score_error, data_std=self.guidance.data_std)
+        with torch.enable_grad():
+            leaf = u.detach().requires_grad_()
+            score = self._score(leaf, t)
+            x = found.posterior_mean(self.sde, leaf, score)
+            observed = self.observation.operator.apply(x)
+        pull = self._pull(found, leaf, observed)
+        return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """The samples x (B, C, ...), as they are."""
+        return x
+
+    def for_rows(self, rows: Tensor) -> "GradientGuided":
+        """As `cld_core.score.for_rows`."""
+        part = for_rows(self._score, rows)
+        return self if part is self._score else GradientGuided(part, self.sde, self.observation, self.guidance)
+
+    def _isotropic(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+        residual = self.observation.y.to(observed.device) - observed.detach().double()
+        weights = self._solved(found.variance[:, None], residual)
+        (gradient,) = torch.autograd.grad(observed, leaf, weights.to(observed.dtype))
+        return self.sde.scored(gradient)
+
+    def _solved(self, variance: Tensor, residual: Tensor) -> Tensor:
+        """(variance H H^T + sigma^2 I)^-1 residual, (B, k), for a variance (B, 1)."""
+        noise, gram = self.observation.sigma**2, self.observation.operator.gram
+        if not isinstance(gram, Tensor):
+            return residual / (variance * gram + noise)
+        values, vectors = torch.linalg.eigh(gram.to(residual.device))
+        return ((residual @ vectors) / (variance * values.clamp(min=0.0) + noise)) @ vectors.T
+
+    def _by_jacobian(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+        rows, variances, axes = self._principal(found, leaf, observed)
+        residual = self.observation.y.to(leaf.device) - observed.detach().double()
+        weights = torch.einsum("bjk,bk->bj", axes, residual) / (variances + self.observation.sigma**2)
+        pull = torch.einsum("bj,bj...->b...", weights, rows)
+        return apply(found.pull[:, :, None], pull)
+
+    def _principal(self, found: Estimate, leaf: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """H C and H C H^T in the axes in which the latter is diagonal: (B, k, C, ...), (B, k); and the axes (B, k, k).
+
+        In axes in which the variance is negative or tiny, as it can be with a network, the isotropic ones are used.
+        """
+        operator, (batch, count) = self.observation.operator, observed.shape
+        rows = self._rows_of_covariance(found, leaf, observed)
+        projected = operator.apply(rows.flatten(0, 1)).view(batch, count, count)
+        variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
+        axes = vectors.mT
+        rows = torch.einsum("bjk,bk...->bj...", axes, rows)
+        plain = operator.transpose(axes.flatten(0, 1)).view_as(rows)
+        plain = spread(found.variance, plain) * plain
+        plain_variances = (operator.apply(plain.flatten(0, 1)).view(batch, count, count) * axes).sum(2)
+        doubtful = variances < _LEAST_SHARE * plain_variances
+        rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
+        return rows, torch.where(doubtful, plain_variances, variances), axes
+
+    def _rows_of_covariance(self, found: Estimate, leaf: Tensor, observed: Tensor) -> Tensor:
+        """H C, (B, k, C, ...), float64: the derivative of H x_hat by scored half i is c_i H C."""
+        batch, count = observed.shape
+        rows = [
+            self.sde.scored(torch.autograd.grad(observed, leaf, unit.expand(batch, count), retain_graph=True)[0])
+            for unit in torch.eye(count, dtype=observed.dtype, device=observed.device)
+        ]
+        jacobian = torch.stack(rows, dim=1).double()
+        shares = found.pull / found.pull.square().sum(1, keepdim=True)
+        return torch.einsum("bm,bkm...->bk...", shares, jacobian.unflatten(2, (self.sde.m, -1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """Settings of conditioning by replacement, for observations through a mask (docs/math.md section 14.3).
+
+    In every evaluation of the network, the observed coordinates of u are replaced by a draw of the kernel given the
+    observed x, in all halves jointly (Song et al. 2021, arXiv 2011.13456, section 5, in phase space). This is an
+    approximation: the network sees a noisy version of what is known exactly.
+
+    Attributes:
+        renew: draw new noise for the observed coordinates at every evaluation. Otherwise each sample keeps its noise,
+            and samplers without noise follow a smooth flow.
+    """
+
+    renew: bool = True
+
+    def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
+        """
+        Raises:
+            UsageError: what is observed is not a part of x, or the sampler is tuned or chooses its own steps.
+        """
+        _require_untuned(spec)
+        if observation.operator.mask is None:
+            fix = "Condition by gradient, or pass a mask"
+            raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
+        require_fixed_steps(spec)
+
+    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> "Replaced":
+        """The score given y; ``noise`` is used to draw the replaced coordinates."""
+        return Replaced(score, sde, observation, self, noise)
+
+
+class Replaced:
+    """A score whose observed coordinates are replaced; callable as ``score`` is, by a sampler with fixed steps.
+
+    With noise of std sigma in y, the observed x of a sample is drawn once from N(y, sigma^2).
+    """
+
+    def __init__(
+        self, score: ScoreFunction, sde: Diffusion, observation: Observation, replacement: Replacement, noise: Noise
+    ) -> None:
+        operator = observation.operator
+        assert operator.mask is not None, "`Replacement.require_usable` refuses other observations"
+        self._score, self.sde, self._noise = score, sde, noise
+        self._shape = (sde.n * operator.shape[0], *operator.shape[1:])
+        self._renew = replacement.renew
+        self._e = noise.normal(self._shape)
+        self._mask = operator.mask.to(self._e.device)
+        y = observation.y.to(self._e)[None] + observation.sigma * noise.normal((operator.count,))
+        self._x = operator.transpose(y)
+
+    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """The score (B, mC, ...), in observed coordinates that of the kernel; t is a float."""
+        if self._renew:
+            self._e = self._noise.normal(self._shape).to(u)
+        score = self._score(self.replaced(u, t), t)
+        own = apply(-self.sde.target(t), self.sde.scored(self._e.to(u)))
+        return torch.where(self._wide(self.sde.m), own, score)
+
+    def replaced(self, u: Tensor, t: float | Tensor) -> Tensor:
+        """u with Psi_0 x + L e in its observed coordinates."""
+        known = combined(self.sde.perturbation(t), (self._x.to(u), *self.sde.halves(self._e.to(u))))
+        return torch.where(self._wide(self.sde.n), known, u)
+
+    def _wide(self, halves: int) -> Tensor:
+        """The mask over some halves, (halves C, ...)."""
+        return torch.cat([self._mask] * halves)
+
+    def finished(self, x: Tensor) -> Tensor:
+        """Samples (B, C, ...) with the observed values in their places."""
+        return torch.where(self._mask, self._x.to(x), x)

@@ -51,45 +51,31 @@ class ConditionalDensity:
         cls, toy: Toy, observation: Observation, plane: Plane, label: int | None = None
     ) -> "ConditionalDensity | None":
         """None if it is not known: for lack of a density, or because the nodes are too few for its details."""
-        exact, prior = observation.sigma == 0, toy.log_density_of(label)
-        if prior is None or (exact and observation.operator.count != 1):
-            return None
-        if exact and observation.operator.mask is None:
+        exact, prior, mask = observation.sigma == 0, toy.log_density_of(label), observation.operator.mask
+        if prior is None or (exact and (mask is None or observation.operator.count != 1)):
             return None
         low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high))
         low, high = low - _REACH * (high - low), high + _REACH * (high - low)
         if exact:
-            return cls._on_line(prior, observation, low, high)
-        axes = [torch.linspace(float(a), float(b), _SIDE, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
-        nodes = torch.cartesian_prod(*axes)
+            assert mask is not None, "looked for above"
+            free = int((~mask).nonzero()[0])
+            axes = [torch.linspace(float(low[free]), float(high[free]), _LINE, dtype=torch.float64)]
+            nodes = observation.operator.transpose(observation.y[None]).expand(_LINE, -1).clone()
+            nodes[:, free] = axes[0]
+            log_p = prior(nodes)
+        else:
+            ends = zip(low, high, strict=True)
+            axes = [torch.linspace(float(a), float(b), _SIDE, dtype=torch.float64) for a, b in ends]
+            nodes = torch.cartesian_prod(*axes)
+            log_p = prior(nodes) + _log_likelihood(observation, nodes)
         weight = math.prod(float(axis[1] - axis[0]) for axis in axes)
-        log_p = prior(nodes) + _log_likelihood(observation, nodes)
         evidence, mean = _normalised(log_p, weight)
-        coarse, _ = _normalised(log_p.view(_SIDE, _SIDE)[::2, ::2].flatten(), 4.0 * weight)
+        every_other = log_p.view([len(axis) for axis in axes])[(slice(None, None, 2),) * len(axes)]
+        coarse, _ = _normalised(every_other.flatten(), 2.0 ** len(axes) * weight)
         if not abs(coarse - evidence) < _RESOLVED:
             return None
-        return cls(prior, observation, None, evidence, mean)
-
-    @classmethod
-    def _on_line(
-        cls,
-        prior: Callable[[Tensor], Tensor],
-        observation: Observation,
-        low: Tensor,
-        high: Tensor,
-    ) -> "ConditionalDensity | None":
-        assert observation.operator.mask is not None, "`of` looks"
-        free = int((~observation.operator.mask).nonzero()[0])
-        nodes = torch.linspace(float(low[free]), float(high[free]), _LINE, dtype=torch.float64)
-        points = observation.operator.transpose(observation.y[None]).expand(_LINE, -1).clone()
-        points[:, free] = nodes
-        log_p = prior(points)
-        weight = float(nodes[1] - nodes[0])
-        evidence, mean = _normalised(log_p, weight)
-        coarse, _ = _normalised(log_p[::2], 2.0 * weight)
-        if not abs(coarse - evidence) < _RESOLVED:
-            return None
-        return cls(prior, observation, (nodes, (log_p - evidence).exp()), evidence, mean)
+        line = (axes[0], (log_p - evidence).exp()) if exact else None
+        return cls(prior, observation, line, evidence, mean)
 
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to hold."""
@@ -169,15 +155,13 @@ def _draw(
         pictures.beside_data(figure, x, model, title, label)
         return
     right, left = figure.subplots(1, 2)
-    _against_line(left, x[:, ~mask][:, 0], density)
+    _against_line(left, x[:, ~mask][:, 0], *density.line)
     Plane.of(model.source, len(x), label).draw_samples(right, x)
     figure.suptitle(title)
 
 
-def _against_line(axes: "Axes", values: Tensor, density: ConditionalDensity) -> None:
-    """A histogram of the unknown coordinate (n,), and its exact density."""
-    assert density.line is not None, "there is a line"
-    nodes, p = density.line
+def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> None:
+    """A histogram of the unknown coordinate (n,), and its exact density p at nodes."""
     shown = nodes[p > 1e-4 * p.max()]
     low, high = float(shown[0]), float(shown[-1])
     margin = 0.1 * (high - low)

@@ -14,17 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.checkpoint.files import required_digest, weights_digest
-from cld_core.codec import text
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
-from cld_core.files import by_age, read_object, write_json
+from cld_core.files import by_age, write_json
 from cld_core.run import RunFolder, change_marks
-from cld_core.shards import Computer, ShardedWork, Task
-from cld_core.shards.rows import Rows
-from cld_core.shards.work import joined
+from cld_core.shards import Computer, Rows, ShardedWork, Task, joined
 
-from . import registry
-from .reports import current_report, remarks, to_tensorboard
+from . import registry, reports
 from .request import EvalRequest
 
 # Rows that no evaluation names are kept for so many seconds: somebody may ask for them again.
@@ -46,7 +42,7 @@ class Evaluation(ShardedWork):
     @property
     def report(self) -> dict[str, Any] | None:
         """The results; None until there are some of the run's present checkpoint."""
-        return current_report(self.folder)
+        return reports.current_report(self.folder)
 
     @property
     def is_done(self) -> bool:
@@ -111,10 +107,10 @@ class Evaluation(ShardedWork):
             readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
             report |= {metric.name: registry.section(metric, table) for metric in readers}
         report["rows"] = task.made_of()
-        for remark in remarks(report):
+        for remark in reports.remarks(report):
             print(remark, flush=True)
         self._draw(model)
-        to_tensorboard(self.run, request, report)
+        reports.to_tensorboard(self.run, request, report)
         change_marks.mark(self.run.path)
         # Last: a reader who sees the report sees everything.
         write_json(self.folder / "report.json", report)
@@ -167,10 +163,7 @@ def unnamed_rows(run: RunFolder) -> list[Path]:
 
 def _named(work: Evaluation) -> Iterator[str]:
     """The rows of a work's report, and those that it would read now."""
-    told = read_object(work.folder / "report.json").get("rows")
-    for about in told.values() if isinstance(told, dict) else ():
-        if isinstance(about, dict) and (name := text(about.get("id"))) is not None:
-            yield name
+    yield from (about["id"] for about in reports.read(work.folder).get("rows", {}).values() if "id" in about)
     for kind in work.request.sizes:
         with contextlib.suppress(NotFoundError, OSError):
             yield work.rows(kind).folder.name

@@ -1,6 +1,12 @@
-"""Feature extractors of torch-fidelity: Inception and whatever else is registered with it."""
+"""Feature extractors of torch-fidelity: Inception and whatever else is registered with it.
+
+torch-fidelity unpickles the files of weights that it is given, and those that it finds where torch keeps downloads. It
+gets tensors alone instead, which were read with ``weights_only=True``, or a published file that is known by all digits
+of its SHA-256.
+"""
 
 import functools
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +16,13 @@ from torch import Tensor
 
 from cld_core import numerics
 from cld_core.config.plugins import fingerprint
-from cld_core.errors import CldError, UsageError
+from cld_core.digests import digest_of
+from cld_core.errors import UsageError
 from cld_core.imports import resolve
 from cld_core.registration import table
 from cld_core.sanitize import printable
 
-from . import inception
-from . import weights as files_of_weights
-from .feature_inputs import Extraction, Files
+from .extraction import WEIGHTS_URL, Extraction, Files
 
 _REGISTERED = table("extractors", {})
 
@@ -59,15 +64,16 @@ class Extractor:
         scores: whether class scores are wanted, for the Inception Score.
 
     Raises:
-        UsageError: the weights have changed, or are those of another network.
+        UsageError: the weights or the plug-in have changed, or the weights are those of another network.
     """
 
     def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
         name = extraction.extractor
         if extraction.plugin is not None:
-            _require_unchanged(
-                [path for place, path in files.items() if place.startswith("plugin") and path], extraction
-            )
+            plugins = [path for place, path in files.items() if place.startswith("plugin") and path]
+            if fingerprint(plugins) != extraction.plugin:
+                text = "changed since the evaluation was asked for. Re-run the command"
+                raise UsageError(f"{', '.join(plugins)}: {text}.")
         kind = find(name)
         self.layers = {"features": extraction.layer}
         if scores:
@@ -92,25 +98,71 @@ def _made(kind: Any, extraction: Extraction, weights: str | None, layers: list[s
     """The network of an extractor, with its weights."""
     from torch_fidelity.utils import create_feature_extractor
 
-    name = extraction.extractor
-    if weights is None and is_built_in(kind):
+    name, settings = extraction.extractor, {}
+    if weights is not None:
+        settings["feature_extractor_weights_path"] = _loadable(Path(weights), extraction, kind)
+    elif is_built_in(kind):
         # torch-fidelity would unpickle what lies where torch keeps downloads.
         raise UsageError(f"'eval.fid.extractor' {name} needs weights. Name their file in eval.fid.weights.")
     try:
-        if weights is None:
-            return create_feature_extractor(name, layers, cuda=False, verbose=False)
-        with files_of_weights.handed_over(weights, extraction.weights, kind, name) as path:
-            settings = {"feature_extractor_weights_path": path}
-            return create_feature_extractor(name, layers, cuda=False, verbose=False, **settings)
-    except CldError:
-        raise
+        return create_feature_extractor(name, layers, cuda=False, verbose=False, **settings)
     except Exception as error:  # torch and plug-ins may raise anything for a file of another network
+        # The second line names the first tensors that are missing.
         lines = [line.strip() for line in str(error).strip().splitlines()]
-        # For another network, the second line names the first tensors that are missing.
-        kept = "" if isinstance(error, files_of_weights.NotWeights) else f"{type(error).__name__}: "
-        reason = printable(f"{kept}{' '.join(lines[:2])[:300]}", keep="")
-        fix = f"The published weights of Inception: {inception.WEIGHTS_URL}"
-        raise UsageError(f"{weights or name}: these are not weights of {name} ({reason}). {fix}") from error
+        raise _no_weights(weights or name, name, f"{type(error).__name__}: {' '.join(lines[:2])[:300]}") from error
+
+
+def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
+    """What a class of torch-fidelity may load: the tensors alone, or the file itself where that runs nothing of others.
+
+    Raises:
+        UsageError: the file is gone or another one, holds more than tensors, or is a program.
+    """
+    from torch_fidelity.feature_extractor_clip import MODEL_METADATA, FeatureExtractorCLIP
+    from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity.feature_extractor_vgg16 import FeatureExtractorVGG16
+
+    name = extraction.extractor
+    try:
+        is_same = digest_of(path) == extraction.weights
+    except OSError as error:
+        text = f"gone since the evaluation was asked for ({error.strerror})"
+        raise UsageError(f"{path}: {text}. Put it back, or re-run the command.") from error
+    if not is_same:
+        raise UsageError(f"{path}: changed since the evaluation was asked for. Re-run the command.")
+    if issubclass(kind, FeatureExtractorInceptionV3 | FeatureExtractorVGG16):
+        tensors = io.BytesIO()
+        torch.save(tensors_of(path, name), tensors)
+        tensors.seek(0)
+        return tensors
+    if issubclass(kind, FeatureExtractorCLIP) and extraction.weights != MODEL_METADATA.get(name, {}).get("hash"):
+        # TorchScript is a program.
+        raise UsageError(f"'eval.fid.weights' is not the published file of {name}. Name that one.")
+    if issubclass(kind, FeatureExtractorDinoV2):
+        raise UsageError(f"'eval.fid.extractor' {name} runs code from the internet. Choose another extractor.")
+    # A plug-in is the user's own code, and reads files of its own kind.
+    return str(path)
+
+
+def tensors_of(path: Path, name: str) -> dict[str, Tensor]:
+    """The named tensors in a file of `torch.save`, of the extractor ``name``.
+
+    Raises:
+        UsageError: the file is damaged, or there is something else in it.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises anything for a damaged file
+        raise _no_weights(path, name, "it is damaged, or there is more in it than tensors") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise _no_weights(path, name, "it holds something else than named tensors")
+    return state
+
+
+def _no_weights(path: str | Path, name: str, why: str) -> UsageError:
+    fix = f"The published weights of Inception: {WEIGHTS_URL}"
+    return UsageError(f"{path}: these are not weights of {name} ({printable(why, keep='')}). {fix}")
 
 
 @functools.lru_cache(maxsize=1)
@@ -144,11 +196,3 @@ def download(url: str, path: Path, sha256: str) -> None:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
     except (OSError, RuntimeError) as error:
         raise UsageError(f"{url} cannot be downloaded ({error}). Put the file at {path} by hand.") from error
-
-
-def _require_unchanged(plugins: list[str], extraction: Extraction) -> None:
-    if missing := [path for path in plugins if path.endswith(".py") and not Path(path).is_file()]:
-        raise UsageError(f"{missing[0]}: gone since the evaluation was asked for. Put it back, or re-run the command.")
-    if fingerprint(plugins) != extraction.plugin:
-        text = "changed since the evaluation was asked for. Re-run the command"
-        raise UsageError(f"{', '.join(plugins)}: {text}.")

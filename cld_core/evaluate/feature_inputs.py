@@ -1,52 +1,150 @@
-"""What features are computed with, by content: the part of a request that decides what they are. Loads no torch."""
+"""What an evaluation of images needs besides a checkpoint: an extractor, its weights, statistics of the training set.
 
-from dataclasses import asdict, dataclass
-from typing import Any
+They are looked for when an evaluation is asked for, not when its job starts. Loads no torch for Inception with the
+published weights.
+"""
 
-from cld_core.digests import digest
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-# Where things lie on this machine ("weights", "stats", "plugin 0", ...), as in `Request.files`.
-Files = dict[str, str | None]
+from cld_core.config import Recipe
+from cld_core.config.data import ImageDataSpec
+from cld_core.config.eval import INCEPTION, FidSpec
+from cld_core.config.plugins import fingerprint
+from cld_core.digests import digest_of
+from cld_core.errors import UsageError
+from cld_core.sanitize import one_line
+
+from . import extraction, registry
+from .extraction import Extraction, FeatureInputs, Files
 
 
-@dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """A feature extractor.
+def plugin_files(recipe: Recipe) -> Files:
+    """Where the plug-ins lie that a job imports before it reads its request: the name of each is its number."""
+    return {f"plugin {number}": plugin for number, plugin in enumerate(recipe.plugins)}
 
-    Attributes:
-        extractor: its name in torch-fidelity.
-        layer: the layer whose output the features are.
-        weights: SHA-256 of the file of weights; None if it needs none.
-        plugin: fingerprint of the recipe's plug-ins, of an extractor that does not come with torch-fidelity.
+
+def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Files]:
+    """What the metrics that look at features need, looked for and checked, None if none does; and where files lie.
+
+    Raises:
+        UsageError: a metric is not for such data, weights or statistics are missing or do not fit, or samples are too
+            few.
+        DataError: the training set, whose statistics are meant, is missing.
     """
+    chosen = registry.metrics(metrics)
+    _refuse_other_data(recipe, chosen)
+    readers = [metric for metric in chosen if any(it.startswith("fid.") for it in registry.ROWS[metric.rows].depends)]
+    made, files, references = None, plugin_files(recipe), None
+    if readers:
+        source, dimensions, files = extractor(recipe)
+        stats, path = None, None
+        if any(metric.reference is not None for metric in readers):
+            from . import stats_file
 
-    extractor: str
-    layer: str
-    weights: str | None = None
+            flags = " and ".join(metric.flag for metric in readers if metric.needs_features)
+            by_class = any(metric.reference == "classes" for metric in readers)
+            path, stats, references = stats_file.find(recipe, source, dimensions, flags, by_class=by_class)
+        files |= {"stats": None if path is None else str(path)}
+        made = FeatureInputs(**asdict(source), quantisation=recipe.eval.fid.quantisation, stats=stats)
+    _refuse_too_few(recipe, chosen, references)
+    return made, files
+
+
+def _refuse_other_data(recipe: Recipe, metrics: Sequence[registry.Metric]) -> None:
+    """Refuse metrics of images for vectors, the other way round, and those of classes where there are none."""
+    images = isinstance(recipe.data, ImageDataSpec)
+    fitting = registry.fitting(images=images)
+    if others := [metric for metric in metrics if metric not in fitting]:
+        flags, fit = ", ".join(it.flag for it in others), " or ".join(it.flag for it in fitting)
+        wanted, found = ("vectors", "images") if images else ("images", "vectors")
+        text = f"compares {wanted}, but the examples of data.name={recipe.data.name} are {found}"
+        raise UsageError(f"{flags} {text}. Ask for {fit}.")
+    by_class = [metric.flag for metric in metrics if metric.needs_labels]
+    if by_class and not recipe.data.labels:
+        text = f"needs a class-conditional model, but data.labels of {one_line(recipe.name)} is false. Leave it out."
+        raise UsageError(f"{by_class[0]} {text}")
+
+
+def _refuse_too_few(recipe: Recipe, metrics: Sequence[registry.Metric], references: int | None) -> None:
+    """Refuse settings that the number of samples, or of features of training images, is too small for."""
+    for metric in metrics:
+        if metric.least is None:
+            continue
+        key, spare = metric.least
+        value = getattr(getattr(recipe.eval, metric.name), key)
+        counts = {"samples": recipe.eval.samples}
+        if metric.needs_features and references is not None:
+            counts["features of training images"] = references
+        for what, count in counts.items():
+            if value > count - spare:
+                fix = f"Set it to at most {count - spare}, or draw more samples"
+                raise UsageError(f"'eval.{metric.name}.{key}' is {value}, too many for {count} {what}. {fix}.")
+
+
+def extractor(recipe: Recipe) -> tuple[Extraction, int, Files]:
+    """The feature extractor that a recipe names, the number of its features, and where its files lie.
+
+    Raises:
+        UsageError: it is not registered, or its weights are missing or those of another network.
+    """
+    assert isinstance(recipe.data, ImageDataSpec), "features are of images"
+    spec = recipe.eval.fid
     plugin: str | None = None
+    layer = "2048" if spec.layer is None else str(spec.layer)
+    weights = _given_weights(spec)
+    if spec.extractor == INCEPTION:
+        if layer not in extraction.LAYERS:
+            raise UsageError(f"'eval.fid.layer' cannot be {layer!r}; {INCEPTION} has {', '.join(extraction.LAYERS)}.")
+        weights = weights or _published_weights(spec)
+    else:
+        # Registries and plug-ins are code, which needs torch.
+        from . import extractors
 
-    def to_dict(self) -> dict[str, Any]:
-        """For digests and descriptions in files, which omit the plug-in if there is none."""
-        content = {name: getattr(self, name) for name in ("extractor", "layer", "weights", "plugin")}
-        return {name: value for name, value in content.items() if name != "plugin" or value is not None}
+        kind = extractors.find(spec.extractor)
+        plugin = None if extractors.is_built_in(kind) else fingerprint(recipe.plugins)
+        layer = layer if spec.layer is not None else kind.get_default_feature_layer_for_metric("fid")
+    made = Extraction(
+        extractor=spec.extractor,
+        layer=layer,
+        weights=None if weights is None else digest_of(weights),
+        plugin=plugin,
+    )
+    files: Files = {"weights": None if weights is None else str(weights), **plugin_files(recipe)}
+    if spec.extractor == INCEPTION and extraction.is_published(made.weights):
+        return made, extraction.LAYERS[layer], files
+    from . import extractors
 
-    def fingerprint_of_stats(self, data: str) -> str:
-        """Of the statistics of a training set with the fingerprint ``data``, whoever computes them."""
-        return digest({**self.to_dict(), "data": data})[:16]
+    return made, extractors.dimensions(made, files, recipe.data.pixels), files
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureInputs(Extraction):
-    """What features of samples come from, and what they are compared with.
+def _given_weights(spec: FidSpec) -> Path | None:
+    if spec.weights is None:
+        return None
+    path = Path(spec.weights)
+    if not path.is_file():
+        hint = f" Download {extraction.WEIGHTS_URL} to there." if spec.extractor == INCEPTION else ""
+        raise UsageError(f"'eval.fid.weights' names {path}, but there is no such file. Correct the path.{hint}")
+    return path
 
-    Attributes:
-        quantisation: how samples become grey levels.
-        stats: fingerprint of the statistics of the training set; None if no metric needs them.
-    """
 
-    quantisation: str
-    stats: str | None = None
+def _published_weights(spec: FidSpec) -> Path:
+    """The published weights of Inception, where torch keeps them."""
+    kept = extraction.weights_path()
+    if not kept.is_file():
+        if not spec.download:
+            where = f"put it at {kept}, or name it in eval.fid.weights"
+            text = f"the weights of {INCEPTION} are not on this machine. Download {extraction.WEIGHTS_URL} and {where}"
+            raise UsageError(f"{text}; with internet access, eval.fid.download=true does it.")
+        from . import extractors
 
-    @classmethod
-    def of(cls, extraction: Extraction, quantisation: str, stats: str | None) -> "FeatureInputs":
-        return cls(**asdict(extraction), quantisation=quantisation, stats=stats)
+        extractors.download(extraction.WEIGHTS_URL, kept, extraction.PUBLISHED_SHA256)
+    if not extraction.is_published(found := digest_of(kept)):
+        # Anybody's program may have put it there, and nobody has named it.
+        text = f"not the published weights of {INCEPTION}: its SHA-256 is {found[:16]}..."
+        fix = (
+            f"Remove it and download {extraction.WEIGHTS_URL} to there, or name a file of your own in eval.fid.weights"
+        )
+        raise UsageError(f"{kept}: {text}. {fix}.")
+    return kept

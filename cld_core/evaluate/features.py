@@ -12,12 +12,10 @@ from torch import Tensor
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.images import open_images, to_pixels
 from cld_core.errors import UsageError
-from cld_core.shards import Computer
-from cld_core.shards.rows import Arrays
+from cld_core.shards import Arrays, Computer
 
 from . import extractors, registry, stats_file
-from .feature_inputs import Extraction, FeatureInputs, Files
-from .moments import Moments
+from .extraction import Extraction, FeatureInputs, Files
 from .rows import SampleRows, Table
 
 # Of fewer samples of a class, a Fréchet distance says nothing.
@@ -80,23 +78,19 @@ class ImageRows(Computer):
 
 def fid(table: Table) -> dict[str, Any]:
     """Fréchet distance between the features of samples and of training images, in float64."""
-    reference, moments = table.reference, Moments.of(table.arrays["features"])
-    value = _frechet(moments, {"mu": reference.mu, "sigma": reference.sigma})
+    value = frechet(table.arrays["features"], table.reference.mu, table.reference.sigma)
     return {"value": value, **table.about_samples(), **table.about_reference()}
 
 
-def _frechet_of(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The Fréchet distance between features (n, D) and (m, D)."""
-    reference = Moments.of(theirs)
-    return _frechet(Moments.of(ours), {"mu": reference.mean, "sigma": reference.covariance})
-
-
-def _frechet(moments: Moments, theirs: dict[str, np.ndarray]) -> float:
+def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
+    """The Fréchet distance between features (n, D), and mean (D,) and covariance (D, D) of others."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-    ours = {"mu": moments.mean, "sigma": moments.covariance}
+    moments = stats_file.Moments.of([ours])
+    own = {"mu": moments.mean, "sigma": moments.covariance}
+    value = fid_statistics_to_metric(own, {"mu": mu, "sigma": sigma}, verbose=False)[KEY_METRIC_FID]
     # For equal sets of few images, rounding makes the formula negative.
-    return max(0.0, float(fid_statistics_to_metric(ours, theirs, verbose=False)[KEY_METRIC_FID]))
+    return max(0.0, float(value))
 
 
 def kid(table: Table) -> dict[str, Any]:
@@ -144,7 +138,7 @@ def classes(table: Table) -> dict[str, Any]:
     model, reference = table.model, table.reference
     assert model.classes is not None, "only class-conditional models are asked"
     assert reference.labels is not None, "only statistics with labels are asked"
-    if reference.classes != model.classes.names:
+    if reference.outline.classes != model.classes.names:
         text = "has statistics of other classes than those of the model. Compute them with"
         raise UsageError(f"{table.request.files['stats']} {text} `cldctl data stats RECIPE|RUN --features`.")
     ours, theirs = _both_features(table)
@@ -165,7 +159,8 @@ def classes(table: Table) -> dict[str, Any]:
 
 def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str, Any]:
     precision, recall, _ = _precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), neighbours)
-    value = _frechet_of(ours, theirs)
+    reference = stats_file.Moments.of([theirs])
+    value = frechet(ours, reference.mean, reference.covariance)
     return {"fid": value, "precision": precision, "recall": recall, "samples": len(ours), "images": len(theirs)}
 
 

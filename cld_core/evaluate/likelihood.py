@@ -2,8 +2,6 @@
 
 import functools
 import math
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,31 +15,16 @@ from cld_core.data.source import labelled
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.seeds import SampleNoise
-from cld_core.shards.rows import Arrays
+from cld_core.shards import Arrays
 
-from .moments import standard_error
-from .rows import RowComputer, SampleRows, Table, given_labels
+from .rows import RowComputer, SampleRows, Table, given_labels, standard_error
 
 # One value per example: bounds of log p(x) in nats, and evaluations of the network.
 _BOUNDS = ("elbo", "paper_elbo", "importance_bound", "nfe")
 # Where the flow ends is kept for the next evaluations of this process, which are of the same noise: of 40 settings that
 # are compared, it would take most of the time.
 _MOST_BYTES = 256 << 20
-_Ends = tuple[Tensor, Tensor]
-_ENDS: OrderedDict[Any, _Ends] = OrderedDict()
-
-
-@dataclass(frozen=True)
-class Unit:
-    """How a negative log-density in nats is reported: ``scale`` nats + ``offset``, under the key ``key``."""
-
-    name: str
-    key: str
-    scale: float = 1.0
-    offset: float = 0.0
-
-    def of(self, nats: float) -> float:
-        return self.scale * float(nats) + self.offset
+_ENDS: dict[Any, tuple[Tensor, Tensor]] = {}
 
 
 class ElboRows(RowComputer):
@@ -61,25 +44,30 @@ class ElboRows(RowComputer):
 def elbo(table: Table) -> dict[str, Any]:
     """The likelihood bound and its estimators, in nats or bits/dim; for toy data also the distance to the truth."""
     model, arrays, spec = table.model, table.arrays, table.request.elbo
-    unit = Unit("bits/dim", "bpd", *model.bits_of_nats) if model.is_image else Unit("nats", "nll")
+    # A negative log-density in nats is reported as scale nats + offset.
+    unit, key, (scale, offset) = (
+        ("bits/dim", "bpd", model.bits_of_nats) if model.is_image else ("nats", "nll", (1.0, 0.0))
+    )
+    means = {name: offset - scale * float(arrays[name].mean()) for name in _BOUNDS if name != "nfe"}
     report = {
-        "unit": unit.name,
-        unit.key: unit.of(-arrays["elbo"].mean()),
-        "stderr": standard_error(unit.scale * arrays["elbo"]),
-        f"{unit.key}_paper_estimator": unit.of(-arrays["paper_elbo"].mean()),
-        "stderr_paper_estimator": standard_error(unit.scale * arrays["paper_elbo"]),
-        f"{unit.key}_importance": unit.of(-arrays["importance_bound"].mean()),
+        "unit": unit,
+        key: means["elbo"],
+        "stderr": standard_error(scale * arrays["elbo"]),
+        f"{key}_paper_estimator": means["paper_elbo"],
+        "stderr_paper_estimator": standard_error(scale * arrays["paper_elbo"]),
+        f"{key}_importance": means["importance_bound"],
         "n": len(arrays["elbo"]),
         "eps": spec.eps,
         "nfe_mean": float(arrays["nfe"].mean()),
         "velocities": spec.velocities,
         "probes": spec.probes,
     }
-    asked = table.request.elbo_eps_asked
     if model.classes is not None:
         # Of log p(x | label), each test point given its own label.
         report["conditional"] = True
-    return report | ({} if asked is None else {"eps_asked": asked}) | _against_truth(table)
+    if (asked := table.request.elbo_eps_asked) is not None:
+        report["eps_asked"] = asked
+    return report | _against_truth(table)
 
 
 def _against_truth(table: Table) -> dict[str, Any]:
@@ -159,20 +147,14 @@ class FlowRows(SampleRows):
         known = _ENDS.get(key)
         if known is None:
             drawn = self.model.draw(last - first, method="ode", seed=seed, first=first, **solver)
-            known = (drawn.x.cpu(), drawn.nfe_each.cpu())
-            _keep(key, known)
+            known = _ENDS[key] = drawn.x.cpu(), drawn.nfe_each.cpu()
+            while len(_ENDS) > 1 and sum(x.nbytes for x, _ in _ENDS.values()) > _MOST_BYTES:
+                del _ENDS[next(iter(_ENDS))]
         return known
 
     @functools.cached_property
     def _weights(self) -> str:
         return tensors_digest({name: tensor.cpu() for name, tensor in self.model.net.state_dict().items()})
-
-
-def _keep(key: Any, ends: _Ends) -> None:
-    """Remember ends, and forget the oldest ones beyond the bound."""
-    _ENDS[key] = ends
-    while len(_ENDS) > 1 and sum(x.nbytes for x, _ in _ENDS.values()) > _MOST_BYTES:
-        _ENDS.popitem(last=False)
 
 
 def flow_distance(table: Table) -> dict[str, Any]:

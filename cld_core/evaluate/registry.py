@@ -14,8 +14,6 @@ from cld_core.imports import resolve
 from cld_core.ranges import CHUNK
 from cld_core.registration import table
 
-from . import nonfinite
-
 if TYPE_CHECKING:
     from .request import EvalRequest
     from .rows import Table
@@ -30,9 +28,8 @@ class RowKind:
         depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends on, besides the
             model, the seed and its index.
         implementation: "module:Class" of the `rows.RowComputer` that computes them.
-        apart: places in those fields ("fid.stats") that a row does not depend on.
         version: raised when the meaning of rows changes, so that old and new never share a folder.
-        chunk: how many rows a file holds.
+        chunk: how many rows a file holds, if they are of images; of points it has `POINTS_CHUNK`.
         of: the data that rows of this kind exist for.
         most: a place in a request ("flow.samples") with the largest number of rows, on which no single row depends.
         along_flow: rows compare samples with the probability flow, which the sampler has to approximate.
@@ -41,7 +38,6 @@ class RowKind:
     over: Literal["samples", "points"]
     depends: tuple[str, ...]
     implementation: str
-    apart: tuple[str, ...] = ()
     version: int = 1
     chunk: int = CHUNK
     of: Literal["images", "vectors"] | None = None
@@ -70,6 +66,21 @@ class Quantity:
     is_reference: bool = False
 
 
+def _sampler(request: "EvalRequest") -> str:
+    """In words: how samples were drawn."""
+    spec = request.sampling
+    return spec.method if spec.precision == "fp32" else f"{spec.method} in {spec.precision}"
+
+
+def remark_on_nonfinite(count: int, of: int) -> str | None:
+    """In words, how many of some samples are not finite; None if all are."""
+    return f"{count:,} of {of:,} samples {'is' if count == 1 else 'are'} not finite" if count else None
+
+
+def _nonfinite(section: Mapping[str, Any]) -> str | None:
+    return remark_on_nonfinite(section.get("nonfinite", 0), section.get("samples", 0))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """Something that an evaluation can be asked for.
@@ -80,13 +91,14 @@ class Metric:
         rows: the kind of rows that it reads.
         quantities: the numbers that are shown.
         section: makes the section of the report from all rows: a function, or "module:function".
-        how: in words, the settings in which runs that are compared may differ.
-        remark: in words, what readers of the numbers in a section should know; None if there is nothing unusual.
+        how: in words, the settings in which runs that are compared may differ; by default, how samples were drawn.
+        remark: in words, what readers of the numbers in a section should know, None if there is nothing unusual; by
+            default, how many samples are not finite.
         reads: the arrays that it needs of rows that are not always complete.
         reference: what it needs of the statistics of the training set; "classes": features and labels of the images.
         needs_labels: whether it is only for class-conditional models.
-        depends: the fields of a request that its numbers depend on, besides those that its rows depend on.
-        same: places in a request ("kid.subsets") that must be equal for two results to be comparable.
+        same: places in a request ("kid.subsets") that must be equal for two results to be comparable. All that its
+            numbers depend on, besides what its rows depend on, is among them.
         least: (key, spare): the value of this key in its section of the recipe may be at most samples - spare.
         version: raised when the meaning of its numbers changes, so that old and new never share a folder.
     """
@@ -96,12 +108,11 @@ class Metric:
     rows: str
     quantities: tuple[Quantity, ...]
     section: "str | Callable[[Table], dict[str, Any]]"
-    how: "Callable[[EvalRequest], str]"
-    remark: Callable[[Mapping[str, Any]], str | None] = lambda section: None
+    how: "Callable[[EvalRequest], str]" = _sampler
+    remark: Callable[[Mapping[str, Any]], str | None] = _nonfinite
     reads: tuple[str, ...] = ()
     reference: Literal["moments", "features", "classes"] | None = None
     needs_labels: bool = False
-    depends: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
     least: tuple[str, int] | None = None
     version: int = 1
@@ -116,20 +127,9 @@ class Metric:
         return f"--{self.name}"
 
 
-def _sampler(request: "EvalRequest") -> str:
-    """In words: how samples were drawn."""
-    spec = request.sampling
-    return spec.method if spec.precision == "fp32" else f"{spec.method} in {spec.precision}"
-
-
 def _of_bound(request: "EvalRequest") -> str:
     spec = request.elbo
     return f"velocities {spec.velocities}, probes {spec.probes}, from t = {spec.eps:g}"
-
-
-def _nonfinite(section: Mapping[str, Any]) -> str | None:
-    """In words: how many samples are not finite."""
-    return nonfinite.remark(section.get("nonfinite", 0), section.get("samples", 0))
 
 
 def _left_out(section: Mapping[str, Any]) -> str | None:
@@ -152,84 +152,72 @@ def _on_bound(section: Mapping[str, Any]) -> str | None:
 
 
 # What makes two results answers to the same question.
-_SAME_FEATURES = ("samples", "fid.extractor", "fid.layer", "fid.weights", "fid.quantisation")
+_FEATURES = ("fid.extractor", "fid.layer", "fid.weights", "fid.plugin", "fid.quantisation")
+_SAME_FEATURES = ("samples", *_FEATURES)
 _SAME_REFERENCE = (*_SAME_FEATURES, "fid.stats")
 _METRICS = (
     Metric(
         name="fid",
         help="Fréchet Inception Distance to the training images.",
         rows="features",
+        section="cld_core.evaluate.features:fid",
         reference="moments",
         same=_SAME_REFERENCE,
         quantities=(Quantity(key="fid", label="FID"),),
-        section="cld_core.evaluate.features:fid",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="kid",
         help="Kernel Inception Distance to the training images.",
         rows="features",
+        section="cld_core.evaluate.features:kid",
         reference="features",
-        depends=("kid",),
-        same=(*_SAME_REFERENCE, "kid.subsets", "kid.subset_size"),
+        same=(*_SAME_REFERENCE, "kid"),
         least=("subset_size", 0),
         quantities=(Quantity(key="kid", label="KID", digits=5),),
-        section="cld_core.evaluate.features:kid",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="isc",
         help="Inception Score.",
         rows="features",
+        section="cld_core.evaluate.features:isc",
         reads=("scores",),
-        depends=("isc",),
-        same=(*_SAME_FEATURES, "isc.splits"),
+        same=(*_SAME_FEATURES, "isc"),
         least=("splits", 0),
         quantities=(Quantity(key="isc", label="Inception Score", larger_is_better=True),),
-        section="cld_core.evaluate.features:isc",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="prc",
         help="Precision and recall.",
         rows="features",
+        section="cld_core.evaluate.features:prc",
         reference="features",
-        depends=("prc",),
-        same=(*_SAME_REFERENCE, "prc.neighbours"),
+        same=(*_SAME_REFERENCE, "prc"),
         least=("neighbours", 1),
         quantities=(
             Quantity(key="precision", field="precision", label="precision", larger_is_better=True),
             Quantity(key="recall", field="recall", label="recall", larger_is_better=True),
         ),
-        section="cld_core.evaluate.features:prc",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="classes",
         help="FID, precision and recall of each class.",
         rows="features",
+        section="cld_core.evaluate.features:classes",
         reference="classes",
         needs_labels=True,
-        depends=("prc",),
-        same=(*_SAME_REFERENCE, "prc.neighbours"),
+        same=(*_SAME_REFERENCE, "prc"),
         quantities=(
             Quantity(key="class_fid", field="fid", label="FID in a class"),
             Quantity(key="class_precision", field="precision", label="precision in a class", larger_is_better=True),
             Quantity(key="class_recall", field="recall", label="recall in a class", larger_is_better=True),
         ),
-        section="cld_core.evaluate.features:classes",
-        how=_sampler,
         remark=_left_out,
     ),
     Metric(
         name="w2",
         help="Sliced Wasserstein-2 distance from true samples (toy data).",
         rows="vectors",
-        depends=("w2",),
+        section="cld_core.evaluate.toy:w2",
         same=("samples", "w2"),
         quantities=(
             Quantity(key="w2", label="sliced W2", digits=4),
@@ -242,29 +230,22 @@ _METRICS = (
                 is_reference=True,
             ),
         ),
-        section="cld_core.evaluate.toy:w2",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="density",
         help="Mean true log-density of the samples (toy data).",
         rows="vectors",
+        section="cld_core.evaluate.toy:density",
         same=("samples",),
         quantities=(Quantity(key="density", label="log-density, nats", stderr="stderr", larger_is_better=True),),
-        section="cld_core.evaluate.toy:density",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="flow-distance",
         help="RMS distance from the network's own flow, for samplers without noise.",
         rows="flow",
+        section="cld_core.evaluate.likelihood:flow_distance",
         same=("seed", "samples", "flow"),
         quantities=(Quantity(key="flow_distance", label="distance from the flow", stderr="stderr", digits=4),),
-        section="cld_core.evaluate.likelihood:flow_distance",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="class-law",
@@ -272,7 +253,7 @@ _METRICS = (
             "Sliced W2 and log-density of the samples of each class against its true distribution (labelled toy data)."
         ),
         rows="vectors",
-        depends=("w2",),
+        section="cld_core.evaluate.toy:class_law",
         same=("samples", "w2"),
         needs_labels=True,
         quantities=(
@@ -291,20 +272,17 @@ _METRICS = (
                 key="class_accuracy", field="accuracy", label="samples in their class", digits=4, larger_is_better=True
             ),
         ),
-        section="cld_core.evaluate.toy:class_law",
-        how=_sampler,
-        remark=_nonfinite,
     ),
     Metric(
         name="elbo",
         help="Upper bound of the negative log-likelihood.",
         rows="elbo",
+        section="cld_core.evaluate.likelihood:elbo",
         same=("points", "seed", "elbo.eps"),
         quantities=(
             Quantity(key="bpd", field="bpd", label="bits/dim", stderr="stderr"),
             Quantity(key="nll", field="nll", label="NLL bound, nats", stderr="stderr"),
         ),
-        section="cld_core.evaluate.likelihood:elbo",
         how=_of_bound,
         remark=_on_bound,
     ),
@@ -312,17 +290,16 @@ _METRICS = (
         name="loss",
         help="Training objective on the test data.",
         rows="loss",
+        section="cld_core.evaluate.likelihood:loss",
         same=("points", "seed", "objective"),
         quantities=(Quantity(key="loss", label="test loss", stderr="stderr"),),
-        section="cld_core.evaluate.likelihood:loss",
         how=lambda request: f"draws {request.loss.draws}",
     ),
 )
 _ROWS = {
     "features": RowKind(
         over="samples",
-        depends=("sampling", "fid"),
-        apart=("fid.stats",),
+        depends=("sampling", *_FEATURES),
         implementation="cld_core.evaluate.features:FeatureRows",
         version=3,
         of="images",
@@ -332,7 +309,6 @@ _ROWS = {
         depends=("sampling",),
         implementation="cld_core.evaluate.toy:VectorRows",
         of="vectors",
-        chunk=1024,
     ),
     "flow": RowKind(
         over="samples",

@@ -1,14 +1,14 @@
 """Reports of evaluations: while they are current, their numbers for everything that shows them. Loads no torch."""
 
 import contextlib
-import math
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from cld_core.checkpoint.files import TOLD_ABOVE, weights_digest
-from cld_core.codec import real, text, whole
+from cld_core.codec import RecordError, Result, from_plain, whole
 from cld_core.files import read_object
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
@@ -17,8 +17,40 @@ from . import registry
 from .registry import Metric
 from .request import EvalRequest
 
-# Numbers of a section that are no results, but shown beside them.
-_NUMBERS = frozenset({"nfe_mean", "true_entropy"})
+
+class _Average(TypedDict, total=False):
+    length: float
+    error: float
+
+
+class _RowsOf(TypedDict, total=False):
+    id: str
+
+
+class _Tuned(TypedDict, total=False):
+    remark: str | None
+
+
+@functools.cache
+def _layout(metrics: tuple[Metric, ...]) -> Any:
+    """The fields of a report that others rely on. What is of another type is left out when it is read."""
+    record: Any = TypedDict  # mypy knows none whose fields come from a table.
+    fields: dict[str, Any] = {"checkpoint_step": int, "created": float, "ema": _Average, "tuned": _Tuned}
+    fields["rows"] = dict[str, _RowsOf]
+    for metric in metrics:
+        names = {name for quantity in metric.quantities for name in (quantity.field, quantity.stderr) if name}
+        # These are no results, but shown beside them.
+        numbers = dict.fromkeys([*names, "nfe_mean", "true_entropy"], Result | None)
+        fields[metric.name] = record(metric.name, numbers, total=False)
+    return record("Report", fields, total=False)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """What the report in an evaluation's folder holds; empty if there is none."""
+    with contextlib.suppress(RecordError):
+        report: dict[str, Any] = from_plain(_layout(tuple(registry.metrics())), read_object(folder / "report.json"))
+        return report
+    return {}
 
 
 def current_report(folder: Path) -> dict[str, Any] | None:
@@ -26,32 +58,13 @@ def current_report(folder: Path) -> dict[str, Any] | None:
 
     A checkpoint that was cleared away leaves its numbers valid.
     """
-    report = _typed(read_object(folder / "report.json"))
+    report = read(folder)
     if "checkpoint_step" not in report:
         return None
     checksum = None
     with contextlib.suppress(OSError):
         checksum = weights_digest(RunFolder(folder.parent.parent), report["checkpoint_step"])
     return report if checksum in (None, report.get("checkpoint")) else None
-
-
-def _typed(report: dict[str, Any]) -> dict[str, Any]:
-    """A report without the sections, and the numbers of sections, that have another type than they should."""
-    names = [metric.name for metric in registry.metrics()]
-    typed = {name: value for name, value in report.items() if name not in names or isinstance(value, dict)}
-    for name in names:
-        if name in typed:
-            numbers = _NUMBERS.union(
-                *((quantity.field, quantity.stderr) for quantity in registry.metric(name).quantities)
-            )
-            typed[name] = {key: value for key, value in typed[name].items() if key not in numbers or _is_number(value)}
-    kept = {"checkpoint_step": whole, "created": real}
-    return {name: value for name, value in typed.items() if name not in kept or kept[name](value) is not None}
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it is None, a number that fits a float, or one that is not finite: that is a result, too."""
-    return value is None or real(value) is not None or (isinstance(value, float) and not math.isfinite(value))
 
 
 @dataclass(frozen=True)
@@ -78,24 +91,13 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
 
 def remarks(report: Mapping[str, Any] | None) -> list[str]:
     """In words, what readers of the numbers in a report should know, each once."""
-    sections = [(metric, (report or {}).get(metric.name)) for metric in registry.metrics()]
-    texts = [_remark_on_average((report or {}).get("ema")), _remark_on_solution((report or {}).get("tuned"))]
-    texts += [remark_on(metric, section) for metric, section in sections if section]
-    return list(dict.fromkeys(text for text in texts if text is not None))
-
-
-def _remark_on_average(section: Any) -> str | None:
-    """What readers should know of an average that was made of others (`cld_core.averages`)."""
-    length, error = (real(section.get(name)) if isinstance(section, dict) else None for name in ("length", "error"))
-    if length is None or error is None or error <= TOLD_ABOVE:
-        return None
-    return f"the average of length {length:g} is made of others, with a relative error of its profile of {error:.2g}"
-
-
-def _remark_on_solution(section: Any) -> str | None:
-    """How the network differs from the one that its tuned sampler was fitted to."""
-    remark = text(section.get("remark")) if isinstance(section, dict) else None
-    return one_line(remark, 400) if remark else None
+    report = report or {}
+    average, texts = report.get("ema", {}), [one_line(report.get("tuned", {}).get("remark") or "", 400)]
+    if (error := average.get("error", 0.0)) > TOLD_ABOVE and "length" in average:
+        profile = f"with a relative error of its profile of {error:.2g}"
+        texts.append(f"the average of length {average['length']:g} is made of others, {profile}")
+    texts += [remark_on(metric, report[metric.name]) or "" for metric in registry.metrics() if metric.name in report]
+    return list(dict.fromkeys(filter(None, texts)))
 
 
 def remark_on(metric: Metric, section: Mapping[str, Any]) -> str | None:
@@ -133,14 +135,13 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
         for metric, quantity in registry.quantities():
             if (number := found.get(quantity.key)) is None:
                 continue
-            how = _how(request, metric, number)
-            writer.add_scalar(f"evaluation/{quantity.key}{how}", number.value, step)
-            if number.stderr is not None:
-                writer.add_scalar(f"evaluation/{quantity.key} standard error{how}", number.stderr, step)
-            nfe = network_evaluations(report, quantity.key)
-            if nfe is not None:
-                writer.add_scalar(f"evaluation/{quantity.key} NFE{how}", nfe, step)
-            rows.append(_row(quantity.label, number, nfe))
+            how, nfe = _how(request, metric, number), network_evaluations(report, quantity.key)
+            values = {"": number.value, " standard error": number.stderr, " NFE": nfe}
+            known = {what: value for what, value in values.items() if value is not None}
+            for what, value in known.items():
+                writer.add_scalar(f"evaluation/{quantity.key}{what}{how}", value, step)
+            error, took = (f"{known[what]:.3g}" if what in known else "" for what in (" standard error", " NFE"))
+            rows.append(f"| {quantity.label} | {number.value:.6g} | {error} | {number.n or ''} | {took} |")
         table = "\n".join(["| result | value | standard error | n | NFE |", "| -- | -- | -- | -- | -- |", *rows])
         writer.add_text("evaluation/results", f"{request.id}\n\n{table}", step)
 
@@ -157,9 +158,3 @@ def _how(request: EvalRequest, metric: Metric, number: Number) -> str:
     if number.n is not None:
         parts.append(f"n={number.n}")
     return f" ({', '.join(parts)})" if parts else ""
-
-
-def _row(label: str, number: Number, nfe: float | None) -> str:
-    error = "" if number.stderr is None else f"{number.stderr:.3g}"
-    cells = [label, f"{number.value:.6g}", error, str(number.n or ""), "" if nfe is None else f"{nfe:.0f}"]
-    return f"| {' | '.join(cells)} |"

@@ -1,10 +1,11 @@
 """What is asked of a checkpoint. The folder of an evaluation is named after the content of its request."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
@@ -15,13 +16,13 @@ from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import UsageError
+from cld_core.ranges import POINTS_CHUNK
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, change_marks
-from cld_core.shards import Request
-from cld_core.shards.request import MAX_ROWS, require_few
+from cld_core.shards import Request, require_few
 
-from . import inputs, registry
-from .feature_inputs import FeatureInputs
+from . import feature_inputs, registry
+from .extraction import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class EvalRequest(Request):
         elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
+        images: whether the data are images, not points.
         plugins: what tells the plug-ins that compute a part of it from others; None if none does.
     """
 
@@ -65,6 +67,7 @@ class EvalRequest(Request):
     elbo_eps_asked: float | None = None
     loss: LossSpec = field(default_factory=LossSpec)
     ema: EmaSpec = field(default_factory=EmaSpec)
+    images: bool = False
     plugins: str | None = None
 
     @classmethod
@@ -96,17 +99,15 @@ class EvalRequest(Request):
         if "samples" in over:
             recipe.sampling.require_usable()
             _require_flow(recipe.sampling, names)
-        fid, files = inputs.of(recipe.anchored(Path.cwd()), names)
+        fid, files = feature_inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
-        sizes = {"samples": spec.samples, "points": points}
-        if max(sizes[name] for name in over) > MAX_ROWS:
-            raise UsageError(f"at most {MAX_ROWS:,} samples or test points make an evaluation. Ask for fewer.")
         named = [("metrics", name) for name in names]
         named += [("sampling", recipe.sampling.method)] if "samples" in over else []
         named += [("objective", recipe.objective.name)] if "loss" in names else []
         request = cls(
             plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
+            images=isinstance(recipe.data, ImageDataSpec),
             metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
@@ -127,7 +128,7 @@ class EvalRequest(Request):
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
             loss=spec.loss,
             ema=recipe.ema,
-            files={**files, **inputs.plugin_files(recipe)},
+            files=files,
             batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
@@ -177,30 +178,25 @@ class EvalRequest(Request):
     @property
     def sizes(self) -> dict[str, int]:
         """How many rows there are of each kind, in the order of the table of metrics."""
-        kinds = dict.fromkeys(metric.rows for metric in registry.metrics(self.metrics))
-        return {kind: self._size(registry.ROWS[kind]) for kind in kinds}
-
-    def _size(self, kind: registry.RowKind) -> int:
-        most = [] if kind.most is None else [int(self._spec_at(kind.most))]
-        return min([int(getattr(self, kind.over)), *most])
+        kinds = {metric.rows: registry.ROWS[metric.rows] for metric in registry.metrics(self.metrics)}
+        return {name: min(self.at(place) for place in (kind.over, kind.most) if place) for name, kind in kinds.items()}
 
     def chunk(self, kind: str) -> int:
-        return registry.ROWS[kind].chunk
+        return registry.ROWS[kind].chunk if self.images else POINTS_CHUNK
 
     def row_settings(self, kind: str) -> dict[str, Any]:
         """All that each single row of a kind depends on besides the weights, but not how many there are."""
         rows = registry.ROWS[kind]
         settings = {name: self.at(name) for name in ("model_digest", "seed", "ema", "plugins", *rows.depends)}
-        for place in rows.apart:
-            section, _, name = place.partition(".")
-            settings[section] = {key: value for key, value in settings[section].items() if key != name}
         reads = sorted(registry.read_of(kind, self.metrics))
-        return {"rows": kind, "version": rows.version, "reads": reads, **settings}
+        return {"rows": kind, "version": rows.version, "chunk": self.chunk(kind), "reads": reads, **settings}
 
     def at(self, place: str) -> Any:
         """What is at a place such as "kid.subsets"; None if a section of it is missing."""
-        value = self._spec_at(place)
-        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        value: Any = self
+        for name in place.split("."):
+            value = None if value is None else getattr(value, name)
+        return to_plain(value)
 
     def save(self, run: RunFolder) -> Path:
         """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
@@ -211,15 +207,9 @@ class EvalRequest(Request):
         names = {"model_digest", "seed", "ema", *(["plugins"] if self.plugins else []), *more}
         for metric in registry.metrics(metrics):
             rows = registry.ROWS[metric.rows]
-            names |= {*rows.depends, *metric.depends, rows.over, *([rows.most] if rows.most else [])}
+            names |= {*rows.depends, *metric.same, rows.over, *([rows.most] if rows.most else [])}
         versions = {metric.name: metric.version for metric in registry.metrics(metrics)}
         return digest({"metrics": versions, **{name: self.at(name) for name in names}})[:8]
-
-    def _spec_at(self, place: str) -> Any:
-        value: Any = self
-        for name in place.split("."):
-            value = None if value is None else getattr(value, name)
-        return value
 
 
 def _require_flow(sampling: SamplingSpec, metrics: Sequence[str]) -> None:

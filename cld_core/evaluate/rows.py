@@ -1,6 +1,7 @@
 """Rows of an evaluation: what computes them, and all of a kind together, from which metrics make their sections."""
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,51 @@ import numpy as np
 from torch import Tensor
 
 from cld_core.data.source import labelled
+from cld_core.errors import UnusableSamplesError
 from cld_core.guidance import Conditional
 from cld_core.model import Model
 from cld_core.samplers import Samples
 from cld_core.score import Score
-from cld_core.shards import Computer
-from cld_core.shards.rows import Arrays
+from cld_core.shards import Arrays, Computer
 
-from . import inception, nonfinite, registry, stats_file
-from .feature_inputs import FeatureInputs
+from . import registry, stats_file
+from .extraction import FeatureInputs, is_published
 from .request import EvalRequest
+
+
+def not_finite(x: Tensor) -> Tensor:
+    """Which of the samples x (B, ...) have infinite numbers, or what is not a number: bool, (B,)."""
+    return ~x.isfinite().flatten(1).all(1)
+
+
+def remark_on(x: Tensor) -> str | None:
+    """In words, how many of the samples x (B, ...) are not finite; None if all are."""
+    return registry.remark_on_nonfinite(int(not_finite(x).sum()), len(x))
+
+
+def require_few_lost(count: int, of: int, *, samples: int, allowed: float) -> None:
+    """Pass if ``count`` samples that are not finite, of ``of`` that were looked at, are no more than may be.
+
+    Args:
+        samples: how many there will be in all.
+        allowed: the fraction of all that may be not finite.
+
+    Raises:
+        UnusableSamplesError: there are more.
+    """
+    fraction = count / samples
+    if fraction <= allowed:
+        return
+    share = f"a fraction of {fraction:.3g}" + (f" of the {samples:,} asked for" if of < samples else "")
+    text = f"{registry.remark_on_nonfinite(count, of)}, {share}, but eval.max_nonfinite allows {allowed:g}"
+    causes = "sampling settings that diverge, half precision, or a network that has hardly been trained"
+    fix = "Change the sampling settings, or set eval.max_nonfinite higher, which draws no sample again"
+    raise UnusableSamplesError(f"{text}. Likely causes: {causes}. {fix}.")
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """The standard error of the mean of values (n,), in their unit; None for a single value."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def given_labels(score: Score, model: Model, seed: int, first: int, last: int) -> Score | Conditional:
@@ -57,7 +93,7 @@ class SampleRows(RowComputer):
     @staticmethod
     def about(drawn: Samples) -> Arrays:
         """``nfe`` and ``nonfinite``."""
-        columns: dict[str, Tensor] = {"nfe": drawn.nfe_each.double(), "nonfinite": nonfinite.rows(drawn.x)}
+        columns: dict[str, Tensor] = {"nfe": drawn.nfe_each.double(), "nonfinite": not_finite(drawn.x)}
         return {name: np.asarray(values.cpu().numpy()) for name, values in columns.items()}
 
     def review(self, rows: Arrays) -> None:
@@ -69,7 +105,7 @@ class SampleRows(RowComputer):
         self._reviewed += len(rows["nonfinite"])
         self._nonfinite += int(rows["nonfinite"].sum())
         allowed = self.request.max_nonfinite
-        nonfinite.require_few(self._nonfinite, self._reviewed, samples=self.total, allowed=allowed)
+        require_few_lost(self._nonfinite, self._reviewed, samples=self.total, allowed=allowed)
 
 
 @dataclass(frozen=True)
@@ -87,7 +123,7 @@ class Table:
     def __post_init__(self) -> None:
         if "nonfinite" in self.arrays:
             samples, allowed = len(self.arrays["nonfinite"]), self.request.max_nonfinite
-            nonfinite.require_few(self._nonfinite, samples, samples=samples, allowed=allowed)
+            require_few_lost(self._nonfinite, samples, samples=samples, allowed=allowed)
 
     @property
     def inputs(self) -> FeatureInputs:
@@ -124,7 +160,7 @@ class Table:
 
     def about_samples(self) -> dict[str, Any]:
         """What a section says about samples and their features."""
-        source, published = self.inputs, inception.is_published(self.inputs.weights)
+        source, published = self.inputs, is_published(self.inputs.weights)
         return {
             **self.about_drawn(),
             "extractor": source.extractor,
@@ -135,5 +171,6 @@ class Table:
 
     def about_reference(self) -> dict[str, Any]:
         """What a section says about the statistics that samples are compared with."""
-        described = {"images": self.reference.images, "layout": self.reference.layout, "identity": self.inputs.stats}
-        return {"stats": {"file": self.request.files["stats"], **described}}
+        file, outline = self.request.files["stats"], self.reference.outline
+        described = {"images": outline.images, "layout": outline.layout, "identity": self.inputs.stats}
+        return {"stats": {"file": file, **described}}

@@ -17,12 +17,10 @@ from cld_core.config.registry import spec_of
 from cld_core.data import store
 from cld_core.digests import digest
 from cld_core.errors import CldError, DataError, UsageError
-from cld_core.shards import Computer, Request, ShardedWork, Task
-from cld_core.shards.request import require_few
-from cld_core.shards.rows import Rows
+from cld_core.shards import Computer, Request, Rows, ShardedWork, Task, require_few
 
-from . import inputs
-from .feature_inputs import Extraction
+from . import feature_inputs
+from .extraction import Extraction
 
 _WHY = "jobs would compute, and import, what is in it"
 
@@ -67,7 +65,7 @@ class StatsRequest(Request):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.split_of(data, "train")
-        extraction, _, files = inputs.extractor(recipe)
+        extraction, _, files = feature_inputs.extractor(recipe)
         if output is None:
             from . import stats_file
 
@@ -78,7 +76,7 @@ class StatsRequest(Request):
             data_fingerprint=images.digest,
             images=images.count,
             extraction=extraction,
-            files={**files, **inputs.plugin_files(recipe)},
+            files=files,
             features=features,
             classes=store.about_of(data).classes if features else (),
             batch_size=recipe.eval.batch_size,
@@ -169,7 +167,6 @@ class Statistics(ShardedWork):
         import numpy as np
 
         from . import stats_file
-        from .moments import Moments
 
         request = self.request
         kept: list[Any] = []
@@ -180,8 +177,8 @@ class Statistics(ShardedWork):
                     kept.append(part["features"])
                 yield part["features"]
 
-        moments = Moments.of_parts(features())
-        about = {
+        moments = stats_file.Moments.of(features())
+        about: dict[str, Any] = {
             "identity": request.fingerprint,
             **request.extraction.to_dict(),
             "images": request.images,

@@ -1,4 +1,4 @@
-"""Statistics of a training set, as files: our own, and both layouts that others publish.
+"""Statistics of a training set: how they are computed, and files of them, our own and both layouts that others publish.
 
     mu (D,), sigma (D, D)      means and covariance of the features (EDM and many more)
     pool_3 (n, D)              the features themselves (score_sde, CLD-SGM)
@@ -10,15 +10,14 @@ from.
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from cld_core import npz
-from cld_core.classes import Classes
 from cld_core.codec import from_plain
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
@@ -28,14 +27,74 @@ from cld_core.errors import UsageError
 from cld_core.files import parse_json, write_arrays
 from cld_core.sanitize import one_line
 
-from .feature_inputs import Extraction
-from .moments import Moments
+from .extraction import Extraction
 
 FEATURES = "pool_3"
 LABELS = "label"
 _ARRAYS = ("mu", "sigma", FEATURES)
-# Of an image. A covariance of more takes gigabytes; Inception has 2048.
-_MOST_DIMENSIONS = 8192
+# Rows that are turned into float64 at once: 64 MiB of 2048 features.
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Moments:
+    """``n`` vectors of D features: their mean (D,) and their scatter (D, D), the sum of centred outer products."""
+
+    n: int
+    mean: np.ndarray
+    scatter: np.ndarray
+
+    @classmethod
+    def of(cls, parts: Iterable[np.ndarray]) -> "Moments":
+        """Moments, in float64, of features (n, D) in parts, as if they were one array: the cuts change nothing.
+
+        The scatter of the whole is the sum of those within blocks of rows, and that of the blocks' means between them.
+        """
+        blocks = _blocks(parts)
+        first = next(blocks)
+        n, mean = len(first), first.mean(0)
+        first -= mean
+        scatter = first.T @ first
+        for rows in blocks:
+            own = rows.mean(0)
+            rows -= own
+            scatter += rows.T @ rows
+            between, total = own - mean, n + len(rows)
+            scatter += np.outer(between, between * (n * len(rows) / total))
+            n, mean = total, mean + between * (len(rows) / total)
+        return cls(n, mean, scatter)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(D, D), with n - 1 in the denominator."""
+        return self.scatter / (self.n - 1)
+
+
+def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same rows in float64, `_ROWS` at once."""
+    left: list[np.ndarray] = []
+    for part in parts:
+        left.append(part)
+        while sum(map(len, left)) >= _ROWS:
+            rows = np.concatenate(left)
+            yield rows[:_ROWS].astype(np.float64)
+            left = [rows[_ROWS:]]
+    if sum(map(len, left)):
+        yield np.concatenate(left).astype(np.float64)
+
+
+class About(TypedDict, total=False):
+    """What a file says of its origin; those of others say nothing."""
+
+    identity: str
+    extractor: str
+    layer: str
+    weights: str | None
+    plugin: str | None
+    images: int
+    data: str
+    quantisation: str
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,25 +104,23 @@ class Outline:
     dimensions: int
     images: int | None
     features: int | None
-    about: dict[str, Any]
+    about: About
     layout: str
     classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of a training set: mean (D,) and covariance (D, D), float64; features (n, D) if it has any.
+    """Statistics of a training set: mean (D,) and covariance (D, D), float64; features (n, D) if they were asked for.
 
-    With features, ``labels`` (n,) are the indices of their ``classes``, if the images have some.
+    With features, ``labels`` (n,) are the indices of the outline's ``classes``, if the images have some.
     """
 
+    outline: Outline
     mu: np.ndarray
     sigma: np.ndarray
     features: np.ndarray | None
-    images: int | None
-    layout: str
-    labels: np.ndarray | None = None
-    classes: tuple[str, ...] = ()
+    labels: np.ndarray | None
 
 
 def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
@@ -72,55 +129,44 @@ def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
     return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
-def find(recipe: Recipe, extraction: Extraction, dimensions: int, flags: str = "") -> tuple[Path, str, int | None]:
+def find(
+    recipe: Recipe, extraction: Extraction, dimensions: int, flags: str, *, by_class: bool
+) -> tuple[Path, str, int | None]:
     """The statistics that a recipe's evaluation compares with, their fingerprint and number of features.
 
     Args:
         dimensions: how many features the extractor has.
         flags: the metrics that need the features themselves, for messages; the number is None if this is empty.
+        by_class: whether the features need labels.
 
     Raises:
-        UsageError: they are missing, of another size, of another extractor, or without features.
+        UsageError: they are missing, of another size, of another extractor, or without features or labels.
     """
     assert isinstance(recipe.data, ImageDataSpec), "statistics are of images"
     given = recipe.eval.fid.stats
     path = default_file(recipe.data, extraction) if given is None else Path(given)
     command = f"`cldctl data stats RECIPE|RUN{' --features' if flags else ''}`"
+
+    def refusal(problem: str) -> UsageError:
+        return UsageError(f"{path} {problem}. Compute statistics with {command}, or name a file in eval.fid.stats.")
+
     if not path.is_file():
-        problem = (
-            "there are no statistics of the training images" if given is None else "'eval.fid.stats' names no file"
-        )
-        raise UsageError(
-            f"{problem}: {path} is missing. Compute them with {command}, or name a file in eval.fid.stats."
-        )
+        missing = "there are no statistics of the training images"
+        raise refusal(f"does not exist: {missing if given is None else 'eval.fid.stats names no file'}")
     content = outline(path)
     if content.dimensions != dimensions:
         own = f"{extraction.extractor}, layer {extraction.layer}, has {dimensions}"
-        raise UsageError(
-            f"{path} has statistics of {content.dimensions} features, but {own}. Compute them with {command}."
-        )
-    for name in ("extractor", "layer", "weights", "plugin"):
-        theirs, ours = content.about.get(name), getattr(extraction, name)
-        if content.about and theirs != ours:
-            text = f"was made with {name} {one_line(theirs, 80)}, not {ours}"
-            raise UsageError(f"{path} {text}. Compute statistics with {command}.")
+        raise refusal(f"has statistics of {content.dimensions} features, but {own}")
+    for name, ours in asdict(extraction).items():
+        if content.about and content.about.get(name) != ours:
+            raise refusal(f"was made with {name} {one_line(content.about.get(name), 80)}, not {ours}")
     if flags and content.features is None:
-        text = f"has no features of single images, which {flags} need"
-        raise UsageError(f"{path} {text}. Compute them with {command}.")
+        raise refusal(f"has no features of single images, which {flags} need")
+    if by_class and not content.classes:
+        raise refusal("does not know the classes of its images. Prepare the data again")
     if content.layout != FEATURES:
         read(path)  # Some 30 MB, and a wrong number in them would be noticed after all samples were drawn.
     return path, _fingerprint(path, content), content.features if flags else None
-
-
-def require_classes(path: Path) -> None:
-    """Pass if the features in a file have labels.
-
-    Raises:
-        UsageError: they do not.
-    """
-    if not outline(path).classes:
-        fix = "Prepare the data again, then compute them with `cldctl data stats RECIPE|RUN --features`"
-        raise UsageError(f"{path} does not know the classes of its images. {fix}.")
 
 
 def require_unchanged(path: Path, fingerprint: str) -> None:
@@ -148,20 +194,24 @@ def outline(path: Path) -> Outline:
 def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
     outlines = npz.outlines(content)
     shapes = {name: shape for name, (shape, _) in outlines.items()}
-    about = _about(content, *outlines["about"]) if "about" in shapes else {}
-    mu, sigma, rows = (shapes.get(name, ()) for name in _ARRAYS)
-    features = rows[0] if len(rows) == 2 else None
     for name in set(_ARRAYS).intersection(shapes):
         if outlines[name][1].kind not in "iuf":
             raise npz.DamagedError(f"its {name} are not numbers")
-        if max(shapes[name][-1:], default=0) > _MOST_DIMENSIONS:
-            raise npz.DamagedError(f"it has {shapes[name][-1]} features, more than {_MOST_DIMENSIONS}")
+    about = About()
+    if "about" in shapes:
+        try:
+            about = from_plain(About, parse_json(str(content["about"])))
+        except ValueError as error:
+            raise npz.DamagedError(f"what it says about its origin is damaged: {one_line(error)}") from error
+    mu, sigma, rows = (shapes.get(name, ()) for name in _ARRAYS)
+    features = rows[0] if len(rows) == 2 else None
+    images = about.get("images", features)
     if len(mu) == 1 and mu[0] and sigma == (*mu, *mu):
         layout = f"mu, sigma, {FEATURES}" if features else "mu, sigma"
-        classes = _classes(about) if features and shapes.get(LABELS) == (features,) else ()
-        return Outline(mu[0], _images(about, features), features, about, layout, classes)
+        classes = about.get("classes", ()) if features and shapes.get(LABELS) == (features,) else ()
+        return Outline(mu[0], images, features, about, layout, classes)
     if features is not None and features > 1 and rows[1]:
-        return Outline(rows[1], features, features, about, FEATURES)
+        return Outline(rows[1], images, features, about, FEATURES)
     names = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
     text = f"has neither mu and sigma nor {FEATURES}, but {one_line(names)}"
     raise UsageError(f"{path} {text}. Correct eval.fid.stats.")
@@ -184,18 +234,18 @@ def read(path: Path, *, features: bool = False) -> Reference:
             assert rows is not None, "an outline has mu and sigma or features"
             # What is not finite is refused below.
             with np.errstate(all="ignore"):
-                moments = Moments.of(rows)
+                moments = Moments.of([rows])
                 mu, sigma = moments.mean, moments.covariance
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UsageError(f"{path} has statistics that are not finite. Compute them again, or name another file.")
-    return Reference(mu, sigma, rows if features else None, shapes.images, shapes.layout, labels, shapes.classes)
+    return Reference(shapes, mu, sigma, rows if features else None, labels)
 
 
 def write(
     path: Path,
     moments: Moments,
     features: np.ndarray | None,
-    about: dict[str, Any],
+    about: Mapping[str, Any],
     labels: np.ndarray | None = None,
 ) -> None:
     """Write mu and sigma, and the features (n, D) as well if given, and with them the labels (n,) of their images."""
@@ -220,26 +270,3 @@ def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     except (OSError, npz.DamagedError) as error:
         text = f"is not an .npz file of statistics ({one_line(error)})"
         raise UsageError(f"{path} {text}. Correct eval.fid.stats.") from error
-
-
-def _about(content: np.lib.npyio.NpzFile, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> dict[str, Any]:
-    if dtype.kind != "U" or shape:
-        raise npz.DamagedError("what it says about its origin is not a short text")
-    try:
-        about = parse_json(str(content["about"]))
-    except ValueError as error:
-        raise npz.DamagedError(f"what it says about its origin is not JSON: {one_line(error)}") from error
-    return about if isinstance(about, dict) else {}
-
-
-def _classes(about: dict[str, Any]) -> tuple[str, ...]:
-    names = about.get("classes", [])
-    try:
-        return from_plain(Classes, {"names": names, "weights": [1] * len(names)}).names if names else ()
-    except (ValueError, TypeError) as error:
-        raise npz.DamagedError(f"the names of its classes are damaged: {one_line(error)}") from error
-
-
-def _images(about: dict[str, Any], features: int | None) -> int | None:
-    images = about.get("images", features)
-    return images if isinstance(images, int) and not isinstance(images, bool) else None

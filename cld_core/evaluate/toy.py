@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +13,9 @@ from torch import Tensor
 
 from cld_core.data.source import labelled
 from cld_core.errors import UsageError
-from cld_core.shards.rows import Arrays
+from cld_core.shards import Arrays
 
-from .moments import standard_error
-from .rows import SampleRows, Table
+from .rows import SampleRows, Table, standard_error
 
 DIRECTIONS = 64
 # Test points that are searched for those of a class, in multiples of the samples.
@@ -70,18 +69,18 @@ def class_law(table: Table) -> dict[str, Any]:
     assert density is not None, "only toy data are asked"
     assert density.label is not None, "toy data with classes have labels"
     shares, log_density = model.classes.shares, density.log_density
-    sets = _TrueSets(labelled(model.source), table.request.w2.sets, len(x))
+    number_of = np.bincount(label[good], minlength=len(shares))
+    # Without samples, the true sets are of one point.
+    wanted = {int(of): max(int(number_of[of]), 1) for of in np.unique(label)}
+    sets = [_true_points(labelled(model.source), seed, wanted, len(x)) for seed in range(table.request.w2.sets)]
     by_class: dict[str, dict[str, Any]] = {}
     densities = [np.zeros(0)]
-    for number, name in enumerate(model.classes.names):
-        asked, mine = label == number, torch.from_numpy(x[good & (label == number)])
-        if not asked.any():
-            continue
+    for number in wanted:
+        asked, mine = int((label == number).sum()), torch.from_numpy(x[good & (label == number)])
         inside = mine[density.label(mine) == number]
-        about = {"samples": int(asked.sum()), "accuracy": len(inside) / int(asked.sum())}
-        # Without samples, the true sets are of one point.
-        true = sets.of(number, max(len(mine), 1))
-        value, between = from_sets(mine, true, table.request.w2.directions)
+        value, between = from_sets(mine, [points[number] for points in sets], table.request.w2.directions)
+        about = {"samples": asked, "accuracy": len(inside) / asked}
+        name = model.classes.names[number]
         by_class[name] = {"w2": value, "floor": float(between.mean()), **about}
         if log_density is not None and len(inside):
             values = log_density(inside).numpy() - math.log(shares[number])
@@ -109,45 +108,41 @@ def _densities(values: np.ndarray, table: Table) -> dict[str, Any]:
     return {"density": value, "density_stderr": standard_error(values), **truth}
 
 
-class _TrueSets:
-    """Sets of true points of each class: the first ones of the test data with its label.
+def _true_points(source: Any, seed: int, wanted: Mapping[int, int], samples: int) -> dict[int, Tensor]:
+    """By class, so many points (n, 2): the first ones of the test data of a seed with this label.
 
     Args:
         samples: so many test points have about as many of a class as samples that are drawn have.
+
+    Raises:
+        UsageError: the data have hardly any of a class.
     """
-
-    def __init__(self, source: Any, sets: int, samples: int) -> None:
-        self._source, self._sets, self._samples = source, sets, samples
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def of(self, label: int, n: int) -> list[Tensor]:
-        """So many points (n, 2) of a class in each set.
-
-        Raises:
-            UsageError: the data have hardly any.
-        """
-        found, times = [], _FIRST
-        for number in range(self._sets):
-            while len(points := self._with(label, number, times)) < n:
-                if (times := 2 * times) > _MOST:
-                    searched = f"of {_MOST * self._samples:,} test points, {len(points)} are of class {label}"
-                    raise UsageError(f"--class-law: {searched}. Correct the `label` or the `classes` of the toy data.")
-            found.append(points[:n])
-        return found
-
-    def _with(self, label: int, number: int, times: int) -> Tensor:
-        wanted = times * self._samples
-        if number not in self._known or len(self._known[number][0]) < wanted:
-            x = self._source.dequantised_test_data(number, 0, wanted)
-            self._known[number] = x, self._source.test_labels(number, 0, wanted)
-        x, labels = self._known[number]
-        return x[labels == label]
+    times = _FIRST
+    while True:
+        labels = source.test_labels(seed, 0, times * samples)
+        lacking = [of for of, n in wanted.items() if int((labels == of).sum()) < n]
+        if not lacking:
+            x = source.dequantised_test_data(seed, 0, times * samples)
+            return {of: x[labels == of][:n] for of, n in wanted.items()}
+        if (times := 2 * times) > _MOST:
+            found = int((labels == lacking[0]).sum())
+            searched = f"of {len(labels):,} test points, {found} are of class {lacking[0]}"
+            raise UsageError(f"--class-law: {searched}. Correct the `label` or the `classes` of the toy data.")
 
 
 def projections(points: Tensor, directions: int = DIRECTIONS) -> Tensor:
-    """Points (n, 2) projected on equally spaced directions and sorted along each: (n, directions), float64."""
-    angle = torch.arange(directions, dtype=torch.float64) * (math.pi / directions)
-    return (points.double() @ torch.stack([angle.cos(), angle.sin()])).sort(0).values
+    """Points (n, d) projected on directions and sorted along each: (n, directions), float64.
+
+    In the plane, directions are equally spaced; otherwise they are random ones, always the same.
+    """
+    if points.shape[1] == 2:
+        angle = torch.arange(directions, dtype=torch.float64) * (math.pi / directions)
+        axes = torch.stack([angle.cos(), angle.sin()])
+    else:
+        generator = torch.Generator().manual_seed(0)
+        axes = torch.randn(points.shape[1], directions, dtype=torch.float64, generator=generator)
+        axes /= axes.norm(dim=0)
+    return (points.double() @ axes).sort(0).values
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -162,7 +157,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 def from_sets(
     points: Tensor, sets: Sequence[Tensor], directions: int = DIRECTIONS
 ) -> tuple[float, npt.NDArray[np.float64]]:
-    """The mean distance of points (n, 2) from sets of as many, and the distances of each pair of these.
+    """The mean distance of points (n, d) from sets of as many, and the distances of each pair of these.
 
     Without points, the first is infinite.
     """
@@ -175,5 +170,5 @@ def from_sets(
 
 
 def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:
-    """The distance between two sets (n, 2): the root of the squared W2 of their projections, averaged."""
+    """The distance between two sets (n, d): the root of the squared W2 of their projections, averaged."""
     return distance(projections(a, directions), projections(b, directions))

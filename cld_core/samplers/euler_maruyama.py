@@ -7,9 +7,8 @@ from torch import Tensor
 
 from cld_core.config.sampling import EmSpec
 from cld_core.samplers import Draws
-from cld_core.samplers.grids import grid_of
 from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.split import denoised
+from cld_core.samplers.split import ended, grid_of
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 
@@ -29,6 +28,4 @@ def sample(
         for half, e, rate in parts:
             half.add_(e, alpha=math.sqrt(rate * dt))
     watcher.visit(spec.eps, u, 1.0)
-    if spec.denoise:
-        u = denoised(score, sde, u, spec.eps)
-    return u, spec.nfe
+    return ended(score, sde, spec, u, steps)

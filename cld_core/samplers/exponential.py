@@ -16,14 +16,12 @@ from torch import Tensor
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import ExponentialSpec
 from cld_core.samplers import Draws
-from cld_core.samplers.grids import grid_of
 from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part, noise_factor
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.quadrature import Segment, segments
-from cld_core.samplers.split import rest, score_from_rest
+from cld_core.samplers.split import grid_of, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.solver import Observer
 
 _log = logging.getLogger(__name__)
 # Data narrow enough to show noise that grows from step to step, and how much wider samples of them may be.
@@ -40,44 +38,11 @@ def sample(
     """
     if spec.eta > 0:
         _warn_of_growing_noise(sde, replace(spec, repeats=1))
-    if spec.repeats > 1:
-        return _repeated(score, sde, spec, u, draws, watcher)
     return _solve(score, sde, spec, u, draws, watcher)
 
 
 def _solve(
     score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
-) -> tuple[Tensor, int]:
-    times = grid_of(spec, sde.schedule)
-    coefficients = steps(sde, tuple(times), spec.order, spec.corrector, spec.eta)
-
-    def alpha(u: Tensor, t: float) -> Tensor:
-        return rest(score, sde, u, t)
-
-    noise = draws(len(coefficients), sde.n)
-    u, newest = follow(u, times, coefficients, alpha, noise, watcher, order=spec.order, evaluate_last=spec.denoise)
-    if spec.denoise:
-        u = sde.euler_step(u, score_from_rest(newest, sde, u, spec.eps), spec.eps, spec.eps)
-    return u, spec.nfe
-
-
-class _Part:
-    """Shows a watcher a part of a sampler's steps, from progress ``done[0]`` to ``done[1]``, without its end."""
-
-    def __init__(self, watcher: Watcher, done: tuple[float, float]) -> None:
-        self._watcher, self._done = watcher, done
-
-    def visit(self, t: float, u: Tensor, done: float) -> None:
-        first, last = self._done
-        if done < 1.0 or last == 1.0:
-            self._watcher.visit(t, u, first + (last - first) * done)
-
-    def flow(self, u: Tensor, end: float) -> Observer | None:
-        return None
-
-
-def _repeated(
-    score: ScoreFunction, sde: Diffusion, spec: ExponentialSpec, u: Tensor, draws: Draws, watcher: Watcher
 ) -> tuple[Tensor, int]:
     """Groups of `spec.jump` steps, each made several times: the forward process leads from its end to its start.
 
@@ -85,7 +50,8 @@ def _repeated(
     """
     times = grid_of(spec, sde.schedule)
     count = len(times) - 1
-    firsts = [0, *range(count % spec.jump or spec.jump, count, spec.jump)]
+    jump = spec.jump if spec.repeats > 1 else count
+    firsts = [0, *range(count % jump or jump, count, jump)]
     forth, noise = draws(len(firsts) * (spec.repeats - 1), sde.n), draws(count * spec.repeats, sde.n)
     newest = u
 
@@ -95,13 +61,17 @@ def _repeated(
     for first, last in pairwise([*firsts, count]):
         part = times[first : last + 1]
         coefficients = steps(sde, tuple(part), spec.order, spec.corrector, spec.eta)
-        for repeat in range(spec.repeats):
-            if repeat:
-                u = sde.forward(u, next(forth), part[-1], part[0])
-            is_last = repeat == spec.repeats - 1
-            seen = _Part(watcher, (first / count, last / count)) if is_last else UNWATCHED
-            ends = is_last and last == count and spec.denoise
+
+        def visit(t: float, u: Tensor, done: float, first: int = first, last: int = last) -> None:
+            if done < 1.0 or last == count:
+                watcher.visit(t, u, (first + (last - first) * done) / count)
+
+        for left in reversed(range(spec.repeats)):
+            seen = UNWATCHED.visit if left else visit
+            ends = not left and last == count and spec.denoise
             u, newest = follow(u, part, coefficients, alpha, noise, seen, order=spec.order, evaluate_last=ends)
+            if left:
+                u = sde.forward(u, next(forth), part[-1], part[0])
     if spec.denoise:
         u = sde.euler_step(u, score_from_rest(newest, sde, u, spec.eps), spec.eps, spec.eps)
     return u, count * spec.repeats + int(spec.denoise)

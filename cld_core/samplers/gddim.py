@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cld_core.config.sampling import GddimSpec
 from cld_core.samplers import Draws
-from cld_core.samplers.grids import grid_of
 from cld_core.samplers.multistep import Step, alpha_fields, drift, follow, interpolating, noise_factor, strengths
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.quadrature import Segment, segments
+from cld_core.samplers.split import grid_of
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.estimate import estimate
@@ -26,10 +26,9 @@ from cld_core.sde.matrices import apply, combined
 
 @dataclass(frozen=True)
 class Noise:
-    """Conversion between score and noise at one time: noise = of_u u + of_score s, and s = back noise."""
+    """Conversion between score and noise at one time: noise = forth (u, s), and s = back noise."""
 
-    of_u: Tensor  # (k, n)
-    of_score: Tensor  # (k, m)
+    forth: Tensor  # (k, n + m)
     back: Tensor  # (m, k)
 
 
@@ -47,12 +46,10 @@ def sample(
     found = coefficients(sde, tuple(times), spec.root, spec.order, spec.corrector, spec.eta)
 
     def noise_at(u: Tensor, t: float) -> Tensor:
-        noise = found.noises[t]
-        matrix = torch.cat([noise.of_u, noise.of_score], dim=1)
-        return combined(matrix, (*sde.halves(u), *sde.scored_halves(score(u, t))))
+        return combined(found.noises[t].forth, (*sde.halves(u), *sde.scored_halves(score(u, t))))
 
-    white = draws(len(found.steps), sde.n)
-    u, newest = follow(u, times, found.steps, noise_at, white, watcher, order=spec.order, evaluate_last=spec.denoise)
+    white, last = draws(len(found.steps), sde.n), spec.denoise
+    u, newest = follow(u, times, found.steps, noise_at, white, watcher.visit, order=spec.order, evaluate_last=last)
     if spec.denoise:
         u = sde.euler_step(u, apply(found.noises[spec.eps].back, newest), spec.eps, spec.eps)
     return u, spec.nfe
@@ -69,21 +66,29 @@ def coefficients(
     """
     plain = segments(list(times), functools.partial(drift, sde))
     if root == "cholesky":
-        return _with_cholesky(sde, times, plain, order, corrector)
-    moving = segments(list(times), functools.partial(_closed, sde, 0.0))
-    roots = _roots(sde, times[0], moving)
-    noises = {t: _noise(sde, t, moved) for t, moved in zip(times, roots, strict=True)}
-    if eta > 0.0:
-        closed = segments(list(times), functools.partial(_closed, sde, eta))
-        parts = zip(plain, closed, roots, strict=False)
-        return Coefficients(tuple(_stochastic(sde, *part, eta) for part in parts), noises)
-    made = []
-    for i, (segment, carried) in enumerate(zip(plain, moving, strict=True)):
-        inside = torch.linalg.solve(carried.back, roots[i + 1])  # R at the nodes
-        fields = _pulling(sde, segment.times, torch.linalg.solve(kernel(sde, segment.times), inside))
-        weights = interpolating(sde, segment, fields, times[: i + 2][::-1], order, corrector)
-        made.append(Step(segment.whole, *weights, None))
-    return Coefficients(tuple(made), noises)
+        noises = {t: _scored_noise(sde, t) for t in times}
+        fields = [alpha_fields(sde, 0.0, segment.times) for segment in plain]
+    else:
+        moving = segments(list(times), functools.partial(_closed, sde, 0.0))
+        # The root's initial value does not matter: a constant rotation of the noise has no effect.
+        roots = [torch.linalg.cholesky(kernel(sde, times[0]))]
+        for segment in moving:
+            roots.append(segment.whole @ roots[-1])
+        noises = {t: _noise(sde, t, moved) for t, moved in zip(times, roots, strict=True)}
+        if eta > 0.0:
+            closed = segments(list(times), functools.partial(_closed, sde, eta))
+            parts = zip(plain, closed, roots, strict=False)
+            return Coefficients(tuple(_stochastic(sde, *part, eta) for part in parts), noises)
+        inside = [torch.linalg.solve(one.back, moved) for one, moved in zip(moving, roots[1:], strict=True)]
+        fields = [
+            _pulling(sde, segment.times, torch.linalg.solve(kernel(sde, segment.times), moved))
+            for segment, moved in zip(plain, inside, strict=True)
+        ]
+    steps = []
+    for i, (segment, field) in enumerate(zip(plain, fields, strict=True)):
+        weights = interpolating(sde, segment, field, times[: i + 2][::-1], order, corrector)
+        steps.append(Step(segment.whole, *weights, None))
+    return Coefficients(tuple(steps), noises)
 
 
 def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:
@@ -98,20 +103,17 @@ def _pulling(sde: Diffusion, t: Tensor, matrix: Tensor, eta: float = 0.0) -> Ten
     return out
 
 
-def _roots(sde: Diffusion, start: float, moving: list[Segment]) -> list[Tensor]:
-    """R, (n, n), at each time. Its initial value does not matter: a constant rotation of the noise has no effect."""
-    roots = [torch.linalg.cholesky(kernel(sde, start))]
-    for segment in moving:
-        roots.append(segment.whole @ roots[-1])
-    return roots
-
-
 def _noise(sde: Diffusion, t: float, root: Tensor) -> Noise:
-    of_u, of_score = whole_score(sde, t)
+    """Of all halves."""
     covariance = kernel(sde, t)
-    to_noise = -torch.linalg.solve(root, covariance)
     back = -torch.linalg.solve(covariance, root)[sde.n - sde.m :]
-    return Noise(to_noise @ of_u, to_noise @ of_score, back)
+    return Noise(-torch.linalg.solve(root, covariance) @ whole_score(sde, t), back)
+
+
+def _scored_noise(sde: Diffusion, t: float) -> Noise:
+    """Of the scored halves. E^-1 is the transpose of the scored block of L."""
+    first = sde.n - sde.m
+    return Noise(torch.nn.functional.pad(-sde.factor(t)[first:, first:].T, (sde.n, 0)), -sde.target(t))
 
 
 def _stochastic(sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, eta: float) -> Step:
@@ -120,30 +122,14 @@ def _stochastic(sde: Diffusion, plain: Segment, closed: Segment, root: Tensor, e
     return Step(plain.whole, predictor, predictor[:0], noise_factor(sde, closed, eta))
 
 
-def _with_cholesky(
-    sde: Diffusion, times: tuple[float, ...], plain: list[Segment], order: int, corrector: bool
-) -> Coefficients:
-    steps = []
-    for i, segment in enumerate(plain):
-        fields = alpha_fields(sde, 0.0, segment.times)
-        weights = interpolating(sde, segment, fields, times[: i + 2][::-1], order, corrector)
-        steps.append(Step(segment.whole, *weights, None))
-    first, noises = sde.n - sde.m, {}
-    for t in times:
-        # E^-1 is the transpose of the scored block of L.
-        inverse = sde.factor(t)[first:, first:].T
-        noises[t] = Noise(torch.zeros(sde.m, sde.n, dtype=torch.float64), -inverse, -sde.target(t))
-    return Coefficients(tuple(steps), noises)
-
-
 def kernel(sde: Diffusion, t: float | Tensor) -> Tensor:
     """Sigma_t, (..., n, n), numerical_eps included."""
     factor = sde.factor(t)
     return factor @ factor.mT
 
 
-def whole_score(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
-    """The matrices (n, n) and (n, m) that make the score of every half at time t from u and the scored halves' score.
+def whole_score(sde: Diffusion, t: float) -> Tensor:
+    """The matrix (n, n + m) that makes the score of every half at time t from u and the scored halves' score.
 
     The kernel is Gaussian, so the score of all halves is -Sigma^-1 (u - Psi_0 E[x | u]) with the first column Psi_0 of
     Psi_t. Its only unknown is E[x | u], which follows from the score of the scored halves; if there are several, it is
@@ -151,11 +137,9 @@ def whole_score(sde: Diffusion, t: float) -> tuple[Tensor, Tensor]:
     halves are scored.
     """
     first = sde.n - sde.m
-    of_u, of_score = torch.zeros(sde.n, sde.n, dtype=torch.float64), torch.zeros(sde.n, sde.m, dtype=torch.float64)
-    of_score[first:] = torch.eye(sde.m, dtype=torch.float64)
-    if first:
-        precision, x = torch.linalg.inv(kernel(sde, t)), estimate(sde, t)
-        pull = precision @ sde.mean(t)[:, 0]  # the score of all halves is pull E[x | u] - precision u
-        of_u[:first] = torch.outer(pull[:first], x.of_u) - precision[:first]
-        of_score[:first] = torch.outer(pull[:first], x.of_score)
-    return of_u, of_score
+    own = torch.eye(sde.n + sde.m, dtype=torch.float64)[sde.n :]
+    precision, x = torch.linalg.inv(kernel(sde, t)), estimate(sde, t)
+    pull = precision @ sde.mean(t)[:, 0]  # the score of all halves is pull E[x | u] - precision u
+    derived = torch.outer(pull, torch.cat([x.of_u, x.of_score]))
+    derived[:, : sde.n] -= precision
+    return torch.cat([derived[:first], own])

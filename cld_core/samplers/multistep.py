@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cld_core.samplers.path import Watcher
 from cld_core.samplers.quadrature import Segment
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import add, apply
@@ -34,7 +33,7 @@ def follow(
     steps: Sequence[Step],
     field: Callable[[Tensor, float], Tensor],
     noise: Iterator[Tensor],
-    watcher: Watcher,
+    visit: Callable[[float, Tensor, float], object],
     *,
     order: int,
     evaluate_last: bool,
@@ -45,6 +44,7 @@ def follow(
     costs none.
 
     Args:
+        visit: `path.Watcher.visit`.
         evaluate_last: evaluate the field at times[-1], too, as the denoising step needs it.
     """
     history: list[Tensor] = []
@@ -58,7 +58,7 @@ def follow(
 
     for number, (step, t) in enumerate(zip(steps, times[:-1], strict=True)):
         evaluate(t)
-        watcher.visit(t, u, number / len(steps))
+        visit(t, u, number / len(steps))
         u = apply(step.transition, u)
         _add_all(u, step.predictor.unbind(), history)
         if step.noise is not None:
@@ -66,7 +66,7 @@ def follow(
         correction = step.correction.unbind()
     if evaluate_last:
         evaluate(times[-1])
-    watcher.visit(times[-1], u, 1.0)
+    visit(times[-1], u, 1.0)
     return u, history[0]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from cld_core.config.sampling import OdeSpec
 from cld_core.samplers import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.split import denoised
+from cld_core.samplers.split import ended
 from cld_core.score import ScoreFunction, at_each, for_rows
 from cld_core.sde import Diffusion
 from cld_core.solver import solve
@@ -46,7 +46,4 @@ def sample(
     observe = watcher.flow(u, spec.eps)
     y = u.flatten(1)
     solution = solve(field, y, 1.0, spec.eps, rtol=spec.rtol, atol=spec.atol, prepare=prepare, observe=observe)
-    u = solution.y.to(dtype).view_as(u)
-    if not spec.denoise:
-        return u, solution.nfe
-    return denoised(score, sde, u, spec.eps), solution.nfe + 1
+    return ended(score, sde, spec, solution.y.to(dtype).view_as(u), solution.nfe)

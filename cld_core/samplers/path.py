@@ -3,16 +3,14 @@
 A sampler reports its states to a `Watcher`. Its results are bit-identical with and without one.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
 from cld_core.solver import Observer, Steps
 
 
-class Watcher(Protocol):
-    """Receives the states of a sampler."""
+class Watcher:
+    """Receives the states of a sampler; this one does nothing with them."""
 
     def visit(self, t: float, u: Tensor, done: float) -> None:
         """A method with fixed steps is at u (B, nC, ...) at time t; ``done`` is the share of its steps so far.
@@ -20,25 +18,16 @@ class Watcher(Protocol):
         The first visit is the prior at t = 1, the last one the state at the end time before it is denoised. The sampler
         may overwrite u afterwards.
         """
-        ...
 
     def flow(self, u: Tensor, end: float) -> Observer | None:
         """The adaptive flow starts from u (B, nC, ...) at t = 1 towards ``end``; what it returns is shown its steps."""
-        ...
-
-
-class _Nobody:
-    def visit(self, t: float, u: Tensor, done: float) -> None:
-        return
-
-    def flow(self, u: Tensor, end: float) -> Observer | None:
         return None
 
 
-UNWATCHED: Watcher = _Nobody()
+UNWATCHED = Watcher()
 
 
-class Recorder:
+class Recorder(Watcher):
     """A `Watcher` that keeps up to ``points`` states, at least 2, evenly spread over the steps of the method.
 
     Those of the adaptive flow, in which each sample has its own steps, are at equal distances in t, interpolated
@@ -78,7 +67,8 @@ class _Flow:
 
     def __call__(self, steps: Steps) -> None:
         before, after = steps.t
-        wanted, row = self._within(before, after, steps.accepted)
+        inside = (self.times[:, None] < before) & (self.times[:, None] >= after) & steps.accepted
+        wanted, row = inside.nonzero(as_tuple=True)
         h = (after - before)[row]
         share = ((self.times[wanted] - before[row]) / h)[:, None]
         (y0, y1), (s0, s1) = ((pair[0][row], pair[1][row]) for pair in (steps.y, steps.slope))
@@ -86,9 +76,3 @@ class _Flow:
         blend = rest.square() * (1.0 + 2.0 * share) * y0 + share.square() * (3.0 - 2.0 * share) * y1
         bend = share * rest * (rest * s0 - share * s1) * h[:, None]
         self._flat[wanted, steps.rows[row]] = (blend + bend).to(self._flat.dtype)
-
-    def _within(self, before: Tensor, after: Tensor, accepted: Tensor) -> tuple[Tensor, Tensor]:
-        """Which times are within which steps: two lists of numbers, of times and of rows."""
-        inside = (self.times[:, None] < before) & (self.times[:, None] >= after) & accepted
-        wanted, row = inside.nonzero(as_tuple=True)
-        return wanted, row

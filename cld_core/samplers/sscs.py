@@ -1,7 +1,7 @@
 """The symmetric splitting CLD sampler SSCS (the paper, section 3.3), of first and of second order (docs/math.md 7)."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -10,10 +10,9 @@ from torch import Tensor
 from cld_core.config.sampling import SscsSpec
 from cld_core.errors import RecipeError
 from cld_core.samplers import Draws
-from cld_core.samplers.grids import grid_of
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.quadrature import segments
-from cld_core.samplers.split import denoised, rest
+from cld_core.samplers.split import ended, grid_of, rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, combined
@@ -33,13 +32,27 @@ def sample(
             "Choose sampling.method=em, ode or exponential."
         )
     times = grid_of(spec, sde.schedule)
-    method = second_order if spec.sscs_order == 2 else first_order
+    middles = [0.5 * (t + t_next) for t, t_next in pairwise(times)]
+    kicks = _second_order(sde, tuple(times)) if spec.sscs_order == 2 else _first_order(sde, times)
+    noise = draws(len(times), sde.n)
+    alpha = torch.zeros_like(sde.scored(u))  # it vanishes with the data's influence, at t = 1
     watcher.visit(times[0], u, 0.0)
-    u = method(score, sde, u, times, draws(len(times), sde.n), watcher)
+    # The second half of a step and the first half of the next are both exact, hence together the exact part over both.
+    for step, (t, before, middle) in enumerate(zip(times, [1.0, *middles], middles, strict=False)):
+        u = exact_part(sde, u, before, middle, next(noise))
+        half, whole = kicks[step]
+        scored = sde.scored(u)
+        start = scored.clone()
+        if half is None:
+            alpha = score(u, t)
+        else:
+            scored.copy_(apply(half, torch.cat([start, alpha], dim=1)))
+            alpha = rest(score, sde, u, middle)
+        scored.copy_(apply(whole, torch.cat([start, alpha], dim=1)))
+        watcher.visit(middle, u, (step + 0.5) / len(middles))
+    u = exact_part(sde, u, middles[-1], times[-1], next(noise))
     watcher.visit(spec.eps, u, 1.0)
-    if spec.denoise:
-        u = denoised(score, sde, u, spec.eps)
-    return u, spec.nfe
+    return ended(score, sde, spec, u, len(middles))
 
 
 def exact_part(sde: Diffusion, u: Tensor, t: float, t_next: float, noise: Tensor) -> Tensor:
@@ -57,87 +70,43 @@ def _reverse(sde: Diffusion, big_d: float) -> Tensor:
     return torch.cat(sde.reverse(big_d), dim=1)
 
 
-def _middles(times: list[float]) -> list[float]:
-    """Times at which the score part acts, one per step. Between two of them the exact part acts in one piece.
-
-    The second half of a step and the first half of the next are both exact, hence together the exact part over both.
-    """
-    return [0.5 * (t + t_next) for t, t_next in pairwise(times)]
+# For each step the kick over its first half, if there is one, and that over the whole step. A kick is the solution of
+# the score part with the other halves and alpha kept: the matrix (m, 2m) of the scored halves and of alpha. The score
+# part is du_S/dt = -G (s + P u_S) with G = beta D and the prior's precisions P.
+Kicks = Sequence[tuple[Tensor | None, Tensor]]
 
 
-def first_order(
-    score: ScoreFunction,
-    sde: Diffusion,
-    u: Tensor,
-    times: list[float],
-    noise: Iterator[Tensor],
-    watcher: Watcher = UNWATCHED,
-) -> Tensor:
-    """u (B, nC, ...) at times[-1], from u at times[0].
+def _prior(sde: Diffusion) -> Tensor:
+    """P, (m, m)."""
+    return torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64))
 
-    ``noise`` yields (B, nC, ...), once more often than there are steps.
-    """
-    now = times[0]
-    steps = len(times) - 1
-    for step, ((t, t_next), middle) in enumerate(zip(pairwise(times), _middles(times), strict=True)):
-        u = exact_part(sde, u, now, middle, next(noise))
-        scores = sde.scored_halves(score(u, t))
-        scored = zip(sde.halves(u)[-sde.m :], sde.precision[-sde.m :], sde.diffusion2(t).tolist(), scores, strict=True)
-        for half, precision, rate, s in scored:
-            half.add_(torch.add(s, half, alpha=precision), alpha=rate * (t - t_next))
-        watcher.visit(middle, u, (step + 0.5) / steps)
-        now = middle
-    return exact_part(sde, u, now, times[-1], next(noise))
+
+def _first_order(sde: Diffusion, times: Sequence[float]) -> Kicks:
+    """Euler steps, with the score itself in place of alpha."""
+    eye = torch.eye(sde.m, dtype=torch.float64)
+    rates = [(t - t_next) * torch.diag(sde.diffusion2(t)) for t, t_next in pairwise(times)]
+    return [(None, torch.cat([eye + rate @ _prior(sde), rate], dim=1)) for rate in rates]
 
 
 @functools.lru_cache(maxsize=64)
-def kicks(sde: Diffusion, times: tuple[float, ...]) -> tuple[tuple[Tensor, Tensor], ...]:
-    """For each step the kick over its first half and that over the whole step.
+def _second_order(sde: Diffusion, times: tuple[float, ...]) -> Kicks:
+    """With an error that falls with the square of the number of steps.
 
-    A kick is the solution of the score part with the other halves and alpha kept: the matrix (m, 2m) of the scored
-    halves and of alpha. The score part is du_S/dt = -G (s + P u_S) with G = beta D and the prior's precisions P; in the
-    alpha of `split.rest`, G (K - P) u_S + G E alpha.
+    They are exact in u_S for their linear part, and take alpha, that of `split.rest`, at the middle of the step, in t
+    and in u_S: the score part is G (K - P) u_S + G E alpha. The u_S there is predicted with the last step's alpha,
+    which is accurate enough for second order.
     """
-    prior = torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64))
 
     def rates(t: Tensor) -> Tensor:
         return sde.diffusion2(t)[:, :, None]
 
-    steps = zip(_middles(list(times)), times[1:], strict=True)
-    with_middles = [times[0], *(t for step in steps for t in step)]
-    found = segments(with_middles, lambda t: rates(t) * (sde.known_precision(t) - prior))
+    with_middles = [times[0], *(t for start, end in pairwise(times) for t in (0.5 * (start + end), end))]
+    found = segments(with_middles, lambda t: rates(t) * (sde.known_precision(t) - _prior(sde)))
     weights = [part.integral(rates(part.times) * sde.target(part.times)) for part in found]
     out = []
     for one, two, weight, next_weight in zip(found[::2], found[1::2], weights[::2], weights[1::2], strict=True):
-        whole = two.whole @ torch.cat([one.whole, weight], dim=1)
+        half = torch.cat([one.whole, weight], dim=1)
+        whole = two.whole @ half
         whole[:, sde.m :] += next_weight
-        out.append((torch.cat([one.whole, weight], dim=1), whole))
-    return tuple(out)
-
-
-def second_order(
-    score: ScoreFunction,
-    sde: Diffusion,
-    u: Tensor,
-    times: list[float],
-    noise: Iterator[Tensor],
-    watcher: Watcher = UNWATCHED,
-) -> Tensor:
-    """As `first_order`, with an error that falls with the square of the number of steps.
-
-    The score part is exact in u_S for its linear part, and takes alpha at the middle of the step, in t and in u_S.
-    The u_S there is predicted with the last step's alpha, which is accurate enough for second order.
-    """
-    alpha = torch.zeros_like(sde.scored(u))  # it vanishes with the data's influence, at t = 1
-    now = times[0]
-    middles = _middles(times)
-    for step, (middle, (half, whole)) in enumerate(zip(middles, kicks(sde, tuple(times)), strict=True)):
-        u = exact_part(sde, u, now, middle, next(noise))
-        scored = sde.scored(u)
-        start = scored.clone()
-        scored.copy_(apply(half, torch.cat([start, alpha], dim=1)))
-        alpha = rest(score, sde, u, middle)
-        scored.copy_(apply(whole, torch.cat([start, alpha], dim=1)))
-        watcher.visit(middle, u, (step + 0.5) / len(middles))
-        now = middle
-    return exact_part(sde, u, now, times[-1], next(noise))
+        out.append((half, whole))
+    return out

@@ -1,6 +1,8 @@
 """The sampler that `cldctl tune` has fitted to a network (docs/math.md section 7.5)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -12,8 +14,35 @@ from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.split import rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.sde.matrices import add, apply
-from cld_core.solutions import Solution
+from cld_core.sde.matrices import combined
+from cld_core.solutions import Coefficients, Solution
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`cld_core.solutions.Coefficients` as float64 tensors on the CPU."""
+
+    times: Tensor
+    matrices: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, coefficients: Coefficients) -> Self:
+        """The same coefficients."""
+        times, *matrices = (
+            torch.tensor(one, dtype=torch.float64) for one in (coefficients.times, *coefficients.matrices)
+        )
+        return cls(times, tuple(matrices))
+
+    @property
+    def memory(self) -> int:
+        """How many of the newest alphas a step uses at most."""
+        n, first = self.matrices[0].shape
+        return max((matrix.shape[1] - n) // (first - n) for matrix in self.matrices)
+
+    def plain(self) -> Coefficients:
+        """The same coefficients."""
+        matrices = (tuple(map(tuple, matrix.tolist())) for matrix in self.matrices)
+        return Coefficients(tuple(self.times.tolist()), tuple(matrices))
 
 
 def sample(
@@ -34,29 +63,39 @@ def sample(
     if solution is None:
         text = f"sampling.method=tuned follows a solution of {spec.nfe} evaluations, and none was given"
         raise UsageError(f"{text}. Load the model of a run, after `cldctl tune RUN --nfe {spec.nfe}`.")
-    halves = len(solution.transitions[0]), len(solution.weights[0][0][0])
-    if halves != (sde.n, sde.m):
-        text = f"the solution is for {halves[0]} halves, {halves[1]} of them scored; the diffusion has {sde.n}, {sde.m}"
+    linear = Linear.of(solution.coefficients)
+    n, columns = linear.matrices[0].shape
+    if (n, columns - n) != (sde.n, sde.m):
+        text = f"the solution is for {n} halves, {columns - n} of them scored; the diffusion has {sde.n}, {sde.m}"
         raise UsageError(f"{text}. Tune to this network.")
-    return follow(score, sde, solution, u, watcher), solution.nfe
+    passed = solution.nfe - solution.flow.denoise
+
+    def alpha(u: Tensor, t: float) -> Tensor:
+        watcher.visit(t, u, solution.coefficients.times.index(t) / passed)
+        return rest(score, sde, u, t)
+
+    u = follow(linear, sde, alpha, u)
+    if not solution.flow.denoise:
+        watcher.visit(solution.flow.eps, u, 1.0)
+    return u, solution.nfe
 
 
-def follow(score: ScoreFunction, sde: Diffusion, solution: Solution, u: Tensor, watcher: Watcher = UNWATCHED) -> Tensor:
-    """The samples (B, nC, ...) that a solution makes of the prior's draw u."""
-    history: list[Tensor] = []
-    steps = zip(solution.times, solution.transitions, solution.weights, strict=True)
-    passed = solution.nfe - 1 if solution.denoise else solution.nfe
-    for number, (t, transition, weights) in enumerate(steps):
-        watcher.visit(t, u, number / passed)
-        history.insert(0, rest(score, sde, u, t))
-        del history[max(map(len, solution.weights)) :]
-        u = apply(_tensor(transition), u)
-        for weight, alpha in zip(weights, history, strict=False):
-            add(u, _tensor(weight), alpha)
-    if not solution.denoise:
-        watcher.visit(solution.eps, u, 1.0)
+def follow(
+    linear: Linear,
+    sde: Diffusion,
+    alpha: Callable[[Tensor, float], Tensor],
+    u: Tensor,
+    first: int = 0,
+    alphas: Sequence[Tensor] = (),
+) -> Tensor:
+    """u (B, nC, ...) at the end, from u before the step ``first``, with the ``alphas`` so far, the newest first."""
+    for t, matrix in zip(linear.times.tolist()[first:], linear.matrices[first:], strict=True):
+        alphas = [alpha(u, t), *alphas][: linear.memory]
+        u = stepped(sde, matrix, u, alphas)
     return u
 
 
-def _tensor(matrix: Sequence[Sequence[float]]) -> Tensor:
-    return torch.tensor(matrix, dtype=torch.float64)
+def stepped(sde: Diffusion, matrix: Tensor, u: Tensor, alphas: Sequence[Tensor]) -> Tensor:
+    """u (B, nC, ...) after a step."""
+    parts = [*sde.halves(u), *(part for alpha in alphas for part in sde.scored_halves(alpha))]
+    return combined(matrix, parts[: matrix.shape[1]])

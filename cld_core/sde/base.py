@@ -45,6 +45,21 @@ class Schedule:
         """The t at which B(t) = ``big_b``; in a form that is also valid for beta1 = 0."""
         return 2.0 * big_b / (self.beta0 + math.sqrt(self.beta0 * self.beta0 + 2.0 * self.beta1 * big_b))
 
+    def grid(self, name: str, n: int, eps: float, power: float = 1.0) -> list[float]:
+        """The n + 1 times of a grid from 1 down to ``eps``.
+
+        Args:
+            name: "linear", n equal steps; "quadratic", steps that shrink towards the data, t_i = eps + (1 - eps)
+                (1 - i/n)^2; or "power", n equal steps of B(t)^(1/power), hence of t^(1/power) if beta is constant.
+        """
+        if name == "power":
+            first, last = (self.integral(t) ** (1.0 / power) for t in (1.0, eps))
+            inner = [self.time((first + (last - first) * i / n) ** power) for i in range(1, n)]
+        else:
+            exponent = 2 if name == "quadratic" else 1
+            inner = [eps + (1.0 - eps) * (1.0 - i / n) ** exponent for i in range(1, n)]
+        return [1.0, *inner, eps]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Diffusion(ABC):
@@ -363,21 +378,6 @@ class Diffusion(ABC):
         trace_of_a = sum(row[i] for i, row in enumerate(self.A))
         divergence: Tensor = self.schedule.beta(t) * (trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace)
         return divergence
-
-    def probe_cross_term(self, probe: Tensor, t: float | Tensor) -> Tensor:
-        """(B,): the drift's contribution e^T beta A e to the divergence for a probe e (B, nC, ...) of all halves.
-
-        Its mean over probes comes from the diagonal of A, which `flow_divergence` computes exactly and which is left
-        out here. The remainder has mean zero, so it is better to probe the scored halves alone; the published code
-        probes all of them.
-        """
-        parts = self.halves(probe)
-        total = torch.zeros(len(probe), dtype=torch.float64, device=probe.device)
-        for i in range(self.n):
-            for j in range(i):
-                rate = self.schedule.beta(t) * (self.A[j][i] + self.A[i][j])
-                total = total + rate * (parts[j] * parts[i]).flatten(1).sum(1).double()
-        return total
 
     def prior(self, noise: Tensor) -> Tensor:
         """Draws of the law at t = 1 from standard normal ``noise`` shaped as u."""

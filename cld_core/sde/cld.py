@@ -89,7 +89,7 @@ class CLD(Diffusion):
 
 def _matrix(a: Any, b: Any, c: Any, d: Any) -> Any:
     """(2, 2, N)."""
-    return module_of(a).stack([a, b, c, d]).reshape(2, 2, -1)
+    return module_of(a).concatenate([a, b, c, d]).reshape(2, 2, -1)
 
 
 def gamma3_series(z: Any, exp_minus_z: Any) -> Any:

@@ -24,9 +24,8 @@ class Estimate:
 
     of_u: Tensor  # (..., n), factors of the halves of u
     of_score: Tensor  # (..., m), factors of the parts of the score
-    pull: (
-        Tensor  # (..., m), (Sigma^-1 Psi_0)_S: times the covariance of x_0 given u it is the derivative of x_hat by u_S
-    )
+    # (..., m), (Sigma^-1 Psi_0)_S: times the covariance of x_0 given u it is the derivative of x_hat by u_S
+    pull: Tensor
     variance: Tensor  # (...,), of each number of x_0 given u, for data N(0, data_std^2 I)
 
     def posterior_mean(self, sde: Diffusion, u: Tensor, score: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ def cholesky(a: Any, eps: float = 0.0) -> Any:
     module, lower = module_of(a), module_of(a).zeros_like(a)
     for j in range(len(a)):
         column = a[j:, j]
-        if j:
-            column = column - (lower[j:, :j] * lower[j, :j]).sum(1)
+        for k in range(j):
+            column = column - lower[j:, k] * lower[j, k]
         lower[j, j] = module.sqrt(column[0] + eps if eps else column[0])
         lower[j + 1 :, j] = column[1:] / lower[j, j]
     return lower
@@ -69,7 +69,7 @@ def inverse_of_lower(lower: Any) -> Any:
     for i in range(len(lower)):
         out[i, i] = 1.0 / lower[i, i]
         if i:
-            out[i, :i] = -(lower[i, :i, None] * out[:i, :i]).sum(0) * out[i, i]
+            out[i, :i] = product(-lower[i : i + 1, :i], out[:i, :i])[0] * out[i, i]
     return out
 
 

@@ -8,17 +8,17 @@ import torch
 
 from cld_core import numerics, pictures
 from cld_core.errors import CldError
-from cld_core.evaluate import nonfinite, registry
+from cld_core.evaluate import registry
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.rows import RowComputer, Table
+from cld_core.evaluate.rows import RowComputer, Table, remark_on
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.ranks import Consensus
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
-from cld_core.shards.work import joined
+from cld_core.shards import joined
 from cld_core.stop import StopCode, StopFlag
 
 from .monitoring import Monitor
@@ -81,7 +81,7 @@ class Periodic:
         if parts is None:
             return
         drawn = Samples.cat(parts)
-        if (remark := nonfinite.remark_on(drawn.x)) is not None:
+        if (remark := remark_on(drawn.x)) is not None:
             self._monitor.say(f"step {model.step}: {remark}")
         how = pictures.how(model, drawn)
         file, monitor = self._folder.samples / pictures.periodic_name(model.step), self._monitor

@@ -1,17 +1,19 @@
 """The rows of a fit (`tuning`). Each row follows from those before it, so a fit can be continued after any row."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cld_core.sde import Schedule
+from cld_core.samplers.tuned import Linear
+from cld_core.sde import Diffusion
 
-from .derivatives import Fitted, linearised, samples
-from .linear import POWER, Linear, of_exponential, packed, spaced, unpacked, with_memory
-from .tuning import CANDIDATES, EACH, FAR, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS, Row
+from . import linear
+from .linear import Fitted
+from .tuning import CANDIDATES, EACH, FAR, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS, Row, TuneRequest
 
 Rows = Mapping[str, Sequence[Row]]
 # Of the finite differences in the shares of a grid.
@@ -21,22 +23,11 @@ _LEAST_DAMPING, _EASE, _STIFFEN = 1e-8, 0.2, 8.0
 # With more damping than this, an iteration no longer changes anything.
 _STUCK = 1e8
 # The most changes that an iteration tries, each with more damping.
-TRIALS = 8
+_TRIALS = 8
 # Examples whose errors exceed this many times the median count less and less.
 _USUAL = 10.0
-
-
-@dataclass(frozen=True)
-class Point:
-    """Parameters (P,), and the damping of the next iteration."""
-
-    parameters: Tensor
-    damping: float = FIRST_DAMPING
-
-    @classmethod
-    def of(cls, row: Row) -> "Point":
-        """Those of a row."""
-        return cls(torch.tensor(row.parameters, dtype=torch.float64), row.damping)
+# Coordinates of a point, and so backward passes.
+_PLANE = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,14 @@ class Ends:
 
     u: Tensor
     x: Tensor
+
+
+class Iterate(NamedTuple):
+    """Parameters (P,), the damping of the next iteration, and errors (B, D)."""
+
+    parameters: Tensor
+    damping: float
+    errors: Tensor
 
 
 @dataclass(frozen=True)
@@ -74,100 +73,88 @@ class Problem:
             "grid": self._grid,
             "coefficients": self._coefficients,
         }
-        which, point = ways[stage](rows)
-        row = Row(which, tuple(point.parameters.tolist()), point.damping, FAR, FAR)
-        sampler = self.sampler(stage, rows, row)
-        fit, held = (_rms(self._errors(ends, sampler)) for ends in (self.fit, self.held))
+        which, sampler, damping, errors = ways[stage](rows)
         # The times of a solution have to decrease.
-        return replace(row, fit=fit, held=held if bool((sampler.times.diff() < 0).all()) else FAR)
+        falls = bool((sampler.times.diff() < 0).all())
+        held = _rms(self._errors(self.held, sampler)) if falls else FAR
+        return Row(which, sampler.plain(), damping, _rms(errors), held)
 
-    def sampler(self, stage: str, rows: Rows, row: Row) -> Linear:
-        """The sampler of a row."""
-        if stage in ("fewer", "coefficients"):
-            origin = self._start() if stage == "fewer" else self._origin(rows, row.which)
-            return self._with(origin, Point.of(row).parameters)
-        times = self._spaced(row.which) if stage == "untuned" else self._times(Point.of(row).parameters)
-        return self._over(times, _candidate(stage, row.which))
+    def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        pair = len(rows["untuned"])
+        times = linear.spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)])
+        sampler = self._over(times, pair // len(SPACINGS))
+        return pair, sampler, FIRST_DAMPING, self._errors(self.fit, sampler)
 
-    def _untuned(self, rows: Rows) -> tuple[int, Point]:
-        return len(rows["untuned"]), Point(torch.zeros(0, dtype=torch.float64))
-
-    def _fewer(self, rows: Rows) -> tuple[int, Point]:
+    def _fewer(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
         """The neighbour itself, so that more evaluations are never further from the flow than fewer; then a fit."""
-        start, done = self._start(), rows["fewer"]
-        if not done:
-            return 0, Point(packed(start, self.denoise))
-        return 0, self._moved(Point.of(done[-1]), start, robust=False)
-
-    def _grid(self, rows: Rows) -> tuple[int, Point]:
-        candidate = _next_candidate(rows["grid"])
-        mine = [row for row in rows["grid"] if row.which == candidate]
-        before = Point.of(mine[-1]) if mine else Point(self._first_shares(candidate, rows["untuned"]))
-        if not len(before.parameters) or before.damping >= _STUCK:  # A single step has nothing to move.
-            return candidate, before
-
-        def errors(shares: Tensor) -> Tensor:
-            return self._errors(self.fit, self._over(self._times(shares), candidate))
-
-        def slopes(shares: Tensor) -> tuple[Tensor, Tensor]:
-            here = errors(shares)
-            moved = (errors(shares + _STEP * unit) for unit in torch.eye(len(shares), dtype=torch.float64))
-            return here, torch.stack([(there - here) / _STEP for there in moved])
-
-        return candidate, advanced(before, errors, slopes, robust=False)
-
-    def _coefficients(self, rows: Rows) -> tuple[int, Point]:
-        candidate = _next_start(rows["grid"], rows["coefficients"])
-        done, origin = [row for row in rows["coefficients"] if row.which == candidate], self._origin(rows, candidate)
-        before = Point.of(done[-1]) if done else Point(packed(origin, self.denoise))
-        robust = PLAIN <= len(done) < PLAIN + ROBUST
-        if len(done) in (PLAIN, PLAIN + ROBUST):  # From here on, the sum of squares has other weights.
-            before = Point(before.parameters)
-        return candidate, self._moved(before, origin, robust=robust)
-
-    def _moved(self, before: Point, origin: Linear, *, robust: bool) -> Point:
-        """The next point of a fit of times and coefficients."""
-        if before.damping >= _STUCK:
-            return before
-
-        def errors(parameters: Tensor) -> Tensor:
-            return self._errors(self.fit, self._with(origin, parameters))
-
-        def slopes(parameters: Tensor) -> tuple[Tensor, Tensor]:
-            x, found = linearised(self.fitted, self._with(origin, parameters), self.fit.u, self.denoise)
-            return (x - self.fit.x).flatten(1), found.flatten(2)
-
-        return advanced(before, errors, slopes, robust=robust)
-
-    def _start(self) -> Linear:
+        if rows["fewer"]:
+            before = rows["fewer"][-1]
+            return 0, *self._fitted(Linear.of(before.sampler), before.damping, robust=False)
         assert self.neighbour is not None, "there is no solution of fewer evaluations to start from"
-        return with_memory(self.neighbour)
+        return 0, self.neighbour, FIRST_DAMPING, self._errors(self.fit, self.neighbour)
 
-    def _origin(self, rows: Rows, candidate: int) -> Linear:
-        """The sampler that the fit of coefficients starts from: the best grid of a candidate."""
-        start = best([row for row in rows["grid"] if row.which == candidate])
-        return with_memory(self.sampler("grid", rows, start))
+    def _grid(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        which, schedule = _next_candidate(rows["grid"]), self.fitted.sde.schedule
+        done = [row for row in rows["grid"] if row.which == which]
+        starts = [row for row in rows["untuned"] if row.which // len(SPACINGS) == which]
+        before = done[-1] if done else min(starts, key=lambda row: row.fit)
 
-    def _first_shares(self, candidate: int, untuned: Sequence[Row]) -> Tensor:
-        """The shares of the best spacing for a candidate."""
-        starts = [row for row in untuned if _candidate("untuned", row.which) == candidate]
-        return shares_of(self.fitted.sde.schedule, self._spaced(min(starts, key=lambda row: row.fit).which))
+        def sampler(shares: Tensor) -> Linear:
+            return self._over(linear.times_of(schedule, shares, self.eps), which)
 
-    def _spaced(self, pair: int) -> list[float]:
-        return spaced(self.fitted.sde, self.nfe, self.eps, self.denoise, SPACINGS[pair % len(SPACINGS)])
+        def slopes(shares: Tensor, errors: Tensor) -> Iterator[Tensor]:
+            moved = (shares + _STEP * unit for unit in torch.eye(len(shares), dtype=torch.float64))
+            yield torch.stack([(self._errors(self.fit, sampler(there)) - errors) / _STEP for there in moved])
 
-    def _times(self, shares: Tensor) -> list[float]:
-        return times_of(self.fitted.sde.schedule, shares, self.eps)
+        times = before.sampler.times if self.denoise else (*before.sampler.times, self.eps)
+        return which, *self._moved(linear.shares_of(schedule, times), before.damping, sampler, slopes, robust=False)
+
+    def _coefficients(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
+        which = _next_start(rows["grid"], rows["coefficients"])
+        done = [row for row in rows["coefficients"] if row.which == which]
+        start = done[-1] if done else best([row for row in rows["grid"] if row.which == which])
+        # From these numbers on, the sum of squares has other weights.
+        fresh = not done or len(done) in (PLAIN, PLAIN + ROBUST)
+        damping = FIRST_DAMPING if fresh else start.damping
+        robust = PLAIN <= len(done) < PLAIN + ROBUST
+        return which, *self._fitted(Linear.of(start.sampler), damping, robust=robust)
+
+    def _fitted(self, start: Linear, damping: float, *, robust: bool) -> tuple[Linear, float, Tensor]:
+        """After an iteration of times and coefficients: the sampler, the damping of the next one, and errors."""
+        start = linear.with_memory(start)
+
+        def sampler(parameters: Tensor) -> Linear:
+            return linear.unpacked(parameters, start, self.denoise, self.eps)
+
+        def slopes(parameters: Tensor, errors: Tensor) -> Iterator[Tensor]:
+            for part in self.fitted.slopes(sampler(parameters), self.fit.u, self.denoise):
+                yield part.flatten(2)
+
+        return self._moved(linear.packed(start, self.denoise), damping, sampler, slopes, robust=robust)
+
+    def _moved(
+        self,
+        parameters: Tensor,
+        damping: float,
+        sampler: Callable[[Tensor], Linear],
+        slopes: Callable[[Tensor, Tensor], Iterable[Tensor]],
+        *,
+        robust: bool,
+    ) -> tuple[Linear, float, Tensor]:
+        def errors(parameters: Tensor) -> Tensor:
+            return self._errors(self.fit, sampler(parameters))
+
+        found = Iterate(parameters, damping, errors(parameters))
+        if len(parameters) and damping < _STUCK:  # A grid of a single step has nothing to move.
+            found = advanced(found, errors, slopes, robust=robust)
+        return sampler(found.parameters), found.damping, found.errors
 
     def _over(self, times: Sequence[float], candidate: int) -> Linear:
-        return of_exponential(self.fitted.sde, times, CANDIDATES[candidate], self.denoise)
-
-    def _with(self, origin: Linear, parameters: Tensor) -> Linear:
-        return unpacked(parameters, origin, self.denoise, self.eps)
+        return linear.of_exponential(self.fitted.sde, times, CANDIDATES[candidate], self.denoise)
 
     def _errors(self, ends: Ends, sampler: Linear) -> Tensor:
         """(B, D): differences from the flow."""
-        return (samples(self.fitted, sampler, ends.u) - ends.x).flatten(1)
+        return (self.fitted.samples(sampler, ends.u) - ends.x).flatten(1)
 
 
 def best(rows: Sequence[Row]) -> Row:
@@ -184,12 +171,10 @@ def settings_of(stage: str, row: Row) -> str:
     """The settings that a row starts from, for messages."""
     if stage == "fewer":
         return "the solution of fewer evaluations"
-    spacing = f" grid={SPACINGS[row.which % len(SPACINGS)]}" if stage == "untuned" else ""
-    return f"{CANDIDATES[_candidate(stage, row.which)]}{spacing}"
-
-
-def _candidate(stage: str, which: int) -> int:
-    return which // len(SPACINGS) if stage == "untuned" else which
+    if stage == "untuned":
+        candidate, spacing = divmod(row.which, len(SPACINGS))
+        return f"{CANDIDATES[candidate]} grid={SPACINGS[spacing]}"
+    return str(CANDIDATES[row.which])
 
 
 def _next_candidate(grids: Sequence[Row]) -> int:
@@ -216,52 +201,43 @@ def _rms(errors: Tensor) -> float:
     return min(found, FAR) if math.isfinite(found) else FAR
 
 
-def shares_of(schedule: Schedule, times: Sequence[float]) -> Tensor:
-    """Parameters of a grid: logarithms of its steps relative to the last one, which is left out: (steps - 1,)."""
-    places = torch.tensor([schedule.integral(t) ** (1.0 / POWER) for t in times], dtype=torch.float64)
-    steps = (places[:-1] - places[1:]).log()
-    return steps[:-1] - steps[-1]
-
-
-def times_of(schedule: Schedule, shares: Tensor, eps: float) -> list[float]:
-    """The grid of such shares from 1 to ``eps``: the times decrease whatever the shares are."""
-    first, last = (schedule.integral(t) ** (1.0 / POWER) for t in (1.0, eps))
-    passed = torch.softmax(torch.cat([shares, shares.new_zeros(1)]), 0).cumsum(0)[:-1].tolist()
-    return [1.0, *(schedule.time((first + (last - first) * share) ** POWER) for share in passed), eps]
-
-
 def advanced(
-    point: Point,
+    before: Iterate,
     residual: Callable[[Tensor], Tensor],
-    linearised: Callable[[Tensor], tuple[Tensor, Tensor]],
+    linearised: Callable[[Tensor, Tensor], Iterable[Tensor]],
     *,
     robust: bool,
-) -> Point:
-    """The next point by the method of Levenberg and Marquardt: a smaller sum of squares, or more damping.
+) -> Iterate:
+    """The next iterate by the method of Levenberg and Marquardt: a smaller sum of squares, or more damping.
 
     Args:
         residual: errors (B, D) for parameters (P,).
-        linearised: the same, and their derivatives (P, B, D).
+        linearised: from parameters and their errors the derivatives of these (P, b, D), for some rows after others.
         robust: give less weight to outliers, such as examples that end in another mode.
     """
-    errors, slopes = linearised(point.parameters)
-    if not (torch.isfinite(errors).all() and torch.isfinite(slopes).all()):
-        return Point(point.parameters, point.damping * _STIFFEN)
-    weights = weights_of(errors) if robust else torch.ones(len(errors), dtype=errors.dtype, device=errors.device)
-    root = weights.sqrt()[:, None]
-    flat = (slopes * root).flatten(1)
-    gradient, curvature = flat @ (errors * root).flatten(), flat @ flat.T
+    parameters, damping, errors = before
+    weights = weights_of(errors) if robust else errors.new_ones(len(errors))
+    gradient = errors.new_zeros(len(parameters))
+    curvature, first = torch.diag(gradient), 0
+    for slopes in linearised(parameters, errors):
+        rows = slice(first, first + slopes.shape[1])
+        first = rows.stop
+        root = weights[rows].sqrt()[:, None]
+        flat = (slopes * root).flatten(1)
+        gradient, curvature = gradient + flat @ (errors[rows] * root).flatten(), curvature + flat @ flat.T
+    if not (torch.isfinite(gradient).all() and torch.isfinite(curvature).all()):
+        return before._replace(damping=damping * _STIFFEN)
     diagonal = curvature.diagonal()
     scale = diagonal + 1e-10 * diagonal.max()
-    cost, damping = _cost(errors, weights), point.damping
-    for _ in range(TRIALS):
+    cost = _cost(errors, weights)
+    for _ in range(_TRIALS):
         # A singular system gives numbers that are not finite.
         change, _ = torch.linalg.solve_ex(curvature + damping * torch.diag(scale), gradient)
-        moved = point.parameters - change.to(point.parameters)
-        if torch.isfinite(moved).all() and _cost(residual(moved), weights) < cost:
-            return Point(moved, max(damping * _EASE, _LEAST_DAMPING))
+        moved = parameters - change.to(parameters)
+        if torch.isfinite(moved).all() and _cost(found := residual(moved), weights) < cost:
+            return Iterate(moved, max(damping * _EASE, _LEAST_DAMPING), found)
         damping *= _STIFFEN
-    return Point(point.parameters, damping)
+    return before._replace(damping=damping)
 
 
 def weights_of(errors: Tensor) -> Tensor:
@@ -274,3 +250,27 @@ def _cost(errors: Tensor, weights: Tensor) -> float:
     """Infinite where an error is not finite."""
     cost = float((weights * errors.square().mean(1)).mean())
     return cost if cost == cost else float("inf")
+
+
+def most_evaluations(request: TuneRequest, sde: Diffusion, images: bool) -> int:
+    """The most evaluations for each fitted point, without those of its flow. A fit usually takes half as many.
+
+    A backward pass through the network counts as an evaluation; with guidance, each counts twice.
+
+    Args:
+        images: whether examples are images, and not points in the plane.
+    """
+    nfe, denoise = request.nfe, request.flow.denoise
+    largest = linear.of_exponential(sde, linear.spaced(sde, nfe, 1e-3, denoise, SPACINGS[0]), CANDIDATES[-1], denoise)
+    largest = linear.with_memory(largest)
+    # By copies, each parameter of a step takes the steps after it.
+    each = [
+        block.numel() + (number in linear.free(largest, denoise)) for number, block in enumerate(linear.blocks(largest))
+    ]
+    copies = sum(count * (nfe - 1 - number) for number, count in enumerate(each))
+    slopes = nfe + copies + nfe if images else nfe * (1 + _PLANE + linear.PER_TIME)
+    judged, tried = 2 * nfe, _TRIALS * nfe
+    grid = (nfe - 1) * nfe + tried + judged
+    coefficients = STAGES["fewer"] + STAGES["coefficients"]
+    each_row = STAGES["untuned"] * judged + STAGES["grid"] * grid + coefficients * (slopes + tried + judged)
+    return request.networks * each_row

@@ -3,29 +3,29 @@
 import dataclasses
 import functools
 import itertools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from cld_core import guidance, npz, numerics, samplers
+from cld_core.checkpoint.files import required_digest
 from cld_core.codec import find_record, to_plain
 from cld_core.config.sampling import OdeSpec
+from cld_core.digests import digest
 from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
 from cld_core.run import change_marks
 from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import FILE, FLOW
+from cld_core.solutions import FILE, Solution
 
-from . import cost
-from .derivatives import Fitted
-from .fit import Ends, Problem, best, kept, settings_of
-from .linear import Linear, extended
+from .fit import Ends, Problem, best, kept, most_evaluations, settings_of
+from .linear import Fitted, Linear, extended
 from .tuning import FAR, STAGES, STATE, Row, State, Tuning
 
 T = TypeVar("T")
@@ -42,32 +42,26 @@ class Job:
         CheckpointError: it is damaged.
     """
 
-    def __init__(
-        self, work: Tuning, device: torch.device, should_stop: Callable[[], bool], model: Model | None = None
-    ) -> None:
+    def __init__(self, work: Tuning, device: torch.device, should_stop: Callable[[], bool]) -> None:
         self._work, self._request, self._should_stop = work, work.request, should_stop
-        self._made_of = self._patiently(lambda: work.made_of(strict=True))
+        run, step = work.run, work.request.checkpoint_step
+        self._checkpoint = self._patiently(lambda: required_digest(run, step, "Tune to another step."))
+        self._weights = self._patiently(work.weights) or self._checkpoint
         # Permission for plug-ins was checked when the work was started.
-        self._model = model or self._patiently(
-            lambda: Model.from_run(
-                work.run.path,
-                work.request.checkpoint_step,
-                str(device),
-                allow_plugin=True,
-                ema_length=work.request.ema_length,
-            )
+        length = work.request.ema_length
+        self._model = self._patiently(
+            lambda: Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
         )
+        self._flow = self._solved()
+        self._state = self._begun()
         self._evaluated = 0
 
     def run(self) -> bool:
-        """Do what is missing; False if it was asked to stop before.
-
-        Raises:
-            UsageError: the fit takes more memory than there is.
-        """
-        self._say_cost()
-        self._flow = self._solved()
-        self._state = self._begun()
+        """Do what is missing; False if it was asked to stop before."""
+        request = self._request
+        most = most_evaluations(request, self._model.sde, self._model.recipe.network.images)
+        limit = "" if request.budget_min is None else f", within {request.budget_min:g} minutes"
+        print(f"at most {most:,} evaluations of the network for each of {request.points} points{limit}", flush=True)
         try:
             self._save()
             for stage in ("flow", *STAGES):
@@ -85,13 +79,13 @@ class Job:
     @numerics.using(tf32=False)
     @torch.no_grad()
     def step(self, stage: str) -> None:
-        """Compute the next block of the flow, or row of a stage."""
+        """Compute the next batch of the flow, or row of a stage."""
         if stage == "flow":
-            self._flow = [*self._flow, self._block(len(self._flow))]
-            x, nfe = (np.stack(column) for column in zip(*self._flow, strict=True))
-            self._patiently(lambda: write_arrays(self._work.flow_file, {"x": x, "nfe": nfe}))
-            self._state = replace(self._state, flow=len(self._flow))
-            found = f"flow {len(self._flow)}/{self._request.sizes['flow']}"
+            new = self._batch(len(self._flow["x"]))
+            self._flow = {name: np.concatenate([before, new[name]]) for name, before in self._flow.items()}
+            self._patiently(lambda: write_arrays(self.flow_file, self._flow))
+            self._state = replace(self._state, flow=self._batches())
+            found = f"flow {self._state.flow}/{self._request.sizes['flow']}"
         else:
             row = self._next_row(stage)
             rows = (*self._state.rows.get(stage, ()), row)
@@ -101,39 +95,41 @@ class Job:
         self._save()
         print(found, flush=True)
 
-    def _say_cost(self) -> None:
-        sde, request = self._model.sde, self._request
-        most = cost.most(request, sde, self._model.recipe.network.images)
-        limit = "" if request.budget_min is None else f", within {request.budget_min:g} minutes"
-        numbers = math.prod(self._model.data_shape)
-        needed = cost.least_bytes(sde, request.nfe, request.points, numbers, eps=request.eps, denoise=request.denoise)
-        cost.require(needed, request.points, self._model.device)
-        print(f"at most {most:,} evaluations of the network for each of {request.points} points{limit}", flush=True)
+    @property
+    def flow_file(self) -> Path:
+        """Where the ends of the flow are; another network has another one."""
+        return self._work.run.tuned / f"flow-{digest([self._request.flow_id, self._weights])[:16]}.npz"
+
+    def _solved(self) -> dict[str, np.ndarray]:
+        """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their evaluations (k,)."""
+        try:
+            arrays = npz.load(self.flow_file)
+            return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
+        except (OSError, KeyError, ValueError):
+            return {"x": np.empty((0, *self._model.data_shape), np.float32), "nfe": np.empty(0, np.int64)}
+
+    def _batches(self) -> int:
+        """How many batches of the flow are computed."""
+        done, request = len(self._flow["x"]), self._request
+        return request.sizes["flow"] if done == 2 * request.points else done // request.batch_size
 
     def _begun(self) -> State:
-        """What is done, unless it was made of something else."""
+        """What is done, unless it is that of other weights."""
         state = find_record(State, self._work.folder / STATE)
-        if state is None or state.made_of != self._made_of:
-            state = State(self._made_of)
-        neighbour = state.neighbour or self._work.neighbour(self._made_of["checkpoint"])
+        if state is None or state.weights != self._weights:
+            state = State(self._weights)
+        neighbour = state.neighbour
+        if neighbour is None and (solution := self._work.neighbour(self._checkpoint)) is not None:
+            neighbour = solution.coefficients
         # Rows of later stages followed from what a spent budget had left.
         late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
         rows = {stage: done for stage, done in state.rows.items() if stage not in late}
-        return replace(state, neighbour=neighbour, flow=len(self._flow), rows=rows)
-
-    def _solved(self) -> list[tuple[np.ndarray, float]]:
-        """The blocks of the flow that this tuning or another one has solved, and their numbers of evaluations."""
-        try:
-            arrays = npz.load(self._work.flow_file)
-            blocks = zip(arrays["x"], arrays["nfe"].tolist(), strict=True)
-        except (OSError, KeyError, ValueError):
-            return []
-        return list(blocks)[: self._request.sizes["flow"]]
+        return replace(state, neighbour=neighbour, flow=self._batches(), rows=rows)
 
     def _lacks(self, stage: str) -> bool:
-        """Whether a further block of the flow or row of a stage is to be computed."""
+        """Whether a further batch of the flow or row of a stage is to be computed."""
         if stage == "flow":
-            return len(self._flow) < self._request.sizes["flow"]
+            return len(self._flow["x"]) < 2 * self._request.points
         return self._state.lacks(stage, self._request.budget_min)
 
     def _save(self) -> None:
@@ -160,21 +156,22 @@ class Job:
         every = [row for done in rows.values() for row in done]
         about = {
             "settings": {stage: settings_of(stage, row) for stage, row in tops.items()},
-            "fewer": None if state.neighbour is None else state.neighbour.nfe,
+            "fewer": None if state.neighbour is None else len(state.neighbour.times),
             "points": request.points,
             "seed": request.seed,
             "evaluations": round(sum(row.evaluations for row in every)),
-            "flow_evaluations": sum(nfe for _, nfe in self._flow) / len(self._flow),
+            "flow_evaluations": float(self._flow["nfe"].mean()),
             "budget_min": request.budget_min,
             "seconds": round(state.seconds, 3),
             "model": request.model_digest,
             "sde": dataclasses.asdict(self._model.recipe.sde),
             "created": time.time(),
         }
-        solution = self._problem.sampler(chosen, rows, tops[chosen]).solution(
-            **{name: getattr(request, name) for name in FLOW},
+        solution = Solution(
+            coefficients=tops[chosen].sampler,
+            flow=request.flow,
             step=request.checkpoint_step,
-            checkpoint=self._made_of["checkpoint"],
+            checkpoint=self._checkpoint,
             ema_length=request.ema_length,
             kept=chosen,
             cut_off=state.is_cut_off(),
@@ -187,8 +184,8 @@ class Job:
     @property
     def _spec(self) -> OdeSpec:
         """The solver settings of the flow."""
-        flow = {name: getattr(self._request, name) for name in FLOW if name != "labels"}
-        return OdeSpec(rtol=self._request.rtol, atol=self._request.rtol, **flow)
+        keys = {name: value for name, value in vars(self._request.flow).items() if name != "labels"}
+        return OdeSpec(rtol=self._request.rtol, atol=self._request.rtol, **keys)
 
     @functools.cached_property
     def _labels(self) -> torch.Tensor | None:
@@ -203,34 +200,31 @@ class Job:
             given = given[torch.arange(first, last, device=given.device) % len(given)]
         return guidance.bound(self._model.score, self._spec, given, none=len(self._model.classes or ()))
 
-    def _block(self, block: int) -> tuple[np.ndarray, float]:
-        """The ends of the flow from the draws of a block, (block, C, ...), and the mean number of evaluations."""
+    def _batch(self, first: int) -> dict[str, np.ndarray]:
+        """The ends of the flow from the draws from the number ``first`` on, as `_solved`."""
         request, model = self._request, self._model
-        parts, end = [], (block + 1) * request.block
-        for first in range(block * request.block, end, request.at_once):
-            last = min(first + request.at_once, end)
-            score = self._score_of(first, last)
-            noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
-            drawn = samplers.sample(score, model.sde, self._spec, noise, model.data_shape, model.device)
-            parts.append(guidance.counted(drawn, score))
-        drawn = samplers.Samples.cat(parts)
-        return drawn.x.cpu().numpy(), drawn.nfe
+        last = min(first + request.batch_size, 2 * request.points)
+        score = self._score_of(first, last)
+        noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
+        drawn = samplers.sample(score, model.sde, self._spec, noise, model.data_shape, model.device)
+        found = guidance.counted(drawn, score)
+        return {"x": found.x.cpu().numpy(), "nfe": found.nfe_each.cpu().numpy()}
 
     @functools.cached_property
     def _problem(self) -> Problem:
         """What is fitted, once the flow is solved."""
         request, model, neighbour = self._request, self._model, self._state.neighbour
-        x = torch.from_numpy(np.stack([x for x, _ in self._flow])).flatten(0, 1).to(model.device, torch.float64)
+        x = torch.from_numpy(self._flow["x"]).to(model.device, torch.float64)
         channels, *rest = model.data_shape
         noise = SampleNoise(request.seed, _NOISE, first=0, last=2 * request.points, device=model.device)
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
         fit, held = (Ends(u[part], x[part]) for part in (slice(0, request.points), slice(request.points, None)))
         score = self._score_of(0, request.points)
-        fitted = Fitted(score, model.sde, request.at_once, self._count, points=request.points)
-        start = None
+        fitted = Fitted(score, model.sde, request.batch_size, self._count, points=request.points)
+        flow, start = request.flow, None
         if neighbour is not None:
-            start = extended(Linear.of_solution(neighbour), model.sde, request.nfe, request.eps, request.denoise)
-        return Problem(fitted, fit, held, request.nfe, request.eps, request.denoise, start)
+            start = extended(Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise)
+        return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise, start)
 
     def _count(self, examples: int) -> None:
         self._evaluated += examples

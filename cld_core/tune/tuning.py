@@ -18,22 +18,21 @@ coefficients   times and coefficients, from the best grids, and then from the be
 import contextlib
 import itertools
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cld_core import solutions
-from cld_core.checkpoint.files import required_digest, weights_digest
-from cld_core.codec import RecordError, find_record, from_plain, real, to_plain
+from cld_core.checkpoint.files import weights_digest
+from cld_core.codec import find_record, real, to_plain
 from cld_core.config import Recipe
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.files import existing_object, write_json
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
 from cld_core.run.work import Work
-from cld_core.shards.request import content_of
-from cld_core.solutions import FLOW, Solution, guidance_of
+from cld_core.shards import Request
+from cld_core.solutions import Coefficients, Flow, Solution
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
@@ -67,18 +66,14 @@ STATE = "state.json"
 # What stands for an infinite distance, which JSON has not.
 FAR = 1e18
 
-# The most points of a block of the flow, which is what an interruption loses.
-MOST_IN_BLOCK = 512
 POINTS_OF_TOYS, POINTS_OF_IMAGES = 4000, 16
 LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
 MOST_MINUTES = 1_000_000
-# Version of the rows of a fit: a fit that was started by another version is not continued.
-_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneRequest:
-    """One tuning.
+class TuneRequest(Request):
+    """One tuning. It is not divided: it is one shard.
 
     Attributes:
         model_digest: of the parts of the recipe that the model's tensors depend on.
@@ -87,17 +82,13 @@ class TuneRequest:
         points: draws of the prior to fit to, and as many held-out ones.
         budget_min: minutes after which the fit stops with its best result; None for no limit. The flow does not count.
         ema_length: which average of the weights, as `ema.length`.
-        eps: time at which the flow ends.
-        denoise: whether its end is denoised.
-        labels: whether it is conditional on labels: each draw has one, with the frequencies of the data.
-        guidance, guidance_from, guidance_to: of the flow, as in `sampling`.
+        flow: what the sampler is fitted to. With labels, each draw has one, with the frequencies of the data.
         rtol: relative and absolute tolerance of the flow.
-        at_once: batch size of network evaluations.
-        retries: crashes of its job after which it is not started again.
     """
 
     kind: ClassVar[str] = "tuning"
 
+    files: dict[str, str | None] = field(default_factory=dict)
     checkpoint_step: int
     model_digest: str
     nfe: int
@@ -105,15 +96,8 @@ class TuneRequest:
     points: int
     budget_min: float | None
     ema_length: float | None = None
-    eps: float
-    denoise: bool
-    labels: bool = False
-    guidance: float = 1.0
-    guidance_from: float = 0.0
-    guidance_to: float = 1.0
+    flow: Flow
     rtol: float = 1e-6
-    at_once: int
-    retries: int = 3
 
     @classmethod
     def of(
@@ -136,83 +120,40 @@ class TuneRequest:
         if budget_min is not None and not 0 <= budget_min <= MOST_MINUTES:
             text = f"--budget {budget_min:g}: a fit takes 0 to {MOST_MINUTES:,} minutes"
             raise UsageError(f"{text}. Ask for as many, or for none to set no limit.")
-        blocks = -(-wanted // MOST_IN_BLOCK)
-        labels = recipe.data.labels
         return cls(
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
             nfe=nfe,
             seed=seed,
-            points=blocks * -(-wanted // blocks),
+            points=wanted,
             budget_min=budget_min,
             ema_length=recipe.ema.length,
-            eps=recipe.sampling.eps,
-            denoise=recipe.sampling.denoise,
-            labels=labels,
-            **guidance_of(recipe.sampling, labels=labels),
-            at_once=recipe.eval.batch_size,
+            flow=Flow.of(recipe.sampling, labels=recipe.data.labels),
+            batch_size=recipe.eval.batch_size,
             retries=recipe.train.max_retries,
         )
-
-    def store(self, folder: Path) -> Path:
-        """Write the request into ``folder``, which is made if needed, and return the folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        content = {"kind": self.kind, "id": self.id, **to_plain(self)}
-        if existing_object(folder / "request.json") != content:
-            write_json(folder / "request.json", content)
-        return folder
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The request of a folder.
-
-        Raises:
-            NotFoundError: there is none, or one that another version of cldctl wrote.
-            OSError: it cannot be read at this moment.
-        """
-        content = content_of(folder)
-        if content is None or content.get("kind") != cls.kind:
-            raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
-        try:
-            request = from_plain(cls, content)
-            if not (2 <= request.nfe <= MOST_NFE and 1 <= request.points <= MOST_POINTS and request.at_once >= 1):
-                raise RecordError("a number is out of bounds")
-        except RecordError as error:
-            text = f"the request was made by another version of cldctl ({error})"
-            raise NotFoundError(f"{folder}: {text}. Start it again.") from error
-        return request
 
     @property
     def id(self) -> str:
         """A name made of everything that the rows of the fit depend on: with a larger budget, it goes on."""
-        content = digest([_VERSION, self.flow_id, self.nfe, self.points])
+        content = digest([self.flow_id, self.nfe, self.points])
         return f"nfe{self.nfe:03d}-{self.checkpoint_step:08d}-{content[:8]}"
 
     @property
     def flow_id(self) -> str:
         """Digest of everything that the ends of the flow depend on; tunings with different NFE share these ends."""
-        others = ("nfe", "points", "budget_min", "at_once", "retries")
-        return digest([self.block, {name: value for name, value in asdict(self).items() if name not in others}])
-
-    @property
-    def block(self) -> int:
-        """How many points a block of the flow has."""
-        return self.points // -(-self.points // MOST_IN_BLOCK)
+        step, model, average = self.checkpoint_step, self.model_digest, self.ema_length
+        return digest([step, model, average, self.seed, self.rtol, to_plain(self.flow)])
 
     @property
     def networks(self) -> int:
         """The most evaluations of the network for one of the score: two with guidance, otherwise one."""
-        return 1 if self.guidance in (0, 1) else 2
+        return 1 if self.flow.guidance in (0, 1) else 2
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many blocks of the flow there are, and rows of each stage."""
-        return {"flow": 2 * self.points // self.block, **STAGES}
-
-    @property
-    def shards(self) -> int:
-        """A tuning is not divided."""
-        return 1
+        """How many batches of the flow there are, and rows of each stage."""
+        return {"flow": -(-2 * self.points // self.batch_size), **STAGES}
 
 
 @dataclass(frozen=True)
@@ -221,7 +162,7 @@ class Row:
 
     Attributes:
         which: index of the candidate; in the stage "untuned", of the pair of candidate and spacing.
-        parameters: those of the grid (`fit.shares`) or all (`derivatives.packed`); empty in the first two stages.
+        sampler: its coefficients.
         damping: for the next iteration.
         fit: rms distance per coordinate on the noise of the fit.
         held: the same on held-out noise; `FAR` if samples are not finite.
@@ -230,7 +171,7 @@ class Row:
     """
 
     which: int
-    parameters: tuple[float, ...]
+    sampler: Coefficients
     damping: float
     fit: float
     held: float
@@ -243,20 +184,20 @@ class State:
     """How far a tuning is.
 
     Attributes:
-        made_of: what it comes from: a state that was made of something else is not continued.
-        neighbour: the solution of fewer evaluations that it starts from.
-        flow: how many blocks of the flow there are.
+        weights: digest of the network's weights: a state of others is not continued.
+        neighbour: the sampler of fewer evaluations that it starts from.
+        flow: how many batches of the flow there are.
         rows: of each stage that has begun.
     """
 
-    made_of: dict[str, str]
-    neighbour: Solution | None = None
+    weights: str
+    neighbour: Coefficients | None = None
     flow: int = 0
     rows: dict[str, tuple[Row, ...]] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
-        """How many blocks and rows there are."""
+        """How many batches and rows there are."""
         return self.flow + sum(map(len, self.rows.values()))
 
     @property
@@ -315,42 +256,22 @@ class Tuning(Work):
             return found is not None
         return budget_min is not None and budget_min <= (real(found.about.get("budget_min")) or 0.0)
 
-    @property
-    def flow_file(self) -> Path:
-        """Where the ends of the flow are; another network has another one."""
-        others = {name: value for name, value in self.made_of().items() if name != "request"}
-        return self.run.tuned / f"flow-{digest([self.request.flow_id, others])[:16]}.npz"
-
-    @property
-    def state(self) -> State | None:
-        """How far it is; None before its job has begun, and if it was made of something else."""
-        found = find_record(State, self.folder / STATE)
-        return found if found is not None and self.made_of().items() <= found.made_of.items() else None
-
-    def made_of(self, *, strict: bool = False) -> dict[str, str]:
-        """What it comes from: the request, and whatever else may be replaced.
-
-        Args:
-            strict: insist that all of it is there; otherwise what is gone is left out.
+    def weights(self) -> str | None:
+        """What identifies the network's weights; None if they are gone.
 
         Raises:
-            NotFoundError: with ``strict``, something is gone.
+            OSError: nobody knows at this moment.
         """
-        step, length = self.request.checkpoint_step, self.request.ema_length
-        fix = "Tune to another step."
-        checkpoint = required_digest(self.run, step, fix) if strict else weights_digest(self.run, step)
-        made_of = {"request": self.request.id}
-        if length is not None and (averages := weights_digest(self.run, step, length)) is not None:
-            made_of["averages"] = averages
-        return made_of | ({} if checkpoint is None else {"checkpoint": checkpoint})
+        return weights_digest(self.run, self.request.checkpoint_step, self.request.ema_length)
 
     def neighbour(self, checksum: str) -> Solution | None:
         """The solution of the next smaller number of evaluations for the same flow of the same weights."""
-        same = {name: getattr(self.request, name) for name in (*FLOW, "ema_length")} | {"checkpoint": checksum}
+        request = self.request
+        wanted = request.flow, request.ema_length, checksum
         fewer = [
             one
             for one in solutions.in_run(self.run)
-            if one.nfe < self.request.nfe and all(getattr(one, name) == value for name, value in same.items())
+            if one.nfe < request.nfe and (one.flow, one.ema_length, one.checkpoint) == wanted
         ]
         return max(fewer, key=lambda one: (one.nfe, -one.distance), default=None)
 
@@ -363,7 +284,8 @@ class Tuning(Work):
         total = sum(self.request.sizes.values())
         if self.is_done:
             return total, total
-        return 0 if (state := self.state) is None else min(state.steps, total), total
+        state = find_record(State, self.folder / STATE)
+        return 0 if state is None else min(state.steps, total), total
 
     def moved_at(self) -> float | None:
         try:

@@ -47,6 +47,10 @@ def evaluate(
         ),
     ] = None,
     metrics: tuple[str, ...] = (),
+    metric: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."),
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
@@ -78,7 +82,7 @@ def evaluate(
 
     if compare:
         given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
-        given |= {"cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
+        given |= {"metric": metric, "cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
         if left := [*metrics, *(name for name, value in given.items() if value)]:
             raise UsageError(f"--compare shows finished results and computes none: leave out --{', --'.join(left)}.")
         names, overrides = options.split_runs(words)
@@ -88,11 +92,12 @@ def evaluate(
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
-    if not metrics:
+    if not metrics and metric is None:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     name, overrides = options.one_run(words)
     wanted = EvalOptions(
         metrics=metrics,
+        named=metric,
         overrides=tuple(overrides),
         samples=samples,
         sweep=tuple(sweep or ()),

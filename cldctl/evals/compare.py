@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.run.groups import Group, values_of
 from cld_core.sanitize import is_count, one_line
 
-from .sweep import meaning
+from .plan import meaning
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 _NONE = (
@@ -290,12 +290,9 @@ def _bare(columns: Sequence[Column], quantities: Sequence[Quantity]) -> list[str
             unmarked.append(quantity.label)
         elif bare:
             which = f"{quantity.label} of {', '.join(bare)}"
-            one = f"{which} has no standard error: its difference is not marked"
-            many = f"{which} have no standard error: their differences are not marked"
-            texts.append(one if len(bare) == 1 else many)
+            texts.append(f"{which}: no standard error, and so the difference is not marked")
     if unmarked:
-        verb = "has" if len(unmarked) == 1 else "have"
-        texts.append(f"{', '.join(unmarked)} {verb} no standard error: no difference is marked")
+        texts.append(f"{', '.join(unmarked)}: no standard error, and so no difference is marked")
     return texts
 
 

@@ -12,21 +12,27 @@ from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate import registry
-from cld_core.evaluate.published import PublishedSampler, published_samplers
+from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.reports import current_report, nonfinite_share
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder
 
-from .plan import EvaluationPlan, recipe_for_evaluation, with_solution
-from .sweep import MAX_CELLS
-from .table import keys_of, rows, to_csv
+from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
+from .table import is_complete, keys_of, rows, to_csv
 
 Row = Mapping[str, Any]
 
 # The axes of the sweep.
 SAMPLER, NFE = "sampler", "sampling.nfe"
+# What samples could reach, and where reports have it: metric and field.
+_REFERENCES = {
+    "w2_floor": ("w2", "floor"),
+    "w2_floor_stderr": ("w2", "floor_stderr"),
+    "true_density": ("density", "true"),
+    "flow_nfe": ("flow-distance", "flow_nfe_mean"),
+}
 # The samplers that are compared: keys of `sampling` by name. A new method needs a line here.
 SETTINGS = {
     "ode": "method=ode",
@@ -65,7 +71,7 @@ class BenchOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(EvaluationPlan):
     """The evaluations of a comparison.
 
     Attributes:
@@ -75,13 +81,8 @@ class Comparison:
 
     options: BenchOptions
     sweep: Sweep
-    requests: tuple[EvalRequest, ...]
     left_out: tuple[str, ...]
     noisy: tuple[str, ...] = ()
-
-    @property
-    def plan(self) -> EvaluationPlan:
-        return EvaluationPlan(self.requests, self.sweep)
 
 
 def comparing(recipe: Recipe) -> list[str]:
@@ -193,19 +194,20 @@ def make(
             requests |= {request.id: request for request in same if request.id not in requests}
             first, *others = (request.id for request in same)
             cells.append(Cell({SAMPLER: name, NFE: str(nfe)}, first, tuple(others)))
-    left_out = tuple(_left_out(name, why, where, options.nfe) for (name, why), where in problems.items())
+    left_out = []
+    for (name, why), where in problems.items():
+        which = "" if len(where) == len(options.nfe) else f" at {', '.join(map(str, where))} evaluations"
+        left_out.append(f"{name}{which} is left out: {why}")
     if not cells:
-        # One reason for each sampler: with other numbers of evaluations it is hardly another one.
-        reasons: dict[str, str] = {}
-        for name, why in problems:
-            reasons.setdefault(name, why)
-        whole = " ".join(f"{name}: {why}" for name, why in reasons.items())
-        raise UsageError(f"none of these samplers can be compared. {whole}")
+        raise UsageError(f"none of these samplers can be compared. {' '.join(left_out)}")
     names = tuple(dict.fromkeys(cell.values[SAMPLER] for cell in cells))
-    columns = tuple(str(nfe) for nfe in options.nfe)
-    sweep = Sweep((Axis(SAMPLER, names), Axis(NFE, columns)), tuple(cells))
+    axes = (Axis(SAMPLER, names), Axis(NFE, tuple(map(str, options.nfe))))
     return Comparison(
-        options=options, sweep=sweep, requests=tuple(requests.values()), left_out=left_out, noisy=tuple(noisy)
+        options=options,
+        sweep=Sweep(axes, tuple(cells)),
+        requests=tuple(requests.values()),
+        left_out=tuple(left_out),
+        noisy=tuple(noisy),
     )
 
 
@@ -241,11 +243,6 @@ def _computable(sampling: SamplingSpec, metrics: Sequence[str]) -> tuple[str, ..
     return found
 
 
-def _left_out(name: str, why: str, where: Sequence[int], nfe: Sequence[int]) -> str:
-    which = "" if len(where) == len(nfe) else f" at {', '.join(map(str, where))} evaluations"
-    return f"{name}{which} is left out: {why}"
-
-
 def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, int]]:
     """The best result of each metric at each number of evaluations, as (key, number of the row).
 
@@ -275,25 +272,14 @@ def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
     ``w2_floor`` and its standard error, ``true_density`` (the mean log-density of true samples, nats) and ``flow_nfe``.
     The floor is that of an evaluation without lost samples: it is larger for fewer.
     """
-    reports = [current_report(run.evals / name) or {} for name in sweep.evaluations]
-    whole = [report for report in reports if not nonfinite_share(report, "w2")]
-
-    def first(metric: str, field: str, among: Sequence[Mapping[str, Any]] = reports) -> float | None:
-        values = (report.get(metric, {}).get(field) for report in among)
-        return next((float(value) for value in values if isinstance(value, int | float)), None)
-
-    found = {
-        "w2_floor": first("w2", "floor", whole),
-        "w2_floor_stderr": first("w2", "floor_stderr", whole),
-        "true_density": first("density", "true"),
-        "flow_nfe": first("flow-distance", "flow_nfe_mean"),
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def published_for(run: RunFolder) -> tuple[PublishedSampler, ...]:
-    """The published results for the data of a run."""
-    return published_samplers(run.recipe().data.name)
+    found: dict[str, float] = {}
+    for report in (current_report(run.evals / name) or {} for name in sweep.evaluations):
+        for name, (metric, field) in _REFERENCES.items():
+            value = report.get(metric, {}).get(field)
+            is_whole = metric != "w2" or not nonfinite_share(report, "w2")
+            if name not in found and is_whole and isinstance(value, int | float):
+                found[name] = float(value)
+    return found
 
 
 def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[str, Any]:
@@ -309,7 +295,6 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
         }
         for number, (row, cell) in enumerate(zip(table, sweep.cells, strict=True))
     ]
-    known = published_for(run)
     return {
         "run": run.name,
         "checkpoint_step": next((row["checkpoint_step"] for row in table if row["checkpoint_step"] is not None), None),
@@ -318,7 +303,7 @@ def to_json(run: RunFolder, sweep: Sweep, settings: Mapping[str, str]) -> dict[s
         "settings": {name: settings[name] for name in sweep.axes[0].values if name in settings},
         "rows": results,
         "references": references(run, sweep),
-        "published": [{"metric": "fid", **asdict(it)} for it in known],
+        "published": [{"metric": "fid", **asdict(it)} for it in published_samplers(run.recipe().data.name)],
     }
 
 
@@ -326,7 +311,7 @@ def to_table(run: RunFolder, sweep: Sweep) -> str:
     """The rows as CSV, with a last column ``source``, and published numbers below."""
     table = [{**row, "source": "measured"} for row in rows(run, sweep)]
     columns = list(table[0])
-    known = published_for(run)
+    known = published_samplers(run.recipe().data.name)
     if known and "fid" not in columns:
         columns[-1:-1] = ["fid", "fid_stderr", "fid_nfe"]
     empty = dict.fromkeys(columns)
@@ -341,11 +326,6 @@ def to_table(run: RunFolder, sweep: Sweep) -> str:
         for it in known
     ]
     return to_csv([{**empty, **row} for row in (*table, *published)])
-
-
-def is_complete(run: RunFolder, sweep: Sweep) -> bool:
-    """Whether all evaluations have results of the present checkpoint."""
-    return all(current_report(run.evals / name) is not None for name in sweep.evaluations)
 
 
 def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:

@@ -49,15 +49,13 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
                 row[f"{key}_nfe"] = network_evaluations(report, key)
         table.append(row)
     for key in present:
-        shares = [_mean_share([reports[name] for name in cell.evaluations], key) for cell in sweep.cells]
+        shares = [
+            statistics.fmean(nonfinite_share(reports[name], key) for name in cell.evaluations) for cell in sweep.cells
+        ]
         if any(shares):
             for row, share in zip(table, shares, strict=True):
                 row[f"{key}_nonfinite"] = share
     return table
-
-
-def _mean_share(reports: Sequence[Mapping[str, Any]], key: str) -> float:
-    return math.fsum(nonfinite_share(report, key) for report in reports) / len(reports)
 
 
 def averaged(numbers: Sequence[Number | None]) -> Number | None:
@@ -142,13 +140,17 @@ def _is_logarithmic(values: Collection[float]) -> bool:
     return bool(values) and max(values) >= _LOG_FROM * min(values) > 0
 
 
+def is_complete(run: RunFolder, sweep: Sweep) -> bool:
+    """Whether all evaluations have results of the present checkpoint."""
+    return all(current_report(run.evals / name) is not None for name in sweep.evaluations)
+
+
 def write_finished(run: RunFolder) -> None:
     """Write `table.csv` and `plot.png` of every sweep that is complete and has reports newer than those files."""
     for folder, sweep in sweeps_of(run):
-        files = [run.evals / name / "report.json" for name in sweep.evaluations]
-        if any(current_report(file.parent) is None for file in files):
+        if not is_complete(run, sweep):
             continue
-        newest = max(file.stat().st_mtime for file in files)
+        newest = max((run.evals / name / "report.json").stat().st_mtime for name in sweep.evaluations)
         target = folder / "table.csv"
         if not target.is_file() or target.stat().st_mtime < newest:
             table = rows(run, sweep)

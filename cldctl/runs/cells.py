@@ -13,8 +13,7 @@ from cld_core.evaluate.sweeps import Axis
 from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group, values_of
-from cldctl.evals.plan import named
-from cldctl.evals.sweep import combinations, meaning, parse
+from cldctl.evals.plan import combinations, meaning, named, parse
 
 # Each is a run with a folder of its own, which is locked while the jobs are submitted.
 MAX_CELLS = 500

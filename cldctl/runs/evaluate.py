@@ -17,12 +17,11 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.recipe import trusted_recipe
-from cld_core.shards.request import require_few
+from cld_core.shards import require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
-from cldctl.evals.plan import EvaluationPlan, checkpoints, make, recipe_for_evaluation
-from cldctl.evals.sweep import parse
+from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation
 from cldctl.jobs import specs
 
 from . import home, sharded, training
@@ -37,6 +36,7 @@ class EvalOptions:
     """Evaluations of a run, as somebody asked for them.
 
     Attributes:
+        named: further metrics by name, separated by commas; plug-ins of the run may register them.
         samples: number of samples, or of test points if none are drawn; None for that of the recipe.
         sweep: settings of which each is evaluated, as "KEY=a,b,c".
         checkpoint: "last", "all" or a step.
@@ -45,6 +45,7 @@ class EvalOptions:
     """
 
     metrics: tuple[str, ...]
+    named: str | None = None
     overrides: tuple[str, ...] = ()
     samples: int | None = None
     sweep: tuple[str, ...] = ()
@@ -75,9 +76,12 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         CldError: the run belongs to somebody else, or has no such checkpoint.
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
-    overrides, axes = options.overrides, parse(options.sweep)
+    overrides, axes, metrics = options.overrides, parse(options.sweep), options.metrics
+    if options.named is not None:
+        trusted_recipe(run, allow_plugin=options.allow_plugin)
+        metrics += registry.parse_metrics(options.named, "--metric")
     if options.samples is not None:
-        key = f"eval.{'samples' if registry.draws_samples(options.metrics) else 'points'}"
+        key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *options.sweep])
         overrides = (*overrides, f"{key}={options.samples}")
     require_may_change(run.path, "Nothing was evaluated")
@@ -85,7 +89,7 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
     with named_as_typed(run):
         where, size = _place(run, options.cluster, overrides, options.allow_plugin)
         steps = steps_of(run, options.checkpoint, say)
-        made = make(run, options.metrics, steps, overrides, axes, options.shards)
+        made = make(run, metrics, steps, overrides, axes, options.shards)
     for text in _division(run, made.requests, options.shards):
         say(text)
     return Planned(run, made, where, size)
@@ -143,7 +147,7 @@ def plan_samplers(
     left_out = (as_typed(text, run, typed) for text in made.left_out)
     for text in (*left_out, *_division(run, made.requests, options.shards)):
         say(text)
-    return made, Planned(run, made.plan, where, size)
+    return made, Planned(run, made, where, size)
 
 
 def _place(

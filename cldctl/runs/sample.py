@@ -200,7 +200,8 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     run, recipe, observed, label = options.run, options.recipe(), options.observed, options.label
     import cld_core
     from cld_core import pictures
-    from cld_core.evaluate import conditional, nonfinite
+    from cld_core.evaluate import conditional
+    from cld_core.evaluate.rows import remark_on
 
     model = cld_core.load(run.path, options.checkpoint, allow_plugin=options.allow_plugin, ema_length=recipe.ema.length)
     model.recipe = replace(model.recipe, sampling=recipe.sampling)
@@ -226,7 +227,7 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     weights = ", ".join(filter(None, [f"step {model.step}", recipe.ema.words]))
     evaluations = f"{drawn.nfe:.0f} network evaluations each ({recipe.sampling.method})"
     found = None if given is None else f"{observed.told}: {conditional.agreement(drawn.x, given, density)}"
-    return Drawn(target, f"{count:,} samples of {weights}, {evaluations}", nonfinite.remark_on(drawn.x), found)
+    return Drawn(target, f"{count:,} samples of {weights}, {evaluations}", remark_on(drawn.x), found)
 
 
 def _name(

@@ -12,7 +12,7 @@ from rich.text import Text
 from cld_core.errors import NotFoundError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.published import PublishedSampler
+from cld_core.evaluate.published import PublishedSampler, published_samplers
 from cld_core.evaluate.registry import Quantity
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.files import write_text
@@ -21,7 +21,7 @@ from cld_core.run.groups import Group
 from cld_core.tune.tuning import Tuning
 from cldctl.evals import compare
 from cldctl.evals.compare import Line, Result, quantities_of, verdict
-from cldctl.evals.samplers import Comparison, best, published_for, references, to_json, to_table
+from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.evals.table import keys_of, rows, write_finished
 from cldctl.evals.table import plot as draw
 from cldctl.hints import command
@@ -180,7 +180,7 @@ def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
     marked = best(run, sweep, found)
     shown: list[RenderableType] = [sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)]
     shown += map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
-    if known := published_for(run):
+    if known := published_samplers(run.recipe().data.name):
         shown += [Text(), _published(known)]
     return Lines(*shown)
 

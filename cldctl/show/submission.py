@@ -311,10 +311,10 @@ def say_cost(planned: Tunings) -> None:
         return
     with Working("counting evaluations"):
         from cld_core import sde
-        from cld_core.tune import cost
+        from cld_core.tune.fit import most_evaluations
 
         diffusion = sde.build(recipe.sde)
-        most = sum(cost.most(request, diffusion, recipe.network.images) for request in todo)
+        most = sum(most_evaluations(request, diffusion, recipe.network.images) for request in todo)
     first, minutes = todo[0], todo[0].budget_min
     limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
     solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"

@@ -16,8 +16,8 @@ NAMES = {
     "A trained model": ("cld_core.Model", "cld_core.Samples", "cld_core.Trajectory", "cld_core.Likelihood"),
     "Samples given an observation": (
         "cld_core.conditioning.observation.Observation",
-        "cld_core.conditioning.gradient.GradientGuidance",
-        "cld_core.conditioning.replacement.Replacement",
+        "cld_core.conditioning.GradientGuidance",
+        "cld_core.conditioning.Replacement",
         "cld_core.sde.estimate.posterior_mean",
     ),
     "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.listing.Run"),

@@ -6,13 +6,10 @@ import pytest
 import torch
 
 from cld_core import augment, nets, seeds
-from cld_core.config import load
 from cld_core.config.network import NcsnppSpec
-from cld_core.errors import RecipeError
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.images import clone, make_images, tiny_recipe
-from tests.support.paths import RECIPES
 from tests.support.tools import same
 
 SIZE = 8
@@ -91,13 +88,6 @@ def test_each_change_has_the_probability():
     assert float(told[told[:, 4] != 0, 4].std()) == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_rank_changes_its_rows_as_one_rank_does():
-    made, x = changes(), images(64)
-    rows = slice(5, 23)
-    assert torch.equal(made.rows(rows).apply(x[rows]), made.apply(x)[rows])
-    assert torch.equal(made.rows(rows).conditions, made.conditions[rows])
-
-
 def network(spec):
     torch.manual_seed(0)
     return nets.build(spec, data_shape=(3, SIZE, SIZE), halves_in=2, halves_out=1)
@@ -148,8 +138,3 @@ def test_ranks_change_the_images_of_the_global_batch(data):
     whole, first, second = seen
     assert whole.any()
     assert torch.equal(torch.cat([first, second]), whole)
-
-
-def test_toys_have_no_images_to_change():
-    with pytest.raises(RecipeError, match=r"'network.augment' is not a key of network.name=mlp"):
-        load(RECIPES / "toy.yaml", ["network.augment=0.1"])

@@ -35,7 +35,6 @@ from cld_core.evaluate import stats_file
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.reports import current_report
 from cld_core.evaluate.sweeps import sweeps_of
-from cld_core.evaluate.weights import NotWeights, state_of
 from cld_core.importing import read as read_published
 from cld_core.run import RunFolder, code
 from cld_core.solutions import in_run
@@ -153,10 +152,12 @@ def test_a_damaged_report_keeps_what_can_be_read(tmp_path):
     (work,) = evaluations_of(run)
     content = json.loads((work.folder / "report.json").read_text())
     content["elbo"] = {"nll": [1], "stderr": 0.1, "n": 3, "nfe_mean": "many"}
-    (work.folder / "report.json").write_text(json.dumps({**content, "fid": "none", "loss": {"value": 10**400}}))
+    (work.folder / "report.json").write_text(
+        json.dumps({**content, "fid": "none", "loss": {"value": 10**400}, "ema": "x"})
+    )
     read = current_report(work.folder)
     assert read is not None
-    assert "fid" not in read
+    assert not {"fid", "ema"} & read.keys()
     assert read["elbo"] == {"stderr": 0.1, "n": 3}
 
 
@@ -205,8 +206,6 @@ def test_archives_that_would_unpack_to_terabytes_are_refused(tmp_path):
     ):
         with pytest.raises(CheckpointError):
             read_published(change, NET, OptimSpec())
-        with pytest.raises(NotWeights):
-            state_of(change)
 
 
 @pytest.mark.parametrize(

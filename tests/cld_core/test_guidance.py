@@ -10,7 +10,7 @@ from cld_core.config.sampling import ExponentialSpec
 from cld_core.guidance import Conditional, Guided, bound, counted
 from cld_core.likelihood import likelihood
 from cld_core.samplers import sample
-from cld_core.samplers.grids import grid_of
+from cld_core.samplers.split import grid_of
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise, generator
 from tests.support.sampling import spec_of
@@ -104,19 +104,6 @@ def test_every_evaluation_of_the_network_counts():
     inside = sum(0.2 <= t <= 0.9 for t in grid_of(part, sde.schedule))
     assert counted(drawn(score, sde, part, 9), score).nfe_each.tolist() == [20 + inside] * 9
     assert 0 < inside < 20
-
-
-def test_every_evaluation_of_the_adaptive_flow_counts():
-    sde, label = CLD(), torch.arange(40) % 9
-    spec = spec_of("ode", guidance=2.0, rtol=1e-3, atol=1e-3)
-    score = bound(exact(sde), spec, label, NONE)
-    samples = drawn(score, sde, spec, 40)
-    assert torch.equal(counted(samples, score).nfe_each, 2 * samples.nfe_each)
-    early = spec_of("ode", guidance=2.0, guidance_from=0.5, rtol=1e-3, atol=1e-3)
-    score = bound(exact(sde), early, label, NONE)
-    samples = drawn(score, sde, early, 40)
-    both = counted(samples, score).nfe_each
-    assert ((samples.nfe_each < both) & (both < 2 * samples.nfe_each)).all()
 
 
 def test_a_sample_of_the_adaptive_flow_keeps_its_label_when_others_have_arrived():

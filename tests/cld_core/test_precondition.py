@@ -8,19 +8,16 @@ import torch
 from cld_core import nets
 from cld_core.analytic import gaussian
 from cld_core.config import load
-from cld_core.config.eval import ElboSpec
 from cld_core.config.network import MlpSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
-from cld_core.likelihood import likelihood
 from cld_core.loss import ScoreMatching
 from cld_core.ranks import Ranks
 from cld_core.score import Score, preconditioning
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde.matrices import apply
-from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
-from tests.support.numeric import BothScored, ThirdOrder, covariance
+from tests.support.numeric import BothScored, ThirdOrder
 from tests.support.paths import RECIPES
 
 STD = 0.3
@@ -86,13 +83,6 @@ def test_input_and_target_have_unit_variance_and_the_linear_part_is_the_best_one
         torch.testing.assert_close(target @ z.T, torch.zeros(sde.m, sde.n, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
-def test_the_whitened_covariance_is_that_of_matrix_exponentials():
-    for sde in (BothScored(), ThirdOrder()):
-        whiten = preconditioning(sde, 0.2, STD).whiten
-        whole = whiten @ covariance(sde, 0.2, (STD, *sde.initial_std)) @ whiten.T
-        torch.testing.assert_close(whole, torch.eye(sde.n, dtype=torch.float64), rtol=0, atol=1e-9)
-
-
 @SDES
 @OBJECTIVES
 def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
@@ -111,15 +101,6 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     rates = (0.5 * sde.diffusion2(t)).unbind(1)
     squares = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
     torch.testing.assert_close(matching.per_sample(score, x, draws), squares, rtol=1e-8, atol=1e-8)
-
-
-def test_a_network_of_zeros_has_the_likelihood_of_gaussian_data():
-    law, sde = gaussian(STD), CLD(numerical_eps=0.0)
-    x = law.sample(16, torch.Generator().manual_seed(0)).double()
-    spec = ElboSpec(velocities=2, eps=1e-5, rtol=1e-7, atol=1e-7)
-    found = likelihood(Score(sde, EXACT, Zero(sde)), sde, spec, SampleNoise(0, first=0, last=16), x, exact_trace=True)
-    # The prior is the law at t = 1 up to exp(-2 B).
-    torch.testing.assert_close(found.elbo, law.log_density(x), rtol=0, atol=1e-4)
 
 
 def test_numerical_eps_is_part_of_what_the_linear_part_knows():

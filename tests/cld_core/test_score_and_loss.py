@@ -55,15 +55,6 @@ def test_an_objective_of_a_plug_in_draws_what_its_spec_says():
         assert torch.equal(*found)
 
 
-def test_score_takes_one_time_or_many_and_keeps_the_type():
-    toy = parity.load("mlp_cld_mixed")
-    u, score = toy.data["u"], toy.score()
-    one = score(u, 0.3)
-    torch.testing.assert_close(score(u, torch.full((16,), 0.3, dtype=torch.float64)), one, rtol=1e-6, atol=1e-6)
-    assert one.dtype == torch.float32
-    assert score(u.double(), 0.3).dtype == torch.float64
-
-
 @pytest.mark.parametrize("name", parity.TOYS)
 @torch.no_grad()
 def test_the_score_at_many_times_is_that_at_each(name):
@@ -74,28 +65,6 @@ def test_the_score_at_many_times_is_that_at_each(name):
         for function in (score, lambda u, t: score(u, t)):
             for t, then in zip(times, at_each(function, times, dtype), strict=True):
                 assert torch.equal(then(u.to(dtype)), score(u.to(dtype), t))
-
-
-def test_predicted_noise_is_minus_the_score_over_ell():
-    toy = parity.load("mlp_cld_mixed")
-    u, t, score = toy.data["u"], toy.data["t"], toy.score()
-    ell = toy.sde.target(t)[:, 0].float()
-    torch.testing.assert_close(score.predicted_noise(u, t), -score(u, t) / ell, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(("sde", "objective"), [(CLD(), "hsm"), (CLD(beta0=0.1, beta1=6.9), "dsm"), (VPSDE(), "hsm")])
-def test_perturbed_data_have_the_moments_of_the_kernel(sde, objective):
-    n, t = 200_000, 0.2
-    matching = ScoreMatching(sde, ObjectiveSpec(name=objective))
-    draws = matching.draw(torch.Generator().manual_seed(0), n, (1,))
-    draws = Draws(torch.full((n,), t, dtype=torch.float64), draws.noise, draws.initial)
-    u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
-    # Once v0 is drawn, DSM's marginal is HSM's kernel.
-    psi, factor = sde.mean(t), sde.factor(t)
-    mean, covariance = psi[:, 0] * 0.7, factor @ factor.T
-    torch.testing.assert_close(u.mean(0).float(), mean.float(), rtol=0, atol=5 / n**0.5)
-    measured = torch.cov(u.T).reshape(covariance.shape)
-    torch.testing.assert_close(measured.float(), covariance.float(), rtol=0.02, atol=2e-3)
 
 
 def test_draws_are_of_the_global_batch_and_ranks_take_rows():

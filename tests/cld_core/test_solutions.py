@@ -7,17 +7,12 @@ import pytest
 
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
-from cld_core.solutions import Network, Solution, Solutions, moved_on
+from cld_core.solutions import Coefficients, Flow, Network, Solution, Solutions, moved_on
 
-EYE = ((1.0, 0.0), (0.0, 1.0))
-ALPHA = ((0.0,), (1.0,))
+FLOW = Flow(eps=1e-3, denoise=True)
 SOLUTION = Solution(
-    nfe=2,
-    times=(1.0, 0.1),
-    transitions=(EYE, EYE),
-    weights=((ALPHA,), (ALPHA, ALPHA)),
-    eps=1e-3,
-    denoise=True,
+    coefficients=Coefficients((1.0, 0.1), (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)),) * 2),
+    flow=FLOW,
     step=20,
     checkpoint="abc",
     rms={"untuned": 0.5},
@@ -31,33 +26,30 @@ def of(*solutions):
 
 
 def test_what_is_stored_is_read_again():
-    one = replace(SOLUTION, labels=True, guidance=1.5, guidance_to=0.5, ema_length=0.1)
+    one = replace(SOLUTION, flow=replace(FLOW, labels=True, guidance=1.5), ema_length=0.1)
     assert Solution.of_content(one.content()) == one
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"nfe": 2.0},
-        {"nfe": True, "times": (1.0,), "transitions": (EYE,), "weights": ((ALPHA,),)},
-        {"times": (1.0, -0.1)},
-        {"times": (0.1, 0.2)},
-        {"times": (1.0, math.nan)},
-        {"transitions": (EYE, ((1.0, 0.0), (0.0,)))},
-        {"weights": ((ALPHA,), (((math.nan,), (1.0,)),))},
-        {"weights": ((ALPHA,), ((),))},
-        {"weights": ((ALPHA, ALPHA), (ALPHA,))},
-        {"weights": ((ALPHA,), (EYE,))},
-        {"eps": 0.0},
-        {"denoise": 1},
-        {"guidance": math.nan},
+        {"coefficients": Coefficients((1.0, math.nan), SOLUTION.coefficients.matrices)},
+        {"coefficients": Coefficients((1.0, True), SOLUTION.coefficients.matrices)},
+        {"flow": replace(FLOW, denoise=1)},
+        {"flow": replace(FLOW, guidance=math.nan)},
         {"ema_length": "long"},
         {"rms": {"untuned": math.nan}},
     ],
 )
-def test_numbers_that_are_not_those_of_a_sampler_are_refused(changes):
+def test_what_is_not_a_solution_is_refused(changes):
     with pytest.raises(ValueError):
         Solution.of_content(replace(SOLUTION, **changes).content())
+
+
+def test_numbers_that_were_not_written_are_refused():
+    content = SOLUTION.content()
+    with pytest.raises(ValueError, match="written"):
+        Solution.of_content({**content, "coefficients": {**content["coefficients"], "times": [1.0, 0.2]}})
 
 
 def test_equal_weights_come_before_the_nearest_step_and_the_newest():
@@ -106,7 +98,9 @@ def test_another_flow_is_refused(spec, network, said):
 
 
 def test_guidance_is_that_of_the_flow():
-    guided, usual = replace(SOLUTION, labels=True, guidance=1.5, guidance_to=0.5), replace(SOLUTION, labels=True)
+    labelled = replace(FLOW, labels=True)
+    usual = replace(SOLUTION, flow=labelled)
+    guided = replace(SOLUTION, flow=replace(labelled, guidance=1.5, guidance_to=0.5))
     network, solutions = replace(NETWORK, labels=True), of(guided, usual, SOLUTION)
     assert solutions.chosen(SPEC, network) is usual
     assert solutions.chosen(replace(SPEC, guidance_to=0.3), network) is usual, "it has no effect"

@@ -74,11 +74,3 @@ def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gai
     if sde.m == 1:
         # What is left is the variance of |e|^2 alone.
         assert float(losses.var()) == pytest.approx(mean**2 * 2 / d, rel=0.05)
-
-
-def test_ranks_and_micro_batches_take_rows():
-    matching = ScoreMatching(CLD(), ObjectiveSpec(weighting="likelihood", times="importance"))
-    draws = matching.draw(torch.Generator().manual_seed(0), 10, (2,))
-    part = draws.rows(slice(3, 7))
-    assert torch.equal(part.importance, draws.importance[3:7])
-    assert torch.equal(part.t, draws.t[3:7])

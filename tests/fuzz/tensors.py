@@ -31,11 +31,10 @@ def _toy() -> Any:
 
 
 def _prepare() -> None:
-    from cld_core import nets, optim  # noqa: F401
+    from cld_core import nets, optim, shards  # noqa: F401
     from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
-    from cld_core.shards import rows  # noqa: F401
 
     torch.set_num_threads(1)
     _run(), _exported(), _arrays()
@@ -214,7 +213,7 @@ def _arrays() -> list[dict[str, bytes]]:
 
 def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.evaluate import stats_file
-    from cld_core.shards.rows import Rows
+    from cld_core.shards import Rows
 
     members = dict(rng.choice(_arrays()))
     name = rng.choice(list(members))

@@ -22,10 +22,12 @@ from cld_core import numerics
 from cld_core.checkpoint import write
 from cld_core.checkpoint.load import load as load_checkpoint
 from cld_core.config import load
+from cld_core.nets import compiled
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
+from tests.support import tracing
 from tests.support.paths import RECIPES, ROOT
 from tests.support.tools import same
 
@@ -171,6 +173,7 @@ def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
 def _rank(rank: int, recipe, folder: str) -> None:
     if not ON_GPU:
         torch.set_num_threads(1)
+        compiled.BACKEND = tracing.differentiate
     place = Place(rank, 2, local_rank=rank, local_world_size=2, init_method=f"file://{folder}/meeting")
     ranks = join(place, gpu=ON_GPU, timeout_s=600)
     torch.save(trained(recipe, ranks), f"{folder}/{rank}.pt")

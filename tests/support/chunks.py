@@ -11,4 +11,5 @@ def cut(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Let files of this process hold so many rows of any kind."""
     for kind, it in list(registry.ROWS.items()):
         monkeypatch.setitem(registry.ROWS, kind, replace(it, chunk=rows))
-    monkeypatch.setattr("cld_core.shards.request.CHUNK", rows)
+    monkeypatch.setattr("cld_core.shards.CHUNK", rows)
+    monkeypatch.setattr("cld_core.evaluate.request.POINTS_CHUNK", rows)

@@ -76,7 +76,7 @@ def curve(run: RunFolder, steps: Sequence[int], begin: int = 0, level: float = 0
 
 def evaluation(run: RunFolder, step: int, shards: int) -> Evaluation:
     """An evaluation of a checkpoint of which nothing is computed; a shard is a chunk."""
-    request = plan.make(run, ("elbo",), [step], (f"eval.samples={128 * shards}",), shards=shards).requests[0]
+    request = plan.make(run, ("elbo",), [step], (f"eval.samples={1024 * shards}",), shards=shards).requests[0]
     return Evaluation(request.save(run))
 
 
@@ -167,7 +167,7 @@ def finished(fleet: Fleet) -> RunFolder:
     fleet.attempt(run, "4391", 46.9 * HOUR, end=44 * HOUR, cause="finished", step=STEPS)
     fleet.reports(run, STEPS, 0.3301, 77.0, ago=44 * HOUR)
     curve(run, range(8_000, STEPS, 8_000), level=0.33)
-    request = plan.make(run, ("elbo",), [STEPS], ("eval.samples=1024",), shards=4).requests[0]
+    request = plan.make(run, ("elbo",), [STEPS], ("eval.samples=4096",), shards=4).requests[0]
     report(run, request, elbo={"nll": 2.3391, "stderr": 0.0042, "true_entropy": 2.3026, "n": 4096, "nfe_mean": 182.0})
     return run
 

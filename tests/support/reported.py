@@ -11,7 +11,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Cause, Ended, Noted, RankFailed, Requeued, Started, Submitted, Tagged
-from cldctl.evals import plan, sweep
+from cldctl.evals import plan
 from tests.support.ledgers import job
 from tests.support.made_up import report, run_with
 
@@ -82,7 +82,7 @@ def _pixels(seed: int) -> torch.Tensor:
 def _evaluations(run: RunFolder) -> None:
     for step, nll in ((4_000, -0.5), (8_000, -1.1)):
         _answer(run, EvalRequest.of(run.recipe(), ("elbo",), step), nll)
-    axes = sweep.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"])
+    axes = plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"])
     made = plan.make(run, ("elbo",), [8_000], ["eval.points=500"], axes)
     made.sweep.save(run)
     for place, request in enumerate(made.requests):

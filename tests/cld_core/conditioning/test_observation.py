@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from cld_core.conditioning import Observation, files
-from cld_core.conditioning.observation import Masked, Matrix, Pooled
+from cld_core.conditioning.observation import masked, of_matrix, pooled
 from cld_core.errors import DataError, UsageError, WrongSourceError
 
 IMAGE = (3, 4, 4)
@@ -23,14 +23,17 @@ def back_to_all(w):
 
 
 OPERATORS = [
-    Masked(numbers(*IMAGE) > 0),
-    Pooled(IMAGE, 2),
-    Matrix(numbers(5, 48), IMAGE),
+    masked(numbers(*IMAGE) > 0),
+    pooled(IMAGE, 2),
+    of_matrix(numbers(5, 48), IMAGE),
     Observation.of_functions(every_other, back_to_all, numbers(24), IMAGE).operator,
 ]
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda it: type(it).__name__)
+OF_EACH = pytest.mark.parametrize("operator", OPERATORS, ids=["masked", "pooled", "matrix", "functions"])
+
+
+@OF_EACH
 def test_operators_have_their_transpose_and_their_gram_matrix(operator):
     x, w = numbers(2, *IMAGE), numbers(2, operator.count, seed=1)
     there, back = operator.apply(x), operator.transpose(w)
@@ -41,7 +44,7 @@ def test_operators_have_their_transpose_and_their_gram_matrix(operator):
     torch.testing.assert_close(operator.apply(operator.transpose(torch.eye(operator.count).double())), gram.double())
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda it: type(it).__name__)
+@OF_EACH
 def test_what_is_shown_of_an_observation_has_it(operator):
     observation = Observation(operator, numbers(operator.count))
     assert float(observation.residual(observation.backprojected()[None].double()).abs().max()) < 1e-5
@@ -94,25 +97,18 @@ def test_observations_differ_in_their_digests():
     assert len({first.digest("how"), first.digest("else"), *(other.digest("how") for other in others)}) == 5
 
 
-def test_other_maps_with_the_same_preimage_have_another_digest():
-    y = torch.tensor([1.0, 0.0])
-    first, second = (Observation.linear(torch.diag(torch.tensor([1.0, last])), y, 0.1) for last in (1.0, 2.0))
-    assert torch.equal(first.backprojected(), second.backprojected())
-    assert first.digest("how") != second.digest("how")
-
-
 ARRAYS = [
-    ({"x": [0.3, 0.0], "mask": [1, 0], "sigma": 0.1}, Masked),
-    ({"x": [0.3, 0.0], "mask": [True, False]}, Masked),
-    ({"y": [0.3], "matrix": [[1.0, 0.5]]}, Matrix),
+    ({"x": [0.3, 0.0], "mask": [1, 0], "sigma": 0.1}, 0.2),
+    ({"x": [0.3, 0.0], "mask": [True, False]}, 0.2),
+    ({"y": [0.3], "matrix": [[1.0, 0.5]]}, 0.7),
 ]
 
 
-@pytest.mark.parametrize(("arrays", "kind"), ARRAYS)
-def test_files_of_arrays(tmp_path, arrays, kind):
+@pytest.mark.parametrize(("arrays", "seen"), ARRAYS)
+def test_files_of_arrays(tmp_path, arrays, seen):
     np.savez(tmp_path / "o.npz", **arrays)
     made = files.from_arrays(tmp_path / "o.npz", (2,))
-    assert isinstance(made.operator, kind)
+    assert float(made.operator.apply(torch.tensor([[0.2, 1.0]]))) == pytest.approx(seen)
     assert made.y.tolist() == [0.3]
     assert made.sigma == arrays.get("sigma", 0.0)
 
@@ -120,10 +116,8 @@ def test_files_of_arrays(tmp_path, arrays, kind):
 WRONG_ARRAYS = [
     ({"x": [0.3, 0.0]}, "it has the arrays x"),
     ({"x": [0.3, 0.0], "mask": [2, 0]}, "other values than 0 and 1"),
-    ({"x": [0.3, 0.0, 1.0], "mask": [1, 0, 0]}, r"examples of shape \(3,\), and the model draws \(2,\)"),
     ({"y": np.zeros((3, 2, 2)), "factor": 1.7}, r"factor is 1\.7, and a whole number is expected"),
     ({"x": ["a", "b"], "mask": [1, 0]}, "numbers are expected"),
-    ({"y": [0.3], "matrix": [[1.0, 0.5, 1.0]]}, r"Pass a matrix \(k, 2\)"),
 ]
 
 

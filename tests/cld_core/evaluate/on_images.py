@@ -1,7 +1,9 @@
-"""Evaluations of a run on 8x8 images, for the tests of several files."""
+"""Evaluations of a run on 8x8 images, and the rows of any, for the tests of several files."""
 
 import shutil
 from pathlib import Path
+
+import torch
 
 from cld_core.config import with_overrides
 from cld_core.evaluate.evaluation import Evaluation
@@ -9,6 +11,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
+from cld_core.shards import Arrays, Task, joined
 
 STEP = 2
 SETTINGS = (
@@ -41,3 +44,9 @@ def evaluated(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: i
     work = Evaluation(request(run, *overrides, metrics=metrics, shards=shards).save(run))
     assert work.compute(Ranks())
     return work.report
+
+
+def gather(work: Evaluation) -> dict[str, Arrays]:
+    """By kind, the rows of all chunks, in the order of samples or test points."""
+    task = Task(work, torch.device("cpu"), lambda: False)
+    return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

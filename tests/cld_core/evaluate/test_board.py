@@ -47,10 +47,7 @@ def test_bounds_of_several_steps_are_one_curve_under_a_readable_name(run):
     ("overrides", "how"),
     [((), "ode, n=2000"), (("sampling.method=em", "sampling.nfe=50"), "em, 50 NFE, n=2000")],
 )
-def test_samples_are_told_by_how_they_were_drawn(overrides, how):
-    from cld_core.evaluate import registry
-    from cld_core.evaluate.reports import Number
-
-    recipe = load(RECIPES / "toy.yaml", overrides)
-    request = EvalRequest.of(recipe, ("elbo",), 20)
-    assert reports._how(request, registry.metric("fid"), Number(3.0, n=2000)) == f" ({how})"
+def test_samples_are_told_by_how_they_were_drawn(run, overrides, how):
+    report = {"w2": {"value": 1.0, "samples": 2000, "nfe_mean": 50.0}}
+    scalars = written(run, "w2", report, *overrides).Tags()["scalars"]
+    assert scalars == [f"evaluation/w2 ({how})", f"evaluation/w2 NFE ({how})"]

@@ -122,7 +122,6 @@ def test_a_class_that_the_data_hardly_have_is_named():
         def test_labels(self, seed, first, last):
             return torch.zeros(last - first, dtype=torch.int64)
 
-    sets = toy._TrueSets(Source(), 2, 10)
-    assert [len(points) for points in sets.of(0, 20)] == [20, 20]
+    assert len(toy._true_points(Source(), 0, {0: 70}, 10)[0]) == 70
     with pytest.raises(UsageError, match=r"of 640 test points, 0 are of class 1\. Correct the `label`"):
-        sets.of(1, 3)
+        toy._true_points(Source(), 0, {0: 3, 1: 3}, 10)

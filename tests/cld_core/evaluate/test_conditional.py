@@ -7,7 +7,6 @@ from cld_core.analytic import GaussianMixture, diamond
 from cld_core.conditioning import GradientGuidance, Observation, Replacement
 from cld_core.config import load
 from cld_core.data import toy
-from cld_core.errors import UsageError
 from cld_core.evaluate import conditional
 from cld_core.model import Model
 from tests.support.paths import RECIPES
@@ -26,23 +25,14 @@ def model() -> Model:
     return Model(load(RECIPES / "toy_diamond.yaml", ["network.width=16", "network.layers=3"]))
 
 
+@pytest.mark.parametrize("label", [None, 3])
 @pytest.mark.parametrize("name", CASES)
-def test_log_densities_are_those_of_the_mixture(model, name):
-    observation = CASES[name]
+def test_log_densities_are_those_of_the_mixture_or_of_a_component(model, name, label):
+    observation, law = CASES[name], diamond()
     matrix = observation.operator.apply(torch.eye(2)).T
-    given = diamond().given(matrix, observation.y, observation.sigma)
-    density = conditional.of_model(model, observation)
-    x = given.sample(2000, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)
-    assert density.mean_log_density == pytest.approx(float(given.log_density(x).mean()), abs=0.1)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_of_a_class_it_is_that_of_its_component(model, name):
-    observation = CASES[name]
-    matrix = observation.operator.apply(torch.eye(2)).T
-    given = GaussianMixture(diamond().means[3:4], diamond().std).given(matrix, observation.y, observation.sigma)
-    density = conditional.of_model(model, observation, label=3)
+    law = law if label is None else GaussianMixture(law.means[label : label + 1], law.std)
+    given = law.given(matrix, observation.y, observation.sigma)
+    density = conditional.of_model(model, observation, label)
     x = given.sample(2000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)
     assert density.mean_log_density == pytest.approx(float(given.log_density(x).mean()), abs=0.1)
@@ -70,9 +60,3 @@ def test_a_sample_given_an_observation_does_not_depend_on_its_batch(model):
         whole = model.sample(6, batch_size=6, **keys)
         torch.testing.assert_close(model.sample(6, batch_size=4, **keys), whole, rtol=1e-4, atol=1e-4)
         assert not torch.equal(whole, model.sample(6, method="exponential", nfe=8))
-
-
-def test_an_observation_of_other_data_is_refused(model):
-    image = Observation.downscaled(torch.zeros(3, 2, 2), 2)
-    with pytest.raises(UsageError, match=r"shape \(3, 4, 4\), and the model draws \(2,\)"):
-        model.sample(2, observation=image)

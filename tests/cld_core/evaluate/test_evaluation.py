@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from cld_core.config import load
-from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of, unnamed_rows
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
@@ -16,7 +15,7 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 
-from .gathered import gather
+from .on_images import gather
 
 # How accurate the bounds are does not matter here.
 LOOSE = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01")
@@ -90,19 +89,6 @@ def test_rows_of_another_evaluation_are_not_computed_again(run, asked, chunks):
     assert len(asked) == 2 + 5, "with other settings nothing is the same"
 
 
-def test_a_damaged_chunk_is_computed_again_with_a_message(run, asked, chunks, capsys):
-    chunks(16)
-    before = computed(run, shards=2)
-    rows = before.rows("elbo")
-    rows.file(1, 16).write_bytes(b"damaged")
-    asked.clear()
-    both = computed(run, shards=2, metrics=("elbo", "loss"))
-    assert asked == [(16, 32)]
-    assert f"damaged, and computed again: {rows.file(1, 16)}" in capsys.readouterr().out
-    assert both.report["elbo"] == before.report["elbo"]
-    assert both.report["rows"]["elbo"] == before.report["rows"]["elbo"]
-
-
 def test_shards_of_a_replaced_checkpoint_are_missing(run, chunks):
     chunks(16)
     work = computed(run, shards=3)
@@ -148,11 +134,6 @@ def test_a_request_is_read_back_as_it_was_asked(run):
     request = EvalRequest.of(recipe, ("elbo", "loss"), 20)
     assert EvalRequest.load(request.save(run)) == request
     assert request.retries == recipe.train.max_retries
-    with pytest.raises(NotFoundError, match="no evaluation here"):
-        EvalRequest.load(run.evals / "none")
-    write_json(run.evals / request.id / "request.json", {"id": request.id, "sampling": {"method": "sscs"}})
-    with pytest.raises(NotFoundError, match="made by another version"):
-        EvalRequest.load(run.evals / request.id)
 
 
 def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_another(run):

@@ -18,7 +18,7 @@ from cld_core.run import RunFolder
 from cld_core.sde import build
 from tests.support.paths import RECIPES
 
-from .gathered import gather
+from .on_images import gather
 
 
 class Exact(torch.nn.Module):
@@ -32,8 +32,8 @@ class Exact(torch.nn.Module):
         self.unused = torch.nn.ParameterList(torch.zeros(()) for _ in range(spec.layers))
 
     def forward(self, u, t):
-        ((factor,),) = self.sde.target(t.double(), "hsm")
-        return -self.score(u.double(), t.double()) / factor[:, None]
+        factor = self.sde.target(t.double(), "hsm")[:, 0]
+        return -self.score(u.double(), t.double()) / factor
 
 
 # At beta = 6 the law at t = 1 is the prior to 1e-8, and the flow starts where the data are.

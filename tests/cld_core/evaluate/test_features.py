@@ -1,8 +1,10 @@
 """FID and similar metrics: equal to torch-fidelity's, however they are divided."""
 
 import json
+import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,21 +13,20 @@ from PIL import Image
 
 from cld_core.data.images import open_images, to_pixels
 from cld_core.digests import digest_of
-from cld_core.evaluate import extractors, stats_file
+from cld_core.evaluate import extractors, likelihood, stats_file
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.features import FeatureRows, ImageRows, _frechet, _frechet_of
+from cld_core.evaluate.features import frechet
 from cld_core.evaluate.likelihood import LossRows
-from cld_core.evaluate.moments import Moments
+from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.shards import open_work
 from tests.support.extractor import random_inception
-from tests.support.images import make_images
+from tests.support.images import make_images, tiny_recipe
 
-from .gathered import gather
-from .on_images import evaluated, request, stats_of
+from .on_images import evaluated, gather, request, stats_of
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -45,7 +46,8 @@ def pngs(folder: Path, images: torch.Tensor) -> str:
 def test_the_distance_of_equal_sets_is_not_negative(seed):
     """Sets of fewer images than features, whose covariances are singular."""
     few = np.random.default_rng(seed).normal(size=(20, 192))
-    assert 0.0 <= _frechet_of(few, few) < 1e-3
+    of = stats_file.Moments.of([few])
+    assert 0.0 <= frechet(few, of.mean, of.covariance) < 1e-3
 
 
 def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_path):
@@ -112,28 +114,6 @@ def test_shards_and_batches_change_rounding_only(run, chunks):
         assert kid_value == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
 
 
-def test_an_interrupted_shard_resumes_at_its_next_batch(run, monkeypatch):
-    work = Evaluation(request(run, "eval.batch_size=16").save(run))
-    asked: list[tuple[int, int]] = []
-    compute = FeatureRows.compute
-    monkeypatch.setattr(
-        FeatureRows, "compute", lambda self, first, last: asked.append((first, last)) or compute(self, first, last)
-    )
-    assert not work.compute(Ranks(), should_stop=lambda: len(asked) >= 2)
-    assert work.compute(Ranks())
-    assert asked == [(0, 16), (16, 32), (32, 40)]
-    undisturbed = work.report
-    (work.folder / "report.json").unlink()
-    # Damage on the disk is noticed, and computed again.
-    file = work.rows("features").file(0, 40)
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-    assert work.compute(Ranks())
-    assert len(asked) == 6
-    assert (work.report["fid"], work.report["kid"]) == (undisturbed["fid"], undisturbed["kid"])
-
-
 def test_features_are_shared_by_metrics_and_a_shard_may_lack_a_kind_of_rows(run, monkeypatch, chunks):
     """The loss of three images, divided into five shards like the samples."""
     chunks(8)
@@ -144,7 +124,7 @@ def test_features_are_shared_by_metrics_and_a_shard_may_lack_a_kind_of_rows(run,
     assert report["loss"]["n"] == 3
 
 
-def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch, chunks):
+def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     chunks(5)
     recipe = trained.recipe()
     data = open_images(recipe.data.path, "train", cache="disk")
@@ -152,17 +132,9 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch, 
     work = open_work(folder)
     assert isinstance(work, Statistics)
     assert (work.name, work.request) == ("s.npz", StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4))
-    seen, compute = [], ImageRows.compute
-    monkeypatch.setattr(ImageRows, "compute", lambda self, *given: seen.append(given) or compute(self, *given))
-    assert not work.compute(Ranks(), lambda: len(seen) >= 2)
-    assert (work.missing(), work.rows_done()) == ([2, 3], (10, 20))
     assert work.compute(Ranks(rank=0, world_size=2))
-    work.rows("features").file(0, 5).unlink()
-    assert work.missing() == [0, 3]
+    assert (work.missing(), work.rows_done()) == ([1, 3], (10, 20))
     assert work.compute(Ranks(rank=1, world_size=2))
-    assert work.to_start() == [0]
-    assert work.compute(Ranks(), only=[0])
-    assert seen == [(0, 5), (5, 10), (10, 15), (15, 20), (0, 5)]
     assert (work.is_done, work.to_start(), work.rows_done()) == (True, [], (20, 20))
     made = stats_file.read(Path(work.request.output), features=True)
     extractor = extractors.load(work.request.extraction, work.request.files, "cpu")
@@ -172,19 +144,20 @@ def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, monkeypatch, 
     np.testing.assert_allclose(made.sigma, np.cov(features.astype(float), rowvar=False), rtol=1e-10)
     assert not (folder / "rows").exists(), "nothing is left of the rows"
     about = stats_file.outline(Path(work.request.output)).about
-    assert (made.images, about["data"]) == (20, work.request.data_fingerprint)
+    assert (made.outline.images, about["data"]) == (20, work.request.data_fingerprint)
 
 
 def test_moments_merge_exactly():
-    rows = np.random.default_rng(0).normal(3.0, 2.0, (500, 6))
-    cut = Moments.of_parts([rows[:7], rows[7:300], rows[300:]])
-    np.testing.assert_array_equal(cut.mean, Moments.of(rows).mean)
-    np.testing.assert_array_equal(cut.scatter, Moments.of(rows).scatter)
-    merged = Moments.merged(Moments.of(rows[a:b]) for a, b in ((0, 1), (1, 130), (130, 500)))
-    np.testing.assert_allclose(merged.mean, rows.mean(0), rtol=1e-13)
-    np.testing.assert_allclose(merged.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
-    shifted = {"mu": merged.mean + 1.0, "sigma": merged.covariance}
-    assert _frechet(merged, shifted) == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
+    """Rows of several blocks, however they are cut."""
+    rows = np.random.default_rng(0).normal(3.0, 2.0, (9000, 6))
+    whole = stats_file.Moments.of([rows])
+    cut = stats_file.Moments.of([rows[:7], rows[7:5000], rows[5000:]])
+    np.testing.assert_array_equal(cut.mean, whole.mean)
+    np.testing.assert_array_equal(cut.scatter, whole.scatter)
+    np.testing.assert_allclose(whole.mean, rows.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(whole.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
+    value = frechet(rows, whole.mean + 1.0, whole.covariance)
+    assert value == pytest.approx(6.0, rel=1e-9), "equal covariances: the squared distance of means"
 
 
 def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
@@ -206,3 +179,17 @@ def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
     part = LossRows(model, many).compute(3, 7)["loss"]
     np.testing.assert_allclose(part, losses[3:7], rtol=1e-5)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_a_uniform_density_has_eight_bits(tmp_path):
+    model = Model(tiny_recipe(make_images(tmp_path / "set")))
+    nats = math.prod(model.data_shape) * math.log(2.0)
+    request = EvalRequest.of(model.recipe, ("elbo",), 0)
+    rows = SimpleNamespace(
+        model=model, request=request, arrays={name: np.full(4, -nats) for name in likelihood._BOUNDS}
+    )
+    report = likelihood.elbo(rows)
+    assert (report["unit"], report["n"], report["stderr"]) == ("bits/dim", 4, 0.0)
+    for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
+        assert report[name] == pytest.approx(8.0)
+    assert "nll" not in report

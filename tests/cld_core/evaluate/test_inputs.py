@@ -1,5 +1,6 @@
 """What the name of an evaluation depends on, and what is refused: at once, or when it vanishes meanwhile."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,8 @@ import torch
 from cld_core.config import load
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluate import extractors, inception, stats_file
+from cld_core.evaluate import extraction, extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.likelihood import LossRows
 from cld_core.evaluate.request import EvalRequest
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
@@ -60,7 +60,7 @@ def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
     (tmp_path / "there").write_bytes(b"weights")
     source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
     with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
-        extractors.download(source, kept, inception.PUBLISHED_SHA256)
+        extractors.download(source, kept, extraction.PUBLISHED_SHA256)
     assert not kept.exists()
     extractors.download(source, kept, digest_of(tmp_path / "there"))
     assert kept.read_bytes() == b"weights"
@@ -91,16 +91,12 @@ def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path, chunks):
         work.compute(Ranks(), only=[1])
 
 
-def test_a_checkpoint_that_vanishes_meanwhile_is_reported(run, monkeypatch):
-    work = Evaluation(request(run, metrics=("loss",), shards=3).save(run))
-    compute = LossRows.compute
-
-    def vanishing(self, first, last):
-        for file in run.checkpoints.iterdir():
-            file.unlink()
-        return compute(self, first, last)
-
-    monkeypatch.setattr(LossRows, "compute", vanishing)
-    with pytest.raises(NotFoundError, match="no checkpoint of step 2 any more"):
-        work.compute(Ranks())
-    assert list(run.evals.glob("rows/loss-*/*.npz")), "what was computed is kept"
+def test_both_layouts_of_statistics(tmp_path):
+    about = np.array(json.dumps({"images": 7}))
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3), about=about)
+    assert stats_file.read(tmp_path / "a.npz").outline.images == 7
+    features = np.random.default_rng(1).normal(size=(5, 3))
+    np.savez(tmp_path / "b.npz", pool_3=features)
+    read = stats_file.read(tmp_path / "b.npz", features=True)
+    assert np.allclose(read.sigma, np.cov(features.T))
+    assert np.array_equal(read.features, features)

@@ -1,4 +1,4 @@
-"""Pictures of toy samples: their background and their axes."""
+"""Pictures of samples: the background and the axes of points, and grids of images."""
 
 import math
 from dataclasses import replace
@@ -12,6 +12,7 @@ from cld_core import pictures
 from cld_core.analytic import GaussianMixture
 from cld_core.config import load
 from cld_core.data import toy
+from cld_core.data.images import to_pixels
 from cld_core.model import Model
 from tests.support.paths import RECIPES
 
@@ -67,3 +68,27 @@ def test_samples_are_shown_beside_the_data_and_those_outside_are_counted(model, 
     assert torch.equal(pixels, pictures.pixels(x, model, "exact"))
     _, columns = red(pixels)
     assert columns.min() > pixels.shape[1] / 2, "samples are on the right"
+
+
+def test_a_small_grid_is_enlarged_by_a_whole_factor_and_a_large_one_is_not():
+    small = torch.arange(2 * 3, dtype=torch.uint8).reshape(2, 3, 1)
+    large = pictures.enlarged(small, width=11)
+    assert large.shape == (6, 9, 1)
+    assert torch.equal(large[::3, ::3], small)
+    assert torch.equal(large[2::3, 2::3], small), "nearest neighbour: squares of one colour"
+    assert torch.equal(pictures.enlarged(small, width=5), small)
+    assert torch.equal(pictures.enlarged(small, width=2), small)
+
+
+def test_a_grid_shows_every_image_in_its_place(tmp_path):
+    x = torch.linspace(-1, 1, 5)[:, None, None, None].expand(5, 3, 4, 4)
+    pictures.write(tmp_path / "grid.png", pictures.tile(to_pixels(x)), "five")
+    with Image.open(tmp_path / "grid.png") as file:
+        picture = np.array(file)
+        assert file.info["Description"] == "five"
+    assert picture.shape == (2 * 6 + 2, 3 * 6 + 2, 3)
+    centres = [tuple(picture[4 + 6 * (i // 3), 4 + 6 * (i % 3)]) for i in range(6)]
+    assert centres == [(level,) * 3 for level in (0, 64, 128, 191, 255, 0)]
+    pictures.write(tmp_path / "grey.png", pictures.tile(to_pixels(x[:, :1])))
+    with Image.open(tmp_path / "grey.png") as file:
+        assert file.mode == "L"

@@ -21,21 +21,6 @@ from cld_core.shards import KINDS
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def _worst(joined):
-    return {"value": float(-joined.arrays["elbo"].min()), "nfe_mean": float(joined.arrays["nfe"].max())}
-
-
-WORST = Metric(
-    name="worst",
-    help="Likelihood bound of the least likely test point.",
-    rows="elbo",
-    same=("points", "seed"),
-    quantities=(Quantity(key="worst_nll", label="worst NLL, nats", digits=2),),
-    section=_worst,
-    how=lambda request: f"of {request.points}",
-)
-
-
 class DrawRows(RowComputer):
     """Samples themselves, of data that need not be images."""
 
@@ -61,9 +46,8 @@ def test_every_name_leads_somewhere():
         assert metric.rows in registry.ROWS
         assert callable(resolve(metric.section))
         fields = EvalRequest.__dataclass_fields__
-        depends = {*metric.depends, *registry.ROWS[metric.rows].depends}
+        depends = {*metric.same, *registry.ROWS[metric.rows].depends}
         assert {place.partition(".")[0] for place in depends} <= fields.keys()
-        assert {place.partition(".")[0] for place in metric.same} <= fields.keys()
     for kind in registry.ROWS:
         assert issubclass(registry.computer(kind), RowComputer)
     for kind, name in KINDS.items():
@@ -94,30 +78,7 @@ def test_metrics_are_listed_in_the_order_of_the_table():
     assert not registry.draws_samples(["loss", "elbo"])
 
 
-def test_a_metric_is_one_file_and_one_line(toy, tmp_path, monkeypatch):
-    """It reads rows that are there, and is in the report, among the numbers and in comparisons."""
-    from cldctl.evals import compare
-
-    def evaluated(*metrics: str) -> Evaluation:
-        work = Evaluation(EvalRequest.of(toy.recipe(), metrics, 20).save(toy))
-        assert work.compute(Ranks())
-        return work
-
-    evaluated("elbo")
-    monkeypatch.setitem(registry.METRICS, "worst", f"{__name__}:WORST")
-    assert registry.parse_metrics("worst") == ("worst",)
-    work = evaluated("elbo", "worst")
-    worst = numbers(work.report)["worst_nll"].value
-    assert worst >= work.report["elbo"]["nll"]
-    assert registry.quantity("worst_nll").label == "worst NLL, nats"
-    columns = [compare.column(toy), compare.column(toy)]
-    assert [quantity.key for quantity in compare.quantities_of(columns)] == ["nll", "worst_nll"]
-    (first, _) = compare.to_json(columns)["runs"]
-    assert (first["worst_nll"]["value"], first["worst_nll"]["how"]) == (worst, "of 70")
-    assert EvalRequest.of(toy.recipe(), ("elbo",), 20).id != EvalRequest.of(toy.recipe(), ("worst",), 20).id
-
-
-def test_a_metric_of_samples_need_not_look_at_images(toy, monkeypatch, chunks):
+def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks):
     chunks(35)
     monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
     monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")

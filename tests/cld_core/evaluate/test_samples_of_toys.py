@@ -18,8 +18,9 @@ from cld_core.evaluate.toy import sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.samplers import Samples
+from cld_core.seeds import generator
 
-from .gathered import gather
+from .on_images import gather
 
 SHIFT = torch.tensor([0.06, 0.08])
 FLOW = ("sampling.method=exponential", "sampling.nfe=6")
@@ -132,12 +133,28 @@ def test_they_are_refused_where_they_mean_nothing(toy, run):
         EvalRequest.of(run.recipe(), ("w2", "density"), 2)
 
 
-def test_images_have_a_distance_from_the_flow(run):
-    quick = ("sampling.method=exponential", "sampling.nfe=4", "eval.flow.samples=2", "eval.flow.rtol=1e-3")
-    step = run.checkpoint_steps()[-1]
-    request = EvalRequest.of(load(run.recipe_file, [*quick, "eval.flow.atol=1e-3"]), ("flow-distance",), step)
-    work = Evaluation(request.save(run))
-    assert work.compute(Ranks())
-    found = work.report["flow-distance"]
-    assert found["value"] > 0
-    assert (found["samples"], found["nfe_mean"]) == (2, 4.0)
+POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("other", "distance", "directions"),
+    [
+        # Along a direction e, the distance of a shift d is |d . e|, and the mean of cos^2 over directions is 1/2.
+        (POINTS + torch.tensor([0.3, -0.4]), 0.5 / math.sqrt(2.0), 64),
+        # W2 of N(0, s^2) and N(0, (c s)^2) is |c - 1| s; here s^2 is the sample's, averaged over directions.
+        (1.7 * POINTS, 0.7 * float(POINTS.square().sum(1).mean() / 2.0) ** 0.5, 64),
+        (POINTS[torch.randperm(500, generator=generator("order"))], 0.0, 64),
+        (POINTS + torch.tensor([0.0, 1.0]), 0.0, 1),
+        (POINTS + torch.tensor([0.0, 1.0]), math.sqrt(0.5), 7),
+    ],
+    ids=["shifted", "scaled", "in another order", "along the first axis", "along seven"],
+)
+def test_the_sliced_distance_of_cases_with_a_closed_form(other, distance, directions):
+    found = sliced_w2(POINTS, other, directions)
+    assert found == pytest.approx(distance, rel=1e-7, abs=1e-12) == sliced_w2(other, POINTS, directions)
+
+
+def test_the_sliced_distance_in_space():
+    points = torch.randn(200, 3, generator=generator("space"), dtype=torch.float64)
+    shifted = points + torch.tensor([0.3, 0.0, -0.4])
+    assert sliced_w2(points, shifted, 10_000) == pytest.approx(0.5 / math.sqrt(3.0), rel=0.01)

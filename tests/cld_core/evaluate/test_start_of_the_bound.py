@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cld_core.config import Recipe, load
+from cld_core.config import load
 from cld_core.config.eval import ElboSpec
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.reports import remarks
@@ -14,7 +14,7 @@ from cld_core.ranks import Ranks
 from cld_core.seeds import SampleNoise
 from tests.support.paths import RECIPES
 
-from .gathered import gather
+from .on_images import gather
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -22,26 +22,15 @@ LATER = "objective.loss_eps=0.001"
 RAISED = "the bound starts at t = 0.001, because training used no smaller t (objective.loss_eps)"
 
 
-def asked(recipe: Recipe) -> EvalRequest:
-    return EvalRequest.of(recipe, ("elbo",), 20)
-
-
 def toy_request(*overrides: str) -> EvalRequest:
-    return asked(load(RECIPES / "toy.yaml", overrides))
+    return EvalRequest.of(load(RECIPES / "toy.yaml", overrides), ("elbo",), 20)
 
 
 def test_it_is_the_later_of_two_times():
     requests = [toy_request(), toy_request(LATER), toy_request(LATER, "eval.elbo.eps=0.01")]
-    assert [(request.elbo.eps, request.elbo_eps_asked) for request in requests] == [
-        (1e-5, None),
-        (1e-3, 1e-5),
-        (1e-2, None),
-    ]
-
-
-def test_requests_that_start_alike_are_one_evaluation():
-    assert toy_request(LATER).id == toy_request(LATER, "eval.elbo.eps=0.001").id
-    assert toy_request(LATER).id != toy_request(LATER, "eval.elbo.eps=0.002").id
+    starts = [(request.elbo.eps, request.elbo_eps_asked) for request in requests]
+    assert starts == [(1e-5, None), (1e-3, 1e-5), (1e-2, None)]
+    assert toy_request(LATER).id == toy_request(LATER, "eval.elbo.eps=0.001").id, "they start alike"
 
 
 @pytest.fixture
@@ -58,19 +47,11 @@ def computed(run, *overrides: str) -> Evaluation:
     return work
 
 
-def test_the_report_says_where_it_starts(toy, later, capsys):
-    raised = computed(later, "eval.samples=10")
-    assert (raised.report["elbo"]["eps"], raised.report["elbo"]["eps_asked"]) == (1e-3, 1e-5)
-    assert remarks(raised.report) == [RAISED]
-    assert capsys.readouterr().out.splitlines().count(RAISED) == 1
-    later_still = computed(later, "eval.samples=10", "eval.elbo.eps=0.01")
-    assert later_still.report["elbo"]["eps"] == 1e-2
-    assert "eps_asked" not in later_still.report["elbo"]
-    assert remarks(later_still.report) == []
-
-
-def test_the_flow_starts_there_and_for_users_of_the_library_where_they_say(later):
+def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earlier(later, capsys):
     work = computed(later, "eval.samples=10")
+    assert (work.report["elbo"]["eps"], work.report["elbo"]["eps_asked"]) == (1e-3, 1e-5)
+    assert remarks(work.report) == [RAISED]
+    assert capsys.readouterr().out.splitlines().count(RAISED) == 1
     model = Model.from_run(later.path)
     x = model.source.dequantised_test_data(0, 0, 10)
     at = {
@@ -79,3 +60,6 @@ def test_the_flow_starts_there_and_for_users_of_the_library_where_they_say(later
     }
     np.testing.assert_allclose(gather(work)["elbo"]["elbo"], at[1e-3].numpy(), rtol=1e-5)
     assert float((at[1e-3] - at[1e-5]).abs().max()) > 1e-3
+    later_still = computed(later, "eval.samples=10", "eval.elbo.eps=0.01")
+    assert later_still.report["elbo"]["eps"] == 1e-2
+    assert remarks(later_still.report) == []

@@ -51,11 +51,3 @@ def test_features_are_exact(run):
     with seen(computer._extractor()._net) as found:
         computer.compute(0, 2)
     assert found == {EXACT}
-
-
-@pytest.mark.parametrize(("precision", "wanted"), [("fp32", EXACT), ("tf32", TF32), ("bf16", EXACT)])
-def test_samples_are_drawn_in_their_own_precision(run, precision, wanted):
-    model = Model.from_run(run.path)
-    with seen(model.net) as found:
-        model.sample(2, method="ode", rtol=0.1, atol=0.1, precision=precision)
-    assert found == {wanted}

@@ -1,7 +1,5 @@
 """Files of weights that would run code: nothing in them runs, wherever they lie and whoever asks."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -9,12 +7,11 @@ from cld_core.config import Recipe, with_overrides
 from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.evaluate import extractors, inception, weights
-from cld_core.evaluate.feature_inputs import Extraction
+from cld_core.evaluate import extraction, extractors
+from cld_core.evaluate.extraction import Extraction
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.run import RunFolder
 from tests.support.crafted import KINDS, crafted
-from tests.support.extractor import random_inception
 
 from .on_images import request
 
@@ -40,7 +37,7 @@ def test_a_crafted_file_that_is_named(run, tmp_path, kind, extractor):
 
 def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = inception.weights_path()
+    place = extraction.weights_path()
     place.parent.mkdir(parents=True)
     crafted(place, "zip", tmp_path / "marker")
     with pytest.raises(UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"):
@@ -54,17 +51,17 @@ def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
 
 
 def test_only_all_digits_make_a_file_the_published_one(run, tmp_path, monkeypatch):
-    assert len(inception.PUBLISHED_SHA256) == 64
-    assert inception.is_published(inception.PUBLISHED_SHA256)
-    assert not inception.is_published(inception.PUBLISHED_SHA256[:8] + "0" * 56)
-    assert not inception.is_published(inception.PUBLISHED_SHA256[:8])
-    assert not inception.is_published(None)
+    assert len(extraction.PUBLISHED_SHA256) == 64
+    assert extraction.is_published(extraction.PUBLISHED_SHA256)
+    assert not extraction.is_published(extraction.PUBLISHED_SHA256[:8] + "0" * 56)
+    assert not extraction.is_published(extraction.PUBLISHED_SHA256[:8])
+    assert not extraction.is_published(None)
     # torch's own weights there are accepted without being loaded, as far as their digest says that they are those.
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    place = inception.weights_path()
+    place = extraction.weights_path()
     place.parent.mkdir(parents=True)
     place.write_bytes(b"published")
-    monkeypatch.setattr(inception, "PUBLISHED_SHA256", digest_of(place))
+    monkeypatch.setattr(extraction, "PUBLISHED_SHA256", digest_of(place))
     made = StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
     assert (made.extraction.weights, made.files["weights"]) == (digest_of(place), str(place))
 
@@ -77,29 +74,13 @@ def test_extractors_whose_files_are_programs(run, tmp_path, name):
         request(run, *REAL, f"eval.fid.weights={tmp_path / 'w.pth'}", f"eval.fid.extractor={name}", metrics=("isc",))
 
 
-def test_what_is_handed_over_is_private_and_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.tempfile, "tempdir", str(tmp_path / "tmp"))
-    (tmp_path / "tmp").mkdir()
-    file = random_inception(tmp_path / "w.pth")
-    kind = extractors.find(INCEPTION)
-    with weights.handed_over(str(file), digest_of(file), kind, INCEPTION) as path:
-        assert path != str(file)
-        assert [Path(path).stat().st_mode & 0o777, Path(path).parent.stat().st_mode & 0o777] == [0o600, 0o700]
-        ours, theirs = (torch.load(each, weights_only=True) for each in (path, file))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    assert not list((tmp_path / "tmp").iterdir())
-
-
-@pytest.mark.parametrize(
-    "content", [[torch.zeros(1)], {1: torch.zeros(1)}, {"a": {"b": torch.zeros(1)}}, torch.zeros(1)]
-)
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"a": {"b": torch.zeros(1)}}, torch.zeros(1)])
 def test_what_is_not_a_list_of_named_tensors(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(weights.NotWeights, match="it holds a"):
-        weights.state_of(tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="something else than named tensors"):
+        extractors.tensors_of(tmp_path / "w.pth", INCEPTION)
 
 
 def test_files_of_old_versions_of_torch_are_read(tmp_path):
     torch.save({"a": torch.arange(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
-    assert torch.equal(weights.state_of(tmp_path / "w.pth")["a"], torch.arange(3))
+    assert torch.equal(extractors.tensors_of(tmp_path / "w.pth", INCEPTION)["a"], torch.arange(3))

@@ -1,6 +1,5 @@
 import functools
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,14 +10,11 @@ from scipy.integrate import solve_ivp
 from cld_core.analytic import diamond, gaussian
 from cld_core.samplers import exponential, sample
 from cld_core.samplers.exponential import steps, widening
-from cld_core.samplers.grids import linear, power, quadratic
 from cld_core.samplers.multistep import lagrange
-from cld_core.samplers.quadrature import segments
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
 from tests.support.affine import flow_covariance, output_covariance
-from tests.support.numeric import drift
 from tests.support.sampling import spec_of
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
@@ -76,13 +72,6 @@ def test_order_three_is_fourth_order(name):
     assert errors[-1] < 1e-7
 
 
-@pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
-@pytest.mark.parametrize("grid", ["linear", "quadratic"])
-def test_order_one_on_the_other_grids(sde, grid):
-    spec = {"method": "exponential", "order": 1, "corrector": False, "grid": grid, "denoise": False}
-    assert orders(affine_errors(sde, spec, (40, 80), flow_end(sde, 0.5)))[-1] > 1.7
-
-
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
 @pytest.mark.parametrize(("order", "measured", "within"), [(0, 1.0, 0.55), (1, 2.0, 0.1)])
 def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, within):
@@ -114,13 +103,6 @@ def test_noise_limits_the_weak_order_to_two(order, corrector):
     """VPSDE, where all of the score is interpolated. Without noise these orders are 2 to 4; for 1, see above."""
     numbers = (50, 100, 200) if order == 0 else (200, 400, 800)
     assert weak_order(VP, numbers, order=order, corrector=corrector, grid_power=2.0) == pytest.approx(2.0, abs=0.15)
-
-
-def test_noise_limits_the_weak_order_of_cld_in_the_end():
-    """What is left of the score beside its known part is small: for tens of steps the order looks higher."""
-    keys = {"order": 3, "corrector": False}
-    assert weak_order(CONSTANT, (25, 50, 100), **keys) > 2.5
-    assert weak_order(CONSTANT, (150, 300, 600), **keys) == pytest.approx(2.0, abs=0.1)
 
 
 RECOMMENDED_WITH_NOISE = {"order": 2, "corrector": False, "eta": 1.0, "grid_power": 2.0}
@@ -165,22 +147,12 @@ def test_noise_that_grows_from_step_to_step_is_reported_once(sde, settings, warn
         assert "times too wide. Raise" in found[0]
 
 
-@pytest.mark.parametrize(("order", "told"), [(1, True), (2, False)])
-def test_settings_that_are_set_are_not_advised(order, told, caplog, monkeypatch):
-    exponential._warn_of_growing_noise.cache_clear()
-    monkeypatch.setattr(exponential, "widening", lambda sde, spec: 3.0)
-    exponential._warn_of_growing_noise(VP, spec_of("exponential", order=order, corrector=False, eta=1.0, nfe=20))
-    (found,) = caplog.records
-    assert ("set order=2 and corrector=false" in found.getMessage()) == told
-    assert "lower eta" in found.getMessage()
-
-
 def test_order_zero_for_vpsde_is_ddim():
     """x' = a'/a x + (sigma' - sigma a'/a) e, e = the predicted noise: the published closed form."""
     score, u = diamond().score(VP), torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     spec = spec_of("exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
     ours = sample(score, VP, spec, GivenNoise(u), (2,)).x
-    for t, t_next in pairwise(linear(12, 1e-3)):
+    for t, t_next in pairwise(VP.schedule.grid("linear", 12, 1e-3)):
         sigma, sigma_next = float(VP.factor(t)), float(VP.factor(t_next))
         ratio = float(VP.mean(t_next) / VP.mean(t))
         u = ratio * u + (sigma_next - sigma * ratio) * (-sigma * score(u, t))
@@ -210,48 +182,9 @@ def test_coefficients_solve_the_split_equation(sde):
         np.testing.assert_allclose(ours, expected, rtol=2e-9, atol=1e-11)
 
 
-def test_quadrature_is_exact_for_a_known_equation():
-    """du/dt = u/t^2 has Phi(t', t) = exp(1/t - 1/t'), with all its change near the end."""
-
-    def matrix(t):
-        return (t**-2)[:, None, None]
-
-    first, second = segments([1.0, 0.4, 0.02], matrix)
-    assert float(first.whole) == pytest.approx(math.exp(1 - 1 / 0.4), rel=1e-13)
-    assert float(second.whole) == pytest.approx(math.exp(1 / 0.4 - 1 / 0.02), rel=1e-9)
-    # f(tau) = Phi(tau, 0.4) makes the integrand Phi(0.4, tau) f(tau) = 1 over the first step.
-    assert float(first.integral(torch.exp(1 / 0.4 - 1 / first.times)[:, None, None])) == pytest.approx(-0.6, rel=1e-12)
-
-
-@pytest.mark.parametrize("sde", [RISING, VP], ids=["cld", "vpsde"])
-def test_noise_of_a_step_has_the_covariance_of_its_equation(sde):
-    """dC/dt = A C + C A^T - eta^2 g^2 e e^T backwards from C = 0, A read off the drift and the split."""
-    n, eta, eye = sde.n, 0.7, torch.eye(sde.n, dtype=torch.float64)
-
-    def field(t, flat):
-        a = drift(sde, eye, t).T.numpy().copy()
-        a[-1, -1] += 0.5 * (1 + eta**2) * float(sde.diffusion2(t) * sde.known_precision(t))
-        c = flat.reshape(n, n)
-        change = a @ c + c @ a.T
-        change[-1, -1] -= eta**2 * float(sde.diffusion2(t))
-        return change.flatten()
-
-    times = (1.0, 0.6, 0.2)
-    for (t, t_next), step in zip(pairwise(times), steps(sde, times, 0, False, eta), strict=True):
-        solution = solve_ivp(field, (t, t_next), np.zeros(n * n), rtol=1e-10, atol=1e-13, method="DOP853")
-        noise = np.array(step.noise)
-        np.testing.assert_allclose(noise @ noise.T, solution.y[:, -1].reshape(n, n), rtol=1e-8, atol=1e-11)
-
-
-def test_coefficients_are_computed_once():
-    times = tuple(quadratic(9, 1e-3))
-    assert steps(CONSTANT, times, 2, True, 0.0) is steps(replace(CONSTANT), times, 2, True, 0.0)
-    assert steps(CONSTANT, times, 2, True, 0.0) is not steps(RISING, times, 2, True, 0.0)
-
-
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
 def test_power_grid_is_uniform_in_a_root_of_the_clock(sde):
-    grid = power(10, 1e-3, rho=3.0, schedule=sde.schedule)
+    grid = sde.schedule.grid("power", 10, 1e-3, 3.0)
     roots = [sde.schedule.integral(t) ** (1 / 3) for t in grid]
     assert (grid[0], grid[-1], len(grid)) == (1.0, 1e-3, 11)
     np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 10, rtol=1e-12)
@@ -279,16 +212,6 @@ def test_any_network_converges_to_its_own_flow(name, changes):
     assert errors[1] < errors[0] / 8
 
 
-def test_the_same_noise_gives_the_same_samples_and_eta_others():
-    def draw(**settings):
-        noise = SampleNoise(3, first=0, last=20)
-        return sample(diamond().score(CONSTANT), CONSTANT, spec_of("exponential", nfe=15, **settings), noise, (2,))
-
-    assert torch.equal(draw().x, draw().x)
-    assert torch.equal(draw(eta=0.5).x, draw(eta=0.5).x)
-    assert not torch.equal(draw(eta=0.5).x, draw().x)
-
-
 @pytest.mark.parametrize("settings", [{"corrector": True}, {"corrector": False}, {"eta": 1.0}], ids=str)
 @pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
 def test_evaluations_are_where_the_grid_says(settings, sde):
@@ -303,7 +226,7 @@ def test_evaluations_are_where_the_grid_says(settings, sde):
         spec = spec_of("exponential", nfe=9, denoise=denoise, **settings)
         out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
         assert out.nfe == 9 == len(seen)
-        grid = power(8 if denoise else 9, 1e-3, rho=6.0, schedule=sde.schedule)
+        grid = sde.schedule.grid("power", 8 if denoise else 9, 1e-3, 6.0)
         assert seen == (grid if denoise else grid[:-1])
 
 

@@ -5,7 +5,6 @@ import torch
 
 from cld_core.analytic import diamond, gaussian
 from cld_core.samplers import sample
-from cld_core.samplers.grids import linear
 from cld_core.samplers.path import Recorder
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
@@ -51,20 +50,7 @@ def test_who_is_watched_draws_the_same_to_the_last_bit(method, denoise):
 def test_all_states_are_kept_if_there_is_room_for_them(method):
     _, _, t, u = watched(method, 1000, denoise=False, grid="linear")
     assert len(t) == len(u) == 22
-    torch.testing.assert_close(t, torch.tensor(linear(21, 1e-3), dtype=torch.float64))
-
-
-def test_sscs_is_seen_in_the_middle_of_its_steps():
-    *_, t, _ = watched(METHODS[1], 1000, denoise=False)
-    times = torch.tensor(linear(21, 1e-3), dtype=torch.float64)
-    torch.testing.assert_close(t[1:-1], 0.5 * (times[1:] + times[:-1]))
-
-
-@pytest.mark.parametrize("points", [2, 5, 21])
-def test_states_are_spread_over_the_steps(points):
-    *_, t, _ = watched(METHODS[0], points, denoise=False)
-    even = torch.linspace(1.0, 1e-3, points, dtype=torch.float64)
-    torch.testing.assert_close(t, even, rtol=0, atol=1 / 21 + 1e-9)
+    torch.testing.assert_close(t, torch.tensor(CLD().schedule.grid("linear", 21, 1e-3), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("sde", [CLD(), VPSDE()], ids=["cld", "vpsde"])
@@ -77,12 +63,3 @@ def test_states_of_the_flow_are_on_its_solution(sde):
         sample(score, sde, spec, SampleNoise(0, first=0, last=16), (2,), watcher=recorder)
         paths.append(recorder.path()[1])
     torch.testing.assert_close(*paths, rtol=0, atol=5e-3)
-
-
-def test_each_row_of_the_flow_has_its_own_path():
-    recorder = Recorder(10)
-    sde, spec = CLD(), spec_of("ode")
-    sample(diamond().score(sde), sde, spec, SampleNoise(7, first=3, last=4), (2,), watcher=recorder)
-    whole = Recorder(10)
-    sample(diamond().score(sde), sde, spec, SampleNoise(7, first=0, last=6), (2,), watcher=whole)
-    torch.testing.assert_close(whole.path()[1][:, 3:4], recorder.path()[1], rtol=0, atol=1e-4)

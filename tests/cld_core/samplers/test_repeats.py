@@ -43,10 +43,3 @@ def test_a_watcher_sees_the_last_time_of_each_step():
     assert torch.equal(times, plain.path()[0])
     assert states.shape[0] == 41
     assert torch.equal(found.x, drawn(CLD(), 3, **KEYS, jump=7).x)
-
-
-def test_what_repeats_means_for_other_keys():
-    spec = spec_of("exponential", **KEYS, jump=7)
-    assert not spec.follows_flow
-    assert spec.canonical().jump == 7
-    assert spec_of("exponential", jump=7).canonical() == spec_of("exponential").canonical()

@@ -10,7 +10,7 @@ from cld_core.analytic import diamond, gaussian
 from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.samplers import sample
-from cld_core.samplers.splitting import Change, _relaxation, conjugate_steps, evaluating, splitting_steps
+from cld_core.samplers.splitting import Form, evaluating, steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance
@@ -45,7 +45,7 @@ def last_step(sde, noise=(), **keys):
         return (1.3 + t) * torch.sin(sde.scored(u)) - 0.3
 
     z = numbers(4, sde.n)
-    per_step = sum(evaluating(sde, keys["scheme"], reduced=keys.get("reduced", True), change=None))
+    per_step = sum(evaluating(sde, Form(scheme=keys["scheme"], reduced=keys.get("reduced", True))))
     spec = spec_of("splitting", nfe=per_step, eps=0.8, denoise=False, grid="linear", **keys)
     out = sample(score, sde, spec, GivenNoise(z, *noise), (1,))
     return [sde.prior(z)[:, [0]], sde.prior(z)[:, [1]]], [out.x, out.v], score
@@ -54,21 +54,15 @@ def last_step(sde, noise=(), **keys):
 D = 8.0 * 0.2  # the increment of B of such a step
 
 
-def test_a_naive_symplectic_euler_step_of_psld():
-    """First x, then v with the new x; each takes its own score."""
-    (x, v), found, score = last_step(BOTH, scheme="symplectic-euler", reduced=False)
-    m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
-    new_x = x + D / 2 * (friction * x - m_inv * v + friction * score(torch.cat([x, v], 1), 1.0)[:, [0]])
-    s_v = score(torch.cat([new_x, v], 1), 1.0)[:, [1]]
-    torch.testing.assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s_v)])
-
-
 def test_a_reduced_symplectic_euler_step_of_psld_shares_the_score():
-    (x, v), found, score = last_step(BOTH, scheme="symplectic-euler")
+    """First x, then v with the new x. Of a naive step, each takes its own score."""
     m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
-    s = score(torch.cat([x, v], 1), 1.0)
-    new_x = x + D / 2 * (friction * x - m_inv * v + friction * s[:, [0]])
-    torch.testing.assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s[:, [1]])])
+    for reduced in (True, False):
+        (x, v), found, score = last_step(BOTH, scheme="symplectic-euler", reduced=reduced)
+        s = score(torch.cat([x, v], 1), 1.0)
+        new_x = x + D / 2 * (friction * x - m_inv * v + friction * s[:, [0]])
+        s_v = (s if reduced else score(torch.cat([new_x, v], 1), 1.0))[:, [1]]
+        torch.testing.assert_close(found, [new_x, v + D / 2 * (new_x + nu * v + nu / m_inv * s_v)])
 
 
 def test_a_reduced_velocity_verlet_step_of_psld():
@@ -96,15 +90,6 @@ def test_a_reduced_oba_step_of_psld(noise_scale):
     torch.testing.assert_close(found, [new_x, new_v])
 
 
-@pytest.mark.parametrize("sde", [CONSTANT, BOTH, THIRD], ids=["cld", "psld", "hold"])
-def test_the_relaxation_keeps_the_prior(sde):
-    update = _relaxation(sde, 0.7, 1.0)
-    matrix, prior = update.matrix, torch.diag(torch.tensor(sde.prior_std, dtype=torch.float64).square())
-    after = matrix @ prior @ matrix.T
-    after[sde.n - sde.m :, sde.n - sde.m :] += torch.diag(torch.tensor(update.noise, dtype=torch.float64).square())
-    torch.testing.assert_close(after, prior)
-
-
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP, BOTH], ids=["cld", "cld rising", "vpsde", "psld"])
 def test_without_lambda_a_conjugate_step_is_the_exponential_one(sde):
     keys = {"nfe": 12, "grid_power": 3.0}
@@ -116,7 +101,7 @@ def test_without_lambda_a_conjugate_step_is_the_exponential_one(sde):
 
 
 def test_lambda_multiplies_the_transition_by_what_euler_makes_of_its_exponential():
-    plain, shifted = (conjugate_steps(RISING, (1.0, 0.5), Change(strength=s, matrix="identity")) for s in (0.0, 0.4))
+    plain, shifted = (steps(RISING, (1.0, 0.5), Form(scheme="euler", strength=s)) for s in (0.0, 0.4))
     big_d = RISING.schedule.between(0.5, 1.0)
     factor = (1.0 - 0.4 * big_d) * math.exp(0.4 * big_d)
     torch.testing.assert_close(shifted[0][0].matrix, factor * plain[0][0].matrix)
@@ -201,13 +186,8 @@ def test_evaluations_are_counted_and_reduced_steps_take_one(scheme, name, sde):
             "splitting", scheme=scheme, reduced=reduced, denoise=denoise, conjugate=conjugate, nfe=8, eps=0.05
         )
         out = sample(score, sde, spec, SampleNoise(0, first=0, last=2), (1,))
-        cost = (
-            1
-            if reduced
-            else {"symplectic-euler": 2, "velocity-verlet": 3}[scheme]
-            if conjugate
-            else COSTS[scheme][name]
-        )
+        naive = {"symplectic-euler": 2, "velocity-verlet": 3}[scheme] if conjugate else COSTS[scheme][name]
+        cost = 1 if reduced else naive
         assert out.nfe == len(seen) == (8 - denoise) // cost * cost + denoise
 
 
@@ -236,8 +216,3 @@ def test_what_has_no_velocities_is_refused():
 def test_settings_that_do_not_go_together_are_refused(keys, words):
     with pytest.raises(RecipeError, match=words):
         load(RECIPES / "toy.yaml", ["sampling.method=splitting", *(f"sampling.{entry}" for entry in keys)])
-
-
-def test_coefficients_are_computed_once():
-    arguments = ((1.0, 0.5), "oba", True, None, 1.0)
-    assert splitting_steps(CONSTANT, *arguments) is splitting_steps(CLD(), *arguments)

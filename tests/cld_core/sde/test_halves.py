@@ -7,22 +7,21 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cld_core.analytic import GaussianMixture, gaussian
-from cld_core.config.eval import ElboSpec
+from cld_core.analytic import GaussianMixture
 from cld_core.config.train import ObjectiveSpec
-from cld_core.likelihood import likelihood, log_density
+from cld_core.likelihood import log_density
 from cld_core.loss import Draws, ScoreMatching
-from cld_core.samplers import sample
 from cld_core.score import Score
+from cld_core.sde import CLD, VPSDE
 from cld_core.sde.matrices import apply
-from cld_core.seeds import SampleNoise
 from tests.support.affine import flow_covariance, output_covariance
-from tests.support.numeric import BothScored, ThirdOrder, check, drift
+from tests.support.numeric import BothScored, ThirdOrder, drift
 from tests.support.sampling import spec_of
 
 # Of normal data. For 0.5, K is exact if x is scored, and nothing is left to interpolate.
 STD = {BothScored(): 0.8, ThirdOrder(): 0.5}
 SHAPES = pytest.mark.parametrize("sde", STD, ids=["n=2, m=2", "n=3, m=1"])
+ALL = pytest.mark.parametrize("sde", [CLD(beta0=0.1, beta1=6.9), VPSDE(), *STD], ids=["cld", "vpsde", "2, 2", "3, 1"])
 LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
 
 
@@ -43,12 +42,7 @@ class AlphaOfExactScore(torch.nn.Module):
         return -apply(torch.linalg.inv(target), rest)
 
 
-@SHAPES
-def test_their_matrices_go_together(sde):
-    check(sde)
-
-
-@SHAPES
+@ALL
 def test_score_and_divergence_are_derivatives_of_the_log_density(sde):
     score, d = LAW.score(sde), LAW.dimension
     for t in (0.01, 0.3, 1.0):
@@ -63,26 +57,13 @@ def test_score_and_divergence_are_derivatives_of_the_log_density(sde):
         torch.testing.assert_close(score.divergence(leaf.detach(), t), trace, rtol=1e-8, atol=1e-8)
 
 
-@SHAPES
-def test_the_target_is_the_score_of_the_kernel(sde):
-    """-E e_S against -Sigma^-1 L e."""
-    for objective in ("hsm", "dsm"):
-        lower = sde.factor(0.2, objective)
-        first = sde.n - sde.m
-        expected = torch.linalg.inv(lower).T[first:]
-        assert float(expected[:, :first].abs().sum()) < 1e-12, (
-            "the noise of halves that are not scored has no part in it"
-        )
-        torch.testing.assert_close(sde.target(0.2, objective), expected[:, first:], rtol=1e-10, atol=1e-10)
-
-
-@SHAPES
+@ALL
 @pytest.mark.parametrize("name", ["hsm", "dsm"])
 def test_perturbed_data_have_the_moments_of_the_law(sde, name):
     n = 200_000
     matching = ScoreMatching(sde, ObjectiveSpec(name=name))
     draws = matching.draw(torch.Generator().manual_seed(0), n, (1,))
-    assert (draws.initial is None) == (name == "hsm")
+    assert (draws.initial is None) == (name == "hsm" or sde.n == 1)
     draws = replace(draws, t=torch.full((n,), 0.1, dtype=torch.float64))
     u = matching.perturb(torch.full((n, 1), 0.7), draws).double()
     mean = sde.mean(0.1)[:, 0] * 0.7
@@ -90,7 +71,7 @@ def test_perturbed_data_have_the_moments_of_the_law(sde, name):
     # Once the initial halves are drawn, DSM's marginal is HSM's kernel.
     factor = sde.factor(0.1)
     expected = factor @ factor.T
-    torch.testing.assert_close(torch.cov(u.T), expected, rtol=0.02, atol=3e-3)
+    torch.testing.assert_close(torch.cov(u.T).view_as(expected), expected, rtol=0.02, atol=3e-3)
 
 
 @SHAPES
@@ -165,39 +146,11 @@ def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
 
 
 @SHAPES
-def test_samples_and_their_other_halves(sde):
-    out = sample(LAW.score(sde), sde, spec_of("exponential", nfe=9), SampleNoise(0, first=0, last=5), (2,))
-    assert out.x.shape == (5, 2)
-    assert out.v.shape == (5, 2 * (sde.n - 1))
-
-
-@SHAPES
-def test_the_density_along_the_flow_is_that_of_the_law(sde):
-    law, sde = gaussian(0.5), replace(sde, beta0=3 * sde.beta0)  # so that the prior is the law at t = 1
-    score, u = law.score(sde), 0.3 * numbers(8, 2 * sde.n)
-    logp = log_density(score, sde, u, None, eps=0.01, rtol=1e-6, atol=1e-6)[0]
-    torch.testing.assert_close(logp, score.log_density(u, 0.01), rtol=0, atol=1e-4)
-
-
-@SHAPES
-def test_the_bound_is_tight_on_gaussian_data(sde):
-    law = gaussian(0.5)
-    x = law.sample(16, torch.Generator().manual_seed(0)).double()
-    spec, noise = ElboSpec(velocities=3, eps=1e-3), SampleNoise(0, first=0, last=16)
-    result = likelihood(law.score(sde), sde, spec, noise, x, exact_trace=True)
-    torch.testing.assert_close(result.elbo, law.log_density(x), rtol=0, atol=2e-2)
-    # Tight for each draw, so that all draws agree.
-    assert float((result.log_joint - result.log_q).std(1).max()) < 3e-2
-
-
-@SHAPES
-@pytest.mark.parametrize("whole", [False, True], ids=["scored halves", "all halves"])
-def test_probes_average_to_the_exact_trace(sde, whole):
+def test_probes_average_to_the_exact_trace(sde):
     law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
     score, u = law.score(sde), numbers(2, sde.n)
     # The field is the same, and so are the steps, however long they are.
     exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-3, atol=1e-3)[0]
-    count = sde.n if whole else sde.m
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * count).view(-1, count)
-    averaged = log_density(score, sde, u, signs.expand(2, -1, count), eps=0.3, rtol=1e-3, atol=1e-3)[0]
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * sde.m).view(-1, sde.m)
+    averaged = log_density(score, sde, u, signs.expand(2, -1, sde.m), eps=0.3, rtol=1e-3, atol=1e-3)[0]
     torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-10)

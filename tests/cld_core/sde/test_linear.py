@@ -1,8 +1,6 @@
 """The kernel by series and doubling, against 200 decimal digits."""
 
-import math
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -130,30 +128,6 @@ def test_a_time_gives_the_same_alone_and_among_others_and_with_torch(sde):
         torch.testing.assert_close(whole, by_torch.detach(), rtol=1e-12, atol=1e-15)
 
 
-@EACH
-def test_moments_solve_their_equations(sde):
-    """d Psi / dB = A Psi and d Sigma / dB = A Sigma + Sigma A^T + Q, by Runge-Kutta."""
-    a, n = np.array(sde.A), sde.n
-    noise = np.diag([0.0] * (n - sde.m) + list(sde.D))
-
-    def rates(state):
-        psi, sigma = state
-        return np.stack([a @ psi, a @ sigma + sigma @ a.T + noise])
-
-    t, steps = 0.3, 400
-    state = np.stack([np.eye(n), np.diag([0.0, *(std * std for std in sde.initial_std)])])
-    h = sde.schedule.integral(t) / steps
-    for _ in range(steps):
-        k1 = rates(state)
-        k2 = rates(state + 0.5 * h * k1)
-        k3 = rates(state + 0.5 * h * k2)
-        k4 = rates(state + h * k3)
-        state = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    np.testing.assert_allclose(sde.mean(t).numpy(), state[0], rtol=0, atol=1e-8)
-    factor = replace(sde, numerical_eps=0.0).factor(t).numpy()
-    np.testing.assert_allclose(factor @ factor.T, state[1], rtol=0, atol=1e-8)
-
-
 def test_hold_has_a_triple_eigenvalue():
     for m_inv in (1.0, 4.0):
         a = np.array(HOLD(m_inv=m_inv).A)
@@ -191,27 +165,6 @@ def test_a_mixture_has_its_density_at_every_time():
     slopes = [score(u, t) for t in (1e-12, 1e-11)]
     torch.testing.assert_close(slopes[0], -u[:, 2:] / (0.04 * 0.25), rtol=1e-6, atol=0)
     torch.testing.assert_close(*slopes, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize(
-    "sde", [PSLD(friction=0.25, nu=4.25, triangle="upper"), HOLD(numerical_eps=0.0)], ids=["psld upper", "hold"]
-)
-@pytest.mark.parametrize(
-    ("keys", "order"),
-    [
-        ({"method": "exponential", "order": 1, "corrector": False}, 2.0),
-        ({"method": "em", "grid": "quadratic"}, 1.0),
-        ({"method": "sscs", "grid": "quadratic"}, 1.0),
-        ({"method": "sscs", "sscs_order": 2, "grid": "quadratic"}, 2.0),
-    ],
-    ids=str,
-)
-def test_samplers_converge_with_their_orders(sde, keys, order):
-    """On data of std 0.8: PSLD's exponential sampler is exact on those whose variance its K assumes."""
-    numbers = (40, 80, 160) if keys["method"] == "em" else (20, 40, 80)
-    found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False), 0.8) for n in numbers]
-    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
-    assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences
 
 
 def test_data_of_the_variance_that_k_assumes_are_sampled_exactly():

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from cld_core import samplers, sde
+from cld_core import samplers
 from cld_core.config import load
 from cld_core.config.keys import key
 from cld_core.config.registry import SECTIONS
@@ -23,7 +23,6 @@ from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
-from tests.support.numeric import check
 from tests.support.paths import RECIPES
 from tests.support.sampling import spec_of
 
@@ -58,21 +57,6 @@ def registered(monkeypatch):
     SECTIONS["sde"].variants.update(variants)
 
 
-@pytest.mark.parametrize(("beta0", "beta1"), [(4.0, 0.0), (0.1, 6.9)])
-def test_it_answers_what_cld_does(beta0, beta1):
-    ours, theirs = Langevin(beta0=beta0, beta1=beta1), CLD(beta0=beta0, beta1=beta1)
-    check(ours)
-    times = torch.cat([torch.logspace(-12, 0, 40, dtype=torch.float64), torch.tensor([0.3]).double()])
-    for t in (times, 0.3):
-        for objective in ("hsm", "dsm"):
-            for a, b in zip(ours.mixed(t, objective), theirs.mixed(t, objective), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
-            torch.testing.assert_close(
-                ours.perturbation(t, objective), theirs.perturbation(t, objective), rtol=1e-12, atol=1e-16
-            )
-    torch.testing.assert_close(ours.reverse(0.01), theirs.reverse(0.01), rtol=1e-12, atol=0)
-
-
 def with_few_steps(method):
     return spec_of(method, nfe=50)
 
@@ -98,10 +82,6 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
     # Training is in float32.
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-
-
-def test_build_passes_the_keys_of_the_spec():
-    assert sde.build(LangevinSpec(beta0=2.0)) == Langevin(beta0=2.0, beta1=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from cld_core.score import Score
 from cld_core.sde import CLD, PSLD
 from cld_core.sde.matrices import apply
 from tests.support import parity
-from tests.support.numeric import check, drift
+from tests.support.numeric import drift
 from tests.support.paths import RECIPES
 from tests.support.sampling import spec_of
 
@@ -58,14 +58,6 @@ def test_drift_and_diffusion_are_the_published_ones(name):
         torch.testing.assert_close(rate.sqrt(), theirs_of_half, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(
-    "sde",
-    [PSLD(), PSLD(friction=0.25, nu=4.25, triangle="upper"), PSLD(friction=2.0, nu=1.0), PSLD(friction=0.0, nu=4.0)],
-)
-def test_its_matrices_go_together(sde):
-    check(sde)
-
-
 @pytest.mark.parametrize(("beta0", "beta1"), [(8.0, 0.0), (0.2, 13.8)])
 @pytest.mark.parametrize("triangle", ["lower", "upper"])
 def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
@@ -95,17 +87,6 @@ def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
     )
     torch.testing.assert_close(ours.prior_logp(u), theirs.prior_logp(u), rtol=1e-12, atol=1e-12)
     assert ours.trace_weights == theirs.trace_weights == (1.0,)
-
-
-@pytest.mark.parametrize("t", [1e-9, 1e-4, 0.1, 1.0])
-def test_the_upper_factor_is_one_of_the_same_covariance(t):
-    lower, upper = (PSLD(friction=0.25, nu=4.25, triangle=which) for which in ("lower", "upper"))
-    a, b = lower.factor(t), upper.factor(t)
-    assert float(b[1, 0]) == 0.0
-    torch.testing.assert_close(b @ b.T, a @ a.T, rtol=1e-12, atol=0)
-    # -E e is -Sigma^-1 L e, for either.
-    for sde, factor in ((lower, a), (upper, b)):
-        torch.testing.assert_close(sde.target(t).T @ factor, torch.eye(2, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
 class AlphaOf(torch.nn.Module):

@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from cld_core import sde as diffusions
-from cld_core.config.sde import CldSpec, VpsdeSpec
+from cld_core.config.sde import CldSpec
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde import cld as kernel
 from cld_core.sde.matrices import apply
 from tests.support import parity
-from tests.support.numeric import check, drift
+from tests.support.numeric import drift
 
 SETTINGS = {
     "cifar10": (CLD(numerical_eps=1e-9), "hsm"),
@@ -55,30 +55,6 @@ def test_vpsde_agrees_with_the_published_one(published):
     torch.testing.assert_close(sde.prior_logp(x), published["vpsde/prior_logp_x"], rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize(
-    "sde", [CLD(), CLD(beta0=0.1, beta1=6.9, m_inv=9.0, gamma=0.5), VPSDE(), VPSDE(numerical_eps=1e-3)]
-)
-def test_kernel_law_and_reverse_are_what_the_matrices_say(sde):
-    check(sde)
-
-
-class TooMuchNoise(CLD):
-    @property
-    def D(self):
-        return (3.0 * self.friction,)
-
-
-class MixedUpMean(CLD):
-    def mean(self, t):
-        return super().mean(t).mT
-
-
-@pytest.mark.parametrize(("wrong", "words"), [(TooMuchNoise(), "not the stationary law"), (MixedUpMean(), "not close")])
-def test_the_check_notices_what_is_wrong(wrong, words):
-    with pytest.raises(AssertionError, match=words):
-        check(wrong)
-
-
 def test_both_branches_of_the_incomplete_gamma_function_agree():
     z = torch.linspace(0.05, kernel.SERIES_BELOW, 50, dtype=torch.float64)
     series, closed = (f(z, torch.exp(-z)) for f in (kernel.gamma3_series, kernel.gamma3_closed))
@@ -90,17 +66,6 @@ def test_both_branches_of_the_incomplete_gamma_function_agree():
     np.testing.assert_allclose(by_numpy, kernel.gamma3(across, torch.exp(-across)).numpy(), rtol=1e-14, atol=0)
 
 
-def test_schedule_is_its_integral():
-    schedule = CLD(beta0=0.1, beta1=6.9).schedule
-    assert schedule.integral(1.0) == pytest.approx(3.55)
-    assert schedule.between(0.2, 0.7) == pytest.approx(schedule.integral(0.7) - schedule.integral(0.2))
-    assert schedule.between(0.5, 0.5 + 1e-12) == pytest.approx(1e-12 * schedule.beta(0.5), rel=1e-3)
-
-
-def test_hsm_target_at_the_smallest_time():
-    assert CLD(numerical_eps=1e-9).target(1e-5)[0][0] == pytest.approx(11.2, abs=0.05)
-
-
 @pytest.mark.parametrize("t", [1e-8, 1e-6, 1e-5])
 def test_factors_at_small_times_are_those_of_the_documentation(t):
     """docs/math.md 4: both diverge like 1 / sqrt(t) without numerical_eps, and are bounded with it."""
@@ -109,18 +74,6 @@ def test_factors_at_small_times_are_those_of_the_documentation(t):
     assert bare.target(t, "dsm")[0][0] == pytest.approx((4 / (8 * t)) ** 0.5, rel=1e-3)
     assert usual.target(t, "hsm")[0][0] == pytest.approx(10, rel=1e-2)
     assert usual.target(t, "dsm")[0][0] == pytest.approx((8 * t + 1e-6) ** -0.5, rel=1e-3)
-
-
-def test_build_reads_the_recipe():
-    cld = diffusions.build(CldSpec(beta0=0.1, beta1=6.9, m_inv=1.0, gamma=0.1, numerical_eps=0.0))
-    assert isinstance(cld, CLD)
-    assert (cld.schedule.beta1, cld.mass, cld.friction, cld.gamma, cld.numerical_eps) == (6.9, 1.0, 2.0, 0.1, 0.0)
-    assert isinstance(diffusions.build(VpsdeSpec()), VPSDE)
-
-
-def test_prior_has_the_mass_as_velocity_variance():
-    draws = CLD(m_inv=4.0).prior(torch.ones(3, 4))
-    torch.testing.assert_close(draws, torch.tensor([[1.0, 1.0, 0.5, 0.5]]).expand(3, 4))
 
 
 def test_numpy_is_silent_where_torch_is():

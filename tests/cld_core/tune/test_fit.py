@@ -9,13 +9,14 @@ import torch
 from cld_core import samplers
 from cld_core.analytic import diamond, gaussian
 from cld_core.config.sampling import ExponentialSpec
+from cld_core.samplers.tuned import Linear
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
+from cld_core.solutions import Coefficients
 from cld_core.tune import fit
-from cld_core.tune.derivatives import Fitted, samples
-from cld_core.tune.fit import Ends, Point, Problem, advanced, weights_of
-from cld_core.tune.linear import extended
-from cld_core.tune.tuning import CANDIDATES, EACH, PLAIN, STAGES, STARTS, Row
+from cld_core.tune.fit import Ends, Iterate, Problem, advanced
+from cld_core.tune.linear import Fitted, extended
+from cld_core.tune.tuning import STAGES, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3
@@ -55,7 +56,7 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     assert rms["coefficients"] < 0.02 * rms["untuned"]
     assert fit.kept(rows) == "coefficients"
     best = fit.best(rows["coefficients"])
-    x = samples(task.fitted, task.sampler("coefficients", rows, best), task.held.u)
+    x = task.fitted.samples(Linear.of(best.sampler), task.held.u)
     assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
 
 
@@ -64,13 +65,12 @@ def test_more_evaluations_start_from_the_solution_of_fewer_and_are_no_worse():
     few, more = (problem(diamond(), CLD(), nfe, 64) for nfe in (4, 6))
     rows = fitted(few, fewer=0, coefficients=12)
     best = fit.best(rows[fit.kept(rows)])
-    solution = few.sampler(fit.kept(rows), rows, best)
-    more = dataclasses.replace(more, neighbour=extended(solution, CLD(), 6, EPS, True))
+    more = dataclasses.replace(more, neighbour=extended(Linear.of(best.sampler), CLD(), 6, EPS, True))
     spent = fitted(more, fewer=8, grid=1, coefficients=1)
     assert spent["fewer"][0].held == pytest.approx(best.held, rel=1e-9)
     assert fit.best(spent["fewer"]).held < 0.9 * best.held
     assert fit.kept(spent) == "fewer"
-    x = samples(more.fitted, more.sampler("fewer", spent, fit.best(spent["fewer"])), more.held.u)
+    x = more.fitted.samples(Linear.of(fit.best(spent["fewer"]).sampler), more.held.u)
     assert float((x - more.held.x).square().mean().sqrt()) == pytest.approx(fit.best(spent["fewer"]).held, rel=1e-9)
 
 
@@ -86,7 +86,7 @@ def test_a_row_follows_from_those_before_it():
 
 
 def row(held, which=0, fit_=0.0):
-    return Row(which, (0.0,), 0.1, fit_, held)
+    return Row(which, Coefficients((), ()), 0.1, fit_, held)
 
 
 def test_held_out_noise_decides_what_is_kept():
@@ -107,21 +107,6 @@ def test_what_does_not_hold_for_other_noise_is_not_kept():
     assert fit.kept(rows) == "untuned"
 
 
-def test_every_candidate_gets_its_turn_and_then_the_best_two():
-    firsts = [row(0.0, which, fit_=[5.0, 1.0, 3.0, 0.5, 4.0, 6.0][which]) for which in range(len(CANDIDATES))] * EACH
-    assert [fit._next_candidate(firsts[:count]) for count in (0, 5, 6)] == [0, 5, 0]
-    assert [fit._next_candidate([*firsts, *[row(0.0)] * more]) for more in range(3)] == [3, 1, 3]
-
-
-def test_the_best_grids_get_their_turn_and_then_what_came_closest():
-    grids = [row(0.0, which, fit_=value) for which, value in enumerate([0.5, 0.1, 0.9, 0.3, 0.2, math.inf])]
-    done = [row(0.0, (1, 4, 3)[number % 3], fit_=0.05 if number == 22 else 0.1) for number in range(STARTS * PLAIN)]
-    assert [fit._next_start(grids, done[:count]) for count in (0, 1, 2, 3)] == [1, 4, 3, 1]
-    assert [fit._next_start(grids, [*done, *[row(0.0)] * more]) for more in range(3)] == [4, 4, 4]
-    # A budget that was spent early leaves fewer grids.
-    assert fit._next_start(grids[:1], []) == 0
-
-
 def test_an_iteration_solves_a_linear_problem():
     matrix = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     truth = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -129,22 +114,18 @@ def test_an_iteration_solves_a_linear_problem():
     def errors(parameters):
         return (matrix @ (parameters - truth))[:, None]
 
-    point = Point(torch.zeros(3, dtype=torch.float64), 1e-9)
-    point = advanced(point, errors, lambda p: (errors(p), matrix.T[:, :, None]), robust=False)
-    assert torch.allclose(point.parameters, truth, atol=1e-6)
+    zeros = torch.zeros(3, dtype=torch.float64)
+    parts = matrix.T[:, :, None].split(5, dim=1)
+    found = advanced(Iterate(zeros, 1e-9, errors(zeros)), errors, lambda *_: parts, robust=False)
+    assert torch.allclose(found.parameters, truth, atol=1e-6)
+    assert torch.equal(found.errors, errors(found.parameters))
 
 
 def test_an_iteration_that_finds_nothing_better_stays_and_is_damped():
     def errors(parameters):
         return torch.full((4, 1), math.nan, dtype=torch.float64) if parameters.any() else torch.ones(4, 1).double()
 
-    point = Point(torch.zeros(2, dtype=torch.float64), 0.1)
-    after = advanced(point, errors, lambda p: (errors(p), torch.ones(2, 4, 1).double()), robust=True)
-    assert torch.equal(after.parameters, point.parameters)
+    before = Iterate(torch.zeros(2, dtype=torch.float64), 0.1, torch.ones(4, 1).double())
+    after = advanced(before, errors, lambda *_: [torch.ones(2, 4, 1).double()], robust=True)
+    assert torch.equal(after.parameters, before.parameters)
     assert after.damping > 1e3
-
-
-def test_what_is_far_from_the_usual_example_counts_little():
-    weights = weights_of(torch.tensor([[0.01], [0.02], [0.01], [10.0]], dtype=torch.float64))
-    assert weights[:3].min() > 0.9
-    assert weights[3] < 1e-3

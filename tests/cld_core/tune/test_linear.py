@@ -7,15 +7,30 @@ import torch
 
 from cld_core import samplers
 from cld_core.analytic import GaussianMixture, diamond
-from cld_core.config.sampling import ExponentialSpec
-from cld_core.samplers import tuned
+from cld_core.config import load
+from cld_core.config.sampling import ExponentialSpec, TunedSpec
+from cld_core.samplers.tuned import sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.tune import cost, derivatives, fit
-from cld_core.tune.derivatives import Fitted
-from cld_core.tune.linear import MEMORY, extended, of_exponential, packed, sizes, spaced, unpacked, with_memory
-from cld_core.tune.tuning import CANDIDATES, STAGES, Settings
+from cld_core.solutions import Flow, Solution
+from cld_core.tune.fit import most_evaluations
+from cld_core.tune.linear import (
+    MEMORY,
+    Fitted,
+    by_backpropagation,
+    by_copies,
+    extended,
+    of_exponential,
+    packed,
+    shares_of,
+    spaced,
+    times_of,
+    unpacked,
+    with_memory,
+)
+from cld_core.tune.tuning import CANDIDATES, STAGES, Settings, TuneRequest
 from tests.support.numeric import BothScored, ThirdOrder
+from tests.support.paths import RECIPES
 
 DIFFUSIONS = [CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE(), BothScored(), ThirdOrder()]
 
@@ -41,14 +56,13 @@ def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
     spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=settings.order, corrector=settings.corrector)
     wanted = samplers.sample(score, sde, spec, InFloat64(0, "linear", first=0, last=8), (2,))
     linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), settings, denoise)
-    solution = with_memory(linear).solution(eps=eps, denoise=denoise, rms={}, about={})
-    found = tuned.follow(score, sde, solution, prior(sde))
+    flow = Flow(eps=eps, denoise=denoise)
+    solution = Solution(coefficients=with_memory(linear).plain(), flow=flow, rms={}, about={})
+    found, _ = sample(score, sde, TunedSpec(nfe=6), prior(sde), None, solution=solution)
     whole = wanted.x if wanted.v is None else torch.cat([wanted.x, wanted.v], dim=1)
     assert solution.nfe == wanted.nfe == 6
     assert torch.allclose(found, whole, rtol=1e-9, atol=1e-9)
-    assert torch.allclose(
-        derivatives.samples(Fitted(score, sde, 5), linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9
-    )
+    assert torch.allclose(Fitted(score, sde, 5).samples(linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sde", DIFFUSIONS, ids=lambda sde: type(sde).__name__)
@@ -59,11 +73,10 @@ def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
     more = with_memory(extended(few, sde, 9, 1e-2, denoise))
     assert len(more.times) == 9
     assert bool((more.times.diff() < 0).all())
-    assert torch.allclose(derivatives.samples(fitted, more, u), derivatives.samples(fitted, few, u), rtol=0, atol=1e-11)
-    assert max(map(len, more.weights)) > MEMORY
+    assert torch.allclose(fitted.samples(more, u), fitted.samples(few, u), rtol=0, atol=1e-11)
+    assert more.memory > MEMORY
     again = unpacked(packed(more, denoise), more, denoise, 1e-2)
-    assert torch.equal(again.transitions, more.transitions)
-    assert len(packed(more, denoise)) == sum(sizes(more, denoise))
+    assert all(torch.equal(a, b) for a, b in zip(again.matrices, more.matrices, strict=True))
 
 
 @functools.cache
@@ -74,21 +87,20 @@ def central_differences(sde, denoise):
     parameters = packed(origin, denoise)
 
     def at(moved):
-        return derivatives.samples(fitted, unpacked(moved, origin, denoise, eps), u)
+        return fitted.samples(unpacked(moved, origin, denoise, eps), u)
 
     units = torch.eye(len(parameters), dtype=torch.float64)
     found = [(at(parameters + 1e-6 * unit) - at(parameters - 1e-6 * unit)) / 2e-6 for unit in units]
     return fitted, origin, u, found
 
 
-@pytest.mark.parametrize(("way", "tolerance"), [(derivatives.by_copies, 0.02), (derivatives.by_backpropagation, 1e-4)])
+@pytest.mark.parametrize(("way", "tolerance"), [(by_copies, 0.02), (by_backpropagation, 1e-4)])
 @pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("denoise", [True, False])
 def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
     fitted, origin, u, expected = central_differences(sde, denoise)
-    x, slopes = way(fitted, origin, u, denoise)
-    assert len(slopes) == len(expected) == sum(sizes(origin, denoise))
-    assert torch.allclose(x, derivatives.samples(fitted, origin, u), rtol=1e-12, atol=1e-12)
+    slopes = way(fitted, origin, u, denoise)
+    assert len(slopes) == len(expected)
     for found, wanted in zip(slopes, expected, strict=True):
         least = tolerance * float(wanted.abs().max()) + 1e-6
         assert torch.allclose(found, wanted, rtol=2.5 * tolerance, atol=least)
@@ -100,34 +112,18 @@ def test_backwards_derivatives_are_right_for_a_network_of_float32():
     exact = diamond().score(sde)
     rounded = Fitted(lambda u, t: exact(u.float(), t).to(u), sde, 1000)
     origin = with_memory(of_exponential(sde, spaced(sde, 6, eps, True, "power 3"), Settings(2, False), True))
-    _, wanted = derivatives.by_backpropagation(Fitted(exact, sde, 1000), origin, u, True)
-    _, found = derivatives.by_backpropagation(rounded, origin, u, True)
-    _, forwards = derivatives.by_copies(rounded, origin, u, True)
+    wanted = by_backpropagation(Fitted(exact, sde, 1000), origin, u, True)
+    found = by_backpropagation(rounded, origin, u, True)
+    forwards = by_copies(rounded, origin, u, True)
     size = wanted.flatten(1).norm(dim=1)
     assert ((found - wanted).flatten(1).norm(dim=1) < 1e-2 * size).all()
     assert ((forwards - wanted).flatten(1).norm(dim=1) > size).any()
 
 
-def test_parameters_make_the_sampler_that_they_are_of():
-    origin = with_memory(of_exponential(CLD(), spaced(CLD(), 6, 1e-3, True, "quadratic"), Settings(3, True), True))
-    again = unpacked(packed(origin, True), origin, True, 1e-3)
-    assert torch.allclose(again.times, origin.times, rtol=1e-14)
-    assert torch.equal(again.transitions, origin.transitions)
-    assert all(torch.equal(a, b) for a, b in zip(again.weights, origin.weights, strict=True))
-
-
 @pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9)])
 def test_a_grid_comes_back_from_its_shares(sde):
     times = spaced(sde, 8, 1e-3, True, "power 3")
-    assert fit.times_of(sde.schedule, fit.shares_of(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
-
-
-def test_a_grid_decreases_whatever_its_numbers_are():
-    numbers = torch.tensor([3.0, -4.0, 0.0, 5.0], dtype=torch.float64)
-    times = fit.times_of(CLD().schedule, numbers, 1e-3)
-    assert times[0] == 1.0
-    assert times[-1] == 1e-3
-    assert times == sorted(times, reverse=True)
+    assert times_of(sde.schedule, shares_of(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
 
 
 def test_evaluations_are_counted_beforehand():
@@ -135,15 +131,13 @@ def test_evaluations_are_counted_beforehand():
     sde, counted = CLD(), []
     fitted = Fitted(diamond().score(sde), sde, 1000, counted.append)
     linear = with_memory(of_exponential(sde, spaced(sde, 5, 1e-3, True, "power 6"), CANDIDATES[-1], True))
-    derivatives.by_copies(fitted, linear, prior(sde, 1), True)
-    each = sizes(linear, True)
-    assert sum(counted) == 5 + sum(sum(each[:number]) for number in range(5)) + 3
-    assert cost.evaluations(sde, 5, True, True) > STAGES["coefficients"] * sum(counted)
-    counted.clear()
-    derivatives.by_backpropagation(fitted, linear, prior(sde, 1), True)
-    assert sum(counted) == 5 + 2 * 5 + 2 * 3
-    planar, images = (cost.evaluations(sde, 5, True, kind) for kind in (False, True))
-    assert STAGES["coefficients"] * sum(counted) < planar < images
+    request = TuneRequest.of(load(RECIPES / "toy.yaml"), 20, 5, points=8, budget_min=None, seed=0)
+    planar, images = (most_evaluations(request, sde, kind) for kind in (False, True))
+    for way, most in ((by_backpropagation, planar), (by_copies, images)):
+        counted.clear()
+        way(fitted, linear, prior(sde, 1), True)
+        assert 0.1 * most < STAGES["coefficients"] * sum(counted) < most
+    assert sum(counted) == 5 + 3 + 6 * 4 + 9 * 3 + 11 * 2 + 13
 
 
 def test_images_are_fitted_as_points_are():
@@ -153,8 +147,8 @@ def test_images_are_fitted_as_points_are():
     images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
     linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), Settings(1, False), True))
     u = prior(sde, 4, d)
-    x, slopes = derivatives.by_copies(points, linear, u, True)
-    found, found_slopes = derivatives.by_copies(images, linear, u.unflatten(1, (6, 2, 2)), True)
-    assert found.shape == (4, 3, 2, 2)
-    assert torch.allclose(found.flatten(1), x)
-    assert torch.allclose(found_slopes.flatten(2), slopes)
+    (slopes,), (found,) = (
+        fitted.slopes(linear, one, True) for fitted, one in ((points, u), (images, u.unflatten(1, (6, 2, 2))))
+    )
+    assert found.shape[1:] == (4, 3, 2, 2)
+    assert torch.allclose(found.flatten(2), slopes)

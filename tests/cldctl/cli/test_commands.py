@@ -161,4 +161,10 @@ def test_a_run_with_a_sampler_and_a_metric_of_a_plugin(tmp_path):
     for table in ("sampling", "metrics"):
         del registration._TABLES[table]["mine"]
     assert [entry["state"] for entry in status(runs, "both")["evals"]] == ["FINISHED"]
+    invoke("eval", "both", "--w2", "--metric", "mine,density", *DEBUG, runs=runs)
+    (report,) = RunFolder(runs / "both").evals.glob("w2-density-mine-*/report.json")
+    assert json.loads(report.read_text())["mine"]["n"] == 8
+    assert "'our' is not a metric" in invoke("eval", "both", "--metric", "our", *DEBUG, runs=runs, code=2).stderr
+    for table in ("sampling", "metrics"):
+        del registration._TABLES[table]["mine"]
     invoke("sample", "both", "-n", "4", "-o", str(tmp_path / "x.npz"), runs=runs)

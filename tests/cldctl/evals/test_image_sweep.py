@@ -8,7 +8,7 @@ from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.evals import plan, samplers, sweep, table
+from cldctl.evals import plan, table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 
@@ -26,7 +26,7 @@ def run(tmp_path_factory):
 
 
 def test_fid_by_sampler_and_nfe(run):
-    axes = sweep.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
+    axes = plan.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
     made = plan.make(run, ("fid",), [2], [], axes, shards=2)
     made.sweep.save(run)
     for request in made.requests:
@@ -42,19 +42,3 @@ def test_fid_by_sampler_and_nfe(run):
         how = f"{row['sampling.method']}, {row['sampling.nfe']} NFE"
         assert about.endswith(f" samples, {how}"), "the picture is drawn in the same way"
     assert (run.evals / made.sweep.id / "table.csv").read_text() == table.to_csv(rows)
-
-
-def test_samplers_of_images_are_compared_by_fid_and_distance_from_the_flow(run):
-    names = samplers.chosen(("em-quadratic", "exponential"))
-    asked = samplers.BenchOptions(metrics=("fid", "flow-distance"), settings=names, nfe=(2,), seeds=2)
-    loose = ("eval.flow.rtol=1e-2", "eval.flow.atol=1e-2", "eval.flow.samples=2")
-    made = samplers.make(run, asked, 2, loose)
-    for request in made.requests:
-        assert Evaluation(request.save(run)).compute(Ranks())
-    assert samplers.is_complete(run, made.sweep)
-    noisy, exponential = table.rows(run, made.sweep)
-    reports = [Evaluation(run.evals / name).report["fid"]["value"] for name in made.sweep.cells[0].evaluations]
-    assert noisy["fid"] == pytest.approx(sum(reports) / 2)
-    assert noisy["flow_distance"] is None
-    assert exponential["flow_distance"] > 0
-    assert (noisy["fid_nfe"], exponential["flow_distance_nfe"]) == (2.0, 2.0)

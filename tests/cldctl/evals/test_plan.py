@@ -4,11 +4,11 @@ import pytest
 
 from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
-from cld_core.evaluate import inputs
-from cld_core.evaluate.feature_inputs import FeatureInputs
+from cld_core.evaluate import feature_inputs
+from cld_core.evaluate.extraction import FeatureInputs
 from cld_core.files import write_json
-from cld_core.solutions import FILE, Solution, Solutions
-from cldctl.evals import plan, sweep
+from cld_core.solutions import FILE, Coefficients, Flow, Solution, Solutions
+from cldctl.evals import plan
 from tests.support.made_up import damage, run_with
 
 
@@ -38,7 +38,7 @@ def test_last_and_all_skip_damaged_checkpoints_but_a_named_step_is_refused(run, 
 
 
 def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
-    axes = sweep.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,3"])
+    axes = plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,3"])
     made = plan.make(run, ("elbo",), [30], ["eval.samples=8"], axes)
     asked = [(request.elbo.velocities, request.elbo.probes) for request in made.requests]
     assert asked == [(1, 1), (1, 2), (1, 3), (4, 1), (4, 2), (4, 3)]
@@ -46,11 +46,11 @@ def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
     steps = plan.make(run, ("elbo",), [20, 30], [], axes)
     assert [axis.key for axis in steps.sweep.axes] == ["checkpoint", "eval.elbo.velocities", "eval.elbo.probes"]
     assert len(steps.requests) == 12
-    wrong = sweep.parse(["eval.elbo.velocities=1,0", "eval.elbo.probes=1,2"])
+    wrong = plan.parse(["eval.elbo.velocities=1,0", "eval.elbo.probes=1,2"])
     with pytest.raises(UsageError, match=r"at eval\.elbo\.velocities=0 eval\.elbo\.probes=1: .*velocities"):
         plan.make(run, ("elbo",), [30], [], wrong)
     with pytest.raises(UsageError, match=r"'sampling\.nfe' has no effect"):
-        plan.make(run, ("elbo",), [30], [], sweep.parse(["sampling.nfe=20,50"]))
+        plan.make(run, ("elbo",), [30], [], plan.parse(["sampling.nfe=20,50"]))
     with pytest.raises(UsageError, match=r"train\.steps.*can be changed"):
         plan.make(run, ("elbo",), [30], ["train.steps=3"])
 
@@ -59,11 +59,11 @@ def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
 def features(monkeypatch):
     """Weights and statistics that nobody looks for."""
     ref = FeatureInputs(extractor="tiny", layer="all", quantisation="round", stats="abc")
-    monkeypatch.setattr(inputs, "of", lambda recipe, metrics: (ref, {}))
+    monkeypatch.setattr(feature_inputs, "of", lambda recipe, metrics: (ref, {}))
 
 
 def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, features):
-    axes = sweep.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
+    axes = plan.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
     # The keys of the recipe's own method do not get in the way of the others.
     run = run_with(tmp_path / "mine", 30, overrides=("sampling.method=sscs", "sampling.sscs_order=2"))
     made = plan.make(run, ("fid",), [30], [], axes)
@@ -85,29 +85,25 @@ def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, features
 )
 def test_what_is_not_an_axis_is_refused(texts, words):
     with pytest.raises(UsageError, match=words):
-        sweep.parse(texts)
+        plan.parse(texts)
 
 
 def test_an_axis_with_one_value_is_checked_like_a_setting(run):
     """The default sampler takes no number of evaluations."""
     with pytest.raises(UsageError, match=r"--sweep 'sampling\.nfee': there is no such key\. .*sampling\.nfe"):
-        sweep.parse(["sampling.nfee=20"])
+        plan.parse(["sampling.nfee=20"])
     with pytest.raises(UsageError, match=r"sampling\.nfe=20: .*nfe"):
-        plan.make(run, ("elbo",), [30], [], sweep.parse(["sampling.nfe=20"]))
+        plan.make(run, ("elbo",), [30], [], plan.parse(["sampling.nfe=20"]))
     with pytest.raises(UsageError, match="cannot be 'oneword'"):
-        plan.make(run, ("elbo",), [30], [], sweep.parse(["eval.elbo.probes=oneword"]))
+        plan.make(run, ("elbo",), [30], [], plan.parse(["eval.elbo.probes=oneword"]))
 
 
 def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run):
     steps = (10, 20, 30)
     for step in steps:
         solution = Solution(
-            nfe=2,
-            times=(1.0, 0.1 + step / 1000),
-            transitions=(((1.0, 0.0), (0.0, 1.0)),) * 2,
-            weights=((((0.0,), (0.0,)),),) * 2,
-            eps=1e-3,
-            denoise=True,
+            coefficients=Coefficients((1.0, 0.1 + step / 1000), (((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),) * 2),
+            flow=Flow(eps=1e-3, denoise=True),
             step=step,
             rms={},
             about={},

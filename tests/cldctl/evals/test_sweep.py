@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from cld_core.evaluate.sweeps import Sweep, sweeps_of
-from cldctl.evals import plan, sweep, table
+from cldctl.evals import plan, table
 from cldctl.show.evaluations import sweep_table
 from tests.support.made_up import report, run_with
 
@@ -28,7 +28,7 @@ def answer(run, request, nll):
 
 
 def test_table_csv_and_plot_of_a_sweep(run):
-    made = plan.make(run, ("elbo",), [20], [], sweep.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"]))
+    made = plan.make(run, ("elbo",), [20], [], plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"]))
     folder = made.sweep.save(run)
     values = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
     for request, value in zip(made.requests[:-1], values[:-1], strict=True):

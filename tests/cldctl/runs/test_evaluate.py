@@ -12,7 +12,7 @@ from cldctl.runs.work_status import why_stopped
 from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, alone
 
-ASKED = ("eval.samples=1024",)
+ASKED = ("eval.samples=8192",)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
 
 
 def started(run, cluster, shards=64):
-    made = plan.make(run, ("elbo",), [20], ["eval.samples=16384"], shards=shards)
+    made = plan.make(run, ("elbo",), [20], ["eval.samples=65536"], shards=shards)
     outcome = evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
     return Evaluation(run.evals / made.requests[0].id), outcome
 

@@ -1,0 +1,575 @@
+"""Sharded work: rows that are a function of their index, computed in pieces by tasks that may be interrupted.
+
+The module knows no metric. A kind of work (`KINDS`) says which rows there are, how they are computed and what becomes
+of them; identity, division into shards, completeness, resuming and merging are here. A folder of work has
+
+    request.json      what is asked (`Request`)
+    jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
+
+Rows are kept where `ShardedWork.rows` says, in a folder named after what they are, in chunks that everybody cuts alike:
+
+    ROWS/000003-000128.npz      128 rows of chunk 3; if a chunk has 128 rows, those of 384 to 511
+
+A row is a function of its index, so it does not matter who computes it, for which work, or how often. A chunk is
+written under another name and renamed, which is why two tasks that compute the same one waste work and spoil nothing.
+It grows while it is computed: a file with more of its rows takes the place of the one with fewer. The last chunk of
+some work may end early, and is continued by work that has more rows. A shard is a share of the chunks: a task computes
+those that are not there, and the task that finds all of them makes the result.
+
+Loads no torch or numpy until something is computed.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from cld_core.codec import from_plain, text, to_plain
+from cld_core.config import plugins
+from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.files import NO_FILE, existing_object, passes, read_bytes, retried, write_arrays, write_json
+from cld_core.imports import resolve
+from cld_core.ranges import CHUNK, share
+from cld_core.run.work import Work
+from cld_core.sanitize import one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cld_core.ranks import Ranks
+
+# By the ``kind`` field of their request.json.
+KINDS = {
+    "evaluation": "cld_core.evaluate.evaluation:Evaluation",
+    "tuning": "cld_core.tune.tuning:Tuning",
+    "statistics": "cld_core.evaluate.statistics:Statistics",
+}
+# The most pieces that work is divided into: each is a task, or a part of one.
+MAX_SHARDS = 10_000
+# The most rows of a kind.
+MAX_ROWS = 10**9
+# Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
+READ_WITHIN_S = 1.0
+# Seconds for which a disk may fail before the task ends, as by a crash, and is started again elsewhere or later.
+PATIENCE_S = 120.0
+_FILE = re.compile(r"([0-9]{6,9})-([0-9]{6})\.npz")
+# A chunk of features has some megabytes.
+_MOST_BYTES = 2**28
+
+Arrays = dict[str, "np.ndarray"]
+Lengths = Mapping[str, Mapping[int, int]]
+
+
+def open_work(folder: Path) -> Work:
+    """The work that a folder's request.json describes.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+        OSError: it cannot be read at this moment.
+    """
+    content = content_of(folder)
+    kind = text(content.get("kind")) if content is not None else None
+    if kind not in KINDS:
+        what = "there is no request here" if content is None else "its request was made by another version of cldctl"
+        raise NotFoundError(f"{folder}: {what}. Start the work again.")
+    work: Work = resolve(KINDS[kind])(folder)
+    return work
+
+
+def content_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder's request.json holds; None if there is none.
+
+    Raises:
+        OSError: nobody knows at this moment.
+    """
+    try:
+        return retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
+    except OSError as error:
+        if passes(error):
+            raise
+        return None
+
+
+def use_plugins(folder: Path) -> None:
+    """Import the plug-ins of a request, before it is read: what they register may be part of it.
+
+    Raises:
+        RecipeError: one cannot be imported.
+    """
+    files = (content_of(folder) or {}).get("files") or {}
+    named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
+    plugins.use(named, f"{folder}/request.json")
+
+
+def require_few(shards: int) -> None:
+    """Refuse more pieces than work is divided into.
+
+    Raises:
+        UsageError
+    """
+    if shards > MAX_SHARDS:
+        why = f"work is divided into at most {MAX_SHARDS:,}, since each is a task of the cluster, and files in the run"
+        raise UsageError(f"--shards {shards}: {why}. Ask for fewer; more tasks than Slurm takes share shards anyway.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(ABC):
+    """One piece of work, complete: everything that its numbers depend on, and how it is divided.
+
+    Attributes:
+        files: where things lie on this machine. Their content is part of the id, their place is not.
+        shards: pieces that are computed independently of each other.
+        batch_size: rows that are computed at once.
+        retries: crashes of one task after which it is not started again.
+    """
+
+    kind: ClassVar[str]
+
+    files: dict[str, str | None]
+    batch_size: int
+    shards: int = 1
+    retries: int = 3
+
+    @property
+    @abstractmethod
+    def id(self) -> str:
+        """A name made of everything that the numbers depend on; the division and ``files`` are not in it."""
+
+    @property
+    @abstractmethod
+    def sizes(self) -> Mapping[str, int]:
+        """How many rows there are of each kind of rows."""
+
+    @classmethod
+    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
+        """By field, the class that the content of a request.json calls for, if the annotation names only its base.
+
+        Raises:
+            RecipeError: it is not registered here.
+        """
+        return {}
+
+    def chunk(self, kind: str) -> int:
+        """How many rows of a kind are kept in a file: a constant of the format, so that all work shares the files."""
+        return CHUNK
+
+    def chunks(self, shard: int) -> dict[str, range]:
+        """By kind of rows, the chunks that are a shard's share; kinds without any are left out."""
+        numbers = {kind: -(-size // self.chunk(kind)) for kind, size in self.sizes.items()}
+        shares = {kind: range(*share(count, shard, self.shards)) for kind, count in numbers.items()}
+        return {kind: chunks for kind, chunks in shares.items() if chunks}
+
+    def bounds(self, kind: str, number: int) -> tuple[int, int]:
+        """The rows ``first <= i < last`` of a chunk."""
+        chunk = self.chunk(kind)
+        return number * chunk, min((number + 1) * chunk, self.sizes[kind])
+
+    def in_shards(self, shards: int) -> Self:
+        """The same request in so many shards, or in as many as it has rows. One without a chunk is complete at once."""
+        return replace(self, shards=min(shards, max(self.sizes.values())))
+
+    def store(self, folder: Path) -> Path:
+        """Write the request into ``folder``, which is made if needed, and return the folder.
+
+        Work that was begun with the same id keeps its number of shards.
+        """
+        begun = content_of(folder)
+        request = self
+        if begun is not None and begun.get("id") == self.id:
+            request = replace(self, shards=type(self).load(folder).shards)
+        content = {"kind": self.kind, "id": self.id, **to_plain(request)}
+        folder.mkdir(parents=True, exist_ok=True)
+        if begun != content:
+            write_json(folder / "request.json", content)
+        return folder
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The request of a folder.
+
+        Raises:
+            NotFoundError: there is none, or one that another version of cldctl wrote.
+            OSError: it cannot be read at this moment.
+        """
+        content = content_of(folder)
+        if content is None:
+            raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
+        try:
+            request = from_plain(cls, content, chosen=cls.chosen(content))
+            sizes = [request.batch_size, *request.sizes.values()]
+            if not (1 <= request.shards <= MAX_SHARDS and all(1 <= size <= MAX_ROWS for size in sizes)):
+                raise ValueError(f"{request.shards} shards of {sizes} rows")
+            return request
+        except Exception as error:  # Whatever reading it meets: nobody but another version writes such a file.
+            why = f"the request was made by another version of cldctl ({one_line(error)})"
+            raise NotFoundError(f"{folder}: {why}. Start the work again.") from error
+
+
+class DamagedRowsError(CldError):
+    """A chunk is gone, or its file is not what was written."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one kind in a folder, ``chunk`` of them in each file."""
+
+    folder: Path
+    chunk: int
+
+    def lengths(self) -> dict[int, int]:
+        """How many rows of each chunk are there, by its number, from one look into the folder.
+
+        Raises:
+            OSError: it cannot be listed at this moment.
+        """
+        try:
+            names = os.listdir(self.folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        found: dict[int, int] = {}
+        for name in names:
+            if match := _FILE.fullmatch(name):
+                number, length = int(match[1]), int(match[2])
+                found[number] = max(length, found.get(number, 0))
+        return found
+
+    def file(self, number: int, length: int) -> Path:
+        """Where so many rows of a chunk are."""
+        return self.folder / f"{number:06d}-{length:06d}.npz"
+
+    def save(self, number: int, arrays: Arrays, before: int = 0) -> None:
+        """Keep the first rows of a chunk, arrays (length, ...).
+
+        Args:
+            before: how many of these rows are there already; their file is removed.
+
+        Raises:
+            OSError: they cannot be written at this moment.
+        """
+        length = _length(arrays)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(self.file(number, length), arrays)
+        if 0 < before < length:
+            self.remove(number, before)
+
+    def load(self, number: int, length: int) -> tuple[Arrays, str]:
+        """The rows of a chunk in the file that has so many, and the SHA-256 of the file.
+
+        Raises:
+            DamagedRowsError: it is gone, or not what was written.
+            OSError: it cannot be read at this moment.
+        """
+        import numpy as np
+
+        file = self.file(number, length)
+        try:
+            content = read_bytes(file, limit=_MOST_BYTES)
+        except OSError as error:
+            if error.errno in NO_FILE:
+                raise DamagedRowsError(f"{file}: {error.strerror}") from error
+            raise
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+        except Exception as error:  # zipfile and numpy raise anything for a damaged file
+            raise DamagedRowsError(f"{file}: {one_line(error) or type(error).__name__}") from error
+        if not arrays or any(values.shape[:1] != (length,) for values in arrays.values()):
+            raise DamagedRowsError(f"{file}: it does not have {length} rows")
+        return arrays, hashlib.sha256(content).hexdigest()
+
+    def remove(self, number: int, length: int) -> None:
+        """Forget a file. One that cannot be removed stays, and is in nobody's way but that of the disk."""
+        with contextlib.suppress(OSError):
+            self.file(number, length).unlink()
+
+
+class Computer(ABC):
+    """Computes rows of one kind."""
+
+    def prepare(self) -> None:
+        """Fail before the first row if something that is needed is gone.
+
+        Raises:
+            CldError: something is gone or has changed.
+        """
+        return
+
+    @abstractmethod
+    def compute(self, first: int, last: int) -> Arrays:
+        """The rows ``first <= i < last``, arrays (last - first, ...); each row is a function of i, not of the range."""
+
+    def review(self, rows: Arrays) -> None:
+        """Look at rows that are saved, each once, before further ones are computed.
+
+        Raises:
+            CldError: they make the others pointless.
+        """
+        return
+
+
+class ShardedWork(Work):
+    """One folder of sharded work.
+
+    Attributes:
+        request_type: the class of `request`.
+
+    Raises:
+        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
+    """
+
+    request_type: ClassVar[type[Request]]
+    request: Request
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.request = self.request_type.load(folder)
+
+    @abstractmethod
+    def rows(self, kind: str) -> Rows:
+        """Where rows of a kind are kept.
+
+        Raises:
+            NotFoundError: what they are made of is gone.
+        """
+
+    @abstractmethod
+    def computers(self, device: Any) -> Mapping[str, Computer]:
+        """By kind of rows, what computes them on a `torch.device`. Loads torch.
+
+        Raises:
+            CldError: something that is needed is gone or damaged.
+        """
+
+    @abstractmethod
+    def finish(self, task: "Task") -> None:
+        """Make the product of all rows. Doing it twice, even at the same time, changes nothing.
+
+        Raises:
+            CldError: the rows cannot be used, or something has changed.
+        """
+
+    def missing(self) -> list[int]:
+        """The shards that are not complete; none if the work is done."""
+        return [] if self.is_done else self._lacking(self._seen())
+
+    def complete(self) -> frozenset[int]:
+        """The shards all of whose rows are there."""
+        return frozenset(range(self.request.shards)).difference(self.missing())
+
+    def begun(self) -> frozenset[int]:
+        """The shards some of whose rows are there."""
+        return frozenset(shard for shard, (done, _) in enumerate(self._rows_of_shards(self._seen())) if done)
+
+    def to_start(self) -> list[int]:
+        """The shards that tasks are to be started for: those missing, or the first one, whose task merges.
+
+        Empty if the work is done.
+        """
+        return [] if self.is_done else self.missing() or [0]
+
+    def rows_done(self) -> tuple[int, int]:
+        """How many rows are computed, and how many there are in all."""
+        total = sum(self.request.sizes.values())
+        return (total if self.is_done else sum(done for done, _ in self._rows_of_shards(self._seen()))), total
+
+    def moved_at(self) -> float | None:
+        """When a row of it, or of work that shares rows with it, was last written; None before the first."""
+        times = []
+        for kind in self.request.sizes:
+            with contextlib.suppress(OSError, NotFoundError):
+                times.append(self.rows(kind).folder.stat().st_mtime)
+        return max(times, default=None)
+
+    def lengths(self) -> Lengths:
+        """By kind, how many rows of each chunk are there, by its number.
+
+        Raises:
+            NotFoundError: what they are made of is gone.
+            OSError: nobody knows at this moment.
+        """
+        return {kind: self.rows(kind).lengths() for kind in self.request.sizes}
+
+    def _seen(self) -> Lengths:
+        """As `lengths`, for looking: what cannot be seen is not there."""
+        try:
+            return self.lengths()
+        except (OSError, NotFoundError):
+            return {}
+
+    def _rows_of_shards(self, lengths: Lengths) -> Iterator[tuple[int, int]]:
+        """Shard after shard, how many of its rows are there, and how many it has."""
+        for shard in range(self.request.shards):
+            done = total = 0
+            for kind, chunks in self.request.chunks(shard).items():
+                found = lengths.get(kind, {})
+                for number in chunks:
+                    first, last = self.request.bounds(kind, number)
+                    done += min(found.get(number, 0), last - first)
+                    total += last - first
+            yield done, total
+
+    def _lacking(self, lengths: Lengths) -> list[int]:
+        """The shards of which a row is not there."""
+        return [shard for shard, (done, total) in enumerate(self._rows_of_shards(lengths)) if done < total]
+
+    def compute(
+        self,
+        ranks: "Ranks",
+        should_stop: Callable[[], bool] = lambda: False,
+        only: Collection[int] | None = None,
+    ) -> bool:
+        """Compute the missing ones of this process's shards; loads torch.
+
+        The process that finds all shards complete makes the product.
+
+        Args:
+            ranks: without ``only``, rank r of n takes the shards r, r + n, r + 2 n, ...
+            should_stop: asked before every batch.
+            only: the shards of this process.
+
+        Returns:
+            False if it was asked to stop before its share was done.
+
+        Raises:
+            CldError: what is needed is gone or has changed, or the result cannot be made.
+        """
+        if self.is_done:
+            return True
+        mine = range(ranks.rank, self.request.shards, ranks.world_size) if only is None else only
+        patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
+        missing = self._lacking(patient(self.lengths))
+        if missing and not set(missing).intersection(mine):
+            return True
+        task = patient(lambda: Task(self, ranks.device, should_stop))
+        try:
+            for shard in sorted(set(missing).intersection(mine)):
+                task.fill(shard)
+            if not self._lacking(patient(self.lengths)):
+                patient(lambda: self.finish(task))
+        except _StoppedError:
+            return self.is_done
+        return True
+
+
+class _StoppedError(Exception):
+    """The task was asked to stop, or the work was finished by another one."""
+
+
+class Task:
+    """Some work while a process computes it.
+
+    Attributes:
+        computers: by kind of rows.
+
+    Raises:
+        CldError: as `ShardedWork.computers`, or what rows are made of changed meanwhile.
+    """
+
+    def __init__(self, work: ShardedWork, device: Any, should_stop: Callable[[], bool]) -> None:
+        self.work, self._should_stop = work, should_stop
+        self._patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
+        self._rows = self._places()
+        for rows in self._rows.values():
+            # Others see that something is being computed, though the first batch may take long.
+            rows.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(rows.folder)
+        self.computers = work.computers(device)
+        if self._places() != self._rows:
+            raise CldError(f"{work.folder}: what it is made of was replaced. Re-run the same `{work.command}`.")
+        for computer in self.computers.values():
+            computer.prepare()
+        self._digests: dict[str, list[str]] = {}
+
+    def fill(self, shard: int) -> None:
+        """Compute what is missing of a shard."""
+        for kind, chunks in self.work.request.chunks(shard).items():
+            lengths = self._patient(self._rows[kind].lengths)
+            until = self.work.request.bounds(kind, chunks[-1])[1]
+            for number in chunks:
+                self._fill(kind, number, lengths.get(number, 0), until)
+
+    def parts(self, kind: str) -> Iterator[Arrays]:
+        """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""
+        self._digests[kind] = digests = []
+        rows, request = self._rows[kind], self.work.request
+        lengths = rows.lengths()
+        for number in range(-(-request.sizes[kind] // rows.chunk)):
+            first, last = request.bounds(kind, number)
+            while True:
+                length = self._fill(kind, number, lengths.get(number, 0), last)
+                if (found := self._load(rows, number, length)) is not None:
+                    break
+                lengths = rows.lengths()
+            arrays, digest = found
+            digests.append(digest[:16])
+            yield {name: values[: last - first] for name, values in arrays.items()}
+
+    def made_of(self) -> dict[str, dict[str, Any]]:
+        """For a report: the rows of each kind whose `parts` were read, and the digests of their chunks."""
+        return {
+            kind: {"id": self._rows[kind].folder.name, "chunk": self._rows[kind].chunk, "digests": digests}
+            for kind, digests in self._digests.items()
+        }
+
+    def _places(self) -> dict[str, Rows]:
+        return {kind: self.work.rows(kind) for kind in self.work.request.sizes}
+
+    def _fill(self, kind: str, number: int, length: int, until: int) -> int:
+        """Compute the rest of a chunk, of which so many rows are there; returns how many there are now.
+
+        Args:
+            until: the last row plus one of all that are computed now, for messages.
+        """
+        rows, computer = self._rows[kind], self.computers[kind]
+        first, last = self.work.request.bounds(kind, number)
+        if length >= last - first:
+            return length
+        found = self._load(rows, number, length) if length else None
+        known = None if found is None else found[0]
+        if known is not None:
+            computer.review(known)
+        at_once = min(self.work.request.batch_size, rows.chunk)
+        while (done := 0 if known is None else _length(known)) < last - first:
+            if self._should_stop():
+                raise _StoppedError
+            new = computer.compute(first + done, min(first + done + at_once, last))
+            known = new if known is None else joined([known, new])
+            try:
+                self._patient(functools.partial(rows.save, number, known, done))
+            except OSError as error:
+                if self._should_stop():
+                    raise _StoppedError from error
+                raise
+            print(f"{kind}: row {first + _length(known)} of {until}", flush=True)
+            computer.review(new)
+        return last - first
+
+    def _load(self, rows: Rows, number: int, length: int) -> tuple[Arrays, str] | None:
+        """The rows of a chunk and the digest of their file; None if it is damaged, and so removed."""
+        try:
+            return self._patient(lambda: rows.load(number, length))
+        except DamagedRowsError as error:
+            if self.work.is_done:
+                raise _StoppedError from error  # Whoever finished it has removed the rows.
+            print(f"damaged, and computed again: {error}", flush=True)
+            rows.remove(number, length)
+            return None
+
+
+def _length(arrays: Arrays) -> int:
+    return len(next(iter(arrays.values())))
+
+
+def joined(parts: Iterable[Arrays]) -> Arrays:
+    """Rows one after another."""
+    import numpy as np
+
+    kept = list(parts)
+    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
