@@ -219,12 +219,12 @@ def passes(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in PASSING
 
 
-def pauses(first_s: float = _FIRST_S, most_s: float = _MOST_S) -> Iterator[float]:
+def pauses(first_s: float = _FIRST_S) -> Iterator[float]:
     """Seconds to wait before each further try: twice as long each time."""
     pause = first_s
     while True:
         yield pause
-        pause = min(2 * pause, most_s)
+        pause = min(2 * pause, _MOST_S)
 
 
 def retried(work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False) -> T:
