@@ -3,7 +3,7 @@
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,20 +83,15 @@ class Classes:
         Raises:
             UsageError: there is no such class, or another number of them.
         """
-        alone = isinstance(label, int | str)
-        try:
-            asked = [label] if alone else list(label)
-        except TypeError:
-            asked = [label]
-        for one in asked:
+        labels = list(label) if isinstance(label, Iterable) and not isinstance(label, str) else [label] * n
+        for one in labels:
             if not isinstance(one, int | str) or isinstance(one, bool):
                 text = f"a label is a number or the name of a class, not {one_line(repr(one), 80)}"
                 raise UsageError(f"{text}: {self}. Use one of them.")
-        known = {one: self.index(one) for one in dict.fromkeys(asked)}
-        chosen = [known[one] for one in asked] * (n if alone else 1)
-        if len(chosen) != n:
-            raise UsageError(f"{len(chosen)} labels for {n} examples. Give one, or one for each.")
-        return chosen
+        if len(labels) != n:
+            raise UsageError(f"{len(labels)} labels for {n} examples. Give one, or one for each.")
+        known = {one: self.index(one) for one in dict.fromkeys(labels)}
+        return [known[one] for one in labels]
 
     def drawn(self, first: int, last: int) -> list[int]:
         """Labels of the samples ``first <= i < last``: each depends on i alone, and all have their frequencies.

@@ -33,13 +33,9 @@ class RecordError(CldError, ValueError):
     """A record is damaged, or of another version: names the file, if there is one, and the field."""
 
 
-def keeping(*, inline: bool) -> Any:
-    """A field, a mapping, that keeps the fields which its record does not have.
-
-    Args:
-        inline: whether its entries are written as fields of the record.
-    """
-    return dataclasses.field(default_factory=dict, metadata={_UNKNOWN: "inline" if inline else "inside"})
+def keeping() -> Any:
+    """A field, a mapping, that keeps the fields which its record does not have; they are written beside the others."""
+    return dataclasses.field(default_factory=dict, metadata={_UNKNOWN: True})
 
 
 def to_plain(value: Any, *, sparse: bool = False) -> Any:
@@ -53,7 +49,7 @@ def to_plain(value: Any, *, sparse: bool = False) -> Any:
         unknown: dict[str, Any] = {}
         for entry in dataclasses.fields(value):
             content = getattr(value, entry.name)
-            if entry.metadata.get(_UNKNOWN) == "inline":
+            if _UNKNOWN in entry.metadata:
                 unknown = to_plain(content)
             elif not sparse or content != _default(entry):
                 plain[entry.name] = to_plain(content, sparse=sparse)
@@ -231,23 +227,21 @@ def _of_loose(kind: Any, any_word: bool) -> _Reader:
 def _of_record(kind: Any, any_word: bool, chosen: tuple[tuple[str, type], ...]) -> _Reader:
     hints = {**typing.get_type_hints(kind), **dict(chosen)}
     fields = {entry.name: entry for entry in dataclasses.fields(kind) if entry.init}
-    keeper = next((entry for entry in fields.values() if _UNKNOWN in entry.metadata), None)
-    if keeper is not None and keeper.metadata[_UNKNOWN] == "inline":
-        del fields[keeper.name]
-    readers = {name: _reader(hints[name], any_word) for name in fields}
+    keeper = next((name for name, entry in fields.items() if _UNKNOWN in entry.metadata), None)
+    readers = {name: _reader(hints[name], any_word) for name in fields if name != keeper}
     missing = (dataclasses.MISSING, dataclasses.MISSING)
     required = [name for name, entry in fields.items() if (entry.default, entry.default_factory) == missing]
 
     def read(plain: Any, place: str) -> Any:
         content = _object(plain, place)
-        known = {name: value for name, value in content.items() if name in readers}
-        values = {name: readers[name](value, _inside(place, name)) for name, value in known.items()}
+        values = {
+            name: readers[name](value, _inside(place, name)) for name, value in content.items() if name in readers
+        }
         for name in required:
             if name not in values:
                 raise RecordError(f"{_inside(place, name)} is missing")
         if keeper is not None:
-            unknown = {name: value for name, value in content.items() if name not in readers}
-            values[keeper.name] = {**values.get(keeper.name, {}), **unknown}
+            values[keeper] = {name: value for name, value in content.items() if name not in readers}
         return kind(**values)
 
     return read

@@ -60,18 +60,7 @@ class Averages:
         return dict(zip(self.names, average, strict=True))
 
     def _copy(self, average: Sequence[Tensor], found: Mapping[str, Tensor]) -> None:
-        """Copy tensors by name into an average.
-
-        Raises:
-            KeyError, ValueError: their names or shapes are others; nothing was changed.
-        """
-        missing, unknown = set(self.names) - set(found), set(found) - set(self.names)
-        if missing or unknown:
-            raise KeyError(f"averaged weights: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        for name, tensor in self._named(average).items():
-            if found[name].shape != tensor.shape:
-                text = f"{name} has shape {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
-                raise ValueError(f"averaged weights: {text}")
+        """Copy tensors by name into an average: those of a checkpoint, whose network has been found to fit."""
         for name, tensor in self._named(average).items():
             tensor.copy_(found[name])
 
@@ -110,11 +99,7 @@ class Ema(Averages):
         return {"updates": self.updates, "average": self._named(self.average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict`.
-
-        Raises:
-            KeyError, ValueError: its names or shapes are not those of the network; nothing was changed.
-        """
+        """Continue from a `state_dict` of the same network."""
         self._copy(self.average, state["average"])
         self._updates = int(state["updates"])
 

@@ -28,12 +28,6 @@ T = TypeVar("T")
 # A ledger of a million events fits.
 MAX_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
-# No file of ours is nested deeper than ten levels.
-MAX_DEPTH = 50
-# Bytes that are asked for beyond what a file had when it was opened.
-_MORE = 2**16
-# A pipe without a writer would keep `open` waiting.
-_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 # What says that there is no such file, or something else in its place. Anything else may pass, such as a server that is
 # away for a while.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EFBIG)
@@ -61,8 +55,7 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
     Raises:
         OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is refused.
     """
-    descriptor, _ = _regular(path, _READING | (0 if follow else os.O_NOFOLLOW))
-    with os.fdopen(descriptor, "rb") as file:
+    with os.fdopen(_regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW)), "rb") as file:
         yield file
 
 
@@ -75,23 +68,23 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
     Raises:
         OSError: as `opened`, for a link too.
     """
-    return _regular(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)[0]
+    return _regular(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
 
 
-def _regular(path: Path, flags: int) -> tuple[int, os.stat_result]:
-    """A descriptor of a regular file, and its status."""
+def _regular(path: Path, flags: int) -> int:
+    """A descriptor of a regular file."""
     try:
-        # The umask decides who else may write: runs can be shared by a group.
-        descriptor = os.open(path, flags, 0o666)
+        # A pipe without a writer would keep `open` waiting. The umask decides who else may write: runs can be shared by
+        # a group.
+        descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
             raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(path)) from error
         raise
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return descriptor, status
+    return descriptor
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> bytes:
@@ -100,55 +93,23 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> b
     Raises:
         OSError: as `opened`; EFBIG if the file is larger.
     """
-    # Not `opened`: a stream asks the file system for twice as much, and that of a cluster is slow.
-    descriptor, status = _regular(path, _READING | (0 if follow else os.O_NOFOLLOW))
-    try:
-        content = _read_up_to(descriptor, limit + 1, status.st_size)
-    finally:
-        os.close(descriptor)
-    if len(content) > limit:
-        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
-    return content
+    with opened(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+        return file.read()
 
 
-def _read_up_to(descriptor: int, most: int, size: int) -> bytes:
-    """The first ``most`` bytes of a file that had ``size`` bytes when it was opened; one call, if it still has."""
-    parts, length = [], 0
-    while length < most:
-        wanted = min(most, max(size + 1, length + _MORE)) - length
-        part = os.read(descriptor, wanted)
-        parts.append(part)
-        length += len(part)
-        if not part or (len(part) < wanted and length == size):
-            break
-    return b"".join(parts)
-
-
-def parse_json(text: str | bytes, *, depth: int = MAX_DEPTH) -> Any:
-    """A JSON value nested at most ``depth`` levels deep.
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value.
 
     Raises:
-        ValueError: it is not JSON, or nested deeper.
+        ValueError: it is not JSON, or nested too deeply.
     """
     try:
         # Python would guess other encodings of bytes.
-        content = json.loads(text if isinstance(text, str) else text.decode())
+        return json.loads(text if isinstance(text, str) else text.decode())
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    level = [content]
-    for _ in range(depth):
-        level = [inner for value in level for inner in _inside(value)]
-        if not level:
-            return content
-    raise ValueError(f"nested more than {depth} levels deep")
-
-
-def read_json(path: Path) -> Any:
-    """The JSON value in a file; None if it cannot be read, or is not JSON within bounds."""
-    try:
-        return parse_json(read_bytes(path, limit=MAX_JSON_BYTES))
-    except (OSError, ValueError):
-        return None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -181,12 +142,6 @@ def by_age(files: Iterable[Path]) -> list[Path]:
         with contextlib.suppress(OSError):
             aged.append((file.lstat().st_mtime, file))
     return [file for _, file in sorted(aged)]
-
-
-def _inside(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
 
 
 @contextlib.contextmanager
@@ -264,12 +219,12 @@ def passes(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in PASSING
 
 
-def pauses(first_s: float = _FIRST_S, most_s: float = _MOST_S) -> Iterator[float]:
+def pauses(first_s: float = _FIRST_S) -> Iterator[float]:
     """Seconds to wait before each further try: twice as long each time."""
     pause = first_s
     while True:
         yield pause
-        pause = min(2 * pause, most_s)
+        pause = min(2 * pause, _MOST_S)
 
 
 def retried(work: Callable[[], T], within_s: float, *, stop: Callable[[], bool] = lambda: False) -> T:
@@ -345,10 +300,8 @@ class _Output:
             return len(text)
 
     def flush(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._stream.flush()
-        except OSError:
-            return
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

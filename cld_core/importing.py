@@ -13,7 +13,7 @@ Read with `weights_only`, so a downloaded file cannot run code.
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,6 @@ def import_published(
     recipe: Recipe,
     path: Path,
     identity: dict[str, Any],
-    was_read: Callable[[], object] = lambda: None,
 ) -> ImportedRun:
     """Make the run at ``path`` of a published checkpoint: weights, their average, the optimiser's state and the step.
 
@@ -64,7 +63,6 @@ def import_published(
 
     Args:
         identity: what `run.json` is to hold, see `cld_core.run.identity`.
-        was_read: called when the file is read, and before anything is written.
 
     Raises:
         NotFoundError, CheckpointError: the file does not exist, has another layout, or does not fit the recipe.
@@ -75,7 +73,6 @@ def import_published(
     if step > recipe.train.steps:
         text = f"is of step {step}, later than train.steps={recipe.train.steps}. Add train.steps={step}."
         raise UsageError(f"{file} {text}")
-    was_read()
     folder = RunFolder.create(path, recipe, {**identity, "imported": str(file.absolute())})
     try:
         write(folder, step, {**state, "model_digest": recipe.model_digest()})

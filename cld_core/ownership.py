@@ -129,10 +129,6 @@ def make_private(folder: Path, why: str, *, hidden: bool = False) -> None:
 
 def can_be_private(folder: Path) -> bool:
     """Whether `make_private` would accept ``folder`` as it is at this moment; nothing is changed."""
-    try:
-        status = folder.lstat()
-    except FileNotFoundError:
+    if not os.path.lexists(folder):
         return True
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return stat.S_ISDIR(folder.lstat().st_mode) and is_mine(folder)

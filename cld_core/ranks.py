@@ -190,7 +190,7 @@ def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
     host = rendezvous.meeting_host(ranks.init_method)
     if ranks.world_size == ranks.local_world_size or host is None:
         return
-    own = _reachable_source(host)
+    own = rendezvous.source_towards(host)
     # The others may need it, even if a variable decides for this rank.
     store.set(f"cldctl/address/{ranks.rank}", own or "")
     if rendezvous.GLOO in os.environ:
@@ -198,16 +198,10 @@ def _let_gloo_be_reached(ranks: Ranks, store: "dist.Store") -> None:
     if own is None:
         addresses = (store.get(f"cldctl/address/{rank}").decode() for rank in range(ranks.world_size))
         other = next(filter(None, addresses), None)
-        own = None if other is None else _reachable_source(other)
+        own = None if other is None else rendezvous.source_towards(other)
     name = None if own is None else rendezvous.interface_with(own, rendezvous.interfaces())
     if name is not None:
         os.environ[rendezvous.GLOO] = name
-
-
-def _reachable_source(host: str) -> str | None:
-    """This machine's address on the way to ``host``, unless the way does not leave this machine."""
-    own = rendezvous.source_towards(host)
-    return None if own is None or rendezvous.is_loopback(own) else own
 
 
 def alone(place: Place, *, gpu: bool) -> Ranks:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from .errors import RecipeError
 
@@ -21,13 +21,8 @@ class Variant:
     implementation: str | Callable[..., Any]
 
 
-class Registration(NamedTuple):
-    """What `register` was called with."""
-
-    table: str
-    name: str
-    entry: Any
-
+# What `add` was called with: the table, the name and the entry.
+Registration = tuple[str, str, Any]
 
 _TABLES: dict[str, dict[str, Any]] = {name: {} for name in (*SECTIONS, *OTHERS)}
 _SHIPPED: dict[str, frozenset[str]] = dict.fromkeys(_TABLES, frozenset())
@@ -56,13 +51,13 @@ def add(table: str, name: str, entry: Any) -> None:
         raise RecipeError(f"nothing is registered in {table!r}. Choose one of {', '.join(_TABLES)}.")
     if name in _SHIPPED[table] and _TABLES[table][name] != entry:
         raise RecipeError(f"{table} {name!r} is already registered, by cldctl itself. Choose another name.")
-    _registered.append(Registration(table, name, entry))
-    put(_registered[-1])
+    _registered.append((table, name, entry))
+    put(table, name, entry)
 
 
-def put(registration: Registration) -> None:
+def put(table: str, name: str, entry: Any) -> None:
     """Put into force what was registered, in place of what has had its name meanwhile."""
-    _TABLES[registration.table][registration.name] = registration.entry
+    _TABLES[table][name] = entry
 
 
 @contextmanager

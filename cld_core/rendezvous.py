@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 # Names of interfaces for gloo, separated by commas; prefixes of names for NCCL, which chooses well without it.
@@ -16,11 +17,13 @@ GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 # Nothing is sent there: a route is looked up for some port.
 _DISCARD = 9
 
-# Of torchrun, Open MPI, and MPICH or MVAPICH.
-_RANK = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-_WORLD_SIZE = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID")
-_LOCAL_WORLD_SIZE = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+# What torchrun, Open MPI, and MPICH or MVAPICH call them.
+_VARIABLES = {
+    "rank": ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
+    "world_size": ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+    "local_rank": ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"),
+    "local_world_size": ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,19 +45,20 @@ class Place:
     @classmethod
     def from_environment(cls) -> "Place":
         """The place that torchrun or mpirun set in environment variables."""
-        world_size = _first_of(_WORLD_SIZE, 1)
-        return cls(
-            rank=_first_of(_RANK, 0),
-            world_size=world_size,
-            local_rank=_first_of(_LOCAL_RANK, 0),
-            local_world_size=_first_of(_LOCAL_WORLD_SIZE, world_size),
-        )
+        given = os.environ
+        found: Any = {
+            name: int(given[variable])
+            for name, variables in _VARIABLES.items()
+            # The first one that is set is kept.
+            for variable in reversed(variables)
+            if variable in given
+        }
+        return cls(**{"local_world_size": found.get("world_size", 1), **found})
 
     def export(self) -> None:
         """Set the variables that torchrun sets: plug-ins, and libraries that they use, read them."""
-        place = (self.rank, self.world_size, self.local_rank, self.local_world_size)
-        for (name, *_), value in zip((_RANK, _WORLD_SIZE, _LOCAL_RANK, _LOCAL_WORLD_SIZE), place, strict=True):
-            os.environ[name] = str(value)
+        for name, (variable, *_) in _VARIABLES.items():
+            os.environ[variable] = str(getattr(self, name))
 
 
 def meeting_host(init_method: str) -> str | None:
@@ -79,7 +83,10 @@ def address_of(host: str) -> str | None:
 
 
 def source_towards(host: str) -> str | None:
-    """The address of this machine from which it reaches a host; None if the host has no address or there is no way."""
+    """The address of this machine from which it reaches a host on another one.
+
+    None if the host has no address, there is no way, or the way does not leave this machine.
+    """
     try:
         found = socket.getaddrinfo(host, _DISCARD, type=socket.SOCK_DGRAM)
     except OSError:
@@ -89,7 +96,8 @@ def source_towards(host: str) -> str | None:
             with socket.socket(family, kind, protocol) as probe:
                 # With UDP this looks up the route and sends nothing.
                 probe.connect(where)
-                return str(probe.getsockname()[0])
+                own = str(probe.getsockname()[0])
+                return None if is_loopback(own) else own
         except OSError:
             continue
     return None
@@ -110,7 +118,3 @@ def interface_with(address: str, interfaces: Mapping[str, Sequence[str]]) -> str
     """The name of the interface that has an address; None if none has."""
     wanted = ipaddress.ip_address(address)
     return next((name for name, own in interfaces.items() if wanted in map(ipaddress.ip_address, own)), None)
-
-
-def _first_of(names: tuple[str, ...], default: int) -> int:
-    return next((int(os.environ[name]) for name in names if name in os.environ), default)

@@ -55,11 +55,7 @@ class PowerAverages(Averages):
         return {"lengths": list(self.lengths), "began": self.began, "updates": self.updates, "averages": averages}
 
     def load_state_dict(self, state: Mapping[str, Any] | None, step: int) -> None:
-        """Continue from a `state_dict`; if there is none, or one of other lengths, the averages begin at ``step``.
-
-        Raises:
-            KeyError, ValueError: its names or shapes are not those of the network.
-        """
+        """Continue from a `state_dict`; if there is none, or one of other lengths, the averages begin at ``step``."""
         if not state or {*state["lengths"]} != {*self.lengths}:
             self.began, self._updates = step, 0
             return

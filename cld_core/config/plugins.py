@@ -47,12 +47,11 @@ def use(plugins: Sequence[str], place: str) -> None:
     for plugin in plugins:
         if "${" in plugin:
             raise RecipeError(f"{place}: 'plugins' has {one_line(plugin)!r}. Write it out, without a reference.")
-        for registration in _imported(plugin, place):
-            table, name, _ = registration
+        for table, name, entry in _imported(plugin, place):
             if (other := owners.setdefault((table, name), plugin)) != plugin:
                 text = f"{one_line(plugin)} and {one_line(other)} both register the {table} {name!r}"
                 raise RecipeError(f"{place}: {text}. Choose another name.")
-            put(registration)
+            put(table, name, entry)
 
 
 def _imported(plugin: str, place: str) -> list[Registration]:

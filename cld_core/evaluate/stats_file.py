@@ -191,15 +191,16 @@ def outline(path: Path) -> Outline:
         return _outline(path, content)
 
 
-def _outline(path: Path, content: npz.Arrays) -> Outline:
-    shapes = {name: array.shape for name, array in content.outlines.items()}
+def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
+    outlines = npz.outlines(content)
+    shapes = {name: shape for name, (shape, _) in outlines.items()}
     for name in set(_ARRAYS).intersection(shapes):
-        if content.outlines[name].dtype.kind not in "iuf":
+        if outlines[name][1].kind not in "iuf":
             raise npz.DamagedError(f"its {name} are not numbers")
     about = About()
     if "about" in shapes:
         try:
-            about = from_plain(About, parse_json(str(content.load("about"))))
+            about = from_plain(About, parse_json(str(content["about"])))
         except ValueError as error:
             raise npz.DamagedError(f"what it says about its origin is damaged: {one_line(error)}") from error
     mu, sigma, rows = (shapes.get(name, ()) for name in _ARRAYS)
@@ -225,10 +226,10 @@ def read(path: Path, *, features: bool = False) -> Reference:
     with _content(path) as content:
         shapes = _outline(path, content)
         has_moments = shapes.layout != FEATURES
-        labels = content.load(LABELS) if shapes.classes and features else None
-        rows = content.load(FEATURES) if shapes.features and (features or not has_moments) else None
+        labels = content[LABELS] if shapes.classes and features else None
+        rows = content[FEATURES] if shapes.features and (features or not has_moments) else None
         if has_moments:
-            mu, sigma = (content.load(name).astype(np.float64) for name in ("mu", "sigma"))
+            mu, sigma = (content[name].astype(np.float64) for name in ("mu", "sigma"))
         else:
             assert rows is not None, "an outline has mu and sigma or features"
             # What is not finite is refused below.
@@ -262,7 +263,7 @@ def _fingerprint(path: Path, content: Outline) -> str:
 
 
 @contextlib.contextmanager
-def _content(path: Path) -> Iterator[npz.Arrays]:
+def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with npz.arrays(path) as content:
             yield content

@@ -80,7 +80,7 @@ class JobRef:
     process: int = 0
     logs: str = ""
     restarts: bool = False
-    details: Mapping[str, Any] = keeping(inline=False)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class Event:
     """Something that happened at ``time``; ``extra`` holds the fields that this version does not know."""
 
     time: float = field(default_factory=lambda: round(time.time(), 3))
-    extra: Mapping[str, Any] = keeping(inline=True)
+    extra: Mapping[str, Any] = keeping()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,12 +30,12 @@ def import_checkpoint(
     from cldctl.runs.options import resolve
 
     wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
-    resolved, new = wanted.recipe, wanted.path.name
-    with Working(f"reading {file.name}") as working:
+    resolved = wanted.recipe
+    with Working(f"importing {file.name}"):
         from cld_core.importing import import_published
 
         about = identity(resolved.name, wanted.file)
-        made = import_published(file, resolved, wanted.path, about, lambda: working.phase(f"writing the run {new}"))
+        made = import_published(file, resolved, wanted.path, about)
     run = made.folder
     done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
     err.print(strong("run ", run.name, done))

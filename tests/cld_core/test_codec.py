@@ -33,7 +33,7 @@ class Outer:
 @dataclass(frozen=True)
 class Keeper:
     name: str
-    rest: Mapping[str, Any] = keeping(inline=True)
+    rest: Mapping[str, Any] = keeping()
 
 
 class Loose(TypedDict, total=False):

@@ -30,16 +30,6 @@ def test_an_update_on_the_device_holds_few_changes_at_once_and_is_that_of_the_ho
     assert on_device.updates == on_host.updates == 2
 
 
-def test_an_average_of_another_shape_is_refused_and_named():
-    ema = Ema(nn.Linear(2, 3), 0.9)
-    state = ema.state_dict()
-    before = [tensor.clone() for tensor in ema.average]
-    wrong = {"weight": torch.zeros(3, 2), "bias": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"averaged weights: bias has shape \(1,\), not \(3,\)"):
-        ema.load_state_dict({**state, "average": wrong})
-    torch.testing.assert_close(ema.average, before)
-
-
 def test_the_decay_ramps_up():
     net = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(net.weight)

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from cld_core.files import (
-    MAX_DEPTH,
     Dropping,
     append_line,
     descriptor_for_writing,
@@ -23,38 +22,12 @@ from cld_core.files import (
     parse_json,
     passes,
     read_bytes,
-    read_json,
     read_object,
     replacing,
     retried,
     write_json,
 )
 from tests.support.clock import Clock
-
-
-def _nested(depth: int) -> str:
-    return "[" * depth + "]" * depth
-
-
-@pytest.mark.parametrize("size", [0, 1, 2**16, 200_000])
-@pytest.mark.parametrize("said", ["as it is", "it has shrunk", "it has grown"])
-@pytest.mark.parametrize("at_once", [1000, 2**30])
-def test_all_of_a_file_is_read_whatever_its_status_says(
-    size: int, said: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, content = tmp_path / "file", os.urandom(size)
-    file.write_bytes(content)
-    real_fstat, real_read = os.fstat, os.read
-
-    def fstat(descriptor: int) -> os.stat_result:
-        values = list(real_fstat(descriptor))
-        values[6] += {"as it is": 0, "it has shrunk": 10, "it has grown": -min(size, 10)}[said]
-        return os.stat_result(values)
-
-    monkeypatch.setattr(os, "fstat", fstat)
-    monkeypatch.setattr(os, "read", lambda descriptor, most: real_read(descriptor, min(most, at_once)))
-    assert read_bytes(file) == content
-    assert read_bytes(file, limit=size) == content
 
 
 def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) -> None:
@@ -77,7 +50,7 @@ def test_anything_but_a_regular_file_is_refused_at_once(kind: str, tmp_path: Pat
         path = Path("/dev/zero")
     with pytest.raises(OSError):
         read_bytes(path)
-    assert read_json(path) is None
+    assert read_object(path) == {}
 
 
 def test_links_are_followed_only_where_the_caller_says_so(tmp_path: Path) -> None:
@@ -90,14 +63,10 @@ def test_links_are_followed_only_where_the_caller_says_so(tmp_path: Path) -> Non
     assert read_bytes(link, follow=True) == b"{}"
 
 
-@pytest.mark.parametrize("text", ["", "{", _nested(MAX_DEPTH + 1), _nested(100_000), "[" * 100_000])
-def test_what_is_not_json_within_bounds(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000 + "]" * 100_000, "[" * 100_000])
+def test_what_is_not_json(text: str) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
-    assert parse_json(_nested(MAX_DEPTH)) == json.loads(_nested(MAX_DEPTH))
-    file = tmp_path / "file.json"
-    file.write_text(text)
-    assert read_json(file) is None
 
 
 @pytest.mark.parametrize(("text", "content"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("null", {}), ("{", {})])
@@ -149,7 +118,7 @@ def test_replacing_is_all_or_nothing(tmp_path):
 
     with pytest.raises(ValueError):
         fail()
-    assert read_json(path) == {"a": 1}
+    assert read_object(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["file.json"]
 
 

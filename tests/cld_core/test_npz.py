@@ -35,17 +35,12 @@ def archive(path, members):
 def test_arrays_come_back(tmp_path, save):
     save(tmp_path / "a.npz", **ARRAYS)
     with npz.arrays(tmp_path / "a.npz") as content:
-        assert {name: (one.shape, one.dtype) for name, one in content.outlines.items()} == {
-            name: (array.shape, array.dtype) for name, array in ARRAYS.items()
-        }
+        assert npz.outlines(content) == {name: (array.shape, array.dtype) for name, array in ARRAYS.items()}
     read = npz.load(tmp_path / "a.npz")
     assert read.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert np.array_equal(read[name], array)
         assert read[name].flags.writeable
-    assert list(npz.load(tmp_path / "a.npz", ["scalar"])) == ["scalar"]
-    with pytest.raises(DamagedError, match="no array other"):
-        npz.load(tmp_path / "a.npz", ["other"])
 
 
 @pytest.mark.parametrize(

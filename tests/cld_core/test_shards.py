@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cld_core import files, shards
 from cld_core.errors import CldError, NotFoundError
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.shards import KINDS, Computer, DamagedRowsError, Request, Rows, ShardedWork, Task, open_work
 from tests.support.clock import Clock
@@ -70,7 +70,7 @@ class Squares(ShardedWork):
 
     @property
     def is_done(self):
-        return (read_json(self.folder / "sum.json") or {}).get("id") == self.request.id
+        return read_object(self.folder / "sum.json").get("id") == self.request.id
 
     def rows(self, kind):
         return Rows(self.folder.parent / "rows" / kind, self.request.chunk(kind))
@@ -94,7 +94,7 @@ def folder(tmp_path):
 
 
 def result(folder):
-    return (read_json(folder / "sum.json") or {}).get("squares")
+    return read_object(folder / "sum.json").get("squares")
 
 
 def chunks(folder):
@@ -135,7 +135,7 @@ def test_however_it_is_divided_and_interrupted_the_result_is_that_of_one_task(n,
             only = data.draw(st.sets(st.sampled_from(work.to_start()), min_size=1), label="shards")
             steps = data.draw(st.integers(1, 5), label="batches before it is stopped")
             work.compute(Ranks(), lambda: len(work.computed) >= steps, only)  # noqa: B023 (called at once)
-        expected, found = read_json(alone / "sum.json"), read_json(folder / "sum.json")
+        expected, found = read_object(alone / "sum.json"), read_object(folder / "sum.json")
         assert found == expected, "the digests of chunks, too"
 
 
@@ -278,7 +278,7 @@ def test_a_kind_with_fewer_chunks_than_shards(tmp_path):
     assert len(work.missing()) == 6, "one without a chunk is complete at once"
     assert len([shard for shard in range(N) if "few" in work.request.chunks(shard)]) == 1
     assert work.compute(Ranks())
-    assert read_json(folder / "sum.json")["few"] == 1
+    assert read_object(folder / "sum.json")["few"] == 1
 
 
 def test_a_file_that_is_lost_between_two_looks_is_no_file(tmp_path):

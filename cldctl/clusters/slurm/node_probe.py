@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cld_core import rendezvous
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.sanitize import is_count
 from cldctl import file_system
 from cldctl.clusters import submitit_jobs, this_machine
@@ -116,9 +116,7 @@ def _without_an_answer(folder: Path, job_id: str, job: dict[str, str]) -> Probe:
 
 def _answer(folder: Path) -> dict[str, Any] | None:
     """What the job wrote, see `main`; None before it has."""
-    answer = read_json(folder / ANSWER)
-    if not isinstance(answer, dict):
-        return None
+    answer = read_object(folder / ANSWER)
     fits = all(name in answer and is_of(answer[name]) for name, is_of in _FIELDS.items())
     return answer if fits else None
 

@@ -1,6 +1,5 @@
 """The power-function averages that training keeps: what they are, on host and device, and through checkpoints."""
 
-import pytest
 import torch
 from torch import nn
 
@@ -66,9 +65,3 @@ def test_without_lengths_nothing_is_kept():
     power.update()
     power.update(torch.tensor(False))
     assert (power.averages, power.state_dict(), power.updates, power.begins) == ([], {}, 0, False)
-
-
-def test_tensors_of_another_network_are_refused():
-    state = PowerAverages(nn.Linear(2, 3), LENGTHS).state_dict()
-    with pytest.raises(ValueError, match="weight has shape"):
-        PowerAverages(nn.Linear(3, 3), LENGTHS).load_state_dict(state, 0)

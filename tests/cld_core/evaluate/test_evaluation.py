@@ -10,7 +10,7 @@ from cld_core.config import load
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of, unnamed_rows
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
@@ -94,7 +94,7 @@ def test_shards_of_a_replaced_checkpoint_are_missing(run, chunks):
     work = computed(run, shards=3)
     assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([], True, [], (70, 70))
     sidecar = run.checkpoint_file(20).with_suffix(".json")
-    write_json(sidecar, {**read_json(sidecar), "weights": {"bytes": 1, "sha256": "other"}})
+    write_json(sidecar, {**read_object(sidecar), "weights": {"bytes": 1, "sha256": "other"}})
     assert (work.missing(), work.is_done, work.to_start(), work.rows_done()) == ([0, 1, 2], False, [0, 1, 2], (0, 70))
     sidecar.unlink()
     assert work.is_done, "a checkpoint that was cleared away leaves its numbers valid"
@@ -139,7 +139,7 @@ def test_a_request_is_read_back_as_it_was_asked(run):
 def test_a_request_for_a_sampler_that_is_not_registered_here_is_not_read_as_another(run):
     work = evaluation(run, "sampling.method=em")
     file = work.folder / "request.json"
-    content = read_json(file)
+    content = read_object(file)
     write_json(file, {**content, "sampling": {**content["sampling"], "method": "heun"}})
     (other,) = evaluations_of(run)
     assert other.request.sampling.method == "heun"

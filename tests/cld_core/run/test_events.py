@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.codec import RecordError, from_plain
 from cld_core.run import events
-from cld_core.run.events import KINDS, JobRef, Submitted
+from cld_core.run.events import KINDS, JobRef
 from cld_core.run.ledger import Ledger, parse, to_line
 
 JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
@@ -74,13 +74,6 @@ def test_unknown_causes_are_kept():
     event = parse('{"time": 1.0, "event": "ended", "attempt": 1, "cause": "moved"}')
     assert isinstance(event, events.Ended)
     assert event.cause == "moved"
-
-
-def test_unknown_fields_of_a_job_are_kept_for_its_cluster():
-    job = {"cluster": "local", "job_id": "7", "details": {"pid": 1}, "queue": "fast"}
-    event = parse(json.dumps({"time": 1.0, "event": "submitted", "job": job}))
-    assert isinstance(event, Submitted)
-    assert event.job == JobRef(cluster="local", job_id="7", details={"pid": 1, "queue": "fast"})
 
 
 DAMAGED = ("[" * 5000, '{"time": 1e999, "event": "x"}', '{"time": NaN, "event": "x"}', '{"time": 1, "event": 3}')

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from cld_core.errors import LeaseHeldError, LeaseLostError
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.run import lease as leases
 from cld_core.run.lease import Lease, newest, seems_alive
 from cld_core.run.process import start_time
@@ -159,8 +159,8 @@ def test_the_heart_beats_on_after_a_fault(folder, monkeypatch, function):
         monkeypatch.setattr(leases, "write_json", Failing(write_json, 10))
     wait_for(lambda: failing.called > 2)
     monkeypatch.undo()
-    beat = read_json(lease._file).get("beat", 0)
-    wait_for(lambda: read_json(lease._file).get("beat", 0) > beat)
+    beat = read_object(lease._file).get("beat", 0)
+    wait_for(lambda: read_object(lease._file).get("beat", 0) > beat)
     assert lease._thread.is_alive()
     assert not lease.lost
     lease.release()

@@ -17,7 +17,7 @@ from cld_core.errors import (
     NotFoundError,
     SaveError,
 )
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import Attempt, Lease, RunFolder, events
 from cld_core.run.lease import newest
@@ -274,7 +274,7 @@ def test_progress_and_tensorboard(make):
 
     run = make()
     attempt(run)
-    progress = read_json(run.progress_file)
+    progress = read_object(run.progress_file)
     assert (progress["step"], progress["steps"], progress["attempt"]) == (40, 40, 0)
     assert progress["loss"] > 0
     board = EventAccumulator(str(run.tensorboard))

@@ -8,7 +8,7 @@ import pytest
 
 from cld_core import registration
 from cld_core.checkpoint.files import remove, weights_file
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.run import RunFolder
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
@@ -48,7 +48,7 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     every = invoke("eval", "done", "--elbo", "--checkpoint", "all", *DEBUG, runs=runs)
     assert "2 evaluations of done: 1 already complete, 1 started" in every.stderr
     assert "elbo against the step" in every.stdout
-    reports = [read_json(path) for path in (runs / "done" / "evals").glob("*/report.json")]
+    reports = [read_object(path) for path in (runs / "done" / "evals").glob("*/report.json")]
     assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
 
 

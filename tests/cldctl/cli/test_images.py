@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cld_core.files import read_json
+from cld_core.files import read_object
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
@@ -110,7 +110,7 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     assert "FINISHED" in invoke("eval", "run", *asked, *DEBUG, runs=runs).stdout
     entry = status(runs, "run")["evals"][0]
     assert entry["fid"] > 0
-    report = read_json(run.evals / entry["id"] / "report.json")
+    report = read_object(run.evals / entry["id"] / "report.json")
     assert (report["fid"]["nfe_mean"], report["fid"]["samples"], report["loss"]["n"]) == (4.0, 20, 10)
 
 

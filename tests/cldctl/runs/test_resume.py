@@ -7,7 +7,7 @@ import pytest
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.clusters.records import SchedulerAway
 from cldctl.jobs import hooks
@@ -67,7 +67,7 @@ def test_a_run_whose_command_was_killed_before_it_asked_for_a_job(tmp_path, scri
     resume(run, Continuation(), Scripted(), lambda *about: None)
     assert [type(event) for event in run.ledger.events()] == [Requested, Submitted]
     young = run_with(tmp_path / "young")
-    write_json(young.identity_file, {**read_json(young.identity_file), "created": time.time()})
+    write_json(young.identity_file, {**read_object(young.identity_file), "created": time.time()})
     with pytest.raises(UsageError, match="young is pending"):
         resume(young, Continuation(), Scripted(), lambda *about: None)
 

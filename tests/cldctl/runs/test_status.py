@@ -10,7 +10,7 @@ from rich.console import Console
 from cld_core.config import load
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
-from cld_core.files import read_json, write_json
+from cld_core.files import read_object, write_json
 from cld_core.run import Lease, RunFolder, events
 from cld_core.run.events import JobRef
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
@@ -59,7 +59,7 @@ def text(view) -> str:
 
 def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):
     other = RunFolder.create(tmp_path / "old", load(TOY), {"created": 0.5})
-    write_json(other.identity_file, {**read_json(other.identity_file), "format": 1})
+    write_json(other.identity_file, {**read_object(other.identity_file), "format": 1})
     shown = invoke("status", "--all", runs=tmp_path)
     assert [line.split(":")[0] for line in shown.stderr.splitlines()] == ["old"], "the reason of what is not readable"
     rows = shown.stdout
@@ -180,12 +180,12 @@ def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, monkeypat
 
     reason = "the submission was interrupted before it asked for a job; `cldctl resume mine` does"
     assert state() == ("FAILED", reason)
-    write_json(run.identity_file, {**read_json(run.identity_file), "group": "seeds"})
+    write_json(run.identity_file, {**read_object(run.identity_file), "group": "seeds"})
     for locked in (run.path, run.path.parent / ".groups/seeds"):
         with monkeypatch.context() as patch:
             patch.setattr(home, "is_locked", lambda folder, locked=locked: folder == locked)
             assert state() == ("PENDING", None), "it is being submitted"
-    write_json(run.identity_file, {**read_json(run.identity_file), "created": time.time()})
+    write_json(run.identity_file, {**read_object(run.identity_file), "created": time.time()})
     assert state() == ("PENDING", None), "it may still be about to ask"
 
 
