@@ -28,6 +28,8 @@ T = TypeVar("T")
 # A ledger of a million events fits.
 MAX_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
+# Bytes that are asked for beyond what a file had when it was opened.
+_MORE = 2**16
 # What says that there is no such file, or something else in its place. Anything else may pass, such as a server that is
 # away for a while.
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EINVAL, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EFBIG)
@@ -55,7 +57,8 @@ def opened(path: Path, *, follow: bool = False) -> Iterator[BufferedReader]:
     Raises:
         OSError: it cannot be opened; a link (ELOOP) or anything but a regular file (EINVAL) is refused.
     """
-    with os.fdopen(_regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW)), "rb") as file:
+    descriptor, _ = _regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW))
+    with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
@@ -68,11 +71,11 @@ def descriptor_for_writing(path: Path, flags: int = 0) -> int:
     Raises:
         OSError: as `opened`, for a link too.
     """
-    return _regular(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
+    return _regular(path, flags | os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)[0]
 
 
-def _regular(path: Path, flags: int) -> int:
-    """A descriptor of a regular file."""
+def _regular(path: Path, flags: int) -> tuple[int, os.stat_result]:
+    """A descriptor of a regular file, and its status."""
     try:
         # A pipe without a writer would keep `open` waiting. The umask decides who else may write: runs can be shared by
         # a group.
@@ -81,10 +84,11 @@ def _regular(path: Path, flags: int) -> int:
         if error.errno == errno.ELOOP and flags & os.O_NOFOLLOW and path.is_symlink():
             raise OSError(errno.ELOOP, "a symbolic link, which is not followed", str(path)) from error
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return descriptor
+    return descriptor, status
 
 
 def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> bytes:
@@ -93,10 +97,28 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> b
     Raises:
         OSError: as `opened`; EFBIG if the file is larger.
     """
-    with opened(path, follow=follow) as file:
-        if os.fstat(file.fileno()).st_size > limit:
-            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
-        return file.read()
+    # Not `opened`: a stream asks the file system for twice as much, and that of a cluster is slow.
+    descriptor, status = _regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW))
+    try:
+        content = _read_up_to(descriptor, limit + 1, status.st_size)
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+    return content
+
+
+def _read_up_to(descriptor: int, most: int, size: int) -> bytes:
+    """The first ``most`` bytes of a file that had ``size`` bytes when it was opened; one call, if it still has."""
+    parts, length = [], 0
+    while length < most:
+        wanted = min(most, max(size + 1, length + _MORE)) - length
+        part = os.read(descriptor, wanted)
+        parts.append(part)
+        length += len(part)
+        if not part or (len(part) < wanted and length == size):
+            break
+    return b"".join(parts)
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -30,6 +30,27 @@ from cld_core.files import (
 from tests.support.clock import Clock
 
 
+@pytest.mark.parametrize("size", [0, 1, 2**16, 200_000])
+@pytest.mark.parametrize("said", ["as it is", "it has shrunk", "it has grown"])
+@pytest.mark.parametrize("at_once", [1000, 2**30])
+def test_all_of_a_file_is_read_whatever_its_status_says(
+    size: int, said: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, content = tmp_path / "file", os.urandom(size)
+    file.write_bytes(content)
+    real_fstat, real_read = os.fstat, os.read
+
+    def fstat(descriptor: int) -> os.stat_result:
+        values = list(real_fstat(descriptor))
+        values[6] += {"as it is": 0, "it has shrunk": 10, "it has grown": -min(size, 10)}[said]
+        return os.stat_result(values)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    monkeypatch.setattr(os, "read", lambda descriptor, most: real_read(descriptor, min(most, at_once)))
+    assert read_bytes(file) == content
+    assert read_bytes(file, limit=size) == content
+
+
 def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) -> None:
     file = tmp_path / "large"
     with file.open("wb") as opened_file:
