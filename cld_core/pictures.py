@@ -177,11 +177,11 @@ def columns_of(n: int) -> int:
     return math.ceil(math.sqrt(n))
 
 
-def tile(images: Tensor, *, columns: int | None = None, gap: int = _GAP) -> Tensor:
+def tile(images: Tensor) -> Tensor:
     """Images (n, C, H, W), uint8, side by side on black: (H', W', C), as nearly square as n allows."""
     n, channels, height, width = images.shape
     require_size(n, height * width)
-    columns = columns or columns_of(n)
+    columns, gap = columns_of(n), _GAP
     rows = math.ceil(n / columns)
     canvas = torch.zeros(channels, rows * (height + gap) + gap, columns * (width + gap) + gap, dtype=torch.uint8)
     for index, image in enumerate(images.cpu()):
