@@ -131,9 +131,18 @@ def _true_points(source: Any, seed: int, wanted: Mapping[int, int], samples: int
 
 
 def projections(points: Tensor, directions: int = DIRECTIONS) -> Tensor:
-    """Points (n, 2) projected on equally spaced directions and sorted along each: (n, directions), float64."""
-    angle = torch.arange(directions, dtype=torch.float64) * (math.pi / directions)
-    return (points.double() @ torch.stack([angle.cos(), angle.sin()])).sort(0).values
+    """Points (n, d) projected on directions and sorted along each: (n, directions), float64.
+
+    In the plane, directions are equally spaced; otherwise they are random ones, always the same.
+    """
+    if points.shape[1] == 2:
+        angle = torch.arange(directions, dtype=torch.float64) * (math.pi / directions)
+        axes = torch.stack([angle.cos(), angle.sin()])
+    else:
+        generator = torch.Generator().manual_seed(0)
+        axes = torch.randn(points.shape[1], directions, dtype=torch.float64, generator=generator)
+        axes /= axes.norm(dim=0)
+    return (points.double() @ axes).sort(0).values
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -148,7 +157,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 def from_sets(
     points: Tensor, sets: Sequence[Tensor], directions: int = DIRECTIONS
 ) -> tuple[float, npt.NDArray[np.float64]]:
-    """The mean distance of points (n, 2) from sets of as many, and the distances of each pair of these.
+    """The mean distance of points (n, d) from sets of as many, and the distances of each pair of these.
 
     Without points, the first is infinite.
     """
@@ -161,5 +170,5 @@ def from_sets(
 
 
 def sliced_w2(a: Tensor, b: Tensor, directions: int = DIRECTIONS) -> float:
-    """The distance between two sets (n, 2): the root of the squared W2 of their projections, averaged."""
+    """The distance between two sets (n, d): the root of the squared W2 of their projections, averaged."""
     return distance(projections(a, directions), projections(b, directions))
