@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cld_core.codec import from_plain, text, to_plain
 from cld_core.config import plugins
+from cld_core.config.registry import spec_of
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.files import NO_FILE, existing_object, passes, read_bytes, retried, write_arrays, write_json
 from cld_core.imports import resolve
@@ -124,6 +125,7 @@ class Request(ABC):
     """One piece of work, complete: everything that its numbers depend on, and how it is divided.
 
     Attributes:
+        sections: fields that hold a section of a recipe, of which the annotation names only the base of its specs.
         files: where things lie on this machine. Their content is part of the id, their place is not.
         shards: pieces that are computed independently of each other.
         batch_size: rows that are computed at once.
@@ -131,6 +133,7 @@ class Request(ABC):
     """
 
     kind: ClassVar[str]
+    sections: ClassVar[tuple[str, ...]] = ()
 
     files: dict[str, str | None]
     batch_size: int
@@ -146,15 +149,6 @@ class Request(ABC):
     @abstractmethod
     def sizes(self) -> Mapping[str, int]:
         """How many rows there are of each kind of rows."""
-
-    @classmethod
-    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        """By field, the class that the content of a request.json calls for, if the annotation names only its base.
-
-        Raises:
-            RecipeError: it is not registered here.
-        """
-        return {}
 
     def chunk(self, kind: str) -> int:
         """How many rows of a kind are kept in a file: a constant of the format, so that all work shares the files."""
@@ -172,7 +166,12 @@ class Request(ABC):
         return number * chunk, min((number + 1) * chunk, self.sizes[kind])
 
     def in_shards(self, shards: int) -> Self:
-        """The same request in so many shards, or in as many as it has rows. One without a chunk is complete at once."""
+        """The same request in so many shards, or in as many as it has rows. One without a chunk is complete at once.
+
+        Raises:
+            UsageError: as `require_few`.
+        """
+        require_few(shards)
         return replace(self, shards=min(shards, max(self.sizes.values())))
 
     def store(self, folder: Path) -> Path:
@@ -202,7 +201,8 @@ class Request(ABC):
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
         try:
-            request = from_plain(cls, content, chosen=cls.chosen(content))
+            chosen = {section: spec_of(section, content[section]) for section in cls.sections}
+            request = from_plain(cls, content, chosen=chosen)
             sizes = [request.batch_size, *request.sizes.values()]
             if not (1 <= request.shards <= MAX_SHARDS and all(1 <= size <= MAX_ROWS for size in sizes)):
                 raise ValueError(f"{request.shards} shards of {sizes} rows")

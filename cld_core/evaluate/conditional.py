@@ -12,7 +12,6 @@ from torch import Tensor
 from cld_core import pictures
 from cld_core.conditioning import Observation
 from cld_core.data.images import to_pixels
-from cld_core.data.toy import Toy
 from cld_core.model import Model
 from cld_core.pictures import Plane
 
@@ -47,13 +46,16 @@ class ConditionalDensity:
     mean_log_density: float
 
     @classmethod
-    def of(
-        cls, toy: Toy, observation: Observation, plane: Plane, label: int | None = None
-    ) -> "ConditionalDensity | None":
-        """None if it is not known: for lack of a density, or because the nodes are too few for its details."""
-        exact, prior, mask = observation.sigma == 0, toy.log_density_of(label), observation.operator.mask
+    def of(cls, model: Model, observation: Observation, label: int | None = None) -> "ConditionalDensity | None":
+        """That of a model's data, or of those of a class.
+
+        None if it is not known: for lack of a density, or because the nodes are too few for its details.
+        """
+        exact, mask, toy = observation.sigma == 0, observation.operator.mask, model.source.density
+        prior = None if toy is None else toy.log_density_of(label)
         if prior is None or (exact and (mask is None or observation.operator.count != 1)):
             return None
+        plane = Plane.of(model.source)
         low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high))
         low, high = low - _REACH * (high - low), high + _REACH * (high - low)
         if exact:
@@ -110,7 +112,7 @@ def show(
     how: str,
     label: int | None = None,
 ) -> None:
-    """Save samples given an observation; ``density`` is that of `of_model`, ``label`` the class of all of them.
+    """Save samples given an observation, with the ``density`` of its data, or of those of the ``label`` of all of them.
 
     Images: a grid whose first image is what was observed, grey where nothing is known. Toy data: the samples over the
     density, and the distribution of the unknown coordinate against the exact one if one is known exactly.
@@ -120,15 +122,19 @@ def show(
         observed = to_pixels(observation.backprojected()[None])
         made = pictures.enlarged(pictures.tile(torch.cat([observed, to_pixels(x).cpu()])))
     else:
-        made = pictures.rendered(lambda figure: _draw(figure, x.cpu(), model, observation, density, title, label))
+        mask = observation.operator.mask
+
+        def draw(figure: "Figure") -> None:
+            if density is None or density.line is None or mask is None:
+                pictures.beside_data(figure, x.cpu(), model, title, label)
+                return
+            right, left = figure.subplots(1, 2)
+            _against_line(left, x.cpu()[:, ~mask][:, 0], *density.line)
+            Plane.of(model.source, len(x), label).draw_samples(right, x.cpu())
+            figure.suptitle(title)
+
+        made = pictures.rendered(draw)
     pictures.write(path, made, title)
-
-
-def of_model(model: Model, observation: Observation, label: int | None = None) -> ConditionalDensity | None:
-    """The conditional density of a model's data, or of those of a class, if it is known."""
-    if model.source.density is None:
-        return None
-    return ConditionalDensity.of(model.source.density, observation, Plane.of(model.source), label)
 
 
 def agreement(x: Tensor, observation: Observation, density: ConditionalDensity | None) -> str:
@@ -139,25 +145,6 @@ def agreement(x: Tensor, observation: Observation, density: ConditionalDensity |
         return told
     mean = float(density.log_density(x.cpu()).mean())
     return f"{told}; mean conditional log-density {mean:.3f} nats, of true samples {density.mean_log_density:.3f}"
-
-
-def _draw(
-    figure: "Figure",
-    x: Tensor,
-    model: Model,
-    observation: Observation,
-    density: ConditionalDensity | None,
-    title: str,
-    label: int | None,
-) -> None:
-    mask = observation.operator.mask
-    if density is None or density.line is None or mask is None:
-        pictures.beside_data(figure, x, model, title, label)
-        return
-    right, left = figure.subplots(1, 2)
-    _against_line(left, x[:, ~mask][:, 0], *density.line)
-    Plane.of(model.source, len(x), label).draw_samples(right, x)
-    figure.suptitle(title)
 
 
 def _against_line(axes: "Axes", values: Tensor, nodes: Tensor, p: Tensor) -> None:

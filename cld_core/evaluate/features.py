@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from cld_core.errors import UsageError
 from cld_core.shards import Arrays, Computer
 
 from . import extractors, registry, stats_file
-from .extraction import Extraction, FeatureInputs, Files
+from .extraction import Extraction, Files
 from .rows import SampleRows, Table
 
 # Of fewer samples of a class, a Fréchet distance says nothing.
@@ -31,22 +30,17 @@ class FeatureRows(SampleRows):
 
     def prepare(self) -> None:
         self._extractor()
-        if self._inputs.stats is not None:
-            stats_file.require_unchanged(Path(str(self.request.files["stats"])), self._inputs.stats)
+        if self.request.inputs.stats is not None:
+            self.request.reference()
 
     def compute(self, first: int, last: int) -> Arrays:
         drawn = self.draw(first, last)
-        columns = self._extractor()(to_pixels(drawn.x, floor=self._inputs.quantisation == "floor"))
+        columns = self._extractor()(to_pixels(drawn.x, floor=self.request.inputs.quantisation == "floor"))
         return {**self.about(drawn), **columns}
-
-    @property
-    def _inputs(self) -> FeatureInputs:
-        assert self.request.fid is not None, "a request for features says what they come from"
-        return self.request.fid
 
     def _extractor(self) -> extractors.Extractor:
         scores = "scores" in registry.read_of("features", self.request.metrics)
-        return extractors.load(self._inputs, self.request.files, self.model.device, scores)
+        return extractors.load(self.request.inputs, self.request.files, self.model.device, scores)
 
 
 class ImageRows(Computer):
@@ -111,7 +105,7 @@ def isc(table: Table) -> dict[str, Any]:
     spec = table.request.isc
     result = isc_features_to_metric(torch.from_numpy(table.arrays["scores"]), splits=spec.splits)
     values = {"value": result[KEY_METRIC_ISC_MEAN], "std": result[KEY_METRIC_ISC_STD], **asdict(spec)}
-    layer = extractors.score_layer(table.inputs.extractor)
+    layer = extractors.score_layer(table.request.inputs.extractor)
     return {**values, **table.about_samples(), "layer": layer}
 
 

@@ -69,11 +69,19 @@ def current_report(folder: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Number:
-    """A result, its standard error and the number ``n`` of samples or test points; None if the report has none."""
+    """A result; None is what the report does not say.
+
+    Attributes:
+        n: the number of samples or test points.
+        nfe: the mean number of network evaluations behind it.
+        lost: the fraction of samples that are not finite, and not part of it.
+    """
 
     value: float
     stderr: float | None = None
     n: int | None = None
+    nfe: float | None = None
+    lost: float = 0.0
 
 
 def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
@@ -82,10 +90,12 @@ def numbers(report: Mapping[str, Any] | None) -> dict[str, Number]:
     for metric, quantity in registry.quantities():
         section = (report or {}).get(metric.name) or {}
         if section.get(quantity.field) is not None:
-            error = section.get(quantity.stderr) if quantity.stderr else None
             value = float(section[quantity.field])
+            names = quantity.stderr, "nfe_mean"
+            error, nfe = (None if (it := section.get(name)) is None else float(it) for name in names)
             n = whole(section.get("n", section.get("samples")))
-            results[quantity.key] = Number(value, None if error is None else float(error), n)
+            lost = (whole(section.get("nonfinite")) or 0) / (whole(section.get("samples")) or 1)
+            results[quantity.key] = Number(value, error, n, nfe, lost)
     return results
 
 
@@ -108,23 +118,6 @@ def remark_on(metric: Metric, section: Mapping[str, Any]) -> str | None:
         return None
 
 
-def network_evaluations(report: Mapping[str, Any] | None, key: str) -> float | None:
-    """The mean number of network evaluations (NFE) behind a result; None if the report does not say."""
-    nfe = _section_of(report, key).get("nfe_mean")
-    return None if nfe is None else float(nfe)
-
-
-def nonfinite_share(report: Mapping[str, Any] | None, key: str) -> float:
-    """The fraction of the samples behind a result that are not finite; 0 if the report does not say."""
-    section = _section_of(report, key)
-    return (whole(section.get("nonfinite")) or 0) / (whole(section.get("samples")) or 1)
-
-
-def _section_of(report: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
-    name = next(metric.name for metric, quantity in registry.quantities() if quantity.key == key)
-    return (report or {}).get(name) or {}
-
-
 def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, Any]) -> None:
     """Show results in TensorBoard, in a file of their own: for the same settings, one curve over the steps."""
     from torch.utils.tensorboard import SummaryWriter
@@ -135,8 +128,8 @@ def to_tensorboard(run: RunFolder, request: EvalRequest, report: Mapping[str, An
         for metric, quantity in registry.quantities():
             if (number := found.get(quantity.key)) is None:
                 continue
-            how, nfe = _how(request, metric, number), network_evaluations(report, quantity.key)
-            values = {"": number.value, " standard error": number.stderr, " NFE": nfe}
+            how = _how(request, metric, number)
+            values = {"": number.value, " standard error": number.stderr, " NFE": number.nfe}
             known = {what: value for what, value in values.items() if value is not None}
             for what, value in known.items():
                 writer.add_scalar(f"evaluation/{quantity.key}{what}{how}", value, step)

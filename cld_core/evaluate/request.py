@@ -1,6 +1,6 @@
 """What is asked of a checkpoint. The folder of an evaluation is named after the content of its request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.eval import ElboSpec, EvalSpec, FlowSpec, IscSpec, KidSpec, LossSpec, PrcSpec, W2Spec
+from cld_core.config.eval import EvalSpec
 from cld_core.config.plugins import fingerprint
-from cld_core.config.registry import spec_of
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.data import store
@@ -19,26 +18,25 @@ from cld_core.errors import UsageError
 from cld_core.ranges import POINTS_CHUNK
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, change_marks
-from cld_core.shards import Request, require_few
+from cld_core.shards import Request
 
 from . import feature_inputs, registry
 from .extraction import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRequest(Request):
-    """One evaluation of one checkpoint.
+class EvalRequest(Request, EvalSpec):
+    """One evaluation of one checkpoint: the `eval` section of a recipe, with what it means for this one.
+
+    More samples that are not finite may be allowed later (``max_nonfinite``): that changes no number and is not part of
+    the id, so that the work is completed, and not begun again.
 
     Attributes:
         metrics: names, in the order of the table.
         model_digest: of the parts of the recipe that the model's tensors depend on.
-        seed: key of every random draw.
-        samples: number of samples.
         points: number of test points; 0 if no metric reads them.
         objective: what the test loss is of.
         fid: what features of samples come from; None if no metric reads them.
-        max_nonfinite: fraction of samples that may be not finite. It changes no number and is not part of the id, so
-            that work that had too many is completed, and not begun again, when more are allowed.
         elbo: its ``eps`` is never before `ObjectiveSpec.loss_eps`: the network has seen no smaller t.
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
@@ -47,25 +45,15 @@ class EvalRequest(Request):
     """
 
     kind: ClassVar[str] = "evaluation"
+    sections: ClassVar[tuple[str, ...]] = ("sampling", "objective")
 
     metrics: tuple[str, ...]
     checkpoint_step: int
     model_digest: str
-    seed: int
-    samples: int
-    points: int
-    max_nonfinite: float = EvalSpec.max_nonfinite
     sampling: SamplingSpec
     objective: ObjectiveSpec
-    fid: FeatureInputs | None = None
-    kid: KidSpec = field(default_factory=KidSpec)
-    isc: IscSpec = field(default_factory=IscSpec)
-    prc: PrcSpec = field(default_factory=PrcSpec)
-    w2: W2Spec = field(default_factory=W2Spec)
-    flow: FlowSpec = field(default_factory=FlowSpec)
-    elbo: ElboSpec = field(default_factory=ElboSpec)
+    fid: FeatureInputs | None = None  # type: ignore[assignment] # the section names files, the request what is in them
     elbo_eps_asked: float | None = None
-    loss: LossSpec = field(default_factory=LossSpec)
     ema: EmaSpec = field(default_factory=EmaSpec)
     images: bool = False
     plugins: str | None = None
@@ -92,7 +80,6 @@ class EvalRequest(Request):
             RecipeError: samples drawn as the recipe says would be useless.
             DataError: there is no test set, or a smaller one.
         """
-        require_few(shards)
         spec = recipe.eval
         names = tuple(metric.name for metric in registry.metrics(metrics))
         over = {registry.ROWS[metric.rows].over for metric in registry.metrics(names)}
@@ -105,31 +92,20 @@ class EvalRequest(Request):
         named = [("metrics", name) for name in names]
         named += [("sampling", recipe.sampling.method)] if "samples" in over else []
         named += [("objective", recipe.objective.name)] if "loss" in names else []
+        resolved = {"fid": fid, "points": points, "elbo": replace(spec.elbo, eps=eps)}
         request = cls(
+            **{**vars(spec), **resolved},
             plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
             images=isinstance(recipe.data, ImageDataSpec),
             metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),
-            seed=spec.seed,
-            samples=spec.samples,
-            points=points,
-            max_nonfinite=spec.max_nonfinite,
             # Requests that sample alike are equal.
             sampling=recipe.sampling.canonical(),
             objective=recipe.objective,
-            fid=fid,
-            kid=spec.kid,
-            isc=spec.isc,
-            prc=spec.prc,
-            w2=spec.w2,
-            flow=spec.flow,
-            elbo=replace(spec.elbo, eps=eps),
             elbo_eps_asked=spec.elbo.eps if spec.elbo.eps < eps else None,
-            loss=spec.loss,
             ema=recipe.ema,
             files=files,
-            batch_size=spec.batch_size,
             retries=recipe.train.max_retries,
         )
         return request.in_shards(shards)
@@ -161,9 +137,27 @@ class EvalRequest(Request):
         recipe = replace(recipe, eval=spec, ema=EmaSpec())
         return cls.of(recipe, ("elbo",), 0, points_key="periodic.elbo_points")
 
-    @classmethod
-    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {section: spec_of(section, content[section]) for section in ("sampling", "objective")}
+    @property
+    def inputs(self) -> FeatureInputs:
+        """What features come from."""
+        assert self.fid is not None, "a request for features says what they come from"
+        return self.fid
+
+    def reference(self) -> Path:
+        """The file of statistics of the training set.
+
+        Raises:
+            UsageError: they are gone or have changed.
+        """
+        from . import stats_file
+
+        assert self.inputs.stats is not None, "looked for when the evaluation was asked for"
+        path = Path(str(self.files["stats"]))
+        if not path.is_file():
+            raise UsageError(f"{path}: the statistics are gone since the evaluation was asked for. Put them back.")
+        if stats_file.fingerprint_of(path, stats_file.outline(path)) != self.inputs.stats:
+            raise UsageError(f"{path}: other statistics than when the evaluation was asked for. Re-run the command.")
+        return path
 
     @property
     def id(self) -> str:

@@ -3,7 +3,6 @@
 import functools
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from cld_core.score import Score
 from cld_core.shards import Arrays, Computer
 
 from . import registry, stats_file
-from .extraction import FeatureInputs, is_published
+from .extraction import is_published
 from .request import EvalRequest
 
 
@@ -125,12 +124,6 @@ class Table:
             samples, allowed = len(self.arrays["nonfinite"]), self.request.max_nonfinite
             require_few_lost(self._nonfinite, samples, samples=samples, allowed=allowed)
 
-    @property
-    def inputs(self) -> FeatureInputs:
-        """What features come from."""
-        assert self.request.fid is not None, "a request for features says what they come from"
-        return self.request.fid
-
     @functools.cached_property
     def reference(self) -> stats_file.Reference:
         """The statistics of the training set, with features if a metric of the request reads them.
@@ -138,11 +131,8 @@ class Table:
         Raises:
             UsageError: they are gone or have changed.
         """
-        assert self.inputs.stats is not None, "looked for when the evaluation was asked for"
-        path = Path(str(self.request.files["stats"]))
-        stats_file.require_unchanged(path, self.inputs.stats)
         wanted = any(metric.needs_features for metric in registry.metrics(self.request.metrics))
-        return stats_file.read(path, features=wanted)
+        return stats_file.read(self.request.reference(), features=wanted)
 
     @property
     def _nonfinite(self) -> int:
@@ -160,7 +150,8 @@ class Table:
 
     def about_samples(self) -> dict[str, Any]:
         """What a section says about samples and their features."""
-        source, published = self.inputs, is_published(self.inputs.weights)
+        source = self.request.inputs
+        published = is_published(source.weights)
         return {
             **self.about_drawn(),
             "extractor": source.extractor,
@@ -172,5 +163,5 @@ class Table:
     def about_reference(self) -> dict[str, Any]:
         """What a section says about the statistics that samples are compared with."""
         file, outline = self.request.files["stats"], self.reference.outline
-        described = {"images": outline.images, "layout": outline.layout, "identity": self.inputs.stats}
+        described = {"images": outline.images, "layout": outline.layout, "identity": self.request.inputs.stats}
         return {"stats": {"file": file, **described}}

@@ -5,7 +5,7 @@ of statistics.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,11 +13,9 @@ from typing import Any, ClassVar
 from cld_core import ownership
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.registry import spec_of
 from cld_core.data import store
-from cld_core.digests import digest
 from cld_core.errors import CldError, DataError, UsageError
-from cld_core.shards import Computer, Request, Rows, ShardedWork, Task, require_few
+from cld_core.shards import Computer, Request, Rows, ShardedWork, Task
 
 from . import feature_inputs
 from .extraction import Extraction
@@ -38,6 +36,7 @@ class StatsRequest(Request):
     """
 
     kind: ClassVar[str] = "statistics"
+    sections: ClassVar[tuple[str, ...]] = ("data",)
 
     output: str
     data: ImageDataSpec
@@ -58,7 +57,6 @@ class StatsRequest(Request):
             UsageError: the data are not images, or the extractor is missing.
             DataError: the images are missing.
         """
-        require_few(shards)
         recipe = recipe.anchored(Path.cwd())
         data = recipe.data
         if not isinstance(data, ImageDataSpec):
@@ -84,10 +82,6 @@ class StatsRequest(Request):
         )
         return request.in_shards(shards)
 
-    @classmethod
-    def chosen(cls, content: Mapping[str, Any]) -> Mapping[str, type]:
-        return {"data": spec_of("data", content["data"])}
-
     @property
     def fingerprint(self) -> str:
         """Of the statistics, whoever computes them."""
@@ -96,10 +90,6 @@ class StatsRequest(Request):
     @property
     def id(self) -> str:
         return f"{self.fingerprint}{'-features' if self.features else ''}{'-classes' if self.classes else ''}"
-
-    def row_settings(self) -> dict[str, Any]:
-        """What the features of an image depend on."""
-        return {"data": self.data_fingerprint, **self.extraction.to_dict()}
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -111,12 +101,7 @@ class StatsRequest(Request):
         return Path(f"{self.output}.partial")
 
     def save(self) -> Path:
-        """Write the request into its folder, see `Request.store`, and return the folder.
-
-        Raises:
-            CldError: somebody else may write into the folder.
-        """
-        make_folder(self.folder)
+        """Write the request into its folder, see `Request.store`, and return the folder."""
         return self.store(self.folder)
 
     @property
@@ -149,8 +134,7 @@ class Statistics(ShardedWork):
         return self.request.is_done
 
     def rows(self, kind: str) -> Rows:
-        made_of = digest(self.request.row_settings())[:16]
-        return Rows(self.folder / "rows" / made_of, self.request.chunk(kind))
+        return Rows(self.folder / "rows" / self.request.fingerprint, self.request.chunk(kind))
 
     def computers(self, device: Any) -> dict[str, Computer]:
         from .features import ImageRows
@@ -185,17 +169,13 @@ class Statistics(ShardedWork):
             "data": request.data_fingerprint,
             "quantisation": "none: the images are uint8",
         }
-        labels = self._labels()
-        if labels is not None:
-            about["classes"] = list(request.classes)
+        labels = None
+        if request.classes:
+            root = Path(request.data.path)
+            labels, about["classes"] = store.read_labels(root, store.find(root), "train"), list(request.classes)
         rows = np.concatenate(kept) if kept else None
         stats_file.write(Path(request.output), moments, rows, about, labels)
         shutil.rmtree(self.folder / "rows", ignore_errors=True)
-
-    def _labels(self) -> Any:
-        """The labels of the images, if their features are kept and they have some."""
-        root = Path(self.request.data.path)
-        return store.read_labels(root, store.find(root), "train") if self.request.classes else None
 
 
 def make_folder(folder: Path) -> None:

@@ -50,16 +50,12 @@ class Moments:
 
         The scatter of the whole is the sum of those within blocks of rows, and that of the blocks' means between them.
         """
-        blocks = _blocks(parts)
-        first = next(blocks)
-        n, mean = len(first), first.mean(0)
-        first -= mean
-        scatter = first.T @ first
-        for rows in blocks:
+        n, mean, scatter = 0, np.zeros(()), np.zeros(())
+        for rows in _blocks(parts):
             own = rows.mean(0)
             rows -= own
-            scatter += rows.T @ rows
             between, total = own - mean, n + len(rows)
+            scatter = scatter + rows.T @ rows
             scatter += np.outer(between, between * (n * len(rows) / total))
             n, mean = total, mean + between * (len(rows) / total)
         return cls(n, mean, scatter)
@@ -166,19 +162,7 @@ def find(
         raise refusal("does not know the classes of its images. Prepare the data again")
     if content.layout != FEATURES:
         read(path)  # Some 30 MB, and a wrong number in them would be noticed after all samples were drawn.
-    return path, _fingerprint(path, content), content.features if flags else None
-
-
-def require_unchanged(path: Path, fingerprint: str) -> None:
-    """Pass if the statistics in a file are those that an evaluation was asked for with.
-
-    Raises:
-        UsageError: they are gone, or others.
-    """
-    if not path.is_file():
-        raise UsageError(f"{path}: the statistics are gone since the evaluation was asked for. Put them back.")
-    if _fingerprint(path, outline(path)) != fingerprint:
-        raise UsageError(f"{path}: other statistics than when the evaluation was asked for. Re-run the command.")
+    return path, fingerprint_of(path, content), content.features if flags else None
 
 
 def outline(path: Path) -> Outline:
@@ -257,7 +241,8 @@ def write(
     write_arrays(path, arrays)
 
 
-def _fingerprint(path: Path, content: Outline) -> str:
+def fingerprint_of(path: Path, content: Outline) -> str:
+    """What tells the statistics in a file from others."""
     # Ours are the same numbers however often they are computed; others are known by their bytes.
     return str(content.about.get("identity") or digest_of(path))
 

@@ -126,7 +126,7 @@ class Periodic:
         if (parts := self._shared(what, n, rows.compute)) is None:
             return None
         try:
-            section = registry.section(registry.metric(metric), Table(rows.model, rows.request, joined(parts)))
+            section = registry.maker(registry.metric(metric))(Table(rows.model, rows.request, joined(parts)))
         except (CldError, OSError) as error:
             self._monitor.say(f"no {what} this time: {error}")
             return None

@@ -12,7 +12,7 @@ from cld_core.errors import CldError, NotFoundError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.evaluate.registry import Quantity
-from cld_core.evaluate.reports import Number, network_evaluations, numbers, remark_on
+from cld_core.evaluate.reports import Number, numbers, remark_on
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group, values_of
@@ -53,7 +53,6 @@ class Result:
     step: int
     quantity: Quantity
     number: Number
-    nfe: float | None
     how: str
     remark: str | None
     question: Mapping[str, Any]
@@ -94,7 +93,12 @@ class Column:
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         entries = {
-            key: {"value": result.number.value, "stderr": result.number.stderr, "nfe": result.nfe, "how": result.how}
+            key: {
+                "value": result.number.value,
+                "stderr": result.number.stderr,
+                "nfe": result.number.nfe,
+                "how": result.how,
+            }
             | result.counts
             for key, result in self.results.items()
         }
@@ -155,7 +159,6 @@ def _results(work: Evaluation, report: Mapping[str, Any], keys: Mapping[str, Any
                     step=report["checkpoint_step"],
                     quantity=quantity,
                     number=values[quantity.key],
-                    nfe=network_evaluations(report, quantity.key),
                     how=", ".join(filter(None, [metric.how(request), request.ema.words])),
                     remark=remark_on(metric, report[metric.name]),
                     question={"data": data, **_settings(request, metric.same), **of_training},

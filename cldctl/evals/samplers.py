@@ -13,7 +13,7 @@ from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
 from cld_core.evaluate import registry
 from cld_core.evaluate.published import published_samplers
-from cld_core.evaluate.reports import current_report, nonfinite_share
+from cld_core.evaluate.reports import current_report, numbers
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.registration import is_shipped
@@ -274,9 +274,10 @@ def references(run: RunFolder, sweep: Sweep) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for report in (current_report(run.evals / name) or {} for name in sweep.evaluations):
+        w2 = numbers(report).get("w2")
         for name, (metric, field) in _REFERENCES.items():
             value = report.get(metric, {}).get(field)
-            is_whole = metric != "w2" or not nonfinite_share(report, "w2")
+            is_whole = metric != "w2" or w2 is None or not w2.lost
             if name not in found and is_whole and isinstance(value, int | float):
                 found[name] = float(value)
     return found

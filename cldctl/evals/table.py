@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.evaluate import registry
-from cld_core.evaluate.reports import Number, current_report, network_evaluations, nonfinite_share, numbers
+from cld_core.evaluate.reports import Number, current_report, numbers
 from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.files import replacing, write_text
 from cld_core.run import RunFolder
@@ -46,12 +46,11 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
             row[f"{key}_stderr"] = number.stderr if number else None
             # What true samples have took none.
             if not registry.quantity(key).is_reference:
-                row[f"{key}_nfe"] = network_evaluations(report, key)
+                row[f"{key}_nfe"] = own.nfe if (own := results[cell.evaluation].get(key)) else None
         table.append(row)
     for key in present:
-        shares = [
-            statistics.fmean(nonfinite_share(reports[name], key) for name in cell.evaluations) for cell in sweep.cells
-        ]
+        lost = {name: result[key].lost if key in result else 0.0 for name, result in results.items()}
+        shares = [statistics.fmean(lost[name] for name in cell.evaluations) for cell in sweep.cells]
         if any(shares):
             for row, share in zip(table, shares, strict=True):
                 row[f"{key}_nonfinite"] = share

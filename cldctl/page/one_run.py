@@ -146,7 +146,7 @@ def result_columns(results: Sequence[Result]) -> dict[str, list[str]]:
         "number": [it.quantity.label for it in results],
         "value": [value_of(it) + truth for it, truth in zip(results, truths, strict=True)],
         "of": [it.of or "-" for it in results],
-        "network evaluations": ["-" if it.nfe is None else f"{it.nfe:,.0f}" for it in results],
+        "network evaluations": ["-" if it.number.nfe is None else f"{it.number.nfe:,.0f}" for it in results],
         "settings": [it.how for it in results],
     }
 
@@ -205,7 +205,7 @@ def _tile(best: Result, recipe: str) -> Markup:
     beside = "" if known is None else f"published {'≤ ' if known.bound else ''}{known.value:g} ({known.how})"
     if best.truth is not None:
         beside = f"true entropy {best.truth:.{digits}f}, gap {best.number.value - best.truth:.{digits}f}"
-    nfe = "" if best.nfe is None else f"{best.nfe:,.0f} NFE"
+    nfe = "" if best.number.nfe is None else f"{best.number.nfe:,.0f} NFE"
     about = [f"step {best.step:,}", EmaSpec(length=best.ema_length).words, best.of, nfe]
     return part("tile", label=best.quantity.label, value=value_of(best), about=[beside, ", ".join(filter(None, about))])
 

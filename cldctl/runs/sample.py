@@ -215,7 +215,7 @@ def draw(options: SampleOptions, working: Progress) -> Drawn:
     by = observed.way() if given is not None else None
     drawn = _drawn(model, count, options.seed, working, label=labels, observation=given, by=by)
     number = None if label is None or model.classes is None else model.classes.index(label)
-    density = None if given is None else conditional.of_model(model, given, number)
+    density = None if given is None else conditional.ConditionalDensity.of(model, given, number)
     working.phase(f"writing {target.name}")
     how = pictures.how(model, drawn, label)
     if target.suffix == ".npz":

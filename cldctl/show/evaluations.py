@@ -275,7 +275,7 @@ def _of(results: Sequence[Result]) -> str:
 
 
 def _how(results: Sequence[Result]) -> str:
-    texts = (it.how + ("" if it.nfe is None else f", {it.nfe:.0f} NFE") for it in results)
+    texts = (it.how + ("" if it.number.nfe is None else f", {it.number.nfe:.0f} NFE") for it in results)
     return "; ".join(dict.fromkeys(texts)) or "-"
 
 
