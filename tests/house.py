@@ -32,7 +32,7 @@ CEILINGS = {
     "vague names": 12,
     "exceptions of import rules": 1,
     # A mean over packages, which differ: it rises when sparse ones shrink.
-    "tokens per 10 lines, cld_core": 104,
+    "tokens per 10 lines, cld_core": 105,
     "tokens per 10 lines, cldctl": 99,
     "tokens per 10 lines, tests": 114,
     "fmt: off": 36,
