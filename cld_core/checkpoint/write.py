@@ -44,7 +44,7 @@ PATIENCE_S = 1800.0
 class Writer:
     """Writes files of one kind without stopping the training.
 
-    `save` begins to copy the state into host memory and returns; a thread writes it to disk. At most one write is in
+    `save` copies the state into host memory and returns; a thread writes it to disk. At most one write is in
     flight: `save` waits for the one before. The memory of the copy is reused.
 
     A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the next state takes its
@@ -59,8 +59,7 @@ class Writer:
         self._what, self._store = what, store
         self._buffers: dict[tuple[str, ...], Tensor] = {}
         self._thread: threading.Thread | None = None
-        self._copied = threading.Event()
-        self._copied.set()
+        self._on_gpu = False
         self._error: BaseException | None = None
         self._failing_since: float | None = None
         # Until when a write may be repeated; the event wakes one that pauses.
@@ -80,30 +79,20 @@ class Writer:
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Start writing ``state``: nested dicts and lists of tensors and plain values.
 
-        The caller changes none of the tensors before `settled` returns. The thread copies those on the CPU while the
-        caller computes; those on GPUs are copied asynchronously.
+        Tensors on GPUs are copied asynchronously, before what the caller tells the GPU next.
 
         Raises:
             SaveError: the write *before* this one failed for good.
         """
         self.abandon()
-        pairs: list[tuple[Tensor, Tensor]] = []
-        copy = self._copy_of(state, (), pairs)
-        ready = None
-        if any(value.is_cuda for _, value in pairs):
-            _fill(pairs)
-            pairs = []
+        copy, ready = self._copy_of(state, ()), None
+        if self._on_gpu:
             ready = torch.cuda.Event()
             ready.record()
-        self._copied.clear()
         self._awake.clear()
         self._replaced, self._deadline = False, float("inf")
-        self._thread = threading.Thread(target=self._write, args=(step, copy, pairs, ready), name=self._what)
+        self._thread = threading.Thread(target=self._write, args=(step, copy, ready), name=self._what)
         self._thread.start()
-
-    def settled(self) -> None:
-        """Wait until the last state is copied: from then on it may change."""
-        self._copied.wait()
 
     def wait(self, within_s: float = 0.0) -> None:
         """Wait until nothing is in flight. A write that fails is repeated for at most ``within_s`` seconds more.
@@ -133,33 +122,22 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _copy_of(self, value: Any, path: tuple[str, ...], pairs: list[tuple[Tensor, Tensor]]) -> Any:
-        """``value`` with buffers for its tensors; adds the pending copies to ``pairs``."""
+    def _copy_of(self, value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, Tensor):
             buffer = self._buffers.get(path)
             if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
                 buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
                 self._buffers[path] = buffer
-            pairs.append((buffer, value.detach()))
-            return buffer
+            self._on_gpu |= value.is_cuda
+            return buffer.copy_(value.detach(), non_blocking=value.is_cuda)
         if isinstance(value, dict):
-            return {name: self._copy_of(inner, (*path, str(name)), pairs) for name, inner in value.items()}
+            return {name: self._copy_of(inner, (*path, str(name))) for name, inner in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self._copy_of(inner, (*path, str(i)), pairs) for i, inner in enumerate(value))
+            return type(value)(self._copy_of(inner, (*path, str(i))) for i, inner in enumerate(value))
         return value
 
-    def _write(
-        self,
-        step: int,
-        state: dict[str, Any],
-        pairs: list[tuple[Tensor, Tensor]],
-        ready: "torch.cuda.Event | None",
-    ) -> None:
+    def _write(self, step: int, state: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
         try:
-            try:
-                _fill(pairs)
-            finally:
-                self._copied.set()
             if ready is not None:
                 ready.synchronize()
             self._repeat(step, state)
@@ -191,11 +169,6 @@ class Writer:
         if self._failing_since is not None:
             print(f"the {self._what} of step {step} is written: the disk takes {self._what}s again", flush=True)
             self._failing_since = None
-
-
-def _fill(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, value in pairs:
-        buffer.copy_(value, non_blocking=value.is_cuda)
 
 
 def checkpoints(

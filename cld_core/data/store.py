@@ -145,7 +145,7 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> A
     Raises:
         DataError: there are no images, or other ones; the message ends with the command that prepares them.
     """
-    root = Path(path).expanduser()
+    root, fix = Path(path).expanduser(), "To prepare it"
     try:
         about = read_about(root)
         if about is None:
@@ -153,12 +153,13 @@ def find(path: str | Path, name: str = "folder", pixels: int | None = None) -> A
         elif name not in ("folder", about.name):
             raise DataError(f"{root} holds {about.name}, not {name}.")
         elif (there := bytes_of(root / IMAGES)) != about.bytes:
+            fix = f"Remove {root} and prepare it again"
             text = f"has {there} bytes, but {ABOUT} says {about.bytes}: it was copied incompletely or changed"
             raise DataError(f"{root.absolute() / IMAGES} {text}.")
         if pixels not in (None, about.size):
             raise DataError(f"{root} has images of {about.size}x{about.size}, not {pixels}x{pixels}.")
     except DataError as error:
-        raise DataError(f"{error} To prepare it: {prepare_hint(name, path, pixels)}") from error
+        raise DataError(f"{error} {fix}: {prepare_hint(name, path, pixels)}") from error
     return about
 
 

@@ -138,8 +138,7 @@ class Training:
                 # Beside the step, the ranks exchange whether to stop after it.
                 consensus.begin(stop.code)
                 try:
-                    # A checkpoint is copied while the next gradients are computed.
-                    trainer.step(done, before_update=self._wait_for_copies)
+                    trainer.step(done)
                 finally:
                     code = consensus.result()
                 done += 1
@@ -158,7 +157,6 @@ class Training:
                     self._save("snapshot", done, trainer, trainer.averages_dict, monitor)
                 if code is not StopCode.NONE:
                     break
-                self._wait_for_copies()
                 if done == first_step + 1:
                     monitor.started(done, self._now() - began)
                 periodic(done)
@@ -202,10 +200,6 @@ class Training:
             monitor.enter("saving", step)
         self._writers[kind].save(step, state())
         monitor.enter("training", step)
-
-    def _wait_for_copies(self) -> None:
-        for writer in self._writers.values():
-            writer.settled()
 
     def _end_writes(self, wait: Callable[[write.Writer], None]) -> None:
         """Wait for all writers, also if the first fails: its error is raised when no thread is left."""

@@ -7,7 +7,6 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -102,19 +101,15 @@ class Trainer:
                 self.optimiser.zero_grad(set_to_none=True)
             self.interval = Interval(self.ranks)
 
-    def step(self, step: int, before_update: Callable[[], None] = lambda: None) -> None:
+    def step(self, step: int) -> None:
         """Optimiser step number ``step``, counted from 0. A gradient that is not finite, or explodes, changes nothing.
 
         If the step is `deferred`, nothing here waits for the device.
-
-        Args:
-            before_update: called once the gradients are computed; nothing in `state_dict` changes before.
 
         Raises:
             NonFiniteError: at once, unless the step is `deferred`.
         """
         loss = self._backward(step)
-        before_update()
         clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)

@@ -16,13 +16,15 @@ def die_in(folder: RunFolder, at: int) -> None:
     """Let step ``at`` kill this process between its gradients and its update, once a checkpoint is there."""
     whole = Trainer.step
 
-    def die() -> None:
+    def die(*_: object) -> None:
         while not folder.checkpoint_steps():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def until_death(trainer, step, before_update=lambda: None):
-        whole(trainer, step, die if step == at else before_update)
+    def until_death(trainer, step):
+        if step == at:
+            trainer.optimiser.register_step_pre_hook(die)
+        whole(trainer, step)
 
     Trainer.step = until_death
 

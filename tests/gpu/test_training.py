@@ -187,13 +187,14 @@ def trained(recipe, ranks: Ranks) -> dict[str, Any]:
         made = Trainer(recipe, ranks)
         made.warm_up()
 
-        def take() -> None:
+        def take(*_: Any) -> None:
             if not gradients:
                 named = made.net.named_parameters()
                 gradients.update({name: on_cpu(it.grad).double() for name, it in named if it.grad is not None})
 
+        made.optimiser.register_step_pre_hook(take)
         for step in range(3):
-            made.step(step, before_update=take)
+            made.step(step)
         made.close()
     return {"gradients": gradients, "weights": on_cpu(made.net.state_dict())}
 
@@ -216,7 +217,7 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
 
         def step() -> None:
             nonlocal done
-            made.step(done, before_update=writer.settled)
+            made.step(done)
             done += 1
 
         def save_and_step() -> None:

@@ -58,7 +58,6 @@ class Averaged:
             self.power.update()
             if step % every == 0:
                 self._snapshots.save(step, self.state)
-                self._snapshots.settled()
         self._checkpoints.save(step, self.state)
         self._snapshots.wait()
         self._checkpoints.wait()

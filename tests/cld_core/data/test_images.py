@@ -143,7 +143,7 @@ def test_a_copy_that_is_not_whole(copied):
     whole = (copied / IMAGES).read_bytes()
     for length in (len(whole) - 4096, 0):
         (copied / IMAGES).write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"copied incompletely.*cldctl data prepare"):
+        with pytest.raises(DataError, match=r"copied incompletely.*Remove .* again: cldctl data prepare"):
             open_images(copied, "train")
     (copied / IMAGES).write_bytes(bytes(len(whole)))
     with pytest.raises(DataError, match=r"images\.npy cannot be read as an array.*cldctl data prepare"):

@@ -180,15 +180,6 @@ def test_a_batch_reaches_a_gpu_without_waiting():
     assert moved(Elsewhere("cpu"), cpu) == ("cpu", False, "cpu", True), "pinning needs a GPU"
 
 
-def test_nothing_of_the_state_changes_before_the_update():
-    made = trained(2)
-    before = clone(made.state_dict())
-    seen = []
-    made.step(2, before_update=lambda: seen.append(same(made.state_dict(), before)))
-    assert seen == [True]
-    assert not same(made.state_dict(), before)
-
-
 def labelled(*overrides: str) -> Trainer:
     return Trainer(load(RECIPES / "toy_diamond.yaml", [*SMALL, "data.labels=true", *overrides]), Ranks())
 
