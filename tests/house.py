@@ -20,22 +20,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Lower one whenever its figure falls, and never raise it.
 CEILINGS = {
-    "cld_core": 17_131,
-    "cldctl": 14_815,
-    "tests": 30_709,
-    "benchmarks": 3_130,
-    "files": 303,
-    "one importer": 46,
-    "same name": 27,
+    "cld_core": 15_364,
+    "cldctl": 14_806,
+    "tests": 26_621,
+    "benchmarks": 2_933,
+    "files": 277,
+    "one importer": 37,
+    "same name": 20,
     "cycles": 0,
     "cluster names compared": 0,
-    "vague names": 12,
+    "vague names": 9,
     "exceptions of import rules": 1,
     # A mean over packages, which differ: it rises when sparse ones shrink.
     "tokens per 10 lines, cld_core": 105,
     "tokens per 10 lines, cldctl": 99,
     "tokens per 10 lines, tests": 114,
-    "fmt: off": 36,
+    "fmt: off": 34,
 }
 PACKAGES = ("cld_core", "cldctl")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")

@@ -49,7 +49,7 @@ def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
 
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     cluster = alone(most=2)
-    begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4", "eval.points=512")
+    begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4", "eval.points=4096")
     (training, _), (evaluation, tasks) = cluster.submissions
     assert training.after is None
     assert evaluation.after == After((begun.job,))
