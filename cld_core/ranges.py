@@ -1,4 +1,4 @@
-"""How n items are divided among k parts, for ranks and shards alike."""
+"""How n items are divided among k parts, for ranks and shards alike, and how many rows a file holds."""
 
 # Rows of images in a file, if their kind has no other number: few enough that a killed task loses little.
 CHUNK = 128

@@ -50,9 +50,13 @@ def add(table: str, name: str, entry: Any) -> None:
     if table not in _TABLES:
         raise RecipeError(f"nothing is registered in {table!r}. Choose one of {', '.join(_TABLES)}.")
     if name in _SHIPPED[table] and _TABLES[table][name] != entry:
-        raise RecipeError(f"{table} {name!r} is already registered, by cldctl itself. Choose another name.")
+        raise _taken(table, name)
     _registered.append((table, name, entry))
     put(table, name, entry)
+
+
+def _taken(table: str, name: str) -> RecipeError:
+    return RecipeError(f"{table} {name!r} is already registered, by cldctl itself. Choose another name.")
 
 
 def put(table: str, name: str, entry: Any) -> None:
@@ -69,9 +73,16 @@ def recorded() -> Iterator[list[Registration]]:
 
 
 def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:
-    """A table that plug-ins add to, with what cldctl ships in front."""
+    """A table that plug-ins add to, with what cldctl ships in front.
+
+    Raises:
+        RecipeError: a plug-in, which was imported first, has taken a name of these.
+    """
     entries = _TABLES[name]
     added = {**entries}
+    for taken in sorted(added.keys() & shipped.keys()):
+        if added[taken] != shipped[taken]:
+            raise _taken(name, taken)
     entries.clear()
     entries.update(shipped, **added)
     _SHIPPED[name] = frozenset(shipped)

@@ -169,7 +169,7 @@ def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], so
         RecipeError: a key or value is wrong.
     """
     layers = [Layer("recipe", literal(recipe.to_dict())), Layer(source, _nested(section, literal(changes)))]
-    return _Assembly(Path("recipe"), frozen=True).recipe(layers, ())
+    return _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ())
 
 
 def override(text: str) -> tuple[str, Any]:

@@ -63,8 +63,11 @@ class LmdbReader:
         self.read((self.n - 1,))
 
     def _length(self, index: int) -> int:
-        with self._env.begin(buffers=True) as transaction:
-            return len(transaction.get(str(index).encode()) or b"")
+        try:
+            with self._env.begin(buffers=True) as transaction:
+                return len(transaction.get(str(index).encode()) or b"")
+        except lmdb.Error as error:
+            raise DataError(f"{self.path} is damaged: {error}. {_AGAIN}") from error
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Images by index, uint8 of shape (len(indices), 3, H, W).

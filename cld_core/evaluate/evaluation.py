@@ -137,7 +137,7 @@ class Evaluation(ShardedWork):
             at_once = self.request.batch_size if model.is_image else None
             try:
                 pictures.samples(model, self.folder / "samples.png", seed=self.request.seed, batch_size=at_once)
-            except RecipeError as error:  # Bounds do not depend on how samples are drawn.
+            except (RecipeError, UsageError) as error:  # Bounds do not depend on how samples are drawn.
                 print(f"no samples.png: {error}", flush=True)
 
 

@@ -118,7 +118,7 @@ class StatsRequest(Request):
 
 
 class Statistics(ShardedWork):
-    """Statistics that are being computed; the folder is removed when they are done."""
+    """Statistics that are being computed, in a folder beside the file that they become."""
 
     command = "cldctl data stats"
     request_type = StatsRequest

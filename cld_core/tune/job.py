@@ -14,10 +14,10 @@ import torch
 
 from cld_core import guidance, npz, numerics, samplers
 from cld_core.checkpoint.files import required_digest
-from cld_core.codec import find_record, to_plain
+from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
-from cld_core.files import retried, write_arrays, write_json
+from cld_core.files import passes, retried, write_arrays, write_json
 from cld_core.model import Model
 from cld_core.run import change_marks
 from cld_core.score import ScoreFunction
@@ -103,9 +103,11 @@ class Job:
     def _solved(self) -> dict[str, np.ndarray]:
         """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their evaluations (k,)."""
         try:
-            arrays = npz.load(self.flow_file)
+            arrays = self._patiently(lambda: npz.load(self.flow_file))
             return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
-        except (OSError, KeyError, ValueError):
+        except (OSError, KeyError, ValueError) as error:
+            if passes(error):
+                raise
             return {"x": np.empty((0, *self._model.data_shape), np.float32), "nfe": np.empty(0, np.int64)}
 
     def _batches(self) -> int:
@@ -115,7 +117,7 @@ class Job:
 
     def _begun(self) -> State:
         """What is done, unless it is that of other weights."""
-        state = find_record(State, self._work.folder / STATE)
+        state = self._patiently(self._stored)
         if state is None or state.weights != self._weights:
             state = State(self._weights)
         neighbour = state.neighbour
@@ -125,6 +127,15 @@ class Job:
         late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
         rows = {stage: done for stage, done in state.rows.items() if stage not in late}
         return replace(state, neighbour=neighbour, flow=self._batches(), rows=rows)
+
+    def _stored(self) -> State | None:
+        """What the folder says is done; None if it says nothing that can be read."""
+        try:
+            return read_record(State, self._work.folder / STATE)
+        except (OSError, RecordError) as error:
+            if passes(error):
+                raise
+            return None
 
     def _lacks(self, stage: str) -> bool:
         """Whether a further batch of the flow or row of a stage is to be computed."""

@@ -143,7 +143,9 @@ class TuneRequest(Request):
     def flow_id(self) -> str:
         """Digest of everything that the ends of the flow depend on; tunings with different NFE share these ends."""
         step, model, average = self.checkpoint_step, self.model_digest, self.ema_length
-        return digest([step, model, average, self.seed, self.rtol, to_plain(self.flow)])
+        # The number of points says which label each has.
+        points = self.points if self.flow.labels else None
+        return digest([step, model, average, self.seed, self.rtol, to_plain(self.flow), points])
 
     @property
     def networks(self) -> int:

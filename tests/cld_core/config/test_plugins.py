@@ -6,8 +6,9 @@ from dataclasses import asdict
 import pytest
 
 import cld_core
-from cld_core import config
+from cld_core import config, registration
 from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
+from cld_core.config.loader import changed_section
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -65,6 +66,18 @@ def test_a_plugin_beside_the_recipe_registers_a_diffusion(heavy, tmp_path):
     heavy.write_text(heavy.read_text().replace("factor: 3", "factor: 0"))
     with pytest.raises(RecipeError, match=r"mine.yaml, line 3: 'sde.factor' cannot be 0"):
         load(heavy)
+
+
+def test_settings_of_a_model_import_nothing(heavy, tmp_path):
+    recipe = from_dict(load(heavy).to_dict(), "weights.safetensors")
+    (tmp_path / "heavy.py").write_text("raise SystemExit('imported')")
+    assert changed_section(recipe, "sampling", {"method": "em", "nfe": 7}, "sample()").sampling.nfe == 7
+
+
+def test_a_name_of_cldctl_is_taken_although_a_plugin_was_imported_first(monkeypatch):
+    monkeypatch.setitem(registration._TABLES, "metrics", {"fid": "mine"})
+    with pytest.raises(RecipeError, match="metrics 'fid' is already registered, by cldctl"):
+        registration.table("metrics", {"fid": "shipped"})
 
 
 def test_those_who_look_import_nothing(heavy, tmp_path):
