@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CEILINGS = {
     "cld_core": 15_382,
     "cldctl": 14_806,
-    "tests": 26_630,
+    "tests": 26_632,
     "benchmarks": 2_933,
     "files": 277,
     "one importer": 37,
