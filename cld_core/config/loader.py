@@ -9,7 +9,7 @@ OmegaConf.
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -512,7 +512,8 @@ class _Assembly:
             self.where[path] = layer.place(path)
             if (problem := refusal(path, value, self.known, self.specs)) is not None:
                 raise RecipeError(f"{layer.place(path)}: {problem}")
-            self._check_references(path, value)
+            if not isinstance(value, Mapping):  # what is in a section comes by itself
+                self._check_references(path, value)
         self.merged.append(dict(layer.keys))
 
     def _choose(self, section: str, node: Mapping[str, Any]) -> None:
@@ -529,10 +530,10 @@ class _Assembly:
 
     def _check_references(self, key: str, value: Any) -> None:
         """Refuse what OmegaConf would take for something else than the name of another key."""
-        for text in value if isinstance(value, list | tuple) else [value]:
+        for text in _texts(value):
             if text == "???":
                 self._refuse(key, "cannot be '???', which means a missing value. Write another text.")
-            for match in _REFERENCE.finditer(text) if isinstance(text, str) else ():
+            for match in _REFERENCE.finditer(text):
                 if len(match[1]) % 2 or (match[2] is not None and not self.frozen):
                     continue
                 there = shown(text[match.end(1) :][:40])[1:-1]
@@ -546,7 +547,7 @@ class _Assembly:
 
         plain = _overlaid(*self.merged)
         for key, value in leaves(plain).items():
-            for text in value if isinstance(value, list) else [value]:
+            for text in _texts(value):
                 for name in _references(text):
                     self._check_target(plain, key, text, name)
         tree: Any = OmegaConf.to_container(OmegaConf.unsafe_merge(*self.merged), resolve=True)
@@ -557,7 +558,7 @@ class _Assembly:
         target: Any = tree
         for part in name.split("."):
             target = target.get(part) if isinstance(target, Mapping) else None
-        texts = [one for one in (target if isinstance(target, list) else [target]) if isinstance(one, str)]
+        texts = list(_texts(target))
         if target is None or isinstance(target, Mapping):
             found = "is not set" if target is None else "is a section"
             self._refuse(key, f"has ${{{name}}}, but {name} {found} in the recipe. Check the ${{...}} in it.")
@@ -598,6 +599,15 @@ class _Assembly:
         return f"{place_of_other}, and {place}" if typed else place
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, however deep: wherever they are, OmegaConf looks for references in them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
+
+
 def _in_order(overrides: Sequence[str]) -> list[str]:
     """Overrides as typed, except that those which choose a variant come first: the others are keys of it."""
     return sorted(overrides, key=lambda text: text.partition("=")[0] not in SELECTORS)
@@ -614,9 +624,9 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
     return {first: _nested(rest, value) if rest else value}
 
 
-def _references(text: Any) -> list[str]:
+def _references(text: str) -> list[str]:
     """The keys that a text refers to."""
-    return [match[2] for match in _REFERENCE.finditer(text) if not len(match[1]) % 2] if isinstance(text, str) else []
+    return [match[2] for match in _REFERENCE.finditer(text) if not len(match[1]) % 2]
 
 
 def _overlaid(*layers: Mapping[str, Any]) -> dict[str, Any]:

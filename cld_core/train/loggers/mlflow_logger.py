@@ -39,9 +39,11 @@ class MlflowLogger:
 
     def _experiment(self, name: str, uri: str) -> str:
         """The id of the experiment, which is made if there is none."""
+        from mlflow.exceptions import MlflowException
+
         try:
             return str(self._client.create_experiment(name, artifact_location=_artifacts(uri)))
-        except Exception:
+        except MlflowException:  # there is one, perhaps since a moment ago: another run of a sweep made it
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
