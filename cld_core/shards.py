@@ -166,13 +166,13 @@ class Request(ABC):
         return number * chunk, min((number + 1) * chunk, self.sizes[kind])
 
     def in_shards(self, shards: int) -> Self:
-        """The same request in so many shards, or in as many as it has rows. One without a chunk is complete at once.
+        """The same request in so many shards, or in as many as it has chunks.
 
         Raises:
             UsageError: as `require_few`.
         """
         require_few(shards)
-        return replace(self, shards=min(shards, max(self.sizes.values())))
+        return replace(self, shards=min(shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())))
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.
