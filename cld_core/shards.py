@@ -166,13 +166,13 @@ class Request(ABC):
         return number * chunk, min((number + 1) * chunk, self.sizes[kind])
 
     def in_shards(self, shards: int) -> Self:
-        """The same request in so many shards, or in as many as it has rows. One without a chunk is complete at once.
+        """The same request in so many shards, or in as many as it has chunks.
 
         Raises:
             UsageError: as `require_few`.
         """
         require_few(shards)
-        return replace(self, shards=min(shards, max(self.sizes.values())))
+        return replace(self, shards=min(shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())))
 
     def store(self, folder: Path) -> Path:
         """Write the request into ``folder``, which is made if needed, and return the folder.
@@ -490,9 +490,10 @@ class Task:
     def fill(self, shard: int) -> None:
         """Compute what is missing of a shard."""
         for kind, chunks in self.work.request.chunks(shard).items():
-            lengths = self._patient(self._rows[kind].lengths)
             until = self.work.request.bounds(kind, chunks[-1])[1]
             for number in chunks:
+                # Other work may have computed it meanwhile.
+                lengths = self._patient(self._rows[kind].lengths)
                 self._fill(kind, number, lengths.get(number, 0), until)
 
     def parts(self, kind: str) -> Iterator[Arrays]:
@@ -559,7 +560,8 @@ class Task:
             if self.work.is_done:
                 raise _StoppedError from error  # Whoever finished it has removed the rows.
             print(f"damaged, and computed again: {error}", flush=True)
-            rows.remove(number, length)
+            # Not as those that a longer file has replaced: what stays would be found again, for ever.
+            self._patient(lambda: rows.file(number, length).unlink(missing_ok=True))
             return None
 
 

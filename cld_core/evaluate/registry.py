@@ -317,10 +317,12 @@ _ROWS = {
         most="flow.samples",
         along_flow=True,
     ),
-    "elbo": RowKind(over="points", depends=("elbo",), implementation="cld_core.evaluate.likelihood:ElboRows"),
+    "elbo": RowKind(
+        over="points", depends=("elbo", "test_set"), implementation="cld_core.evaluate.likelihood:ElboRows"
+    ),
     "loss": RowKind(
         over="points",
-        depends=("loss", "objective"),
+        depends=("loss", "objective", "test_set"),
         implementation="cld_core.evaluate.likelihood:LossRows",
         chunk=1024,
     ),

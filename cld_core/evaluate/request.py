@@ -41,6 +41,7 @@ class EvalRequest(Request, EvalSpec):
         elbo_eps_asked: `eval.elbo.eps` if that is another one.
         ema: which average of the weights.
         images: whether the data are images, not points.
+        test_set: what the checksum of the test images is, if a metric reads them.
         plugins: what tells the plug-ins that compute a part of it from others; None if none does.
     """
 
@@ -56,6 +57,7 @@ class EvalRequest(Request, EvalSpec):
     elbo_eps_asked: float | None = None
     ema: EmaSpec = field(default_factory=EmaSpec)
     images: bool = False
+    test_set: str | None = None
     plugins: str | None = None
 
     @classmethod
@@ -88,6 +90,7 @@ class EvalRequest(Request, EvalSpec):
             _require_flow(recipe.sampling, names)
         fid, files = feature_inputs.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
+        images = recipe.data if isinstance(recipe.data, ImageDataSpec) else None
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
         named = [("metrics", name) for name in names]
         named += [("sampling", recipe.sampling.method)] if "samples" in over else []
@@ -96,7 +99,8 @@ class EvalRequest(Request, EvalSpec):
         request = cls(
             **{**vars(spec), **resolved},
             plugins=None if all(is_shipped(*one) for one in named) else fingerprint(recipe.plugins),
-            images=isinstance(recipe.data, ImageDataSpec),
+            images=images is not None,
+            test_set=store.split_of(images, "validation").digest if images is not None and points else None,
             metrics=names,
             checkpoint_step=checkpoint_step,
             model_digest=recipe.model_digest(),

@@ -111,7 +111,10 @@ class StatsRequest(Request):
 
         if not Path(self.output).is_file():
             return False
-        content = stats_file.outline(Path(self.output))
+        try:
+            content = stats_file.outline(Path(self.output))
+        except UsageError:  # It is damaged.
+            return False
         if content.about.get("identity") != self.fingerprint:
             return False
         return not self.features or (content.features is not None and content.classes == self.classes)

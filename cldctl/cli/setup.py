@@ -229,7 +229,7 @@ def stats(
     with Working(f"looking at the training images of {recipe.data.name}"):
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
-        err.print(f"--shards {shards}: {request.shards} shards instead, one for each image")
+        err.print(f"--shards {shards}: {request.shards} shards instead, one for each file of rows")
     job = sharded.start_statistics(request, where, recipe.cluster, say=err.print)
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")

@@ -314,7 +314,7 @@ def _division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None
     if asked is None:
         return
     if (most := max(request.shards for request in requests)) < asked:
-        yield f"--shards {asked}: {most} shards instead, one for each sample or test point"
+        yield f"--shards {asked}: {most} shards instead, one for each file of rows"
     for request in requests:
         begun = whole(read_object(run.evals / request.id / "request.json").get("shards"))
         if begun not in (None, request.shards):
