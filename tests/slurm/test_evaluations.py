@@ -20,12 +20,12 @@ from .lab import ENDLESS, Lab
 from .polling import wait_until
 
 SHARDS = 6
-# Of a chunk of 128 rows.
-BATCHES, BATCH = 4, 32
+# Of a chunk of 1,024 rows.
+BATCHES, BATCH = 4, 256
 
 
 def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
-    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo", "eval.points=400")
+    settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo", "eval.points=1100")
     quick_pictures = ("sampling.method=em", "sampling.nfe=2")
     lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
     row = lab.until("mine", "a report", lambda row: row["evals"] and row["evals"][0]["nll"] is not None, 240)
@@ -91,7 +91,9 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
     alone = ("--cluster", "debug")
     lab.cldctl("eval", "quiet", "--elbo", "--shards", str(SHARDS), *settings, *alone)
     assert _elbo(evaluation) == _elbo(RunFolder(lab.runs / "quiet").evals / name)
-    computed = [re.findall(r"^shard (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")]
+    computed = [
+        re.findall(r"^elbo: row (\d+) of", log.read_text(), re.M) for log in (evaluation / "logs").glob("*.out")
+    ]
     again = sum(map(len, computed)) - SHARDS * BATCHES
     # Fewer than were saved may have been printed: a line can be lost with the node or the process.
     assert again <= 8, "each disturbed task computes at most its current batch again"
