@@ -11,6 +11,7 @@ and `--on RUN` applies all solutions at hand to the network of another run (`RUN
 """
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -33,8 +34,7 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.solutions import Flow, Solution, in_run
-from cld_core.tune import fit
-from cld_core.tune.fit import Ends, Problem
+from cld_core.tune.job import Ends, Problem, best
 from cld_core.tune.linear import Fitted, of_exponential, spaced
 from cld_core.tune.tuning import CANDIDATES, SPACINGS, STAGES, Row
 
@@ -76,10 +76,9 @@ def rms(case: Case, linear: Linear, ends: Ends) -> float:
 def untuned(case: Case, nfe: int, ends: Ends) -> tuple[float, Linear, str]:
     """The best of all candidates over all spacings, judged on the very noise that is reported: an advantage."""
     tried = []
-    for settings in CANDIDATES:
-        for spacing in SPACINGS:
-            linear = of_exponential(case.sde, spaced(case.sde, nfe, EPS, True, spacing), settings, True)
-            tried.append((rms(case, linear, ends), linear, f"{settings} {spacing}"))
+    for (order, corrector), spacing in itertools.product(CANDIDATES, SPACINGS):
+        linear = of_exponential(case.sde, spaced(case.sde, nfe, EPS, True, spacing), order, corrector, True)
+        tried.append((rms(case, linear, ends), linear, f"order={order} corrector={str(corrector).lower()} {spacing}"))
     return min((one for one in tried if math.isfinite(one[0])), key=lambda one: one[0])
 
 
@@ -98,8 +97,8 @@ def fitted(
     for stage in stages:
         for _ in range(STAGES[stage]):
             rows[stage].append(problem.row(stage, rows))
-        best = fit.best(rows[stage])
-        yield stage, best, Linear.of(best.sampler)
+        top = best(rows[stage])
+        yield stage, top, Linear.of(top.sampler)
 
 
 def quality(case: Case, linear: Linear, n: int, seeds: int) -> str:

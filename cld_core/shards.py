@@ -1,9 +1,9 @@
 """Sharded work: rows that are a function of their index, computed in pieces by tasks that may be interrupted.
 
-The module knows no metric. A kind of work (`KINDS`) says which rows there are, how they are computed and what becomes
-of them; identity, division into shards, completeness, resuming and merging are here. A folder of work has
+The module knows no metric. A kind of work says which rows there are, how they are computed and what becomes of them;
+division into shards, completeness, resuming and merging are here. A folder of work has
 
-    request.json      what is asked (`Request`)
+    request.json      what is asked (`ShardedRequest`)
     jobs.jsonl        the ledger: which tasks were started, crashed or were cancelled
 
 Rows are kept where `ShardedWork.rows` says, in a folder named after what they are, in chunks that everybody cuts alike:
@@ -21,92 +21,31 @@ Loads no torch or numpy until something is computed.
 
 import contextlib
 import functools
-import hashlib
-import io
 import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from cld_core.codec import from_plain, text, to_plain
-from cld_core.config import plugins
-from cld_core.config.registry import spec_of
+from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, UsageError
-from cld_core.files import NO_FILE, existing_object, passes, read_bytes, retried, write_arrays, write_json
-from cld_core.imports import resolve
+from cld_core.files import NO_FILE, retried, write_arrays
 from cld_core.ranges import CHUNK, share
-from cld_core.run.work import Work
-from cld_core.sanitize import one_line
+from cld_core.run.work import MAX_SHARDS, Request, Work
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cld_core.ranks import Ranks
 
-# By the ``kind`` field of their request.json.
-KINDS = {
-    "evaluation": "cld_core.evaluate.evaluation:Evaluation",
-    "tuning": "cld_core.tune.tuning:Tuning",
-    "statistics": "cld_core.evaluate.statistics:Statistics",
-}
-# The most pieces that work is divided into: each is a task, or a part of one.
-MAX_SHARDS = 10_000
-# The most rows of a kind.
-MAX_ROWS = 10**9
-# Seconds for which a request is tried to be read: one fault of the file system does not mean that there is none.
-READ_WITHIN_S = 1.0
 # Seconds for which a disk may fail before the task ends, as by a crash, and is started again elsewhere or later.
 PATIENCE_S = 120.0
 _FILE = re.compile(r"([0-9]{6,9})-([0-9]{6})\.npz")
-# A chunk of features has some megabytes.
-_MOST_BYTES = 2**28
 
 Arrays = dict[str, "np.ndarray"]
 Lengths = Mapping[str, Mapping[int, int]]
-
-
-def open_work(folder: Path) -> Work:
-    """The work that a folder's request.json describes.
-
-    Raises:
-        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
-        OSError: it cannot be read at this moment.
-    """
-    content = content_of(folder)
-    kind = text(content.get("kind")) if content is not None else None
-    if kind not in KINDS:
-        what = "there is no request here" if content is None else "its request was made by another version of cldctl"
-        raise NotFoundError(f"{folder}: {what}. Start the work again.")
-    work: Work = resolve(KINDS[kind])(folder)
-    return work
-
-
-def content_of(folder: Path) -> dict[str, Any] | None:
-    """What a folder's request.json holds; None if there is none.
-
-    Raises:
-        OSError: nobody knows at this moment.
-    """
-    try:
-        return retried(lambda: existing_object(folder / "request.json"), READ_WITHIN_S)
-    except OSError as error:
-        if passes(error):
-            raise
-        return None
-
-
-def use_plugins(folder: Path) -> None:
-    """Import the plug-ins of a request, before it is read: what they register may be part of it.
-
-    Raises:
-        RecipeError: one cannot be imported.
-    """
-    files = (content_of(folder) or {}).get("files") or {}
-    named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
-    plugins.use(named, f"{folder}/request.json")
 
 
 def require_few(shards: int) -> None:
@@ -121,34 +60,14 @@ def require_few(shards: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(ABC):
-    """One piece of work, complete: everything that its numbers depend on, and how it is divided.
+class ShardedRequest(Request):
+    """A request for rows, and how they are divided.
 
     Attributes:
-        sections: fields that hold a section of a recipe, of which the annotation names only the base of its specs.
         files: where things lie on this machine. Their content is part of the id, their place is not.
-        shards: pieces that are computed independently of each other.
-        batch_size: rows that are computed at once.
-        retries: crashes of one task after which it is not started again.
     """
 
-    kind: ClassVar[str]
-    sections: ClassVar[tuple[str, ...]] = ()
-
     files: dict[str, str | None]
-    batch_size: int
-    shards: int = 1
-    retries: int = 3
-
-    @property
-    @abstractmethod
-    def id(self) -> str:
-        """A name made of everything that the numbers depend on; the division and ``files`` are not in it."""
-
-    @property
-    @abstractmethod
-    def sizes(self) -> Mapping[str, int]:
-        """How many rows there are of each kind of rows."""
 
     def chunk(self, kind: str) -> int:
         """How many rows of a kind are kept in a file: a constant of the format, so that all work shares the files."""
@@ -173,43 +92,6 @@ class Request(ABC):
         """
         require_few(shards)
         return replace(self, shards=min(shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())))
-
-    def store(self, folder: Path) -> Path:
-        """Write the request into ``folder``, which is made if needed, and return the folder.
-
-        Work that was begun with the same id keeps its number of shards.
-        """
-        begun = content_of(folder)
-        request = self
-        if begun is not None and begun.get("id") == self.id:
-            request = replace(self, shards=type(self).load(folder).shards)
-        content = {"kind": self.kind, "id": self.id, **to_plain(request)}
-        folder.mkdir(parents=True, exist_ok=True)
-        if begun != content:
-            write_json(folder / "request.json", content)
-        return folder
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """The request of a folder.
-
-        Raises:
-            NotFoundError: there is none, or one that another version of cldctl wrote.
-            OSError: it cannot be read at this moment.
-        """
-        content = content_of(folder)
-        if content is None:
-            raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")
-        try:
-            chosen = {section: spec_of(section, content[section]) for section in cls.sections}
-            request = from_plain(cls, content, chosen=chosen)
-            sizes = [request.batch_size, *request.sizes.values()]
-            if not (1 <= request.shards <= MAX_SHARDS and all(1 <= size <= MAX_ROWS for size in sizes)):
-                raise ValueError(f"{request.shards} shards of {sizes} rows")
-            return request
-        except Exception as error:  # Whatever reading it meets: nobody but another version writes such a file.
-            why = f"the request was made by another version of cldctl ({one_line(error)})"
-            raise NotFoundError(f"{folder}: {why}. Start the work again.") from error
 
 
 class DamagedRowsError(CldError):
@@ -257,7 +139,9 @@ class Rows:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_arrays(self.file(number, length), arrays)
         if 0 < before < length:
-            self.remove(number, before)
+            # One that cannot be removed stays, and is in nobody's way but that of the disk.
+            with contextlib.suppress(OSError):
+                self.file(number, before).unlink()
 
     def load(self, number: int, length: int) -> tuple[Arrays, str]:
         """The rows of a chunk in the file that has so many, and the SHA-256 of the file.
@@ -266,28 +150,20 @@ class Rows:
             DamagedRowsError: it is gone, or not what was written.
             OSError: it cannot be read at this moment.
         """
-        import numpy as np
+        from cld_core import npz
 
         file = self.file(number, length)
         try:
-            content = read_bytes(file, limit=_MOST_BYTES)
+            arrays, digest = npz.load(file), checksum(file)
+        except npz.DamagedError as error:
+            raise DamagedRowsError(f"{file}: {error}") from error
         except OSError as error:
             if error.errno in NO_FILE:
                 raise DamagedRowsError(f"{file}: {error.strerror}") from error
             raise
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-        except Exception as error:  # zipfile and numpy raise anything for a damaged file
-            raise DamagedRowsError(f"{file}: {one_line(error) or type(error).__name__}") from error
         if not arrays or any(values.shape[:1] != (length,) for values in arrays.values()):
             raise DamagedRowsError(f"{file}: it does not have {length} rows")
-        return arrays, hashlib.sha256(content).hexdigest()
-
-    def remove(self, number: int, length: int) -> None:
-        """Forget a file. One that cannot be removed stays, and is in nobody's way but that of the disk."""
-        with contextlib.suppress(OSError):
-            self.file(number, length).unlink()
+        return arrays, digest
 
 
 class Computer(ABC):
@@ -315,21 +191,9 @@ class Computer(ABC):
 
 
 class ShardedWork(Work):
-    """One folder of sharded work.
+    """One folder of sharded work."""
 
-    Attributes:
-        request_type: the class of `request`.
-
-    Raises:
-        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
-    """
-
-    request_type: ClassVar[type[Request]]
-    request: Request
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.request = self.request_type.load(folder)
+    request: ShardedRequest
 
     @abstractmethod
     def rows(self, kind: str) -> Rows:

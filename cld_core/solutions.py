@@ -8,7 +8,7 @@ import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -173,13 +173,10 @@ class Solutions:
 
     @classmethod
     def of_file(cls, about: Mapping[str, str], name: str) -> Self:
-        """Those in the metadata of an exported file; damaged ones are left out."""
+        """Those in the metadata of an exported file; none if they are damaged."""
         found: list[Solution] = []
         with contextlib.suppress(ValueError):
-            content = parse_json(about.get(_CARRIED, ""))
-            for one in content if isinstance(content, list) else ():
-                with contextlib.suppress(ValueError):
-                    found.append(Solution.of_content(one if isinstance(one, dict) else {}))
+            found = [Solution.of_content(one) for one in from_plain(tuple, parse_json(about.get(_CARRIED, "[]")))]
         return cls(lambda: found, name)
 
     def carried(self, network: Network) -> dict[str, str]:
@@ -216,7 +213,7 @@ class Solutions:
 
         Warns, once, if the network is not the one that the solution was fitted to (`moved_on`).
         """
-        if not spec.needs_solution:
+        if not isinstance(spec, TunedSpec):
             return None
         solution = self.chosen(spec, network)
         if (how := moved_on(solution, network)) is not None:
@@ -273,9 +270,3 @@ def _same_checkpoint(solution: Solution, network: Network) -> bool:
 def _warn(text: str) -> None:
     """Log a warning: once, because the call is cached."""
     _log.warning("%s", text)
-
-
-def following(spec: SamplingSpec, solution: Solution) -> SamplingSpec:
-    """A spec that names the solution that it follows, so that it always draws the same samples."""
-    assert isinstance(spec, TunedSpec), "only a tuned sampler follows a solution"
-    return replace(spec, solution=solution.digest)

@@ -18,7 +18,7 @@ PUBLISHED_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 # Its layers and their numbers of features.
 LAYERS = {"64": 64, "192": 192, "768": 768, "2048": 2048}
 
-# Where things lie on this machine ("weights", "stats", "plugin 0", ...), as in `Request.files`.
+# Where things lie on this machine ("weights", "stats", "plugin 0", ...), as in `ShardedRequest.files`.
 Files = dict[str, str | None]
 
 

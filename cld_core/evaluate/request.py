@@ -18,14 +18,14 @@ from cld_core.errors import UsageError
 from cld_core.ranges import POINTS_CHUNK
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, change_marks
-from cld_core.shards import Request
+from cld_core.shards import ShardedRequest
 
 from . import feature_inputs, registry
 from .extraction import FeatureInputs
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRequest(Request, EvalSpec):
+class EvalRequest(ShardedRequest, EvalSpec):
     """One evaluation of one checkpoint: the `eval` section of a recipe, with what it means for this one.
 
     More samples that are not finite may be allowed later (``max_nonfinite``): that changes no number and is not part of

@@ -15,7 +15,7 @@ from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
-from cld_core.shards import Computer, Request, Rows, ShardedWork, Task
+from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork, Task
 
 from . import feature_inputs
 from .extraction import Extraction
@@ -24,7 +24,7 @@ _WHY = "jobs would compute, and import, what is in it"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatsRequest(Request):
+class StatsRequest(ShardedRequest):
     """Statistics of which images, by which extractor, into which file.
 
     Attributes:

@@ -23,8 +23,6 @@ from cld_core.samplers.tuned import Linear, follow, stepped
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion, Schedule
 
-from .tuning import Settings
-
 # How many of the newest alphas have weights in every fit, and in one from order 3 with the corrector. Weights of older
 # ones, which a solution of fewer evaluations leads to, stay as they are.
 MEMORY, MOST_MEMORY = 4, 5
@@ -37,9 +35,8 @@ _COPIED_AT_ONCE = 16
 # The change of a coefficient, or of the logarithm of a time, in a copy. Later steps amplify it. A larger one would be
 # affected by the curvature of the flow, a smaller one by the rounding of a float32 network, 1e-7 of alpha.
 _STEP = 1e-5
-# Of the central difference in the logarithm of a time, beside backpropagation, and its evaluations.
+# Of the central difference in the logarithm of a time, beside backpropagation.
 _TIME_STEP = 3e-4
-PER_TIME = 2
 
 
 def spaced(sde: Diffusion, nfe: int, eps: float, denoise: bool, spacing: str) -> list[float]:
@@ -48,7 +45,7 @@ def spaced(sde: Diffusion, nfe: int, eps: float, denoise: bool, spacing: str) ->
     return sde.schedule.grid(name, nfe - denoise, eps, float(power or 1.0))
 
 
-def of_exponential(sde: Diffusion, times: Sequence[float], settings: Settings, denoise: bool) -> Linear:
+def of_exponential(sde: Diffusion, times: Sequence[float], order: int, corrector: bool, denoise: bool) -> Linear:
     """The exponential sampler over a grid, without noise, in linear form.
 
     The corrector's change of u becomes part of the next step.
@@ -56,7 +53,7 @@ def of_exponential(sde: Diffusion, times: Sequence[float], settings: Settings, d
     Args:
         times: the grid, its end included.
     """
-    steps = exponential.steps(sde, tuple(times), settings.order, settings.corrector, 0.0)
+    steps = exponential.steps(sde, tuple(times), order, corrector, 0.0)
     parts = [(step.transition, step.predictor) for step in steps]
     if denoise:
         parts.append(_denoising(sde, times[-1]))
@@ -108,7 +105,7 @@ def _divided(linear: Linear, sde: Diffusion, eps: float, denoise: bool) -> Linea
     spread = places(sde.schedule, times if denoise else [*times, eps])
     number = int((spread[:-1] - spread[1:]).argmax())
     middle = sde.schedule.time(float(spread[number : number + 2].mean()) ** _POWER)
-    (first,) = of_exponential(sde, (times[number], middle), Settings(1, False), False).matrices
+    (first,) = of_exponential(sde, (times[number], middle), 1, False, False).matrices
     last = matrices[number].clone()
     last[:, :n] @= torch.linalg.inv(first[:, :n])
     last[:, n : n + sde.m] -= last[:, :n] @ first[:, n:]

@@ -19,7 +19,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from cld_core import solutions
@@ -30,26 +29,15 @@ from cld_core.digests import digest
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
-from cld_core.run.work import Work
-from cld_core.shards import Request
+from cld_core.run.work import Request, Work
 from cld_core.solutions import Coefficients, Flow, Solution
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
 
-@dataclass(frozen=True)
-class Settings:
-    """An exponential sampler without noise, apart from its times."""
-
-    order: int
-    corrector: bool
-
-    def __str__(self) -> str:
-        return f"order={self.order} corrector={str(self.corrector).lower()}"
-
-
-CANDIDATES = tuple(itertools.starmap(Settings, itertools.product((1, 2, 3), (False, True))))
+# Exponential samplers without noise: the order, and whether there is a corrector.
+CANDIDATES = tuple(itertools.product((1, 2, 3), (False, True)))
 SPACINGS = ("power 6", "power 3", "quadratic")
 # Iterations of each candidate's grid, then of only the best grids, and how many of the best there are.
 EACH, BEST, KEPT = 3, 6, 2
@@ -88,7 +76,6 @@ class TuneRequest(Request):
 
     kind: ClassVar[str] = "tuning"
 
-    files: dict[str, str | None] = field(default_factory=dict)
     checkpoint_step: int
     model_digest: str
     nfe: int
@@ -148,9 +135,11 @@ class TuneRequest(Request):
         return digest([step, model, average, self.seed, self.rtol, to_plain(self.flow), points])
 
     @property
-    def networks(self) -> int:
-        """The most evaluations of the network for one of the score: two with guidance, otherwise one."""
-        return 1 if self.flow.guidance in (0, 1) else 2
+    def cost(self) -> str:
+        """What it takes at most, for messages."""
+        limit = "no limit of time" if self.budget_min is None else f"at most {self.budget_min:g} minutes"
+        fit = f"at most {sum(STAGES.values())} iterations of a fit to half of them ({limit})"
+        return f"the flow of {2 * self.points:,} draws, then {fit}"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -198,11 +187,6 @@ class State:
     rows: dict[str, tuple[Row, ...]] = field(default_factory=dict)
 
     @property
-    def steps(self) -> int:
-        """How many batches and rows there are."""
-        return self.flow + sum(map(len, self.rows.values()))
-
-    @property
     def seconds(self) -> float:
         """What the rows took, of which a budget is spent; the flow does not count."""
         return sum(row.seconds for rows in self.rows.values() for row in rows)
@@ -214,29 +198,14 @@ class State:
             return False
         return done < STAGES[stage] and not (done and spent and stage != "untuned")
 
-    def is_cut_off(self) -> bool:
-        """Whether rows are missing."""
-        return any(self.lacks(stage, None) for stage in STAGES)
-
 
 class Tuning(Work):
-    """One tuning to one checkpoint of ``run``.
-
-    Args:
-        request: what is asked; default: what the folder says.
-
-    Raises:
-        NotFoundError: the folder has no request, or one that another version of cldctl wrote.
-    """
+    """One tuning to one checkpoint of ``run``."""
 
     command = "cldctl tune"
-    computation = "cld_core.tune.job:Job"
+    request_type = TuneRequest
     called, doing, unit = "tuning", "tuning", "steps"
     request: TuneRequest
-
-    def __init__(self, folder: Path, request: TuneRequest | None = None) -> None:
-        self.folder = folder
-        self.request = request or TuneRequest.load(folder)
 
     @property
     def run(self) -> RunFolder:
@@ -287,7 +256,7 @@ class Tuning(Work):
         if self.is_done:
             return total, total
         state = find_record(State, self.folder / STATE)
-        return 0 if state is None else min(state.steps, total), total
+        return 0 if state is None else min(state.flow + sum(map(len, state.rows.values())), total), total
 
     def moved_at(self) -> float | None:
         try:
@@ -310,7 +279,7 @@ class Tuning(Work):
         Raises:
             CldError: what is needed is gone or has changed.
         """
-        return self.is_done or resolve(self.computation)(self, ranks.device, should_stop).run()
+        return self.is_done or resolve("cld_core.tune.job:Job")(self, ranks.device, should_stop).run()
 
 
 def tunings_of(run: RunFolder) -> list[Tuning]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cld_core.checkpoint.files import DamagedCheckpoint, all_whole, newest_good, verify, weights_digest
 from cld_core.config import Recipe, describe, override, with_overrides
+from cld_core.config.sampling import TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import CheckpointError, NotFoundError, UsageError, did_you_mean
 from cld_core.evaluate.reports import current_report
@@ -16,7 +17,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cld_core.run import RunFolder
 from cld_core.sanitize import is_count, one_line
-from cld_core.solutions import Network, Solutions, following
+from cld_core.solutions import Network, Solutions
 
 CHANGEABLE = ("eval", "sampling", "ema", "cluster")
 SWEEPABLE = ("sampling", "eval", "ema")
@@ -90,13 +91,13 @@ def with_solution(run: RunFolder, recipe: Recipe, step: int) -> Recipe:
         OSError: the checksum of the checkpoint cannot be read.
     """
     spec = recipe.sampling
-    if not spec.needs_solution:
+    if not isinstance(spec, TunedSpec):
         return recipe
     checksum, labels = weights_digest(run, step) or "", recipe.data.labels
     network = Network(step=step, checkpoint=checksum, ema_length=recipe.ema.length, labels=labels)
     solution = Solutions.of_run(run).followed(spec, network)
     assert solution is not None, "it needs one"
-    return replace(recipe, sampling=following(spec, solution))
+    return replace(recipe, sampling=replace(spec, solution=solution.digest))
 
 
 def recipe_for_evaluation(base: Recipe, overrides: Sequence[str], source: str, idle: Collection[str] = ()) -> Recipe:

@@ -36,8 +36,7 @@ from cld_core.run.events import (
     TurnedAway,
 )
 from cld_core.run.history import History
-from cld_core.run.work import Work
-from cld_core.shards import open_work
+from cld_core.run.work import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 

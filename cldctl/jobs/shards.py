@@ -10,9 +10,8 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code
 from cld_core.run.events import Event, GivenUp, NotRequeued, OtherCode, TaskFailed
-from cld_core.run.work import Work
+from cld_core.run.work import Work, open_work, use_plugins
 from cld_core.sanitize import one_line
-from cld_core.shards import open_work, use_plugins
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished

@@ -304,21 +304,10 @@ def finish_samplers(
 
 
 def say_cost(planned: Tunings) -> None:
-    """Say how many evaluations of the network tunings will take, if any are to come."""
-    recipe, works = planned.recipe, map(Tuning, planned.folders, planned.requests)
-    todo = [work.request for work in works if not work.is_done]
-    if not todo:
-        return
-    with Working("counting evaluations"):
-        from cld_core import sde
-        from cld_core.tune.fit import most_evaluations
-
-        diffusion = sde.build(recipe.sde)
-        most = sum(most_evaluations(request, diffusion, recipe.network.images) for request in todo)
-    first, minutes = todo[0], todo[0].budget_min
-    limit = "no limit of time" if minutes is None else f"at most {minutes:g} minutes for the fit of each N"
-    solved = f"the flow of {2 * first.points:,} draws, then at most {most:,} evaluations of the network"
-    err.print(f"step {first.checkpoint_step}: {solved} for each of {first.points:,}; {limit}")
+    """Say how much tunings will compute, if any are to come."""
+    if not all(work.is_done for work in map(Tuning, planned.folders, planned.requests)):
+        first = planned.requests[0]
+        err.print(f"step {first.checkpoint_step}: {first.cost} for each N")
 
 
 def finish_tunings(planned: Tunings, outcome: Outcome, as_json: bool, follow: bool) -> int:

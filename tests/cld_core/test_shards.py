@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cld_core import files, shards
+from cld_core import files
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
-from cld_core.shards import KINDS, Computer, DamagedRowsError, Request, Rows, ShardedWork, Task, open_work
+from cld_core.run import work as works
+from cld_core.run.work import KINDS, open_work
+from cld_core.shards import Computer, DamagedRowsError, Rows, ShardedRequest, ShardedWork, Task
 from tests.support.clock import Clock
 
 N = 22
@@ -29,7 +31,7 @@ SUM = sum(i * i for i in range(N))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquaresRequest(Request):
+class SquaresRequest(ShardedRequest):
     kind: ClassVar[str] = "squares"
 
     n: int
@@ -274,9 +276,8 @@ def test_work_that_was_begun_keeps_its_shards_and_learns_the_rest(folder):
 def test_a_kind_with_fewer_chunks_than_shards(tmp_path):
     folder = stored(tmp_path / "work", few=2, shards=100)
     work = Squares(folder)
-    assert work.request.shards == N, "as many as there are rows"
-    assert len(work.missing()) == 6, "one without a chunk is complete at once"
-    assert len([shard for shard in range(N) if "few" in work.request.chunks(shard)]) == 1
+    assert work.request.shards == len(work.missing()) == 6, "as many as there are chunks"
+    assert len([shard for shard in range(6) if "few" in work.request.chunks(shard)]) == 1
     assert work.compute(Ranks())
     assert read_object(folder / "sum.json")["few"] == 1
 
@@ -303,7 +304,7 @@ def test_kinds_are_found_by_their_request(folder, request):
     request.getfixturevalue("known")
     assert isinstance(open_work(folder), Squares)
     (folder / "request.json").write_text('{"kind": "squares", "shards": 1}')
-    with pytest.raises(NotFoundError, match=r"another version of cldctl .*files is missing"):
+    with pytest.raises(NotFoundError, match=r"another version of cldctl .*batch_size is missing"):
         open_work(folder)
 
 
@@ -323,7 +324,7 @@ def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_fo
         assert read(folder).request.n == N
     left[0] = 1
     assert SquaresRequest.load(stored(folder, shards=5)).shards == 3, "work that was begun keeps its shards"
-    monkeypatch.setattr(shards, "READ_WITHIN_S", 0.0)
+    monkeypatch.setattr(works, "READ_WITHIN_S", 0.0)
     left[0] = float("inf")
     for read in (open_work, Squares):
         with pytest.raises(OSError, match=os.strerror(number)):

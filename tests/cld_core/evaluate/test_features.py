@@ -22,7 +22,7 @@ from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.shards import open_work
+from cld_core.run.work import open_work
 from tests.support.extractor import random_inception
 from tests.support.images import make_images, tiny_recipe
 

@@ -15,8 +15,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import RowComputer
 from cld_core.imports import resolve
 from cld_core.ranks import Ranks
-from cld_core.run.work import Work
-from cld_core.shards import KINDS
+from cld_core.run.work import KINDS, Work
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

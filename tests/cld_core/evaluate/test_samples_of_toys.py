@@ -77,7 +77,7 @@ def test_the_flow_is_not_away_from_itself(toy):
     assert computed(toy, ("flow-distance",), "sampling.method=ode").report["flow-distance"]["value"] > 0
 
 
-def test_the_distance_is_the_root_mean_square_whatever_the_shards(toy):
+def test_the_distance_is_the_root_mean_square_whatever_the_shards(toy, chunks):
     """Of the same noise; and the samples that are compared may be fewer than those that are drawn."""
     one = computed(toy, ("w2", "flow-distance"), *FLOW, "eval.flow.samples=40")
     model = Model.from_run(toy.path, device="cpu")
@@ -88,6 +88,7 @@ def test_the_distance_is_the_root_mean_square_whatever_the_shards(toy):
     assert found["value"] == pytest.approx(float(square.mean().sqrt()), rel=1e-5)
     assert found["stderr"] == pytest.approx(float(square.std()) / math.sqrt(40) / (2 * found["value"]), rel=1e-5)
     assert (found["samples"], one.report["w2"]["samples"], found["nfe_mean"]) == (40, 70, 6.0)
+    chunks(16)
     three = computed(toy, ("flow-distance",), *FLOW, "eval.flow.samples=40", "eval.batch_size=9", shards=3)
     np.testing.assert_allclose(gather(three)["flow"]["square"], gather(one)["flow"]["square"], rtol=1e-3, atol=1e-9)
     assert three.report["flow-distance"]["value"] == pytest.approx(found["value"], rel=1e-4)

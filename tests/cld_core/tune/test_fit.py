@@ -13,8 +13,8 @@ from cld_core.samplers.tuned import Linear
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.solutions import Coefficients
-from cld_core.tune import fit
-from cld_core.tune.fit import Ends, Iterate, Problem, advanced
+from cld_core.tune import job as fit
+from cld_core.tune.job import Ends, Iterate, Problem, advanced
 from cld_core.tune.linear import Fitted, extended
 from cld_core.tune.tuning import STAGES, Row
 from tests.support.numeric import BothScored, ThirdOrder

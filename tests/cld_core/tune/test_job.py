@@ -11,7 +11,7 @@ from cld_core.codec import find_record
 from cld_core.errors import NotFoundError
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
-from cld_core.shards import open_work
+from cld_core.run.work import open_work
 from cld_core.tune import job
 from cld_core.tune.job import Job
 from cld_core.tune.tuning import STAGES, STATE, State, TuneRequest, Tuning, tunings_of
@@ -147,7 +147,7 @@ def test_a_larger_budget_goes_on_from_the_rows_of_a_smaller_one(run, tmp_path, c
 
 def test_tunings_share_the_ends_of_the_flow(tuned_run, capsys):
     compute(tuning(tuned_run, nfe=4, budget_min=0.0))
-    assert "flow" not in capsys.readouterr().out
+    assert "flow 1/" not in capsys.readouterr().out
     assert {work.request.nfe for work in tunings_of(tuned_run)} == {3, 4}
 
 

@@ -7,13 +7,11 @@ import torch
 
 from cld_core import samplers
 from cld_core.analytic import GaussianMixture, diamond
-from cld_core.config import load
 from cld_core.config.sampling import ExponentialSpec, TunedSpec
 from cld_core.samplers.tuned import sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.solutions import Flow, Solution
-from cld_core.tune.fit import most_evaluations
 from cld_core.tune.linear import (
     MEMORY,
     Fitted,
@@ -28,9 +26,8 @@ from cld_core.tune.linear import (
     unpacked,
     with_memory,
 )
-from cld_core.tune.tuning import CANDIDATES, STAGES, Settings, TuneRequest
+from cld_core.tune.tuning import CANDIDATES
 from tests.support.numeric import BothScored, ThirdOrder
-from tests.support.paths import RECIPES
 
 DIFFUSIONS = [CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE(), BothScored(), ThirdOrder()]
 
@@ -45,17 +42,17 @@ def prior(sde, n=8, d=2):
 
 
 @pytest.mark.parametrize(
-    ("sde", "settings"),
-    [(CLD(), settings) for settings in (*CANDIDATES, Settings(0, True))]
-    + [(sde, settings) for sde in DIFFUSIONS[1:] for settings in (Settings(1, False), Settings(3, True))],
+    ("sde", "order", "corrector"),
+    [(CLD(), *settings) for settings in (*CANDIDATES, (0, True))]
+    + [(sde, *settings) for sde in DIFFUSIONS[1:] for settings in ((1, False), (3, True))],
     ids=str,
 )
 @pytest.mark.parametrize("denoise", [True, False])
-def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
+def test_the_exponential_sampler_is_a_linear_one(sde, order, corrector, denoise):
     score, eps = GaussianMixture(torch.tensor([[0.5, 0.0], [-0.5, 0.2]]), 0.3).score(sde), 1e-2
-    spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=settings.order, corrector=settings.corrector)
+    spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=order, corrector=corrector)
     wanted = samplers.sample(score, sde, spec, InFloat64(0, "linear", first=0, last=8), (2,))
-    linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), settings, denoise)
+    linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), order, corrector, denoise)
     flow = Flow(eps=eps, denoise=denoise)
     solution = Solution(coefficients=with_memory(linear).plain(), flow=flow, rms={}, about={})
     found, _ = sample(score, sde, TunedSpec(nfe=6), prior(sde), None, solution=solution)
@@ -69,7 +66,7 @@ def test_the_exponential_sampler_is_a_linear_one(sde, settings, denoise):
 @pytest.mark.parametrize("denoise", [True, False])
 def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
     fitted, u = Fitted(diamond().score(sde), sde, 1000), prior(sde)
-    few = with_memory(of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), Settings(3, True), denoise))
+    few = with_memory(of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), 3, True, denoise))
     more = with_memory(extended(few, sde, 9, 1e-2, denoise))
     assert len(more.times) == 9
     assert bool((more.times.diff() < 0).all())
@@ -83,7 +80,7 @@ def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
 def central_differences(sde, denoise):
     """A sampler, the noise that it starts from, and the derivatives of its samples by each parameter."""
     fitted, eps, u = Fitted(diamond().score(sde), sde, 3), 1e-2, prior(sde, 4)
-    origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), Settings(2, False), denoise))
+    origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), 2, False, denoise))
     parameters = packed(origin, denoise)
 
     def at(moved):
@@ -111,7 +108,7 @@ def test_backwards_derivatives_are_right_for_a_network_of_float32():
     sde, eps, u = CLD(), 1e-2, prior(CLD(), 8)
     exact = diamond().score(sde)
     rounded = Fitted(lambda u, t: exact(u.float(), t).to(u), sde, 1000)
-    origin = with_memory(of_exponential(sde, spaced(sde, 6, eps, True, "power 3"), Settings(2, False), True))
+    origin = with_memory(of_exponential(sde, spaced(sde, 6, eps, True, "power 3"), 2, False, True))
     wanted = by_backpropagation(Fitted(exact, sde, 1000), origin, u, True)
     found = by_backpropagation(rounded, origin, u, True)
     forwards = by_copies(rounded, origin, u, True)
@@ -126,26 +123,12 @@ def test_a_grid_comes_back_from_its_shares(sde):
     assert times_of(sde.schedule, shares_of(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
 
 
-def test_evaluations_are_counted_beforehand():
-    """The copies of one linearisation: as many as the pass makes, with the one that moves each free time."""
-    sde, counted = CLD(), []
-    fitted = Fitted(diamond().score(sde), sde, 1000, counted.append)
-    linear = with_memory(of_exponential(sde, spaced(sde, 5, 1e-3, True, "power 6"), CANDIDATES[-1], True))
-    request = TuneRequest.of(load(RECIPES / "toy.yaml"), 20, 5, points=8, budget_min=None, seed=0)
-    planar, images = (most_evaluations(request, sde, kind) for kind in (False, True))
-    for way, most in ((by_backpropagation, planar), (by_copies, images)):
-        counted.clear()
-        way(fitted, linear, prior(sde, 1), True)
-        assert 0.1 * most < STAGES["coefficients"] * sum(counted) < most
-    assert sum(counted) == 5 + 3 + 6 * 4 + 9 * 3 + 11 * 2 + 13
-
-
 def test_images_are_fitted_as_points_are():
     """Coefficients are those of halves, whatever shape these have."""
     sde, d = CLD(), 3 * 2 * 2
     points = Fitted(GaussianMixture(torch.tensor([[0.5] * d, [-0.5] * d]), 0.3).score(sde), sde, 1000)
     images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
-    linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), Settings(1, False), True))
+    linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), 1, False, True))
     u = prior(sde, 4, d)
     (slopes,), (found,) = (
         fitted.slopes(linear, one, True) for fitted, one in ((points, u), (images, u.unflatten(1, (6, 2, 2))))

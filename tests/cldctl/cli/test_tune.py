@@ -28,7 +28,7 @@ def tuned(runs, tmp_path_factory):
 def test_a_second_time_finds_the_result(tuned):
     again = invoke("tune", "done", "--nfe", "3", *QUICK, "--json", runs=tuned)
     assert "is already complete" in again.stderr
-    assert "evaluations of the network" not in again.stderr
+    assert "iterations of a fit" not in again.stderr
     (entry,) = json.loads(again.stdout)["tunings"]
     assert entry["nfe"] == 3
     assert entry["step"] == 20

@@ -16,7 +16,7 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Explained, GivenUp, JobRef, Requeued, Started, Submitted, TaskFailed, TurnedAway
 from cld_core.run.ledger import Ledger
-from cld_core.shards import open_work
+from cld_core.run.work import open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
