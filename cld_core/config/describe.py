@@ -4,6 +4,7 @@ And how a recipe differs from the one that it builds on.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,33 +150,25 @@ def from_base(
         RecipeError: as `load`.
     """
     recipe, where = load_with_places(path, overrides, profile)
-    base, before = _base(path)
-    if base is None or before is None:
+    for layer in file_layers(path):
+        with suppress(RecipeError):
+            base = layer.path or path
+            before = leaves(load(base).to_dict())
+            break
+    else:
         return None, []
-    now, then = leaves(recipe.to_dict()), leaves(before.to_dict())
-    changed = [key for key, value in now.items() if key not in then or then[key] != value]
     found = [
         Difference(
             key=key,
-            value=_shown(now[key]),
-            before=_shown(then[key]) if key in then else None,
+            value=_shown(value),
+            before=_shown(before[key]) if key in before else None,
             place=origin(key, where),
         )
-        for key in changed
-        if key != "name" or key in where
+        for key, value in leaves(recipe.to_dict()).items()
+        if (key not in before or before[key] != value) and (key != "name" or key in where)
     ]
     # First what was typed just now, which is what somebody looks for.
     return base, sorted(found, key=lambda entry: entry.place != COMMAND_LINE)
-
-
-def _base(path: Path) -> tuple[Path | None, Recipe | None]:
-    for layer in file_layers(path):
-        try:
-            if layer.path is not None:
-                return layer.path, load(layer.path)
-        except RecipeError:
-            continue
-    return None, None
 
 
 def _shown(value: Any) -> str:

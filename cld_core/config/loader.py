@@ -159,7 +159,7 @@ def from_dict(tree: Mapping[str, Any], source: str, *, with_plugins: bool = Fals
     content, _ = parse(to_yaml(literal(tree)), source, "")
     if not isinstance(content, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections, not {shown(content)}. Use another file.")
-    return _Assembly(Path(source), with_plugins=with_plugins, frozen=True).recipe([Layer(source, content)], ())
+    return _Assembly(Path(source), with_plugins=with_plugins).recipe([Layer(source, content)], ())
 
 
 def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], source: str) -> Recipe:
@@ -169,7 +169,7 @@ def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], so
         RecipeError: a key or value is wrong.
     """
     layers = [Layer("recipe", literal(recipe.to_dict())), Layer(source, _nested({section: literal(changes)}))]
-    return _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ())
+    return _Assembly(Path("recipe"), with_plugins=False).recipe(layers, ())
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -416,8 +416,8 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         return [*file_layers(file, chain), layer]
     except RecipeError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            text = f"extends '{parent}', but there is no {printed(file)}.{shipped.correction(parent)}"
-            raise RecipeError(f"{place}: {text}") from error
+            fix = did_you_mean(Path(parent).stem, shipped.recipes()) or " Correct the name in 'extends'."
+            raise RecipeError(f"{place}: extends '{parent}', but there is no {printed(file)}.{fix}") from error
         raise
 
 
@@ -443,7 +443,7 @@ class _Assembly:
 
     Attributes:
         idle: keys whose overrides are ignored if the chosen variant lacks them.
-        frozen: the layers have no references.
+        frozen: references are refused.
         where: for each dotted key, the place that has set it.
         specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys that there are.
         values: of the dotted keys of the layers so far, without those that later choices of variants have dropped.
