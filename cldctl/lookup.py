@@ -54,7 +54,7 @@ def _missing(name: str, what: str) -> str:
 def profile_files() -> dict[str, Path]:
     """The files of all profiles by name, sorted; the user's own take precedence."""
     own = _own_profiles()
-    return shipped.files(*([] if own is None else [own]), shipped.profiles())
+    return shipped.files(*([] if own is None else [own]), shipped.folder() / "profiles")
 
 
 def _own_profiles() -> Path | None:

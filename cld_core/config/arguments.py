@@ -2,7 +2,8 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from cld_core.errors import RecipeError
@@ -25,11 +26,9 @@ def sampling_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> 
     given = _given(arguments)
     if not given:
         return recipe.sampling
-    try:
+    with _about_arguments("sampling", caller):
         changed = changed_section(recipe, "sampling", given, caller).sampling
         changed.require_usable()
-    except RecipeError as error:
-        raise RecipeError(_as_arguments(str(error), "sampling", caller)) from error
     return changed
 
 
@@ -38,10 +37,8 @@ def elbo_spec(recipe: Recipe, arguments: Mapping[str, Any], caller: str) -> Elbo
 
     Its ``eps`` is never before `objective.loss_eps`: the network has seen no smaller t.
     """
-    try:
+    with _about_arguments("eval.elbo", caller):
         spec = changed_section(recipe, "eval.elbo", _given(arguments), caller).eval.elbo
-    except RecipeError as error:
-        raise RecipeError(_as_arguments(str(error), "eval.elbo", caller)) from error
     return dataclasses.replace(spec, eps=max(spec.eps, recipe.objective.loss_eps))
 
 
@@ -66,8 +63,12 @@ def _plain(value: Any) -> Any:
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def _as_arguments(text: str, section: str, caller: str) -> str:
-    """A message about keys as one about arguments: sampling.corrector=true is corrector=True."""
-    named = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", text)
-    named = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
-    return named if named.startswith(caller) else f"{caller}: {named}"
+@contextmanager
+def _about_arguments(section: str, caller: str) -> Iterator[None]:
+    """Messages about keys as ones about arguments: sampling.corrector=true is corrector=True."""
+    try:
+        yield
+    except RecipeError as error:
+        named = re.sub(rf"\b{re.escape(section)}\.(?=\w)", "", str(error))
+        named = re.sub(r"=(true|false)\b", lambda found: f"={found[1].title()}", named)
+        raise RecipeError(named if named.startswith(caller) else f"{caller}: {named}") from error

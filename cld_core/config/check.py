@@ -19,7 +19,7 @@ def problems(recipe: Recipe) -> Iterator[Problem]:
         for name, other, text in of_section():
             yield f"{section}.{name}", f"{section}.{other}", text
     yield from _diffusion(recipe)
-    yield from _images(recipe) if isinstance(recipe.data, ImageDataSpec) else _vectors(recipe)
+    yield from _data(recipe)
     yield from _labels(recipe) if recipe.data.labels else _no_labels(recipe)
     train, world, lengths = recipe.train, recipe.cluster.world_size, recipe.train.ema_lengths
     if train.batch_size < world:
@@ -41,22 +41,18 @@ def _diffusion(recipe: Recipe) -> Iterator[Problem]:
         yield "sampling.method", "sde.name", f"{text} Set sampling.method=exponential."
 
 
-def _vectors(recipe: Recipe) -> Iterator[Problem]:
-    data, network = recipe.data, recipe.network
-    if network.images:
-        text = f"cannot be {network.name} with data.name={data.name}, which are vectors. Set network.name=mlp."
-        yield "network.name", "data.name", text
-    if recipe.periodic.fid_every is not None:
-        text = f"compares images, but data.name={data.name} are vectors. Set it to null."
-        yield "periodic.fid_every", "data.name", text
-
-
-def _images(recipe: Recipe) -> Iterator[Problem]:
+def _data(recipe: Recipe) -> Iterator[Problem]:
     data, network, samples = recipe.data, recipe.network, recipe.periodic.samples
-    assert isinstance(data, ImageDataSpec), "toy data are vectors"
-    if not network.images:
-        text = f"cannot be {network.name} with data.name={data.name}, which are images. Set network.name=ncsnpp."
+    are_images = isinstance(data, ImageDataSpec)
+    if network.images != are_images:
+        kind, fix = ("images", "ncsnpp") if are_images else ("vectors", "mlp")
+        text = f"cannot be {network.name} with data.name={data.name}, which are {kind}. Set network.name={fix}."
         yield "network.name", "data.name", text
+    if not isinstance(data, ImageDataSpec):
+        if recipe.periodic.fid_every is not None:
+            text = f"compares images, but data.name={data.name} are vectors. Set it to null."
+            yield "periodic.fid_every", "data.name", text
+        return
     if isinstance(network, NcsnppSpec):
         if data.pixels != network.image_size:
             text = f"is {network.image_size}, but the images have {data.pixels} pixels. Set it to {data.pixels}."

@@ -4,7 +4,8 @@ And how a recipe differs from the one that it builds on.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +22,34 @@ _WIDTH = 120
 _LONGEST = 80  # characters of a value
 
 
-@dataclass(frozen=True)
-class Meaning(Entry):
-    """What a key is in some variants of its section.
-
-    Attributes:
-        variants: their names; empty in a section without variants.
-    """
-
-    variants: tuple[str, ...] = ()
-
-    @property
-    def default(self) -> str:
-        """As YAML."""
-        return to_yaml_line(self.usual)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """A dotted key, and what it means; in a section with variants, it may mean several things."""
-
-    name: str
-    meanings: tuple[Meaning, ...]
-
-    @property
-    def section(self) -> str:
-        return self.name.rpartition(".")[0]
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """All values that some variant takes, if they can be listed."""
-        return tuple(dict.fromkeys(option for meaning in self.meanings for option in meaning.options))
+# What a key means, with the variants of its section in which it does; none in a section without variants.
+Meanings = Mapping[Entry, tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of a recipe (dotted; "" for the recipe itself), its keys, and the sections in it.
+    """A section of a recipe (dotted; "" for the recipe itself).
 
     Attributes:
+        keys: its dotted keys; in a section with variants, one may mean several things.
         selector: the dotted key that chooses the variant; None without variants.
         variants: what each is, by name.
     """
 
     name: str
     doc: str
-    keys: tuple[Key, ...]
-    sections: tuple[str, ...] = ()
-    selector: str | None = None
-    variants: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, Meanings]
+    selector: str | None
+    variants: Mapping[str, str]
 
-    def keys_of(self, variant: str) -> tuple[Key, ...]:
+    def keys_of(self, variant: str) -> dict[str, Meanings]:
         """The keys of one variant, with what they mean in it."""
-        return tuple(
-            Key(name=key.name, meanings=(meaning,))
-            for key in self.keys
-            for meaning in key.meanings
-            if variant in meaning.variants
-        )
+        return {
+            key: {entry: variants}
+            for key, meanings in self.keys.items()
+            for entry, variants in meanings.items()
+            if variant in variants
+        }
 
 
 def sections() -> dict[str, Section]:
@@ -87,44 +59,35 @@ def sections() -> dict[str, Section]:
 
 
 def _section(path: str, doc: str, found: Mapping[str, Entry]) -> Section:
-    inner = {name: entry for name, entry in found.items() if name and name.rpartition(".")[0] == path}
-    section = SECTIONS.get(path)
-    selector, variants = (section.selector, section.variants) if section is not None else (None, {})
-    # What each key means, and the variants in which it does; the selector means the same in all.
-    meanings: dict[str, dict[Entry, list[str]]] = {
-        name: {entry: []} for name, entry in inner.items() if not entry.is_section and selector in (None, name)
-    }
-    for variant, choice in variants.items():
+    own = {key: entry for key, entry in found.items() if key.rpartition(".")[0] == path and not entry.is_section}
+    if (section := SECTIONS.get(path)) is None:
+        meanings = {key: {entry: ()} for key, entry in own.items()}
+        return Section(name=path, doc=doc, keys=meanings, selector=None, variants={})
+    # The selector means the same in all variants.
+    keys: dict[str, dict[Entry, tuple[str, ...]]] = {section.selector: {own[section.selector]: ()}}
+    for variant, choice in section.variants.items():
         for name, entry in entries(choice.spec).items():
-            if (key := f"{path}.{name}") != selector:
-                meanings.setdefault(key, {}).setdefault(entry, []).append(variant)
-    return Section(
-        name=path,
-        doc=doc,
-        keys=tuple(
-            Key(name=key, meanings=tuple(Meaning(**vars(entry), variants=tuple(of)) for entry, of in each.items()))
-            for key, each in meanings.items()
-        ),
-        sections=tuple(name for name, entry in inner.items() if entry.is_section),
-        selector=selector,
-        variants={} if section is None else section.docs,
-    )
+            if name != section.key:
+                of = keys.setdefault(f"{path}.{name}", {})
+                of[entry] = (*of.get(entry, ()), variant)
+    return Section(name=path, doc=doc, keys=keys, selector=section.selector, variants=section.docs)
 
 
-def keys() -> dict[str, Key]:
-    """All keys by name, with whichever variants, in the order of the recipe."""
-    return {key.name: key for section in sections().values() for key in section.keys}
+def keys() -> dict[str, Meanings]:
+    """All keys, with whichever variants, in the order of the recipe."""
+    return {key: meanings for section in sections().values() for key, meanings in section.keys.items()}
 
 
-def find(name: str) -> Key | Section | tuple[Section, str]:
-    """A key, a section, or a section with the name of one of its variants, as "sde.cld".
+def find(name: str) -> tuple[Section, str]:
+    """What has a name: a section and "", a key of it, or one of its variants, as "sde.cld" ("cld").
 
     Raises:
         RecipeError: there is none of this name; names the nearest.
     """
-    found: dict[str, Key | Section | tuple[Section, str]] = {**keys()}
-    for path, section in sections().items():
-        found |= {path: section} if path else {}
+    all_sections = sections()
+    found = {key: (section, key) for section in all_sections.values() for key in section.keys}
+    for path, section in all_sections.items():
+        found |= {path: (section, "")} if path else {}
         for variant in section.variants:
             found.setdefault(f"{path}.{variant}", (section, variant))
     if name in found:
@@ -187,33 +150,25 @@ def from_base(
         RecipeError: as `load`.
     """
     recipe, where = load_with_places(path, overrides, profile)
-    base, before = _base(path)
-    if base is None or before is None:
+    for layer in file_layers(path):
+        with suppress(RecipeError):
+            base = layer.path or path
+            before = leaves(load(base).to_dict())
+            break
+    else:
         return None, []
-    now, then = leaves(recipe.to_dict()), leaves(before.to_dict())
-    changed = [key for key, value in now.items() if key not in then or then[key] != value]
     found = [
         Difference(
             key=key,
-            value=_shown(now[key]),
-            before=_shown(then[key]) if key in then else None,
+            value=_shown(value),
+            before=_shown(before[key]) if key in before else None,
             place=origin(key, where),
         )
-        for key in changed
-        if key != "name" or key in where
+        for key, value in leaves(recipe.to_dict()).items()
+        if (key not in before or before[key] != value) and (key != "name" or key in where)
     ]
     # First what was typed just now, which is what somebody looks for.
     return base, sorted(found, key=lambda entry: entry.place != COMMAND_LINE)
-
-
-def _base(path: Path) -> tuple[Path | None, Recipe | None]:
-    for layer in file_layers(path):
-        try:
-            if layer.path is not None:
-                return layer.path, load(layer.path)
-        except RecipeError:
-            continue
-    return None, None
 
 
 def _shown(value: Any) -> str:

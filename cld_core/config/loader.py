@@ -9,7 +9,7 @@ OmegaConf.
 import functools
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -168,7 +168,7 @@ def changed_section(recipe: Recipe, section: str, changes: Mapping[str, Any], so
     Raises:
         RecipeError: a key or value is wrong.
     """
-    layers = [Layer("recipe", literal(recipe.to_dict())), Layer(source, _nested(section, literal(changes)))]
+    layers = [Layer("recipe", literal(recipe.to_dict())), Layer(source, _nested({section: literal(changes)}))]
     return _Assembly(Path("recipe"), with_plugins=False, frozen=True).recipe(layers, ())
 
 
@@ -238,8 +238,8 @@ def dump(recipe: Recipe) -> str:
 def dump_changed(recipe: Recipe) -> str:
     """As `dump`, with those keys alone that differ from their defaults, and what selects variants."""
     keys = known(specs_of(recipe))
-    changed = (_nested(key, value) for key, value in leaves(recipe.to_dict()).items() if value != keys[key].usual)
-    return to_yaml(literal(_overlaid(*changed)))
+    changed = {key: value for key, value in leaves(recipe.to_dict()).items() if value != keys[key].usual}
+    return to_yaml(literal(_nested(changed)))
 
 
 def to_yaml(content: Any) -> str:
@@ -277,6 +277,8 @@ def printed(path: str | Path) -> str:
     return printable(str(path), keep="")
 
 
+# A command reads the same few files several times, and YAML is most of what reading a recipe takes.
+@functools.lru_cache(maxsize=64)
 def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapping[str, int]]:
     """The content of a YAML document, None if it is empty, and for each dotted key its line, from 1.
 
@@ -290,7 +292,9 @@ def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapp
         RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no recipe can have.
     """
     try:
-        return _parse(text, section or "")
+        content = _Content(_Loader(text))
+        node = content.loader.get_single_node()
+        return None if node is None else content.value(node, section or "", 0), content.lines
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         if not isinstance(error, _Refused):
@@ -303,18 +307,6 @@ def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapp
 
 class _Refused(yaml.MarkedYAMLError):  # type: ignore[misc] # PyYAML has no types
     """It is YAML, but not for a recipe."""
-
-
-# A command reads the same few files several times, and YAML is most of what reading a recipe takes.
-@functools.lru_cache(maxsize=64)
-def _parse(text: str, section: str) -> tuple[Any, Mapping[str, int]]:
-    loader = _Loader(text)
-    try:
-        content = _Content(loader)
-        node = loader.get_single_node()
-        return None if node is None else content.value(node, section, 0), content.lines
-    finally:
-        loader.dispose()
 
 
 @dataclass
@@ -424,8 +416,8 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         return [*file_layers(file, chain), layer]
     except RecipeError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            text = f"extends '{parent}', but there is no {printed(file)}.{shipped.correction(parent)}"
-            raise RecipeError(f"{place}: {text}") from error
+            fix = did_you_mean(Path(parent).stem, shipped.recipes()) or " Correct the name in 'extends'."
+            raise RecipeError(f"{place}: extends '{parent}', but there is no {printed(file)}.{fix}") from error
         raise
 
 
@@ -454,7 +446,7 @@ class _Assembly:
         frozen: the layers have no references.
         where: for each dotted key, the place that has set it.
         specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys that there are.
-        merged: the keys of the layers so far, without those that later choices of variants have dropped.
+        layers: the dotted keys of the layers so far, without those that later choices of variants have dropped.
         is_lenient: plug-ins are named and not imported; ``unchecked``: one of them registers what is chosen.
     """
 
@@ -465,7 +457,7 @@ class _Assembly:
     where: dict[str, str] = field(default_factory=dict)
     specs: dict[str, type] = field(default_factory=default_specs)
     known: dict[str, Entry] = field(default_factory=dict)
-    merged: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[dict[str, Any]] = field(default_factory=list)
     is_lenient: bool = False
     unchecked: bool = False
 
@@ -483,10 +475,7 @@ class _Assembly:
         for name, layer in typed:
             if name not in self.idle or name in self.known:
                 self._add(layer)
-        # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are references.
-        is_plain = self.frozen or not (self.with_plugins or "${" in str(self.merged))
-        tree = _unescaped(_overlaid(*self.merged)) if is_plain else self._by_omegaconf()
-        made: Recipe = self._build(Recipe, "", {"name": self.path.stem, **tree})
+        made: Recipe = self._build(Recipe, "", {"name": self.path.stem, **self._resolved()})
         for key, other, problem in () if self.unchecked else problems(made):
             raise RecipeError(f"{self._origin_of_pair(key, other)}: '{key}' {problem}")
         return made
@@ -512,9 +501,9 @@ class _Assembly:
             self.where[path] = layer.place(path)
             if (problem := refusal(path, value, self.known, self.specs)) is not None:
                 raise RecipeError(f"{layer.place(path)}: {problem}")
-            if not isinstance(value, Mapping):  # what is in a section comes by itself
+            if not self.known[path].is_section:
                 self._check_references(path, value)
-        self.merged.append(dict(layer.keys))
+        self.layers.append({path: value for path, value in walk(layer.keys) if not self.known[path].is_section})
 
     def _choose(self, section: str, node: Mapping[str, Any]) -> None:
         """Of what is there so far, keep what the variant has that a layer chooses."""
@@ -524,9 +513,10 @@ class _Assembly:
             spec, self.unchecked = spec_of(section, node), True
         kept = variants.kept(self.specs[section], spec)
         self.specs[section] = spec
-        for keys in self.merged:
-            if isinstance(before := keys.get(section), Mapping):
-                keys[section] = {name: value for name, value in before.items() if name in kept}
+        for keys in self.layers:
+            for key in list(keys):
+                if key.startswith(f"{section}.") and key.split(".")[1] not in kept:
+                    del keys[key]
 
     def _check_references(self, key: str, value: Any) -> None:
         """Refuse what OmegaConf would take for something else than the name of another key."""
@@ -541,43 +531,43 @@ class _Assembly:
                 fix = r"Write ${train.steps}, for example, or \${ for the text ${."
                 self._refuse(key, f"has {there}; {rule}. {fix}")
 
-    def _by_omegaconf(self) -> dict[str, Any]:
-        """The layers as one, with the values of their references."""
+    def _resolved(self) -> dict[str, Any]:
+        """The values of the layers as one, with those of the keys that they refer to."""
+        values = {key: value for layer in self.layers for key, value in layer.items()}
+        texts = [(key, text) for key, value in values.items() for text in _texts(value)]
+        references = [(key, text, name) for key, text in texts for name in _references(text)]
+        # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are references.
+        if self.frozen or not (self.with_plugins or references):
+            return {key: _unescaped(value) for key, value in values.items()}
+        for key, text, name in references:
+            self._check_target(values, key, text, name)
         from omegaconf import OmegaConf
 
-        plain = _overlaid(*self.merged)
-        for key, value in leaves(plain).items():
-            for text in _texts(value):
-                for name in _references(text):
-                    self._check_target(plain, key, text, name)
-        tree: Any = OmegaConf.to_container(OmegaConf.unsafe_merge(*self.merged), resolve=True)
-        return dict(tree)
+        tree: Any = OmegaConf.to_container(OmegaConf.unsafe_merge(*map(_nested, self.layers)), resolve=True)
+        return {key: value for key, value in walk(tree) if key in values}
 
-    def _check_target(self, tree: Mapping[str, Any], key: str, text: str, name: str) -> None:
+    def _check_target(self, values: Mapping[str, Any], key: str, text: str, name: str) -> None:
         """Refuse a reference of a text to what has no value, or refers to something itself."""
-        target: Any = tree
-        for part in name.split("."):
-            target = target.get(part) if isinstance(target, Mapping) else None
-        texts = list(_texts(target))
-        if target is None or isinstance(target, Mapping):
-            found = "is not set" if target is None else "is a section"
+        target = values.get(name)
+        if target is None:
+            found = "is a section" if any(other.startswith(f"{name}.") for other in values) else "is not set"
             self._refuse(key, f"has ${{{name}}}, but {name} {found} in the recipe. Check the ${{...}} in it.")
         if isinstance(target, list) and _REFERENCE.fullmatch(text) is None:
             self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
-        if any(map(_references, texts)):
+        if any(map(_references, _texts(target))):
             self._refuse(key, f"refers to {name}, which refers to another key itself. Write one of the values.")
-        if max(map(len, (text, *texts))) > MAX_REFERENCE:
+        if max(map(len, (text, *_texts(target)))) > MAX_REFERENCE:
             self._refuse(key, f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.")
 
-    def _build(self, spec: type, prefix: str, node: Mapping[str, Any]) -> Any:
+    def _build(self, spec: type, prefix: str, given: Mapping[str, Any]) -> Any:
         """The recipe, or a section of it, with checked values."""
         values = {}
         for name in entries(spec):
             entry = self.known[key := f"{prefix}{name}"]
             if entry.is_section:
-                values[name] = self._build(entry.hint, f"{key}.", node.get(name, {}))
-            elif name in node:
-                values[name] = self._value(key, entry, node[name])
+                values[name] = self._build(entry.hint, f"{key}.", given)
+            elif key in given:
+                values[name] = self._value(key, entry, given[key])
         return spec(**values)
 
     def _value(self, key: str, entry: Entry, value: Any) -> Any:
@@ -599,15 +589,6 @@ class _Assembly:
         return f"{place_of_other}, and {place}" if typed else place
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value, however deep: wherever they are, OmegaConf looks for references in them."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(inner)
-
-
 def _in_order(overrides: Sequence[str]) -> list[str]:
     """Overrides as typed, except that those which choose a variant come first: the others are keys of it."""
     return sorted(overrides, key=lambda text: text.partition("=")[0] not in SELECTORS)
@@ -615,13 +596,19 @@ def _in_order(overrides: Sequence[str]) -> list[str]:
 
 def _typed(text: str) -> Layer:
     """The layer of an override."""
-    return Layer(COMMAND_LINE, plugins.anchored(_nested(*override(text)), Path.cwd()))
+    return Layer(COMMAND_LINE, plugins.anchored(_nested(dict([override(text)])), Path.cwd()))
 
 
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    """Mappings with a value at a dotted key."""
-    first, _, rest = path.partition(".")
-    return {first: _nested(rest, value) if rest else value}
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings with values at dotted keys."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = value
+    return tree
 
 
 def _references(text: str) -> list[str]:
@@ -629,10 +616,9 @@ def _references(text: str) -> list[str]:
     return [match[2] for match in _REFERENCE.finditer(text) if not len(match[1]) % 2]
 
 
-def _overlaid(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one, in which the later ones win."""
-    merged: dict[str, Any] = {}
-    for name, value in (entry for layer in layers for entry in layer.items()):
-        before = merged.get(name)
-        merged[name] = _overlaid(before, value) if isinstance(value, Mapping) and isinstance(before, dict) else value
-    return merged
+def _texts(value: Any) -> list[str]:
+    """All texts in a value."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [text for it in inner for text in _texts(it)]

@@ -21,11 +21,13 @@ class SamplingSpec:
         needs_split: the method needs a diffusion that is `splittable`.
         adaptive: each sample has its own steps.
         needs_solution: the method needs a solution that was fitted to the network, `cld_core.solutions`.
+        noiseless: it draws no noise after the prior, whatever its keys are.
     """
 
     needs_split: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     needs_solution: ClassVar[bool] = False
+    noiseless: ClassVar[bool] = False
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -50,7 +52,7 @@ class SamplingSpec:
     @property
     def follows_flow(self) -> bool:
         """Whether it approximates the probability flow: it draws no noise after the prior."""
-        return False
+        return self.noiseless
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
@@ -72,14 +74,11 @@ class OdeSpec(SamplingSpec):
     """The probability flow, by an adaptive solver that chooses its own number of network evaluations."""
 
     adaptive: ClassVar[bool] = True
+    noiseless: ClassVar[bool] = True
 
     method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
     atol: float = key(1e-5, "absolute tolerance of the adaptive solver", gt=0)
-
-    @property
-    def follows_flow(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,15 +189,12 @@ class GddimSpec(FixedStepSpec):
 class ConjugateSpec(FixedStepSpec):
     """Euler steps after a change of variables: lambda-DDIM of arXiv 2310.07894."""
 
+    noiseless: ClassVar[bool] = True
     auto_grid: ClassVar[str] = "power"
 
     method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
     conjugate_lambda: float = key(0.0, "lambda of B = lambda beta(t) J; 0 is DDIM", ge=-100, le=100)
     conjugate_matrix: Literal["identity", "ones"] = key("identity", "J of B = lambda beta(t) J")
-
-    @property
-    def follows_flow(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,11 +241,8 @@ class SplittingSpec(FixedStepSpec):
 @dataclass(frozen=True, kw_only=True)
 class TunedSpec(SamplingSpec):
     needs_solution: ClassVar[bool] = True
+    noiseless: ClassVar[bool] = True
 
     method: Literal["tuned"] = key("tuned", "times and coefficients fitted to the network by `cldctl tune`")
     nfe: int = key(10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000)
     solution: str | None = key(None, "digest of the fitted solution; null: the one for this number of evaluations")
-
-    @property
-    def follows_flow(self) -> bool:
-        return True

@@ -6,7 +6,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from cld_core.errors import RecipeError, did_you_mean
+from cld_core.errors import RecipeError
 from cld_core.files import read_bytes
 from cld_core.sanitize import one_line
 
@@ -21,11 +21,6 @@ def folder() -> Path:
     """The folder of the recipes that come with this package: data of the package, or `recipes/` of a checkout."""
     installed = Path(str(resources.files("cld_core"))) / "recipes"
     return installed if installed.is_dir() else installed.parents[1] / "recipes"
-
-
-def profiles() -> Path:
-    """The folder of the profiles that come with this package."""
-    return folder() / "profiles"
 
 
 def files(*folders: Path) -> dict[str, Path]:
@@ -84,11 +79,6 @@ def parent(name: str, child: Path) -> Path:
     found = [file for file in places if os.path.isfile(file)]
     others = [file for file in found if not os.path.samefile(file, child)]
     return next(iter(others or found), beside / name)
-
-
-def correction(name: str) -> str:
-    """What to write in place of an `extends` that names no recipe: a sentence, after a space."""
-    return did_you_mean(Path(name).stem, recipes()) or " Correct the name in 'extends'."
 
 
 def is_path(name: str) -> bool:

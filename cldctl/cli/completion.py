@@ -5,7 +5,7 @@ are left to the shell.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
@@ -95,24 +95,26 @@ def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
         yield from _values(keys[before])
     else:
         sections = _SECTIONS.get(ctx.info_name or "") or [name for name in describe.sections() if name]
-        yield from _keys([key for key in keys.values() if key.name.partition(".")[0] in sections], incomplete)
+        yield from _keys({key: it for key, it in keys.items() if key.partition(".")[0] in sections}, incomplete)
 
 
-def _keys(keys: Iterable[Any], incomplete: str) -> Iterator[str]:
+def _keys(keys: Mapping[str, Any], incomplete: str) -> Iterator[str]:
     """The sections, or the keys in the only section that is meant."""
-    found = [key for key in keys if "." in key.name and key.name.startswith(incomplete)]
-    sections = dict.fromkeys(f"{key.name.partition('.')[0]}." for key in found)
+    found = [key for key in keys if "." in key and key.startswith(incomplete)]
+    sections = dict.fromkeys(f"{key.partition('.')[0]}." for key in found)
     if "." not in incomplete and len(sections) > 1:
         yield from sections
         return
-    yield from (f"{key.name}=" for key in found)
+    yield from (f"{key}=" for key in found)
     if len(found) == 1:
         # A second one keeps the shell from writing a space behind the only one.
-        yield f"{found[0].name}={_values(found[0])[-1]}"
+        yield f"{found[0]}={_values(keys[found[0]])[-1]}"
 
 
-def _values(key: Any) -> list[str]:
-    values = [*key.options, *(meaning.default for meaning in key.meanings)]
+def _values(meanings: Iterable[Any]) -> list[str]:
+    from cld_core.config.loader import to_yaml_line
+
+    values = [*(option for it in meanings for option in it.options), *(to_yaml_line(it.usual) for it in meanings)]
     return list(dict.fromkeys(value.replace(", ", ",") for value in values))
 
 

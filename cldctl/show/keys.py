@@ -1,10 +1,10 @@
 """What `cldctl explain` says about keys of recipes, their sections and variants."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cld_core.config import describe, load
-from cld_core.config.describe import Key, Section
+from cld_core.config.describe import Meanings, Section
 from cld_core.config.loader import to_yaml_line
 from cld_core.config.registry import SECTIONS
 from cld_core.config.schema import leaves
@@ -28,16 +28,15 @@ def show(name: str | None) -> None:
                 out.print(strong("", f"{section.name:<10}", f" {section.doc}"))
         out.print("\n`cldctl explain SECTION` lists the keys of a section.")
         return
-    found = describe.find(name)
-    if isinstance(found, Key):
-        _key(found)
-    elif isinstance(found, Section):
-        _section(found)
+    section, part = describe.find(name)
+    if not part:
+        _section(section)
+    elif part in section.keys:
+        _key(part, section.keys[part])
     else:
-        section, variant = found
-        doc = f"{section.variants[variant]} ({section.selector}={variant})"
-        out.print(strong("", f"{section.name}.{variant}", f": {doc}"))
-        _table(section.keys_of(variant))
+        doc = f"{section.variants[part]} ({section.selector}={part})"
+        out.print(strong("", f"{section.name}.{part}", f": {doc}"))
+        _table(section.keys_of(part))
 
 
 def _section(section: Section) -> None:
@@ -47,38 +46,39 @@ def _section(section: Section) -> None:
     if section.variants:
         out.print()
     _table(section.keys)
-    for inner in section.sections:
-        out.print(f"`cldctl explain {inner}` lists the keys of {inner}.")
+    for inner in describe.sections():
+        if inner.rpartition(".")[0] == section.name:
+            out.print(f"`cldctl explain {inner}` lists the keys of {inner}.")
 
 
-def _table(keys: Sequence[Key]) -> None:
+def _table(keys: Mapping[str, Meanings]) -> None:
     """A line for each key: its default, or those of the variants, and what it is."""
     columns: dict[str, list[Any]] = {"key": [], "default": [], "meaning": []}
-    for key in keys:
-        whose = _variants_with(key).partition("=")[2]
-        columns["key"].append(key.name)
-        columns["default"].append(" or ".join(dict.fromkeys(meaning.default for meaning in key.meanings)))
-        columns["meaning"].append(f"{key.meanings[0].doc}{f' ({whose})' if whose else ''}")
+    for key, meanings in keys.items():
+        whose = _variants_with(key, meanings).partition("=")[2]
+        columns["key"].append(key)
+        columns["default"].append(" or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings)))
+        columns["meaning"].append(f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}")
     out.print(table(columns, wraps="meaning"))
 
 
-def _key(key: Key) -> None:
-    out.print(strong("", key.name, f": {'; '.join(dict.fromkeys(meaning.doc for meaning in key.meanings))}"))
+def _key(key: str, meanings: Meanings) -> None:
+    out.print(strong("", key, f": {'; '.join(dict.fromkeys(entry.doc for entry in meanings))}"))
     lines: list[tuple[str, str]] = []
-    for meaning in key.meanings:
-        whose = f"  ({', '.join(meaning.variants)})" if len(key.meanings) > 1 else ""
-        lines += [("expects", f"{meaning.expects}{whose}"), ("default", f"{meaning.default}{whose}")]
-    if variants := _variants_with(key):
-        lines.append(("only with", variants))
-    lines += [("" if number else "recipes", text) for number, text in enumerate(_values_in_recipes(key.name))]
+    for entry, variants in meanings.items():
+        whose = f"  ({', '.join(variants)})" if len(meanings) > 1 else ""
+        lines += [("expects", f"{entry.expects}{whose}"), ("default", f"{to_yaml_line(entry.usual)}{whose}")]
+    if only := _variants_with(key, meanings):
+        lines.append(("only with", only))
+    lines += [("" if number else "recipes", text) for number, text in enumerate(_values_in_recipes(key))]
     for label, text in lines:
         out.print(f"  {label:<10} {text}")
 
 
-def _variants_with(key: Key) -> str:
+def _variants_with(key: str, meanings: Meanings) -> str:
     """The variants that have a key, if not all do."""
-    section = SECTIONS.get(key.section)
-    mine = [variant for meaning in key.meanings for variant in meaning.variants]
+    section = SECTIONS.get(key.rpartition(".")[0])
+    mine = [variant for variants in meanings.values() for variant in variants]
     if section is None or not mine or set(mine) == set(section.variants):
         return ""
     return f"{section.selector}={', '.join(mine)}"

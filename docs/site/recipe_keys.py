@@ -1,10 +1,11 @@
 """The page of all recipe keys, from what `cldctl explain` says about them."""
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from cld_core.config import describe
-from cld_core.config.describe import Key, Section
+from cld_core.config.describe import Meanings, Section
+from cld_core.config.keys import Entry
+from cld_core.config.loader import to_yaml_line
 
 _HEAD = """# Recipe keys
 
@@ -23,7 +24,7 @@ def page() -> str:
     sections = describe.sections()
     whole = sections.pop("")
     lines = [f"| [`{name}`](#{name}) | {_cell(section.doc)} |" for name, section in sections.items() if "." not in name]
-    lines += ["", "Outside sections:", *_table(whole.keys)]
+    lines += ["", "Outside sections:", *_table(_rows(whole.keys))]
     for section in sections.values():
         lines += ["", f"{'###' if '.' in section.name else '##'} {section.name}", *_section(section)]
     return _HEAD + "\n".join(lines) + "\n"
@@ -37,31 +38,27 @@ def names() -> set[str]:
 
 def _section(section: Section) -> Iterator[str]:
     if section.selector is None:
-        yield from _table(section.keys)
+        yield from _table(_rows(section.keys))
         return
-    selector = section.keys[0]
-    yield from _table((selector,))
-    tables: dict[tuple[Key, ...], list[str]] = {}
+    yield from _table(_rows({section.selector: section.keys[section.selector]}))
+    tables: dict[tuple[tuple[str, Entry], ...], list[str]] = {}
     for variant in section.variants:
-        keys = tuple(Key(name=key.name, meanings=(_alone(key),)) for key in section.keys_of(variant))
-        tables.setdefault(keys, []).append(variant)
-    for keys, variants in tables.items():
+        tables.setdefault(_rows(section.keys_of(variant)), []).append(variant)
+    for rows, variants in tables.items():
         about = section.variants[variants[0]]
-        yield from ("", f"### {selector.name}: {', '.join(variants)}", "", f"{about[0].upper()}{about[1:]}.")
-        yield from _table(keys)
+        yield from ("", f"### {section.selector}: {', '.join(variants)}", "", f"{about[0].upper()}{about[1:]}.")
+        yield from _table(rows)
 
 
-def _table(keys: tuple[Key, ...]) -> Iterator[str]:
-    if keys:
+def _rows(keys: Mapping[str, Meanings]) -> tuple[tuple[str, Entry], ...]:
+    return tuple((key, entry) for key, meanings in keys.items() for entry in meanings)
+
+
+def _table(rows: tuple[tuple[str, Entry], ...]) -> Iterator[str]:
+    if rows:
         yield from ("", "| key | default | values | meaning |", "| -- | -- | -- | -- |")
-    for key in keys:
-        for meaning in key.meanings:
-            yield f"| `{key.name}` | `{meaning.default}` | {_cell(meaning.expects)} | {_cell(meaning.doc)} |"
-
-
-def _alone(key: Key) -> describe.Meaning:
-    """What a key means in one variant, without the variants that it means the same in."""
-    return dataclasses.replace(key.meanings[0], variants=())
+    for key, entry in rows:
+        yield f"| `{key}` | `{to_yaml_line(entry.usual)}` | {_cell(entry.expects)} | {_cell(entry.doc)} |"
 
 
 def _cell(text: str) -> str:

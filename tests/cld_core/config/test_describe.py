@@ -4,6 +4,7 @@ import pytest
 
 from cld_core.config import describe, dump, load, shipped
 from cld_core.config.describe import dump_with_comments, from_base
+from cld_core.config.loader import to_yaml_line
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
@@ -12,21 +13,21 @@ from tests.support.paths import RECIPES
 def test_every_section_and_key_has_a_line():
     for section in describe.sections().values():
         assert section.doc
-        for meaning in (meaning for key in section.keys for meaning in key.meanings):
-            assert meaning.doc
-            assert "a value" not in meaning.expects
-            assert "\n" not in meaning.doc + meaning.default
+        for entry in (entry for meanings in section.keys.values() for entry in meanings):
+            assert entry.doc
+            assert "a value" not in entry.expects
+            assert "\n" not in entry.doc + to_yaml_line(entry.usual)
 
 
 @pytest.mark.parametrize("key", list(describe.keys()))
 def test_what_is_expected_is_what_recipes_take(key):
     """The defaults and all listed values are accepted, with the variant that has the key."""
     section = key.partition(".")[0]
-    for meaning in describe.keys()[key].meanings:
-        variant = meaning.variants[0] if meaning.variants else None
+    for entry, variants in describe.keys()[key].items():
+        variant = variants[0] if variants else None
         chosen = [] if variant is None else [f"{SECTIONS[section].selector}={variant}"]
         base = "cifar10" if variant in ("cifar10", "celebahq256", "folder", "ncsnpp") else "toy"
-        for value in (meaning.default, *meaning.options):
+        for value in (to_yaml_line(entry.usual), *entry.options):
             # A pair of keys may not go together; the value itself is accepted.
             assert "; expected" not in problem_of(base, [*chosen, f"{key}={value}"])
 
@@ -40,22 +41,23 @@ def problem_of(base, overrides):
 
 
 def test_a_key_may_mean_several_things():
-    beta0 = describe.keys()["sde.beta0"]
-    found = [(meaning.variants, meaning.default) for meaning in beta0.meanings]
-    assert found == [(("cld", "hold"), "4.0"), (("vpsde",), "0.1"), (("psld",), "8.0")]
-    names = ["sde.beta0", "sde.beta1", "sde.numerical_eps"]
-    assert [key.name for key in describe.sections()["sde"].keys_of("vpsde")] == names
+    keys = describe.keys()
+    found = [(variants, entry.usual) for entry, variants in keys["sde.beta0"].items()]
+    assert found == [(("cld", "hold"), 4.0), (("vpsde",), 0.1), (("psld",), 8.0)]
+    assert list(describe.sections()["sde"].keys_of("vpsde")) == ["sde.beta0", "sde.beta1", "sde.numerical_eps"]
     fixed = ("em", "sscs", "exponential", "gddim", "conjugate", "splitting")
-    assert [meaning.variants for meaning in describe.keys()["sampling.nfe"].meanings] == [fixed, ("tuned",)]
-    assert describe.keys()["sampling.method"].options == ("ode", *fixed, "tuned")
+    assert list(keys["sampling.nfe"].values()) == [fixed, ("tuned",)]
+    assert [entry.options for entry in keys["sampling.method"]] == [("ode", *fixed, "tuned")]
 
 
 def test_names_are_found():
-    assert describe.find("train.ema").name == "train.ema"
-    assert describe.find("eval.fid").name == "eval.fid"
-    section, variant = describe.find("sde.cld")
-    assert (section.name, variant) == ("sde", "cld")
-    assert describe.find("sampling.conjugate").section == "sampling", "a key of this name comes before the variant"
+    found = {name: describe.find(name) for name in ("train.ema", "eval.fid", "sde.cld", "sampling.conjugate")}
+    assert {name: (section.name, part) for name, (section, part) in found.items()} == {
+        "train.ema": ("train", "train.ema"),
+        "eval.fid": ("eval.fid", ""),
+        "sde.cld": ("sde", "cld"),
+        "sampling.conjugate": ("sampling", "sampling.conjugate"),  # a key of this name comes before the variant
+    }
 
 
 @pytest.mark.parametrize(

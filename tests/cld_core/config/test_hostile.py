@@ -164,7 +164,7 @@ def test_the_environment_is_never_read(tmp_path, monkeypatch):
     for text in ("${oc.env:TOKEN}", "${oc.env:TOKEN,x}", "${TOKEN}", "${oc.decode:${oc.env:TOKEN}}"):
         assert "secret" not in refusal(write(tmp_path, f"name: '{text}'\n"))
     inside = "name: '${train.seed}'\ncluster: {setup: [['${oc.env:TOKEN}']]}\ntrain: {seed: 1}\n"
-    assert "'cluster.setup' has ${oc.env:TOKEN}" in refusal(write(tmp_path, inside))
+    assert "line 2: 'cluster.setup' has ${oc.env:TOKEN}" in refusal(write(tmp_path, inside))
     assert load(write(tmp_path, "name: $TOKEN\n")).name == "$TOKEN"
 
 

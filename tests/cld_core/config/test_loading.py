@@ -186,15 +186,6 @@ def test_extends_takes_names(tmp_path, monkeypatch, place):
     assert steps == {"beside": 22, "recipes": 11, "shipped": load(RECIPES / "toy.yaml").train.steps}[place]
 
 
-def test_a_name_is_the_same_recipe_from_any_working_directory(tmp_path, monkeypatch):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    file = write(tmp_path / "mine", "extends: toy\n")
-    for place in (tmp_path / "mine", tmp_path / "elsewhere", RECIPES.parent):
-        monkeypatch.chdir(place)
-        assert load(file) == load(RECIPES / "toy.yaml")
-
-
 def test_a_recipe_may_extend_another_one_of_its_own_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "recipes").mkdir()

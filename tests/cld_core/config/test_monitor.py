@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.config import dump, load, load_frozen
+from cld_core.config import load
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -14,13 +14,6 @@ def test_nothing_is_on_by_itself():
     assert load(TOY).monitor.chosen() == ()
     assert load(TOY, ON).monitor.chosen() == ("wandb", "mlflow")
     assert load(TOY, [*ON, "monitor.wandb.mode=disabled"]).monitor.chosen() == ("mlflow",)
-
-
-def test_a_frozen_recipe_without_it_is_read(tmp_path):
-    text = dump(load(TOY))
-    begin, end = text.index("monitor:"), text.index("hooks:")
-    (tmp_path / "recipe.yaml").write_text(text[:begin] + text[end:])
-    assert load_frozen(tmp_path / "recipe.yaml") == load(TOY)
 
 
 def test_it_does_not_belong_to_what_is_shared():
