@@ -65,22 +65,19 @@ class Importance:
         masses = middles * weight(middles)
         masses = masses / masses.sum()
         edges = torch.cat([torch.zeros(1, dtype=torch.float64), masses.cumsum(0)])
-        self._tables = {torch.device("cpu"): (masses, edges / edges[-1])}
+        self._masses, self._edges = masses, edges / edges[-1]
 
     def __call__(self, u01: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over that of these, (B,)."""
-        masses, edges = self._on(u01.device)
+        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over that of these, (B,).
+
+        All are on the CPU.
+        """
+        masses, edges = self._masses, self._edges
         cell = (torch.searchsorted(edges, u01, right=True) - 1).clamp(0, CELLS - 1)
         mass, first = masses[cell], edges[cell]
         within = ((u01 - first) / (edges[cell + 1] - first)).clamp(0.0, 1.0)
         t = self._eps ** (1.0 - (cell + within) / CELLS)
         return t, t * self._width / (mass * (1.0 - self._eps))
-
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if device not in self._tables:
-            masses, edges = self._tables[torch.device("cpu")]
-            self._tables[device] = masses.to(device), edges.to(device)
-        return self._tables[device]
 
 
 class ScoreMatching:
@@ -110,7 +107,7 @@ class ScoreMatching:
 
         u01 = torch.rand(batch, generator=generator, device=where, dtype=torch.float64)
         noise = normal(self.sde.n)
-        return self._draws(u01.to(device), noise, normal(self.sde.n - 1) if self._draws_initial else None)
+        return self._draws(u01, noise, normal(self.sde.n - 1) if self._draws_initial else None)
 
     def draw_each(self, noise: SampleNoise, data_shape: tuple[int, ...]) -> Draws:
         """Draws of which each row depends on its own number only, on the device of ``noise``."""
@@ -127,8 +124,9 @@ class ScoreMatching:
             initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
         if self._importance is not None:
-            t, importance = self._importance(u01)
+            t, importance = (part.to(noise.device) for part in self._importance(u01.cpu()))
             return Draws(t, noise, initial, importance)
+        u01 = u01.to(noise.device)
         t = eps ** (1.0 - u01) if self.objective.times == "log" else eps + (1.0 - eps) * u01
         return Draws(t, noise, initial)
 

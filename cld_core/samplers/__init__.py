@@ -12,8 +12,8 @@ It returns u at the end, denoised if ``spec.denoise``, and the evaluations of th
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.solutions import Solution
 
-__all__ = ["Draws", "Noise", "Samples", "sample"]
+__all__ = ["Draws", "Noise", "Samples", "concatenated", "sample"]
+
+T = TypeVar("T", bound=Any)
 
 # Numbers that are drawn at once for each sample. A constant of the format: changing it changes every sample.
 # The number of samples must not matter, or a sample would depend on its batch.
@@ -56,12 +58,12 @@ class Samples:
         """Mean number of network evaluations per sample, including denoising."""
         return float(self.nfe_each.double().mean())
 
-    @staticmethod
-    def cat(parts: "Sequence[Samples]") -> "Samples":
-        """The samples of several batches, concatenated."""
-        v = [part.v for part in parts if part.v is not None]
-        x, nfe_each = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "nfe_each"))
-        return Samples(x, torch.cat(v) if v else None, nfe_each)
+
+def concatenated(parts: Sequence[T]) -> T:
+    """Results of several batches, such as `Samples`, as one: dataclasses, of which the tensors are concatenated."""
+    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    tensors = {name: torch.cat(each) for name, each in columns.items() if isinstance(each[0], Tensor)}
+    return replace(parts[0], **tensors)
 
 
 @torch.no_grad()
