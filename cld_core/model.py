@@ -357,8 +357,8 @@ class Model:
                 if observation is not None:
                     apart = SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
-                where = self.data_shape, self.device
-                drawn = samplers.sample(conditioned or bound, self.sde, spec, noise, *where, watcher, solution)
+                scored = conditioned or bound
+                drawn = samplers.sample(scored, self.sde, spec, noise, self.data_shape, watcher, solution)
                 if conditioned is not None:
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
                 parts.append(guidance.counted(drawn, bound))

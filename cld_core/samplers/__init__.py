@@ -73,7 +73,6 @@ def sample(
     spec: SamplingSpec,
     noise: Noise,
     data_shape: tuple[int, ...],
-    device: torch.device | str = "cpu",
     watcher: Watcher | None = None,
     solution: Solution | None = None,
 ) -> Samples:
@@ -82,7 +81,8 @@ def sample(
     Args:
         score: maps (u, t) to the score of the scored halves; t is a float, or (B,) for the adaptive flow.
         spec: a recipe's `sampling` section.
-        noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``.
+        noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``, on the device that
+            computes.
         data_shape: shape of one example, (C, ...).
         watcher: is told where the sampler is, such as a `path.Recorder`.
         solution: what a method that `needs_solution` follows.
@@ -93,10 +93,10 @@ def sample(
     """
     spec.require_usable()
     channels, *rest = data_shape
-    u = sde.prior(noise.normal((channels * sde.n, *rest)).to(device))
+    u = sde.prior(noise.normal((channels * sde.n, *rest)))
 
     def draws(count: int, halves: int) -> Iterator[Tensor]:
-        return stream(noise, (channels * halves, *rest), count, device)
+        return stream(noise, (channels * halves, *rest), count)
 
     watched = () if watcher is None else (watcher,)
     fitted = {"solution": solution} if spec.needs_solution else {}
@@ -107,9 +107,8 @@ def sample(
     return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)
 
 
-def stream(noise: Noise, shape: tuple[int, ...], steps: int, device: torch.device | str) -> Iterator[Tensor]:
+def stream(noise: Noise, shape: tuple[int, ...], steps: int) -> Iterator[Tensor]:
     """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves many steps."""
     at_once = max(1, BLOCK // math.prod(shape))
     for first in range(0, steps, at_once):
-        block = noise.normal((min(at_once, steps - first), *shape)).to(device)
-        yield from block.transpose(0, 1).contiguous()
+        yield from noise.normal((min(at_once, steps - first), *shape)).transpose(0, 1).contiguous()
