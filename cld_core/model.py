@@ -346,7 +346,9 @@ class Model:
             if progress is not None:
                 progress(start - first, evaluations)
 
-        telling = contextlib.nullcontext() if progress is None else score.net.register_forward_hook(tell)
+        telling: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if progress is not None:
+            telling = score.net.register_forward_hook(tell)
         with numerics.using(tf32=spec.precision == "tf32"), telling:
             for start in range(first, first + n, size):
                 last, evaluations = min(start + size, first + n), 0
