@@ -135,7 +135,7 @@ def diamond() -> GaussianMixture:
 
 
 class MixtureScore:
-    """Exact score of the scored halves, log-density and divergence at every t, for a mixture as data law.
+    """Exact score of the scored halves and log-density at every t, for a mixture as data law.
 
     Callable as `cld_core.score.Score` is: u (B, n d), t a float or (B,) float64. With ``classes``, the class (K,) of
     each component, the methods take labels (B,), too, and are then those of the law of the components of that class.
@@ -146,30 +146,15 @@ class MixtureScore:
         self.law = law
         self._classes = classes
         self.sde = sde
-        weights = torch.tensor(sde.trace_weights, dtype=torch.float64)
-        self._trace_weights = weights.repeat_interleave(law.dimension)  # of each number of the score
 
     def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
         """Score (B, m d) in the type of u."""
-        responsibility, scores, _ = self._components(u, t, *label)
-        return (responsibility[:, :, None] * scores).sum(1).to(u.dtype)
+        log_joint, scores = self._log_joint(u, t, *label)
+        return (torch.softmax(log_joint, dim=1)[:, :, None] * scores).sum(1).to(u.dtype)
 
     def log_density(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
         """log p_t(u), (B,), float64, nats, of all halves together."""
         return torch.logsumexp(self._log_joint(u, t, *label)[0], dim=1)
-
-    def divergence(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """Trace (B,), float64, of the score's Jacobian, weighted as in `Diffusion.flow_divergence`."""
-        responsibility, scores, factor = self._components(u, t)
-        weights = self._trace_weights.to(u.device)
-        mean = (responsibility[:, :, None] * scores).sum(1)
-        squares = (responsibility * (scores.square() * weights).sum(2)).sum(1)
-        return squares - (mean.square() * weights).sum(1) - self.law.dimension * self._curvature(factor)
-
-    def _components(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Posterior weights (B, K) and scores (B, K, m d) of the components, and `Diffusion.law` of each."""
-        log_joint, scores, factor = self._log_joint(u, t, *label)
-        return torch.softmax(log_joint, dim=1), scores, factor
 
     def _log_weights(self, u: Tensor, *label: Tensor) -> Tensor:
         """Logarithms of the weights, (K,), or of those given labels (B,), (B, K)."""
@@ -181,8 +166,8 @@ class MixtureScore:
         weights = self.law.weights.to(u.device) * kept
         return (weights / weights.sum(1, keepdim=True)).log()
 
-    def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log(weight_k p_k(u)) (B, K), score of each component (B, K, m d), and `Diffusion.law` of each."""
+    def _log_joint(self, u: Tensor, t: float | Tensor, *label: Tensor) -> tuple[Tensor, Tensor]:
+        """log(weight_k p_k(u)) (B, K), and the score of each component (B, K, m d)."""
         sde, d = self.sde, self.law.dimension
         time = t.to(u.device, torch.float64) if isinstance(t, Tensor) else float(t)
         means, log_weights = self.law.means.to(u.device), self._log_weights(u, *label)
@@ -208,13 +193,4 @@ class MixtureScore:
             for k, score in zip(range(i + 1, sde.n), scores, strict=True):
                 pull = pull - lower[:, k, i] * score
             scores.insert(0, pull / lower[:, i, i])
-        return log_joint, torch.cat(scores, dim=2), factor
-
-    def _curvature(self, factor: Tensor) -> Tensor:
-        """The weighted trace of the precision matrix over the scored halves, per dimension of x: (B,) or a number."""
-        first = self.sde.n - self.sde.m
-        block = factor[..., first:, first:]
-        identity = torch.eye(self.sde.m, dtype=torch.float64, device=factor.device)
-        inverse = torch.linalg.solve_triangular(block, identity, upper=False)
-        weights = torch.tensor(self.sde.trace_weights, dtype=torch.float64, device=factor.device)
-        return (inverse.square().sum(-2) * weights).sum(-1)
+        return log_joint, torch.cat(scores, dim=2)

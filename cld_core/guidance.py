@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .config.sampling import SamplingSpec
 from .samplers import Samples
-from .score import Counted, LabelScore, Score, ScoreFunction
+from .score import LabelScore, Score, ScoreFunction
 
 
 class Conditional:
@@ -85,7 +85,7 @@ class Guided:
         return torch.arange(len(self._label) if first <= t <= last else 0, device=self._label.device)
 
 
-def bound(score: Score | Counted, spec: SamplingSpec, label: Tensor | None, none: int) -> ScoreFunction:
+def bound(score: Score, spec: SamplingSpec, label: Tensor | None, none: int) -> ScoreFunction:
     """The score that samples with labels (B,) are drawn with, as the recipe says; ``score`` itself if they have none.
 
     Args:

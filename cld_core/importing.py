@@ -13,7 +13,7 @@ Read with `weights_only`, so a downloaded file cannot run code.
 import shutil
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,22 +195,18 @@ def _optimiser(state: Mapping[str, Any], spec: OptimSpec, net: nn.Module) -> dic
     indices = [index for group in state["param_groups"] for index in group["params"]]
     by_index: dict[int, dict[str, Tensor]] = optim.portable(dict(state))["state"]
     moments: dict[int, dict[str, Tensor]] = {}
-    for index, number in zip(indices, _numbers(indices, named), strict=True):
+    # Theirs are all of our parameters, or the trainable ones.
+    numbers = [number for number, (_, parameter) in enumerate(named) if parameter.requires_grad]
+    if len(indices) == len(named):
+        numbers = list(range(len(named)))
+    if len(indices) != len(numbers):
+        raise Mismatch(f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}")
+    for index, number in zip(indices, numbers, strict=True):
         if index in by_index:
             name, parameter = named[number]
             moments[number] = _moments(by_index[index], spec, name, parameter)
     groups = optim.build(spec, net.parameters()).state_dict()["param_groups"]
     return {"state": moments, "param_groups": groups}
-
-
-def _numbers(indices: Sequence[int], named: Sequence[tuple[str, nn.Parameter]]) -> list[int]:
-    """Which of our parameters theirs are: all of them, or the trainable ones."""
-    trainable = [number for number, (_, parameter) in enumerate(named) if parameter.requires_grad]
-    if len(indices) == len(named):
-        return list(range(len(named)))
-    if len(indices) != len(trainable):
-        raise Mismatch(f"its optimiser has {len(indices)} parameters, the recipe's network has {len(named)}")
-    return trainable
 
 
 def _moments(theirs: Mapping[str, Tensor], spec: OptimSpec, name: str, parameter: Tensor) -> dict[str, Tensor]:

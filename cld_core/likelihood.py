@@ -5,9 +5,7 @@ density of x itself; code that knows about pixels converts them to bits/dim.
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,15 +14,8 @@ from cld_core.config.eval import ElboSpec
 from cld_core.score import ScoreFunction, for_rows
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import combined
+from cld_core.seeds import SampleNoise
 from cld_core.solver import Field, solve
-
-
-class ProbeNoise(Protocol):
-    """What `cld_core.seeds.SampleNoise` offers: each returns (B, *shape)."""
-
-    def normal(self, shape: tuple[int, ...]) -> Tensor: ...
-
-    def rademacher(self, shape: tuple[int, ...]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -85,14 +76,6 @@ class Likelihood:
         """Mean number of network evaluations per example and draw."""
         return float(self.nfe_each.double().mean())
 
-    @staticmethod
-    def cat(parts: "Sequence[Likelihood]") -> "Likelihood":
-        """The results of several batches, concatenated."""
-        joint, log_q, nfe = (
-            torch.cat([getattr(it, name) for it in parts]) for name in ("log_joint", "log_q", "nfe_each")
-        )
-        return Likelihood(joint, log_q, parts[0].entropy, nfe)
-
 
 def _weighted(sde: Diffusion, scored: Tensor) -> Tensor:
     """The scored halves (B, mC, ...) of a probe, each times the square root of its weight in the trace.
@@ -106,46 +89,26 @@ def _weighted(sde: Diffusion, scored: Tensor) -> Tensor:
     return torch.cat([math.sqrt(weight) * part for weight, part in parts], dim=1)
 
 
-def _scores(score: ScoreFunction, leaf: Tensor, t: Tensor, count: int) -> Iterator[tuple[Tensor, bool]]:
-    """The score at ``leaf`` for each of ``count`` backward passes, and whether the next one needs its graph again.
+def _trace(score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The score at u (b, ...) and the weighted trace (b,) of its Jacobian, by one backward pass for each direction.
 
+    The directions are probes (b, P, ...) of the scored halves, for Hutchinson's estimate, or None: all coordinates.
     Compiled networks may free what a backward pass reads (`Score.single_backward`); they are evaluated each time.
     """
     once = getattr(score, "single_backward", False)
-    s = score(leaf, t)
-    for left in reversed(range(count)):
-        yield s, left > 0 and not once
-        if left and once:
-            s = score(leaf, t)
-
-
-def _trace_by_probes(
-    score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The score at u (b, ...) and Hutchinson's estimate (b,), with probes (b, P, ...) of the scored halves."""
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
-        total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
-        for p, (s, again) in enumerate(_scores(score, leaf, t, probes.shape[1])):
-            direction = _weighted(sde, probes[:, p])
+        s, total = score(leaf, t), torch.zeros(len(u), dtype=torch.float64, device=u.device)
+        units = torch.eye(s[0].numel()).view(1, -1, *s.shape[1:]).to(s) if probes is None else probes
+        directions = units.unbind(1)
+        for p, direction in enumerate(directions):
+            if p and once:
+                s = score(leaf, t)
+            direction = _weighted(sde, direction).expand_as(s)
+            again = not once and p + 1 < len(directions)
             (product,) = torch.autograd.grad(s, leaf, direction, retain_graph=again)
             total = total + (sde.scored(product) * direction).flatten(1).sum(1)
-    return s.detach(), total / probes.shape[1]
-
-
-def _trace_exact(score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """The score and the weighted trace (b,) of its Jacobian: ``score.divergence`` if it exists, else by coordinate."""
-    closed_form = getattr(score, "divergence", None)
-    if closed_form is not None:
-        return score(u, t), closed_form(u, t)
-    with torch.enable_grad():
-        leaf = u.detach().requires_grad_()
-        dimensions = u[0].numel() // sde.n
-        trace = torch.zeros(len(u), dtype=torch.float64, device=u.device)
-        for i, (s, again) in enumerate(_scores(score, leaf, t, dimensions * sde.m)):
-            (row,) = torch.autograd.grad(s.flatten(1)[:, i].sum(), leaf, retain_graph=again)
-            trace = trace + sde.trace_weights[i // dimensions] * sde.scored(row).flatten(1)[:, i]
-    return s.detach(), trace
+    return s.detach(), total if probes is None else total / len(directions)
 
 
 def density_field(
@@ -159,10 +122,7 @@ def density_field(
 
     def field(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         now, here = y[:, :size].to(dtype).view(-1, *shape), for_rows(score, rows)
-        if probes is None:
-            s, trace = _trace_exact(here, sde, now, t)
-        else:
-            s, trace = _trace_by_probes(here, sde, now, t, probes[rows])
+        s, trace = _trace(here, sde, now, t, None if probes is None else probes[rows])
         out = torch.empty_like(y)
         out[:, :size] = sde.flow(now, s, t).flatten(1)
         out[:, size] = sde.flow_divergence(trace, t, size // sde.n)
@@ -190,8 +150,7 @@ def log_density(
     Args:
         u: (R, nC, ...); (x, v) for CLD.
         probes: (R, P, mC, ...) of the scored halves; their estimates are averaged within every evaluation. None: the
-            exact trace, which is ``score.divergence`` if that exists and otherwise takes one backward pass per
-            coordinate.
+            exact trace, which takes one backward pass per coordinate.
 
     Returns:
         log-density (R,) in nats, u at time 1 shaped as u, and evaluations (R,); float64, float64, int64.
@@ -210,7 +169,7 @@ def likelihood(
     score: ScoreFunction,
     sde: Diffusion,
     spec: ElboSpec,
-    noise: ProbeNoise,
+    noise: SampleNoise,
     x: Tensor,
     *,
     exact_trace: bool = False,
@@ -221,7 +180,7 @@ def likelihood(
     it is within one percent of N(0, gamma M) and makes the bound tight (docs/math.md section 8).
 
     Args:
-        noise: `cld_core.seeds.SampleNoise` of the B examples; the result of an example depends on its own noise only.
+        noise: of the B examples; the result of an example depends on its own noise only.
         exact_trace: no probes; for low dimensions and exact scores.
 
     Raises:

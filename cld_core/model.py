@@ -1,6 +1,6 @@
 """A trained model, ready to sample and to be evaluated (docs/api.md)."""
 
-import functools
+import contextlib
 import json
 import logging
 import math
@@ -33,7 +33,7 @@ from .run.folder import named
 from .run.recipe import trusted_recipe
 from .samplers.path import Recorder, Watcher
 from .sanitize import one_line
-from .score import Counted, Score
+from .score import Score
 from .seeds import SampleNoise
 from .solutions import Network, Solutions
 from .version import __version__
@@ -338,25 +338,33 @@ class Model:
             way.require_usable(observation, spec)
         score = self.score_of(compiled=spec.compile, precision=spec.precision)
         solution = self.solutions.followed(spec, self.network)
-        parts = []
-        with numerics.using(tf32=spec.precision == "tf32"):
+        parts, evaluations = [], 0
+
+        def tell(*_: object) -> None:
+            nonlocal evaluations
+            evaluations += 1
+            if progress is not None:
+                progress(start - first, evaluations)
+
+        telling: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        if progress is not None:
+            telling = score.net.register_forward_hook(tell)
+        with numerics.using(tf32=spec.precision == "tf32"), telling:
             for start in range(first, first + n, size):
-                last = min(start + size, first + n)
+                last, evaluations = min(start + size, first + n), 0
                 noise = SampleNoise(seed, "sample", first=start, last=last, device=self.device)
-                told = None if progress is None else functools.partial(progress, start - first)
                 given = None if labels is None else labels[start - first : last - first].to(self.device)
-                counted = score if told is None else Counted(score, told)
-                bound = guidance.bound(counted, spec, given, none=len(self.classes or ()))
+                bound = guidance.bound(score, spec, given, none=len(self.classes or ()))
                 conditioned = None
                 if observation is not None:
                     apart = SampleNoise(seed, "observation", first=start, last=last, device=self.device)
                     conditioned = way.conditioned(bound, self.sde, observation, apart)
-                where = self.data_shape, self.device
-                drawn = samplers.sample(conditioned or bound, self.sde, spec, noise, *where, watcher, solution)
+                scored = conditioned or bound
+                drawn = samplers.sample(scored, self.sde, spec, noise, self.data_shape, watcher, solution)
                 if conditioned is not None:
                     drawn = replace(drawn, x=conditioned.finished(drawn.x))
                 parts.append(guidance.counted(drawn, bound))
-        return samplers.Samples.cat(parts)
+        return samplers.concatenated(parts)
 
     def labels(self, label: Label, n: int, first: int = 0, caller: str = "Model.labels") -> Tensor | None:
         """The labels of the samples ``first <= i < first + n``, (n,), int64, as `sample` understands ``label``.
@@ -507,7 +515,7 @@ class Model:
             given = None if labels is None else labels[start : start + size].to(self.device)
             of = score if given is None else guidance.Conditional(score, given)
             parts.append(likelihood.likelihood(of, self.sde, spec, noise, rows, exact_trace=exact_trace))
-        return Likelihood.cat(parts)
+        return samplers.concatenated(parts)
 
     def bits_per_dim(self, log_likelihood: Tensor) -> Tensor:
         """What `log_likelihood` returned for images, in bits/dim of their grey levels; smaller is better.

@@ -62,14 +62,9 @@ def rate(spec: OptimSpec, step: int, steps: int) -> float:
     remembered: a run that is resumed with more steps goes on at the rate that a run of that length has there.
     """
     warm = min(1.0, step / spec.warmup_steps) if spec.warmup_steps else 1.0
-    return spec.lr * warm * _decayed(spec.decay, min(1.0, step / steps))
-
-
-def _decayed(kind: str, progress: float) -> float:
-    """The factor of a decay after a share ``progress`` of all steps: from 1 to 0, or always 1."""
-    if kind == "linear":
-        return 1.0 - progress
-    return 0.5 * (1.0 + math.cos(math.pi * progress)) if kind == "cosine" else 1.0
+    progress = min(1.0, step / steps)
+    decays = {"linear": 1.0 - progress, "cosine": 0.5 * (1.0 + math.cos(math.pi * progress))}
+    return spec.lr * warm * decays.get(spec.decay, 1.0)
 
 
 def portable(state: dict[str, Any]) -> dict[str, Any]:

@@ -210,19 +210,14 @@ def alone(place: Place, *, gpu: bool) -> Ranks:
     Sets `RANK` and the other environment variables of torchrun (`Place.export`).
     """
     place.export()
-    device = _device(gpu, place.local_rank)
-    if device.type == "cpu" and place.local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
+    device = torch.device("cpu")
+    if gpu and torch.cuda.is_available():
+        # A scheduler may show each rank its own GPU only.
+        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    elif place.local_world_size > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_world_size))
     return Ranks(**vars(place), device=device)
-
-
-def _device(gpu: bool, local_rank: int) -> torch.device:
-    if not gpu or not torch.cuda.is_available():
-        return torch.device("cpu")
-    # A scheduler may show each rank its own GPU only.
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 def peak_memory(device: torch.device) -> int:

@@ -163,26 +163,6 @@ class Score:
         return alpha + apply(shift, self.sde.scored(u))
 
 
-class Counted:
-    """A score that tells, after each evaluation, how many there were."""
-
-    def __init__(self, score: ScoreFunction, told: Callable[[int], object]) -> None:
-        self._score, self._told, self._count = score, told, 0
-
-    def __call__(self, u: Tensor, t: float | Tensor, *label: Tensor) -> Tensor:
-        return self._counted(lambda u: self._score(u, t, *label), u)
-
-    def at(self, times: Tensor, dtype: torch.dtype) -> list[Callable[[Tensor], Tensor]]:
-        """As `Score.at`."""
-        return [functools.partial(self._counted, stage) for stage in at_each(self._score, times, dtype)]
-
-    def _counted(self, stage: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
-        result = stage(u)
-        self._count += 1
-        self._told(self._count)
-        return result
-
-
 def for_rows(score: ScoreFunction, rows: Tensor) -> ScoreFunction:
     """The score for some ``rows`` (b,) of the batch that it is for, whose u is then (b, nC, ...).
 

@@ -12,8 +12,8 @@ It returns u at the end, denoised if ``spec.denoise``, and the evaluations of th
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,9 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.solutions import Solution
 
-__all__ = ["Draws", "Noise", "Samples", "sample"]
+__all__ = ["Draws", "Noise", "Samples", "concatenated", "sample"]
+
+T = TypeVar("T", bound=Any)
 
 # Numbers that are drawn at once for each sample. A constant of the format: changing it changes every sample.
 # The number of samples must not matter, or a sample would depend on its batch.
@@ -56,12 +58,12 @@ class Samples:
         """Mean number of network evaluations per sample, including denoising."""
         return float(self.nfe_each.double().mean())
 
-    @staticmethod
-    def cat(parts: "Sequence[Samples]") -> "Samples":
-        """The samples of several batches, concatenated."""
-        v = [part.v for part in parts if part.v is not None]
-        x, nfe_each = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "nfe_each"))
-        return Samples(x, torch.cat(v) if v else None, nfe_each)
+
+def concatenated(parts: Sequence[T]) -> T:
+    """Results of several batches, such as `Samples`, as one: dataclasses, of which the tensors are concatenated."""
+    columns = {name: [getattr(part, name) for part in parts] for name in vars(parts[0])}
+    tensors = {name: torch.cat(each) for name, each in columns.items() if isinstance(each[0], Tensor)}
+    return replace(parts[0], **tensors)
 
 
 @torch.no_grad()
@@ -71,7 +73,6 @@ def sample(
     spec: SamplingSpec,
     noise: Noise,
     data_shape: tuple[int, ...],
-    device: torch.device | str = "cpu",
     watcher: Watcher | None = None,
     solution: Solution | None = None,
 ) -> Samples:
@@ -80,7 +81,8 @@ def sample(
     Args:
         score: maps (u, t) to the score of the scored halves; t is a float, or (B,) for the adaptive flow.
         spec: a recipe's `sampling` section.
-        noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``.
+        noise: `cld_core.seeds.SampleNoise`, or anything with ``normal(shape) -> (B, *shape)``, on the device that
+            computes.
         data_shape: shape of one example, (C, ...).
         watcher: is told where the sampler is, such as a `path.Recorder`.
         solution: what a method that `needs_solution` follows.
@@ -91,10 +93,10 @@ def sample(
     """
     spec.require_usable()
     channels, *rest = data_shape
-    u = sde.prior(noise.normal((channels * sde.n, *rest)).to(device))
+    u = sde.prior(noise.normal((channels * sde.n, *rest)))
 
     def draws(count: int, halves: int) -> Iterator[Tensor]:
-        return stream(noise, (channels * halves, *rest), count, device)
+        return stream(noise, (channels * halves, *rest), count)
 
     watched = () if watcher is None else (watcher,)
     fitted = {"solution": solution} if spec.needs_solution else {}
@@ -105,9 +107,8 @@ def sample(
     return Samples(u[:, :channels].contiguous(), u[:, channels:].contiguous(), nfe_each)
 
 
-def stream(noise: Noise, shape: tuple[int, ...], steps: int, device: torch.device | str) -> Iterator[Tensor]:
+def stream(noise: Noise, shape: tuple[int, ...], steps: int) -> Iterator[Tensor]:
     """``steps`` standard normal tensors (B, *shape). For small shapes, one call of ``noise`` serves many steps."""
     at_once = max(1, BLOCK // math.prod(shape))
     for first in range(0, steps, at_once):
-        block = noise.normal((min(at_once, steps - first), *shape)).to(device)
-        yield from block.transpose(0, 1).contiguous()
+        yield from noise.normal((min(at_once, steps - first), *shape)).transpose(0, 1).contiguous()

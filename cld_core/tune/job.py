@@ -443,7 +443,7 @@ class Job:
         last = min(first + request.batch_size, 2 * request.points)
         score = self._score_of(first, last)
         noise = SampleNoise(request.seed, _NOISE, first=first, last=last, device=model.device)
-        drawn = samplers.sample(score, model.sde, self._spec, noise, model.data_shape, model.device)
+        drawn = samplers.sample(score, model.sde, self._spec, noise, model.data_shape)
         found = guidance.counted(drawn, score)
         return {"x": found.x.cpu().numpy(), "nfe": found.nfe_each.cpu().numpy()}
 

@@ -178,7 +178,7 @@ def test_noise_comes_in_blocks_that_do_not_depend_on_the_batch():
             return torch.randn(2, *shape)
 
     for shape, steps in (((2,), 20), ((2,), BLOCK // 2 + 5), ((3, 64, 64), 2)):
-        drawn = list(stream(Recorder(), shape, steps, "cpu"))
+        drawn = list(stream(Recorder(), shape, steps))
         assert len(drawn) == steps
         assert all(one.shape == (2, *shape) for one in drawn)
     assert asked == [(20, 2), (BLOCK // 2, 2), (5, 2), (1, 3, 64, 64), (1, 3, 64, 64)]
