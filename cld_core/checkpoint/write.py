@@ -1,12 +1,15 @@
 """Writing checkpoints, snapshots of averages, and weights: whole or not at all; the first two in the background."""
 
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,7 +41,7 @@ KINDS = {
 }
 _HALF_MAX = torch.finfo(torch.float16).max
 # Seconds for which training goes on although no checkpoint can be written.
-PATIENCE_S = 1800.0
+_GIVE_UP_S = 1800.0
 
 
 class Writer:
@@ -48,7 +51,7 @@ class Writer:
     flight: `save` waits for the one before. The memory of the copy is reused.
 
     A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the next state takes its
-    place, or for `PATIENCE_S` seconds without any success, or after `wait` as long as that allows.
+    place, or for half an hour without any success, or after `wait` as long as that allows.
 
     Args:
         what: what messages call the files.
@@ -58,23 +61,22 @@ class Writer:
     def __init__(self, what: str, store: Callable[[int, dict[str, Any]], None]) -> None:
         self._what, self._store = what, store
         self._buffers: dict[tuple[str, ...], Tensor] = {}
-        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=what)
+        self._writing: Future[None] | None = None
         self._on_gpu = False
-        self._error: BaseException | None = None
         self._failing_since: float | None = None
         # Until when a write may be repeated; the event wakes one that pauses.
-        self._deadline = float("inf")
-        self._replaced, self._awake = False, threading.Event()
+        self._deadline, self._awake = math.inf, threading.Event()
 
     @property
     def failed(self) -> bool:
         """Whether a write failed; `wait` raises the error."""
-        return self._error is not None
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     @property
     def is_busy(self) -> bool:
         """Whether a write is in flight."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._writing is not None and not self._writing.done()
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Start writing ``state``: nested dicts and lists of tensors and plain values.
@@ -90,9 +92,8 @@ class Writer:
             ready = torch.cuda.Event()
             ready.record()
         self._awake.clear()
-        self._replaced, self._deadline = False, float("inf")
-        self._thread = threading.Thread(target=self._write, args=(step, copy, ready), name=self._what)
-        self._thread.start()
+        self._deadline = math.inf
+        self._writing = self._pool.submit(self._write, step, copy, ready)
 
     def wait(self, within_s: float = 0.0) -> None:
         """Wait until nothing is in flight. A write that fails is repeated for at most ``within_s`` seconds more.
@@ -102,7 +103,10 @@ class Writer:
         """
         self._deadline = time.monotonic() + within_s
         self._awake.set()
-        self._join()
+        if self._writing is not None:
+            done, _ = concurrent.futures.wait([self._writing])
+            self._writing = None
+            done.pop().result()
 
     def abandon(self) -> None:
         """Wait until nothing is in flight. A write that fails is not repeated, and nobody is told but the log.
@@ -110,17 +114,12 @@ class Writer:
         Raises:
             SaveError: it failed for another reason than a fault that passes, or for too long.
         """
-        self._replaced = True
-        self._awake.set()
-        self._join()
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        try:
+            self.wait()
+        except SaveError as error:
+            if not passes(_system_error(error)) or self._is_hopeless():
+                raise
+            print(f"the {self._what} of step {error.step} was not written", flush=True)
 
     def _copy_of(self, value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, Tensor):
@@ -137,38 +136,31 @@ class Writer:
         return value
 
     def _write(self, step: int, state: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
-        try:
-            if ready is not None:
-                ready.synchronize()
-            self._repeat(step, state)
-        except BaseException as error:
-            self._error = error
-
-    def _repeat(self, step: int, state: dict[str, Any]) -> None:
         """Write until it succeeds, or is not worth another try."""
+        if ready is not None:
+            ready.synchronize()
         for pause in pauses(first_s=0.25):
             try:
                 self._store(step, state)
                 break
             except SaveError as error:
                 cause = _system_error(error)
-                now = time.monotonic()
                 if not passes(cause):
                     raise
                 if self._failing_since is None:
-                    self._failing_since = now
+                    self._failing_since = time.monotonic()
                     reason = getattr(cause, "strerror", None) or error
                     print(f"the {self._what} of step {step} cannot be written yet ({reason}); trying again", flush=True)
-                if now > self._deadline or now - self._failing_since > PATIENCE_S:
+                if time.monotonic() > self._deadline or self._is_hopeless():
                     raise
-            if self._replaced:
-                print(f"the {self._what} of step {step} was not written", flush=True)
-                return
             self._awake.wait(pause)
             self._awake.clear()
         if self._failing_since is not None:
             print(f"the {self._what} of step {step} is written: the disk takes {self._what}s again", flush=True)
             self._failing_since = None
+
+    def _is_hopeless(self) -> bool:
+        return self._failing_since is not None and time.monotonic() - self._failing_since > _GIVE_UP_S
 
 
 def checkpoints(

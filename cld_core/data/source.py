@@ -131,18 +131,11 @@ class DescribedSource:
         self.shape, self.grey_levels = form.shape, form.grey_levels
         self._why = why
 
-    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+    def batch(self, *arguments: Any) -> NoReturn:
         """Raises DataError, as the others do."""
-        self._refuse()
-
-    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        self._refuse()
-
-    def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
         raise DataError(self._why)
+
+    dequantised_test_data = test_data = batch
 
     def close(self) -> None:
         """Nothing reads ahead."""

@@ -117,7 +117,7 @@ def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
     went_on(lab, "mine", "crashed", saved=False)
     log = (run.logs / f"{lab.status('mine')['job_id']}_0_log.err").read_text()
     assert "Timeout" in log
-    assert "loop.py" in log, "the stacks are in the log"
+    assert "session.py" in log, "the stacks are in the log"
     assert "train.hang_timeout_s" in lab.status("mine")["attempts"][0]["detail"]
 
 
