@@ -90,10 +90,9 @@ class MemoryImages(ImageSet):
 
 
 class MappedImages(ImageSet):
-    """Prepared images on disk, read through a memory map. Who gets them by a pickle opens the file itself."""
+    """Prepared images on disk, read through a memory map."""
 
     def __init__(self, root: Path, about: About, rows: slice) -> None:
-        self._made_of = (root, about, rows)
         path = root / IMAGES
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -105,9 +104,6 @@ class MappedImages(ImageSet):
         # An array of numpy's own type, whose parts are copies in memory and not maps.
         self._images = np.asarray(images)[rows]
         self.n, self.shape = len(self._images), about.shape[1:]
-
-    def __reduce__(self) -> tuple[type, tuple[Path, About, slice]]:
-        return MappedImages, self._made_of
 
     def take(self, indices: Tensor) -> Tensor:
         return torch.from_numpy(self._images[indices.numpy()])

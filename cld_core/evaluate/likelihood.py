@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
-from cld_core.checkpoint.load import tensors_digest
+from cld_core.checkpoint.tensors import tensors_digest
 from cld_core.config.arguments import sampling_spec
 from cld_core.data.source import labelled
 from cld_core.likelihood import likelihood

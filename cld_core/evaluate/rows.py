@@ -17,7 +17,7 @@ from cld_core.score import Score
 from cld_core.shards import Arrays, Computer
 
 from . import registry, stats_file
-from .extraction import is_published
+from .extraction import PUBLISHED_SHA256
 from .request import EvalRequest
 
 
@@ -151,7 +151,7 @@ class Table:
     def about_samples(self) -> dict[str, Any]:
         """What a section says about samples and their features."""
         source = self.request.inputs
-        published = is_published(source.weights)
+        published = source.weights == PUBLISHED_SHA256
         return {
             **self.about_drawn(),
             "extractor": source.extractor,

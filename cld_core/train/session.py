@@ -23,9 +23,8 @@ from typing import Any
 import torch
 
 from cld_core import numerics, processor
-from cld_core.checkpoint import write
 from cld_core.checkpoint.files import clear_unfinished, newest_good, set_aside, verify
-from cld_core.checkpoint.load import load
+from cld_core.checkpoint.tensors import Writer, checkpoints, load, snapshots
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
 from cld_core.errors import (
@@ -47,8 +46,7 @@ from cld_core.stop import StopCode, StopFlag
 
 from .health import EVERY, Stragglers
 from .loggers import About
-from .monitoring import Monitor
-from .periodic import Periodic
+from .monitoring import Monitor, Periodic
 from .step import Trainer
 
 # Errors that are written in code or recipe, the same at each start: another attempt would meet them again.
@@ -328,7 +326,7 @@ class Training:
     lease: Lease | None
     node: str
     # On rank 0 alone, by the kind of file; each has at most one write in flight.
-    _writers: dict[str, write.Writer] = field(default_factory=dict, init=False)
+    _writers: dict[str, Writer] = field(default_factory=dict, init=False)
 
     def run(self) -> tuple[int, StopCode]:
         """Train until the steps are done or a rank was asked to stop; everything is saved when this returns.
@@ -358,7 +356,7 @@ class Training:
         spec = self.recipe.train
         # A checkpoint from elsewhere cannot be computed again.
         imported = self.folder.ledger.full_history().imported_step
-        self._writers["checkpoint"] = write.checkpoints(
+        self._writers["checkpoint"] = checkpoints(
             self.folder,
             keep=spec.keep,
             milestone=lambda step: spec.is_milestone(step) or step == imported,
@@ -366,7 +364,7 @@ class Training:
         )
         if spec.ema_lengths:
             half = spec.ema_precision == "fp16"
-            self._writers["snapshot"] = write.snapshots(self.folder, half=half, check_owner=lease.check)
+            self._writers["snapshot"] = snapshots(self.folder, half=half, check_owner=lease.check)
 
     def _segments(self, watchdog: "Watchdog") -> tuple[int, StopCode]:
         """Train, and roll back as often as allowed."""
@@ -468,7 +466,7 @@ class Training:
         self._writers[kind].save(step, state())
         monitor.enter("training", step)
 
-    def _end_writes(self, wait: Callable[[write.Writer], None]) -> None:
+    def _end_writes(self, wait: Callable[[Writer], None]) -> None:
         """Wait for all writers, also if the first fails: its error is raised when no thread is left."""
         with contextlib.ExitStack() as stack:
             for writer in reversed(self._writers.values()):
@@ -482,7 +480,7 @@ class Training:
         """
         folder, recipe = self.folder, self.recipe
         try:
-            self._end_writes(write.Writer.abandon)
+            self._end_writes(Writer.abandon)
             newest, _ = newest_good(folder, recipe.model_digest())
             set_aside(folder, after=newest or 0)
         except (CldError, OSError) as trouble:

@@ -7,9 +7,8 @@ import torch
 
 from cld_core import processor
 from cld_core.checkpoint.files import verify
-from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.load import read_tensors
-from cld_core.checkpoint.write import Writer
+from cld_core.checkpoint.tensors import Writer, read_tensors
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.errors import (
     CheckpointError,
     LeaseHeldError,
@@ -175,7 +174,7 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr("cld_core.checkpoint.write.PATIENCE_S", -1.0)
+    monkeypatch.setattr("cld_core.checkpoint.tensors._GIVE_UP_S", -1.0)
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
     assert causes(run) == ["save_failed"]
