@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cld_core.data.source import labelled
 from cld_core.errors import UnusableSamplesError
 from cld_core.guidance import Conditional
 from cld_core.model import Model
@@ -60,7 +59,7 @@ def given_labels(score: Score, model: Model, seed: int, first: int, last: int) -
     """The score of a model given the labels of the test points ``first <= i < last``, if it has classes."""
     if model.classes is None:
         return score
-    return Conditional(score, labelled(model.source).test_labels(seed, first, last).to(model.device))
+    return Conditional(score, model.source.test_labels(seed, first, last).to(model.device))
 
 
 class RowComputer(Computer):

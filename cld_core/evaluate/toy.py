@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cld_core.data.source import labelled
 from cld_core.errors import UsageError
 from cld_core.shards import Arrays
 
@@ -72,7 +71,7 @@ def class_law(table: Table) -> dict[str, Any]:
     number_of = np.bincount(label[good], minlength=len(shares))
     # Without samples, the true sets are of one point.
     wanted = {int(of): max(int(number_of[of]), 1) for of in np.unique(label)}
-    sets = [_true_points(labelled(model.source), seed, wanted, len(x)) for seed in range(table.request.w2.sets)]
+    sets = [_true_points(model.source, seed, wanted, len(x)) for seed in range(table.request.w2.sets)]
     by_class: dict[str, dict[str, Any]] = {}
     densities = [np.zeros(0)]
     for number in wanted:

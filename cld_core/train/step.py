@@ -19,7 +19,7 @@ from cld_core.averages.power import PowerAverages
 from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.train import TrainSpec
-from cld_core.data.source import classes_of, labelled, source
+from cld_core.data.source import classes_of, source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
@@ -252,7 +252,7 @@ class Trainer:
         size, device = self.recipe.train.batch_size, self.ranks.device
         if self.classes is None:
             return moved(self.source.batch(*self._key, step, size, rows), device), None
-        x, label = labelled(self.source).labelled_batch(*self._key, step, size, rows)
+        x, label = self.source.labelled_batch(*self._key, step, size, rows)
         drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
         without = drawn < self.recipe.objective.label_dropout
         return moved(x, device), moved(label.masked_fill(without.to(label.device), self.classes.none), device)
