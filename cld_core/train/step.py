@@ -74,7 +74,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.of_recipe(recipe, self.source.shape, self.classes)
-        self._model = prepare(self.net, train, ranks)
+        self._model = replicated(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
         self.deferred = self._skips_on_device and device.type != "cpu"
@@ -413,7 +413,7 @@ class Interval:
         return event
 
 
-def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
+def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
     """What to call instead of ``net``, which keeps the parameters: on the device, replicated, compiled, in a precision.
 
     With more than one rank, its ``net`` has `no_sync`, as `DistributedDataParallel` (DDP) does.
