@@ -85,26 +85,22 @@ def class_law(table: Table) -> dict[str, Any]:
             values = log_density(inside).numpy() - math.log(shares[number])
             by_class[name] |= {"density": float(values.mean()), "density_stderr": standard_error(values)}
             densities.append(values)
-    means = {key: float(np.mean([one[key] for one in by_class.values()])) for key in ("w2", "floor", "accuracy")}
+    report: dict[str, Any] = {
+        key: float(np.mean([one[key] for one in by_class.values()])) for key in ("w2", "floor", "accuracy")
+    }
+    if log_density is not None:
+        every = np.concatenate(densities)
+        mean = float(every.mean()) if len(every) else -math.inf
+        report |= {"density": mean, "density_stderr": standard_error(every)}
+        if density.entropy is not None:
+            # That of true samples: minus the entropy given the label.
+            report["density_true"] = model.classes.entropy - density.entropy()
     return {
-        **means,
-        **_densities(np.concatenate(densities), table),
+        **report,
         "classes": by_class,
         **asdict(table.request.w2),
         **table.about_drawn(),
     }
-
-
-def _densities(values: np.ndarray, table: Table) -> dict[str, Any]:
-    """The mean log-density given the label, and that of true samples: minus the entropy given the label."""
-    toy, classes = table.model.source.density, table.model.classes
-    assert toy is not None, "the section looks"
-    assert classes is not None, "the section looks"
-    if toy.log_density is None:
-        return {}
-    value = float(values.mean()) if len(values) else -math.inf
-    truth = {} if toy.entropy is None else {"density_true": classes.entropy - toy.entropy()}
-    return {"density": value, "density_stderr": standard_error(values), **truth}
 
 
 def _true_points(source: Any, seed: int, wanted: Mapping[int, int], samples: int) -> dict[int, Tensor]:
