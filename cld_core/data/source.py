@@ -125,7 +125,7 @@ class DescribedSource:
         self.shape, self.grey_levels = form.shape, form.grey_levels
         self._why = why
 
-    def batch(self, *arguments: Any) -> NoReturn:
+    def batch(self, *arguments: Any, **more: Any) -> NoReturn:
         """Raises DataError, as the others do."""
         raise DataError(self._why)
 

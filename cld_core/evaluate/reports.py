@@ -18,6 +18,10 @@ from .registry import Metric
 from .request import EvalRequest
 
 
+class _RowsOf(TypedDict, total=False):
+    id: str
+
+
 @functools.cache
 def _layout(metrics: tuple[Metric, ...]) -> Any:
     """The fields of a report that others rely on. What is of another type is left out when it is read."""
@@ -25,8 +29,7 @@ def _layout(metrics: tuple[Metric, ...]) -> Any:
     fields: dict[str, Any] = {"checkpoint_step": int, "created": float}
     fields["ema"] = record("Average", {"length": float, "error": float}, total=False)
     fields["tuned"] = record("Tuned", {"remark": str | None}, total=False)
-    rows_of = record("RowsOf", {"id": str}, total=False)
-    fields["rows"] = dict[str, rows_of]
+    fields["rows"] = dict[str, _RowsOf]
     for metric in metrics:
         names = {name for quantity in metric.quantities for name in (quantity.field, quantity.stderr) if name}
         # These are no results, but shown beside them.
