@@ -15,7 +15,7 @@ from torchvision.datasets import VisionDataset
 from benchmarks.harness import BASELINE, Report, Settings, interleaved, rows_of
 from benchmarks.limits import memory_bandwidth
 from cld_core.config.data import ImageDataSpec
-from cld_core.data.image_source import ImageSource
+from cld_core.data.images import ImageSource
 from tests.support.images import make_images
 
 BATCH = 128

@@ -21,7 +21,7 @@ from cld_core import nets, numerics, sde, seeds
 from cld_core.config import Recipe, load, shipped
 from cld_core.ranks import Ranks
 from cld_core.score import Score
-from cld_core.train.step import prepare
+from cld_core.train.step import replicated
 
 # A step is compared on the same numbers except for rounding: without dropout, whose masks differ between devices, and
 # with branches that count. (Those of a new network start at nearly zero, where half precision would underflow.) Depth
@@ -135,7 +135,7 @@ def numbers(recipe: Recipe, device: torch.device) -> Numbers:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nets.of_recipe(recipe, shape)
-    model = prepare(net, train, Ranks(device=device))
+    model = replicated(net, train, Ranks(device=device))
     loss, score = losses.build(diffusion, recipe.objective), Score(diffusion, recipe.objective, model)
     noise = seeds.generator("step of a check")
     x = 2 * torch.rand(train.batch_size, *shape, generator=noise).to(device) - 1

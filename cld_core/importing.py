@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from . import optim
-from .checkpoint.write import write
+from .checkpoint.tensors import write
 from .codec import whole
 from .config import Recipe
 from .config.train import OptimSpec

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from . import guidance, likelihood, nets, numerics, pictures, samplers, sde
 from .averages.power import averaged
 from .checkpoint.files import pick_checkpoint, weights_digest
-from .checkpoint.load import FORMAT, Weights, exported_weights
-from .checkpoint.write import write_weights
+from .checkpoint.tensors import FORMAT, Weights, exported_weights, write_weights
 from .classes import Classes
 from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way

@@ -16,7 +16,7 @@ from torch import Tensor
 from .config.check import MAX_PICTURE
 from .config.train import EmaSpec
 from .data.images import to_pixels
-from .data.source import Source, labelled
+from .data.source import Source
 from .data.toy import Toy
 from .errors import UsageError
 from .files import replacing
@@ -239,7 +239,7 @@ class Plane:
         low, high = middle - half, middle + half
         shade = None if source.density is None else _shade(source.density, tuple(low), tuple(high), label)
         if label is not None:
-            examples = examples[labelled(source).test_labels(0, 0, len(examples)).numpy() == label]
+            examples = examples[source.test_labels(0, 0, len(examples)).numpy() == label]
         return cls(low, high, examples[:n] if n else examples, shade)
 
     def draw(self, axes: "Axes", points: Tensor | Array, colour: str) -> int:

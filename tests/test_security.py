@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 import cld_core
 from cld_core.checkpoint.files import weights_file
-from cld_core.checkpoint.load import FORMAT
-from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.tensors import FORMAT
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.files import append_line, write_json

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cld_core.checkpoint.files import TOLD_ABOVE, Stored, weights_digest, weights_file
-from cld_core.checkpoint.load import ABOUT, averaged_weights, read_tensors, tensors_digest
-from cld_core.checkpoint.write import write_weights
+from cld_core.checkpoint.tensors import ABOUT, averaged_weights, read_tensors, tensors_digest, write_weights
 from cld_core.codec import real
 from cld_core.ema import Averages
 from cld_core.errors import CheckpointError

@@ -146,7 +146,7 @@ def weights_digest(folder: RunFolder, step: int, length: float | None = None) ->
     return digest([float(length), sidecar.weights.sha256, stored])
 
 
-def required_digest(folder: RunFolder, step: int, fix: str) -> str:
+def required_digest(folder: RunFolder, step: int, fix: str, length: float | None = None) -> str:
     """As `weights_digest`.
 
     Args:
@@ -156,7 +156,7 @@ def required_digest(folder: RunFolder, step: int, fix: str) -> str:
         NotFoundError: the checkpoint is gone.
         OSError: nobody knows at this moment.
     """
-    found = weights_digest(folder, step)
+    found = weights_digest(folder, step, length)
     if found is None:
         raise NotFoundError(f"{folder.path}: no checkpoint of step {step} any more; there are: {_steps(folder)}. {fix}")
     return found

@@ -89,7 +89,7 @@ class Section:
 
 
 _TOY = Variant(ToyDataSpec, "cld_core.data.toy:ToySource")
-_IMAGES = "cld_core.data.image_source:ImageSource"
+_IMAGES = "cld_core.data.images:ImageSource"
 _DATA = {
     "multimodal_swissroll": _TOY,
     "diamond": _TOY,

@@ -5,7 +5,6 @@ its red, green and blue planes one after the other, and b"labels", a list of the
 this one is read by an unpickler that accepts arrays and nothing else.
 """
 
-import hashlib
 import io
 import pickle
 import tarfile
@@ -19,7 +18,7 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
 from .prepare import Part, Plan
-from .store import CHANNELS, Split
+from .store import CHANNELS, Split, blake2b
 
 ARCHIVE = "cifar-10-python.tar.gz"
 FOLDER = "cifar-10-batches-py"
@@ -99,8 +98,7 @@ def _part(name: str, content: bytes, shown: str) -> Part:
     except Exception as error:  # whatever a damaged pickle leads to
         what = f"{type(error).__name__}: {one_line(error)}"
         raise DataError(f"{shown} is not a batch of CIFAR-10 ({what}). Fetch {ARCHIVE} again.") from error
-    fingerprint = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return Part(split=_BATCHES[name], name=name, fingerprint=fingerprint, read=lambda: images, labels=labels)
+    return Part(split=_BATCHES[name], name=name, fingerprint=blake2b(content), read=lambda: images, labels=labels)
 
 
 class _Unpickler(pickle.Unpickler):

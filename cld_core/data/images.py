@@ -1,22 +1,38 @@
-"""Sets of images as training and evaluation read them: uint8, by index, mirrored on demand."""
+"""Images as training and evaluation use them: sets of uint8 by index, batches of a step, and dequantised test images.
+
+Training is one endless sequence of epochs, each a fresh permutation keyed by (seed, epoch). Step s takes positions
+s B to (s + 1) B - 1, where B is the global batch, and each rank takes a slice of them. So the images of a step depend
+on the step alone: not on the ranks, and not on where training was interrupted.
+"""
 
 import math
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core import seeds
+from cld_core.classes import Classes
+from cld_core.config.data import ImageDataSpec
 from cld_core.errors import DataError
 from cld_core.sanitize import one_line
 
+from . import store, toy
 from .lmdb_images import LmdbReader, published
-from .store import ABOUT, CHANNELS, IMAGES, PUBLISHED, About, Split, digest, find, prepare_hint
+from .store import ABOUT, CHANNELS, IMAGES, PUBLISHED, About, Split, blake2b, find, prepare_hint
 
 Cache = Literal["auto", "memory", "disk"]
 
+GREY_LEVELS = 256
+# Batches that are read ahead.
+_AHEAD = 4
 # A set larger than this stays on disk: every rank of a machine holds its own copy.
 MEMORY_BYTES = 2 << 30
 # The share of a GPU's free memory that a set may take.
@@ -90,10 +106,9 @@ class MemoryImages(ImageSet):
 
 
 class MappedImages(ImageSet):
-    """Prepared images on disk, read through a memory map. Who gets them by a pickle opens the file itself."""
+    """Prepared images on disk, read through a memory map."""
 
     def __init__(self, root: Path, about: About, rows: slice) -> None:
-        self._made_of = (root, about, rows)
         path = root / IMAGES
         try:
             images = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -105,9 +120,6 @@ class MappedImages(ImageSet):
         # An array of numpy's own type, whose parts are copies in memory and not maps.
         self._images = np.asarray(images)[rows]
         self.n, self.shape = len(self._images), about.shape[1:]
-
-    def __reduce__(self) -> tuple[type, tuple[Path, About, slice]]:
-        return MappedImages, self._made_of
 
     def take(self, indices: Tensor) -> Tensor:
         return torch.from_numpy(self._images[indices.numpy()])
@@ -161,7 +173,7 @@ def open_images(
         if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
             return on_disk
         images = _load(on_disk)
-        if about.format != PUBLISHED and digest(images.numpy()) != about.splits[split].digest:
+        if about.format != PUBLISHED and blake2b(images.numpy()) != about.splits[split].digest:
             raise DataError(f"the {split} images in {root} do not have the digest in {ABOUT}: they were changed.")
     except DataError as error:
         raise DataError(f"{error} To prepare it: {prepare_hint(name, path)}") from error
@@ -188,3 +200,170 @@ def _fits(n_bytes: int, device: torch.device) -> bool:
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
     return n_bytes <= _DEVICE_SHARE * free
+
+
+def dequantise(images: Tensor, noise: Tensor) -> Tensor:
+    """uint8 images with uniform noise in [0, 1), for densities: (k + noise)/128 - 1, float32 in [-1, 1).
+
+    A density p of these has 7 bits less per dimension than its discretisation to 256 levels (docs/math.md section 8).
+    """
+    levels = images.to(torch.float32)
+    # Noise near 1 would be rounded up to the next level. Multiples of 2^-16 levels are exact in float32.
+    raised = torch.minimum(levels + noise, levels + (1.0 - 2.0**-16))
+    return raised * (2.0 / GREY_LEVELS) - 1.0
+
+
+@lru_cache(maxsize=4)
+def _epoch(n: int, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+    """The permutation of an epoch, int64 of shape (n,), and which positions in it are mirrored, bool of shape (n,)."""
+    order = torch.randperm(n, generator=seeds.generator(seed, "order", epoch))
+    mirrored = torch.rand(n, generator=seeds.generator(seed, "mirror", epoch)) < 0.5
+    return order, mirrored
+
+
+def order(step: int, batch_size: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The images of the global batch of a step, and which of them are mirrored left to right.
+
+    A batch that crosses the end of an epoch continues with the next one.
+
+    Returns:
+        int64 of shape (batch_size,), each in [0, n), and bool of shape (batch_size,).
+    """
+    assert min(step + 1, batch_size, n) >= 1, f"no batch: step {step}, batch {batch_size}, images {n}"
+    chosen, flips = [], []
+    position, last = step * batch_size, (step + 1) * batch_size
+    while position < last:
+        epoch, offset = divmod(position, n)
+        rows = slice(offset, min(n, offset + last - position))
+        permutation, mirrored = _epoch(n, seed, epoch)
+        chosen.append(permutation[rows])
+        flips.append(mirrored[rows])
+        position += rows.stop - offset
+    return torch.cat(chosen), torch.cat(flips)
+
+
+class ImageSource:
+    """A prepared data set. Order and mirroring are keyed by the seed and the step, never by ``restart``.
+
+    So a resumed epoch shows every image once, even if each attempt gets fresh noise. Images that are on the source's
+    device already are indexed there. Others are read ahead by threads, into pinned memory if the device is a GPU, and
+    copied asynchronously.
+    """
+
+    density: toy.Toy | None = None
+    grey_levels: int | None = GREY_LEVELS
+
+    def __init__(self, spec: ImageDataSpec, device: torch.device | str = "cpu") -> None:
+        self.shape: tuple[int, ...] = (store.CHANNELS, spec.pixels, spec.pixels)
+        self.wait_s = 0.0
+        self._spec, self._root, self._device = spec, Path(spec.path).expanduser(), torch.device(device)
+        self._pinned = self._device.type == "cuda"
+        self._pool: ThreadPoolExecutor | None = None
+        # Batches that are read ahead, by their arguments.
+        self._ahead: dict[tuple[int, int, int, int, int], Future[Tensor]] = {}
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """Those of the images; None if the recipe wants no labels.
+
+        Raises:
+            DataError: the images are missing, or have no labels; names the command that prepares them.
+        """
+        if not self._spec.labels:
+            return None
+        return store.classes(self._root, store.about_of(self._spec))
+
+    @cached_property
+    def _train_labels(self) -> Tensor:
+        return self._labels("train")
+
+    @cached_property
+    def _test_labels(self) -> Tensor:
+        return self._labels("validation")
+
+    def _labels(self, split: store.Split) -> Tensor:
+        return torch.from_numpy(store.read_labels(self._root, store.about_of(self._spec), split))
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The training images.
+
+        Raises:
+            DataError: they are missing or not those of the recipe; names the command that prepares them.
+        """
+        return self._open("train", cache=self._spec.cache, device=self._device)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        """The images of the validation split; raises as `train` does."""
+        # Evaluation reads an image once in minutes: not worth the memory.
+        return self._open("validation", cache="disk")
+
+    def _open(self, split: store.Split, **how: Any) -> ImageSet:
+        return open_images(self._spec.path, split, name=self._spec.name, size=self._spec.pixels, **how)
+
+    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+        """As in `cld_core.data.source.Source`; float32 in [-1, 1] on the source's device. Steps in order are fast."""
+        started = time.monotonic()
+        wanted = [(seed, it, size, rows.start, rows.stop) for it in range(step, step + _AHEAD)]
+        # For a set in memory on a CPU, threads would only take cores from the model.
+        direct = self.train.in_memory and self.train.device.type == self._device.type
+        images = self._read(*wanted[0]) if direct else self._read_ahead(wanted)
+        self.wait_s = time.monotonic() - started
+        return to_model(images.to(self._device, non_blocking=self._pinned))
+
+    def _read_ahead(self, wanted: Sequence[tuple[int, int, int, int, int]]) -> Tensor:
+        """The first of the wanted batches; the others are read meanwhile, and those that nobody wants are dropped."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._spec.threads, thread_name_prefix="images")
+        for other in self._ahead.keys() - set(wanted):
+            self._ahead.pop(other).cancel()
+        for one in wanted:
+            if one not in self._ahead:
+                self._ahead[one] = self._pool.submit(self._read, *one)
+        return self._ahead.pop(wanted[0]).result()
+
+    def _read(self, seed: int, step: int, size: int, first: int, last: int) -> Tensor:
+        chosen, flips = (of_all[first:last] for of_all in order(step, size, self.train.n, seed))
+        if self._pinned:
+            chosen, flips = chosen.pin_memory(), flips.pin_memory()
+        batch = self.train.batch(chosen, flips if self._spec.flip else None)
+        return batch.pin_memory() if self._pinned and batch.device.type == "cpu" else batch
+
+    def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """As `batch`, with the labels, which are on the CPU."""
+        x = self.batch(seed, restart, step, size, rows)
+        return x, self._train_labels[order(step, size, self.train.n, seed)[0][rows]]
+
+    def test_labels(self, seed: int, first: int, last: int) -> Tensor:
+        """The labels of the validation images ``first <= i < last``."""
+        return self._test_labels[first:last]
+
+    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
+        """Validation images ``first <= i < last``, dequantised; image i has its own noise.
+
+        Raises:
+            DataError: there are fewer.
+        """
+        images = self._test_images(first, last)
+        noise = seeds.SampleNoise(seed, "dequantise", first=first, last=last).uniform(self.shape)
+        return dequantise(images, noise)
+
+    def test_data(self, seed: int, first: int, last: int) -> Tensor:
+        """Validation images ``first <= i < last`` as training sees its own; raises as `dequantised_test_data` does."""
+        return to_model(self._test_images(first, last))
+
+    def _test_images(self, first: int, last: int) -> Tensor:
+        if last > self.test.n:
+            raise DataError(
+                f"{self._spec.path} has {self.test.n} validation images, fewer than the {last} asked for. "
+                f"Evaluate at most that many: eval.points={self.test.n}, periodic.elbo_points={self.test.n}."
+            )
+        return self.test.batch(torch.arange(first, last))
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+        self._pool = None
+        self._ahead.clear()

@@ -49,25 +49,19 @@ class LmdbReader:
         try:
             self._env = _environment(str(self.path), file.st_dev, file.st_ino)
             self.n, info = self._env.stat()["entries"], self._env.info()
+            # Reading beyond the end of a mapped file would end this process without a message.
+            expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
+            if self.file_bytes < expected:
+                raise DataError(f"{path} is cut short: {self.file_bytes} bytes of about {expected}. {_AGAIN}")
+            with self._env.begin(buffers=True) as transaction:
+                length = len(transaction.get(b"0") or b"")
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{path} cannot be opened as an LMDB file: {error}. {_AGAIN}") from error
-        # Reading beyond the end of a mapped file would end this process without a message.
-        expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
-        if self.file_bytes < expected:
-            raise DataError(f"{path} is cut short: {self.file_bytes} bytes of about {expected}. {_AGAIN}")
         self.about = f"{self.n} images, {self.file_bytes} bytes"
-        length = self._length(0)
         self.size = math.isqrt(length // _CHANNELS)
         if not self.size or _CHANNELS * self.size**2 != length:
             raise DataError(f"{path} has values of {length} bytes under '0', which are not square raw RGB images.")
         self.read((self.n - 1,))
-
-    def _length(self, index: int) -> int:
-        try:
-            with self._env.begin(buffers=True) as transaction:
-                return len(transaction.get(str(index).encode()) or b"")
-        except lmdb.Error as error:
-            raise DataError(f"{self.path} is damaged: {error}. {_AGAIN}") from error
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Images by index, uint8 of shape (len(indices), 3, H, W).

@@ -32,7 +32,7 @@ from cld_core.imports import resolve
 from cld_core.sanitize import one_line
 
 from . import store
-from .store import ABOUT, CHANNELS, IMAGES, LABELS, PROGRESS, About, Split, SplitInfo, digest, partial_path
+from .store import ABOUT, CHANNELS, IMAGES, LABELS, PROGRESS, About, Split, SplitInfo, blake2b, partial_path
 
 LOCK = "lock"
 _VERIFY_AT_ONCE = 256
@@ -80,7 +80,7 @@ class Plan:
     def digest(self, count: int | None = None) -> str:
         """Digest of the first ``count`` parts or of all, by which a later preparation sees what is left to do."""
         texts = (text for part in self.parts[:count] for text in (part.split, part.name, part.fingerprint))
-        return digest("\x1f".join(texts).encode())
+        return blake2b("\x1f".join(texts).encode())
 
 
 # Gets the part that is being made, how many images of all splits are there, and how many there will be, if known.
@@ -272,7 +272,7 @@ class _Job:
                 raise DataError(f"{self._plan.source} has no images for {split}.")
             if count != expected:
                 raise DataError(f"{split} has {count} images, but {expected} are expected.")
-            found[split] = SplitInfo(count=count, digest=digest(images[first : first + count]))
+            found[split] = SplitInfo(count=count, digest=blake2b(images[first : first + count]))
             first += count
         return found
 
@@ -280,7 +280,7 @@ class _Job:
         labels = np.concatenate([np.asarray(part.labels, np.int64) for part in self._plan.parts])
         with replacing(self._partial / LABELS) as file:
             np.save(file, labels, allow_pickle=False)
-        return digest(labels)
+        return blake2b(labels)
 
 
 def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:

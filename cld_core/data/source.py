@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol, cast
+from typing import Any, Literal, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -29,12 +29,16 @@ COUNT, MANY, GROUP = 8, 240, 16
 
 
 class Source(Protocol):
-    """Examples by number: a batch is a function of its arguments alone."""
+    """Examples by number: a batch is a function of its arguments alone.
+
+    Sources without labels need not have what is about them: see `classes_of`.
+    """
 
     shape: tuple[int, ...]  # of one example, (C, ...)
     density: Toy | None  # if the distribution of the data is known by name
     grey_levels: int | None  # of an image's pixel, over [-1, 1]; None if data are real numbers
     wait_s: float  # seconds spent waiting for the last batch
+    classes: Classes | None  # that labels are indices of; None if there are no labels, or the recipe wants none
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """Rows ``rows`` of the global batch of ``size`` examples of a step, (len(rows), C, ...)."""
@@ -52,12 +56,6 @@ class Source(Protocol):
         """Stop reading ahead."""
         ...
 
-
-class LabelledSource(Source, Protocol):
-    """A source whose examples have labels, indices of its ``classes``. Others need none of this: see `classes_of`."""
-
-    classes: Classes | None  # None: it can have labels, but the recipe wants none
-
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         """What `batch` returns, and the labels, (len(rows),), int64, which may be on another device."""
         ...
@@ -74,11 +72,6 @@ def classes_of(source: Source) -> Classes | None:
         DataError: labels are wanted, but the data are missing or have none.
     """
     return getattr(source, "classes", None)
-
-
-def labelled(source: Source) -> LabelledSource:
-    """A source with classes, as what it is."""
-    return cast(LabelledSource, source)
 
 
 def source(spec: DataSpec, device: torch.device | str = "cpu") -> Source:
@@ -116,6 +109,7 @@ class DescribedSource:
     density: Toy | None = None
     grey_levels: int | None
     wait_s = 0.0
+    classes: Classes | None = None
 
     def __init__(self, description: Any, why: str) -> None:
         """Data of a form.
@@ -131,18 +125,11 @@ class DescribedSource:
         self.shape, self.grey_levels = form.shape, form.grey_levels
         self._why = why
 
-    def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
+    def batch(self, *arguments: Any, **more: Any) -> NoReturn:
         """Raises DataError, as the others do."""
-        self._refuse()
-
-    def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
-        self._refuse()
-
-    def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
         raise DataError(self._why)
+
+    dequantised_test_data = test_data = labelled_batch = test_labels = batch
 
     def close(self) -> None:
         """Nothing reads ahead."""

@@ -95,7 +95,7 @@ class About:
         raise DataError(f"there is no {split} split, only {', '.join(self.splits)}.")
 
 
-def digest(content: Any) -> str:
+def blake2b(content: Any) -> str:
     """BLAKE2b-128 of an array or of bytes, in hexadecimal."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
@@ -231,7 +231,7 @@ def read_labels(root: Path, about: About, split: str) -> "np.ndarray":
         labels: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}). Copy or prepare the data again.") from error
-    if digest(labels.tobytes()) != about.labels:
+    if blake2b(labels.tobytes()) != about.labels:
         raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Copy or prepare the data again.")
     return labels[about.rows(split)]
 

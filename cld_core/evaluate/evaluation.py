@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cld_core.checkpoint.files import required_digest, weights_digest
+from cld_core.checkpoint.files import required_digest
 from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import by_age, write_json
+from cld_core.imports import resolve
 from cld_core.run import RunFolder, change_marks
 from cld_core.shards import Computer, Rows, ShardedWork, Task, joined
 
@@ -56,14 +57,15 @@ class Evaluation(ShardedWork):
             NotFoundError: the checkpoint is gone.
             OSError: nobody knows at this moment.
         """
+        return self._weights()
+
+    def _weights(self, length: float | None = None) -> str:
         fix = "What was computed is kept; use another step."
-        return required_digest(self.run, self.request.checkpoint_step, fix)
+        return required_digest(self.run, self.request.checkpoint_step, fix, length)
 
     def rows(self, kind: str) -> Rows:
-        request, weights = self.request, self.checkpoint
-        if request.ema.length is not None:
-            weights = weights_digest(self.run, request.checkpoint_step, request.ema.length) or ""
-        made_of = digest({"weights": weights, **request.row_settings(kind)})[:16]
+        request = self.request
+        made_of = digest({"weights": self._weights(request.ema.length), **request.row_settings(kind)})[:16]
         name = f"{kind}-{request.checkpoint_step:08d}-{made_of}"
         return Rows(self.run.evals / "rows" / name, request.chunk(kind))
 
@@ -76,7 +78,7 @@ class Evaluation(ShardedWork):
             self.run.path, request.checkpoint_step, str(device), allow_plugin=True, ema_length=request.ema.length
         )
         model.recipe = dataclasses.replace(model.recipe, sampling=request.sampling)
-        return {kind: registry.computer(kind)(model, request) for kind in request.sizes}
+        return {kind: resolve(registry.ROWS[kind].implementation)(model, request) for kind in request.sizes}
 
     def finish(self, task: Task) -> None:
         """Write the report, TensorBoard's scalars and the picture.
@@ -105,7 +107,7 @@ class Evaluation(ShardedWork):
         for kind in request.sizes:
             table = Table(model, request, joined(task.parts(kind)))
             readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
-            report |= {metric.name: registry.maker(metric)(table) for metric in readers}
+            report |= {metric.name: resolve(metric.section)(table) for metric in readers}
         report["rows"] = task.made_of()
         for remark in reports.remarks(report):
             print(remark, flush=True)

@@ -61,11 +61,6 @@ class FeatureInputs(Extraction):
     stats: str | None = None
 
 
-def is_published(sha256: str | None) -> bool:
-    """Whether weights are those that published FIDs are computed with."""
-    return sha256 == PUBLISHED_SHA256
-
-
 def weights_path() -> Path:
     """Where torch keeps downloaded weights (in `torch.hub.get_dir`), found without loading torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
-from cld_core.checkpoint.load import tensors_digest
+from cld_core.checkpoint.tensors import tensors_digest
 from cld_core.config.arguments import sampling_spec
-from cld_core.data.source import labelled
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
 from cld_core.seeds import SampleNoise
@@ -80,7 +79,7 @@ def _against_truth(table: Table) -> dict[str, Any]:
         truth = density.log_density(source.dequantised_test_data(seed, 0, n)).numpy()
         if classes is not None:
             # A toy's label is a function of the point: p(x | label) = p(x)/p(label).
-            truth = truth - np.log(classes.shares)[labelled(source).test_labels(seed, 0, n).numpy()]
+            truth = truth - np.log(classes.shares)[source.test_labels(seed, 0, n).numpy()]
         known = {"gap": float((truth - bound).mean()), "gap_stderr": standard_error(truth - bound)}
     if density is not None and density.entropy is not None:
         known["true_entropy"] = density.entropy() - (0.0 if classes is None else classes.entropy)

@@ -27,7 +27,7 @@ class RowKind:
         over: the field of a request that says how many rows there are.
         depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends on, besides the
             model, the seed and its index.
-        implementation: "module:Class" of the `rows.RowComputer` that computes them.
+        implementation: "module:Class" of the `rows.RowComputer` that computes them; with torch.
         version: raised when the meaning of rows changes, so that old and new never share a folder.
         chunk: how many rows a file holds, if they are of images; of points it has `POINTS_CHUNK`.
         of: the data that rows of this kind exist for.
@@ -342,17 +342,6 @@ def metrics(names: Iterable[str] | None = None) -> list[Metric]:
     """The metrics of these names, in the order of the table; all of them by default."""
     wanted = METRICS.keys() if names is None else {*names}
     return [metric(name) for name in METRICS if name in wanted]
-
-
-def computer(kind: str) -> Any:
-    """The class that computes rows of a kind, a `rows.RowComputer`. Loads torch."""
-    return resolve(ROWS[kind].implementation)
-
-
-def maker(metric: Metric) -> "Callable[[Table], dict[str, Any]]":
-    """What makes the section of a report of all rows. Loads torch."""
-    function: Callable[[Table], dict[str, Any]] = resolve(metric.section)
-    return function
 
 
 def read_of(kind: str, names: Iterable[str]) -> set[str]:

@@ -18,24 +18,17 @@ from .registry import Metric
 from .request import EvalRequest
 
 
-class _Average(TypedDict, total=False):
-    length: float
-    error: float
-
-
 class _RowsOf(TypedDict, total=False):
     id: str
-
-
-class _Tuned(TypedDict, total=False):
-    remark: str | None
 
 
 @functools.cache
 def _layout(metrics: tuple[Metric, ...]) -> Any:
     """The fields of a report that others rely on. What is of another type is left out when it is read."""
     record: Any = TypedDict  # mypy knows none whose fields come from a table.
-    fields: dict[str, Any] = {"checkpoint_step": int, "created": float, "ema": _Average, "tuned": _Tuned}
+    fields: dict[str, Any] = {"checkpoint_step": int, "created": float}
+    fields["ema"] = record("Average", {"length": float, "error": float}, total=False)
+    fields["tuned"] = record("Tuned", {"remark": str | None}, total=False)
     fields["rows"] = dict[str, _RowsOf]
     for metric in metrics:
         names = {name for quantity in metric.quantities for name in (quantity.field, quantity.stderr) if name}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from cld_core.data.source import labelled
 from cld_core.errors import UnusableSamplesError
 from cld_core.guidance import Conditional
 from cld_core.model import Model
@@ -17,7 +16,7 @@ from cld_core.score import Score
 from cld_core.shards import Arrays, Computer
 
 from . import registry, stats_file
-from .extraction import is_published
+from .extraction import PUBLISHED_SHA256
 from .request import EvalRequest
 
 
@@ -60,7 +59,7 @@ def given_labels(score: Score, model: Model, seed: int, first: int, last: int) -
     """The score of a model given the labels of the test points ``first <= i < last``, if it has classes."""
     if model.classes is None:
         return score
-    return Conditional(score, labelled(model.source).test_labels(seed, first, last).to(model.device))
+    return Conditional(score, model.source.test_labels(seed, first, last).to(model.device))
 
 
 class RowComputer(Computer):
@@ -151,7 +150,7 @@ class Table:
     def about_samples(self) -> dict[str, Any]:
         """What a section says about samples and their features."""
         source = self.request.inputs
-        published = is_published(source.weights)
+        published = source.weights == PUBLISHED_SHA256
         return {
             **self.about_drawn(),
             "extractor": source.extractor,

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cld_core.data.source import labelled
 from cld_core.errors import UsageError
 from cld_core.shards import Arrays
 
@@ -72,7 +71,7 @@ def class_law(table: Table) -> dict[str, Any]:
     number_of = np.bincount(label[good], minlength=len(shares))
     # Without samples, the true sets are of one point.
     wanted = {int(of): max(int(number_of[of]), 1) for of in np.unique(label)}
-    sets = [_true_points(labelled(model.source), seed, wanted, len(x)) for seed in range(table.request.w2.sets)]
+    sets = [_true_points(model.source, seed, wanted, len(x)) for seed in range(table.request.w2.sets)]
     by_class: dict[str, dict[str, Any]] = {}
     densities = [np.zeros(0)]
     for number in wanted:
@@ -86,26 +85,22 @@ def class_law(table: Table) -> dict[str, Any]:
             values = log_density(inside).numpy() - math.log(shares[number])
             by_class[name] |= {"density": float(values.mean()), "density_stderr": standard_error(values)}
             densities.append(values)
-    means = {key: float(np.mean([one[key] for one in by_class.values()])) for key in ("w2", "floor", "accuracy")}
+    report: dict[str, Any] = {
+        key: float(np.mean([one[key] for one in by_class.values()])) for key in ("w2", "floor", "accuracy")
+    }
+    if log_density is not None:
+        every = np.concatenate(densities)
+        mean = float(every.mean()) if len(every) else -math.inf
+        report |= {"density": mean, "density_stderr": standard_error(every)}
+        if density.entropy is not None:
+            # That of true samples: minus the entropy given the label.
+            report["density_true"] = model.classes.entropy - density.entropy()
     return {
-        **means,
-        **_densities(np.concatenate(densities), table),
+        **report,
         "classes": by_class,
         **asdict(table.request.w2),
         **table.about_drawn(),
     }
-
-
-def _densities(values: np.ndarray, table: Table) -> dict[str, Any]:
-    """The mean log-density given the label, and that of true samples: minus the entropy given the label."""
-    toy, classes = table.model.source.density, table.model.classes
-    assert toy is not None, "the section looks"
-    assert classes is not None, "the section looks"
-    if toy.log_density is None:
-        return {}
-    value = float(values.mean()) if len(values) else -math.inf
-    truth = {} if toy.entropy is None else {"density_true": classes.entropy - toy.entropy()}
-    return {"density": value, "density_stderr": standard_error(values), **truth}
 
 
 def _true_points(source: Any, seed: int, wanted: Mapping[int, int], samples: int) -> dict[int, Tensor]:

@@ -187,7 +187,7 @@ def _sum(ranks: Ranks) -> str | None:
     return f"{wrong} of {_SIZE} sums are wrong" if wrong else None
 
 
-def joined(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted: bool, node: str, check: bool) -> Ranks:
+def join(folder: Path, place: Place, *, gpu: bool, timeout_s: float, allotted: bool, node: str, check: bool) -> Ranks:
     """The ranks, once each has checked its machine and all have met.
 
     Args:

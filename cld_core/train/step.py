@@ -19,7 +19,7 @@ from cld_core.averages.power import PowerAverages
 from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.train import TrainSpec
-from cld_core.data.source import classes_of, labelled, source
+from cld_core.data.source import classes_of, source
 from cld_core.ema import Ema
 from cld_core.errors import CheckpointError, NonFiniteError
 from cld_core.guidance import Conditional
@@ -74,7 +74,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.key_of(train.seed, "weights"))
             self.net = nets.of_recipe(recipe, self.source.shape, self.classes)
-        self._model = prepare(self.net, train, ranks)
+        self._model = replicated(self.net, train, ranks)
         self.optimiser = optim.build(recipe.optim, self.net.parameters())
         self._skips_on_device = optim.skips_on_device(self.optimiser)
         self.deferred = self._skips_on_device and device.type != "cpu"
@@ -109,13 +109,13 @@ class Trainer:
         Raises:
             NonFiniteError: at once, unless the step is `deferred`.
         """
-        loss = self._backward(step)
+        loss, seen = self._backward(step)
         clip = self.recipe.optim.grad_clip
         self.scaler.unscale_(self.optimiser)
         norm = nn.utils.clip_grad_norm_(self._parameters, clip if clip is not None else math.inf, foreach=True)
         skip = self.gradients.check(norm)
         self.grad_norm = norm
-        self.interval.count(loss, skip)
+        self.interval.count(loss, skip, *seen)
         skipped = None if self.deferred else bool(skip)
         for group in self.optimiser.param_groups:
             group["lr"] = optim.rate(self.recipe.optim, step, self.recipe.train.steps)
@@ -210,8 +210,12 @@ class Trainer:
             text = f"the checkpoint does not fit the recipe: {error}. Resume with the recipe that wrote it."
             raise CheckpointError(text) from error
 
-    def _backward(self, step: int) -> Tensor:
-        """Gradients of the mean loss over the global batch; returns this rank's share of that loss."""
+    def _backward(self, step: int) -> tuple[Tensor, tuple[Tensor, Tensor, float]]:
+        """Gradients of the mean loss over the global batch.
+
+        Returns:
+            This rank's share of that loss; and its times, losses and waiting, for `Interval.count`.
+        """
         train, device = self.recipe.train, self.ranks.device
         self.interval.begin()
         rows = self.ranks.rows(train.batch_size)
@@ -241,15 +245,14 @@ class Trainer:
                 self.scaler.scale(loss).backward()
             shares.append(loss.detach())
             plain.append(losses.plain)
-        self.interval.see(draws.t, plain, wait_s)
-        return sum(shares[1:], start=shares[0])
+        return sum(shares[1:], start=shares[0]), (draws.t, torch.cat(plain), wait_s)
 
     def _examples(self, step: int, rows: slice) -> tuple[Tensor, Tensor | None]:
         """The data of this rank's rows of a step, and if they are labelled the labels that the network gets."""
         size, device = self.recipe.train.batch_size, self.ranks.device
         if self.classes is None:
             return moved(self.source.batch(*self._key, step, size, rows), device), None
-        x, label = labelled(self.source).labelled_batch(*self._key, step, size, rows)
+        x, label = self.source.labelled_batch(*self._key, step, size, rows)
         drawn = torch.rand(size, generator=seeds.generator(*self._key, step, "labels"))[rows]
         without = drawn < self.recipe.objective.label_dropout
         return moved(x, device), moved(label.masked_fill(without.to(label.device), self.classes.none), device)
@@ -333,7 +336,6 @@ class Interval:
         self._ranges = torch.arange(len(ENDS), device=ranks.device)
         # Sums and numbers of losses: in the first column those of steps, in the others those of examples in a range.
         self._sums = torch.zeros(2, 1 + len(ENDS), dtype=torch.float64, device=ranks.device)
-        self._seen: tuple[Tensor, list[Tensor], float] | None = None
         self._kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._steps, self._wait_s = 0, 0.0
         self._began: float | torch.cuda.Event = 0.0
@@ -349,27 +351,18 @@ class Interval:
         if self._is_timed:
             self._own.append((self._began, self._now()))
 
-    def see(self, t: Tensor, losses: list[Tensor], wait_s: float = 0.0) -> None:
-        """See a step, about which `count` decides.
-
-        Args:
-            t: this rank's times (B,); B is the same in every step.
-            losses: without weights, at these times, in parts.
-            wait_s: seconds that the step waited for data.
-        """
-        self._seen = t, losses, wait_s
-
-    def count(self, loss: Tensor, skip: Tensor) -> None:
-        """Count the step that was seen last, with this rank's ``loss``, a scalar.
+    def count(self, loss: Tensor, skip: Tensor, t: Tensor, losses: Tensor, wait_s: float = 0.0) -> None:
+        """Count a step with this rank's ``loss``, a scalar.
 
         Args:
             skip: a bool scalar on the device, the same on all ranks: the losses do not count.
+            t: this rank's times (B,); B is the same in every step.
+            losses: without weights, at these times (B,).
+            wait_s: seconds that the step waited for data.
         """
-        assert self._seen is not None, "see the losses of a step before you count them"
-        t, losses, wait_s = self._seen
         self._steps += 1
         self._wait_s += wait_s
-        self._kept.append((loss, t, torch.cat(losses), skip))
+        self._kept.append((loss, t, losses, skip))
         if len(self._kept) == _KEPT:
             self._sum_up()
 
@@ -420,7 +413,7 @@ class Interval:
         return event
 
 
-def prepare(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
+def replicated(net: nn.Module, spec: TrainSpec, ranks: Ranks) -> Any:
     """What to call instead of ``net``, which keeps the parameters: on the device, replicated, compiled, in a precision.
 
     With more than one rank, its ``net`` has `no_sync`, as `DistributedDataParallel` (DDP) does.

@@ -65,7 +65,7 @@ class TrainWork:
 
         from cld_core.train import health, session
 
-        ranks = health.joined(
+        ranks = health.join(
             run.path,
             job.place(),
             gpu=recipe.cluster.uses_gpu,

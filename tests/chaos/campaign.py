@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cld_core.checkpoint.load import load
+from cld_core.checkpoint.tensors import load
 from cld_core.run import Attempt, RunFolder
 from tests.slurm.errors import SlurmTestError
 from tests.slurm.polling import wait_until

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import cld_core
-from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.write import write
+from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint.tensors import write
 from cld_core.config import load
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
 from cld_core.ranks import Ranks

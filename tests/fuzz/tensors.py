@@ -48,7 +48,7 @@ def _prepare() -> None:
 @cache
 def _run() -> Path:
     """A run with one checkpoint."""
-    from cld_core.checkpoint.write import write
+    from cld_core.checkpoint.tensors import write
     from cld_core.model import Model
     from cld_core.run import RunFolder
 
@@ -109,7 +109,7 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
 def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core import importing
     from cld_core.checkpoint.files import weights_file
-    from cld_core.checkpoint.load import load
+    from cld_core.checkpoint.tensors import load
     from cld_core.config.train import OptimSpec
     from cld_core.model import Model
     from cld_core.run import RunFolder

@@ -19,8 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.gpu import halved
 from cld_core import numerics
-from cld_core.checkpoint import write
-from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.tensors import checkpoints
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
 from cld_core.nets import compiled
 from cld_core.ranks import Ranks, join
@@ -203,7 +203,7 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
     """At most half as long as for a plain `torch.save`, where that takes long enough to tell."""
     made_of = recipe("cifar10", "train.precision=fp32", "train.compile=false")
     folder = RunFolder.create(tmp_path / "run", made_of, {"created": 0.0})
-    writer, plainly, without, saving = write.checkpoints(folder, keep=1), [], [], []
+    writer, plainly, without, saving = checkpoints(folder, keep=1), [], [], []
 
     def timed(times: list[float], work) -> None:
         synchronise()

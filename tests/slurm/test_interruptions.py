@@ -117,7 +117,7 @@ def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
     went_on(lab, "mine", "crashed", saved=False)
     log = (run.logs / f"{lab.status('mine')['job_id']}_0_log.err").read_text()
     assert "Timeout" in log
-    assert "loop.py" in log, "the stacks are in the log"
+    assert "session.py" in log, "the stacks are in the log"
     assert "train.hang_timeout_s" in lab.status("mine")["attempts"][0]["detail"]
 
 
@@ -164,7 +164,7 @@ def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
 
 def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
     """Where preemption cancels, but sends the user's signal first: the run requeues itself."""
-    from cld_core.checkpoint.load import load
+    from cld_core.checkpoint.tensors import load
     from tests.support.tools import same
 
     lab.slurm.configure(user_signal=True, grace_time=20)

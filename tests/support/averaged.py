@@ -6,7 +6,7 @@ from torch import nn
 
 from cld_core.averages.power import PowerAverages
 from cld_core.averages.profiles import exponent
-from cld_core.checkpoint import write
+from cld_core.checkpoint.tensors import checkpoints, snapshots
 from cld_core.config import load
 from cld_core.run import RunFolder
 
@@ -42,7 +42,10 @@ class Averaged:
         self.run = RunFolder.create(folder, load(RECIPES / "toy.yaml"), {"created": 1.0})
         self.net = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(5, dtype=dtype))})
         self.power = PowerAverages(self.net, lengths)
-        self._snapshots, self._checkpoints = write.snapshots(self.run, half=half), write.checkpoints(self.run, keep=9)
+        self._snapshots, self._checkpoints = (
+            snapshots(self.run, half=half),
+            checkpoints(self.run, keep=9),
+        )
 
     @property
     def state(self):

@@ -7,7 +7,7 @@ from cld_core.averages import power
 from cld_core.averages.power import averaged
 from cld_core.averages.profiles import mixture
 from cld_core.checkpoint.files import remove, snapshot_files, usable, weights_digest, weights_file
-from cld_core.checkpoint.load import read_tensors
+from cld_core.checkpoint.tensors import read_tensors
 from cld_core.errors import CheckpointError, UsageError
 from tests.support.averaged import Averaged, brute_force, trajectory
 

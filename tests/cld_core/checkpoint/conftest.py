@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from cld_core.checkpoint.write import write
+from cld_core.checkpoint.tensors import write
 from cld_core.config import load
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES

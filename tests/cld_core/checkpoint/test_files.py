@@ -17,7 +17,7 @@ from cld_core.checkpoint.files import (
     weights_digest,
     weights_file,
 )
-from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.errors import CheckpointError, NotFoundError
 from cld_core.files import write_json
 from cld_core.run import RunFolder

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cld_core
-from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import Recipe, load
 from cld_core.errors import WrongCheckpointError
 from cld_core.importing import import_published

@@ -10,11 +10,10 @@ import time
 import pytest
 import torch
 
-from cld_core.checkpoint import write as writing
+from cld_core.checkpoint import tensors as writing
 from cld_core.checkpoint.files import newest_good, sidecar_of, slowest_save_s, weights_file
-from cld_core.checkpoint.load import averaged_weights
-from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.write import KINDS, checkpoints
+from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import LeaseLostError, SaveError
 from cld_core.run import RunFolder

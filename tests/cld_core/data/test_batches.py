@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from cld_core.config.data import ImageDataSpec
-from cld_core.data.image_source import ImageSource, order
-from cld_core.data.images import MappedImages, to_pixels
+from cld_core.data.images import ImageSource, MappedImages, order, to_pixels
 from cld_core.errors import DataError
 from tests.support.images import store_images
 

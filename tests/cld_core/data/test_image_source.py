@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from cld_core.config.data import Cifar10Spec, ImageDataSpec, ToyDataSpec
-from cld_core.data.image_source import ImageSource, dequantise
-from cld_core.data.images import to_model, to_pixels
+from cld_core.data.images import ImageSource, dequantise, to_model, to_pixels
 from cld_core.data.source import source
 from cld_core.data.store import PROGRESS, require
 from cld_core.errors import DataError

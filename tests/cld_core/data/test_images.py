@@ -1,6 +1,5 @@
 import json
 import os
-import pickle
 import shutil
 
 import numpy as np
@@ -68,13 +67,6 @@ def test_batches(made, cache, kind):
     # A batch is the caller's own.
     images.batch(indices).zero_()
     assert torch.equal(images.batch(indices), expected(TRAIN, indices))
-
-
-def test_another_process_opens_the_file_itself(made):
-    images = open_images(made, "validation", cache="disk")
-    content = pickle.dumps(images)
-    assert len(content) < VALIDATION.nbytes
-    assert torch.equal(pickle.loads(content).batch(torch.arange(9)), expected(VALIDATION, range(9)))
 
 
 def test_a_set_too_large_for_memory_stays_on_disk(made, monkeypatch):

@@ -42,7 +42,7 @@ def plan_greys(source, expect=None):
 
 @pytest.fixture
 def greys(tmp_path):
-    register("data", "greys", "cld_core.data.image_source:ImageSource", GreysSpec)
+    register("data", "greys", "cld_core.data.images:ImageSource", GreysSpec)
     yield tmp_path / "greys"
     del SECTIONS["data"].variants["greys"]
 

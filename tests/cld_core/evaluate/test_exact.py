@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from cld_core.analytic import gaussian
-from cld_core.checkpoint.write import write
+from cld_core.checkpoint.tensors import write
 from cld_core.config import load, registry
 from cld_core.config.network import MlpSpec
 from cld_core.data.source import source

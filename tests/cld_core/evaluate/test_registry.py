@@ -43,12 +43,12 @@ def test_every_name_leads_somewhere():
         metric = registry.metric(name)
         assert (metric.name, metric.flag) == (name, f"--{name}")
         assert metric.rows in registry.ROWS
-        assert callable(registry.maker(metric))
+        assert callable(resolve(metric.section))
         fields = EvalRequest.__dataclass_fields__
         depends = {*metric.same, *registry.ROWS[metric.rows].depends}
         assert {place.partition(".")[0] for place in depends} <= fields.keys()
     for kind in registry.ROWS:
-        assert issubclass(registry.computer(kind), RowComputer)
+        assert issubclass(resolve(registry.ROWS[kind].implementation), RowComputer)
     for kind, name in KINDS.items():
         work = resolve(name)
         assert issubclass(work, Work)

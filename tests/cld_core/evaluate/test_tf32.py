@@ -10,6 +10,7 @@ from torch import nn
 
 from cld_core import numerics
 from cld_core.evaluate import registry
+from cld_core.imports import resolve
 from cld_core.model import Model
 
 from .on_images import request
@@ -42,12 +43,12 @@ def test_rows_have_their_own_precision_within_training(run, kind, precision):
     asked = request(run, *LOOSE, f"sampling.precision={precision}", metrics=("fid", "elbo", "loss"))
     model.recipe = dataclasses.replace(model.recipe, sampling=asked.sampling)
     with seen(model.net) as found:
-        registry.computer(kind)(model, asked).compute(0, 2)
+        resolve(registry.ROWS[kind].implementation)(model, asked).compute(0, 2)
     assert found == {TF32 if (kind, precision) == ("features", "tf32") else EXACT}
 
 
 def test_features_are_exact(run):
-    computer = registry.computer("features")(Model.from_run(run.path), request(run))
+    computer = resolve(registry.ROWS["features"].implementation)(Model.from_run(run.path), request(run))
     with seen(computer._extractor()._net) as found:
         computer.compute(0, 2)
     assert found == {EXACT}

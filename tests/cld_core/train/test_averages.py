@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cld_core.checkpoint.files import StoredAverages, sidecar_of, usable
-from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.load import read_tensors
+from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint.tensors import read_tensors
 from cld_core.errors import NonFiniteError
 from cld_core.run import RunFolder, events
 from cld_core.train.step import Trainer

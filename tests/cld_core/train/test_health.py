@@ -74,7 +74,7 @@ def test_a_check_that_hangs_is_given_up(tmp_path, monkeypatch):
 def _rank(rank: int, meeting: str, out: str) -> None:
     place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
     settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
-    ranks = health.joined(Path(out), place, check=True, **settings)
+    ranks = health.join(Path(out), place, check=True, **settings)
     said = [Stragglers(ranks, f"n{rank}").compare([0.1, 0.2, 0.1][rank])]
     right = health._sum
 

@@ -9,9 +9,9 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from cld_core import seeds
-from cld_core.checkpoint.load import load as load_checkpoint
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
-from cld_core.data.image_source import order
+from cld_core.data.images import order
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.likelihood import ElboRows

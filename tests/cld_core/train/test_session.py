@@ -7,9 +7,8 @@ import torch
 
 from cld_core import processor
 from cld_core.checkpoint.files import verify
-from cld_core.checkpoint.load import load as load_checkpoint
-from cld_core.checkpoint.load import read_tensors
-from cld_core.checkpoint.write import Writer
+from cld_core.checkpoint.tensors import Writer, read_tensors
+from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.errors import (
     CheckpointError,
     LeaseHeldError,
@@ -175,7 +174,7 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr("cld_core.checkpoint.write.PATIENCE_S", -1.0)
+    monkeypatch.setattr("cld_core.checkpoint.tensors._GIVE_UP_S", -1.0)
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
     assert causes(run) == ["save_failed"]
@@ -310,7 +309,7 @@ def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
     import subprocess
     import sys
 
-    code = "import time; from cld_core.train.loop import Watchdog; Watchdog(0.3); time.sleep(600)"
+    code = "import time; from cld_core.train.session import Watchdog; Watchdog(0.3); time.sleep(600)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Timeout" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cld_core.checkpoint.write import write
+from cld_core.checkpoint.tensors import write
 from cld_core.config import load
 from cld_core.run import RunFolder
 from cld_core.train import session

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from cld_core.checkpoint.files import newest_good, sidecar_of
-from cld_core.checkpoint.load import load
+from cld_core.checkpoint.tensors import load
 from cld_core.run import RunFolder
 from cld_core.run.events import Dropped
 from tests.support.paths import MISBEHAVING

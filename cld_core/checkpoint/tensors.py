@@ -1,12 +1,19 @@
-"""Writing checkpoints, snapshots of averages, and weights: whole or not at all; the first two in the background."""
+"""The tensors of checkpoints, snapshots of averages, and weights.
 
+They are written whole or not at all, the first two in the background. They are read with `weights_only`, as tensors on
+the CPU, and only what fits.
+"""
+
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,13 +21,13 @@ import torch
 from torch import Tensor
 
 from cld_core.codec import to_plain
-from cld_core.errors import SaveError
-from cld_core.files import passes, pauses, replacing, write_json
+from cld_core.errors import CheckpointError, NotFoundError, SaveError
+from cld_core.files import parse_json, passes, pauses, replacing, write_json
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
 
-from .files import FORMAT, Content, Sidecar, StoredAverages, prune, weights_file
-from .load import ABOUT
+from . import files
+from .files import Content, Sidecar, StoredAverages, prune, verify, weights_file
 
 # What a network may hold, in the words of safetensors.
 KINDS = {
@@ -38,7 +45,12 @@ KINDS = {
 }
 _HALF_MAX = torch.finfo(torch.float16).max
 # Seconds for which training goes on although no checkpoint can be written.
-PATIENCE_S = 1800.0
+_GIVE_UP_S = 1800.0
+# Of exported files.
+FORMAT = "cldctl-weights/1"
+# The entry of what is said about averaged weights beside a checkpoint.
+ABOUT = "cldctl"
+_EXPORT = "Export it again: `cldctl export`"
 
 
 class Writer:
@@ -48,7 +60,7 @@ class Writer:
     flight: `save` waits for the one before. The memory of the copy is reused.
 
     A write that meets a fault that passes (`passes`), such as a full disk, is repeated: until the next state takes its
-    place, or for `PATIENCE_S` seconds without any success, or after `wait` as long as that allows.
+    place, or for half an hour without any success, or after `wait` as long as that allows.
 
     Args:
         what: what messages call the files.
@@ -58,23 +70,22 @@ class Writer:
     def __init__(self, what: str, store: Callable[[int, dict[str, Any]], None]) -> None:
         self._what, self._store = what, store
         self._buffers: dict[tuple[str, ...], Tensor] = {}
-        self._thread: threading.Thread | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=what)
+        self._writing: Future[None] | None = None
         self._on_gpu = False
-        self._error: BaseException | None = None
         self._failing_since: float | None = None
         # Until when a write may be repeated; the event wakes one that pauses.
-        self._deadline = float("inf")
-        self._replaced, self._awake = False, threading.Event()
+        self._deadline, self._awake = math.inf, threading.Event()
 
     @property
     def failed(self) -> bool:
         """Whether a write failed; `wait` raises the error."""
-        return self._error is not None
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     @property
     def is_busy(self) -> bool:
         """Whether a write is in flight."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._writing is not None and not self._writing.done()
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Start writing ``state``: nested dicts and lists of tensors and plain values.
@@ -90,9 +101,8 @@ class Writer:
             ready = torch.cuda.Event()
             ready.record()
         self._awake.clear()
-        self._replaced, self._deadline = False, float("inf")
-        self._thread = threading.Thread(target=self._write, args=(step, copy, ready), name=self._what)
-        self._thread.start()
+        self._deadline = math.inf
+        self._writing = self._pool.submit(self._write, step, copy, ready)
 
     def wait(self, within_s: float = 0.0) -> None:
         """Wait until nothing is in flight. A write that fails is repeated for at most ``within_s`` seconds more.
@@ -102,7 +112,10 @@ class Writer:
         """
         self._deadline = time.monotonic() + within_s
         self._awake.set()
-        self._join()
+        if self._writing is not None:
+            done, _ = concurrent.futures.wait([self._writing])
+            self._writing = None
+            done.pop().result()
 
     def abandon(self) -> None:
         """Wait until nothing is in flight. A write that fails is not repeated, and nobody is told but the log.
@@ -110,17 +123,12 @@ class Writer:
         Raises:
             SaveError: it failed for another reason than a fault that passes, or for too long.
         """
-        self._replaced = True
-        self._awake.set()
-        self._join()
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        try:
+            self.wait()
+        except SaveError as error:
+            if not passes(_system_error(error)) or self._is_hopeless():
+                raise
+            print(f"the {self._what} of step {error.step} was not written", flush=True)
 
     def _copy_of(self, value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, Tensor):
@@ -137,38 +145,31 @@ class Writer:
         return value
 
     def _write(self, step: int, state: dict[str, Any], ready: "torch.cuda.Event | None") -> None:
-        try:
-            if ready is not None:
-                ready.synchronize()
-            self._repeat(step, state)
-        except BaseException as error:
-            self._error = error
-
-    def _repeat(self, step: int, state: dict[str, Any]) -> None:
         """Write until it succeeds, or is not worth another try."""
+        if ready is not None:
+            ready.synchronize()
         for pause in pauses(first_s=0.25):
             try:
                 self._store(step, state)
                 break
             except SaveError as error:
                 cause = _system_error(error)
-                now = time.monotonic()
                 if not passes(cause):
                     raise
                 if self._failing_since is None:
-                    self._failing_since = now
+                    self._failing_since = time.monotonic()
                     reason = getattr(cause, "strerror", None) or error
                     print(f"the {self._what} of step {step} cannot be written yet ({reason}); trying again", flush=True)
-                if now > self._deadline or now - self._failing_since > PATIENCE_S:
+                if time.monotonic() > self._deadline or self._is_hopeless():
                     raise
-            if self._replaced:
-                print(f"the {self._what} of step {step} was not written", flush=True)
-                return
             self._awake.wait(pause)
             self._awake.clear()
         if self._failing_since is not None:
             print(f"the {self._what} of step {step} is written: the disk takes {self._what}s again", flush=True)
             self._failing_since = None
+
+    def _is_hopeless(self) -> bool:
+        return self._failing_since is not None and time.monotonic() - self._failing_since > _GIVE_UP_S
 
 
 def checkpoints(
@@ -258,7 +259,7 @@ def _write(
                 weights = stack.enter_context(_replacing(target, sidecar, check_owner))
                 write_weights(weights, tensors, about)
         vouching = Sidecar(
-            format=FORMAT,
+            format=files.FORMAT,
             step=step,
             model=state.get("model_digest", ""),
             state=file.content,
@@ -335,3 +336,119 @@ def _system_error(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def load(folder: RunFolder, step: int, *, model_digest: str | None = None) -> dict[str, Any]:
+    """The state of one verified checkpoint, on the CPU: its tensors are mapped, and read when they are used.
+
+    Args:
+        model_digest: that of the recipe (`Recipe.model_digest`); a checkpoint of another model is refused.
+
+    Raises:
+        NotFoundError: there is no checkpoint of this step.
+        CheckpointError: it is damaged, from another version, or belongs to another recipe.
+        OSError: it cannot be read at this moment.
+    """
+    verify(folder, step, model_digest=model_digest)
+    path = folder.checkpoint_file(step)
+    state, weights = read_tensors(path), averaged_weights(folder, step).tensors
+    try:
+        # Tensors that are not trained have no average.
+        average = {name: weights[name] for name in state["ema"]["names"]}
+        return {**state, "ema": {"updates": state["ema"]["updates"], "average": average}}
+    except (KeyError, TypeError) as error:
+        text = f"does not go with its averaged weights ({one_line(error)}). Resume from another step."
+        raise CheckpointError(f"{path}: {text}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What is in a verified file of `torch.save`, on the CPU: its tensors are mapped, and read when they are used.
+
+    Raises:
+        CheckpointError: it is not a dictionary of tensors and plain values.
+        OSError: it cannot be read at this moment.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        if passes(error):  # What passes says nothing about the file.
+            raise
+        raise CheckpointError(
+            f"{path}: cannot be read as a checkpoint ({one_line(error)}). Resume from another step."
+        ) from error
+    if not isinstance(state, dict):
+        text = f"holds a {type(state).__name__} instead of the state of a run. Resume from another step."
+        raise CheckpointError(f"{path}: {text}")
+    return state
+
+
+class Weights:
+    """A safetensors file of weights.
+
+    Attributes:
+        about: its metadata.
+        tensors: by name, on the CPU; mapped, and read when they are used.
+    """
+
+    def __init__(self, content: Any) -> None:
+        self.about: dict[str, str] = content.metadata() or {}
+        self.tensors: dict[str, Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+
+    def described(self, name: str) -> dict[str, Any]:
+        """An object in the metadata.
+
+        Raises:
+            ValueError: it is missing, or not an object in JSON.
+        """
+        content = parse_json(self.about.get(name, ""))
+        if not isinstance(content, dict):
+            raise ValueError(f"its {name} is not a JSON object")
+        return content
+
+
+def averaged_weights(folder: RunFolder, step: int, length: float | None = None) -> Weights:
+    """The averaged weights beside a checkpoint; the usual ones are verified by whoever chooses the checkpoint.
+
+    Raises:
+        CheckpointError: there are none of this length, or the file is damaged.
+        OSError: it cannot be read at this moment.
+    """
+    return _read(weights_file(folder, step, length), "Use another step")
+
+
+def exported_weights(file: Path) -> Weights:
+    """The weights in a file that `cldctl export` wrote.
+
+    Raises:
+        NotFoundError: there is no such file.
+        CheckpointError: it is another kind of file, or damaged.
+    """
+    if not file.is_file():
+        raise NotFoundError(f"{file}: no such file. `cldctl export` writes one.")
+    weights = _read(file, _EXPORT)
+    if (other := weights.about.get("format", "none")) != FORMAT:
+        text = f"its format is {one_line(other, 40)}, not {FORMAT}. Use a file that `cldctl export` wrote."
+        raise CheckpointError(f"{file}: {text}")
+    return weights
+
+
+def _read(file: Path, fix: str) -> Weights:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as content:
+            return Weights(content)
+    except (SafetensorError, OSError) as error:
+        if passes(error):
+            raise
+        raise CheckpointError(f"{file}: cannot be read as safetensors ({one_line(error)}). {fix}.") from error
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU: their names, kinds, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
