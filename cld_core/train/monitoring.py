@@ -28,7 +28,7 @@ from cld_core.ranges import share
 from cld_core.ranks import Consensus
 from cld_core.run import RunFolder, events
 from cld_core.run.folder import ReportedProgress
-from cld_core.samplers import Samples
+from cld_core.samplers import Samples, concatenated
 from cld_core.shards import joined
 from cld_core.stop import StopCode, StopFlag
 
@@ -236,7 +236,7 @@ class Periodic:
         parts = self._shared("samples", self._spec.samples, draw)
         if parts is None:
             return
-        drawn = Samples.cat(parts)
+        drawn = concatenated(parts)
         if (remark := remark_on(drawn.x)) is not None:
             self._monitor.say(f"step {model.step}: {remark}")
         how = pictures.how(model, drawn)
