@@ -65,19 +65,22 @@ class Importance:
         masses = middles * weight(middles)
         masses = masses / masses.sum()
         edges = torch.cat([torch.zeros(1, dtype=torch.float64), masses.cumsum(0)])
-        self._masses, self._edges = masses, edges / edges[-1]
+        self._tables = {torch.device("cpu"): (masses, edges / edges[-1])}
 
     def __call__(self, u01: Tensor) -> tuple[Tensor, Tensor]:
-        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over that of these, (B,).
-
-        All are on the CPU.
-        """
-        masses, edges = self._masses, self._edges
+        """Times (B,) from uniform numbers (B,) on [0, 1), and the density of uniform times over that of these, (B,)."""
+        masses, edges = self._on(u01.device)
         cell = (torch.searchsorted(edges, u01, right=True) - 1).clamp(0, CELLS - 1)
         mass, first = masses[cell], edges[cell]
         within = ((u01 - first) / (edges[cell + 1] - first)).clamp(0.0, 1.0)
         t = self._eps ** (1.0 - (cell + within) / CELLS)
         return t, t * self._width / (mass * (1.0 - self._eps))
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._tables:
+            masses, edges = self._tables[torch.device("cpu")]
+            self._tables[device] = masses.to(device), edges.to(device)
+        return self._tables[device]
 
 
 class ScoreMatching:
@@ -87,10 +90,9 @@ class ScoreMatching:
         self.sde = sde
         self.objective = objective
         self._draws_initial = sde.n > 1 and objective.kernel == "dsm"
-        self._importance: Importance | None = None
-        if objective.times == "importance":
-            # In proportion to the mean loss, per dimension of x, of a network that predicts no noise.
-            self._importance = Importance(lambda t: self.weight_root(t).square().sum((-2, -1)), objective.loss_eps)
+        self._importance = (
+            Importance(self._trace_of_weight, objective.loss_eps) if objective.times == "importance" else None
+        )
 
     def draw(
         self,
@@ -108,7 +110,7 @@ class ScoreMatching:
 
         u01 = torch.rand(batch, generator=generator, device=where, dtype=torch.float64)
         noise = normal(self.sde.n)
-        return self._draws(u01, noise, normal(self.sde.n - 1) if self._draws_initial else None)
+        return self._draws(u01.to(device), noise, normal(self.sde.n - 1) if self._draws_initial else None)
 
     def draw_each(self, noise: SampleNoise, data_shape: tuple[int, ...]) -> Draws:
         """Draws of which each row depends on its own number only, on the device of ``noise``."""
@@ -125,9 +127,8 @@ class ScoreMatching:
             initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
         if self._importance is not None:
-            t, importance = (part.to(noise.device) for part in self._importance(u01.cpu()))
+            t, importance = self._importance(u01)
             return Draws(t, noise, initial, importance)
-        u01 = u01.to(noise.device)
         t = eps ** (1.0 - u01) if self.objective.times == "log" else eps + (1.0 - eps) * u01
         return Draws(t, noise, initial)
 
@@ -152,6 +153,10 @@ class ScoreMatching:
             return torch.diag_embed(roots)
         # The score's error is E e.
         return roots[..., None] * self.sde.target(t, self.objective.kernel)
+
+    def _trace_of_weight(self, t: Tensor) -> Tensor:
+        """The mean loss (k,) at the times t (k,) of a network that predicts no noise, per dimension of x."""
+        return self.weight_root(t).square().sum((-2, -1))
 
     def per_sample(self, score: NoiseModel, x: Tensor, draws: Draws) -> Tensor:
         """Losses (B,), summed over dimensions, of the data x (B, C, ...) with the given random numbers."""
