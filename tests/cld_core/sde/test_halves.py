@@ -9,6 +9,7 @@ import torch
 
 from cld_core.analytic import GaussianMixture
 from cld_core.config.train import ObjectiveSpec
+from cld_core.likelihood import log_density
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
@@ -136,3 +137,14 @@ def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
     assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences
     # The reverse SDE forgets how far the prior is from the law at t = 1; the flow does not.
     assert float((found[-1] - ends[sde]).abs().max()) < (0.15 if order == 1.0 else 1e-3)
+
+
+@SHAPES
+def test_probes_average_to_the_exact_trace(sde):
+    law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
+    score, u = law.score(sde), numbers(2, sde.n)
+    # The field is the same, and so are the steps, however long they are.
+    exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-3, atol=1e-3)[0]
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * sde.m).view(-1, sde.m)
+    averaged = log_density(score, sde, u, signs.expand(2, -1, sde.m), eps=0.3, rtol=1e-3, atol=1e-3)[0]
+    torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-10)
