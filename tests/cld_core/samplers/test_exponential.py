@@ -73,14 +73,16 @@ def test_order_three_is_fourth_order(name):
 
 
 @pytest.mark.parametrize("sde", [CONSTANT, RISING, VP], ids=["cld", "cld rising", "vpsde"])
-@pytest.mark.parametrize(("order", "measured", "within"), [(0, 1.0, 0.55), (1, 2.0, 0.1)])
-def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, order, measured, within):
+@pytest.mark.parametrize(
+    ("eta", "order", "measured", "within"), [(1.0, 0, 1.0, 0.55), (1.0, 1, 2.0, 0.1), (0.5, 1, 2.0, 0.45)]
+)
+def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, eta, order, measured, within):
     """Successive differences of the covariance fall with the order in the weak sense, and their limit is the law."""
     spec = {
         "method": "exponential",
         "order": order,
         "corrector": False,
-        "eta": 1.0,
+        "eta": eta,
         "grid_power": 2.0,
         "denoise": False,
     }
