@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from .labels import embedding
 
 Activation = Callable[[Tensor], Tensor]
 Direction = Literal["down", "up"]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 ACTIVATIONS: dict[str, Activation] = {
     "swish": F.silu,
@@ -177,16 +178,6 @@ def _depthwise(x: Tensor, kernel: Tensor, stride: int, padding: int, transposed:
     return convolve(x, weight, stride=stride, padding=padding, groups=channels)
 
 
-def fir_downsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Filter and keep every second pixel: x (B, C, H, W), kernel (K, K) -> (B, C, H/2, W/2)."""
-    return fir_filter(x, kernel, stride=2, padding=kernel.shape[0] // 2 - 1)
-
-
-def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Insert zeros and filter, mean preserved: x (B, C, H, W), kernel (K, K) symmetric -> (B, C, 2H, 2W)."""
-    return fir_filter(x, 4 * kernel, stride=2, padding=kernel.shape[0] // 2 - 1, transposed=True)
-
-
 class Resample(nn.Module):
     """Halve or double the resolution without parameters: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2H, 2W).
 
@@ -213,11 +204,11 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
-        if self.direction == "down":
-            return F.avg_pool2d(x, 2) if self.kernel is None else fir_downsample(x, self.kernel)
+        down = self.direction == "down"
         if self.kernel is None:
-            return F.interpolate(x, scale_factor=2, mode="nearest")
-        return fir_upsample(x, self.kernel)
+            return F.avg_pool2d(x, 2) if down else F.interpolate(x, scale_factor=2, mode="nearest")
+        kernel, padding = (self.kernel if down else 4 * self.kernel), len(self.kernel) // 2 - 1
+        return fir_filter(x, kernel, stride=2, padding=padding, transposed=not down)
 
 
 class ConvResample(nn.Module):
@@ -324,15 +315,21 @@ class Combine(nn.Module):
         return torch.cat([image, h], dim=1) if self.method == "cat" else image + h
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Level:
-    """One resolution of one direction: the positions of its layers in `all_modules`, None for those it lacks."""
+# A normalisation, and the convolution after it and the activation.
+ReadOut = tuple[nn.GroupNorm, nn.Conv2d]
 
-    blocks: tuple[int, ...]
-    attention: tuple[int | None, ...]
-    resample: int | None = None
-    merge: int | None = None
-    read_out: tuple[int, ...] = ()
+
+@dataclass(frozen=True)
+class _Level:
+    """One resolution of one direction: its layers, which are in `all_modules`, too; None for those it lacks.
+
+    Each block comes with the attention after it.
+    """
+
+    blocks: Sequence[tuple[ResBlock, Attention | None]]
+    resample: nn.Module | None
+    merge: nn.Module | None
+    read_out: ReadOut | None = None
 
 
 class Ncsnpp(nn.Module):
@@ -366,16 +363,14 @@ class Ncsnpp(nn.Module):
         self.image_up = Resample("up", self._fir) if spec.progressive_output == "output_skip" else None
 
         self._embedding = self._add_embedding()
-        self._first = self._add(conv(self.channels_in, spec.channels, 3))
         self._down, skips, channels = self._add_down()
-        self._middle = (
-            self._add(ResBlock(spec, channels, channels)),
-            self._add(self._attention(channels)),
-            self._add(ResBlock(spec, channels, channels)),
-        )
+        first, attention = self._add(ResBlock(spec, channels, channels)), self._add(self._attention(channels))
+        self._middle = first, attention, self._add(ResBlock(spec, channels, channels))
         self._up, channels = self._add_up(skips, channels)
-        self._last = () if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
-        self.label_embedding = embedding(classes, 4 * spec.channels, zero=True)
+        self._last = None if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
+        self.label_embedding = embedding(classes, 4 * spec.channels)
+        if self.label_embedding is not None:
+            nn.init.zeros_(self.label_embedding.weight)  # it begins as a network without labels
         self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if spec.augment > 0 else None
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
@@ -396,10 +391,8 @@ class Ncsnpp(nn.Module):
             )
         temb = self.embed(t, *label, augmented=augmented)
         h, skips = self._go_down(u, temb)
-        h = self._run(self._middle[0], h, temb)
-        h = self.all_modules[self._middle[1]](h)
-        h = self._run(self._middle[2], h, temb)
-        return self._go_up(h, skips, temb).to(u.dtype)
+        first, attention, second = self._middle
+        return self._go_up(second(attention(first(h, temb)), temb), skips, temb).to(u.dtype)
 
     def embed(self, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
         """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels), of the weights' type.
@@ -409,7 +402,7 @@ class Ncsnpp(nn.Module):
         Autocast does not apply: in half precision near times would look the same, and sampling, which is in float32,
         would see other embeddings than training.
         """
-        *features, first, second = (self.all_modules[place] for place in self._embedding)
+        *features, first, second = self._embedding
         with torch.autocast(t.device.type, enabled=False):
             temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
             hidden = second(self.act(first(temb.to(next(first.parameters()).dtype))))
@@ -422,79 +415,73 @@ class Ncsnpp(nn.Module):
             return self.act(hidden)
 
     def _go_down(self, u: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
-        h = self.all_modules[self._first](u)
+        first, levels = self._down
+        h = first(u)
         image, skips = u, [h]
-        for level in self._down:
-            for block, attention in zip(level.blocks, level.attention, strict=True):
-                h = self._run(block, h, temb)
-                if attention is not None:
-                    h = self.all_modules[attention](h)
+        for level in levels:
+            for block, attention in level.blocks:
+                h = block(h, temb)
+                h = h if attention is None else attention(h)
                 skips.append(h)
             if level.resample is not None:
-                h = self._run(level.resample, h, temb)
+                h = level.resample(h, temb)
                 if level.merge is not None and self.image_down is not None:
                     image = self.image_down(image)
-                    h = self.all_modules[level.merge](h, image)
+                    h = level.merge(h, image)
                 elif level.merge is not None:
-                    h = image = scaled_sum(h, self.all_modules[level.merge](image), self.skip_scale)
+                    h = image = scaled_sum(h, level.merge(image), self.skip_scale)
                 skips.append(h)
         return h, skips
 
     def _go_up(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
         image: Tensor | None = None
         for level in self._up:
-            for block in level.blocks:
-                h = self._run(block, torch.cat([h, skips.pop()], dim=1), temb)
-            for attention in level.attention:
-                if attention is not None:
-                    h = self.all_modules[attention](h)
-            if self.image_up is not None:
+            for block, attention in level.blocks:
+                h = block(torch.cat([h, skips.pop()], dim=1), temb)
+                h = h if attention is None else attention(h)
+            if level.read_out is not None:
                 part = self._read_out(level.read_out, h)
-                image = part if image is None else self.image_up(image) + part
-            elif level.read_out:
-                image = self._read_out(level.read_out, h)
+                image = part if image is None or self.image_up is None else self.image_up(image) + part
             elif level.merge is not None:
-                h = image = scaled_sum(h, self.all_modules[level.merge](image), self.skip_scale)
+                h = image = scaled_sum(h, level.merge(image), self.skip_scale)
             if level.resample is not None:
-                h = self._run(level.resample, h, temb)
+                h = level.resample(h, temb)
         assert not skips, f"{len(skips)} outputs of the way down were not used"
-        if self._last:
+        if self._last is not None:
             return self._read_out(self._last, h)
         assert image is not None, "a network without a last layer adds up its output level by level"
         return image
 
-    def _run(self, place: int, h: Tensor, temb: Tensor) -> Tensor:
-        return self.all_modules[place](h, temb)
-
-    def _read_out(self, places: tuple[int, ...], h: Tensor) -> Tensor:
-        norm, layer = (self.all_modules[place] for place in places)
+    def _read_out(self, layers: ReadOut, h: Tensor) -> Tensor:
+        norm, layer = layers
         return layer(self.act(norm(h)))
 
-    # Building: each of these appends layers to `all_modules` and returns their positions.
+    # Building: each of these appends layers to `all_modules` and returns them.
 
-    def _add(self, layer: nn.Module) -> int:
+    def _add(self, layer: Layer) -> Layer:
         self.all_modules.append(layer)
-        return len(self.all_modules) - 1
+        return layer
 
-    def _add_embedding(self) -> tuple[int, ...]:
+    def _add_embedding(self) -> tuple[nn.Module, ...]:
         spec, width = self.spec, 4 * self.spec.channels
         if spec.embedding == "positional":
             return self._add(dense(spec.channels, width)), self._add(dense(width, width))
         fourier = self._add(FourierEmbedding(spec.channels, spec.fourier_scale))
         return fourier, self._add(dense(2 * spec.channels, width)), self._add(dense(width, width))
 
-    def _add_down(self) -> tuple[list[_Level], list[int], int]:
-        """The levels of the way down, the channels that each skip connection carries, and the channels at the end."""
+    def _add_down(self) -> tuple[tuple[nn.Conv2d, list[_Level]], list[int], int]:
+        """First layer and levels of the way down, the channels of each skip connection, and the channels at the end."""
         spec, channels, image_channels = self.spec, self.spec.channels, self.channels_in
-        levels, skips = [], [channels]
+        first, levels, skips = self._add(conv(self.channels_in, channels, 3)), list[_Level](), [channels]
         for level, multiplier in enumerate(spec.multipliers):
-            blocks, attention = [], []
+            blocks = []
             for _ in range(spec.blocks):
-                blocks.append(self._add(ResBlock(spec, channels, multiplier * spec.channels)))
+                block = self._add(ResBlock(spec, channels, multiplier * spec.channels))
                 channels = multiplier * spec.channels
-                attention.append(self._add_attention(channels, level))
+                blocks.append((block, self._add_attention(channels, level)))
                 skips.append(channels)
-            resample = merge = None
+            resample: nn.Module | None = None
+            merge: nn.Module | None = None
             if level < len(spec.multipliers) - 1:
                 resample = self._add_resample("down", channels)
                 if spec.progressive_input == "input_skip":
@@ -504,23 +491,21 @@ class Ncsnpp(nn.Module):
                     merge = self._add(ConvResample("down", self._fir, image_channels, channels))
                     image_channels = channels
                 skips.append(channels)
-            levels.append(_Level(blocks=tuple(blocks), attention=tuple(attention), resample=resample, merge=merge))
-        return levels, skips, channels
+            levels.append(_Level(blocks, resample, merge))
+        return (first, levels), skips, channels
 
     def _add_up(self, skips: list[int], channels: int) -> tuple[list[_Level], int]:
         """The levels of the way up, lowest resolution first, and the channels at the end; empties `skips`."""
-        spec, levels, image_channels = self.spec, [], 0
+        spec, levels, image_channels = self.spec, list[_Level](), 0
         lowest = len(spec.multipliers) - 1
         for level in reversed(range(lowest + 1)):
-            blocks = []
-            for _ in range(spec.blocks + 1):
-                blocks.append(
-                    self._add(ResBlock(spec, channels + skips.pop(), spec.multipliers[level] * spec.channels))
-                )
-                channels = spec.multipliers[level] * spec.channels
-            attention = self._add_attention(channels, level)
-            merge: int | None = None
-            read_out: tuple[int, ...] = ()
+            blocks = list[tuple[ResBlock, Attention | None]]()
+            width = spec.multipliers[level] * spec.channels
+            for left in reversed(range(spec.blocks + 1)):
+                block, channels = self._add(ResBlock(spec, channels + skips.pop(), width)), width
+                blocks.append((block, None if left else self._add_attention(channels, level)))
+            merge: nn.Module | None = None
+            read_out: ReadOut | None = None
             if spec.progressive_output == "output_skip":
                 read_out = self._add_read_out(channels, self.channels_out, spec.init_scale)
             elif spec.progressive_output == "residual" and lowest > 0:
@@ -530,25 +515,17 @@ class Ncsnpp(nn.Module):
                     merge = self._add(ConvResample("up", self._fir, image_channels, channels))
                 image_channels = channels
             resample = self._add_resample("up", channels) if level else None
-            levels.append(
-                _Level(
-                    blocks=tuple(blocks),
-                    attention=(attention,),
-                    resample=resample,
-                    merge=merge,
-                    read_out=read_out,
-                )
-            )
+            levels.append(_Level(blocks, resample, merge, read_out))
         return levels, channels
 
     def _attention(self, channels: int) -> Attention:
         return Attention(channels, skip_rescale=self.spec.skip_rescale, init_scale=self.spec.init_scale)
 
-    def _add_attention(self, channels: int, level: int) -> int | None:
+    def _add_attention(self, channels: int, level: int) -> Attention | None:
         wanted = self.spec.resolutions[level] in self.spec.attention
         return self._add(self._attention(channels)) if wanted else None
 
-    def _add_resample(self, direction: Direction, channels: int) -> int:
+    def _add_resample(self, direction: Direction, channels: int) -> nn.Module:
         spec = self.spec
         if spec.resblock == "biggan":
             return self._add(ResBlock(spec, channels, channels, direction))
@@ -556,5 +533,5 @@ class Ncsnpp(nn.Module):
             return self._add(ConvResample(direction, self._fir, channels, channels))
         return self._add(Resample(direction, self._fir))
 
-    def _add_read_out(self, channels: int, channels_out: int, scale: float) -> tuple[int, int]:
+    def _add_read_out(self, channels: int, channels_out: int, scale: float) -> ReadOut:
         return self._add(group_norm(channels)), self._add(conv(channels, channels_out, 3, scale))
