@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,6 @@ from .labels import embedding
 
 Activation = Callable[[Tensor], Tensor]
 Direction = Literal["down", "up"]
-Layer = TypeVar("Layer", bound=nn.Module)
 
 ACTIVATIONS: dict[str, Activation] = {
     "swish": F.silu,
@@ -136,14 +135,14 @@ class Attention(nn.Module):
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have none.
     """
 
-    def __init__(self, channels: int, *, skip_rescale: bool, init_scale: float) -> None:
+    def __init__(self, spec: NcsnppSpec, channels: int) -> None:
         super().__init__()
         self.GroupNorm_0 = group_norm(channels)
         self.NIN_0 = NIN(channels, channels)
         self.NIN_1 = NIN(channels, channels)
         self.NIN_2 = NIN(channels, channels)
-        self.NIN_3 = NIN(channels, channels, init_scale)
-        self.skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
+        self.NIN_3 = NIN(channels, channels, spec.init_scale)
+        self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         # (B, heads = 1, H W, C): a view if x is channels_last.
@@ -211,7 +210,7 @@ class Resample(nn.Module):
         return fir_filter(x, kernel, stride=2, padding=padding, transposed=not down)
 
 
-class ConvResample(nn.Module):
+class ConvResample(Resample):
     """Resample by 2 with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H, 2W).
 
     With a FIR filter: blur, then convolve with stride 2; or convolve the zero-interleaved image, then blur.
@@ -225,15 +224,11 @@ class ConvResample(nn.Module):
         channels_out: C'.
     """
 
-    kernel: Tensor | None
-
     def __init__(self, direction: Direction, fir: Sequence[float] | None, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.direction = direction
+        super().__init__(direction, fir)
         # Published checkpoints use different names for the filtered and the plain layer.
         self.layer_name = "Conv_0" if fir is None else "Conv2d_0"
         self.add_module(self.layer_name, conv(channels_in, channels_out, 3))
-        self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
@@ -315,20 +310,20 @@ class Combine(nn.Module):
         return torch.cat([image, h], dim=1) if self.method == "cat" else image + h
 
 
-# A normalisation, and the convolution after it and the activation.
-ReadOut = tuple[nn.GroupNorm, nn.Conv2d]
+# Positions of a normalisation, and of the convolution after it and the activation.
+ReadOut = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class _Level:
-    """One resolution of one direction: its layers, which are in `all_modules`, too; None for those it lacks.
+    """One resolution of one direction: the positions of its layers in `all_modules`, None for those it lacks.
 
     Each block comes with the attention after it.
     """
 
-    blocks: Sequence[tuple[ResBlock, Attention | None]]
-    resample: nn.Module | None
-    merge: nn.Module | None
+    blocks: Sequence[tuple[int, int | None]]
+    resample: int | None
+    merge: int | None
     read_out: ReadOut | None = None
 
 
@@ -363,8 +358,9 @@ class Ncsnpp(nn.Module):
         self.image_up = Resample("up", self._fir) if spec.progressive_output == "output_skip" else None
 
         self._embedding = self._add_embedding()
+        self._first = self._add(conv(self.channels_in, spec.channels, 3))
         self._down, skips, channels = self._add_down()
-        first, attention = self._add(ResBlock(spec, channels, channels)), self._add(self._attention(channels))
+        first, attention = self._add(ResBlock(spec, channels, channels)), self._add(Attention(spec, channels))
         self._middle = first, attention, self._add(ResBlock(spec, channels, channels))
         self._up, channels = self._add_up(skips, channels)
         self._last = None if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
@@ -391,7 +387,7 @@ class Ncsnpp(nn.Module):
             )
         temb = self.embed(t, *label, augmented=augmented)
         h, skips = self._go_down(u, temb)
-        first, attention, second = self._middle
+        first, attention, second = (self.all_modules[place] for place in self._middle)
         return self._go_up(second(attention(first(h, temb)), temb), skips, temb).to(u.dtype)
 
     def embed(self, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
@@ -402,7 +398,7 @@ class Ncsnpp(nn.Module):
         Autocast does not apply: in half precision near times would look the same, and sampling, which is in float32,
         would see other embeddings than training.
         """
-        *features, first, second = self._embedding
+        *features, first, second = (self.all_modules[place] for place in self._embedding)
         with torch.autocast(t.device.type, enabled=False):
             temb = features[0](t) if features else positional_embedding(t, self.spec.channels)
             hidden = second(self.act(first(temb.to(next(first.parameters()).dtype))))
@@ -415,64 +411,64 @@ class Ncsnpp(nn.Module):
             return self.act(hidden)
 
     def _go_down(self, u: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
-        first, levels = self._down
-        h = first(u)
+        layers = self.all_modules
+        h = layers[self._first](u)
         image, skips = u, [h]
-        for level in levels:
+        for level in self._down:
             for block, attention in level.blocks:
-                h = block(h, temb)
-                h = h if attention is None else attention(h)
+                h = layers[block](h, temb)
+                h = h if attention is None else layers[attention](h)
                 skips.append(h)
             if level.resample is not None:
-                h = level.resample(h, temb)
+                h = layers[level.resample](h, temb)
                 if level.merge is not None and self.image_down is not None:
                     image = self.image_down(image)
-                    h = level.merge(h, image)
+                    h = layers[level.merge](h, image)
                 elif level.merge is not None:
-                    h = image = scaled_sum(h, level.merge(image), self.skip_scale)
+                    h = image = scaled_sum(h, layers[level.merge](image), self.skip_scale)
                 skips.append(h)
         return h, skips
 
     def _go_up(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
-        image: Tensor | None = None
+        layers, image = self.all_modules, None
         for level in self._up:
             for block, attention in level.blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), temb)
-                h = h if attention is None else attention(h)
+                h = layers[block](torch.cat([h, skips.pop()], dim=1), temb)
+                h = h if attention is None else layers[attention](h)
             if level.read_out is not None:
                 part = self._read_out(level.read_out, h)
                 image = part if image is None or self.image_up is None else self.image_up(image) + part
             elif level.merge is not None:
-                h = image = scaled_sum(h, level.merge(image), self.skip_scale)
+                h = image = scaled_sum(h, layers[level.merge](image), self.skip_scale)
             if level.resample is not None:
-                h = level.resample(h, temb)
+                h = layers[level.resample](h, temb)
         assert not skips, f"{len(skips)} outputs of the way down were not used"
         if self._last is not None:
             return self._read_out(self._last, h)
         assert image is not None, "a network without a last layer adds up its output level by level"
         return image
 
-    def _read_out(self, layers: ReadOut, h: Tensor) -> Tensor:
-        norm, layer = layers
+    def _read_out(self, places: ReadOut, h: Tensor) -> Tensor:
+        norm, layer = (self.all_modules[place] for place in places)
         return layer(self.act(norm(h)))
 
-    # Building: each of these appends layers to `all_modules` and returns them.
+    # Building: each of these appends layers to `all_modules` and returns their positions.
 
-    def _add(self, layer: Layer) -> Layer:
+    def _add(self, layer: nn.Module) -> int:
         self.all_modules.append(layer)
-        return layer
+        return len(self.all_modules) - 1
 
-    def _add_embedding(self) -> tuple[nn.Module, ...]:
+    def _add_embedding(self) -> tuple[int, ...]:
         spec, width = self.spec, 4 * self.spec.channels
         if spec.embedding == "positional":
             return self._add(dense(spec.channels, width)), self._add(dense(width, width))
         fourier = self._add(FourierEmbedding(spec.channels, spec.fourier_scale))
         return fourier, self._add(dense(2 * spec.channels, width)), self._add(dense(width, width))
 
-    def _add_down(self) -> tuple[tuple[nn.Conv2d, list[_Level]], list[int], int]:
-        """First layer and levels of the way down, the channels of each skip connection, and the channels at the end."""
+    def _add_down(self) -> tuple[list[_Level], list[int], int]:
+        """The levels of the way down, the channels that each skip connection carries, and the channels at the end."""
         spec, channels, image_channels = self.spec, self.spec.channels, self.channels_in
-        first, levels, skips = self._add(conv(self.channels_in, channels, 3)), list[_Level](), [channels]
+        levels, skips = list[_Level](), [channels]
         for level, multiplier in enumerate(spec.multipliers):
             blocks = []
             for _ in range(spec.blocks):
@@ -480,8 +476,7 @@ class Ncsnpp(nn.Module):
                 channels = multiplier * spec.channels
                 blocks.append((block, self._add_attention(channels, level)))
                 skips.append(channels)
-            resample: nn.Module | None = None
-            merge: nn.Module | None = None
+            resample = merge = None
             if level < len(spec.multipliers) - 1:
                 resample = self._add_resample("down", channels)
                 if spec.progressive_input == "input_skip":
@@ -492,19 +487,19 @@ class Ncsnpp(nn.Module):
                     image_channels = channels
                 skips.append(channels)
             levels.append(_Level(blocks, resample, merge))
-        return (first, levels), skips, channels
+        return levels, skips, channels
 
     def _add_up(self, skips: list[int], channels: int) -> tuple[list[_Level], int]:
         """The levels of the way up, lowest resolution first, and the channels at the end; empties `skips`."""
         spec, levels, image_channels = self.spec, list[_Level](), 0
         lowest = len(spec.multipliers) - 1
         for level in reversed(range(lowest + 1)):
-            blocks = list[tuple[ResBlock, Attention | None]]()
+            blocks = list[tuple[int, int | None]]()
             width = spec.multipliers[level] * spec.channels
             for left in reversed(range(spec.blocks + 1)):
                 block, channels = self._add(ResBlock(spec, channels + skips.pop(), width)), width
                 blocks.append((block, None if left else self._add_attention(channels, level)))
-            merge: nn.Module | None = None
+            merge: int | None = None
             read_out: ReadOut | None = None
             if spec.progressive_output == "output_skip":
                 read_out = self._add_read_out(channels, self.channels_out, spec.init_scale)
@@ -518,14 +513,11 @@ class Ncsnpp(nn.Module):
             levels.append(_Level(blocks, resample, merge, read_out))
         return levels, channels
 
-    def _attention(self, channels: int) -> Attention:
-        return Attention(channels, skip_rescale=self.spec.skip_rescale, init_scale=self.spec.init_scale)
-
-    def _add_attention(self, channels: int, level: int) -> Attention | None:
+    def _add_attention(self, channels: int, level: int) -> int | None:
         wanted = self.spec.resolutions[level] in self.spec.attention
-        return self._add(self._attention(channels)) if wanted else None
+        return self._add(Attention(self.spec, channels)) if wanted else None
 
-    def _add_resample(self, direction: Direction, channels: int) -> nn.Module:
+    def _add_resample(self, direction: Direction, channels: int) -> int:
         spec = self.spec
         if spec.resblock == "biggan":
             return self._add(ResBlock(spec, channels, channels, direction))

@@ -26,7 +26,7 @@ def by_bayes(sde, law, u, t):
     c = torch.linalg.solve(sde.factor(t) @ sde.factor(t).T, psi)
     informed = torch.einsum("i,bid->bd", c, u.unflatten(1, (sde.n, -1)))
     each = (law.means / law.std**2 + informed[:, None]) / (law.std**-2 + psi @ c)
-    responsibility, *_ = law.score(sde)._components(u, t)
+    responsibility = torch.softmax(law.score(sde)._log_joint(u, t)[0], dim=1)
     return (responsibility[:, :, None] * each).sum(1)
 
 
