@@ -109,21 +109,19 @@ class ScoreMatching:
             return torch.randn(shape, generator=generator, device=where).to(device)
 
         u01 = torch.rand(batch, generator=generator, device=where, dtype=torch.float64)
-        noise = normal(self.sde.n)
-        return self._draws(u01.to(device), noise, normal(self.sde.n - 1) if self._draws_initial else None)
+        return self._draws(u01.to(device), normal)
 
     def draw_each(self, noise: SampleNoise, data_shape: tuple[int, ...]) -> Draws:
         """Draws of which each row depends on its own number only, on the device of ``noise``."""
         u01 = noise.uniform((), torch.float64)
-        e = noise.normal(_with_halves(data_shape, self.sde.n))
-        initial = noise.normal(_with_halves(data_shape, self.sde.n - 1)) if self._draws_initial else None
-        return self._draws(u01, e, initial)
+        return self._draws(u01, lambda halves: noise.normal(_with_halves(data_shape, halves)))
 
-    def _draws(self, u01: Tensor, noise: Tensor, initial: Tensor | None) -> Draws:
-        """From uniform and standard normal numbers."""
-        if initial is not None:
+    def _draws(self, u01: Tensor, normal: Callable[[int], Tensor]) -> Draws:
+        """From uniform numbers, and a function that draws standard normal ones for some halves."""
+        noise, initial = normal(self.sde.n), None
+        if self._draws_initial:
             stds = self.sde.initial_std
-            parts = zip(initial.chunk(len(stds), dim=1), stds, strict=True)
+            parts = zip(normal(len(stds)).chunk(len(stds), dim=1), stds, strict=True)
             initial = torch.cat([part * std for part, std in parts], dim=1)
         eps = self.objective.loss_eps
         if self._importance is not None:
@@ -135,14 +133,9 @@ class ScoreMatching:
     def perturb(self, x: Tensor, draws: Draws) -> Tensor:
         """u_t (B, nC, ...), the data x (B, C, ...) moved to the times of ``draws``."""
         matrix = self.sde.perturbation(draws.t, self.objective.kernel)
-        return combined(matrix, (x, *self.sde.halves(draws.noise), *self._initial(draws)))
-
-    def _initial(self, draws: Draws) -> tuple[Tensor, ...]:
-        """The halves other than x at time 0; none for HSM, which averages over them."""
-        if not self._draws_initial:
-            return ()
-        assert draws.initial is not None, "DSM conditions on the initial halves: give Draws an `initial`"
-        return draws.initial.chunk(self.sde.n - 1, dim=1)
+        initial = draws.initial if self._draws_initial else None
+        others = () if initial is None else initial.chunk(self.sde.n - 1, dim=1)
+        return combined(matrix, (x, *self.sde.halves(draws.noise), *others))
 
     def weight_root(self, t: Tensor) -> Tensor:
         """R (B, m, m) for the times t (B,): the loss is |R e|^2 for the error e of the predicted noise."""

@@ -28,8 +28,8 @@ WITHIN_S, FULL_WITHIN_S = 600, 3600
 # Four lines each: name and promise, the text, what replaces it, the likely tests.
 TABLE = """
 kernel: CLD: the covariance of the kernel
-  - noise_xv = mixing * b
-  + noise_xv = 0.99 * mixing * b
+  - noise_xv = mixing2 * b
+  + noise_xv = 0.99 * mixing2 * b
   tests/cld_core/sde/test_sde.py
 target: score matching: the network predicts the noise that was drawn
   - error = predicted - self.sde.scored(draws.noise)
@@ -48,8 +48,8 @@ euler-maruyama: Euler-Maruyama: the amount of noise
   + half.add_(e, alpha=math.sqrt(0.9 * rate * dt))
   tests/cld_core/samplers/test_sampling.py
 multistep-order: exponential multistep: the order of convergence
-  - weights(times[1 : order + 2])
-  + weights(times[1 : min(order, 1) + 2])
+  - known[: order + 1])
+  + known[: min(order, 1) + 1])
   tests/cld_core/samplers/test_exponential.py
 sscs-halves: SSCS of order 2: the score acts over the whole step
   - scored.copy_(apply(whole, torch.cat([start, alpha]

@@ -4,7 +4,7 @@ A `Way` conditions a score on y; `GradientGuidance` and `Replacement` are two, w
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,36 +19,12 @@ from cld_core.sde import Diffusion
 from cld_core.sde.estimate import Estimate, estimate
 from cld_core.sde.matrices import apply, as_batch, combined, spread
 
-__all__ = ["Conditioned", "GradientGuidance", "GradientGuided", "Observation", "Replaced", "Replacement", "Way"]
+__all__ = ["GradientGuidance", "GradientGuided", "Observation", "Replaced", "Replacement", "Way"]
 
 # Up to this many observed values, "auto" means "jacobian", which takes a backward pass for each.
 MOST_BACKWARD = 8
 # Smaller variances, as a fraction of the isotropic one, are replaced by that.
 _LEAST_SHARE = 1e-2
-
-
-class Conditioned(Protocol):
-    """A score given y."""
-
-    def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
-        """The score (B, mC, ...) at u (B, nC, ...) and t."""
-        ...
-
-    def finished(self, x: Tensor) -> Tensor:
-        """Samples (B, C, ...), changed where y is known to hold exactly."""
-        ...
-
-
-class Way(Protocol):
-    """A way of conditioning samples on an observation."""
-
-    def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
-        """Refuse an observation or a sampler that cannot be used; raises `UsageError`."""
-        ...
-
-    def conditioned(self, score: ScoreFunction, sde: Diffusion, observation: Observation, noise: Noise) -> Conditioned:
-        """The score given y, for as many samples as ``noise`` has rows."""
-        ...
 
 
 def _require_untuned(spec: SamplingSpec) -> None:
@@ -98,7 +74,7 @@ class GradientGuidance:
 
     def of_jacobian(self, observation: Observation) -> bool:
         """Whether "jacobian" is meant."""
-        count = observation.operator.count
+        count = observation.count
         return self.covariance == "jacobian" or (self.covariance == "auto" and count <= MOST_BACKWARD)
 
     def require_usable(self, observation: Observation, spec: SamplingSpec) -> None:
@@ -107,7 +83,7 @@ class GradientGuidance:
             UsageError: the sampler is tuned, or the network is compiled and would be differentiated several times.
         """
         _require_untuned(spec)
-        if spec.compile and self.of_jacobian(observation) and observation.operator.count > 1:
+        if spec.compile and self.of_jacobian(observation) and observation.count > 1:
             text = "a compiled network can be differentiated once only, and the covariance takes several passes"
             raise UsageError(f"{text}. Sample with sampling.compile=false, or with covariance='isotropic'.")
 
@@ -135,7 +111,7 @@ class GradientGuided:
             leaf = u.detach().requires_grad_()
             score = self._score(leaf, t)
             x = found.posterior_mean(self.sde, leaf, score)
-            observed = self.observation.operator.apply(x)
+            observed = self.observation.apply(x)
         pull = self._pull(found, leaf, observed)
         return torch.add(score.detach(), pull.to(u.dtype), alpha=self.guidance.scale)
 
@@ -156,7 +132,7 @@ class GradientGuided:
 
     def _solved(self, variance: Tensor, residual: Tensor) -> Tensor:
         """(variance H H^T + sigma^2 I)^-1 residual, (B, k), for a variance (B, 1)."""
-        noise, gram = self.observation.sigma**2, self.observation.operator.gram
+        noise, gram = self.observation.sigma**2, self.observation.gram
         if not isinstance(gram, Tensor):
             return residual / (variance * gram + noise)
         values, vectors = torch.linalg.eigh(gram.to(residual.device))
@@ -174,15 +150,15 @@ class GradientGuided:
 
         In axes in which the variance is negative or tiny, as it can be with a network, the isotropic ones are used.
         """
-        operator, (batch, count) = self.observation.operator, observed.shape
+        observation, (batch, count) = self.observation, observed.shape
         rows = self._rows_of_covariance(found, leaf, observed)
-        projected = operator.apply(rows.flatten(0, 1)).view(batch, count, count)
+        projected = observation.apply(rows.flatten(0, 1)).view(batch, count, count)
         variances, vectors = torch.linalg.eigh(0.5 * (projected + projected.mT))
         axes = vectors.mT
         rows = torch.einsum("bjk,bk...->bj...", axes, rows)
-        plain = operator.transpose(axes.flatten(0, 1)).view_as(rows)
+        plain = observation.transpose(axes.flatten(0, 1)).view_as(rows)
         plain = spread(found.variance, plain) * plain
-        plain_variances = (operator.apply(plain.flatten(0, 1)).view(batch, count, count) * axes).sum(2)
+        plain_variances = (observation.apply(plain.flatten(0, 1)).view(batch, count, count) * axes).sum(2)
         doubtful = variances < _LEAST_SHARE * plain_variances
         rows = torch.where(doubtful.view(batch, count, *[1] * (rows.ndim - 2)), plain, rows)
         return rows, torch.where(doubtful, plain_variances, variances), axes
@@ -220,7 +196,7 @@ class Replacement:
             UsageError: what is observed is not a part of x, or the sampler is tuned or chooses its own steps.
         """
         _require_untuned(spec)
-        if observation.operator.mask is None:
+        if observation.mask is None:
             fix = "Condition by gradient, or pass a mask"
             raise UsageError(f"replacement needs numbers of x as they are, and H is another map. {fix}.")
         require_fixed_steps(spec)
@@ -239,15 +215,14 @@ class Replaced:
     def __init__(
         self, score: ScoreFunction, sde: Diffusion, observation: Observation, replacement: Replacement, noise: Noise
     ) -> None:
-        operator = observation.operator
-        assert operator.mask is not None, "`Replacement.require_usable` refuses other observations"
+        assert observation.mask is not None, "`Replacement.require_usable` refuses other observations"
         self._score, self.sde, self._noise = score, sde, noise
-        self._shape = (sde.n * operator.shape[0], *operator.shape[1:])
+        self._shape = (sde.n * observation.shape[0], *observation.shape[1:])
         self._renew = replacement.renew
         self._e = noise.normal(self._shape)
-        self._mask = operator.mask.to(self._e.device)
-        y = observation.y.to(self._e)[None] + observation.sigma * noise.normal((operator.count,))
-        self._x = operator.transpose(y)
+        self._mask = observation.mask.to(self._e.device)
+        y = observation.y.to(self._e)[None] + observation.sigma * noise.normal((observation.count,))
+        self._x = observation.transpose(y)
 
     def __call__(self, u: Tensor, t: float | Tensor) -> Tensor:
         """The score (B, mC, ...), in observed coordinates that of the kernel; t is a float."""
@@ -269,3 +244,7 @@ class Replaced:
     def finished(self, x: Tensor) -> Tensor:
         """Samples (B, C, ...) with the observed values in their places."""
         return torch.where(self._mask, self._x.to(x), x)
+
+
+# A way of conditioning samples on an observation.
+Way = GradientGuidance | Replacement

@@ -53,8 +53,8 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
     except (UsageError, ValueError, TypeError, RuntimeError) as error:
         text = f"{path}: {one_line(error).rstrip('.')}"
         raise UsageError(f"{text}. Pass {_FORMS}; an example has the shape {tuple(shape)}.") from error
-    if made.operator.shape != tuple(shape):
-        text = f"{path} is about examples of shape {made.operator.shape}, and the model draws {tuple(shape)}"
+    if made.shape != tuple(shape):
+        text = f"{path} is about examples of shape {made.shape}, and the model draws {tuple(shape)}"
         raise UsageError(f"{text}. Pass {_FORMS}.")
     return made
 

@@ -20,144 +20,50 @@ _RANK_TOLERANCE = 1e-10
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Operator:
-    """H and its transpose: a linear map from an example to what is observed of it.
+class Observation:
+    """A linear observation of one example, on which all samples are conditioned.
 
     Attributes:
+        y: (k,), float64.
+        sigma: standard deviation of the noise in y, in the units of x; 0 if y is exact.
         shape: of one example, (C, ...).
-        count: k, the number of observed values.
         apply: H x, (B, k), of x (B, C, ...).
         transpose: H^T w, (B, C, ...), of w (B, k).
         gram: H H^T: a number g if it is g times the identity, else (k, k), float64.
         mask: which numbers of an example are observed directly, bool of `shape`; None for any other map.
     """
 
+    y: Tensor
+    sigma: float
     shape: tuple[int, ...]
-    count: int
     apply: Callable[[Tensor], Tensor]
     transpose: Callable[[Tensor], Tensor]
     gram: float | Tensor
     mask: Tensor | None = None
-
-
-def masked(mask: Tensor) -> Operator:
-    """Some of the numbers of an example, unchanged; ``mask`` is bool, of the shape of an example."""
-
-    def transpose(w: Tensor) -> Tensor:
-        flat = w.new_zeros(len(w), mask.numel())
-        flat[:, mask.flatten().to(w.device)] = w
-        return flat.view(-1, *mask.shape)
-
-    return Operator(
-        shape=tuple(mask.shape),
-        count=int(mask.sum()),
-        apply=lambda x: x.flatten(1)[:, mask.flatten().to(x.device)],
-        transpose=transpose,
-        gram=1.0,
-        mask=mask,
-    )
-
-
-def pooled(shape: tuple[int, ...], factor: int) -> Operator:
-    """Means over squares of ``factor`` x ``factor`` pixels of images (C, H, W).
-
-    Raises:
-        UsageError: the factor does not divide height and width.
-    """
-    if len(shape) != 3 or factor < 1 or any(side % factor for side in shape[1:]):
-        text = f"images of shape {shape} cannot be downscaled by {factor}"
-        raise UsageError(f"{text}. Use a factor that divides height and width.")
-    channels, height, width = shape
-    small, gram = (channels, height // factor, width // factor), factor**-2
-
-    def transpose(w: Tensor) -> Tensor:
-        image = w.view(-1, *small) * gram
-        return image.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-
-    def apply(x: Tensor) -> Tensor:
-        return functional.avg_pool2d(x, factor).flatten(1)
-
-    return Operator(shape=shape, count=math.prod(small), apply=apply, transpose=transpose, gram=gram)
-
-
-def of_matrix(matrix: Tensor, shape: tuple[int, ...]) -> Operator:
-    """A matrix (k, d) that acts on the d numbers of an example.
-
-    Raises:
-        UsageError: it does not act on examples of this shape, has too many rows, or is not finite.
-    """
-    numbers = math.prod(shape)
-    if matrix.ndim != 2 or matrix.shape[1] != numbers or not len(matrix):
-        text = f"the matrix H is {tuple(matrix.shape)}, and an example {tuple(shape)} has {numbers} numbers"
-        raise UsageError(f"{text}. Pass a matrix (k, {numbers}).")
-    if len(matrix) > MOST_VALUES:
-        raise UsageError(f"{len(matrix)} observed values: a matrix may have 1 to {MOST_VALUES} rows. Observe fewer.")
-    if not bool(matrix.isfinite().all()):
-        raise UsageError("the matrix H has entries that are not finite. Correct them.")
-    h = matrix.to(torch.float64)
-    return Operator(
-        shape=tuple(shape),
-        count=len(h),
-        apply=lambda x: x.flatten(1) @ h.T.to(x),
-        transpose=lambda w: (w @ h.to(w)).view(-1, *shape),
-        gram=h @ h.T,
-    )
-
-
-def of_functions(
-    forward: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor], shape: tuple[int, ...], count: int
-) -> Operator:
-    """A pair of functions: H of x (B, C, ...) and H^T of w (B, k).
-
-    Raises:
-        UsageError: their results have other shapes, they are not each other's transpose, or ``count`` is too large.
-    """
-    if not 1 <= count <= MOST_VALUES:
-        raise UsageError(f"{count} observed values: functions may give 1 to {MOST_VALUES}. Observe fewer.")
-    generator = torch.Generator().manual_seed(0)
-    x, w = torch.randn(1, *shape, generator=generator), torch.randn(1, count, generator=generator)
-    there, back = forward(x), transpose(w)
-    if there.shape != w.shape or back.shape != x.shape:
-        shapes = f"H gives {tuple(there.shape)} and H^T {tuple(back.shape)}"
-        raise UsageError(f"{shapes}, where (1, {count}) and {tuple(x.shape)} are expected. Correct the functions.")
-    if not torch.isclose((there * w).sum(), (back * x).sum(), rtol=1e-3, atol=1e-4):
-        raise UsageError("the two functions are not each other's transpose: <H x, w> is not <x, H^T w>.")
-    gram = forward(transpose(torch.eye(count))).to(torch.float64)
-    return Operator(shape=tuple(shape), count=count, apply=forward, transpose=transpose, gram=gram)
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """A linear observation of one example, on which all samples are conditioned.
-
-    Attributes:
-        operator: H.
-        y: (k,), float64.
-        sigma: standard deviation of the noise in y, in the units of x; 0 if y is exact.
-    """
-
-    operator: Operator
-    y: Tensor
-    sigma: float = 0.0
 
     def __post_init__(self) -> None:
         """
         Raises:
             UsageError: y has another length or is not finite, sigma is negative, or an exact y cannot be met.
         """
-        if self.y.shape != (self.operator.count,):
-            text = f"y has the shape {tuple(self.y.shape)}, and {self.operator.count} values are observed"
-            raise UsageError(f"{text}. Pass y of shape ({self.operator.count},).")
+        gram = self.gram
+        if isinstance(gram, Tensor) and self.y.shape != gram.shape[:1]:
+            text = f"y has the shape {tuple(self.y.shape)}, and {len(gram)} values are observed"
+            raise UsageError(f"{text}. Pass y of shape ({len(gram)},).")
         if not bool(self.y.isfinite().all()):
             raise UsageError("y has values that are not finite. Leave them out of the mask, or correct them.")
         if not (math.isfinite(self.sigma) and self.sigma >= 0):
             raise UsageError(f"sigma={self.sigma:g}: expected a standard deviation of 0 or more.")
-        gram = self.operator.gram
         if self.sigma == 0 and isinstance(gram, Tensor):
             variances = torch.linalg.eigvalsh(gram)
             if not variances[0] > _RANK_TOLERANCE * variances[-1]:
                 raise UsageError("the rows of H depend on each other, so an exact y may not exist. Set sigma above 0.")
         object.__setattr__(self, "y", self.y.to(torch.float64))
+
+    @property
+    def count(self) -> int:
+        """k."""
+        return len(self.y)
 
     @classmethod
     def masked(cls, x: Tensor, mask: Tensor, sigma: float = 0.0) -> Self:
@@ -180,7 +86,18 @@ class Observation:
             raise UsageError("the mask is true nowhere: nothing is observed. Set it to True where x is known.")
         if known.all() and sigma == 0:
             raise UsageError("the mask is true everywhere: there is nothing to draw. Set it to False somewhere.")
-        return cls(masked(known), x[known].to(torch.float64), sigma)
+        places = known.flatten()
+
+        def transpose(w: Tensor) -> Tensor:
+            flat = w.new_zeros(len(w), known.numel())
+            flat[:, places.to(w.device)] = w
+            return flat.view(-1, *known.shape)
+
+        def apply(x: Tensor) -> Tensor:
+            return x.flatten(1)[:, places.to(x.device)]
+
+        shape = tuple(known.shape)
+        return cls(y=x[known], sigma=sigma, shape=shape, apply=apply, transpose=transpose, gram=1.0, mask=known)
 
     @classmethod
     def downscaled(cls, y: Tensor, factor: int, sigma: float = 0.0) -> Self:
@@ -188,11 +105,24 @@ class Observation:
 
         Args:
             y: the small image (C, h, w) in [-1, 1]; samples are (C, factor h, factor w).
+
+        Raises:
+            UsageError: y is not an image, or the factor less than 1.
         """
         if y.ndim != 3:
             raise UsageError(f"the small image has the shape {tuple(y.shape)}. Pass (C, height, width).")
-        shape = (y.shape[0], y.shape[1] * factor, y.shape[2] * factor)
-        return cls(pooled(shape, factor), y.flatten().to(torch.float64), sigma)
+        if factor < 1:
+            raise UsageError(f"images cannot be downscaled by {factor}. Use a factor of 1 or more.")
+        shape, gram = (y.shape[0], y.shape[1] * factor, y.shape[2] * factor), factor**-2
+
+        def transpose(w: Tensor) -> Tensor:
+            image = w.view(-1, *y.shape) * gram
+            return image.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+
+        def apply(x: Tensor) -> Tensor:
+            return functional.avg_pool2d(x, factor).flatten(1)
+
+        return cls(y=y.flatten(), sigma=sigma, shape=shape, apply=apply, transpose=transpose, gram=gram)
 
     @classmethod
     def linear(cls, matrix: Tensor, y: Tensor, sigma: float = 0.0, shape: tuple[int, ...] | None = None) -> Self:
@@ -200,8 +130,29 @@ class Observation:
 
         Args:
             shape: of one example; None: (d,).
+
+        Raises:
+            UsageError: the matrix does not act on examples of this shape, has too many rows, or is not finite.
         """
-        return cls(of_matrix(matrix, tuple(matrix.shape[1:]) if shape is None else shape), y.to(torch.float64), sigma)
+        shape = tuple(matrix.shape[1:] if shape is None else shape)
+        numbers = math.prod(shape)
+        if matrix.ndim != 2 or matrix.shape[1] != numbers or not len(matrix):
+            text = f"the matrix H is {tuple(matrix.shape)}, and an example {shape} has {numbers} numbers"
+            raise UsageError(f"{text}. Pass a matrix (k, {numbers}).")
+        if len(matrix) > MOST_VALUES:
+            text = f"{len(matrix)} observed values: a matrix may have 1 to {MOST_VALUES} rows"
+            raise UsageError(f"{text}. Observe fewer.")
+        if not bool(matrix.isfinite().all()):
+            raise UsageError("the matrix H has entries that are not finite. Correct them.")
+        h = matrix.to(torch.float64)
+
+        def transpose(w: Tensor) -> Tensor:
+            return (w @ h.to(w)).view(-1, *shape)
+
+        def apply(x: Tensor) -> Tensor:
+            return x.flatten(1) @ h.T.to(x)
+
+        return cls(y=y, sigma=sigma, shape=shape, apply=apply, transpose=transpose, gram=h @ h.T)
 
     @classmethod
     def of_functions(
@@ -212,8 +163,24 @@ class Observation:
         shape: tuple[int, ...],
         sigma: float = 0.0,
     ) -> Self:
-        """Functions that compute H x, (B, k), of x (B, C, ...), and H^T w of w (B, k); y has at most 4,096 values."""
-        return cls(of_functions(forward, transpose, shape, y.numel()), y.to(torch.float64), sigma)
+        """Functions that compute H x, (B, k), of x (B, C, ...), and H^T w of w (B, k); y has at most 4,096 values.
+
+        Raises:
+            UsageError: their results have other shapes, they are not each other's transpose, or y has too many values.
+        """
+        count = y.numel()
+        if not 1 <= count <= MOST_VALUES:
+            raise UsageError(f"{count} observed values: functions may give 1 to {MOST_VALUES}. Observe fewer.")
+        generator = torch.Generator().manual_seed(0)
+        x, w = torch.randn(1, *shape, generator=generator), torch.randn(1, count, generator=generator)
+        there, back = forward(x), transpose(w)
+        if there.shape != w.shape or back.shape != x.shape:
+            shapes = f"H gives {tuple(there.shape)} and H^T {tuple(back.shape)}"
+            raise UsageError(f"{shapes}, where (1, {count}) and {tuple(x.shape)} are expected. Correct the functions.")
+        if not torch.isclose((there * w).sum(), (back * x).sum(), rtol=1e-3, atol=1e-4):
+            raise UsageError("the two functions are not each other's transpose: <H x, w> is not <x, H^T w>.")
+        gram = forward(transpose(torch.eye(count))).to(torch.float64)
+        return cls(y=y, sigma=sigma, shape=tuple(shape), apply=forward, transpose=transpose, gram=gram)
 
     def require_fit(self, shape: tuple[int, ...], *, is_image: bool) -> None:
         """Refuse an observation that does not fit the examples of a model.
@@ -221,31 +188,28 @@ class Observation:
         Raises:
             UsageError: names both shapes, or a value that is not one of a pixel.
         """
-        if self.operator.shape != tuple(shape):
-            text = (
-                f"the observation is of an example of shape {self.operator.shape}, and the model draws {tuple(shape)}"
-            )
+        if self.shape != tuple(shape):
+            text = f"the observation is of an example of shape {self.shape}, and the model draws {tuple(shape)}"
             raise UsageError(f"{text}. Observe an example of that shape.")
         largest = float(self.y.abs().max())
-        if is_image and self.sigma == 0 and self.operator.mask is not None and largest > 1 + _TOLERANCE:
+        if is_image and self.sigma == 0 and self.mask is not None and largest > 1 + _TOLERANCE:
             raise UsageError(f"a pixel of the observation is {largest:g}. Scale images to [-1, 1].")
 
     def residual(self, x: Tensor) -> Tensor:
         """y - H x, (B, k), in the type of x (B, C, ...)."""
-        return self.y.to(x) - self.operator.apply(x)
+        return self.y.to(x) - self.apply(x)
 
     def digest(self, *words: str) -> str:
         """16 hexadecimal digits that differ for other observations, or other words."""
-        known, operator = self.backprojected().double(), self.operator.mask
-        if operator is None:
+        known, seen = self.backprojected().double(), self.mask
+        if seen is None:
             # H^T of fixed random numbers, which is different for different maps.
-            w = torch.randn(1, self.operator.count, generator=torch.Generator().manual_seed(0))
-            operator = self.operator.transpose(w)
-        parts = (part.numpy().tobytes().hex() for part in (known, operator, self.y))
+            seen = self.transpose(torch.randn(1, self.count, generator=torch.Generator().manual_seed(0)))
+        parts = (part.numpy().tobytes().hex() for part in (known, seen, self.y))
         return f"{key_of(*parts, repr(self.sigma), *words):016x}"
 
     def backprojected(self) -> Tensor:
         """The example of least norm with H x = y, (C, ...), float32, to show an observation."""
-        gram, y = self.operator.gram, self.y[None]
+        gram, y = self.gram, self.y[None]
         weights = torch.linalg.lstsq(gram, y.T).solution.T if isinstance(gram, Tensor) else y / gram
-        return self.operator.transpose(weights.float())[0]
+        return self.transpose(weights.float())[0]

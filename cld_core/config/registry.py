@@ -116,7 +116,7 @@ _SAMPLING = {
     "sscs": Variant(SscsSpec, "cld_core.samplers.sscs:sample"),
     "exponential": Variant(ExponentialSpec, "cld_core.samplers.exponential:sample"),
     "gddim": Variant(GddimSpec, "cld_core.samplers.gddim:sample"),
-    "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:conjugate"),
+    "conjugate": Variant(ConjugateSpec, "cld_core.samplers.splitting:sample"),
     "splitting": Variant(SplittingSpec, "cld_core.samplers.splitting:sample"),
     "tuned": Variant(TunedSpec, "cld_core.samplers.tuned:sample"),
 }

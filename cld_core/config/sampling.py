@@ -187,9 +187,17 @@ class GddimSpec(FixedStepSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class ConjugateSpec(FixedStepSpec):
-    """Euler steps after a change of variables: lambda-DDIM of arXiv 2310.07894."""
+    """Euler steps after a change of variables: lambda-DDIM of arXiv 2310.07894.
+
+    Attributes:
+        scheme, reduced, conjugate, noise_scale: what it is as a `SplittingSpec`.
+    """
 
     noiseless: ClassVar[bool] = True
+    scheme: ClassVar[str] = "euler"
+    reduced: ClassVar[bool] = True
+    conjugate: ClassVar[bool] = True
+    noise_scale: ClassVar[float] = 1.0
     auto_grid: ClassVar[str] = "power"
 
     method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")

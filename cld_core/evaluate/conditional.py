@@ -51,9 +51,9 @@ class ConditionalDensity:
 
         None if it is not known: for lack of a density, or because the nodes are too few for its details.
         """
-        exact, mask, toy = observation.sigma == 0, observation.operator.mask, model.source.density
+        exact, mask, toy = observation.sigma == 0, observation.mask, model.source.density
         prior = None if toy is None else toy.log_density_of(label)
-        if prior is None or (exact and (mask is None or observation.operator.count != 1)):
+        if prior is None or (exact and (mask is None or observation.count != 1)):
             return None
         plane = Plane.of(model.source)
         low, high = (torch.as_tensor(corner, dtype=torch.float64) for corner in (plane.low, plane.high))
@@ -62,7 +62,7 @@ class ConditionalDensity:
             assert mask is not None, "looked for above"
             free = int((~mask).nonzero()[0])
             axes = [torch.linspace(float(low[free]), float(high[free]), _LINE, dtype=torch.float64)]
-            nodes = observation.operator.transpose(observation.y[None]).expand(_LINE, -1).clone()
+            nodes = observation.transpose(observation.y[None]).expand(_LINE, -1).clone()
             nodes[:, free] = axes[0]
             log_p = prior(nodes)
         else:
@@ -82,9 +82,9 @@ class ConditionalDensity:
     def log_density(self, x: Tensor) -> Tensor:
         """log p(x | y), (n,), float64, nats, of samples x (n, 2); an exact y is taken to hold."""
         x = x.to(torch.float64)
-        mask = self.observation.operator.mask
+        mask = self.observation.mask
         if self.line is not None and mask is not None:
-            known = self.observation.operator.transpose(self.observation.y[None])
+            known = self.observation.transpose(self.observation.y[None])
             return self.prior(torch.where(mask, known, x)) - self.evidence
         return self.prior(x) + _log_likelihood(self.observation, x) - self.evidence
 
@@ -92,7 +92,7 @@ class ConditionalDensity:
 def _log_likelihood(observation: Observation, x: Tensor) -> Tensor:
     """log N(y; H x, sigma^2 I), (n,)."""
     squares = (observation.residual(x) / observation.sigma).square().sum(1)
-    constant = observation.operator.count * (math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi))
+    constant = observation.count * (math.log(observation.sigma) + 0.5 * math.log(2.0 * math.pi))
     return -0.5 * squares - constant
 
 
@@ -122,7 +122,7 @@ def show(
         observed = to_pixels(observation.backprojected()[None])
         made = pictures.enlarged(pictures.tile(torch.cat([observed, to_pixels(x).cpu()])))
     else:
-        mask = observation.operator.mask
+        mask = observation.mask
 
         def draw(figure: "Figure") -> None:
             if density is None or density.line is None or mask is None:

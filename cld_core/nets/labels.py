@@ -8,16 +8,7 @@ LABEL_FEATURES = 16
 
 
 class LabelEmbedding(nn.Embedding):
-    """A vector for each of the classes, and one more for "no label".
-
-    Args:
-        zero: all vectors start at zero, where they are added to others: the network begins as one without labels.
-    """
-
-    def __init__(self, classes: int, size: int, *, zero: bool = False) -> None:
-        super().__init__(classes + 1, size)
-        if zero:
-            nn.init.zeros_(self.weight)
+    """A vector for each of the classes, and one more for "no label"."""
 
     def of(self, like: Tensor, label: tuple[Tensor, ...]) -> Tensor:
         """(B, size), for a batch ``like`` (B, ...) with labels, or with none."""
@@ -25,6 +16,6 @@ class LabelEmbedding(nn.Embedding):
         return self(*(label or (torch.full((len(like),), none, device=like.device),)))
 
 
-def embedding(classes: int, size: int, *, zero: bool = False) -> LabelEmbedding | None:
+def embedding(classes: int, size: int) -> LabelEmbedding | None:
     """None, which draws no random numbers, for a network without labels."""
-    return LabelEmbedding(classes, size, zero=zero) if classes else None
+    return LabelEmbedding(classes + 1, size) if classes else None

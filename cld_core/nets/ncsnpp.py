@@ -135,14 +135,14 @@ class Attention(nn.Module):
     `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`: the fused kernels of PyTorch have none.
     """
 
-    def __init__(self, channels: int, *, skip_rescale: bool, init_scale: float) -> None:
+    def __init__(self, spec: NcsnppSpec, channels: int) -> None:
         super().__init__()
         self.GroupNorm_0 = group_norm(channels)
         self.NIN_0 = NIN(channels, channels)
         self.NIN_1 = NIN(channels, channels)
         self.NIN_2 = NIN(channels, channels)
-        self.NIN_3 = NIN(channels, channels, init_scale)
-        self.skip_scale = math.sqrt(0.5) if skip_rescale else 1.0
+        self.NIN_3 = NIN(channels, channels, spec.init_scale)
+        self.skip_scale = math.sqrt(0.5) if spec.skip_rescale else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         # (B, heads = 1, H W, C): a view if x is channels_last.
@@ -177,16 +177,6 @@ def _depthwise(x: Tensor, kernel: Tensor, stride: int, padding: int, transposed:
     return convolve(x, weight, stride=stride, padding=padding, groups=channels)
 
 
-def fir_downsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Filter and keep every second pixel: x (B, C, H, W), kernel (K, K) -> (B, C, H/2, W/2)."""
-    return fir_filter(x, kernel, stride=2, padding=kernel.shape[0] // 2 - 1)
-
-
-def fir_upsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """Insert zeros and filter, mean preserved: x (B, C, H, W), kernel (K, K) symmetric -> (B, C, 2H, 2W)."""
-    return fir_filter(x, 4 * kernel, stride=2, padding=kernel.shape[0] // 2 - 1, transposed=True)
-
-
 class Resample(nn.Module):
     """Halve or double the resolution without parameters: (B, C, H, W) -> (B, C, H/2, W/2) or (B, C, 2H, 2W).
 
@@ -213,14 +203,14 @@ class Resample(nn.Module):
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
-        if self.direction == "down":
-            return F.avg_pool2d(x, 2) if self.kernel is None else fir_downsample(x, self.kernel)
+        down = self.direction == "down"
         if self.kernel is None:
-            return F.interpolate(x, scale_factor=2, mode="nearest")
-        return fir_upsample(x, self.kernel)
+            return F.avg_pool2d(x, 2) if down else F.interpolate(x, scale_factor=2, mode="nearest")
+        kernel, padding = (self.kernel if down else 4 * self.kernel), len(self.kernel) // 2 - 1
+        return fir_filter(x, kernel, stride=2, padding=padding, transposed=not down)
 
 
-class ConvResample(nn.Module):
+class ConvResample(Resample):
     """Resample by 2 with a learnt 3x3 convolution: (B, C, H, W) -> (B, C', H/2, W/2) or (B, C', 2H, 2W).
 
     With a FIR filter: blur, then convolve with stride 2; or convolve the zero-interleaved image, then blur.
@@ -234,15 +224,11 @@ class ConvResample(nn.Module):
         channels_out: C'.
     """
 
-    kernel: Tensor | None
-
     def __init__(self, direction: Direction, fir: Sequence[float] | None, channels_in: int, channels_out: int) -> None:
-        super().__init__()
-        self.direction = direction
+        super().__init__(direction, fir)
         # Published checkpoints use different names for the filtered and the plain layer.
         self.layer_name = "Conv_0" if fir is None else "Conv2d_0"
         self.add_module(self.layer_name, conv(channels_in, channels_out, 3))
-        self.register_buffer("kernel", None if fir is None else fir_kernel(fir), persistent=False)
 
     def forward(self, x: Tensor, temb: Tensor | None = None) -> Tensor:
         """`temb` is ignored: it lets a resampling layer take the place of a residual block."""
@@ -324,15 +310,21 @@ class Combine(nn.Module):
         return torch.cat([image, h], dim=1) if self.method == "cat" else image + h
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Level:
-    """One resolution of one direction: the positions of its layers in `all_modules`, None for those it lacks."""
+# Positions of a normalisation, and of the convolution after it and the activation.
+ReadOut = tuple[int, int]
 
-    blocks: tuple[int, ...]
-    attention: tuple[int | None, ...]
-    resample: int | None = None
-    merge: int | None = None
-    read_out: tuple[int, ...] = ()
+
+@dataclass(frozen=True)
+class _Level:
+    """One resolution of one direction: the positions of its layers in `all_modules`, None for those it lacks.
+
+    Each block comes with the attention after it.
+    """
+
+    blocks: Sequence[tuple[int, int | None]]
+    resample: int | None
+    merge: int | None
+    read_out: ReadOut | None = None
 
 
 class Ncsnpp(nn.Module):
@@ -368,14 +360,13 @@ class Ncsnpp(nn.Module):
         self._embedding = self._add_embedding()
         self._first = self._add(conv(self.channels_in, spec.channels, 3))
         self._down, skips, channels = self._add_down()
-        self._middle = (
-            self._add(ResBlock(spec, channels, channels)),
-            self._add(self._attention(channels)),
-            self._add(ResBlock(spec, channels, channels)),
-        )
+        first, attention = self._add(ResBlock(spec, channels, channels)), self._add(Attention(spec, channels))
+        self._middle = first, attention, self._add(ResBlock(spec, channels, channels))
         self._up, channels = self._add_up(skips, channels)
-        self._last = () if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
-        self.label_embedding = embedding(classes, 4 * spec.channels, zero=True)
+        self._last = None if self.image_up else self._add_read_out(channels, self.channels_out, spec.init_scale)
+        self.label_embedding = embedding(classes, 4 * spec.channels)
+        if self.label_embedding is not None:
+            nn.init.zeros_(self.label_embedding.weight)  # it begins as a network without labels
         self.augmentation = dense(CONDITIONS, 4 * spec.channels, bias=False) if spec.augment > 0 else None
 
     def forward(self, u: Tensor, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
@@ -396,10 +387,8 @@ class Ncsnpp(nn.Module):
             )
         temb = self.embed(t, *label, augmented=augmented)
         h, skips = self._go_down(u, temb)
-        h = self._run(self._middle[0], h, temb)
-        h = self.all_modules[self._middle[1]](h)
-        h = self._run(self._middle[2], h, temb)
-        return self._go_up(h, skips, temb).to(u.dtype)
+        first, attention, second = (self.all_modules[place] for place in self._middle)
+        return self._go_up(second(attention(first(h, temb)), temb), skips, temb).to(u.dtype)
 
     def embed(self, t: Tensor, *label: Tensor, augmented: Tensor | None = None) -> Tensor:
         """Time and label, (B,) each, in the form that every residual block gets: (B, 4 channels), of the weights' type.
@@ -422,51 +411,44 @@ class Ncsnpp(nn.Module):
             return self.act(hidden)
 
     def _go_down(self, u: Tensor, temb: Tensor) -> tuple[Tensor, list[Tensor]]:
-        h = self.all_modules[self._first](u)
+        layers = self.all_modules
+        h = layers[self._first](u)
         image, skips = u, [h]
         for level in self._down:
-            for block, attention in zip(level.blocks, level.attention, strict=True):
-                h = self._run(block, h, temb)
-                if attention is not None:
-                    h = self.all_modules[attention](h)
+            for block, attention in level.blocks:
+                h = layers[block](h, temb)
+                h = h if attention is None else layers[attention](h)
                 skips.append(h)
             if level.resample is not None:
-                h = self._run(level.resample, h, temb)
+                h = layers[level.resample](h, temb)
                 if level.merge is not None and self.image_down is not None:
                     image = self.image_down(image)
-                    h = self.all_modules[level.merge](h, image)
+                    h = layers[level.merge](h, image)
                 elif level.merge is not None:
-                    h = image = scaled_sum(h, self.all_modules[level.merge](image), self.skip_scale)
+                    h = image = scaled_sum(h, layers[level.merge](image), self.skip_scale)
                 skips.append(h)
         return h, skips
 
     def _go_up(self, h: Tensor, skips: list[Tensor], temb: Tensor) -> Tensor:
-        image: Tensor | None = None
+        layers, image = self.all_modules, None
         for level in self._up:
-            for block in level.blocks:
-                h = self._run(block, torch.cat([h, skips.pop()], dim=1), temb)
-            for attention in level.attention:
-                if attention is not None:
-                    h = self.all_modules[attention](h)
-            if self.image_up is not None:
+            for block, attention in level.blocks:
+                h = layers[block](torch.cat([h, skips.pop()], dim=1), temb)
+                h = h if attention is None else layers[attention](h)
+            if level.read_out is not None:
                 part = self._read_out(level.read_out, h)
-                image = part if image is None else self.image_up(image) + part
-            elif level.read_out:
-                image = self._read_out(level.read_out, h)
+                image = part if image is None or self.image_up is None else self.image_up(image) + part
             elif level.merge is not None:
-                h = image = scaled_sum(h, self.all_modules[level.merge](image), self.skip_scale)
+                h = image = scaled_sum(h, layers[level.merge](image), self.skip_scale)
             if level.resample is not None:
-                h = self._run(level.resample, h, temb)
+                h = layers[level.resample](h, temb)
         assert not skips, f"{len(skips)} outputs of the way down were not used"
-        if self._last:
+        if self._last is not None:
             return self._read_out(self._last, h)
         assert image is not None, "a network without a last layer adds up its output level by level"
         return image
 
-    def _run(self, place: int, h: Tensor, temb: Tensor) -> Tensor:
-        return self.all_modules[place](h, temb)
-
-    def _read_out(self, places: tuple[int, ...], h: Tensor) -> Tensor:
+    def _read_out(self, places: ReadOut, h: Tensor) -> Tensor:
         norm, layer = (self.all_modules[place] for place in places)
         return layer(self.act(norm(h)))
 
@@ -486,13 +468,13 @@ class Ncsnpp(nn.Module):
     def _add_down(self) -> tuple[list[_Level], list[int], int]:
         """The levels of the way down, the channels that each skip connection carries, and the channels at the end."""
         spec, channels, image_channels = self.spec, self.spec.channels, self.channels_in
-        levels, skips = [], [channels]
+        levels, skips = list[_Level](), [channels]
         for level, multiplier in enumerate(spec.multipliers):
-            blocks, attention = [], []
+            blocks = []
             for _ in range(spec.blocks):
-                blocks.append(self._add(ResBlock(spec, channels, multiplier * spec.channels)))
+                block = self._add(ResBlock(spec, channels, multiplier * spec.channels))
                 channels = multiplier * spec.channels
-                attention.append(self._add_attention(channels, level))
+                blocks.append((block, self._add_attention(channels, level)))
                 skips.append(channels)
             resample = merge = None
             if level < len(spec.multipliers) - 1:
@@ -504,23 +486,21 @@ class Ncsnpp(nn.Module):
                     merge = self._add(ConvResample("down", self._fir, image_channels, channels))
                     image_channels = channels
                 skips.append(channels)
-            levels.append(_Level(blocks=tuple(blocks), attention=tuple(attention), resample=resample, merge=merge))
+            levels.append(_Level(blocks, resample, merge))
         return levels, skips, channels
 
     def _add_up(self, skips: list[int], channels: int) -> tuple[list[_Level], int]:
         """The levels of the way up, lowest resolution first, and the channels at the end; empties `skips`."""
-        spec, levels, image_channels = self.spec, [], 0
+        spec, levels, image_channels = self.spec, list[_Level](), 0
         lowest = len(spec.multipliers) - 1
         for level in reversed(range(lowest + 1)):
-            blocks = []
-            for _ in range(spec.blocks + 1):
-                blocks.append(
-                    self._add(ResBlock(spec, channels + skips.pop(), spec.multipliers[level] * spec.channels))
-                )
-                channels = spec.multipliers[level] * spec.channels
-            attention = self._add_attention(channels, level)
+            blocks = list[tuple[int, int | None]]()
+            width = spec.multipliers[level] * spec.channels
+            for left in reversed(range(spec.blocks + 1)):
+                block, channels = self._add(ResBlock(spec, channels + skips.pop(), width)), width
+                blocks.append((block, None if left else self._add_attention(channels, level)))
             merge: int | None = None
-            read_out: tuple[int, ...] = ()
+            read_out: ReadOut | None = None
             if spec.progressive_output == "output_skip":
                 read_out = self._add_read_out(channels, self.channels_out, spec.init_scale)
             elif spec.progressive_output == "residual" and lowest > 0:
@@ -530,23 +510,12 @@ class Ncsnpp(nn.Module):
                     merge = self._add(ConvResample("up", self._fir, image_channels, channels))
                 image_channels = channels
             resample = self._add_resample("up", channels) if level else None
-            levels.append(
-                _Level(
-                    blocks=tuple(blocks),
-                    attention=(attention,),
-                    resample=resample,
-                    merge=merge,
-                    read_out=read_out,
-                )
-            )
+            levels.append(_Level(blocks, resample, merge, read_out))
         return levels, channels
-
-    def _attention(self, channels: int) -> Attention:
-        return Attention(channels, skip_rescale=self.spec.skip_rescale, init_scale=self.spec.init_scale)
 
     def _add_attention(self, channels: int, level: int) -> int | None:
         wanted = self.spec.resolutions[level] in self.spec.attention
-        return self._add(self._attention(channels)) if wanted else None
+        return self._add(Attention(self.spec, channels)) if wanted else None
 
     def _add_resample(self, direction: Direction, channels: int) -> int:
         spec = self.spec
@@ -556,5 +525,5 @@ class Ncsnpp(nn.Module):
             return self._add(ConvResample(direction, self._fir, channels, channels))
         return self._add(Resample(direction, self._fir))
 
-    def _add_read_out(self, channels: int, channels_out: int, scale: float) -> tuple[int, int]:
+    def _add_read_out(self, channels: int, channels_out: int, scale: float) -> ReadOut:
         return self._add(group_norm(channels)), self._add(conv(channels, channels_out, 3, scale))

@@ -88,7 +88,7 @@ def sample(
         solution: what a method that `needs_solution` follows.
 
     Raises:
-        RecipeError: the method does not go with the diffusion, or its settings give useless samples.
+        RecipeError: the method's settings give useless samples.
         SolverError: the adaptive flow's tolerance is out of reach.
     """
     spec.require_usable()

@@ -6,7 +6,7 @@ The reverse process is split into a known linear part, which is solved exactly, 
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -16,9 +16,9 @@ from torch import Tensor
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import ExponentialSpec
 from cld_core.samplers import Draws
-from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part, noise_factor
+from cld_core.samplers.multistep import Step, alpha_fields, follow, interpolating, known_part
 from cld_core.samplers.path import UNWATCHED, Watcher
-from cld_core.samplers.quadrature import Segment, segments
+from cld_core.samplers.quadrature import segments
 from cld_core.samplers.split import grid_of, rest, score_from_rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
@@ -110,21 +110,11 @@ def widening(sde: Diffusion, spec: ExponentialSpec) -> float:
 def steps(sde: Diffusion, times: tuple[float, ...], order: int, corrector: bool, eta: float) -> tuple[Step, ...]:
     """The coefficients for a grid, computed once for each pair of diffusion and grid.
 
-    Step i interpolates with degree min(order, i), which is what the evaluations so far allow. The corrector
-    interpolates with degree max(order, 1), the end of the step being one of its points.
-
     Args:
         order: degree of the interpolation, 0 to 3. Without noise, the order of convergence is order + 1, or 2 for order
             0 with the corrector. With noise, the weak order is 2 at most (docs/math.md section 7.2).
         eta: 0 follows the probability flow, 1 the reverse SDE; eta > 0 adds noise.
     """
-    parts = enumerate(segments(list(times), functools.partial(known_part, sde, eta)))
-    # The times t_(i+1), t_i, ..., t_0 of step i.
-    return tuple(_step(sde, segment, times[: i + 2][::-1], order, corrector, eta) for i, segment in parts)
-
-
-def _step(sde: Diffusion, segment: Segment, times: Sequence[float], order: int, corrector: bool, eta: float) -> Step:
-    """The step over a segment; ``times`` are its end, its start and those before, back to 1."""
-    fields = alpha_fields(sde, eta, segment.times)
-    predictor, correction = interpolating(sde, segment, fields, times, order, corrector)
-    return Step(segment.whole, predictor, correction, noise_factor(sde, segment, eta) if eta else None)
+    parts = segments(list(times), functools.partial(known_part, sde, eta))
+    fields = [alpha_fields(sde, eta, part.times) for part in parts]
+    return interpolating(sde, times, parts, fields, order, corrector, eta)

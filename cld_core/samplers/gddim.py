@@ -32,34 +32,28 @@ class Noise:
     back: Tensor  # (m, k)
 
 
-@dataclass(frozen=True)
-class Coefficients:
-    steps: tuple[Step, ...]
-    noises: dict[float, Noise]  # by time of evaluation
-
-
 def sample(
     score: ScoreFunction, sde: Diffusion, spec: GddimSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
 ) -> tuple[Tensor, int]:
     """See `cld_core.samplers`. One evaluation per step; the corrector repeats none, as in `exponential`."""
     times = grid_of(spec, sde.schedule)
-    found = coefficients(sde, tuple(times), spec.root, spec.order, spec.corrector, spec.eta)
+    steps, noises = coefficients(sde, tuple(times), spec.root, spec.order, spec.corrector, spec.eta)
 
     def noise_at(u: Tensor, t: float) -> Tensor:
-        return combined(found.noises[t].forth, (*sde.halves(u), *sde.scored_halves(score(u, t))))
+        return combined(noises[t].forth, (*sde.halves(u), *sde.scored_halves(score(u, t))))
 
-    white, last = draws(len(found.steps), sde.n), spec.denoise
-    u, newest = follow(u, times, found.steps, noise_at, white, watcher.visit, order=spec.order, evaluate_last=last)
+    white, last = draws(len(steps), sde.n), spec.denoise
+    u, newest = follow(u, times, steps, noise_at, white, watcher.visit, order=spec.order, evaluate_last=last)
     if spec.denoise:
-        u = sde.euler_step(u, apply(found.noises[spec.eps].back, newest), spec.eps, spec.eps)
+        u = sde.euler_step(u, apply(noises[spec.eps].back, newest), spec.eps, spec.eps)
     return u, spec.nfe
 
 
 @functools.lru_cache(maxsize=64)
 def coefficients(
     sde: Diffusion, times: tuple[float, ...], root: str, order: int, corrector: bool, eta: float
-) -> Coefficients:
-    """Steps for a grid. The stochastic form, eta > 0, is of order 0 without corrector.
+) -> tuple[tuple[Step, ...], dict[float, Noise]]:
+    """Steps for a grid, and the `Noise` at each of its times. With eta > 0, they are of order 0 without corrector.
 
     Args:
         root: "flow" is R, "cholesky" the lower Cholesky factor, whose noise of the scored halves is enough.
@@ -78,17 +72,13 @@ def coefficients(
         if eta > 0.0:
             closed = segments(list(times), functools.partial(_closed, sde, eta))
             parts = zip(plain, closed, roots, strict=False)
-            return Coefficients(tuple(_stochastic(sde, *part, eta) for part in parts), noises)
+            return tuple(_stochastic(sde, *part, eta) for part in parts), noises
         inside = [torch.linalg.solve(one.back, moved) for one, moved in zip(moving, roots[1:], strict=True)]
         fields = [
             _pulling(sde, segment.times, torch.linalg.solve(kernel(sde, segment.times), moved))
             for segment, moved in zip(plain, inside, strict=True)
         ]
-    steps = []
-    for i, (segment, field) in enumerate(zip(plain, fields, strict=True)):
-        weights = interpolating(sde, segment, field, times[: i + 2][::-1], order, corrector)
-        steps.append(Step(segment.whole, *weights, None))
-    return Coefficients(tuple(steps), noises)
+    return interpolating(sde, times, plain, fields, order, corrector), noises
 
 
 def _closed(sde: Diffusion, eta: float, t: Tensor) -> Tensor:

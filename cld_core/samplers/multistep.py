@@ -71,30 +71,40 @@ def follow(
 
 
 def interpolating(
-    sde: Diffusion, segment: Segment, fields: Tensor, times: Sequence[float], order: int, corrector: bool
-) -> tuple[Tensor, Tensor]:
-    """Predictor and correction of the step over a segment.
+    sde: Diffusion,
+    times: Sequence[float],
+    parts: Sequence[Segment],
+    fields: Sequence[Tensor],
+    order: int,
+    corrector: bool,
+    eta: float = 0.0,
+) -> tuple[Step, ...]:
+    """The steps over the segments ``parts`` of a grid.
 
-    The predictor interpolates with degree min(order, number of earlier evaluations), the corrector with degree
-    max(order, 1), the end of the step being one of its points.
+    Step i interpolates with degree min(order, i), which is what the evaluations so far allow. The corrector
+    interpolates with degree max(order, 1), the end of the step being one of its points.
 
     Args:
-        fields: (K, n, k), factors of the interpolated field in du/dt, at the nodes of the segment.
-        times: the end of the step, its start, and those before, back to 1.
+        fields: of each segment, (K, n, k): factors of the interpolated field in du/dt, at its nodes.
+        eta: amount of noise.
     """
+    steps = []
+    for i, (part, field) in enumerate(zip(parts, fields, strict=True)):
+        known = times[i::-1]  # the start of the step and those before, back to 1
+        predictor = _weights(sde, part, field, known[: order + 1])
+        correction = predictor[:0]
+        if corrector:
+            corrected = _weights(sde, part, field, [times[i + 1], *known][: max(order, 1) + 1])
+            correction = predictor.new_zeros(max(len(corrected), len(predictor) + 1), *predictor.shape[1:])
+            correction[: len(corrected)] += corrected
+            correction[1 : len(predictor) + 1] -= predictor
+        steps.append(Step(part.whole, predictor, correction, noise_factor(sde, part, eta) if eta else None))
+    return tuple(steps)
 
-    def weights(points: Sequence[float]) -> Tensor:
-        basis = lagrange(sde, points, segment.times)
-        return torch.stack([segment.integral(fields * row[:, None, None]) for row in basis])
 
-    predictor = weights(times[1 : order + 2])
-    if not corrector:
-        return predictor, predictor[:0]
-    corrected = weights(times[: max(order, 1) + 1])
-    correction = predictor.new_zeros(max(len(corrected), len(predictor) + 1), *predictor.shape[1:])
-    correction[: len(corrected)] += corrected
-    correction[1 : len(predictor) + 1] -= predictor
-    return predictor, correction
+def _weights(sde: Diffusion, part: Segment, field: Tensor, points: Sequence[float]) -> Tensor:
+    """Weights (len(points), n, k) of a field that is interpolated between points."""
+    return torch.stack([part.integral(field * row[:, None, None]) for row in lagrange(sde, points, part.times)])
 
 
 def noise_factor(sde: Diffusion, segment: Segment, eta: float) -> Tensor:

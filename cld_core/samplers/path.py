@@ -3,6 +3,8 @@
 A sampler reports its states to a `Watcher`. Its results are bit-identical with and without one.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,6 @@ class Recorder(Watcher):
         self._points = points
         self._times: list[float] = []
         self._states: list[Tensor] = []
-        self._flow: _Flow | None = None
 
     def visit(self, t: float, u: Tensor, done: float) -> None:
         # The k-th state that is kept is the first one with k/(points - 1) of the steps behind it.
@@ -47,32 +48,26 @@ class Recorder(Watcher):
             self._states.append(u.clone())
 
     def flow(self, u: Tensor, end: float) -> Observer:
-        self._flow = _Flow(torch.linspace(1.0, end, self._points, dtype=torch.float64, device=u.device), u)
-        return self._flow
+        times = torch.linspace(1.0, end, self._points, dtype=torch.float64, device=u.device)
+        states = u.new_empty(len(times), *u.shape)
+        states[0] = u
+        self._times, self._states = times.tolist(), list(states)
+        return functools.partial(_interpolate, times, states.flatten(2))
 
     def path(self) -> tuple[Tensor, Tensor]:
         """Falling times (K,), float64, and the states at them (K, B, nC, ...), K <= points."""
-        if self._flow is not None:
-            return self._flow.times.cpu(), self._flow.states
         return torch.tensor(self._times, dtype=torch.float64), torch.stack(self._states)
 
 
-class _Flow:
-    """The states of the flow at given times, by cubic Hermite interpolation within each accepted step."""
-
-    def __init__(self, times: Tensor, u: Tensor) -> None:
-        self.times, self.states = times, u.new_empty(len(times), *u.shape)
-        self.states[0] = u
-        self._flat = self.states.flatten(2)
-
-    def __call__(self, steps: Steps) -> None:
-        before, after = steps.t
-        inside = (self.times[:, None] < before) & (self.times[:, None] >= after) & steps.accepted
-        wanted, row = inside.nonzero(as_tuple=True)
-        h = (after - before)[row]
-        share = ((self.times[wanted] - before[row]) / h)[:, None]
-        (y0, y1), (s0, s1) = ((pair[0][row], pair[1][row]) for pair in (steps.y, steps.slope))
-        rest = 1.0 - share
-        blend = rest.square() * (1.0 + 2.0 * share) * y0 + share.square() * (3.0 - 2.0 * share) * y1
-        bend = share * rest * (rest * s0 - share * s1) * h[:, None]
-        self._flat[wanted, steps.rows[row]] = (blend + bend).to(self._flat.dtype)
+def _interpolate(times: Tensor, states: Tensor, steps: Steps) -> None:
+    """Fill in the states (K, B, N) of the flow at the times (K,) in steps, by cubic Hermite polynomials."""
+    before, after = steps.t
+    inside = (times[:, None] < before) & (times[:, None] >= after) & steps.accepted
+    wanted, row = inside.nonzero(as_tuple=True)
+    h = (after - before)[row]
+    share = ((times[wanted] - before[row]) / h)[:, None]
+    (y0, y1), (s0, s1) = ((pair[0][row], pair[1][row]) for pair in (steps.y, steps.slope))
+    rest = 1.0 - share
+    blend = rest.square() * (1.0 + 2.0 * share) * y0 + share.square() * (3.0 - 2.0 * share) * y1
+    bend = share * rest * (rest * s0 - share * s1) * h[:, None]
+    states[wanted, steps.rows[row]] = (blend + bend).to(states.dtype)

@@ -14,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cld_core.config.sampling import ConjugateSpec, FixedStepSpec, SplittingSpec
-from cld_core.errors import RecipeError
+from cld_core.config.sampling import ConjugateSpec, SplittingSpec
 from cld_core.samplers import Draws
 from cld_core.samplers.multistep import alpha_fields, known_part
 from cld_core.samplers.path import UNWATCHED, Watcher
@@ -25,24 +24,9 @@ from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import add, apply
 
+Spec = SplittingSpec | ConjugateSpec
 Group = Literal["drift", "kick", "all"]
 Part = Literal["first", "second", "whole"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """What a step is made of, without its times.
-
-    Attributes:
-        strength: lambda of a conjugate integrator's change of variables B = lambda beta(t) J; None without one.
-        matrix: its J.
-    """
-
-    scheme: str
-    reduced: bool = True
-    strength: float | None = None
-    matrix: Literal["identity", "ones"] = "identity"
-    noise_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,39 +72,39 @@ def group_of(sde: Diffusion, half: int) -> Group:
     return "kick" if (sde.n - 1 - half) % 2 == 0 else "drift"
 
 
-def evaluating(sde: Diffusion, form: Form) -> tuple[bool, ...]:
+def evaluating(sde: Diffusion, spec: Spec) -> tuple[bool, ...]:
     """Which updates of a scheme evaluate the score. A group without scored halves needs no evaluation.
 
     A reduced step has one evaluation: in velocity Verlet at the kick, which is in the middle, otherwise in the first
     update that needs one. Updates before it reuse that of the previous step, and updates after it share it.
     """
-    updates = SCHEMES[form.scheme]
+    updates = SCHEMES[spec.scheme]
     scored = {group_of(sde, half) for half in range(sde.n - sde.m, sde.n)}
-    needed = [entry is not None and (form.strength is not None or entry[0] in scored) for entry in updates]
-    if not form.reduced:
+    needed = [entry is not None and (spec.conjugate or entry[0] in scored) for entry in updates]
+    if not spec.reduced:
         return tuple(needed)
-    first = updates.index(("kick", "whole")) if form.scheme == "velocity-verlet" else needed.index(True)
+    first = updates.index(("kick", "whole")) if spec.scheme == "velocity-verlet" else needed.index(True)
     return tuple(index == first for index in range(len(updates)))
 
 
 @functools.lru_cache(maxsize=64)
-def steps(sde: Diffusion, times: tuple[float, ...], form: Form) -> tuple[tuple[Update, ...], ...]:
+def steps(sde: Diffusion, times: tuple[float, ...], spec: Spec) -> tuple[tuple[Update, ...], ...]:
     """The updates of each step. Without a change of variables z is the score, with one it is the rest of the score."""
-    evaluated = evaluating(sde, form)
-    parts = _plain_parts(sde, times, form) if form.strength is None else _conjugate_parts(sde, times, form)
+    evaluated = evaluating(sde, spec)
+    parts = _conjugate_parts(sde, times, spec) if spec.conjugate else _plain_parts(sde, times, spec)
     increments = (sde.schedule.between(t_next, t) for t, t_next in pairwise(times))
     return tuple(
-        tuple(_updates(sde, form, evaluated, part, big_d)) for part, big_d in zip(parts, increments, strict=True)
+        tuple(_updates(sde, spec, evaluated, part, big_d)) for part, big_d in zip(parts, increments, strict=True)
     )
 
 
-def _updates(sde: Diffusion, form: Form, evaluated: Sequence[bool], part: Parts, big_d: float) -> Iterator[Update]:
+def _updates(sde: Diffusion, spec: Spec, evaluated: Sequence[bool], part: Parts, big_d: float) -> Iterator[Update]:
     """The updates of one step over an increment ``big_d`` of B. The first one changes u to y, too."""
     eye = torch.eye(sde.n, dtype=torch.float64)
-    central, into = form.scheme == "velocity-verlet" and form.reduced, part.frames[0]
-    for entry, evaluates in zip(SCHEMES[form.scheme], evaluated, strict=True):
+    central, into = spec.scheme == "velocity-verlet" and spec.reduced, part.frames[0]
+    for entry, evaluates in zip(SCHEMES[spec.scheme], evaluated, strict=True):
         if entry is None:
-            yield _relaxation(sde, big_d, form.noise_scale)
+            yield _relaxation(sde, big_d, spec.noise_scale)
             continue
         group, portion = entry
         (linear, weight), at = part.pieces[portion], int(central or portion == "second")
@@ -149,9 +133,9 @@ def _relaxation(sde: Diffusion, big_d: float, noise_scale: float) -> Update:
     return Update(matrix=matrix, noise=noise)
 
 
-def _plain_parts(sde: Diffusion, times: Sequence[float], form: Form) -> Iterator[Parts]:
+def _plain_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
     """In u itself: the flow or, if there is noise, what relaxation leaves of the reverse SDE."""
-    noisy, first = None in SCHEMES[form.scheme], sde.n - sde.m
+    noisy, first = None in SCHEMES[spec.scheme], sde.n - sde.m
     a = torch.tensor(sde.A, dtype=torch.float64)
     if noisy:
         a.diagonal()[first:] -= 0.5 * torch.tensor(sde.D) * torch.tensor(sde.precision[first:], dtype=torch.float64)
@@ -164,11 +148,10 @@ def _plain_parts(sde: Diffusion, times: Sequence[float], form: Form) -> Iterator
     return _parts(sde, times, lambda t: torch.zeros(len(t), sde.n, sde.n, dtype=torch.float64), a, fields)
 
 
-def _conjugate_parts(sde: Diffusion, times: Sequence[float], form: Form) -> Iterator[Parts]:
+def _conjugate_parts(sde: Diffusion, times: Sequence[float], spec: Spec) -> Iterator[Parts]:
     """In y = T u, T the transport of A + G K / 2 - B to the end of the step, where T = 1."""
-    assert form.strength is not None, "without a change of variables y is u"
     eye = torch.eye(sde.n, dtype=torch.float64)
-    shift = form.strength * (eye if form.matrix == "identity" else torch.ones_like(eye))
+    shift = spec.conjugate_lambda * (eye if spec.conjugate_matrix == "identity" else torch.ones_like(eye))
 
     def exact(t: Tensor) -> Tensor:
         return known_part(sde, 0.0, t) - (sde.schedule.beta(t) * torch.ones_like(t))[:, None, None] * shift
@@ -201,59 +184,29 @@ def _parts(
 
 
 def sample(
-    score: ScoreFunction, sde: Diffusion, spec: SplittingSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
+    score: ScoreFunction, sde: Diffusion, spec: Spec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
 ) -> tuple[Tensor, int]:
     """See `cld_core.samplers`. One evaluation per step if reduced, else one per update that needs a score.
 
+    A step of the conjugate method is Euler's after the change of variables, lambda-DDIM.
+
     Raises:
-        RecipeError: the diffusion has no velocities, or there are too few evaluations for a step.
+        RecipeError: there are too few evaluations for a step.
     """
-    if sde.n == 1:
-        raise RecipeError(
-            f"sampling.method=splitting moves positions and velocities in turn, and {type(sde).__name__} has no "
-            "velocities. Choose sampling.method=em, exponential, gddim or conjugate."
-        )
-    form = Form(
-        scheme=spec.scheme,
-        reduced=spec.reduced,
-        strength=spec.conjugate_lambda if spec.conjugate else None,
-        matrix=spec.conjugate_matrix,
-        noise_scale=spec.noise_scale,
-    )
-    return _follow(score, sde, spec, form, u, draws, watcher)
-
-
-def conjugate(
-    score: ScoreFunction, sde: Diffusion, spec: ConjugateSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
-) -> tuple[Tensor, int]:
-    """See `cld_core.samplers`. One evaluation per step: Euler's after the change of variables, lambda-DDIM."""
-    form = Form(scheme="euler", strength=spec.conjugate_lambda, matrix=spec.conjugate_matrix)
-    return _follow(score, sde, spec, form, u, draws, watcher)
-
-
-def _follow(
-    score: ScoreFunction,
-    sde: Diffusion,
-    spec: FixedStepSpec,
-    form: Form,
-    u: Tensor,
-    draws: Draws,
-    watcher: Watcher,
-) -> tuple[Tensor, int]:
-    per_step = sum(evaluating(sde, form))
+    per_step = sum(evaluating(sde, spec))
     times = grid_of(spec, sde.schedule, per_step=per_step)
-    updates = steps(sde, tuple(times), form)
+    updates = steps(sde, tuple(times), spec)
     noises = draws(sum(update.noise is not None for step in updates for update in step), sde.m)
     # Known at t = 1, where the law is the prior: an update before the first evaluation takes it.
     newest = torch.zeros_like(sde.scored(u))
-    if form.strength is None:
+    if not spec.conjugate:
         newest = apply(-torch.diag(torch.tensor(sde.precision[-sde.m :], dtype=torch.float64)), sde.scored(u))
     for number, (step, t) in enumerate(zip(updates, times[:-1], strict=True)):
         watcher.visit(t, u, number / len(updates))
         for update in step:
             if update.time is not None:
                 at = u if update.back is None else apply(update.back, u)
-                newest = score(at, update.time) if form.strength is None else rest(score, sde, at, update.time)
+                newest = rest(score, sde, at, update.time) if spec.conjugate else score(at, update.time)
             u = apply(update.matrix, u)
             if update.weight is not None:
                 add(u, update.weight, newest)

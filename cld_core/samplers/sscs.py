@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from cld_core.config.sampling import SscsSpec
-from cld_core.errors import RecipeError
 from cld_core.samplers import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.quadrature import segments
@@ -21,16 +20,7 @@ from cld_core.sde.matrices import apply, combined
 def sample(
     score: ScoreFunction, sde: Diffusion, spec: SscsSpec, u: Tensor, draws: Draws, watcher: Watcher = UNWATCHED
 ) -> tuple[Tensor, int]:
-    """See `cld_core.samplers`. One evaluation per step; the watcher sees the middle of each step.
-
-    Raises:
-        RecipeError: the diffusion has no exact part to split off.
-    """
-    if sde.n == 1:
-        raise RecipeError(
-            f"sampling.method=sscs solves a part of the dynamics exactly, and {type(sde).__name__} has no such part. "
-            "Choose sampling.method=em, ode or exponential."
-        )
+    """See `cld_core.samplers`. One evaluation per step; the watcher sees the middle of each step."""
     times = grid_of(spec, sde.schedule)
     middles = [0.5 * (t + t_next) for t, t_next in pairwise(times)]
     kicks = _second_order(sde, tuple(times)) if spec.sscs_order == 2 else _first_order(sde, times)

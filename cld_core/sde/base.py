@@ -73,7 +73,8 @@ class Diffusion(ABC):
     except near a time at which it changes sign. "objective" is "hsm" (the other halves at time 0 are averaged over) or
     "dsm" (they are given).
 
-    A diffusion is defined by the class variables and the abstract constants. It may override `moments` for a faster
+    A diffusion is defined by the class variables and the abstract constants; those of `cld_core.sde` also derive from
+    their spec, which declares their keys. It may override `moments` for a faster
     form, and `_known` for another part of the score that samplers solve exactly. The prior has to be the stationary
     law, and its halves independent.
     """
@@ -130,7 +131,7 @@ class Diffusion(ABC):
 
     def mean(self, t: float | Tensor) -> Tensor:
         """Psi(B(t)), (..., n, n): the mean of u at t is Psi times u at time 0."""
-        return self._at(t, lambda big_b: [self._psi(big_b)])[0]
+        return self._at(t, lambda big_b: self.moments(big_b)[:1])[0]
 
     def factor(self, t: float | Tensor, objective: str = "hsm") -> Tensor:
         """L, (..., n, n): Sigma_t = L L^T is the covariance of u at t given the data, numerical_eps included.
@@ -231,9 +232,6 @@ class Diffusion(ABC):
     def moments(self, big_b: Any) -> tuple[Any, Any]:
         """Psi and the covariance of the noise, Sigma_t for Sigma_0 = 0, (n, n, N) each, at B (N,): see `kernel`."""
         return self._series(self.A)(big_b)
-
-    def _psi(self, big_b: Any) -> Any:
-        return self.moments(big_b)[0]
 
     def _series(self, a: Entries) -> Callable[[Any], tuple[Any, Any]]:
         noise = (0.0,) * (self.n - self.m) + tuple(self.D)

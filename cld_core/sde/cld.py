@@ -19,7 +19,7 @@ _SERIES = [6.0 / math.factorial(k + 3) for k in range(11)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLD(Diffusion):
+class CLD(CldSpec, Diffusion):
     """The diffusion of u = (x, v), data and velocity; the score of v is learned.
 
     Its `moments` are in closed form, a third of a training step of a toy faster than the series and as exact.
@@ -27,12 +27,6 @@ class CLD(Diffusion):
 
     n = 2
     m = 1
-
-    beta0: float = CldSpec.beta0
-    beta1: float = CldSpec.beta1
-    m_inv: float = CldSpec.m_inv
-    gamma: float = CldSpec.gamma
-    numerical_eps: float = CldSpec.numerical_eps
 
     @cached_property
     def mass(self) -> float:
@@ -66,25 +60,16 @@ class CLD(Diffusion):
 
     def moments(self, big_b: Any) -> tuple[Any, Any]:
         """In the variables b = 2B/Gamma and y = v / sqrt(M), in which every entry is a sum of terms of one sign."""
-        b, decay, psi = self._transition(big_b)
-        decay2 = decay * decay
-        z = 2.0 * b
-        mixing = z * decay2
-        noise_xx = gamma3(z, decay2)
-        noise_xv = mixing * b * (1.0 / self.omega)
-        noise_vv = (noise_xx + 2.0 * mixing) * self.mass
-        return psi, _matrix(noise_xx, noise_xv, noise_xv, noise_vv)
-
-    def _psi(self, big_b: Any) -> Any:
-        return self._transition(big_b)[2]
-
-    def _transition(self, big_b: Any) -> tuple[Any, Any, Any]:
-        """b, exp(-b) and Psi."""
         b = self.omega * big_b
         decay = module_of(b).exp(-b)
         mixing = decay * b
         psi = _matrix(decay + mixing, mixing * self.omega, mixing * (-1.0 / self.omega), decay - mixing)
-        return b, decay, psi
+        z, decay2 = 2.0 * b, decay * decay
+        mixing2 = z * decay2
+        noise_xx = gamma3(z, decay2)
+        noise_xv = mixing2 * b * (1.0 / self.omega)
+        noise_vv = (noise_xx + 2.0 * mixing2) * self.mass
+        return psi, _matrix(noise_xx, noise_xv, noise_xv, noise_vv)
 
 
 def _matrix(a: Any, b: Any, c: Any, d: Any) -> Any:

@@ -15,7 +15,7 @@ _FRICTION = 3.0 * math.sqrt(3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HOLD(Diffusion):
+class HOLD(HoldSpec, Diffusion):
     """The diffusion of u = (x, v, a): data, velocity and acceleration. The score of a is learned.
 
     Noise enters a, which drives v, which drives x. At t = 0, v and a are independent, both of variance ``kappa`` M.
@@ -23,12 +23,6 @@ class HOLD(Diffusion):
 
     n = 3
     m = 1
-
-    beta0: float = HoldSpec.beta0
-    beta1: float = HoldSpec.beta1
-    m_inv: float = HoldSpec.m_inv
-    kappa: float = HoldSpec.kappa
-    numerical_eps: float = HoldSpec.numerical_eps
 
     @cached_property
     def omega(self) -> float:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 from cld_core.config.sde import PsldSpec
 
@@ -12,7 +11,7 @@ from .kernel import Entries
 
 
 @dataclass(frozen=True, kw_only=True)
-class PSLD(Diffusion):
+class PSLD(PsldSpec, Diffusion):
     """The diffusion of u = (x, v), data and velocity, with friction and noise in both, critically damped.
 
     Both scores are learned. With ``friction`` 0 there is no noise in x, only the score of v is learned, and it is `CLD`
@@ -20,14 +19,6 @@ class PSLD(Diffusion):
     """
 
     n = 2
-
-    beta0: float = PsldSpec.beta0
-    beta1: float = PsldSpec.beta1
-    friction: float = PsldSpec.friction
-    nu: float = PsldSpec.nu
-    kappa: float = PsldSpec.kappa
-    numerical_eps: float = PsldSpec.numerical_eps
-    triangle: Literal["lower", "upper"] = PsldSpec.triangle
 
     @property
     def m(self) -> int:  # type: ignore[override] # of others, the class says it

@@ -10,15 +10,11 @@ from .kernel import module_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class VPSDE(Diffusion):
+class VPSDE(VpsdeSpec, Diffusion):
     """dx = -beta/2 x dt + sqrt(beta) dw. There is one half: u is x. The two objectives are the same."""
 
     n = 1
     m = 1
-
-    beta0: float = VpsdeSpec.beta0
-    beta1: float = VpsdeSpec.beta1
-    numerical_eps: float = VpsdeSpec.numerical_eps
 
     A = ((-0.5,),)
     D = (1.0,)

@@ -11,7 +11,7 @@ from torch import Tensor
 from cld_core.analytic import gaussian
 from cld_core.config.sampling import SamplingSpec, SplittingSpec
 from cld_core.samplers import sample
-from cld_core.samplers.splitting import Form, evaluating
+from cld_core.samplers.splitting import evaluating
 from cld_core.sde import Diffusion
 
 
@@ -78,7 +78,7 @@ def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> T
 def _drawn(sde: Diffusion, spec: SamplingSpec) -> tuple[int, int]:
     """Numbers that a sampler draws at once, and how often."""
     if isinstance(spec, SplittingSpec):
-        per_step = sum(evaluating(sde, Form(scheme=spec.scheme, reduced=spec.reduced)))
+        per_step = sum(evaluating(sde, spec))
         return (sde.m, (spec.nfe - int(spec.denoise)) // per_step) if spec.scheme in spec.stochastic else (0, 0)
     width = {"em": sde.m, "sscs": sde.n}.get(spec.method, sde.n if getattr(spec, "eta", 0.0) else 0)
     steps = getattr(spec, "nfe", 0) - int(spec.denoise) if width else 0

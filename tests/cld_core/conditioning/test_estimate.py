@@ -26,8 +26,8 @@ def by_bayes(sde, law, u, t):
     c = torch.linalg.solve(sde.factor(t) @ sde.factor(t).T, psi)
     informed = torch.einsum("i,bid->bd", c, u.unflatten(1, (sde.n, -1)))
     each = (law.means / law.std**2 + informed[:, None]) / (law.std**-2 + psi @ c)
-    log_joint, _ = law.score(sde)._log_joint(u, t)
-    return (log_joint.softmax(1)[:, :, None] * each).sum(1)
+    responsibility = torch.softmax(law.score(sde)._log_joint(u, t)[0], dim=1)
+    return (responsibility[:, :, None] * each).sum(1)
 
 
 @SDES

@@ -29,7 +29,7 @@ def model() -> Model:
 @pytest.mark.parametrize("name", CASES)
 def test_log_densities_are_those_of_the_mixture_or_of_a_component(model, name, label):
     observation, law = CASES[name], diamond()
-    matrix = observation.operator.apply(torch.eye(2)).T
+    matrix = observation.apply(torch.eye(2)).T
     law = law if label is None else GaussianMixture(law.means[label : label + 1], law.std)
     given = law.given(matrix, observation.y, observation.sigma)
     density = conditional.ConditionalDensity.of(model, observation, label)

@@ -8,7 +8,6 @@ import torch
 from torchdiffeq import odeint
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.errors import RecipeError
 from cld_core.samplers import BLOCK, sample, stream
 from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
@@ -152,12 +151,6 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
     assert sum(calls) == int(out.nfe_each.sum())
     if spec.method != "ode":
         assert out.nfe == 30 == len(calls)
-
-
-def test_sscs_needs_a_velocity():
-    sde = VPSDE()
-    with pytest.raises(RecipeError, match=r"Choose sampling\.method=em, ode or exponential"):
-        sample(gaussian().score(sde), sde, spec_of("sscs"), SampleNoise(0, first=0, last=2), (2,))
 
 
 @pytest.mark.parametrize("grid", ["linear", "quadratic", "power"])

@@ -10,7 +10,7 @@ from cld_core.analytic import diamond, gaussian
 from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.samplers import sample
-from cld_core.samplers.splitting import Form, evaluating, steps
+from cld_core.samplers.splitting import evaluating, steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance
@@ -45,7 +45,7 @@ def last_step(sde, noise=(), **keys):
         return (1.3 + t) * torch.sin(sde.scored(u)) - 0.3
 
     z = numbers(4, sde.n)
-    per_step = sum(evaluating(sde, Form(scheme=keys["scheme"], reduced=keys.get("reduced", True))))
+    per_step = sum(evaluating(sde, spec_of("splitting", **keys)))
     spec = spec_of("splitting", nfe=per_step, eps=0.8, denoise=False, grid="linear", **keys)
     out = sample(score, sde, spec, GivenNoise(z, *noise), (1,))
     return [sde.prior(z)[:, [0]], sde.prior(z)[:, [1]]], [out.x, out.v], score
@@ -101,7 +101,7 @@ def test_without_lambda_a_conjugate_step_is_the_exponential_one(sde):
 
 
 def test_lambda_multiplies_the_transition_by_what_euler_makes_of_its_exponential():
-    plain, shifted = (steps(RISING, (1.0, 0.5), Form(scheme="euler", strength=s)) for s in (0.0, 0.4))
+    plain, shifted = (steps(RISING, (1.0, 0.5), spec_of("conjugate", conjugate_lambda=value)) for value in (0.0, 0.4))
     big_d = RISING.schedule.between(0.5, 1.0)
     factor = (1.0 - 0.4 * big_d) * math.exp(0.4 * big_d)
     torch.testing.assert_close(shifted[0][0].matrix, factor * plain[0][0].matrix)
@@ -200,8 +200,6 @@ def test_too_few_evaluations_for_a_step_are_refused():
 def test_what_has_no_velocities_is_refused():
     with pytest.raises(RecipeError, match=r"'sampling\.method' cannot be splitting with sde\.name=vpsde"):
         load(RECIPES / "toy.yaml", ["sde.name=vpsde", "objective.name=dsm", "sampling.method=splitting"])
-    with pytest.raises(RecipeError, match=r"VPSDE has no velocities\. Choose sampling\.method=em"):
-        sample(gaussian(d=1).score(VP), VP, spec_of("splitting", nfe=9), SampleNoise(0, first=0, last=2), (1,))
 
 
 @pytest.mark.parametrize(
