@@ -4,7 +4,6 @@ And how a recipe differs from the one that it builds on.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def sections() -> dict[str, str]:
     return {path: entry.doc for path, entry in known(default_specs()).items() if entry.is_section}
 
 
-def keys() -> dict[str, Meanings]:
+def keys() -> Mapping[str, Meanings]:
     """All keys, with whichever variants, in the order of the recipe."""
     found: dict[str, dict[Entry, tuple[str, ...]]] = {}
     for path, entry in known(default_specs()).items():
@@ -114,25 +113,17 @@ class Difference:
     place: str
 
 
-def from_base(
-    path: Path, overrides: Sequence[str] = (), profile: Path | None = None
-) -> tuple[Path | None, list[Difference]]:
+def from_base(path: Path, overrides: Sequence[str] = (), profile: Path | None = None) -> tuple[Path, list[Difference]]:
     """The recipe at the end of the chain of `extends`, and how what `load` gives differs from it.
 
-    What the command line sets comes first. A file that extends nothing is its own base. If an ancestor is no complete
-    recipe by itself, the next one is the base; None if none is.
+    What the command line sets comes first. A file that extends nothing is its own base.
 
     Raises:
-        RecipeError: as `load`.
+        RecipeError: as `load`; also if the base is not a complete recipe by itself.
     """
     recipe, where = load_with_places(path, overrides, profile)
-    for layer in file_layers(path):
-        with suppress(RecipeError):
-            base = layer.path or path
-            before = leaves(load(base).to_dict())
-            break
-    else:
-        return None, []
+    base = file_layers(path)[0].path or path
+    before = leaves(load(base).to_dict())
     found = [
         Difference(
             key=key,

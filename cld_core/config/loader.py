@@ -355,10 +355,7 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     try:
         text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
         content, lines = parse(text, name)
-    except UnicodeDecodeError as error:
-        problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
-        raise RecipeError(f"{name}: {problem}.") from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL, or a file that is not UTF-8
         if passes(error):
             raise
         fix = "`cldctl recipes` lists the available recipes"

@@ -21,13 +21,11 @@ class SamplingSpec:
         needs_split: the method needs a diffusion that is `splittable`.
         adaptive: each sample has its own steps.
         needs_solution: the method needs a solution that was fitted to the network, `cld_core.solutions`.
-        noiseless: it draws no noise after the prior, whatever its keys are.
     """
 
     needs_split: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     needs_solution: ClassVar[bool] = False
-    noiseless: ClassVar[bool] = False
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -52,7 +50,7 @@ class SamplingSpec:
     @property
     def follows_flow(self) -> bool:
         """Whether it approximates the probability flow: it draws no noise after the prior."""
-        return self.noiseless
+        return False
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
@@ -74,7 +72,7 @@ class OdeSpec(SamplingSpec):
     """The probability flow, by an adaptive solver that chooses its own number of network evaluations."""
 
     adaptive: ClassVar[bool] = True
-    noiseless: ClassVar[bool] = True
+    follows_flow = True
 
     method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
@@ -189,7 +187,7 @@ class GddimSpec(FixedStepSpec):
 class ConjugateSpec(FixedStepSpec):
     """Euler steps after a change of variables: lambda-DDIM of arXiv 2310.07894."""
 
-    noiseless: ClassVar[bool] = True
+    follows_flow = True
     auto_grid: ClassVar[str] = "power"
 
     method: Literal["conjugate"] = key("conjugate", "conjugate integrator (lambda-DDIM)")
@@ -241,7 +239,7 @@ class SplittingSpec(FixedStepSpec):
 @dataclass(frozen=True, kw_only=True)
 class TunedSpec(SamplingSpec):
     needs_solution: ClassVar[bool] = True
-    noiseless: ClassVar[bool] = True
+    follows_flow = True
 
     method: Literal["tuned"] = key("tuned", "times and coefficients fitted to the network by `cldctl tune`")
     nfe: int = key(10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000)

@@ -96,7 +96,7 @@ def leaves(node: Mapping[str, Any]) -> dict[str, Any]:
 
 def _anchored(spec: Any, folder: Path) -> Any:
     changes = {}
-    for name, entry in entries(type(spec)).items():
+    for name, entry in entries(spec.__class__).items():
         value = getattr(spec, name)
         if dataclasses.is_dataclass(value):
             changes[name] = _anchored(value, folder)

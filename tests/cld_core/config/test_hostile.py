@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
-from cld_core.config.loader import MAX_BYTES
+from cld_core.config import dump, from_dict, load, load_frozen, with_overrides
+from cld_core.config.loader import MAX_BYTES, anchored_overrides
 from cld_core.errors import RecipeError
 from cld_core.run import RunFolder
 from cld_core.run.events import Requested
@@ -81,7 +81,7 @@ def test_a_hostile_file(tmp_path, text, words):
     "content", [b"\xff\xfen\x00", b"name: \xc3\x28\n", "name: \ud800".encode("utf-8", "surrogatepass")]
 )
 def test_what_is_not_utf_8(tmp_path, content):
-    assert "not a text file" in refusal(write(tmp_path, content))
+    assert "codec can't decode" in refusal(write(tmp_path, content))
 
 
 def test_a_byte_order_mark_changes_nothing(tmp_path):
