@@ -215,13 +215,13 @@ def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, fl
     """A sort key: how far a network is from the one that a solution was fitted to; among equals, the newest first."""
     created = real(solution.about.get("created")) or 0.0
     apart = abs(solution.step - network.step)
-    return not _same_average(solution, network), not _same_checkpoint(solution, network), apart, -created
+    return solution.ema_length != network.ema_length, not _same_checkpoint(solution, network), apart, -created
 
 
 def moved_on(solution: Solution, network: Network) -> str | None:
     """A description of how a network differs from the one that a solution was fitted to; None if it does not."""
     text = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
-    if not _same_average(solution, network):
+    if solution.ema_length != network.ema_length:
         fitted, used = (_shown(one.ema_length) for one in (solution, network))
         return f"{text} the weights of ema.length={fitted}, not {used}"
     if solution.step != network.step:
@@ -231,12 +231,8 @@ def moved_on(solution: Solution, network: Network) -> str | None:
     return None
 
 
-def _same_average(solution: Solution, network: Network) -> bool:
-    return _shown(solution.ema_length) == _shown(network.ema_length)
-
-
 def _shown(length: float | None) -> str:
-    """The form used in files and messages."""
+    """The form used in messages."""
     return "null" if length is None else f"{length:g}"
 
 

@@ -173,13 +173,8 @@ def override(text: str) -> tuple[str, Any]:
         raise RecipeError(f"{COMMAND_LINE}: {shown(text)} {problem}. Write KEY=VALUE, for example train.steps=1000.")
     section, _, last = name.rpartition(".")
     fix = f"Quote it: '{name}=\"...\"'"
-    try:
-        content, _ = parse(f"{last}: {value}", COMMAND_LINE, section)
-    except RecipeError as error:
-        if isinstance(error.__cause__, _Refused | RecursionError):
-            raise
-        raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML. {fix}.") from error
-    if not isinstance(content, dict) or list(content) != [last]:
+    content, _ = parse(f"{last}: {value}", COMMAND_LINE, section, fix)
+    if list(content) != [last]:
         raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. {fix}.")
     return name, content[last]
 
@@ -260,7 +255,9 @@ def printed(path: str | Path) -> str:
 
 # A command reads the same few files several times, and YAML is most of what reading a recipe takes.
 @functools.lru_cache(maxsize=64)
-def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapping[str, int]]:
+def parse(
+    text: str, source: str, section: str | None = None, fix: str = "Fix the indentation or the quotes"
+) -> tuple[Any, Mapping[str, int]]:
     """The content of a YAML document, None if it is empty, and for each dotted key its line, from 1.
 
     Both are kept for the next reader, so nobody may change them.
@@ -268,6 +265,7 @@ def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapp
     Args:
         source: what messages call the document.
         section: what the keys are in, of texts without lines that people know.
+        fix: how to make YAML of it.
 
     Raises:
         RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no recipe can have.
@@ -279,7 +277,7 @@ def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapp
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         if not isinstance(error, _Refused):
-            problem = f"not valid YAML ({problem or str(error).splitlines()[0]}). Fix the indentation or the quotes"
+            problem = f"not valid YAML ({problem or str(error).splitlines()[0]}). {fix}"
         line = f", line {mark.line + 1}" if mark is not None and section is None else ""
         raise RecipeError(f"{source}{line}: {problem}.") from error
     except RecursionError as error:

@@ -81,7 +81,7 @@ def test_extends_overrides_and_defaults(tmp_path):
         ("plugins=3", ["'plugins' cannot be 3", "a list, each a text"]),
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("nonsense", ["KEY=VALUE"]),
-        ("data.name={", ["not YAML", "data.name={", "Quote it"]),
+        ("data.name={", ["not valid YAML", "Quote it: 'data.name="]),
     ],
 )
 def test_a_wrong_override_is_answered_with_the_right_one(override, words):
