@@ -26,6 +26,7 @@ import cld_core
 from benchmarks import harness
 from benchmarks.diamond import LAW, TRUE_LOG_DENSITY, exact, floor, sliced_w2, truth
 from cld_core import samplers
+from cld_core.codec import from_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.model import Model
 from cld_core.run import RunFolder
@@ -154,7 +155,7 @@ def main() -> None:
         if arguments.save is not None:
             arguments.save.write_text(json.dumps([[name, solution.content()] for name, solution in solutions]))
     if arguments.load is not None:
-        solutions += [(name, Solution.of_content(one)) for name, one in json.loads(arguments.load.read_text())]
+        solutions += [(name, from_plain(Solution, one)) for name, one in json.loads(arguments.load.read_text())]
 
     for text in arguments.run:
         run, model = loaded(text)

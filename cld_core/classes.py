@@ -62,12 +62,15 @@ class Classes:
         """H of the class of an example, in nats."""
         return -sum(share * math.log(share) for share in self.shares if share)
 
-    def index(self, label: int | str) -> int:
+    def index(self, label: Any) -> int:
         """The label that a name or a number stands for; a text is looked up among the names first.
 
         Raises:
             UsageError: there is no such class; says which there are.
         """
+        if not isinstance(label, int | str) or isinstance(label, bool):
+            text = f"a label is a number or the name of a class, not {one_line(repr(label), 80)}"
+            raise UsageError(f"{text}: {self}. Use one of them.")
         if isinstance(label, str) and label in self.names:
             return self.names.index(label)
         if isinstance(label, int) or is_count(label.removeprefix("-")):
@@ -84,14 +87,9 @@ class Classes:
             UsageError: there is no such class, or another number of them.
         """
         labels = list(label) if isinstance(label, Iterable) and not isinstance(label, str) else [label] * n
-        for one in labels:
-            if not isinstance(one, int | str) or isinstance(one, bool):
-                text = f"a label is a number or the name of a class, not {one_line(repr(one), 80)}"
-                raise UsageError(f"{text}: {self}. Use one of them.")
         if len(labels) != n:
             raise UsageError(f"{len(labels)} labels for {n} examples. Give one, or one for each.")
-        known = {one: self.index(one) for one in dict.fromkeys(labels)}
-        return [known[one] for one in labels]
+        return list(map(self.index, labels))
 
     def drawn(self, first: int, last: int) -> list[int]:
         """Labels of the samples ``first <= i < last``: each depends on i alone, and all have their frequencies.

@@ -1,7 +1,7 @@
 """Records as JSON: the one way from dataclasses to what a file or a line of a ledger holds, and back.
 
-A record is a dataclass. What JSON has no word for follows from the annotations of its fields: tuples, nested records,
-literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts can be written as UTF-8.
+A record is a dataclass. What JSON has no word for follows from the annotations of its fields: tuples of one type,
+nested records, literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts can be written as UTF-8.
 
 Fields that a record does not have are ignored, unless one of its fields keeps them (`keeping`). A `TypedDict` whose
 fields may all be missing keeps unknown fields, and leaves out those that do not fit: files that people look at are of
@@ -10,7 +10,6 @@ use even if a part of them is damaged.
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from cld_core.errors import CldError
 from cld_core.files import MAX_JSON_BYTES, parse_json, read_bytes
 
 T = TypeVar("T")
-# A number that was computed: it may be infinite, or not a number.
+# A number that was computed: it may be too large, infinite, or not a number.
 Result = typing.NewType("Result", float)
 # Beyond this, a number of steps, bytes or seconds is damage.
 MAX_NUMBER = 2**62
@@ -123,10 +122,7 @@ def _default(entry: "dataclasses.Field[Any]") -> Any:
 _PLAIN: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     int: ("a whole number", lambda value: whole(value, -MAX_NUMBER) is not None),
     float: ("a finite number", lambda value: real(value) is not None),
-    Result: (
-        "a number",
-        lambda value: real(value) is not None or (isinstance(value, float) and not math.isfinite(value)),
-    ),
+    Result: ("a number", lambda value: real(value) is not None or isinstance(value, float)),
     str: ("a text", lambda value: text(value) is not None),
     bool: ("true or false", lambda value: isinstance(value, bool)),
     type(None): ("null", lambda value: value is None),
@@ -148,7 +144,7 @@ def _reader(hint: Any, any_word: bool) -> _Reader:
         described = f"one of {', '.join(map(repr, inner))}"
         return _of_plain(described, lambda value: isinstance(value, str | int) and (type(value), value) in words)
     if origin in (tuple, Sequence):
-        return _of_tuple(inner, any_word)
+        return _of_tuple(_reader(inner[0] if inner else Any, any_word))
     if origin in (dict, Mapping):
         return _of_mapping(_reader(inner[1] if inner else Any, any_word))
     if typing.is_typeddict(hint):
@@ -184,18 +180,11 @@ def _of_union(options: Sequence[_Reader]) -> _Reader:
     return read
 
 
-def _of_tuple(inner: tuple[Any, ...], any_word: bool) -> _Reader:
-    fixed = bool(inner) and Ellipsis not in inner
-    readers = [_reader(entry, any_word) for entry in inner if entry is not Ellipsis] or [_reader(Any, any_word)]
-
+def _of_tuple(entry: _Reader) -> _Reader:
     def read(plain: Any, place: str) -> Any:
         if not isinstance(plain, list | tuple):
             raise _misfit(place, plain, "a list")
-        if fixed and len(plain) != len(readers):
-            raise _misfit(place, plain, f"a list of {len(readers)}")
-        each = readers if fixed else readers * len(plain)
-        pairs = enumerate(zip(each, plain, strict=True))
-        return tuple(one(entry, f"{place}[{number}]") for number, (one, entry) in pairs)
+        return tuple(entry(one, f"{place}[{number}]") for number, one in enumerate(plain))
 
     return read
 
@@ -212,12 +201,12 @@ def _of_loose(kind: Any, any_word: bool) -> _Reader:
     readers = {name: _reader(hint, any_word) for name, hint in typing.get_type_hints(kind).items()}
 
     def read(plain: Any, place: str) -> Any:
-        values = {}
-        for name, value in _object(plain, place).items():
+        values = dict(_object(plain, place))
+        for name in readers.keys() & values.keys():
             try:
-                values[name] = readers[name](value, _inside(place, name)) if name in readers else value
+                values[name] = readers[name](values[name], _inside(place, name))
             except RecordError:
-                continue
+                del values[name]
         return values
 
     return read

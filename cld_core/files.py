@@ -28,7 +28,7 @@ T = TypeVar("T")
 # A ledger of a million events fits.
 MAX_BYTES = 256 * 2**20
 MAX_JSON_BYTES = 64 * 2**20
-# Bytes that are asked for beyond what a file had when it was opened.
+# Bytes that are asked for beyond what a file had when it was opened: it may have grown.
 _MORE = 2**16
 # What says that there is no such file, or something else in its place. Anything else may pass, such as a server that is
 # away for a while.
@@ -99,26 +99,18 @@ def read_bytes(path: Path, *, limit: int = MAX_BYTES, follow: bool = False) -> b
     """
     # Not `opened`: a stream asks the file system for twice as much, and that of a cluster is slow.
     descriptor, status = _regular(path, os.O_RDONLY | (0 if follow else os.O_NOFOLLOW))
+    content = b""
     try:
-        content = _read_up_to(descriptor, limit + 1, status.st_size)
+        # Mostly one call.
+        while part := os.read(descriptor, min(status.st_size, limit) + _MORE):
+            content += part
+            if len(content) > limit:
+                raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+            if len(content) == status.st_size:
+                break
     finally:
         os.close(descriptor)
-    if len(content) > limit:
-        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
     return content
-
-
-def _read_up_to(descriptor: int, most: int, size: int) -> bytes:
-    """The first ``most`` bytes of a file that had ``size`` bytes when it was opened; one call, if it still has."""
-    parts, length = [], 0
-    while length < most:
-        wanted = min(most, max(size + 1, length + _MORE)) - length
-        part = os.read(descriptor, wanted)
-        parts.append(part)
-        length += len(part)
-        if not part or (len(part) < wanted and length == size):
-            break
-    return b"".join(parts)
 
 
 def parse_json(text: str | bytes) -> Any:

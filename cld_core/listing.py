@@ -1,6 +1,6 @@
 """The runs of a folder as a table, by what their folders alone tell. Loads no torch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, overload
@@ -67,9 +67,6 @@ class Runs(Sequence[Run]):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def __iter__(self) -> Iterator[Run]:
-        return iter(self._rows)
 
     def __contains__(self, value: object) -> bool:
         """Whether there is a run of this name, or this row."""

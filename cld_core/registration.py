@@ -1,8 +1,7 @@
 """What plug-ins register (docs/howto/plug-ins.md), beside what cldctl ships, in one table for each kind of thing."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +20,21 @@ class Variant:
     implementation: str | Callable[..., Any]
 
 
-# What `add` was called with: the table, the name and the entry.
+# The table, the name and the entry.
 Registration = tuple[str, str, Any]
 
 _TABLES: dict[str, dict[str, Any]] = {name: {} for name in (*SECTIONS, *OTHERS)}
 _SHIPPED: dict[str, frozenset[str]] = dict.fromkeys(_TABLES, frozenset())
-_registered: list[Registration] = []
+# All that was registered, in this order.
+registered: list[Registration] = []
 
 
 def register(section: str, name: str, implementation: Any, spec: type | None = None) -> None:
     """Register what a recipe, or a command, may name.
 
     Args:
-        section: "data", "sde", "network", "objective" or "sampling"; or "metrics", "rows", "loggers" or "extractors".
+        section: "data", "sde", "network", "objective" or "sampling"; or "metrics", "rows", "loggers", "extractors" or
+            "toys".
         implementation: what is called, or "module:attribute", which is imported when it is needed.
         spec: of the sections of a recipe, the frozen dataclass of the section's keys.
 
@@ -42,17 +43,13 @@ def register(section: str, name: str, implementation: Any, spec: type | None = N
     """
     if section in SECTIONS and (spec is None or not dataclasses.is_dataclass(spec)):
         raise RecipeError(f"{section} {name!r} is registered without its spec. Pass the dataclass of its keys.")
-    add(section, name, implementation if spec is None else Variant(spec, implementation))
-
-
-def add(table: str, name: str, entry: Any) -> None:
-    """As `register`, with the entry as it is in its table."""
-    if table not in _TABLES:
-        raise RecipeError(f"nothing is registered in {table!r}. Choose one of {', '.join(_TABLES)}.")
-    if name in _SHIPPED[table] and _TABLES[table][name] != entry:
-        raise _taken(table, name)
-    _registered.append((table, name, entry))
-    put(table, name, entry)
+    if section not in _TABLES:
+        raise RecipeError(f"nothing is registered in {section!r}. Choose one of {', '.join(_TABLES)}.")
+    entry = implementation if spec is None else Variant(spec, implementation)
+    if name in _SHIPPED[section] and _TABLES[section][name] != entry:
+        raise _taken(section, name)
+    registered.append((section, name, entry))
+    put(section, name, entry)
 
 
 def _taken(table: str, name: str) -> RecipeError:
@@ -62,14 +59,6 @@ def _taken(table: str, name: str) -> RecipeError:
 def put(table: str, name: str, entry: Any) -> None:
     """Put into force what was registered, in place of what has had its name meanwhile."""
     _TABLES[table][name] = entry
-
-
-@contextmanager
-def recorded() -> Iterator[list[Registration]]:
-    """What is registered meanwhile."""
-    begin, found = len(_registered), list[Registration]()
-    yield found
-    found += _registered[begin:]
 
 
 def table(name: str, shipped: Mapping[str, Any]) -> dict[str, Any]:

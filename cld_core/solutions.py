@@ -9,14 +9,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-from cld_core.codec import from_plain, real, to_plain
+from cld_core.codec import find_record, from_plain, real, to_plain
 from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.files import parse_json, read_object
+from cld_core.files import parse_json
 from cld_core.run import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -108,32 +107,13 @@ class Solution:
         return self.rms.get(self.kept, float("inf"))
 
     def content(self) -> dict[str, Any]:
-        """The content of its file: floats with all their digits."""
+        """The content of its file, with the digest for those who look into it: floats with all their digits."""
         return {"digest": self.digest, **to_plain(self)}
-
-    @classmethod
-    def of_content(cls, content: Mapping[str, Any]) -> Self:
-        """A solution from the content of its file.
-
-        Raises:
-            ValueError: it is damaged, or of another version of cldctl.
-        """
-        solution = from_plain(cls, content)
-        if solution.digest != content.get("digest"):
-            raise ValueError("its numbers are not those that were written")
-        return solution
-
-
-def read(file: Path) -> Solution | None:
-    """The solution in a file; None if there is none, or a damaged one."""
-    with contextlib.suppress(ValueError):
-        return Solution.of_content(read_object(file))
-    return None
 
 
 def in_run(run: RunFolder) -> list[Solution]:
     """The solutions in a run's folder; damaged ones are left out."""
-    found = (read(run.tuned / name / FILE) for name in run.tuning_names())
+    found = (find_record(Solution, run.tuned / name / FILE) for name in run.tuning_names())
     return [solution for solution in found if solution is not None]
 
 
@@ -174,9 +154,9 @@ class Solutions:
     @classmethod
     def of_file(cls, about: Mapping[str, str], name: str) -> Self:
         """Those in the metadata of an exported file; none if they are damaged."""
-        found: list[Solution] = []
+        found: Sequence[Solution] = ()
         with contextlib.suppress(ValueError):
-            found = [Solution.of_content(one) for one in from_plain(tuple, parse_json(about.get(_CARRIED, "[]")))]
+            found = from_plain(tuple[Solution, ...], parse_json(about.get(_CARRIED, "[]")))
         return cls(lambda: found, name)
 
     def carried(self, network: Network) -> dict[str, str]:
@@ -235,13 +215,13 @@ def _distance(solution: Solution, network: Network) -> tuple[bool, bool, int, fl
     """A sort key: how far a network is from the one that a solution was fitted to; among equals, the newest first."""
     created = real(solution.about.get("created")) or 0.0
     apart = abs(solution.step - network.step)
-    return not _same_average(solution, network), not _same_checkpoint(solution, network), apart, -created
+    return solution.ema_length != network.ema_length, not _same_checkpoint(solution, network), apart, -created
 
 
 def moved_on(solution: Solution, network: Network) -> str | None:
     """A description of how a network differs from the one that a solution was fitted to; None if it does not."""
     text = f"the tuned sampler of {solution.nfe} evaluations was fitted to"
-    if not _same_average(solution, network):
+    if solution.ema_length != network.ema_length:
         fitted, used = (_shown(one.ema_length) for one in (solution, network))
         return f"{text} the weights of ema.length={fitted}, not {used}"
     if solution.step != network.step:
@@ -251,12 +231,8 @@ def moved_on(solution: Solution, network: Network) -> str | None:
     return None
 
 
-def _same_average(solution: Solution, network: Network) -> bool:
-    return _shown(solution.ema_length) == _shown(network.ema_length)
-
-
 def _shown(length: float | None) -> str:
-    """The form used in files and messages."""
+    """The form used in messages."""
     return "null" if length is None else f"{length:g}"
 
 

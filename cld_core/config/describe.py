@@ -4,7 +4,6 @@ And how a recipe differs from the one that it builds on.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,70 +25,46 @@ _LONGEST = 80  # characters of a value
 Meanings = Mapping[Entry, tuple[str, ...]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A section of a recipe (dotted; "" for the recipe itself).
-
-    Attributes:
-        keys: its dotted keys; in a section with variants, one may mean several things.
-        selector: the dotted key that chooses the variant; None without variants.
-        variants: what each is, by name.
-    """
-
-    name: str
-    doc: str
-    keys: Mapping[str, Meanings]
-    selector: str | None
-    variants: Mapping[str, str]
-
-    def keys_of(self, variant: str) -> dict[str, Meanings]:
-        """The keys of one variant, with what they mean in it."""
-        return {
-            key: {entry: variants}
-            for key, meanings in self.keys.items()
-            for entry, variants in meanings.items()
-            if variant in variants
-        }
+def sections() -> dict[str, str]:
+    """What each section is by its dotted name, in the order of the recipe; each is followed by those in it."""
+    return {path: entry.doc for path, entry in known(default_specs()).items() if entry.is_section}
 
 
-def sections() -> dict[str, Section]:
-    """All sections by name, in the order of the recipe; each is followed by those in it."""
-    found = {"": Entry(Recipe, doc="a complete experiment"), **known(default_specs())}
-    return {path: _section(path, entry.doc, found) for path, entry in found.items() if entry.is_section}
-
-
-def _section(path: str, doc: str, found: Mapping[str, Entry]) -> Section:
-    own = {key: entry for key, entry in found.items() if key.rpartition(".")[0] == path and not entry.is_section}
-    if (section := SECTIONS.get(path)) is None:
-        meanings = {key: {entry: ()} for key, entry in own.items()}
-        return Section(name=path, doc=doc, keys=meanings, selector=None, variants={})
-    # The selector means the same in all variants.
-    keys: dict[str, dict[Entry, tuple[str, ...]]] = {section.selector: {own[section.selector]: ()}}
-    for variant, choice in section.variants.items():
-        for name, entry in entries(choice.spec).items():
-            if name != section.key:
-                of = keys.setdefault(f"{path}.{name}", {})
-                of[entry] = (*of.get(entry, ()), variant)
-    return Section(name=path, doc=doc, keys=keys, selector=section.selector, variants=section.docs)
-
-
-def keys() -> dict[str, Meanings]:
+def keys() -> Mapping[str, Meanings]:
     """All keys, with whichever variants, in the order of the recipe."""
-    return {key: meanings for section in sections().values() for key, meanings in section.keys.items()}
+    found: dict[str, dict[Entry, tuple[str, ...]]] = {}
+    for path, entry in known(default_specs()).items():
+        if (section := SECTIONS.get(path)) is not None:
+            # The selector means the same in all variants.
+            found[section.selector] = {section.entry: ()}
+            for variant, choice in section.variants.items():
+                for name, own in entries(choice.spec).items():
+                    if name != section.key:
+                        of = found.setdefault(f"{path}.{name}", {})
+                        of[own] = (*of.get(own, ()), variant)
+        elif not entry.is_section:
+            found.setdefault(path, {entry: ()})
+    return found
 
 
-def find(name: str) -> tuple[Section, str]:
-    """What has a name: a section and "", a key of it, or one of its variants, as "sde.cld" ("cld").
+def keys_of(section: str, variant: str | None = None) -> dict[str, Meanings]:
+    """The keys that are directly in a section, "" for the recipe itself; or those of a variant, as it means them."""
+    own = {key: meanings for key, meanings in keys().items() if key.rpartition(".")[0] == section}
+    if variant is None:
+        return own
+    return {key: {entry: it} for key, meanings in own.items() for entry, it in meanings.items() if variant in it}
+
+
+def find(name: str) -> tuple[str, str]:
+    """What has a name: a section and "", a section and a key of it, or one of its variants, as "sde.cld" ("cld").
 
     Raises:
         RecipeError: there is none of this name; names the nearest.
     """
-    all_sections = sections()
-    found = {key: (section, key) for section in all_sections.values() for key in section.keys}
-    for path, section in all_sections.items():
-        found |= {path: (section, "")} if path else {}
+    found = {key: (key.rpartition(".")[0], key) for key in keys()} | {path: (path, "") for path in sections()}
+    for path, section in SECTIONS.items():
         for variant in section.variants:
-            found.setdefault(f"{path}.{variant}", (section, variant))
+            found.setdefault(f"{path}.{variant}", (path, variant))
     if name in found:
         return found[name]
     close = nearest(name, found)
@@ -138,25 +113,17 @@ class Difference:
     place: str
 
 
-def from_base(
-    path: Path, overrides: Sequence[str] = (), profile: Path | None = None
-) -> tuple[Path | None, list[Difference]]:
+def from_base(path: Path, overrides: Sequence[str] = (), profile: Path | None = None) -> tuple[Path, list[Difference]]:
     """The recipe at the end of the chain of `extends`, and how what `load` gives differs from it.
 
-    What the command line sets comes first. A file that extends nothing is its own base. If an ancestor is no complete
-    recipe by itself, the next one is the base; None if none is.
+    What the command line sets comes first. A file that extends nothing is its own base.
 
     Raises:
-        RecipeError: as `load`.
+        RecipeError: as `load`; also if the base is not a complete recipe by itself.
     """
     recipe, where = load_with_places(path, overrides, profile)
-    for layer in file_layers(path):
-        with suppress(RecipeError):
-            base = layer.path or path
-            before = leaves(load(base).to_dict())
-            break
-    else:
-        return None, []
+    base = file_layers(path)[0].path or path
+    before = leaves(load(base).to_dict())
     found = [
         Difference(
             key=key,

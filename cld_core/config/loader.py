@@ -31,10 +31,6 @@ MAX_BYTES = 256 * 2**10
 # A value counts each time that an alias repeats it.
 MAX_VALUES = 5000
 MAX_DEPTH = 10
-# A recipe, what it extends, what that extends, and so on.
-MAX_ANCESTORS = 20
-# Of a text with references, and of a text that is referred to.
-MAX_REFERENCE = 1000
 # The place of an override, in messages.
 COMMAND_LINE = "command line"
 
@@ -46,23 +42,16 @@ _OLD_NUMBER = re.compile(r":|^[-+]?0[0-7_]+$")
 # YAML 1.1 takes 1e-4 for text: it wants 1.0e-4.
 _EXPONENT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$", re.ASCII)
 _TEXT = "tag:yaml.org,2002:str"
-_KINDS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map"))
+_TEXT_TAGS = (_TEXT, "tag:yaml.org,2002:timestamp")
+_KINDS = (*_TEXT_TAGS, *(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null", "seq", "map")))
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
-    """Reads numbers such as 1e-4, too, and leaves dates as text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as in the base class
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    """Reads numbers such as 1e-4, too."""
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc] # PyYAML has no types
-    """Quotes every text that `_Loader` or another reader would take for something else, and writes no aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    """Quotes every text that `_Loader` or another reader would take for something else."""
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
@@ -179,19 +168,13 @@ def override(text: str) -> tuple[str, Any]:
         RecipeError: it has another form.
     """
     name, equals, value = text.partition("=")
-    if not equals or not _OVERRIDE.fullmatch(name):
-        raise RecipeError(
-            f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example train.steps=1000."
-        )
+    if not value or not _OVERRIDE.fullmatch(name):
+        problem = "is an override without a value" if equals and not value else "is not an override"
+        raise RecipeError(f"{COMMAND_LINE}: {shown(text)} {problem}. Write KEY=VALUE, for example train.steps=1000.")
     section, _, last = name.rpartition(".")
     fix = f"Quote it: '{name}=\"...\"'"
-    try:
-        content, _ = parse(f"{last}: {value}", COMMAND_LINE, section)
-    except RecipeError as error:
-        if isinstance(error.__cause__, _Refused | RecursionError):
-            raise
-        raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML. {fix}.") from error
-    if not isinstance(content, dict) or list(content) != [last]:
+    content, _ = parse(f"{last}: {value}", COMMAND_LINE, section, fix)
+    if list(content) != [last]:
         raise RecipeError(f"{COMMAND_LINE}: the value of {shown(text)} is not YAML on one line. {fix}.")
     return name, content[last]
 
@@ -224,15 +207,8 @@ def as_overrides(profile: Path) -> tuple[str, ...]:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML that `load` and `load_frozen` read back to an equal recipe.
-
-    Raises:
-        RecipeError: it is too long to be read.
-    """
-    text = to_yaml(literal(recipe.to_dict()))
-    if len(text.encode()) > MAX_BYTES:
-        raise RecipeError(f"{recipe.name}: the recipe has more than {MAX_BYTES} bytes. Shorten its lists and texts.")
-    return text
+    """The recipe as YAML that `load` and `load_frozen` read back to an equal recipe."""
+    return to_yaml(literal(recipe.to_dict()))
 
 
 def dump_changed(recipe: Recipe) -> str:
@@ -279,7 +255,9 @@ def printed(path: str | Path) -> str:
 
 # A command reads the same few files several times, and YAML is most of what reading a recipe takes.
 @functools.lru_cache(maxsize=64)
-def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapping[str, int]]:
+def parse(
+    text: str, source: str, section: str | None = None, fix: str = "Fix the indentation or the quotes"
+) -> tuple[Any, Mapping[str, int]]:
     """The content of a YAML document, None if it is empty, and for each dotted key its line, from 1.
 
     Both are kept for the next reader, so nobody may change them.
@@ -287,6 +265,7 @@ def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapp
     Args:
         source: what messages call the document.
         section: what the keys are in, of texts without lines that people know.
+        fix: how to make YAML of it.
 
     Raises:
         RecipeError: it is not YAML, nested too deeply, too long with its aliases, or has what no recipe can have.
@@ -298,7 +277,7 @@ def parse(text: str, source: str, section: str | None = None) -> tuple[Any, Mapp
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         if not isinstance(error, _Refused):
-            problem = f"not valid YAML ({problem or str(error).splitlines()[0]}). Fix the indentation or the quotes"
+            problem = f"not valid YAML ({problem or str(error).splitlines()[0]}). {fix}"
         line = f", line {mark.line + 1}" if mark is not None and section is None else ""
         raise RecipeError(f"{source}{line}: {problem}.") from error
     except RecursionError as error:
@@ -330,7 +309,7 @@ class _Content:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, f"{path}[{number}]", depth + 1) for number, item in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            return node.value if node.tag == _TEXT else self._number(node, path)
+            return node.value if node.tag in _TEXT_TAGS else self._number(node, path)
         found = {}
         for key, value in node.value:
             if key.tag != _TEXT or not _NAME.fullmatch(key.value):
@@ -374,10 +353,7 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     try:
         text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
         content, lines = parse(text, name)
-    except UnicodeDecodeError as error:
-        problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
-        raise RecipeError(f"{name}: {problem}.") from error
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL, or a file that is not UTF-8
         if passes(error):
             raise
         fix = "`cldctl recipes` lists the available recipes"
@@ -407,8 +383,6 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
         raise RecipeError(f"{place}: {text}. Correct it.")
     chain, file = (*below, os.path.realpath(path)), shipped.parent(parent, path)
-    if len(chain) == MAX_ANCESTORS:
-        raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
     try:
         if (real := os.path.realpath(file)) in chain:
             circle = " -> ".join(map(printed, (*chain, real)))
@@ -416,7 +390,8 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         return [*file_layers(file, chain), layer]
     except RecipeError as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            fix = did_you_mean(Path(parent).stem, shipped.recipes()) or " Correct the name in 'extends'."
+            there = ", ".join(recipes := shipped.recipes())
+            fix = did_you_mean(Path(parent).stem, recipes) or f" Correct the name in 'extends'; recipes: {there}."
             raise RecipeError(f"{place}: extends '{parent}', but there is no {printed(file)}.{fix}") from error
         raise
 
@@ -443,7 +418,7 @@ class _Assembly:
 
     Attributes:
         idle: keys whose overrides are ignored if the chosen variant lacks them.
-        frozen: the layers have no references.
+        frozen: the layers have no references, unless somebody has edited them.
         where: for each dotted key, the place that has set it.
         specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys that there are.
         layers: the dotted keys of the layers so far, without those that later choices of variants have dropped.
@@ -524,12 +499,11 @@ class _Assembly:
             if text == "???":
                 self._refuse(key, "cannot be '???', which means a missing value. Write another text.")
             for match in _REFERENCE.finditer(text):
-                if len(match[1]) % 2 or (match[2] is not None and not self.frozen):
+                if len(match[1]) % 2 or match[2] is not None:
                     continue
                 there = shown(text[match.end(1) :][:40])[1:-1]
-                rule = "a frozen recipe has no references" if self.frozen else "only other keys can be referred to"
                 fix = r"Write ${train.steps}, for example, or \${ for the text ${."
-                self._refuse(key, f"has {there}; {rule}. {fix}")
+                self._refuse(key, f"has {there}; only other keys can be referred to. {fix}")
 
     def _resolved(self) -> dict[str, Any]:
         """The values of the layers as one, with those of the keys that they refer to."""
@@ -537,7 +511,7 @@ class _Assembly:
         texts = [(key, text) for key, value in values.items() for text in _texts(value)]
         references = [(key, text, name) for key, text in texts for name in _references(text)]
         # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are references.
-        if self.frozen or not (self.with_plugins or references):
+        if not references and (self.frozen or not self.with_plugins):
             return {key: _unescaped(value) for key, value in values.items()}
         for key, text, name in references:
             self._check_target(values, key, text, name)
@@ -556,8 +530,6 @@ class _Assembly:
             self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
         if any(map(_references, _texts(target))):
             self._refuse(key, f"refers to {name}, which refers to another key itself. Write one of the values.")
-        if max(map(len, (text, *_texts(target)))) > MAX_REFERENCE:
-            self._refuse(key, f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.")
 
     def _build(self, spec: type, prefix: str, given: Mapping[str, Any]) -> Any:
         """The recipe, or a section of it, with checked values."""

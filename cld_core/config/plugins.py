@@ -13,7 +13,7 @@ from typing import Any
 
 from cld_core.digests import checksum, digest
 from cld_core.errors import CldError, RecipeError
-from cld_core.registration import Registration, put, recorded
+from cld_core.registration import Registration, put, registered
 from cld_core.sanitize import one_line
 
 from .keys import absolute
@@ -45,8 +45,6 @@ def use(plugins: Sequence[str], place: str) -> None:
     """
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
-        if "${" in plugin:
-            raise RecipeError(f"{place}: 'plugins' has {one_line(plugin)!r}. Write it out, without a reference.")
         for table, name, entry in _imported(plugin, place):
             if (other := owners.setdefault((table, name), plugin)) != plugin:
                 text = f"{one_line(plugin)} and {one_line(other)} both register the {table} {name!r}"
@@ -56,8 +54,9 @@ def use(plugins: Sequence[str], place: str) -> None:
 
 def _imported(plugin: str, place: str) -> list[Registration]:
     """What a plug-in registers. Copies of one file are one module, and another version of the file is another one."""
+    before = len(registered)
     # Data on stdout are those of the command.
-    with recorded() as found, contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr):
         try:
             name = _import_file(Path(plugin)) if plugin.endswith(".py") else importlib.import_module(plugin).__name__
         except CldError as error:
@@ -65,7 +64,7 @@ def _imported(plugin: str, place: str) -> list[Registration]:
         except (Exception, SystemExit) as error:  # user code may raise anything
             reason = one_line(f"{type(error).__name__}: {error}", 300)
             raise RecipeError(f"{place}: plug-in {one_line(plugin)!r} cannot be imported: {reason}. {_FIX}") from error
-    return _IMPORTED.setdefault(name, found)
+    return _IMPORTED.setdefault(name, registered[before:])
 
 
 def _import_file(path: Path) -> str:

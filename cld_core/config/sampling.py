@@ -21,13 +21,11 @@ class SamplingSpec:
         needs_split: the method needs a diffusion that is `splittable`.
         adaptive: each sample has its own steps.
         needs_solution: the method needs a solution that was fitted to the network, `cld_core.solutions`.
-        noiseless: it draws no noise after the prior, whatever its keys are.
     """
 
     needs_split: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     needs_solution: ClassVar[bool] = False
-    noiseless: ClassVar[bool] = False
 
     method: str = key("ode", "how samples are drawn")
     eps: float = key(1e-3, "time at which the reverse process ends", gt=0, lt=1)
@@ -52,7 +50,7 @@ class SamplingSpec:
     @property
     def follows_flow(self) -> bool:
         """Whether it approximates the probability flow: it draws no noise after the prior."""
-        return self.noiseless
+        return False
 
     def problems(self) -> Iterator[Problem]:
         """Pairs of keys of this section that do not go together."""
@@ -74,7 +72,7 @@ class OdeSpec(SamplingSpec):
     """The probability flow, by an adaptive solver that chooses its own number of network evaluations."""
 
     adaptive: ClassVar[bool] = True
-    noiseless: ClassVar[bool] = True
+    follows_flow = True
 
     method: Literal["ode"] = key("ode", "adaptive solver of the probability flow")
     rtol: float = key(1e-5, "relative tolerance of the adaptive solver", gt=0)
@@ -193,7 +191,7 @@ class ConjugateSpec(FixedStepSpec):
         scheme, reduced, conjugate, noise_scale: what it is as a `SplittingSpec`.
     """
 
-    noiseless: ClassVar[bool] = True
+    follows_flow = True
     scheme: ClassVar[str] = "euler"
     reduced: ClassVar[bool] = True
     conjugate: ClassVar[bool] = True
@@ -249,7 +247,7 @@ class SplittingSpec(FixedStepSpec):
 @dataclass(frozen=True, kw_only=True)
 class TunedSpec(SamplingSpec):
     needs_solution: ClassVar[bool] = True
-    noiseless: ClassVar[bool] = True
+    follows_flow = True
 
     method: Literal["tuned"] = key("tuned", "times and coefficients fitted to the network by `cldctl tune`")
     nfe: int = key(10, "network evaluations of the tuned sampler, denoising included", ge=2, le=1000)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cld_core.digests import digest
 
@@ -52,8 +52,7 @@ class Recipe:
         Args:
             folder: what relative ones are taken from.
         """
-        anchored: Recipe = _anchored(self, folder)
-        return anchored
+        return cast(Recipe, _anchored(self, folder))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries, in the order of the fields."""
@@ -96,8 +95,8 @@ def leaves(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _anchored(spec: Any, folder: Path) -> Any:
-    changes, cls = {}, spec.__class__
-    for name, entry in entries(cls).items():
+    changes = {}
+    for name, entry in entries(spec.__class__).items():
         value = getattr(spec, name)
         if dataclasses.is_dataclass(value):
             changes[name] = _anchored(value, folder)

@@ -94,7 +94,7 @@ def toy(
             _REGISTRY[name] = mine
         else:
             registration.register("data", name, _SOURCE, ToyDataSpec)
-            registration.add("toys", name, mine)
+            registration.register("toys", name, mine)
         return sampler
 
     return register

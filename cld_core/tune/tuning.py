@@ -214,7 +214,7 @@ class Tuning(Work):
     @property
     def solution(self) -> Solution | None:
         """The result; None until there is one, of the run's present checkpoint if it still has it."""
-        found, checksum = solutions.read(self.folder / solutions.FILE), None
+        found, checksum = find_record(Solution, self.folder / solutions.FILE), None
         with contextlib.suppress(OSError):
             checksum = weights_digest(self.run, self.request.checkpoint_step)
         return found if found is not None and checksum in (None, found.checkpoint) else None

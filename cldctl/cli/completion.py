@@ -94,7 +94,7 @@ def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     elif before in keys and ("=" in words[-1:] or incomplete in ("", "=")):
         yield from _values(keys[before])
     else:
-        sections = _SECTIONS.get(ctx.info_name or "") or [name for name in describe.sections() if name]
+        sections = _SECTIONS.get(ctx.info_name or "") or describe.sections()
         yield from _keys({key: it for key, it in keys.items() if key.partition(".")[0] in sections}, incomplete)
 
 
@@ -121,10 +121,10 @@ def _values(meanings: Iterable[Any]) -> list[str]:
 def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     """Names of sections, and then of keys and variants."""
     from cld_core.config import describe
+    from cld_core.config.registry import SECTIONS
 
-    sections = describe.sections()
-    names = [*filter(None, sections), *describe.keys()]
-    names += [f"{section.name}.{variant}" for section in sections.values() for variant in section.variants]
+    names = [*describe.sections(), *describe.keys()]
+    names += [f"{name}.{variant}" for name, section in SECTIONS.items() for variant in section.variants]
     top = [name for name in names if "." not in name and name.startswith(incomplete)]
     return top if len(top) > 1 else names
 

@@ -55,8 +55,9 @@ def render(
 
     Example: cldctl render cifar10 --changed
     """
-    from cld_core.config import dump, dump_changed, load
+    from cld_core.config import dump, load
     from cld_core.config.describe import dump_with_comments
+    from cld_core.config.loader import dump_changed
     from cldctl.lookup import find_recipe
 
     if comments and changed:

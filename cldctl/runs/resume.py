@@ -9,7 +9,7 @@ from pathlib import Path
 from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
 from cld_core.config import Recipe, plugins
 from cld_core.config.data import ImageDataSpec
-from cld_core.config.loader import as_overrides
+from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
 from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, RecipeError, UsageError
@@ -158,7 +158,7 @@ def ready(
     Raises:
         CldError: as `resume`.
     """
-    from cld_core.config import anchored_overrides, with_overrides
+    from cld_core.config import with_overrides
 
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run, asked.max_age_s, answers, is_abandoned)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cld_core.config import describe, load
-from cld_core.config.describe import Meanings, Section
+from cld_core.config.describe import Meanings
 from cld_core.config.loader import to_yaml_line
 from cld_core.config.registry import SECTIONS
 from cld_core.config.schema import leaves
@@ -23,31 +23,32 @@ def show(name: str | None) -> None:
         RecipeError: there is none of this name; names the nearest.
     """
     if name is None:
-        for section in describe.sections().values():
-            if section.name and "." not in section.name:
-                out.print(strong("", f"{section.name:<10}", f" {section.doc}"))
+        for section, doc in describe.sections().items():
+            if "." not in section:
+                out.print(strong("", f"{section:<10}", f" {doc}"))
         out.print("\n`cldctl explain SECTION` lists the keys of a section.")
         return
     section, part = describe.find(name)
     if not part:
         _section(section)
-    elif part in section.keys:
-        _key(part, section.keys[part])
+    elif part in (keys := describe.keys()):
+        _key(part, keys[part])
     else:
-        doc = f"{section.variants[part]} ({section.selector}={part})"
-        out.print(strong("", f"{section.name}.{part}", f": {doc}"))
-        _table(section.keys_of(part))
+        doc = f"{SECTIONS[section].docs[part]} ({SECTIONS[section].selector}={part})"
+        out.print(strong("", f"{section}.{part}", f": {doc}"))
+        _table(describe.keys_of(section, part))
 
 
-def _section(section: Section) -> None:
-    out.print(strong("", section.name, f": {section.doc}"))
-    for variant, doc in section.variants.items():
-        out.print(f"  {section.selector}={variant}: {doc}")
-    if section.variants:
+def _section(name: str) -> None:
+    sections = describe.sections()
+    out.print(strong("", name, f": {sections[name]}"))
+    if (section := SECTIONS.get(name)) is not None:
+        for variant, doc in section.docs.items():
+            out.print(f"  {section.selector}={variant}: {doc}")
         out.print()
-    _table(section.keys)
-    for inner in describe.sections():
-        if inner.rpartition(".")[0] == section.name:
+    _table(describe.keys_of(name))
+    for inner in sections:
+        if inner.rpartition(".")[0] == name:
             out.print(f"`cldctl explain {inner}` lists the keys of {inner}.")
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from cld_core.config import describe
-from cld_core.config.describe import Meanings, Section
+from cld_core.config.describe import Meanings
 from cld_core.config.keys import Entry
 from cld_core.config.loader import to_yaml_line
+from cld_core.config.registry import SECTIONS
 
 _HEAD = """# Recipe keys
 
@@ -22,11 +23,10 @@ generated from the code that checks recipes.
 def page() -> str:
     """The Markdown of the page."""
     sections = describe.sections()
-    whole = sections.pop("")
-    lines = [f"| [`{name}`](#{name}) | {_cell(section.doc)} |" for name, section in sections.items() if "." not in name]
-    lines += ["", "Outside sections:", *_table(_rows(whole.keys))]
-    for section in sections.values():
-        lines += ["", f"{'###' if '.' in section.name else '##'} {section.name}", *_section(section)]
+    lines = [f"| [`{name}`](#{name}) | {_cell(doc)} |" for name, doc in sections.items() if "." not in name]
+    lines += ["", "Outside sections:", *_table(_rows(describe.keys_of("")))]
+    for name in sections:
+        lines += ["", f"{'###' if '.' in name else '##'} {name}", *_section(name)]
     return _HEAD + "\n".join(lines) + "\n"
 
 
@@ -36,16 +36,16 @@ def names() -> set[str]:
     return {name for name in known if "." in name}
 
 
-def _section(section: Section) -> Iterator[str]:
-    if section.selector is None:
-        yield from _table(_rows(section.keys))
+def _section(name: str) -> Iterator[str]:
+    if (section := SECTIONS.get(name)) is None:
+        yield from _table(_rows(describe.keys_of(name)))
         return
-    yield from _table(_rows({section.selector: section.keys[section.selector]}))
+    yield from _table(((section.selector, section.entry),))
     tables: dict[tuple[tuple[str, Entry], ...], list[str]] = {}
     for variant in section.variants:
-        tables.setdefault(_rows(section.keys_of(variant)), []).append(variant)
+        tables.setdefault(_rows(describe.keys_of(name, variant)), []).append(variant)
     for rows, variants in tables.items():
-        about = section.variants[variants[0]]
+        about = section.docs[variants[0]]
         yield from ("", f"### {section.selector}: {', '.join(variants)}", "", f"{about[0].upper()}{about[1:]}.")
         yield from _table(rows)
 

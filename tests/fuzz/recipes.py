@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from cld_core.config import anchored_overrides, dump, from_dict, load, load_frozen, with_overrides
+from cld_core.config import dump, from_dict, load, load_frozen, with_overrides
+from cld_core.config.loader import anchored_overrides
 from cld_core.config.registry import known, specs_of
 from tests.support.paths import RECIPES
 

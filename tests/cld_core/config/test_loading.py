@@ -69,7 +69,8 @@ def test_extends_overrides_and_defaults(tmp_path):
         ("train.steps='3'", ["'3'", "whole number"]),
         ("train.tf32=1", ["true or false"]),
         ("optim.lr=-1", ["-1", "> 0"]),
-        ("optim.lr=", ["be null", "a number"]),
+        ("optim.lr=null", ["be null", "a number"]),
+        ("optim.lr=", ["'optim.lr=' is an override without a value", "KEY=VALUE"]),
         ("train.ema=1", ["< 1"]),
         ("network.name=resnt", ["'resnet'"]),
         ("network.hidden=3", ["with network.name=mlp"]),
@@ -80,7 +81,7 @@ def test_extends_overrides_and_defaults(tmp_path):
         ("plugins=3", ["'plugins' cannot be 3", "a list, each a text"]),
         ("plugins=nowhere.py", ["nowhere.py' cannot be imported", "Python file"]),
         ("nonsense", ["KEY=VALUE"]),
-        ("data.name={", ["not YAML", "data.name={", "Quote it"]),
+        ("data.name={", ["not valid YAML", "Quote it: 'data.name="]),
     ],
 )
 def test_a_wrong_override_is_answered_with_the_right_one(override, words):
@@ -97,7 +98,7 @@ def test_a_wrong_override_is_answered_with_the_right_one(override, words):
         ("train:\n  steps: [3\n", ["not valid YAML", "line"]),
         ("- 1\n- 2\n", ["mapping of sections"]),
         ("", ["the recipe is empty"]),
-        ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name"]),
+        ("extends: nowhere.yaml\n", ["nowhere.yaml", "Correct the name", "cifar10, "]),
         ("extends: mine.yaml\n", ["circle"]),
         ("train:\n  steps: 1\n  steps: 2\n", ["not valid YAML", "duplicate"]),
     ],

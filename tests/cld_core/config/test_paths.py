@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import anchored_overrides, load, with_overrides
+from cld_core.config import load, with_overrides
+from cld_core.config.loader import anchored_overrides
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 

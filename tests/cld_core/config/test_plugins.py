@@ -8,7 +8,7 @@ import pytest
 import cld_core
 from cld_core import config, registration
 from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
-from cld_core.config.loader import changed_section
+from cld_core.config.loader import anchored_overrides, changed_section
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -166,7 +166,7 @@ def test_overrides_of_plugins_are_anchored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = with_overrides(load(RECIPES / "toy.yaml"), ["plugins=empty.py"])
     assert recipe.plugins == (str(tmp_path / "empty.py"),)
-    (settled,) = config.anchored_overrides(["plugins=empty.py"], recipe, tmp_path)
+    (settled,) = anchored_overrides(["plugins=empty.py"], recipe, tmp_path)
     assert config.override(settled) == ("plugins", [str(tmp_path / "empty.py")])
 
 
