@@ -2,7 +2,7 @@
 
 The lease is a series of numbered files. Whoever creates the next number (a hard link, which is exclusive on local and
 network file systems alike) owns the folder. The number is a fencing token: an owner that sees a higher one has lost.
-The owner changes its file every few seconds. Clocks of different machines are never compared: a process decides whether
+The owner touches its file every few seconds. Clocks of different machines are never compared: a process decides whether
 another owner is alive by watching whether its file still changes.
 
 A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one of death: the owner
@@ -54,7 +54,7 @@ class Lease:
 
     def __init__(self, folder: Path, number: int, owner: dict[str, Any], heartbeat_s: float) -> None:
         self.folder, self.number, self.owner = folder, number, owner
-        self._beat, self._heartbeat_s = 0, heartbeat_s
+        self._heartbeat_s = heartbeat_s
         self.lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
@@ -139,16 +139,10 @@ class Lease:
 
     def _keep_alive(self) -> None:
         # While nobody knows who owns the folder, this goes on: a file that is no longer the newest is read by nobody.
-        while not self._ended.wait(self._heartbeat_s):
-            if not self.owned():
-                return
-            self._beat += 1
-            try:
-                write_json(self._file, {**self.owner, "beat": self._beat})
-            except OSError:
-                # A full disk must not cost the lease: a new modification time is as good a sign of life.
-                with contextlib.suppress(OSError):
-                    os.utime(self._file)
+        while not self._ended.wait(self._heartbeat_s) and self.owned():
+            # Nothing is written: a full disk must not cost the lease.
+            with contextlib.suppress(OSError):
+                os.utime(self._file)
 
 
 def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
@@ -188,8 +182,7 @@ def _holder(file: Path) -> dict[str, Any]:
 
 def held_message(run: Path, holder: dict[str, Any]) -> str:
     """The message for a folder that another job writes into."""
-    known = {**_UNKNOWN, **holder}
-    who = f"job {known['job_id']} (host {known['host']}, process {known['pid']})"
+    who = "job {job_id} (host {host}, process {pid})".format_map({**_UNKNOWN, **holder})
     return f"{run}: {who} is alive and writes into this run. Wait for it, or end it with `cldctl cancel {run.name}`."
 
 
