@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cld_core.codec import from_plain, whole
+from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.files import existing_object, read_bytes, read_object, retried, sync_folder, write_json, write_text
 
@@ -192,7 +193,7 @@ class RunFolder:
             inner.mkdir()
         # A job may start in another working directory, and a continuation in yet another.
         write_text(self.recipe_file, recipe)
-        write_json(self.identity_file, {**identity, "recipe_digest": code.text_digest(recipe)})
+        write_json(self.identity_file, {**identity, "recipe_digest": checksum(self.recipe_file)})
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":

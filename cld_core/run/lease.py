@@ -258,8 +258,6 @@ def _may_take_over(folder: Path, number: int, holder: dict[str, Any], owner: dic
     if alive is not None:
         return not alive
     first, silent_s, blind_s = None, 0.0, 0.0
-    with contextlib.suppress(OSError):
-        first = _mark(folder, number)
     while silent_s < STALE_AFTER_S:
         time.sleep(_LOOK_S)
         try:

@@ -55,7 +55,6 @@ class WandbLogger:
             silent=True,
             disable_git=True,
             disable_code=True,
-            disable_job_creation=True,
             save_code=False,
             x_disable_meta=True,
             init_timeout=_ANSWER_S,
