@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+# First and whole: its modules import each other, and another thread may be importing it, too.
+import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from PIL import Image
 from torch import Tensor
 
@@ -35,7 +36,7 @@ class MlflowLogger:
         assert spec.tracking_uri is not None, "a logger that is on"
         # Models are not registered; without an address of its own, the registry would need one that it can use.
         registry = spec.tracking_uri if urlsplit(spec.tracking_uri).scheme.startswith("http") else "file:///nowhere"
-        self._client: Any = MlflowClient(tracking_uri=spec.tracking_uri, registry_uri=registry)
+        self._client: Any = mlflow.MlflowClient(tracking_uri=spec.tracking_uri, registry_uri=registry)
         self._id = self._continued(self._experiment(spec.experiment, spec.tracking_uri))
 
     def _experiment(self, name: str, uri: str) -> str:
