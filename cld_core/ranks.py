@@ -72,33 +72,28 @@ class Ranks(Place):
             raise UsageError(f"{text}. Raise train.batch_size.")
         return slice(*share(batch, self.rank, self.world_size))
 
-    def from_first(self, value: Any = None) -> Any:
-        """The value that rank 0 passes, on every rank."""
-        if self.world_size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
-        return box[0]
-
     def on_first(self, work: Callable[[], T]) -> T:
         """What ``work``, such as writing, returns on rank 0, while the others wait.
 
         Raises:
             RankError: it failed there, and this is another rank. On rank 0, what ``work`` raised.
         """
-        result: T | None = None
+        if self.world_size == 1:
+            return work()
+        # What it returned, and why it failed.
+        outcome: list[Any] = [None, None]
         problem: Exception | None = None
         if self.is_first:
             try:
-                result = work()
+                outcome[0] = work()
             except Exception as error:
-                problem = error
-        result, message = self.from_first((result, None if problem is None else str(problem)))
+                problem, outcome[1] = error, str(error)
+        dist.broadcast_object_list(outcome, src=0, group=self.control)
         if problem is not None:
             raise problem
-        if message is not None:
-            raise RankError(f"rank 0 could not continue: {message}")
-        return cast(T, result)
+        if outcome[1] is not None:
+            raise RankError(f"rank 0 could not continue: {outcome[1]}")
+        return cast(T, outcome[0])
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of tensors of one shape over the ranks, float64, on the CPU."""

@@ -39,7 +39,7 @@ def mark(run: Path) -> None:
         (run / "run.json").lstat()
         folder = _made(run.parent)
         # Listed before the new one exists: of two processes that mark a run, none removes the other's newer mark.
-        old = _tokens(folder).get(run.name, ()) if before is None else (before[1],)
+        old = tokens(run.parent).get(run.name, ()) if before is None else (before[1],)
         token = secrets.token_hex(8)
         (folder / f"{run.name}.{token}").touch(exist_ok=False)
         _marked[run] = time.monotonic(), token
@@ -61,9 +61,14 @@ def tokens(root: Path) -> Mapping[str, tuple[str, ...]]:
         OSError: they cannot be listed at this moment.
     """
     try:
-        return _tokens(root / FOLDER)
+        names = os.listdir(root / FOLDER)
     except FileNotFoundError:
         return {}
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if match := _MARK.fullmatch(name):
+            found.setdefault(match[1], []).append(match[2])
+    return {name: tuple(sorted(several)) for name, several in found.items()}
 
 
 def newest_mark(root: Path, name: str, known: tuple[str, ...]) -> float:
@@ -101,11 +106,3 @@ def _made(root: Path) -> Path:
         return folder
     folder.chmod(stat.S_IMODE(root.stat().st_mode))
     return folder
-
-
-def _tokens(folder: Path) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    for name in os.listdir(folder):
-        if match := _MARK.fullmatch(name):
-            found.setdefault(match[1], []).append(match[2])
-    return {name: tuple(sorted(several)) for name, several in found.items()}

@@ -11,7 +11,6 @@ Runs of a group share one copy, RUNS/.groups/GROUP/code/, to which the manifest 
 """
 
 import functools
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -171,15 +170,11 @@ def imported(plugins: Sequence[Plugin] = ()) -> str:
         return "live"
 
 
+@functools.cache
 def edited() -> str | None:
     """How the copy that this process runs differs from what was stored, in words; None if it does not, or is none."""
-    return _edited(ROOT)
-
-
-@functools.cache
-def _edited(root: Path) -> str | None:
-    own = read(root)
-    return problem_of(root, own) if own is not None and own.kind == "copy" else None
+    own = read(ROOT)
+    return problem_of(ROOT, own) if own is not None and own.kind == "copy" else None
 
 
 @functools.cache
@@ -191,7 +186,7 @@ def installed() -> str | None:
         record = package.read_text("RECORD") if is_this else None
     except (metadata.PackageNotFoundError, OSError, UnicodeDecodeError):
         return None
-    return None if record is None else text_digest(record)
+    return None if record is None else digest(record)
 
 
 @functools.cache
@@ -215,11 +210,6 @@ def with_copies(plugins: Sequence[str], run: Path) -> tuple[str, ...]:
     files = place(folder, manifest)
     copies = {plugin.path: str(files / plugin.file) for plugin in manifest.plugins}
     return tuple(copies.get(plugin, plugin) for plugin in plugins)
-
-
-def text_digest(content: str) -> str:
-    """SHA-256 of a file with this text."""
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def problem_of(folder: Path, manifest: Manifest) -> str | None:

@@ -36,15 +36,10 @@ RESTARTED_BY_LAUNCHER: tuple[Cause, ...] = ("preempted", "node_failure", "requeu
 # What an attempt was taken away by; anything else that is not an end of the training counts as a crash.
 _TAKEN: tuple[Cause, ...] = ("preempted", "timeout", "terminated", "requeued", "cancelled")
 _AFTER: dict[str, str] = {
-    "finished": "FINISHED",
-    "preempted": "STOPPED",
-    "timeout": "STOPPED",
-    "terminated": "STOPPED",
-    "requeued": "STOPPED",
-    "imported": "STOPPED",
+    **dict.fromkeys((*_TAKEN, "imported"), "STOPPED"),
+    **dict.fromkeys(("killed", "node_failure"), "LOST"),
     "cancelled": "CANCELLED",
-    "killed": "LOST",
-    "node_failure": "LOST",
+    "finished": "FINISHED",
 }
 
 # Why a job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn.

@@ -11,12 +11,13 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cld_core.codec import from_plain, whole
+from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.files import existing_object, read_bytes, read_object, retried, sync_folder, write_json, write_text
 
@@ -192,7 +193,7 @@ class RunFolder:
             inner.mkdir()
         # A job may start in another working directory, and a continuation in yet another.
         write_text(self.recipe_file, recipe)
-        write_json(self.identity_file, {**identity, "recipe_digest": code.text_digest(recipe)})
+        write_json(self.identity_file, {**identity, "recipe_digest": checksum(self.recipe_file)})
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -336,30 +337,18 @@ def _names_in(folder: Path) -> list[str]:
 
 def find_runs(root: str | Path) -> Sequence[RunFolder]:
     """The runs directly under ``root``, oldest first; also those of another format (`RunFolder.format_problem`)."""
-    return sorted(_runs_under(Path(root)), key=_age)
+    return sorted(runs_beginning(root), key=_age)
 
 
-def runs_beginning(root: str | Path, prefix: str) -> list[RunFolder]:
+def runs_beginning(root: str | Path, prefix: str = "") -> list[RunFolder]:
     """The runs directly under ``root`` whose names begin like this; others are not looked at."""
-    return [run for entry in _entries(Path(root)) if entry.name.startswith(prefix) and (run := RunFolder(entry)).exists]
+    # A hidden one is a run that is being made, or whose command was killed.
+    names = [name for name in _names_in(Path(root)) if name.startswith(prefix) and not name.startswith(".")]
+    return [run for name in names if (run := RunFolder(Path(root, name))).exists]
 
 
 def _age(run: RunFolder) -> tuple[float, str]:
     return run.identity().get("created", 0.0), run.name
-
-
-def _runs_under(root: Path) -> Iterator[RunFolder]:
-    for entry in _entries(root):
-        # A hidden one is a run that is being made, or whose command was killed.
-        if not entry.name.startswith(".") and (run := RunFolder(entry)).exists:
-            yield run
-
-
-def _entries(root: Path) -> Sequence[Path]:
-    try:
-        return list(root.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
 
 
 def default_root() -> Path:
@@ -388,6 +377,6 @@ def named(run: str | Path) -> RunFolder:
 
 
 def _none_at(*places: RunFolder) -> NotFoundError:
-    names = [run.name for place in places for run in _runs_under(place.path.parent)]
+    names = [run.name for place in places for run in runs_beginning(place.path.parent)]
     guess = did_you_mean(places[0].name, names) or " `cldctl status` lists the existing runs."
     return NotFoundError(f"no run at {' or '.join(str(place.path) for place in places)}.{guess}")

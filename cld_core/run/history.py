@@ -1,12 +1,14 @@
 """A ledger read in one pass. Readers use this fold; none of them scans the events itself."""
 
-import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
 from .events import CRASHES, Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
+
+# What only `timeline` and the search for the rank that failed first read.
+_TOLD = (events.Requeued, events.DiedEarly, events.RankFailed, events.Unfit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ class History:
         other_code: of sharded work, the last time a task ran other code than it was submitted with.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
-        told: what only `timeline` reads, oldest first.
+        told: starts that failed, and requeues, oldest first.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -110,6 +112,7 @@ class History:
     note: str | None = None
     tags: tuple[str, ...] = ()
     told: list[Event] = field(default_factory=list, compare=False)
+    _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
     _before_request: tuple[int | None, int | None, str | None] = field(default=(None,) * 3, repr=False, compare=False)
@@ -123,6 +126,7 @@ class History:
         history = cls()
         for event in events:
             history._take(event)
+        history.attempts = [history._by_number[number] for number in sorted(history._by_number)]
         return history
 
     def with_progress(self, progress: Mapping[str, Any], saved: Sequence[int] = ()) -> "History":
@@ -208,12 +212,14 @@ class History:
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
         if job_id is not None and not isinstance(event, events.RankFailed | events.OtherCode | events.TaskFailed):
             self.last_of[job_id] = event
+        if isinstance(event, _TOLD):
+            self.told.append(event)
         match event:
             case events.Requested():
                 self._before_request = self.steps, self.from_step, self.code
                 self.request, self.steps, self.from_step, self.code = event, event.steps, event.from_step, event.code
                 self.overrides += event.overrides
-                self.unfit, self.attempts_before = [], len(self.attempts)
+                self.unfit, self.attempts_before = [], len(self._by_number)
             case events.NotSubmitted():
                 self._not_submitted(event)
             case events.Submitted():
@@ -245,25 +251,21 @@ class History:
             case events.Requeued():
                 self.requeued, self.not_requeued = event, None
                 self.avoided[event.job_id] = event.exclude
-                self.told.append(event)
                 # By the order of lines, not by their times: clocks jump.
-                if self.attempts and self.attempts[-1].job_id == event.job_id:
-                    self.requeued_attempts.add(self.attempts[-1].attempt)
+                if self._newest is not None and self._newest.job_id == event.job_id:
+                    self.requeued_attempts.add(self._newest.attempt)
             case events.NotRequeued():
                 self.requeued, self.not_requeued = None, event.reason
             case events.DiedEarly():
                 self.died_early, self.bug = self.died_early + 1, None
-                self.told.append(event)
             case events.Crashed():
                 self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
                 self.failures.append(event)
             case events.RankFailed():
                 self.failures.append(event)
-                self.told.append(event)
             case events.Unfit():
                 self.failures.append(event)
                 self.unfit.append(event)
-                self.told.append(event)
                 self.not_begun[event.job_id] = f"unfit: {event.reason}"
             case events.RecipeEdited():
                 self.edited = event.values
@@ -295,33 +297,26 @@ class History:
             self.steps, self.from_step, self.code = self._before_request
         self.request = event
 
-    def _set(self, attempt: Attempt) -> None:
-        place = self._place(attempt.attempt)
-        self.attempts[place : place + (self._numbered(attempt.attempt) is not None)] = [attempt]
+    @property
+    def _newest(self) -> Attempt | None:
+        """The attempt that started last: only that one can be without an end."""
+        return None if self._newest_start is None else self._by_number[self._newest_start]
 
-    def _numbered(self, attempt: int) -> Attempt | None:
-        place = self._place(attempt)
-        found = self.attempts[place] if place < len(self.attempts) else None
-        return found if found is not None and found.attempt == attempt else None
-
-    def _place(self, attempt: int) -> int:
-        """Where the attempt of a number is, or would be."""
-        return bisect.bisect_left(self.attempts, attempt, key=lambda it: it.attempt)
+    def _set(self, attempt: Attempt, **known: Any) -> None:
+        self._by_number[attempt.attempt] = replace(attempt, **known)
 
     def _imported(self, event: events.Imported) -> None:
         self.imported_step = event.step
-        self._set(
-            Attempt(
-                time=event.time,
-                attempt=0,
-                job_id=None,
-                step=event.step,
-                ended=event.time,
-                cause="finished" if event.finished else "imported",
-                last_step=event.step,
-                detail=f"imported from {event.source}",
-                noted_end=True,
-            )
+        self._by_number[0] = Attempt(
+            time=event.time,
+            attempt=0,
+            job_id=None,
+            step=event.step,
+            ended=event.time,
+            cause="finished" if event.finished else "imported",
+            last_step=event.step,
+            detail=f"imported from {event.source}",
+            noted_end=True,
         )
 
     def _started(self, event: events.Started) -> None:
@@ -329,39 +324,37 @@ class History:
         self.unfit = []
         self.request = self.from_step = self.bug = self.not_requeued = None
         self.died_early = 0
-        # Only the attempt that started last can be without an end.
-        open_one = None if self._newest_start is None else self._numbered(self._newest_start)
-        if open_one is not None and open_one.cause is None:
-            self._set(replace(open_one, cause="killed", ended=event.time))
+        if self._newest is not None and self._newest.cause is None:
+            self._set(self._newest, cause="killed", ended=event.time)
         self._newest_start = event.attempt
-        before = self._numbered(event.attempt - 1)
+        before = self._by_number.get(event.attempt - 1)
         if before is not None and before.last_step is None:
-            self._set(replace(before, last_step=event.reached, ended=event.heard or before.ended))
+            self._set(before, last_step=event.reached, ended=event.heard or before.ended)
         elif before is not None and (before.last_step or 0) < event.step and not rewound:
             # Its end tells what it had reported; this start, what it had saved.
-            self._set(replace(before, last_step=event.step))
-        self._set(Attempt(**vars(event), asked=self.code, rewound=rewound))
+            self._set(before, last_step=event.step)
+        self._by_number[event.attempt] = Attempt(**vars(event), asked=self.code, rewound=rewound)
 
     def _ended(self, event: events.Ended) -> None:
         self.bug = event.detail if event.bug else None
-        before = self._numbered(event.attempt)
+        before = self._by_number.get(event.attempt)
         if before is None:
             return
         was_asked = event.cause == "terminated" and before.job_id in self.cancelled
         cause: Cause = "cancelled" if was_asked else event.cause
-        end = replace(before, cause=cause, ended=event.time, last_step=event.step, detail=event.detail)
-        self._set(replace(end, bug=event.bug, noted_end=True))
+        end = {"cause": cause, "ended": event.time, "last_step": event.step, "detail": event.detail}
+        self._set(before, **end, bug=event.bug, noted_end=True)
         self._nothing_since(event.attempt)
 
     def _explained(self, event: events.Explained) -> None:
-        before = self._numbered(event.attempt)
+        before = self._by_number.get(event.attempt)
         if before is None:
             return
-        self._set(replace(before, cause=event.cause, ended=before.ended or event.time))
+        self._set(before, cause=event.cause, ended=before.ended or event.time)
         if before.ended is None:
             self._nothing_since(event.attempt)
 
     def _nothing_since(self, attempt: int) -> None:
         """What was decided before the newest attempt ended was about an earlier one."""
-        if self.last is not None and attempt == self.last.attempt:
+        if attempt == self._newest_start:
             self.requeued = self.given_up = None

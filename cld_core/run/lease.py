@@ -2,7 +2,7 @@
 
 The lease is a series of numbered files. Whoever creates the next number (a hard link, which is exclusive on local and
 network file systems alike) owns the folder. The number is a fencing token: an owner that sees a higher one has lost.
-The owner changes its file every few seconds. Clocks of different machines are never compared: a process decides whether
+The owner touches its file every few seconds. Clocks of different machines are never compared: a process decides whether
 another owner is alive by watching whether its file still changes.
 
 A file system may fail for a moment. Then nothing is known, which is neither a sign of life nor one of death: the owner
@@ -27,8 +27,9 @@ from cld_core.files import existing_object, retried, write_json
 
 from . import process
 
-HEARTBEAT_S = 5.0
-STALE_AFTER_S = 45.0
+HEARTBEAT_S, STALE_AFTER_S = 5.0, 45.0
+# Seconds between two looks at another owner.
+_LOOK_S = 1.0
 KEPT_NUMBERS = 4
 # Seconds for which a question about the owner is repeated while the file system fails.
 PATIENCE_S = 10.0
@@ -52,9 +53,8 @@ class _Owner(TypedDict, total=False):
 class Lease:
     """Ownership of a run folder, renewed by a thread until `release`; ``lost`` once another owner was seen."""
 
-    def __init__(self, folder: Path, number: int, owner: dict[str, Any], heartbeat_s: float) -> None:
+    def __init__(self, folder: Path, number: int, owner: dict[str, Any]) -> None:
         self.folder, self.number, self.owner = folder, number, owner
-        self._beat, self._heartbeat_s = 0, heartbeat_s
         self.lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_alive, name="lease", daemon=True)
@@ -67,12 +67,10 @@ class Lease:
         *,
         job_id: str,
         restart: int = 0,
-        heartbeat_s: float = HEARTBEAT_S,
-        stale_after_s: float = STALE_AFTER_S,
         within_s: float = 0.0,
         gone: Collection[str] = (),
     ) -> "Lease":
-        """Become the owner of ``folder``, waiting up to ``stale_after_s`` seconds if the current owner may be dead.
+        """Become the owner of ``folder``, waiting up to `STALE_AFTER_S` seconds if the current owner may be dead.
 
         Args:
             gone: ids of jobs that have ended, as their launcher says: nobody waits for a sign of life of those.
@@ -92,8 +90,8 @@ class Lease:
             # Tells a file that was created, although the file system said that it was not, from another owner's.
             "token": secrets.token_hex(16),
         }
-        number = retried(lambda: _taken(folder, owner, stale_after_s, gone), within_s)
-        return cls(folder, number, owner, heartbeat_s)
+        number = retried(lambda: _taken(folder, owner, gone), within_s)
+        return cls(folder, number, owner)
 
     def check(self) -> None:
         """Fail if another job owns the folder, or if that cannot be found out for `PATIENCE_S` seconds.
@@ -139,16 +137,10 @@ class Lease:
 
     def _keep_alive(self) -> None:
         # While nobody knows who owns the folder, this goes on: a file that is no longer the newest is read by nobody.
-        while not self._ended.wait(self._heartbeat_s):
-            if not self.owned():
-                return
-            self._beat += 1
-            try:
-                write_json(self._file, {**self.owner, "beat": self._beat})
-            except OSError:
-                # A full disk must not cost the lease: a new modification time is as good a sign of life.
-                with contextlib.suppress(OSError):
-                    os.utime(self._file)
+        while not self._ended.wait(HEARTBEAT_S) and self.owned():
+            # Nothing is written: a full disk must not cost the lease.
+            with contextlib.suppress(OSError):
+                os.utime(self._file)
 
 
 def newest(folder: Path) -> tuple[int, dict[str, Any] | None]:
@@ -188,12 +180,11 @@ def _holder(file: Path) -> dict[str, Any]:
 
 def held_message(run: Path, holder: dict[str, Any]) -> str:
     """The message for a folder that another job writes into."""
-    known = {**_UNKNOWN, **holder}
-    who = f"job {known['job_id']} (host {known['host']}, process {known['pid']})"
+    who = "job {job_id} (host {host}, process {pid})".format_map({**_UNKNOWN, **holder})
     return f"{run}: {who} is alive and writes into this run. Wait for it, or end it with `cldctl cancel {run.name}`."
 
 
-def seems_alive(folder: Path, fresh_s: float = STALE_AFTER_S) -> bool:
+def seems_alive(folder: Path) -> bool:
     """Whether somebody owns the folder, without waiting: by its process on this host, elsewhere by the file's age.
 
     Good enough to show or to warn; only `Lease.acquire` decides. False if the folder cannot be read.
@@ -205,7 +196,7 @@ def seems_alive(folder: Path, fresh_s: float = STALE_AFTER_S) -> bool:
         known = _known_to_live(holder)
         if known is not None:
             return known
-        return time.time() - (folder / f"{number:08d}.json").stat().st_mtime < fresh_s
+        return time.time() - (folder / f"{number:08d}.json").stat().st_mtime < STALE_AFTER_S
     except OSError:
         return False
 
@@ -219,7 +210,7 @@ def local_holder(folder: Path) -> dict[str, Any] | None:
     return holder if holder is not None and _known_to_live(holder) else None
 
 
-def _taken(folder: Path, owner: dict[str, Any], stale_after_s: float, gone: Collection[str]) -> int:
+def _taken(folder: Path, owner: dict[str, Any], gone: Collection[str]) -> int:
     """The number under which ``owner`` owns the folder.
 
     Raises:
@@ -232,7 +223,7 @@ def _taken(folder: Path, owner: dict[str, Any], stale_after_s: float, gone: Coll
         if holder is not None and holder.get("token") == owner["token"]:
             return number
         is_gone = holder is not None and holder["job_id"] in gone and _known_to_live(holder) is None
-        if not (holder is None or is_gone or _may_take_over(folder, number, holder, owner, stale_after_s)):
+        if not (holder is None or is_gone or _may_take_over(folder, number, holder, owner)):
             raise LeaseHeldError(held_message(folder.parent, holder))
         if _create(folder, number + 1, owner):
             return number + 1
@@ -255,10 +246,8 @@ def _create(folder: Path, number: int, owner: dict[str, Any]) -> bool:
     return True
 
 
-def _may_take_over(
-    folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any], stale_after_s: float
-) -> bool:
-    """Whether the holder is dead. Watches it for up to ``stale_after_s`` seconds if that is not certain.
+def _may_take_over(folder: Path, number: int, holder: dict[str, Any], owner: dict[str, Any]) -> bool:
+    """Whether the holder is dead. Watches it for up to `STALE_AFTER_S` seconds if that is not certain.
 
     Raises:
         OSError: it cannot be watched.
@@ -268,26 +257,23 @@ def _may_take_over(
     alive = _known_to_live(holder)
     if alive is not None:
         return not alive
-    pause = min(1.0, stale_after_s / 10)
     first, silent_s, blind_s = None, 0.0, 0.0
-    with contextlib.suppress(OSError):
-        first = _mark(folder, number)
-    while silent_s < stale_after_s:
-        time.sleep(pause)
+    while silent_s < STALE_AFTER_S:
+        time.sleep(_LOOK_S)
         try:
             latest, current = newest(folder)
             mark = _mark(folder, number)
         except OSError:
             # What cannot be seen may have changed.
-            blind_s += pause
-            if blind_s > _BLIND * stale_after_s:
+            blind_s += _LOOK_S
+            if blind_s > _BLIND * STALE_AFTER_S:
                 raise
             continue
         if latest > number or (mark is not None and first is not None and mark != first):
             return current is None
         if latest == number and current is None:
             return True
-        first, silent_s = first or mark, silent_s + pause
+        first, silent_s = first or mark, silent_s + _LOOK_S
     return True
 
 

@@ -37,7 +37,7 @@ _histories: dict[Path, tuple[_Version, History]] = {}
 _waiting: defaultdict[Path, list[Event]] = defaultdict(list)
 # Ledgers of which a write failed: it may have been written, and only its way to the disk have failed.
 _doubtful: set[Path] = set()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 def to_line(event: Event) -> str:
@@ -114,17 +114,21 @@ class Ledger:
         with _lock:
             was_waiting = bool(_waiting[self.path])
             _waiting[self.path].append(event)
-            error = self._settle(within_s)
+            error = self.settle(within_s)
         if error is not None and not was_waiting:
             print(f"{self.path} cannot be written ({error.strerror or error}); its lines wait in memory", flush=True)
         if error is None and was_waiting:
             print(f"{self.path} can be written again, and holds what waited", flush=True)
         return error is None
 
-    def settle(self, within_s: float) -> bool:
-        """Write what waits, trying for so many seconds; whether nothing is left."""
-        with _lock:
-            return self._settle(within_s) is None
+    def settle(self, within_s: float) -> OSError | None:
+        """Write what waits, trying for so many seconds; why something is left, if so."""
+        try:
+            with _lock:
+                retried(self._write_waiting, within_s)
+        except OSError as error:
+            return error
+        return None
 
     def full_history(self, *, within_s: float = 30.0) -> History:
         """What happened, including what waits to be written.
@@ -137,13 +141,6 @@ class Ledger:
             return retried(self.history, within_s)
         written = retried(self.events, within_s)
         return History.of([*written, *(event for event in waiting if event not in written)])
-
-    def _settle(self, within_s: float) -> OSError | None:
-        try:
-            retried(self._write_waiting, within_s)
-        except OSError as error:
-            return error
-        return None
 
     def _write_waiting(self) -> None:
         events = _waiting[self.path]

@@ -4,12 +4,11 @@ Whoever can write the recipe or the ledger has chosen the code that they name. A
 no ledger tells of it.
 """
 
-import hashlib
 from pathlib import Path
 
 from cld_core.config import Recipe
+from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, RecipeError
-from cld_core.files import read_bytes
 from cld_core.ownership import shared_with
 from cld_core.sanitize import one_line
 
@@ -83,11 +82,11 @@ def edited(run: RunFolder) -> dict[str, str]:
         OSError, RecipeError: it cannot be read.
     """
     wanted = run.identity().get("recipe_digest")
-    if wanted is None or _digest(run.recipe_file) == wanted:
+    if wanted is None or checksum(run.recipe_file) == wanted:
         return {}
     original = code.folder_of(run.path) / code.RECIPE
     try:
-        if _digest(original) != wanted:
+        if checksum(original) != wanted:
             return {UNKNOWN: UNKNOWN}
         before = _values(original)
     except (OSError, RecipeError):
@@ -110,10 +109,6 @@ def note(run: RunFolder, within_s: float = 0.0) -> str | None:
     if texts != run.ledger.full_history().edited:
         run.ledger.note(RecipeEdited(keys=tuple(found), values=texts), within_s=within_s)
     return f"{run.recipe_file} was edited by hand since the run was made: {', '.join(texts)}" if texts else None
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(read_bytes(file)).hexdigest()
 
 
 def _values(file: Path) -> dict[str, object]:

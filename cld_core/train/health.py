@@ -10,11 +10,12 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -110,26 +111,20 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, name="health check", daemon=True).start()
-    if future not in wait([future], seconds).done:
-        raise _Failed(f"no answer within {seconds:.0f} s")
     try:
-        return future.result()
-    except _Failed:
-        raise
-    except BaseException as error:
+        error = future.exception(seconds)
+    except TimeoutError:
+        raise _Failed(f"no answer within {seconds:.0f} s") from None
+    if error is not None and not isinstance(error, _Failed):
         text = str(error).strip().partition("\n")[0]
         raise _Failed(f"{type(error).__name__}: {text}") from error
+    return future.result()
 
 
 def _memory() -> None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        # What programs can still get, in KiB.
-        if line.startswith("MemAvailable:") and (free := int(line.split()[1]) * 1024) < HOST_BYTES:
-            raise _Failed(f"only {free // 2**20} MiB of memory are free")
+    # What programs can still get.
+    if (free := psutil.virtual_memory().available) < HOST_BYTES:
+        raise _Failed(f"only {free // 2**20} MiB of memory are free")
 
 
 def _gpu(place: Place, allotted: bool) -> None:
@@ -217,25 +212,20 @@ class Stragglers:
     """Compares the ranks every now and then; on rank 0, says who is slow.
 
     Attributes:
-        hosts: the machine of each rank, known after the first comparison on rank 0.
+        hosts: the machine of each rank, on rank 0.
         in_a_row: how often in a row each rank was slow.
     """
 
     ranks: Ranks
-    node: str
-    hosts: Sequence[str] = ()
+    hosts: Sequence[str]
     in_a_row: dict[int, int] = field(default_factory=dict)
 
     def compare(self, own_s: float) -> tuple[str, str | None] | None:
         """Called on all ranks: a line for the log and perhaps a warning, on rank 0 alone, and if there are others.
 
         Args:
-            own_s: this rank's own time of a step (`Interval.take_own_time`).
+            own_s: this rank's own time of a step (`Interval.take_own_time`); 0 of a rank without peers.
         """
-        if self.ranks.world_size == 1:
-            return None
-        if not self.hosts:
-            self.hosts = self.ranks.gather(self.node) or ("-",)
         seconds = self.ranks.gather(own_s)
         return None if seconds is None else self.judge(seconds)
 

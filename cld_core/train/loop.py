@@ -10,7 +10,7 @@ import contextlib
 import faulthandler
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -47,7 +47,7 @@ class Training:
     Attributes:
         attempt: its number, from 0.
         lease: held on rank 0 alone.
-        node: what the launcher calls this machine.
+        hosts: on rank 0, what the launcher calls the machine of each rank; empty on the others.
     """
 
     folder: RunFolder
@@ -57,7 +57,7 @@ class Training:
     attempt: int
     first_step: int
     lease: Lease | None
-    node: str
+    hosts: Sequence[str]
     # On rank 0 alone, by the kind of file; each has at most one write in flight.
     _writers: dict[str, Writer] = field(default_factory=dict, init=False)
 
@@ -120,7 +120,7 @@ class Training:
         """
         spec, stop, began = self.recipe.train, self.stop, self._now()
         consensus = Consensus(self.ranks)
-        stragglers = Stragglers(self.ranks, self.node)
+        stragglers = Stragglers(self.ranks, self.hosts)
         with contextlib.ExitStack() as stack:
             watchdog.reset()
             trainer = self._trainer(first_step, rollbacks, watchdog)
@@ -181,9 +181,8 @@ class Training:
 
     def _monitor(self, first_step: int, stack: contextlib.ExitStack) -> Monitor:
         about = About(folder=self.folder, recipe=self.recipe, attempt=self.attempt, first_step=first_step)
-        lease = self.lease
-        monitor = Monitor(about, may_write=lambda: lease is not None and lease.owned(), speaks=lease is not None)
-        stack.push(monitor.leave)
+        monitor = Monitor(about, may_write=None if self.lease is None else self.lease.owned)
+        stack.push(monitor.close)
         monitor.write(first_step)
         return monitor
 

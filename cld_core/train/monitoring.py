@@ -7,12 +7,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from operator import methodcaller
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from cld_core import numerics, pictures
 from cld_core.errors import CldError
@@ -50,18 +49,21 @@ class Monitor:
     What cannot be written is dropped, and noted in the log and in the ledger: none of it is worth a training.
 
     Args:
-        may_write: whether this process still owns the run folder; checked before `progress.json` is replaced.
-        speaks: False on ranks other than the first, which report nothing.
+        may_write: whether this process still owns the run folder; checked before `progress.json` is replaced. None on
+            ranks other than the first, which report nothing.
+
+    Attributes:
+        pictures: writes pictures of samples into the run folder, or drops them.
     """
 
-    def __init__(self, about: About, *, may_write: Callable[[], bool], speaks: bool = True) -> None:
+    def __init__(self, about: About, *, may_write: Callable[[], bool] | None) -> None:
         self._folder, self._steps = about.folder, about.recipe.train.steps
-        self._may_write, self._speaks = may_write, speaks
-        self._loggers = loggers.opened(about, self._noting) if speaks else []
-        for name, text in loggers.texts_about(about).items() if speaks else ():
-            self._tell(methodcaller("text", f"run/{name}", text, about.first_step))
-        self._writing = Dropping("progress.json", self._noting("progress.json"))
-        self._pictures = Dropping("a picture of samples", self._noting("pictures"))
+        self._may_write = may_write
+        self._loggers = [] if may_write is None else loggers.opened(about, self._dropped)
+        for name, text in {} if may_write is None else loggers.texts_about(about).items():
+            self.tell(methodcaller("text", f"run/{name}", text, about.first_step))
+        self._writing = Dropping("progress.json", partial(self._dropped, "progress.json"))
+        self.pictures = Dropping("a picture of samples", partial(self._dropped, "pictures"))
         self._since = time.perf_counter()
         self._since_step = about.first_step
         self._written = 0.0
@@ -91,13 +93,13 @@ class Monitor:
             self._losses += 1
             before = progress.get("smoothed_loss", loss)
             progress["smoothed_loss"] = before + max(_NEWEST, 1 / self._losses) * (loss - before)
-        self._plot("train", scalars if rate is None else {**scalars, "steps_per_s": rate}, step)
+        self.plot("train", scalars if rate is None else {**scalars, "steps_per_s": rate}, step)
         if now - self._written > PROGRESS_EVERY_S:
             self.write(step)
 
     def say(self, line: str) -> None:
         """Write a line to the log."""
-        if self._speaks:
+        if self._may_write is not None:
             print(line, flush=True)
 
     def enter(self, phase: str, step: int) -> None:
@@ -115,21 +117,19 @@ class Monitor:
             self.say(f"warning: {warning}")
             self._progress["warning"] = warning
 
-    def add(self, step: int, scalars: dict[str, float]) -> None:
-        """Plot results of periodic work beside the training curves."""
-        self._plot("periodic", scalars, step)
+    def plot(self, group: str, scalars: Mapping[str, float], step: int) -> None:
+        """Plot values of a group: "train", or "periodic" for what is computed now and then."""
+        values = {f"{group}/{name}": value for name, value in scalars.items()}
+        self.tell(lambda logger: logger.scalars(values, step))
 
-    def add_picture(self, step: int, pixels: Tensor) -> None:
-        """Show a picture of samples, uint8 (H, W, C)."""
-        self._tell(lambda logger: logger.picture("periodic/samples", pixels, step))
-
-    def save_picture(self, draw: Callable[[], object]) -> None:
-        """Let ``draw`` write a picture into the run folder."""
-        self._pictures.attempt(draw)
+    def tell(self, work: Work) -> None:
+        """Let each logger do something."""
+        for logger in self._loggers:
+            logger.tell(work)
 
     def started(self, step: int, seconds: float) -> None:
         """Report how long it took from loading to the end of the first step, which compiles; the rate leaves it out."""
-        self._plot("train", {"first_step_s": seconds}, step)
+        self.plot("train", {"first_step_s": seconds}, step)
         self.say(f"first step done after {seconds:.1f} s")
         self.resume_clock(step)
         self.enter("training", step)
@@ -154,33 +154,20 @@ class Monitor:
 
     def _replace(self, step: int) -> None:
         self._progress["step"], self._progress["time"] = step, time.time()
-        if self._may_write():
+        if self._may_write is not None and self._may_write():
             self._writing.attempt(lambda: write_json(self._folder.progress_file, self._progress))
 
-    def close(self, end: End = "finished") -> None:
-        """Let the loggers write what is left. Those that are slow get a few seconds."""
-        loggers.close(self._loggers, end, loggers.CLOSE_S)
+    def close(self, kind: type[BaseException] | None = None, *error: object) -> None:
+        """Let the loggers write what is left. Those that are slow get a few seconds.
 
-    def leave(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Close at the end of a `with` block: what it ended by, and the last step, say how the training ended."""
+        At the end of a `with` block, what it ended by, and the last step, say how the training ended.
+        """
         done: End = "finished" if self._since_step >= self._steps else "stopped"
-        self.close("failed" if kind is not None else done)
+        loggers.close(self._loggers, done if kind is None else "failed", loggers.CLOSE_S)
 
-    def _plot(self, group: str, scalars: Mapping[str, float], step: int) -> None:
-        values = {f"{group}/{name}": value for name, value in scalars.items()}
-        self._tell(lambda logger: logger.scalars(values, step))
-
-    def _tell(self, work: Work) -> None:
-        for logger in self._loggers:
-            logger.tell(work)
-
-    def _noting(self, what: str) -> Callable[[int, str], object]:
-        """What notes in the ledger that something was dropped for a while."""
-
-        def note(count: int, reason: str) -> None:
-            self._folder.ledger.note(events.Dropped(what=what, count=count, reason=reason))
-
-        return note
+    def _dropped(self, what: str, count: int, reason: str) -> None:
+        """Note in the ledger that something was dropped for a while."""
+        self._folder.ledger.note(events.Dropped(what=what, count=count, reason=reason))
 
 
 class Periodic:
@@ -230,8 +217,7 @@ class Periodic:
         def draw(first: int, last: int) -> Samples:
             rows = None if labels is None else labels[first:last]
             drawn = model.draw(last - first, seed=seed, first=first, label=rows)
-            v = None if drawn.v is None else drawn.v.cpu()
-            return Samples(drawn.x.cpu(), v, drawn.nfe_each.cpu())
+            return Samples(drawn.x.cpu(), None, drawn.nfe_each.cpu())
 
         parts = self._shared("samples", self._spec.samples, draw)
         if parts is None:
@@ -245,11 +231,11 @@ class Periodic:
         def show() -> None:
             # Drawing opens files, too: fonts, on a disk that may be full.
             pixels = pictures.pixels(drawn.x, model, how)
-            monitor.add_picture(model.step, pixels)
+            monitor.tell(lambda logger: logger.picture("periodic/samples", pixels, model.step))
             pictures.write(file, pixels, pictures.title(drawn.x, model, how))
 
-        monitor.save_picture(show)
-        monitor.add(model.step, {"nfe": drawn.nfe})
+        monitor.pictures.attempt(show)
+        monitor.plot("periodic", {"nfe": drawn.nfe}, model.step)
 
     def _bound(self, model: Model) -> None:
         try:
@@ -261,7 +247,7 @@ class Periodic:
         if (section := self._section("elbo", ElboRows(model, request), "likelihood bound")) is None:
             return
         names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
-        self._monitor.add(model.step, {name: section[name] for name in names})
+        self._monitor.plot("periodic", {name: section[name] for name in names}, model.step)
         values = " ".join(f"{name} {section[name]:.4f}" for name in names)
         self._monitor.say(f"step {model.step}: likelihood bound of {request.points} test points: {values}")
 
@@ -270,7 +256,7 @@ class Periodic:
         request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
         if (section := self._section("fid", FeatureRows(model, request), "FID")) is None:
             return
-        self._monitor.add(model.step, {"fid": section["value"], "fid_nfe": section["nfe_mean"]})
+        self._monitor.plot("periodic", {"fid": section["value"], "fid_nfe": section["nfe_mean"]}, model.step)
         self._monitor.say(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples")
 
     def _section(self, metric: str, rows: RowComputer, what: str) -> dict[str, Any] | None:

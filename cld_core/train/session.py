@@ -53,7 +53,6 @@ _CAUSE_OF_CODE: dict[StopCode, Cause] = {
     StopCode.USR2: "preempted",
     StopCode.TERM: "terminated",
 }
-_SIGNAL = {StopCode.USR2: "SIGUSR2", StopCode.TERM: "SIGTERM"}
 _MAX_DETAIL = 500  # characters
 # Its first line: NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54.15  Release Build ...
 _DRIVER = Path("/proc/driver/nvidia/version")
@@ -114,13 +113,13 @@ def run(
         recipe = folder.recipe(within_s=_START_WITHIN_S, with_plugins=True)
     with _started(folder, recipe, ranks, job_id, restart) as (number, first_step, lease):
         # Before anything that may fail on one rank alone.
-        hosts = ranks.gather(node)
+        hosts = tuple(ranks.gather(node) or ())
         if first_step >= recipe.train.steps:
             print(f"{folder.name} is finished: {first_step} steps are done. Nothing to do.", flush=True)
             if lease is not None:
                 folder.ledger.note(events.TurnedAway(job_id=job_id, why="finished"))
             return SessionResult("finished", first_step)
-        training = Training(folder, recipe, ranks, stop, number, first_step, lease, node)
+        training = Training(folder, recipe, ranks, stop, number, first_step, lease, hosts)
         if lease is None:
             step, signal = training.run()
             return SessionResult(_CAUSE_OF_CODE[signal], step, signal)
@@ -137,7 +136,7 @@ def run(
             step=first_step,
             pid=os.getpid(),
             host=node,
-            hosts=tuple(hosts or ()),
+            hosts=hosts,
             restart=restart,
             reached=max(progress.get("step", 0), first_step) if silent else None,
             heard=progress.get("time") if silent else None,
@@ -242,7 +241,8 @@ def _recorded(training: Training, cause_of: CauseOf) -> SessionResult:
         ledger.note(_failure(training, error), within_s=_NOTE_WITHIN_S)
         raise
     cause = _CAUSE_OF_CODE[code] if code is StopCode.NONE else cause_of(code) or _CAUSE_OF_CODE[code]
-    ended = events.Ended(attempt=training.attempt, cause=cause, step=step, detail=_SIGNAL.get(code))
+    detail = None if code is StopCode.NONE else f"SIG{code.name}"
+    ended = events.Ended(attempt=training.attempt, cause=cause, step=step, detail=detail)
     ledger.note(ended, within_s=_NOTE_WITHIN_S)
     return SessionResult(cause, step, code)
 

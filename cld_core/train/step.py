@@ -259,10 +259,9 @@ class Trainer:
 
     def _require_same_classes(self, state: dict[str, Any]) -> None:
         names = None if self.classes is None else list(self.classes.names)
-        content = state.get("classes")
-        known = content.get("names") if isinstance(content, dict) else content
+        known = state.get("classes", {}).get("names")
         if known != names:
-            shown = one_line(", ".join(map(str, known)) if isinstance(known, list) else known, 200)
+            shown = one_line(", ".join(map(str, known or ["none"])))
             text = f"the classes of the data are others than when the run began: {shown}"
             raise CheckpointError(f"{text}. Prepare the data as they were, or start a new run.")
 

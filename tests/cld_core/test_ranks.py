@@ -139,11 +139,12 @@ def test_gloo_listens_where_the_other_machines_are(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [LeaseLostError("job 7 has it"), OSError("the disk is full"), None])
-def test_rank_0_works_and_an_error_there_is_met_by_the_others(error):
-    work, said = Mock(side_effect=error), Mock(side_effect=lambda value: value)
+def test_rank_0_works_and_an_error_there_is_met_by_the_others(error, monkeypatch):
+    work, said = Mock(side_effect=error), []
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: said.extend(box))
     with pytest.raises(type(error)) if error else contextlib.nullcontext():
-        Ranks.on_first(Mock(is_first=True, from_first=said), work)
-    (message,) = said.call_args.args
+        Ranks(0, 2).on_first(work)
+    monkeypatch.setattr(dist, "broadcast_object_list", lambda box, **_: box.__setitem__(slice(None), said))
     with pytest.raises(RankError, match=f"rank 0 could not continue: {error}") if error else contextlib.nullcontext():
-        Ranks.on_first(Mock(is_first=False, from_first=lambda _: message), work)
+        Ranks(1, 2).on_first(work)
     work.assert_called_once_with()

@@ -11,7 +11,7 @@ from cld_core.stop import StopCode
 def _talk(rank: int, meeting: str, out: str) -> None:
     torch.set_num_threads(1)
     ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
-    said = (ranks.from_first("hello" if ranks.is_first else None), ranks.gather(rank))
+    said = (ranks.on_first(lambda: "hello"), ranks.gather(rank))
     said = (*said, ranks.sums(torch.tensor([1.0, float(rank)])).tolist())
     consensus = Consensus(ranks)
     consensus.begin(StopCode.NONE if ranks.is_first else StopCode.USR2)

@@ -49,9 +49,9 @@ def in_wandb(run: RunFolder) -> Points:
 
 def in_mlflow(uri: str, run: RunFolder) -> Points:
     """The same in MLflow, of the only run that is marked as this one."""
-    from mlflow.tracking import MlflowClient
+    import mlflow
 
-    client = MlflowClient(tracking_uri=uri, registry_uri="file:///nowhere")
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri="file:///nowhere")
     experiment = client.get_experiment_by_name("cldctl")
     (found,) = client.search_runs([experiment.experiment_id], f"tags.`cldctl.run` = '{run.name}'")
     attempts = client.get_metric_history(found.info.run_id, "attempt")

@@ -8,10 +8,13 @@ import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
+
+from torch import Tensor
 
 from cld_core.config import Recipe
 from cld_core.config.loader import to_yaml
@@ -21,9 +24,6 @@ from cld_core.imports import resolve
 from cld_core.registration import table
 from cld_core.run import RunFolder
 from cld_core.sanitize import fenced, local_time, one_line
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # By name, "module:attribute" of a class that is called with an `About`. Each of them may be slow or fail: they run in
 # threads of their own.
@@ -78,7 +78,7 @@ class Logger(Protocol):
     def text(self, name: str, markdown: str, step: int) -> None:
         """Show a text."""
 
-    def picture(self, name: str, pixels: "Tensor", step: int) -> None:
+    def picture(self, name: str, pixels: Tensor, step: int) -> None:
         """Show a picture, uint8 (H, W, C)."""
 
     def close(self, end: End) -> None:
@@ -88,17 +88,17 @@ class Logger(Protocol):
 Work = Callable[[Logger], object]
 
 
-def opened(about: About, over: Callable[[str], Over]) -> list["Background"]:
+def opened(about: About, over: Callable[[str, int, str], object]) -> list["Background"]:
     """TensorBoard, the loggers that the recipe switches on, and those of its plug-ins.
 
     Args:
-        over: makes, of the name of a logger, what is told when something of it was dropped.
+        over: called with the name of a logger, how often something of it was dropped, and the first reason.
     """
     # Its packages take seconds to load, which in a thread would hold up the first steps.
     import torch.utils.tensorboard  # noqa: F401
 
     names = ["tensorboard", *about.recipe.monitor.chosen(), *(name for name in LOGGERS if name not in _SHIPPED)]
-    return [Background(TITLES.get(name, name), partial(_made, name, about), over(name)) for name in names]
+    return [Background(TITLES.get(name, name), partial(_made, name, about), partial(over, name)) for name in names]
 
 
 def close(loggers: Sequence["Background"], end: End, within_s: float) -> None:
@@ -131,7 +131,7 @@ class Background:
         self._dropping = Dropping(f"the log in {title}", over)
         self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         # What became of each report. The ledger and the warnings belong to the thread that trains.
-        self._outcomes: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._outcomes: deque[Exception | None] = deque()
         self._end: End = "stopped"
         self._deserted = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"log in {title}", daemon=True)
@@ -162,20 +162,18 @@ class Background:
 
     def _review(self) -> None:
         """Report what the thread has met since the last call."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                outcome = self._outcomes.get_nowait()
-                if outcome is None:
-                    self._dropping.succeeded()
-                else:
-                    self._dropping.failed(_as_os_error(outcome))
+        while self._outcomes:
+            if (outcome := self._outcomes.popleft()) is None:
+                self._dropping.succeeded()
+            else:
+                self._dropping.failed(_as_os_error(outcome))
 
     def _run(self) -> None:
         logger: Logger | None = None
         not_before, last = 0.0, Exception()
         while (work := self._works.get()) is not None and not self._deserted.is_set():
             if logger is None and time.monotonic() < not_before:
-                self._outcomes.put(last)
+                self._outcomes.append(last)
                 continue
             try:
                 logger = logger or self._make()
@@ -188,14 +186,14 @@ class Background:
                 logger = None
                 last = error
                 not_before = time.monotonic() + _AGAIN_S
-                self._outcomes.put(error)
+                self._outcomes.append(error)
             else:
-                self._outcomes.put(None)
+                self._outcomes.append(None)
         if logger is not None:
             try:
                 logger.close(self._end)
             except Exception as error:
-                self._outcomes.put(error)
+                self._outcomes.append(error)
 
 
 def _as_os_error(error: Exception) -> OSError:

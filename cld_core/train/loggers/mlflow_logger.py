@@ -4,13 +4,17 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
-from . import About, End, hyperparameters
+# First and whole: its modules import each other, and another thread may be importing it, too.
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from PIL import Image
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from . import About, End, hyperparameters
 
 # What marks the run of a folder. Names of runs need not be unique in MLflow.
 TAG = "cldctl.run"
@@ -27,20 +31,16 @@ class MlflowLogger:
     """
 
     def __init__(self, about: About) -> None:
-        from mlflow.tracking import MlflowClient
-
         self._about = about
         spec = about.recipe.monitor.mlflow
         assert spec.tracking_uri is not None, "a logger that is on"
         # Models are not registered; without an address of its own, the registry would need one that it can use.
         registry = spec.tracking_uri if urlsplit(spec.tracking_uri).scheme.startswith("http") else "file:///nowhere"
-        self._client: Any = MlflowClient(tracking_uri=spec.tracking_uri, registry_uri=registry)
+        self._client: Any = mlflow.MlflowClient(tracking_uri=spec.tracking_uri, registry_uri=registry)
         self._id = self._continued(self._experiment(spec.experiment, spec.tracking_uri))
 
     def _experiment(self, name: str, uri: str) -> str:
         """The id of the experiment, which is made if there is none."""
-        from mlflow.exceptions import MlflowException
-
         try:
             return str(self._client.create_experiment(name, artifact_location=_artifacts(uri)))
         except MlflowException:  # there is one, perhaps since a moment ago: another run of a sweep made it
@@ -50,8 +50,6 @@ class MlflowLogger:
             return str(found.experiment_id)
 
     def _continued(self, experiment: str) -> str:
-        from mlflow.entities import Param, RunTag
-
         name = self._about.folder.name
         # Names of runs hold no quotes.
         found = self._client.search_runs([experiment], f"tags.`{TAG}` = '{name}'", order_by=["start_time ASC"])
@@ -71,8 +69,6 @@ class MlflowLogger:
         return run_id
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
         named = {**values, "attempt": float(self._about.attempt)}
         metrics = [Metric(_NOT_ALLOWED.sub("_", name), float(value), now, step) for name, value in named.items()]
@@ -81,9 +77,7 @@ class MlflowLogger:
     def text(self, name: str, markdown: str, step: int) -> None:
         self._client.log_text(self._id, markdown, f"{name}/step_{step:08d}.md")
 
-    def picture(self, name: str, pixels: "Tensor", step: int) -> None:
-        from PIL import Image
-
+    def picture(self, name: str, pixels: Tensor, step: int) -> None:
         self._client.log_image(self._id, Image.fromarray(pixels.numpy()), f"{name}/step_{step:08d}.png")
 
     def close(self, end: End) -> None:

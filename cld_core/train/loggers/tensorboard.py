@@ -1,13 +1,12 @@
 """TensorBoard's file of a run."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from . import About, End, hyperparameters
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorboardLogger:
@@ -24,22 +23,19 @@ class TensorboardLogger:
     def text(self, name: str, markdown: str, step: int) -> None:
         self._file(step).add_text(name, markdown, step)
 
-    def picture(self, name: str, pixels: "Tensor", step: int) -> None:
+    def picture(self, name: str, pixels: Tensor, step: int) -> None:
         self._file(step).add_image(name, pixels.numpy(), step, dataformats="HWC")
 
     def close(self, end: End) -> None:
         if self._writer is not None:
             self._writer.close()
 
-    def _file(self, step: int) -> "SummaryWriter":
+    def _file(self, step: int) -> SummaryWriter:
         """The file; TensorBoard forgets what earlier ones have beyond the step that it begins with.
 
         A point at step n is of n steps done, so one that is there at the first step stays.
         """
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-            from torch.utils.tensorboard.summary import hparams
-
             folder = str(self._about.folder.tensorboard)
             self._writer = SummaryWriter(folder, purge_step=step + 1, max_queue=100, flush_secs=30)
             # For the tab HPARAMS. In the run's own file, so that all attempts are one session of it, and without a

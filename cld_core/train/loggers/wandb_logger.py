@@ -4,15 +4,15 @@ import html
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import wandb
+from torch import Tensor
 
 from cld_core.codec import to_plain
 from cld_core.sanitize import one_line
 
 from . import About, End
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 # Seconds that the end of an attempt waits for uploads. The rest stays on the disk, for `wandb sync`.
 _UPLOAD_S = 8.0
@@ -41,8 +41,6 @@ class WandbLogger:
             if mode == "offline":
                 raise
             _tell_offline(one_line(error) or type(error).__name__, about)
-            import wandb
-
             # The process behind the package still holds the id.
             wandb.teardown(exit_code=1)
             self._run = self._opened("offline")
@@ -50,8 +48,6 @@ class WandbLogger:
         self._run.define_metric("*", step_metric="step")
 
     def _opened(self, mode: Literal["online", "offline", "disabled"]) -> Any:
-        import wandb
-
         spec, folder = self._about.recipe.monitor.wandb, self._about.folder
         # The log belongs to the launcher, the code to the snapshot, and the machine to others.
         settings = wandb.Settings(
@@ -59,7 +55,6 @@ class WandbLogger:
             silent=True,
             disable_git=True,
             disable_code=True,
-            disable_job_creation=True,
             save_code=False,
             x_disable_meta=True,
             init_timeout=_ANSWER_S,
@@ -83,13 +78,9 @@ class WandbLogger:
         self._run.log({**values, "step": step, "attempt": self._about.attempt})
 
     def text(self, name: str, markdown: str, step: int) -> None:
-        import wandb
-
         self._run.log({name: wandb.Html(f"<pre>{html.escape(markdown)}</pre>", inject=False), "step": step})
 
-    def picture(self, name: str, pixels: "Tensor", step: int) -> None:
-        import wandb
-
+    def picture(self, name: str, pixels: Tensor, step: int) -> None:
         self._run.log({name: wandb.Image(pixels.numpy()), "step": step})
 
     def close(self, end: End) -> None:
@@ -103,8 +94,6 @@ def _may_ask() -> bool:
     """Whether W&B asks nobody for a key at the terminal, where a training of `--cluster debug` may run."""
     if not (sys.stdin is not None and sys.stdin.isatty()):
         return True
-    import wandb
-
     return "WANDB_IDENTITY_TOKEN_FILE" in os.environ or wandb.api.api_key is not None
 
 

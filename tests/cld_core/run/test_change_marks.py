@@ -48,17 +48,18 @@ def test_of_two_that_mark_at_the_same_time_one_mark_stays(tmp_path, monkeypatch)
     """The second one lists and marks between the list and the mark of the first."""
     run = run_with(tmp_path / "a", 10)
     change_marks.mark(run.path)
-    before, list_tokens = change_marks.tokens(tmp_path)["a"], change_marks._tokens
+    list_tokens = change_marks.tokens
+    before = list_tokens(tmp_path)["a"]
     change_marks._marked.clear()
 
-    def interrupted(folder):
-        monkeypatch.setattr(change_marks, "_tokens", list_tokens)
-        found = list_tokens(folder)
+    def interrupted(root):
+        monkeypatch.setattr(change_marks, "tokens", list_tokens)
+        found = list_tokens(root)
         change_marks.mark(run.path)
         change_marks._marked.clear()
         return found
 
-    monkeypatch.setattr(change_marks, "_tokens", interrupted)
+    monkeypatch.setattr(change_marks, "tokens", interrupted)
     change_marks.mark(run.path)
     after = change_marks.tokens(tmp_path)["a"]
     assert after

@@ -43,9 +43,9 @@ def test_events_wait_in_order_and_are_known_meanwhile(ledger, full, capsys):
     assert not ledger.note(ENDED)
     assert len(ledger.events()) == 1
     assert ledger.full_history().last.cause == "crashed", "what waits is known"
-    assert not ledger.settle(5.0)
+    assert isinstance(ledger.settle(5.0), OSError)
     full["full"] = False
-    assert ledger.settle(5.0)
+    assert ledger.settle(5.0) is None
     assert ledger.events()[1:] == [STARTED, ENDED]
     said = capsys.readouterr().out
     assert said.count("cannot be written (No space left on device); its lines wait in memory") == 1

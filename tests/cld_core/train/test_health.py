@@ -13,6 +13,7 @@ from cld_core.ranks import Ranks
 from cld_core.rendezvous import Place
 from cld_core.train import health
 from cld_core.train.health import IN_A_ROW, Stragglers
+from cld_core.train.step import Interval
 
 
 def check(folder: Path, **changes) -> None:
@@ -75,7 +76,7 @@ def _rank(rank: int, meeting: str, out: str) -> None:
     place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
     settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
     ranks = health.join(Path(out), place, check=True, **settings)
-    said = [Stragglers(ranks, f"n{rank}").compare([0.1, 0.2, 0.1][rank])]
+    said = [Stragglers(ranks, ["n0", "n1", "n2"]).compare([0.1, 0.2, 0.1][rank])]
     right = health._sum
 
     def wrong(ranks):
@@ -101,7 +102,7 @@ def test_what_ranks_find_out_together(tmp_path):
 
 
 def of(*hosts: str) -> Stragglers:
-    return Stragglers(Ranks(world_size=len(hosts)), "n1", hosts)
+    return Stragglers(Ranks(world_size=len(hosts)), hosts)
 
 
 def test_the_slowest_rank_is_in_the_log():
@@ -119,4 +120,4 @@ def test_a_rank_that_is_slow_several_times_in_a_row_is_named():
 
 
 def test_a_single_rank_has_nobody_to_be_compared_with():
-    assert Stragglers(Ranks(), "n1").compare(0.1) is None
+    assert Stragglers(Ranks(), ["n1"]).compare(Interval(Ranks()).take_own_time()) is None

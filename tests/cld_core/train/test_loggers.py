@@ -117,7 +117,7 @@ def test_one_that_cannot_be_opened_is_tried_again_later(recorder, over, monkeypa
     def report(step):
         logger.tell(scalars(step))
         wait_for(logger._works.empty)
-        wait_for(lambda: logger._outcomes.qsize() == 1)
+        wait_for(lambda: len(logger._outcomes) == 1)
 
     report(1)
     report(2)
