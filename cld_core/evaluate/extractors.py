@@ -145,19 +145,16 @@ def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
     return str(path)
 
 
-def tensors_of(path: Path, name: str) -> dict[str, Tensor]:
-    """The named tensors in a file of `torch.save`, of the extractor ``name``.
+def tensors_of(path: Path, name: str) -> Any:
+    """What a file of `torch.save` holds, of the extractor ``name``, which refuses anything but its named tensors.
 
     Raises:
-        UsageError: the file is damaged, or there is something else in it.
+        UsageError: the file is damaged, or there is more in it than tensors.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything for a damaged file
         raise _no_weights(path, name, "it is damaged, or there is more in it than tensors") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise _no_weights(path, name, "it holds something else than named tensors")
-    return state
 
 
 def _no_weights(path: str | Path, name: str, why: str) -> UsageError:
@@ -172,9 +169,7 @@ def _cached(extraction: Extraction, files: tuple[tuple[str, str | None], ...], d
 
 def load(extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False) -> Extractor:
     """As `Extractor`; the last one is kept, because a shard asks for it at every batch."""
-    places = tuple((name, path) for name, path in files.items() if name != "stats")
-    # What else a request says about features does not change the extractor.
-    return _cached(Extraction(**extraction.to_dict()), places, str(device), scores)
+    return _cached(extraction, tuple(files.items()), str(device), scores)
 
 
 def dimensions(extraction: Extraction, files: Files, pixels: int) -> int:

@@ -39,14 +39,14 @@ def of(recipe: Recipe, metrics: Sequence[str]) -> tuple[FeatureInputs | None, Fi
     made, files, references = None, plugin_files(recipe), None
     if readers:
         source, dimensions, files = extractor(recipe)
-        stats, path = None, None
+        stats = None
         if any(metric.reference is not None for metric in readers):
             from . import stats_file
 
             flags = " and ".join(metric.flag for metric in readers if metric.needs_features)
             by_class = any(metric.reference == "classes" for metric in readers)
             path, stats, references = stats_file.find(recipe, source, dimensions, flags, by_class=by_class)
-        files |= {"stats": None if path is None else str(path)}
+            files |= {"stats": str(path)}
         made = FeatureInputs(**asdict(source), quantisation=recipe.eval.fid.quantisation, stats=stats)
     _refuse_too_few(recipe, chosen, references)
     return made, files
