@@ -21,7 +21,7 @@ from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, change_marks
 from cld_core.shards import ShardedRequest
 
-from . import feature_inputs, registry
+from . import extraction, registry
 from .extraction import FeatureInputs
 
 
@@ -89,7 +89,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         if "samples" in over:
             recipe.sampling.require_usable()
             _require_flow(recipe.sampling, names)
-        fid, files = feature_inputs.of(recipe.anchored(Path.cwd()), names)
+        fid, files = extraction.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         images = recipe.data if isinstance(recipe.data, ImageDataSpec) else None
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)

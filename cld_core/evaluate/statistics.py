@@ -16,8 +16,7 @@ from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
 from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork, Task
 
-from . import feature_inputs
-from .extraction import Extraction
+from .extraction import Extraction, extractor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class StatsRequest(ShardedRequest):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.split_of(data, "train")
-        extraction, _, files = feature_inputs.extractor(recipe)
+        extraction, _, files = extractor(recipe)
         if output is None:
             from . import stats_file
 

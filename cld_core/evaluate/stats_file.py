@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -27,7 +27,8 @@ from cld_core.errors import UsageError
 from cld_core.files import opened, parse_json, write_arrays
 from cld_core.sanitize import one_line
 
-from .extraction import Extraction
+if TYPE_CHECKING:
+    from .extraction import Extraction
 
 FEATURES = "pool_3"
 LABELS = "label"
@@ -99,14 +100,14 @@ class Reference:
     labels: np.ndarray | None
 
 
-def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
+def default_file(data: ImageDataSpec, extraction: "Extraction") -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
     fingerprint = extraction.fingerprint_of_stats(store.split_of(data, "train").digest)
     return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
 def find(
-    recipe: Recipe, extraction: Extraction, dimensions: int, flags: str, *, by_class: bool
+    recipe: Recipe, extraction: "Extraction", dimensions: int, flags: str, *, by_class: bool
 ) -> tuple[Path, str, int | None]:
     """The statistics that a recipe's evaluation compares with, their fingerprint and number of features.
 

@@ -373,8 +373,6 @@ class Job:
         evaluations = sum(self._evaluated) / self._request.points
         return replace(row, evaluations=evaluations, seconds=time.monotonic() - started)
 
-    @numerics.using(tf32=False)
-    @torch.no_grad()
     def _finish(self) -> None:
         """Write the solution: among the best rows of all stages, the one that is closest on held-out noise."""
         request, state = self._request, self._state
