@@ -27,7 +27,7 @@ from cld_core.model import Model
 from cld_core.run import change_marks
 from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
-from cld_core.shards import PATIENCE_S
+from cld_core.shards import PATIENCE_S, joined
 from cld_core.solutions import FILE, Solution
 
 from . import linear
@@ -310,8 +310,7 @@ class Job:
     def step(self, stage: str) -> None:
         """Compute the next batch of the flow, or row of a stage."""
         if stage == "flow":
-            new = self._batch(len(self._flow["x"]))
-            self._flow = {name: np.concatenate([before, new[name]]) for name, before in self._flow.items()}
+            self._flow = joined([self._flow, self._batch(len(self._flow["x"]))])
             self._patiently(lambda: write_arrays(self.flow_file, self._flow))
             self._state = replace(self._state, flow=self._batches())
             found = f"flow {self._state.flow}/{self._request.sizes['flow']}"
