@@ -8,14 +8,14 @@ DIMENSIONS = 2048
 
 
 def topic(settings: Settings) -> Report:
-    from cld_core.evaluate.stats_file import Moments
+    from cld_core.evaluate.stats_file import moments
 
     d, n = (16, 64) if settings.quick else (DIMENSIONS, 512)
     report = Report(topic="fid", title=f"moments of {d} features")
     rng = np.random.default_rng(0)
     features = rng.standard_normal((n, d), dtype=np.float32)
     times = interleaved(
-        {BASELINE: lambda: _plain(features), "cldctl": lambda: Moments.of([features])},
+        {BASELINE: lambda: _plain(features), "cldctl": lambda: moments([features])},
         settings.rounds,
         settings,
         burst_s=0.0,

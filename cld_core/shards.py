@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.files import NO_FILE, retried, write_arrays
 from cld_core.ranges import CHUNK, share
@@ -46,17 +45,6 @@ _FILE = re.compile(r"([0-9]{6,9})-([0-9]{6})\.npz")
 
 Arrays = dict[str, "np.ndarray"]
 Lengths = Mapping[str, Mapping[int, int]]
-
-
-def require_few(shards: int) -> None:
-    """Refuse more pieces than work is divided into.
-
-    Raises:
-        UsageError
-    """
-    if shards > MAX_SHARDS:
-        why = f"work is divided into at most {MAX_SHARDS:,}, since each is a task of the cluster, and files in the run"
-        raise UsageError(f"--shards {shards}: {why}. Ask for fewer; more tasks than Slurm takes share shards anyway.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +76,12 @@ class ShardedRequest(Request):
         """The same request in so many shards, or in as many as it has chunks.
 
         Raises:
-            UsageError: as `require_few`.
+            UsageError: there are more than work is divided into.
         """
-        require_few(shards)
+        if shards > MAX_SHARDS:
+            text = f"--shards {shards}: work is divided into at most {MAX_SHARDS:,}"
+            why = "since each is a task of the cluster, and files in the run"
+            raise UsageError(f"{text}, {why}. Ask for fewer; more tasks than Slurm takes share shards anyway.")
         return replace(self, shards=min(shards, max(-(-size // self.chunk(kind)) for kind, size in self.sizes.items())))
 
 
@@ -154,7 +145,7 @@ class Rows:
 
         file = self.file(number, length)
         try:
-            arrays, digest = npz.load(file), checksum(file)
+            arrays, digest = npz.load(file)
         except npz.DamagedError as error:
             raise DamagedRowsError(f"{file}: {error}") from error
         except OSError as error:
@@ -168,14 +159,6 @@ class Rows:
 
 class Computer(ABC):
     """Computes rows of one kind."""
-
-    def prepare(self) -> None:
-        """Fail before the first row if something that is needed is gone.
-
-        Raises:
-            CldError: something is gone or has changed.
-        """
-        return
 
     @abstractmethod
     def compute(self, first: int, last: int) -> Arrays:
@@ -222,10 +205,6 @@ class ShardedWork(Work):
     def missing(self) -> list[int]:
         """The shards that are not complete; none if the work is done."""
         return [] if self.is_done else self._lacking(self._seen())
-
-    def complete(self) -> frozenset[int]:
-        """The shards all of whose rows are there."""
-        return frozenset(range(self.request.shards)).difference(self.missing())
 
     def begun(self) -> frozenset[int]:
         """The shards some of whose rows are there."""
@@ -331,6 +310,7 @@ class Task:
 
     Attributes:
         computers: by kind of rows.
+        made_of: for a report: the rows of each kind whose `parts` were read, and the digests of their chunks.
 
     Raises:
         CldError: as `ShardedWork.computers`, or what rows are made of changed meanwhile.
@@ -347,9 +327,7 @@ class Task:
         self.computers = work.computers(device)
         if self._places() != self._rows:
             raise CldError(f"{work.folder}: what it is made of was replaced. Re-run the same `{work.command}`.")
-        for computer in self.computers.values():
-            computer.prepare()
-        self._digests: dict[str, list[str]] = {}
+        self.made_of: dict[str, dict[str, Any]] = {}
 
     def fill(self, shard: int) -> None:
         """Compute what is missing of a shard."""
@@ -362,8 +340,8 @@ class Task:
 
     def parts(self, kind: str) -> Iterator[Arrays]:
         """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""
-        self._digests[kind] = digests = []
-        rows, request = self._rows[kind], self.work.request
+        rows, request, digests = self._rows[kind], self.work.request, list[str]()
+        self.made_of[kind] = {"id": rows.folder.name, "chunk": rows.chunk, "digests": digests}
         lengths = rows.lengths()
         for number in range(-(-request.sizes[kind] // rows.chunk)):
             first, last = request.bounds(kind, number)
@@ -375,13 +353,6 @@ class Task:
             arrays, digest = found
             digests.append(digest[:16])
             yield {name: values[: last - first] for name, values in arrays.items()}
-
-    def made_of(self) -> dict[str, dict[str, Any]]:
-        """For a report: the rows of each kind whose `parts` were read, and the digests of their chunks."""
-        return {
-            kind: {"id": self._rows[kind].folder.name, "chunk": self._rows[kind].chunk, "digests": digests}
-            for kind, digests in self._digests.items()
-        }
 
     def _places(self) -> dict[str, Rows]:
         return {kind: self.work.rows(kind) for kind in self.work.request.sizes}

@@ -33,7 +33,7 @@ def from_arrays(path: Path, shape: tuple[int, ...], sigma: float | None = None) 
         UsageError: it has other arrays, or they do not fit the shape.
     """
     try:
-        content = npz.load(path)
+        content, _ = npz.load(path)
     except (OSError, npz.DamagedError) as error:
         text = f"{path} cannot be read as an observation: {one_line(error).rstrip('.')}"
         raise WrongSourceError(f"{text}. Pass a file that np.savez wrote, with {_FORMS}.") from error

@@ -6,6 +6,10 @@ from typing import Literal
 from .keys import key, section
 
 INCEPTION = "inception-v3-compat"
+# Inception of 2015-12-05, which published FIDs are computed with; the first digits of its SHA-256 are in the name.
+WEIGHTS_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

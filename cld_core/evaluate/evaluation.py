@@ -49,17 +49,8 @@ class Evaluation(ShardedWork):
     def is_done(self) -> bool:
         return self.report is not None
 
-    @property
-    def checkpoint(self) -> str:
-        """The digest of its checkpoint.
-
-        Raises:
-            NotFoundError: the checkpoint is gone.
-            OSError: nobody knows at this moment.
-        """
-        return self._weights()
-
-    def _weights(self, length: float | None = None) -> str:
+    def _weights(self, length: float | None) -> str:
+        """What identifies its checkpoint, or the average of a length there, whether that was reconstructed yet."""
         fix = "What was computed is kept; use another step."
         return required_digest(self.run, self.request.checkpoint_step, fix, length)
 
@@ -73,6 +64,8 @@ class Evaluation(ShardedWork):
         from cld_core.model import Model
 
         request = self.request
+        if request.fid is not None and request.fid.stats is not None:
+            request.reference()  # It is read last, and should be missed first.
         # Whoever started the work was asked whether plug-ins may run.
         model = Model.from_run(
             self.run.path, request.checkpoint_step, str(device), allow_plugin=True, ema_length=request.ema.length
@@ -97,7 +90,7 @@ class Evaluation(ShardedWork):
             "id": self.name,
             "run": self.run.name,
             "checkpoint_step": request.checkpoint_step,
-            "checkpoint": self.checkpoint,
+            "checkpoint": self._weights(None),
             "created": time.time(),
         }
         if model.ema_length is not None:
@@ -107,8 +100,8 @@ class Evaluation(ShardedWork):
         for kind in request.sizes:
             table = Table(model, request, joined(task.parts(kind)))
             readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
-            report |= {metric.name: resolve(metric.section)(table) for metric in readers}
-        report["rows"] = task.made_of()
+            report |= {metric.name: metric.make_section(table) for metric in readers}
+        report["rows"] = task.made_of
         for remark in reports.remarks(report):
             print(remark, flush=True)
         self._draw(model)

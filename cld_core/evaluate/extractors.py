@@ -8,13 +8,14 @@ of its SHA-256.
 import functools
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cld_core import numerics
+from cld_core.config.eval import WEIGHTS_URL
 from cld_core.config.plugins import fingerprint
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
@@ -22,7 +23,8 @@ from cld_core.imports import resolve
 from cld_core.registration import table
 from cld_core.sanitize import printable
 
-from .extraction import WEIGHTS_URL, Extraction, Files
+if TYPE_CHECKING:
+    from .extraction import Extraction, Files
 
 _REGISTERED = table("extractors", {})
 
@@ -67,7 +69,7 @@ class Extractor:
         UsageError: the weights or the plug-in have changed, or the weights are those of another network.
     """
 
-    def __init__(self, extraction: Extraction, files: Files, device: str, scores: bool = False) -> None:
+    def __init__(self, extraction: "Extraction", files: "Files", device: str, scores: bool = False) -> None:
         name = extraction.extractor
         if extraction.plugin is not None:
             plugins = [path for place, path in files.items() if place.startswith("plugin") and path]
@@ -94,7 +96,7 @@ class Extractor:
         return {key: outputs[layer].float().cpu().numpy() for key, layer in self.layers.items()}
 
 
-def _made(kind: Any, extraction: Extraction, weights: str | None, layers: list[str]) -> Any:
+def _made(kind: Any, extraction: "Extraction", weights: str | None, layers: list[str]) -> Any:
     """The network of an extractor, with its weights."""
     from torch_fidelity.utils import create_feature_extractor
 
@@ -112,7 +114,7 @@ def _made(kind: Any, extraction: Extraction, weights: str | None, layers: list[s
         raise _no_weights(weights or name, name, f"{type(error).__name__}: {' '.join(lines[:2])[:300]}") from error
 
 
-def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
+def _loadable(path: Path, extraction: "Extraction", kind: Any) -> Any:
     """What a class of torch-fidelity may load: the tensors alone, or the file itself where that runs nothing of others.
 
     Raises:
@@ -145,19 +147,16 @@ def _loadable(path: Path, extraction: Extraction, kind: Any) -> Any:
     return str(path)
 
 
-def tensors_of(path: Path, name: str) -> dict[str, Tensor]:
-    """The named tensors in a file of `torch.save`, of the extractor ``name``.
+def tensors_of(path: Path, name: str) -> Any:
+    """What a file of `torch.save` holds, of the extractor ``name``, which refuses anything but its named tensors.
 
     Raises:
-        UsageError: the file is damaged, or there is something else in it.
+        UsageError: the file is damaged, or there is more in it than tensors.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything for a damaged file
         raise _no_weights(path, name, "it is damaged, or there is more in it than tensors") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise _no_weights(path, name, "it holds something else than named tensors")
-    return state
 
 
 def _no_weights(path: str | Path, name: str, why: str) -> UsageError:
@@ -166,18 +165,18 @@ def _no_weights(path: str | Path, name: str, why: str) -> UsageError:
 
 
 @functools.lru_cache(maxsize=1)
-def _cached(extraction: Extraction, files: tuple[tuple[str, str | None], ...], device: str, scores: bool) -> Extractor:
+def _cached(
+    extraction: "Extraction", files: tuple[tuple[str, str | None], ...], device: str, scores: bool
+) -> Extractor:
     return Extractor(extraction, dict(files), device, scores)
 
 
-def load(extraction: Extraction, files: Files, device: torch.device | str, scores: bool = False) -> Extractor:
+def load(extraction: "Extraction", files: "Files", device: torch.device | str, scores: bool = False) -> Extractor:
     """As `Extractor`; the last one is kept, because a shard asks for it at every batch."""
-    places = tuple((name, path) for name, path in files.items() if name != "stats")
-    # What else a request says about features does not change the extractor.
-    return _cached(Extraction(**extraction.to_dict()), places, str(device), scores)
+    return _cached(extraction, tuple(files.items()), str(device), scores)
 
 
-def dimensions(extraction: Extraction, files: Files, pixels: int) -> int:
+def dimensions(extraction: "Extraction", files: "Files", pixels: int) -> int:
     """The number of features, found by trying the extractor, which reveals wrong weights, too."""
     image = torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8)
     return int(load(extraction, files, "cpu")(image)["features"].shape[1])

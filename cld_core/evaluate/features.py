@@ -28,19 +28,12 @@ class FeatureRows(SampleRows):
     ``nonfinite`` (last - first,), bool, says which samples are not finite. Pixels do not show it.
     """
 
-    def prepare(self) -> None:
-        self._extractor()
-        if self.request.inputs.stats is not None:
-            self.request.reference()
-
     def compute(self, first: int, last: int) -> Arrays:
+        source, scores = self.request.inputs, "scores" in registry.read_of("features", self.request.metrics)
+        # First: weights that are gone should cost no samples.
+        extractor = extractors.load(source, self.request.files, self.model.device, scores)
         drawn = self.draw(first, last)
-        columns = self._extractor()(to_pixels(drawn.x, floor=self.request.inputs.quantisation == "floor"))
-        return {**self.about(drawn), **columns}
-
-    def _extractor(self) -> extractors.Extractor:
-        scores = "scores" in registry.read_of("features", self.request.metrics)
-        return extractors.load(self.request.inputs, self.request.files, self.model.device, scores)
+        return {**self.about(drawn), **extractor(to_pixels(drawn.x, floor=source.quantisation == "floor"))}
 
 
 class ImageRows(Computer):
@@ -48,26 +41,16 @@ class ImageRows(Computer):
 
     Raises:
         DataError: the images are gone.
+        UsageError: the weights are gone or have changed.
     """
 
     def __init__(self, data: ImageDataSpec, extraction: Extraction, files: Files, device: torch.device) -> None:
-        self._extraction, self._files, self._device = extraction, files, device
+        self._extractor = extractors.load(extraction, files, device)
         self._images = open_images(data.path, "train", name=data.name, size=data.pixels, cache="disk")
         self.n = self._images.n
 
-    def prepare(self) -> None:
-        """Open the extractor.
-
-        Raises:
-            UsageError: the weights are gone or have changed.
-        """
-        self._extractor()
-
     def compute(self, first: int, last: int) -> Arrays:
-        return self._extractor()(self._images.batch(torch.arange(first, last)))
-
-    def _extractor(self) -> extractors.Extractor:
-        return extractors.load(self._extraction, self._files, self._device)
+        return self._extractor(self._images.batch(torch.arange(first, last)))
 
 
 def fid(table: Table) -> dict[str, Any]:
@@ -80,9 +63,9 @@ def frechet(ours: np.ndarray, mu: np.ndarray, sigma: np.ndarray) -> float:
     """The Fréchet distance between features (n, D), and mean (D,) and covariance (D, D) of others."""
     from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 
-    moments = stats_file.Moments.of([ours])
-    own = {"mu": moments.mean, "sigma": moments.covariance}
-    value = fid_statistics_to_metric(own, {"mu": mu, "sigma": sigma}, verbose=False)[KEY_METRIC_FID]
+    mean, covariance = stats_file.moments([ours])
+    own, theirs = {"mu": mean, "sigma": covariance}, {"mu": mu, "sigma": sigma}
+    value = fid_statistics_to_metric(own, theirs, verbose=False)[KEY_METRIC_FID]
     # For equal sets of few images, rounding makes the formula negative.
     return max(0.0, float(value))
 
@@ -153,8 +136,7 @@ def classes(table: Table) -> dict[str, Any]:
 
 def _of_class(ours: np.ndarray, theirs: np.ndarray, neighbours: int) -> dict[str, Any]:
     precision, recall, _ = _precision_and_recall(torch.from_numpy(ours), torch.from_numpy(theirs), neighbours)
-    reference = stats_file.Moments.of([theirs])
-    value = frechet(ours, reference.mean, reference.covariance)
+    value = frechet(ours, *stats_file.moments([theirs]))
     return {"fid": value, "precision": precision, "recall": recall, "samples": len(ours), "images": len(theirs)}
 
 

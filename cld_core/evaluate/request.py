@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cld_core.codec import to_plain
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.eval import EvalSpec
+from cld_core.config.keys import is_due
 from cld_core.config.plugins import fingerprint
 from cld_core.config.sampling import SamplingSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
@@ -20,7 +21,7 @@ from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, change_marks
 from cld_core.shards import ShardedRequest
 
-from . import feature_inputs, registry
+from . import extraction, registry
 from .extraction import FeatureInputs
 
 
@@ -88,7 +89,7 @@ class EvalRequest(ShardedRequest, EvalSpec):
         if "samples" in over:
             recipe.sampling.require_usable()
             _require_flow(recipe.sampling, names)
-        fid, files = feature_inputs.of(recipe.anchored(Path.cwd()), names)
+        fid, files = extraction.of(recipe.anchored(Path.cwd()), names)
         points = _points(recipe, points_key) if "points" in over else 0
         images = recipe.data if isinstance(recipe.data, ImageDataSpec) else None
         eps = max(spec.elbo.eps, recipe.objective.loss_eps)
@@ -115,31 +116,19 @@ class EvalRequest(ShardedRequest, EvalSpec):
         return request.in_shards(shards)
 
     @classmethod
-    def periodic_fid(cls, recipe: Recipe) -> "EvalRequest | None":
-        """The FID that training computes now and then; None if it computes none.
-
-        Raises:
-            UsageError: weights or statistics are missing or do not fit.
-        """
-        if recipe.periodic.fid_every is None:
-            return None
-        spec = replace(recipe.eval, samples=recipe.periodic.fid_samples)
-        return cls.of(replace(recipe, eval=spec, ema=EmaSpec()), ("fid",), 0)
-
-    @classmethod
-    def periodic_bound(cls, recipe: Recipe) -> "EvalRequest | None":
-        """The likelihood bound that training computes now and then; None if it computes none before its last step.
+    def periodic(cls, recipe: Recipe, metric: Literal["fid", "elbo"]) -> "EvalRequest | None":
+        """What training computes now and then, FID or the likelihood bound; None if it does not before its last step.
 
         Raises:
             DataError: there is no test set.
-            UsageError: it is smaller.
+            UsageError: it is smaller, or weights or statistics are missing or do not fit.
         """
-        every, steps = recipe.periodic.elbo_every, recipe.train.steps
-        if every is None or steps < every or not recipe.periodic.wants_elbo(steps - steps % every):
+        spec, steps = recipe.periodic, recipe.train.steps
+        every, first = (spec.fid_every, spec.fid_from) if metric == "fid" else (spec.elbo_every, spec.elbo_from)
+        if every is None or steps < every or not is_due(steps - steps % every, every, first):
             return None
-        spec = replace(recipe.eval, points=recipe.periodic.elbo_points)
-        recipe = replace(recipe, eval=spec, ema=EmaSpec())
-        return cls.of(recipe, ("elbo",), 0, points_key="periodic.elbo_points")
+        asked = replace(recipe.eval, samples=spec.fid_samples, points=spec.elbo_points)
+        return cls.of(replace(recipe, eval=asked, ema=EmaSpec()), (metric,), 0, points_key="periodic.elbo_points")
 
     @property
     def inputs(self) -> FeatureInputs:

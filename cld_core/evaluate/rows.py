@@ -91,8 +91,7 @@ class SampleRows(RowComputer):
     @staticmethod
     def about(drawn: Samples) -> Arrays:
         """``nfe`` and ``nonfinite``."""
-        columns: dict[str, Tensor] = {"nfe": drawn.nfe_each.double(), "nonfinite": not_finite(drawn.x)}
-        return {name: np.asarray(values.cpu().numpy()) for name, values in columns.items()}
+        return {"nfe": drawn.nfe_each.double().cpu().numpy(), "nonfinite": not_finite(drawn.x).cpu().numpy()}
 
     def review(self, rows: Arrays) -> None:
         """Count samples that are not finite.

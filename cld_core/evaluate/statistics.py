@@ -5,7 +5,6 @@ of statistics.
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +16,7 @@ from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
 from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork, Task
 
-from . import feature_inputs
-from .extraction import Extraction
-
-_WHY = "jobs would compute, and import, what is in it"
+from .extraction import Extraction, extractor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +59,7 @@ class StatsRequest(ShardedRequest):
             text = f"the examples of data.name={data.name} are vectors; statistics are of images"
             raise UsageError(f"{text}. Name an image recipe.")
         images = store.split_of(data, "train")
-        extraction, _, files = feature_inputs.extractor(recipe)
+        extraction, _, files = extractor(recipe)
         if output is None:
             from . import stats_file
 
@@ -104,21 +100,6 @@ class StatsRequest(ShardedRequest):
         """Write the request into its folder, see `Request.store`, and return the folder."""
         return self.store(self.folder)
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the file holds what is asked for. One that answers another request is replaced."""
-        from . import stats_file
-
-        if not Path(self.output).is_file():
-            return False
-        try:
-            content = stats_file.outline(Path(self.output))
-        except UsageError:  # It is damaged.
-            return False
-        if content.about.get("identity") != self.fingerprint:
-            return False
-        return not self.features or (content.features is not None and content.classes == self.classes)
-
 
 class Statistics(ShardedWork):
     """Statistics that are being computed, in a folder beside the file that they become."""
@@ -134,7 +115,17 @@ class Statistics(ShardedWork):
 
     @property
     def is_done(self) -> bool:
-        return self.request.is_done
+        """Whether the file holds what is asked for. One that answers another request is replaced."""
+        from . import stats_file
+
+        request = self.request
+        try:
+            content = stats_file.outline(Path(request.output))
+        except UsageError:  # There is none, or it is damaged.
+            return False
+        if content.about.get("identity") != request.fingerprint:
+            return False
+        return not request.features or (content.features is not None and content.classes == request.classes)
 
     def rows(self, kind: str) -> Rows:
         return Rows(self.folder / "rows" / self.request.fingerprint, self.request.chunk(kind))
@@ -156,15 +147,9 @@ class Statistics(ShardedWork):
         from . import stats_file
 
         request = self.request
-        kept: list[Any] = []
-
-        def features() -> Iterator[Any]:
-            for part in task.parts("features"):
-                if request.features:
-                    kept.append(part["features"])
-                yield part["features"]
-
-        moments = stats_file.Moments.of(features())
+        parts = (part["features"] for part in task.parts("features"))
+        kept = list(parts) if request.features else []
+        arrays = dict(zip(("mu", "sigma"), stats_file.moments(kept or parts), strict=True))
         about: dict[str, Any] = {
             "identity": request.fingerprint,
             **request.extraction.to_dict(),
@@ -172,12 +157,13 @@ class Statistics(ShardedWork):
             "data": request.data_fingerprint,
             "quantisation": "none: the images are uint8",
         }
-        labels = None
+        if request.features:
+            arrays[stats_file.FEATURES] = np.concatenate(kept)
         if request.classes:
             root = Path(request.data.path)
-            labels, about["classes"] = store.read_labels(root, store.find(root), "train"), list(request.classes)
-        rows = np.concatenate(kept) if kept else None
-        stats_file.write(Path(request.output), moments, rows, about, labels)
+            arrays[stats_file.LABELS] = store.read_labels(root, store.find(root), "train")
+            about["classes"] = list(request.classes)
+        stats_file.write(Path(request.output), about, arrays)
         shutil.rmtree(self.folder / "rows", ignore_errors=True)
 
 
@@ -188,7 +174,7 @@ def make_folder(folder: Path) -> None:
         CldError: somebody else owns it, or it cannot be made.
     """
     try:
-        ownership.make_private(folder, _WHY)
+        ownership.make_private(folder, "jobs would compute, and import, what is in it")
     except OSError as error:
         text = f"the folder cannot be made ({error.strerror}). Write the statistics to another place with -o."
         raise CldError(f"{folder}: {text}") from error

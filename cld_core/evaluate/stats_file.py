@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -24,46 +24,33 @@ from cld_core.config.data import ImageDataSpec
 from cld_core.data import store
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
-from cld_core.files import parse_json, write_arrays
+from cld_core.files import opened, parse_json, write_arrays
 from cld_core.sanitize import one_line
 
-from .extraction import Extraction
+if TYPE_CHECKING:
+    from .extraction import Extraction
 
 FEATURES = "pool_3"
 LABELS = "label"
-_ARRAYS = ("mu", "sigma", FEATURES)
 # Rows that are turned into float64 at once: 64 MiB of 2048 features.
 _ROWS = 4096
 
 
-@dataclass(frozen=True)
-class Moments:
-    """``n`` vectors of D features: their mean (D,) and their scatter (D, D), the sum of centred outer products."""
+def moments(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and covariance (D, D), in float64, of features (n, D) in parts, as if they were one array.
 
-    n: int
-    mean: np.ndarray
-    scatter: np.ndarray
-
-    @classmethod
-    def of(cls, parts: Iterable[np.ndarray]) -> "Moments":
-        """Moments, in float64, of features (n, D) in parts, as if they were one array: the cuts change nothing.
-
-        The scatter of the whole is the sum of those within blocks of rows, and that of the blocks' means between them.
-        """
-        n, mean, scatter = 0, np.zeros(()), np.zeros(())
-        for rows in _blocks(parts):
-            own = rows.mean(0)
-            rows -= own
-            between, total = own - mean, n + len(rows)
-            scatter = scatter + rows.T @ rows
-            scatter += np.outer(between, between * (n * len(rows) / total))
-            n, mean = total, mean + between * (len(rows) / total)
-        return cls(n, mean, scatter)
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """(D, D), with n - 1 in the denominator."""
-        return self.scatter / (self.n - 1)
+    The cuts change nothing. The scatter, the sum of centred outer products, is the sum of those within blocks of rows,
+    and that of the blocks' means between them; the covariance has n - 1 in the denominator.
+    """
+    n, mean, scatter = 0, np.zeros(()), np.zeros(())
+    for rows in _blocks(parts):
+        own = rows.mean(0)
+        rows -= own
+        between, total = own - mean, n + len(rows)
+        scatter = scatter + rows.T @ rows
+        scatter += np.outer(between, between * (n * len(rows) / total))
+        n, mean = total, mean + between * (len(rows) / total)
+    return mean, scatter / (n - 1)
 
 
 def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -80,16 +67,10 @@ def _blocks(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 class About(TypedDict, total=False):
-    """What a file says of its origin; those of others say nothing."""
+    """What is read of what a file says of its origin, beside the `Extraction`; those of others say nothing."""
 
     identity: str
-    extractor: str
-    layer: str
-    weights: str | None
-    plugin: str | None
     images: int
-    data: str
-    quantisation: str
     classes: tuple[str, ...]
 
 
@@ -119,14 +100,14 @@ class Reference:
     labels: np.ndarray | None
 
 
-def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
+def default_file(data: ImageDataSpec, extraction: "Extraction") -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
     fingerprint = extraction.fingerprint_of_stats(store.split_of(data, "train").digest)
     return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
 def find(
-    recipe: Recipe, extraction: Extraction, dimensions: int, flags: str, *, by_class: bool
+    recipe: Recipe, extraction: "Extraction", dimensions: int, flags: str, *, by_class: bool
 ) -> tuple[Path, str, int | None]:
     """The statistics that a recipe's evaluation compares with, their fingerprint and number of features.
 
@@ -176,18 +157,14 @@ def outline(path: Path) -> Outline:
 
 
 def _outline(path: Path, content: np.lib.npyio.NpzFile) -> Outline:
-    outlines = npz.outlines(content)
-    shapes = {name: shape for name, (shape, _) in outlines.items()}
-    for name in set(_ARRAYS).intersection(shapes):
-        if outlines[name][1].kind not in "iuf":
-            raise npz.DamagedError(f"its {name} are not numbers")
+    shapes = npz.shapes(content)
     about = About()
     if "about" in shapes:
         try:
             about = from_plain(About, parse_json(str(content["about"])))
         except ValueError as error:
             raise npz.DamagedError(f"what it says about its origin is damaged: {one_line(error)}") from error
-    mu, sigma, rows = (shapes.get(name, ()) for name in _ARRAYS)
+    mu, sigma, rows = (shapes.get(name, ()) for name in ("mu", "sigma", FEATURES))
     features = rows[0] if len(rows) == 2 else None
     images = about.get("images", features)
     if len(mu) == 1 and mu[0] and sigma == (*mu, *mu):
@@ -218,27 +195,15 @@ def read(path: Path, *, features: bool = False) -> Reference:
             assert rows is not None, "an outline has mu and sigma or features"
             # What is not finite is refused below.
             with np.errstate(all="ignore"):
-                moments = Moments.of([rows])
-                mu, sigma = moments.mean, moments.covariance
+                mu, sigma = moments([rows])
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UsageError(f"{path} has statistics that are not finite. Compute them again, or name another file.")
     return Reference(shapes, mu, sigma, rows if features else None, labels)
 
 
-def write(
-    path: Path,
-    moments: Moments,
-    features: np.ndarray | None,
-    about: Mapping[str, Any],
-    labels: np.ndarray | None = None,
-) -> None:
-    """Write mu and sigma, and the features (n, D) as well if given, and with them the labels (n,) of their images."""
-    arrays = {"mu": moments.mean, "sigma": moments.covariance, "about": np.array(json.dumps(about))}
-    if features is not None:
-        arrays[FEATURES] = features.astype(np.float32, copy=False)
-        if labels is not None:
-            arrays[LABELS] = labels
-    write_arrays(path, arrays)
+def write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write ``mu`` and ``sigma``; with features, also `FEATURES` (n, D), and the `LABELS` (n,) of their images."""
+    write_arrays(path, {**arrays, "about": np.array(json.dumps(about))})
 
 
 def fingerprint_of(path: Path, content: Outline) -> str:
@@ -250,7 +215,7 @@ def fingerprint_of(path: Path, content: Outline) -> str:
 @contextlib.contextmanager
 def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
-        with npz.arrays(path) as content:
+        with opened(path, follow=True) as file, npz.arrays(file) as content:
             yield content
     except (OSError, npz.DamagedError) as error:
         text = f"is not an .npz file of statistics ({one_line(error)})"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.codec import find_record, to_plain
+from cld_core.codec import RecordError, find_record, to_plain
 from cld_core.digests import digest
 from cld_core.files import by_age, write_json
 from cld_core.run import RunFolder, change_marks
@@ -46,6 +46,12 @@ class Sweep:
     axes: tuple[Axis, ...]
     cells: tuple[Cell, ...]
 
+    def __post_init__(self) -> None:
+        keys = {axis.key for axis in self.axes}
+        is_whole = all(keys <= cell.values.keys() for cell in self.cells) and all(map(is_name, self.evaluations))
+        if not (is_whole and keys and all(axis.values for axis in self.axes)):
+            raise RecordError("it is not a sweep")
+
     @property
     def id(self) -> str:
         """Name of its folder, made of its content."""
@@ -70,12 +76,7 @@ class Sweep:
     @classmethod
     def load(cls, folder: Path) -> "Sweep | None":
         """The sweep of a folder; None if there is none, or it is damaged."""
-        sweep = find_record(cls, folder / "sweep.json")
-        if sweep is None or not sweep.axes or not all(axis.values for axis in sweep.axes):
-            return None
-        keys = {axis.key for axis in sweep.axes}
-        is_whole = all(keys <= set(cell.values) for cell in sweep.cells) and all(map(is_name, sweep.evaluations))
-        return sweep if is_whole else None
+        return find_record(cls, folder / "sweep.json")
 
 
 def sweeps_of(run: RunFolder) -> list[tuple[Path, Sweep]]:

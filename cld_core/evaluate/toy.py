@@ -95,12 +95,7 @@ def class_law(table: Table) -> dict[str, Any]:
         if density.entropy is not None:
             # That of true samples: minus the entropy given the label.
             report["density_true"] = model.classes.entropy - density.entropy()
-    return {
-        **report,
-        "classes": by_class,
-        **asdict(table.request.w2),
-        **table.about_drawn(),
-    }
+    return {**report, "classes": by_class, **asdict(table.request.w2), **table.about_drawn()}
 
 
 def _true_points(source: Any, seed: int, wanted: Mapping[int, int], samples: int) -> dict[int, Tensor]:

@@ -21,7 +21,6 @@ from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import RowComputer, Table, remark_on
 from cld_core.files import Dropping, write_json
-from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.ranks import Consensus
@@ -187,7 +186,7 @@ class Periodic:
         self._stop, self._heartbeat = stop, heartbeat
         self._spec = trainer.recipe.periodic
         # What FID needs is looked for now, not at the step where it is due.
-        self._fid_request = EvalRequest.periodic_fid(trainer.recipe)
+        self._fid_request = EvalRequest.periodic(trainer.recipe, "fid")
 
     def __call__(self, step: int) -> None:
         spec = self._spec
@@ -239,7 +238,7 @@ class Periodic:
 
     def _bound(self, model: Model) -> None:
         try:
-            request = EvalRequest.periodic_bound(model.recipe)
+            request = EvalRequest.periodic(model.recipe, "elbo")
         except (CldError, OSError) as error:  # The same on all ranks, which see the same data.
             self._monitor.say(f"no likelihood bound this time: {error}")
             return
@@ -268,9 +267,7 @@ class Periodic:
         if (parts := self._shared(what, n, rows.compute)) is None:
             return None
         try:
-            section: dict[str, Any] = resolve(registry.metric(metric).section)(
-                Table(rows.model, rows.request, joined(parts))
-            )
+            section = registry.metric(metric).make_section(Table(rows.model, rows.request, joined(parts)))
         except (CldError, OSError) as error:
             self._monitor.say(f"no {what} this time: {error}")
             return None

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,22 +19,21 @@ from torch import Tensor
 
 from cld_core import guidance, npz, numerics, samplers
 from cld_core.checkpoint.files import required_digest
-from cld_core.codec import RecordError, from_plain, to_plain
+from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
-from cld_core.files import existing_object, retried, write_arrays, write_json
+from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
 from cld_core.run import change_marks
 from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
-from cld_core.shards import PATIENCE_S
+from cld_core.shards import PATIENCE_S, joined
 from cld_core.solutions import FILE, Solution
 
 from . import linear
 from .linear import Fitted, Linear
 from .tuning import CANDIDATES, EACH, FAR, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS, STATE, Row, State, Tuning
 
-T = TypeVar("T")
 Rows = Mapping[str, Sequence[Row]]
 # Of the finite differences in the shares of a grid.
 _STEP = 1e-3
@@ -56,14 +54,6 @@ class Ends:
 
     u: Tensor
     x: Tensor
-
-
-class Iterate(NamedTuple):
-    """Parameters (P,), the damping of the next iteration, and errors (B, D)."""
-
-    parameters: Tensor
-    damping: float
-    errors: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,13 +151,13 @@ class Problem:
         *,
         robust: bool,
     ) -> tuple[Linear, float, Tensor]:
-        def errors(parameters: Tensor) -> Tensor:
+        def errors_of(parameters: Tensor) -> Tensor:
             return self._errors(self.fit, sampler(parameters))
 
-        found = Iterate(parameters, damping, errors(parameters))
+        errors = errors_of(parameters)
         if len(parameters) and damping < _STUCK:  # A grid of a single step has nothing to move.
-            found = advanced(found, errors, slopes, robust=robust)
-        return sampler(found.parameters), found.damping, found.errors
+            parameters, damping, errors = advanced(parameters, damping, errors, errors_of, slopes, robust=robust)
+        return sampler(parameters), damping, errors
 
     def _over(self, times: Sequence[float], candidate: int) -> Linear:
         return linear.of_exponential(self.fitted.sde, times, *CANDIDATES[candidate], self.denoise)
@@ -222,20 +212,24 @@ def _rms(errors: Tensor) -> float:
 
 
 def advanced(
-    before: Iterate,
+    parameters: Tensor,
+    damping: float,
+    errors: Tensor,
     residual: Callable[[Tensor], Tensor],
     linearised: Callable[[Tensor, Tensor], Iterable[Tensor]],
     *,
     robust: bool,
-) -> Iterate:
+) -> tuple[Tensor, float, Tensor]:
     """The next iterate by the method of Levenberg and Marquardt: a smaller sum of squares, or more damping.
 
     Args:
-        residual: errors (B, D) for parameters (P,).
+        parameters: (P,).
+        damping: of this iteration; the next one's is returned.
+        errors: (B, D), of these parameters.
+        residual: errors for parameters.
         linearised: from parameters and their errors the derivatives of these (P, b, D), for some rows after others.
         robust: give less weight to outliers, such as examples that end in another mode.
     """
-    parameters, damping, errors = before
     weights = weights_of(errors) if robust else errors.new_ones(len(errors))
     gradient = errors.new_zeros(len(parameters))
     curvature, first = torch.diag(gradient), 0
@@ -246,7 +240,7 @@ def advanced(
         flat = (slopes * root).flatten(1)
         gradient, curvature = gradient + flat @ (errors[rows] * root).flatten(), curvature + flat @ flat.T
     if not (torch.isfinite(gradient).all() and torch.isfinite(curvature).all()):
-        return before._replace(damping=damping * _STIFFEN)
+        return parameters, damping * _STIFFEN, errors
     diagonal = curvature.diagonal()
     scale = diagonal + 1e-10 * diagonal.max()
     cost = _cost(errors, weights)
@@ -255,9 +249,9 @@ def advanced(
         change, _ = torch.linalg.solve_ex(curvature + damping * torch.diag(scale), gradient)
         moved = parameters - change.to(parameters)
         if torch.isfinite(moved).all() and _cost(found := residual(moved), weights) < cost:
-            return Iterate(moved, max(damping * _EASE, _LEAST_DAMPING), found)
+            return moved, max(damping * _EASE, _LEAST_DAMPING), found
         damping *= _STIFFEN
-    return before._replace(damping=damping)
+    return parameters, damping, errors
 
 
 def weights_of(errors: Tensor) -> Tensor:
@@ -267,9 +261,8 @@ def weights_of(errors: Tensor) -> Tensor:
 
 
 def _cost(errors: Tensor, weights: Tensor) -> float:
-    """Infinite where an error is not finite."""
-    cost = float((weights * errors.square().mean(1)).mean())
-    return cost if cost == cost else float("inf")
+    """Not a number, which is no less than any cost, where an error is none."""
+    return float((weights * errors.square().mean(1)).mean())
 
 
 class Job:
@@ -282,17 +275,18 @@ class Job:
 
     def __init__(self, work: Tuning, device: torch.device, should_stop: Callable[[], bool]) -> None:
         self._work, self._request, self._should_stop = work, work.request, should_stop
+        self._patiently = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
         run, step = work.run, work.request.checkpoint_step
-        self._checkpoint = self._patiently(lambda: required_digest(run, step, "Tune to another step."))
-        self._weights = self._patiently(work.weights) or self._checkpoint
+        length, fix = work.request.ema_length, "Tune to another step."
+        self._checkpoint = self._patiently(lambda: required_digest(run, step, fix))
+        self._weights = self._patiently(lambda: required_digest(run, step, fix, length))
         # Permission for plug-ins was checked when the work was started.
-        length = work.request.ema_length
         self._model = self._patiently(
             lambda: Model.from_run(run.path, step, str(device), allow_plugin=True, ema_length=length)
         )
         self._flow = self._solved()
         self._state = self._begun()
-        self._evaluated = 0
+        self._evaluated: list[int] = []
 
     def run(self) -> bool:
         """Do what is missing; False if it was asked to stop before."""
@@ -316,14 +310,13 @@ class Job:
     def step(self, stage: str) -> None:
         """Compute the next batch of the flow, or row of a stage."""
         if stage == "flow":
-            new = self._batch(len(self._flow["x"]))
-            self._flow = {name: np.concatenate([before, new[name]]) for name, before in self._flow.items()}
+            self._flow = joined([self._flow, self._batch(len(self._flow["x"]))])
             self._patiently(lambda: write_arrays(self.flow_file, self._flow))
             self._state = replace(self._state, flow=self._batches())
             found = f"flow {self._state.flow}/{self._request.sizes['flow']}"
         else:
             row = self._next_row(stage)
-            rows = (*self._state.rows.get(stage, ()), row)
+            rows = (*self._state.rows[stage], row)
             self._state = replace(self._state, rows={**self._state.rows, stage: rows})
             settings = settings_of(stage, row)
             found = f"{stage} {len(rows)}/{STAGES[stage]}: {settings}, rms {row.fit:.4g}, held out {row.held:.4g}"
@@ -338,7 +331,7 @@ class Job:
     def _solved(self) -> dict[str, np.ndarray]:
         """Ends of the flow, x (k, C, ...), that this tuning or another one has computed, and their evaluations (k,)."""
         try:
-            arrays = self._patiently(lambda: npz.load(self.flow_file))
+            arrays, _ = self._patiently(lambda: npz.load(self.flow_file))
             return {name: arrays[name][: 2 * self._request.points] for name in ("x", "nfe")}
         except (FileNotFoundError, KeyError, ValueError):
             return {"x": np.empty((0, *self._model.data_shape), np.float32), "nfe": np.empty(0, np.int64)}
@@ -350,17 +343,16 @@ class Job:
 
     def _begun(self) -> State:
         """What is done, unless it is that of other weights."""
-        content = self._patiently(lambda: existing_object(self._work.folder / STATE))
         state = State(self._weights)
-        with contextlib.suppress(RecordError):  # There is none, or it is damaged.
-            stored = from_plain(State, content)
+        with contextlib.suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
+            stored = self._patiently(lambda: read_record(State, self._work.folder / STATE))
             state = stored if stored.weights == self._weights else state
         neighbour = state.neighbour
         if neighbour is None and (solution := self._work.neighbour(self._checkpoint)) is not None:
             neighbour = solution.coefficients
         # Rows of later stages followed from what a spent budget had left.
         late = list(itertools.dropwhile(lambda stage: not state.lacks(stage, None), STAGES))[1:]
-        rows = {stage: done for stage, done in state.rows.items() if stage not in late}
+        rows = {stage: () if stage in late else state.rows.get(stage, ()) for stage in STAGES}
         return replace(state, neighbour=neighbour, flow=self._batches(), rows=rows)
 
     def _lacks(self, stage: str) -> bool:
@@ -373,24 +365,18 @@ class Job:
         content = to_plain(self._state)
         self._patiently(lambda: write_json(self._work.folder / STATE, content))
 
-    def _patiently(self, work: Callable[[], T]) -> T:
-        return retried(work, PATIENCE_S, stop=self._should_stop)
-
     def _next_row(self, stage: str) -> Row:
-        started, before = time.monotonic(), self._evaluated
-        rows = {name: self._state.rows.get(name, ()) for name in STAGES}
-        row = self._problem.row(stage, rows)
-        evaluations = (self._evaluated - before) / self._request.points
+        started = time.monotonic()
+        self._evaluated.clear()
+        row = self._problem.row(stage, self._state.rows)
+        evaluations = sum(self._evaluated) / self._request.points
         return replace(row, evaluations=evaluations, seconds=time.monotonic() - started)
 
-    @numerics.using(tf32=False)
-    @torch.no_grad()
     def _finish(self) -> None:
         """Write the solution: among the best rows of all stages, the one that is closest on held-out noise."""
         request, state = self._request, self._state
-        rows = {stage: state.rows.get(stage, ()) for stage in STAGES}
-        tops, chosen = {stage: best(done) for stage, done in rows.items() if done}, kept(rows)
-        every = [row for done in rows.values() for row in done]
+        tops, chosen = {stage: best(done) for stage, done in state.rows.items() if done}, kept(state.rows)
+        every = [row for done in state.rows.values() for row in done]
         about = {
             "settings": {stage: settings_of(stage, row) for stage, row in tops.items()},
             "fewer": None if state.neighbour is None else len(state.neighbour.times),
@@ -457,11 +443,8 @@ class Job:
         u = model.sde.prior(noise.normal((channels * model.sde.n, *rest))).double()
         fit, held = (Ends(u[part], x[part]) for part in (slice(0, request.points), slice(request.points, None)))
         score = self._score_of(0, request.points)
-        fitted = Fitted(score, model.sde, request.batch_size, self._count, points=request.points)
+        fitted = Fitted(score, model.sde, request.batch_size, self._evaluated.append, points=request.points)
         flow, start = request.flow, None
         if neighbour is not None:
             start = linear.extended(Linear.of(neighbour), model.sde, request.nfe, flow.eps, flow.denoise)
         return Problem(fitted, fit, held, request.nfe, flow.eps, flow.denoise, start)
-
-    def _count(self, examples: int) -> None:
-        self._evaluated += examples

@@ -178,13 +178,13 @@ class State:
         weights: digest of the network's weights: a state of others is not continued.
         neighbour: the sampler of fewer evaluations that it starts from.
         flow: how many batches of the flow there are.
-        rows: of each stage that has begun.
+        rows: of each stage.
     """
 
     weights: str
     neighbour: Coefficients | None = None
     flow: int = 0
-    rows: dict[str, tuple[Row, ...]] = field(default_factory=dict)
+    rows: dict[str, tuple[Row, ...]] = field(default_factory=lambda: dict.fromkeys(STAGES, ()))
 
     @property
     def seconds(self) -> float:
@@ -226,14 +226,6 @@ class Tuning(Work):
         if found is None or not found.cut_off:
             return found is not None
         return budget_min is not None and budget_min <= (real(found.about.get("budget_min")) or 0.0)
-
-    def weights(self) -> str | None:
-        """What identifies the network's weights; None if they are gone.
-
-        Raises:
-            OSError: nobody knows at this moment.
-        """
-        return weights_digest(self.run, self.request.checkpoint_step, self.request.ema_length)
 
     def neighbour(self, checksum: str) -> Solution | None:
         """The solution of the next smaller number of evaluations for the same flow of the same weights."""

@@ -231,18 +231,19 @@ def stats(
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:
         err.print(f"--shards {shards}: {request.shards} shards instead, one for each file of rows")
-    job = sharded.start_statistics(request, where, recipe.cluster, say=err.print)
+    work = Statistics(request.folder, request)
+    job = sharded.start_statistics(work, where, recipe.cluster, say=err.print)
     if job is not None:
         err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
-    elif request.is_done:
+    elif work.is_done:
         err.print("these statistics exist already")
-        sharded.clear(request.folder)
+        sharded.clear(work.folder)
         out.print(request.output, no_wrap=True)
         return
     else:
         err.print("these statistics are already being computed")
     if follow or where.blocks:
-        raise typer.Exit(follow_statistics(Statistics(request.folder)))
+        raise typer.Exit(follow_statistics(Statistics(work.folder)))
     out.print(request.output, no_wrap=True)
-    logs = request.folder / "logs" if job is None else job.logs
+    logs = work.folder / "logs" if job is None else job.logs
     err.print(f"logs: {logs}; run it again with --follow to watch")

@@ -17,7 +17,6 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.recipe import trusted_recipe
-from cld_core.shards import require_few
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
@@ -53,10 +52,6 @@ class EvalOptions:
     shards: int | None = None
     cluster: str | None = None
     allow_plugin: bool = False
-
-    def __post_init__(self) -> None:
-        if self.shards is not None:
-            require_few(self.shards)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from cld_core import ownership
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluate.statistics import Statistics, StatsRequest, make_folder
+from cld_core.evaluate.statistics import Statistics, make_folder
 from cld_core.run import RunFolder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
@@ -102,7 +102,7 @@ def _digest(code: Path | None, cluster: Cluster) -> str | None:
 
 
 def start_statistics(
-    request: StatsRequest, cluster: Cluster, size: ClusterSpec, say: Callable[[str], None] = lambda text: None
+    work: Statistics, cluster: Cluster, size: ClusterSpec, say: Callable[[str], None] = lambda text: None
 ) -> JobRef | None:
     """Start what is missing of statistics; None if they exist or are being computed.
 
@@ -111,14 +111,14 @@ def start_statistics(
         RecipeError: the cluster has no such jobs.
         SchedulerRefused, SchedulerAway: nothing was started.
     """
-    if request.is_done:
+    if work.is_done:
         return None
     # What is in it says what jobs compute with, and which plug-in they import.
-    make_folder(request.folder)
-    with home.only_one(request.folder, cluster):
-        if request.is_done or is_alive(request.folder):
+    make_folder(work.folder)
+    with home.only_one(work.folder, cluster):
+        if work.is_done or is_alive(work.folder):
             return None
-        return start([Statistics(request.save())], cluster, size, say=say)
+        return start([Statistics(work.request.save())], cluster, size, say=say)
 
 
 def ask_about(works: Iterable[Work]) -> Answers:

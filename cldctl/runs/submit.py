@@ -172,8 +172,8 @@ def require_inputs(recipe: Recipe) -> None:
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
         raise RecipeError(f"'data.path': {error}") from error
-    EvalRequest.periodic_fid(recipe)
-    EvalRequest.periodic_bound(recipe)
+    EvalRequest.periodic(recipe, "fid")
+    EvalRequest.periodic(recipe, "elbo")
 
 
 def require_native(recipe: Recipe, cluster: Cluster, say: Callable[[str], None]) -> None:

@@ -117,7 +117,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
     request, report = work.request, work.report or {}
     state = "FINISHED" if report else work_state(work, answers)
-    done = request.shards if report else len(work.complete())
+    done = request.shards - (0 if report else len(work.missing()))
     history = work.ledger.history()
     stopped = why_stopped(history, done, request.shards) if state == "STOPPED" else None
     told = () if history.other_code is None else (history.other_code.said,)

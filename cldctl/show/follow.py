@@ -86,7 +86,7 @@ def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Seq
 def follow_statistics(work: Statistics) -> int:
     """Show statistics until they are complete, and print the path of their file; returns the exit code."""
     follow_works_of(None, [work])
-    if not work.request.is_done:
+    if not work.is_done:
         err.failure(f"not complete; see {work.folder / 'logs'}, and run the same command again")
         return 1
     sharded.clear(work.folder)

@@ -216,14 +216,14 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
     cancelled it.
     """
     number, history = work.request.shards, work.ledger.history()
-    done, begun = work.complete(), work.begun()
+    missing, begun = set(work.missing()), work.begun()
     # The newest job that was to compute each shard.
     claims: dict[int, Submitted] = {}
     for event in history.submitted:
         claims |= dict.fromkeys(range(number) if event.shards is None else event.shards, event)
 
     def state_of(shard: int) -> str:
-        if shard in done:
+        if shard not in missing:
             return "done"
         if (event := claims.get(shard)) is None:
             return "missing"

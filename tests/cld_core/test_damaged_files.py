@@ -252,7 +252,7 @@ SOUND = {"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array(json.dumps({"i
         {"mu": np.zeros(3)},
         {**SOUND, "sigma": np.eye(4)},
         {**SOUND, "mu": np.full(3, np.nan)},
-        {**SOUND, "mu": np.zeros(3, complex)},
+        {**SOUND, "mu": np.full(3, "text")},
         {**SOUND, "about": np.array("{")},
         {"pool_3": np.zeros((1, 3))},
         {},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cld_core import npz
+from cld_core.digests import checksum
 from cld_core.npz import DamagedError
 
 ARRAYS = {
@@ -34,9 +35,10 @@ def archive(path, members):
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_arrays_come_back(tmp_path, save):
     save(tmp_path / "a.npz", **ARRAYS)
-    with npz.arrays(tmp_path / "a.npz") as content:
-        assert npz.outlines(content) == {name: (array.shape, array.dtype) for name, array in ARRAYS.items()}
-    read = npz.load(tmp_path / "a.npz")
+    with (tmp_path / "a.npz").open("rb") as file, npz.arrays(file) as content:
+        assert npz.shapes(content) == {name: array.shape for name, array in ARRAYS.items()}
+    read, digest = npz.load(tmp_path / "a.npz")
+    assert digest == checksum(tmp_path / "a.npz")
     assert read.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert np.array_equal(read[name], array)

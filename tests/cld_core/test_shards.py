@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cld_core import files
+from cld_core.digests import checksum
 from cld_core.errors import CldError, NotFoundError
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
@@ -82,7 +83,7 @@ class Squares(ShardedWork):
 
     def finish(self, task: Task):
         sums = {kind: int(sum(part["square"].sum() for part in task.parts(kind))) for kind in self.request.sizes}
-        write_json(self.folder / "sum.json", {"id": self.request.id, **sums, "rows": task.made_of()})
+        write_json(self.folder / "sum.json", {"id": self.request.id, **sums, "rows": task.made_of})
 
 
 def stored(folder: Path, n: int = N, shards: int = 3, batch_size: int = 3, few: int = 0) -> Path:
@@ -116,7 +117,7 @@ def test_the_process_that_finds_all_shards_complete_merges(folder):
     work = Squares(folder)
     assert work.missing() == work.to_start() == [0, 1, 2]
     assert work.compute(Ranks(rank=1, world_size=2))
-    assert (work.missing(), work.complete(), work.rows_done(), result(folder)) == ([0, 2], {1}, (8, 22), None)
+    assert (work.missing(), work.rows_done(), result(folder)) == ([0, 2], (8, 22), None)
     assert work.compute(Ranks(rank=0, world_size=2))
     assert (work.missing(), work.is_done, work.to_start(), result(folder)) == ([], True, [], SUM)
     assert work.computed[:5] == [(8, 11), (11, 12), (12, 15), (15, 16), (0, 3)], "batches end with their chunk"
@@ -289,6 +290,22 @@ def test_a_file_that_is_lost_between_two_looks_is_no_file(tmp_path):
         rows.load(0, 4)
 
 
+def test_a_digest_is_of_the_rows_that_were_read_though_another_task_replaces_them(tmp_path, monkeypatch):
+    rows, read = Rows(tmp_path, 4), np.load
+    rows.save(0, {"square": np.zeros(4)})
+    digest = checksum(rows.file(0, 4))
+
+    def replaced(*arguments, **more):
+        found = read(*arguments, **more)
+        rows.save(0, {"square": np.ones(4)})
+        return found
+
+    monkeypatch.setattr(np, "load", replaced)
+    arrays, found = rows.load(0, 4)
+    assert (arrays["square"].tolist(), found) == ([0.0] * 4, digest)
+    assert checksum(rows.file(0, 4)) != digest
+
+
 @pytest.fixture
 def known(monkeypatch):
     monkeypatch.setitem(KINDS, "squares", f"{__name__}:Squares")
@@ -388,4 +405,4 @@ def test_a_thousand_chunks_are_counted_by_one_look_into_their_folder(tmp_path, m
     listed, real = [], os.listdir
     monkeypatch.setattr(os, "listdir", lambda path: listed.append(path) or real(path))
     work = Squares(folder)
-    assert (len(work.complete()), len(listed)) == (1000, 1)
+    assert (work.missing(), len(listed)) == ([], 1)

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from cld_core.checkpoint.files import remove, weights_file
 from cld_core.config import load
 from cld_core.config.train import EmaSpec
+from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.request import EvalRequest
@@ -39,8 +41,19 @@ def test_a_length_is_part_of_what_is_asked(run):
     assert len({request.settings for request in (usual, short, long)}) == 3
     assert len({work(run, length).rows("loss") for length in (None, 0.05, 0.07)}) == 3
     periodic = load(RECIPES / "toy.yaml", ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
-    assert EvalRequest.periodic_bound(periodic).ema == EmaSpec()
+    assert EvalRequest.periodic(periodic, "elbo").ema == EmaSpec()
     assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
+
+
+def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(run):
+    looked, average = work(run, 0.07), weights_file(run, STEP, 0.07)
+    assert (looked.missing(), looked.rows_done(), looked.moved_at()) == ([0], (0, 12), None)
+    assert not average.exists()
+    remove(run, STEP)
+    assert (looked.missing(), looked.rows_done(), looked.moved_at()) == ([0], (0, 12), None)
+    words = r"no checkpoint of step 40 any more; there are: .*\. What was computed is kept; use another step\."
+    with pytest.raises(NotFoundError, match=words):
+        looked.compute(Ranks())
 
 
 def test_lost_snapshots_make_another_average(run, chunks):

@@ -9,7 +9,7 @@ from cld_core.data.images import to_pixels
 from cld_core.errors import UsageError
 from cld_core.evaluate import registry, stats_file
 from cld_core.evaluate.features import _precision_and_recall, frechet
-from cld_core.evaluate.statistics import StatsRequest
+from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
@@ -73,11 +73,11 @@ def test_statistics_without_labels_are_computed_again_when_there_are_some(labell
     file = stats_of(labelled)
     content = stats_file.read(file, features=True)
     about = stats_file.outline(file).about
-    asked = StatsRequest.of(labelled.recipe(), None, features=True, shards=1)
+    request_ = StatsRequest.of(labelled.recipe(), None, features=True, shards=1)
+    asked = Statistics(request_.folder, request_)
     assert asked.is_done
     old = {name: value for name, value in about.items() if name != "classes"}
-    moments = stats_file.Moments.of([content.features])
-    stats_file.write(file, moments, content.features, old)
+    stats_file.write(file, old, {"mu": content.mu, "sigma": content.sigma, "pool_3": content.features})
     assert not asked.is_done
     with pytest.raises(UsageError, match=r"does not know the classes of its images\. Prepare the data again"):
         request(labelled, metrics=("classes",))

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from cld_core import numerics
-from cld_core.evaluate import registry
+from cld_core.evaluate import extractors, registry
+from cld_core.evaluate.features import FeatureRows
 from cld_core.imports import resolve
 from cld_core.model import Model
 
@@ -48,7 +49,7 @@ def test_rows_have_their_own_precision_within_training(run, kind, precision):
 
 
 def test_features_are_exact(run):
-    computer = resolve(registry.ROWS["features"].implementation)(Model.from_run(run.path), request(run))
-    with seen(computer._extractor()._net) as found:
-        computer.compute(0, 2)
+    model, asked = Model.from_run(run.path), request(run, metrics=("fid",))
+    with seen(extractors.load(asked.inputs, asked.files, model.device)._net) as found:
+        FeatureRows(model, asked).compute(0, 2)
     assert found == {EXACT}

@@ -73,8 +73,9 @@ def test_extractors_whose_files_are_programs(run, tmp_path, name):
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"a": {"b": torch.zeros(1)}}, torch.zeros(1)])
 def test_what_is_not_a_list_of_named_tensors(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="something else than named tensors"):
-        extractors.tensors_of(tmp_path / "w.pth", INCEPTION)
+    extraction = Extraction(extractor=INCEPTION, layer="64", weights=digest_of(tmp_path / "w.pth"))
+    with pytest.raises(UsageError, match=r"w\.pth: these are not weights of inception-v3-compat \("):
+        extractors.load(extraction, {"weights": str(tmp_path / "w.pth")}, "cpu")
 
 
 def test_files_of_old_versions_of_torch_are_read(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
-from cld_core.evaluate import feature_inputs
+from cld_core.evaluate import extraction
 from cld_core.evaluate.extraction import FeatureInputs
 from cld_core.files import write_json
 from cld_core.solutions import FILE, Coefficients, Flow, Solution, Solutions
@@ -59,7 +59,7 @@ def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
 def features(monkeypatch):
     """Weights and statistics that nobody looks for."""
     ref = FeatureInputs(extractor="tiny", layer="all", quantisation="round", stats="abc")
-    monkeypatch.setattr(feature_inputs, "of", lambda recipe, metrics: (ref, {}))
+    monkeypatch.setattr(extraction, "of", lambda recipe, metrics: (ref, {}))
 
 
 def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, features):
