@@ -70,8 +70,8 @@ class ImageSet:
     def __init__(self, images: "Tensor | np.ndarray | LmdbReader") -> None:
         """Images as uint8 of shape (n, C, H, W): a tensor in memory, on the host or on a GPU, or an array on disk."""
         self._images = images
-        self.n, *shape = images.shape
-        self.shape, self.in_memory = tuple(shape), isinstance(images, Tensor)
+        self.n: int = images.shape[0]
+        self.shape, self.in_memory = tuple(images.shape[1:]), isinstance(images, Tensor)
         self.device = images.device if isinstance(images, Tensor) else torch.device("cpu")
 
     def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:

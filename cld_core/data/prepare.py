@@ -222,7 +222,7 @@ class _Job:
         images = np.memmap(file, np.uint8, "r", self._header_bytes, (done.images, *self._shape))
         hashes, first = dict[Split, Any](), 0
         for split, info in done.splits.items():
-            hashes[split] = _hash(images[first : first + info.count])
+            hashes[split] = _hash(images, slice(first, first + info.count))
             if hashes[split].hexdigest() != info.digest:
                 return nothing, {}
             first += info.count
@@ -293,12 +293,13 @@ class _Job:
         return blake2b(labels)
 
 
-def _hash(images: np.ndarray, progress: Callable[[int], None] = lambda count: None) -> Any:
-    """The hash of images, which are read a few at a time."""
+def _hash(images: np.ndarray, rows: slice, progress: Callable[[int, int], None] = lambda *_: None) -> Any:
+    """The hash of some images, which are read a few at a time."""
     found = hashlib.blake2b(digest_size=16)
-    for first in range(0, len(images), _AT_ONCE):
-        found.update(images[first : first + _AT_ONCE])
-        progress(min(first + _AT_ONCE, len(images)))
+    for first in range(rows.start, rows.stop, _AT_ONCE):
+        last = min(first + _AT_ONCE, rows.stop)
+        found.update(images[first:last].data)
+        progress(last, len(images))
     return found
 
 
@@ -380,9 +381,7 @@ def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: N
     store.find(root, about.name)
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
-        rows = about.rows(split)
-        found = _hash(images[rows], lambda count, before=rows.start: progress(before + count, about.shape[0]))
-        if found.hexdigest() != info.digest:
+        if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
             raise DataError(
                 f"The {split} images in {root} are not those that were prepared. Remove {root} and prepare it again: "
                 f"{store.prepare_hint(about.name, root)}"
