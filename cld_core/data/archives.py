@@ -25,11 +25,12 @@ class Member:
     path: Path | None = None
 
 
-def members(source: Path, wanted: str) -> list[Member]:
+def members(source: Path, wanted: str, *, is_compressed: bool = False) -> list[Member]:
     """The files in ``source``, by name; in a folder, those that are not below a hidden one.
 
     Args:
         wanted: what can be passed, for messages.
+        is_compressed: an archive is a .tar that may be compressed. To read each of many files in it takes long.
 
     Raises:
         WrongSourceError: it is neither a folder nor such an archive.
@@ -38,7 +39,7 @@ def members(source: Path, wanted: str) -> list[Member]:
     if not source.is_dir() and not source.is_file():
         raise WrongSourceError(f"{source} does not exist, or is no file. Pass {wanted} as --source.")
     try:
-        return sorted(_kind(source)(source), key=lambda member: member.name)
+        return sorted(_kind(source, is_compressed)(source), key=lambda member: member.name)
     except Exception as error:  # zipfile and tarfile raise whatever the numbers in a damaged file lead to
         if isinstance(error, WrongSourceError):
             raise WrongSourceError(f"{error}. Pass {wanted} as --source.") from error
@@ -46,12 +47,12 @@ def members(source: Path, wanted: str) -> list[Member]:
         raise DataError(f"{text}. Check its permissions, or fetch or make it again.") from error
 
 
-def _kind(source: Path) -> Callable[[Path], Iterator[Member]]:
+def _kind(source: Path, is_compressed: bool) -> Callable[[Path], Iterator[Member]]:
     if source.is_dir():
         return _in_folder
     with source.open("rb") as file:
         start = file.read(_TAR_AT + len(_TAR))
-    if start.endswith(_TAR):
+    if is_compressed or start.endswith(_TAR):
         return _in_tar
     # An empty file may have been anything.
     if not start or start.startswith(b"PK"):
@@ -83,7 +84,7 @@ def _in_zip(source: Path) -> Iterator[Member]:
 
 
 def _in_tar(source: Path) -> Iterator[Member]:
-    with tarfile.open(source, "r:") as archive:
+    with tarfile.open(source) as archive:
         for entry in archive:
             if entry.isfile():
                 # Many begin with "./".
@@ -92,6 +93,7 @@ def _in_tar(source: Path) -> Iterator[Member]:
 
 
 def _read_of_tar(source: Path, entry: tarfile.TarInfo) -> bytes:
-    with source.open("rb") as file:
-        file.seek(entry.offset_data)
-        return file.read(entry.size)
+    with tarfile.open(source) as archive:
+        file = archive.extractfile(entry)
+        assert file is not None, "it is a regular file"
+        return file.read()

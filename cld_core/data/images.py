@@ -9,9 +9,9 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ from cld_core.sanitize import one_line
 from . import store, toy
 from .lmdb_images import LmdbReader, published
 from .store import ABOUT, IMAGES, PUBLISHED, About, Split, blake2b, find, prepare_hint
-
-Cache = Literal["auto", "memory", "disk"]
 
 GREY_LEVELS = 256
 # Batches that are read ahead.
@@ -98,40 +96,29 @@ def _mirror(images: Tensor, flips: Tensor) -> Tensor:
     return both.index_select(0, torch.arange(n, device=images.device) + n * flips)
 
 
-def open_images(
-    path: str | Path,
-    split: Split,
-    *,
-    name: str = "folder",
-    size: int | None = None,
-    cache: Cache = "auto",
-    device: torch.device | str = "cpu",
-) -> ImageSet:
-    """Open a split of a prepared data set, or of LMDB files in the published form.
+def open_images(spec: ImageDataSpec, split: Split, device: torch.device | str = "cpu") -> ImageSet:
+    """Open a split of a recipe's images: of a prepared data set, or of LMDB files in the published form.
+
+    They are loaded as `data.cache` says: "auto" loads sets up to `MEMORY_BYTES`.
 
     Args:
-        path: the folder that `prepare` made, or one with ``train.lmdb`` and ``validation.lmdb`` in it.
-        split: "train" or "validation".
-        name: the data set of the recipe; "folder" accepts any.
-        size: height and width in pixels; None accepts any.
-        cache: "memory" loads the images, "disk" leaves them there, "auto" loads sets up to `MEMORY_BYTES`.
         device: where images in memory are wanted; a set that would fill too much of a GPU stays on the host.
 
     Raises:
         DataError: there is no such data set, or it is a different one. The message names the command that prepares it.
     """
-    about = find(path, name, size)
-    root = Path(path).expanduser()
+    about = find(spec.path, spec.name, spec.pixels)
+    root = Path(spec.path).expanduser()
     try:
         on_disk = _on_disk(root, about, split)
         n_bytes = on_disk.n * math.prod(on_disk.shape)
-        if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
+        if spec.cache == "disk" or (spec.cache == "auto" and n_bytes > MEMORY_BYTES):
             return on_disk
         images = on_disk.batch(torch.arange(on_disk.n))
         if about.format != PUBLISHED and blake2b(images.numpy()) != about.splits[split].digest:
             raise DataError(f"the {split} images in {root} do not have the digest in {ABOUT}: they were changed.")
     except DataError as error:
-        raise DataError(f"{error} To prepare it: {prepare_hint(name, path)}") from error
+        raise DataError(f"{error} To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}") from error
     return ImageSet(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
 
 
@@ -243,16 +230,13 @@ class ImageSource:
         Raises:
             DataError: they are missing or not those of the recipe; names the command that prepares them.
         """
-        return self._open("train", cache=self._spec.cache, device=self._device)
+        return open_images(self._spec, "train", self._device)
 
     @cached_property
     def test(self) -> ImageSet:
         """The images of the validation split; raises as `train` does."""
         # Evaluation reads an image once in minutes: not worth the memory.
-        return self._open("validation", cache="disk")
-
-    def _open(self, split: store.Split, **how: Any) -> ImageSet:
-        return open_images(self._spec.path, split, name=self._spec.name, size=self._spec.pixels, **how)
+        return open_images(replace(self._spec, cache="disk"), "validation")
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """As in `cld_core.data.source.Source`; float32 in [-1, 1] on the source's device. Steps in order are fast."""

@@ -331,7 +331,7 @@ def prepare(
     Args:
         name: one of `names`.
         source: for cifar10 the official archive or its folder, for celebahq256 GLOW's TFRecords in a folder or a
-            .tar, or a folder of published LMDB files, for folder a folder or a zip file of pictures.
+            .tar, or a folder of published LMDB files, for folder a folder, a zip file or a .tar of pictures.
         size: height and width in pixels; required for a folder, fixed for the others.
         split: share of a folder's pictures kept for validation (`cld_core.data.folder`).
         expect: number of images that each split must have; None: as published; {}: any number.

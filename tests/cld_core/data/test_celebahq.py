@@ -8,10 +8,10 @@ import torch
 
 from cld_core.data import celebahq
 from cld_core.data.celebahq import plan_celebahq
-from cld_core.data.images import open_images
 from cld_core.data.prepare import build, prepare, verify
 from cld_core.data.store import partial_path
 from cld_core.errors import DataError, UsageError, WrongSourceError
+from tests.support.images import opened
 
 from .formats import celebahq_images, write_celebahq, write_lmdb, write_records
 
@@ -74,9 +74,9 @@ def test_every_image_arrives_in_order(source, images, tmp_path):
     about = build(plan(source), tmp_path / "out", lambda part, *counts: seen.append(counts))
     assert {split: info.count for split, info in about.splits.items()} == COUNTS
     for split, expected in images.items():
-        opened = open_images(tmp_path / "out", split, name=f"celebahq{SIZE}", size=SIZE)
-        assert (opened.n, opened.shape) == (len(expected), (3, SIZE, SIZE))
-        got = opened.batch(torch.arange(opened.n)).permute(0, 2, 3, 1)
+        some = opened(tmp_path / "out", split, name=f"celebahq{SIZE}", size=SIZE)
+        assert (some.n, some.shape) == (len(expected), (3, SIZE, SIZE))
+        got = some.batch(torch.arange(some.n)).permute(0, 2, 3, 1)
         assert np.array_equal(got.numpy(), expected)
     assert verify(tmp_path / "out") == about
     assert sorted(os.listdir(tmp_path / "out")) == ["about.json", "images.npy"]

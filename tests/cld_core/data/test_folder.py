@@ -9,9 +9,10 @@ from PIL import Image
 
 from cld_core.data import folder as folder_module
 from cld_core.data.archives import members
-from cld_core.data.images import open_images
 from cld_core.data.prepare import prepare, verify
+from cld_core.data.store import read_about
 from cld_core.errors import DataError, UsageError
+from tests.support.images import opened
 from tests.support.paths import FIXTURES, ROOT
 
 CIFAR_FEW = FIXTURES / "cifar"
@@ -35,8 +36,8 @@ def source(tmp_path):
 
 
 def images(path, split):
-    opened = open_images(path, split)
-    return opened.batch(torch.arange(opened.n)).permute(0, 2, 3, 1).numpy()
+    some = opened(path, split, size=read_about(path).size)
+    return some.batch(torch.arange(some.n)).permute(0, 2, 3, 1).numpy()
 
 
 def names_of(source, split, validation):
