@@ -592,7 +592,7 @@ def _data_of(path: Path, recipe: Recipe, weights: Weights, allow_plugin: bool) -
     why = f'{text}. If you trust it: cld_core.load("{path}", allow_plugin=True).'
     if "data" not in weights.about:
         raise CheckpointError(why)
-    return DescribedSource(weights.described("data"), why)
+    return from_plain(DescribedSource, {**weights.described("data"), "why": why})
 
 
 def _described(spec: object, names: Iterable[str]) -> str:

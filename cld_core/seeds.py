@@ -26,6 +26,13 @@ def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Ge
     return made
 
 
+def blocks_of(first: int, last: int) -> tuple[range, slice]:
+    """The blocks of the samples ``first <= i < last``, and the place of the samples in them."""
+    blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
+    start = first - blocks[0] * SAMPLE_BLOCK
+    return blocks, slice(start, start + last - first)
+
+
 class SampleNoise:
     """Noise of the samples ``first <= i < last``, each a function of (``parts``, i) and of the call's number.
 
@@ -42,10 +49,8 @@ class SampleNoise:
 
     def __init__(self, *parts: int | str, first: int, last: int, device: torch.device | str = "cpu") -> None:
         assert 0 <= first < last, f"an empty range of samples: [{first}, {last})"
-        blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
+        blocks, self._slice = blocks_of(first, last)
         self._generators = [generator(*parts, "block", block) for block in blocks]
-        start = first - blocks[0] * SAMPLE_BLOCK
-        self._slice = slice(start, start + last - first)
         self.device = torch.device(device)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -7,7 +7,6 @@ this one is read by an unpickler that accepts arrays and nothing else.
 
 import io
 import pickle
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,11 +16,11 @@ import numpy as np
 from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import one_line
 
+from .archives import Member, members
 from .prepare import Part, Plan
 from .store import CHANNELS, Split, blake2b
 
 ARCHIVE = "cifar-10-python.tar.gz"
-FOLDER = "cifar-10-batches-py"
 SIZE = 32
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 OFFICIAL_COUNTS = {"train": 50_000, "validation": 10_000}
@@ -46,13 +45,8 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         WrongSourceError: ``source`` does not exist, or has nothing of CIFAR-10.
         DataError: a batch is missing or damaged.
     """
-    if source.is_dir():
-        batches = _in_folder(source / FOLDER if (source / FOLDER).is_dir() else source)
-    elif source.is_file():
-        batches = _in_archive(source)
-    else:
-        text = f"{source} does not exist. Pass {ARCHIVE} or its folder as --source, or add --download."
-        raise WrongSourceError(text)
+    found = members(source, f"{ARCHIVE}, its folder, or with --download any folder", is_compressed=True)
+    batches = {name: member for member in found if (name := PurePosixPath(member.name).name) in _BATCHES}
     missing = [name for name in _BATCHES if name not in batches]
     if missing:
         kind = DataError if batches else WrongSourceError
@@ -67,29 +61,9 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
     )
 
 
-def _in_folder(folder: Path) -> dict[str, bytes]:
+def _part(name: str, member: Member, shown: str) -> Part:
     try:
-        return {name: (folder / name).read_bytes() for name in _BATCHES if (folder / name).is_file()}
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {one_line(error)}. Fetch {ARCHIVE} again.") from error
-
-
-def _in_archive(path: Path) -> dict[str, bytes]:
-    batches = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name, file = PurePosixPath(member.name).name, archive.extractfile(member)
-                if name in _BATCHES and file is not None:
-                    batches[name] = file.read()
-    except Exception as error:  # besides TarError whatever the decompressors raise
-        text = f"{path} is not an archive, or damaged or cut short ({one_line(error)})"
-        raise DataError(f"{text}. Fetch {ARCHIVE} again.") from error
-    return batches
-
-
-def _part(name: str, content: bytes, shown: str) -> Part:
-    try:
+        content = member.read()
         batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         rows, labels = batch[b"data"], batch[b"labels"]
         images = rows.reshape(-1, CHANNELS, SIZE, SIZE)

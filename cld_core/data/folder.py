@@ -1,4 +1,4 @@
-"""Pictures of usual formats (`FORMATS`), in a folder or a zip file, turned into square RGB images of one size.
+"""Pictures of usual formats (`FORMATS`), in a folder, a zip file or a .tar, turned into square RGB images of one size.
 
 Splits: top-level folders called `train` and `validation` (or `val`, `valid`, `test`) are used as they are.
 Otherwise a picture's split is decided by a hash of its name alone, so adding and removing pictures never moves
@@ -9,11 +9,8 @@ folders are the classes.
 """
 
 import io
-import os
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +22,7 @@ from cld_core.errors import DataError, UsageError, WrongSourceError
 from cld_core.sanitize import has_control, one_line
 from cld_core.seeds import key_of
 
+from .archives import Member, members
 from .prepare import Part, Plan
 from .store import SPLITS, Split
 
@@ -48,24 +46,15 @@ _SPLIT_FOLDERS: dict[str, Split] = {
 LARGEST = 4096
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """``name`` is the path below the source, with slashes; ``read()`` gives the bytes of the file."""
-
-    name: str
-    length: int
-    read: Callable[[], bytes]
-
-
 def plan_folder(source: Path, size: int, validation: float | None = None) -> Plan:
-    """The pictures in the folder or zip file ``source``, resized to ``size`` x ``size`` pixels.
+    """The pictures in the folder, zip file or .tar ``source``, resized to ``size`` x ``size`` pixels.
 
     Args:
         validation: the share of pictures kept for validation, in [0, 1). None: the split given by the
             top-level folders, or else 0.1.
 
     Raises:
-        DataError: it is a zip file that is damaged, or cannot be read.
+        DataError: it is damaged, or cannot be read.
         WrongSourceError: there are no pictures, or a split would be empty.
         UsageError: ``size`` or ``validation`` is out of range.
     """
@@ -75,7 +64,8 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
         raise UsageError(
             f"The share kept for validation is in [0, 1), not {validation}. Pass --split 0.1, for example."
         )
-    pictures = _list(source)
+    listed = members(source, "a folder, a zip file or a .tar of pictures")
+    pictures = [picture for picture in listed if _is_picture(picture.name)]
     if not pictures:
         text = f"{source} has no pictures ({', '.join(SUFFIXES)})"
         raise WrongSourceError(f"{text}. Pass a folder that has some as --source.")
@@ -107,70 +97,13 @@ def plan_folder(source: Path, size: int, validation: float | None = None) -> Pla
     )
 
 
-def _list(source: Path) -> list[_Picture]:
-    try:
-        if source.is_dir():
-            pictures = list(_in_folder(source))
-        elif source.is_file() and zipfile.is_zipfile(source):
-            pictures = list(_in_zip(source))
-        elif source.exists():
-            text = f"{source} is neither a folder nor a complete zip file. Pass one of them as --source."
-            raise DataError(text) if _begins_as_zip(source) else WrongSourceError(text)
-        else:
-            raise WrongSourceError(f"{source} does not exist. Pass a folder or a zip file of pictures as --source.")
-    except OSError as error:
-        raise DataError(f"{source} cannot be listed: {one_line(error)}. Check the folder's permissions.") from error
-    return sorted(pictures, key=lambda picture: picture.name)
-
-
-def _begins_as_zip(source: Path) -> bool:
-    """Whether a file that is not a zip file was one, or the beginning of one; an empty file may have been anything."""
-    if not source.is_file():
-        return False
-    with source.open("rb") as file:
-        return file.read(2) in (b"", b"PK")
-
-
-def _in_folder(source: Path) -> Iterator[_Picture]:
-    for path in _walk(source):
-        name = path.relative_to(source).as_posix()
-        if _is_picture(name):
-            yield _Picture(name, path.stat().st_size, path.read_bytes)
-
-
-def _in_zip(source: Path) -> Iterator[_Picture]:
-    try:
-        archive = zipfile.ZipFile(source)
-    except OSError:
-        raise
-    except Exception as error:  # zipfile raises whatever the numbers in a damaged file lead to
-        text = f"{source} is not a complete zip file ({one_line(error)})"
-        raise DataError(f"{text}. Fetch or make it again.") from error
-    for entry in archive.infolist():
-        if entry.filename and not entry.is_dir() and _is_picture(entry.filename):
-            yield _Picture(entry.filename, entry.file_size, partial(archive.read, entry))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder; follows links, and enters each folder once."""
-    entered = set()
-    for at, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
-        real = os.path.realpath(at)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        yield from (Path(at, name) for name in files if os.path.isfile(os.path.join(at, name)))
-
-
 def _is_picture(name: str) -> bool:
     parts = PurePosixPath(name).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return not hidden and name.lower().endswith(SUFFIXES)
 
 
-def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Split, list[_Picture]]:
+def _splits(pictures: Sequence[Member], validation: float | None) -> dict[Split, list[Member]]:
     if validation is None:
         sorted_by_folder = _splits_by_folder(pictures)
         if sorted_by_folder is not None:
@@ -179,22 +112,22 @@ def _splits(pictures: Sequence[_Picture], validation: float | None) -> dict[Spli
     if validation == 0:
         return {"train": list(pictures)}
     below = int(validation * 2**63)
-    chosen: dict[Split, list[_Picture]] = {split: [] for split in SPLITS}
+    chosen: dict[Split, list[Member]] = {split: [] for split in SPLITS}
     for picture in pictures:
         chosen["validation" if key_of("split", as_text(picture.name)) < below else "train"].append(picture)
     return chosen
 
 
-def _places(pictures: Sequence[_Picture]) -> list[tuple[str, ...]]:
+def _places(pictures: Sequence[Member]) -> list[tuple[str, ...]]:
     """The folders and the name of each picture, without a single folder around everything."""
     places = [PurePosixPath(picture.name).parts for picture in pictures]
     is_wrapped = len({place[0] for place in places}) == 1 and min(map(len, places)) > 1
     return [place[1:] for place in places] if is_wrapped else places
 
 
-def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture]] | None:
+def _splits_by_folder(pictures: Sequence[Member]) -> dict[Split, list[Member]] | None:
     """The splits by the names of the top-level folders, or of those in a single wrapping folder; None without such."""
-    chosen: dict[Split, list[_Picture]] = {split: [] for split in SPLITS}
+    chosen: dict[Split, list[Member]] = {split: [] for split in SPLITS}
     others = set()
     for (top, *_), picture in zip(_places(pictures), pictures, strict=True):
         if top in _SPLIT_FOLDERS:
@@ -212,7 +145,7 @@ def _splits_by_folder(pictures: Sequence[_Picture]) -> dict[Split, list[_Picture
     return chosen
 
 
-def _classes(pictures: Sequence[_Picture]) -> tuple[tuple[str, ...], dict[str, int]]:
+def _classes(pictures: Sequence[Member]) -> tuple[tuple[str, ...], dict[str, int]]:
     """The names of the classes, and by the name of a picture its label; nothing if pictures do not lie in classes."""
     folders = [place[:-1] for place in _places(pictures)]
     if {path[0] for path in folders if path} <= set(_SPLIT_FOLDERS):
@@ -232,7 +165,7 @@ def as_text(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _make(picture: _Picture, size: int) -> np.ndarray:
+def _make(picture: Member, size: int) -> np.ndarray:
     """The picture, uint8 (1, 3, size, size): upright, transparent parts on white, the middle square, resized.
 
     Raises:
@@ -267,7 +200,7 @@ def read_exactly(path: Path, size: int) -> np.ndarray:
         DataError: it is not a picture.
         WrongSourceError: it has another size.
     """
-    pixels = _make(_Picture(str(path), path.stat().st_size, path.read_bytes), size)
+    pixels = _make(Member(str(path), path.stat().st_size, path.read_bytes), size)
     with Image.open(path, formats=FORMATS) as opened:
         if opened.size != (size, size):
             text = f"{path} has {opened.width} x {opened.height} pixels, and {size} x {size} are needed"

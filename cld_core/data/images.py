@@ -7,12 +7,11 @@ on the step alone: not on the ranks, and not on where training was interrupted.
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,9 +25,7 @@ from cld_core.sanitize import one_line
 
 from . import store, toy
 from .lmdb_images import LmdbReader, published
-from .store import ABOUT, CHANNELS, IMAGES, PUBLISHED, About, Split, blake2b, find, prepare_hint
-
-Cache = Literal["auto", "memory", "disk"]
+from .store import ABOUT, IMAGES, PUBLISHED, About, Split, blake2b, find, prepare_hint
 
 GREY_LEVELS = 256
 # Batches that are read ahead.
@@ -37,7 +34,6 @@ _AHEAD = 4
 MEMORY_BYTES = 2 << 30
 # The share of a GPU's free memory that a set may take.
 _DEVICE_SHARE = 0.1
-_LOAD_AT_ONCE = 1024
 
 
 def to_model(images: Tensor) -> Tensor:
@@ -59,7 +55,7 @@ def to_pixels(x: Tensor, *, floor: bool = False) -> Tensor:
     return levels.nan_to_num_(nan=0.0).to(torch.uint8)
 
 
-class ImageSet(ABC):
+class ImageSet:
     """Images of the same size, by index.
 
     Attributes:
@@ -69,71 +65,28 @@ class ImageSet(ABC):
         device: where batches are made.
     """
 
-    n: int
-    shape: tuple[int, ...]
-    in_memory = False
-    device = torch.device("cpu")
+    def __init__(self, images: "Tensor | np.ndarray | LmdbReader") -> None:
+        """Images as uint8 of shape (n, C, H, W): a tensor in memory, on the host or on a GPU, or an array on disk."""
+        self._images = images
+        self.n: int = images.shape[0]
+        self.shape, self.in_memory = tuple(images.shape[1:]), isinstance(images, Tensor)
+        self.device = images.device if isinstance(images, Tensor) else torch.device("cpu")
 
-    @abstractmethod
-    def take(self, indices: Tensor) -> Tensor:
+    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
         """Images by index; may be called by any number of threads.
 
         Args:
             indices: integers of shape (B,), each in [0, n).
+            flips: which of them are mirrored left to right, bool of shape (B,); None: none.
 
         Returns:
             uint8 of shape (B, C, H, W) on ``device``, the caller's own.
         """
-
-    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
-        """As `take`, with those mirrored left to right that ``flips`` says, bool of shape (B,); None: none."""
-        chosen = self.take(indices)
+        if isinstance(self._images, Tensor):
+            chosen = self._images.index_select(0, indices.to(self.device, non_blocking=True))
+        else:
+            chosen = torch.from_numpy(self._images[indices.numpy()])
         return chosen if flips is None else _mirror(chosen, flips.to(self.device, non_blocking=True))
-
-
-class MemoryImages(ImageSet):
-    """Images held as one uint8 tensor of shape (n, C, H, W), on the host or on a GPU, and indexed there."""
-
-    in_memory = True
-
-    def __init__(self, images: Tensor) -> None:
-        self._images, self.device = images, images.device
-        self.n, *shape = images.shape
-        self.shape = tuple(shape)
-
-    def take(self, indices: Tensor) -> Tensor:
-        return self._images.index_select(0, indices.to(self.device, non_blocking=True))
-
-
-class MappedImages(ImageSet):
-    """Prepared images on disk, read through a memory map."""
-
-    def __init__(self, root: Path, about: About, rows: slice) -> None:
-        path = root / IMAGES
-        try:
-            images = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as an array ({one_line(error)}).") from error
-        if (images.dtype, images.shape) != (np.dtype(np.uint8), about.shape):
-            text = f"{images.dtype} of shape {images.shape}, but {ABOUT} says uint8 of shape {about.shape}"
-            raise DataError(f"{path} has {text}.")
-        # An array of numpy's own type, whose parts are copies in memory and not maps.
-        self._images = np.asarray(images)[rows]
-        self.n, self.shape = len(self._images), about.shape[1:]
-
-    def take(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self._images[indices.numpy()])
-
-
-class LmdbImages(ImageSet):
-    """Images of the published form, read from an LMDB file."""
-
-    def __init__(self, reader: LmdbReader) -> None:
-        self._reader = reader
-        self.n, self.shape = reader.n, (CHANNELS, reader.size, reader.size)
-
-    def take(self, indices: Tensor) -> Tensor:
-        return torch.from_numpy(self._reader.read(indices.tolist()))
 
 
 def _mirror(images: Tensor, flips: Tensor) -> Tensor:
@@ -143,56 +96,45 @@ def _mirror(images: Tensor, flips: Tensor) -> Tensor:
     return both.index_select(0, torch.arange(n, device=images.device) + n * flips)
 
 
-def open_images(
-    path: str | Path,
-    split: Split,
-    *,
-    name: str = "folder",
-    size: int | None = None,
-    cache: Cache = "auto",
-    device: torch.device | str = "cpu",
-) -> ImageSet:
-    """Open a split of a prepared data set, or of LMDB files in the published form.
+def open_images(spec: ImageDataSpec, split: Split, device: torch.device | str = "cpu") -> ImageSet:
+    """Open a split of a recipe's images: of a prepared data set, or of LMDB files in the published form.
+
+    They are loaded as `data.cache` says: "auto" loads sets up to `MEMORY_BYTES`.
 
     Args:
-        path: the folder that `prepare` made, or one with ``train.lmdb`` and ``validation.lmdb`` in it.
-        split: "train" or "validation".
-        name: the data set of the recipe; "folder" accepts any.
-        size: height and width in pixels; None accepts any.
-        cache: "memory" loads the images, "disk" leaves them there, "auto" loads sets up to `MEMORY_BYTES`.
         device: where images in memory are wanted; a set that would fill too much of a GPU stays on the host.
 
     Raises:
         DataError: there is no such data set, or it is a different one. The message names the command that prepares it.
     """
-    about = find(path, name, size)
-    root = Path(path).expanduser()
+    about = find(spec.path, spec.name, spec.pixels)
+    root = Path(spec.path).expanduser()
     try:
         on_disk = _on_disk(root, about, split)
         n_bytes = on_disk.n * math.prod(on_disk.shape)
-        if cache == "disk" or (cache == "auto" and n_bytes > MEMORY_BYTES):
+        if spec.cache == "disk" or (spec.cache == "auto" and n_bytes > MEMORY_BYTES):
             return on_disk
-        images = _load(on_disk)
+        images = on_disk.batch(torch.arange(on_disk.n))
         if about.format != PUBLISHED and blake2b(images.numpy()) != about.splits[split].digest:
             raise DataError(f"the {split} images in {root} do not have the digest in {ABOUT}: they were changed.")
     except DataError as error:
-        raise DataError(f"{error} To prepare it: {prepare_hint(name, path)}") from error
-    return MemoryImages(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
+        raise DataError(f"{error} To prepare it: {prepare_hint(spec.name, spec.path, spec.pixels)}") from error
+    return ImageSet(images.to(device) if _fits(n_bytes, torch.device(device)) else images)
 
 
 def _on_disk(root: Path, about: About, split: Split) -> ImageSet:
-    rows = about.rows(split)
-    reader = published(root, split) if about.format == PUBLISHED else None
-    return MappedImages(root, about, rows) if reader is None else LmdbImages(reader)
-
-
-def _load(images: ImageSet) -> Tensor:
-    """All images, uint8 of shape (n, C, H, W)."""
-    loaded = torch.empty((images.n, *images.shape), dtype=torch.uint8)
-    for first in range(0, images.n, _LOAD_AT_ONCE):
-        last = min(first + _LOAD_AT_ONCE, images.n)
-        loaded[first:last] = images.take(torch.arange(first, last))
-    return loaded
+    rows, path = about.rows(split), root / IMAGES
+    if about.format == PUBLISHED and (reader := published(root, split)) is not None:
+        return ImageSet(reader)
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read as an array ({one_line(error)}).") from error
+    if (images.dtype, images.shape) != (np.dtype(np.uint8), about.shape):
+        text = f"{images.dtype} of shape {images.shape}, but {ABOUT} says uint8 of shape {about.shape}"
+        raise DataError(f"{path} has {text}.")
+    # An array of numpy's own type, whose parts are copies in memory and not maps.
+    return ImageSet(np.asarray(images)[rows])
 
 
 def _fits(n_bytes: int, device: torch.device) -> bool:
@@ -264,25 +206,22 @@ class ImageSource:
 
     @cached_property
     def classes(self) -> Classes | None:
-        """Those of the images; None if the recipe wants no labels.
+        """Those of the images, with their numbers of training images as weights; None if the recipe wants no labels.
 
         Raises:
             DataError: the images are missing, or have no labels; names the command that prepares them.
         """
         if not self._spec.labels:
             return None
-        return store.classes(self._root, store.about_of(self._spec))
+        names = store.about_of(self._spec).classes
+        counts = torch.bincount(self._labels["train"], minlength=len(names))
+        return Classes(names, tuple(counts.double().tolist()))
 
     @cached_property
-    def _train_labels(self) -> Tensor:
-        return self._labels("train")
-
-    @cached_property
-    def _test_labels(self) -> Tensor:
-        return self._labels("validation")
-
-    def _labels(self, split: store.Split) -> Tensor:
-        return torch.from_numpy(store.read_labels(self._root, store.about_of(self._spec), split))
+    def _labels(self) -> dict[Split, Tensor]:
+        """Those of each split."""
+        about = store.about_of(self._spec)
+        return {split: torch.from_numpy(store.read_labels(self._root, about, split)) for split in about.splits}
 
     @cached_property
     def train(self) -> ImageSet:
@@ -291,16 +230,13 @@ class ImageSource:
         Raises:
             DataError: they are missing or not those of the recipe; names the command that prepares them.
         """
-        return self._open("train", cache=self._spec.cache, device=self._device)
+        return open_images(self._spec, "train", self._device)
 
     @cached_property
     def test(self) -> ImageSet:
         """The images of the validation split; raises as `train` does."""
         # Evaluation reads an image once in minutes: not worth the memory.
-        return self._open("validation", cache="disk")
-
-    def _open(self, split: store.Split, **how: Any) -> ImageSet:
-        return open_images(self._spec.path, split, name=self._spec.name, size=self._spec.pixels, **how)
+        return open_images(replace(self._spec, cache="disk"), "validation")
 
     def batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> Tensor:
         """As in `cld_core.data.source.Source`; float32 in [-1, 1] on the source's device. Steps in order are fast."""
@@ -333,11 +269,11 @@ class ImageSource:
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         """As `batch`, with the labels, which are on the CPU."""
         x = self.batch(seed, restart, step, size, rows)
-        return x, self._train_labels[order(step, size, self.train.n, seed)[0][rows]]
+        return x, self._labels["train"][order(step, size, self.train.n, seed)[0][rows]]
 
     def test_labels(self, seed: int, first: int, last: int) -> Tensor:
         """The labels of the validation images ``first <= i < last``."""
-        return self._test_labels[first:last]
+        return self._labels["validation"][first:last]
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         """Validation images ``first <= i < last``, dequantised; image i has its own noise.

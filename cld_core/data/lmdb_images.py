@@ -30,13 +30,12 @@ def published(root: Path, split: str) -> "LmdbReader | None":
 
 
 class LmdbReader:
-    """The images of an LMDB folder, for any number of threads.
+    """The images of an LMDB folder, by index, for any number of threads.
 
     Attributes:
-        n: number of images.
-        size: height and width in pixels.
-        file_bytes: size of the file.
-        about: both numbers in words, by which other files are told from it.
+        shape: (n, 3, H, W) of all of them.
+        bytes: size of the file.
+        about: the number of images and the size of the file in words, by which other files are told from it.
 
     Raises:
         DataError: the file is cut short, or holds something else.
@@ -45,43 +44,43 @@ class LmdbReader:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         file = (self.path / "data.mdb").stat()
-        self.file_bytes = file.st_size
+        self.bytes = file.st_size
         try:
             self._env = _environment(str(self.path), file.st_dev, file.st_ino)
-            self.n, info = self._env.stat()["entries"], self._env.info()
+            count, info = self._env.stat()["entries"], self._env.info()
             # Reading beyond the end of a mapped file would end this process without a message.
             expected = (info["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self._env.stat()["psize"]
-            if self.file_bytes < expected:
-                raise DataError(f"{path} is cut short: {self.file_bytes} bytes of about {expected}. {_AGAIN}")
+            if self.bytes < expected:
+                raise DataError(f"{path} is cut short: {self.bytes} bytes of about {expected}. {_AGAIN}")
             with self._env.begin(buffers=True) as transaction:
                 length = len(transaction.get(b"0") or b"")
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{path} cannot be opened as an LMDB file: {error}. {_AGAIN}") from error
-        self.about = f"{self.n} images, {self.file_bytes} bytes"
-        self.size = math.isqrt(length // _CHANNELS)
-        if not self.size or _CHANNELS * self.size**2 != length:
+        size = math.isqrt(length // _CHANNELS)
+        if not size or _CHANNELS * size**2 != length:
             raise DataError(f"{path} has values of {length} bytes under '0', which are not square raw RGB images.")
-        self.read((self.n - 1,))
+        self.shape, self.about = (count, _CHANNELS, size, size), f"{count} images, {self.bytes} bytes"
+        self[[count - 1]]
 
-    def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Images by index, uint8 of shape (len(indices), 3, H, W).
+    def __getitem__(self, indices: "Sequence[int] | np.ndarray") -> np.ndarray:
+        """Images by index, uint8 of shape (number of indices, 3, H, W).
 
         Raises:
             DataError: an index is missing, or its value has another length.
         """
-        raw = np.empty((len(indices), self.size, self.size, _CHANNELS), dtype=np.uint8)
+        images = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
         try:
             with self._env.begin(buffers=True) as transaction:
-                for row, index in enumerate(indices):
+                for image, index in zip(images, indices, strict=True):
                     value = transaction.get(str(index).encode()) or b""
-                    if len(value) != raw[row].nbytes:
-                        raise DataError(
-                            f"Image {index} of {self.path} has {len(value)} bytes, not {raw[row].nbytes}. {_AGAIN}"
-                        )
-                    raw[row] = np.frombuffer(value, dtype=np.uint8).reshape(raw.shape[1:])
+                    if len(value) != image.nbytes:
+                        text = f"has {len(value)} bytes, not {image.nbytes}"
+                        raise DataError(f"Image {index} of {self.path} {text}. {_AGAIN}")
+                    pixels = np.frombuffer(value, dtype=np.uint8).reshape(*self.shape[2:], _CHANNELS)
+                    image[:] = pixels.transpose(2, 0, 1)
         except (lmdb.Error, OSError) as error:
             raise DataError(f"{self.path} cannot be read: {error}. {_AGAIN}") from error
-        return np.ascontiguousarray(raw.transpose(0, 3, 1, 2))
+        return images
 
 
 @functools.cache

@@ -2,9 +2,9 @@
 
 A data set is made from a plan, part by part; a part is what is read at once: a picture, a shard, a batch file. Threads
 read parts ahead, and their images are appended to DIR.partial/images.npy. Now and then, when they are on the disk,
-DIR.partial/progress.json notes how many parts are finished. A later attempt whose source begins with the same parts
-cuts off what lies behind them, and continues there; otherwise it begins again. At the end the folder is renamed to DIR,
-so that a data set is complete or absent.
+DIR.partial/progress.json notes how many parts are finished, and the digests of their images. A later attempt whose
+source begins with the same parts, and which finds the same images, cuts off what lies behind them, and continues there;
+otherwise it begins again. At the end the folder is renamed to DIR, so that a data set is complete or absent.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from . import store
 from .store import ABOUT, CHANNELS, IMAGES, LABELS, PROGRESS, About, Split, SplitInfo, blake2b, partial_path
 
 LOCK = "lock"
-_VERIFY_AT_ONCE = 256
+_AT_ONCE = 256
 # Parts that are read ahead, and the threads that do it.
 _AHEAD = 8
 # Bytes of images after which finished parts are noted.
@@ -89,12 +89,16 @@ ProgressCallback = Callable[[Part, int, int | None], None]
 
 @dataclass(frozen=True)
 class _Done:
-    """What is on the disk: the first parts of a plan, by their number and digest, and how many images they have."""
+    """What is on the disk: the first parts of a plan, by their number and digest, and the images of each split."""
 
     size: int
     parts: int
     digest: str
-    images: Mapping[Split, int]
+    splits: Mapping[Split, SplitInfo]
+
+    @property
+    def images(self) -> int:
+        return sum(info.count for info in self.splits.values())
 
 
 def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -> About:
@@ -125,7 +129,7 @@ def build(plan: Plan, out: Path, progress: ProgressCallback = lambda *_: None) -
             kept = "0 images were finished, so nothing is kept. Fix that and run the same command again."
             if (done := job.done).parts:
                 kept = (
-                    f"The finished part is kept in {partial}: {sum(done.images.values())} images, {done.parts} of "
+                    f"The finished part is kept in {partial}: {done.images} images, {done.parts} of "
                     f"{len(plan.parts)} pieces. Fix the source and run the same command again to continue from there."
                 )
             raise DataError(f"{one_line(error, 1000).rstrip('.')}. {kept}") from error
@@ -176,7 +180,7 @@ class _Job:
         self._images_file = partial / IMAGES
         self._shape = (CHANNELS, plan.size, plan.size)
         self._header_bytes = len(_npy_header(0, self._shape))
-        self.done = self._kept()
+        self.done, self._hashes = self._kept()
 
     def run(self) -> About:
         plan = self._plan
@@ -186,15 +190,15 @@ class _Job:
             file.seek(0, os.SEEK_END)
             with contextlib.closing(self._read()) as parts:
                 self._append(file, parts)
-            splits = self._splits()
+            self._require_expected()
             file.seek(0)
-            file.write(_npy_header(sum(self.done.images.values()), self._shape))
+            file.write(_npy_header(self.done.images, self._shape))
             file.flush()
             os.fsync(file.fileno())
         about = About(
             name=plan.name,
             size=plan.size,
-            splits=splits,
+            splits=self.done.splits,
             bytes=self._end_of(self.done.images),
             classes=plan.classes,
             labels=self._write_labels() if plan.classes else "",
@@ -204,21 +208,32 @@ class _Job:
         write_json(self._partial / ABOUT, to_plain(about))
         return about
 
-    def _kept(self) -> _Done:
-        """What an earlier attempt has finished, if the source still begins with it."""
-        size, digest = self._plan.size, self._plan.digest
-        done = find_record(_Done, self._partial / PROGRESS)
-        if done is None or (done.size, done.digest) != (size, digest(done.parts)):
-            return _Done(size, 0, digest(0), {})
-        is_there = self._header_bytes <= self._end_of(done.images) <= store.bytes_of(self._images_file)
-        return done if is_there else _Done(size, 0, digest(0), {})
+    def _kept(self) -> tuple[_Done, dict[Split, Any]]:
+        """What an earlier attempt has finished, and the hashes of its images by split.
 
-    def _end_of(self, images: Mapping[Split, int]) -> int:
-        """Bytes of the file with so many images of each split."""
-        return self._header_bytes + sum(images.values()) * CHANNELS * self._plan.size**2
+        It is nothing if the source does not begin with it any more, or if the images are not those that were written.
+        """
+        size, digest, file = self._plan.size, self._plan.digest, self._images_file
+        nothing, done = _Done(size, 0, digest(0), {}), find_record(_Done, self._partial / PROGRESS)
+        if done is None or (done.size, done.digest) != (size, digest(done.parts)):
+            return nothing, {}
+        if not self._header_bytes < self._end_of(done.images) <= store.bytes_of(file):
+            return nothing, {}
+        images = np.memmap(file, np.uint8, "r", self._header_bytes, (done.images, *self._shape))
+        hashes, first = dict[Split, Any](), 0
+        for split, info in done.splits.items():
+            hashes[split] = _hash(images, slice(first, first + info.count))
+            if hashes[split].hexdigest() != info.digest:
+                return nothing, {}
+            first += info.count
+        return done, hashes
+
+    def _end_of(self, images: int) -> int:
+        """Bytes of the file with so many images."""
+        return self._header_bytes + images * CHANNELS * self._plan.size**2
 
     def _append(self, file: IO[bytes], parts: Iterable[tuple[Part, np.ndarray]]) -> None:
-        number, images = self.done.parts, Counter(self.done.images)
+        number, images = self.done.parts, Counter({split: info.count for split, info in self.done.splits.items()})
         splits = {part.split for part in self._plan.parts}
         expected = sum(self._plan.expect[it] for it in splits) if splits <= set(self._plan.expect) else None
         try:
@@ -228,11 +243,13 @@ class _Job:
                     raise DataError(f"{text}, not uint8 of shape {self._shape}.")
                 if self._plan.classes and len(part.labels) != len(some):
                     raise DataError(f"{part.name} has {len(part.labels)} labels for {len(some)} images.")
-                file.write(np.ascontiguousarray(some).data)
+                content = np.ascontiguousarray(some)
+                file.write(content.data)
+                self._hashes.setdefault(part.split, hashlib.blake2b(digest_size=16)).update(content)
                 number += 1
                 images[part.split] += len(some)
                 self._progress(part, images.total(), expected)
-                if self._end_of(images) - self._end_of(self.done.images) >= NOTE_EVERY:
+                if self._end_of(images.total()) - self._end_of(self.done.images) >= NOTE_EVERY:
                     self._note(file, number, images)
         finally:
             self._note(file, number, images)
@@ -242,7 +259,8 @@ class _Job:
         file.flush()
         os.fsync(file.fileno())
         if parts:
-            done = _Done(self._plan.size, parts, self._plan.digest(parts), dict(images))
+            splits = {name: SplitInfo(count=images[name], digest=it.hexdigest()) for name, it in self._hashes.items()}
+            done = _Done(self._plan.size, parts, self._plan.digest(parts), splits)
             write_json(self._partial / PROGRESS, to_plain(done))
             self.done = done
 
@@ -259,28 +277,30 @@ class _Job:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _splits(self) -> dict[Split, SplitInfo]:
-        """The number and the digest of the images of each split, read back from the disk."""
-        total = sum(self.done.images.values())
-        images = np.memmap(self._images_file, np.uint8, "r", self._header_bytes, (total, *self._shape))
-        found: dict[Split, SplitInfo] = {}
-        first = 0
+    def _require_expected(self) -> None:
         for split in dict.fromkeys(part.split for part in self._plan.parts):
-            count = self.done.images.get(split, 0)
+            count = self.done.splits[split].count
             expected = self._plan.expect.get(split, count)
             if not count:
                 raise DataError(f"{self._plan.source} has no images for {split}.")
             if count != expected:
                 raise DataError(f"{split} has {count} images, but {expected} are expected.")
-            found[split] = SplitInfo(count=count, digest=blake2b(images[first : first + count]))
-            first += count
-        return found
 
     def _write_labels(self) -> str:
         labels = np.concatenate([np.asarray(part.labels, np.int64) for part in self._plan.parts])
         with replacing(self._partial / LABELS) as file:
             np.save(file, labels, allow_pickle=False)
         return blake2b(labels)
+
+
+def _hash(images: np.ndarray, rows: slice, progress: Callable[[int, int], None] = lambda *_: None) -> Any:
+    """The hash of some images, which are read a few at a time."""
+    found = hashlib.blake2b(digest_size=16)
+    for first in range(rows.start, rows.stop, _AT_ONCE):
+        last = min(first + _AT_ONCE, rows.stop)
+        found.update(images[first:last].data)
+        progress(last, len(images))
+    return found
 
 
 def _npy_header(count: int, shape: tuple[int, ...]) -> bytes:
@@ -311,7 +331,7 @@ def prepare(
     Args:
         name: one of `names`.
         source: for cifar10 the official archive or its folder, for celebahq256 GLOW's TFRecords in a folder or a
-            .tar, or a folder of published LMDB files, for folder a folder or a zip file of pictures.
+            .tar, or a folder of published LMDB files, for folder a folder, a zip file or a .tar of pictures.
         size: height and width in pixels; required for a folder, fixed for the others.
         split: share of a folder's pictures kept for validation (`cld_core.data.folder`).
         expect: number of images that each split must have; None: as published; {}: any number.
@@ -344,7 +364,7 @@ def _plan(name: str, source: Path, size: int | None, split: float | None, expect
     return plan(source, expect=expect)
 
 
-def verify(path: str | Path, progress: Callable[[int, int], None] | None = None) -> About:
+def verify(path: str | Path, progress: Callable[[int, int], None] = lambda *_: None) -> About:
     """Read every image of the prepared data set ``path`` and compare it with what was prepared.
 
     Args:
@@ -361,13 +381,7 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
     store.find(root, about.name)
     images = np.load(root / store.IMAGES, mmap_mode="r", allow_pickle=False)
     for split, info in about.splits.items():
-        rows, found = about.rows(split), hashlib.blake2b(digest_size=16)
-        for first in range(rows.start, rows.stop, _VERIFY_AT_ONCE):
-            last = min(first + _VERIFY_AT_ONCE, rows.stop)
-            found.update(images[first:last])
-            if progress is not None:
-                progress(last, about.shape[0])
-        if found.hexdigest() != info.digest:
+        if _hash(images, about.rows(split), progress).hexdigest() != info.digest:
             raise DataError(
                 f"The {split} images in {root} are not those that were prepared. Remove {root} and prepare it again: "
                 f"{store.prepare_hint(about.name, root)}"

@@ -3,15 +3,14 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
 from cld_core import seeds
 from cld_core.classes import Classes
-from cld_core.codec import from_plain
 from cld_core.config import registry
 from cld_core.config.data import DataSpec, ImageDataSpec, ToyDataSpec
 from cld_core.config.plugins import fingerprint
@@ -92,42 +91,32 @@ def describe(source: Source) -> str:
     return json.dumps({"shape": list(source.shape), "grey_levels": source.grey_levels})
 
 
-@dataclass(frozen=True)
-class _Form:
+@dataclass
+class DescribedSource:
+    """Data of which only the form is known, as `describe` wrote it: enough to sample, nothing to train on.
+
+    Attributes:
+        why: the error of whoever asks for examples.
+
+    Raises:
+        ValueError: it cannot be the form of data.
+    """
+
     shape: tuple[int, ...]
-    grey_levels: Literal[256] | None = None
+    why: str
+    grey_levels: int | None = None
+    density: Toy | None = field(default=None, init=False)
+    wait_s: float = field(default=0.0, init=False)
+    classes: Classes | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         size = math.prod(self.shape)
         if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > _MOST_NUMBERS:
             raise ValueError("its data have a shape that cannot be")
 
-
-class DescribedSource:
-    """Data of which only the form is known: enough to sample, nothing to train on or to compare with."""
-
-    density: Toy | None = None
-    grey_levels: int | None
-    wait_s = 0.0
-    classes: Classes | None = None
-
-    def __init__(self, description: Any, why: str) -> None:
-        """Data of a form.
-
-        Args:
-            description: what `describe` wrote, parsed.
-            why: the error of whoever asks for examples.
-
-        Raises:
-            ValueError: it is not such a description.
-        """
-        form = from_plain(_Form, description)
-        self.shape, self.grey_levels = form.shape, form.grey_levels
-        self._why = why
-
     def batch(self, *arguments: Any, **more: Any) -> NoReturn:
         """Raises DataError, as the others do."""
-        raise DataError(self._why)
+        raise DataError(self.why)
 
     dequantised_test_data = test_data = labelled_batch = test_labels = batch
 

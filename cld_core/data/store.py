@@ -9,7 +9,6 @@ prepared it is called DIR.partial, so a folder DIR is always complete.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,9 +177,9 @@ def _published(root: Path) -> About:
         raise DataError(f"there is no prepared data set in {root.absolute()}.")
     return About(
         name="published",
-        size=readers["train"].size,
-        splits={split: SplitInfo(count=it.n, digest=it.about) for split, it in readers.items()},
-        bytes=readers["train"].file_bytes,
+        size=readers["train"].shape[-1],
+        splits={split: SplitInfo(count=it.shape[0], digest=it.about) for split, it in readers.items()},
+        bytes=readers["train"].bytes,
         format=PUBLISHED,
     )
 
@@ -234,9 +233,3 @@ def read_labels(root: Path, about: About, split: str) -> "np.ndarray":
     if blake2b(labels.tobytes()) != about.labels:
         raise DataError(f"{path} does not hold the labels that {ABOUT} describes. Copy or prepare the data again.")
     return labels[about.rows(split)]
-
-
-def classes(root: Path, about: About) -> Classes:
-    """The classes, with their numbers of training images as weights; raises as `read_labels` does."""
-    counts = Counter(read_labels(root, about, "train").tolist())
-    return Classes(about.classes, tuple(float(counts[label]) for label in range(len(about.classes))))

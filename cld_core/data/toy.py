@@ -147,14 +147,11 @@ class ToySource:
 
     def dequantised_test_data(self, seed: int, first: int, last: int) -> Tensor:
         # Drawn in whole blocks, so that point i does not depend on the requested range.
-        size = seeds.SAMPLE_BLOCK
-        blocks = range(first // size, (last - 1) // size + 1)
-        drawn = [self._sample(size, seeds.generator(seed, "test", block)) for block in blocks]
-        start = first - blocks[0] * size
-        return torch.cat(drawn)[start : start + last - first]
+        blocks, rows = seeds.blocks_of(first, last)
+        drawn = [self._sample(seeds.SAMPLE_BLOCK, seeds.generator(seed, "test", block)) for block in blocks]
+        return torch.cat(drawn)[rows]
 
-    def test_data(self, seed: int, first: int, last: int) -> Tensor:
-        return self.dequantised_test_data(seed, first, last)
+    test_data = dequantised_test_data
 
     def labelled_batch(self, seed: int, restart: int, step: int, size: int, rows: slice) -> tuple[Tensor, Tensor]:
         x = self.batch(seed, restart, step, size, rows)

@@ -1,7 +1,7 @@
 """Metrics of images: features of samples and of training images, compared by torch-fidelity's formulas."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class ImageRows(Computer):
 
     def __init__(self, data: ImageDataSpec, extraction: Extraction, files: Files, device: torch.device) -> None:
         self._extractor = extractors.load(extraction, files, device)
-        self._images = open_images(data.path, "train", name=data.name, size=data.pixels, cache="disk")
+        self._images = open_images(replace(data, cache="disk"), "train")
         self.n = self._images.n
 
     def compute(self, first: int, last: int) -> Arrays:

@@ -276,7 +276,7 @@ def encoded(form: str = "PNG") -> bytes:
 
 
 def make(content: bytes) -> np.ndarray:
-    return folder_module._make(folder_module._Picture("a.png", len(content), lambda: content), 8)
+    return folder_module._make(folder_module.Member("a.png", len(content), lambda: content), 8)
 
 
 def test_a_picture_that_is_a_program_is_not_run(monkeypatch):

@@ -79,7 +79,7 @@ def _read_images(root: Path, size: int) -> None:
     spec = ImageDataSpec(path=str(root), size=size)
     store.require(spec)
     store.split_of(spec, "train")
-    images = open_images(root, "train", size=size)
+    images = open_images(spec, "train")
     images.batch(torch.arange(min(images.n, 64)))
 
 

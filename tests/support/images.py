@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from cld_core.config import Recipe, load, shipped
-from cld_core.data.images import open_images
+from cld_core.config.data import ImageDataSpec
+from cld_core.data.images import ImageSet, open_images
 from cld_core.data.prepare import Part, Plan, build
 from cld_core.data.store import Split
 from cld_core.run import RunFolder
@@ -50,6 +51,11 @@ def store_images(
     size = next(iter(images.values())).shape[2]
     build(Plan(name=name, size=size, source="tests", parts=parts, classes=tuple(classes)), root)
     return root
+
+
+def opened(path: Path | str, split: Split, **keys: Any) -> ImageSet:
+    """A split of the images in a folder, by default of 8 x 8 pixels."""
+    return open_images(ImageDataSpec(path=str(path), **{"size": 8, **keys}), split)
 
 
 def make_images(root: Path, *, size: int = 8, splits: Mapping[Split, int] | None = None) -> Path:
@@ -99,7 +105,7 @@ def clone(value: Any) -> Any:
 def labelled_images(root: Path, splits: Mapping[Split, int]) -> Path:
     """As `make_images` at 8 x 8 pixels, in three classes: the remainder of an image's number by 3."""
     plain = make_images(root.parent / f"{root.name}-plain", splits=splits)
-    opened = {split: open_images(plain, split, cache="memory") for split in splits}
-    images = {split: some.batch(torch.arange(some.n)).numpy() for split, some in opened.items()}
-    labels = {split: [index % 3 for index in range(some.n)] for split, some in opened.items()}
+    sets = {split: opened(plain, split, cache="memory") for split in splits}
+    images = {split: some.batch(torch.arange(some.n)).numpy() for split, some in sets.items()}
+    labels = {split: [index % 3 for index in range(some.n)] for split, some in sets.items()}
     return store_images(root, images, labels=labels, classes=("even", "odd", "rest"))

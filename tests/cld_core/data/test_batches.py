@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cld_core.config.data import ImageDataSpec
-from cld_core.data.images import ImageSource, MappedImages, order, to_pixels
+from cld_core.data.images import ImageSet, ImageSource, order, to_pixels
 from cld_core.errors import DataError
 from tests.support.images import store_images
 
@@ -87,7 +87,7 @@ def test_an_error_reaches_the_caller(root, monkeypatch):
     def fail(*_):
         raise DataError("the disk is gone")
 
-    monkeypatch.setattr(MappedImages, "take", fail)
+    monkeypatch.setattr(ImageSet, "batch", fail)
     before = threading.active_count()
     with (
         closing(ImageSource(ImageDataSpec(path=str(root), size=SIZE, cache="disk"))) as of,

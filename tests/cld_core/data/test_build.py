@@ -158,17 +158,21 @@ def test_parts_that_changed_are_made_again_and_those_before_them_are_not(out):
         build(other, out)
 
 
-@pytest.mark.parametrize("damage", ["text", "numbers", "images"])
+@pytest.mark.parametrize("damage", ["text", "numbers", "images", "pixels"])
 def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damage):
     run_and_die(out, 2)
     progress = partial_path(out) / PROGRESS
     if damage == "images":
         os.truncate(partial_path(out) / IMAGES, 200)
+    elif damage == "pixels":
+        with open(partial_path(out) / IMAGES, "r+b") as file:
+            file.seek(150)
+            file.write(bytes(9))
     elif damage == "text":
         progress.write_text("{")
     else:
         content = json.loads(progress.read_text())
-        content["images"]["train"] = "many"
+        content["splits"]["train"]["count"] = "many"
         progress.write_text(json.dumps(content))
     assert build(plan(), out) == whole
 

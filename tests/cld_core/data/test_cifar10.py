@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cld_core.data import cifar10
-from cld_core.data.images import open_images
 from cld_core.data.prepare import prepare
 from cld_core.errors import DataError, UsageError
+from tests.support.images import opened
 
 from .formats import CIFAR_BATCHES, cifar_batch, cifar_rows, images_of_rows, write_cifar_archive
 
@@ -26,8 +26,8 @@ def batches(rows):
 
 
 def images(path, split):
-    opened = open_images(path, split, name="cifar10", size=32)
-    return opened.batch(torch.arange(opened.n)).numpy()
+    some = opened(path, split, name="cifar10", size=32)
+    return some.batch(torch.arange(some.n)).numpy()
 
 
 def test_the_official_archive_at_its_true_size(tmp_path):
@@ -84,7 +84,7 @@ def test_missing_batches_and_cut_archives(tmp_path, batches):
     archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
     content = archive.read_bytes()
     archive.write_bytes(content[: int(0.6 * len(content))])
-    with pytest.raises(DataError, match="cut short"):
+    with pytest.raises(DataError, match="not complete"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
     del batches["data_batch_3"], batches["test_batch"]
     write_cifar_archive(archive, batches)

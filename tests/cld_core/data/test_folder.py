@@ -1,3 +1,4 @@
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import torch
 from PIL import Image
 
 from cld_core.data import folder as folder_module
-from cld_core.data.images import open_images
+from cld_core.data.archives import members
 from cld_core.data.prepare import prepare, verify
+from cld_core.data.store import read_about
 from cld_core.errors import DataError, UsageError
+from tests.support.images import opened
 from tests.support.paths import FIXTURES, ROOT
 
 CIFAR_FEW = FIXTURES / "cifar"
@@ -33,12 +36,12 @@ def source(tmp_path):
 
 
 def images(path, split):
-    opened = open_images(path, split)
-    return opened.batch(torch.arange(opened.n)).permute(0, 2, 3, 1).numpy()
+    some = opened(path, split, size=read_about(path).size)
+    return some.batch(torch.arange(some.n)).permute(0, 2, 3, 1).numpy()
 
 
 def names_of(source, split, validation):
-    plan = folder_module._splits(folder_module._list(source), validation)
+    plan = folder_module._splits(members(source, ""), validation)
     return {Path(picture.name).name for picture in plan[split]}
 
 
@@ -63,16 +66,19 @@ def test_ten_thousand_real_pictures_from_a_zip(tmp_path):
     verify(tmp_path / "out")
 
 
-def test_zip_and_folder_give_the_same(source, tmp_path):
+def test_archives_and_folder_give_the_same(source, tmp_path):
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         for path in source.rglob("*.png"):
             archive.write(path, path.relative_to(source))
         archive.writestr("__MACOSX/._00.png", b"not a picture")
+    with tarfile.open(tmp_path / "pictures.tar", "w") as archive:
+        archive.add(source, ".")
     made = [
         prepare("folder", source, tmp_path / "a", size=16, split=0.3),
         prepare("folder", tmp_path / "pictures.zip", tmp_path / "b", size=16, split=0.3),
+        prepare("folder", tmp_path / "pictures.tar", tmp_path / "c", size=16, split=0.3),
     ]
-    assert made[0].splits == made[1].splits
+    assert made[0].splits == made[1].splits == made[2].splits
 
 
 def test_the_middle_square_is_kept(tmp_path):

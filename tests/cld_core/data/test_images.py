@@ -8,12 +8,11 @@ import torch
 
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import images as images_module
-from cld_core.data.images import LmdbImages, MappedImages, MemoryImages, open_images
 from cld_core.data.prepare import verify
 from cld_core.data.source import source
 from cld_core.data.store import ABOUT, IMAGES, read_about
 from cld_core.errors import DataError
-from tests.support.images import store_images
+from tests.support.images import opened, store_images
 
 from .formats import write_lmdb
 
@@ -54,10 +53,10 @@ def expected(images, indices, flips=None):
     return torch.stack([image.flip(-1) if flip else image for image, flip in zip(chosen, flips, strict=True)])
 
 
-@pytest.mark.parametrize(("cache", "kind"), [("memory", MemoryImages), ("disk", MappedImages), ("auto", MemoryImages)])
-def test_batches(made, cache, kind):
-    images = open_images(made, "train", name="cifar10", size=SIZE, cache=cache)
-    assert type(images) is kind
+@pytest.mark.parametrize(("cache", "in_memory"), [("memory", True), ("disk", False), ("auto", True)])
+def test_batches(made, cache, in_memory):
+    images = opened(made, "train", name="cifar10", cache=cache)
+    assert images.in_memory == in_memory
     assert (images.n, images.shape, images.device) == (41, (3, SIZE, SIZE), torch.device("cpu"))
     indices = torch.tensor([40, 0, 7, 7, 10])
     flips = torch.tensor([True, False, True, False, True])
@@ -71,8 +70,8 @@ def test_batches(made, cache, kind):
 
 def test_a_set_too_large_for_memory_stays_on_disk(made, monkeypatch):
     monkeypatch.setattr("cld_core.data.images.MEMORY_BYTES", 41 * 3 * SIZE * SIZE - 1)
-    assert isinstance(open_images(made, "train"), MappedImages)
-    assert isinstance(open_images(made, "validation"), MemoryImages)
+    assert not opened(made, "train").in_memory
+    assert opened(made, "validation").in_memory
 
 
 def test_a_gpu_gets_what_is_small_beside_its_free_memory(monkeypatch):
@@ -86,14 +85,14 @@ def test_published_form(tmp_path):
     root = write_published(tmp_path / "celeba-lmdb", TRAIN)
     write_published(root, VALIDATION, "validation")
     for cache in ("memory", "disk"):
-        images = open_images(root, "train", name="celebahq256", cache=cache)
-        assert isinstance(images, LmdbImages if cache == "disk" else MemoryImages)
+        images = opened(root, "train", name="celebahq256", cache=cache)
+        assert images.in_memory == (cache == "memory")
         assert torch.equal(images.batch(torch.arange(41)), expected(TRAIN, range(41)))
         flips = torch.arange(41) % 2 == 0
         assert torch.equal(images.batch(torch.arange(41), flips), expected(TRAIN, range(41), flips))
-    assert open_images(root, "validation", size=SIZE).n == 9
+    assert opened(root, "validation").n == 9
     with pytest.raises(DataError, match=r"8x8, not 256x256.*cldctl data prepare celebahq256"):
-        open_images(root, "train", name="celebahq256", size=256)
+        opened(root, "train", name="celebahq256", size=256)
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk"])
@@ -109,9 +108,9 @@ def test_training_from_published_files_sees_what_it_sees_of_prepared_ones(made, 
 
 def test_published_form_of_something_else(tmp_path):
     with pytest.raises(DataError, match="not square raw RGB images"):
-        open_images(write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)]), "train")
+        opened(write_published(tmp_path / "jpeg", [np.zeros(1001, np.uint8)]), "train")
     with pytest.raises(DataError, match=r"Image 1 of .* has 27 bytes, not 192"):
-        open_images(write_published(tmp_path / "mixed", [TRAIN[0], np.zeros(27, np.uint8)]), "train")
+        opened(write_published(tmp_path / "mixed", [TRAIN[0], np.zeros(27, np.uint8)]), "train")
 
 
 def test_a_published_file_that_was_copied_in_part(tmp_path):
@@ -123,12 +122,12 @@ def test_a_published_file_that_was_copied_in_part(tmp_path):
         data.unlink()
         data.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(DataError, match=r"(cut short|cannot be opened).*again\."):
-            open_images(root, "train")
+            opened(root, "train")
 
 
 def test_a_split_that_is_not_there(made):
     with pytest.raises(DataError, match=r"no test split, only train, validation.*prepare"):
-        open_images(made, "test")
+        opened(made, "test")
 
 
 def test_a_copy_that_is_not_whole(copied):
@@ -136,16 +135,16 @@ def test_a_copy_that_is_not_whole(copied):
     for length in (len(whole) - 4096, 0):
         (copied / IMAGES).write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"copied incompletely.*Remove .* again: cldctl data prepare"):
-            open_images(copied, "train")
+            opened(copied, "train")
     (copied / IMAGES).write_bytes(bytes(len(whole)))
     with pytest.raises(DataError, match=r"images\.npy cannot be read as an array.*cldctl data prepare"):
-        open_images(copied, "train")
+        opened(copied, "train")
     (copied / ABOUT).write_text("{")
     with pytest.raises(DataError, match=r"does not describe a prepared data set.*cldctl data prepare"):
-        open_images(copied, "train")
+        opened(copied, "train")
     (copied / ABOUT).write_text(json.dumps({"format": "cld-images/1"}))
     with pytest.raises(DataError, match=r"format 'cld-images/1'.*Prepare the data again"):
-        open_images(copied, "train")
+        opened(copied, "train")
 
 
 def test_changed_pixels_are_found_when_loading_and_when_verifying(copied):
@@ -154,8 +153,8 @@ def test_changed_pixels_are_found_when_loading_and_when_verifying(copied):
         file.seek(-VALIDATION.nbytes - 1000, os.SEEK_END)
         file.write(bytes(10))
     with pytest.raises(DataError, match="they were changed"):
-        open_images(copied, "train", cache="memory")
-    assert open_images(copied, "train", cache="disk").n == 41
+        opened(copied, "train", cache="memory")
+    assert opened(copied, "train", cache="disk").n == 41
     seen = []
     with pytest.raises(DataError, match=r"train images .* not those that were prepared"):
         verify(copied, lambda done, total: seen.append((done, total)))

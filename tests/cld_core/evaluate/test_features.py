@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cld_core.data.images import open_images, to_pixels
+from cld_core.data.images import to_pixels
 from cld_core.digests import digest_of
 from cld_core.evaluate import extractors, likelihood, stats_file
 from cld_core.evaluate.evaluation import Evaluation
@@ -24,7 +24,7 @@ from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.work import open_work
 from tests.support.extractor import random_inception
-from tests.support.images import make_images, tiny_recipe
+from tests.support.images import make_images, opened, tiny_recipe
 
 from .on_images import evaluated, gather, request, stats_of
 
@@ -54,7 +54,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
     from torch_fidelity import calculate_metrics
 
     weights = random_inception(tmp_path / "weights.pth")
-    data = open_images(make_images(tmp_path / "few", splits={"train": 6}), "train", cache="disk")
+    data = opened(make_images(tmp_path / "few", splits={"train": 6}), "train", cache="disk")
     settings = ("eval.fid.extractor=inception-v3-compat", "plugins=[]", f"eval.fid.weights={weights}")
     settings += ("eval.fid.layer=192", f"data.path={tmp_path / 'few'}", "eval.samples=5", "eval.kid.subset_size=5")
     stats = stats_of(run, *settings, shards=1)
@@ -126,7 +126,7 @@ def test_features_are_shared_by_metrics_and_a_shard_may_lack_a_kind_of_rows(run,
 def test_statistics_of_a_training_set_in_pieces(trained, tmp_path, chunks):
     chunks(5)
     recipe = trained.recipe()
-    data = open_images(recipe.data.path, "train", cache="disk")
+    data = opened(recipe.data.path, "train", cache="disk")
     folder = StatsRequest.of(recipe, tmp_path / "s.npz", features=True, shards=4).save()
     work = open_work(folder)
     assert isinstance(work, Statistics)
