@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from cld_core.codec import to_plain
-from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, NotFoundError, SaveError
 from cld_core.files import parse_json, passes, pauses, replacing, write_json
 from cld_core.run import RunFolder
@@ -251,20 +250,20 @@ def _write(
     began = time.monotonic()
     try:
         with contextlib.ExitStack() as stack:
-            file, weights = stack.enter_context(_replacing(path, sidecar, check_owner)), None
-            torch.save({**state, "step": step}, file)
-            content = _content(file)
+            file = stack.enter_context(_replacing(path, sidecar, check_owner))
+            weights = None
+            # Declared to take an IO[bytes], but torch's zip writer calls only write and flush of a file object.
+            torch.save({**state, "step": step}, file)  # type: ignore[arg-type]
             if averaged is not None:
                 target, tensors, about = averaged
-                beside = stack.enter_context(_replacing(target, sidecar, check_owner))
-                write_weights(beside, tensors, about)
-                weights = _content(beside)
+                weights = stack.enter_context(_replacing(target, sidecar, check_owner))
+                write_weights(weights, tensors, about)
         vouching = Sidecar(
             format=files.FORMAT,
             step=step,
             model=state.get("model_digest", ""),
-            state=content,
-            weights=weights,
+            state=file.content,
+            weights=None if weights is None else weights.content,
             seconds=round(time.monotonic() - began, 3),
             averages=StoredAverages.of(state),
         )
@@ -281,7 +280,7 @@ def _write(
         raise SaveError(f"{path}: {text}. {fix}, then `cldctl resume`.", step) from error
 
 
-def write_weights(file: IO[bytes], tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+def write_weights(file: "IO[bytes] | _HashingFile", tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors, from whatever device, as safetensors with some metadata.
 
     The library would copy all of them twice in memory first, which takes longer than to write them, and orders the
@@ -302,19 +301,34 @@ def write_weights(file: IO[bytes], tensors: Mapping[str, Tensor], about: Mapping
 
 
 @contextlib.contextmanager
-def _replacing(target: Path, sidecar: Path, check_owner: Callable[[], None]) -> Iterator[IO[bytes]]:
+def _replacing(target: Path, sidecar: Path, check_owner: Callable[[], None]) -> "Iterator[_HashingFile]":
     """A file that replaces ``target``, for which a sidecar will vouch."""
     with replacing(target) as file:
-        yield file
+        hashing = _HashingFile(file)
+        yield hashing
         check_owner()
         # That of an earlier checkpoint of this step, if there is one, does not vouch for this file.
         sidecar.unlink(missing_ok=True)
 
 
-def _content(file: IO[bytes]) -> Content:
-    """What was written to a file, as the disk has it."""
-    file.flush()
-    return Content(file.tell(), checksum(Path(file.name)))
+class _HashingFile:
+    """A writable file that knows the size and checksum of what was written to it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest, self._size = file, hashlib.sha256(), 0
+
+    @property
+    def content(self) -> Content:
+        return Content(self._size, self._digest.hexdigest())
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        written = self._file.write(data)
+        self._size += written
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

@@ -31,6 +31,10 @@ MAX_BYTES = 256 * 2**10
 # A value counts each time that an alias repeats it.
 MAX_VALUES = 5000
 MAX_DEPTH = 10
+# A recipe, what it extends, what that extends, and so on.
+MAX_ANCESTORS = 20
+# Of a text with references, and of a text that is referred to.
+MAX_REFERENCE = 1000
 # The place of an override, in messages.
 COMMAND_LINE = "command line"
 
@@ -168,9 +172,10 @@ def override(text: str) -> tuple[str, Any]:
         RecipeError: it has another form.
     """
     name, equals, value = text.partition("=")
-    if not value or not _OVERRIDE.fullmatch(name):
-        problem = "is an override without a value" if equals and not value else "is not an override"
-        raise RecipeError(f"{COMMAND_LINE}: {shown(text)} {problem}. Write KEY=VALUE, for example train.steps=1000.")
+    if not equals or not _OVERRIDE.fullmatch(name):
+        raise RecipeError(
+            f"{COMMAND_LINE}: {shown(text)} is not an override. Write KEY=VALUE, for example train.steps=1000."
+        )
     section, _, last = name.rpartition(".")
     fix = f"Quote it: '{name}=\"...\"'"
     content, _ = parse(f"{last}: {value}", COMMAND_LINE, section, fix)
@@ -353,7 +358,10 @@ def read(path: Path, *, follow: bool = True) -> Layer:
     try:
         text = read_bytes(path, limit=MAX_BYTES, follow=follow).decode("utf-8-sig")
         content, lines = parse(text, name)
-    except (OSError, ValueError) as error:  # ValueError: a path with a NUL, or a file that is not UTF-8
+    except UnicodeDecodeError as error:
+        problem = f"not a text file (byte {error.start} is not UTF-8). Pass a recipe in YAML"
+        raise RecipeError(f"{name}: {problem}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         if passes(error):
             raise
         fix = "`cldctl recipes` lists the available recipes"
@@ -383,6 +391,8 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         text = f"'extends' cannot be {shown(parent)}; expected the name or file name of another recipe"
         raise RecipeError(f"{place}: {text}. Correct it.")
     chain, file = (*below, os.path.realpath(path)), shipped.parent(parent, path)
+    if len(chain) == MAX_ANCESTORS:
+        raise RecipeError(f"{place}: more than {MAX_ANCESTORS} recipes extend each other. Write fewer files.")
     try:
         if (real := os.path.realpath(file)) in chain:
             circle = " -> ".join(map(printed, (*chain, real)))
@@ -418,7 +428,7 @@ class _Assembly:
 
     Attributes:
         idle: keys whose overrides are ignored if the chosen variant lacks them.
-        frozen: the layers have no references, unless somebody has edited them.
+        frozen: the layers have no references.
         where: for each dotted key, the place that has set it.
         specs: of the sections with variants, as chosen by the layers so far; ``known``: the keys that there are.
         layers: the dotted keys of the layers so far, without those that later choices of variants have dropped.
@@ -499,11 +509,12 @@ class _Assembly:
             if text == "???":
                 self._refuse(key, "cannot be '???', which means a missing value. Write another text.")
             for match in _REFERENCE.finditer(text):
-                if len(match[1]) % 2 or match[2] is not None:
+                if len(match[1]) % 2 or (match[2] is not None and not self.frozen):
                     continue
                 there = shown(text[match.end(1) :][:40])[1:-1]
+                rule = "a frozen recipe has no references" if self.frozen else "only other keys can be referred to"
                 fix = r"Write ${train.steps}, for example, or \${ for the text ${."
-                self._refuse(key, f"has {there}; only other keys can be referred to. {fix}")
+                self._refuse(key, f"has {there}; {rule}. {fix}")
 
     def _resolved(self) -> dict[str, Any]:
         """The values of the layers as one, with those of the keys that they refer to."""
@@ -511,7 +522,7 @@ class _Assembly:
         texts = [(key, text) for key, value in values.items() for text in _texts(value)]
         references = [(key, text, name) for key, text in texts for name in _references(text)]
         # Who only looks, or changes a recipe that is read, waits for OmegaConf only where there are references.
-        if not references and (self.frozen or not self.with_plugins):
+        if self.frozen or not (self.with_plugins or references):
             return {key: _unescaped(value) for key, value in values.items()}
         for key, text, name in references:
             self._check_target(values, key, text, name)
@@ -530,6 +541,8 @@ class _Assembly:
             self._refuse(key, f"has ${{{name}}}, a list, within a text. Write the reference alone.")
         if any(map(_references, _texts(target))):
             self._refuse(key, f"refers to {name}, which refers to another key itself. Write one of the values.")
+        if max(map(len, (text, *_texts(target)))) > MAX_REFERENCE:
+            self._refuse(key, f"would be a text of more than {MAX_REFERENCE} characters. Write a shorter one.")
 
     def _build(self, spec: type, prefix: str, given: Mapping[str, Any]) -> Any:
         """The recipe, or a section of it, with checked values."""

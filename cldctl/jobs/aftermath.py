@@ -40,7 +40,7 @@ from cld_core.run.work import Work, open_work
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
-from . import crashes, failures, hooks, nodes, setup_limit, specs, successor, unfit
+from . import crashes, failures, hooks, nodes, setup_limit, specs, successor
 from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
@@ -51,6 +51,8 @@ _HOPELESS = (UsageError.exit_code, NotFoundError.exit_code, HOPELESS, NOT_REQUEU
 # A job that cannot read its folder knows nothing but how often Slurm has started it, preemptions included: it begins
 # again up to so many starts in all, after at most so many seconds.
 _BLIND_STARTS, _BLIND_DELAY_S = 50, 600.0
+# Starts in a row that may find a machine that is not fit to train on, and the most seconds before the next one.
+UNFIT_STARTS, _MOST_UNFIT_S = 10, 300.0
 # Seconds for which a line that the next start will need is tried to be written. It begins all the same.
 _NOTE_WITHIN_S = 60.0
 
@@ -139,7 +141,7 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         OSError: nothing can be read.
     """
     readable(run.recipe_file)
-    if unfit.after_unfit(run, job, code, told_to_end):
+    if _after_unfit(run, job, code, told_to_end):
         return
     history = run.ledger.full_history()
     if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
@@ -170,6 +172,30 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         last = run.ledger.full_history().last
         cause = (last.cause if last and event is None else None) or "crashed"
         go_on(run, job, cause, delay_s=decision.delay_s, told_to_end=told_to_end)
+
+
+def _after_unfit(run: RunFolder, job: InJob, code: int, told_to_end: Callable[[], bool]) -> bool:
+    """Start a job again elsewhere if a health check failed in this start; whether that is so. No retry is spent."""
+    start = job.ref.job_id, job.restart
+    history = run.ledger.full_history()
+    found = [event for event in history.unfit if (event.job_id, event.restart) == start]
+    if not found:
+        found = failures.unfit_by_log(job, log_offset(run), code)
+        for event in found:
+            run.ledger.note(event, within_s=_NOTE_WITHIN_S)
+    if not found:
+        return False
+    starts = len({(event.job_id, event.restart) for event in run.ledger.full_history().unfit})
+    if starts > UNFIT_STARTS:
+        reason = f"{starts} starts in a row found an unfit machine, at last {found[-1].reason}"
+        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
+        print(f"{run.name}: {reason}: not started again", file=sys.stderr, flush=True)
+        successor.withdraw(run, job)
+        return True
+    delay_s = min(BACK_OFF_S * 2 ** (starts - 1), _MOST_UNFIT_S)
+    failures.announce(run.name, f"unfit: {found[0].reason}", delay_s)
+    go_on(run, job, "unfit", delay_s=delay_s, told_to_end=told_to_end)
+    return True
 
 
 def _blame(run: RunFolder, job: InJob, *, trained: bool) -> None:

@@ -81,7 +81,7 @@ def test_a_hostile_file(tmp_path, text, words):
     "content", [b"\xff\xfen\x00", b"name: \xc3\x28\n", "name: \ud800".encode("utf-8", "surrogatepass")]
 )
 def test_what_is_not_utf_8(tmp_path, content):
-    assert "codec can't decode" in refusal(write(tmp_path, content))
+    assert "not a text file" in refusal(write(tmp_path, content))
 
 
 def test_a_byte_order_mark_changes_nothing(tmp_path):
@@ -134,6 +134,14 @@ def test_counts_are_bounded(override, limit):
 def test_products_of_counts_are_bounded():
     assert "weights" in refusal(TOY, ["network.width=65536", "network.layers=1000"])
     assert "at most" in refusal(RECIPES / "celebahq256.yaml", ["periodic.samples=10000"])
+
+
+def test_a_chain_of_ancestors_ends(tmp_path):
+    for number in range(1200):
+        write(tmp_path, f"extends: {number + 1}.yaml\n", f"{number}.yaml")
+    write(tmp_path, "name: last\n", "1200.yaml")
+    assert "more than 20 recipes" in refusal(tmp_path / "0.yaml")
+    assert load(tmp_path / "1190.yaml").name == "last"
 
 
 @pytest.mark.timeout(20)

@@ -84,7 +84,10 @@ def test_what_a_reference_leads_to_refers_to_nothing(file):
 
 def test_a_text_cannot_grow_without_bound(file):
     tree = {"name": "${cluster.account}" * 50, "cluster": {"account": "x" * 2000}}
-    with pytest.raises(RecipeError, match=r"'name' cannot be 'x.*shorten it"):
+    with pytest.raises(RecipeError, match="more than 1000 characters"):
+        read(file, tree)
+    tree = {"name": "${train.keep}" * 1000, "train": {"keep": 7}}
+    with pytest.raises(RecipeError, match="more than 1000 characters"):
         read(file, tree)
 
 

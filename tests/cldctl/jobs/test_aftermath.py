@@ -15,7 +15,7 @@ from cld_core.run import events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
-from cldctl.jobs import aftermath, unfit
+from cldctl.jobs import aftermath
 from cldctl.jobs.aftermath import GiveUp, Retry, after_bad_end, after_crash, missing_event
 from cldctl.jobs.process import HOPELESS, NOT_REQUEUED, UNFIT
 from cldctl.runs.status import with_trouble
@@ -231,13 +231,13 @@ def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
 
 
 def test_unfit_machines_are_not_looked_for_for_ever(run):
-    for restart in range(unfit.STARTS):
+    for restart in range(aftermath.UNFIT_STARTS):
         run.ledger.append(unfit_found(restart))
         aftermath.after_training(run, inside(restart=restart), UNFIT)
         assert isinstance(run.ledger.events()[-1], events.Requeued)
-    run.ledger.append(unfit_found(unfit.STARTS))
+    run.ledger.append(unfit_found(aftermath.UNFIT_STARTS))
     run.ledger.append(events.Submitted(job=replace(REF, job_id="8"), successor_of="7"))
-    job = inside(restart=unfit.STARTS)
+    job = inside(restart=aftermath.UNFIT_STARTS)
     aftermath.after_training(run, job, UNFIT)
     event, withdrawn = run.ledger.events()[-2:]
     assert isinstance(event, events.GivenUp)
