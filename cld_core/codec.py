@@ -1,7 +1,7 @@
 """Records as JSON: the one way from dataclasses to what a file or a line of a ledger holds, and back.
 
-A record is a dataclass. What JSON has no word for follows from the annotations of its fields: tuples of one type,
-nested records, literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts can be written as UTF-8.
+A record is a dataclass. What JSON has no word for follows from the annotations of its fields: tuples, nested records,
+literals and unions. Numbers are finite and within `MAX_NUMBER`, and texts can be written as UTF-8.
 
 Fields that a record does not have are ignored, unless one of its fields keeps them (`keeping`). A `TypedDict` whose
 fields may all be missing keeps unknown fields, and leaves out those that do not fit: files that people look at are of
@@ -144,7 +144,7 @@ def _reader(hint: Any, any_word: bool) -> _Reader:
         described = f"one of {', '.join(map(repr, inner))}"
         return _of_plain(described, lambda value: isinstance(value, str | int) and (type(value), value) in words)
     if origin in (tuple, Sequence):
-        return _of_tuple(_reader(inner[0] if inner else Any, any_word))
+        return _of_tuple(inner, any_word)
     if origin in (dict, Mapping):
         return _of_mapping(_reader(inner[1] if inner else Any, any_word))
     if typing.is_typeddict(hint):
@@ -180,11 +180,18 @@ def _of_union(options: Sequence[_Reader]) -> _Reader:
     return read
 
 
-def _of_tuple(entry: _Reader) -> _Reader:
+def _of_tuple(inner: tuple[Any, ...], any_word: bool) -> _Reader:
+    fixed = bool(inner) and Ellipsis not in inner
+    readers = [_reader(entry, any_word) for entry in inner if entry is not Ellipsis] or [_reader(Any, any_word)]
+
     def read(plain: Any, place: str) -> Any:
         if not isinstance(plain, list | tuple):
             raise _misfit(place, plain, "a list")
-        return tuple(entry(one, f"{place}[{number}]") for number, one in enumerate(plain))
+        if fixed and len(plain) != len(readers):
+            raise _misfit(place, plain, f"a list of {len(readers)}")
+        each = readers if fixed else readers * len(plain)
+        pairs = enumerate(zip(each, plain, strict=True))
+        return tuple(one(entry, f"{place}[{number}]") for number, (one, entry) in pairs)
 
     return read
 

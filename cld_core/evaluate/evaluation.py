@@ -100,7 +100,7 @@ class Evaluation(ShardedWork):
         for kind in request.sizes:
             table = Table(model, request, joined(task.parts(kind)))
             readers = [metric for metric in registry.metrics(request.metrics) if metric.rows == kind]
-            report |= {metric.name: metric.make_section(table) for metric in readers}
+            report |= {metric.name: resolve(metric.section)(table) for metric in readers}
         report["rows"] = task.made_of
         for remark in reports.remarks(report):
             print(remark, flush=True)

@@ -90,8 +90,7 @@ class Metric:
         help: one line for the command line.
         rows: the kind of rows that it reads.
         quantities: the numbers that are shown.
-        section: makes the section of the report from all rows: a function, or "module:function"; by default that of the
-            metric's name, with underscores, beside what computes its rows.
+        section: makes the section of the report from all rows: a function, or "module:function".
         how: in words, the settings in which runs that are compared may differ; by default, how samples were drawn.
         remark: in words, what readers of the numbers in a section should know, None if there is nothing unusual; by
             default, how many samples are not finite.
@@ -108,7 +107,7 @@ class Metric:
     help: str
     rows: str
     quantities: tuple[Quantity, ...]
-    section: "str | Callable[[Table], dict[str, Any]]" = ""
+    section: "str | Callable[[Table], dict[str, Any]]"
     how: "Callable[[EvalRequest], str]" = _sampler
     remark: Callable[[Mapping[str, Any]], str | None] = _nonfinite
     reads: tuple[str, ...] = ()
@@ -126,13 +125,6 @@ class Metric:
     @property
     def flag(self) -> str:
         return f"--{self.name}"
-
-    @property
-    def make_section(self) -> "Callable[[Table], dict[str, Any]]":
-        """What makes its section of the report. Loads torch."""
-        module = ROWS[self.rows].implementation.partition(":")[0]
-        make: Callable[[Table], dict[str, Any]] = resolve(self.section or f"{module}:{self.name.replace('-', '_')}")
-        return make
 
 
 def _of_bound(request: "EvalRequest") -> str:
@@ -168,6 +160,7 @@ _METRICS = (
         name="fid",
         help="Fréchet Inception Distance to the training images.",
         rows="features",
+        section="cld_core.evaluate.features:fid",
         reference="moments",
         same=_SAME_REFERENCE,
         quantities=(Quantity(key="fid", label="FID"),),
@@ -176,6 +169,7 @@ _METRICS = (
         name="kid",
         help="Kernel Inception Distance to the training images.",
         rows="features",
+        section="cld_core.evaluate.features:kid",
         reference="features",
         same=(*_SAME_REFERENCE, "kid"),
         least=("subset_size", 0),
@@ -185,6 +179,7 @@ _METRICS = (
         name="isc",
         help="Inception Score.",
         rows="features",
+        section="cld_core.evaluate.features:isc",
         reads=("scores",),
         same=(*_SAME_FEATURES, "isc"),
         least=("splits", 0),
@@ -194,6 +189,7 @@ _METRICS = (
         name="prc",
         help="Precision and recall.",
         rows="features",
+        section="cld_core.evaluate.features:prc",
         reference="features",
         same=(*_SAME_REFERENCE, "prc"),
         least=("neighbours", 1),
@@ -206,6 +202,7 @@ _METRICS = (
         name="classes",
         help="FID, precision and recall of each class.",
         rows="features",
+        section="cld_core.evaluate.features:classes",
         reference="classes",
         needs_labels=True,
         same=(*_SAME_REFERENCE, "prc"),
@@ -220,6 +217,7 @@ _METRICS = (
         name="w2",
         help="Sliced Wasserstein-2 distance from true samples (toy data).",
         rows="vectors",
+        section="cld_core.evaluate.toy:w2",
         same=("samples", "w2"),
         quantities=(
             Quantity(key="w2", label="sliced W2", digits=4),
@@ -237,6 +235,7 @@ _METRICS = (
         name="density",
         help="Mean true log-density of the samples (toy data).",
         rows="vectors",
+        section="cld_core.evaluate.toy:density",
         same=("samples",),
         quantities=(Quantity(key="density", label="log-density, nats", stderr="stderr", larger_is_better=True),),
     ),
@@ -244,6 +243,7 @@ _METRICS = (
         name="flow-distance",
         help="RMS distance from the network's own flow, for samplers without noise.",
         rows="flow",
+        section="cld_core.evaluate.likelihood:flow_distance",
         same=("seed", "samples", "flow"),
         quantities=(Quantity(key="flow_distance", label="distance from the flow", stderr="stderr", digits=4),),
     ),
@@ -253,6 +253,7 @@ _METRICS = (
             "Sliced W2 and log-density of the samples of each class against its true distribution (labelled toy data)."
         ),
         rows="vectors",
+        section="cld_core.evaluate.toy:class_law",
         same=("samples", "w2"),
         needs_labels=True,
         quantities=(
@@ -276,6 +277,7 @@ _METRICS = (
         name="elbo",
         help="Upper bound of the negative log-likelihood.",
         rows="elbo",
+        section="cld_core.evaluate.likelihood:elbo",
         same=("points", "seed", "elbo.eps"),
         quantities=(
             Quantity(key="bpd", field="bpd", label="bits/dim", stderr="stderr"),
@@ -288,6 +290,7 @@ _METRICS = (
         name="loss",
         help="Training objective on the test data.",
         rows="loss",
+        section="cld_core.evaluate.likelihood:loss",
         same=("points", "seed", "objective"),
         quantities=(Quantity(key="loss", label="test loss", stderr="stderr"),),
         how=lambda request: f"draws {request.loss.draws}",

@@ -21,6 +21,7 @@ from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import RowComputer, Table, remark_on
 from cld_core.files import Dropping, write_json
+from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.ranks import Consensus
@@ -267,7 +268,7 @@ class Periodic:
         if (parts := self._shared(what, n, rows.compute)) is None:
             return None
         try:
-            section = registry.metric(metric).make_section(Table(rows.model, rows.request, joined(parts)))
+            section = resolve(registry.metric(metric).section)(Table(rows.model, rows.request, joined(parts)))
         except (CldError, OSError) as error:
             self._monitor.say(f"no {what} this time: {error}")
             return None

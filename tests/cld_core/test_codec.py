@@ -15,6 +15,7 @@ from cld_core.codec import RecordError, find_record, from_plain, keeping, read_r
 @dataclass(frozen=True)
 class Inner:
     rows: tuple[tuple[float, ...], ...] = ()
+    pair: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,11 @@ class Loose(TypedDict, total=False):
     loss: float | None
 
 
-INNERS = st.builds(Inner, st.lists(st.lists(st.floats(-1e9, 1e9), max_size=3).map(tuple), max_size=3).map(tuple))
+INNERS = st.builds(
+    Inner,
+    st.lists(st.lists(st.floats(-1e9, 1e9), max_size=3).map(tuple), max_size=3).map(tuple),
+    st.none() | st.tuples(st.integers(-5, 5), st.text("ab", max_size=3)),
+)
 OUTERS = st.builds(
     Outer,
     word=st.sampled_from(["a", "b", 3]),
@@ -78,6 +83,7 @@ def test_what_has_its_default_can_be_left_out():
         ({"names": ["\udcff"]}, "names"),
         ({"inner": []}, "inner"),
         ({"inner": {"rows": [[1.0], [float("nan")]]}}, r"inner\.rows\[1\]\[0\]"),
+        ({"inner": {"pair": [1]}}, r"inner\.pair"),
         ({"by_name": {"k": {"rows": 3}}}, r"by_name\.k\.rows"),
     ],
 )

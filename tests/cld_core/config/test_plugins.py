@@ -149,10 +149,11 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
     import cld_core.train.loggers  # noqa: F401 - it has the names that are taken
 
     (tmp_path / "mine.py").write_bytes(content)
+    before = set(sys.modules)
     with pytest.raises(RecipeError, match=words) as caught:
         load(RECIPES / "toy.yaml", [f"plugins=[{tmp_path}/mine.py]"])
     assert str(caught.value).startswith("command line: ")
-    assert not any(name.startswith("cld_plugin_mine_") for name in sys.modules)
+    assert not any(name.startswith("cld_plugin_mine_") for name in set(sys.modules) - before)
 
 
 @pytest.mark.parametrize("plugin", ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py"])

@@ -43,7 +43,7 @@ def test_every_name_leads_somewhere():
         metric = registry.metric(name)
         assert (metric.name, metric.flag) == (name, f"--{name}")
         assert metric.rows in registry.ROWS
-        assert callable(metric.make_section)
+        assert callable(resolve(metric.section))
         fields = EvalRequest.__dataclass_fields__
         depends = {*metric.same, *registry.ROWS[metric.rows].depends}
         assert {place.partition(".")[0] for place in depends} <= fields.keys()

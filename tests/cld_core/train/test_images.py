@@ -111,10 +111,11 @@ def test_the_images_of_a_resumed_epoch_are_each_seen_once(data, monkeypatch):
     original = type(Trainer(recipe, Ranks()).source.train).batch
 
     def spying(self, indices, flips=None):
-        seen.extend(indices.tolist())
+        if self.in_memory:  # and not while it is loaded
+            seen.extend(indices.tolist())
         return original(self, indices, flips)
 
-    monkeypatch.setattr("cld_core.data.images.MemoryImages.batch", spying)
+    monkeypatch.setattr("cld_core.data.images.ImageSet.batch", spying)
     for key, steps in enumerate((range(3), range(3, 4), range(4, 10))):
         made = Trainer(recipe, Ranks(), noise_key=key)
         for step in steps:
