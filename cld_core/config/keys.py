@@ -67,7 +67,7 @@ class Entry:
     bounds: tuple[tuple[str, float], ...] = ()
     is_path: bool = False
 
-    @property
+    @functools.cached_property
     def is_section(self) -> bool:
         return dataclasses.is_dataclass(self.hint)
 

@@ -245,10 +245,10 @@ class Diffusion(ABC):
         if isinstance(t, Tensor) and (t.device.type != "cpu" or t.requires_grad):
             found = formula(self.schedule.integral(t.double()).flatten())
             return [matrix.movedim(-1, 0).unflatten(0, t.shape) for matrix in found]
-        times = np.asarray(t, dtype=np.float64)
+        times = t.double().numpy() if isinstance(t, Tensor) else np.asarray(t, dtype=np.float64)
         with np.errstate(all="ignore"):  # as torch does
             found = formula(self.schedule.integral(times.reshape(-1)))
-        tensors = [torch.from_numpy(matrix).movedim(-1, 0) for matrix in found]
+        tensors = [torch.from_numpy(matrix.transpose(2, 0, 1)) for matrix in found]
         return [matrix if times.ndim == 1 else matrix.reshape(*times.shape, *matrix.shape[1:]) for matrix in tensors]
 
     def _factor(self, moments: tuple[Any, Any], stds: Sequence[float], halves: Sequence[int], eps: float = 0.0) -> Any:
@@ -356,17 +356,22 @@ class Diffusion(ABC):
 
     def _rates(self, u: Tensor, score: Tensor, strength: float) -> Tensor:
         """A u, minus ``strength`` times D score in the scored halves: the drift per unit of beta."""
-        out, halves, scores = torch.empty_like(u), self.halves(u), self.scored_halves(score)
-        for i, target in enumerate(self.halves(out)):
-            terms = [(a, half) for a, half in zip(self.A[i], halves, strict=True) if a]
-            if i >= self.n - self.m:
-                number = i - (self.n - self.m)
-                terms.append((-strength * self.D[number], scores[number]))
-            (factor, part), *others = terms or [(0.0, u)]
-            torch.mul(part, factor, out=target)
-            for factor, part in others:
-                target.add_(part, alpha=factor)
+        out, parts = torch.empty_like(u), (*self.halves(u), *self.scored_halves(score))
+        strengths = (1.0,) * self.n + (-strength,) * self.m
+        for target, ((factor, place), *others) in zip(self.halves(out), self._terms, strict=True):
+            torch.mul(parts[place], factor * strengths[place], out=target)
+            for factor, place in others:
+                target.add_(parts[place], alpha=factor * strengths[place])
         return out
+
+    @cached_property
+    def _terms(self) -> tuple[tuple[tuple[float, int], ...], ...]:
+        """Of each half of A u + D score: factors, and the places of what they multiply among the halves and scores."""
+        first, rows = self.n - self.m, []
+        for i, row in enumerate(self.A):
+            scored = ((self.D[i - first], self.m + i),) if i >= first else ()
+            rows.append((*((a, place) for place, a in enumerate(row) if a), *scored) or ((0.0, 0),))
+        return tuple(rows)
 
     def flow_divergence(self, score_trace: Tensor, t: float | Tensor, dimensions: int) -> Tensor:
         """Divergence (B,) of the flow, from the weighted trace (B,) of the score's Jacobian or an estimate of it.
@@ -374,7 +379,7 @@ class Diffusion(ABC):
         The trace is the sum over the scored halves i of trace_weights[i] tr(ds_i/du_i). ``dimensions`` is that of x.
         """
         trace_of_a = sum(row[i] for i, row in enumerate(self.A))
-        divergence: Tensor = self.schedule.beta(t) * (trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace)
+        divergence: Tensor = self.schedule.rate(t) * (trace_of_a * dimensions - 0.5 * self.D[-1] * score_trace)
         return divergence
 
     def prior(self, noise: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def cholesky(a: Any, eps: float = 0.0) -> Any:
         for k in range(j):
             column = column - lower[j:, k] * lower[j, k]
         lower[j, j] = module.sqrt(column[0] + eps if eps else column[0])
-        lower[j + 1 :, j] = column[1:] / lower[j, j]
+        if len(column) > 1:
+            lower[j + 1 :, j] = column[1:] / lower[j, j]
     return lower
 
 

@@ -23,7 +23,7 @@ def combined(matrix: Tensor, parts: Sequence[Tensor]) -> Tensor:
         rows = [_sum(row, parts) for row in matrix.tolist()]
         return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
     if matrix.shape[1:] == (1, 1):
-        return parts[0] * spread(matrix[:, 0, 0], parts[0])
+        return parts[0] * spread(matrix, parts[0])
     wide = matrix.to(parts[0].dtype).reshape(*matrix.shape, *(1,) * (parts[0].ndim - 1))
     first, *others = zip(wide.unbind(2), parts, strict=True)
     total = first[0] * first[1][:, None]
@@ -46,7 +46,7 @@ def _sum(factors: Sequence[float], parts: Sequence[Tensor]) -> Tensor:
 
 def apply(matrix: Tensor, u: Tensor) -> Tensor:
     """The matrix, (k, j) or (B, k, j), applied to the j parts of u (B, jC, ...); the result is (B, kC, ...)."""
-    return combined(matrix, u.chunk(matrix.shape[-1], dim=1))
+    return combined(matrix, u.chunk(matrix.shape[-1], dim=1) if matrix.shape[-1] > 1 else (u,))
 
 
 def add(u: Tensor, matrix: Tensor, w: Tensor) -> None:
