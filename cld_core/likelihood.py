@@ -99,8 +99,8 @@ def _trace(score: ScoreFunction, sde: Diffusion, u: Tensor, t: Tensor, probes: T
     with torch.enable_grad():
         leaf = u.detach().requires_grad_()
         s, total = score(leaf, t), torch.zeros(len(u), dtype=torch.float64, device=u.device)
-        units = torch.eye(s[0].numel()).view(1, -1, *s.shape[1:]).to(s) if probes is None else probes
-        directions = units.unbind(1)
+        units = torch.eye(s[0].numel(), dtype=s.dtype, device=s.device).view(1, -1, *s.shape[1:])
+        directions = (units if probes is None else probes).unbind(1)
         for p, direction in enumerate(directions):
             if p and once:
                 s = score(leaf, t)

@@ -9,13 +9,14 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
-from cld_core.codec import find_record, from_plain, real, to_plain
+from cld_core.codec import from_plain, real, to_plain
 from cld_core.config.sampling import SamplingSpec, TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.files import parse_json
+from cld_core.files import parse_json, read_object
 from cld_core.run import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -107,13 +108,32 @@ class Solution:
         return self.rms.get(self.kept, float("inf"))
 
     def content(self) -> dict[str, Any]:
-        """The content of its file, with the digest for those who look into it: floats with all their digits."""
+        """The content of its file: floats with all their digits."""
         return {"digest": self.digest, **to_plain(self)}
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any]) -> Self:
+        """A solution from the content of its file.
+
+        Raises:
+            ValueError: it is damaged, or of another version of cldctl.
+        """
+        solution = from_plain(cls, content)
+        if solution.digest != content.get("digest"):
+            raise ValueError("its numbers are not those that were written")
+        return solution
+
+
+def read(file: Path) -> Solution | None:
+    """The solution in a file; None if there is none, or a damaged one."""
+    with contextlib.suppress(ValueError):
+        return Solution.of_content(read_object(file))
+    return None
 
 
 def in_run(run: RunFolder) -> list[Solution]:
     """The solutions in a run's folder; damaged ones are left out."""
-    found = (find_record(Solution, run.tuned / name / FILE) for name in run.tuning_names())
+    found = (read(run.tuned / name / FILE) for name in run.tuning_names())
     return [solution for solution in found if solution is not None]
 
 
@@ -153,10 +173,12 @@ class Solutions:
 
     @classmethod
     def of_file(cls, about: Mapping[str, str], name: str) -> Self:
-        """Those in the metadata of an exported file; none if they are damaged."""
-        found: Sequence[Solution] = ()
+        """Those in the metadata of an exported file; damaged ones are left out."""
+        found: list[Solution] = []
         with contextlib.suppress(ValueError):
-            found = from_plain(tuple[Solution, ...], parse_json(about.get(_CARRIED, "[]")))
+            for content in from_plain(tuple[dict[str, Any], ...], parse_json(about.get(_CARRIED, "[]"))):
+                with contextlib.suppress(ValueError):
+                    found.append(Solution.of_content(content))
         return cls(lambda: found, name)
 
     def carried(self, network: Network) -> dict[str, str]:

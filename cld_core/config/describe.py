@@ -4,6 +4,7 @@ And how a recipe differs from the one that it builds on.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,17 +114,25 @@ class Difference:
     place: str
 
 
-def from_base(path: Path, overrides: Sequence[str] = (), profile: Path | None = None) -> tuple[Path, list[Difference]]:
+def from_base(
+    path: Path, overrides: Sequence[str] = (), profile: Path | None = None
+) -> tuple[Path | None, list[Difference]]:
     """The recipe at the end of the chain of `extends`, and how what `load` gives differs from it.
 
-    What the command line sets comes first. A file that extends nothing is its own base.
+    What the command line sets comes first. A file that extends nothing is its own base. If an ancestor is no complete
+    recipe by itself, the next one is the base; None if none is.
 
     Raises:
-        RecipeError: as `load`; also if the base is not a complete recipe by itself.
+        RecipeError: as `load`.
     """
     recipe, where = load_with_places(path, overrides, profile)
-    base = file_layers(path)[0].path or path
-    before = leaves(load(base).to_dict())
+    for layer in file_layers(path):
+        with suppress(RecipeError):
+            base = layer.path or path
+            before = leaves(load(base).to_dict())
+            break
+    else:
+        return None, []
     found = [
         Difference(
             key=key,

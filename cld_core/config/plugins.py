@@ -45,6 +45,8 @@ def use(plugins: Sequence[str], place: str) -> None:
     """
     owners: dict[tuple[str, str], str] = {}
     for plugin in plugins:
+        if "${" in plugin:
+            raise RecipeError(f"{place}: 'plugins' has {one_line(plugin)!r}. Write it out, without a reference.")
         for table, name, entry in _imported(plugin, place):
             if (other := owners.setdefault((table, name), plugin)) != plugin:
                 text = f"{one_line(plugin)} and {one_line(other)} both register the {table} {name!r}"

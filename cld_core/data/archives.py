@@ -54,8 +54,8 @@ def _kind(source: Path, is_compressed: bool) -> Callable[[Path], Iterator[Member
         start = file.read(_TAR_AT + len(_TAR))
     if is_compressed or start.endswith(_TAR):
         return _in_tar
-    # An empty file may have been anything.
-    if not start or start.startswith(b"PK"):
+    # An empty file may have been anything, and some zip files begin with a program that unpacks them.
+    if not start or start.startswith(b"PK") or zipfile.is_zipfile(source):
         return _in_zip
     raise WrongSourceError(f"{source} is neither a folder nor a zip file nor a .tar without compression")
 

@@ -21,6 +21,7 @@ from .prepare import Part, Plan
 from .store import CHANNELS, Split, blake2b
 
 ARCHIVE = "cifar-10-python.tar.gz"
+FOLDER = "cifar-10-batches-py"
 SIZE = 32
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 OFFICIAL_COUNTS = {"train": 50_000, "validation": 10_000}
@@ -45,7 +46,9 @@ def plan_cifar10(source: Path, expect: Mapping[str, int] | None = None) -> Plan:
         WrongSourceError: ``source`` does not exist, or has nothing of CIFAR-10.
         DataError: a batch is missing or damaged.
     """
-    found = members(source, f"{ARCHIVE}, its folder, or with --download any folder", is_compressed=True)
+    inner = source / FOLDER
+    wanted = f"{ARCHIVE}, its folder, or with --download any folder"
+    found = members(inner if inner.is_dir() else source, wanted, is_compressed=True)
     batches = {name: member for member in found if (name := PurePosixPath(member.name).name) in _BATCHES}
     missing = [name for name in _BATCHES if name not in batches]
     if missing:

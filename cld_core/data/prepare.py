@@ -245,7 +245,10 @@ class _Job:
                     raise DataError(f"{part.name} has {len(part.labels)} labels for {len(some)} images.")
                 content = np.ascontiguousarray(some)
                 file.write(content.data)
-                self._hashes.setdefault(part.split, hashlib.blake2b(digest_size=16)).update(content)
+                # A copy: whoever interrupts this leaves the hash of whole parts.
+                read = self._hashes.get(part.split, hashlib.blake2b(digest_size=16)).copy()
+                read.update(content)
+                self._hashes[part.split] = read
                 number += 1
                 images[part.split] += len(some)
                 self._progress(part, images.total(), expected)

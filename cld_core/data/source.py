@@ -113,6 +113,8 @@ class DescribedSource:
         size = math.prod(self.shape)
         if not 1 <= len(self.shape) <= _MOST_AXES or min(self.shape) < 1 or size > _MOST_NUMBERS:
             raise ValueError("its data have a shape that cannot be")
+        if self.grey_levels not in (None, 256):
+            raise ValueError(f"its data have {self.grey_levels} grey levels")
 
     def batch(self, *arguments: Any, **more: Any) -> NoReturn:
         """Raises DataError, as the others do."""

@@ -11,10 +11,12 @@ from torch import Tensor
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.images import open_images, to_pixels
 from cld_core.errors import UsageError
+from cld_core.model import Model
 from cld_core.shards import Arrays, Computer
 
 from . import extractors, registry, stats_file
 from .extraction import Extraction, Files
+from .request import EvalRequest
 from .rows import SampleRows, Table
 
 # Of fewer samples of a class, a Fréchet distance says nothing.
@@ -26,14 +28,20 @@ class FeatureRows(SampleRows):
     """Of the samples ``first <= i < last``: ``nfe``, ``features`` (last - first, D), ``scores`` if a metric reads them.
 
     ``nonfinite`` (last - first,), bool, says which samples are not finite. Pixels do not show it.
+
+    Raises:
+        UsageError: the weights are gone or have changed.
     """
 
+    def __init__(self, model: Model, request: EvalRequest) -> None:
+        super().__init__(model, request)
+        scores = "scores" in registry.read_of("features", request.metrics)
+        self._extractor = extractors.load(request.inputs, request.files, model.device, scores)
+
     def compute(self, first: int, last: int) -> Arrays:
-        source, scores = self.request.inputs, "scores" in registry.read_of("features", self.request.metrics)
-        # First: weights that are gone should cost no samples.
-        extractor = extractors.load(source, self.request.files, self.model.device, scores)
         drawn = self.draw(first, last)
-        return {**self.about(drawn), **extractor(to_pixels(drawn.x, floor=source.quantisation == "floor"))}
+        pixels = to_pixels(drawn.x, floor=self.request.inputs.quantisation == "floor")
+        return {**self.about(drawn), **self._extractor(pixels)}
 
 
 class ImageRows(Computer):

@@ -115,14 +115,18 @@ class Statistics(ShardedWork):
 
     @property
     def is_done(self) -> bool:
-        """Whether the file holds what is asked for. One that answers another request is replaced."""
+        """Whether the file holds what is asked for. One that answers another request is replaced.
+
+        Raises:
+            UsageError: it is damaged, or something else, which nobody replaces.
+            OSError: it cannot be read at this moment.
+        """
         from . import stats_file
 
         request = self.request
-        try:
-            content = stats_file.outline(Path(request.output))
-        except UsageError:  # There is none, or it is damaged.
+        if not Path(request.output).is_file():
             return False
+        content = stats_file.outline(Path(request.output))
         if content.about.get("identity") != request.fingerprint:
             return False
         return not request.features or (content.features is not None and content.classes == request.classes)

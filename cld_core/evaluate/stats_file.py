@@ -188,9 +188,9 @@ def read(path: Path, *, features: bool = False) -> Reference:
         shapes = _outline(path, content)
         has_moments = shapes.layout != FEATURES
         labels = content[LABELS] if shapes.classes and features else None
-        rows = content[FEATURES] if shapes.features and (features or not has_moments) else None
+        rows = _real(path, content[FEATURES]) if shapes.features and (features or not has_moments) else None
         if has_moments:
-            mu, sigma = (content[name].astype(np.float64) for name in ("mu", "sigma"))
+            mu, sigma = (_real(path, content[name]).astype(np.float64) for name in ("mu", "sigma"))
         else:
             assert rows is not None, "an outline has mu and sigma or features"
             # What is not finite is refused below.
@@ -199,6 +199,12 @@ def read(path: Path, *, features: bool = False) -> Reference:
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
         raise UsageError(f"{path} has statistics that are not finite. Compute them again, or name another file.")
     return Reference(shapes, mu, sigma, rows if features else None, labels)
+
+
+def _real(path: Path, values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind not in "iuf":
+        raise UsageError(f"{path} has {values.dtype} in place of real numbers. Correct eval.fid.stats.")
+    return values
 
 
 def write(path: Path, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,21 +1,18 @@
 """Processes of this machine, told from later ones with the same id by the time at which they began."""
 
 import os
-import re
-import shlex
 import time
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
-
-from cld_core.sanitize import one_line
 
 # The start time of a process is derived from the clock, which may have been set since it was noted.
 _CLOCK_TOLERANCE_S = 2.0
 _BEGINNING_S = 1.0
-# What our processes run, as a word of Python's command line: a module of cldctl, of training without it, or of
-# submitit, or a script.
-_MODULE = re.compile(r"(-m)?(cldctl|cld_core|submitit\.core|submitit\.local)(\.[\w.]+)?")
-_SCRIPT = re.compile(r"(.*/)?(cldctl|(cldctl|cld_core)/.*__main__\.py)")
+# What our processes run, as a module or as a script: those of cldctl, of training without it, and of submitit.
+_PROGRAMS = ("cldctl", "cld_core", "submitit.core", "submitit.local")
+# Options of Python that take a value in the next word.
+_WITH_VALUE = ("-X", "-W")
 
 
 def start_time(pid: int) -> float | None:
@@ -56,10 +53,10 @@ def not_ours(process: Any) -> str | None:
         return "cannot be looked at"
     if owner != os.getuid():
         return "belongs to another user"
-    is_python = bool(words) and PurePath(words[0]).name.startswith(("python", "pypy"))
-    if is_python and any(_MODULE.fullmatch(word) or _SCRIPT.fullmatch(word) for word in words[1:]):
+    program = program_of(words)
+    if any(program == ours or program.startswith(f"{ours}.") for ours in _PROGRAMS):
         return None
-    return f"runs something else (`{one_line(shlex.join(words), 80)}`)"
+    return f"runs {program or 'something else'}"
 
 
 def _command_line(process: Any) -> list[str]:
@@ -68,6 +65,33 @@ def _command_line(process: Any) -> list[str]:
     while not (words := process.cmdline()) and is_up(process) and time.monotonic() < deadline:
         time.sleep(0.01)
     return list(words)
+
+
+def program_of(words: Sequence[str]) -> str:
+    """What a command line runs: of Python its module, or the name of its script; empty if it names neither."""
+    if not words or not PurePath(words[0]).name.startswith(("python", "pypy")):
+        return PurePath(words[0]).name if words else ""
+    rest = iter(words[1:])
+    for word in rest:
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return _of_script(PurePath(word))
+        elif word.startswith(("--", *_WITH_VALUE)):
+            continue
+        elif "m" in word:
+            return word.partition("m")[2] or next(rest, "")
+        elif "c" in word:
+            return ""
+    return ""
+
+
+def _of_script(path: PurePath) -> str:
+    """The module that a script is, for ``python .../cld_core/train/__main__.py``; else its name."""
+    if path.name != "__main__.py":
+        return path.name
+    parts = path.parts[:-1]
+    return next((".".join(parts[parts.index(name) :]) for name in ("cldctl", "cld_core") if name in parts), path.name)
 
 
 def is_up(process: Any) -> bool:

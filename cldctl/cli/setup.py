@@ -146,7 +146,7 @@ def doctor(
 
 def prepare(
     name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.")],
-    source: Annotated[Path, typer.Option(help="The archive, folder or zip file that holds the data.")],
+    source: Annotated[Path, typer.Option(help="The archive, folder, zip file or .tar that holds the data.")],
     output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
     size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
     split: Annotated[
@@ -158,8 +158,8 @@ def prepare(
     """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
     cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar, or
-    from published LMDB files. folder: from any folder or zip of pictures, which are scaled and cut to squares. Folders
-    in it are classes.
+    from published LMDB files. folder: from any folder, zip or .tar of pictures, which are scaled and cut to squares.
+    Folders in it are classes.
 
     Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
     """

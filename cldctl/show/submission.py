@@ -88,7 +88,9 @@ def _differences(file: Path, given: Sequence[str], profile: Path | None) -> None
     try:
         base, found = from_base(file, given, profile)
     except RecipeError:
-        return  # The recipe is complete only with the values of a sweep, or its base only with what extends it.
+        return  # The recipe is complete only with the values of a sweep.
+    if base is None:
+        return
     out.print(f"# {keys_differ(len(found))} from {called(base)}:" if found else f"# same as {called(base)}")
     for entry in found:
         before = "" if entry.before is None else f" instead of {entry.before}"

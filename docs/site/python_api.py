@@ -22,6 +22,7 @@ NAMES = {
     ),
     "Runs": ("cld_core.runs", "cld_core.Runs", "cld_core.listing.Run"),
     "Own data": ("cld_core.data.toy.toy",),
+    "Plug-ins": ("cld_core.register",),
     "Diffusions and scores": ("cld_core.sde.base.Diffusion", "cld_core.score.Score", "cld_core.analytic.MixtureScore"),
     "Likelihood of any score": ("cld_core.likelihood.likelihood", "cld_core.likelihood.log_density"),
     "Recipes": ("cld_core.config.load", "cld_core.config.with_overrides", "cld_core.config.Recipe"),

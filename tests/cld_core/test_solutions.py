@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core.codec import from_plain
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
 from cld_core.solutions import Coefficients, Flow, Network, Solution, Solutions, moved_on
@@ -28,7 +27,7 @@ def of(*solutions):
 
 def test_what_is_stored_is_read_again():
     one = replace(SOLUTION, flow=replace(FLOW, labels=True, guidance=1.5), ema_length=0.1)
-    assert from_plain(Solution, one.content()) == one
+    assert Solution.of_content(one.content()) == one
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,13 @@ def test_what_is_stored_is_read_again():
 )
 def test_what_is_not_a_solution_is_refused(changes):
     with pytest.raises(ValueError):
-        from_plain(Solution, replace(SOLUTION, **changes).content())
+        Solution.of_content(replace(SOLUTION, **changes).content())
+
+
+def test_numbers_that_were_not_written_are_refused():
+    content = SOLUTION.content()
+    with pytest.raises(ValueError, match="written"):
+        Solution.of_content({**content, "coefficients": {**content["coefficients"], "times": [1.0, 0.2]}})
 
 
 def test_equal_weights_come_before_the_nearest_step_and_the_newest():
