@@ -90,6 +90,11 @@ def _in_tar(source: Path) -> Iterator[Member]:
                 # Many begin with "./".
                 name = PurePosixPath(entry.name).as_posix()
                 yield Member(name, entry.size, partial(_read_of_tar, source, entry))
+        # tarfile stops without a word where a header is damaged or missing.
+        assert archive.fileobj is not None, "it is open"
+        archive.fileobj.seek(archive.offset)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end of the archive at byte {archive.offset}")
 
 
 def _read_of_tar(source: Path, entry: tarfile.TarInfo) -> bytes:

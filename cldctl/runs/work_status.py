@@ -137,7 +137,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
         "stderr": elbo.get("stderr"),
         "true_entropy": elbo.get("true_entropy"),
         "settings": request.settings,
-        "results": {key: dict(vars(number)) for key, number in numbers(report).items()},
+        "results": {key: {"value": it.value, "stderr": it.stderr, "n": it.n} for key, it in numbers(report).items()},
         "remarks": [*remarks(report), *told, *([stopped.reason] if stopped else [])],
     }
 
