@@ -244,7 +244,7 @@ class Periodic:
             self._monitor.say(f"no likelihood bound this time: {error}")
             return
         assert request is not None, "a recipe that wants the bound has a request for it"
-        if (section := self._section("elbo", ElboRows(model, request), "likelihood bound")) is None:
+        if (section := self._section("elbo", ElboRows, model, request, "likelihood bound")) is None:
             return
         names = [name for name in ("bpd", "nll", "stderr") if section.get(name) is not None]
         self._monitor.plot("periodic", {name: section[name] for name in names}, model.step)
@@ -254,26 +254,29 @@ class Periodic:
     def _fid(self, model: Model) -> None:
         assert self._fid_request is not None, "a recipe that wants FID has a request for it"
         request = dataclasses.replace(self._fid_request, checkpoint_step=model.step)
-        if (section := self._section("fid", FeatureRows(model, request), "FID")) is None:
+        if (section := self._section("fid", FeatureRows, model, request, "FID")) is None:
             return
         self._monitor.plot("periodic", {"fid": section["value"], "fid_nfe": section["nfe_mean"]}, model.step)
         self._monitor.say(f"step {model.step}: FID {section['value']:.4f} of {section['samples']} samples")
 
-    def _section(self, metric: str, rows: RowComputer, what: str) -> dict[str, Any] | None:
+    def _section(
+        self, metric: str, rows: type[RowComputer], model: Model, request: EvalRequest, what: str
+    ) -> dict[str, Any] | None:
         """The section of a report that a metric makes of rows that all ranks compute; None if there is none.
 
         There is none on ranks other than the first, nor anywhere if a rank was asked to stop or failed.
         """
-        (n,) = rows.request.sizes.values()
-        if (parts := self._shared(what, n, rows.compute)) is None:
+        (n,) = request.sizes.values()
+        # What they need may be gone, which is found when they are made.
+        if (parts := self._shared(what, n, lambda first, last: rows(model, request).compute(first, last))) is None:
             return None
         try:
-            section = resolve(registry.metric(metric).section)(Table(rows.model, rows.request, joined(parts)))
+            section = resolve(registry.metric(metric).section)(Table(model, request, joined(parts)))
         except (CldError, OSError) as error:
             self._monitor.say(f"no {what} this time: {error}")
             return None
         if (remark := registry.metric(metric).remark(section)) is not None:
-            self._monitor.say(f"step {rows.model.step}: {remark}")
+            self._monitor.say(f"step {model.step}: {remark}")
         return section
 
     def _shared(self, what: str, n: int, compute: Callable[[int, int], T]) -> list[T] | None:

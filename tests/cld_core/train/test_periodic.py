@@ -10,6 +10,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cld_core import pictures
+from cld_core.errors import UsageError
+from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run import events
@@ -48,6 +50,14 @@ def test_too_many_of_them_and_there_is_no_fid_this_time(trained, monkeypatch):
     lines = trained("periodic.fid_every=2", "periodic.fid_samples=7")
     (line,) = [line for line in lines if "FID" in line]
     assert line.startswith("no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but")
+
+
+def test_an_extractor_that_is_gone_ends_no_training(trained, monkeypatch):
+    def gone(*_):
+        raise UsageError("the weights are gone")
+
+    monkeypatch.setattr(FeatureRows, "__init__", gone)
+    assert "no FID this time: the weights are gone" in trained("periodic.fid_every=2", "periodic.fid_samples=7")
 
 
 def test_a_few_of_them_are_named_beside_the_fid(trained, monkeypatch):
