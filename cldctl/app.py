@@ -68,6 +68,7 @@ class _Plain:
     """Help without types of flags, or of arguments whose name says what they are."""
 
     def get_params(self, ctx: Any) -> list[Any]:
+        # That of the class that this one is mixed into.
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
         for param in params:
             is_named = param.param_type_name == "argument" and param.metavar is not None
