@@ -104,6 +104,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this machine busy."""
     shutil.rmtree(_caches, ignore_errors=True)
     if not hasattr(config, "workerinput"):
-        from tests.slurm import machine
+        from tests.slurm import cluster
 
-        machine.sweep()
+        cluster.sweep()

@@ -15,19 +15,18 @@ import contextlib
 import random
 import signal
 import sys
-from collections.abc import Sequence
 
 from tests.slurm.cluster import SlurmCluster
 
-from . import stage as stages
 from . import submitting
 from .campaign import Campaign
 from .events import LOCAL, draw
 from .on_slurm import SLURM
 from .shim import library
+from .stage import stage
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local", action="store_true", help="without Slurm")
     parser.add_argument("--only", metavar="WORD", action="append", default=[], help="events with this in their names")
     parser.add_argument("--submit", action="store_true", help="kill the submitting command instead, at each write")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     every = LOCAL if options.local else SLURM
     kinds = [event for event in every if not options.only or any(word in event.name for word in options.only)]
     if library() is None:
@@ -46,27 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("no event has such a name")
     # Whoever ends this wants its processes and its cluster to end, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    if options.submit:
-        with stages.local(options.seed) as stage:
-            broken = submitting.sweep(stage, range(1, submitting.count(stage) + 1))
-        print("\n".join([f"BROKEN: {problem}" for problem in broken] or ["Every promise was kept."]))
-        return 1 if broken else 0
     rng = random.Random(options.seed)
     with contextlib.ExitStack() as stack:
-        if options.local:
-            stage = stack.enter_context(stages.local(options.seed))
+        slurm = None if options.local or options.submit else stack.enter_context(SlurmCluster())
+        place = stack.enter_context(stage(options.seed, slurm))
+        if options.submit:
+            broken = submitting.sweep(place, range(1, submitting.count(place) + 1))
         else:
-            stage = stack.enter_context(stages.on_slurm(options.seed, stack.enter_context(SlurmCluster())))
-        campaign = Campaign(stage, rng)
-        try:
-            broken = campaign.run(draw(rng, kinds, options.events), say=lambda line: print(line, flush=True))
-        except BaseException:
-            print(stage.describe(), file=sys.stderr)
-            raise
+            try:
+                broken = Campaign(place, rng).run(draw(rng, kinds, options.events))
+            except BaseException:
+                print(place.describe(), file=sys.stderr)
+                raise
         if broken:
-            print(stage.describe(), file=sys.stderr)
+            print(place.describe(), file=sys.stderr)
     print("\n".join([f"BROKEN: {problem}" for problem in broken] or ["Every promise was kept."]))
-    if broken:
+    if broken and not options.submit:
         words = "".join(f" --only '{word}'" for word in options.only) + " --local" * options.local
         print(f"Again: python -m tests.chaos --events {options.events} --seed {options.seed}{words}")
     return 1 if broken else 0

@@ -3,102 +3,167 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil
+
+from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.tensors import load
+from cld_core.errors import CldError
 from cld_core.run import Attempt, RunFolder
-from tests.slurm.errors import SlurmTestError
-from tests.slurm.polling import wait_until
-from tests.support.tools import same
+from cld_core.run.events import Damaged, Ended, GivenUp, Started
+from cld_core.run.lease import newest
+from tests.support.tools import same, wait_for
 
-from .events import OVER, PATIENCE_S, Event, Scene
-from .record import Record, Row
-from .stage import RANKS, Stage
-from .watch import Watch, mentioning, not_whole, ranks_of, sign_of_life
+from .events import NAME, OVER, PATIENCE_S, Event
+from .stage import RANKS, Stage, processes_of, ranks_of
 
-NAME = "chaos"
 # Steps after which a run counts as training again.
 STEPS = 20
-# Steps between two events, at most.
-MOST_STEPS = 500
+EVERY = 100
 # Heartbeats of a lease come every 5 seconds.
 LEASE_S = 60.0
+# Seconds in which `status` has to answer.
+STATUS_S = 60.0
 
 
 class Campaign:
-    """One run and what is done to it."""
+    """One run, what is done to it, and every promise that was broken.
+
+    Attributes:
+        reached: by attempt, the last step that it was seen to report.
+        broken: the promises, a line each.
+    """
 
     def __init__(self, stage: Stage, rng: random.Random) -> None:
-        self.stage, self.rng, self.record = stage, rng, Record(checkpoint_every=100)
+        self.stage, self.rng = stage, rng
+        self.folder = RunFolder(stage.runs / NAME)
+        self.reached: dict[int, int] = {}
+        self.broken: list[str] = []
+        self._during, self._over = "before the first event", threading.Event()
 
-    def run(self, events: Sequence[Event], say: Callable[[str], None] = print) -> list[str]:
-        """Do everything, print the table, and return every promise that was broken."""
-        self.began = time.monotonic()
-        endless = (f"train.checkpoint_every={self.record.checkpoint_every}", "train.steps=100000000")
-        self.folder = self.stage.submit(NAME, *endless, **self.stage.faults.environment())
-        self.watch = Watch(self.folder, self.record)
+    def run(self, events: Sequence[Event]) -> list[str]:
+        """Do everything, print a line for each event, and return every promise that was broken."""
+        self._began = time.monotonic()
+        endless = (f"train.checkpoint_every={EVERY}", "train.steps=100000000")
+        self.stage.submit(NAME, *endless, **self.stage.faults.environment())
+        watching = threading.Thread(target=self._watch, daemon=True)
+        watching.start()
         try:
-            for event in events:
-                self._apply(event, say)
-            self._finish(say)
+            for number, event in enumerate(events):
+                self._during = f"event {number}, {event.name}"
+                self._apply(event)
+            self._during = "at the end"
+            self._finish()
         finally:
             self.stage.faults.calm()
-            self.watch.stop()
-            say(self.record.table())
-        self.record.ledger = self.folder.ledger.events()
-        return self.record.broken()
+            self._over.set()
+            watching.join()
+        self._judge_the_ledger()
+        return self.broken
 
-    def _apply(self, event: Event, say: Callable[[str], None]) -> None:
-        self._train(self.rng.randrange(min(2 * self.record.checkpoint_every, MOST_STEPS)))
+    # --- what events do with the run -------------------------------------------------------------------
+
+    @property
+    def job(self) -> str:
+        """The current one."""
+        return str(self._attempts()[-1].job_id)
+
+    def note(self, problem: str) -> None:
+        """A promise was broken."""
+        self.broken.append(f"{self._during}: {problem}")
+        print(f"  BROKEN: {problem}", flush=True)
+
+    def ranks(self) -> dict[int, psutil.Process]:
+        return {number: processes[0] for number, processes in ranks_of(self.folder).items()}
+
+    def signal(self, number: signal.Signals, *ranks: int) -> list[psutil.Process]:
+        """Send a signal to these ranks, or to all; returns their processes."""
+        hit = [process for rank, process in self.ranks().items() if not ranks or rank in ranks]
+        for process in hit:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        return hit
+
+    def look(self) -> dict[str, Any]:
+        """The status, which has to come in time; whether it is right depends on the event."""
+        began = time.monotonic()
+        row = self.stage.status(NAME)
+        if (took := time.monotonic() - began) > STATUS_S:
+            self.note(f"status took {took:.0f} s")
+        if row["state"] == "UNKNOWN":
+            self.note(f"status failed: {row['reason']}")
+        return row
+
+    def until(self, condition: Callable[[], Any], what: str) -> None:
+        wait_for(condition, PATIENCE_S, what=what, last_seen=self.stage.describe)
+
+    def ended(self) -> None:
+        """Wait until nothing of the run is alive any more."""
+        self.until(lambda: self.look()["state"] in OVER and not ranks_of(self.folder), f"{NAME} to end")
+
+    # --- event after event -----------------------------------------------------------------------------
+
+    def _apply(self, event: Event) -> None:
+        self._train(self.rng.randrange(2 * EVERY))
         first = self._attempts()[-1].attempt
-        row = Row(
-            event.name, event.causes, announced=event.announced, saves=event.saves, strict=event.strict,
-            attempt=first, when_s=time.monotonic() - self.began,
-        )  # fmt: skip
-        self.record.rows.append(row)
-        noted = len(self.record.noted)
-        scene = Scene(self.stage, NAME, str(self._attempts()[-1].job_id), self.rng, self._note)
-        repair = event.do(scene)
+        repair = event.do(self)
         # What comes late, as a preemption does, is waited for.
         least = first if None in event.causes else first + 1
-        self._train(STEPS, since=dict(self.watch.reached), ends=event.ends, least=least)
+        self._train(STEPS, since=dict(self.reached), ends=event.ends, least=least)
         if repair is not None:
             repair()
         if self.stage.lab is not None:
             self.stage.lab.slurm.restore_nodes()
-        attempts = [attempt for attempt in self._attempts() if attempt.attempt >= first]
-        row.found = tuple(attempt.cause for attempt in attempts[:-1]) or (None,)
-        before = [self.watch.reached.get(attempt.attempt, 0) for attempt in attempts[:-1]]
-        row.before = max([*before, *(attempt.last_step or 0 for attempt in attempts[:-1])], default=0)
-        row.after = attempts[-1].first_step if len(attempts) > 1 else 0
-        if len(attempts) == 1:
-            row.before = row.after = self.watch.reached[first]
-        self._check(scene, event)
-        say(str(row))
-        for problem in self.record.noted[noted:]:
-            say(f"  BROKEN: {problem}")
+        *over, last = [attempt for attempt in self._attempts() if attempt.attempt >= first]
+        before = after = self.reached[first]
+        if over:
+            before = max(max(self.reached.get(it.attempt, 0), it.last_step or 0) for it in over)
+            after = last.first_step
+        causes = [attempt.cause for attempt in over] or [None]
+        said = ", ".join(cause or "-" for cause in causes)
+        print(f"{self._seconds():6.0f} s  {event.name}: {said}, {before} -> {after}", flush=True)
+        allowed = (*event.causes, *(() if event.strict else ("killed",)))
+        if not set(causes) <= set(allowed):
+            self.note(f"the ledger says {said}")
+        if event.saves and before - after > (0 if event.announced else 2 * EVERY):
+            self.note(f"{before - after} steps were trained twice, from {after} to {before}")
+        self._check(event)
 
-    def _check(self, scene: Scene, event: Event) -> None:
+    def _check(self, event: Event) -> None:
         """What has to be true whenever the run trains again."""
-        for problem in not_whole(self.folder):
-            self._note(problem)
-        row, last = scene.look(), self._attempts()[-1]
-        if row["state"] != "RUNNING" or row["attempts"][-1]["attempt"] != last.attempt:
-            self._note(
-                f"status says {row['state']} ({row.get('reason')}) of a run that trains in attempt {last.attempt}"
-            )
-        # A checkpoint may be later than the last report.
-        if row.get("step", 0) > max(*self.watch.reached.values(), row.get("checkpoint_step") or 0):
-            self._note(f"status says step {row['step']}, which was not reached")
-        if event.strict:
-            before = sign_of_life(self.folder)
+        for step in self.folder.checkpoint_steps():
             try:
-                wait_until(lambda: sign_of_life(self.folder) != before, timeout=LEASE_S, what="the lease to be renewed")
-            except SlurmTestError:
-                self._note("the lease is not renewed any more, though the run trains")
+                verify(self.folder, step)
+            except CldError as error:
+                # Training may have removed it meanwhile.
+                if step in self.folder.checkpoint_steps():
+                    self.note(str(error))
+        row, last = self.look(), self._attempts()[-1]
+        if row["state"] != "RUNNING" or row["attempts"][-1]["attempt"] != last.attempt:
+            said = f"{row['state']} ({row.get('reason')})"
+            self.note(f"status says {said} of a run that trains in attempt {last.attempt}")
+        # A checkpoint may be later than the last report.
+        if row.get("step", 0) > max(*self.reached.values(), row.get("checkpoint_step") or 0):
+            self.note(f"status says step {row['step']}, which was not reached")
+        if event.strict:
+            before = self._sign_of_life()
+            try:
+                wait_for(lambda: self._sign_of_life() != before, LEASE_S)
+            except AssertionError:
+                self.note("the lease is not renewed any more, though the run trains")
+
+    def _sign_of_life(self) -> tuple[int, int, int]:
+        """What changes whenever the owner of the run renews its lease."""
+        number = newest(self.folder.leases)[0]
+        stat = os.stat(self.folder.leases / f"{number:08d}.json")
+        return number, stat.st_ino, stat.st_mtime_ns
 
     def _train(self, steps: int, *, since: dict[int, int] | None = None, ends: bool = False, least: int = 0) -> None:
         """Until the newest attempt, of number ``least`` or more, has done so many steps, ``since`` some moment.
@@ -114,7 +179,7 @@ class Campaign:
             attempts = self._attempts()
             if attempts and attempts[-1].cause is None:
                 number, first = attempts[-1].attempt, attempts[-1].first_step
-                step = self.watch.reached.get(number, first)
+                step = self.reached.get(number, first)
                 enough = max(first, (since or {}).get(number, first)) + steps
                 if number >= least and step >= enough and self._is_alone():
                     return True
@@ -126,73 +191,95 @@ class Campaign:
             row = self.stage.status(NAME)
             if row["state"] in OVER and not ranks_of(self.folder):
                 if self.stage.comes_back and not ends:
-                    self._note(f"the run ended and did not come back: {row['state']}, {row.get('reason')}")
+                    self.note(f"the run ended and did not come back: {row['state']}, {row.get('reason')}")
                 ends = False
                 done = self.stage.cldctl("resume", NAME, **self.stage.faults.environment())
                 resumed += 1
                 if done.returncode != 0:
-                    self._note(f"resume ended with {done.returncode}: {done.stderr[-1500:]}")
-                if resumed > 3:
-                    raise SlurmTestError(f"resumed {resumed} times in vain: {done.stderr}\n{self.stage.describe()}")
+                    self.note(f"resume ended with {done.returncode}: {done.stderr[-1500:]}")
+                assert resumed <= 3, f"resumed {resumed} times in vain: {done.stderr}\n{self.stage.describe()}"
             return False
 
-        wait_until(
-            trains, timeout=PATIENCE_S, what="the run to train again", every=0.05,
-            last_seen=lambda: f"{self.stage.status(NAME)}\n{self.stage.describe()}",
-        )  # fmt: skip
+        self.until(trains, "the run to train again")
 
     def _is_alone(self) -> bool:
         """Whether each rank is one process, and none is left of earlier attempts."""
         ranks = ranks_of(self.folder)
         return sorted(ranks) == list(range(RANKS)) and all(len(processes) == 1 for processes in ranks.values())
 
-    def _finish(self, say: Callable[[str], None]) -> None:
+    def _finish(self) -> None:
         """Cancel the endless run, resume it with few steps left, and compare it with one that nothing happened to."""
         self._train(STEPS)
         self._must("cancel", NAME)
-        step = self._ended(NAME)["step"]
-        steps = f"train.steps={step + min(2 * self.record.checkpoint_every, MOST_STEPS)}"
+        step = self._end_of(NAME)["step"]
+        steps = f"train.steps={step + 2 * EVERY}"
         self._must("resume", NAME, steps)
-        self.record.final = self._ended(NAME)
-        say(f"{time.monotonic() - self.began:6.0f} s  the same without events, {steps}")
+        final = self._end_of(NAME)
+        if final["state"] != "FINISHED" or final["step"] != final["steps"]:
+            self.note(f"the run did not finish: {final}")
+        print(f"{self._seconds():6.0f} s  the same without events, {steps}", flush=True)
         whole = self.stage.submit("twin", f"train.checkpoint_every={step}", steps, CLDCTL_TEST_PACE="0")
-        assert self._ended("twin")["state"] == "FINISHED"
-        self.record.same = same(*(load(run, run.checkpoint_steps()[-1]) for run in (self.folder, whole)))
+        assert self._end_of("twin")["state"] == "FINISHED"
+        if not same(*(load(run, run.checkpoint_steps()[-1]) for run in (self.folder, whole))):
+            self.note("the run ended with other numbers than its undisturbed twin")
         if self.stage.lab is not None:
             # One that the last event took away may have been declared down since.
             self.stage.lab.slurm.restore_nodes()
             self.stage.lab.slurm.wait_idle(PATIENCE_S)
-        self.record.orphans = self._orphans()
-
-    def _orphans(self) -> list[str]:
-        left: list[str] = []
-
-        def none() -> bool:
-            left[:] = mentioning(self.stage.runs)
-            return not left
-
-        with contextlib.suppress(SlurmTestError):
-            wait_until(none, timeout=30, what="the end of all processes")
-        return left
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not processes_of(self.stage.runs), 30)
+        for process in processes_of(self.stage.runs):
+            self.note(f"left behind: {process}")
 
     def _must(self, *arguments: str) -> None:
         done = self.stage.cldctl(*arguments)
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}\n{self.stage.describe()}"
 
-    def _ended(self, name: str) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
+    def _end_of(self, name: str) -> dict[str, Any]:
+        """The status once a run is over."""
 
-        def over() -> bool:
-            seen.update(self.stage.status(name))
-            return seen["state"] in OVER and not ranks_of(RunFolder(self.stage.runs / name))
+        def over() -> Any:
+            row = self.stage.status(name)
+            return row["state"] in OVER and not ranks_of(RunFolder(self.stage.runs / name)) and row
 
-        wait_until(over, timeout=2 * PATIENCE_S, what=f"{name} to end", every=0.5, last_seen=self.stage.describe)
-        return seen
+        return wait_for(over, 2 * PATIENCE_S, 0.5, what=f"{name} to end", last_seen=self.stage.describe)
 
     def _attempts(self) -> tuple[Attempt, ...]:
         return self.folder.ledger.history().attempts
 
-    def _note(self, problem: str) -> None:
-        row = len(self.record.rows) - 1
-        name = self.record.rows[row].name if self.record.rows else "before the first"
-        self.record.noted.append(f"event {row}, {name}: {problem}")
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    # --- what is seen from outside ---------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """How far the run gets, and what is saved when, independently of its ledger."""
+        saved, begun, writer = 0, set[int](), -1
+        while not self._over.wait(0.05):
+            # In this order: what was saved at the last look was there before an attempt that is new now.
+            saved_before, saved = saved, max([saved, *self.folder.checkpoint_steps()])
+            for attempt in self._attempts():
+                if attempt.attempt not in begun and attempt.first_step < saved_before:
+                    self.note(f"attempt {attempt.attempt} began at {attempt.first_step}, but {saved_before} was saved")
+                begun.add(attempt.attempt)
+            if progress := self.folder.progress():
+                number = int(progress["attempt"])
+                self.reached[number] = max(self.reached.get(number, 0), int(progress["step"]))
+                if number < writer:
+                    self.note(f"attempt {number} wrote its progress after attempt {writer}")
+                writer = number
+
+    def _judge_the_ledger(self) -> None:
+        newest_attempt = -1
+        for event in self.folder.ledger.events():
+            match event:
+                case Started():
+                    if event.attempt <= newest_attempt:
+                        self.note(f"attempt {event.attempt} began after attempt {newest_attempt}")
+                    newest_attempt = max(newest_attempt, event.attempt)
+                case Ended() if event.attempt < newest_attempt:
+                    self.note(f"attempt {event.attempt} noted its end after attempt {newest_attempt} had begun")
+                case Damaged():
+                    self.note(f"the checkpoint of step {event.step} is damaged: {event.reason}")
+                case GivenUp():
+                    self.note(f"the run was given up: {event.reason}")

@@ -6,24 +6,22 @@ import contextlib
 import errno
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from cld_core.files import write_text
-from cld_core.run import RunFolder
-from tests.slurm.polling import wait_until
 
-from .record import STATUS_S
 from .shim import CLASSES, GROWING, WRITING
-from .stage import Stage
-from .watch import ranks_of
+from .stage import ranks_of
 
+if TYPE_CHECKING:
+    from .campaign import Campaign
+
+NAME = "chaos"
 OVER = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
 # Seconds for which a disk or a process is out of order: many steps, several reports and some checkpoints.
 SPELL_S = 4.0
@@ -35,68 +33,6 @@ DEAD = ("killed", "crashed")
 HURT = (None, "save_failed")
 
 Repair = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Where an event happens: the run, its current job, and what is left to chance.
-
-    Attributes:
-        note: reports a broken promise.
-    """
-
-    stage: Stage
-    run: str
-    job: str
-    rng: random.Random
-    note: Callable[[str], None]
-
-    @property
-    def folder(self) -> RunFolder:
-        return RunFolder(self.stage.runs / self.run)
-
-    @property
-    def orders(self) -> Path:
-        return self.stage.orders
-
-    @property
-    def lab(self) -> Any:
-        return self.stage.lab
-
-    def ranks(self) -> dict[int, psutil.Process]:
-        return {number: processes[0] for number, processes in ranks_of(self.folder).items()}
-
-    def signal(self, number: int, *ranks: int) -> list[psutil.Process]:
-        """Send a signal to these ranks, or to all; returns their processes."""
-        hit = [process for rank, process in self.ranks().items() if not ranks or rank in ranks]
-        for process in hit:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-        return hit
-
-    def look(self) -> dict[str, Any]:
-        """The status, which has to come in time; whether it is right depends on the event."""
-        began = time.monotonic()
-        row = self.stage.status(self.run)
-        if (took := time.monotonic() - began) > STATUS_S:
-            self.note(f"status took {took:.0f} s")
-        if row["state"] == "UNKNOWN":
-            self.note(f"status failed: {row['reason']}")
-        return row
-
-    def until(self, condition: Callable[[], Any], what: str) -> None:
-        wait_until(condition, timeout=PATIENCE_S, what=what, last_seen=self.stage.describe)
-
-    def over(self) -> dict[str, Any]:
-        """The status once nothing of the run is alive any more."""
-        seen: dict[str, Any] = {}
-
-        def ended() -> bool:
-            seen.update(self.look())
-            return seen["state"] in OVER and not ranks_of(self.folder)
-
-        self.until(ended, f"{self.run} to end")
-        return seen
 
 
 @dataclass(frozen=True)
@@ -114,17 +50,17 @@ class Event:
 
     name: str
     causes: Sequence[str | None]
-    do: Callable[[Any], Repair | None]
+    do: Callable[[Campaign], Repair | None]
     announced: bool = False
     saves: bool = True
     ends: bool = False
     strict: bool = False
 
 
-def kill(*ranks: int) -> Callable[[Scene], None]:
-    def do(scene: Scene) -> None:
-        hit = scene.signal(signal.SIGKILL, *ranks)
-        scene.until(lambda: not any(map(is_alive, hit)), "the end of killed ranks")
+def kill(*ranks: int) -> Callable[[Campaign], None]:
+    def do(campaign: Campaign) -> None:
+        hit = campaign.signal(signal.SIGKILL, *ranks)
+        campaign.until(lambda: not any(map(is_alive, hit)), "the end of killed ranks")
 
     return do
 
@@ -135,15 +71,15 @@ def is_alive(process: psutil.Process) -> bool:
     return False
 
 
-def stop(*ranks: int) -> Callable[[Scene], None]:
+def stop(*ranks: int) -> Callable[[Campaign], None]:
     """SIGSTOP for a while, and SIGCONT; `status` is asked meanwhile."""
 
-    def do(scene: Scene) -> None:
-        hit = scene.signal(signal.SIGSTOP, *ranks)
+    def do(campaign: Campaign) -> None:
+        hit = campaign.signal(signal.SIGSTOP, *ranks)
         try:
-            row = scene.look()
+            row = campaign.look()
             if row["state"] != "RUNNING":
-                scene.note(f"status calls a stopped run {row['state']}: {row['reason']}")
+                campaign.note(f"status calls a stopped run {row['state']}: {row['reason']}")
         finally:
             for process in hit:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -152,131 +88,118 @@ def stop(*ranks: int) -> Callable[[Scene], None]:
     return do
 
 
-def burst(calls: Sequence[str], error: int, *, rate: float = 1.0, times: int = -1) -> Callable[[Scene], None]:
+def burst(calls: Sequence[str], error: int, *, rate: float = 1.0, times: int = -1) -> Callable[[Campaign], None]:
     """Calls on the run's folder fail: for a while, or until so many have."""
 
-    def do(scene: Scene) -> None:
-        faults = scene.stage.faults
+    def do(campaign: Campaign) -> None:
+        faults = campaign.stage.faults
         before = faults.failed
         faults.fail(calls, error, rate, times)
         try:
-            wait(scene, lambda: 0 <= times <= faults.failed - before)
+            # For a spell, or until it is enough or nobody is left to meet the fault.
+            end = time.monotonic() + SPELL_S
+            while time.monotonic() < end and not 0 <= times <= faults.failed - before and campaign.ranks():
+                time.sleep(0.1)
             if faults.failed == before:
                 # Nothing was called: it has to be met once.
-                scene.until(lambda: faults.failed > before or not scene.ranks(), "a call that fails")
+                campaign.until(lambda: faults.failed > before or not campaign.ranks(), "a call that fails")
         finally:
             faults.calm()
 
     return do
 
 
-def wait(scene: Scene, enough: Callable[[], bool]) -> None:
-    """For a spell, or until it is enough or nobody is left to meet the fault."""
-    end = time.monotonic() + SPELL_S
-    while time.monotonic() < end and not enough() and scene.ranks():
-        time.sleep(0.1)
-
-
-@contextlib.contextmanager
-def bad_listings(scene: Scene) -> Iterator[None]:
-    scene.stage.faults.list_badly(stale_s=1.0)
-    scene.stage.faults.be_slow(0.2, rate=0.02)
-    try:
-        yield
-    finally:
-        scene.stage.faults.calm()
-
-
-def listings(scene: Scene) -> None:
-    """The run starts again while listings are slow, shuffled and stale, as on NFS."""
-    with bad_listings(scene):
-        kill()(scene)
-        if not scene.stage.comes_back:
-            scene.over()
-            resume(scene)
-        trains_again(scene)
-
-
-def clock(seconds: int) -> Callable[[Scene], Repair]:
-    """The clock jumps under a running attempt, and stays there over a restart."""
-
-    def do(scene: Scene) -> Repair:
-        scene.stage.faults.jump(seconds)
-        step = scene.folder.progress().get("step", 0)
-        scene.until(lambda: scene.folder.progress().get("step", 0) > step + 20 or not scene.ranks(), "steps")
-        kill()(scene)
-        if not scene.stage.comes_back:
-            scene.over()
-            resume(scene)
-        trains_again(scene)
-        return scene.stage.faults.calm
-
-    return do
-
-
-def trains_again(scene: Scene) -> None:
-    """Wait for an attempt after the current one to report."""
-    newest = len(scene.folder.ledger.history().attempts)
-    # The number of attempts may have grown already.
-    scene.until(
+def restarted(campaign: Campaign) -> None:
+    """The ranks are killed, and an attempt after the current one begins to report."""
+    newest = len(campaign.folder.ledger.history().attempts)
+    kill()(campaign)
+    if not campaign.stage.comes_back:
+        campaign.ended()
+        resume(campaign)
+    campaign.until(
         lambda: (
-            (last := scene.folder.ledger.history().last) is not None
-            and last.attempt >= newest - 1
+            (last := campaign.folder.ledger.history().last) is not None
+            and last.attempt >= newest
             and last.cause is None
-            and scene.folder.progress().get("attempt") == last.attempt
-            and bool(scene.ranks())
+            and campaign.folder.progress().get("attempt") == last.attempt
+            and bool(campaign.ranks())
         ),
         "training to begin again",
     )
 
 
-def resume(scene: Scene, **variables: str) -> subprocess.CompletedProcess[str]:
+def listings(campaign: Campaign) -> None:
+    """The run starts again while listings are slow, shuffled and stale, as on NFS."""
+    campaign.stage.faults.list_badly(stale_s=1.0)
+    campaign.stage.faults.be_slow(0.2, rate=0.02)
+    try:
+        restarted(campaign)
+    finally:
+        campaign.stage.faults.calm()
+
+
+def clock(seconds: int) -> Callable[[Campaign], Repair]:
+    """The clock jumps under a running attempt, and stays there over a restart."""
+
+    def do(campaign: Campaign) -> Repair:
+        campaign.stage.faults.jump(seconds)
+        step = campaign.folder.progress().get("step", 0)
+        campaign.until(lambda: campaign.folder.progress().get("step", 0) > step + 20 or not campaign.ranks(), "steps")
+        restarted(campaign)
+        return campaign.stage.faults.calm
+
+    return do
+
+
+def resume(campaign: Campaign) -> None:
     """`cldctl resume`, whose job meets the faults."""
-    return scene.stage.cldctl("resume", scene.run, **{**scene.stage.faults.environment(), **variables})
+    campaign.stage.cldctl("resume", NAME, **campaign.stage.faults.environment())
 
 
-def two_resumes(scene: Scene) -> None:
+def two_resumes(campaign: Campaign) -> None:
     """Two people resume the same run at the same moment; one of them is enough."""
-    ended(scene)
-    both = [scene.stage.start("resume", scene.run, **scene.stage.faults.environment()) for _ in range(2)]
+    ended(campaign)
+    both = [campaign.stage.start("resume", NAME, **campaign.stage.faults.environment()) for _ in range(2)]
     answers = [(*process.communicate(timeout=PATIENCE_S), process.returncode) for process in both]
     if not any(code == 0 for _, _, code in answers):
-        scene.note(f"two at once, and none resumed: {answers}")
+        campaign.note(f"two at once, and none resumed: {answers}")
     for _, err, code in answers:
         if code not in (0, 2, 4) or "Traceback" in err:
-            scene.note(f"one of two resumes ended with {code}: {err[-1500:]}")
+            campaign.note(f"one of two resumes ended with {code}: {err[-1500:]}")
 
 
-def dying_resume(scene: Scene) -> None:
+def dying_resume(campaign: Campaign) -> None:
     """The command that submits is killed at one of its writes; what it leaves can be continued."""
-    ended(scene)
-    faults = scene.stage.faults
-    at = scene.rng.randrange(1, 25)
+    ended(campaign)
+    faults = campaign.stage.faults
+    at = campaign.rng.randrange(1, 25)
     faults.forget_writes()
-    torn = scene.rng.random() < 0.5
+    torn = campaign.rng.random() < 0.5
     variables = faults.environment(kill_at=at, torn=torn)
-    done = scene.stage.cldctl("resume", scene.run, **variables)
+    done = campaign.stage.cldctl("resume", NAME, **variables)
     died = done.returncode == -signal.SIGKILL
     if not died and done.returncode != 0:
-        scene.note(f"resume, to be killed at write {at}, ended with {done.returncode}: {done.stderr[-1500:]}")
+        campaign.note(f"resume, to be killed at write {at}, ended with {done.returncode}: {done.stderr[-1500:]}")
     # Until it is known that no job follows, the run waits for one.
-    scene.until(lambda: scene.look()["state"] != "PENDING" or ranks_of(scene.folder), f"the end after write {at}")
+    campaign.until(
+        lambda: campaign.look()["state"] != "PENDING" or ranks_of(campaign.folder), f"the end after write {at}"
+    )
 
 
-def ended(scene: Scene) -> None:
+def ended(campaign: Campaign) -> None:
     """The run has ended and stays so."""
-    if scene.stage.comes_back:
-        scene.stage.cldctl("cancel", scene.run)
+    if campaign.stage.comes_back:
+        campaign.stage.cldctl("cancel", NAME)
     else:
-        kill()(scene)
-    scene.over()
+        kill()(campaign)
+    campaign.ended()
 
 
-def order(what: str) -> Callable[[Scene], None]:
+def order(what: str) -> Callable[[Campaign], None]:
     """The data set of one rank raises an error, kills its process, and so on."""
 
-    def do(scene: Scene) -> None:
-        write_text(scene.orders / f"rank{scene.rng.randrange(2)}", what)
+    def do(campaign: Campaign) -> None:
+        write_text(campaign.stage.orders / f"rank{campaign.rng.randrange(2)}", what)
 
     return do
 

@@ -6,78 +6,82 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import psutil
 
-from .events import DEAD, LOCAL, OVER, PATIENCE_S, Event, Repair, Scene, kill, order
+from .events import DEAD, LOCAL, OVER, PATIENCE_S, Event, Repair, kill, order
 from .stage import KILL_WAIT_S
+
+if TYPE_CHECKING:
+    from .campaign import Campaign
 
 # Seconds for which a daemon is away, shorter than a job tries to requeue.
 AWAY_S = 10.0
 
 
-def preempt(*, user_signal: bool, grace_time: int) -> Callable[[Scene], None]:
-    def do(scene: Scene) -> None:
-        scene.lab.slurm.configure(user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S)
-        scene.lab.slurm.preempt_all(1)
+def preempt(*, user_signal: bool, grace_time: int) -> Callable[[Campaign], None]:
+    def do(campaign: Campaign) -> None:
+        campaign.stage.lab.slurm.configure(user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S)
+        campaign.stage.lab.slurm.preempt_all(1)
 
     return do
 
 
-def lose_a_node(scene: Scene) -> Repair:
-    slurm = scene.lab.slurm
-    hosts = slurm.run(["scontrol", "show", "hostnames", slurm.job_info(scene.job)["NodeList"]]).stdout.split()
-    node = scene.rng.choice(hosts)
+def lose_a_node(campaign: Campaign) -> Repair:
+    slurm = campaign.stage.lab.slurm
+    hosts = slurm.run(["scontrol", "show", "hostnames", slurm.job_info(campaign.job)["NodeList"]]).stdout.split()
+    node = campaign.rng.choice(hosts)
     slurm.kill_node(node)
     return lambda: slurm.restore_node(node)
 
 
-def expire(scene: Scene) -> Repair:
-    scene.lab.slurm.expire(scene.job, 40)
+def expire(campaign: Campaign) -> Repair:
+    campaign.stage.lab.slurm.expire(campaign.job, 40)
     # This changes the limit of the job itself, which it keeps when it starts again.
-    return lambda: scene.lab.slurm.run(["scontrol", "update", f"jobid={scene.job}", "TimeLimit=30"])
+    return lambda: campaign.stage.lab.slurm.run(["scontrol", "update", f"jobid={campaign.job}", "TimeLimit=30"])
 
 
-def restart_the_controller(scene: Scene) -> None:
-    scene.lab.slurm.kill_controller()
-    time.sleep(scene.rng.uniform(0, 5))
-    scene.lab.slurm.start_controller()
+def restart_the_controller(campaign: Campaign) -> None:
+    campaign.stage.lab.slurm.kill_controller()
+    time.sleep(campaign.rng.uniform(0, 5))
+    campaign.stage.lab.slurm.start_controller()
 
 
-def scancel(scene: Scene) -> None:
-    scene.lab.slurm.run(["scancel", scene.job])
-    scene.over()
-    scene.lab.slurm.wait_end(scene.job, PATIENCE_S)
+def scancel(campaign: Campaign) -> None:
+    campaign.stage.lab.slurm.run(["scancel", campaign.job])
+    campaign.ended()
+    campaign.stage.lab.slurm.wait_end(campaign.job, PATIENCE_S)
 
 
-def requeue(scene: Scene) -> None:
-    scene.lab.slurm.run(["scontrol", "requeue", scene.job])
+def requeue(campaign: Campaign) -> None:
+    campaign.stage.lab.slurm.run(["scontrol", "requeue", campaign.job])
 
 
-def away(then: Callable[[Scene], None]) -> Callable[[Scene], None]:
+def away(then: Callable[[Campaign], None]) -> Callable[[Campaign], None]:
     """slurmctld is down while ``then`` happens, and comes back a while later."""
 
-    def do(scene: Scene) -> None:
-        scene.lab.slurm.kill_controller()
+    def do(campaign: Campaign) -> None:
+        campaign.stage.lab.slurm.kill_controller()
         try:
-            then(scene)
+            then(campaign)
             time.sleep(AWAY_S)
-            if (row := scene.look())["state"] in OVER and scene.ranks():
-                scene.note(f"status calls a living run {row['state']}: {row['reason']}")
+            if (row := campaign.look())["state"] in OVER and campaign.ranks():
+                campaign.note(f"status calls a living run {row['state']}: {row['reason']}")
         finally:
-            scene.lab.slurm.start_controller()
+            campaign.stage.lab.slurm.start_controller()
 
     return do
 
 
-def stopped(name: str, then: Callable[[Scene], None], seconds: float = AWAY_S) -> Callable[[Scene], None]:
+def stopped(name: str, then: Callable[[Campaign], None], seconds: float = AWAY_S) -> Callable[[Campaign], None]:
     """A daemon takes connections and does not answer while ``then`` happens."""
 
-    def do(scene: Scene) -> None:
-        processes = scene.lab.slurm.processes
+    def do(campaign: Campaign) -> None:
+        processes = campaign.stage.lab.slurm.processes
         processes.send(name, signal.SIGSTOP)
         try:
-            then(scene)
+            then(campaign)
             time.sleep(seconds)
         finally:
             processes.send(name, signal.SIGCONT)
@@ -85,22 +89,22 @@ def stopped(name: str, then: Callable[[Scene], None], seconds: float = AWAY_S) -
     return do
 
 
-def notice(scene: Scene) -> None:
+def notice(campaign: Campaign) -> None:
     """What Slurm sends before it preempts, without slurmctld."""
-    scene.signal(signal.SIGUSR2)
+    campaign.signal(signal.SIGUSR2)
 
 
-def batch_script(scene: Scene) -> None:
+def batch_script(campaign: Campaign) -> None:
     """The shell around the ranks is killed, and with it whoever could requeue the job."""
     for process in psutil.process_iter():
         try:
             is_script = any(word.endswith("/slurm_script") for word in process.cmdline())
             # Another cluster of this machine has a job of the same number.
-            if is_script and process.environ().get("CHAOS_PREFIX") == str(scene.stage.runs):
+            if is_script and process.environ().get("CHAOS_PREFIX") == str(campaign.stage.runs):
                 os.kill(process.pid, signal.SIGKILL)
         except (psutil.Error, OSError):
             continue
-    scene.over()
+    campaign.ended()
 
 
 SLURM = (

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cld_core.run import RunFolder
+from cldctl.clusters.submitit_jobs import ENTRY
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.lab import Lab
+from tests.slurm.processes import end
 from tests.support.paths import MISBEHAVING
 
 from .shim import Faults
-from .watch import end_all
 
 SMALL = (
     *("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5", "eval.samples=64"),
@@ -28,6 +31,8 @@ SMALL = (
 RANKS = 2
 # From SIGTERM to SIGKILL: a busy machine needs longer for a save than the 5 s of the tests of Slurm.
 KILL_WAIT_S = 15
+# How each process of a job knows its number.
+_RANK = ("SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
 
 
 @dataclass
@@ -49,20 +54,16 @@ class Stage:
         """Whether a job that was interrupted starts again without anybody's help."""
         return self.lab is not None
 
-    def environment(self, **more: str) -> dict[str, str]:
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Begin a command; its output can be read once it has ended."""
         own = {
             "CLDCTL_RUNS": str(self.runs), "CLDCTL_TEST_ORDERS": str(self.orders), "OMP_NUM_THREADS": "1",
             # What Slurm says is to be that of this moment.
-            "COLUMNS": "200", "CLDCTL_ASK_EVERY_S": "0", **more,
+            "COLUMNS": "200", "CLDCTL_ASK_EVERY_S": "0", **variables,
         }  # fmt: skip
-        return {**(os.environ if self.lab is None else self.lab.slurm.env), **own}
-
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        """Begin a command; its output can be read once it has ended."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "cldctl", *arguments], text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment(**variables),
-        )  # fmt: skip
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        environment = {**(os.environ if self.lab is None else self.lab.slurm.env), **own}
+        return subprocess.Popen([sys.executable, "-m", "cldctl", *arguments], text=True, env=environment, **pipes)
 
     def cldctl(self, *arguments: str, timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its exit code."""
@@ -84,46 +85,62 @@ class Stage:
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return RunFolder(self.runs / name)
 
-    def status(self, name: str, timeout: float = 120) -> dict[str, Any]:
+    def status(self, name: str) -> dict[str, Any]:
         """What `status` says; where it fails, only why."""
-        done = self.cldctl("status", name, "--json", timeout=timeout)
+        done = self.cldctl("status", name, "--json", timeout=120)
         if done.returncode != 0:
             return {"state": "UNKNOWN", "reason": f"exit code {done.returncode}: {done.stderr[-2000:]}"}
         return dict(json.loads(done.stdout)[0])
 
     def describe(self) -> str:
         """For messages: the end of every log, and what Slurm says."""
-        files = sorted([*self.runs.glob("*/attempts.jsonl"), *self.runs.glob("*/logs/*.err"),
-                        *self.runs.glob("*/logs/*.out")])  # fmt: skip
+        files = sorted(
+            file for kind in ("attempts.jsonl", "logs/*.err", "logs/*.out") for file in self.runs.glob(f"*/{kind}")
+        )
         texts = [f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in files]
         return "\n".join(texts) + ("" if self.lab is None else self.lab.slurm.describe())
 
 
 @contextlib.contextmanager
-def local(seed: int) -> Iterator[Stage]:
-    """Jobs that are processes of this machine."""
+def stage(seed: int, slurm: SlurmCluster | None = None) -> Iterator[Stage]:
+    """Jobs that are processes of this machine, or those of a throw-away Slurm that is up."""
     with tempfile.TemporaryDirectory(prefix="cldctl-chaos") as text:
-        runs, orders = _folders(Path(text))
+        runs, orders = (Path(text).resolve() / name for name in ("runs", "orders"))
+        runs.mkdir()
+        orders.mkdir()
+        if slurm is not None:
+            slurm.configure(kill_wait=KILL_WAIT_S, grace_time=15)
         try:
-            yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed))
+            yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), slurm and Lab(slurm, runs))
         finally:
-            end_all(runs)
+            if slurm is not None:
+                slurm.reset()
+            while found := processes_of(runs):
+                end(found)
 
 
-@contextlib.contextmanager
-def on_slurm(seed: int, slurm: SlurmCluster) -> Iterator[Stage]:
-    """Jobs of a throw-away Slurm that is up."""
-    with tempfile.TemporaryDirectory(prefix="cldctl-chaos") as text:
-        runs, orders = _folders(Path(text))
-        slurm.configure(kill_wait=KILL_WAIT_S, grace_time=15)
-        try:
-            yield Stage(runs, orders, Faults(Path(text) / "control", runs, seed), Lab(slurm, runs))
-        finally:
-            # The processes of a job end with it.
-            slurm.reset()
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Processes with ``folder`` in their command line, environment or working directory, except for our own."""
+    me = psutil.Process()
+    spared = {me.pid, *(parent.pid for parent in me.parents())}
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            texts = [*process.cmdline(), *process.environ().values(), process.cwd()]
+            if process.pid not in spared and any(str(folder) in text for text in texts):
+                found.append(process)
+    return found
 
 
-def _folders(root: Path) -> tuple[Path, Path]:
-    for name in ("runs", "orders"):
-        (root / name).mkdir()
-    return (root / "runs").resolve(), root / "orders"
+def ranks_of(run: RunFolder) -> dict[int, list[psutil.Process]]:
+    """The living processes that train a run, by their numbers."""
+    found: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            command = process.cmdline()
+            if ENTRY not in command or str(run.logs) not in command or "python" not in process.name():
+                continue
+            number = next((value for name in _RANK if (value := process.environ().get(name)) is not None), None)
+            if number is not None and process.status() != psutil.STATUS_ZOMBIE:
+                found.setdefault(int(number), []).append(process)
+    return found

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from cld_core.run import RunFolder
-from tests.slurm.polling import wait_until
+from tests.support.tools import wait_for
 
 from .events import OVER, PATIENCE_S
-from .stage import Stage
-from .watch import ranks_of
+from .stage import Stage, ranks_of
 
 SHORT = (
     *("toy", "network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=4", "eval.samples=64"),
@@ -26,13 +25,13 @@ def count(stage: Stage) -> int:
     return int(stage.faults.control.writes)
 
 
-def sweep(stage: Stage, numbers: Iterable[int], say: Callable[[str], None] = print) -> list[str]:
+def sweep(stage: Stage, numbers: Iterable[int]) -> list[str]:
     """Die at each of these writes; returns every broken promise."""
     broken = []
     for number in numbers:
         for torn in (False, True):
             problems, how = _one(stage, number, torn)
-            say(f"write {number}{', half of it' * torn}: {how}" + "".join(f"\n  BROKEN: {text}" for text in problems))
+            print(f"write {number}{', half of it' * torn}: {how}" + "".join(f"\n  BROKEN: {text}" for text in problems))
             broken += [f"submit killed at write {number}: {text}" for text in problems]
     return broken
 
@@ -66,9 +65,9 @@ def _one(stage: Stage, number: int, torn: bool) -> tuple[list[str], str]:
             problems.append(f"submitted again: exit code {again.returncode}: {again.stderr[-1000:]}")
         return problems, "half of a folder"
     faults.calm()
-    wait_until(
-        lambda: stage.status(name)["state"] in OVER and not ranks_of(run), timeout=PATIENCE_S, what=f"{name} to end",
-        last_seen=stage.describe,
+    wait_for(
+        lambda: stage.status(name)["state"] in OVER and not ranks_of(run),
+        PATIENCE_S, what=f"{name} to end", last_seen=stage.describe,
     )  # fmt: skip
     if (final := stage.status(name))["state"] != "FINISHED":
         problems.append(f"the run did not finish: {final['state']}, {final['reason']}")

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import stage as stages
 from . import submitting
 from .campaign import Campaign
 from .events import LOCAL, named
 from .shim import library
-from .stage import Stage
+from .stage import Stage, stage
 
 pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
 SEED = 5
@@ -20,20 +19,18 @@ EVENTS = ("full disk", "ESTALE, some calls", "clock -1 h", "two resumes at once"
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    with stages.local(SEED) as place:
+def place() -> Iterator[Stage]:
+    with stage(SEED) as place:
         yield place
 
 
-def test_every_promise_is_kept(stage: Stage) -> None:
-    campaign = Campaign(stage, random.Random(SEED))
-    broken = campaign.run(named(LOCAL, EVENTS))
-    assert broken == [], f"{campaign.record.table()}\n{stage.describe()}"
+def test_every_promise_is_kept(place: Stage) -> None:
+    assert Campaign(place, random.Random(SEED)).run(named(LOCAL, EVENTS)) == [], place.describe()
 
 
-def test_a_submission_may_die_at_any_write(stage: Stage) -> None:
+def test_a_submission_may_die_at_any_write(place: Stage) -> None:
     """Some of them: within the folder, around the ledger's lines, and at the last one."""
-    last = submitting.count(stage)
+    last = submitting.count(place)
     assert last > 20
     chosen = [*random.Random(SEED).sample(range(1, last), 2), last]
-    assert submitting.sweep(stage, chosen) == []
+    assert submitting.sweep(place, chosen) == []

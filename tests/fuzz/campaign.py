@@ -1,24 +1,45 @@
-"""Many cases of a target, seeded and replayable.
+"""Many cases of a target, seeded and replayable, each in a process of its own.
 
     python -m tests.fuzz --target recipes --cases 2000 --seed 7     a campaign
     python -m tests.fuzz --target recipes --replay 7:1234           one case of it again
 
 A target (`TARGETS` in `tests.fuzz.targets`) makes case number i of a seed from `random.Random(f"{seed}:{i}")` alone.
+A case may end well or with an error that a user can act on. It may not end with any other exception, run longer or use
+more memory than allowed, start a process, or write outside its folder.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
+import faulthandler
+import io
+import os
 import random
+import resource
+import select
 import shutil
+import signal
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .verdict import TIME_S, Verdict, run
+from cld_core.errors import CldError
+
+# What one case may use, of memory beyond what the process had before it.
+TIME_S = 20.0
+MEMORY_BYTES = 2 * 2**30
+_PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "pty.spawn")
+# Operations on paths, and where among their arguments each changed path is.
+_CHANGES = {
+    **dict.fromkeys(("os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod", "os.chown", "os.utime"), (0,)),
+    **{"shutil.rmtree": (0,), "os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,)},
+}
 
 
 @dataclass(frozen=True)
@@ -29,58 +50,146 @@ class Target:
         make: gets the generator of the case and an empty folder, writes the damaged input there, and returns what
             reads it: a function without arguments that raises CldError to refuse.
         prepare: called once, before any case: imports and valid inputs; forks share them.
-        time_s: how long one case may take.
     """
 
     name: str
     make: Callable[[random.Random, Path], Callable[[], Any]]
-    prepare: Callable[[], Any] = lambda: None
-    time_s: float = TIME_S
+    prepare: Callable[[], Any]
 
 
-@dataclass
-class Result:
-    """Counts of outcomes, and every bad case as ``SEED:NUMBER`` with its verdict."""
+@dataclass(frozen=True)
+class Verdict:
+    """How a case ended.
 
-    target: str
-    counts: collections.Counter[str] = field(default_factory=collections.Counter)
-    bad: list[tuple[str, Verdict]] = field(default_factory=list)
+    Attributes:
+        outcome: "ok", "refused" (an error with its fix), or what must not happen: "traceback", "hang", "memory",
+            "killed", "wrote outside", "started a process", "several lines".
+        detail: the error's message, or the traceback.
+    """
+
+    outcome: str
+    detail: str = ""
 
     @property
-    def cases(self) -> int:
-        return sum(self.counts.values())
+    def is_good(self) -> bool:
+        return self.outcome in ("ok", "refused")
+
+
+class Forbidden(BaseException):
+    """Raised in the case itself when it does what it must not; no `except Exception` hides it."""
+
+
+def campaign(target: Target, seed: int, cases: float = float("inf"), seconds: float = float("inf")) -> list[str]:
+    """Run cases of a target until so many are done or ``seconds`` are over.
+
+    Prints how many ended how; returns a line for each that ended badly, with how to see it again.
+    """
+    target.prepare()
+    began, number, bad = time.monotonic(), 0, []
+    counts: collections.Counter[str] = collections.Counter()
+    while number < cases and time.monotonic() - began < seconds:
+        verdict = one(target, seed, number)
+        counts[verdict.outcome] += 1
+        if not verdict.is_good:
+            last = verdict.detail.strip().splitlines()[-1:] or [""]
+            bad.append(f"{verdict.outcome}: {last[0][:200]}  (--target {target.name} --replay {seed}:{number})")
+        number += 1
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+    print("\n  ".join([f"{target.name}: {number} cases: {outcomes}", *bad[:10]]), flush=True)
+    return bad
 
 
 def one(target: Target, seed: int, number: int) -> Verdict:
-    """Case ``number`` of a seed, in a temporary folder of its own."""
+    """Case ``number`` of a seed, in a temporary folder of its own, below which alone it may write.
+
+    It is a fork of this process: whatever it needs, such as torch, should be imported before.
+    """
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{target.name}-"))
     try:
         case = target.make(random.Random(f"{seed}:{number}"), folder)
-        return run(case, folder, time_s=target.time_s)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            verdict = _inside(case, folder)
+            os.write(writing, f"{verdict.outcome}\0{verdict.detail}".encode(errors="replace")[:60000])
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            return _answer(child, pipe)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def campaign(
-    target: Target, seed: int, *, cases: int | None = None, seconds: float | None = None, first: int = 0
-) -> Result:
-    """Run cases of a target until ``cases`` are done or ``seconds`` are over."""
-    target.prepare()
-    result, began, number = Result(target.name), time.monotonic(), first
-    while (cases is None or number - first < cases) and (seconds is None or time.monotonic() - began < seconds):
-        verdict = one(target, seed, number)
-        result.counts[verdict.outcome] += 1
-        if not verdict.is_good:
-            result.bad.append((f"{seed}:{number}", verdict))
-        number += 1
-    return result
+def _answer(child: int, pipe: io.BufferedReader) -> Verdict:
+    """What the child writes before it ends; one that takes too long is killed."""
+    ready, _, _ = select.select([pipe], [], [], TIME_S)
+    if not ready:
+        os.kill(child, signal.SIGUSR1)  # The stacks, see `_inside`.
+        time.sleep(0.2)
+        os.kill(child, signal.SIGKILL)
+    content = pipe.read() if ready else b""
+    _, status = os.waitpid(child, 0)
+    if not ready:
+        return Verdict("hang", f"longer than {TIME_S:.0f} s")
+    if not content:
+        return Verdict("killed", f"wait status {status}")
+    outcome, _, detail = content.decode(errors="replace").partition("\0")
+    return Verdict(outcome, detail)
 
 
-def describe(result: Result, most: int = 10) -> str:
-    """A line of counts, and the first bad cases with how to see them again."""
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(result.counts.items()))
-    lines = [f"{result.target}: {result.cases} cases: {counts}"]
-    for case, verdict in result.bad[:most]:
-        last = verdict.detail.strip().splitlines()[-1:] or [""]
-        lines.append(f"  {verdict.outcome}: {last[0][:200]}  (--target {result.target} --replay {case})")
-    return "\n".join(lines)
+def _inside(case: Callable[[], Any], folder: Path) -> Verdict:
+    faulthandler.register(signal.SIGUSR1)
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["CLDCTL_CACHE"] = str(folder / ".cache")
+    os.chdir(folder)
+    guard = Guard(folder)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            case()
+        outcome, detail = "ok", ""
+    except CldError as error:
+        lines = str(error).strip().splitlines()
+        outcome, detail = "refused" if len(lines) == 1 else "several lines", str(error)
+    except BaseException as error:
+        # torch reports a refused allocation as a RuntimeError.
+        memory = isinstance(error, MemoryError) or ("alloc" in str(error) and isinstance(error, RuntimeError))
+        outcome = str(error.args[0]) if isinstance(error, Forbidden) else "memory" if memory else "traceback"
+        detail = "".join(traceback.format_exception(error))
+    guard.on = False
+    return Verdict(outcome, detail)
+
+
+class Guard:
+    """Refuses every change outside ``folder``, which is the working directory, and every new process.
+
+    Names are believed to be relative to it, also those that are relative to an open folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.allowed, self.on = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty"), True
+        sys.addaudithook(self._hook)  # It cannot be removed: this process ends with the case.
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event in _PROCESSES:
+            raise Forbidden("started a process", repr(arguments)[:300])
+        changed = [arguments[place] for place in _CHANGES.get(event, ())]
+        if event == "open":
+            path, mode, flags = arguments[:3]
+            writes = bool(flags and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND))
+            if writes or (isinstance(mode, str) and any(letter in mode for letter in "wax+")):
+                changed.append(path)
+        self.on = False
+        try:
+            for path in changed:
+                if isinstance(path, str | bytes | os.PathLike):
+                    text = os.path.realpath(os.fsdecode(path))
+                    if not any(text == place or text.startswith(place + "/") for place in self.allowed):
+                        raise Forbidden("wrote outside", text)
+        finally:
+            self.on = True

@@ -6,8 +6,3 @@ from . import data, recipes, tensors
 from .campaign import Target
 
 TARGETS: dict[str, Target] = {target.name: target for target in (recipes.TARGET, *data.TARGETS, *tensors.TARGETS)}
-
-
-def find(name: str) -> Target:
-    """The target of this name."""
-    return TARGETS[name]

@@ -39,7 +39,7 @@ def _prepare() -> None:
     torch.set_num_threads(1)
     _run(), _exported(), _arrays()
     # The first optimiser imports a part of torch that makes a folder of its own.
-    optim.build(OptimSpec(), _published()[0].parameters())
+    optim.build(OptimSpec(), published()[0].parameters())
 
 
 # --- what torch saves
@@ -62,7 +62,7 @@ def _run() -> Path:
 
 
 @cache
-def _published() -> tuple[Any, dict[str, Any]]:
+def published() -> tuple[Any, dict[str, Any]]:
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     parameters = list(net.parameters())
     moments = {
@@ -116,7 +116,7 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from tests.support.made_up import vouch
 
     if rng.random() < 0.4:
-        net, content = _published()
+        net, content = published()
         (folder / "p.pth").write_bytes(_spoilt(rng, content))
         return lambda: importing.read(folder / "p.pth", net, OptimSpec())
     shutil.copytree(_run(), folder / "run")

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from . import machine
-from .cluster import SlurmCluster
-from .errors import SlurmTestError
+from tests.support.paths import ROOT
+
+from .cluster import SlurmCluster, destroy
 from .processes import Processes
 
-ROOT = Path(__file__).resolve().parents[2] / ".slurm-test"
-
-USAGE = "usage: python -m tests.slurm up | down | status"
-
-
-def main(arguments: list[str]) -> int:
-    commands = {"up": up, "down": down, "status": status}
-    if len(arguments) != 1 or arguments[0] not in commands:
-        print(USAGE, file=sys.stderr)
-        return 2
-    try:
-        return commands[arguments[0]]()
-    except SlurmTestError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+FOLDER = ROOT / ".slurm-test"
+HINTS = f"""\
+export SLURM_CONF={FOLDER}/slurm.conf
+# Paste the line above into your shell. Then, for example:
+#   sinfo                                                    4 nodes, 5 partitions
+#   srun -N2 hostname                                        a job on 2 nodes
+#   sbatch -p high -N4 --exclusive --wrap 'sleep 3'          preempt the jobs on `low`
+#   scontrol update nodename=n1 state=down reason=test       lose a node (state=resume: get it back)
+#   make slurm-down                                          stop everything"""
 
 
 def up() -> int:
@@ -32,24 +25,19 @@ def up() -> int:
     if _is_up():
         print("It is already up.", file=sys.stderr)
     else:
-        SlurmCluster(ROOT, keep=True).start()
-    print(f"export SLURM_CONF={ROOT}/slurm.conf")
-    print("# Paste the line above into your shell. Then, for example:")
-    print("#   sinfo                                                    4 nodes, 5 partitions")
-    print("#   srun -N2 hostname                                        a job on 2 nodes")
-    print("#   sbatch -p high -N4 --exclusive --wrap 'sleep 3'          preempt the jobs on `low`")
-    print("#   scontrol update nodename=n1 state=down reason=test       lose a node (state=resume: get it back)")
-    print("#   make slurm-down                                          stop everything")
+        try:
+            SlurmCluster(FOLDER).start()
+        except AssertionError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    print(HINTS)
     return 0
 
 
 def down() -> int:
     """Stop the cluster and remove its folder; does nothing if there is none."""
-    if (ROOT / "owner.json").exists():
-        machine.destroy(ROOT)
-        print("The test Slurm is down.")
-    else:
-        print("There is no test Slurm to stop.")
+    print("The test Slurm is down." if FOLDER.exists() else "There is no test Slurm to stop.")
+    destroy(FOLDER)
     return 0
 
 
@@ -58,15 +46,18 @@ def status() -> int:
     if not _is_up():
         print("The test Slurm is down (make slurm-up starts it).")
         return 3
-    print(f"The test Slurm is up: export SLURM_CONF={ROOT}/slurm.conf")
-    for process in sorted(Processes(ROOT).remaining(), key=lambda process: int(process.pid)):
+    print(f"The test Slurm is up: export SLURM_CONF={FOLDER}/slurm.conf")
+    for process in sorted(Processes(FOLDER).found(), key=lambda process: int(process.pid)):
         print(f"{process.pid:>8}  {process.name()}")
     return 0
 
 
 def _is_up() -> bool:
-    return (ROOT / "owner.json").exists() and not machine.is_stale(ROOT)
+    return Processes(FOLDER).daemon("slurmctld") is not None
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    commands = {"up": up, "down": down, "status": status}
+    if sys.argv[1:2] and sys.argv[1] in commands:
+        sys.exit(commands[sys.argv[1]]())
+    sys.exit("usage: python -m tests.slurm up | down | status")

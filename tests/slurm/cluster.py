@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
 import os
-from dataclasses import replace
+import random
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from . import machine
-from .clients import SlurmClients
-from .config import CLUSTER_NAME, NODES, Settings, cgroup_conf, gpu_files, gres_conf, slurm_conf, slurmdbd_conf
-from .errors import SlurmTestError, why_unusable
-from .polling import wait_until
+from tests.support.tools import wait_for
+
+from .config import CLUSTER_NAME, NODES, Settings, files, gpu_files
 from .processes import Processes
 
+INSTALL = "apt install slurm-wlm slurmdbd munge mariadb-server"
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "slurmdbd", "sacct", "sacctmgr")
+PROGRAMS += ("mariadbd", "mariadb", "mariadb-install-db")
+# Where Debian keeps daemons is often missing from the PATH of users.
+SEARCH_PATH = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# The roots of clusters that were started without one.
+ROOTS = Path(tempfile.gettempdir()) / "cldctl-slurm"
+# Below the ports that the kernel assigns (32768 and up) and those that submitit picks for torch's
+# MASTER_PORT (20000 to 60000), so that a daemon that is down finds its port still free when it comes back.
+PORTS = range(10000, 20000)
 # Busy CI machines are slow; a healthy cluster needs a tenth of this.
 START_TIMEOUT_S = 60.0
+ENDED = frozenset(
+    {"CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
+)
+UP = frozenset({"idle", "mixed", "allocated", "completing", "planned"})
 
 
-class SlurmCluster(SlurmClients):
+def why_unusable() -> str | None:
+    """Why no cluster can be started on this machine (one line), or None if one can."""
+    if os.geteuid() != 0:
+        return "the test Slurm runs as root only (slurmd has to start jobs)"
+    missing = [name for name in PROGRAMS if shutil.which(name, path=SEARCH_PATH) is None]
+    return f"{', '.join(missing)} missing: {INSTALL}" if missing else None
+
+
+class SlurmCluster:
     """A disposable cluster; every file is under `root`, every process ends with `stop()`.
 
     Nodes n1..n4 (2 CPUs and 2 fake GPUs each) are in all partitions:
@@ -30,43 +58,35 @@ class SlurmCluster(SlurmClients):
     short    as `low`, with a default time limit of 1 minute
     high     preempts all others
 
-    root: the folder, by default a new one under the temporary folder.
-    accounting: start MariaDB and slurmdbd, for sacct.
-    keep: outlive the process that started it, until `machine.destroy(root)`.
+    root: the folder, by default a new one under the temporary folder. A cluster in a folder of its own outlives the
+        process that started it, until `destroy(root)`.
     """
 
-    def __init__(self, root: Path | None = None, *, accounting: bool = True, keep: bool = False) -> None:
+    def __init__(self, root: Path | None = None) -> None:
         self._wanted_root = root
-        self._keep = keep
-        self.accounting = accounting
-        self.defaults = Settings(accounting=accounting)
-        self.settings = self.defaults
+        self.settings = Settings()
 
     # --- lifecycle -----------------------------------------------------------------------------------------
 
     def start(self) -> SlurmCluster:
-        """Bring up every daemon; return when all nodes are idle.
-
-        Raises SlurmTestError with the end of the daemon's log if one does not come up.
-        """
-        reason = why_unusable(accounting=self.accounting)
-        if reason:
-            raise SlurmTestError(reason)
-        machine.name_nodes()
-        with machine.starting_alone():
-            machine.sweep()
-            self.root = machine.make_root(self._wanted_root, keep=self._keep)
+        """Bring up every daemon; return when all nodes are idle; fails with the log of one that does not come up."""
+        reason = why_unusable()
+        assert reason is None, reason
+        name_nodes()
+        sweep()
+        with starting_alone():
+            self.root = self._wanted_root or Path(tempfile.mkdtemp(dir=ROOTS, prefix="c"))
             self.processes = Processes(self.root)
-            self.ports = machine.free_ports()
+            # Whoever can lock it knows that its owner is gone.
+            self._owner = prepare(self.root)
+            fcntl.flock(self._owner, fcntl.LOCK_EX)
+            self.ports = free_ports(3 + len(NODES))
             try:
-                for device in gpu_files(self.root):
-                    device.symlink_to("/dev/null")
                 self._write_config()
                 self._start_munge()
-                if self.accounting:
-                    self._start_database()
-                    self.start_accounting()
-                    self.run(["sacctmgr", "-i", "add", "cluster", CLUSTER_NAME])
+                self._start_database()
+                self.start_accounting()
+                self.run(["sacctmgr", "-i", "add", "cluster", CLUSTER_NAME])
                 self.start_controller()
                 for node in NODES:
                     self._start_slurmd(node)
@@ -77,16 +97,14 @@ class SlurmCluster(SlurmClients):
         return self
 
     def stop(self) -> None:
-        """End every process of the cluster and remove its folder. May be called twice."""
-        if hasattr(self, "root"):
-            machine.destroy(self.root)
+        """End every process of the cluster and remove its folder."""
+        destroy(self.root)
+        self._owner.close()
 
     def __enter__(self) -> SlurmCluster:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     # --- settings -------------------------------------------------------------------------------------
@@ -96,58 +114,148 @@ class SlurmCluster(SlurmClients):
 
         Settings that are not named return to their defaults, so that one call shows everything a test changes.
         """
-        wanted = replace(self.defaults, **changes)
-        if wanted.accounting and not self.accounting:
-            raise SlurmTestError("this cluster was started without accounting")
+        wanted = Settings(**changes)
         if wanted == self.settings:
             return
         self.settings = wanted
         self._write_config()
         self.run(["scontrol", "reconfigure"])
         self._wait_controller()
-        self._wait_nodes_up()
+        for node in NODES:
+            if self.processes.daemon(f"slurmd.{node}"):
+                # A controller that was stopped right after a node came back remembers it as down.
+                self.restore_node(node)
+
+    # --- what users do ---------------------------------------------------------------------------------
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment for client calls: this cluster's SLURM_CONF, and nothing of any other Slurm."""
+        foreign = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_")
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
+        return clean | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": SEARCH_PATH}
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        timeout: float = 30,
+        *,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a client (no shell; a string is split as a shell would split it), for at most `timeout` seconds.
+
+        `env` is added to `self.env`. With `check`, fails with what the command printed if it fails.
+        """
+        argv = shlex.split(command) if isinstance(command, str) else list(command)
+        done = subprocess.run(
+            argv,
+            env=self.env | dict(env or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        failed = check and done.returncode != 0
+        assert not failed, f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done
+
+    def sbatch(self, *options: str, wrap: str | None = None) -> str:
+        """Submit a job and return its id. `options`: sbatch's own, then a script unless `wrap` is given."""
+        wrapped = [] if wrap is None else ["--wrap", wrap]
+        # Later options win: unless the caller passes --output, no slurm-N.out is left behind.
+        done = self.run(["sbatch", "--parsable", "--output=/dev/null", *wrapped, *options])
+        return done.stdout.strip().split(";")[0]
+
+    def job_state(self, job_id: str) -> str:
+        """Slurm's long name of a job's state (PENDING, RUNNING, ...); "" for an unknown job."""
+        return self.run(["squeue", "-h", "--states=all", "-j", job_id, "-o", "%T"], check=False).stdout.strip()
+
+    def job_info(self, job_id: str) -> dict[str, str]:
+        """`scontrol show job` as a dict; {} for an unknown job."""
+        done = self.run(["scontrol", "--oneliner", "show", "job", job_id], check=False)
+        pairs = (word.split("=", 1) for word in done.stdout.split() if "=" in word)
+        return {pair[0]: pair[1] for pair in pairs}
+
+    def wait_state(self, job_id: str, *states: str, timeout: float = 60) -> str:
+        """Wait until the job is in one of `states` and return that state."""
+        return wait_for(
+            lambda: (state := self.job_state(job_id)) in states and state,
+            timeout, 0.1, what=f"job {job_id} to be {' or '.join(sorted(states))}", last_seen=self.describe,
+        )  # fmt: skip
+
+    def wait_end(self, job_id: str, timeout: float = 60) -> str:
+        """Wait until the job has ended for good and return its last state."""
+        return self.wait_state(job_id, *ENDED, timeout=timeout)
+
+    def wait_requeued(self, job_id: str) -> None:
+        """Wait until Slurm has requeued the job; by then it may be pending or running again."""
+        wait_for(
+            lambda: int(self.job_info(job_id).get("Restarts", 0)) >= 1,
+            60, 0.1, what=f"a requeue of job {job_id}", last_seen=self.describe,
+        )  # fmt: skip
+
+    def expire(self, job_id: str, seconds: int = 1) -> None:
+        """Move a running job's time limit to `seconds` from now; Slurm checks limits only every 30 s."""
+        self.run(["scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds"])
+
+    def preempt_all(self, seconds: int) -> str:
+        """Submit a job to `high` that takes every node for `seconds`; return its id immediately."""
+        size = (f"--nodes={len(NODES)}", "--exclusive", "--partition=high", "--job-name=preempt")
+        return self.sbatch(*size, wrap=f"sleep {seconds}")
+
+    def node_states(self, *options: str) -> list[str]:
+        """Slurm's long names of the states of nodes: idle, mixed, allocated, down*, ..."""
+        return self.run(["sinfo", "-h", "-N", "-p", "low", *options, "-o", "%T"]).stdout.split()
+
+    def describe(self) -> str:
+        """Nodes and jobs as Slurm shows them, for error messages."""
+        nodes = self.run(["sinfo", "-N", "-p", "low", "-o", "%N %T %E"], check=False).stdout
+        jobs = self.run(["squeue", "-o", "%i %P %T %r %N"], check=False).stdout
+        return f"\n{nodes}{jobs}"
 
     # --- failures -------------------------------------------------------------------------------------
 
     def kill_node(self, name: str) -> None:
         """Cut the power of a node (slurmd, job steps and tasks vanish), and tell the controller."""
-        self.processes.kill_node(_node(name))
+        self.processes.kill(name)
         self.run(["scontrol", "update", f"nodename={name}", "state=down", "reason=test"])
 
     def restore_node(self, name: str) -> None:
         """Bring a node back from whatever state it is in; returns when it accepts jobs."""
-        if not self.processes.alive(f"slurmd.{_node(name)}"):
+        if not self.processes.daemon(f"slurmd.{name}"):
             self._start_slurmd(name)
 
         def is_up() -> bool:
-            state = self.node_state(name)
+            (state,) = self.node_states("-n", name)
             if any(word in state for word in ("down", "drain", "fail")) and not state.endswith("*"):
                 self.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False)
             # A node that is down is called "completing" as long as parts of a job are left on it.
-            return _is_up(state) and state != "completing"
+            return state in UP and state != "completing"
 
-        wait_until(is_up, timeout=START_TIMEOUT_S, what=f"node {name} to come back",
-                   last_seen=lambda: self.node_state(name))  # fmt: skip
+        wait_for(is_up, START_TIMEOUT_S, 0.1, what=f"node {name} to come back", last_seen=self.describe)
+
+    def restore_nodes(self) -> None:
+        """Bring back every node that is down."""
+        for node in NODES:
+            if not set(self.node_states("-n", node)) <= UP or not self.processes.daemon(f"slurmd.{node}"):
+                self.restore_node(node)
 
     def kill_controller(self) -> None:
         """Stop slurmctld."""
-        self.processes.stop("slurmctld", timeout=20)
+        self.processes.stop("slurmctld")
 
     def start_controller(self) -> None:
         """Start slurmctld if it is not running; returns when it answers."""
-        if not self.processes.alive("slurmctld"):
+        if not self.processes.daemon("slurmctld"):
             self.processes.start("slurmctld", ["slurmctld", "-D"], self.env)
         self._wait_controller()
 
-    def stop_accounting(self) -> None:
-        """Stop slurmdbd: sacct fails, everything else keeps working."""
-        self.processes.stop("slurmdbd")
-
     def start_accounting(self) -> None:
         """Start slurmdbd if it is not running; returns when it answers."""
-        if not self.processes.alive("slurmdbd"):
+        if not self.processes.daemon("slurmdbd"):
             self.processes.start("slurmdbd", ["slurmdbd", "-D"], self.env)
-        self._wait_port("slurmdbd", self.ports.accounting)
+        self._wait_port("slurmdbd", self.ports[1])
 
     # --- cleanup ----------------------------------------------------------------------------------------
 
@@ -155,17 +263,17 @@ class SlurmCluster(SlurmClients):
         """Wait until no job is waiting, running or cleaning up, and every node is idle."""
 
         def is_idle() -> bool:
-            return not self._active_jobs() and all(state == "idle" for state in self._node_states())
+            return not self._active_jobs() and set(self.node_states()) == {"idle"}
 
         def current_state() -> str:
             return f"{self.describe()}\nslurmctld's log ends with:\n{self.processes.log_tail('slurmctld')}"
 
-        wait_until(is_idle, timeout=timeout, what="an idle cluster", last_seen=current_state)
+        wait_for(is_idle, timeout, 0.1, what="an idle cluster", last_seen=current_state)
 
-    def cancel_all(self, timeout: float = 30) -> None:
-        """End every job immediately, without waiting for KillWait."""
+    def reset(self) -> None:
+        """Undo whatever a test did: daemons up, no jobs, nodes up, default settings."""
 
-        def none_left() -> bool:
+        def no_job_is_left() -> bool:
             jobs = self._active_jobs()
             if jobs:
                 # Slurm turns even scancel --signal=KILL into SIGTERM, KillWait, SIGKILL. A job may have ended
@@ -174,35 +282,18 @@ class SlurmCluster(SlurmClients):
                 self.processes.kill_tasks()
             return not jobs
 
-        wait_until(none_left, timeout=timeout, what="the end of all jobs", every=0.3, last_seen=self.describe)
-
-    def reset(self) -> None:
-        """Undo whatever a test did: daemons up, no jobs, nodes up, default settings."""
-        if self.accounting:
-            self.start_accounting()
+        self.start_accounting()
         self.start_controller()
-        self.cancel_all()
+        wait_for(no_job_is_left, 30, 0.3, what="the end of all jobs", last_seen=self.describe)
         self.configure()
         self.restore_nodes()
         self.wait_idle()
 
-    def restore_nodes(self) -> None:
-        """Bring back every node that is down."""
-        for node in NODES:
-            if not _is_up(self.node_state(node)) or not self.processes.alive(f"slurmd.{node}"):
-                self.restore_node(node)
-
     # --- internals ---------------------------------------------------------------------------------------
 
     def _write_config(self) -> None:
-        host = machine.short_hostname()
-        files = {
-            "slurm.conf": slurm_conf(self.root, host, self.ports, self.settings),
-            "slurmdbd.conf": slurmdbd_conf(self.root, host, self.ports),
-            "gres.conf": gres_conf(self.root),
-            "cgroup.conf": cgroup_conf(),
-        }
-        for name, text in files.items():
+        host = socket.gethostname().split(".")[0]
+        for name, text in files(self.root, host, self.ports, self.settings).items():
             unfinished = self.root / f".{name}"
             unfinished.write_text(text)
             unfinished.chmod(0o600 if name == "slurmdbd.conf" else 0o644)
@@ -212,84 +303,124 @@ class SlurmCluster(SlurmClients):
         key = self.root / "key" / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
-        socket = self.root / "munge.socket"
-        self.processes.start(
-            "munged",
-            [
-                "munged", "--foreground", "--force",
-                f"--key-file={key}", f"--socket={socket}", f"--pid-file={self.root}/run/munged.pid",
-                f"--log-file={self.root}/log/munged.log", f"--seed-file={self.root}/key/munge.seed",
-            ],
-            self.env,
-        )  # fmt: skip
-        wait_until(
-            lambda: self.processes.check_alive("munged") and socket.exists(),
-            timeout=START_TIMEOUT_S, what="munged", every=0.02,
-        )  # fmt: skip
+        socket_file = self.root / "munge.socket"
+        paths = {"key": key, "socket": socket_file, "pid": self.root / "run/munged.pid"}
+        options = [f"--{name}{'' if name == 'socket' else '-file'}={path}" for name, path in paths.items()]
+        options += [f"--log-file={self.root}/log/munged.log", f"--seed-file={self.root}/key/munge.seed"]
+        self.processes.start("munged", ["munged", "--foreground", "--force", *options], self.env)
+        wait_for(
+            lambda: self.processes.check_alive("munged") and socket_file.exists(), START_TIMEOUT_S, 0.02, what="munged"
+        )
 
     def _start_database(self) -> None:
-        data = self.root / "db"
-        self.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--user=root", "--skip-test-db",
-             "--auth-root-authentication-method=normal"],
-            timeout=START_TIMEOUT_S,
-        )  # fmt: skip
-        socket = self.root / "db.socket"
-        self.processes.start(
-            "mariadbd",
-            [
-                "mariadbd", "--no-defaults", "--user=root", f"--datadir={data}", f"--socket={socket}",
-                f"--port={self.ports.database}", "--bind-address=127.0.0.1", "--skip-name-resolve",
-                f"--pid-file={self.root}/run/mariadbd.pid",
-                # Nothing here has to survive a power cut.
-                "--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--innodb-lock-wait-timeout=900",
-            ],
-            self.env,
-        )  # fmt: skip
-        self._wait_port("mariadbd", self.ports.database)
+        own = ["--no-defaults", "--user=root", f"--datadir={self.root}/db"]
+        plain = ["--skip-test-db", "--auth-root-authentication-method=normal"]
+        self.run(["mariadb-install-db", *own, *plain], START_TIMEOUT_S)
+        place = [f"--socket={self.root}/db.socket", f"--port={self.ports[2]}", f"--pid-file={self.root}/run/db.pid"]
+        # Nothing here has to survive a power cut.
+        lax = ["--innodb-flush-log-at-trx-commit=0", "--skip-log-bin", "--innodb-lock-wait-timeout=900"]
+        reached = ["--bind-address=127.0.0.1", "--skip-name-resolve"]
+        self.processes.start("mariadbd", ["mariadbd", *own, *place, *reached, *lax], self.env)
+        self._wait_port("mariadbd", self.ports[2])
         # Debian's slurmdbd crashes if it has to create the database itself.
-        self.run(
-            ["mariadb", "--no-defaults", f"--socket={socket}", "--user=root", "--execute",
-             "CREATE DATABASE slurm_acct_db;"
-             "CREATE USER slurm@127.0.0.1 IDENTIFIED BY 'slurm';"
-             "GRANT ALL ON slurm_acct_db.* TO slurm@127.0.0.1;"]
-        )  # fmt: skip
+        statements = (
+            "CREATE DATABASE slurm_acct_db;"
+            "CREATE USER slurm@127.0.0.1 IDENTIFIED BY 'slurm';"
+            "GRANT ALL ON slurm_acct_db.* TO slurm@127.0.0.1;"
+        )
+        self.run(["mariadb", "--no-defaults", place[0], "--user=root", "--execute", statements])
 
     def _start_slurmd(self, node: str) -> None:
         self.processes.start(f"slurmd.{node}", ["slurmd", "-D", "-N", node], self.env, node=node)
 
     def _wait_port(self, daemon: str, port: int) -> None:
-        wait_until(
-            lambda: self.processes.check_alive(daemon) and machine.is_listening(port),
-            timeout=START_TIMEOUT_S, what=f"{daemon} to listen on port {port}", every=0.05,
-        )  # fmt: skip
+        def is_listening() -> bool:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                return self.processes.check_alive(daemon) and probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_for(is_listening, START_TIMEOUT_S, what=f"{daemon} to listen on port {port}")
 
     def _wait_controller(self) -> None:
         # Clients block for a long time on a controller that does not listen yet.
-        self._wait_port("slurmctld", self.ports.controller)
-        wait_until(
+        self._wait_port("slurmctld", self.ports[0])
+        wait_for(
             lambda: "is UP" in self.run("scontrol ping", check=False).stdout,
-            timeout=START_TIMEOUT_S, what="slurmctld to answer",
+            START_TIMEOUT_S, 0.1, what="slurmctld to answer",
         )  # fmt: skip
-
-    def _wait_nodes_up(self) -> None:
-        for node in NODES:
-            if self.processes.alive(f"slurmd.{node}"):
-                # A controller that was stopped right after a node came back remembers it as down.
-                self.restore_node(node)
 
     def _active_jobs(self) -> list[str]:
         return sorted(set(self.run(["squeue", "-h", "-o", "%A"]).stdout.split()))
 
-    def _node_states(self) -> list[str]:
-        return self.run(["sinfo", "-h", "-N", "-p", "low", "-o", "%T"]).stdout.split()
+
+# --- what a cluster takes from the machine ------------------------------------------------------------------
 
 
-def _node(name: str) -> str:
-    if name not in NODES:
-        raise SlurmTestError(f"no node {name!r}; there are {', '.join(NODES)}")
-    return name
+def name_nodes(hosts: Path = Path("/etc/hosts")) -> None:
+    """Let the nodes' names resolve to this machine: torch's MASTER_ADDR is one of them."""
+    text = hosts.read_text()
+    known = {name for line in text.splitlines() for name in line.partition("#")[0].split()[1:]}
+    if missing := [node for node in NODES if node not in known]:
+        newline = "" if text.endswith("\n") or not text else "\n"
+        with open(hosts, "a") as file:
+            file.write(f"{newline}127.0.0.1 {' '.join(missing)}\n")
 
 
-def _is_up(state: str) -> bool:
-    return state in {"idle", "mixed", "allocated", "completing", "planned"}
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on. Call it, and start what uses them, within `starting_alone()`."""
+
+    def is_free(port: int) -> bool:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+            return True
+        return False
+
+    return list(itertools.islice(filter(is_free, random.SystemRandom().sample(PORTS, len(PORTS))), count))
+
+
+@contextlib.contextmanager
+def starting_alone() -> Iterator[None]:
+    """Keep other clusters from starting: two at the same moment would pick the same free ports."""
+    ROOTS.mkdir(mode=0o755, exist_ok=True)
+    with open(ROOTS / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def prepare(root: Path) -> Any:
+    """Make the folders of a cluster, in place of one that is down; returns the file that its owner locks."""
+    assert Processes(root).daemon("slurmctld") is None, f"a cluster is already running in {root}: make slurm-down"
+    assert len(f"{root}/munge.socket") < 108, f"{root} is too long for the path of a socket: use another folder"
+    destroy(root)
+    root.mkdir(exist_ok=True, parents=True)
+    # munge's clients, and jobs of other users, must reach the socket; the folder of the key is private.
+    root.chmod(0o755)
+    for folder in ("log", "run", "state", "gpu", "pids", "key", *(f"spool/{node}" for node in NODES)):
+        (root / folder).mkdir(mode=0o700 if folder == "key" else 0o755, parents=True)
+    for device in gpu_files(root):
+        device.symlink_to("/dev/null")
+    return open(root / "owner", "w")
+
+
+def sweep() -> None:
+    """End the processes and remove the folders of test runs that crashed."""
+    if os.geteuid() != 0:
+        return
+    with starting_alone():
+        for file in ROOTS.glob("c*/owner"):
+            with file.open("a") as owner, contextlib.suppress(BlockingIOError):
+                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                destroy(file.parent)
+
+
+def destroy(root: Path) -> None:
+    """End every process of the cluster in `root`, and remove the folder, if it is one of a cluster."""
+    if (root / "owner").exists():
+        Processes(root).kill()
+        shutil.rmtree(root, onerror=_unless_gone)
+
+
+def _unless_gone(_function: object, path: str, error: tuple[type, BaseException, object]) -> None:
+    if os.path.lexists(path):
+        raise error[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,33 +30,35 @@ class Settings:
     accounting: bool = True
     """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster without it."""
 
-    def __post_init__(self) -> None:
-        assert self.grace_time >= 0, f"grace_time must be >= 0 seconds, got {self.grace_time}"
-        assert self.kill_wait >= 1, f"kill_wait must be >= 1 second, got {self.kill_wait}"
+
+def files(root: Path, host: str, ports: Sequence[int], settings: Settings) -> dict[str, str]:
+    """The files of the cluster in `root` on the machine with the short name `host`, by their names.
+
+    ports: of the controller, the accounting, the database and each node, all on 127.0.0.1.
+    """
+    controller, accounting, database, *nodes = ports
+    return {
+        "slurm.conf": slurm_conf(root, host, controller, accounting, nodes, settings),
+        "slurmdbd.conf": slurmdbd_conf(root, host, accounting, database),
+        # GPUs that are counted and assigned (CUDA_VISIBLE_DEVICES), but do not exist.
+        "gres.conf": "".join(f"NodeName={','.join(NODES)} Name=gpu File={file}\n" for file in gpu_files(root)),
+        # Containers and CI machines often have no writable cgroup tree.
+        "cgroup.conf": "CgroupPlugin=disabled\n",
+    }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ports:
-    """TCP ports of one cluster, all on 127.0.0.1."""
-
-    controller: int
-    accounting: int
-    database: int
-    nodes: tuple[int, ...]
-
-
-def slurm_conf(root: Path, host: str, ports: Ports, settings: Settings) -> str:
-    """slurm.conf of the cluster in `root` on the machine with the short name `host`."""
-    socket = root / "munge.socket"
+def slurm_conf(
+    root: Path, host: str, controller: int, accounting: int, nodes: Sequence[int], settings: Settings
+) -> str:
     lines = [
         f"ClusterName={CLUSTER_NAME}",
         f"SlurmctldHost={host}(127.0.0.1)",
-        f"SlurmctldPort={ports.controller}",
+        f"SlurmctldPort={controller}",
         "SlurmUser=root",
         "SlurmdUser=root",
         "AuthType=auth/munge",
         "CredType=cred/munge",
-        f"AuthInfo=socket={socket},cred_expire={CRED_EXPIRE_S}",
+        f"AuthInfo=socket={root}/munge.socket,cred_expire={CRED_EXPIRE_S}",
         f"StateSaveLocation={root}/state",
         f"SlurmdSpoolDir={root}/spool/%n",
         f"SlurmctldPidFile={root}/run/slurmctld.pid",
@@ -89,54 +92,46 @@ def slurm_conf(root: Path, host: str, ports: Ports, settings: Settings) -> str:
         # Slurm does not accept an empty list.
         *(["SlurmctldParameters=preempt_send_user_signal"] if settings.user_signal else []),
         "GresTypes=gpu",
-        *_accounting_lines(root, ports, settings),
-        *(
-            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE}"
-            f" RealMemory=4000 Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN"
-            for node, port in zip(NODES, ports.nodes, strict=True)
-        ),
-        *_partition_lines(settings),
     ]
+    if settings.accounting:
+        lines += [
+            "AccountingStorageType=accounting_storage/slurmdbd",
+            "AccountingStorageHost=127.0.0.1",
+            f"AccountingStoragePort={accounting}",
+            # Without it sacct and sacctmgr look for the system's munge socket.
+            f"AccountingStoragePass={root}/munge.socket",
+        ]
+    else:
+        lines.append("AccountingStorageType=accounting_storage/none")
+    lines += [
+        f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS_PER_NODE}"
+        f" RealMemory=4000 Gres=gpu:{GPUS_PER_NODE} State=UNKNOWN"
+        for node, port in zip(NODES, nodes, strict=True)
+    ]
+    grace = settings.grace_time
+    for name, keys in {
+        "low": f"Default=YES DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}",
+        "low0": "DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0",
+        "cancel": f"DefaultTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime={grace}",
+        "short": f"DefaultTime=1 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}",
+        "high": "DefaultTime=60 PriorityTier=10 PreemptMode=OFF",
+    }.items():
+        lines.append(f"PartitionName={name} Nodes={','.join(NODES)} State=UP MaxTime=INFINITE {keys}")
     return "\n".join(lines) + "\n"
 
 
-def _accounting_lines(root: Path, ports: Ports, settings: Settings) -> list[str]:
-    if not settings.accounting:
-        return ["AccountingStorageType=accounting_storage/none"]
-    return [
-        "AccountingStorageType=accounting_storage/slurmdbd",
-        "AccountingStorageHost=127.0.0.1",
-        f"AccountingStoragePort={ports.accounting}",
-        # Without it sacct and sacctmgr look for the system's munge socket.
-        f"AccountingStoragePass={root}/munge.socket",
-    ]
-
-
-def _partition_lines(settings: Settings) -> list[str]:
-    everywhere = f"Nodes={','.join(NODES)} State=UP MaxTime=INFINITE"
-    grace = settings.grace_time
-    return [
-        f"PartitionName=low {everywhere} Default=YES DefaultTime=60 PriorityTier=1"
-        f" PreemptMode=REQUEUE GraceTime={grace}",
-        f"PartitionName=low0 {everywhere} DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0",
-        f"PartitionName=cancel {everywhere} DefaultTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime={grace}",
-        f"PartitionName=short {everywhere} DefaultTime=1 PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}",
-        f"PartitionName=high {everywhere} DefaultTime=60 PriorityTier=10 PreemptMode=OFF",
-    ]
-
-
-def slurmdbd_conf(root: Path, host: str, ports: Ports) -> str:
-    """slurmdbd.conf; Slurm wants the file with mode 600."""
+def slurmdbd_conf(root: Path, host: str, accounting: int, database: int) -> str:
+    """Slurm wants the file with mode 600."""
     return f"""\
 AuthType=auth/munge
 AuthInfo=socket={root}/munge.socket
 DbdHost={host}
 DbdAddr=127.0.0.1
-DbdPort={ports.accounting}
+DbdPort={accounting}
 SlurmUser=root
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
-StoragePort={ports.database}
+StoragePort={database}
 StorageUser=slurm
 StoragePass=slurm
 StorageLoc=slurm_acct_db
@@ -148,13 +143,3 @@ PidFile={root}/run/slurmdbd.pid
 def gpu_files(root: Path) -> list[Path]:
     """The devices that stand for a node's GPUs (Slurm ignores a GPU without one); links to /dev/null do."""
     return [root / "gpu" / f"gpu{index}" for index in range(GPUS_PER_NODE)]
-
-
-def gres_conf(root: Path) -> str:
-    """GPUs that are counted and assigned (CUDA_VISIBLE_DEVICES), but do not exist."""
-    return "".join(f"NodeName={','.join(NODES)} Name=gpu File={file}\n" for file in gpu_files(root))
-
-
-def cgroup_conf() -> str:
-    """Containers and CI machines often have no writable cgroup tree."""
-    return "CgroupPlugin=disabled\n"

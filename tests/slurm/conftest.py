@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import SlurmCluster
-from .errors import INSTALL, why_unusable
+from .cluster import INSTALL, SlurmCluster, why_unusable
 from .lab import Lab
 
 HERE = Path(__file__).parent

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import write_text
 from cld_core.run import RunFolder
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
+from tests.support.tools import wait_for
 
 from .cluster import SlurmCluster
-from .polling import wait_until
 
 # A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
@@ -78,8 +77,8 @@ class Lab:
             return dict(seen) if wanted(seen) else None
 
         ledger = self.runs / name / "attempts.jsonl"
-        return wait_until(
-            look, timeout=timeout, every=0.5, what=what,
+        return wait_for(
+            look, timeout, 0.5, what=what,
             last_seen=lambda: f"{seen}\n{ledger.read_text()}\n{self.slurm.describe()}",
         )  # fmt: skip
 
@@ -95,19 +94,7 @@ class Lab:
             ),
         )
 
-    def evaluating(self, name: str, below: int) -> Evaluation:
-        """An evaluation in one shard of a short run, once some of its 480 rows, but fewer than ``below``, are done."""
-        run = self.submit(name, "cluster.nodes=1", "train.steps=100")
-        self.ended(name)
-        settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
-        with mock.patch.dict(os.environ, {"CLDCTL_TEST_PACE": "0.2"}):
-            self.cldctl("eval", name, "--elbo", "--shards", "1", *settings)
-        work = Evaluation(run.evals / self.status(name)["evals"][0]["id"])
-        wait_until(lambda: 0 < work.rows_done()[0] < below, timeout=90, what="a shard in progress")
-        return work
-
     def ended(self, name: str, timeout: float = 90) -> dict[str, Any]:
         """The status once the run is over."""
         over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
-        row: dict[str, Any] = self.until(name, f"{name} to end", lambda row: row["state"] in over, timeout)
-        return row
+        return self.until(name, f"{name} to end", lambda row: row["state"] in over, timeout)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Event, GivenUp, Started
 from cld_core.run.ledger import Ledger
 from cldctl.clusters.submitit_jobs import ENTRY
+from tests.support.tools import wait_for
 
 from .lab import Lab, give
-from .polling import wait_until
 
 # Longer than a job that asks once a minute, each time for half a minute, would notice.
 OUTAGE_S = 110.0
@@ -28,16 +29,10 @@ def pid_of_rank_0(run: RunFolder) -> int:
 
 
 def until(ledger: Ledger, kind: type[Event]) -> None:
-    wait_until(
+    wait_for(
         lambda: any(isinstance(event, kind) for event in ledger.events()),
         timeout=60, what=f"{kind.__name__} in the ledger", last_seen=ledger.path.read_text,
     )  # fmt: skip
-
-
-def outage(seconds: float) -> None:
-    """The fault itself: so many seconds without a controller."""
-    over = time.monotonic() + seconds
-    wait_until(lambda: time.monotonic() >= over, timeout=2 * seconds, what="the end of the outage", every=0.5)
 
 
 def went_on(lab: Lab, run: RunFolder, cause: str) -> None:
@@ -56,7 +51,13 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     noticed = lab.submit("noticed")
     lab.training("crashed", steps=250)
     lab.training("noticed")
-    work = lab.evaluating("mine", below=200)
+    run = lab.submit("mine", "cluster.nodes=1", "train.steps=100")
+    lab.ended("mine")
+    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
+    monkeypatch.setenv("CLDCTL_TEST_PACE", "0.2")
+    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
+    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
+    wait_for(lambda: 0 < work.rows_done()[0] < 200, what="a shard in progress")
     processes = lab.slurm.processes.in_jobs(ENTRY, "SLURM_PROCID")
     (task,) = (process for process in processes if str(work.folder) in process.cmdline()[-1])
     lab.slurm.kill_controller()
@@ -65,7 +66,7 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     give(orders, 1, "raise")
     until(crashed.ledger, Ended)
     until(noticed.ledger, Ended)
-    outage(OUTAGE_S)
+    time.sleep(OUTAGE_S)  # The fault itself.
     lab.slurm.start_controller()
     went_on(lab, crashed, "crashed")
     went_on(lab, noticed, "preempted")

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from tests.chaos import stage as stages
 from tests.chaos.campaign import Campaign
 from tests.chaos.events import named
 from tests.chaos.on_slurm import SLURM
 from tests.chaos.shim import library
+from tests.chaos.stage import stage
 
 from .cluster import SlurmCluster
 
@@ -21,7 +21,5 @@ EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace")
 @pytest.mark.by_hand
 @pytest.mark.skipif(library() is None, reason="needs a C compiler")
 def test_every_promise_is_kept(slurm: SlurmCluster) -> None:
-    with stages.on_slurm(SEED, slurm) as stage:
-        campaign = Campaign(stage, random.Random(SEED))
-        broken = campaign.run(named(SLURM, EVENTS))
-        assert broken == [], f"{campaign.record.table()}\n{stage.describe()}"
+    with stage(SEED, slurm) as place:
+        assert Campaign(place, random.Random(SEED)).run(named(SLURM, EVENTS)) == [], place.describe()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
+from tests.support.tools import wait_for
 
 from .lab import Lab
-from .polling import wait_until
 
 
 def test_submitting_from_inside_an_array_task_that_was_requeued(lab: Lab, tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_submitting_from_inside_an_array_task_that_was_requeued(lab: Lab, tmp_pa
     )
     lab.slurm.sbatch(*options, str(script))
     run = RunFolder(lab.runs / "inner")
-    wait_until(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
+    wait_for(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
     row = lab.until("inner", "the inner run to end", lambda row: row["state"] in ("FINISHED", "FAILED", "LOST"))
     assert row["state"] == "FINISHED", (row, _said(output))
     (started,) = (event for event in run.ledger.events() if isinstance(event, Started))

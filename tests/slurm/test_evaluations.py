@@ -14,10 +14,10 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed
 from cldctl.clusters.submitit_jobs import ENTRY
+from tests.support.tools import wait_for
 
 from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
-from .polling import wait_until
 
 SHARDS = 6
 # Of a chunk of 1,024 rows.
@@ -39,7 +39,7 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     tasks = [job.job_id.split("_") for job in jobs]
     assert len({array for array, _ in tasks}) == 1, "one array"
     assert sorted(task for _, task in tasks) == ["0", "1", "2", "3"], "one task per shard"
-    wait_until((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
+    wait_for((evals / name / "table.csv").is_file, timeout=30, every=0.2, what="the table")
     before = sorted(evals.iterdir())
     nowhere = ("eval.seed=5", "cluster.partition=nowhere", "--sweep", "eval.elbo.velocities=1,2")
     assert "invalid partition" in lab.cldctl("eval", "mine", "--elbo", *nowhere, code=4).stderr
@@ -73,7 +73,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
         """Examples that each shard, which is a chunk, has computed and saved."""
         return Evaluation(evaluation).rows("elbo").lengths()
 
-    wait_until(
+    wait_for(
         lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2,
         timeout=90,
         what="two shards to be in progress",
@@ -81,8 +81,8 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
     lab.slurm.kill_node("n2")
     _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger
-    wait_until(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
-    wait_until(lambda: sum(done().values()) > 2 * BATCHES * BATCH, timeout=90, what="more shards", last_seen=done)
+    wait_for(lambda: ledger.history().crashes, timeout=60, what="the crash in the ledger")
+    wait_for(lambda: sum(done().values()) > 2 * BATCHES * BATCH, timeout=90, what="more shards", last_seen=done)
     lab.slurm.restore_node("n2")
     lab.slurm.preempt_all(1)
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
@@ -109,7 +109,7 @@ def _kill_a_task(slurm: SlurmCluster) -> None:
             task.send_signal(signal.SIGKILL)
         return bool(tasks)
 
-    wait_until(killed, timeout=60, what="a task of the array to kill")
+    wait_for(killed, timeout=60, what="a task of the array to kill")
 
 
 def _elbo(evaluation: Path) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,24 +12,35 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .counted import Counted
+from tests.support.tools import wait_for
+
+from .cluster import SEARCH_PATH
 from .lab import ENDLESS, Lab
-from .polling import wait_until
+from .processes import end
 
 # Nobody asks twice within a test, however busy the machine: what is seen later, the run folder says.
 ONCE = "36000"
 
 
-@pytest.fixture
-def counted(tmp_path: Path) -> Counted:
-    return Counted(tmp_path / "bin")
+CLIENTS = ("squeue", "sacct", "scontrol")
+
+
+def counting(folder: Path) -> Path:
+    """Wrappers of Slurm's clients: each call leaves a line in the file that is returned."""
+    folder.mkdir()
+    calls = folder / "calls"
+    for name in CLIENTS:
+        real = shutil.which(name, path=SEARCH_PATH)
+        (folder / name).write_text(f'#!/bin/sh\necho {name} >> {calls}\nexec {real} "$@"\n')
+        (folder / name).chmod(0o755)
+    return calls
 
 
 class Watchers:
     """Commands that stay, each with what it has printed so far."""
 
-    def __init__(self, lab: Lab, folder: Path, counted: Counted) -> None:
-        more = {"CLDCTL_RUNS": str(lab.runs), "PATH": counted.path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
+    def __init__(self, lab: Lab, folder: Path, path: str) -> None:
+        more = {"CLDCTL_RUNS": str(lab.runs), "PATH": path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
         self._env, self._folder = lab.slurm.env | more, folder
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -39,38 +51,34 @@ class Watchers:
         if terminal:
             command = [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", *command]
         with file.open("wb") as out:
-            process = subprocess.Popen(
-                command, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-            )
-        self.processes.append(process)
+            pipes = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            self.processes.append(subprocess.Popen(command, env=self._env, start_new_session=True, **pipes))
         return file
-
-    def end(self) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                # What is on a terminal has a session of its own, and outlives it if the tests ignore SIGHUP.
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        child.kill()
-                process.kill()
-            process.wait(10)
 
 
 @pytest.fixture
-def watchers(lab: Lab, tmp_path: Path, counted: Counted) -> Iterator[Watchers]:
-    watchers = Watchers(lab, tmp_path, counted)
+def calls(tmp_path: Path) -> Path:
+    return counting(tmp_path / "bin")
+
+
+@pytest.fixture
+def watchers(lab: Lab, tmp_path: Path, calls: Path) -> Iterator[Watchers]:
+    watchers = Watchers(lab, tmp_path, f"{calls.parent}:{SEARCH_PATH}")
     yield watchers
-    watchers.end()
+    for process in watchers.processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            # What is on a terminal has a session of its own, and outlives it if the tests ignore SIGHUP.
+            end([psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)])
 
 
 def until(file: Path, text: str, timeout: float = 60) -> None:
-    wait_until(
+    wait_for(
         lambda: text in file.read_text(errors="replace"), timeout=timeout, what=f"'{text}' to be shown",
         last_seen=lambda: file.read_text(errors="replace")[-2000:],
     )  # fmt: skip
 
 
-def test_everything_is_seen_with_one_question(lab: Lab, watchers: Watchers, counted: Counted) -> None:
+def test_everything_is_seen_with_one_question(lab: Lab, watchers: Watchers, calls: Path) -> None:
     lab.slurm.configure(user_signal=True, grace_time=10)
     submit = ("submit", "toy", *ENDLESS, "cluster.partition=low", "--name", "mine", "--follow")
     follow = watchers.start(*submit)
@@ -93,4 +101,4 @@ def test_everything_is_seen_with_one_question(lab: Lab, watchers: Watchers, coun
     assert watchers.processes[1].wait(60) == 0, "the log of a job that has ended does not grow"
     assert "rank 0 of 2" in log.read_text()
     # The job has asked, too, by scontrol.
-    assert counted.calls()["squeue"] == 1
+    assert calls.read_text().split().count("squeue") == 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from cld_core.run import RunFolder
+from tests.support.tools import wait_for
 
 from .cluster import SlurmCluster
 from .lab import Lab
-from .polling import wait_until
 
 HOOK = 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"'
 
@@ -34,11 +34,11 @@ def test_each_change_is_told_once(slurm: SlurmCluster, lab: Lab) -> None:
         ("RUNNING", "preempted"),
         ("CANCELLED", "cancelled"),
     ]
-    wait_until(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
+    wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
     assert told(run) == expected
     lab.cldctl("resume", "mine", f"train.steps={step + 50}")
     lab.ended("mine")
-    wait_until(lambda: len(told(run)) >= 6, timeout=60, what="the end to be told", last_seen=lambda: told(run))
+    wait_for(lambda: len(told(run)) >= 6, timeout=60, what="the end to be told", last_seen=lambda: told(run))
     assert told(run)[-2:] == [("RUNNING", "cancelled"), ("FINISHED", "finished")]
     log = run.logs / "hooks.log"
-    wait_until(lambda: log.read_text().count(": done (") == 6, timeout=60, what="six calls", last_seen=log.read_text)
+    wait_for(lambda: log.read_text().count(": done (") == 6, timeout=60, what="six calls", last_seen=log.read_text)

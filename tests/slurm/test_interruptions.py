@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from cld_core.run.events import RankFailed, TurnedAway
+from tests.support.tools import wait_for
 
 from .lab import Lab, give
-from .polling import wait_until
 
 # For what one rank shows as well as two.
 ALONE = "cluster.nodes=1"
@@ -156,7 +156,7 @@ def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
     job = lab.status("mine")["job_id"]
     lab.slurm.wait_end(job)
     lab.slurm.run(["scontrol", "requeue", job])
-    wait_until(lambda: isinstance(run.ledger.events()[-1], TurnedAway), timeout=60, what="the second start")
+    wait_for(lambda: isinstance(run.ledger.events()[-1], TurnedAway), timeout=60, what="the second start")
     assert lab.slurm.wait_end(job) == "COMPLETED"
     row = lab.status("mine")
     assert (row["state"], len(row["attempts"])) == ("FINISHED", 1)

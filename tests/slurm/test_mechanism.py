@@ -1,4 +1,4 @@
-"""`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect, requeue elsewhere and later."""
+"""`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from cldctl.clusters.base import Task, Work
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
 from cldctl.clusters.slurm.inside import SlurmJob
-from tests.cldctl.clusters.works import FailOnce, Report
+from tests.cldctl.clusters.works import Report
 from tests.support.paths import ROOT
+from tests.support.tools import wait_for
 
 from .cluster import SlurmCluster
-from .polling import wait_until
-
-DELAY_S = 8.0
 
 
 @dataclass
@@ -47,15 +45,7 @@ class Bench:
             survey = Slurm().survey(jobs, max_age_s=0)
             return all(survey.of(job).phase == phase for job in jobs)
 
-        wait_until(all_in_phase, timeout=60, what=f"{jobs} to be {phase}", every=0.3, last_seen=self.slurm.describe)
-
-    def again(self, job: JobRef) -> tuple[str, float]:
-        """Node and time of a later start."""
-        file = self.spec.logs.parent / f"{job.job_id}.again"
-        wait_until(lambda: file.exists() and file.read_text(), timeout=60, what=f"another start of {job.job_id}",
-                   last_seen=self.slurm.describe)  # fmt: skip
-        node, at = file.read_text().split()
-        return node, float(at)
+        wait_for(all_in_phase, timeout=60, what=f"{jobs} to be {phase}", every=0.3, last_seen=self.slurm.describe)
 
 
 @pytest.fixture
@@ -73,11 +63,11 @@ def test_an_array_from_waiting_to_its_end(bench: Bench) -> None:
     jobs = bench.submit(bench.report("a"), bench.report("b"))
     assert [job.job_id.partition("_")[2] for job in jobs] == ["0", "1"]
     bench.until("pending", jobs)
-    wait_until(lambda: bench.seen(jobs[0]).reason, timeout=30, what="a reason")
+    wait_for(lambda: bench.seen(jobs[0]).reason, timeout=30, what="a reason")
     bench.slurm.run(["scancel", blocker])
     bench.until("running", jobs)
     folder = bench.spec.logs.parent
-    wait_until(lambda: (folder / "b.json").exists(), timeout=60, what="the work to begin")
+    wait_for(lambda: (folder / "b.json").exists(), timeout=60, what="the work to begin")
     assert bench.seen(jobs[0]).node.startswith("n")
     assert "work b" in Slurm().log_files(jobs[1], 0)[0].read_text()
     Slurm().cancel([jobs[1]])
@@ -99,10 +89,10 @@ def test_a_job_waits_for_others_and_can_be_redirected(bench: Bench) -> None:
     waiting = bench.submit(bench.report("a"), bench.report("b"), after=After((first,)))
     successor = bench.submit(bench.report("successor"), after=After((first,), "failed"))
     bench.until("running", [first, second])
-    wait_until(lambda: bench.seen(waiting[0]).reason == "Dependency", timeout=30, what="the dependency")
+    wait_for(lambda: bench.seen(waiting[0]).reason == "Dependency", timeout=30, what="the dependency")
     Slurm().redirect(waiting, After((second,)))
     folder = bench.spec.logs.parent
-    wait_until(lambda: (folder / "first.json").exists(), timeout=60, what="the work to begin")
+    wait_for(lambda: (folder / "first.json").exists(), timeout=60, what="the work to begin")
     Slurm().cancel([first])
     bench.until("gone", [first])
     bench.until("running", successor)
@@ -110,21 +100,6 @@ def test_a_job_waits_for_others_and_can_be_redirected(bench: Bench) -> None:
     (folder / "go").touch()
     bench.until("gone", [second, *waiting, *successor])
     assert (folder / "b.json").exists()
-
-
-def test_a_crashed_array_begins_again_elsewhere_and_later(bench: Bench) -> None:
-    folder = bench.spec.logs.parent
-    aftermath = ("tests.slurm.requeue_elsewhere", str(folder), str(DELAY_S))
-    work = FailOnce(str(folder))
-    jobs = bench.submit(work, work, aftermath=aftermath)
-    for job in jobs:
-        node, at = bench.again(job)
-        rows = [line.split() for line in (folder / "crashes.txt").read_text().splitlines()]
-        ((_, crashed_on, crashed_at),) = [row for row in rows if row[0] == job.job_id]
-        assert node != crashed_on
-        # Slurm counts whole seconds.
-        assert at - float(crashed_at) >= DELAY_S - 1
-    bench.until("gone", jobs)
 
 
 def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:

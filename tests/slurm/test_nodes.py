@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cld_core.run.events import DiedEarly, RankFailed, Requeued, Unfit
+from tests.support.tools import wait_for
 
 from .lab import Lab
-from .polling import wait_until
 
 ALONE = ("cluster.nodes=1", "train.steps=60")
 # Health checks of n1 cannot write into the run folder.
@@ -62,10 +62,10 @@ def test_a_time_limit_during_the_setup(lab: Lab, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     slow = f"[ -e {begun} ] || {{ touch {begun}; sleep 600; }}"
     run = lab.submit("mine", "train.steps=60", "cluster.nodes=1", f"cluster.setup=['{slow}']")
-    wait_until(begun.exists, timeout=60, what="the setup")
+    wait_for(begun.exists, timeout=60, what="the setup")
     job = lab.status("mine")["job_id"]
     lab.slurm.expire(job)
-    wait_until(
+    wait_for(
         lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
         timeout=90, what="the limit to be noticed", last_seen=lab.slurm.describe,
     )  # fmt: skip

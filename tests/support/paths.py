@@ -7,5 +7,3 @@ RECIPES = ROOT / "recipes"
 FIXTURES = ROOT / "tests" / "fixtures"
 # Overrides: a data set that takes its time for each batch, and does what a file tells it.
 MISBEHAVING = ("data.name=misbehaving", f"plugins={Path(__file__).with_name('misbehaving.py')}")
-# Overrides: a data set whose tunings stand still at rows that files name.
-HELD = ("data.name=held", f"plugins={Path(__file__).with_name('held_tuning.py')}")

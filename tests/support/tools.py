@@ -87,15 +87,20 @@ def status(runs: Path, name: str) -> dict[str, Any]:
     return json.loads(invoke("status", name, "--json", runs=runs).stdout)[0]
 
 
-def wait_for(what: Callable[[], Any], timeout: float = 90, every: float = 0.05) -> Any:
-    """The first true value of ``what``; fails after ``timeout`` seconds."""
+def wait_for(
+    condition: Callable[[], Any],
+    timeout: float = 90,
+    every: float = 0.05,
+    *,
+    what: str = "something",
+    last_seen: Callable[[], object] = lambda: "",
+) -> Any:
+    """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was waited for."""
     deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        value = what()
-        if value:
-            return value
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout:g} s for {what} in vain; {last_seen()}"
         time.sleep(every)
-    raise AssertionError(f"waited {timeout} s in vain")
+    return value
 
 
 @contextlib.contextmanager
