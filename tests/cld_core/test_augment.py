@@ -112,29 +112,9 @@ def trained(recipe, steps=4, made=None, first=0):
     return made
 
 
-def test_training_is_exactly_resumed_and_does_not_depend_on_micro_batches(data):
+def test_training_is_exactly_resumed(data):
     recipe = tiny_recipe(data, "network.augment=0.5")
     whole = trained(recipe)
     resumed = Trainer(recipe, Ranks())
     resumed.load_state_dict(clone(trained(recipe, 2).state_dict()))
     assert same(trained(recipe, made=resumed, first=2).state_dict(), whole.state_dict())
-    cut = trained(tiny_recipe(data, "network.augment=0.5", "train.micro_batch=4"))
-    assert cut.take_scalars()["loss"] == pytest.approx(whole.take_scalars()["loss"], rel=1e-4)
-
-
-def test_ranks_change_the_images_of_the_global_batch(data):
-    """Two ranks, one after the other in this process, see the conditions of the batch that one rank sees."""
-    seen = []
-
-    def watch(module, inputs, keywords):
-        seen.append(keywords["augmented"])
-
-    for ranks in (Ranks(), Ranks(rank=0, world_size=2), Ranks(rank=1, world_size=2)):
-        alone = Trainer(tiny_recipe(data, "network.augment=0.5"), Ranks())
-        alone.ranks = ranks
-        alone._model = type("Model", (), {"no_sync": staticmethod(lambda: None)})
-        alone.net.register_forward_pre_hook(watch, with_kwargs=True)
-        alone._backward(3)
-    whole, first, second = seen
-    assert whole.any()
-    assert torch.equal(torch.cat([first, second]), whole)

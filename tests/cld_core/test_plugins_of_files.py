@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import cld_core
 from cld_core import model as model_module
-from cld_core.checkpoint.tensors import FORMAT, exported_weights
+from cld_core.checkpoint.tensors import FORMAT
 from cld_core.config import load
 from cld_core.errors import CheckpointError, DataError
 from cld_core.model import Model
@@ -60,16 +60,6 @@ def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
     assert torch.equal(again.sample(4, **settings), model.sample(4, **settings))
     with pytest.raises(DataError, match=r"own_ring\.py.*allow_plugin=True"):
         again.source.test_data(0, 0, 4)
-
-
-def test_nothing_of_the_environment_gets_into_a_recipe_of_a_file(tmp_path, monkeypatch):
-    monkeypatch.setenv("TOKEN", "secret")
-    recipe = load(RECIPES / "toy.yaml", SMALL)
-    Model(recipe).export(tmp_path / "w.safetensors")
-    about = {"name": "${oc.env:TOKEN}"}
-    weights = exported_weights(tmp_path / "w.safetensors")
-    file = saved(tmp_path / "x.safetensors", {**recipe.to_dict(), **about}, weights.tensors)
-    assert cld_core.load(file).recipe.name == "${oc.env:TOKEN}"
 
 
 def changed(section: str, **keys) -> dict:

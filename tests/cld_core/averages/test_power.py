@@ -58,10 +58,3 @@ def test_the_order_of_lengths_does_not_matter():
     turned.load_state_dict(kept.state_dict(), 3)
     assert turned.updates == 3
     assert same(turned.averages, kept.averages[::-1])
-
-
-def test_without_lengths_nothing_is_kept():
-    power = PowerAverages(nn.Linear(2, 3), ())
-    power.update()
-    power.update(torch.tensor(False))
-    assert (power.averages, power.state_dict(), power.updates, power.begins) == ([], {}, 0, False)

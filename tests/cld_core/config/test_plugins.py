@@ -6,9 +6,9 @@ from dataclasses import asdict
 import pytest
 
 import cld_core
-from cld_core import config, registration
+from cld_core import registration
 from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
-from cld_core.config.loader import anchored_overrides, changed_section
+from cld_core.config.loader import changed_section
 from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
@@ -160,15 +160,6 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
 def test_what_cannot_be_imported(plugin):
     with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
         load(RECIPES / "toy.yaml", [f"plugins=['{plugin}']"])
-
-
-def test_overrides_of_plugins_are_anchored(tmp_path, monkeypatch):
-    (tmp_path / "empty.py").write_text("")
-    monkeypatch.chdir(tmp_path)
-    recipe = with_overrides(load(RECIPES / "toy.yaml"), ["plugins=empty.py"])
-    assert recipe.plugins == (str(tmp_path / "empty.py"),)
-    (settled,) = anchored_overrides(["plugins=empty.py"], recipe, tmp_path)
-    assert config.override(settled) == ("plugins", [str(tmp_path / "empty.py")])
 
 
 def test_fingerprints(tmp_path):

@@ -12,7 +12,7 @@ from cld_core.errors import RecipeError
 
 PIECES = st.sampled_from(["\\", "${", "}", "$", "{", "a", "train.keep", " ", "oc.env:HOME", "\u00e9"])
 TEXTS = st.one_of(st.text(max_size=50), st.lists(PIECES, max_size=12).map("".join))
-steadily = settings(derandomize=True, deadline=None, max_examples=150)
+steadily = settings(derandomize=True, deadline=None, max_examples=60)
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,3 @@ def test_lists(file):
     assert whole.train.ema_lengths == (0.1,)
     with pytest.raises(RecipeError, match=r"'name' has \$\{network.attention\}, a list, within a text"):
         read(file, {**lists, "name": "1${network.attention}"})
-
-
-def test_a_missing_value_of_omegaconf_is_refused(file):
-    with pytest.raises(RecipeError, match=r"line 1: 'name' cannot be '\?\?\?'"):
-        read(file, {"name": "???"})

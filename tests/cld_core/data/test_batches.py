@@ -71,6 +71,14 @@ def test_a_resumed_epoch_shows_every_image_once(images):
         assert sorted(numbers[epoch * N : (epoch + 1) * N]) == list(range(N))
 
 
+def test_fresh_noise_changes_no_image_and_another_seed_does(images):
+    with images() as of:
+        batch = of.batch(SEED, 0, 4, BATCH, slice(0, BATCH))
+        assert batch.dtype == torch.float32
+        assert torch.equal(of.batch(SEED, 9, 4, BATCH, slice(0, BATCH)), batch)
+        assert not torch.equal(of.batch(SEED + 1, 0, 4, BATCH, slice(0, BATCH)), batch)
+
+
 def test_without_flips(images):
     with images(flip=False) as of:
         assert not any(seen(batches(of, 0, 1)[0])[1])

@@ -26,19 +26,6 @@ def images(data, request) -> ImageSource:
     found.close()
 
 
-def test_a_batch_depends_on_seed_and_step_alone(images):
-    whole = slice(0, 6)
-    batches = [images.batch(0, 0, step, 6, whole) for step in range(8)]
-    assert batches[0].shape == (6, 3, 8, 8)
-    assert batches[0].dtype == torch.float32
-    for step in (5, 2, 3, 7):
-        assert torch.equal(images.batch(0, 9, step, 6, whole), batches[step])
-    parts = [images.batch(0, 0, 4, 6, rows) for rows in (slice(0, 2), slice(2, 6))]
-    assert torch.equal(torch.cat(parts), batches[4])
-    assert not torch.equal(images.batch(1, 0, 4, 6, whole), batches[4])
-    assert images.wait_s >= 0
-
-
 def test_test_images_are_dequantised_each_with_its_own_noise(images):
     points = images.dequantised_test_data(0, 0, 40)
     again = torch.cat([images.dequantised_test_data(0, first, first + 8) for first in range(0, 40, 8)])

@@ -1,23 +1,21 @@
 """A set of images that is added in one file: its spec, how it is prepared, and its registration."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 
-from cld_core import ranks
 from cld_core.config import load
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import key
 from cld_core.config.registry import SECTIONS
 from cld_core.data import store
 from cld_core.data.prepare import Part, Plan, names, prepare
+from cld_core.data.source import source
 from cld_core.errors import DataError
 from cld_core.registration import register
-from cld_core.rendezvous import Place
-from cld_core.train.step import Trainer
 from tests.support.paths import RECIPES
 
 SIZE = 8
@@ -49,7 +47,7 @@ def greys(tmp_path):
 
 def small(path):
     overrides = ["data.name=greys", f"data.path={path}", "network.image_size=8", "network.attention=[4]"]
-    return load(RECIPES / "cifar10_smoke.yaml", [*overrides, "data.size=null", "train.batch_size=6"])
+    return load(RECIPES / "cifar10_smoke.yaml", [*overrides, "data.size=null"])
 
 
 def test_a_set_of_images_is_added_in_one_file(greys):
@@ -61,11 +59,5 @@ def test_a_set_of_images_is_added_in_one_file(greys):
     recipe = small(greys)
     store.require(recipe.data)
     assert recipe.data == GreysSpec(path=str(greys))
-    trainer = Trainer(recipe, ranks.alone(Place(), gpu=False))
-    before = [parameter.clone() for parameter in trainer.net.parameters()]
-    for step in range(2):
-        trainer.step(step)
-    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.net.parameters(), strict=True))
-    images = trainer.source.batch(0, 0, 0, 6, slice(0, 6))
-    assert float(images.std((1, 2, 3)).max()) == 0.0
-    trainer.source.close()
+    with closing(source(recipe.data)) as images:
+        assert float(images.batch(0, 0, 0, 6, slice(0, 6)).std((1, 2, 3)).max()) == 0.0

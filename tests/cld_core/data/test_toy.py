@@ -9,7 +9,7 @@ from cld_core.config.data import ToyDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.data import toy
 from cld_core.data.toy import ToySource
-from cld_core.errors import DataError, RecipeError
+from cld_core.errors import DataError
 from tests.support.paths import RECIPES
 
 TOY_DATA = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
@@ -127,31 +127,9 @@ def test_plugin_module(tmp_path, monkeypatch):
     assert toy.get("test_module").name == "test_module"
 
 
-def test_a_shipped_name_is_taken(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text(PLUGIN.format(name="diamond"))
-    with pytest.raises(RecipeError, match="'diamond' is already registered, by cldctl"):
-        recipe_with(path, "diamond")
-    assert toy.get("diamond").sample is toy.diamond
-
-
 def test_data_of_another_shape_are_refused(tmp_path):
     path = tmp_path / "solid.py"
     path.write_text(PLUGIN.format(name="test_solid").replace("2", "3"))
     drawn = ToySource(recipe_with(path, "test_solid").data)
     with pytest.raises(DataError, match=r"'test_solid' returned shape \(8, 3\) for n = 8, not \(8, 2\)"):
         drawn.batch(0, 0, 0, 8, slice(0, 8))
-
-
-def test_two_versions_of_a_plugin(tmp_path):
-    """As two runs have them: that of the recipe that was read last is in force."""
-    files = []
-    for number in (1, 2):
-        files.append(tmp_path / str(number) / "twice.py")
-        files[-1].parent.mkdir()
-        text = "import torch\nfrom cld_core.data.toy import toy\n\n@toy('twice')\ndef twice(n, generator):\n"
-        files[-1].write_text(f"{text}    return torch.full((n, 2), {number}.0)\n")
-    for number in (0, 1, 0):
-        recipe_with(files[number], "twice")
-        drawn = toy.get("twice").sample(1, torch.Generator())
-        assert drawn[0, 0].item() == number + 1

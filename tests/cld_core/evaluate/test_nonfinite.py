@@ -103,11 +103,3 @@ def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, d
     assert (work.missing(), work.to_start(), work.report, len(drawn)) == ([], [0], None, 4)
     assert work_of(run, SOME).compute(Ranks(), only=[0])
     assert (work.report["fid"]["nonfinite"], len(drawn)) == (3, 4)
-
-
-def test_a_process_counts_over_all_its_shards(run, monkeypatch, drawn, chunks):
-    chunks(10)
-    spoil(monkeypatch, BAD)
-    with pytest.raises(UnusableSamplesError, match="2 of 20 samples are not finite"):
-        work_of(run, "eval.max_nonfinite=0.03", shards=4).compute(Ranks())
-    assert drawn == [(0, 10), (10, 20)]

@@ -153,15 +153,6 @@ def test_nfe_counts_every_evaluation_denoising_included(method, denoise):
         assert out.nfe == 30 == len(calls)
 
 
-@pytest.mark.parametrize("grid", ["linear", "quadratic", "power"])
-def test_grids_fall_from_one_to_eps(grid):
-    times = RISING.schedule.grid(grid, 10, 1e-3, 3.0)
-    assert len(times) == 11
-    assert times[0] == 1.0
-    assert times[-1] == 1e-3
-    assert all(t > t_next for t, t_next in pairwise(times))
-
-
 def test_noise_comes_in_blocks_that_do_not_depend_on_the_batch():
     asked = []
 

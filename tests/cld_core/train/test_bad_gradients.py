@@ -83,22 +83,6 @@ def test_an_overflow_under_the_scaler_is_skipped_and_harmless(data, monkeypatch)
         made.check(1)
 
 
-def test_a_loss_that_is_not_finite_in_a_step_that_was_not_skipped_rolls_back(data, tmp_path, monkeypatch):
-    """The gradient is finite here, which no network does by itself."""
-    original, tried = Trainer._backward, []
-
-    def backward(self, step):
-        tried.append(step)
-        loss, seen = original(self, step)
-        return (loss * math.inf if tried.count(6) == 1 and step == 6 else loss), seen
-
-    monkeypatch.setattr(Trainer, "_backward", backward)
-    run = run_folder(tmp_path, data)
-    assert attempt(run).cause == "finished"
-    assert [event.to_step for event in rollbacks(run)] == [8]
-    assert "the loss is inf" in rollbacks(run)[0].reason
-
-
 def test_an_explosion_is_known_from_the_running_mean():
     gradients = GradientFilter(10.0, torch.device("cpu"), scaled=False)
     for _ in range(100):

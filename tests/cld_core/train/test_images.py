@@ -11,7 +11,6 @@ import torch.multiprocessing as multiprocessing
 from cld_core import seeds
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
-from cld_core.data.images import order
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.likelihood import ElboRows
@@ -101,28 +100,6 @@ def test_every_option_trains_and_repeats_itself(data, overrides):
     assert scalars["data_wait_s"] >= 0
     for made in (first, second):
         made.close()
-
-
-def test_the_images_of_a_resumed_epoch_are_each_seen_once(data, monkeypatch):
-    """Stopped in the middle of epochs, with fresh noise each time: 20 images, batches of 6."""
-    recipe = tiny_recipe(data, "data.flip=false")
-    n = Trainer(recipe, Ranks()).source.train.n
-    seen: list[int] = []
-    original = type(Trainer(recipe, Ranks()).source.train).batch
-
-    def spying(self, indices, flips=None):
-        if self.in_memory:  # and not while it is loaded
-            seen.extend(indices.tolist())
-        return original(self, indices, flips)
-
-    monkeypatch.setattr("cld_core.data.images.ImageSet.batch", spying)
-    for key, steps in enumerate((range(3), range(3, 4), range(4, 10))):
-        made = Trainer(recipe, Ranks(), noise_key=key)
-        for step in steps:
-            made.step(step)
-    assert seen == [index for step in range(10) for index in order(step, 6, n, 0)[0].tolist()]
-    for epoch in range(3):
-        assert sorted(seen[n * epoch : n * (epoch + 1)]) == list(range(n))
 
 
 def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, tmp_path, capsys):

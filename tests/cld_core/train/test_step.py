@@ -10,7 +10,7 @@ import torch.multiprocessing as multiprocessing
 from cld_core import optim
 from cld_core.config import load
 from cld_core.config.train import OptimSpec
-from cld_core.errors import CheckpointError, DataError, NonFiniteError
+from cld_core.errors import CheckpointError, DataError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer, moved
@@ -54,7 +54,7 @@ def test_every_kind_of_training_lowers_its_loss(overrides):
     made = Trainer(load(TOY, [*settings, "train.batch_size=64", "optim.lr=0.01", *overrides]), Ranks())
     losses = []
     for block in range(2):
-        for step in range(100 * block, 100 * block + 100):
+        for step in range(40 * block, 40 * block + 40):
             made.step(step)
         losses.append(made.take_scalars()["loss"])
     assert all(math.isfinite(loss) for loss in losses)
@@ -110,16 +110,6 @@ def test_ranks_change_the_rounding_only(tmp_path, world_size, overrides):
         assert same(entry["net"], found[0]["net"])
         for name, tensor in alone.net.state_dict().items():
             torch.testing.assert_close(entry["net"][name], tensor, rtol=1e-4, atol=1e-6)
-
-
-def test_a_gradient_that_is_not_finite_changes_nothing():
-    made = trained(2)
-    before = {name: tensor.clone() for name, tensor in made.net.state_dict().items()}
-    sample = made.source._sample
-    made.source._sample = lambda n, generator: sample(n, generator) * math.inf
-    with pytest.raises(NonFiniteError, match=r"step 2.*nothing was changed"):
-        made.step(2)
-    assert same(before, made.net.state_dict())
 
 
 def test_a_state_of_another_network_is_refused():

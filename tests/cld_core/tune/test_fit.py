@@ -15,7 +15,7 @@ from cld_core.seeds import SampleNoise
 from cld_core.solutions import Coefficients
 from cld_core.tune import job as fit
 from cld_core.tune.job import Ends, Problem, advanced
-from cld_core.tune.linear import Fitted, extended
+from cld_core.tune.linear import Fitted
 from cld_core.tune.tuning import STAGES, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
@@ -58,20 +58,6 @@ def test_on_normal_data_four_evaluations_follow_the_flow(sde):
     best = fit.best(rows["coefficients"])
     x = task.fitted.samples(Linear.of(best.sampler), task.held.u)
     assert float((x - task.held.x).square().mean().sqrt()) == pytest.approx(best.held, rel=1e-9)
-
-
-def test_more_evaluations_start_from_the_solution_of_fewer_and_are_no_worse():
-    """With a budget that is spent at once, too: then a stage has one row."""
-    few, more = (problem(diamond(), CLD(), nfe, 64) for nfe in (4, 6))
-    rows = fitted(few, fewer=0, coefficients=12)
-    best = fit.best(rows[fit.kept(rows)])
-    more = dataclasses.replace(more, neighbour=extended(Linear.of(best.sampler), CLD(), 6, EPS, True))
-    spent = fitted(more, fewer=8, grid=1, coefficients=1)
-    assert spent["fewer"][0].held == pytest.approx(best.held, rel=1e-9)
-    assert fit.best(spent["fewer"]).held < 0.9 * best.held
-    assert fit.kept(spent) == "fewer"
-    x = more.fitted.samples(Linear.of(fit.best(spent["fewer"]).sampler), more.held.u)
-    assert float((x - more.held.x).square().mean().sqrt()) == pytest.approx(fit.best(spent["fewer"]).held, rel=1e-9)
 
 
 def test_a_row_follows_from_those_before_it():
