@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -29,14 +30,16 @@ import yaml
 from safetensors import safe_open
 
 from cldctl.app import app
-from tests.support.extractor import TINY
+from tests.support import extractor, tools
 from tests.support.paths import FIXTURES, ROOT
-from tests.support.tools import DEBUG, ONE, invoke, wait_for
+from tests.support.tools import invoke, wait_for
 
-LOCAL = ("--cluster", "local")
-FEW = ("--method", "em", "--nfe", "4", "-n", "6")
-TUNE = ("--nfe", "2", "--points", "8", "--budget", "0")
-BENCH = ("--nfe", "2", "--samples", "20", "--seeds", "2", "--sampler", "em-quadratic", "--sampler", "gddim")
+ONE, DEBUG, TINY = (" ".join(words) for words in (tools.ONE, tools.DEBUG, extractor.TINY))
+LOCAL = "--cluster local"
+FEW = "--method em --nfe 4 -n 6"
+BENCH = "--nfe 2 --samples 20 --seeds 2 --sampler em-quadratic --sampler gddim"
+PUBLISHED = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
+PREPARE = f"data prepare folder --source {FIXTURES}/cifar --out set"
 SMALL_IMAGES = f"""
 extends: {ROOT}/recipes/cifar10.yaml
 name: small
@@ -48,7 +51,6 @@ eval: {{samples: 20, points: 10}}
 sampling: {{method: em, nfe: 3}}
 cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
 """
-PUBLISHED = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
 
 # JSON fields that depend on the clock, the machine or chance.
 _MASKED = re.compile(
@@ -114,12 +116,11 @@ class Record:
         self.folder, self.runs = folder, folder / "runs"
         self.commands: dict[str, Any] = {}
 
-    def __call__(self, *words: str, names: tuple[str, ...] = (), note: str = "", **env: str) -> None:
-        """Run a command and keep its entry; ``names`` are words that its messages should have."""
-        before = self.files()
-        begun = time.monotonic()
+    def __call__(self, line: str, note: str = "", **env: str) -> None:
+        """Run a command and keep its entry."""
+        words, before, begun = shlex.split(line), self.files(), time.monotonic()
         done = invoke(*words, runs=self.runs, code=None, **env)
-        print(f"{time.monotonic() - begun:6.1f} s  {done.returncode}  {' '.join(words)}", flush=True)
+        print(f"{time.monotonic() - begun:6.1f} s  {done.returncode}  {line}", flush=True)
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
         after = self.files()
@@ -127,20 +128,14 @@ class Record:
             **{name: content(file) for name, file in after.items() if name not in before},
             **{name: "removed" for name in before if name not in after},
         }
-        if names:
-            message = " ".join((done.stdout + done.stderr).replace("│", " ").split())
-            self.commands[self.key(words, note)]["names"] = {name: name in message for name in names}
 
-    def key(self, words: tuple[str, ...], note: str) -> str:
-        return text(" ".join(words), self.folder) + (f"  # {note}" if note else "")
-
-    def keep(self, words: tuple[str, ...], code: int, printed: str, note: str = "") -> dict[str, Any]:
-        key = self.key(words, note)
+    def keep(self, words: list[str], code: int, printed: str, note: str) -> dict[str, Any]:
+        key = text(" ".join(words), self.folder) + (f"  # {note}" if note else "")
         assert key not in self.commands, f"recorded twice: {key}"
         entry: dict[str, Any] = {"code": code}
         if "--json" in words and printed.strip():
             entry["json"] = plain(json.loads(printed), self.folder)
-        elif words[0] == "render" and code == 0:
+        elif words[:1] == ["render"] and code == 0:
             entry["yaml"] = yaml.safe_load(text(printed, self.folder))
         else:
             entry["data"] = bool(printed.strip())
@@ -150,7 +145,7 @@ class Record:
             ]
             entry["sbatch"] = sorted(set(re.findall(r"^#SBATCH --([\w-]+)", printed, re.MULTILINE)))
         self.commands[key] = entry
-        return self.commands[key]
+        return entry
 
     def files(self) -> dict[str, Path]:
         """All files but those that come and go, and one for each of many of a kind."""
@@ -163,21 +158,17 @@ class Record:
         return found
 
     @contextlib.contextmanager
-    def process(self, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    def process(self, line: str) -> Iterator["subprocess.Popen[str]"]:
         """A command in a process of its own, which the caller disturbs; its entry is kept at the end."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cldctl", *words],
-            env={**os.environ, "CLDCTL_RUNS": str(self.runs)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        command = [sys.executable, "-m", "cldctl", *shlex.split(line)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, env={**os.environ, "CLDCTL_RUNS": str(self.runs)}, text=True, **pipes)
         try:
             yield process
             printed = process.communicate(timeout=120)[0]
         finally:
             process.kill()
-        self.keep(words, process.returncode, printed, "disturbed")
+        self.keep(shlex.split(line), process.returncode, printed, "disturbed")
 
     def trains(self, name: str) -> None:
         """Wait until a run trains."""
@@ -189,184 +180,156 @@ class Record:
         wait_for(row, 120, every=0.2)
 
 
-def look(record: Record) -> None:
-    """What needs no run."""
-    for words in (
-        ("recipes",),
-        ("render", "toy"),
-        ("render", "cifar10", "train.steps=5"),
-        ("render", "toy", "--comments"),
-        ("explain", "train.ema"),
-        ("explain", "sampling"),
-        ("--version",),
-        ("--show-completion",),
-        ("status", "--json"),
-        ("usage", "--json"),
-        ("submit", "toy", "--dry-run", "--name", "dry", *DEBUG),
-        ("submit", "toy", "--dry-run", "--name", "dry", *LOCAL, "--eval", "elbo"),
-        ("submit", "toy", "--dry-run", "--name", "dry", "--cluster", "slurm", "--sweep", "train.seed=0,1"),
-        ("doctor", *LOCAL, "--json"),
-    ):
-        record(*words)
-
-
-def images(record: Record) -> None:
-    """From pictures to an FID, and from a published checkpoint to a file of weights."""
-    here = record.folder
-    (here / "small.yaml").write_text(SMALL_IMAGES)
-    record("submit", "small.yaml", *DEBUG, names=("data.path", "data prepare"), note="without data")
-    prepare = ("data", "prepare", "folder", "--source", str(FIXTURES / "cifar"), "--out", str(here / "set"))
-    record(*prepare, names=("--size",))
-    record(*prepare, "--size", "16")
-    record("data", "verify", "set")
-    record("data", "stats", "small.yaml", *TINY, "--features", "--shards", "2", "-o", f"{here}/stats.npz", *DEBUG)
-    fid = (*TINY, f"eval.fid.stats={here}/stats.npz")
-    record("submit", "small.yaml", *fid, "--name", "images", "--eval", "fid", *DEBUG)
-    record("eval", "images", "--fid", "--kid", "--loss", "eval.kid.subset_size=10", "--shards", "2", *DEBUG)
-    record("sample", "images", "-n", "4", "-o", str(here / "images.npz"))
-    record("status", "images", "--json")
-    published = ("import", str(PUBLISHED), "--recipe", "small.yaml", "--name", "published")
-    record(*published, "train.steps=2", names=("train.steps=3",))
-    record(*published)
-    record("import", str(PUBLISHED), "--recipe", "toy", "--name", "other")
-    record("resume", "published", *DEBUG)
-    record("export", "published", "-o", str(here / "published.safetensors"))
-    record("report", "images")
-
-
-def toys(record: Record) -> None:
-    """A run from its submission to its report, a sweep, a tuning, a comparison."""
-    here = record.folder
-    name = ("--name", "done", "--tag", "first", "--note", "a note")
-    record("submit", "toy_diamond", *ONE, *DEBUG, *name, "--eval", "elbo,loss")
-    record("submit", "toy_diamond", *ONE, *LOCAL, "--name", "local", "--follow")
-    record("submit", "toy_diamond", *ONE, *DEBUG, "--name", "pair", "--sweep", "train.seed=0,1", "--eval", "elbo")
-    record("submit", "toy", *ONE, *DEBUG, "--name", "bad", "optim.lr=1e30")
-    record("eval", "done", "--elbo", "--loss", *DEBUG, note="again")
-    record("eval", "done", "--w2", "--density", "--checkpoint", "10", "--shards", "3", *LOCAL, "--follow")
-    record("eval", "done", "--w2", "--sweep", "sampling.nfe=2,4", "sampling.method=em", *DEBUG)
-    record("eval", "--compare", "done", "pair-seed1", "--json")
-    record("compare", "pair", "done")
-    record("compare", "pair", "done", "--json")
-    record("tune", "done", *TUNE, *DEBUG, "--json")
-    record("bench", "samplers", "done", *BENCH, "--dry-run")
-    record("bench", "samplers", "done", *BENCH, *DEBUG, "--json", "--csv", f"{here}/b.csv", "--plot", f"{here}/b.png")
-    record("sample", "done", *FEW)
-    record("sample", "done", *FEW, "-o", str(here / "toy.npz"))
-    record("sample", "done", "--method", "tuned", "--nfe", "2", "-n", "6", "-o", str(here / "toy.png"))
-    record("export", "done", "-o", str(here / "toy.safetensors"))
-    record("export", "done", "--card", str(here / "card"))
-    record("logs", "local")
-    record("logs", "local", "--attempt", "0", "--rank", "0", "--tail", "3")
-    record("resume", "local", "train.steps=30", *DEBUG)
-    record("resume", "local", "--from", "10", *DEBUG)
-    for words in (
-        ("note", "done", "another note", "--tag", "second", "--untag", "first"),
-        ("why", "bad", "--json"),
-        ("why", "done"),
-        ("status",),
-        ("status", "done"),
-        ("status", "--all", "--json"),
-        ("status", "--json", "--state", "FINISHED", "--tag", "second"),
-        ("status", "--json", "--group", "pair"),
-        ("usage", "pair", "local", "--json"),
-        ("usage",),
-        ("report", "done", "-o", str(here / "done.html")),
-        ("report", "--all"),
-        ("prune", "local", "--dry-run"),
-        ("prune", "local", "--yes"),
-    ):
-        record(*words)
+LOOK = f"""
+recipes
+render toy
+render cifar10 train.steps=5
+render toy --comments
+explain train.ema
+explain sampling
+--version
+--show-completion
+status --json
+usage --json
+submit toy --dry-run --name dry {DEBUG}
+submit toy --dry-run --name dry {LOCAL} --eval elbo
+submit toy --dry-run --name dry --cluster slurm --sweep train.seed=0,1
+doctor {LOCAL} --json
+"""
+# From pictures to an FID, and from a published checkpoint to a file of weights.
+IMAGES = f"""
+submit small.yaml {DEBUG}
+{PREPARE}
+{PREPARE} --size 16
+data verify set
+data stats small.yaml {TINY} --features --shards 2 -o stats.npz {DEBUG}
+submit small.yaml {TINY} eval.fid.stats=stats.npz --name images --eval fid {DEBUG}
+eval images --fid --kid --loss eval.kid.subset_size=10 --shards 2 {DEBUG}
+sample images -n 4 -o images.npz
+status images --json
+import {PUBLISHED} --recipe small.yaml --name published train.steps=2
+import {PUBLISHED} --recipe small.yaml --name published
+import {PUBLISHED} --recipe toy --name other
+resume published {DEBUG}
+export published -o published.safetensors
+report images
+"""
+# A run from its submission to its report, a sweep, a tuning, a comparison.
+TOYS = f"""
+submit toy_diamond {ONE} {DEBUG} --name done --tag first --note 'a note' --eval elbo,loss
+submit toy_diamond {ONE} {LOCAL} --name local --follow
+submit toy_diamond {ONE} {DEBUG} --name pair --sweep train.seed=0,1 --eval elbo
+submit toy {ONE} {DEBUG} --name bad optim.lr=1e30
+eval done --elbo --loss {DEBUG}
+eval done --w2 --density --checkpoint 10 --shards 3 {LOCAL} --follow
+eval done --w2 --sweep sampling.nfe=2,4 sampling.method=em {DEBUG}
+eval --compare done pair-seed1 --json
+compare pair done
+compare pair done --json
+tune done --nfe 2 --points 8 --budget 0 {DEBUG} --json
+bench samplers done {BENCH} --dry-run
+bench samplers done {BENCH} {DEBUG} --json --csv b.csv --plot b.png
+sample done {FEW}
+sample done {FEW} -o toy.npz
+sample done --method tuned --nfe 2 -n 6 -o toy.png
+export done -o toy.safetensors
+export done --card card
+logs local
+logs local --attempt 0 --rank 0 --tail 3
+resume local train.steps=30 {DEBUG}
+resume local --from 10 {DEBUG}
+note done 'another note' --tag second --untag first
+why bad --json
+why done
+status
+status done
+status --all --json
+status --json --state FINISHED --tag second
+status --json --group pair
+usage pair local --json
+usage
+report done -o done.html
+report --all
+prune local --dry-run
+prune local --yes
+"""
+DAMAGED = f"""
+status torn --json
+status damaged --json
+status --json --state LOST
+why damaged
+resume damaged {DEBUG}
+usage --json damaged
+rm damaged --yes
+rm pair --yes
+"""
+# Wrong usage (2), and what is not there (3).
+REFUSED = f"""
+submit toy train.stepz=3
+submit toyy
+submit toy --eval elb {DEBUG}
+submit toy --name done {DEBUG}
+submit toy cluster.nodes=2 {LOCAL}
+submit
+frobnicate
+render nowhere.yaml
+explain train.stepz
+resume done
+resume done --from 15
+resume nobody
+eval done
+eval done --elbo --checkpoint 15
+eval nobody --elbo
+sample done -o x.jpg
+sample done --checkpoint 15
+tune done --nfe 0
+bench samplers nobody
+status dome
+status --watch --json
+status --state RUNING
+cancel done nobody
+cancel done
+logs nobody
+why nobody
+usage nobody
+compare done
+report nobody
+board nobody
+top
+note nobody x
+rm nobody --yes
+prune nobody --yes
+export done -o x.pt
+import nowhere.pth --recipe toy
+data prepare cifar --source x --out y
+data stats toy
+"""
 
 
 def disturbed(record: Record) -> None:
     """Ctrl-C in front of a run, cancel behind its back; then damaged folders beside it."""
-    with record.process("submit", "toy", *ONE, *LOCAL, "train.steps=1000000", "--name", "long", "--follow") as process:
+    with record.process(f"submit toy {ONE} {LOCAL} train.steps=1000000 --name long --follow") as process:
         record.trains("long")
         process.send_signal(signal.SIGINT)
-    record("cancel", "long")
-    with record.process("resume", "long", "--follow"):
+    record("cancel long")
+    with record.process("resume long --follow"):
         record.trains("long")
-        record("cancel", "long", note="while it is followed")
+        record("cancel long", "while it is followed")
     shutil.copytree(record.runs / "done", record.runs / "torn")
     with (record.runs / "torn" / "attempts.jsonl").open("a") as ledger:
         ledger.write('[1]\n{"event": "star')
     shutil.copytree(record.runs / "done", record.runs / "damaged")
     (record.runs / "damaged" / "run.json").write_text("{")
-    for words in (
-        ("status", "torn", "--json"),
-        ("status", "damaged", "--json"),
-        ("status", "--json", "--state", "LOST"),
-        ("why", "damaged"),
-        ("resume", "damaged", *DEBUG),
-        ("usage", "--json", "damaged"),
-        ("rm", "damaged", "--yes"),
-        ("rm", "pair", "--yes"),
-    ):
-        record(*words)
 
 
-def refused(record: Record) -> None:
-    """Wrong usage (2), what is not there (3), a scheduler that refuses or is away (4)."""
-    clients = record.folder / "clients"
-    clients.mkdir()
-    refusing = clients / "sbatch"
-    refusing.write_text(
-        "#!/bin/sh\ncat > /dev/null\necho 'sbatch: error: invalid partition specified: x' >&2\nexit 1\n"
-    )
+def refused_by_slurm(record: Record) -> None:
+    """A scheduler that refuses (4)."""
+    (record.folder / "clients").mkdir()
+    refusing = record.folder / "clients" / "sbatch"
+    said = "sbatch: error: invalid partition specified: x"
+    refusing.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{said}' >&2\nexit 1\n")
     refusing.chmod(0o755)
-    path = f"{clients}:{os.environ['PATH']}"
-    slurm = ("submit", "toy", "--name", "none", "--cluster", "slurm")
-    record(*slurm, names=("invalid partition",), note="sbatch refuses", PATH=path)
-    cases: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-        (("submit", "toy", "train.stepz=3"), ("train.steps",)),
-        (("submit", "toyy"), ("'toy'",)),
-        (("submit", "toy", "--eval", "elb", *DEBUG), ("'elbo'",)),
-        (("submit", "toy", "--cluster", "slrm"), ("'slurm'",)),
-        (("submit", "toy", "--name", "done", *DEBUG), ("exists",)),
-        (("submit", "toy", "cluster.nodes=2", *LOCAL), ("cluster.nodes=1",)),
-        (("submit", "toy", "--name", "a b", *DEBUG), ("letters",)),
-        (("submit", "small.yaml", "network.channels=x", *DEBUG), ("network.channels",)),
-        (("submit",), ("RECIPE",)),
-        (("frobnicate",), ()),
-        (("render", "nowhere.yaml"), ()),
-        (("explain", "train.stepz"), ("train.steps",)),
-        (("resume", "done"), ("train.steps=",)),
-        (("resume", "done", "sde.beta0=3"), ("sde.beta0",)),
-        (("resume", "done", "--from", "15"), ("10, 20",)),
-        (("resume", "nobody"), ()),
-        (("eval", "done"), ("--elbo",)),
-        (("eval", "done", "--elbo", "--checkpoint", "15"), ("10, 20",)),
-        (("eval", "done", "--elbo", "train.steps=3"), ("train.steps",)),
-        (("eval", "nobody", "--elbo"), ()),
-        (("sample", "done", "-o", "x.jpg"), (".png", ".npz")),
-        (("sample", "done", "--method", "emm"), ("'em'",)),
-        (("sample", "done", "--checkpoint", "15"), ()),
-        (("tune", "done", "--nfe", "0"), ()),
-        (("bench", "samplers", "nobody"), ()),
-        (("status", "dome"), ("'done'",)),
-        (("status", "--watch", "--json"), ()),
-        (("status", "--state", "RUNING"), ("RUNNING",)),
-        (("cancel", "done", "nobody"), ()),
-        (("cancel", "done"), ()),
-        (("logs", "nobody"), ()),
-        (("why", "nobody"), ()),
-        (("usage", "nobody"), ()),
-        (("compare", "done"), ("two",)),
-        (("report", "nobody"), ()),
-        (("board", "nobody"), ()),
-        (("top",), ()),
-        (("note", "nobody", "x"), ()),
-        (("rm", "nobody", "--yes"), ()),
-        (("prune", "nobody", "--yes"), ()),
-        (("export", "done", "-o", "x.pt"), ("safetensors",)),
-        (("import", "small.yaml", "--recipe", "toy"), ()),
-        (("import", "nowhere.pth", "--recipe", "toy"), ()),
-        (("data", "prepare", "cifar", "--source", "x", "--out", "y"), ("cifar10",)),
-        (("data", "stats", "toy"), ()),
-    )
-    for words, names in cases:
-        record(*words, names=names, note="refused")
+    record("submit toy --name none --cluster slurm", PATH=f"{refusing.parent}:{os.environ['PATH']}")
 
 
 def options() -> dict[str, Any]:
@@ -402,18 +365,18 @@ def make(out: Path) -> None:
     """Write the record of the code that is imported here."""
     with tempfile.TemporaryDirectory(prefix="interface-") as name:
         here = Path(name).resolve()
-        caches = str(here / "caches")
-        os.environ |= {
-            "CLDCTL_CACHE": caches,
-            "XDG_CONFIG_HOME": caches,
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        }
+        os.environ |= {"CLDCTL_CACHE": f"{here}/caches", "XDG_CONFIG_HOME": f"{here}/caches"}
+        os.environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         torch.set_num_threads(1)
         record = Record(here)
         with contextlib.chdir(here):
-            for part in (look, images, toys, disturbed, refused):
-                part(record)
+            (here / "small.yaml").write_text(SMALL_IMAGES)
+            for line in (LOOK + IMAGES + TOYS).strip().splitlines():
+                record(line)
+            disturbed(record)
+            for line in (DAMAGED + REFUSED).strip().splitlines():
+                record(line, "refused" if line in REFUSED else "")
+            refused_by_slurm(record)
         whole = {"commands": record.commands, "options": options(), "run folders": run_folders(record)}
     out.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
 

@@ -32,19 +32,6 @@ def test_equal_rows_are_defined_once_and_equal_frames_are_one():
     assert re.findall(r"([\d.]+)%\{", film.svg()) == ["0.000", "75.000"]
 
 
-def test_the_last_frame_is_shown_where_nothing_moves():
-    film = Film(20, 1)
-    for number in range(3):
-        film.add([((str(number), *PLAIN),)], 1.0)
-    svg = film.svg()
-    resting = re.search(r"#strip\{transform:translateX\((-[\d.]+)px\)", svg)
-    last = list(drawn(film).iter(f"{SVG}g"))[-1]
-    assert last.get("transform") == f"translate({resting.group(1).removeprefix('-')})"
-    assert f'id="strip" transform="translate({resting.group(1)})"' in svg
-    assert "prefers-reduced-motion" in svg
-    assert "<script" not in svg
-
-
 def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):
     scenes = [recording.Scene("cldctl --version", 1.0), recording.Scene("cldctl recipes", 1.0)]
     film = recording.record(scenes, tmp_path)

@@ -92,17 +92,6 @@ def test_the_bound_is_that_of_an_evaluation(toy):
     torch.testing.assert_close(toy.log_likelihood(x, seed=request.seed), torch.from_numpy(theirs), rtol=0, atol=1e-6)
 
 
-def test_an_example_does_not_depend_on_its_batch(toy):
-    x = toy.source.dequantised_test_data(0, 0, 7)
-    whole = toy.likelihood(x, velocities=2, seed=1)
-    parts = toy.likelihood(x, velocities=2, seed=1, batch_size=3)
-    alone = toy.log_likelihood(x[4:5], velocities=2, seed=1, first=4)
-    assert parts.log_joint.shape == (7, 2)
-    torch.testing.assert_close(parts.elbo, whole.elbo, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(alone, whole.elbo[4:5], rtol=1e-4, atol=1e-4)
-    assert torch.isfinite(whole.elbo_error).all()
-
-
 @pytest.mark.parametrize("x", [torch.zeros(4), torch.zeros(4, 3), torch.zeros(0, 2), [[0.0, 0.0]]], ids=str)
 def test_data_of_another_shape_are_refused(toy, x):
     with pytest.raises(UsageError, match=r"^Model\.log_likelihood: x is .*: expected a tensor \(B, 2\)"):

@@ -13,11 +13,10 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.seeds import generator
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cld_core.train.step import Trainer
 from tests.support.chunks import cut
 from tests.support.paths import RECIPES
+from tests.support.tools import trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
 FAST = {"method": "exponential", "nfe": 5}
@@ -25,10 +24,7 @@ FAST = {"method": "exponential", "nfe": 5}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> RunFolder:
-    recipe = load(RECIPES / "toy_labels.yaml", [*SMALL, "eval.points=40"])
-    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "labelled", recipe, {"created": 1.0})
-    assert session.run(folder, Ranks(), StopFlag(), job_id="test") == session.SessionResult("finished", 20)
-    return folder
+    return trained(tmp_path_factory.mktemp("runs") / "labelled", "toy_labels", *SMALL, "eval.points=40")
 
 
 @pytest.fixture

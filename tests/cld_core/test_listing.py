@@ -109,13 +109,6 @@ def test_a_damaged_folder_is_a_row_with_the_reason(root):
     assert (runs["a-new"].state, runs["c-waiting"].problem) == ("RUNNING", None)
 
 
-def test_texts_of_others_stay_texts(root):
-    write_json(root / "b-done" / "run.json", {"format": 4, "recipe": "x"})
-    (root / "b-done" / "recipe.yaml").write_text('name: "<b>\\e[31m</b>"\n')
-    runs = cld_core.runs(root)
-    assert "\x1b" not in repr(runs)
-
-
 def test_no_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "none"))
     runs = cld_core.runs()

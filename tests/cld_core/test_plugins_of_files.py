@@ -13,11 +13,8 @@ from cld_core.checkpoint.tensors import FORMAT
 from cld_core.config import load
 from cld_core.errors import CheckpointError, DataError
 from cld_core.model import Model
-from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.support.paths import RECIPES
+from tests.support.tools import trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2", "train.checkpoint_every=2", "train.batch_size=16"]
 PLUGIN = """
@@ -47,15 +44,13 @@ def saved(path: Path, tree: dict, tensors: dict | None = None, **about: str) -> 
 
 def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
     code, marker = plugin(tmp_path, "own_ring")
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, "data.name=own_ring", f"plugins={code}"])
-    run = RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
-    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    run = trained(tmp_path / "mine", "toy", *SMALL, "data.name=own_ring", f"plugins={code}")
     model = cld_core.load(run.path)
     assert marker.exists(), "the plug-in of one's own run runs"
     model.export(tmp_path / "w.safetensors")
     monkeypatch.setattr(model_module, "source", lambda *_: pytest.fail("the data were made"))
     again = cld_core.load(tmp_path / "w.safetensors")
-    assert (again.recipe, again.data_shape, again.is_image) == (recipe, (2,), False)
+    assert (again.recipe, again.data_shape, again.is_image) == (run.recipe(), (2,), False)
     settings = {"method": "em", "nfe": 3}
     assert torch.equal(again.sample(4, **settings), model.sample(4, **settings))
     with pytest.raises(DataError, match=r"own_ring\.py.*allow_plugin=True"):

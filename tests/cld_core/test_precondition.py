@@ -10,7 +10,6 @@ from cld_core.analytic import gaussian
 from cld_core.config import load
 from cld_core.config.network import MlpSpec
 from cld_core.config.train import ObjectiveSpec
-from cld_core.errors import RecipeError
 from cld_core.loss import ScoreMatching
 from cld_core.ranks import Ranks
 from cld_core.score import Score, preconditioning
@@ -124,21 +123,3 @@ def test_training_learns_what_is_not_gaussian():
             made.step(step)
         losses.append(made.take_scalars()["loss"])
     assert losses[0] < losses[1]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "wrong", "fix"),
-    [
-        (("precondition=data", "mixed_score=true"), "'objective.precondition' cannot be data", "mixed_score=false"),
-        (("data_std=0.3",), "'objective.data_std' is 0.3, which has no effect", "precondition=data"),
-        (
-            ("times=importance",),
-            "'objective.times' cannot be importance",
-            "weighting=likelihood, or objective.times=uniform",
-        ),
-    ],
-)
-def test_keys_that_do_not_go_together(overrides, wrong, fix):
-    with pytest.raises(RecipeError, match=wrong) as caught:
-        load(RECIPES / "toy.yaml", [f"objective.{text}" for text in overrides])
-    assert str(caught.value).endswith(f"Set objective.{fix}.")

@@ -14,7 +14,7 @@ SHELL = ("", "sh", "bash", "console")
 _NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 _OPTIONAL = re.compile(r"\[(--[^\]]*)\]")
 # Words of a synopsis that stand for something: RUN, STEP, FILE.png.
-_PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(?:\.[a-z]+)?")
+_PLACEHOLDER = re.compile(r"^[A-Z][A-Z_]*(?:\.[a-z]+)?$")
 _OPERATORS = ("|", "||", "&", "&&", ";", ">", ">>", "<", "<<<", "2>", ")")
 
 
@@ -105,10 +105,4 @@ def _words(line: str) -> tuple[str, ...]:
 
 def filled_in(words: tuple[str, ...]) -> list[str]:
     """The words with something valid for each placeholder."""
-    return [_filled_in(word) for word in words]
-
-
-def _filled_in(word: str) -> str:
-    if word == "RECIPE":
-        return "toy"
-    return "1" if _PLACEHOLDER.fullmatch(word) else word
+    return ["toy" if word == "RECIPE" else _PLACEHOLDER.sub("1", word) for word in words]

@@ -17,10 +17,15 @@ import psutil
 import pytest
 import torch
 
+from cld_core.config import load
+from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.process import is_up
 from cld_core.solutions import Solution
+from cld_core.stop import StopFlag
+from cld_core.train import session
 from cldctl.clusters.this_machine import environment
+from tests.support.paths import RECIPES
 
 # A toy that trains in no time, on two processes.
 SMALL = (
@@ -81,6 +86,13 @@ def _signal_handlers() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def trained(path: Path, recipe: str, *overrides: str) -> RunFolder:
+    """A run of a shipped recipe that was trained in this process."""
+    run = RunFolder.create(path, load(RECIPES / f"{recipe}.yaml", overrides), {"created": 1.0})
+    assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
+    return run
 
 
 def status(runs: Path, name: str) -> dict[str, Any]:

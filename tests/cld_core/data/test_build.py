@@ -177,12 +177,6 @@ def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damag
     assert build(plan(), out) == whole
 
 
-def test_another_size_begins_again(out):
-    run_and_die(out, 2)
-    assert build(plan(lambda number: np.zeros((3, 3, 2, 2), np.uint8), size=2), out).size == 2
-    verify(out)
-
-
 def test_nothing_is_left_of_an_attempt_that_finished_nothing(out):
     def broken(number):
         raise DataError("the second picture is damaged")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cld_core import pictures
-from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
@@ -17,7 +16,7 @@ from cld_core.train import session
 from tests.support.chunks import cut
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
-from tests.support.paths import RECIPES
+from tests.support.tools import trained as trained_run
 
 from .on_images import SETTINGS, stats_of
 
@@ -58,10 +57,7 @@ def no_pictures(monkeypatch) -> None:
 
 @pytest.fixture(scope="package")
 def trained_toy(tmp_path_factory) -> Path:
-    recipe = load(RECIPES / "toy_diamond.yaml", SMALL)
-    folder = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", recipe, {"created": 1.0})
-    session.run(folder, Ranks(), StopFlag(), job_id="test")
-    return folder.path
+    return trained_run(tmp_path_factory.mktemp("runs") / "mine", "toy_diamond", *SMALL).path
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.support.paths import RECIPES
+from tests.support.tools import trained
 
 STEP = 40
 SMALL = ("network.width=16", "network.layers=3", "train.steps=40", "train.batch_size=16", "eval.points=12")
@@ -25,9 +24,7 @@ KEPT = ("train.ema_lengths=[0.05,0.1]", "train.ema_every=2", "sampling.method=em
 
 @pytest.fixture
 def run(tmp_path) -> RunFolder:
-    run = RunFolder.create(tmp_path / "mine", load(RECIPES / "toy_diamond.yaml", [*SMALL, *KEPT]), {"created": 1.0})
-    session.run(run, Ranks(), StopFlag(), job_id="test")
-    return run
+    return trained(tmp_path / "mine", "toy_diamond", *SMALL, *KEPT)
 
 
 def work(run: RunFolder, length: float | None, shards: int = 3) -> Evaluation:

@@ -16,12 +16,10 @@ from cld_core.evaluate.rows import SampleRows
 from cld_core.evaluate.toy import sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from cld_core.samplers import Samples
 from cld_core.seeds import generator
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.support.paths import RECIPES
+from tests.support.tools import trained
 
 LAW = diamond()
 SHIFT = torch.tensor([0.03, -0.04])
@@ -30,11 +28,8 @@ SMALL = ("network.width=16", "network.layers=3", "train.steps=4", "train.batch_s
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    recipe = load(RECIPES / "toy_labels.yaml", SMALL)
-    run = RunFolder.create(tmp_path_factory.mktemp("runs") / "mine", recipe, {"created": 1.0})
-    session.run(run, Ranks(), StopFlag(), job_id="test")
-    return run
+def labelled(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "mine", "toy_labels", *SMALL)
 
 
 def points(label: torch.Tensor) -> torch.Tensor:
@@ -44,9 +39,9 @@ def points(label: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture
-def drawn(trained, monkeypatch, no_pictures):
+def drawn(labelled, monkeypatch, no_pictures):
     """What the evaluation takes for samples of the model; a test may change them."""
-    model = Model.from_run(trained.path, device="cpu")
+    model = Model.from_run(labelled.path, device="cpu")
     x = points(torch.tensor(model.classes.drawn(0, SAMPLES)))
 
     def draw(self, first, last):
@@ -65,11 +60,11 @@ def section(run, shards=1, seed=0):
     return work.report["class-law"]
 
 
-def test_each_class_is_held_against_its_own_law(trained, drawn, chunks):
+def test_each_class_is_held_against_its_own_law(labelled, drawn, chunks):
     chunks(300)
-    found, again = (section(trained, shards, seed=shards) for shards in (1, 3))
+    found, again = (section(labelled, shards, seed=shards) for shards in (1, 3))
     assert {**found, "seed": 0} == {**again, "seed": 0}, "shards change nothing"
-    model = Model.from_run(trained.path, device="cpu")
+    model = Model.from_run(labelled.path, device="cpu")
     label = torch.tensor(model.classes.drawn(0, SAMPLES))
     x, true = drawn[label == 4], model.source.dequantised_test_data(0, 0, 4000)
     other = model.source.dequantised_test_data(1, 0, 4000)
@@ -92,12 +87,12 @@ def test_each_class_is_held_against_its_own_law(trained, drawn, chunks):
     assert about["density"] == pytest.approx(float(gauss), abs=1e-6)
 
 
-def test_samples_of_other_classes_and_those_that_are_not_finite(trained, drawn):
-    right = section(trained, seed=10)
-    model = Model.from_run(trained.path, device="cpu")
+def test_samples_of_other_classes_and_those_that_are_not_finite(labelled, drawn):
+    right = section(labelled, seed=10)
+    model = Model.from_run(labelled.path, device="cpu")
     drawn[model.classes.drawn(0, SAMPLES).index(2)] = LAW.means[3].float()
     drawn[model.classes.drawn(0, SAMPLES).index(5)] = math.nan
-    found = section(trained, seed=11)
+    found = section(labelled, seed=11)
     assert found["nonfinite"] == 1
     for name in "25":
         n = found["classes"][name]["samples"]
@@ -105,7 +100,7 @@ def test_samples_of_other_classes_and_those_that_are_not_finite(trained, drawn):
     assert found["classes"]["2"]["w2"] > 2 * right["classes"]["2"]["w2"], "W2 sees where it lies"
     assert math.isfinite(found["density"]), "it is of those that lie in their class"
     drawn[torch.tensor(model.classes.drawn(0, SAMPLES)) == 7] = math.nan
-    assert section(trained, seed=12)["w2"] == math.inf
+    assert section(labelled, seed=12)["w2"] == math.inf
 
 
 def test_a_model_without_labels_has_no_laws_of_classes():

@@ -48,9 +48,3 @@ def test_another_precision_is_another_evaluation():
     settings = [{kind: digest(request.row_settings(kind)) for kind in ("vectors", "elbo")} for request in requests]
     assert len({its["vectors"] for its in settings}) == 4
     assert len({its["elbo"] for its in settings}) == 1, "bounds are always computed in float32"
-
-
-def test_points_are_kept_and_computed_more_at_once_than_images():
-    points, images = (replace(asked(OdeSpec()), metrics=("elbo", "loss"), images=images) for images in (False, True))
-    assert [points.chunk(kind) for kind in ("elbo", "loss")] == [1024, 1024]
-    assert [images.chunk(kind) for kind in ("elbo", "loss")] == [128, 1024]

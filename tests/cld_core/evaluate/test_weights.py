@@ -76,8 +76,3 @@ def test_what_is_not_a_list_of_named_tensors(tmp_path, content):
     extraction = Extraction(extractor=INCEPTION, layer="64", weights=digest_of(tmp_path / "w.pth"))
     with pytest.raises(UsageError, match=r"w\.pth: these are not weights of inception-v3-compat \("):
         extractors.load(extraction, {"weights": str(tmp_path / "w.pth")}, "cpu")
-
-
-def test_files_of_old_versions_of_torch_are_read(tmp_path):
-    torch.save({"a": torch.arange(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
-    assert torch.equal(extractors.tensors_of(tmp_path / "w.pth", INCEPTION)["a"], torch.arange(3))

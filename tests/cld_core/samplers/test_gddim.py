@@ -7,14 +7,11 @@ import pytest
 import torch
 
 from cld_core.analytic import GaussianMixture, diamond
-from cld_core.config import load
-from cld_core.errors import RecipeError
 from cld_core.samplers import sample
 from cld_core.samplers.gddim import whole_score
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance
-from tests.support.paths import RECIPES
 from tests.support.sampling import spec_of
 
 EXACT = {"numerical_eps": 0.0}
@@ -84,19 +81,3 @@ def test_of_order_zero_it_is_ddim_for_vpsde():
         for m, e in zip(("gddim", "exponential"), noise, strict=True)
     ]
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [
-        (
-            ["eta=1"],
-            r"'sampling\.order' must be 0 with sampling\.eta=1, and .* false: .* Set sampling\.order=0",
-        ),
-        (["eta=1", "order=0", "root=cholesky"], r"'sampling\.root' has no effect with sampling\.eta=1"),
-    ],
-    ids=str,
-)
-def test_settings_that_do_not_go_together_are_refused(keys, words):
-    with pytest.raises(RecipeError, match=words):
-        load(RECIPES / "toy.yaml", ["sampling.method=gddim", *(f"sampling.{entry}" for entry in keys)])

@@ -7,14 +7,12 @@ import pytest
 import torch
 
 from cld_core.analytic import diamond, gaussian
-from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.samplers import sample
 from cld_core.samplers.splitting import evaluating, steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.affine import output_covariance
-from tests.support.paths import RECIPES
 from tests.support.sampling import spec_of
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
@@ -195,22 +193,3 @@ def test_too_few_evaluations_for_a_step_are_refused():
     spec = spec_of("splitting", reduced=False, nfe=3)
     with pytest.raises(RecipeError, match=r"nfe=3 is too small for .*splitting, .* 3 evaluations here\. Set .*nfe=4"):
         sample(gaussian(d=1).score(BOTH), BOTH, spec, SampleNoise(0, first=0, last=2), (1,))
-
-
-def test_what_has_no_velocities_is_refused():
-    with pytest.raises(RecipeError, match=r"'sampling\.method' cannot be splitting with sde\.name=vpsde"):
-        load(RECIPES / "toy.yaml", ["sde.name=vpsde", "objective.name=dsm", "sampling.method=splitting"])
-
-
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [
-        (["scheme=oba", "conjugate=true"], r"'sampling\.conjugate' is true, but sampling\.scheme=oba has noise"),
-        (["noise_scale=0.5"], r"'sampling\.noise_scale' has no effect with sampling\.scheme=velocity-verlet"),
-        (["conjugate_lambda=0.5"], r"'sampling\.conjugate_lambda' has no effect\. Set sampling\.conjugate=true"),
-    ],
-    ids=str,
-)
-def test_settings_that_do_not_go_together_are_refused(keys, words):
-    with pytest.raises(RecipeError, match=words):
-        load(RECIPES / "toy.yaml", ["sampling.method=splitting", *(f"sampling.{entry}" for entry in keys)])

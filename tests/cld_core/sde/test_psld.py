@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from cld_core import sde as diffusions
-from cld_core.config import load
 from cld_core.config.sde import PsldSpec
 from cld_core.config.train import ObjectiveSpec
-from cld_core.errors import RecipeError
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
 from cld_core.score import Score
@@ -18,7 +16,6 @@ from cld_core.sde import CLD, PSLD
 from cld_core.sde.matrices import apply
 from tests.support import parity
 from tests.support.numeric import drift
-from tests.support.paths import RECIPES
 from tests.support.sampling import spec_of
 
 PUBLISHED, SETTINGS = parity.arrays("psld_kernel")
@@ -167,5 +164,3 @@ def test_the_recipe_says_which_diffusion_it_is():
     assert isinstance(sde, PSLD)
     assert (sde.m_inv, sde.triangle, sde.m) == (4.0, "upper", 2)
     assert math.isclose(replace(sde, nu=2.25).m_inv, 1.0)
-    with pytest.raises(RecipeError, match=r"sde\.friction.* is 4 and so is sde\.nu"):
-        load(RECIPES / "toy.yaml", ["sde.name=psld", "sde.friction=4", "sde.nu=4"])

@@ -56,12 +56,6 @@ def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
     assert session.choose(run, RECIPE)[1] == 20
 
 
-def test_what_is_damaged_or_half_gone_is_passed_by(run):
-    run.checkpoint_file(20).with_suffix(".json").write_text("{")
-    run.checkpoint_file(30).with_suffix(".json").write_text("{")
-    assert session.choose(run, RECIPE)[1] == 10
-
-
 def test_an_empty_folder_that_a_copy_left_out(tmp_path):
     run = RunFolder.create(tmp_path / "new", RECIPE, {"created": 1.0})
     run.checkpoints.rmdir()

@@ -6,20 +6,15 @@ import pytest
 import torch
 
 from cld_core import ranks
-from cld_core.config import load, with_overrides
+from cld_core.config import with_overrides
 from cld_core.errors import UsageError
 from cld_core.model import Model
-from cld_core.ranks import Ranks
 from cld_core.rendezvous import Place
-from cld_core.run import RunFolder
 from cld_core.solutions import Flow
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cld_core.tune.job import Job
 from cld_core.tune.linear import Fitted
 from cld_core.tune.tuning import TuneRequest, Tuning
-from tests.support.paths import RECIPES
-from tests.support.tools import ONE
+from tests.support.tools import ONE, trained
 
 POINTS = 12
 GUIDED = ("sampling.guidance=1.5", "sampling.guidance_to=0.9")
@@ -27,10 +22,7 @@ GUIDED = ("sampling.guidance=1.5", "sampling.guidance_to=0.9")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    run = RunFolder.create(root / "modes", load(RECIPES / "toy_labels.yaml", ONE), {"created": 1.0})
-    session.run(run, Ranks(), StopFlag(), job_id="test")
-    return run
+    return trained(tmp_path_factory.mktemp("runs") / "modes", "toy_labels", *ONE)
 
 
 def tuned(run, *overrides):
