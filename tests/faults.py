@@ -42,7 +42,7 @@ mixed-score: mixed score: the known part has its sign
 importance-of-t: importance sampling of t does not change the weights
   - weighted = weighted * spread(draws.importance, weighted)
   + weighted = weighted
-  tests/cld_core/test_times.py
+  tests/cld_core/test_score_and_loss.py
 euler-maruyama: Euler-Maruyama: the amount of noise
   - half.add_(e, alpha=math.sqrt(rate * dt))
   + half.add_(e, alpha=math.sqrt(0.9 * rate * dt))
@@ -82,7 +82,7 @@ fid-merge: FID: shards merge exactly
 quantisation: FID: samples are rounded to grey levels
   - (levels if floor else levels + 0.5)
   + (levels + 0.5 if floor else levels)
-  tests/cld_core/data/test_image_source.py
+  tests/cld_core/data/test_batches.py
 keyed-samples: sample i is the same in whatever batch
   - start = first - blocks[0] * SAMPLE_BLOCK
   + start = 0
@@ -114,7 +114,7 @@ global-batch: the result does not depend on the number of ranks
 consensus: all ranks stop at the same step if one is asked to
   - op=dist.ReduceOp.MAX, group=self._ranks.control
   + op=dist.ReduceOp.MIN, group=self._ranks.control
-  tests/cld_core/test_ranks_as_processes.py
+  tests/cld_core/test_ranks.py
 ema: the average of the weights forgets the start soon
   - else min(decay, decays)
   + else decay

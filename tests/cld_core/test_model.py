@@ -6,7 +6,7 @@ import torch
 import cld_core
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
-from cld_core.errors import NotFoundError, RecipeError, UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
 from tests.support.tools import trained
@@ -67,14 +67,6 @@ def test_a_chosen_checkpoint(run):
         cld_core.load(run.path, "newest")
     with pytest.raises(NotFoundError, match="no run at"):
         cld_core.load(run.path.parent / "other")
-
-
-def test_a_wrong_argument_is_one_of_the_function_that_was_called(run):
-    model = cld_core.load(run.path)
-    with pytest.raises(RecipeError, match=r"^Model\.sample: .*'nfee'.*Did you mean 'nfe'"):
-        model.sample(4, nfee=20)
-    with pytest.raises(RecipeError, match=r"^Model\.draw: .*nfe.* 0.*expected a whole number >= 2"):
-        model.draw(4, method="em", nfe=0)
 
 
 def test_a_time_that_the_network_has_not_seen_is_warned_of(run, caplog):

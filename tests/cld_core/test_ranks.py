@@ -1,19 +1,23 @@
 """The ranks of a job: which device each uses, its share of a batch, and the file where they meet."""
 
 import contextlib
+import ipaddress
 import os
 from unittest.mock import Mock
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 
 from cld_core import ranks as distributed
 from cld_core import rendezvous
 from cld_core.config import load
 from cld_core.errors import LeaseLostError, UsageError
-from cld_core.ranks import RankError, Ranks, alone, join
+from cld_core.ranges import share
+from cld_core.ranks import Consensus, RankError, Ranks, alone, join
 from cld_core.rendezvous import Place
+from cld_core.stop import StopCode
 from tests.support.paths import RECIPES
 
 
@@ -148,3 +152,72 @@ def test_rank_0_works_and_an_error_there_is_met_by_the_others(error, monkeypatch
     with pytest.raises(RankError, match=f"rank 0 could not continue: {error}") if error else contextlib.nullcontext():
         Ranks(1, 2).on_first(work)
     work.assert_called_once_with()
+
+
+MACHINE = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7", "fe80::1"], "ib0": ["172.16.3.7", "fd00::0:7"]}
+
+
+@pytest.mark.parametrize(
+    ("init_method", "host"),
+    [
+        ("tcp://n1:29500", "n1"),
+        ("tcp://[fd00::7]:29500", "fd00::7"),
+        ("file:///runs/mine/logs/meeting", None),
+        ("env://", "host1"),
+    ],
+)
+def test_where_processes_meet(init_method, host, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "host1")
+    assert rendezvous.meeting_host(init_method) == host
+    monkeypatch.delenv("MASTER_ADDR")
+    assert rendezvous.meeting_host("env://") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("10.0.0.7", "eth0"),
+        ("172.16.3.7", "ib0"),
+        ("fd00::7", "ib0"),
+        ("127.0.0.1", "lo"),
+        ("10.0.0.8", None),
+    ],
+)
+def test_the_interface_with_an_address(address, name):
+    assert rendezvous.interface_with(address, MACHINE) == name
+
+
+def test_this_machine():
+    found = rendezvous.interfaces()
+    assert "127.0.0.1" in found[rendezvous.interface_with("127.0.0.1", found)]
+    assert rendezvous.source_towards("127.0.1.1") is None
+    for addresses in found.values():
+        for address in addresses:
+            ipaddress.ip_address(address)
+
+
+def _talk(rank: int, meeting: str, out: str) -> None:
+    torch.set_num_threads(1)
+    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
+    said = (ranks.on_first(lambda: "hello"), ranks.gather(rank))
+    said = (*said, ranks.sums(torch.tensor([1.0, float(rank)])).tolist())
+    consensus = Consensus(ranks)
+    consensus.begin(StopCode.NONE if ranks.is_first else StopCode.USR2)
+    torch.save((*said, int(consensus.result())), f"{out}.{rank}")
+    ranks.leave()
+
+
+def test_ranks_meet_at_a_file_talk_and_leave_nothing(tmp_path):
+    multiprocessing.spawn(_talk, args=(str(tmp_path / "meeting"), str(tmp_path / "out")), nprocs=2)
+    first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
+    assert first == ("hello", [0, 1], [2.0, 1.0], StopCode.USR2)
+    assert second == ("hello", None, [2.0, 1.0], StopCode.USR2)
+    assert not (tmp_path / "meeting").exists()
+
+
+@pytest.mark.parametrize(("n", "parts"), [(0, 1), (1, 3), (7, 3), (70, 8), (1000, 999)])
+def test_shares_cover_everything_in_order_and_differ_by_at_most_one(n, parts):
+    shares = [share(n, part, parts) for part in range(parts)]
+    assert [index for first, last in shares for index in range(first, last)] == list(range(n))
+    sizes = [last - first for first, last in shares]
+    assert max(sizes) - min(sizes) <= 1

@@ -21,7 +21,7 @@ from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import work as works
 from cld_core.run.work import KINDS, open_work
-from cld_core.shards import Computer, DamagedRowsError, Rows, ShardedRequest, ShardedWork, Task
+from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork, Task
 from tests.support.clock import Clock
 
 N = 22
@@ -274,13 +274,6 @@ def test_a_kind_with_fewer_chunks_than_shards(tmp_path):
     assert read_object(folder / "sum.json")["few"] == 1
 
 
-def test_a_file_that_is_lost_between_two_looks_is_no_file(tmp_path):
-    rows = Rows(tmp_path / "none", 4)
-    assert rows.lengths() == {}
-    with pytest.raises(DamagedRowsError, match="No such file"):
-        rows.load(0, 4)
-
-
 def test_a_digest_is_of_the_rows_that_were_read_though_another_task_replaces_them(tmp_path, monkeypatch):
     rows, read = Rows(tmp_path, 4), np.load
     rows.save(0, {"square": np.zeros(4)})
@@ -363,18 +356,6 @@ def test_a_disk_that_fails_now_and_then_costs_no_row(folder, disk, every, error)
     assert work.compute(Ranks())
     assert result(folder) == SUM
     assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"
-
-
-def test_work_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):
-    """``--follow`` says so, though a batch may take minutes."""
-    work, seen = Squares(folder), []
-    original = SquareRows.compute
-    monkeypatch.setattr(
-        SquareRows, "compute", lambda self, *rows: seen.append(work.moved_at()) or original(self, *rows)
-    )
-    assert work.moved_at() is None
-    assert work.compute(Ranks())
-    assert seen[0] is not None
 
 
 def test_a_thousand_chunks_are_counted_by_one_look_into_their_folder(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The site: it builds without a warning, loads nothing from elsewhere, and its generated pages are complete."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import cld_core
 from cld_core.config import load
 from cld_core.config.schema import walk
 from docs.site import commands, links, recipe_keys, requests
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import ROOT, pages
 from tests.support.browser import chromium
 from tests.support.paths import RECIPES
 
@@ -117,3 +118,13 @@ def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
     assert "(../gone.md)" in shown  # mkdocs then warns of it
     back = links.rewritten((tmp_path / "b/README.md").read_text(), "b", tmp_path, "repository/b")
     assert back == "[d](d.py.md) [back](../../a.md)"
+
+
+_IMAGE = re.compile(r"!\[[^\]]+\]\(([^()\s]+)\)")
+
+
+def test_every_picture_is_on_a_page():
+    shown = {(page.parent / path).resolve() for page in pages() for path in _IMAGE.findall(page.read_text())}
+    files = {file.resolve() for file in (ROOT / "docs/images").iterdir()}
+    assert files - shown == set(), "no page shows these"
+    assert [file for file in shown - files if not file.exists()] == []

@@ -39,16 +39,6 @@ def problem_of(base, overrides):
     return ""
 
 
-def test_a_key_may_mean_several_things():
-    keys = describe.keys()
-    found = [(variants, entry.usual) for entry, variants in keys["sde.beta0"].items()]
-    assert found == [(("cld", "hold"), 4.0), (("vpsde",), 0.1), (("psld",), 8.0)]
-    assert list(describe.keys_of("sde", "vpsde")) == ["sde.beta0", "sde.beta1", "sde.numerical_eps"]
-    fixed = ("em", "sscs", "exponential", "gddim", "conjugate", "splitting")
-    assert list(keys["sampling.nfe"].values()) == [fixed, ("tuned",)]
-    assert [entry.options for entry in keys["sampling.method"]] == [("ode", *fixed, "tuned")]
-
-
 def test_names_are_found():
     found = {name: describe.find(name) for name in ("train.ema", "eval.fid", "sde.cld", "sampling.conjugate")}
     assert found == {

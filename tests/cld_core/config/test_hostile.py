@@ -9,8 +9,6 @@ import yaml
 from cld_core.config import dump, from_dict, load, load_frozen, with_overrides
 from cld_core.config.loader import MAX_BYTES, anchored_overrides
 from cld_core.errors import RecipeError
-from cld_core.run import RunFolder
-from cld_core.run.events import Requested
 from tests.support.paths import RECIPES
 
 TOY = RECIPES / "toy.yaml"
@@ -128,11 +126,11 @@ def test_products_of_counts_are_bounded():
 
 
 def test_a_chain_of_ancestors_ends(tmp_path):
-    for number in range(1200):
+    for number in range(30):
         write(tmp_path, f"extends: {number + 1}.yaml\n", f"{number}.yaml")
-    write(tmp_path, "name: last\n", "1200.yaml")
+    write(tmp_path, "name: last\n", "30.yaml")
     assert "more than 20 recipes" in refusal(tmp_path / "0.yaml")
-    assert load(tmp_path / "1190.yaml").name == "last"
+    assert load(tmp_path / "20.yaml").name == "last"
 
 
 @pytest.mark.timeout(20)
@@ -177,16 +175,6 @@ def test_overrides_are_settled_for_the_ledger(tmp_path):
     assert load_frozen(frozen, settled) == recipe
     later = load_frozen(frozen, [*settled, "train.steps=77"])
     assert (later.train.steps, later.train.checkpoint_every) == (77, 9)
-
-
-def test_a_run_keeps_what_was_typed(tmp_path, monkeypatch):
-    monkeypatch.setenv("TOKEN", "secret")
-    recipe = load(TOY, ["cluster.account='\\${oc.env:TOKEN}'", "name='\\${HOME}'"])
-    run = RunFolder.create(tmp_path / "run", recipe, {})
-    run.ledger.append(Requested(time=1.0, steps=9, overrides=("train.steps=9", "cluster.qos=\\${oc.env:TOKEN}")))
-    again = RunFolder.open(run.path).recipe()
-    assert (again.name, again.train.steps) == ("${HOME}", 9)
-    assert again.cluster.account == again.cluster.qos == "${oc.env:TOKEN}"
 
 
 @pytest.mark.parametrize(

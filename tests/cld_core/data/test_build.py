@@ -205,14 +205,3 @@ def test_two_at_a_time(out):
             build(plan(), out)
 
     build(plan(), out, also)
-
-
-@pytest.mark.parametrize(
-    ("images", "match"),
-    [(np.zeros((3, 3, 5, 5), np.uint8), r"shape \(3, 5, 5\)"), (np.zeros((2, 3, 4, 4), np.uint8), "3 labels for 2")],
-)
-def test_a_plan_that_does_not_fit(out, images, match):
-    with pytest.raises(DataError, match=match):
-        build(plan(lambda number: images), out)
-    with pytest.raises(DataError, match="train has 9 images, but 10 are expected"):
-        build(plan(expect={"train": 10}), out)

@@ -8,7 +8,6 @@ import torch
 from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate import toy
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
@@ -107,16 +106,3 @@ def test_a_model_without_labels_has_no_laws_of_classes():
     plain = load(RECIPES / "toy_labels.yaml", ["data.labels=false"])
     with pytest.raises(UsageError, match=r"--class-law needs a class-conditional model.* data\.labels of .* is false"):
         EvalRequest.of(plain, ("class-law",), 4)
-
-
-def test_a_class_that_the_data_hardly_have_is_named():
-    class Source:
-        def dequantised_test_data(self, seed, first, last):
-            return torch.zeros(last - first, 2)
-
-        def test_labels(self, seed, first, last):
-            return torch.zeros(last - first, dtype=torch.int64)
-
-    assert len(toy._true_points(Source(), 0, {0: 70}, 10)[0]) == 70
-    with pytest.raises(UsageError, match=r"of 640 test points, 0 are of class 1\. Correct the `label`"):
-        toy._true_points(Source(), 0, {0: 3, 1: 3}, 10)

@@ -7,7 +7,6 @@ import torch
 
 from cld_core import nets
 from cld_core.config.network import MlpSpec, ResnetSpec
-from cld_core.errors import RecipeError
 from cld_core.nets import mlp
 
 
@@ -65,13 +64,6 @@ def test_without_features_the_network_is_the_published_one():
 def test_any_number_of_halves_goes_in_and_out(spec):
     for d, n, m in ((3, 1, 1), (2, 2, 2), (2, 3, 1)):
         assert built(spec, d, n, m)(torch.randn(4, n * d), torch.rand(4)).shape == (4, m * d)
-
-
-@pytest.mark.parametrize("name", ["mlp", "resnet"])
-def test_a_network_for_vectors_refuses_images(name):
-    spec = MlpSpec() if name == "mlp" else ResnetSpec()
-    with pytest.raises(RecipeError, match=rf"{name} takes vectors.*\(3, 8, 8\)"):
-        nets.build(spec, data_shape=(3, 8, 8), halves_in=2, halves_out=1)
 
 
 @pytest.mark.parametrize("rows", [1, 17, 2500])

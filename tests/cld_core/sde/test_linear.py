@@ -13,7 +13,7 @@ from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise
 from tests.support import exact
 from tests.support.affine import output_covariance
-from tests.support.numeric import check
+from tests.support.numeric import BothScored, ThirdOrder, check
 from tests.support.sampling import spec_of
 
 TIMES = (1e-12, 1e-7, 1e-3, 0.2, 1.0)
@@ -171,3 +171,25 @@ def test_data_of_the_variance_that_k_assumes_are_sampled_exactly():
     sde = PSLD(friction=0.25, nu=4.25, numerical_eps=0.0)
     coarse, fine = (output_covariance(sde, spec_of("exponential", nfe=n, eps=0.1, denoise=False), 0.5) for n in (5, 20))
     torch.testing.assert_close(coarse, fine, rtol=0, atol=1e-12)
+
+
+WITHOUT_EPS = {"numerical_eps": 0.0}
+FORWARD = [
+    *(CLD(**WITHOUT_EPS), CLD(beta0=0.1, beta1=10.0, **WITHOUT_EPS), PSLD(**WITHOUT_EPS), HOLD(**WITHOUT_EPS)),
+    *(VPSDE(), BothScored(), ThirdOrder()),
+]
+
+
+@pytest.mark.parametrize("sde", FORWARD, ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize(("start", "end"), [(0.3, 0.7), (0.3, 0.301), (1e-3, 1.0)])
+def test_two_steps_are_the_kernel_of_one(sde, start, end):
+    """Of a mean map and a covariance with columns of the identity as states and as noise."""
+    n = sde.n
+    rows = torch.cat([torch.zeros(1, n), torch.eye(n)]).double()
+    none = torch.zeros_like(rows)
+    step = sde.forward(rows, none, start, end)[1:].T
+    factor = sde.forward(none, rows, start, end)[1:].T
+    before, after = (sde.factor(t) for t in (start, end))
+    torch.testing.assert_close(step @ sde.mean(start), sde.mean(end), rtol=1e-10, atol=1e-12)
+    covariance = step @ before @ before.T @ step.T + factor @ factor.T
+    torch.testing.assert_close(covariance, after @ after.T, rtol=1e-9, atol=1e-12)

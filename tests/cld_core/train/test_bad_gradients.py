@@ -4,12 +4,16 @@ import math
 
 import pytest
 import torch
+import torch.multiprocessing as multiprocessing
 
+from cld_core import optim
 from cld_core.checkpoint.tensors import load
 from cld_core.errors import NonFiniteError
-from cld_core.ranks import Ranks
+from cld_core.ranks import Ranks, join
+from cld_core.rendezvous import Place
 from cld_core.run import RunFolder, events
 from cld_core.train import session
+from cld_core.train.monitoring import Monitor
 from cld_core.train.step import GradientFilter, Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.images import clone, run_folder, tiny_recipe
@@ -97,3 +101,123 @@ def test_an_explosion_is_known_from_the_running_mean():
     again.load_state_dict(gradients.state_dict())
     assert again.check(torch.tensor(30.0))
     assert not GradientFilter(None, torch.device("cpu"), scaled=False).check(torch.tensor(1e30))
+
+
+def overflow(module, inputs, out):
+    """A forward hook after which the output of a network in half precision is infinite."""
+    return 2.0 * (6e4 * out.half() + 6e4)
+
+
+def overflowing(monkeypatch, when):
+    """Let the network overflow in half precision in the forward passes of the steps for which ``when(step)`` holds."""
+    original = Trainer._backward
+
+    def backward(self, step):
+        hook = self.net.register_forward_hook(overflow) if when(step) else None
+        try:
+            return original(self, step)
+        finally:
+            if hook is not None:
+                hook.remove()
+
+    monkeypatch.setattr(Trainer, "_backward", backward)
+
+
+def reported(monkeypatch) -> dict[int, dict[str, float]]:
+    """What is reported at which number of steps, filled while a run trains."""
+    original, seen = Monitor.report, {}
+
+    def report(self, step, scalars):
+        seen[step] = scalars
+        original(self, step, scalars)
+
+    monkeypatch.setattr(Monitor, "report", report)
+    return seen
+
+
+def deferred(*arguments) -> Trainer:
+    """A trainer that leaves bad steps to the device, as on a GPU."""
+    made = Trainer(*arguments)
+    assert not made.deferred, "the CPU need not"
+    assert optim.skips_on_device(made.optimiser)
+    made.deferred = True
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_deferred_step_changes_nothing_and_is_reported_later(data, precision):
+    made = deferred(tiny_recipe(data, f"train.precision={precision}", "optim.lr=0.01"), Ranks())
+    for step in range(6):
+        made.step(step)
+    made.take_scalars()
+    names = ("model", "ema", "optimiser")
+    before = clone({name: made.state_dict()[name] for name in names})
+    hook = made.net.register_forward_hook(lambda module, inputs, out: out * math.inf)
+    made.step(6)
+    hook.remove()
+    after = made.state_dict()
+    assert same(before["model"], after["model"])
+    assert same(before["ema"], after["ema"])
+    assert same(before["optimiser"]["state"], after["optimiser"]["state"])
+    assert "loss" not in made.take_scalars()
+    if precision == "fp32":
+        with pytest.raises(NonFiniteError, match="step 6"):
+            made.check(6)
+    else:
+        made.check(6)
+    made.step(7)
+    assert "loss" in made.take_scalars()
+    assert made.ema.updates == before["ema"]["updates"] + 1
+
+
+def test_a_deferred_step_is_the_same_step(data):
+    """To the last bit, except for the average, whose weight the device computes."""
+    now, later = Trainer(tiny_recipe(data), Ranks()), deferred(tiny_recipe(data), Ranks())
+    for step in range(8):
+        now.step(step)
+        later.step(step)
+    assert now.take_scalars()["loss"] == later.take_scalars()["loss"]
+    first, second = now.state_dict(), later.state_dict()
+    assert same(first["model"], second["model"])
+    assert first["ema"]["updates"] == second["ema"]["updates"] == 8
+    for name, tensor in first["ema"]["average"].items():
+        torch.testing.assert_close(second["ema"]["average"][name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def _rank(rank: int, meeting: str, recipe, out: str) -> None:
+    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=60.0)
+    made = Trainer(recipe, ranks)
+    made.warm_up()
+    for step in range(3):
+        hook = made.net.register_forward_hook(overflow) if (rank, step) == (1, 2) else None
+        made.step(step)
+        if hook is not None:
+            hook.remove()
+        if step == 1:
+            made.take_scalars()
+    scalars = made.take_scalars()
+    torch.save((scalars["skipped_steps"], scalars.get("loss"), made.net.state_dict()), f"{out}.{rank}")
+    ranks.leave()
+
+
+def test_an_overflow_on_one_rank_is_skipped_by_all(data, tmp_path):
+    recipe = tiny_recipe(data, "train.precision=fp16")
+    shared = (str(tmp_path / "meeting"), recipe, str(tmp_path / "out"))
+    other = multiprocessing.get_context("spawn").Process(target=_rank, args=(1, *shared))
+    other.start()
+    _rank(0, *shared)
+    other.join()
+    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(2))
+    assert first[:2] == second[:2] == (1.0, None)
+    assert same(first[2], second[2])
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in first[2].values())
+
+
+def test_a_run_survives_an_overflow_in_a_forward_pass(data, tmp_path, monkeypatch):
+    overflowing(monkeypatch, lambda step: step == 6)
+    seen = reported(monkeypatch)
+    run = run_folder(tmp_path, data, "train.precision=fp16")
+    assert attempt(run).cause == "finished"
+    assert not any(isinstance(event, events.RolledBack) for event in run.ledger.events())
+    assert seen[9]["skipped_steps"] >= 1
+    assert all(math.isfinite(scalars.get("loss", 0.0)) for scalars in seen.values())

@@ -1,14 +1,17 @@
 """Attempts of a run in this process: where they start, what the ledger records, and what damage does."""
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from cld_core import processor
 from cld_core.checkpoint.files import verify
-from cld_core.checkpoint.tensors import Writer, read_tensors
+from cld_core.checkpoint.tensors import Writer, read_tensors, write
 from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.config import load
 from cld_core.errors import (
     CheckpointError,
     LeaseHeldError,
@@ -24,6 +27,7 @@ from cld_core.stop import StopCode, StopFlag
 from cld_core.train import monitoring, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
+from tests.support.paths import RECIPES
 from tests.support.tools import same, wait_for
 
 
@@ -308,3 +312,53 @@ def test_handlers_set_the_flag():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+RECIPE = load(RECIPES / "toy.yaml")
+WEIGHTS = {"model": {"w": torch.ones(3)}, "ema": {"updates": 1, "average": {"w": torch.ones(3)}}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder.create(tmp_path / "mine", RECIPE, {"created": 1.0})
+    for step in (10, 20):
+        write(run, step, {**WEIGHTS, "model_digest": RECIPE.model_digest()})
+    return run
+
+
+def stale(*arguments, **options):
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_missing(run, monkeypatch):
+    """The run would begin again at step 0, and set all of them aside."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", stale)
+        assert session.choose(run, RECIPE)[1] == 20
+    with monkeypatch.context() as patched:
+        patched.setattr("os.listdir", stale)
+        with pytest.raises(OSError, match="Stale"):
+            session.choose(run, RECIPE)
+    assert session.choose(run, RECIPE)[1] == 20
+    assert run.checkpoint_steps() == [10, 20]
+
+
+def test_a_sidecar_that_cannot_be_read_is_not_damaged(run, monkeypatch):
+    real = os.open
+
+    def opened(path, *arguments, **options):
+        return stale() if str(path).endswith("step_00000020.json") else real(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cld_core.files.os.open", opened)
+        patched.setattr(Path, "open", lambda path, mode="r", **more: os.fdopen(os.open(path, os.O_RDONLY), mode))
+        with pytest.raises(OSError, match="Stale"):
+            session.choose(run, RECIPE)
+    assert session.choose(run, RECIPE)[1] == 20
+
+
+def test_an_empty_folder_that_a_copy_left_out(tmp_path):
+    run = RunFolder.create(tmp_path / "new", RECIPE, {"created": 1.0})
+    run.checkpoints.rmdir()
+    assert session.choose(run, RECIPE)[1] == 0
+    assert run.checkpoints.is_dir()

@@ -10,7 +10,7 @@ import torch.multiprocessing as multiprocessing
 from cld_core import optim
 from cld_core.config import load
 from cld_core.config.train import OptimSpec
-from cld_core.errors import CheckpointError, DataError
+from cld_core.errors import CheckpointError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer, moved
@@ -198,13 +198,3 @@ def test_a_checkpoint_of_other_classes_is_refused():
     state["classes"] = {**state["classes"], "names": [f"mode {number}" for number in range(9)]}
     with pytest.raises(CheckpointError, match=r"the classes of the data are others .*: mode 0, mode 1"):
         labelled().load_state_dict(state)
-
-
-def test_toy_data_without_labels_cannot_have_them(tmp_path):
-    plain = tmp_path / "plain.py"
-    plain.write_text(
-        "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('unlabelled_for_tests')\n"
-        "def plain(n, generator):\n    return torch.randn(n, 2, generator=generator)\n"
-    )
-    with pytest.raises(DataError, match=r"have no labels\. Set data\.labels=false"):
-        labelled("data.name=unlabelled_for_tests", f"plugins={plain}")
