@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.config import dump, load
+from cld_core.config import dump, load, with_overrides
+from cld_core.config.cluster import ClusterSpec
+from cld_core.config.loader import anchored_overrides
 from cld_core.config.network import MlpSpec
 from cld_core.config.sde import CldSpec
 from cld_core.config.train import ObjectiveSpec
@@ -210,3 +212,137 @@ def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, 
     message = refused(write(tmp_path, f"# Mine.\nextends: {name}\n"))
     assert f"mine.yaml, line 2: extends '{name}'" in message
     assert message.endswith("Did you mean 'toy'?")
+
+
+KEYS = {
+    "toy": ["eval.fid.weights=w.pth", "eval.fid.stats=s.npz"],
+    "cifar10": ["data.path=images", "eval.fid.stats=s.npz"],
+}
+
+
+def at(recipe, path):
+    for name in path.split("."):
+        recipe = getattr(recipe, name)
+    return recipe
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_path_of_a_recipe_is_anchored(name, tmp_path):
+    recipe = load(RECIPES / f"{name}.yaml", KEYS[name])
+    anchored = recipe.anchored(tmp_path)
+    for text in KEYS[name]:
+        key, value = text.split("=")
+        assert at(recipe, key) == value
+        assert at(anchored, key) == str(tmp_path / value)
+    assert anchored.anchored(tmp_path / "elsewhere") == anchored
+
+
+def test_what_is_not_a_relative_path_stays(tmp_path):
+    recipe = load(RECIPES / "toy.yaml", ["plugins=json.tool", "eval.fid.stats=/x/s.npz"])
+    assert recipe.plugins == ("json.tool",)
+    assert recipe.anchored(tmp_path) == recipe
+    home = load(RECIPES / "cifar10.yaml", ["data.path=~/images"]).anchored(tmp_path)
+    assert "~" not in home.data.path
+    assert not home.data.path.startswith(str(tmp_path))
+
+
+def test_overrides_are_anchored_as_text(tmp_path):
+    overrides = ["data.path=images", "train.steps=5", "eval.fid.weights=null", "eval.fid.stats=s.npz"]
+    recipe = with_overrides(load(RECIPES / "cifar10.yaml").anchored(tmp_path), overrides)
+    assert anchored_overrides(overrides, recipe, tmp_path) == [
+        f"data.path={tmp_path / 'images'}",
+        "train.steps=5",
+        "eval.fid.weights=null",
+        f"eval.fid.stats={tmp_path / 's.npz'}",
+    ]
+
+
+def test_paths_that_lead_nowhere():
+    with pytest.raises(RecipeError, match="'path' cannot be '~nobody-is-called-so/x'"):
+        load(RECIPES / "cifar10.yaml", ["data.path=~nobody-is-called-so/x"]).anchored(Path.cwd())
+
+
+TOY = RECIPES / "toy.yaml"
+ON = ["monitor.wandb.project=p", "monitor.mlflow.tracking_uri=https://host/m"]
+
+
+def test_nothing_is_on_by_itself():
+    assert load(TOY).monitor.chosen() == ()
+    assert load(TOY, ON).monitor.chosen() == ("wandb", "mlflow")
+    assert load(TOY, [*ON, "monitor.wandb.mode=disabled"]).monitor.chosen() == ("mlflow",)
+
+
+def test_it_does_not_belong_to_what_is_shared():
+    assert "monitor" not in load(TOY, ON).to_share()
+
+
+URIS = "http://host:5000 https://user@host/path databricks databricks://profile sqlite:////home/me/m.db"
+
+
+@pytest.mark.parametrize("uri", [*URIS.split(), "file:///home/me/mlruns", "postgresql+psycopg2://host/db"])
+def test_addresses(uri):
+    assert load(TOY, [f"monitor.mlflow.tracking_uri={uri}"]).monitor.mlflow.tracking_uri == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("https://me:secret@host", "holds a password.*MLFLOW_TRACKING_PASSWORD"),
+        ("sqlite:///m.db", r"relative path.*sqlite:////ABSOLUTE/PATH"),
+        ("file:mlruns", r"relative path.*file:///ABSOLUTE/PATH"),
+        ("mlruns", "cannot be 'mlruns'; expected http://HOST:PORT"),
+        ("http://", "cannot be 'http://'"),
+        ("http://[", "is not an address"),
+    ],
+)
+def test_other_addresses_are_refused(uri, words):
+    with pytest.raises(RecipeError, match=f"'monitor.mlflow.tracking_uri' .*{words}") as refused:
+        load(TOY, [f"monitor.mlflow.tracking_uri='{uri}'"])
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a/b", "'a:b'", "' '"])
+def test_names_that_wandb_refuses_later_are_refused_now(name):
+    with pytest.raises(RecipeError, match=r"'monitor\.wandb\.project' cannot be"):
+        load(TOY, [f"monitor.wandb.project={name}"])
+
+
+WORDS = ("partition", "account", "qos", "gres", "constraint", "exclude")
+LISTS = ("setup", "sbatch_args", "srun_args")
+# A line break of each kind, a null, an escape sequence, and texts that are shown in another order.
+CONTROLS = ("\n", "\r", "\x00", "\x0b", "\x1b[2J", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\x7f", "\udcff")
+ODD = ("low --wrap=x", "low#", "low\tx", "a'b", 'a"b', "a\\", "", " ", "low\u00a0x")
+ODD_OPTIONS = ("--comment=it's", '--comment="x"', "--comment=\\", "")
+DIRECTIVES = ("#SBATCH --wrap=x", "  #PBS -q x", "#BSUB -x")
+
+
+@pytest.mark.parametrize("name", [*WORDS, *LISTS, "container"])
+def test_what_a_batch_script_would_misread(name):
+    texts = [f"--low{control}touch x #" for control in (CONTROLS[1:] if name == "setup" else CONTROLS)]
+    texts += ODD if name in WORDS else {"sbatch_args": ODD_OPTIONS, "setup": DIRECTIVES}.get(name, ())
+    for text in texts:
+        ((key, _, found),) = ClusterSpec(**{name: (text,) if name in LISTS else text}).problems()
+        assert key == name
+        assert re.match(r"cannot be .*: (it|sbatch) .*\.", found)
+        assert found.isprintable()
+
+
+def test_what_people_write():
+    spec = ClusterSpec(
+        partition="gpu,gpu-long",
+        account="a.b@c_d",
+        qos="normal",
+        gres="gpu:a100:8,shard:2",
+        constraint="[rack1*2&rack2*4]|(intel&!old)",
+        exclude="n[1-3,7],m04",
+        container="apptainer exec --nv --env 'A=b c' \"$HOME/image.sif\"",
+        setup=("module load cuda/12", "\texport A='x y' # why", "if true; then ulimit -n 4096; fi", "# a comment", ""),
+        sbatch_args=("--mail-user=a@b.c", "--exclusive", "--comment=two words #1"),
+        srun_args=("--cpu-bind=cores", "-c", "4", '--export=ALL,A="b"'),
+    )
+    assert not list(spec.problems())
+
+
+def test_the_message_names_key_and_place():
+    with pytest.raises(RecipeError, match=r"^command line: 'cluster\.partition' cannot be 'low x #': "):
+        load(RECIPES / "toy.yaml", ["cluster.partition='low x #'"])

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cld_core.classes import Classes
+from cld_core.classes import Classes, numbered
+from cld_core.codec import from_plain, to_plain
 from cld_core.config.data import TOYS_WITHOUT_LABELS, Cifar10Spec, ImageDataSpec, ToyDataSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.data import store, toy
@@ -16,7 +17,7 @@ from cld_core.data.cifar10 import CLASSES
 from cld_core.data.prepare import prepare, verify
 from cld_core.data.source import classes_of, source
 from cld_core.data.store import LABELS, read_about
-from cld_core.errors import DataError
+from cld_core.errors import DataError, UsageError
 from cld_core.seeds import generator
 
 from .formats import CIFAR_BATCHES, cifar_batch, cifar_rows, write_cifar_archive
@@ -145,3 +146,48 @@ def test_labels_of_toys_follow_their_points():
     assert torch.equal(x, of.batch(1, 0, 5, 64, slice(10, 20)))
     assert torch.equal(label, toy.get("diamond").label(x))
     assert torch.equal(of.test_labels(3, 40, 50), toy.get("diamond").label(of.test_data(3, 40, 50)))
+
+
+ANIMALS = Classes(("cat", "dog", "7"), (1.0, 2.0, 5.0))
+
+
+@pytest.mark.parametrize(("label", "index"), [("cat", 0), ("dog", 1), (1, 1), ("1", 1), ("7", 2), (2, 2)])
+def test_a_label_is_a_name_or_a_number_and_names_come_first(label, index):
+    assert ANIMALS.index(label) == index
+
+
+def test_labels_of_many_examples():
+    assert ANIMALS.each("dog", 3) == [1, 1, 1]
+    assert ANIMALS.each(["dog", 0, "7"], 3) == [1, 0, 2]
+    with pytest.raises(UsageError, match="2 labels for 3 examples"):
+        ANIMALS.each([0, 1], 3)
+    with pytest.raises(UsageError, match=r"a label is a number or the name of a class, not 1\.5"):
+        ANIMALS.each(1.5, 3)
+
+
+def test_drawn_labels_have_the_frequencies_and_depend_on_their_number_alone():
+    drawn = ANIMALS.drawn(0, 8000)
+    assert [drawn.count(label) for label in range(3)] == pytest.approx([1000, 2000, 5000], abs=3)
+    assert ANIMALS.drawn(123, 456) == drawn[123:456]
+    even = numbered([1 / 9] * 9).drawn(0, 90)
+    assert [even.count(label) for label in range(9)] == pytest.approx([10] * 9, abs=2)
+
+
+def test_what_files_say_of_classes_is_checked():
+    assert from_plain(Classes, to_plain(ANIMALS)) == ANIMALS
+    bad = [
+        None,
+        {},
+        {"names": ["a"], "weights": []},
+        {"names": ["a", "a"], "weights": [1, 1]},
+        {"names": ["a", "b"], "weights": [0, 0]},
+        {"names": ["a", "b"], "weights": [1, float("nan")]},
+        {"names": ["a", "b"], "weights": [1, True]},
+        {"names": ["a\x1b[0m"], "weights": [1]},
+        {"names": [""], "weights": [1]},
+        {"names": ["a" * 300], "weights": [1]},
+        {"names": "ab", "weights": [1, 1]},
+    ]
+    for content in bad:
+        with pytest.raises(ValueError):
+            from_plain(Classes, content)

@@ -1,8 +1,11 @@
 """FID and similar metrics: equal to torch-fidelity's, however they are divided."""
 
+import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,15 +13,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from cld_core import numerics
 from cld_core.data.images import to_pixels
 from cld_core.digests import digest_of
-from cld_core.evaluate import extractors, likelihood, stats_file
+from cld_core.evaluate import extractors, likelihood, registry, stats_file
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.features import frechet
+from cld_core.evaluate.features import FeatureRows, frechet
 from cld_core.evaluate.likelihood import LossRows
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
+from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
@@ -192,3 +198,42 @@ def test_a_uniform_density_has_eight_bits(tmp_path):
     for name in ("bpd", "bpd_paper_estimator", "bpd_importance"):
         assert report[name] == pytest.approx(8.0)
     assert "nll" not in report
+
+
+INACCURATE = ("eval.elbo.rtol=0.1", "eval.elbo.atol=0.1")
+EXACT, TF32 = (False, False, False), (True, True, False)
+
+
+@contextmanager
+def seen(net: nn.Module) -> Iterator[set[tuple[bool, bool, bool]]]:
+    """TF32 of products and of convolutions and cuDNN's benchmark, during the calls of ``net``."""
+    found: set[tuple[bool, bool, bool]] = set()
+
+    def record(*_):
+        backends = torch.backends
+        found.add((backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark))
+
+    hook = net.register_forward_pre_hook(record)
+    try:
+        with numerics.using(tf32=True, fixed_shapes=True):
+            yield found
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("kind", ["elbo", "loss", "features"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_rows_have_their_own_precision_within_training(run, kind, precision):
+    model = Model.from_run(run.path)
+    asked = request(run, *INACCURATE, f"sampling.precision={precision}", metrics=("fid", "elbo", "loss"))
+    model.recipe = dataclasses.replace(model.recipe, sampling=asked.sampling)
+    with seen(model.net) as found:
+        resolve(registry.ROWS[kind].implementation)(model, asked).compute(0, 2)
+    assert found == {TF32 if (kind, precision) == ("features", "tf32") else EXACT}
+
+
+def test_features_are_exact(run):
+    model, asked = Model.from_run(run.path), request(run, metrics=("fid",))
+    with seen(extractors.load(asked.inputs, asked.files, model.device)._net) as found:
+        FeatureRows(model, asked).compute(0, 2)
+    assert found == {EXACT}

@@ -1,0 +1,182 @@
+"""Sweeps, hooks, `why`, and the code of a run on a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from cld_core.run import RunFolder
+from cld_core.run.events import Started
+from cld_core.run.lease import local_holder
+from tests.support.tools import wait_for
+
+from .cluster import SlurmCluster
+from .lab import ENDLESS, Lab, give
+
+SUBMIT = (
+    *("submit", "toy", *ENDLESS, "cluster.nodes=1", "cluster.partition=low"),
+    *("--sweep", "train.seed=0,1,2", "--name", "mine"),
+)
+NAMES = [f"mine-seed{seed}" for seed in range(3)]
+
+
+def test_each_run_of_an_array_is_preempted_killed_cancelled_and_resumed_alone(lab: Lab) -> None:
+    done = lab.cldctl(*SUBMIT)
+    assert done.stdout == "mine\n"
+    assert "3 runs of the group mine: 3 new" in done.stderr
+    jobs = [lab.training(name)["job_id"] for name in NAMES]
+    arrays, tasks = zip(*(job.split("_") for job in jobs), strict=True)
+    assert len(set(arrays)) == 1, "one array"
+    assert tasks == ("0", "1", "2")
+
+    lab.slurm.run(["scancel", "--signal=USR2", jobs[0]])
+    holder = local_holder(RunFolder(lab.runs / NAMES[1]).leases)
+    assert holder is not None
+    os.kill(holder["pid"], signal.SIGKILL)
+    lab.cldctl("cancel", NAMES[2])
+    assert lab.training(NAMES[0], attempt=1)["attempts"][0]["cause"] == "preempted"
+    # Its batch script is that of the whole array, and so is what follows a bad end.
+    killed = lab.training(NAMES[1], attempt=1)
+    assert killed["attempts"][0]["cause"] in ("crashed", "killed")
+    assert [lab.status(name)["job_id"] for name in NAMES[:2]] == jobs[:2], "requeued, and not submitted again"
+    cancelled = lab.status(NAMES[2])
+    assert (cancelled["state"], len(cancelled["attempts"])) == ("CANCELLED", 1)
+    assert "crash 1 of" in lab.cldctl("logs", NAMES[1]).stderr + lab.cldctl("logs", NAMES[1]).stdout
+
+    again = lab.cldctl(*SUBMIT)
+    assert "1 resumed, 2 running already" in again.stderr
+    resumed = lab.training(NAMES[2], attempt=1)
+    assert resumed["attempts"][1]["first_step"] == cancelled["checkpoint_step"]
+    assert [len(lab.status(name)["attempts"]) for name in NAMES] == [2, 2, 2]
+
+    lab.cldctl("cancel", "mine")
+    assert [lab.status(name)["state"] for name in NAMES] == ["CANCELLED"] * 3
+
+
+HOOK = 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"'
+
+
+def told(run: RunFolder) -> list[tuple[str, str | None]]:
+    file = run.path / "told"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(content["state"], content["cause"]) for content in map(json.loads, lines)]
+
+
+def test_each_change_is_told_once(slurm: SlurmCluster, lab: Lab) -> None:
+    """A preemption, a cancellation and the end of a run."""
+    slurm.configure(grace_time=10)
+    run = lab.submit("mine", "cluster.nodes=1", HOOK)
+    lab.training("mine")
+    slurm.preempt_all(1)
+    lab.training("mine", 1)
+    lab.cldctl("cancel", "mine")
+    step = lab.ended("mine")["step"]
+    expected: list[tuple[str, str | None]] = [
+        ("RUNNING", None),
+        ("REQUEUED", "preempted"),
+        ("RUNNING", "preempted"),
+        ("CANCELLED", "cancelled"),
+    ]
+    wait_for(lambda: len(told(run)) >= 4, timeout=60, what="the cancellation to be told", last_seen=lambda: told(run))
+    assert told(run) == expected
+    lab.cldctl("resume", "mine", f"train.steps={step + 50}")
+    lab.ended("mine")
+    wait_for(lambda: len(told(run)) >= 6, timeout=60, what="the end to be told", last_seen=lambda: told(run))
+    assert told(run)[-2:] == [("RUNNING", "cancelled"), ("FINISHED", "finished")]
+    log = run.logs / "hooks.log"
+    wait_for(lambda: log.read_text().count(": done (") == 6, timeout=60, what="six calls", last_seen=log.read_text)
+
+
+def why(lab: Lab, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lab.cldctl("why", name, "--json").stdout)
+    return found
+
+
+def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab: Lab, orders: Path) -> None:
+    lab.submit("mine")
+    lab.training("mine", steps=250)
+    give(orders, 1, "raise")
+    lab.training("mine", attempt=1)
+
+    found = why(lab, "mine")
+    failed = found["failed_first"]
+    assert (found["state"], failed["attempt"], failed["rank"]) == ("RUNNING", 0, 1), failed
+    assert failed["lines"][-1].endswith("RuntimeError: this rank was told to crash")
+    first, second = found["attempts"]
+    assert first["gained"] == second["first_step"]
+    assert first["gained"] % 200 == 0
+    assert first["gained"] + first["lost"] == first["last_step"]
+    assert "failed first in attempt 0" in lab.cldctl("why", "mine").stdout
+
+    shown = [lab.cldctl("logs", "mine", "--attempt", str(number)).stdout for number in (0, 1)]
+    starts = ["--- start 0 of job ", "--- start 1 of job "]
+    assert [[start in text for start in starts] for text in shown] == [[True, False], [False, True]]
+    assert "this rank was told to crash" in lab.cldctl("logs", "mine", "--failed", "--tail", "60").stderr
+    everyone = lab.cldctl("logs", "mine", "--attempt", "1", "--all-ranks").stdout
+    assert {line.partition("| ")[0] for line in everyone.splitlines()} == {"0", "1"}
+    (total,) = json.loads(lab.cldctl("usage", "--json").stdout)["totals"]
+    assert total["unit"] == "core-hours"
+    assert total["lost_to_crashes"] > 0
+    assert 0 < total["goodput"] < 1
+
+    said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", "--dry-run").stderr
+    assert "steps/s as in mine; begins at once" in said, said
+
+
+def test_submitting_from_inside_an_array_task_that_was_requeued(lab: Lab, tmp_path: Path) -> None:
+    """Its task number, its memory and its restarts are not those of the new job."""
+    output = tmp_path / "outer.log"
+    # Not the data set of the other tests: looking at a plug-in takes more memory than the outer job has.
+    settings = ("network.width=16", "network.layers=3", "train.steps=30", "cluster.partition=low")
+    inner = [sys.executable, "-m", "cldctl", "submit", "toy", *settings, "--name", "inner", "--runs-dir", str(lab.runs)]
+    # The first start puts itself back into the queue, so that the second one knows a restart count.
+    script = tmp_path / "outer.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        'if [ -z "$SLURM_RESTART_COUNT" ]; then scontrol requeue "${SLURM_ARRAY_JOB_ID}_3"; sleep 60; fi\n'
+        f"OMP_NUM_THREADS=1 {shlex.join(inner)}\n"
+    )
+    options = (
+        "--array=3",
+        "--requeue",
+        "--mem-per-cpu=100",
+        "--partition=high",
+        f"--output={output}",
+        "--open-mode=append",
+    )
+    lab.slurm.sbatch(*options, str(script))
+    run = RunFolder(lab.runs / "inner")
+    wait_for(lambda: run.exists, timeout=90, what="the inner run", last_seen=lambda: _said(output))
+    row = lab.until("inner", "the inner run to end", lambda row: row["state"] in ("FINISHED", "FAILED", "LOST"))
+    assert row["state"] == "FINISHED", (row, _said(output))
+    (started,) = (event for event in run.ledger.events() if isinstance(event, Started))
+    assert started.restart == 0
+
+
+def _said(output: Path) -> str:
+    return output.read_text() if output.exists() else "nothing"
+
+
+def test_a_requeued_job_runs_the_code_that_was_submitted(lab: Lab, tmp_path: Path) -> None:
+    """Whatever becomes of the plug-in file meanwhile; the job imports the packages from the run's folder, too."""
+    plugin = tmp_path / "mine.py"
+    source = "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('mine')\ndef mine(n, generator):\n"
+    plugin.write_text(f"{source}    return torch.randn(n, 2, generator=generator)\n")
+    run = lab.submit("mine", "data.name=mine", f"plugins={plugin}", "cluster.nodes=1")
+    row = lab.training("mine")
+    plugin.write_text("raise SystemExit('this is not the plug-in that was submitted')\n")
+    lab.slurm.run(["scontrol", "requeue", row["job_id"]])
+    row = lab.training("mine", attempt=1)
+    before, now = row["attempts"]
+    assert (before["cause"], before["job_id"]) == ("requeued", now["job_id"])
+    assert now["first_step"] == before["last_step"] > 0, "it saved before it ended"
+    first, second = (event for event in run.ledger.events() if isinstance(event, Started))
+    asked = run.ledger.history().code
+    assert asked not in (None, "live")
+    assert first.code == second.code == asked
+    assert (len(second.hosts), row["changes"]) == (1, [])
