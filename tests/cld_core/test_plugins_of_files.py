@@ -67,16 +67,13 @@ def changed(section: str, **keys) -> dict:
     "recipe",
     [
         changed("network", width=65_536, layers=1000),
-        changed("network", layers=10**9),
         {**changed("data"), "network": {"name": "ncsnpp", "channels": 2**20}},
         {**changed("data"), "network": {"name": "resnet", "width": 10**9, "layers": 10**8}},
-        {},
         "text",
-        10**300,
         {**changed("data"), "data": None},
         {**changed("data"), "sde": {"beta0": 1e308, "beta1": 1e308}},
     ],
-    ids=range(9),
+    ids=range(6),
 )
 def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, monkeypatch):
     monkeypatch.setattr(Model, "__init__", lambda *_, **__: pytest.fail("the network was made"))

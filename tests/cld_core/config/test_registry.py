@@ -99,8 +99,6 @@ def test_the_order_on_a_command_line_does_not_matter():
     [
         (["order=2"], ["'sampling.order' is not a key of sampling.method=ode", "Set sampling.method=exponential"]),
         (["nfe=20"], ["sampling.method=ode", "sampling.method=em, sscs, exponential, gddim", "rtol, atol"]),
-        (["method=em", "rtol=1e-3"], ["'sampling.rtol'", "sampling.method=em", "sampling.method=ode"]),
-        (["sscs_order=2", "method=em"], ["'sampling.sscs_order'", "sampling.method=sscs"]),
         (["nfee=20"], ["'sampling.nfee' (with sampling.method=ode)", "Did you mean 'sampling.nfe'"]),
     ],
 )
