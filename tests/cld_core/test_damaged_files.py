@@ -21,16 +21,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
+from cld_core import npz
 from cld_core.checkpoint.files import newest_good, sidecar_of
 from cld_core.config.train import OptimSpec
 from cld_core.data import folder as folder_module
 from cld_core.data.folder import MOST_PIXELS
 from cld_core.data.prepare import prepare
+from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, DataError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.reports import current_report
 from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.importing import read as read_published
+from cld_core.npz import DamagedError
 from cld_core.run import RunFolder, code
 from cld_core.solutions import in_run
 from tests.fuzz import tensors
@@ -102,20 +105,6 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
         read_all(run)
 
     holds()
-
-
-def test_a_damaged_report_keeps_what_can_be_read(tmp_path):
-    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
-    (work,) = evaluations_of(run)
-    content = json.loads((work.folder / "report.json").read_text())
-    content["elbo"] = {"nll": [1], "stderr": 0.1, "n": 3, "nfe_mean": "many"}
-    (work.folder / "report.json").write_text(
-        json.dumps({**content, "fid": "none", "loss": {"value": 10**400}, "ema": "x"})
-    )
-    read = current_report(work.folder)
-    assert read is not None
-    assert not {"fid", "ema"} & read.keys()
-    assert read["elbo"] == {"stderr": 0.1, "n": 3}
 
 
 # Checkpoints.
@@ -205,3 +194,68 @@ def test_names_in_an_archive_lead_nowhere(tmp_path):
     before = sorted(path.name for path in tmp_path.iterdir())
     prepare("folder", source, tmp_path / "out", size=8, split=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "out"])
+
+
+ARRAYS = {
+    "floats": np.arange(12.0).reshape(3, 4),
+    "fortran": np.asfortranarray(np.arange(6, dtype=np.int32).reshape(2, 3)),
+    "scalar": np.array(3),
+    "text": np.array("über"),
+    "empty": np.empty((0, 5), np.float32),
+}
+
+
+def member(array):
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue()
+
+
+def archive(path, members):
+    with zipfile.ZipFile(path, "w") as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_arrays_come_back(tmp_path, save):
+    save(tmp_path / "a.npz", **ARRAYS)
+    with (tmp_path / "a.npz").open("rb") as file, npz.arrays(file) as content:
+        assert npz.shapes(content) == {name: array.shape for name, array in ARRAYS.items()}
+    read, digest = npz.load(tmp_path / "a.npz")
+    assert digest == checksum(tmp_path / "a.npz")
+    assert read.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert np.array_equal(read[name], array)
+        assert read[name].flags.writeable
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"a.npy": member(np.array([{}]))},
+        {"a.npy": member(np.zeros(3))[:-8]},
+        {"a.npy": b"\x93NUMPY\1\0\x10\0{'descr': '<f8'}"},
+        {"a.npy": b"text"},
+        {"a.txt": b"text"},
+    ],
+    ids=["object", "cut", "header", "text", "other"],
+)
+def test_what_is_not_an_array(tmp_path, members):
+    with pytest.raises(DamagedError) as caught:
+        npz.load(archive(tmp_path / "a.npz", members))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = archive(tmp_path / "a.npz", {"a.npy": member(np.full(24, 7, np.uint8))})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\7" * 24) + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match="CRC"):
+        npz.load(path)
+    for other in (b"", b"text", member(np.zeros(3)), bytes(content[:100])):
+        path.write_bytes(other)
+        with pytest.raises(DamagedError):
+            npz.load(path)

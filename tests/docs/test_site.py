@@ -10,7 +10,7 @@ import pytest
 import cld_core
 from cld_core.config import load
 from cld_core.config.schema import walk
-from docs.site import commands, links, recipe_keys, requests
+from docs.site import commands, recipe_keys, requests
 from tests.docs.blocks import ROOT, pages
 from tests.support.browser import chromium
 from tests.support.paths import RECIPES
@@ -99,25 +99,6 @@ def test_the_page_of_commands_has_every_option() -> None:
         for parameter in command.params:
             for option in parameter.opts:
                 assert not option.startswith("--") or option in section, f"{path} {option}"
-
-
-def test_links_are_followed_from_file_to_file(tmp_path: Path) -> None:
-    for name, text in {
-        "docs/a.md": "[b](../b/README.md#x) [yaml](../c.yaml) [elsewhere](https://example.org) [gone](../gone.md)",
-        "b/README.md": "[d](d.py) [back](../docs/a.md)",
-        "b/d.py": "d = 1",
-        "c.yaml": "c: 1",
-        **dict.fromkeys(links.ALWAYS, ""),
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    text = (tmp_path / "docs/a.md").read_text()
-    assert links.linked({"docs/a.md": text}, tmp_path) == [*sorted(links.ALWAYS), "b/README.md", "b/d.py", "c.yaml"]
-    shown = links.rewritten(text, "docs", tmp_path, "")
-    assert "(repository/b/README.md#x) [yaml](repository/c.yaml.md)" in shown
-    assert "(../gone.md)" in shown  # mkdocs then warns of it
-    back = links.rewritten((tmp_path / "b/README.md").read_text(), "b", tmp_path, "repository/b")
-    assert back == "[d](d.py.md) [back](../../a.md)"
 
 
 _IMAGE = re.compile(r"!\[[^\]]+\]\(([^()\s]+)\)")

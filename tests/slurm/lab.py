@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -60,11 +59,7 @@ class Lab:
         return RunFolder(self.runs / name)
 
     def status(self, name: str) -> dict[str, Any]:
-        row: dict[str, Any] = json.loads(self.cldctl("status", name, "--json").stdout)[0]
-        return row
-
-    def glance(self, name: str) -> dict[str, Any]:
-        """As `status`, without the half second of processor that it takes to start Python: for waiting."""
+        """In this process: starting Python takes half a second of processor."""
         with mock.patch.dict(os.environ, self.slurm.env | self._environment, clear=True):
             return tools.status(self.runs, name)
 
@@ -73,7 +68,7 @@ class Lab:
         seen: dict[str, Any] = {}
 
         def look() -> dict[str, Any] | None:
-            seen.update(self.glance(name))
+            seen.update(self.status(name))
             return dict(seen) if wanted(seen) else None
 
         ledger = self.runs / name / "attempts.jsonl"

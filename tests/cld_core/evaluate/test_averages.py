@@ -9,7 +9,6 @@ from cld_core.config import load
 from cld_core.config.train import EmaSpec
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.request import EvalRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -68,11 +67,3 @@ def test_lost_snapshots_make_another_average(run, chunks):
     assert report["ema"]["error"] > whole.ema_error
     assert work(run, None).compute(Ranks())
     assert "ema" not in work(run, None).report
-
-
-def test_readers_are_told_of_a_bad_fit(run):
-    assert remarks({"ema": {"length": 0.07, "error": 0.01}}) == []
-    assert remarks({"ema": {"length": 0.07, "error": 0.05}}) == [
-        "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
-    ]
-    assert remarks({"ema": {"error": 0.05}}) == []

@@ -1,18 +1,25 @@
 """Training on images: ranks, micro-batches, resumed epochs, precision, periodic work, and that it learns."""
 
+import errno
+import io
 import math
+import os
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cld_core import seeds
+from cld_core import pictures, seeds
 from cld_core.checkpoint.tensors import load as load_checkpoint
-from cld_core.config import load
+from cld_core.errors import UsageError
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import Table
@@ -21,12 +28,13 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import events
+from cld_core.run.events import Dropped
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.extractor import TINY
-from tests.support.images import make_images, run_folder, tiny_recipe
-from tests.support.paths import RECIPES
+from tests.support.images import run_folder, tiny_recipe
+from tests.support.spoiled import spoil
 from tests.support.tools import same
 
 STEPS = 20
@@ -175,25 +183,78 @@ def test_training_lowers_the_loss_and_the_bits(data):
     assert after[1] < before[1] - 0.4, (before, after)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "pixels"),
-    [("cifar10", 32), pytest.param("celebahq256_paper", 256, marks=pytest.mark.by_hand), ("celebahq256", 64)],
-)
-def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
-    """Batch 1, float32; prints loss, time and memory, which docs/reproducing.md records.
+STEP = 2
+QUICK = (f"train.steps={STEP}", "sampling.nfe=3", "periodic.batch_size=3", "eval.samples=7")
 
-    `celebahq256` is a deeper `celebahq256_paper`: images of fewer pixels pass all of its layers and parameters.
-    """
-    import time
 
-    data = make_images(tmp_path / "set", size=pixels, splits={"train": 2, "validation": 1})
-    overrides = ["data.name=folder", f"data.path={data}", f"data.size={pixels}", "train.precision=fp32"]
-    overrides += [f"network.image_size={pixels}", "train.batch_size=1", "cluster.nodes=1", "cluster.gpus_per_node=0"]
-    made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
-    started = time.perf_counter()
-    made.step(0)
-    seconds, scalars = time.perf_counter() - started, made.take_scalars()
-    print(f"\n{name}: loss {scalars['loss']:.1f}, {seconds:.1f} s, {scalars['memory_gib']:.2f} GiB")
-    assert math.isfinite(scalars["loss"])
-    assert math.isfinite(scalars["grad_norm"])
+@pytest.fixture
+def worked(tmp_path, data, capsys):
+    """Trains a run with the periodic work that is asked for, and returns what it printed."""
+
+    def train(*due: str, settings: tuple[str, ...] = ()) -> list[str]:
+        run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
+        stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
+        assert Statistics(stats).compute(Ranks())
+        run.ledger.append(events.Requested(steps=STEP, overrides=due))
+        assert attempt(run).cause == "finished"
+        return capsys.readouterr().out.splitlines()
+
+    return train
+
+
+def test_too_many_of_them_and_there_is_no_fid_this_time(worked, monkeypatch):
+    spoil(monkeypatch, [0, 4])
+    lines = worked("periodic.fid_every=2", "periodic.fid_samples=7")
+    (line,) = [line for line in lines if "FID" in line]
+    assert line.startswith("no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but")
+
+
+def test_an_extractor_that_is_gone_ends_no_training(worked, monkeypatch):
+    def gone(*_):
+        raise UsageError("the weights are gone")
+
+    monkeypatch.setattr(FeatureRows, "__init__", gone)
+    assert "no FID this time: the weights are gone" in worked("periodic.fid_every=2", "periodic.fid_samples=7")
+
+
+def test_a_bound_that_starts_where_training_did(worked):
+    loose = ("eval.elbo.rtol=0.05", "eval.elbo.atol=0.05", "objective.loss_eps=0.001")
+    lines = worked("periodic.elbo_every=2", "periodic.elbo_points=2", settings=loose)
+    said = "step 2: the bound starts at t = 0.001, because training used no smaller t (objective.loss_eps)"
+    assert [line for line in lines if "the bound starts" in line] == [said]
+    assert any(line.startswith("step 2: likelihood bound of 2 test points: bpd") for line in lines)
+
+
+DUE = ("periodic.samples_every=2", "periodic.samples=50", "sampling.method=em", "sampling.nfe=3")
+
+
+def test_toy_samples_are_in_tensorboard(make):
+    run = make("train.steps=4", *DUE)
+    assert attempt(run).cause == "finished"
+    board = EventAccumulator(str(run.tensorboard)).Reload()
+    shown = board.Images("periodic/samples")
+    assert [picture.step for picture in shown] == [2, 4]
+    for picture in shown:
+        with (
+            Image.open(io.BytesIO(picture.encoded_image_string)) as in_board,
+            Image.open(run.samples / f"step_{picture.step:08d}.png") as in_folder,
+        ):
+            assert "50 samples" in in_folder.text["Description"]
+            assert np.array_equal(np.array(in_board), np.array(in_folder))
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
+    draw, calls = pictures.pixels, []
+
+    def full_at_first(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return draw(*arguments)
+
+    monkeypatch.setattr(pictures, "pixels", full_at_first)
+    run = make("train.steps=4", *DUE)
+    assert attempt(run).cause == "finished"
+    assert [file.name for file in run.samples.glob("*.png")] == ["step_00000004.png"]
+    dropped = [event for event in run.ledger.events() if isinstance(event, Dropped)]
+    assert [(event.what, event.count) for event in dropped] == [("pictures", 1)]

@@ -1,5 +1,7 @@
 """Loggers: none of them harms or delays a training, and what they show of a run."""
 
+import errno
+import os
 import threading
 from importlib.util import find_spec
 
@@ -9,8 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core.config import load
 from cld_core.errors import RecipeError
+from cld_core.run import RunFolder
 from cld_core.run.events import Dropped, Ended, Started
-from cld_core.train import loggers
+from cld_core.run.history import History
+from cld_core.train import loggers, monitoring
 from cld_core.train.loggers import About, Background, close
 from cld_core.train.monitoring import Monitor
 from tests.cld_core.train.conftest import attempt
@@ -215,3 +219,79 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
     said = capsys.readouterr().out
     assert "out of reach (no route)" in said
     assert "wandb sync" in said
+
+
+def failing(*arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def reporting(tmp_path):
+    return RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml", ["train.steps=100"]), {"created": 1.0})
+
+
+@pytest.fixture
+def monitor(reporting):
+    monitor = Monitor(
+        About(folder=reporting, recipe=reporting.recipe(), attempt=0, first_step=0), may_write=lambda: True
+    )
+    yield monitor
+    monitor.close()
+
+
+def dropped(reporting):
+    return [
+        (event.what, event.count, event.reason) for event in reporting.ledger.events() if isinstance(event, Dropped)
+    ]
+
+
+def test_progress_that_cannot_be_written_is_dropped_and_noted_later(reporting, monitor, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(monitoring, "write_json", failing)
+        monitor.write(1)
+        monitor.write(2)
+    assert reporting.progress() == {}
+    monitor.write(3)
+    assert reporting.progress()["step"] == 3
+    assert dropped(reporting) == [("progress.json", 2, "No space left on device")]
+    said = capsys.readouterr().out
+    assert said.count("progress.json cannot be written (No space left on device); going on without") == 1
+    assert "step 2/100" in said
+
+
+def test_the_smoothed_loss_is_a_mean_that_forgets(reporting, monitor):
+    for step in range(1, 11):
+        monitor.report(step, {"loss": float(step)})
+    monitor.write(10)
+    assert reporting.progress()["smoothed_loss"] == pytest.approx(5.5), "the first ten count the same"
+    monitor.report(11, {"loss": 15.5})
+    monitor.report(12, {"loss": float("nan")})
+    monitor.report(13, {})
+    monitor.write(13)
+    assert reporting.progress()["smoothed_loss"] == pytest.approx(6.5), "then the newest counts a tenth"
+
+
+def test_a_phase_is_written_at_once_and_changes_no_pause(reporting, monitor):
+    monitor.write(0)
+    assert reporting.progress()["phase"] == "starting"
+    monitor.started(1, 2.0)
+    assert reporting.progress()["phase"] == "training"
+    monitor.write(5)
+    pause = reporting.progress()["every_s"]
+    monitor.enter("drawing samples", 6)
+    progress = reporting.progress()
+    assert (progress["phase"], progress["step"], progress["every_s"]) == ("drawing samples", 6, pause)
+    monitor.write(9, "saving")
+    assert reporting.progress()["phase"] == "saving"
+
+
+def test_the_warning_is_part_of_the_progress_and_of_the_attempt(reporting, monitor, capsys):
+    monitor.warn("own step time: ...", "rank 2 on n3 is slow")
+    monitor.warn("own step time: ...", "rank 2 on n3 is slow")
+    monitor.write(5)
+    assert capsys.readouterr().out.count("warning: rank 2 on n3 is slow") == 1
+    history = History.of([Started(attempt=0, job_id="7", step=0)]).with_progress(reporting.progress())
+    assert history.attempts[0].warning == "rank 2 on n3 is slow"
+    monitor.warn("own step time: ...", None)
+    monitor.write(6)
+    assert "warning" not in reporting.progress()
