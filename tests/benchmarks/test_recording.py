@@ -1,6 +1,5 @@
 """The recording of a terminal: real commands, in an animated picture that ends with their last state."""
 
-import re
 from xml.etree import ElementTree
 
 from benchmarks import recording
@@ -16,20 +15,6 @@ def drawn(film: Film) -> ElementTree.Element:
 
 def texts(element: ElementTree.Element) -> list[str]:
     return [text.text or "" for text in element.iter(f"{SVG}text")]
-
-
-def test_equal_rows_are_defined_once_and_equal_frames_are_one():
-    film = Film(20, 2)
-    blank = ((" " * 20, *PLAIN),)
-    first = (("$ ", "green", "default", True), ("ls" + " " * 16, *PLAIN))
-    film.add([first, blank], 1.0)
-    film.add([first, blank], 0.5)
-    film.add([first, first], 0.5)
-    picture = drawn(film)
-    assert texts(picture) == ["$", "ls"]
-    assert len(list(picture.iter(f"{SVG}use"))) == 3, "blank rows are not drawn"
-    assert film.seconds == 2.0
-    assert re.findall(r"([\d.]+)%\{", film.svg()) == ["0.000", "75.000"]
 
 
 def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):

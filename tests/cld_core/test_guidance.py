@@ -67,18 +67,6 @@ def test_samples_given_a_label_have_the_conditional_law(name, method):
         assert sliced_w2(mine, true) < 0.014, (number, mine.mean(0), mine.std(0))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_guidance_of_scale_0_is_unconditional_and_of_scale_1_conditional(method):
-    sde, n, label = CLD(), 40, torch.arange(40) % 9
-    settings = {**METHODS[method], **({"nfe": 20} if method != "ode" else {})}
-    plain = drawn(exact(sde), sde, spec_of(method, **settings), n)
-    free = drawn(Guided(exact(sde), label, NONE, spec_of(method, guidance=0.0)), sde, spec_of(method, **settings), n)
-    torch.testing.assert_close(free.x, plain.x, rtol=1e-4, atol=1e-4)
-    given = drawn(Conditional(exact(sde), label), sde, spec_of(method, **settings), n)
-    one = drawn(Guided(exact(sde), label, NONE, spec_of(method, guidance=1.0)), sde, spec_of(method, **settings), n)
-    torch.testing.assert_close(one.x, given.x, rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize("w", [0.0, 0.5, 1.5, 4.0])
 def test_a_guided_score_is_the_formula_and_outside_its_interval_the_conditional_score(w):
     score, u, label = exact(CLD()), state(), torch.arange(6)

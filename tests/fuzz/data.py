@@ -83,45 +83,24 @@ def _read_images(root: Path, size: int) -> None:
     images.batch(torch.arange(min(images.n, 64)))
 
 
-def _plan(**more: Any) -> Any:
-    import numpy as np
-
-    from cld_core.data.prepare import Part, Plan
-
-    def part(split: Any, number: int, count: int) -> Any:
-        images = np.zeros((count, 3, 8, 8), np.uint8)
-        return Part(split=split, name=f"part {number}", fingerprint=str(number), read=lambda: images)
-
-    parts = [part(split, number, count) for split, count in (("train", 5), ("validation", 3)) for number in range(2)]
-    return Plan(name="folder", size=8, source="tests", parts=parts, **more)
-
-
 @cache
 def _prepared() -> Path:
-    """A prepared set, and beside it the same, unfinished."""
-    from cld_core.data.prepare import build
-    from cld_core.errors import DataError
+    import numpy as np
 
-    root = Path(tempfile.mkdtemp(prefix="fuzz-prepared-"))
-    build(_plan(), root / "set")
-    try:
-        build(_plan(expect={"validation": 1}), root / "other")
-    except DataError:
-        assert (root / "other.partial" / "progress.json").is_file()
-    return root
+    from tests.support.images import store_images
+
+    root = Path(tempfile.mkdtemp(prefix="fuzz-prepared-")) / "set"
+    counts = {"train": 10, "validation": 6}
+    return store_images(root, {split: np.zeros((n, 3, 8, 8), np.uint8) for split, n in counts.items()})
 
 
 def _record(rng: random.Random, folder: Path) -> Callable[[], Any]:
-    from cld_core.data.prepare import build, verify
+    from cld_core.data.prepare import verify
 
-    which, name = rng.choice((("set", "about.json"), ("other.partial", "progress.json")))
-    root = folder / which
-    shutil.copytree(_prepared() / which, root)
-    content = (root / name).read_bytes()
+    root = Path(shutil.copytree(_prepared(), folder / "set"))
+    content = (root / "about.json").read_bytes()
     content = damaged(rng, content) if rng.random() < 0.3 else json_bytes(changed(rng, json.loads(content)))
-    (root / name).write_bytes(content)
-    if which != "set":
-        return lambda: (build(_plan(), folder / "other"), verify(folder / "other"))
+    (root / "about.json").write_bytes(content)
     return lambda: (_read_images(root, 8), verify(root))
 
 

@@ -6,6 +6,8 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from cld_core.run.events import RankFailed, TurnedAway
 from tests.support.tools import wait_for
 
@@ -25,17 +27,11 @@ def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = 
     assert now["job_id"] == before["job_id"], "it is the same job"
 
 
-def test_preempted_with_grace(lab: Lab) -> None:
+@pytest.mark.parametrize("partition", ["low", "low0"], ids=["with grace", "without"])
+def test_preempted(lab: Lab, partition: str) -> None:
     """With SIGTERM alone; the user signal comes below, where the run ends bit-identical."""
     lab.slurm.configure(user_signal=False, grace_time=10)
-    lab.submit("mine", ALONE)
-    lab.training("mine")
-    lab.slurm.preempt_all(1)
-    went_on(lab, "mine", "preempted")
-
-
-def test_preempted_without_grace(lab: Lab) -> None:
-    lab.submit("mine", ALONE, partition="low0")
+    lab.submit("mine", ALONE, partition=partition)
     lab.training("mine")
     lab.slurm.preempt_all(1)
     went_on(lab, "mine", "preempted")

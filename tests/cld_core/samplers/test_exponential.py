@@ -215,24 +215,6 @@ def test_any_network_converges_to_its_own_flow(name, changes):
     assert errors[1] < errors[0] / 8
 
 
-@pytest.mark.parametrize("settings", [{"corrector": True}, {"corrector": False}, {"eta": 1.0}], ids=str)
-@pytest.mark.parametrize("sde", [CONSTANT, VP], ids=["cld", "vpsde"])
-def test_evaluations_are_where_the_grid_says(settings, sde):
-    exact, seen = gaussian(d=1).score(sde), []
-
-    def score(u, t):
-        seen.append(t)
-        return exact(u, t)
-
-    for denoise in (True, False):
-        seen.clear()
-        spec = spec_of("exponential", nfe=9, denoise=denoise, **settings)
-        out = sample(score, sde, spec, SampleNoise(0, first=0, last=3), (1,))
-        assert out.nfe == 9 == len(seen)
-        grid = sde.schedule.grid("power", 8 if denoise else 9, 1e-3, 6.0)
-        assert seen == (grid if denoise else grid[:-1])
-
-
 def test_twenty_evaluations_reach_the_diamond():
     """The targets of docs/samplers.md, with fewer samples: exact score, recommended settings, both schedules."""
     law = diamond()

@@ -2,33 +2,36 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from cld_core import ranks
 from cld_core.codec import find_record
-from cld_core.errors import NotFoundError
+from cld_core.config import with_overrides
+from cld_core.errors import NotFoundError, UsageError
+from cld_core.model import Model
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.work import open_work
+from cld_core.solutions import Flow
 from cld_core.tune import job
 from cld_core.tune.job import Job
+from cld_core.tune.linear import Fitted
 from cld_core.tune.tuning import STAGES, STATE, State, TuneRequest, Tuning, tunings_of
-from tests.support.tools import DEBUG, ONE, invoke, told_by_solution
+from tests.support.tools import ONE, told_by_solution, trained
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    runs = tmp_path_factory.mktemp("runs")
-    invoke("submit", "toy_diamond", *ONE, "--name", "trained", *DEBUG, runs=runs)
-    return RunFolder(runs / "trained")
+def diamond(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "trained", "toy_diamond", *ONE)
 
 
 @pytest.fixture(scope="module")
-def solved(trained, tmp_path_factory):
+def solved(diamond, tmp_path_factory):
     """The run with one tuning of no budget."""
-    shutil.copytree(trained.path, path := tmp_path_factory.mktemp("solved") / "trained")
+    shutil.copytree(diamond.path, path := tmp_path_factory.mktemp("solved") / "trained")
     compute(tuning(RunFolder(path), budget_min=0.0))
     return path
 
@@ -40,8 +43,8 @@ def tuned_run(solved, tmp_path):
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    shutil.copytree(trained.path, tmp_path / "trained")
+def run(diamond, tmp_path):
+    shutil.copytree(diamond.path, tmp_path / "trained")
     return RunFolder(tmp_path / "trained")
 
 
@@ -162,3 +165,71 @@ def test_another_checkpoint_of_the_step_makes_it_stale(tuned_run):
     assert work.is_done
     with pytest.raises(NotFoundError, match=r"no checkpoint of step 20 any more; there are: 10"):
         Job(work, torch.device("cpu"), lambda: False)
+
+
+POINTS = 12
+GUIDED = ("sampling.guidance=1.5", "sampling.guidance_to=0.9")
+
+
+@pytest.fixture(scope="module")
+def modes(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "modes", "toy_labels", *ONE)
+
+
+def fitted(modes, *overrides):
+    """A tuning with no budget, and its job."""
+    recipe = with_overrides(modes.recipe(), list(overrides))
+    request = TuneRequest.of(recipe, 20, 3, points=POINTS, budget_min=0.0, seed=0)
+    work = Tuning(request.store(modes.tuned / request.id))
+    if not work.is_done:
+        work.compute(ranks.alone(Place(), gpu=False))
+    return work, Job(work, torch.device("cpu"), lambda: False)
+
+
+@pytest.mark.parametrize("overrides", [(), GUIDED], ids=["conditional", "guided"])
+def test_the_flow_is_given_labels_and_guidance(modes, overrides):
+    _, job = fitted(modes, *overrides)
+    model = Model.from_run(modes.path)
+    keys = {} if not overrides else {"guidance": 1.5, "guidance_to": 0.9}
+    labels = model.labels(None, POINTS)
+    assert len(set(labels.tolist())) > 5
+    assert job._labels.tolist() == labels.tolist()
+    u = torch.ones(2 * POINTS, model.sde.n * 2)
+    score, spec = job._score_of(0, 2 * POINTS), job._spec
+    assert (spec.guidance, spec.guidance_to) == (keys.get("guidance", 1.0), keys.get("guidance_to", 1.0))
+    given = model.score(u, 0.5, labels.repeat(2))
+    none = model.score(u, 0.5, torch.full_like(labels, 9).repeat(2))
+    wanted = none + spec.guidance * (given - none)
+    assert torch.allclose(score(u, 0.5), wanted, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(score(u, 0.5), none, rtol=1e-2, atol=1e-2)
+    assert job._flow["x"].shape == (2 * POINTS, 2)
+
+
+def test_copies_of_points_have_their_labels(modes):
+    """In parts of any size, as derivatives evaluate them; guidance takes two evaluations of the network."""
+    _, job = fitted(modes, *GUIDED)
+    model = Model.from_run(modes.path)
+    u, counted = torch.randn(3 * POINTS, model.sde.n * 2, generator=torch.Generator().manual_seed(0)).double(), []
+    score = job._score_of(0, POINTS)
+    one, parts = (Fitted(score, model.sde, size, counted.append, points=POINTS) for size in (1000, 5))
+    whole = one.alpha(u, 0.5)
+    assert counted == [2 * 3 * POINTS]
+    assert torch.allclose(parts.alpha(u, 0.5), whole, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(one.alpha(u[POINTS : 2 * POINTS], 0.5), whole[POINTS : 2 * POINTS], rtol=1e-4, atol=1e-4)
+    counted.clear()
+    one.alpha(u, 0.95)
+    assert counted == [3 * POINTS], "guidance does not act there"
+
+
+def test_solutions_say_which_flow_they_are_for(modes):
+    (usual, _), (guided, _) = fitted(modes), fitted(modes, *GUIDED)
+    assert usual.name != guided.name
+    assert usual.request.flow_id != guided.request.flow_id
+    assert usual.solution.flow == Flow(eps=1e-3, denoise=True, labels=True)
+    assert guided.solution.flow == replace(usual.solution.flow, guidance=1.5, guidance_to=0.9)
+    model = Model.from_run(modes.path)
+    keys = {"method": "tuned", "nfe": 3, "label": 3}
+    assert model.draw(4, **keys).nfe == 3
+    assert model.draw(4, **keys, guidance=1.5, guidance_to=0.9).nfe > 3
+    with pytest.raises(UsageError, match=r"fitted with sampling.guidance=.*, not 4.0"):
+        model.draw(4, **keys, guidance=4.0)

@@ -12,7 +12,7 @@ from cld_core.files import read_object
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from tests.cld_core.test_importing import published
+from tests.cld_core.checkpoint.test_published import published
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 from tests.support.paths import FIXTURES, ROOT
