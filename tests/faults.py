@@ -58,7 +58,7 @@ sscs-halves: SSCS of order 2: the score acts over the whole step
 eta: samplers with noise: the score is as strong as the noise needs
   - 0.5 * (1.0 + eta * eta) * sde.diffusion2(t)
   + 0.5 * (1.0 + eta) * sde.diffusion2(t)
-  tests/cld_core/samplers/test_exponential.py tests/cld_core/samplers/test_gddim.py
+  tests/cld_core/samplers/test_exponential.py tests/cld_core/samplers/test_splitting.py
 guidance: classifier-free guidance: 1 is the conditional score
   - free + self._spec.guidance * (given[rows] - free)
   + given[rows] + self._spec.guidance * (given[rows] - free)

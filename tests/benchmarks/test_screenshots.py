@@ -1,11 +1,15 @@
-"""The pictures of the documentation that a script makes."""
+"""The pictures of the documentation that scripts make show what the pages say of them."""
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+import torch
 
-from benchmarks import screenshots
+from benchmarks import figure_cld, recording, screenshots
+from cld_core import sde
+from cld_core.config.sde import CldSpec, VpsdeSpec
 from cldctl.clusters.slurm import client
 from cldctl.show.console import out
 from tests.support import on_screen
@@ -36,3 +40,37 @@ def test_a_picture_shows_runs(tmp_path, monkeypatch, record, words):
     for one in words:
         assert one in text
     assert (out.width, out.is_terminal) == before
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):
+    scenes = [recording.Scene("cldctl --version", 1.0), recording.Scene("cldctl recipes", 1.0)]
+    film = recording.record(scenes, tmp_path)
+    shown = [text.text or "" for text in ElementTree.fromstring(film.svg()).iter(f"{SVG}text")]
+    assert {"cldctl", "cldctl recipes"} <= {text[: len("cldctl recipes")] for text in shown}
+    assert any("toy_demo" in text for text in shown)
+    typing = len("cldctl recipes") * recording.LETTER_S + 2 * recording.FIRST_S
+    assert film.seconds < typing + 2 * (1.0 + recording.READ_S) + 1.0
+
+
+CLD, VPSDE = sde.build(CldSpec()), sde.build(VpsdeSpec())
+
+
+def roughness(path: torch.Tensor) -> float:
+    """Sum of the squared increments of paths (T, n): falls with the step of a smooth path, stays for a diffusion."""
+    return float((path[1:] - path[:-1]).square().sum(0).mean())
+
+
+def test_x_of_cld_is_smooth_and_the_halves_with_noise_are_not():
+    cld = figure_cld.paths(CLD, torch.Generator().manual_seed(0))
+    vpsde = figure_cld.paths(VPSDE, torch.Generator().manual_seed(0))
+    # Of a diffusion, the integral of the squared coefficient: 2 Gamma beta = 8, and the mean of beta = 10.05.
+    assert roughness(cld[:, 0]) < 0.1
+    assert roughness(cld[:, 1]) == pytest.approx(8, rel=0.2)
+    assert roughness(vpsde[:, 0]) == pytest.approx(10.05, rel=0.2)
+
+
+def test_the_figure_is_drawn():
+    assert [axes.get_title() for axes in figure_cld.figure().axes][-1] == "What the network has to match"

@@ -5,8 +5,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks import gpu
 from benchmarks.__main__ import main
+from benchmarks.ncsnpp_step import step_flops
+from cld_core.ranks import Ranks
+from cld_core.train.step import Trainer
+from tests.support.images import image_recipe
+from tests.support.paths import ROOT
 
 TOPICS = ("limits", "toy_step", "ema", "sampling", "likelihood", "checkpoint", "ncsnpp_step", "fid", "gpu")
 
@@ -31,3 +39,32 @@ def test_an_unknown_topic_is_refused_with_the_list_of_topics(monkeypatch, capsys
     with pytest.raises(SystemExit, match="2"):
         main()
     assert "unknown topic 'toystep'; choose from limits, cli, data, toy_step" in capsys.readouterr().err
+
+
+def test_rows_that_do_not_fit_into_memory_are_halved(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def fits(rows, most):
+        if rows > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return f"{rows} rows"
+
+    assert gpu.halved(8, lambda rows: fits(rows, 3)) == (2, "2 rows")
+    assert gpu.halved(8, lambda rows: fits(rows, 0)) is None
+
+
+@pytest.mark.parametrize("name", ["cifar10", "celebahq256"])
+def test_flops_are_those_of_a_step(tmp_path, name):
+    recipe = image_recipe(tmp_path, name, "train.precision=fp32", small=True, gpus=0)
+    trainer = Trainer(recipe, Ranks())
+    # torch does not count the fused attention of CPUs.
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = step_flops(trainer, recipe.train.batch_size)
+    assert gpu.flops(recipe) == expected
+    trainer.close()
+
+
+def test_the_tables_in_the_documentation_wait_for_the_rows_that_it_measures():
+    text = (ROOT / "docs" / "benchmarks.md").read_text().partition("## On a GPU")[2]
+    cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ") and "--" not in line]
+    assert {*gpu.FORMS, *gpu.EVALUATIONS} <= set(cells)

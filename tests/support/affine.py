@@ -1,7 +1,9 @@
 """Exact law of a sampler's output when the score is linear: no sampling, the sampler itself run on unit vectors."""
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -73,6 +75,13 @@ def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> T
     out = sample(linear_score(sde, std), sde, spec, noise, (1,))
     columns = out.x if out.v is None else torch.cat([out.x, out.v], dim=1)
     return columns.T @ columns
+
+
+def convergence(sde: Diffusion, specs: Iterable[SamplingSpec], std: float = 0.5) -> tuple[list[Tensor], list[float]]:
+    """The covariances of specs with ever more steps, and the orders in which their differences fall."""
+    found = [output_covariance(sde, spec, std) for spec in specs]
+    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
+    return found, [math.log2(coarse / fine) for coarse, fine in pairwise(differences)]
 
 
 def _drawn(sde: Diffusion, spec: SamplingSpec) -> tuple[int, int]:

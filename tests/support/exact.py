@@ -11,21 +11,13 @@ from cld_core.sde import Diffusion
 _DIGITS = 200
 
 
-def _matrix(rows: Sequence[Sequence[float]]) -> Any:
-    return mpmath.matrix([[mpmath.mpf(entry) for entry in row] for row in rows])
-
-
-def moments(sde: Diffusion, a: Sequence[Sequence[float]], big_b: float) -> tuple[Any, Any]:
-    """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size (Van Loan)."""
-    return _moments(sde, tuple(map(tuple, a)), big_b)
-
-
 # A test asks for those of a time again with other initial halves.
 @functools.cache
-def _moments(sde: Diffusion, a: tuple[tuple[float, ...], ...], big_b: float) -> tuple[Any, Any]:
+def moments(sde: Diffusion, a: tuple[tuple[float, ...], ...], big_b: float) -> tuple[Any, Any]:
+    """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size (Van Loan)."""
     n = sde.n
     with mpmath.workdps(_DIGITS):
-        drift, block = _matrix(a), mpmath.zeros(2 * n)
+        drift, block = mpmath.matrix(a), mpmath.zeros(2 * n)
         for i in range(n):
             for j in range(n):
                 block[i, j], block[n + i, n + j] = drift[i, j], -drift[j, i]

@@ -1,18 +1,75 @@
 """Averages of other lengths from the stored ones, against averages that were really run."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from scipy import integrate
 from torch import nn
 
 from cld_core.averages import power
 from cld_core.averages.power import PowerAverages, averaged
+from cld_core.averages.profiles import Basis, Profile, exponent, inner, relative_length
 from cld_core.checkpoint.files import remove, snapshot_files, usable, weights_digest, weights_file
-from cld_core.checkpoint.tensors import read_tensors
+from cld_core.checkpoint.tensors import checkpoints, read_tensors, snapshots
+from cld_core.config import load
+from cld_core.config.train import UNIFORM_LENGTH
 from cld_core.errors import CheckpointError, UsageError
-from tests.support.averaged import LENGTHS, Averaged, brute_force, trajectory
+from cld_core.run import RunFolder
+from tests.support.paths import RECIPES
 from tests.support.tools import same
 
 STEPS, EVERY = 700, 20
+LENGTHS = (0.05, 0.1)
+
+
+def trajectory(steps: int, size: int = 5, seed: int = 0) -> torch.Tensor:
+    """Weights after each step, (steps, size), float64: a trend, oscillations and a random walk."""
+    noise = torch.randn(steps, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    s = torch.arange(1, steps + 1, dtype=torch.float64)[:, None]
+    phases = torch.arange(size, dtype=torch.float64)
+    return torch.exp(-3 * s / steps) + 0.3 * torch.sin(0.05 * s + phases) + 0.02 * noise.cumsum(0)
+
+
+def brute_force(weights: torch.Tensor, length: float) -> torch.Tensor:
+    """The average of weights (steps, size) in float64, from the weights that the paper's update gives each step."""
+    decay = [(1.0 - 1.0 / t) ** (exponent(length) + 1.0) for t in range(1, len(weights) + 1)]
+    share = np.array([(1.0 - decay[s]) * np.prod(decay[s + 1 :]) for s in range(len(decay))])
+    return torch.from_numpy(share) @ weights
+
+
+class Averaged:
+    """A run whose weights follow a trajectory, with its averages, in float64 or another type.
+
+    Attributes:
+        net: one parameter, ``weight``.
+        state: that of a checkpoint, of which only the averages are real.
+    """
+
+    def __init__(self, folder, lengths=LENGTHS, dtype: torch.dtype = torch.float64, half: bool = False) -> None:
+        self.run = RunFolder.create(folder, load(RECIPES / "toy.yaml"), {"created": 1.0})
+        self.net = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(5, dtype=dtype))})
+        self.power = PowerAverages(self.net, lengths)
+        self._snapshots, self._checkpoints = snapshots(self.run, half=half), checkpoints(self.run, keep=9)
+
+    @property
+    def state(self):
+        weights = dict(self.net)
+        ema = {"updates": 1, "average": weights}
+        return {"model_digest": "mine", "model": weights, "ema": ema, "power": self.power.state_dict()}
+
+    def follow(self, weights: torch.Tensor, every: int, first: int = 1) -> None:
+        """Take steps from number ``first`` on, snapshots at multiples of ``every``, a checkpoint at the end."""
+        for step, row in enumerate(weights, start=first):
+            with torch.no_grad():
+                self.net["weight"].copy_(row)
+            self.power.update()
+            if step % every == 0:
+                self._snapshots.save(step, self.state)
+        self._checkpoints.save(step, self.state)
+        self._snapshots.wait()
+        self._checkpoints.wait()
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +268,81 @@ def test_the_order_of_lengths_does_not_matter():
     turned.load_state_dict(kept.state_dict(), 3)
     assert turned.updates == 3
     assert same(turned.averages, kept.averages[::-1])
+
+
+def density(profile: Profile, s):
+    gamma = exponent(profile.length)
+    return np.where(s <= profile.updates, (gamma + 1) / profile.updates * (s / profile.updates) ** gamma, 0.0)
+
+
+@pytest.mark.parametrize(("length", "gamma"), [(0.05, 16.97), (0.1, 6.94)])
+def test_the_exponents_of_the_lengths_that_the_paper_tracks(length, gamma):
+    assert exponent(length) == pytest.approx(gamma, abs=0.005)
+
+
+def test_lengths_and_exponents_are_inverse_to_each_other():
+    for length in np.geomspace(1e-4, 0.9999 * UNIFORM_LENGTH, 50):
+        assert relative_length(exponent(length)) == pytest.approx(length, rel=1e-12)
+    for gamma in (1e-3, 0.5, 6.94, 100.0):
+        assert exponent(relative_length(gamma)) == pytest.approx(gamma, rel=1e-9)
+    assert relative_length(0.0) == pytest.approx(UNIFORM_LENGTH, rel=1e-15)
+
+
+@pytest.mark.parametrize("length", [0.0, -0.1, UNIFORM_LENGTH, 1.0, math.nan])
+def test_what_is_no_length_is_refused(length):
+    with pytest.raises(ValueError, match=r"a relative length is between 0 and 0\.2887"):
+        exponent(length)
+
+
+@pytest.mark.parametrize("length", [0.02, 0.1, 0.25])
+def test_a_length_is_the_standard_deviation_of_its_profile(length):
+    profile = Profile(length, 300)
+    moments = [integrate.quad(lambda s, k=k: s**k * density(profile, s), 0, 300, epsabs=0)[0] for k in range(3)]
+    assert moments[0] == pytest.approx(1.0, rel=1e-9)
+    assert math.sqrt(moments[2] - moments[1] ** 2) == pytest.approx(300 * length, rel=1e-7)
+
+
+@pytest.mark.parametrize("pair", [((0.05, 400), (0.1, 250)), ((0.02, 90), (0.2, 800)), ((0.1, 70), (0.1, 70))])
+def test_inner_products_are_those_of_quadrature(pair):
+    a, b = (Profile(*one) for one in pair)
+    end = min(a.updates, b.updates)
+    found, _ = integrate.quad(lambda s: density(a, s) * density(b, s), 0, end, epsabs=0, epsrel=1e-11)
+    products = inner([a, b], [a, b])
+    assert products[0, 1] == pytest.approx(found, rel=1e-9)
+    assert np.array_equal(products, products.T)
+
+
+def basis(count: int, end: int = 1000) -> tuple[list[Profile], Basis]:
+    known = [Profile(length, end * i // count) for i in range(1, count + 1) for length in (0.05, 0.1)]
+    return known, Basis(known)
+
+
+def test_a_profile_that_is_known_is_made_of_itself_alone():
+    known, made = basis(10)
+    weights, error = made.fit(known[-1])
+    assert weights == pytest.approx([0.0] * 19 + [1.0], abs=1e-6)
+    assert error < 1e-6
+
+
+@pytest.mark.parametrize("length", [0.03, 0.07, 0.15, 0.25])
+def test_the_error_of_a_sum_is_the_distance_of_profiles(length):
+    """Against the sums of profiles on a fine grid, and no other sum that keeps constants is nearer."""
+    known, made = basis(20)
+    wanted = Profile(length, 1000)
+    weights, error = made.fit(wanted)
+    s = (np.arange(20_000) + 0.5) / 20
+    rows = np.stack([density(profile, s) for profile in known])
+    target = density(wanted, s)
+    assert weights.sum() == pytest.approx(1.0, rel=1e-9)
+    found = math.sqrt(((weights @ rows - target) ** 2).mean() * 1000 / inner([wanted], [wanted]).item())
+    assert error == pytest.approx(found, rel=1e-2)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        change = rng.normal(size=len(known)) * 1e-2
+        other = (weights + change - change.mean()) @ rows
+        assert ((other - target) ** 2).mean() > ((weights @ rows - target) ** 2).mean()
+
+
+def test_more_snapshots_reach_more_lengths():
+    errors = {count: basis(count)[1].fit(Profile(0.02, 1000))[1] for count in (5, 20, 50)}
+    assert errors[5] > 0.2 > 0.1 > errors[20] > 0.05 > 0.02 > errors[50]

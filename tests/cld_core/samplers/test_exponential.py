@@ -15,7 +15,7 @@ from cld_core.samplers.path import Recorder
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
-from tests.support.affine import flow_covariance, output_covariance
+from tests.support.affine import convergence, flow_covariance, output_covariance
 from tests.support.sampling import spec_of
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
@@ -87,9 +87,8 @@ def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, eta, order, measur
         "grid_power": 2.0,
         "denoise": False,
     }
-    found = [output_covariance(sde, spec_of(**spec, nfe=n)) for n in (50, 100, 200)]
-    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
-    assert orders(differences)[0] == pytest.approx(measured, abs=within), differences
+    found, falls = convergence(sde, [spec_of(**spec, nfe=n) for n in (50, 100, 200)])
+    assert falls == pytest.approx([measured], abs=within)
     # At eps = 1e-3 the law of the data itself has not been reached: VPSDE is 1e-4 away.
     assert float(found[-1][0, 0].sqrt()) == pytest.approx(0.5, abs=1e-2 if order == 0 else 3e-4)
 
@@ -97,8 +96,7 @@ def test_the_stochastic_form_ends_in_the_law_of_the_flow(sde, eta, order, measur
 def weak_order(sde, numbers, **keys):
     """Of the covariance, from three numbers of steps."""
     specs = [spec_of("exponential", eta=1.0, denoise=False, nfe=n, **keys) for n in numbers]
-    found = [output_covariance(sde, spec) for spec in specs]
-    return orders([float((a - b).abs().max()) for a, b in pairwise(found)])[0]
+    return convergence(sde, specs)[1][0]
 
 
 @pytest.mark.parametrize(("order", "corrector"), [(0, True), (2, False), (2, True), (3, False)])

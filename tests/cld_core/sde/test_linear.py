@@ -105,7 +105,7 @@ def test_the_law_is_as_exact(sde, data_var):
 @pytest.mark.parametrize("big_d", [1e-12, 1e-8, 1e-3, 0.1, 2.0])
 def test_the_reverse_process_is_as_exact(sde, big_d):
     variances = [std * std for std in sde.prior_std]
-    back = [[sde.A[j][i] * variances[i] / variances[j] for j in range(sde.n)] for i in range(sde.n)]
+    back = tuple(tuple(sde.A[j][i] * variances[i] / variances[j] for j in range(sde.n)) for i in range(sde.n))
     mean, noise = exact.moments(sde, back, big_d)
     ours = sde.reverse(big_d)
     assert max(exact.errors(ours[0].tolist(), mean)) < 1e-12

@@ -19,8 +19,11 @@ from cld_core.train.loggers import About, Background, close
 from cld_core.train.monitoring import Monitor
 from tests.cld_core.train.conftest import attempt
 from tests.support.clock import Clock
+from tests.support.logged import REPORTED, in_mlflow, in_wandb, killed_and_resumed
 from tests.support.paths import RECIPES
 from tests.support.tools import wait_for
+
+with_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 
 
 class Recorder:
@@ -188,7 +191,7 @@ def test_hyperparameters_are_numbers_and_texts_without_what_is_private(run):
     assert not [key for key in found if key.partition(".")[0] in ("cluster", "hooks", "monitor")]
 
 
-@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+@with_wandb
 def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, capsys):
     import wandb
 
@@ -295,3 +298,30 @@ def test_the_warning_is_part_of_the_progress_and_of_the_attempt(reporting, monit
     monitor.warn("own step time: ...", None)
     monitor.write(6)
     assert "warning" not in reporting.progress()
+
+
+@pytest.mark.slow
+@with_wandb
+def test_weights_and_biases(tmp_path):
+    run = killed_and_resumed(tmp_path / "mine", "monitor.wandb.project=p", "monitor.wandb.mode=offline")
+    assert in_wandb(run) == REPORTED
+    assert len({file.name for file in run.path.glob("wandb/offline-run-*/run-*.wandb")}) == 1, "one id"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
+@pytest.mark.parametrize("kind", [pytest.param("sqlite", marks=pytest.mark.by_hand), "file"])
+def test_mlflow(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = f"sqlite:///{tmp_path / 'm.db'}" if kind == "sqlite" else (tmp_path / "store").as_uri()
+    run = killed_and_resumed(tmp_path / "mine", f"monitor.mlflow.tracking_uri={uri}")
+    assert in_mlflow(uri, run) == REPORTED
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri, registry_uri="file:///nowhere")
+    (found,) = client.search_runs([client.get_experiment_by_name("cldctl").experiment_id])
+    assert (found.info.run_name, found.info.status) == ("mine", "FINISHED")
+    assert found.data.params["network.width"] == "16"
+    assert {file.path for file in client.list_artifacts(found.info.run_id)} == {"run"}
