@@ -129,6 +129,11 @@ class Record:
             **{name: "removed" for name in before if name not in after},
         }
 
+    def all(self, *texts: str, note: str = "") -> None:
+        for line in "".join(texts).splitlines():
+            if line:
+                self(line, note)
+
     def keep(self, words: list[str], code: int, printed: str, note: str) -> dict[str, Any]:
         key = text(" ".join(words), self.folder) + (f"  # {note}" if note else "")
         assert key not in self.commands, f"recorded twice: {key}"
@@ -371,11 +376,10 @@ def make(out: Path) -> None:
         record = Record(here)
         with contextlib.chdir(here):
             (here / "small.yaml").write_text(SMALL_IMAGES)
-            for line in (LOOK + IMAGES + TOYS).strip().splitlines():
-                record(line)
+            record.all(LOOK, IMAGES, TOYS)
             disturbed(record)
-            for line in (DAMAGED + REFUSED).strip().splitlines():
-                record(line, "refused" if line in REFUSED else "")
+            record.all(DAMAGED)
+            record.all(REFUSED, note="refused")
             refused_by_slurm(record)
         whole = {"commands": record.commands, "options": options(), "run folders": run_folders(record)}
     out.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")

@@ -26,7 +26,9 @@ from tests.support.tools import trained
 from .on_images import gather
 
 SHIFT = torch.tensor([0.06, 0.08])
-FLOW = ("sampling.method=exponential", "sampling.nfe=6")
+# Two flows by the same coarse steps are compared with each other as well as exact ones.
+LOOSE = {"rtol": 1e-3, "atol": 1e-3}
+FLOW = ("sampling.method=exponential", "sampling.nfe=6", *(f"eval.flow.{key}={value}" for key, value in LOOSE.items()))
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +87,7 @@ def test_the_distance_is_the_root_mean_square_whatever_the_shards(toy, chunks):
     one = computed(toy, ("w2", "flow-distance"), *FLOW, "eval.flow.samples=40")
     model = Model.from_run(toy.path, device="cpu")
     x = model.sample(40, method="exponential", nfe=6).double()
-    flow = model.sample(40, method="ode", rtol=1e-6, atol=1e-6).double()
+    flow = model.sample(40, method="ode", **LOOSE).double()
     square = (x - flow).square().mean(1)
     found = one.report["flow-distance"]
     assert found["value"] == pytest.approx(float(square.mean().sqrt()), rel=1e-5)
