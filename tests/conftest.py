@@ -6,7 +6,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,7 +38,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(autouse=True)
-def what_plugins_register() -> Iterator[None]:
+def what_plugins_register():
     """What a test registers is forgotten."""
     before = {name: dict(table) for name, table in registration._TABLES.items()}
     yield
@@ -49,7 +48,7 @@ def what_plugins_register() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
+def environment():
     """Jobs that run inside a test or a fixture export their place; what later tests start does not inherit it."""
     own = os.path.join(_caches, str(next(_numbers)))
     # Nor are their defaults.
@@ -60,7 +59,7 @@ def environment() -> Iterator[None]:
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
+def scripted(monkeypatch):
     """The clusters `scripted` and `other`, whose jobs are in the phases that a test says."""
     from tests.support.scripted import register
 
@@ -68,7 +67,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(monkeypatch, tmp_path_factory):
     """A checkout of two files, which a test may change; storing that of all files takes a while."""
     from cld_core.run import code
     from cldctl.runs import checkout
@@ -92,7 +91,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     quick = "not slow" in config.getoption("markexpr")
 
     class FewClusters(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
+        def _split_scope(self, nodeid):
             if nodeid.startswith("tests/slurm/"):
                 return "slurm interruptions" if "test_interruptions.py" in nodeid else "slurm"
             return nodeid.partition("::")[0] if quick else nodeid
@@ -100,7 +99,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return FewClusters(config, log)
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
+def pytest_unconfigure(config: pytest.Config):
     """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this machine busy."""
     shutil.rmtree(_caches, ignore_errors=True)
     if not hasattr(config, "workerinput"):

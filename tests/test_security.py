@@ -94,7 +94,7 @@ def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
     assert marker.exists()
 
 
-def own(run: RunFolder) -> None:
+def own(run: RunFolder):
     for path in (run.path, run.recipe_file, run.ledger.path):
         path.chmod(path.stat().st_mode & ~0o022)
 
@@ -167,11 +167,11 @@ def test_folders_of_others_and_links_are_no_folders_for_jobs(tmp_path):
             job_logs.prepare(folder)
 
 
-def writable_by_the_group(file: Path) -> None:
+def writable_by_the_group(file: Path):
     file.chmod(0o660)
 
 
-def link(file: Path) -> None:
+def link(file: Path):
     file.rename(file.with_name("other"))
     file.symlink_to("other")
 
@@ -195,7 +195,7 @@ DEEP = "[" * 100_000
 
 
 def replaced(name: str, content: str) -> Callable[[RunFolder], None]:
-    def damage(run: RunFolder) -> None:
+    def damage(run):
         (run.path / name).unlink(missing_ok=True)
         (run.path / name).write_text(content)
 
@@ -203,20 +203,20 @@ def replaced(name: str, content: str) -> Callable[[RunFolder], None]:
 
 
 def in_place_of(name: str, make: Callable[[Path], Any]) -> Callable[[RunFolder], None]:
-    def damage(run: RunFolder) -> None:
+    def damage(run):
         (run.path / name).unlink(missing_ok=True)
         make(run.path / name)
 
     return damage
 
 
-def sparse(path: Path) -> None:
+def sparse(path: Path):
     with path.open("wb") as file:
         file.truncate(2**40)
 
 
 def request(**changes: Any) -> Callable[[RunFolder], None]:
-    def damage(run: RunFolder) -> None:
+    def damage(run):
         (fixture,) = (FIXTURES / "run/evals").iterdir()
         folder = Path(shutil.copytree(fixture, run.evals / fixture.name))
         (folder / "report.json").unlink()
@@ -261,7 +261,7 @@ def test_a_bug_of_ours_is_one_row(tmp_path, scripted, monkeypatch):
     run_with(tmp_path / "bad", 10)
     read = RunFolder.progress
 
-    def broken(run: RunFolder) -> Any:
+    def broken(run):
         if run.name == "bad":
             raise RecursionError("too\ndeep")
         return read(run)

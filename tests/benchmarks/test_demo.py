@@ -38,7 +38,7 @@ def test_the_demo_and_every_command_that_it_prints(tmp_path):
         "OMP_NUM_THREADS": "1",
     }
 
-    def shell(command: str) -> str:
+    def shell(command):
         return subprocess.run(
             command, shell=True, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=1200
         ).stdout

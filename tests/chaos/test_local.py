@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,7 +10,7 @@ from . import submitting
 from .campaign import Campaign
 from .events import LOCAL, named
 from .shim import library
-from .stage import Stage, stage
+from .stage import stage
 
 pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(library() is None, reason="needs a C compiler")]
 SEED = 5
@@ -19,16 +18,16 @@ EVENTS = ("full disk", "ESTALE, some calls", "clock -1 h", "two resumes at once"
 
 
 @pytest.fixture
-def place() -> Iterator[Stage]:
+def place():
     with stage(SEED) as place:
         yield place
 
 
-def test_every_promise_is_kept(place: Stage) -> None:
+def test_every_promise_is_kept(place):
     assert Campaign(place, random.Random(SEED)).run(named(LOCAL, EVENTS)) == [], place.describe()
 
 
-def test_a_submission_may_die_at_any_write(place: Stage) -> None:
+def test_a_submission_may_die_at_any_write(place):
     """Some of them: within the folder, around the ledger's lines, and at the last one."""
     last = submitting.count(place)
     assert last > 20

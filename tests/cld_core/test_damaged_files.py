@@ -52,7 +52,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(kind):
 
     @steadily
     @given(st.integers(0, 2**31))
-    def holds(number: int) -> None:
+    def holds(number):
         verdict = one(target, 1, number)
         assert verdict.is_good, f"--target {kind} --replay 1:{number}: {verdict.detail}"
 
@@ -71,7 +71,7 @@ def without_errors(read: Callable[[], Any]) -> Any:
         return None
 
 
-def read_all(run: RunFolder) -> None:
+def read_all(run: RunFolder):
     run.identity()
     run.progress()
     run.ledger.history()
@@ -96,7 +96,7 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
 
     @steadily
     @given(st.integers(0, 2**31))
-    def holds(number: int) -> None:
+    def holds(number):
         rng = random.Random(number)
         lines = sound.splitlines() if file.suffix == ".jsonl" else [sound]
         place = rng.randrange(len(lines))

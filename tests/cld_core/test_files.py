@@ -33,14 +33,12 @@ from tests.support.clock import Clock
 @pytest.mark.parametrize("size", [0, 1, 2**16, 200_000])
 @pytest.mark.parametrize("said", ["as it is", "it has shrunk", "it has grown"])
 @pytest.mark.parametrize("at_once", [1000, 2**30])
-def test_all_of_a_file_is_read_whatever_its_status_says(
-    size: int, said: str, at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_of_a_file_is_read_whatever_its_status_says(size, said, at_once, tmp_path, monkeypatch):
     file, content = tmp_path / "file", os.urandom(size)
     file.write_bytes(content)
     real_fstat, real_read = os.fstat, os.read
 
-    def fstat(descriptor: int) -> os.stat_result:
+    def fstat(descriptor):
         values = list(real_fstat(descriptor))
         values[6] += {"as it is": 0, "it has shrunk": 10, "it has grown": -min(size, 10)}[said]
         return os.stat_result(values)
@@ -51,7 +49,7 @@ def test_all_of_a_file_is_read_whatever_its_status_says(
     assert read_bytes(file, limit=size) == content
 
 
-def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path):
     file = tmp_path / "large"
     with file.open("wb") as opened_file:
         opened_file.truncate(2**40)
@@ -61,7 +59,7 @@ def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_anything_but_a_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+def test_anything_but_a_regular_file_is_refused_at_once(kind, tmp_path):
     path = tmp_path / "path"
     if kind == "pipe":
         os.mkfifo(path)
@@ -74,7 +72,7 @@ def test_anything_but_a_regular_file_is_refused_at_once(kind: str, tmp_path: Pat
     assert read_object(path) == {}
 
 
-def test_links_are_followed_only_where_the_caller_says_so(tmp_path: Path) -> None:
+def test_links_are_followed_only_where_the_caller_says_so(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("{}")
     link.symlink_to(target)
@@ -85,13 +83,13 @@ def test_links_are_followed_only_where_the_caller_says_so(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000 + "]" * 100_000, "[" * 100_000])
-def test_what_is_not_json(text: str) -> None:
+def test_what_is_not_json(text):
     with pytest.raises(ValueError):
         parse_json(text)
 
 
 @pytest.mark.parametrize(("text", "content"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("null", {}), ("{", {})])
-def test_an_object(text: str, content: dict[str, int], tmp_path: Path) -> None:
+def test_an_object(text, content, tmp_path):
     file = tmp_path / "file.json"
     file.write_text(text)
     assert read_object(file) == content

@@ -11,7 +11,6 @@ from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from cld_core.seeds import generator
 from cld_core.train.step import Trainer
 from tests.support.chunks import cut
@@ -23,7 +22,7 @@ FAST = {"method": "exponential", "nfe": 5}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> RunFolder:
+def run(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("runs") / "labelled", "toy_labels", *SMALL, "eval.points=40")
 
 

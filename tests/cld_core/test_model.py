@@ -24,7 +24,7 @@ SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkp
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> RunFolder:
+def run(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("runs") / "mine", "toy", *SMALL)
 
 
@@ -116,12 +116,12 @@ SAMPLED = [{"method": "ode"}, *({"method": method, "nfe": 12} for method in ("em
 
 
 @pytest.fixture(scope="module")
-def toy() -> Model:
+def toy():
     return Model(load(RECIPES / "toy.yaml", SHALLOW), step=1200)
 
 
 @pytest.fixture(scope="module")
-def images() -> Model:
+def images():
     return Model(load(RECIPES / "cifar10_smoke.yaml", ["data.path=nowhere"]))
 
 

@@ -65,7 +65,7 @@ class Squares(ShardedWork):
     command = "squares"
     request_type = SquaresRequest
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path):
         super().__init__(folder)
         self.computed: list[tuple[int, int]] = []
 
@@ -337,7 +337,7 @@ def disk(monkeypatch):
     """Let every n-th flush of a file to the disk fail, whatever it belongs to."""
     real, count = os.fsync, itertools.count(1)
 
-    def let(every: int, error: int = errno.ENOSPC) -> None:
+    def let(every, error=errno.ENOSPC):
         def fsync(descriptor):
             if next(count) % every == 0:
                 raise OSError(error, os.strerror(error))

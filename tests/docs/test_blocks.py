@@ -5,9 +5,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -22,7 +20,7 @@ from cld_core.config.registry import SECTIONS
 from cld_core.data import toy as toys
 from cldctl.app import app
 from docs.site import recipe_keys
-from tests.docs.blocks import ROOT, Block, Command, blocks, commands, filled_in
+from tests.docs.blocks import ROOT, Command, blocks, commands, filled_in
 from tests.support.tools import DEBUG, ONE, invoke
 
 BLOCKS = list(blocks())
@@ -39,7 +37,7 @@ def of(language: str) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory):
     """A folder as that of somebody who follows the pages: a finished run, its weights, files that pages define."""
     folder = tmp_path_factory.mktemp("reader")
     runs = folder / "runs"
@@ -61,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(made: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def reader(made, monkeypatch):
     """The working directory is that folder; what plug-ins register is forgotten afterwards."""
     monkeypatch.chdir(made)
     matplotlib.use("Agg")
@@ -86,7 +84,7 @@ SLOW = dict.fromkeys(("README.md", "docs/api.md"), pytest.mark.slow)
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW.get(page, ())) for page in PAGES])
-def test_python_runs(page: str, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_runs(page, reader, capsys):
     """A page's blocks go on from each other, as in one session, and print what is shown."""
     names: dict[str, Any] = {"__name__": page}
     said = ""
@@ -102,7 +100,7 @@ def test_python_runs(page: str, reader: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("block", of("yaml"))
-def test_yaml_is_a_recipe_or_a_profile(block: Block, reader: Path) -> None:
+def test_yaml_is_a_recipe_or_a_profile(block, reader):
     keys = yaml.safe_load(block.text)
     if isinstance(keys.get("cluster"), str):
         pytest.skip("a file of the user's defaults, whose cluster is a name")
@@ -118,7 +116,7 @@ def parser() -> Any:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command: Command) -> None:
+def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
     parsed, words = parser(), filled_in(command.words)
     while (below := getattr(parsed, "commands", None)) is not None:
         if not words:
@@ -149,7 +147,7 @@ def sets_keys(command: Command) -> bool:
 
 
 @pytest.mark.parametrize("command", list(filter(sets_keys, COMMANDS)), ids=str)
-def test_a_command_sets_keys_that_exist(command: Command) -> None:
+def test_a_command_sets_keys_that_exist(command):
     known = recipe_keys.names()
     for found in filter(None, map(_KEY.match, command.words)):
         assert found["key"] in known, f"{command}: no section has a key {found['key']}"
@@ -163,13 +161,13 @@ def dry(command: Command) -> bool:
 
 
 @pytest.mark.parametrize("command", list(filter(dry, COMMANDS)), ids=str)
-def test_what_changes_nothing_runs(command: Command, reader: Path) -> None:
+def test_what_changes_nothing_runs(command, reader):
     cluster = () if "--cluster" in command.words or command.words[0] != "submit" else ("--cluster", "slurm")
     invoke(*command.words, *cluster, runs=reader / "runs")
 
 
 @pytest.mark.parametrize("block", of("console"))
-def test_console_blocks_show_what_is_printed(block: Block, reader: Path) -> None:
+def test_console_blocks_show_what_is_printed(block, reader):
     command, _, shown = block.text.partition("\n")
     words = next(entry.words for entry in COMMANDS if entry.place == block.place)
     assert command.startswith("$ cldctl ")
@@ -179,7 +177,7 @@ def test_console_blocks_show_what_is_printed(block: Block, reader: Path) -> None
     assert re.fullmatch(wanted, printed), f"{block.place}: {os.linesep}{printed}"
 
 
-def test_blocks_are_found() -> None:
+def test_blocks_are_found():
     """A parser that finds nothing would let every test here pass."""
     assert len(COMMANDS) > 100
     assert {block.language for block in BLOCKS} >= {"python", "yaml", "sh", "console"}

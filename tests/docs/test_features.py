@@ -7,7 +7,7 @@ from tests.docs.blocks import ROOT
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
-def test_every_feature_is_shown_by_tests_that_exist() -> None:
+def test_every_feature_is_shown_by_tests_that_exist():
     rows = [line for line in (ROOT / "docs/features.md").read_text().splitlines() if line.startswith("| ")]
     claims = [row for row in rows if row not in ("| what | shown by |", "| -- | -- |")]
     assert len(claims) > 80

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ from tests.support.paths import RECIPES
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory):
     """The built site. Wrong links and anchors, and pages outside the navigation, are warnings, and those errors."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)]
@@ -27,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.by_hand
-def test_the_site_has_all_pages_and_loads_nothing_from_elsewhere(site: Path) -> None:
+def test_the_site_has_all_pages_and_loads_nothing_from_elsewhere(site):
     for page in (ROOT / "docs").rglob("*.md"):
         assert (site / page.relative_to(ROOT / "docs").with_suffix(".html")).is_file(), page
     for page in ("recipe", "commands"):
@@ -44,7 +43,7 @@ def test_the_site_has_all_pages_and_loads_nothing_from_elsewhere(site: Path) -> 
 
 
 @pytest.mark.by_hand
-def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
+def test_search_finds_pages_of_a_site_on_the_disk(site):
     with chromium() as browser:
         context = browser.new_context()
         asked: list[str] = []
@@ -75,14 +74,14 @@ def test_search_finds_pages_of_a_site_on_the_disk(site: Path) -> None:
         ("a.css", "@font-face { src: url('https://example.org/a.woff2') }"),
     ],
 )
-def test_a_request_to_another_host_is_found(name: str, text: str, tmp_path: Path) -> None:
+def test_a_request_to_another_host_is_found(name, text, tmp_path):
     (tmp_path / name).write_text(text)
     (found,) = requests.outside(tmp_path)
     assert found.startswith(f"{name}: ")
     assert "example.org" in found
 
 
-def test_the_page_of_keys_has_every_key_of_every_recipe() -> None:
+def test_the_page_of_keys_has_every_key_of_every_recipe():
     text = recipe_keys.page()
     for file in RECIPES.glob("*.yaml"):
         for key, value in walk(load(file).to_dict()):
@@ -91,7 +90,7 @@ def test_the_page_of_keys_has_every_key_of_every_recipe() -> None:
     assert {f"| `{name}` |" in text for name in recipe_keys.names()} == {True}
 
 
-def test_the_page_of_commands_has_every_option() -> None:
+def test_the_page_of_commands_has_every_option():
     text = commands.page()
     for path, command in commands.walk():
         section = text.partition(f"\n## {path.removeprefix('cldctl ')}\n")[2].partition("\n## ")[0]

@@ -10,6 +10,6 @@ from .targets import TARGETS
 
 @pytest.mark.by_hand
 @pytest.mark.parametrize("name", TARGETS)
-def test_nothing_breaks(name: str) -> None:
+def test_nothing_breaks(name):
     """The whole of it takes a minute; `make fuzz` runs for hours."""
     assert campaign(TARGETS[name], seed=1, seconds=60.0 / len(TARGETS)) == []

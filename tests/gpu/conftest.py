@@ -4,7 +4,7 @@ CLDCTL_TEST_DEVICE=cpu tries the tests themselves on a processor, with small net
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ ON_GPU = DEVICE.type == "cuda"
 Recipes = Callable[..., Recipe]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]):
     """Mark every test of this folder, so that `-m "not gpu"` leaves them out."""
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def device() -> torch.device:
+def device():
     """What is tested."""
     if ON_GPU and not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")
@@ -40,11 +40,11 @@ def device() -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def recipe(tmp_path_factory) -> Recipes:
+def recipe(tmp_path_factory):
     """The recipe of a name with the rows that one of its GPUs gets; processors compute float16 too slowly."""
     work = tmp_path_factory.mktemp("images")
 
-    def recipe(name: str, *changes: str) -> Recipe:
+    def recipe(name, *changes: str):
         own = () if ON_GPU else ("train.precision=fp32",)
         return image_recipe(work, name, *own, *changes, small=not ON_GPU, gpus=int(ON_GPU))
 
@@ -52,7 +52,7 @@ def recipe(tmp_path_factory) -> Recipes:
 
 
 @pytest.fixture(autouse=True)
-def memory_is_free(monkeypatch) -> Iterator[None]:
+def memory_is_free(monkeypatch):
     """Nothing of the test before is left on the card."""
     if not ON_GPU:
         monkeypatch.setattr(compiled, "BACKEND", tracing.differentiate)

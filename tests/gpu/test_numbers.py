@@ -50,7 +50,7 @@ def reference(recipe):
     """A step in float32 on the processor."""
 
     @functools.cache
-    def reference(name: str) -> gpu.Numbers:
+    def reference(name):
         return gpu.numbers(recipe(name, *SHALLOW[name], *EXACT, "train.channels_last=false"), torch.device("cpu"))
 
     return reference

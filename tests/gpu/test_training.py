@@ -170,7 +170,7 @@ def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
     assert float((gradients - expected).norm() / expected.norm()) <= RANKS_TOLERANCE
 
 
-def _rank(rank: int, recipe, folder: str) -> None:
+def _rank(rank: int, recipe, folder: str):
     if not ON_GPU:
         torch.set_num_threads(1)
         compiled.BACKEND = tracing.differentiate
@@ -187,7 +187,7 @@ def trained(recipe, ranks: Ranks) -> dict[str, Any]:
         made = Trainer(recipe, ranks)
         made.warm_up()
 
-        def take(*_: Any) -> None:
+        def take(*_: Any):
             if not gradients:
                 named = made.net.named_parameters()
                 gradients.update({name: on_cpu(it.grad).double() for name, it in named if it.grad is not None})
@@ -205,7 +205,7 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
     folder = RunFolder.create(tmp_path / "run", made_of, {"created": 0.0})
     writer, plainly, without, saving = checkpoints(folder, keep=1), [], [], []
 
-    def timed(times: list[float], work) -> None:
+    def timed(times, work):
         synchronise()
         begin = time.perf_counter()
         work()
@@ -215,12 +215,12 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
     with trainer_of(made_of, fixed_shapes=False) as made:
         done = 0
 
-        def step() -> None:
+        def step():
             nonlocal done
             made.step(done)
             done += 1
 
-        def save_and_step() -> None:
+        def save_and_step():
             writer.save(done, made.state_dict())
             step()
 
@@ -245,7 +245,7 @@ def test_a_checkpoint_is_of_one_moment_and_training_hardly_stands_still_for_it(r
     assert whole < 0.2 or stall <= 0.5 * whole, "see how much memory a job may pin (ulimit -l)"
 
 
-def synchronise() -> None:
+def synchronise():
     if ON_GPU:
         torch.cuda.synchronize()
 

@@ -39,7 +39,7 @@ def listed(*options: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
+def source(tmp_path_factory):
     """A copy of the checkout: building leaves files in it."""
     folder = tmp_path_factory.mktemp("source") / "cldctl"
     for name in listed("--cached", "--others", "--exclude-standard"):
@@ -49,14 +49,14 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(source) -> Path:
+def built(source):
     """The folder of the source distribution and of the wheel that is built from it."""
     call(sys.executable, "-m", "build", "--no-isolation", "--outdir", source.parent / "built", source, cwd=source)
     return source.parent / "built"
 
 
 @pytest.fixture(scope="module")
-def wheel(built) -> Path:
+def wheel(built):
     return built / f"cldctl-{__version__}-py3-none-any.whl"
 
 
@@ -115,7 +115,7 @@ def environment(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=["venv", "editable"])
-def installed(request, wheel, source, tmp_path_factory) -> Installed:
+def installed(request, wheel, source, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     (empty := folder / "empty").mkdir()
     python, is_wheel = environment(folder / "venv"), request.param == "venv"

@@ -32,7 +32,7 @@ INSTALL = "environment -m pip install --quiet --disable-pip-version-check --conf
 class Machine:
     """A machine on whose PATH these Pythons are, and nothing else but what the Makefile calls."""
 
-    def __init__(self, folder: Path, pythons: dict[str, bool]) -> None:
+    def __init__(self, folder: Path, pythons: dict[str, bool]):
         self.bin, self.venv, self.noted = folder / "bin", folder / "venv", folder / "noted"
         self.bin.mkdir()
         for tool in ("sh", "make", "touch", "mkdir", "cp", "chmod"):
@@ -89,18 +89,18 @@ def _releases() -> list[tuple[str, date]]:
     return [(match[1], date.fromisoformat(match[2])) for match in found if match]
 
 
-def test_the_newest_release_is_the_version_of_the_package() -> None:
+def test_the_newest_release_is_the_version_of_the_package():
     assert _releases()[0][0] == cld_core.__version__
 
 
-def test_the_newest_release_is_the_one_to_cite() -> None:
+def test_the_newest_release_is_the_one_to_cite():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (cited["version"], cited["date-released"]) == _releases()[0]
     assert cited["license"] == "Apache-2.0"
     assert cited["preferred-citation"]["url"] == "https://arxiv.org/abs/2112.07068"
 
 
-def test_newer_releases_come_first() -> None:
+def test_newer_releases_come_first():
     for (newer, later), (older, earlier) in pairwise(_releases()):
         assert tuple(map(int, newer.split("."))) > tuple(map(int, older.split(".")))
         assert later >= earlier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from .lab import Lab
 HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]):
     """Mark every test of this folder, so that `-m "not slurm"` leaves them out."""
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def usable_machine() -> None:
+def usable_machine():
     """Skip this folder if no Slurm can be started, or fail if CLDCTL_REQUIRE_SLURM=1 is set."""
     reason = why_unusable()
     if reason and os.environ.get("CLDCTL_REQUIRE_SLURM") == "1":
@@ -32,14 +32,14 @@ def usable_machine() -> None:
 
 
 @pytest.fixture(scope="session")
-def slurm_cluster(usable_machine: None) -> Iterator[SlurmCluster]:
+def slurm_cluster(usable_machine):
     """The cluster as the last test left it; use `slurm` instead."""
     with SlurmCluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
-def slurm(slurm_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
+def slurm(slurm_cluster):
     """The cluster with default settings, all nodes idle and no job; reset after the test as well."""
     slurm_cluster.reset()
     yield slurm_cluster
@@ -47,13 +47,13 @@ def slurm(slurm_cluster: SlurmCluster) -> Iterator[SlurmCluster]:
 
 
 @pytest.fixture
-def lab(slurm: SlurmCluster, tmp_path: Path) -> Lab:
+def lab(slurm, tmp_path):
     """cldctl on the cluster, with the test's own folder of runs."""
     return Lab(slurm, tmp_path / "runs")
 
 
 @pytest.fixture
-def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def orders(tmp_path, monkeypatch):
     """Where a test tells the data set `misbehaving` of each rank what to do."""
     folder = tmp_path / "orders"
     folder.mkdir()

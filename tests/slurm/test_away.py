@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
@@ -28,14 +27,14 @@ def pid_of_rank_0(run: RunFolder) -> int:
     return started[-1].pid
 
 
-def until(ledger: Ledger, kind: type[Event]) -> None:
+def until(ledger: Ledger, kind: type[Event]):
     wait_for(
         lambda: any(isinstance(event, kind) for event in ledger.events()),
         timeout=60, what=f"{kind.__name__} in the ledger", last_seen=ledger.path.read_text,
     )  # fmt: skip
 
 
-def went_on(lab: Lab, run: RunFolder, cause: str) -> None:
+def went_on(lab: Lab, run: RunFolder, cause: str):
     first, second = lab.training(run.name, 1)["attempts"]
     assert first["cause"] == cause
     assert first["job_id"] == second["job_id"]
@@ -43,9 +42,7 @@ def went_on(lab: Lab, run: RunFolder, cause: str) -> None:
 
 
 @pytest.mark.by_hand
-def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
-    lab: Lab, orders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(lab, orders, monkeypatch):
     crashed = lab.submit("crashed")
     monkeypatch.delenv("CLDCTL_TEST_ORDERS")  # Orders are for that run alone.
     noticed = lab.submit("noticed")

@@ -12,14 +12,12 @@ from tests.chaos.on_slurm import SLURM
 from tests.chaos.shim import library
 from tests.chaos.stage import stage
 
-from .cluster import SlurmCluster
-
 SEED = 3
 EVENTS = ("EIO, some calls", "slurmctld down at a kill", "preempted, no grace")
 
 
 @pytest.mark.by_hand
 @pytest.mark.skipif(library() is None, reason="needs a C compiler")
-def test_every_promise_is_kept(slurm: SlurmCluster) -> None:
+def test_every_promise_is_kept(slurm):
     with stage(SEED, slurm) as place:
         assert Campaign(place, random.Random(SEED)).run(named(SLURM, EVENTS)) == [], place.describe()

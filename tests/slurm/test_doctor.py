@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
 from cldctl.clusters.slurm import node_probe
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
-from . import cluster
 from .lab import Lab
 
 NO_SAVES = MeasuredSaves(slowest_s=None, notice_s=90)
@@ -20,7 +18,7 @@ PARTITIONS = ("low", "low0", "cancel", "short", "high")
 
 
 @pytest.fixture
-def lab(slurm: cluster.SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def lab(slurm, tmp_path, monkeypatch):
     """Also sets the environment for calls from this process, which do not have to load torch."""
     for name, value in slurm.env.items():
         monkeypatch.setenv(name, value)
@@ -42,7 +40,7 @@ def _by_name(checks: list[Check]) -> dict[str, Check]:
     return {check.name.replace(" (default)", ""): check for check in checks}
 
 
-def test_every_partition_and_a_job_on_a_node(lab: Lab) -> None:
+def test_every_partition_and_a_job_on_a_node(lab):
     lab.slurm.configure(grace_time=10)
     found = command(lab)
     preemption = {name: found[f"partition {name}: preemption"] for name in PARTITIONS}
@@ -65,7 +63,7 @@ def test_every_partition_and_a_job_on_a_node(lab: Lab) -> None:
     assert not list(lab.runs.parent.glob(".cldctl-doctor-*")), "it leaves nothing behind"
 
 
-def test_the_user_signal_and_saves_that_do_not_fit(lab: Lab) -> None:
+def test_the_user_signal_and_saves_that_do_not_fit(lab):
     lab.slurm.configure(user_signal=True, grace_time=10, requeue=False)
     found = checks(lab, MeasuredSaves(slowest_s=8.0, notice_s=84))
     low, low0, cancel = (found[f"partition {name}: preemption"] for name in ("low", "low0", "cancel"))
@@ -83,7 +81,7 @@ def test_the_user_signal_and_saves_that_do_not_fit(lab: Lab) -> None:
     assert "low0" in checks(lab, partition="nowhere")["partitions"].advice
 
 
-def test_a_job_that_does_not_start_in_time_is_cancelled(lab: Lab) -> None:
+def test_a_job_that_does_not_start_in_time_is_cancelled(lab):
     lab.slurm.preempt_all(60)
     found = checks(lab, partition="high", job=True, wait_s=2)["a job on a node"]
     assert found.verdict == "warn"
@@ -91,7 +89,7 @@ def test_a_job_that_does_not_start_in_time_is_cancelled(lab: Lab) -> None:
     assert "cldctl-doctor" not in lab.slurm.run("squeue -h -o %j").stdout
 
 
-def test_runs_on_a_disk_that_nodes_do_not_have(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_on_a_disk_that_nodes_do_not_have(lab, monkeypatch):
     """All nodes are this machine, so the job is given another folder."""
     written = node_probe.script
     monkeypatch.setattr(node_probe, "script", lambda folder, hosts: written(folder / "elsewhere", hosts))

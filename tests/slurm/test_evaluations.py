@@ -8,8 +8,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import pytest
-
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed
@@ -17,14 +15,14 @@ from cldctl.clusters.submitit_jobs import ENTRY
 from tests.support.tools import wait_for
 
 from .cluster import SlurmCluster
-from .lab import ENDLESS, Lab
+from .lab import ENDLESS
 
 SHARDS = 6
 # Of a chunk of 1,024 rows.
 BATCHES, BATCH = 4, 256
 
 
-def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
+def test_an_evaluation_is_an_array_and_waits_for_the_training(lab):
     settings = ("train.steps=300", "cluster.partition=low", "--name", "mine", "--eval", "elbo", "eval.points=2048")
     quick_pictures = ("sampling.method=em", "sampling.nfe=2")
     lab.cldctl("submit", "toy", *ENDLESS, *settings, *quick_pictures)
@@ -46,7 +44,7 @@ def test_an_evaluation_is_an_array_and_waits_for_the_training(lab: Lab) -> None:
     assert sorted(evals.iterdir()) == before, "a refused submission leaves nothing behind"
 
 
-def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab) -> None:
+def test_a_chained_evaluation_waits_for_a_preempted_training(lab):
     """Also though another job, a successor, finishes the training."""
     settings = ("cluster.nodes=1", "cluster.partition=cancel", "cluster.successor=true")
     lab.cldctl("submit", "toy", *ENDLESS, "train.steps=1000", *settings, "--name", "mine", "--eval", "elbo")
@@ -57,7 +55,7 @@ def test_a_chained_evaluation_waits_for_a_preempted_training(lab: Lab) -> None:
     assert [entry["cause"] for entry in row["attempts"]] == ["preempted", "finished"]
 
 
-def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab, monkeypatch):
     """Of six tasks, those on a failing node die, another one is killed, and the rest is preempted."""
     lab.slurm.configure(grace_time=10)
     run = lab.submit("mine", "cluster.nodes=1", "train.steps=100")
@@ -69,7 +67,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
     name = lab.status("mine")["evals"][0]["id"]
     evaluation = run.evals / name
 
-    def done() -> dict[int, int]:
+    def done():
         """Examples that each shard, which is a chunk, has computed and saved."""
         return Evaluation(evaluation).rows("elbo").lengths()
 
@@ -100,10 +98,10 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
     assert all(event.code != 0 for event in ledger.events() if isinstance(event, Crashed))
 
 
-def _kill_a_task(slurm: SlurmCluster) -> None:
+def _kill_a_task(slurm: SlurmCluster):
     """SIGKILL to a process that computes a shard, as the OOM killer would."""
 
-    def killed() -> bool:
+    def killed():
         tasks = slurm.processes.in_jobs(ENTRY, "SLURM_ARRAY_TASK_ID", "SLURM_PROCID")
         for task in tasks[:1]:
             task.send_signal(signal.SIGKILL)

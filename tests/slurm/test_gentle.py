@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -39,7 +38,7 @@ def counting(folder: Path) -> Path:
 class Watchers:
     """Commands that stay, each with what it has printed so far."""
 
-    def __init__(self, lab: Lab, folder: Path, path: str) -> None:
+    def __init__(self, lab: Lab, folder: Path, path: str):
         more = {"CLDCTL_RUNS": str(lab.runs), "PATH": path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
         self._env, self._folder = lab.slurm.env | more, folder
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -57,12 +56,12 @@ class Watchers:
 
 
 @pytest.fixture
-def calls(tmp_path: Path) -> Path:
+def calls(tmp_path):
     return counting(tmp_path / "bin")
 
 
 @pytest.fixture
-def watchers(lab: Lab, tmp_path: Path, calls: Path) -> Iterator[Watchers]:
+def watchers(lab, tmp_path, calls):
     watchers = Watchers(lab, tmp_path, f"{calls.parent}:{SEARCH_PATH}")
     yield watchers
     for process in watchers.processes:
@@ -71,14 +70,14 @@ def watchers(lab: Lab, tmp_path: Path, calls: Path) -> Iterator[Watchers]:
             end([psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)])
 
 
-def until(file: Path, text: str, timeout: float = 60) -> None:
+def until(file: Path, text: str, timeout: float = 60):
     wait_for(
         lambda: text in file.read_text(errors="replace"), timeout=timeout, what=f"'{text}' to be shown",
         last_seen=lambda: file.read_text(errors="replace")[-2000:],
     )  # fmt: skip
 
 
-def test_everything_is_seen_with_one_question(lab: Lab, watchers: Watchers, calls: Path) -> None:
+def test_everything_is_seen_with_one_question(lab, watchers, calls):
     lab.slurm.configure(user_signal=True, grace_time=10)
     submit = ("submit", "toy", *ENDLESS, "cluster.partition=low", "--name", "mine", "--follow")
     follow = watchers.start(*submit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +16,7 @@ from .lab import Lab, give
 ALONE = "cluster.nodes=1"
 
 
-def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = True) -> None:
+def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = True):
     """The run trains again automatically, from the step at which the last attempt ended, with the right cause."""
     row = lab.training(name, attempt)
     before, now = row["attempts"][attempt - 1 :]
@@ -28,7 +27,7 @@ def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = 
 
 
 @pytest.mark.parametrize("partition", ["low", "low0"], ids=["with grace", "without"])
-def test_preempted(lab: Lab, partition: str) -> None:
+def test_preempted(lab, partition):
     """With SIGTERM alone; the user signal comes below, where the run ends bit-identical."""
     lab.slurm.configure(user_signal=False, grace_time=10)
     lab.submit("mine", ALONE, partition=partition)
@@ -37,7 +36,7 @@ def test_preempted(lab: Lab, partition: str) -> None:
     went_on(lab, "mine", "preempted")
 
 
-def test_after_a_final_preemption_a_successor_restarts_the_run(lab: Lab) -> None:
+def test_after_a_final_preemption_a_successor_restarts_the_run(lab):
     lab.submit("mine", ALONE, "cluster.successor=true", partition="cancel")
     row = lab.training("mine")
     lab.slurm.preempt_all(1)
@@ -50,7 +49,7 @@ def test_after_a_final_preemption_a_successor_restarts_the_run(lab: Lab) -> None
     lab.slurm.wait_idle(60)
 
 
-def test_after_a_final_preemption_without_a_successor_the_run_waits_to_be_resumed(lab: Lab) -> None:
+def test_after_a_final_preemption_without_a_successor_the_run_waits_to_be_resumed(lab):
     lab.submit("mine", ALONE, partition="cancel")
     lab.training("mine")
     lab.slurm.preempt_all(1)
@@ -60,7 +59,7 @@ def test_after_a_final_preemption_without_a_successor_the_run_waits_to_be_resume
     assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
 
 
-def test_time_limit(lab: Lab) -> None:
+def test_time_limit(lab):
     run = lab.submit("mine")
     row = lab.training("mine")
     lab.slurm.expire(row["job_id"], 40)
@@ -68,7 +67,7 @@ def test_time_limit(lab: Lab) -> None:
     assert run.ledger.history().requeued_attempts, "Slurm does not do that automatically"
 
 
-def test_node_failure(lab: Lab) -> None:
+def test_node_failure(lab):
     lab.submit("mine")
     row = lab.training("mine", steps=250)
     lab.slurm.kill_node(row["host"] if row["host"] in ("n1", "n2") else "n2")
@@ -78,7 +77,7 @@ def test_node_failure(lab: Lab) -> None:
     assert (first["last_step"] or 0) - second["first_step"] <= 200 + 100, "at most checkpoint_every steps are lost"
 
 
-def test_a_rank_that_crashes(lab: Lab, orders: Path) -> None:
+def test_a_rank_that_crashes(lab, orders):
     """It dies while rank 0 is busy, which srun kills before it can report anything; `set -e` changes nothing."""
     run = lab.submit("mine", "cluster.setup=[set -euo pipefail]")
     lab.training("mine", steps=250)
@@ -89,7 +88,7 @@ def test_a_rank_that_crashes(lab: Lab, orders: Path) -> None:
     assert (failed.rank, failed.host) == (1, "n2"), "the other rank failed because of this one"
 
 
-def test_a_bug_is_not_retried(lab: Lab, orders: Path) -> None:
+def test_a_bug_is_not_retried(lab, orders):
     give(orders, 0, "always bug")
     lab.submit("mine", ALONE, "cluster.successor=true")
     lab.ended("mine")
@@ -99,14 +98,14 @@ def test_a_bug_is_not_retried(lab: Lab, orders: Path) -> None:
     assert len(row["attempts"]) == 1, "its successor does not retry it either"
 
 
-def test_out_of_memory(lab: Lab, orders: Path) -> None:
+def test_out_of_memory(lab, orders):
     lab.submit("mine", "cluster.mem_gb=1.5")
     lab.training("mine", steps=250)
     give(orders, 1, "hog")
     went_on(lab, "mine", "out_of_memory", saved=False)
 
 
-def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
+def test_a_rank_that_hangs(lab, orders):
     run = lab.submit("mine", "train.hang_timeout_s=20")
     lab.training("mine", steps=250)
     give(orders, 1, "hang")
@@ -117,7 +116,7 @@ def test_a_rank_that_hangs(lab: Lab, orders: Path) -> None:
     assert "train.hang_timeout_s" in lab.status("mine")["attempts"][0]["detail"]
 
 
-def test_cancelled(lab: Lab) -> None:
+def test_cancelled(lab):
     """By scancel; other tests use `cldctl cancel`."""
     lab.submit("mine", ALONE)
     lab.slurm.run(["scancel", lab.training("mine")["job_id"]])
@@ -129,7 +128,7 @@ def test_cancelled(lab: Lab) -> None:
     assert lab.training("mine", attempt=1)["attempts"][1]["first_step"] == row["checkpoint_step"]
 
 
-def test_the_controller_is_restarted_in_the_middle(lab: Lab) -> None:
+def test_the_controller_is_restarted_in_the_middle(lab):
     lab.submit("mine", ALONE)
     lab.training("mine")
     lab.slurm.kill_controller()
@@ -146,7 +145,7 @@ def test_the_controller_is_restarted_in_the_middle(lab: Lab) -> None:
     assert row["as_of"] is None
 
 
-def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
+def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab):
     run = lab.submit("mine", ALONE, "train.steps=400")
     assert lab.ended("mine")["state"] == "FINISHED"
     job = lab.status("mine")["job_id"]
@@ -158,7 +157,7 @@ def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab: Lab) -> None:
     assert (row["state"], len(row["attempts"])) == ("FINISHED", 1)
 
 
-def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
+def test_exact_over_a_preemption_ends_bit_identical(lab):
     """Where preemption cancels, but sends the user's signal first: the run requeues itself."""
     from cld_core.checkpoint.tensors import load
     from tests.support.tools import same
@@ -175,7 +174,7 @@ def test_exact_over_a_preemption_ends_bit_identical(lab: Lab) -> None:
     assert same(load(whole, steps), load(cut, steps))
 
 
-def test_without_accounting_states_are_still_right(lab: Lab) -> None:
+def test_without_accounting_states_are_still_right(lab):
     lab.slurm.configure(accounting=False)
     lab.submit("mine", ALONE, "train.steps=300")
     assert lab.ended("mine")["state"] == "FINISHED"

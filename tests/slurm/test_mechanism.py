@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 
@@ -40,8 +39,8 @@ class Bench:
     def seen(self, job: JobRef) -> Seen:
         return Slurm().survey([job], max_age_s=0).of(job)
 
-    def until(self, phase: str, jobs: Sequence[JobRef]) -> None:
-        def all_in_phase() -> bool:
+    def until(self, phase: str, jobs: Sequence[JobRef]):
+        def all_in_phase():
             survey = Slurm().survey(jobs, max_age_s=0)
             return all(survey.of(job).phase == phase for job in jobs)
 
@@ -49,7 +48,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+def bench(slurm, tmp_path, monkeypatch):
     for name, value in slurm.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
@@ -57,7 +56,7 @@ def bench(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return Bench(slurm, JobSpec(name="mine", logs=tmp_path / "logs", size=size, env={"PYTHONPATH": str(ROOT)}))
 
 
-def test_an_array_from_waiting_to_its_end(bench: Bench) -> None:
+def test_an_array_from_waiting_to_its_end(bench):
     blocker = bench.slurm.sbatch("-N4", "--exclusive", wrap="sleep 300")
     bench.slurm.wait_state(blocker, "RUNNING")
     jobs = bench.submit(bench.report("a"), bench.report("b"))
@@ -84,7 +83,7 @@ def test_an_array_from_waiting_to_its_end(bench: Bench) -> None:
     Slurm().cancel(jobs)  # Jobs that have ended are not an error.
 
 
-def test_a_job_waits_for_others_and_can_be_redirected(bench: Bench) -> None:
+def test_a_job_waits_for_others_and_can_be_redirected(bench):
     first, second = bench.submit(bench.report("first")) + bench.submit(bench.report("second"))
     waiting = bench.submit(bench.report("a"), bench.report("b"), after=After((first,)))
     successor = bench.submit(bench.report("successor"), after=After((first,), "failed"))
@@ -102,7 +101,7 @@ def test_a_job_waits_for_others_and_can_be_redirected(bench: Bench) -> None:
     assert (folder / "b.json").exists()
 
 
-def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:
+def test_options_reach_slurm_as_they_were_written(bench):
     comment = "two words #1, $HOME; `x` & (y) 100%"
     (job,) = bench.submit(bench.report("a"), size=replace(bench.spec.size, sbatch_args=(f"--comment={comment}",)))
     shown = bench.slurm.run(["scontrol", "show", "job", job.job_id]).stdout
@@ -111,7 +110,7 @@ def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:
     bench.until("gone", [job])
 
 
-def test_a_refusal_is_a_refusal(bench: Bench) -> None:
+def test_a_refusal_is_a_refusal(bench):
     size = replace(bench.spec.size, partition="nowhere")
     with pytest.raises(SchedulerRefused, match="refused the job mine: invalid partition"):
         bench.submit(bench.report("a"), size=size)

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-import pytest
 
 from cld_core.run.events import DiedEarly, RankFailed, Requeued, Unfit
 from tests.support.tools import wait_for
-
-from .lab import Lab
 
 ALONE = ("cluster.nodes=1", "train.steps=60")
 # Health checks of n1 cannot write into the run folder.
@@ -25,7 +20,7 @@ pathlib.Path.write_bytes = refusing
 """
 
 
-def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab, monkeypatch):
     monkeypatch.setenv("CLDCTL_TEST_BAD_NODE", "n1")
     run = lab.submit("mine", *ALONE)
     row = lab.ended("mine", timeout=180)
@@ -45,7 +40,7 @@ def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab: Lab, monkeypatch: py
     assert run.ledger.history().submitted[-1].exclude == ("n1",), "another job knows, too"
 
 
-def test_an_unfit_node_costs_nothing(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     run = lab.submit("mine", "train.max_retries=0", "train.steps=60")
@@ -57,7 +52,7 @@ def test_an_unfit_node_costs_nothing(lab: Lab, tmp_path: Path, monkeypatch: pyte
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
 
 
-def test_a_time_limit_during_the_setup(lab: Lab, tmp_path: Path) -> None:
+def test_a_time_limit_during_the_setup(lab, tmp_path):
     """The notice of the limit goes to steps, and there is none: the batch script itself has to react."""
     begun = tmp_path / "begun"
     slow = f"[ -e {begun} ] || {{ touch {begun}; sleep 600; }}"

@@ -15,7 +15,6 @@ from cld_core.run.events import Started
 from cld_core.run.lease import local_holder
 from tests.support.tools import wait_for
 
-from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab, give
 
 SUBMIT = (
@@ -25,7 +24,7 @@ SUBMIT = (
 NAMES = [f"mine-seed{seed}" for seed in range(3)]
 
 
-def test_each_run_of_an_array_is_preempted_killed_cancelled_and_resumed_alone(lab: Lab) -> None:
+def test_each_run_of_an_array_is_preempted_killed_cancelled_and_resumed_alone(lab):
     done = lab.cldctl(*SUBMIT)
     assert done.stdout == "mine\n"
     assert "3 runs of the group mine: 3 new" in done.stderr
@@ -67,7 +66,7 @@ def told(run: RunFolder) -> list[tuple[str, str | None]]:
     return [(content["state"], content["cause"]) for content in map(json.loads, lines)]
 
 
-def test_each_change_is_told_once(slurm: SlurmCluster, lab: Lab) -> None:
+def test_each_change_is_told_once(slurm, lab):
     """A preemption, a cancellation and the end of a run."""
     slurm.configure(grace_time=10)
     run = lab.submit("mine", "cluster.nodes=1", HOOK)
@@ -97,7 +96,7 @@ def why(lab: Lab, name: str) -> dict[str, Any]:
     return found
 
 
-def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab: Lab, orders: Path) -> None:
+def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab, orders):
     lab.submit("mine")
     lab.training("mine", steps=250)
     give(orders, 1, "raise")
@@ -128,7 +127,7 @@ def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab: Lab, orde
     assert "steps/s as in mine; begins at once" in said, said
 
 
-def test_submitting_from_inside_an_array_task_that_was_requeued(lab: Lab, tmp_path: Path) -> None:
+def test_submitting_from_inside_an_array_task_that_was_requeued(lab, tmp_path):
     """Its task number, its memory and its restarts are not those of the new job."""
     output = tmp_path / "outer.log"
     # Not the data set of the other tests: looking at a plug-in takes more memory than the outer job has.
@@ -162,7 +161,7 @@ def _said(output: Path) -> str:
     return output.read_text() if output.exists() else "nothing"
 
 
-def test_a_requeued_job_runs_the_code_that_was_submitted(lab: Lab, tmp_path: Path) -> None:
+def test_a_requeued_job_runs_the_code_that_was_submitted(lab, tmp_path):
     """Whatever becomes of the plug-in file meanwhile; the job imports the packages from the run's folder, too."""
     plugin = tmp_path / "mine.py"
     source = "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('mine')\ndef mine(n, generator):\n"

@@ -47,7 +47,7 @@ class Averaged:
         state: that of a checkpoint, of which only the averages are real.
     """
 
-    def __init__(self, folder, lengths=LENGTHS, dtype: torch.dtype = torch.float64, half: bool = False) -> None:
+    def __init__(self, folder, lengths=LENGTHS, dtype: torch.dtype = torch.float64, half: bool = False):
         self.run = RunFolder.create(folder, load(RECIPES / "toy.yaml"), {"created": 1.0})
         self.net = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(5, dtype=dtype))})
         self.power = PowerAverages(self.net, lengths)
@@ -59,7 +59,7 @@ class Averaged:
         ema = {"updates": 1, "average": weights}
         return {"model_digest": "mine", "model": weights, "ema": ema, "power": self.power.state_dict()}
 
-    def follow(self, weights: torch.Tensor, every: int, first: int = 1) -> None:
+    def follow(self, weights: torch.Tensor, every: int, first: int = 1):
         """Take steps from number ``first`` on, snapshots at multiples of ``every``, a checkpoint at the end."""
         for step, row in enumerate(weights, start=first):
             with torch.no_grad():
@@ -73,12 +73,12 @@ class Averaged:
 
 
 @pytest.fixture(scope="module")
-def weights() -> torch.Tensor:
+def weights():
     return trajectory(STEPS)
 
 
 @pytest.fixture(scope="module")
-def whole(weights, tmp_path_factory) -> Averaged:
+def whole(weights, tmp_path_factory):
     """One that no test changes."""
     return made(tmp_path_factory.mktemp("averages") / "mine", weights)
 
@@ -192,7 +192,7 @@ def test_an_average_is_made_once_and_again_if_its_file_is_damaged_or_its_snapsho
     one, runs, real = made(tmp_path / "mine", weights), [], power.reconstructed
     monkeypatch.setattr(power, "reconstructed", lambda *arguments: runs.append(1) or real(*arguments))
 
-    def read() -> torch.Tensor:
+    def read():
         found = averaged(one.run, STEPS, 0.07)
         assert found.error is not None
         return found.tensors["weight"]

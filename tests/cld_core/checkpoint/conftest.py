@@ -14,7 +14,7 @@ TOY = RECIPES / "toy.yaml"
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
@@ -28,6 +28,6 @@ def state(value: float = 1.0) -> dict[str, Any]:
     }
 
 
-def fill(run: RunFolder, *steps: int) -> None:
+def fill(run: RunFolder, *steps: int):
     for step in steps:
         write(run, step, state(step))

@@ -16,7 +16,7 @@ from cld_core.errors import CheckpointError, NotFoundError, SaveError, UsageErro
 from cld_core.importing import ImportedRun, import_published
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder, events
+from cld_core.run import events
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer
@@ -39,7 +39,7 @@ def recipe(*overrides: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory) -> RunFolder:
+def imported(tmp_path_factory):
     return import_published(FILE, recipe(), tmp_path_factory.mktemp("runs") / "pub", {"created": 1.0}).folder
 
 
@@ -187,12 +187,12 @@ def psld(*overrides: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def data(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("data") / "set", size=16)
 
 
 @pytest.fixture(scope="module")
-def content(data) -> dict[str, Any]:
+def content(data):
     """What Lightning saves of a small network after three steps, with the keys that it has beside the weights."""
     trainer = Trainer(psld(f"data.path={data}"), Ranks())
     for step in range(3):

@@ -129,7 +129,7 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture(params=["memory", "disk"])
-def smooth(prepared, request) -> ImageSource:
+def smooth(prepared, request):
     found = source(ImageDataSpec(path=str(prepared), size=8, cache=request.param))
     assert isinstance(found, ImageSource)
     yield found

@@ -2,8 +2,6 @@
 
 import functools
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +24,7 @@ SMALL += ["sampling.rtol=0.01", "sampling.atol=0.01"]
 
 
 @pytest.fixture(scope="package")
-def trained(tmp_path_factory) -> RunFolder:
+def trained(tmp_path_factory):
     """A run on 8x8 images, whose samples a tiny extractor looks at, and the statistics of its training set."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("features")
@@ -37,31 +35,31 @@ def trained(tmp_path_factory) -> RunFolder:
 
 
 @pytest.fixture
-def run(trained, tmp_path) -> RunFolder:
+def run(trained, tmp_path):
     """A copy that a test may spoil."""
     shutil.copytree(trained.path, tmp_path / "run")
     return RunFolder(tmp_path / "run")
 
 
 @pytest.fixture
-def chunks(monkeypatch) -> Callable[[int], None]:
+def chunks(monkeypatch):
     """Cut rows into chunks of so many, instead of hundreds."""
     return functools.partial(cut, monkeypatch)
 
 
 @pytest.fixture
-def no_pictures(monkeypatch) -> None:
+def no_pictures(monkeypatch):
     """Evaluations leave out their pictures, which take longer than the numbers."""
     monkeypatch.setattr(pictures, "samples", lambda *args, **more: None)
 
 
 @pytest.fixture(scope="package")
-def trained_toy(tmp_path_factory) -> Path:
+def trained_toy(tmp_path_factory):
     return trained_run(tmp_path_factory.mktemp("runs") / "mine", "toy_diamond", *SMALL).path
 
 
 @pytest.fixture
-def toy(trained_toy, tmp_path) -> RunFolder:
+def toy(trained_toy, tmp_path):
     """A copy that a test may spoil, with a checkpoint of step 20."""
     shutil.copytree(trained_toy, tmp_path / "mine")
     return RunFolder(tmp_path / "mine")

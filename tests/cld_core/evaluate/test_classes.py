@@ -11,7 +11,6 @@ from cld_core.evaluate.features import _precision_and_recall, frechet
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from tests.support.extractor import TINY
@@ -23,7 +22,7 @@ LABELLED = ("data.labels=true", "eval.samples=60")
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory) -> RunFolder:
+def labelled(tmp_path_factory):
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("classes")
     data = labelled_images(root / "set", {"train": 40, "validation": 10})

@@ -21,7 +21,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
+def model():
     return Model(load(RECIPES / "toy_diamond.yaml", ["network.width=16", "network.layers=3"]))
 
 

@@ -28,12 +28,12 @@ LOOSE = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01")
 
 
 @pytest.fixture
-def run(toy, no_pictures) -> RunFolder:
+def run(toy, no_pictures):
     return toy
 
 
 @pytest.fixture
-def asked(monkeypatch) -> list[tuple[int, int]]:
+def asked(monkeypatch):
     """The ranges that likelihood bounds are computed of."""
     ranges, compute = [], ElboRows.compute
     monkeypatch.setattr(
@@ -169,7 +169,7 @@ KEPT = ("train.ema_lengths=[0.05,0.1]", "train.ema_every=2", "sampling.method=em
 
 
 @pytest.fixture
-def averaged(tmp_path) -> RunFolder:
+def averaged(tmp_path):
     return trained(tmp_path / "mine", "toy_diamond", *SMALL, *KEPT)
 
 

@@ -25,7 +25,7 @@ from tests.support.paths import RECIPES
 from .on_images import request
 
 
-def refused(run: RunFolder, words: str, *overrides: str, metrics=("fid",), error: type[CldError] = UsageError) -> None:
+def refused(run: RunFolder, words: str, *overrides: str, metrics=("fid",), error: type[CldError] = UsageError):
     with pytest.raises(error, match=words):
         request(run, *overrides, metrics=metrics)
     assert not list(run.evals.iterdir()), "nothing is begun"

@@ -20,7 +20,7 @@ SOME = "eval.max_nonfinite=0.1"
 
 
 @pytest.fixture
-def drawn(monkeypatch, no_pictures) -> list[tuple[int, int]]:
+def drawn(monkeypatch, no_pictures):
     """The ranges of samples that are drawn; pictures are left out."""
     ranges, compute = [], FeatureRows.compute
     monkeypatch.setattr(

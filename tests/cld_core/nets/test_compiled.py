@@ -60,7 +60,7 @@ def test_a_compiled_network_is_differentiated_as_often_as_probes_and_coordinates
     model.net.requires_grad_(False)
     x = 0.5 * torch.randn(1, 2)
 
-    def bound(compiled: bool, probes: int | None) -> torch.Tensor:
+    def bound(compiled, probes):
         spec = replace(RECIPE.eval.elbo, rtol=1e-2, atol=1e-2, probes=probes or 1)
         noise, score = SampleNoise(0, first=0, last=1), model.score_of(compiled=compiled)
         return likelihood(score, model.sde, spec, noise, x, exact_trace=probes is None).elbo
@@ -86,7 +86,7 @@ def test_training_samples_and_bounds_are_each_compiled_once():
     trainer = Trainer(load(RECIPES / "toy.yaml", [*SMALL, "train.batch_size=12", "train.compile=true"]), Ranks())
     spec = replace(trainer.recipe.eval.elbo, rtol=1e-2, atol=1e-2, compile=True)
 
-    def period() -> int:
+    def period():
         before = counters["stats"]["unique_graphs"]
         for step in (0, 1):
             with numerics.using(tf32=True, fixed_shapes=True):
@@ -114,7 +114,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def model() -> Model:
+def model():
     torch.manual_seed(0)
     return Model(TOY)
 
@@ -124,7 +124,7 @@ def images(tmp_path_factory):
     data = make_images(tmp_path_factory.mktemp("precision") / "set")
     recipe = load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", "sampling.nfe=3"])
 
-    def made() -> Model:
+    def made():
         torch.manual_seed(0)
         net = Model(recipe)
         with torch.no_grad():

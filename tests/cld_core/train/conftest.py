@@ -1,7 +1,6 @@
 """Runs of small toys and a set of small images to train on."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -28,18 +27,18 @@ def patient(monkeypatch):
 def make(tmp_path):
     """Makes a run of 40 steps, unless overrides say otherwise."""
 
-    def make(*overrides: str, name: str = "mine") -> RunFolder:
+    def make(*overrides: str, name="mine"):
         return RunFolder.create(tmp_path / name, load(RECIPES / "toy.yaml", [*SMALL, *overrides]), {"created": 1.0})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
+def data(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("data") / "set")
 
 
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]) -> None:
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]):
     """Let ``act`` be called when a trainer begins to compute optimiser step ``step``."""
     original = Trainer.step
 

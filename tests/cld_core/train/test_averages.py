@@ -15,10 +15,10 @@ from tests.support.tools import same, wait_for
 KEPT = ("train.ema_every=4", "train.ema_lengths=[0.05,0.1]")
 
 
-def crash(run: RunFolder, step: int) -> None:
+def crash(run: RunFolder, step: int):
     """An attempt that crashes while it computes a step."""
 
-    def crashing() -> None:
+    def crashing():
         raise MemoryError("no more")
 
     with pytest.MonkeyPatch.context() as patch:

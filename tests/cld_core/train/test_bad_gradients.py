@@ -184,7 +184,7 @@ def test_a_deferred_step_is_the_same_step(data):
         torch.testing.assert_close(second["ema"]["average"][name], tensor, rtol=1e-5, atol=1e-7)
 
 
-def _rank(rank: int, meeting: str, recipe, out: str) -> None:
+def _rank(rank: int, meeting: str, recipe, out: str):
     ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=60.0)
     made = Trainer(recipe, ranks)
     made.warm_up()

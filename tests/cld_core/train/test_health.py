@@ -16,7 +16,7 @@ from cld_core.train.health import IN_A_ROW, Stragglers
 from cld_core.train.step import Interval
 
 
-def check(folder: Path, **changes) -> None:
+def check(folder: Path, **changes):
     health.alone(folder, Place(rank=3), **{"gpu": False, "allotted": True, "node": "n7", **changes})
 
 
@@ -72,7 +72,7 @@ def test_a_check_that_hangs_is_given_up(tmp_path, monkeypatch):
     stuck.set()
 
 
-def _rank(rank: int, meeting: str, out: str) -> None:
+def _rank(rank: int, meeting: str, out: str):
     place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
     settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
     ranks = health.join(Path(out), place, check=True, **settings)

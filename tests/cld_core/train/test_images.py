@@ -54,19 +54,19 @@ def outcome(recipe, ranks=None) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(data) -> dict[str, Any]:
+def alone(data):
     """What one rank computes in one pass."""
     return outcome(tiny_recipe(data))
 
 
-def assert_only_rounding_differs(found, expected) -> None:
+def assert_only_rounding_differs(found, expected):
     """cifar10_smoke at 8x8: after 20 steps the weights agree except for rounding, which Adam's first steps magnify."""
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
     for name, tensor in expected["net"].items():
         torch.testing.assert_close(found["net"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def _rank(rank: int, world_size: int, meeting: str, recipes, out: str) -> None:
+def _rank(rank: int, world_size: int, meeting: str, recipes, out: str):
     torch.set_num_threads(1)
     ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
     found = [outcome(recipe, ranks) for recipe in recipes]
@@ -191,7 +191,7 @@ QUICK = (f"train.steps={STEP}", "sampling.nfe=3", "periodic.batch_size=3", "eval
 def worked(tmp_path, data, capsys):
     """Trains a run with the periodic work that is asked for, and returns what it printed."""
 
-    def train(*due: str, settings: tuple[str, ...] = ()) -> list[str]:
+    def train(*due: str, settings=()):
         run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
         assert Statistics(stats).compute(Ranks())

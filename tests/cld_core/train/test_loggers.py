@@ -29,7 +29,7 @@ with_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not
 class Recorder:
     """A logger that remembers; ``gate`` holds it up, ``problem`` is raised."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.calls: list[tuple] = []
         self.gate = threading.Event()
         self.gate.set()

@@ -38,7 +38,7 @@ def trained(recipe, ranks, *, stop_at=None) -> Trainer:
     return made
 
 
-def _compare(rank: int, world_size: int, meeting: str, out: str) -> None:
+def _compare(rank: int, world_size: int, meeting: str, out: str):
     ranks, found = _join(rank, world_size, meeting), {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
         plain, compiling = (load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))

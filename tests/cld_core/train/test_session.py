@@ -155,7 +155,7 @@ def test_a_folder_that_a_live_job_holds(make):
 def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
     run, seen = make("train.steps=100000"), {}
 
-    def files() -> dict[str, bytes]:
+    def files():
         kept = [*run.checkpoints.glob("*"), run.progress_file, run.ledger.path]
         return {path.name: path.read_bytes() for path in kept}
 

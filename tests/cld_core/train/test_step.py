@@ -89,7 +89,7 @@ def test_micro_batches_change_the_rounding_only(micro_batch):
         torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def _rank(rank: int, world_size: int, meeting: str, out: str, overrides: tuple[str, ...]) -> None:
+def _rank(rank: int, world_size: int, meeting: str, out: str, overrides: tuple[str, ...]):
     torch.set_num_threads(1)
     ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
     made = Trainer(load(TOY, [*SMALL, *overrides]), ranks)
