@@ -54,7 +54,8 @@ class Processes:
         """The daemon called `name` if it is running, and no other process that has its pid now."""
         with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
             process = psutil.Process(int((self.root / "pids" / name).read_text()))
-            if _runs(process) and self._is_ours(process, None):
+            # The environment of a process that has just been started reads as empty; later it may work elsewhere.
+            if _runs(process) and (self._is_ours(process, None) or Path(process.cwd()).is_relative_to(self.root)):
                 return process
         return None
 
