@@ -17,7 +17,7 @@ from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.tensors import load
 from cld_core.errors import CldError
 from cld_core.run import Attempt, RunFolder
-from cld_core.run.events import Damaged, Ended, GivenUp, Started
+from cld_core.run.events import Ended, GivenUp, Remarked, Started
 from cld_core.run.lease import newest
 from tests.support.tools import same, wait_for
 
@@ -279,7 +279,7 @@ class Campaign:
                     newest_attempt = max(newest_attempt, event.attempt)
                 case Ended() if event.attempt < newest_attempt:
                     self.note(f"attempt {event.attempt} noted its end after attempt {newest_attempt} had begun")
-                case Damaged():
-                    self.note(f"the checkpoint of step {event.step} is damaged: {event.reason}")
+                case Remarked(kind="damaged"):
+                    self.note(f"the checkpoint of {event.what} is damaged: {event.reason}")
                 case GivenUp():
                     self.note(f"the run was given up: {event.reason}")

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from cld_core.run.events import RankFailed, TurnedAway
+from cld_core.run.events import Failed, TurnedAway
 from tests.support.tools import wait_for
 
 from .lab import Lab, give
@@ -84,7 +84,7 @@ def test_a_rank_that_crashes(lab, orders):
     give(orders, 0, "nap")
     give(orders, 1, "die")
     went_on(lab, "mine", "crashed", saved=False)
-    (failed,) = [event for event in run.ledger.events() if isinstance(event, RankFailed)]
+    (failed,) = [event for event in run.ledger.events() if isinstance(event, Failed) and event.kind == "rank"]
     assert (failed.rank, failed.host) == (1, "n2"), "the other rank failed because of this one"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from cld_core.run.events import DiedEarly, RankFailed, Requeued, Unfit
+from cld_core.run.events import Failed, Requeued
 from tests.support.tools import wait_for
 
 ALONE = ("cluster.nodes=1", "train.steps=60")
@@ -26,7 +26,7 @@ def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab, monkeypatch):
     row = lab.ended("mine", timeout=180)
     assert row["state"] == "FINISHED", run.ledger.path.read_text()
     events = run.ledger.events()
-    failed = [event for event in events if isinstance(event, RankFailed)]
+    failed = [event for event in events if isinstance(event, Failed) and event.kind == "rank"]
     assert [(event.host, event.restart) for event in failed] == [("n1", 0), ("n1", 1)]
     assert [event.exclude for event in events if isinstance(event, Requeued)] == [(), ("n1",)]
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
@@ -46,7 +46,7 @@ def test_an_unfit_node_costs_nothing(lab, tmp_path, monkeypatch):
     run = lab.submit("mine", "train.max_retries=0", "train.steps=60")
     row = lab.ended("mine", timeout=120)
     assert row["state"] == "FINISHED", run.ledger.path.read_text()
-    (unfit,) = [event for event in run.ledger.events() if isinstance(event, Unfit)]
+    (unfit,) = run.ledger.history().failures
     assert (unfit.host, unfit.check, unfit.restart) == ("n1", "folder", 0)
     assert len(row["attempts"]) == 1
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
@@ -61,7 +61,7 @@ def test_a_time_limit_during_the_setup(lab, tmp_path):
     job = lab.status("mine")["job_id"]
     lab.slurm.expire(job)
     wait_for(
-        lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
+        lambda: any(event.kind == "early" for event in run.ledger.history().failures),
         timeout=90, what="the limit to be noticed", last_seen=lab.slurm.describe,
     )  # fmt: skip
     lab.slurm.wait_requeued(job)

@@ -28,7 +28,7 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import events
-from cld_core.run.events import Dropped
+from cld_core.run.events import Remarked
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import attempt
@@ -256,5 +256,5 @@ def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
     run = make("train.steps=4", *DUE)
     assert attempt(run).cause == "finished"
     assert [file.name for file in run.samples.glob("*.png")] == ["step_00000004.png"]
-    dropped = [event for event in run.ledger.events() if isinstance(event, Dropped)]
+    dropped = [event for event in run.ledger.events() if isinstance(event, Remarked)]
     assert [(event.what, event.count) for event in dropped] == [("pictures", 1)]

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cld_core.config import load
 from cld_core.errors import RecipeError
 from cld_core.run import RunFolder
-from cld_core.run.events import Dropped, Ended, Started
+from cld_core.run.events import Ended, Remarked, Started
 from cld_core.run.history import History
 from cld_core.train import loggers, monitoring
 from cld_core.train.loggers import About, Background, close
@@ -152,7 +152,7 @@ def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem)
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
     run = make("train.steps=10", "monitor.wandb.project=p")
     assert attempt(run).cause == "finished"
-    dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Dropped)}
+    dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Remarked)}
     assert dropped.keys() == {"tensorboard", "wandb"}
     assert min(dropped.values()) >= 3
 
@@ -244,7 +244,7 @@ def monitor(reporting):
 
 def dropped(reporting):
     return [
-        (event.what, event.count, event.reason) for event in reporting.ledger.events() if isinstance(event, Dropped)
+        (event.what, event.count, event.reason) for event in reporting.ledger.events() if isinstance(event, Remarked)
     ]
 
 
