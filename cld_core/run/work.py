@@ -1,5 +1,7 @@
 """What a job computes in a folder of its own: an evaluation, statistics of a training set, a tuning. Loads no torch."""
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -115,6 +117,9 @@ class Request(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         if begun != content:
             write_json(folder / "request.json", content)
+        with contextlib.suppress(OSError):
+            # Work of this folder goes on: who remembers that all of it was done looks again.
+            os.utime(folder.parent)
         return folder
 
     @classmethod

@@ -106,8 +106,7 @@ def logs(
 
     Example: cldctl logs --failed --tail 20
     """
-    from cldctl.runs.failing import failed_log
-    from cldctl.runs.logs import of_evaluation, of_training
+    from cldctl.runs.logs import failed_log, of_evaluation, of_training
     from cldctl.show.logs import Printer
 
     given = {

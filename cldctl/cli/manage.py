@@ -25,7 +25,7 @@ def note(
 
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """
-    from cldctl.runs.labels import label
+    from cldctl.runs.selection import label
 
     if text is None and not tags and not untag:
         raise UsageError("nothing to note: write a text, or use --tag or --untag.")

@@ -116,10 +116,10 @@ def doctor(
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
-    from cldctl.runs import home
+    from cldctl.runs import cluster_choice
 
     root = options.runs_dir(directory)
-    where = home.default() if cluster is None else clusters.find(cluster)
+    where = cluster_choice.default() if cluster is None else clusters.find(cluster)
     wanted = None if recipe is None else load(find_recipe(recipe))
     with Working("checking this machine: torch, folders") as working:
         about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
@@ -221,11 +221,11 @@ def stats(
     """
     from cld_core.evaluate.statistics import Statistics, StatsRequest
     from cldctl.lookup import recipe_or_run
-    from cldctl.runs import home, sharded
+    from cldctl.runs import cluster_choice, sharded
     from cldctl.show.follow import follow_statistics
 
     options.check_output(output, (".npz",), "statistics are")
-    where = home.chosen(cluster)
+    where = cluster_choice.chosen(cluster)
     recipe = recipe_or_run(name, overrides or [], options.runs_dir(directory))
     with Working(f"looking at the training images of {recipe.data.name}"):
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)

@@ -49,18 +49,18 @@ def submit(
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
-    from cldctl.runs import groups, home
+    from cldctl.runs import cluster_choice, groups
     from cldctl.runs import submit as one_run
     from cldctl.runs.options import resolve
     from cldctl.show import submission
 
-    where = home.chosen(cluster)
+    where = cluster_choice.chosen(cluster)
     wanted = resolve(
         recipe,
         options.runs_dir(directory),
         name=name,
         given=overrides or (),
-        profile=home.default_profile(where) if profile is None else profile,
+        profile=cluster_choice.default_profile(where) if profile is None else profile,
         sweep=sweep or (),
         parallel=parallel,
         metrics=metrics,
@@ -69,7 +69,7 @@ def submit(
         live_code=live_code,
     )
     members = [] if wanted.group is None else wanted.group.runs()
-    where = home.chosen(cluster, members[0]) if members else where
+    where = cluster_choice.chosen(cluster, members[0]) if members else where
     with err.status("checking the recipe"):
         spec = one_run.check(wanted, where) if wanted.group is None else groups.check(wanted, where, submission.remark)
     if dry_run:
@@ -112,7 +112,7 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
-    from cldctl.runs import groups, home
+    from cldctl.runs import cluster_choice, groups
     from cldctl.runs.resume import Continuation, ask_about, with_profile
     from cldctl.runs.status import said
     from cldctl.show.submission import continues, finish_group, resume_run, started
@@ -131,7 +131,7 @@ def resume(
         other_data=other_data,
     )
     if group is not None:
-        where = home.chosen(cluster, group.runs()[-1])
+        where = cluster_choice.chosen(cluster, group.runs()[-1])
         raise typer.Exit(finish_group(groups.resume(group, wanted, where, continues, started), follow))
     runs, code = (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):

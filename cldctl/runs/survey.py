@@ -1,19 +1,17 @@
-"""Asking the clusters about jobs of many runs at once, each cluster only about its own."""
+"""The work of runs, and asking the clusters about the jobs of all of it at once, each cluster only about its own."""
 
 import contextlib
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cld_core.errors import UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, GivenUp, JobRef, NotBegun
 from cld_core.run.history import History
 from cld_core.run.work import Work
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
-
-from .works import works_of
 
 # Seconds after which nothing more is expected of a job that wrote why it ends.
 _SETTLED_S = 3600.0
@@ -100,6 +98,49 @@ def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: fl
         mine = known.get(name, [])
         surveys[name] = _survey(name, [*open_jobs.get(name, []), *mine], mine, max_age_s)
     return Answers(surveys)
+
+
+def works_of(run: RunFolder) -> list[Work]:
+    """The evaluations of a run, oldest first, and then its tunings; what is damaged or of another version is skipped.
+
+    What reads them is loaded for runs that have some.
+    """
+    works: list[Work] = []
+    if run.evaluation_names():
+        from cld_core.evaluate.evaluation import evaluations_of
+
+        works += evaluations_of(run)
+    if run.tuning_names():
+        from cld_core.tune.tuning import tunings_of
+
+        works += tunings_of(run)
+    return works
+
+
+def started_works(run: RunFolder, name: str) -> list[Work]:
+    """An evaluation or a tuning that was started, or all evaluations of a sweep or comparison that were.
+
+    Args:
+        name: its id, or the beginning of that if no other one that was started begins so.
+
+    Raises:
+        NotFoundError: there is no such evaluation, or no job of it.
+        UsageError: several begin like that.
+    """
+    from cld_core.evaluate.sweeps import sweeps_of
+
+    started = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
+    members = {one for _, sweep in sweeps_of(run) if sweep.id == name for one in sweep.evaluations}
+    if found := [work for key, work in started.items() if key in members]:
+        return found
+    close = [name] if name in started else [key for key in started if name and key.startswith(name)]
+    if len(close) > 1:
+        text = f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: {', '.join(close)}"
+        raise UsageError(f"{text}. Write more of the id.")
+    if not close:
+        existing = ", ".join(started) or "none"
+        raise NotFoundError(f"{run.name} has no evaluation {name} that was started. It has: {existing}.")
+    return [started[close[0]]]
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:

@@ -18,8 +18,8 @@ from cld_core.sanitize import one_line
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.hints import command
 from cldctl.runs import selection, survey
-from cldctl.runs.failing import FirstFailure
 from cldctl.runs.index import Index
+from cldctl.runs.logs import FirstFailure
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status

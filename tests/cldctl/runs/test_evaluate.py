@@ -8,7 +8,7 @@ from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
 from cldctl.evals import plan
 from cldctl.runs import evaluate
-from cldctl.runs.work_status import why_stopped
+from cldctl.runs.status import why_stopped
 from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, alone
 

@@ -14,7 +14,7 @@ from cld_core.run.events import Ended, JobRef, Started, Submitted
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index
-from cldctl.runs.labels import label
+from cldctl.runs.selection import label
 from cldctl.runs.status import status_or_reason
 from tests.support.made_up import TOY, report
 from tests.support.scripted import over, settle

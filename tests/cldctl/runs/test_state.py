@@ -1,6 +1,7 @@
 """The table of states, row by row, without a cluster."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from cld_core.run import events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
 from cldctl.clusters.records import Seen, Survey
-from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, row_of, seen_by, situation_of, state_of
+from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, situation_of, state_of
 from cldctl.runs.survey import Answers
 
 NOW = 1000.0
@@ -43,6 +44,14 @@ REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
 NOT_REQUEUED = events.NotRequeued(time=NOW - 20, job_id="1", reason="nobody answers")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
 ELSEWHERE = Seen("unknown", reason="started on n7")
+OWNER = {"pid": 7, "job_id": "torchrun"}
+FINISHED_WHILE_2_WAITED = (
+    submitted(),
+    started(),
+    ended("finished"),
+    submitted("2"),
+    events.TurnedAway(job_id="2", why="finished"),
+)
 SUCCESSOR = (
     submitted(restarts=True),
     submitted("2", restarts=True, successor_of="1"),
@@ -50,72 +59,81 @@ SUCCESSOR = (
     ended("node_failure"),
 )
 
+
+def situated(
+    happened: Iterable[Event],
+    looks: Looks | None = None,
+    files: Files | None = None,
+    *,
+    now: float = NOW,
+    as_of: float | None = None,
+    problem: str | None = None,
+) -> Situation:
+    jobs = {("any", job_id): seen for job_id, seen in (looks or {}).items()}
+    return situation_of(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
+
+
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says.
 CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
-    (0, (requested(), events.NotSubmitted(reason="no such partition")), {}, "FAILED", "no such partition"),
-    (1, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
-    (2, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
-    (2, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
-    (3, (), {}, "PENDING", None),
-    (4, (started(job_id="pid-7"), ended("finished")), {}, "FINISHED", None),
-    (4, (events.Imported(step=8, source="a.pth"),), {}, "STOPPED", None),
-    (5, (started(job_id="pid-7"),), {}, "LOST", None),
-    (6, SUCCESSOR, {"1": GONE, "2": PENDING}, "REQUEUED", "Priority"),
-    (7, (submitted(), CANCELLED), {"1": UNKNOWN}, "CANCELLED", None),
-    (8, (submitted(), CANCELLED, NOT_CANCELLED), {"1": UNKNOWN}, "PENDING", None),
-    (8, (submitted(),), {"1": PENDING}, "PENDING", "Priority"),
-    (8, (submitted(),), {"1": ELSEWHERE}, "PENDING", "started on n7"),
-    (9, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
-    (9, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
-    (10, (submitted(),), {"1": GONE}, "FAILED", "before it began; see"),
-    (10, (submitted(), events.NotBegun(job_id="1", reason="bad recipe")), {"1": GONE}, "FAILED", "bad recipe"),
+    (1, (requested(), events.NotSubmitted(reason="no such partition")), {}, "FAILED", "no such partition"),
+    (2, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
+    (5, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
+    (5, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
+    (6, (submitted(), events.TurnedAway(job_id="1", why="held")), {"1": GONE}, "PENDING", None),
+    (7, (started(job_id="pid-7"), ended("finished")), {}, "FINISHED", None),
+    (24, (events.Imported(step=8, source="a.pth"),), {}, "STOPPED", None),
+    (19, (started(job_id="pid-7"),), {}, "LOST", None),
+    (8, SUCCESSOR, {"1": GONE, "2": PENDING}, "REQUEUED", "Priority"),
+    (17, (submitted(), CANCELLED), {"1": UNKNOWN}, "CANCELLED", None),
+    (10, (submitted(), CANCELLED, NOT_CANCELLED), {"1": UNKNOWN}, "PENDING", None),
+    (9, (submitted(),), {"1": PENDING}, "PENDING", "Priority"),
+    (10, (submitted(),), {"1": ELSEWHERE}, "PENDING", "started on n7"),
+    (17, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
+    (17, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
+    (18, (submitted(),), {"1": GONE}, "FAILED", "before it began; see"),
+    (18, (submitted(), events.NotBegun(job_id="1", reason="bad recipe")), {"1": GONE}, "FAILED", "bad recipe"),
     (11, (submitted(), started()), {"1": PENDING}, "REQUEUED", "Priority"),
     (12, (submitted(), started()), {"1": RUNNING}, "RUNNING", None),
     (12, (submitted(), started(warning="no GPU")), {"1": RUNNING}, "RUNNING", "no GPU"),
     (12, (submitted(), started(warning="no GPU")), {"1": Seen("suspended")}, "RUNNING", "suspended"),
-    (13, (submitted(), started(), CANCELLED), {"1": GONE}, "CANCELLED", None),
+    (17, (submitted(), started(), CANCELLED), {"1": GONE}, "CANCELLED", None),
     (
-        14,
+        20,
         (submitted(), started()),
         {"1": Seen("gone", ended="out_of_memory", word="OUT_OF_MEMORY")},
         "FAILED",
         "OUT_OF_MEMORY",
     ),
-    (15, (submitted(), started()), {"1": GONE}, "LOST", "without a message"),
-    (16, (submitted(), started(), ended("finished")), {"1": RUNNING}, "FINISHED", None),
-    (17, (submitted(restarts=True), started(), ended("crashed")), {"1": RUNNING}, "RUNNING", "deciding"),
-    (18, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
-    (19, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
+    (21, (submitted(), started()), {"1": GONE}, "LOST", "without a message"),
+    (7, (submitted(), started(), ended("finished")), {"1": RUNNING}, "FINISHED", None),
+    (13, (submitted(restarts=True), started(), ended("crashed")), {"1": RUNNING}, "RUNNING", "deciding"),
+    (14, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
+    (15, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
     (
-        19,
+        15,
         (submitted(restarts=True), started(), ended("crashed"), REQUEUED),
         {"1": Seen("ending")},
         "REQUEUED",
         "what it died of",
     ),
-    (20, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
-    (21, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
-    (22, (submitted(), started(), ended("preempted"), REQUEUED), {"1": GONE}, "STOPPED", "requested a requeue"),
-    (22, (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED), {"1": GONE}, "STOPPED", "nobody answers"),
-    (23, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
-    (23, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
-    (23, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
-    (23, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
+    (17, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
+    (22, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
+    (23, (submitted(), started(), ended("preempted"), REQUEUED), {"1": GONE}, "STOPPED", "requested a requeue"),
+    (23, (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED), {"1": GONE}, "STOPPED", "nobody answers"),
+    (24, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
+    (24, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
+    (24, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
+    (24, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
 ]
 
 
 @pytest.mark.parametrize(("row", "happened", "looks", "state", "reason"), CASES)
 def test_a_row(row, happened, looks, state, reason):
-    history = History.of(happened)
-    situation = situation_of(history, lambda job: looks[job.job_id], NOW)
+    situation = situated(happened, looks)
     assert TABLE.index(row_of(situation)) == row
-    found, why = state_of(history, lambda job: looks[job.job_id], NOW)
+    found, why = state_of(situation)
     assert (found, why is None) == (state, reason is None)
     assert (reason or "") in (why or "")
-
-
-def test_every_row_has_a_case():
-    assert {row for row, *_ in CASES} == set(range(len(TABLE)))
 
 
 def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
@@ -166,9 +184,8 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
     states = set()
     for _ in range(500):
         happened, looks = random_history(rng)
-        history = History.of(happened)
-        situation = situation_of(history, lambda job, looks=looks: looks[job.job_id], NOW)
-        state, reason = state_of(history, lambda job, looks=looks: looks[job.job_id], NOW)
+        situation = situated(happened, looks, Files(created=lambda: NOW))
+        history, (state, reason) = situation.history, state_of(situation)
         states.add(state)
         assert state in STATES
         assert state != "FAILED" or reason or situation.attempt == "ended", "a failure says why"
@@ -188,11 +205,57 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
     assert states == STATES
 
 
-def test_a_submission_is_not_interrupted_while_its_process_works_on_it():
-    history = History.of([requested(10 * SUBMITTING_S, host="login1", pid=12)])
-    state, reason = state_of(history, lambda job: GONE, NOW, lambda: True)
-    assert (state, reason) == ("PENDING", "being submitted by process 12 on login1")
-    assert state_of(history, lambda job: GONE, NOW, lambda: False)[0] == "FAILED"
+# Row, what happened, what the launcher says, what the folder says, state, and what its reason says.
+MORE: list[tuple[int, tuple[Event, ...], Looks, dict[str, Any], str, str | None]] = [
+    (
+        5,
+        (requested(10 * SUBMITTING_S, host="login1", pid=12),),
+        {},
+        {"is_starting": True},
+        "PENDING",
+        "process 12 on lo",
+    ),
+    (3, (), {}, {}, "FAILED", "interrupted before it asked for a job; `cldctl resume mine` does"),
+    (5, (), {}, {"created": NOW}, "PENDING", None),
+    (5, (), {}, {"is_starting": True}, "PENDING", None),
+    (
+        4,
+        (),
+        {},
+        {"saved": [10, 20]},
+        "LOST",
+        "is missing; `cldctl resume mine` continues from the",
+    ),
+    (
+        4,
+        (),
+        {},
+        {"created": NOW, "has_progress": True, "ledger": "damaged"},
+        "LOST",
+        "is damaged; ",
+    ),
+    (0, (), {}, {"saved": [10], "writer": OWNER}, "RUNNING", "process 7 on this machine writes into it (job torchrun)"),
+    (16, (submitted(), started()), {"1": GONE}, {"writer": OWNER}, "RUNNING", "process 7 on this machine"),
+    (16, (submitted(), CANCELLED), {"1": GONE}, {"writer": OWNER}, "RUNNING", "process 7 on this machine"),
+    (7, (submitted(), started(), ended("finished")), {"1": GONE}, {"writer": OWNER}, "FINISHED", None),
+    (12, (submitted(), started()), {"1": RUNNING}, {"writer": OWNER}, "RUNNING", None),
+    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": PENDING}, {}, "FINISHED", "job 2 still waits"),
+    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": GONE}, {}, "FINISHED", None),
+]
+
+
+@pytest.mark.parametrize(("row", "happened", "looks", "folder", "state", "reason"), MORE)
+def test_a_row_that_asks_the_folder(row, happened, looks, folder, state, reason):
+    asked: Any = {name: lambda value=value: value for name, value in folder.items()}
+    situation = situated(happened, looks, Files(name="mine", **asked))
+    assert TABLE.index(row_of(situation)) == row
+    found, why = state_of(situation)
+    assert (found, why is None) == (state, reason is None)
+    assert (reason or "") in (why or "")
+
+
+def test_every_row_has_a_case():
+    assert {row for row, *_ in (*CASES, *MORE)} == set(range(len(TABLE)))
 
 
 # An answer of half a minute ago, and what the ledger says since.
@@ -209,10 +272,8 @@ def since(*happened: Event) -> tuple[Event, ...]:
 
 
 def known(happened, phase, now=NOW, problem=None):
-    history = History.of(happened)
-    jobs = {} if phase is None else {("any", "1"): Seen(phase)}
-    answers = Answers({"any": Survey(jobs, problem, ASKED)})
-    return state_of(history, seen_by(history, answers, now), now)[0]
+    looks = {} if phase is None else {"1": Seen(phase)}
+    return state_of(situated(happened, looks, now=now, as_of=ASKED, problem=problem))[0]
 
 
 WAITS = before(submitted(restarts=True))

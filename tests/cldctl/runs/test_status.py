@@ -13,13 +13,13 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_object, write_json
 from cld_core.run import Lease, RunFolder, events
 from cld_core.run.events import JobRef
+from cldctl import locks
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
-from cldctl.runs import home, survey
+from cldctl.runs import survey
 from cldctl.runs.resume import Continuation, resume
-from cldctl.runs.status import RunStatus, named_status, status_of
+from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
-from cldctl.runs.work_status import evaluation_status
 from cldctl.show.runs import details, overview
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -182,7 +182,7 @@ def test_a_command_that_was_killed_before_it_asked_for_a_job(tmp_path, monkeypat
     write_json(run.identity_file, {**read_object(run.identity_file), "group": "seeds"})
     for locked in (run.path, run.path.parent / ".groups/seeds"):
         with monkeypatch.context() as patch:
-            patch.setattr(home, "is_locked", lambda folder, locked=locked: folder == locked)
+            patch.setattr(locks, "is_locked", lambda folder, locked=locked: folder == locked)
             assert state() == ("PENDING", None), "it is being submitted"
     write_json(run.identity_file, {**read_object(run.identity_file), "created": time.time()})
     assert state() == ("PENDING", None), "it may still be about to ask"
