@@ -137,7 +137,7 @@ def _lost(situation: Situation) -> str:
 
 def _writer(situation: Situation) -> str | None:
     owner = situation.files.writer()
-    return owner and f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
+    return None if owner is None else f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
 
 
 def _why_it_waits(situation: Situation) -> str | None:

@@ -129,7 +129,9 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
     damaged = damages(run)
     problems += damaged
-    attempts = tried("the attempts", lambda: usage.attempts_of(history, progress, checkpoints, alive=alive), [])
+    attempts = tried(
+        "the attempts", lambda: usage.attempts_of(history, progress, checkpoints, alive=alive), list[Stretch]()
+    )
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
