@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +45,6 @@ _THREADS = 64
 # They are used if each of the first few items made this process wait so many seconds; on a local disk, they cost more.
 SLOW_S = 0.001
 _FIRST = 4
-FORMAT = 2
 # A row that other code has made is not used: these packages make them.
 _MADE_BY = (cld_core.evaluate, cld_core.run, cldctl.runs)
 # Inode, size and time of the last change of files by name; None for those that are not there.
@@ -119,21 +118,12 @@ class Index:
         found = side_by_side(lambda name: _read(RunFolder(self.root / name)), others)
         closed = {name: reason for name, reason in zip(others, found, strict=True) if isinstance(reason, str)}
         read = [it for it in found if isinstance(it, _Read)]
-        jobs = [job for it in read for job in it.jobs]
-        answers = survey.ask(
-            [job for job, settled in jobs if not settled],
-            [job for job, settled in jobs if settled],
-            max_age_s=max_age_s,
-        )
-        rows = side_by_side(lambda it: status_or_reason(it.run, answers, it.works), read)
-        over = [(it, row) for it, row in zip(read, rows, strict=True) if _may_be_kept(it, row, answers)]
-        quiet = side_by_side(lambda it: not (seems_alive(it[0].run.leases) or locks.is_locked(it[0].run.path)), over)
-        for (it, row), is_quiet in zip(over, quiet, strict=True):
-            if is_quiet and folders[it.run.name] != _LINK:
-                self._entries[it.run.name] = Entry(folders[it.run.name], *_plain(it, row))
-        if self._file is not None and (any(quiet) or len(self._entries) != known):
+        answers = survey.ask_about([job for it in read for job in it.jobs], max_age_s=max_age_s)
+        found_rows = side_by_side(lambda it: _row(it, answers, folders[it.run.name]), read)
+        self._entries |= {row.name: entry for row, entry in found_rows if entry is not None}
+        if self._file is not None and (any(entry for _, entry in found_rows) or len(self._entries) != known):
             _save(self._file, self._entries)
-        rows = sorted([*kept, *rows], key=lambda row: (row.created or 0.0, row.name))
+        rows = sorted([*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name))
         return Found(rows, answers, dict(sorted(closed.items())))
 
     def unfinished(self) -> list[RunFolder]:
@@ -141,22 +131,24 @@ class Index:
         folders = _folders(self.root)
         self._forget_changed(folders)
         done = {name for name, entry in self._entries.items() if entry.row["state"] == "FINISHED"}
-        return [run for _, run in self._by_age(folders, [name for name in folders if name not in done])]
+        return self._by_age({name: inode for name, inode in folders.items() if name not in done})
 
     def newest(self) -> RunFolder | None:
         """The run that was made last; None without runs."""
-        folders = _folders(self.root)
-        return max(self._by_age(folders, folders), key=lambda it: (it[0], it[1].name), default=(0.0, None))[1]
+        return next(reversed(self._by_age(_folders(self.root))), None)
 
-    def _by_age(self, folders: Mapping[str, int], names: Collection[str]) -> list[tuple[float, RunFolder]]:
-        """Those of the folders that are runs, and when they were made, oldest first."""
-        known = {name: entry for name, entry in self._entries.items() if folders.get(name) == entry.inode}
-        runs = [RunFolder(self.root / name) for name in names]
-        ages = side_by_side(
-            lambda run: known[run.name].row["created"] or 0.0 if run.name in known else _created(run), runs
-        )
-        found = [(age, run) for run, age in zip(runs, ages, strict=True) if age is not None]
-        return sorted(found, key=lambda it: (it[0], it[1].name))
+    def _by_age(self, folders: Mapping[str, int]) -> list[RunFolder]:
+        """Those of the folders that are runs, oldest first."""
+
+        def created(run: RunFolder) -> float | None:
+            entry = self._entries.get(run.name)
+            if entry is not None and entry.inode == folders[run.name]:
+                return entry.row["created"] or 0.0
+            return run.identity().get("created", 0.0) if run.exists else None
+
+        runs = [RunFolder(self.root / name) for name in folders]
+        aged = [(age, run) for run, age in zip(runs, side_by_side(created, runs), strict=True) if age is not None]
+        return [run for _, run in sorted(aged, key=lambda it: (it[0], it[1].name))]
 
     def _forget_changed(self, folders: Mapping[str, int]) -> None:
         """Forget runs that are gone, were replaced, or whose files have changed."""
@@ -181,10 +173,6 @@ def _folders(root: Path) -> dict[str, int]:
         return {}
 
 
-def _created(run: RunFolder) -> float | None:
-    return run.identity().get("created", 0.0) if run.exists else None
-
-
 def _read(run: RunFolder) -> _Read | str | None:
     """The state of a run's files and its jobs; a text if this user may not look, None if it is not a run."""
     if (reason := run.unreadable) is not None:
@@ -202,34 +190,31 @@ def _read(run: RunFolder) -> _Read | str | None:
         return _Read(run, now, files, None, ())
 
 
-def _may_be_kept(read: _Read, row: RunStatus, answers: Answers) -> bool:
-    """Whether nothing changes a row but what changes its files."""
+def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
+    """The row of a run, and what to remember of it; None if the row may change without its files."""
+    run, row = read.run, status_or_reason(read.run, answers, read.works)
     is_over = row.is_readable and row.state in OVER and row.as_of is None and not row.is_evaluating
-    is_known = read.works is not None and is_name(read.run.name) and not answers.is_stale(row.cluster)
+    is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
-        return False
-    return max(it[2] for it in read.files.values() if it) < (read.time - QUIET_S) * 1e9
-
-
-def _plain(read: _Read, row: RunStatus) -> tuple[Files, dict[str, Any]]:
-    """What is remembered. A finished evaluation or tuning does not change; asking for more of it changes `evals`."""
+        return row, None
+    is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - QUIET_S) * 1e9
+    if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
+        return row, None
+    # A finished evaluation or tuning does not change; asking for more of it changes `evals` or `tuned`.
     done = [f"evals/{it['id']}" for it in row.evals if it["state"] == "FINISHED"]
     done += [f"tuned/{it['id']}" for it in row.tunings if it["state"] == "FINISHED"]
     files = {name: it for name, it in read.files.items() if name.removesuffix("/jobs.jsonl") not in done}
-    return files, {name: value for name, value in row.to_dict().items() if name != "path"}
+    return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
 
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
     """How files in a folder are now."""
-    return {name: _file(f"{folder}/{name}") for name in names}
-
-
-def _file(path: str) -> list[int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
+    found: dict[str, Sequence[int] | None] = dict.fromkeys(names)
+    for name in found:
+        with contextlib.suppress(OSError):
+            status = os.lstat(f"{folder}/{name}")
+            found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
+    return found
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -276,16 +261,12 @@ def _save(file: Path, entries: Mapping[str, Entry]) -> None:
 
 def _header(content: bytes) -> str:
     """The first line: what the rest is, and by which code."""
-    folders = tuple(folder for package in _MADE_BY for folder in package.__path__)
-    made_by = [__version__, *map(_modules_in, folders), *(entry.name for entry in fields(RunStatus))]
-    code = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
-    return f"cldctl index {FORMAT} {code[:16]} {hashlib.sha256(content).hexdigest()}"
+    return f"cldctl index {_code()} {hashlib.sha256(content).hexdigest()}"
 
 
 @functools.cache
-def _modules_in(folder: str) -> list[list[str | int]]:
-    """Name, size and time of the last change of the modules in a folder."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".py")]
-        return sorted([name, status.st_size, status.st_mtime_ns] for name, status in found)
-    return []
+def _code() -> str:
+    """What makes rows: the version, and name, size and time of the modules, which change in a checkout."""
+    folders = [Path(folder) for package in _MADE_BY for folder in package.__path__]
+    modules = [(it.name, it.stat().st_size, it.stat().st_mtime_ns) for folder in folders for it in folder.glob("*.py")]
+    return hashlib.sha256(repr((__version__, sorted(modules))).encode()).hexdigest()[:16]
