@@ -29,7 +29,7 @@ from cldctl.lookup import find_profile
 
 from . import snapshot, survey
 from .index import Index
-from .state import OVER, RESUMABLE, situation_of
+from .state import OVER, RESUMABLE, Situation
 from .status import RunStatus, files_of, status_of, status_or_reason
 from .submit import Begun, require_inputs, require_native
 from .survey import Answers
@@ -235,7 +235,7 @@ def _status_of_dead(
 def _was_abandoned(run: RunFolder) -> bool:
     """Whether the command that made the run ended before it asked for a job."""
     files = replace(files_of(run), is_starting=lambda: False)
-    return situation_of(run.ledger.history(), Answers({}), time.time(), files).request in ("unasked", "lost")
+    return Situation(run.ledger.history(), Answers({}), time.time(), files).request in ("unasked", "lost")
 
 
 def _start(

@@ -76,7 +76,7 @@ def selection(
     Raises:
         UsageError: one of them has a value that it cannot have.
     """
-    check_tags(tags)
+    check_labels(tags)
     chosen = frozenset() if states is None else frozenset(map(_state, states.split(",")))
     return Selection(chosen, None if since is None else moment(since), tuple(tags), user, group)
 
@@ -130,25 +130,15 @@ def _state(word: str) -> str:
     return state
 
 
-def check_tags(tags: Sequence[str]) -> None:
-    """Raises UsageError if one of these cannot be a tag."""
+def check_labels(tags: Sequence[str], note: str | None = None) -> None:
+    """Raises UsageError if a run cannot have these tags and this note."""
     for tag in tags:
         if _TAG.fullmatch(tag) is None:
             raise UsageError(f"'{tag}' cannot be a tag: use letters, digits, '.', '_', ':' and '-', at most 50.")
-
-
-def check_note(text: str) -> None:
-    """Raises UsageError if this cannot be a note."""
-    if has_control(text):
+    if has_control(note or ""):
         raise UsageError("a note is one line without control characters. Leave them out.")
-    if len(text) > _LONGEST_NOTE:
-        raise UsageError(f"a note has at most {_LONGEST_NOTE} characters, not {len(text)}. Shorten it.")
-
-
-def check_labels(tags: Sequence[str], note: str | None) -> None:
-    """Raises UsageError if a new run cannot have these."""
-    check_tags(tags)
-    check_note(note or "")
+    if len(note or "") > _LONGEST_NOTE:
+        raise UsageError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note or '')}. Shorten it.")
 
 
 def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Sequence[str] = ()) -> None:

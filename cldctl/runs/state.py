@@ -1,12 +1,12 @@
 """The state of a run: a table over its history, what its launcher says, and its files. It knows no cluster by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cld_core.run import events
-from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, NotSubmitted, Requested, Submitted, state_after
-from cld_core.run.history import Attempt, History
+from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, NotSubmitted, Requested, state_after
+from cld_core.run.history import History
 from cldctl.clusters.records import Phase, Seen
 
 from .survey import Answers
@@ -64,9 +64,11 @@ class Files:
     writer: Callable[[], Mapping[str, Any] | None] = lambda: None
 
 
-@dataclass(frozen=True)
 class Situation:
     """The columns of the table, and what reasons are made of. A column without a value is empty.
+
+    Args:
+        now: seconds since 1970.
 
     Attributes:
         seen: what is known about a job.
@@ -85,21 +87,33 @@ class Situation:
         stuck: whether the job ended because it could not put itself back into the queue.
     """
 
-    history: History
-    files: Files
-    seen: Callable[[JobRef], Seen]
-    current: JobRef | None = None
-    answer: Seen = field(default_factory=lambda: Seen("unknown"))
-    request: str = ""
-    job: str = "none"
-    attempt: str = "none"
-    after: str = ""
-    phase: str = ""
-    end: str = ""
-    restarts: bool = False
-    back: bool = False
-    given_up: bool = False
-    stuck: bool = False
+    def __init__(self, history: History, answers: Answers, now: float, files: Files | None = None) -> None:
+        self.history, self.files = history, files or Files()
+        self.seen = seen_by(history, answers, now)
+        self.request = _request(history, now, self.files)
+        last, submitted = history.last, history.current(lambda job: self.seen(job).is_gone)
+        has_ended = last is not None and last.cause is not None
+        self.attempt = "none" if last is None else "ended" if has_ended else "open"
+        self.after = state_after(last.cause) if last is not None and last.cause is not None else ""
+        self.job, self.phase, self.end, self.current, self.answer = "none", "", "", None, Seen("unknown")
+        self.restarts = self.back = self.given_up = self.stuck = False
+        if submitted is None:
+            return
+        self.current, self.job = submitted.job, "first" if submitted.successor_of is None else "successor"
+        self.answer = answer = self.seen(submitted.job)
+        if last is not None and last.job_id != submitted.job.job_id:
+            self.attempt = "other"
+        is_cancelled = submitted.job.job_id in history.cancelled and self.attempt != "ended"
+        is_cancelled = is_cancelled or answer.ended == "cancelled"
+        self.phase = answer.phase
+        self.end = "cancelled" if is_cancelled else "failed" if answer.ended in _FAILURES else "quiet"
+        self.restarts = submitted.job.restarts
+        # While the launcher does not answer, it may start the job again, too.
+        by_launcher = last is not None and last.cause in RESTARTED_BY_LAUNCHER
+        self.back = history.requeued is not None or (by_launcher and self.phase in ("running", "ending", "unknown"))
+        self.given_up = history.given_up is not None
+        # A requeue failed, or one that was asked for was not done before the job was killed.
+        self.stuck = history.not_requeued is not None or (history.requeued is not None and answer.is_gone)
 
     @property
     def writer(self) -> bool:
@@ -140,10 +154,6 @@ def _writer(situation: Situation) -> str | None:
     return None if owner is None else f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
 
 
-def _why_it_waits(situation: Situation) -> str | None:
-    return situation.answer.reason or None
-
-
 def _never_began(situation: Situation) -> str | None:
     assert situation.current is not None, "a job that did not begin"
     word = f" (its launcher says {situation.answer.word})" if situation.answer.word else ""
@@ -167,8 +177,8 @@ def _detail(situation: Situation) -> str | None:
     return last.detail if last is not None and situation.after == "FAILED" else None
 
 
-def _detail_or_wait(situation: Situation) -> str | None:
-    return _detail(situation) or _why_it_waits(situation)
+def _detail_or_waits(situation: Situation) -> str | None:
+    return _detail(situation) or situation.answer.reason or None
 
 
 def _stuck(situation: Situation) -> str | None:
@@ -191,6 +201,10 @@ class Row:
         return all(getattr(situation, column) in values for column, values in self._cells.items())
 
 
+def _waits(situation: Situation) -> str | None:
+    return situation.answer.reason or None
+
+
 # The first row that matches decides.
 TABLE = (
     Row("RUNNING", _writer, request="refused|stale|unasked|lost", writer=True),
@@ -201,11 +215,11 @@ TABLE = (
     Row("PENDING", _submitter, request="open"),
     Row("PENDING", job="none", attempt="none"),
     Row("FINISHED", attempt="ended", after="FINISHED"),
-    Row("REQUEUED", _why_it_waits, job="successor", attempt="other", phase=_HERE),
-    Row("PENDING", _why_it_waits, attempt="none|other", phase="pending|running|suspended|ending"),
+    Row("REQUEUED", _waits, job="successor", attempt="other", phase=_HERE),
+    Row("PENDING", _waits, attempt="none|other", phase="pending|running|suspended|ending"),
     # Its launcher does not answer: the ledger is all that is known.
-    Row("PENDING", _why_it_waits, attempt="none|other", phase="unknown", end="failed|quiet"),
-    Row("REQUEUED", _why_it_waits, attempt="open", phase="pending"),
+    Row("PENDING", _waits, attempt="none|other", phase="unknown", end="failed|quiet"),
+    Row("REQUEUED", _waits, attempt="open", phase="pending"),
     Row("RUNNING", _warning, attempt="open", phase=_HERE),
     Row(
         "RUNNING",
@@ -217,8 +231,8 @@ TABLE = (
         back=False,
         given_up=False,
     ),
-    Row("REQUEUED", _detail_or_wait, attempt="ended", phase="pending"),
-    Row("REQUEUED", _detail_or_wait, attempt="ended", phase=_BACK, restarts=True, back=True),
+    Row("REQUEUED", _detail_or_waits, attempt="ended", phase="pending"),
+    Row("REQUEUED", _detail_or_waits, attempt="ended", phase=_BACK, restarts=True, back=True),
     Row("RUNNING", _writer, writer=True),
     Row("CANCELLED", end="cancelled"),
     Row("FAILED", _never_began, attempt="none|other"),
@@ -248,41 +262,6 @@ def row_of(situation: Situation) -> Row:
     return next(row for row in TABLE if row.matches(situation))
 
 
-def situation_of(history: History, answers: Answers, now: float, files: Files | None = None) -> Situation:
-    """The columns of the table for a run.
-
-    Args:
-        now: seconds since 1970.
-    """
-    files = files or Files()
-    seen = seen_by(history, answers, now)
-    last, request = history.last, _request(history, now, files)
-    submitted = history.current(lambda job: seen(job).is_gone)
-    after = "" if last is None or last.cause is None else state_after(last.cause)
-    if submitted is None:
-        attempt = "none" if last is None else "open" if last.cause is None else "ended"
-        return Situation(history, files, seen, request=request, attempt=attempt, after=after)
-    job, answer = submitted.job, seen(submitted.job)
-    return Situation(
-        history,
-        files,
-        seen,
-        job,
-        answer,
-        request,
-        job="first" if submitted.successor_of is None else "successor",
-        attempt=_attempt(last, submitted),
-        after=after,
-        phase=answer.phase,
-        end=_end(history, job, answer),
-        restarts=job.restarts,
-        back=_is_back(history, answer),
-        given_up=history.given_up is not None,
-        # A requeue failed, or one that was asked for was not done before the job was killed.
-        stuck=history.not_requeued is not None or (history.requeued is not None and answer.is_gone),
-    )
-
-
 def _request(history: History, now: float, files: Files) -> str:
     request, is_empty = history.request, not (history.request or history.submitted or history.attempts)
     if isinstance(request, NotSubmitted):
@@ -294,31 +273,6 @@ def _request(history: History, now: float, files: Files) -> str:
     if not (was_more or now - begun > SUBMITTING_S) or files.is_starting():
         return "open"
     return "stale" if not is_empty else "lost" if was_more else "unasked"
-
-
-def _attempt(last: Attempt | None, submitted: Submitted) -> str:
-    if last is None:
-        return "none"
-    if last.job_id != submitted.job.job_id:
-        return "other"
-    return "open" if last.cause is None else "ended"
-
-
-def _end(history: History, job: JobRef, seen: Seen) -> str:
-    last = history.last
-    has_ended = last is not None and last.job_id == job.job_id and last.cause is not None
-    if seen.ended == "cancelled" or (job.job_id in history.cancelled and not has_ended):
-        return "cancelled"
-    return "failed" if seen.ended in _FAILURES else "quiet"
-
-
-def _is_back(history: History, seen: Seen) -> bool:
-    last = history.last
-    # While the launcher does not answer, it may start the job again, too.
-    by_launcher = (
-        last is not None and last.cause in RESTARTED_BY_LAUNCHER and seen.phase in ("running", "ending", "unknown")
-    )
-    return history.requeued is not None or by_launcher
 
 
 def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef], Seen]:

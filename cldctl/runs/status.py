@@ -21,7 +21,7 @@ from cldctl.jobs import crashes, nodes
 from . import usage
 from .differences import changed_between, changed_by_now
 from .logs import with_culprits
-from .state import ALIVE, WAITS, Files, Situation, situation_of, state_of
+from .state import ALIVE, WAITS, Files, Situation, state_of
 from .survey import Answers, works_of
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     """
     progress, identity, checkpoints = run.progress(), run.identity(), run.checkpoint_steps()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
-    situation = situation_of(history, answers, time.time(), files_of(run))
+    situation = Situation(history, answers, time.time(), files_of(run))
     state, reason = state_of(situation)
     job, last, is_running = situation.current, history.last, state == "RUNNING"
     steps = history.steps if history.steps is not None else progress.get("steps")
@@ -322,23 +322,10 @@ def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
     return bool(times) and moved_at is not None and moved_at > max(times)
 
 
-@dataclass(frozen=True)
-class Stopped:
-    """What people read in `status`.
-
-    Attributes:
-        cause: one or two words, for tables.
-        reason: a sentence.
-    """
-
-    cause: str
-    reason: str
-
-
 def why_stopped(
     history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
-) -> Stopped | None:
-    """Why sharded work stands still; None if it was never started.
+) -> tuple[str, str] | None:
+    """Why sharded work stands still: in one or two words, for tables, and in a sentence. None if it was never started.
 
     Args:
         history: of the work.
@@ -347,25 +334,22 @@ def why_stopped(
     """
     if not history.submitted:
         return None
-    failed = history.task_failed
+    failed, complete = history.task_failed, f"{done} of {total} {unit} complete"
     if history.given_up is not None:
         cause = "not merged" if done == total else "crashed" if history.crashes else "failed"
         said = f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
-        return Stopped(cause, history.given_up + said)
+        return cause, history.given_up + said
     if history.not_requeued is not None:
-        return Stopped("not requeued", f"a task could not be requeued: {history.not_requeued}")
+        return "not requeued", f"a task could not be requeued: {history.not_requeued}"
     array = history.submitted[-1].job.job_id.partition("_")[0]
     if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
-        return Stopped("cancelled", "cancelled")
-    if failed is not None and done < total:
-        again = f"fix that, then re-run the same `{command}`"
-        return Stopped("failed", f"a task failed: {failed.reason}; {done} of {total} {unit} complete; {again}")
+        return "cancelled", "cancelled"
+    why, fix = ("", "") if failed is None else (f": {failed.reason}", "fix that, then ")
     if done == total:
-        why, fix = ("", "") if failed is None else (f": {failed.reason}", "fix that, then ")
-        again = f"{fix}re-run the same `{command}`"
-        return Stopped("not merged", f"all {unit} are complete, but they were not merged{why}; {again}")
-    ended = f"its jobs have ended, with {done} of {total} {unit} complete"
-    return Stopped("stopped", f"{ended}; see the logs, then re-run `{command}`")
+        return "not merged", f"all {unit} are complete, but they were not merged{why}; {fix}re-run the same `{command}`"
+    if failed is not None:
+        return "failed", f"a task failed{why}; {complete}; {fix}re-run the same `{command}`"
+    return "stopped", f"its jobs have ended, with {complete}; see the logs, then re-run `{command}`"
 
 
 def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
@@ -376,12 +360,9 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     """
     from cld_core.tune.tuning import STAGES
 
-    solution = work.solution
-    state = work_state(work, answers)
-    done, total = work.rows_done()
-    stopped = None
-    if state == "STOPPED":
-        stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
+    solution, state, (done, total) = work.solution, work_state(work, answers), work.rows_done()
+    stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
+    cause, reason = (state == "STOPPED" and stopped) or (None, None)
     # Only what this version knows: a file of somebody else's may name anything.
     rms = {} if solution is None else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
     kept = solution.kept if solution is not None and solution.kept in rms else None
@@ -390,8 +371,8 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
         "id": work.name,
         "nfe": work.request.nfe,
         "state": state,
-        "cause": stopped.cause if stopped else None,
-        "reason": stopped.reason if stopped else None,
+        "cause": cause,
+        "reason": reason,
         "checkpoint_step": work.request.checkpoint_step,
         "rows_done": done,
         "rows": total,
@@ -407,30 +388,26 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
     from cld_core.evaluate.reports import numbers, remarks
 
-    request, report = work.request, work.report or {}
+    request, report, history = work.request, work.report or {}, work.ledger.history()
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards - (0 if report else len(work.missing()))
-    history = work.ledger.history()
-    stopped = why_stopped(history, done, request.shards) if state == "STOPPED" else None
-    told = () if history.other_code is None else (history.other_code.said,)
+    cause, reason = (state == "STOPPED" and why_stopped(history, done, request.shards)) or (None, None)
+    told = [] if history.other_code is None else [history.other_code.said]
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,
         "state": state,
-        "cause": stopped.cause if stopped else None,
-        "reason": stopped.reason if stopped else None,
+        "cause": cause,
+        "reason": reason,
         "checkpoint_step": request.checkpoint_step,
         "metrics": list(request.metrics),
         "shards_done": done,
         "shards": request.shards,
         "fid": (report.get("fid") or {}).get("value"),
-        "bpd": elbo.get("bpd"),
-        "nll": elbo.get("nll"),
-        "stderr": elbo.get("stderr"),
-        "true_entropy": elbo.get("true_entropy"),
+        **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
         "settings": request.settings,
         "results": {key: {"value": it.value, "stderr": it.stderr, "n": it.n} for key, it in numbers(report).items()},
-        "remarks": [*remarks(report), *told, *([stopped.reason] if stopped else [])],
+        "remarks": [*remarks(report), *told, *([reason] if reason else [])],
     }
 
 

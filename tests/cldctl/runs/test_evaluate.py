@@ -117,5 +117,5 @@ CRASH = events.Crashed(job_id="8_0", restart=0, code=1)
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     found = why_stopped(History.of(happened), done, 3)
     assert found is not None
-    assert found.cause == cause
-    assert why in found.reason
+    assert found[0] == cause
+    assert why in found[1]

@@ -11,7 +11,7 @@ from cld_core.run import events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
 from cldctl.clusters.records import Seen, Survey
-from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, situation_of, state_of
+from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
 
 NOW = 1000.0
@@ -70,7 +70,7 @@ def situated(
     problem: str | None = None,
 ) -> Situation:
     jobs = {("any", job_id): seen for job_id, seen in (looks or {}).items()}
-    return situation_of(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
+    return Situation(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
 
 
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says.
