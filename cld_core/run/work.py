@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cld_core.codec import from_plain, text, to_plain
-from cld_core.config import plugins
-from cld_core.config.registry import spec_of
 from cld_core.errors import NotFoundError
 from cld_core.files import existing_object, passes, retried, write_json
 from cld_core.imports import resolve
@@ -71,6 +69,8 @@ def use_plugins(folder: Path) -> None:
     Raises:
         RecipeError: one cannot be imported.
     """
+    from cld_core.config import plugins
+
     files = (content_of(folder) or {}).get("files") or {}
     named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
     plugins.use(named, f"{folder}/request.json")
@@ -130,6 +130,8 @@ class Request(ABC):
             NotFoundError: there is none, or one that another version of cldctl wrote.
             OSError: it cannot be read at this moment.
         """
+        from cld_core.config.registry import spec_of
+
         content = content_of(folder)
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")

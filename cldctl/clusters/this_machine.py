@@ -8,15 +8,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cld_core.codec import real, whole
-from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError, RecipeError
 from cld_core.ownership import require_private
 from cld_core.run import process as processes
 
 from .records import JobSpec, SchedulerRefused
+
+if TYPE_CHECKING:
+    from cld_core.config.cluster import ClusterSpec
+
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -44,7 +47,7 @@ def check_fits(spec: JobSpec) -> None:
     raise RecipeError(f"recipe: {text}. {fix} {settings}.")
 
 
-def _check_gpus(size: ClusterSpec, found: int) -> None:
+def _check_gpus(size: "ClusterSpec", found: int) -> None:
     if not size.uses_gpu or found:
         return
     text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
