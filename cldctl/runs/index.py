@@ -153,7 +153,8 @@ class Index:
     def _forget_changed(self, folders: Mapping[str, int]) -> None:
         """Forget runs that are gone, were replaced, or whose files have changed."""
         there = [(name, entry) for name, entry in self._entries.items() if folders.get(name) == entry.inode]
-        same = side_by_side(lambda it: files_of(f"{self.root}/{it[0]}", it[1].files) == it[1].files, there)
+        root = str(self.root)
+        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there)
         self._entries = dict(it for it, is_same in zip(there, same, strict=True) if is_same)
 
 
@@ -209,11 +210,13 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
     """How files in a folder are now."""
-    found: dict[str, Sequence[int] | None] = dict.fromkeys(names)
-    for name in found:
-        with contextlib.suppress(OSError):
+    found: dict[str, Sequence[int] | None] = {}
+    for name in names:
+        try:
             status = os.lstat(f"{folder}/{name}")
             found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
+        except OSError:
+            found[name] = None
     return found
 
 
