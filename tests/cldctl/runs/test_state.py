@@ -73,8 +73,9 @@ def situated(
     return Situation(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
 
 
-# Row of the table, what happened, what the launcher says about each job, state, and what its reason says.
-CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
+# Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the
+# folder says, if it is asked.
+CASES: list[tuple[Any, ...]] = [
     (1, (requested(), events.NotSubmitted(reason="no such partition")), {}, "FAILED", "no such partition"),
     (2, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
     (5, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
@@ -124,16 +125,43 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     (24, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
     (24, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
     (24, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
+    # What the folder says.
+    (
+        5,
+        (requested(10 * SUBMITTING_S, host="login1", pid=12),),
+        {},
+        "PENDING",
+        "process 12 on lo",
+        {"is_starting": True},
+    ),
+    (3, (), {}, "FAILED", "interrupted before it asked for a job; `cldctl resume mine` does"),
+    (5, (), {}, "PENDING", None, {"created": NOW}),
+    (5, (), {}, "PENDING", None, {"is_starting": True}),
+    (4, (), {}, "LOST", "is missing; `cldctl resume mine` continues from the", {"saved": [10, 20]}),
+    (4, (), {}, "LOST", "is damaged; ", {"created": NOW, "has_progress": True, "ledger": "damaged"}),
+    (0, (), {}, "RUNNING", "process 7 on this machine writes into it (job torchrun)", {"saved": [10], "writer": OWNER}),
+    (16, (submitted(), started()), {"1": GONE}, "RUNNING", "process 7 on this machine", {"writer": OWNER}),
+    (16, (submitted(), CANCELLED), {"1": GONE}, "RUNNING", "process 7 on this machine", {"writer": OWNER}),
+    (7, (submitted(), started(), ended("finished")), {"1": GONE}, "FINISHED", None, {"writer": OWNER}),
+    (12, (submitted(), started()), {"1": RUNNING}, "RUNNING", None, {"writer": OWNER}),
+    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": PENDING}, "FINISHED", "job 2 still waits"),
+    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": GONE}, "FINISHED", None),
 ]
 
 
-@pytest.mark.parametrize(("row", "happened", "looks", "state", "reason"), CASES)
-def test_a_row(row, happened, looks, state, reason):
-    situation = situated(happened, looks)
+@pytest.mark.parametrize("case", CASES)
+def test_a_row(case):
+    row, happened, looks, state, reason, *folder = case
+    asked: Any = {name: lambda value=value: value for it in folder for name, value in it.items()}
+    situation = situated(happened, looks, Files(name="mine", **asked))
     assert TABLE.index(row_of(situation)) == row
     found, why = state_of(situation)
     assert (found, why is None) == (state, reason is None)
     assert (reason or "") in (why or "")
+
+
+def test_every_row_has_a_case():
+    assert {row for row, *_ in CASES} == set(range(len(TABLE)))
 
 
 def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
@@ -203,59 +231,6 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
         if history.request is not None:
             assert state in ("PENDING", "FAILED"), "a new request hides what came before"
     assert states == STATES
-
-
-# Row, what happened, what the launcher says, what the folder says, state, and what its reason says.
-MORE: list[tuple[int, tuple[Event, ...], Looks, dict[str, Any], str, str | None]] = [
-    (
-        5,
-        (requested(10 * SUBMITTING_S, host="login1", pid=12),),
-        {},
-        {"is_starting": True},
-        "PENDING",
-        "process 12 on lo",
-    ),
-    (3, (), {}, {}, "FAILED", "interrupted before it asked for a job; `cldctl resume mine` does"),
-    (5, (), {}, {"created": NOW}, "PENDING", None),
-    (5, (), {}, {"is_starting": True}, "PENDING", None),
-    (
-        4,
-        (),
-        {},
-        {"saved": [10, 20]},
-        "LOST",
-        "is missing; `cldctl resume mine` continues from the",
-    ),
-    (
-        4,
-        (),
-        {},
-        {"created": NOW, "has_progress": True, "ledger": "damaged"},
-        "LOST",
-        "is damaged; ",
-    ),
-    (0, (), {}, {"saved": [10], "writer": OWNER}, "RUNNING", "process 7 on this machine writes into it (job torchrun)"),
-    (16, (submitted(), started()), {"1": GONE}, {"writer": OWNER}, "RUNNING", "process 7 on this machine"),
-    (16, (submitted(), CANCELLED), {"1": GONE}, {"writer": OWNER}, "RUNNING", "process 7 on this machine"),
-    (7, (submitted(), started(), ended("finished")), {"1": GONE}, {"writer": OWNER}, "FINISHED", None),
-    (12, (submitted(), started()), {"1": RUNNING}, {"writer": OWNER}, "RUNNING", None),
-    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": PENDING}, {}, "FINISHED", "job 2 still waits"),
-    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": GONE}, {}, "FINISHED", None),
-]
-
-
-@pytest.mark.parametrize(("row", "happened", "looks", "folder", "state", "reason"), MORE)
-def test_a_row_that_asks_the_folder(row, happened, looks, folder, state, reason):
-    asked: Any = {name: lambda value=value: value for name, value in folder.items()}
-    situation = situated(happened, looks, Files(name="mine", **asked))
-    assert TABLE.index(row_of(situation)) == row
-    found, why = state_of(situation)
-    assert (found, why is None) == (state, reason is None)
-    assert (reason or "") in (why or "")
-
-
-def test_every_row_has_a_case():
-    assert {row for row, *_ in (*CASES, *MORE)} == set(range(len(TABLE)))
 
 
 # An answer of half a minute ago, and what the ledger says since.
