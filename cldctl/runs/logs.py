@@ -97,16 +97,14 @@ class Part:
         with opened(self.file) as stream:
             size = os.fstat(stream.fileno()).st_size
             end, length = size if self.end is None else min(size, self.end), _BLOCK
-            while self.begin < end:
+            while self.begin < end and length <= MOST_BYTES:
                 start = max(self.begin, end - length)
                 stream.seek(start)
                 # The line break at the very end finishes the last line and begins none.
                 before, *found = stream.read(end - start)[:-1].rsplit(b"\n", max(lines, 0))
                 if len(found) == max(lines, 0):
                     return replace(self, begin=start + len(before) + 1)
-                if start == self.begin:
-                    break
-                length *= 8
+                length = 8 * length if start > self.begin else 2 * MOST_BYTES
             return self
 
 

@@ -413,7 +413,7 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
 
 def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
-    if not evals:
+    if not any(name.startswith("sweep-") for name in run.evaluation_names()):
         return []
     from cld_core.evaluate.sweeps import sweeps_of
 
