@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,8 @@ _SEARCHED_BYTES = 2**30
 _LINE_BYTES = 2**20
 _BLOCK = 2**16
 # Times as Python's logging, submitit, Slurm and our marks write them, and as glog does for torch.
-_ISO = re.compile(rb"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)([.,]\d{1,9})?")
-_GLOG = re.compile(rb"\b[IWEF](\d\d)(\d\d) (\d\d):(\d\d):(\d\d)(\.\d{1,9})?")
+_ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?", re.ASCII)
+_GLOG = re.compile(r"\b[IWEF](\d\d)(\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,9})?)", re.ASCII)
 # A time further inside a line is what the line is about.
 _WITHIN = 160
 # Of who failed first: so many of the last lines of a log are looked at, and so many, and characters of each, are shown.
@@ -310,19 +311,17 @@ def latest_time(part: Part) -> float:
 
 def time_of(line: bytes) -> float | None:
     """The time that a line of a log begins with, seconds since 1970; None without one."""
-    head = line[:_WITHIN]
+    head = line[:_WITHIN].decode(errors="replace")
     if match := _ISO.search(head):
-        numbers, fraction = match.groups()[:6], match[7]
+        when = match[0]
     elif match := _GLOG.search(head):
-        year = str(time.localtime().tm_year).encode()
-        numbers, fraction = (year, *match.groups()[:5]), match[6]
+        when = f"{time.localtime().tm_year}-{match[1]}-{match[2]}T{match[3]}"
     else:
         return None
     try:
-        moment = time.mktime((*map(int, numbers), 0, 0, -1))  # type: ignore[arg-type]
+        return datetime.fromisoformat(when).timestamp()
     except (ValueError, OverflowError):
         return None
-    return moment + float(b"0." + fraction[1:] if fraction else 0)
 
 
 # --- who failed first
