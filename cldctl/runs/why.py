@@ -177,16 +177,13 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
 
 
 def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) -> Waiting | None:
-    if row.state not in WAITS:
+    job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
+    if row.state not in WAITS or job is None or job.cluster not in clusters.CLUSTERS:
         return None
-    current = history.current(lambda job: answers.of(job).is_gone)
-    if current is None or current.job.cluster not in clusters.CLUSTERS:
-        return None
-    seen = answers.of(current.job)
+    seen, cluster = answers.of(job), clusters.find(job.cluster)
     if seen.phase not in ("pending", "unknown"):
         return None
-    cluster = clusters.find(current.job.cluster)
-    return cluster.why_waiting(current.job, seen) if asks else cluster.explain_wait(current.job, seen)
+    return cluster.why_waiting(job, seen) if asks else cluster.explain_wait(job, seen)
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
