@@ -1,6 +1,8 @@
 """What runs have used of the cluster, and what a new one may use (docs/usage.md). Trainings only: from their files."""
 
+import contextlib
 import heapq
+import itertools
 import os
 import statistics
 import time
@@ -252,49 +254,29 @@ def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> Est
     for run in _newest(root, deadline):
         if time.monotonic() > deadline or len(rates) == ENOUGH:
             break
-        rate = None if run.name == without else _rate(run, recipe)
-        if rate is not None:
-            rates[run.name] = rate
+        rate = run.progress().get("steps_per_s") or 0.0
+        # A damaged run, or one of another version, is no measurement.
+        with contextlib.suppress(Exception):
+            if rate > 0 and run.name != without and _kind(run.recipe()) == _kind(recipe):
+                rates[run.name] = rate
     if not rates:
         return None
     rate, size = statistics.median(rates.values()), recipe.cluster
     seconds = recipe.train.steps / rate
-    devices, unit = (size.gpus, "GPU-hours") if size.gpus else (size.cores, "core-hours")
+    devices, unit = (size.gpus, GPU) if size.gpus else (size.cores, CORE)
     return Estimate(seconds, rate, devices * seconds / 3600, unit, tuple(rates))
 
 
 def _newest(root: Path, deadline: float) -> Iterator[RunFolder]:
     """The runs that were changed last, newest first; those that were seen by ``deadline``."""
     changed: list[tuple[float, str]] = []
-    try:
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if time.monotonic() > deadline:
-                    break
-                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-                    changed.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
-    except OSError:
-        return
-    for _, name in heapq.nlargest(NEWEST, changed):
-        yield RunFolder(root / name)
-
-
-def _rate(run: RunFolder, recipe: "Recipe") -> float | None:
-    """The steps per second that a run last reported; None if it is another kind of run, or has not reported any."""
-    rate = run.progress().get("steps_per_s")
-    if not rate or rate <= 0:
-        return None
-    try:
-        other = run.recipe()
-    except Exception:  # A damaged run, or one of another version, is no measurement.
-        return None
-    return rate if _kind(other) == _kind(recipe) else None
+    with contextlib.suppress(OSError), os.scandir(root) as entries:
+        for entry in itertools.takewhile(lambda _: time.monotonic() < deadline, entries):
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                changed.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
+    return (RunFolder(root / name) for _, name in heapq.nlargest(NEWEST, changed))
 
 
 def _kind(recipe: "Recipe") -> tuple[str, int, int, bool]:
-    return (
-        recipe.model_digest(),
-        recipe.cluster.world_size,
-        recipe.train.batch_size,
-        recipe.cluster.uses_gpu,
-    )
+    size = recipe.cluster
+    return recipe.model_digest(), size.world_size, recipe.train.batch_size, size.uses_gpu
