@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cld_core.run import events
-from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, NotSubmitted, Requested, state_after
+from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused, Requested, state_after
 from cld_core.run.history import History
 from cldctl.clusters.records import Phase, Seen
 
@@ -264,7 +264,7 @@ def row_of(situation: Situation) -> Row:
 
 def _request(history: History, now: float, files: Files) -> str:
     request, is_empty = history.request, not (history.request or history.submitted or history.attempts)
-    if isinstance(request, NotSubmitted):
+    if isinstance(request, Refused):
         return "refused"
     if request is None and not is_empty:
         return ""
@@ -295,9 +295,9 @@ def _last_heard(history: History, job: JobRef, now: float) -> tuple[float, Phase
     """When the ledger last heard of a job, and the phase that follows from that; None if none follows."""
     last, event, requeued = history.last, history.last_of.get(job.job_id), history.requeued
     mine = last if last is not None and last.job_id == job.job_id else None
-    if isinstance(event, events.NotBegun):
+    if isinstance(event, events.GivenUp) and event.never_began:
         return event.time, "gone"
-    if isinstance(event, events.NotRequeued):
+    if isinstance(event, Refused) and event.what == "requeue":
         return event.time, "ending"
     if requeued is not None and requeued.job_id == job.job_id and (mine is None or history.was_requeued(mine)):
         return requeued.time, "pending"

@@ -392,7 +392,7 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards - (0 if report else len(work.missing()))
     cause, reason = (state == "STOPPED" and why_stopped(history, done, request.shards)) or (None, None)
-    told = [] if history.other_code is None else [history.other_code.said]
+    told = [] if history.other_code is None else [history.other_code]
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,

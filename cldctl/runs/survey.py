@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, GivenUp, JobRef, NotBegun
+from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
 from cld_core.run.work import Work
 from cldctl import clusters
@@ -192,9 +192,7 @@ def _over(history: History) -> set[str]:
     attempts = {attempt.job_id: attempt for attempt in history.attempts}
     over = set()
     for job_id, event in history.last_of.items():
-        says_so = isinstance(event, NotBegun | GivenUp) or (
-            isinstance(event, Cancelled) and job_id in history.cancelled
-        )
+        says_so = isinstance(event, GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled)
         heard = event.time
         # The newest attempt of a job decides.
         if (attempt := attempts.get(job_id)) is not None:
