@@ -166,15 +166,15 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
         assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), "what a link leads to may be replaced"
 
 
-def cut(file):
-    file.write_bytes(file.read_bytes()[:-10])
-
-
-def change(file):
-    file.write_bytes(file.read_bytes().replace(b"FINISHED", b"CANCELLED"))
-
-
-@pytest.mark.parametrize("damage", [cut, change, lambda file: file.chmod(0o666)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-10]),
+        lambda file: file.write_bytes(file.read_bytes().replace(b"FINISHED", b"CANCELLED")),
+        lambda file: file.chmod(0o666),
+    ],
+    ids=["cut", "changed", "of everybody"],
+)
 def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, damage):
     looked(root, monkeypatch)
     file = index._file_for(root)

@@ -10,7 +10,7 @@ import pytest
 from cld_core.run import events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
-from cldctl.clusters.records import Seen, Survey
+from cldctl.clusters.records import Phase, Seen, Survey
 from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
 
@@ -42,22 +42,15 @@ CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
 NOT_CANCELLED = events.Refused("cancellation", time=NOW - 19, job_id="1", reason="it does not answer")
 REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
 NOT_REQUEUED = events.Refused("requeue", time=NOW - 20, job_id="1", reason="nobody answers")
+NOT_BEGUN = events.GivenUp(never_began=True, time=NOW - 5, job_id="1", reason="bad recipe")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
+PHASES: tuple[Phase, ...] = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
 ELSEWHERE = Seen("unknown", reason="started on n7")
 OWNER = {"pid": 7, "job_id": "torchrun"}
-FINISHED_WHILE_2_WAITED = (
-    submitted(),
-    started(),
-    ended("finished"),
-    submitted("2"),
-    events.TurnedAway(job_id="2", why="finished"),
-)
-SUCCESSOR = (
-    submitted(restarts=True),
-    submitted("2", restarts=True, successor_of="1"),
-    started(),
-    ended("node_failure"),
-)
+WAITED = events.TurnedAway(job_id="2", why="finished")
+FINISHED_WHILE_2_WAITED = (submitted(), started(), ended("finished"), submitted("2"), WAITED)
+SECOND = submitted("2", restarts=True, successor_of="1")
+SUCCESSOR = (submitted(restarts=True), SECOND, started(), ended("node_failure"))
 
 
 def situated(
@@ -92,25 +85,13 @@ CASES: list[tuple[Any, ...]] = [
     (17, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
     (17, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
     (18, (submitted(),), {"1": GONE}, "FAILED", "before it began; see"),
-    (
-        18,
-        (submitted(), events.GivenUp(never_began=True, job_id="1", reason="bad recipe")),
-        {"1": GONE},
-        "FAILED",
-        "bad recipe",
-    ),
+    (18, (submitted(), NOT_BEGUN), {"1": GONE}, "FAILED", "bad recipe"),
     (11, (submitted(), started()), {"1": PENDING}, "REQUEUED", "Priority"),
     (12, (submitted(), started()), {"1": RUNNING}, "RUNNING", None),
     (12, (submitted(), started(warning="no GPU")), {"1": RUNNING}, "RUNNING", "no GPU"),
     (12, (submitted(), started(warning="no GPU")), {"1": Seen("suspended")}, "RUNNING", "suspended"),
     (17, (submitted(), started(), CANCELLED), {"1": GONE}, "CANCELLED", None),
-    (
-        20,
-        (submitted(), started()),
-        {"1": Seen("gone", ended="out_of_memory", word="OUT_OF_MEMORY")},
-        "FAILED",
-        "OUT_OF_MEMORY",
-    ),
+    (20, (submitted(), started()), {"1": Seen("gone", "out_of_memory", word="OOM")}, "FAILED", "OOM"),
     (21, (submitted(), started()), {"1": GONE}, "LOST", "without a message"),
     (7, (submitted(), started(), ended("finished")), {"1": RUNNING}, "FINISHED", None),
     (13, (submitted(restarts=True), started(), ended("crashed")), {"1": RUNNING}, "RUNNING", "deciding"),
@@ -121,7 +102,7 @@ CASES: list[tuple[Any, ...]] = [
         (submitted(restarts=True), started(), ended("crashed"), REQUEUED),
         {"1": Seen("ending")},
         "REQUEUED",
-        "what it died of",
+        "died of",
     ),
     (17, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
     (22, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
@@ -132,14 +113,7 @@ CASES: list[tuple[Any, ...]] = [
     (24, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
     (24, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
     # What the folder says.
-    (
-        5,
-        (requested(10 * SUBMITTING_S, host="login1", pid=12),),
-        {},
-        "PENDING",
-        "process 12 on lo",
-        {"is_starting": True},
-    ),
+    (5, (requested(99 * SUBMITTING_S, host="n1", pid=12),), {}, "PENDING", "process 12 on n1", {"is_starting": True}),
     (3, (), {}, "FAILED", "interrupted before it asked for a job; `cldctl resume mine` does"),
     (5, (), {}, "PENDING", None, {"created": NOW}),
     (5, (), {}, "PENDING", None, {"is_starting": True}),
@@ -177,6 +151,15 @@ def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
     attempt = -1
     for _ in range(rng.randrange(14)):
         job_id = rng.choice(jobs) if jobs else "none"
+        others = (
+            events.Refused("submission", reason="no"),
+            events.Cancelled(job_id=job_id),
+            events.Requeued(job_id=job_id, cause="crashed"),
+            events.GivenUp(never_began=True, job_id=job_id, reason="no"),
+            events.TurnedAway(job_id=job_id, reason="held", why="held"),
+            events.Ended(afterwards=True, attempt=max(attempt, 0), cause="node_failure"),
+            GIVEN_UP,
+        )
         match rng.choice(("request", "job", "start", "start", "end", "end", "other")):
             case "request":
                 happened.append(requested(rng.choice((1.0, 100.0))))
@@ -190,26 +173,11 @@ def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
             case "end" if attempt >= 0:
                 happened.append(ended(rng.choice(CAUSES), attempt))
             case "other":
-                happened.append(
-                    rng.choice(
-                        (
-                            events.Refused("submission", reason="no"),
-                            events.Cancelled(job_id=job_id),
-                            events.Requeued(job_id=job_id, cause="crashed"),
-                            events.GivenUp(never_began=True, job_id=job_id, reason="no"),
-                            events.TurnedAway(job_id=job_id, reason="held", why="held"),
-                            events.Ended(afterwards=True, attempt=max(attempt, 0), cause="node_failure"),
-                            GIVEN_UP,
-                        )
-                    )
-                )
-    phases = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
+                happened.append(rng.choice(others))
+    looks = [Seen(rng.choice(PHASES)) for _ in jobs]
     ends = (None, "cancelled", "crashed", "out_of_memory", "timeout")
-    answers = ((rng.choice(phases), rng.choice(ends)) for _ in jobs)
-    return happened, {
-        job: Seen(phase, ended=end if phase == "gone" else None)  # type: ignore[arg-type]
-        for job, (phase, end) in zip(jobs, answers, strict=True)
-    }
+    looks = [replace(it, ended=rng.choice(ends)) if it.is_gone else it for it in looks]
+    return happened, dict(zip(jobs, looks, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(4))
