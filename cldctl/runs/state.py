@@ -95,11 +95,15 @@ class Situation:
         has_ended = last is not None and last.cause is not None
         self.attempt = "none" if last is None else "ended" if has_ended else "open"
         self.after = state_after(last.cause) if last is not None and last.cause is not None else ""
-        self.job, self.phase, self.end, self.current, self.answer = "none", "", "", None, Seen("unknown")
+        self.job = "none"
+        self.phase = self.end = ""
+        self.current: JobRef | None = None
+        self.answer = Seen("unknown")
         self.restarts = self.back = self.given_up = self.stuck = False
         if submitted is None:
             return
-        self.current, self.job = submitted.job, "first" if submitted.successor_of is None else "successor"
+        self.current = submitted.job
+        self.job = "first" if submitted.successor_of is None else "successor"
         self.answer = answer = self.seen(submitted.job)
         if last is not None and last.job_id != submitted.job.job_id:
             self.attempt = "other"

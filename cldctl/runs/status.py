@@ -144,7 +144,8 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     Args:
         works: its evaluations and tunings, if the caller has them.
     """
-    progress, identity, checkpoints = run.progress(), run.identity(), run.checkpoint_steps()
+    progress, identity = run.progress(), run.identity()
+    checkpoints = run.checkpoint_steps()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
     situation = Situation(history, answers, time.time(), files_of(run))
     state, reason = state_of(situation)
@@ -360,7 +361,9 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     """
     from cld_core.tune.tuning import STAGES
 
-    solution, state, (done, total) = work.solution, work_state(work, answers), work.rows_done()
+    solution = work.solution
+    state = work_state(work, answers)
+    done, total = work.rows_done()
     stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
     cause, reason = (state == "STOPPED" and stopped) or (None, None)
     # Only what this version knows: a file of somebody else's may name anything.
