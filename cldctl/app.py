@@ -6,9 +6,10 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+from typer import Option
 from typer.core import TyperCommand, TyperGroup
 
 from cld_core import processor
@@ -99,9 +100,9 @@ def _app() -> typer.Typer:
     for panel, commands in _COMMANDS.items():
         for name, command in commands.items():
             for parameter in inspect.signature(command).parameters.values():
-                (about,) = parameter.annotation.__metadata__
+                about = parameter.default
                 about.autocompletion = completer(parameter.name, about)
-                if isinstance(parameter.default, bool) and about.default is ...:
+                if isinstance(about.default, bool) and not about.param_decls:
                     # Of itself, typer would add --no-NAME.
                     about.param_decls = (f"--{parameter.name.replace('_', '-')}",)
             group, _, own = name.rpartition(" ")
@@ -135,18 +136,11 @@ def _print_versions(wanted: bool) -> None:
 
 
 def _options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_versions, is_eager=True, help="Print the versions of cldctl, torch, Python."
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors only; results still go to stdout.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say which programs are called, and how long they take.")
-    ] = False,
+    version: bool = Option(
+        False, "--version", callback=_print_versions, is_eager=True, help="Print the versions of cldctl, torch, Python."
+    ),
+    quiet: bool = Option(False, "--quiet", "-q", help="Print errors only; results still go to stdout."),
+    verbose: bool = Option(False, "--verbose", "-v", help="Say which programs are called, and how long they take."),
 ) -> None:
     """Train and evaluate diffusion models (CLD, PSLD, HOLD, VPSDE) on clusters that preempt you.
 

@@ -3,9 +3,10 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import UsageError
 from cldctl.show.console import err, out
@@ -25,7 +26,7 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [
-        inspect.Parameter(name, keyword, default=False, annotation=Annotated[bool, typer.Option(it.flag, help=it.help)])
+        inspect.Parameter(name, keyword, default=Option(False, it.flag, help=it.help), annotation=bool)
         for name, it in flags.items()
     ]
     first, _, *others = inspect.signature(function).parameters.values()
@@ -39,38 +40,32 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 @_with_metric_flags
 def evaluate(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | GROUP | KEY=VALUE",
-            help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
-        ),
-    ] = None,
+    words: list[str] | None = Argument(
+        None,
+        metavar="RUN | GROUP | KEY=VALUE",
+        help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
+    ),
     metrics: tuple[str, ...] = (),
-    metric: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
-    ] = None,
-    shards: options.Shards = None,
-    checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=a,b,c",
-            help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
-        ),
-    ] = None,
-    compare: Annotated[bool, typer.Option(help="Show finished results of runs side by side.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
-    max_parallel: options.MaxParallel = None,
-    cluster: options.ClusterOfRun = None,
-    follow: options.Follow = False,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    metric: str | None = Option(
+        None, metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."
+    ),
+    samples: int | None = Option(
+        None, min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."
+    ),
+    shards: int | None = options.SHARDS,
+    checkpoint: str = Option("last", metavar="last|all|STEP", help="Which checkpoints."),
+    sweep: list[str] | None = Option(
+        None,
+        metavar="KEY=a,b,c",
+        help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
+    ),
+    compare: bool = Option(False, help="Show finished results of runs side by side."),
+    as_json: bool = Option(False, "--json", help="With --compare: one JSON document."),
+    max_parallel: int | None = options.MAX_PARALLEL,
+    cluster: str | None = options.CLUSTER_OF_RUN,
+    follow: bool = options.FOLLOW,
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Evaluate checkpoints of a run. Running it again computes only what is missing.
 
@@ -119,13 +114,12 @@ def evaluate(
 
 
 def compare_runs(
-    names: options.Runs,
-    checkpoint: Annotated[
-        str,
-        typer.Option(metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."),
-    ] = "last",
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+    names: list[str] = options.RUNS,
+    checkpoint: str = Option(
+        "last", metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."
+    ),
+    as_json: bool = options.AS_JSON,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Show finished results side by side; of groups, mean and standard deviation over seeds.
 
@@ -148,79 +142,58 @@ MAX_SAMPLES = 10_000_000
 
 
 def sample(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | KEY=VALUE", help="A run (default: the newest), and keys of sampling and ema to change."
-        ),
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--count",
-            "-n",
-            metavar="N",
-            min=1,
-            max=MAX_SAMPLES,
-            help="Number of samples; default: 64 images, 2,000 points.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE.png|.npz", help="Where to write; an existing file is replaced."),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
-            help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
-            "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
-        ),
-    ] = None,
-    nfe: Annotated[
-        int | None, typer.Option(metavar="N", help="Network evaluations (NFE) of a fixed-step method.")
-    ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER|NAME", help="Class of all samples; default: each class as often as in the training data."
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="W", help="Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one."
-        ),
-    ] = None,
-    checkpoint: options.Checkpoint = "last",
-    seed: options.Seed = 0,
-    observe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="x=NUMBER|FILE.npz", help="Draw samples given an observation: a coordinate of toy data, or arrays."
-        ),
-    ] = None,
-    inpaint: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Draw samples given a part of this picture; needs --mask.")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(metavar="MASK.png", help="White where IMAGE is to be painted, black where known.")
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(metavar="S", min=0, help="Standard deviation of the noise in the observation.")
-    ] = None,
-    how: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gradient|replacement",
-            help="How samples are made to agree with the observation; default: gradient.",
-        ),
-    ] = None,
-    gradient_scale: Annotated[
-        float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule.")
-    ] = None,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    words: list[str] | None = Argument(
+        None, metavar="RUN | KEY=VALUE", help="A run (default: the newest), and keys of sampling and ema to change."
+    ),
+    n: int | None = Option(
+        None,
+        "--count",
+        "-n",
+        metavar="N",
+        min=1,
+        max=MAX_SAMPLES,
+        help="Number of samples; default: 64 images, 2,000 points.",
+    ),
+    output: Path | None = Option(
+        None, "--output", "-o", metavar="FILE.png|.npz", help="Where to write; an existing file is replaced."
+    ),
+    method: str | None = Option(
+        None,
+        metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
+        help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
+        "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
+    ),
+    nfe: int | None = Option(None, metavar="N", help="Network evaluations (NFE) of a fixed-step method."),
+    label: str | None = Option(
+        None, metavar="NUMBER|NAME", help="Class of all samples; default: each class as often as in the training data."
+    ),
+    guidance: float | None = Option(
+        None,
+        metavar="W",
+        help="Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one.",
+    ),
+    checkpoint: str = options.CHECKPOINT,
+    seed: int = options.SEED,
+    observe: str | None = Option(
+        None,
+        metavar="x=NUMBER|FILE.npz",
+        help="Draw samples given an observation: a coordinate of toy data, or arrays.",
+    ),
+    inpaint: Path | None = Option(
+        None, metavar="IMAGE", help="Draw samples given a part of this picture; needs --mask."
+    ),
+    mask: Path | None = Option(None, metavar="MASK.png", help="White where IMAGE is to be painted, black where known."),
+    sigma: float | None = Option(None, metavar="S", min=0, help="Standard deviation of the noise in the observation."),
+    how: str | None = Option(
+        None,
+        metavar="gradient|replacement",
+        help="How samples are made to agree with the observation; default: gradient.",
+    ),
+    gradient_scale: float | None = Option(
+        None, metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule."
+    ),
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
 
@@ -267,30 +240,25 @@ def sample(
 
 
 def tune(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | KEY=VALUE",
-            help="A run (default: the newest), and keys of sampling, ema and cluster to change.",
-        ),
-    ] = None,
-    nfe: Annotated[
-        str, typer.Option(metavar="N[,N]", help="Network evaluations per sample, denoising included.")
-    ] = "10",
-    points: Annotated[
-        int | None,
-        typer.Option(
-            metavar="P", help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16."
-        ),
-    ] = None,
-    budget: Annotated[str, typer.Option(metavar="MINUTES | none", help="Time limit for the fit of each N.")] = "60",
-    seed: options.Seed = 0,
-    checkpoint: options.Checkpoint = "last",
-    as_json: options.AsJson = False,
-    cluster: options.ClusterOfRun = None,
-    follow: options.Follow = False,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    words: list[str] | None = Argument(
+        None,
+        metavar="RUN | KEY=VALUE",
+        help="A run (default: the newest), and keys of sampling, ema and cluster to change.",
+    ),
+    nfe: str = Option("10", metavar="N[,N]", help="Network evaluations per sample, denoising included."),
+    points: int | None = Option(
+        None,
+        metavar="P",
+        help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16.",
+    ),
+    budget: str = Option("60", metavar="MINUTES | none", help="Time limit for the fit of each N."),
+    seed: int = options.SEED,
+    checkpoint: str = options.CHECKPOINT,
+    as_json: bool = options.AS_JSON,
+    cluster: str | None = options.CLUSTER_OF_RUN,
+    follow: bool = options.FOLLOW,
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Fit a sampler with few network evaluations to the network of a run, for sampling.method=tuned.
 
@@ -322,50 +290,40 @@ def tune(
 
 
 def samplers(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | KEY=VALUE",
-            help="A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers.",
-        ),
-    ] = None,
-    nfe: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Network evaluations per sample, denoising included.")
-    ] = "10,20,50,100",
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            "--metric",
-            metavar="A,B,...",
-            help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
-            "classes and class-law for models with classes. "
-            "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
-        ),
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=2, help="Samples per seed; default: eval.samples.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Repetitions with new noise; default: 4 for toys, 1 for images.")
-    ] = None,
-    sampler: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=KEY=VALUE,...]",
-            help="Compare only this sampler, or add one with these keys of sampling; can be repeated.",
-        ),
-    ] = None,
-    checkpoint: options.Checkpoint = "last",
-    shards: options.Shards = None,
-    max_parallel: options.MaxParallel = None,
-    cluster: options.ClusterOfRun = None,
-    follow: options.Follow = False,
-    dry_run: Annotated[bool, typer.Option(help="List the samplers and start nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")] = False,
-    csv: Annotated[
-        Path | None, typer.Option(help="File for all numbers, published ones included, ending in .csv.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="File for the picture, ending in .png.")] = None,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    words: list[str] | None = Argument(
+        None,
+        metavar="RUN | KEY=VALUE",
+        help="A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers.",
+    ),
+    nfe: str = Option("10,20,50,100", metavar="N,N,...", help="Network evaluations per sample, denoising included."),
+    metrics: str | None = Option(
+        None,
+        "--metric",
+        metavar="A,B,...",
+        help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
+        "classes and class-law for models with classes. "
+        "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
+    ),
+    samples: int | None = Option(None, min=2, help="Samples per seed; default: eval.samples."),
+    seeds: int | None = Option(
+        None, min=1, max=1000, help="Repetitions with new noise; default: 4 for toys, 1 for images."
+    ),
+    sampler: list[str] | None = Option(
+        None,
+        metavar="NAME[=KEY=VALUE,...]",
+        help="Compare only this sampler, or add one with these keys of sampling; can be repeated.",
+    ),
+    checkpoint: str = options.CHECKPOINT,
+    shards: int | None = options.SHARDS,
+    max_parallel: int | None = options.MAX_PARALLEL,
+    cluster: str | None = options.CLUSTER_OF_RUN,
+    follow: bool = options.FOLLOW,
+    dry_run: bool = Option(False, help="List the samplers and start nothing."),
+    as_json: bool = Option(False, "--json", help="One JSON document on stdout instead of tables."),
+    csv: Path | None = Option(None, help="File for all numbers, published ones included, ending in .csv."),
+    plot: Path | None = Option(None, help="File for the picture, ending in .png."),
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Compare samplers of one checkpoint at equal numbers of network evaluations.
 

@@ -5,9 +5,10 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import NotFoundError, UsageError
 from cldctl.show.console import err, out
@@ -33,25 +34,21 @@ _MANY = 50
 
 
 def status(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
-    ] = False,
-    state: options.StateFilter = None,
-    since: options.Since = None,
-    tags: options.TagFilter = None,
-    user: options.UserFilter = None,
-    group: options.GroupFilter = None,
-    sort: Annotated[
-        str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
-    ] = "created",
-    reverse: Annotated[bool, typer.Option(help="Reverse the order.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Read every run again, also those that are over.")] = False,
-    watch: Annotated[bool, typer.Option(help="On a terminal: show again every second.")] = False,
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(None, metavar="RUN | GROUP", help="Names; default: all recent runs."),
+    everything: bool = Option(False, "--all", help="Include runs that ended over a week ago; show all rows."),
+    state: str | None = options.STATE,
+    since: str | None = options.SINCE,
+    tags: list[str] | None = options.TAGS,
+    user: str | None = options.USER,
+    group: str | None = options.GROUP,
+    sort: str = Option(
+        "created", metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown."
+    ),
+    reverse: bool = Option(False, help="Reverse the order."),
+    fresh: bool = Option(False, help="Read every run again, also those that are over."),
+    watch: bool = Option(False, help="On a terminal: show again every second."),
+    as_json: bool = options.AS_JSON,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Show runs: state, progress, rate, loss, checkpoints, attempts, evaluations.
 
@@ -85,22 +82,20 @@ def status(
 
 
 def logs(
-    name: options.Run = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print new output.")] = False,
-    rank: Annotated[int | None, typer.Option(help="Which process; default: 0.")] = None,
-    all_ranks: Annotated[
-        bool, typer.Option(help="Every process in one stream, ordered by time; each line begins with its rank.")
-    ] = False,
-    attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
-    failed: Annotated[bool, typer.Option(help="The rank that failed first, of the last attempt that failed.")] = False,
-    tail: Annotated[
-        int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
-    ] = None,
-    evaluation: Annotated[
-        str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
-    ] = None,
-    shard: Annotated[int | None, typer.Option(metavar="N", help="The process of this shard of it.")] = None,
-    directory: options.RunsDir = None,
+    name: str | None = options.RUN,
+    follow: bool = Option(False, "--follow", "-f", help="Stay and print new output."),
+    rank: int | None = Option(None, help="Which process; default: 0."),
+    all_ranks: bool = Option(
+        False, help="Every process in one stream, ordered by time; each line begins with its rank."
+    ),
+    attempt: int | None = Option(None, help="Which attempt; default: the newest job."),
+    failed: bool = Option(False, help="The rank that failed first, of the last attempt that failed."),
+    tail: int | None = Option(None, "--tail", "-n", metavar="N", min=0, help="The last N lines of each file."),
+    evaluation: str | None = Option(
+        None, "--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do."
+    ),
+    shard: int | None = Option(None, metavar="N", help="The process of this shard of it."),
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Print the log of a run: first what the process printed, then its errors.
 
@@ -143,7 +138,9 @@ def logs(
         printer.show()
 
 
-def why(name: options.Run = None, as_json: options.AsJson = False, directory: options.RunsDir = None) -> None:
+def why(
+    name: str | None = options.RUN, as_json: bool = options.AS_JSON, directory: Path | None = options.RUNS_DIR
+) -> None:
     """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what to type next.
 
     Example: cldctl why
@@ -168,14 +165,12 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
 
 
 def usage(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01.")
-    ] = None,
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(None, metavar="RUN | GROUP", help="Names of runs or groups; default: all runs."),
+    since: str | None = Option(
+        None, metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."
+    ),
+    as_json: bool = options.AS_JSON,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput (docs/usage.md).
 
@@ -201,13 +196,11 @@ def usage(
 
 
 def board(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Whose curves to show; default: the newest run.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port of this machine; default: 6006, or a free one.")
-    ] = None,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(
+        None, metavar="RUN | GROUP", help="Whose curves to show; default: the newest run."
+    ),
+    port: int | None = Option(None, min=1, max=65535, help="Port of this machine; default: 6006, or a free one."),
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with Ctrl-C.
 
@@ -231,13 +224,13 @@ def board(
 
 
 def top(
-    everything: Annotated[bool, typer.Option("--all", help="Include runs that ended over a week ago.")] = False,
-    state: options.StateFilter = None,
-    since: options.Since = None,
-    tags: options.TagFilter = None,
-    user: options.UserFilter = None,
-    group: options.GroupFilter = None,
-    directory: options.RunsDir = None,
+    everything: bool = Option(False, "--all", help="Include runs that ended over a week ago."),
+    state: str | None = options.STATE,
+    since: str | None = options.SINCE,
+    tags: list[str] | None = options.TAGS,
+    user: str | None = options.USER,
+    group: str | None = options.GROUP,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
 
@@ -261,32 +254,24 @@ def top(
 
 
 def report(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | GROUP",
-            help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
-            "default: the newest run.",
-        ),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
-    pages: Annotated[
-        bool, typer.Option(help="Of several runs: also write their own pages that are missing or out of date.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.html",
-            help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
-            "comparison.html, --all: index.html.",
-        ),
-    ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow-links", help="Also read folders that links lead out of the run to.")
-    ] = False,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(
+        None,
+        metavar="RUN | GROUP",
+        help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
+        "default: the newest run.",
+    ),
+    everything: bool = Option(False, "--all", help="Write an index over all runs instead."),
+    pages: bool = Option(False, help="Of several runs: also write their own pages that are missing or out of date."),
+    output: Path | None = Option(
+        None,
+        "--output",
+        "-o",
+        metavar="FILE.html",
+        help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
+        "comparison.html, --all: index.html.",
+    ),
+    follow: bool = Option(False, "--follow-links", help="Also read folders that links lead out of the run to."),
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
 

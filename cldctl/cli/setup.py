@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import RecipeError, UsageError
 from cldctl.show.console import err, out
@@ -44,10 +45,10 @@ def recipes() -> None:
 
 
 def render(
-    recipe: options.Recipe,
-    overrides: options.Overrides = None,
-    comments: Annotated[bool, typer.Option(help="Explain each key in a comment.")] = False,
-    changed: Annotated[bool, typer.Option(help="Only the keys that differ from their defaults.")] = False,
+    recipe: str = options.RECIPE,
+    overrides: list[str] | None = options.OVERRIDES,
+    comments: bool = Option(False, help="Explain each key in a comment."),
+    changed: bool = Option(False, help="Only the keys that differ from their defaults."),
 ) -> None:
     """Print the resolved YAML of a recipe.
 
@@ -68,12 +69,9 @@ def render(
 
 
 def explain(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="KEY | SECTION", help="A key, a section, or a variant such as sde.cld; default: all sections."
-        ),
-    ] = None,
+    name: str | None = Argument(
+        None, metavar="KEY | SECTION", help="A key, a section, or a variant such as sde.cld; default: all sections."
+    ),
 ) -> None:
     """Explain a recipe key: what it means, which values it takes, its default, and what the recipes set.
 
@@ -90,17 +88,15 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Check its data and FID weights, too.")] = None,
-    cluster: options.ClusterOption = None,
-    job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
-    partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
-    wait: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
-    ] = 120,
-    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too, for some seconds.")] = False,
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+    recipe: str | None = Argument(None, metavar="RECIPE", help="Check its data and FID weights, too."),
+    cluster: str | None = options.CLUSTER,
+    job: bool = Option(True, "--job/--no-job", help="Look from a node, by a small job."),
+    partition: str | None = Option(None, help="Only this partition; default: all."),
+    account: str | None = Option(None, help="Account of the small job."),
+    wait: float = Option(120, metavar="SECONDS", min=1, max=86400, help="How long the small job may take."),
+    gpu: bool = Option(False, help="Check this machine's GPU, too, for some seconds."),
+    as_json: bool = options.AS_JSON,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do to a run.
 
@@ -145,15 +141,13 @@ def doctor(
 
 
 def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.")],
-    source: Annotated[Path, typer.Option(help="The archive, folder, zip file or .tar that holds the data.")],
-    output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
-    split: Annotated[
-        float | None, typer.Option(help="Share kept for validation (default: 0.1); for folder only.")
-    ] = None,
-    download: Annotated[bool, typer.Option(help="Fetch CIFAR-10's archive into --source first.")] = False,
-    any_count: Annotated[bool, typer.Option(help="Accept another number of images.")] = False,
+    name: str = Argument(..., metavar="NAME", help="cifar10, celebahq256 or folder."),
+    source: Path = Option(..., help="The archive, folder, zip file or .tar that holds the data."),
+    output: Path = Option(..., "--out", help="Folder to make; a recipe's data.path."),
+    size: int | None = Option(None, min=1, help="Pixels of a side; for folder only."),
+    split: float | None = Option(None, help="Share kept for validation (default: 0.1); for folder only."),
+    download: bool = Option(False, help="Fetch CIFAR-10's archive into --source first."),
+    any_count: bool = Option(False, help="Accept another number of images."),
 ) -> None:
     """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
@@ -188,7 +182,7 @@ def prepare(
     out.print(str(output), no_wrap=True)
 
 
-def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
+def verify(path: Path = Argument(..., help="A folder that `prepare` made.")) -> None:
     """Read every image of a prepared data set and compare it with what was prepared.
 
     Example: cldctl data verify data/cifar10
@@ -201,17 +195,16 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
 
 
 def stats(
-    name: Annotated[str, typer.Argument(metavar="RECIPE | RUN", help="Whose training images are meant.")],
-    overrides: options.Overrides = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."),
-    ] = None,
-    features: Annotated[bool, typer.Option(help="Keep the features, which --kid and --prc need.")] = False,
-    shards: options.Shards = None,
-    cluster: options.ClusterOption = None,
-    follow: options.Follow = False,
-    directory: options.RunsDir = None,
+    name: str = Argument(..., metavar="RECIPE | RUN", help="Whose training images are meant."),
+    overrides: list[str] | None = options.OVERRIDES,
+    output: Path | None = Option(
+        None, "--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."
+    ),
+    features: bool = Option(False, help="Keep the features, which --kid and --prc need."),
+    shards: int | None = options.SHARDS,
+    cluster: str | None = options.CLUSTER,
+    follow: bool = options.FOLLOW,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Compute the statistics of a training set. Running it again continues where it stopped.
 

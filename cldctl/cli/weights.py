@@ -1,9 +1,8 @@
 """`cldctl import` and `export`: weights come in from published checkpoints, and go out as safetensors."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from cld_core.errors import UsageError
 from cldctl.show.console import err, out, strong
@@ -13,11 +12,11 @@ from . import options
 
 
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="A checkpoint of the published code, such as checkpoint_800000.pth.")],
-    recipe: Annotated[str, typer.Option(help="The recipe that it was trained with.")],
-    overrides: options.Overrides = None,
-    name: options.NewName = None,
-    directory: options.RunsDir = None,
+    file: Path = Argument(..., help="A checkpoint of the published code, such as checkpoint_800000.pth."),
+    recipe: str = Option(..., help="The recipe that it was trained with."),
+    overrides: list[str] | None = options.OVERRIDES,
+    name: str | None = options.NEW_NAME,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Make a run of a published checkpoint: weights, their average, the optimiser's state and the step.
 
@@ -47,31 +46,23 @@ def import_checkpoint(
 
 
 def export(
-    run: options.Run = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.safetensors", help="Where to write.")
-    ] = None,
-    card: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER|FILE.md",
-            help="Write a model card with numbers, samples and recipe, too. A folder gets README.md, samples.png and "
-            "model.safetensors.",
-        ),
-    ] = None,
-    license_: Annotated[
-        str | None,
-        typer.Option(
-            "--license", metavar="ID", help="The licence of the weights, for the card: cc-by-4.0, mit, ..., or other."
-        ),
-    ] = None,
-    checkpoint: options.Checkpoint = "last",
-    ema_length: Annotated[
-        float | None,
-        typer.Option(metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."),
-    ] = None,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    run: str | None = options.RUN,
+    output: Path | None = Option(None, "--output", "-o", metavar="FILE.safetensors", help="Where to write."),
+    card: Path | None = Option(
+        None,
+        metavar="FOLDER|FILE.md",
+        help="Write a model card with numbers, samples and recipe, too. A folder gets README.md, samples.png and "
+        "model.safetensors.",
+    ),
+    license_: str | None = Option(
+        None, "--license", metavar="ID", help="The licence of the weights, for the card: cc-by-4.0, mit, ..., or other."
+    ),
+    checkpoint: str = options.CHECKPOINT,
+    ema_length: float | None = Option(
+        None, metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."
+    ),
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    directory: Path | None = options.RUNS_DIR,
 ) -> None:
     """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
 
