@@ -1,5 +1,6 @@
-"""Checkpoints: `cldctl eval`, `compare`, `sample`, `tune` and `bench samplers`."""
+"""What is done with checkpoints: `cldctl eval`, `compare`, `sample`, `tune`, `export`, `import`, `bench samplers`."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err, out
+from cldctl.show.console import err, out, strong
 from cldctl.show.progress import Working
 
 from . import options
@@ -21,6 +22,7 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
     flags = {metric.name.replace("-", "_"): metric for metric in registry.metrics()}
 
+    @functools.wraps(function)
     def command(**arguments: Any) -> None:
         function(metrics=tuple(metric.name for name, metric in flags.items() if arguments.pop(name)), **arguments)
 
@@ -31,7 +33,6 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     ]
     first, _, *others = inspect.signature(function).parameters.values()
     parameters = [entry.replace(kind=keyword) for entry in (first, *own, *others)]
-    command.__doc__ = function.__doc__
     # typer reads the signature; functions declare no such attribute, although inspect honours it.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
@@ -39,7 +40,7 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @_with_metric_flags
-def evaluate(
+def eval_(
     words: list[str] | None = Argument(
         None,
         metavar="RUN | GROUP | KEY=VALUE",
@@ -59,7 +60,7 @@ def evaluate(
         metavar="KEY=a,b,c",
         help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
     ),
-    compare: bool = Option(False, help="Show finished results of runs side by side."),
+    compared: bool = Option(False, "--compare", help="Show finished results of runs side by side."),
     as_json: bool = Option(False, "--json", help="With --compare: one JSON document."),
     max_parallel: int | None = options.MAX_PARALLEL,
     cluster: str | None = options.CLUSTER_OF_RUN,
@@ -75,7 +76,7 @@ def evaluate(
     from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_several
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
-    if compare:
+    if compared:
         given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
         given |= {"metric": metric, "cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
         if left := [*metrics, *(name for name, value in given.items() if value)]:
@@ -83,7 +84,7 @@ def evaluate(
         names, overrides = options.split_runs(words)
         if overrides or not names:
             raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
-        compare_runs(names, checkpoint, as_json, directory)
+        compare(names, checkpoint, as_json, directory)
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
@@ -113,7 +114,7 @@ def evaluate(
     raise typer.Exit(finish_evaluations(planned, start(planned, max_parallel), follow))
 
 
-def compare_runs(
+def compare(
     names: list[str] = options.RUNS,
     checkpoint: str = Option(
         "last", metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."
@@ -289,7 +290,97 @@ def tune(
     raise typer.Exit(finish_tunings(planned, start(planned, err.print), as_json, follow))
 
 
-def samplers(
+def export(
+    run: str | None = options.RUN,
+    output: Path | None = Option(None, "--output", "-o", metavar="FILE.safetensors", help="Where to write."),
+    card: Path | None = Option(
+        None,
+        metavar="FOLDER|FILE.md",
+        help="Write a model card with numbers, samples and recipe, too. A folder gets README.md, samples.png and "
+        "model.safetensors.",
+    ),
+    license_: str | None = Option(
+        None, "--license", metavar="ID", help="The licence of the weights, for the card: cc-by-4.0, mit, ..., or other."
+    ),
+    checkpoint: str = options.CHECKPOINT,
+    ema_length: float | None = Option(
+        None, metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."
+    ),
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    directory: Path | None = options.RUNS_DIR,
+) -> None:
+    """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
+
+    Example: cldctl export cifar10-0102-101112-ab12 -o cifar10.safetensors
+
+    Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0
+    """
+    from cld_core.config.train import EmaSpec
+    from cldctl.page import model_card
+
+    licence = None if license_ is None else model_card.licence(license_)
+    folder = options.find_run(run, options.runs_dir(directory))
+    target = output or Path(f"{folder.name}.safetensors")
+    options.check_output(target, (".safetensors",), "weights are")
+    files = None
+    if card is not None:
+        files = model_card.places(card, output, target)
+        target = files.weights
+    elif licence is not None:
+        raise UsageError("--license is part of a card. Add --card FOLDER, or leave it out.")
+
+    with Working(f"loading {folder.name}") as working:
+        import cld_core
+
+        model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
+        if files is not None:
+            model_card.make_folder(files)
+        working.phase(f"writing {target.name}")
+        model.export(target)
+    step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
+    err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
+    out.print(str(target), no_wrap=True)
+    if files is not None:
+        saying = f"drawing samples of step {model.step}, of which the run has no picture"
+        model_card.write(folder, model, files, licence or "unknown", lambda: err.print(saying))
+        out.print(str(files.card), no_wrap=True)
+
+
+def import_(
+    file: Path = Argument(..., help="A checkpoint of the published code, such as checkpoint_800000.pth."),
+    recipe: str = Option(..., help="The recipe that it was trained with."),
+    overrides: list[str] | None = options.OVERRIDES,
+    name: str | None = options.NEW_NAME,
+    directory: Path | None = options.RUNS_DIR,
+) -> None:
+    """Make a run of a published checkpoint: weights, their average, the optimiser's state and the step.
+
+    It reads checkpoints of the CLD code, and those that PyTorch Lightning wrote for the PSLD code. The run can be
+    sampled, evaluated and resumed. Nothing is written if a tensor does not fit the recipe.
+
+    Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
+    """
+    from cld_core.run.identity import identity
+    from cldctl.runs.options import resolve
+
+    wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
+    resolved = wanted.recipe
+    with Working(f"importing {file.name}"):
+        from cld_core.importing import import_published
+
+        about = identity(resolved.name, wanted.file)
+        made = import_published(file, resolved, wanted.path, about)
+    run = made.folder
+    done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
+    err.print(strong("run ", run.name, done))
+    if resolved.optim.name != "adam":
+        text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
+        err.print(text, style="yellow")
+    err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo")
+    out.print(run.name)
+
+
+def bench_samplers(
     words: list[str] | None = Argument(
         None,
         metavar="RUN | KEY=VALUE",

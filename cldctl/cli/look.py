@@ -81,6 +81,36 @@ def status(
         shown.show(query)
 
 
+def top(
+    everything: bool = Option(False, "--all", help="Include runs that ended over a week ago."),
+    state: str | None = options.STATE,
+    since: str | None = options.SINCE,
+    tags: list[str] | None = options.TAGS,
+    user: str | None = options.USER,
+    group: str | None = options.GROUP,
+    directory: Path | None = options.RUNS_DIR,
+) -> None:
+    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
+
+    Example: cldctl top --since 2d
+    """
+    from cldctl.runs import selection
+
+    which = selection.selection(state, since, tags or (), user, group)
+    if not (out.is_terminal and sys.stdin.isatty()):
+        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
+    if importlib.util.find_spec("textual") is None:
+        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
+    from cldctl.top.app import Top
+
+    app = Top(options.runs_dir(directory), which, everything=everything)
+    app.run()
+    for line in app.left_over():
+        err.print(line)
+    if app.return_code:
+        raise typer.Exit(1)
+
+
 def logs(
     name: str | None = options.RUN,
     follow: bool = Option(False, "--follow", "-f", help="Stay and print new output."),
@@ -221,36 +251,6 @@ def board(
         err.print(running.tunnel, no_wrap=True)
         err.print("Ctrl-C ends it", style="dim")
         running.stay()
-
-
-def top(
-    everything: bool = Option(False, "--all", help="Include runs that ended over a week ago."),
-    state: str | None = options.STATE,
-    since: str | None = options.SINCE,
-    tags: list[str] | None = options.TAGS,
-    user: str | None = options.USER,
-    group: str | None = options.GROUP,
-    directory: Path | None = options.RUNS_DIR,
-) -> None:
-    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
-
-    Example: cldctl top --since 2d
-    """
-    from cldctl.runs import selection
-
-    which = selection.selection(state, since, tags or (), user, group)
-    if not (out.is_terminal and sys.stdin.isatty()):
-        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
-    if importlib.util.find_spec("textual") is None:
-        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
-    from cldctl.top.app import Top
-
-    app = Top(options.runs_dir(directory), which, everything=everything)
-    app.run()
-    for line in app.left_over():
-        err.print(line)
-    if app.return_code:
-        raise typer.Exit(1)
 
 
 def report(

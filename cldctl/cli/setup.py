@@ -140,61 +140,7 @@ def doctor(
     raise typer.Exit(1 if worst == "fail" else 0)
 
 
-def prepare(
-    name: str = Argument(..., metavar="NAME", help="cifar10, celebahq256 or folder."),
-    source: Path = Option(..., help="The archive, folder, zip file or .tar that holds the data."),
-    output: Path = Option(..., "--out", help="Folder to make; a recipe's data.path."),
-    size: int | None = Option(None, min=1, help="Pixels of a side; for folder only."),
-    split: float | None = Option(None, help="Share kept for validation (default: 0.1); for folder only."),
-    download: bool = Option(False, help="Fetch CIFAR-10's archive into --source first."),
-    any_count: bool = Option(False, help="Accept another number of images."),
-) -> None:
-    """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
-
-    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar, or
-    from published LMDB files. folder: from any folder, zip or .tar of pictures, which are scaled and cut to squares.
-    Folders in it are classes.
-
-    Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
-    """
-    from cld_core.data.cifar10 import download as download_cifar10
-    from cld_core.data.prepare import prepare
-
-    if download and name != "cifar10":
-        raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
-    with Working(f"reading {source}") as working:
-
-        def show(part: "Part", images: int, expected: int | None) -> None:
-            working.phase(f"{name}: {part.split}")
-            working.at(images, expected, f"images {part.name}")
-
-        if download:
-            source = download_cifar10(source)
-        expect: dict[str, int] | None = {} if any_count else None
-        try:
-            about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect)
-        except KeyboardInterrupt:
-            err.print("interrupted: the same command continues")
-            raise typer.Exit(130) from None
-    counts = ", ".join(f"{info.count:,} {split}" for split, info in about.splits.items())
-    classes = f" in {len(about.classes)} classes" if about.classes else ""
-    err.print(f"{about.name}: {counts} images of {about.size}x{about.size}{classes}")
-    out.print(str(output), no_wrap=True)
-
-
-def verify(path: Path = Argument(..., help="A folder that `prepare` made.")) -> None:
-    """Read every image of a prepared data set and compare it with what was prepared.
-
-    Example: cldctl data verify data/cifar10
-    """
-    from cld_core.data.prepare import verify
-
-    with Working(f"verifying {path.name}") as working:
-        about = verify(path, lambda read, total: working.at(read, total, "images"))
-    out.print(f"{path}: {about.shape[0]:,} images are as they were prepared", no_wrap=True)
-
-
-def stats(
+def data_stats(
     name: str = Argument(..., metavar="RECIPE | RUN", help="Whose training images are meant."),
     overrides: list[str] | None = options.OVERRIDES,
     output: Path | None = Option(
@@ -240,3 +186,57 @@ def stats(
     out.print(request.output, no_wrap=True)
     logs = work.folder / "logs" if job is None else job.logs
     err.print(f"logs: {logs}; run it again with --follow to watch")
+
+
+def data_prepare(
+    name: str = Argument(..., metavar="NAME", help="cifar10, celebahq256 or folder."),
+    source: Path = Option(..., help="The archive, folder, zip file or .tar that holds the data."),
+    output: Path = Option(..., "--out", help="Folder to make; a recipe's data.path."),
+    size: int | None = Option(None, min=1, help="Pixels of a side; for folder only."),
+    split: float | None = Option(None, help="Share kept for validation (default: 0.1); for folder only."),
+    download: bool = Option(False, help="Fetch CIFAR-10's archive into --source first."),
+    any_count: bool = Option(False, help="Accept another number of images."),
+) -> None:
+    """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
+
+    cifar10: from cifar-10-python.tar.gz, or its folder. celebahq256: from GLOW's TFRecords, a folder or a .tar, or
+    from published LMDB files. folder: from any folder, zip or .tar of pictures, which are scaled and cut to squares.
+    Folders in it are classes.
+
+    Example: cldctl data prepare folder --source holiday.zip --size 64 --out data/holiday
+    """
+    from cld_core.data.cifar10 import download as download_cifar10
+    from cld_core.data.prepare import prepare
+
+    if download and name != "cifar10":
+        raise UsageError(f"{name} cannot be downloaded. Fetch it yourself and pass --source PATH.")
+    with Working(f"reading {source}") as working:
+
+        def show(part: "Part", images: int, expected: int | None) -> None:
+            working.phase(f"{name}: {part.split}")
+            working.at(images, expected, f"images {part.name}")
+
+        if download:
+            source = download_cifar10(source)
+        expect: dict[str, int] | None = {} if any_count else None
+        try:
+            about = prepare(name, source, output, progress=show, size=size, split=split, expect=expect)
+        except KeyboardInterrupt:
+            err.print("interrupted: the same command continues")
+            raise typer.Exit(130) from None
+    counts = ", ".join(f"{info.count:,} {split}" for split, info in about.splits.items())
+    classes = f" in {len(about.classes)} classes" if about.classes else ""
+    err.print(f"{about.name}: {counts} images of {about.size}x{about.size}{classes}")
+    out.print(str(output), no_wrap=True)
+
+
+def data_verify(path: Path = Argument(..., help="A folder that `prepare` made.")) -> None:
+    """Read every image of a prepared data set and compare it with what was prepared.
+
+    Example: cldctl data verify data/cifar10
+    """
+    from cld_core.data.prepare import verify
+
+    with Working(f"verifying {path.name}") as working:
+        about = verify(path, lambda read, total: working.at(read, total, "images"))
+    out.print(f"{path}: {about.shape[0]:,} images are as they were prepared", no_wrap=True)
