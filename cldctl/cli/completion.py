@@ -171,7 +171,7 @@ _OFFERED: dict[str, Callable[[typer.Context, str], Iterable[str]]] = {
 def _root(ctx: typer.Context) -> Path:
     from cldctl import config
 
-    return Path(ctx.params.get("directory") or config.runs_dir())
+    return Path(ctx.params.get("root") or config.runs_dir())
 
 
 def _words(ctx: typer.Context) -> list[str]:

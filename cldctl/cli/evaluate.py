@@ -47,7 +47,7 @@ def eval_(
         help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
     ),
     metrics: tuple[str, ...] = (),
-    metric: str | None = Option(
+    metric: list[str] | None = Option(
         None, metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."
     ),
     samples: int | None = Option(
@@ -66,7 +66,7 @@ def eval_(
     cluster: str | None = options.CLUSTER_OF_RUN,
     follow: bool = options.FOLLOW,
     allow_plugin: bool = options.ALLOW_PLUGIN,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Evaluate checkpoints of a run. Running it again computes only what is missing.
 
@@ -84,16 +84,16 @@ def eval_(
         names, overrides = options.split_runs(words)
         if overrides or not names:
             raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
-        compare(names, checkpoint, as_json, directory)
+        compare(names, checkpoint, as_json, root)
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
-    if not metrics and metric is None:
+    if not metrics and not metric:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     name, overrides = options.one_run(words)
     wanted = EvalOptions(
         metrics=metrics,
-        named=metric,
+        named=options.joined(metric),
         overrides=tuple(overrides),
         samples=samples,
         sweep=tuple(sweep or ()),
@@ -102,7 +102,6 @@ def eval_(
         cluster=cluster,
         allow_plugin=allow_plugin,
     )
-    root = options.runs_dir(directory)
     if (group := options.group_named(name, root)) is not None:
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
             ready, skipped = plan_group(group, wanted, remark)
@@ -120,7 +119,7 @@ def compare(
         "last", metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."
     ),
     as_json: bool = options.AS_JSON,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Show finished results side by side; of groups, mean and standard deviation over seeds.
 
@@ -131,7 +130,6 @@ def compare(
 
     if checkpoint == "all":
         raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")
-    root = options.runs_dir(directory)
     chosen = [options.group_named(name, root) or options.find_run(name, root) for name in names]
     if len(chosen) == 1 and isinstance(chosen[0], RunFolder):
         raise UsageError(f"{chosen[0].name} is one run: compare takes a group, or two or more runs.")
@@ -194,7 +192,7 @@ def sample(
         None, metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule."
     ),
     allow_plugin: bool = options.ALLOW_PLUGIN,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
 
@@ -213,7 +211,7 @@ def sample(
     from cldctl.runs.sample import Observed, SampleOptions, draw
 
     observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)
-    run, overrides = options.run_and_overrides(words, directory)
+    run, overrides = options.run_and_overrides(words, root)
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     options.check_output(output, (".png", ".npz"), "samples are")
@@ -259,7 +257,7 @@ def tune(
     cluster: str | None = options.CLUSTER_OF_RUN,
     follow: bool = options.FOLLOW,
     allow_plugin: bool = options.ALLOW_PLUGIN,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Fit a sampler with few network evaluations to the network of a run, for sampling.method=tuned.
 
@@ -273,7 +271,7 @@ def tune(
     from cldctl.show.submission import finish_tunings, remark, say_cost
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
-    run, overrides = options.run_and_overrides(words, directory)
+    run, overrides = options.run_and_overrides(words, root)
     planned = plan(
         run,
         overrides,
@@ -307,7 +305,7 @@ def export(
         None, metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."
     ),
     allow_plugin: bool = options.ALLOW_PLUGIN,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
 
@@ -319,7 +317,7 @@ def export(
     from cldctl.page import model_card
 
     licence = None if license_ is None else model_card.licence(license_)
-    folder = options.find_run(run, options.runs_dir(directory))
+    folder = options.find_run(run, root)
     target = output or Path(f"{folder.name}.safetensors")
     options.check_output(target, (".safetensors",), "weights are")
     files = None
@@ -351,7 +349,7 @@ def import_(
     recipe: str = Option(..., help="The recipe that it was trained with."),
     overrides: list[str] | None = options.OVERRIDES,
     name: str | None = options.NEW_NAME,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Make a run of a published checkpoint: weights, their average, the optimiser's state and the step.
 
@@ -363,7 +361,7 @@ def import_(
     from cld_core.run.identity import identity
     from cldctl.runs.options import resolve
 
-    wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
+    wanted = resolve(recipe, root, name=name, given=overrides or ())
     resolved = wanted.recipe
     with Working(f"importing {file.name}"):
         from cld_core.importing import import_published
@@ -387,7 +385,7 @@ def bench_samplers(
         help="A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers.",
     ),
     nfe: str = Option("10,20,50,100", metavar="N,N,...", help="Network evaluations per sample, denoising included."),
-    metrics: str | None = Option(
+    metrics: list[str] | None = Option(
         None,
         "--metric",
         metavar="A,B,...",
@@ -414,7 +412,7 @@ def bench_samplers(
     csv: Path | None = Option(None, help="File for all numbers, published ones included, ending in .csv."),
     plot: Path | None = Option(None, help="File for the picture, ending in .png."),
     allow_plugin: bool = options.ALLOW_PLUGIN,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Compare samplers of one checkpoint at equal numbers of network evaluations.
 
@@ -434,9 +432,9 @@ def bench_samplers(
     options.check_output(csv, (".csv",), "numbers are", "--csv")
     options.check_output(plot, (".png",), "pictures are", "--plot")
     numbers = network_evaluations(nfe)
-    run, overrides = options.run_and_overrides(words, directory)
+    run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(
-        metrics=parse_metrics(metrics, "--metric", comparing(run.recipe())),
+        metrics=parse_metrics(options.joined(metrics), "--metric", comparing(run.recipe())),
         overrides=tuple(overrides),
         samples=samples,
         checkpoint=checkpoint,

@@ -48,7 +48,7 @@ def status(
     fresh: bool = Option(False, help="Read every run again, also those that are over."),
     watch: bool = Option(False, help="On a terminal: show again every second."),
     as_json: bool = options.AS_JSON,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Show runs: state, progress, rate, loss, checkpoints, attempts, evaluations.
 
@@ -62,7 +62,6 @@ def status(
         raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
     if watch and not out.is_terminal:
         raise UsageError("--watch redraws a terminal, and stdout is not one. Leave it out, or run `status` in a loop.")
-    root = options.runs_dir(directory)
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
     groups = [found.name for name in names or [] if (found := options.group_named(name, root)) is not None]
@@ -88,7 +87,7 @@ def top(
     tags: list[str] | None = options.TAGS,
     user: str | None = options.USER,
     group: str | None = options.GROUP,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
 
@@ -103,7 +102,7 @@ def top(
         raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
     from cldctl.top.app import Top
 
-    app = Top(options.runs_dir(directory), which, everything=everything)
+    app = Top(root, which, everything=everything)
     app.run()
     for line in app.left_over():
         err.print(line)
@@ -125,7 +124,7 @@ def logs(
         None, "--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do."
     ),
     shard: int | None = Option(None, metavar="N", help="The process of this shard of it."),
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Print the log of a run: first what the process printed, then its errors.
 
@@ -148,7 +147,7 @@ def logs(
             raise UsageError(f"{first} does not go with {second}: {reason}. Leave one out.")
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
-    run = options.find_run(name, options.runs_dir(directory))
+    run = options.find_run(name, root)
     if failed:
         log, what = failed_log(run, attempt)
         err.print(what, style="dim")
@@ -168,9 +167,7 @@ def logs(
         printer.show()
 
 
-def why(
-    name: str | None = options.RUN, as_json: bool = options.AS_JSON, directory: Path | None = options.RUNS_DIR
-) -> None:
+def why(name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR) -> None:
     """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what to type next.
 
     Example: cldctl why
@@ -180,7 +177,6 @@ def why(
     from cldctl.runs import why as policy
     from cldctl.show.runs import explanation
 
-    root = options.runs_dir(directory)
     try:
         run = options.find_run(name, root)
     except FormatError:
@@ -200,7 +196,7 @@ def usage(
         None, metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."
     ),
     as_json: bool = options.AS_JSON,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput (docs/usage.md).
 
@@ -212,7 +208,6 @@ def usage(
     from cldctl.show.usage import usage_table
 
     begin = 0.0 if since is None else moment(since)
-    root = options.runs_dir(directory)
     folder = Folder.of(options.find_runs_or_group(names, root) if names else find_runs(root), since=begin)
     for problem in folder.problems:
         err.print(problem, style="yellow")
@@ -230,7 +225,7 @@ def board(
         None, metavar="RUN | GROUP", help="Whose curves to show; default: the newest run."
     ),
     port: int | None = Option(None, min=1, max=65535, help="Port of this machine; default: 6006, or a free one."),
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with Ctrl-C.
 
@@ -238,7 +233,6 @@ def board(
     """
     from cldctl.runs import board as policy
 
-    root = options.runs_dir(directory)
     runs = options.find_runs_or_group(names, root) if names else [options.find_run(None, root)]
     for run in runs:
         if not (run.tensorboard.is_dir() and any(run.tensorboard.iterdir())):
@@ -271,7 +265,7 @@ def report(
         "comparison.html, --all: index.html.",
     ),
     follow: bool = Option(False, "--follow-links", help="Also read folders that links lead out of the run to."),
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
 
@@ -286,7 +280,6 @@ def report(
     names = names or []
     if everything and names:
         raise UsageError(f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out.")
-    root = options.runs_dir(directory)
     if everything and not root.is_dir():
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
     groups = [group for name in names if (group := options.group_named(name, root)) is not None]

@@ -18,11 +18,23 @@ if TYPE_CHECKING:
     from cld_core.run.groups import Group
 
 
+def _runs_dir(context: typer.Context, option: Path | None) -> Path | None:
+    """The folder of the runs. A shell that completes a word looks for it if it needs it."""
+    if option is not None or context.resilient_parsing:
+        return option
+    from cldctl import config
+
+    return config.runs_dir()
+
+
 # What is acted on.
 RUN = Argument(None, metavar="RUN", help="A run's name or folder; default: the newest run.")
 RUNS = Argument(..., metavar="RUN | GROUP", help="Names or folders of runs, or groups.")
 RUNS_DIR = Option(
-    None, "--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."
+    None,
+    "--runs-dir",
+    callback=_runs_dir,
+    help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/.",
 )
 RECIPE = Argument(..., metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
 OVERRIDES = Argument(None, metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them.")
@@ -60,13 +72,6 @@ SINCE = Option(None, metavar="DURATION|DATE", help="Only runs that are alive or 
 TAGS = Option(None, "--tag", metavar="T", help="Only runs with this tag.")
 USER = Option(None, metavar="U", help="Only runs that this user submitted.")
 GROUP = Option(None, metavar="G", help="Only runs that were submitted as this group.")
-
-
-def runs_dir(option: Path | None) -> Path:
-    """The folder of the runs."""
-    from cldctl import config
-
-    return option or config.runs_dir()
 
 
 def find_run(name: str | None, root: Path) -> "RunFolder":
@@ -169,6 +174,11 @@ def _is_run(word: str) -> bool:
     return False
 
 
+def joined(values: list[str] | None) -> str | None:
+    """The values of an option that may be repeated, or have several values with commas between them."""
+    return ",".join(values) if values else None
+
+
 def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     """At most one run name, and the overrides."""
     names, overrides = split_runs(words)
@@ -177,14 +187,14 @@ def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     return (names[0] if names else None), overrides
 
 
-def run_and_overrides(words: list[str] | None, directory: Path | None) -> "tuple[RunFolder, list[str]]":
+def run_and_overrides(words: list[str] | None, root: Path) -> "tuple[RunFolder, list[str]]":
     """The run that is named, or the newest, and the overrides.
 
     Raises:
         NotFoundError, FormatError, UsageError: as `find_run`, or several runs are named.
     """
     name, overrides = one_run(words)
-    return find_run(name, runs_dir(directory)), overrides
+    return find_run(name, root), overrides
 
 
 def agree(question: str, command: str, yes: bool, fix: str = "Add --yes.") -> None:

@@ -89,6 +89,7 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 def doctor(
     recipe: str | None = Argument(None, metavar="RECIPE", help="Check its data and FID weights, too."),
+    overrides: list[str] | None = options.OVERRIDES,
     cluster: str | None = options.CLUSTER,
     job: bool = Option(True, "--job/--no-job", help="Look from a node, by a small job."),
     partition: str | None = Option(None, help="Only this partition; default: all."),
@@ -96,7 +97,7 @@ def doctor(
     wait: float = Option(120, metavar="SECONDS", min=1, max=86400, help="How long the small job may take."),
     gpu: bool = Option(False, help="Check this machine's GPU, too, for some seconds."),
     as_json: bool = options.AS_JSON,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do to a run.
 
@@ -114,9 +115,8 @@ def doctor(
     from cldctl.lookup import find_recipe
     from cldctl.runs import home
 
-    root = options.runs_dir(directory)
     where = home.default() if cluster is None else clusters.find(cluster)
-    wanted = None if recipe is None else load(find_recipe(recipe))
+    wanted = None if recipe is None else load(find_recipe(recipe), overrides or ())
     with Working("checking this machine: torch, folders") as working:
         about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
         checks = list(machine.checks(root, wanted, where.name))
@@ -150,7 +150,7 @@ def data_stats(
     shards: int | None = options.SHARDS,
     cluster: str | None = options.CLUSTER,
     follow: bool = options.FOLLOW,
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Compute the statistics of a training set. Running it again continues where it stopped.
 
@@ -165,7 +165,7 @@ def data_stats(
 
     options.check_output(output, (".npz",), "statistics are")
     where = home.chosen(cluster)
-    recipe = recipe_or_run(name, overrides or [], options.runs_dir(directory))
+    recipe = recipe_or_run(name, overrides or [], root)
     with Working(f"looking at the training images of {recipe.data.name}"):
         request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
     if shards is not None and request.shards < shards:

@@ -29,7 +29,9 @@ def submit(
     profile: str | None = options.PROFILE,
     follow: bool = options.FOLLOW,
     dry_run: bool = Option(False, help="Show the recipe and the job, write nothing."),
-    metrics: str | None = Option(None, "--eval", metavar="fid,elbo", help="Evaluate when the training is finished."),
+    metrics: list[str] | None = Option(
+        None, "--eval", metavar="fid,elbo", help="Evaluate when the training is finished."
+    ),
     tags: list[str] | None = Option(None, "--tag", metavar="TAG", help="A word to find the run by; may be repeated."),
     note: str | None = Option(None, metavar="TEXT", help="What the run is for."),
     live_code: bool = Option(False, help="Run the checkout as it is when each job starts."),
@@ -37,7 +39,7 @@ def submit(
         None, metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."
     ),
     parallel: int | None = Option(None, min=1, help="With --sweep: runs that may train at once."),
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Train a recipe.
 
@@ -53,13 +55,13 @@ def submit(
     where = home.chosen(cluster)
     wanted = resolve(
         recipe,
-        options.runs_dir(directory),
+        root,
         name=name,
         given=overrides or (),
         profile=home.default_profile(where) if profile is None else profile,
         sweep=sweep or (),
         parallel=parallel,
-        metrics=metrics,
+        metrics=options.joined(metrics),
         tags=tags or (),
         note=note,
         live_code=live_code,
@@ -93,7 +95,7 @@ def resume(
     profile: str | None = options.PROFILE,
     update_code: bool = Option(False, help="Run the code of the checkout from now on, not the run's own."),
     other_data: bool = Option(False, help="Continue although the data have changed."),
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
 
@@ -108,7 +110,6 @@ def resume(
     from cldctl.show.submission import continues, finish_group, resume_run, started
 
     names, overrides = options.split_runs(words)
-    root = options.runs_dir(directory)
     group = options.group_named(names[0], root) if len(names) == 1 else None
     if group is not None and from_step is not None:
         raise UsageError("--from goes with one run, not with a group. Name a run.")
@@ -165,7 +166,7 @@ def cancel(
         metavar="ID",
         help="Only this evaluation, tuning or sweep of the run; the beginning of its id will do.",
     ),
-    directory: Path | None = options.RUNS_DIR,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """End runs and their evaluations; a run saves a checkpoint first.
 
@@ -177,7 +178,7 @@ def cancel(
     from cldctl.runs import cancel as policy
 
     try:
-        runs = options.find_runs_or_group(names, options.runs_dir(directory))
+        runs = options.find_runs_or_group(names, root)
         works = [] if evaluation is None else policy.named_works(runs, evaluation)
     except CldError as error:
         raise type(error)(f"{error} Nothing was cancelled.") from error
