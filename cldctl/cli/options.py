@@ -160,18 +160,16 @@ def find_runs_or_group(
 
 def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Separate run names from KEY=VALUE overrides, which may come in any order."""
-    words = words or []
-    runs = [word for word in words if "=" not in word or _is_run(word)]
-    return runs, [word for word in words if word not in runs]
-
-
-def _is_run(word: str) -> bool:
     from cld_core.run import RunFolder
 
-    # An override may be longer than a path.
-    with suppress(OSError, ValueError):
-        return RunFolder(word).exists
-    return False
+    runs, overrides = [], []
+    for word in words or []:
+        is_run = "=" not in word
+        # An override may be longer than a path.
+        with suppress(OSError, ValueError):
+            is_run = is_run or RunFolder(word).exists
+        (runs if is_run else overrides).append(word)
+    return runs, overrides
 
 
 def joined(values: list[str] | None) -> str | None:

@@ -26,20 +26,17 @@ def recipes() -> None:
     from cldctl.lookup import place, recipe_files
     from cldctl.show.tables import table
 
-    columns: dict[str, list[str]] = {
-        heading: [] for heading in ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
-    }
+    rows = []
     for name, file in recipe_files().items():
         try:
             recipe = load(file, with_plugins=False)
         except RecipeError as error:
             err.print(f"skipped: {error}", style="yellow")
             continue
-        steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
-        about = shipped.description(file)
-        cells = (name, about, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, place(file))
-        for column, cell in zip(columns.values(), cells, strict=True):
-            column.append(cell)
+        about, names = shipped.description(file), (recipe.data.name, recipe.sde.name, recipe.network.name)
+        rows.append((name, about, *names, f"{recipe.train.steps:,}", str(recipe.train.batch_size), place(file)))
+    headings = ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
+    columns = dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
     optional = ("from", "batch", "sde", "network", "steps", "data")
     out.print(table(columns, right=("steps", "batch"), optional=optional, wraps="description"))
 

@@ -400,8 +400,9 @@ def group_warnings(found: Sequence[Line]) -> list[str]:
     texts = []
     for first, other in itertools.pairwise(found):
         if first.name == other.name and meaning(first.cell) == meaning(other.cell):
-            one, two = first.columns[0], other.columns[0]
-            texts.append(f"{one.run} and {two.run} are not averaged: {_difference(one, two)}")
+            pairs = itertools.product(first.columns, other.columns)
+            one, two, why = next((*pair, why) for pair in pairs if (why := _difference(*pair)))
+            texts.append(f"{one.run} and {two.run} are not averaged: {why}")
     return texts + _remarks([column for line in found for column in line.columns])
 
 
