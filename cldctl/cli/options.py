@@ -162,7 +162,8 @@ def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Separate run names from KEY=VALUE overrides, which may come in any order."""
     from cld_core.run import RunFolder
 
-    runs, overrides = [], []
+    runs: list[str] = []
+    overrides: list[str] = []
     for word in words or []:
         is_run = "=" not in word
         # An override may be longer than a path.
