@@ -27,7 +27,7 @@ from cld_core.run.folder import is_name
 from cld_core.run.lease import seems_alive
 from cld_core.run.work import Work
 from cld_core.version import __version__
-from cldctl import caches, locks
+from cldctl import config, locks
 
 from . import survey
 from .state import OVER
@@ -233,7 +233,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 def _file_for(root: Path) -> Path | None:
     """The file of the index of the runs under ``root``; None if this user has no cache."""
-    folder = caches.folder()
+    folder = config.cache_folder()
     with contextlib.suppress(OSError, RuntimeError):
         name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
         return None if folder is None else folder / f"runs-{name}.json"
