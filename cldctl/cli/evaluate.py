@@ -77,7 +77,7 @@ def evaluate(
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
     from cld_core.evaluate import registry
-    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_several
+    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compare:
@@ -110,12 +110,13 @@ def evaluate(
     if (group := options.group_named(name, root)) is not None:
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
             ready, skipped = plan_group(group, wanted, remark)
-        begun = start_several(ready, group, max_parallel)
+        begun = start(ready, group, max_parallel)
         raise typer.Exit(finish_group_evaluations(group, begun, skipped, follow))
     run = options.find_run(name, root)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
         planned = plan(run, wanted, remark)
-    raise typer.Exit(finish_evaluations(planned, start(planned, max_parallel), follow))
+    ((_, outcome),) = start([planned], parallel=max_parallel)
+    raise typer.Exit(finish_evaluations(planned, outcome, follow))
 
 
 def compare_runs(
@@ -299,13 +300,13 @@ def tune(
 
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
+    from cldctl.runs.evaluate import minutes, plan_tunings, start
     from cldctl.runs.options import network_evaluations
-    from cldctl.runs.tune import minutes, plan, start
     from cldctl.show.submission import finish_tunings, remark, say_cost
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, directory)
-    planned = plan(
+    planned = plan_tunings(
         run,
         overrides,
         nfe=numbers,
@@ -318,7 +319,8 @@ def tune(
         say=remark,
     )
     say_cost(planned)
-    raise typer.Exit(finish_tunings(planned, start(planned, err.print), as_json, follow))
+    ((_, outcome),) = start([planned])
+    raise typer.Exit(finish_tunings(planned, outcome, as_json, follow))
 
 
 def samplers(
@@ -400,5 +402,5 @@ def samplers(
     if dry_run:
         show_plan(run, made)
         return
-    outcome = start(planned, max_parallel)
+    ((_, outcome),) = start([planned], parallel=max_parallel)
     raise typer.Exit(finish_samplers(made, planned, outcome, as_json, csv, plot, follow))

@@ -35,7 +35,7 @@ def import_checkpoint(
         from cld_core.importing import import_published
 
         about = identity(resolved.name, wanted.file)
-        made = import_published(file, resolved, wanted.path, about)
+        made = import_published(file, resolved, wanted.run().path, about)
     run = made.folder
     done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
     err.print(strong("run ", run.name, done))

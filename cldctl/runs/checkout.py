@@ -2,17 +2,16 @@
 
 import errno
 import fnmatch
+import functools
 import hashlib
 import os
 import re
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from cld_core.codec import text
-from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.files import opened, read_bytes
 from cld_core.run import code
@@ -40,25 +39,16 @@ _NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
 _KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Copied:
-    """Files that were copied, SHA-256 by name, and the others, why by name."""
-
-    files: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        return digest(dict(self.files))
-
-
-def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
+def copy(target: Path, runs: Path, root: Path = code.ROOT) -> tuple[dict[str, str], dict[str, str]]:
     """Copy the files of a checkout that are tracked, or neither tracked nor ignored, into the folder ``target``.
 
     Without git, and in the copy of another run, these are the files of the packages.
 
     Args:
         runs: the folder of the runs, which is not part of the checkout.
+
+    Returns:
+        Their SHA-256 by name, and why the others were left out, by name.
 
     Raises:
         UsageError: they are too many or too large.
@@ -67,11 +57,19 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
     files: dict[str, str] = {}
     skipped: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    own, total = _Runs(root, runs), 0
+    total = 0
+
+    @functools.cache
+    def is_of_run(folder: PurePosixPath) -> bool:
+        """Whether a folder of the checkout is a run, holds the runs, or is in one of these."""
+        if folder == PurePosixPath("."):
+            return False
+        return root / folder == runs or os.path.isfile(root / folder / "run.json") or is_of_run(folder.parent)
+
     for name in _names(root):
         if text(name) is None:
             continue  # Not valid Unicode: no manifest could name it.
-        reason = "it belongs to a run" if own.hold(name) else why_left_out(name)
+        reason = "it belongs to a run" if is_of_run(PurePosixPath(name).parent) else why_left_out(name)
         if reason is None:
             reason, content, mode = _content(root / name)
             if reason is None and _holds_a_key(name, content):
@@ -83,7 +81,7 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
         total += len(content)
         _require_small(root, sizes, total)
         files[name] = _write(target / name, content, mode)
-    return Copied(files=files, left_out=_summary(skipped))
+    return files, _summary(skipped)
 
 
 def patch(left: Mapping[str, str], root: Path = code.ROOT) -> str:
@@ -225,24 +223,3 @@ def _confidential(name: str) -> str | None:
 def _holds_a_key(name: str, content: bytes) -> bool:
     """Whether a file holds a private key; Python files name them in checks such as this one."""
     return not name.endswith(".py") and _KEY.search(content) is not None
-
-
-class _Runs:
-    """The folders of a checkout that are runs, or hold them: their checkpoints and code are not part of it."""
-
-    def __init__(self, root: Path, runs: Path) -> None:
-        """``runs`` is the folder of the runs, which may lie inside of the checkout."""
-        self._root = root
-        is_inside = runs != root and runs.is_relative_to(root)
-        self._known: dict[PurePosixPath, bool] = {PurePosixPath("."): False}
-        if is_inside:
-            self._known[PurePosixPath(runs.relative_to(root))] = True
-
-    def hold(self, name: str) -> bool:
-        return self._is_run(PurePosixPath(name).parent)
-
-    def _is_run(self, folder: PurePosixPath) -> bool:
-        if folder not in self._known:
-            is_run = os.path.isfile(self._root / folder / "run.json")
-            self._known[folder] = is_run or self._is_run(folder.parent)
-        return self._known[folder]

@@ -1,33 +1,45 @@
-"""Starting what is missing of a plan, by one submission."""
+"""Evaluations and tunings of runs: what is asked for, and starting what is missing of it, by one submission."""
 
+import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from cld_core.codec import whole
 from cld_core.config.cluster import ClusterSpec
-from cld_core.errors import CldError, UsageError
+from cld_core.errors import CldError, NotFoundError, UsageError
 from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of
+from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.sweeps import Sweep
 from cld_core.files import read_object
 from cld_core.ownership import require_may_change
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, change_marks
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.recipe import trusted_recipe
+from cld_core.run.work import Work
+from cld_core.sanitize import one_line
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
-from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation
+from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average
 from cldctl.jobs import specs
 
 from . import home, sharded, training
-from .options import Say, as_typed, named_as_typed, refuse_twice
-from .resume import Skipped
-from .training import is_finished
+from .options import as_typed, named_as_typed, refuse_twice
+from .sharded import Say
+from .training import Skipped, is_finished
 from .work_status import work_state
+
+# The keys of these sections that have an effect on a tuning.
+_READ_BY_TUNINGS = (
+    *("sampling.eps", "sampling.denoise", "sampling.guidance", "sampling.guidance_from", "sampling.guidance_to"),
+    "eval.batch_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +66,31 @@ class EvalOptions:
     allow_plugin: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Planned:
-    """Evaluations that a run should have; what is missing is computed by jobs of the size that its training has."""
+    """Evaluations or tunings that a run should have; what is missing is computed by jobs of the size of its training.
+
+    Attributes:
+        works: as they are asked for; their folders need not exist.
+        sweep: the table whose cells they are.
+        together: whether one task computes all of them, one after another.
+    """
 
     run: RunFolder
-    plan: EvaluationPlan
+    works: tuple[Work, ...]
     cluster: Cluster
     size: ClusterSpec
+    sweep: Sweep | None = None
+    together: bool = False
+
+    @classmethod
+    def of(cls, run: RunFolder, made: EvaluationPlan, cluster: Cluster, size: ClusterSpec) -> Self:
+        works = tuple(Evaluation(run.evals / request.id, request) for request in made.requests)
+        return cls(run=run, works=works, cluster=cluster, size=size, sweep=made.sweep)
+
+    @property
+    def names(self) -> list[str]:
+        return [work.name for work in self.works]
 
 
 def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
@@ -87,7 +116,7 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         made = make(run, metrics, steps, overrides, axes, options.shards)
     for text in _division(run, made.requests, options.shards):
         say(text)
-    return Planned(run, made, where, size)
+    return Planned.of(run, made, where, size)
 
 
 def plan_group(group: Group, options: EvalOptions, say: Say) -> tuple[list[Planned], list[Skipped]]:
@@ -142,7 +171,68 @@ def plan_samplers(
     left_out = (as_typed(text, run, typed) for text in made.left_out)
     for text in (*left_out, *_division(run, made.requests, options.shards)):
         say(text)
-    return made, Planned(run, made, where, size)
+    return made, Planned.of(run, made, where, size)
+
+
+def plan_tunings(
+    run: RunFolder,
+    overrides: Sequence[str],
+    *,
+    nfe: Sequence[int],
+    points: int | None,
+    budget_min: float | None,
+    seed: int,
+    checkpoint: str,
+    cluster: str | None,
+    allow_plugin: bool,
+    say: Say,
+) -> Planned:
+    """The requested tunings, to an intact checkpoint of a run. Writes nothing.
+
+    Args:
+        nfe: numbers of network evaluations, of which each is a tuning; one starts from the next smaller one.
+        points: draws of the noise to fit to; None for the default of such data.
+        budget_min: minutes for each fit; None for no limit.
+        checkpoint: "last" or a step.
+        cluster: None for the run's own.
+
+    Raises:
+        CldError: the run belongs to somebody else.
+        UsageError: a key has no effect on a tuning, or the plug-in of the run may not be run.
+        NotFoundError: there is no such checkpoint.
+    """
+    require_may_change(run.path, "Nothing was tuned")
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key.startswith(("sampling.", "eval.")) and key not in _READ_BY_TUNINGS:
+            raise UsageError(
+                f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ_BY_TUNINGS)}."
+            )
+    recipe = trusted_recipe(run, allow_plugin=allow_plugin)
+    recipe = recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
+    if checkpoint == "all":
+        raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
+    (step,) = steps_of(run, checkpoint, say, "tuning to")
+    require_average(run, step, recipe.ema.length)
+    works = []
+    for one in sorted(nfe):
+        request = TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed)
+        works.append(Tuning(run.tuned / request.id, request))
+    where = home.chosen(cluster, run)
+    return Planned(run=run, works=tuple(works), cluster=where, size=recipe.cluster, together=True)
+
+
+def minutes(text: str) -> float | None:
+    """The minutes of ``--budget``; None for no limit.
+
+    Raises:
+        UsageError: it is not a number of them.
+    """
+    try:
+        return None if text.strip() == "none" else float(text)
+    except ValueError:
+        fix = "Write a number of them, or none to set no limit"
+        raise UsageError(f"--budget {one_line(text)}: that is not a number of minutes. {fix}.") from None
 
 
 def _place(
@@ -186,122 +276,102 @@ class Outcome:
         return not (self.running or self.started)
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """The evaluations of a plan by their state; those to start, and what was made for them, are on the disk.
+def start(
+    planned: Iterable[Planned], group: Group | None = None, parallel: int | None = None
+) -> Iterator[tuple[Planned, Outcome]]:
+    """Start what is neither complete nor being computed, and lost tasks of the latter.
 
-    Attributes:
-        shards: those to start of each work, by its folder.
-        made: names of folders in ``evals/`` that are removed if nothing can be started.
-        logs: where the output goes; None for the folder of the first work.
-    """
+    One submission is for all that are computed on the same cluster by jobs of the same size, as runs of a group usually
+    are.
 
-    run: RunFolder
-    complete: tuple[str, ...]
-    running: tuple[str, ...]
-    works: tuple[Evaluation, ...]
-    shards: Mapping[Path, Sequence[int]]
-    made: frozenset[str]
-    logs: Path | None
-
-    def undo(self) -> None:
-        for name in self.made:
-            shutil.rmtree(self.run.evals / name)
-
-    def outcome(self, job: JobRef | None, said: Sequence[str]) -> Outcome:
-        return Outcome(self.complete, self.running, tuple(work.name for work in self.works), job, tuple(said))
-
-
-def start(planned: Planned, parallel: int | None = None) -> Outcome:
-    """Start those evaluations that are neither complete nor being computed, and lost tasks of the latter.
+    Args:
+        group: has the output in its folder; None for the run of each submission.
 
     Raises:
         RecipeError: the cluster has no such jobs. Nothing is written.
         SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
         UsageError: a job of one of them belongs to a cluster that this cldctl does not know.
     """
-    ((_, outcome),) = start_several([planned], None, parallel)
-    return outcome
-
-
-def start_several(
-    planned: Iterable[Planned], group: Group | None, parallel: int | None = None
-) -> Iterator[tuple[Planned, Outcome]]:
-    """As `start`, by one submission for all of the same cluster and size, as runs of a group usually are.
-
-    Args:
-        group: has the output in its folder; None for the run of each submission.
-    """
     alike: dict[tuple[str, ClusterSpec], list[Planned]] = {}
     for one in planned:
         alike.setdefault((one.cluster.name, one.size), []).append(one)
     for these in alike.values():
-        with training.locked([one.run for one in these], these[0].cluster):
-            prepared: list[_Prepared] = []
-            # What people should know about the submission is said once.
-            said: list[str] = []
+        first = these[0]
+        folder = first.run.evals / first.sweep.id if first.sweep is not None else None
+        logs = group.logs if group is not None else folder / "logs" if folder is not None else None
+        outcomes: list[Outcome] = []
+        missing: list[tuple[Work, Sequence[int]]] = []
+        made: list[Path] = []
+        said: list[str] = []
+        with training.locked([one.run for one in these], first.cluster):
             try:
                 for one in these:
-                    prepared.append(_prepared(one))
-                logs = prepared[0].logs if group is None else group.logs
-                job = _submitted(prepared, these[0], logs, parallel, said.append)
+                    outcomes.append(_prepare(one, missing, made))
+                job = None
+                if missing:
+                    run = next(it.run for it, found in zip(these, outcomes, strict=True) if found.started)
+                    job = sharded.start(
+                        missing,
+                        first.cluster,
+                        first.size,
+                        run=run,
+                        logs=logs,
+                        parallel=parallel,
+                        together=first.together,
+                        say=said.append,
+                    )
             # Of other errors a job may be left, which needs them.
             except (UsageError, SchedulerRefused, SchedulerAway):
-                for made in prepared:
-                    made.undo()
+                for path in made:
+                    shutil.rmtree(path, ignore_errors=True)
                 raise
-        first = next((its for its in prepared if its.works), None)
-        for which, its in zip(these, prepared, strict=True):
-            yield which, its.outcome(job if its.works else None, said if its is first else ())
+        for one, found in zip(these, outcomes, strict=True):
+            # What people should know about the submission is said once.
+            yield one, replace(found, job=job, said=tuple(said)) if found.started else found
+            said = [] if found.started else said
 
 
-def _submitted(
-    prepared: Sequence[_Prepared], alike: Planned, logs: Path | None, parallel: int | None, say: Say
-) -> JobRef | None:
-    works = [work for one in prepared for work in one.works]
-    if not works:
-        return None
-    run = next(one.run for one in prepared if one.works)
-    only = {folder: shards for one in prepared for folder, shards in one.shards.items()}
-    return sharded.start(works, alike.cluster, alike.size, run=run, logs=logs, parallel=parallel, only=only, say=say)
+def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: list[Path]) -> Outcome:
+    """Works of a plan by their state.
 
-
-def _prepared(planned: Planned) -> _Prepared:
-    run, cluster, size, plan = planned.run, planned.cluster, planned.size, planned.plan
-    works = {work.name: work for work in evaluations_of(run)}
-    begun = [works[request.id] for request in plan.requests if request.id in works]
-    answers = sharded.ask_about(work for work in begun if not work.is_done)
-    by_state: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "PENDING": [], "STOPPED": []}
-    for request in plan.requests:
-        state = work_state(works[request.id], answers) if request.id in works else "STOPPED"
-        by_state[state].append(request.id)
-    left = {
-        name: shards
-        for name in (*by_state["RUNNING"], *by_state["PENDING"])
-        if (shards := sharded.unclaimed(works[name], answers))
-    }
-    missing = by_state["STOPPED"] + list(left)
-    if missing:
-        spec = specs.sharded([run.evals / missing[0]], size, cluster, run=run)
+    Args:
+        missing: is told those to start, which are on the disk then, and their shards.
+        made: is told the folders that did not exist before.
+    """
+    run, cluster = planned.run, planned.cluster
+    begun = {work.name: found for work in planned.works if (found := _begun(work)) is not None}
+    answers = sharded.ask_about(work for work in begun.values() if not work.is_done)
+    states = {name: work_state(begun[name], answers) if name in begun else "STOPPED" for name in planned.names}
+    running = [name for name, state in states.items() if state in ("RUNNING", "PENDING")]
+    left = {name: shards for name in running if (shards := sharded.unclaimed(begun[name], answers))}
+    stopped = [work for work in planned.works if states[work.name] == "STOPPED"]
+    if left or stopped:
+        spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
         cluster.check(spec)
-        cluster.max_tasks(replace(spec, size=size))
-    existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
-    folder = plan.sweep.save(run) if plan.sweep is not None else None
-    for request in plan.requests:
-        if request.id in by_state["STOPPED"]:
-            request.save(run)
-    # A request that was damaged is written again above; its report may be there already.
-    started = tuple(work for name in missing if not (work := Evaluation(run.evals / name)).is_done)
-    names = [work.name for work in started]
-    return _Prepared(
-        run,
-        complete=(*by_state["FINISHED"], *(name for name in missing if name not in names)),
-        running=tuple(name for name in (*by_state["RUNNING"], *by_state["PENDING"]) if name not in left),
-        works=started,
-        shards={work.folder: left.get(work.name) or work.to_start() for work in started},
-        made=frozenset({*missing, *([folder.name] if folder is not None else [])} - existing),
-        logs=folder / "logs" if folder is not None else None,
+        cluster.max_tasks(replace(spec, size=planned.size))
+    sweep = [] if planned.sweep is None else [run.evals / planned.sweep.id]
+    made += [folder for folder in (*sweep, *(work.folder for work in stopped)) if not folder.exists()]
+    if planned.sweep is not None:
+        planned.sweep.save(run)
+    if stopped:
+        change_marks.mark(run.path)
+    works = [type(work)(work.request.store(work.folder)) for work in stopped]
+    # A request that was damaged was written again: its product may be there already.
+    wanted = [(work, work.to_start()) for work in works] + [(begun[name], shards) for name, shards in left.items()]
+    missing += ((work, shards) for work, shards in wanted if shards)
+    started = [work.name for work, shards in wanted if shards]
+    return Outcome(
+        complete=tuple(name for name in states if name not in (*running, *started)),
+        running=tuple(name for name in running if name not in left),
+        started=tuple(started),
     )
+
+
+def _begun(work: Work) -> Work | None:
+    """Work, divided as it was begun; None if it was not, or its request is damaged."""
+    with contextlib.suppress(NotFoundError):
+        return type(work)(work.folder, replace(work.request, shards=work.request_type.load(work.folder).shards))
+    return None
 
 
 def _division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None) -> Iterator[str]:

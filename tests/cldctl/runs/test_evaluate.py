@@ -34,7 +34,8 @@ def start(run) -> evaluate.Outcome:
     cluster = Scripted()
     cluster.most = 100
     made = plan.make(run, ("elbo",), [20], ASKED)
-    return evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
+    ((_, outcome),) = evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)])
+    return outcome
 
 
 def newest(work: Evaluation, before: int) -> list[tuple[int, ...]]:
@@ -70,8 +71,8 @@ def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, m
 
 def started(run, cluster, shards=64):
     made = plan.make(run, ("elbo",), [20], ["eval.samples=65536"], shards=shards)
-    outcome = evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
-    return Evaluation(run.evals / made.requests[0].id), outcome
+    ((planned, outcome),) = evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)])
+    return Evaluation(planned.works[0].folder), outcome
 
 
 def shards_of(work):

@@ -15,9 +15,9 @@ from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
-from cldctl.runs import cells, checkout, evaluate, groups, logs, removal
+from cldctl.runs import checkout, evaluate, logs, options, removal, submit
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Continuation
+from cldctl.runs.resume import Continuation, resume
 from tests.support.made_up import report, run_with, seeds
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted, register
@@ -33,15 +33,13 @@ def arrays(monkeypatch, small):
 
 
 def asked(tmp_path, sweep=SEEDS, overrides=(), **more):
-    axes = cells.axes_of(sweep)
-    found = cells.cells_of("g", axes, TOY, ["train.steps=20", "eval.samples=32", *overrides], None)
-    recipe = found[0].recipe
-    return SubmitOptions(path=tmp_path / "g", group=Group(tmp_path, "g"), recipe=recipe, cells=found, file=TOY, **more)
+    found = made(*sweep, overrides=["train.steps=20", "eval.samples=32", *overrides])
+    return SubmitOptions(root=tmp_path, group=Group(tmp_path, "g"), cells=found, file=TOY, **more)
 
 
 def start(wanted, cluster):
-    groups.check(wanted, cluster)
-    return groups.start(wanted, cluster, lambda *about: None, lambda run: None)
+    submit.check(wanted, cluster)
+    return submit.submit(wanted, cluster)
 
 
 def end(cluster, run, cause, step=5):
@@ -115,7 +113,7 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
         end(arrays, run, cause, 20 if cause == "finished" else 5)
     runs[1].identity_file.write_text(json.dumps({**runs[1].identity(), "format": 99}))
     before, longer = len(arrays.submissions), Continuation(overrides=("cluster.time_min=60",))
-    begun = groups.resume(Group(tmp_path, "g"), longer, arrays, lambda *it: None, lambda run: None)
+    begun = resume(Group(tmp_path, "g"), longer, arrays, lambda *it: None)
     assert (begun.finished, list(begun.jobs)) == (["g-seed0"], ["g-seed2"])
     assert "format 99" in begun.skipped[0].reason
     spec, _ = arrays.submissions[before]
@@ -129,9 +127,9 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
     report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
     size = runs[0].recipe().cluster
-    plans = [evaluate.Planned(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size) for run in runs]
+    plans = [evaluate.Planned.of(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size) for run in runs]
     group = Group(tmp_path, "g")
-    first, *others = (outcome for _, outcome in evaluate.start_several(plans, group))
+    first, *others = (outcome for _, outcome in evaluate.start(plans, group))
     ((spec, tasks),) = arrays.submissions
     assert (spec.logs, len(tasks)) == (group.logs, 4)
     assert (len(first.complete), first.job) == (1, None)
@@ -139,7 +137,7 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     (work,) = evaluations_of(runs[2])
     assert [event.job.job_id for event in work.ledger.history().submitted] == ["1_2", "1_3"]
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
-    again = [outcome for _, outcome in evaluate.start_several(plans, group)]
+    again = [outcome for _, outcome in evaluate.start(plans, group)]
     assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
 
 
@@ -159,7 +157,7 @@ def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_
 
     def of_another_checkout(target, runs):
         (target / "cldctl.py").write_text("")
-        return checkout.Copied(files={"cldctl.py": checksum(target / "cldctl.py")})
+        return {"cldctl.py": checksum(target / "cldctl.py")}, {}
 
     monkeypatch.setattr(checkout, "copy", of_another_checkout)
     start(asked(tmp_path, ("train.seed=0,1,2,3,4",)), arrays)
@@ -181,16 +179,16 @@ def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
 
 
 def made(*sweep, overrides=()):
-    return cells.cells_of("g", cells.axes_of(sweep), TOY, overrides, None)
+    return options.cells_of("g", options.axes_of(sweep), TOY, overrides, None)[1]
 
 
 def test_names_are_usable_and_unique_whatever_the_values():
     awkward = [{"data.path": "/a b/c"}, {"data.path": "/a b_c"}, {"data.path": "ü"}, {"data.path": "x" * 300}]
     awkward += [{"data.name": "a-y-b", "data.y": "c"}, {"data.name": "a", "data.y": "b-y-c"}, {"data.path": "y" * 300}]
-    names = [cells.run_name("g" * cells.MAX_GROUP_NAME, values) for values in awkward]
+    names = [options.run_name("g" * options.MAX_GROUP_NAME, values) for values in awkward]
     assert len(set(names)) == len(names)
     assert all(map(is_name, names))
-    assert names == [cells.run_name("g" * cells.MAX_GROUP_NAME, values) for values in awkward], "each time the same"
+    assert names == [options.run_name("g" * options.MAX_GROUP_NAME, values) for values in awkward], "each time the same"
 
 
 @pytest.mark.parametrize(
@@ -210,14 +208,13 @@ def test_a_mistake_is_named(sweep, message):
 
 
 def test_a_run_that_was_submitted_otherwise_is_not_taken_for_the_cell(tmp_path):
-    seeds(tmp_path, "g", 1, infix="-seed", overrides=("train.seed=0", "train.steps=10", "cluster.time_min=9"))
-    group = Group(tmp_path, "g")
+    seeds(tmp_path, "g", 1, infix="-seed", overrides=("train.seed=0", "train.steps=10", "eval.samples=32"))
     with pytest.raises(UsageError, match=r"g-seed0 exists, and was submitted with train.steps=10\. Use another --name"):
-        cells.existing(group, made("train.seed=0,1", overrides=["train.steps=20"]))
-    assert cells.existing(group, made("train.seed=0", overrides=["train.steps=10"])), "the jobs may differ"
+        options.existing(asked(tmp_path, ("train.seed=0,1",)))
+    assert options.existing(asked(tmp_path, ("train.seed=0",), ["train.steps=10"])), "the jobs may differ"
 
 
 def test_a_run_of_another_group_or_none_keeps_its_name(tmp_path):
     RunFolder.create(tmp_path / "g-seed1", load(TOY), {"created": 1.0})
     with pytest.raises(UsageError, match=r"g-seed1: a run of this name exists, and is not part of the group g"):
-        cells.existing(Group(tmp_path, "g"), made("train.seed=0,1"))
+        options.existing(asked(tmp_path, ("train.seed=0,1",)))
