@@ -34,7 +34,7 @@ from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.this_machine import details_of
 from cldctl.runs import cancel
-from cldctl.runs.options import Cell, SubmitOptions
+from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
 from cldctl.show import logs as show_logs
 from tests.support.crafted import KINDS, Crafted, crafted
@@ -143,8 +143,7 @@ def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripte
 def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(tmp_path, scripted, umask):
     before = os.umask(umask)
     try:
-        options = SubmitOptions(root=tmp_path / "runs", cells=(Cell(name="a", recipe=load(TOY)),), file=TOY)
-        (run,) = submit(options, Scripted()).runs
+        (run,) = submit(SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a"), Scripted()).runs
         (run.path / "logs").chmod(0o2777)
         job_logs.prepare(run.path / "logs")
         file = job_logs.store(run.path / "logs", print, 5)

@@ -48,7 +48,7 @@ def evaluate(
     ] = None,
     metrics: tuple[str, ...] = (),
     metric: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."),
     ] = None,
     samples: Annotated[
@@ -92,12 +92,12 @@ def evaluate(
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
-    if not metrics and metric is None:
+    if not metrics and not metric:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     name, overrides = options.one_run(words)
     wanted = EvalOptions(
         metrics=metrics,
-        named=metric,
+        named=tuple(metric or ()),
         overrides=tuple(overrides),
         samples=samples,
         sweep=tuple(sweep or ()),
@@ -115,8 +115,8 @@ def evaluate(
     run = options.find_run(name, root)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
         planned = plan(run, wanted, remark)
-    ((_, outcome),) = start([planned], parallel=max_parallel)
-    raise typer.Exit(finish_evaluations(planned, outcome, follow))
+    (planned,) = start([planned], parallel=max_parallel)
+    raise typer.Exit(finish_evaluations(planned, follow))
 
 
 def compare_runs(
@@ -300,27 +300,17 @@ def tune(
 
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
-    from cldctl.runs.evaluate import minutes, plan_tunings, start
+    from cldctl.runs.evaluate import EvalOptions, minutes, plan_tunings, start
     from cldctl.runs.options import network_evaluations
     from cldctl.show.submission import finish_tunings, remark, say_cost
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, directory)
-    planned = plan_tunings(
-        run,
-        overrides,
-        nfe=numbers,
-        points=points,
-        budget_min=budget_min,
-        seed=seed,
-        checkpoint=checkpoint,
-        cluster=cluster,
-        allow_plugin=allow_plugin,
-        say=remark,
-    )
+    wanted = EvalOptions(overrides=tuple(overrides), checkpoint=checkpoint, cluster=cluster, allow_plugin=allow_plugin)
+    planned = plan_tunings(run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed)
     say_cost(planned)
-    ((_, outcome),) = start([planned])
-    raise typer.Exit(finish_tunings(planned, outcome, as_json, follow))
+    (planned,) = start([planned])
+    raise typer.Exit(finish_tunings(planned, as_json, follow))
 
 
 def samplers(
@@ -402,5 +392,5 @@ def samplers(
     if dry_run:
         show_plan(run, made)
         return
-    ((_, outcome),) = start([planned], parallel=max_parallel)
-    raise typer.Exit(finish_samplers(made, planned, outcome, as_json, csv, plot, follow))
+    (planned,) = start([planned], parallel=max_parallel)
+    raise typer.Exit(finish_samplers(made, planned, as_json, csv, plot, follow))

@@ -29,7 +29,7 @@ def submit(
     follow: options.Follow = False,
     dry_run: Annotated[bool, typer.Option(help="Show the recipe and the job, write nothing.")] = False,
     metrics: Annotated[
-        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
+        list[str] | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
     ] = None,
     tags: Annotated[
         list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
@@ -51,21 +51,21 @@ def submit(
     """
     from cldctl.runs import home
     from cldctl.runs import submit as policy
-    from cldctl.runs.options import resolve
+    from cldctl.runs.options import SubmitOptions
     from cldctl.runs.training import require_native
     from cldctl.show import submission
 
     where = home.chosen(cluster)
-    wanted = resolve(
-        recipe,
-        options.runs_dir(directory),
+    wanted = SubmitOptions(
+        recipe=recipe,
+        root=options.runs_dir(directory),
         name=name,
-        given=overrides or (),
+        given=tuple(overrides or ()),
         profile=home.default_profile(where) if profile is None else profile,
-        sweep=sweep or (),
+        sweep=tuple(sweep or ()),
         parallel=parallel,
-        metrics=metrics,
-        tags=tags or (),
+        chained=tuple(metrics or ()),
+        tags=tuple(tags or ()),
         note=note,
         live_code=live_code,
     )
@@ -75,7 +75,7 @@ def submit(
         spec = policy.check(wanted, where, submission.remark)
     if dry_run:
         if wanted.group is None:
-            require_native(wanted.recipe, where, submission.remark)
+            require_native(wanted.cells[0].recipe, where, submission.remark)
         submission.preview(wanted, where, spec)
         return
     raise typer.Exit(submission.submit_runs(wanted, where, spec, follow))

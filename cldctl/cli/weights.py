@@ -27,10 +27,11 @@ def import_checkpoint(
     Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
     """
     from cld_core.run.identity import identity
-    from cldctl.runs.options import resolve
+    from cldctl.runs.options import SubmitOptions
 
-    wanted = resolve(recipe, options.runs_dir(directory), name=name, given=overrides or ())
-    resolved = wanted.recipe
+    root = options.runs_dir(directory)
+    wanted = SubmitOptions(recipe=recipe, root=root, name=name, given=tuple(overrides or ()))
+    resolved = wanted.cells[0].recipe
     with Working(f"importing {file.name}"):
         from cld_core.importing import import_published
 

@@ -3,22 +3,23 @@
 import contextlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from cld_core.codec import whole
+from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
-from cld_core.errors import CldError, NotFoundError, UsageError
+from cld_core.config.data import ImageDataSpec
+from cld_core.data import store
+from cld_core.errors import CldError, DataError, NotFoundError, UsageError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.sweeps import Sweep
-from cld_core.files import read_object
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder, change_marks
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
+from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
@@ -47,7 +48,7 @@ class EvalOptions:
     """Evaluations of a run, as somebody asked for them.
 
     Attributes:
-        named: further metrics by name, separated by commas; plug-ins of the run may register them.
+        named: further metrics, lists of names with commas; plug-ins of the run may register them.
         samples: number of samples, or of test points if none are drawn; None for that of the recipe.
         sweep: settings of which each is evaluated, as "KEY=a,b,c".
         checkpoint: "last", "all" or a step.
@@ -55,8 +56,8 @@ class EvalOptions:
         allow_plugin: whether code that others can write may run.
     """
 
-    metrics: tuple[str, ...]
-    named: str | None = None
+    metrics: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     samples: int | None = None
     sweep: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ class EvalOptions:
     allow_plugin: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Planned:
     """Evaluations or tunings that a run should have; what is missing is computed by jobs of the size of its training.
 
@@ -74,6 +75,8 @@ class Planned:
         works: as they are asked for; their folders need not exist.
         sweep: the table whose cells they are.
         together: whether one task computes all of them, one after another.
+        complete, running, started: their names, by the state that `start` found them in; ``job`` computes the last.
+        said: what people should know about how the work was divided.
     """
 
     run: RunFolder
@@ -82,6 +85,11 @@ class Planned:
     size: ClusterSpec
     sweep: Sweep | None = None
     together: bool = False
+    complete: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    job: JobRef | None = None
+    said: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, run: RunFolder, made: EvaluationPlan, cluster: Cluster, size: ClusterSpec) -> Self:
@@ -92,6 +100,10 @@ class Planned:
     def names(self) -> list[str]:
         return [work.name for work in self.works]
 
+    @property
+    def is_over(self) -> bool:
+        return not (self.running or self.started)
+
 
 def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
     """The requested evaluations of a run. Writes nothing.
@@ -101,9 +113,9 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
     overrides, axes, metrics = options.overrides, parse(options.sweep), options.metrics
-    if options.named is not None:
+    if options.named:
         trusted_recipe(run, allow_plugin=options.allow_plugin)
-        metrics += registry.parse_metrics(options.named, "--metric")
+        metrics += registry.parse_metrics(",".join(options.named), "--metric")
     if options.samples is not None:
         key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *options.sweep])
@@ -111,12 +123,13 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
     require_may_change(run.path, "Nothing was evaluated")
     refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     with named_as_typed(run):
-        where, size = _place(run, options.cluster, overrides, options.allow_plugin)
+        where, recipe = _place(run, options, overrides)
         steps = steps_of(run, options.checkpoint, say)
         made = make(run, metrics, steps, overrides, axes, options.shards)
-    for text in _division(run, made.requests, options.shards):
+    planned = Planned.of(run, made, where, recipe.cluster)
+    for text in (*_other_images(run, recipe), *_division(planned, options.shards)):
         say(text)
-    return Planned.of(run, made, where, size)
+    return planned
 
 
 def plan_group(group: Group, options: EvalOptions, say: Say) -> tuple[list[Planned], list[Skipped]]:
@@ -165,36 +178,33 @@ def plan_samplers(
     with named_as_typed(run, typed):
         # The other keys are those of all samplers, which are looked at one by one.
         of_cluster = [text for text in overrides if text.startswith("cluster.")]
-        where, size = _place(run, options.cluster, of_cluster, options.allow_plugin)
+        where, recipe = _place(run, options, of_cluster)
         (step,) = steps_of(run, options.checkpoint, say)
         made = samplers.make(run, bench, step, overrides, options.shards)
+    planned = Planned.of(run, made, where, recipe.cluster)
     left_out = (as_typed(text, run, typed) for text in made.left_out)
-    for text in (*left_out, *_division(run, made.requests, options.shards)):
+    for text in (*left_out, *_division(planned, options.shards)):
         say(text)
-    return made, Planned.of(run, made, where, size)
+    return made, planned
 
 
 def plan_tunings(
     run: RunFolder,
-    overrides: Sequence[str],
+    options: EvalOptions,
+    say: Say,
     *,
     nfe: Sequence[int],
     points: int | None,
     budget_min: float | None,
     seed: int,
-    checkpoint: str,
-    cluster: str | None,
-    allow_plugin: bool,
-    say: Say,
 ) -> Planned:
     """The requested tunings, to an intact checkpoint of a run. Writes nothing.
 
     Args:
+        options: of which overrides, checkpoint, cluster and allow_plugin are read.
         nfe: numbers of network evaluations, of which each is a tuning; one starts from the next smaller one.
         points: draws of the noise to fit to; None for the default of such data.
         budget_min: minutes for each fit; None for no limit.
-        checkpoint: "last" or a step.
-        cluster: None for the run's own.
 
     Raises:
         CldError: the run belongs to somebody else.
@@ -202,23 +212,20 @@ def plan_tunings(
         NotFoundError: there is no such checkpoint.
     """
     require_may_change(run.path, "Nothing was tuned")
-    for text in overrides:
+    for text in options.overrides:
         key = text.partition("=")[0]
         if key.startswith(("sampling.", "eval.")) and key not in _READ_BY_TUNINGS:
-            raise UsageError(
-                f"'{key}' has no effect on a tuning. Leave it out; there are: {', '.join(_READ_BY_TUNINGS)}."
-            )
-    recipe = trusted_recipe(run, allow_plugin=allow_plugin)
-    recipe = recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
-    if checkpoint == "all":
+            known = ", ".join(_READ_BY_TUNINGS)
+            raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {known}.")
+    if options.checkpoint == "all":
         raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
-    (step,) = steps_of(run, checkpoint, say, "tuning to")
+    where, recipe = _place(run, options, options.overrides)
+    (step,) = steps_of(run, options.checkpoint, say, "tuning to")
     require_average(run, step, recipe.ema.length)
     works = []
     for one in sorted(nfe):
         request = TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed)
         works.append(Tuning(run.tuned / request.id, request))
-    where = home.chosen(cluster, run)
     return Planned(run=run, works=tuple(works), cluster=where, size=recipe.cluster, together=True)
 
 
@@ -235,12 +242,10 @@ def minutes(text: str) -> float | None:
         raise UsageError(f"--budget {one_line(text)}: that is not a number of minutes. {fix}.") from None
 
 
-def _place(
-    run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
-) -> tuple[Cluster, ClusterSpec]:
-    """Where evaluations of a run are computed, and the jobs that a training with these settings would get."""
-    where, recipe = home.chosen(cluster, run), trusted_recipe(run, allow_plugin=allow_plugin)
-    return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
+def _place(run: RunFolder, options: EvalOptions, overrides: Sequence[str]) -> tuple[Cluster, Recipe]:
+    """Where evaluations of a run are computed, and its recipe with these settings."""
+    where, recipe = home.chosen(options.cluster, run), trusted_recipe(run, allow_plugin=options.allow_plugin)
+    return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
 
 
 def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating") -> list[int]:
@@ -257,28 +262,7 @@ def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating
     return steps
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Evaluations or tunings by the state that they were in; ``job`` computes those of ``started``.
-
-    Attributes:
-        said: what people should know about how the work was divided.
-    """
-
-    complete: tuple[str, ...] = ()
-    running: tuple[str, ...] = ()
-    started: tuple[str, ...] = ()
-    job: JobRef | None = None
-    said: tuple[str, ...] = ()
-
-    @property
-    def is_over(self) -> bool:
-        return not (self.running or self.started)
-
-
-def start(
-    planned: Iterable[Planned], group: Group | None = None, parallel: int | None = None
-) -> Iterator[tuple[Planned, Outcome]]:
+def start(planned: Iterable[Planned], group: Group | None = None, parallel: int | None = None) -> Iterator[Planned]:
     """Start what is neither complete nor being computed, and lost tasks of the latter.
 
     One submission is for all that are computed on the same cluster by jobs of the same size, as runs of a group usually
@@ -296,26 +280,22 @@ def start(
     for one in planned:
         alike.setdefault((one.cluster.name, one.size), []).append(one)
     for these in alike.values():
-        first = these[0]
-        folder = first.run.evals / first.sweep.id if first.sweep is not None else None
-        logs = group.logs if group is not None else folder / "logs" if folder is not None else None
-        outcomes: list[Outcome] = []
+        first, job = these[0], None
+        of_sweep = None if first.sweep is None else first.run.evals / first.sweep.id / "logs"
         missing: list[tuple[Work, Sequence[int]]] = []
         made: list[Path] = []
         said: list[str] = []
         with training.locked([one.run for one in these], first.cluster):
             try:
                 for one in these:
-                    outcomes.append(_prepare(one, missing, made))
-                job = None
+                    _prepare(one, missing, made)
                 if missing:
-                    run = next(it.run for it, found in zip(these, outcomes, strict=True) if found.started)
                     job = sharded.start(
                         missing,
                         first.cluster,
                         first.size,
-                        run=run,
-                        logs=logs,
+                        run=next(one.run for one in these if one.started),
+                        logs=of_sweep if group is None else group.logs,
                         parallel=parallel,
                         together=first.together,
                         say=said.append,
@@ -325,14 +305,16 @@ def start(
                 for path in made:
                     shutil.rmtree(path, ignore_errors=True)
                 raise
-        for one, found in zip(these, outcomes, strict=True):
-            # What people should know about the submission is said once.
-            yield one, replace(found, job=job, said=tuple(said)) if found.started else found
-            said = [] if found.started else said
+        for one in these:
+            if one.started:
+                one.job = job
+                # What people should know about the submission is said once.
+                one.said, said = said, []
+            yield one
 
 
-def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: list[Path]) -> Outcome:
-    """Works of a plan by their state.
+def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: list[Path]) -> None:
+    """Find the state of works.
 
     Args:
         missing: is told those to start, which are on the disk then, and their shards.
@@ -342,8 +324,8 @@ def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: 
     begun = {work.name: found for work in planned.works if (found := _begun(work)) is not None}
     answers = sharded.ask_about(work for work in begun.values() if not work.is_done)
     states = {name: work_state(begun[name], answers) if name in begun else "STOPPED" for name in planned.names}
-    running = [name for name, state in states.items() if state in ("RUNNING", "PENDING")]
-    left = {name: shards for name in running if (shards := sharded.unclaimed(begun[name], answers))}
+    alive = [name for name, state in states.items() if state in ("RUNNING", "PENDING")]
+    left = {name: shards for name in alive if (shards := sharded.unclaimed(begun[name], answers))}
     stopped = [work for work in planned.works if states[work.name] == "STOPPED"]
     if left or stopped:
         spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
@@ -355,16 +337,13 @@ def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: 
         planned.sweep.save(run)
     if stopped:
         change_marks.mark(run.path)
-    works = [type(work)(work.request.store(work.folder)) for work in stopped]
-    # A request that was damaged was written again: its product may be there already.
-    wanted = [(work, work.to_start()) for work in works] + [(begun[name], shards) for name, shards in left.items()]
+    # A request that was damaged is written again: its product may be there already.
+    written = [type(work)(work.request.store(work.folder)) for work in stopped]
+    wanted = [(work, work.to_start()) for work in written] + [(begun[name], shards) for name, shards in left.items()]
     missing += ((work, shards) for work, shards in wanted if shards)
-    started = [work.name for work, shards in wanted if shards]
-    return Outcome(
-        complete=tuple(name for name in states if name not in (*running, *started)),
-        running=tuple(name for name in running if name not in left),
-        started=tuple(started),
-    )
+    planned.started = [work.name for work, shards in wanted if shards]
+    planned.running = [name for name in alive if name not in left]
+    planned.complete = [name for name in states if name not in (*alive, *planned.started)]
 
 
 def _begun(work: Work) -> Work | None:
@@ -374,13 +353,23 @@ def _begun(work: Work) -> Work | None:
     return None
 
 
-def _division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None) -> Iterator[str]:
+def _other_images(run: RunFolder, recipe: Recipe) -> Iterator[str]:
+    """Whether the images were prepared again since the run has trained on them, in a line."""
+    data = recipe.data
+    with contextlib.suppress(DataError):  # A metric that reads them says so.
+        if isinstance(data, ImageDataSpec):
+            now = {IMAGES: store.split_of(data, "train").digest}
+            if are_other_data(now, run.ledger.history().data):
+                yield f"the images in {data.path} are not those that {run.name} has trained on"
+
+
+def _division(planned: Planned, asked: int | None) -> Iterator[str]:
     """Which evaluations have another number of shards than somebody asked for, a line each."""
     if asked is None:
         return
-    if (most := max(request.shards for request in requests)) < asked:
+    if (most := max(work.request.shards for work in planned.works)) < asked:
         yield f"--shards {asked}: {most} shards instead, one for each file of rows"
-    for request in requests:
-        begun = whole(read_object(run.evals / request.id / "request.json").get("shards"))
-        if begun not in (None, request.shards):
-            yield f"{request.id} was begun in {begun} shards and keeps them"
+    for work in planned.works:
+        begun = _begun(work)
+        if begun is not None and begun.request.shards != work.request.shards:
+            yield f"{work.name} was begun in {begun.request.shards} shards and keeps them"

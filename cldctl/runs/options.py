@@ -1,11 +1,10 @@
-"""What a new run, or a sweep of new runs, is to be: from the command line to recipes and names, before anything is
-written.
-"""
+"""What a new run, or a sweep of new runs, is to be: from the command line to recipes and names. Writes nothing."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -45,92 +44,93 @@ _SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run: its name, its recipe, and of a sweep, its value on each axis."""
+    """One run: its name, that of its group, its value on each axis of a sweep, and its recipe."""
 
     name: str
+    group: str
+    values: Mapping[str, str]
     recipe: Recipe
-    values: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions:
-    """A new run, or the runs of a sweep, as somebody asked for it.
+    """A new run, or the runs of a sweep, as somebody asked for it. Nothing is written.
 
     Attributes:
+        recipe: its name or file.
         root: the folder of the runs.
-        cells: the runs of a sweep, or the only run.
-        file: where the recipe was read from.
+        name: of the run, or of a sweep's group; None for one that begins with that of the recipe.
         given: overrides of the command line; ``profile``: what it names.
-        metrics: of the evaluation that follows each training; none without one.
+        sweep: "KEY=a,b,c", of which each combination of values is a run; ``parallel``: how many may train at once.
+        chained: metrics of the evaluation that follows each training, lists of names with commas; none without one.
         tags: to find it again by; ``note``: what it is for.
         live_code: run the checkout itself, in place of a copy in the run's folder.
-        parallel: how many runs of a sweep may train at once.
-        group: the runs of a sweep, which are submitted together.
     """
 
+    recipe: str
     root: Path
-    cells: tuple[Cell, ...]
-    file: Path
+    name: str | None = None
     given: tuple[str, ...] = ()
     profile: str | None = None
-    metrics: tuple[str, ...] = ()
+    sweep: tuple[str, ...] = ()
+    parallel: int | None = None
+    chained: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     note: str | None = None
     live_code: bool = False
-    parallel: int | None = None
-    group: Group | None = None
+
+    @cached_property
+    def file(self) -> Path:
+        """Where the recipe is read from."""
+        return find_recipe(self.recipe)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """The runs of a sweep, the last axis changing fastest, or the only run.
+
+        Raises:
+            RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be imported.
+            UsageError: the name cannot be one, options are wrong or do not go together, a value is invalid, the jobs
+                are not of the same size, or two cells are the same; names the cell.
+        """
+        labels.check(self.tags, self.note)
+        if self.parallel is not None and not self.sweep:
+            raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
+        axes, profile = axes_of(self.sweep), find_profile(self.profile)
+        refuse_twice("--sweep", [axis.key for axis in axes], self.given)
+        if self.name is not None:
+            _check_name(self.name, is_group=bool(axes))
+        name, cells = self.name or "", dict[str, Cell]()
+        for values in combinations(axes):
+            own = settings(values)
+            # A recipe may be complete only with the values of a cell: its name is in any of them.
+            with named(own):
+                recipe = load(self.file, [*self.given, *own], profile)
+                if not name:
+                    name = new_name(recipe.name)
+                    _check_name(name, is_group=bool(axes))
+                cell = Cell(name=run_name(name, values), group=name, values=values, recipe=recipe)
+                check_name(cell.name)
+                _check_size(next(iter(cells.values()), cell), cell)
+                if (other := cells.get(digest(recipe.to_dict()))) is not None:
+                    which = " ".join(settings(other.values))
+                    raise UsageError(f"the recipe is the same as at {which}. Leave one of them out.")
+            cells[digest(recipe.to_dict())] = cell
+        return tuple(cells.values())
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the evaluation that follows each training; plug-ins of the recipe may have registered some."""
+        return parse_metrics(",".join(self.chained) if self.cells and self.chained else None)
 
     @property
-    def recipe(self) -> Recipe:
-        """That of the first run."""
-        return self.cells[0].recipe
+    def group(self) -> Group | None:
+        """The runs of a sweep."""
+        return Group(self.root, self.cells[0].group) if self.sweep else None
 
     def run(self, cell: Cell | None = None) -> RunFolder:
         """The folder of a run; default: the first one."""
         return RunFolder(self.root / (cell or self.cells[0]).name)
-
-
-def resolve(
-    recipe: str,
-    root: Path,
-    *,
-    name: str | None = None,
-    given: Sequence[str] = (),
-    profile: str | None = None,
-    sweep: Sequence[str] = (),
-    parallel: int | None = None,
-    metrics: str | None = None,
-    tags: Sequence[str] = (),
-    note: str | None = None,
-    live_code: bool = False,
-) -> SubmitOptions:
-    """The options of `cldctl submit` as the record that is submitted. Writes nothing.
-
-    Raises:
-        RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be imported.
-        UsageError: the name cannot be one, or options are wrong or do not go together.
-    """
-    labels.check(tags, note)
-    if parallel is not None and not sweep:
-        raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-    file, settings_file = find_recipe(recipe), find_profile(profile)
-    axes = axes_of(sweep)
-    refuse_twice("--sweep", [axis.key for axis in axes], given)
-    named_so, cells = cells_of(name, axes, file, given, settings_file)
-    return SubmitOptions(
-        root=root,
-        cells=cells,
-        file=file,
-        given=tuple(given),
-        profile=profile,
-        # Plug-ins of the recipe may have registered some.
-        metrics=parse_metrics(metrics),
-        tags=tuple(tags),
-        note=note,
-        live_code=live_code,
-        parallel=parallel,
-        group=Group(root, named_so) if axes else None,
-    )
 
 
 def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
@@ -152,40 +152,6 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
             "with the same --name."
         )
     return axes
-
-
-def cells_of(
-    name: str | None, axes: Sequence[Axis], file: Path, overrides: Sequence[str], profile: Path | None
-) -> tuple[str, tuple[Cell, ...]]:
-    """The name of a run, or of a sweep, and its runs, the last axis changing fastest.
-
-    Args:
-        name: None for one that begins with that of the recipe.
-
-    Raises:
-        RecipeError: there is no such run.
-        UsageError: a value is invalid, the jobs are not of the same size, or two cells are the same; names the cell.
-    """
-    cells: dict[str, Cell] = {}
-    for values in combinations(axes):
-        own = settings(values)
-        # A recipe may be complete only with the values of a cell: its name is in any of them.
-        with named(own):
-            recipe = load(file, [*overrides, *own], profile)
-        if not cells:
-            name = name or new_name(recipe.name)
-            _check_name(name, is_group=bool(axes))
-        with named(own):
-            assert name is not None, "the first cell has set it"
-            cell = Cell(name=run_name(name, values), values=values, recipe=recipe)
-            check_name(cell.name)
-            _check_size(next(iter(cells.values()), cell), cell)
-            if (other := cells.get(digest(recipe.to_dict()))) is not None:
-                which = " ".join(settings(other.values))
-                raise UsageError(f"the recipe is the same as at {which}. Leave one of them out.")
-        cells[digest(recipe.to_dict())] = cell
-    assert name is not None, "without axes there is one cell"
-    return name, tuple(cells.values())
 
 
 def _check_name(name: str, *, is_group: bool) -> None:

@@ -124,13 +124,14 @@ def resume(
         RecipeError: its data are missing, or others than it has trained on.
     """
     group = which if isinstance(which, Group) else None
-    begun = Begun(cluster=cluster, group=group, runs=[which] if isinstance(which, RunFolder) else which.runs())
+    begun = Begun(cluster=cluster, group=group, started=started)
+    begun.runs = [which] if isinstance(which, RunFolder) else which.runs()
     with home.only_one(which.path, cluster):
         if isinstance(which, RunFolder):
             starts = [ready(which, asked, cluster, about, survey.lately(which, asked.max_age_s))]
         else:
             starts = continued(begun, begun.runs, asked, about)
-        train(begun, starts, started=started)
+        train(begun, starts)
     return begun
 
 

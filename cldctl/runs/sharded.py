@@ -26,9 +26,8 @@ from .survey import Answers
 
 # Tells people something, in one line.
 Say = Callable[[str], None]
-# Seconds that jobs may take to end after their product is complete.
-PATIENCE_S = 10.0
-POLL_S = 0.2
+# Seconds between looks at jobs that take a moment to end after their product is complete.
+PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8)
 
 
 def start(
@@ -161,12 +160,10 @@ def is_alive(folder: Path) -> bool:
 
 def clear(folder: Path) -> None:
     """Remove the folder of work whose product is elsewhere, once no job writes its logs there."""
-    deadline, pause_s = time.monotonic() + PATIENCE_S, POLL_S
     with contextlib.suppress(SchedulerAway, UsageError):
-        while is_alive(folder):
-            if time.monotonic() > deadline:
+        for pause_s in PAUSES_S:
+            if not is_alive(folder):
+                if folder.exists() and ownership.is_mine(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
                 return
             time.sleep(pause_s)
-            pause_s *= 2
-        if folder.exists() and ownership.is_mine(folder):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,12 +64,11 @@ def store(run: RunFolder, recipe: Recipe, cluster: Cluster, *, live: bool = Fals
         files = [] if live else plugin_files(run, recipe.plugins, renew=update)
         plugins = [_copy_plugin(draft, file, original) for file, original in files if file.endswith(".py")]
         manifest = _filled(draft, run.path.parent, cluster, live, run.identity(), plugins)
-        _keep_recipe(draft, run)
         if (before := code.read(folder)) is not None:
             # What earlier attempts ran can be made again. As `status` names it, not what it is without its plug-ins.
             kept, place = draft / code.EARLIER / before.code[:16], code.place(folder, before)
             _copy(place, kept, (code.MANIFEST, code.PATCH, *(plugin.file for plugin in before.plugins)))
-        _put_in_place(folder, draft)
+        _put_in_place(run, draft)
     return manifest
 
 
@@ -119,8 +118,7 @@ def point(run: RunFolder, manifest: Manifest) -> None:
     assert manifest.shared is not None, "only a group's code is shared"
     with _draft_in(run.path) as draft:
         write_json(draft / code.MANIFEST, to_plain(code.Pointer(shared=manifest.shared, code=manifest.code)))
-        _keep_recipe(draft, run)
-        _put_in_place(code.own_folder(run.path), draft)
+        _put_in_place(run, draft)
 
 
 def for_continuation(
@@ -161,7 +159,7 @@ def for_continuation(
     copies = code.copies_of(run.path)
     new = [path for path in dict.fromkeys(recipe.plugins) if path.endswith(".py") and path not in copies]
     # A copy of the run's own: the others of a group go on without what is added, and so does this one without a job.
-    return _copy_of(run, folder, manifest, new=new) if new else manifest
+    return _copy_of(run, folder, manifest, new) if new else manifest
 
 
 def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, theirs: Manifest, trusted: bool) -> Manifest:
@@ -172,38 +170,28 @@ def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, theirs: Manifes
     """
     if theirs.kind != "copy" or cluster.blocks:
         return store(run, recipe, cluster, live=theirs.asked)
-    source, files = run.path / "code", None
+    source, is_mine_too = run.path / "code", False
     with contextlib.suppress(OSError):
-        if all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items()):
-            files = code.ROOT
-    if files is None and not trusted:
+        is_mine_too = all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items())
+    if not is_mine_too and not trusted:
         owner = ownership.user_name(source.lstat().st_uid)
         text = f"{source}: it was stored by {owner}, is not the code of your checkout, and the job would run it"
         update = command(f"resume {run.name} --update-code", run)
         raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
     _require_whole(run, source, theirs)
-    return _copy_of(run, source, theirs, files)
+    return _copy_of(run, source, theirs)
 
 
-def _copy_of(
-    run: RunFolder, source: Path, manifest: Manifest, files: Path | None = None, new: Sequence[str] = ()
-) -> Manifest:
-    """A copy of the code in ``source``, in this user's folder of code.
-
-    Args:
-        files: where its files are taken from, except plug-ins; default: from the code itself.
-        new: further plug-ins.
-    """
-    place = code.place(source, manifest)
+def _copy_of(run: RunFolder, source: Path, manifest: Manifest, new: Sequence[str] = ()) -> Manifest:
+    """A copy of the code in ``source``, with further plug-ins, in this user's folder of code."""
     with _draft_in(run.path) as draft:
-        _copy(files or place, draft, [*manifest.files])
-        _copy(place, draft, [code.PATCH, *(plugin.file for plugin in manifest.plugins)])
-        _keep_recipe(draft, run)
+        plugins = (plugin.file for plugin in manifest.plugins)
+        _copy(code.place(source, manifest), draft, (*manifest.files, code.PATCH, *plugins))
         added = [_copy_plugin(draft, path, path) for path in new]
         kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
         manifest = replace(manifest, plugins=(*kept, *added), shared=None)
         write_json(draft / code.MANIFEST, to_plain(manifest))
-        _put_in_place(code.own_folder(run.path), draft)
+        _put_in_place(run, draft)
     return manifest
 
 
@@ -283,19 +271,12 @@ def _filled(
     return manifest
 
 
-def _keep_recipe(draft: Path, run: RunFolder) -> None:
-    """Keep the recipe as it was submitted beside the code."""
-    original = code.folder_of(run.path) / code.RECIPE
-    (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
-
-
-def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
-    """Copy files; there need be no patch, and of a group's code, the manifest is elsewhere."""
+def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy those files that are there: there need be no patch, and of a group's code, the manifest is elsewhere."""
     for name in names:
-        if name in (code.PATCH, code.MANIFEST) and not os.path.isfile(source / name):
-            continue
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).write_bytes(read_bytes(source / name))
+        if os.path.isfile(source / name):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(read_bytes(source / name))
 
 
 def _copy_plugin(folder: Path, source: str, original: str) -> Plugin:
@@ -332,8 +313,13 @@ def _draft_in(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _put_in_place(folder: Path, draft: Path) -> None:
-    """Give a draft its name, with what is kept of earlier code. What had the name is kept aside: see `settle`."""
+def _put_in_place(run: RunFolder, draft: Path) -> None:
+    """Make a draft the code of a run, with the recipe as it was submitted, and what is kept of earlier code.
+
+    What had its name is kept aside: see `settle`.
+    """
+    folder, original = code.own_folder(run.path), code.folder_of(run.path) / code.RECIPE
+    (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
     if os.path.lexists(folder):
         if (folder / code.EARLIER).is_dir():
             shutil.copytree(folder / code.EARLIER, draft / code.EARLIER, dirs_exist_ok=True)

@@ -34,7 +34,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
     Raises:
         CldError: the name is taken, a cell lacks what it needs, or the cluster has no such jobs or not so many.
     """
-    group = options.group
+    group, _ = options.group, options.metrics  # An unknown metric is refused first.
     if group is None:
         options.run().require_free()
     else:
@@ -42,7 +42,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
             raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
         _require_complete(options, cluster, say)
     starts = [Start(run=options.run(cell), recipe=cell.recipe) for cell in missing(options)]
-    first = Start(run=options.run(), recipe=options.recipe)
+    first = Start(run=options.run(), recipe=options.cells[0].recipe)
     spec, _ = training.job_of(group, starts or [first], cluster, options.parallel)
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(first.run.path) if group is None else snapshot.shared_folder(group))
@@ -109,7 +109,7 @@ def submit(
         CldError: nothing was started, and what was made for it is removed again: names are free.
     """
     group = options.group
-    begun = Begun(cluster=cluster, group=group)
+    begun = Begun(cluster=cluster, group=group, parallel=options.parallel, started=started)
     if group is None:
         _require_complete(options, cluster, begun.said.append)
     with contextlib.ExitStack() as locks:
@@ -133,7 +133,7 @@ def submit(
                 starts.append(_prepare(run, options, cell, cluster, shared))
             order = [run.name for run in begun.runs]
             starts.sort(key=lambda start: order.index(start.run.name))
-            training.train(begun, starts, options.parallel, started)
+            training.train(begun, starts)
         except CldError:
             _remove_unsubmitted(options, begun)
             raise

@@ -70,7 +70,8 @@ class Begun:
     """What was done about a run, or about each run of a group.
 
     Attributes:
-        group: None for one run.
+        group: None for one run; ``parallel``: how many of its runs may train at once.
+        started: called as soon as the job of a run exists, before a blocking cluster begins.
         runs: all that were asked for.
         jobs: of those that were started, by name of the run; the rest by what they are: ``finished`` or ``alive``.
         new: the names of those that were made.
@@ -81,6 +82,8 @@ class Begun:
 
     cluster: Cluster
     group: Group | None = None
+    parallel: int | None = None
+    started: Callable[[RunFolder], None] = lambda run: None
     runs: list[RunFolder] = field(default_factory=list)
     jobs: dict[str, JobRef] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
@@ -155,17 +158,11 @@ def job_of(
     return specs.trainings(group, [start.run for start in starts], starts[0].recipe, cluster, at_once)
 
 
-def train(
-    begun: Begun,
-    starts: Sequence[Start],
-    parallel: int | None = None,
-    started: Callable[[RunFolder], None] = lambda run: None,
-) -> None:
+def train(begun: Begun, starts: Sequence[Start]) -> None:
     """Start the trainings of runs, or their continuations, and the evaluations that wait for each.
 
     Args:
         begun: is told what was started.
-        started: called as soon as the job of a run exists, before a blocking cluster begins.
 
     Raises:
         RecipeError: the cluster has no such jobs, or not so many.
@@ -178,7 +175,7 @@ def train(
     for array in by_submission(starts, cluster):
         try:
             with uninterrupted(unless=cluster.blocks):
-                _submit(begun, array, parallel, started)
+                _submit(begun, array)
                 for start in array:
                     follow_up(start, cluster, begun.jobs[start.run.name], begun.said.append)
                     begun.evaluations[start.run.name] = tuple(work.name for work in start.evaluations)
@@ -200,13 +197,13 @@ def _was_stopped(run: RunFolder) -> bool:
     return last is not None and last.cause in ("terminated", "cancelled", "timeout", "preempted")
 
 
-def _submit(begun: Begun, starts: Sequence[Start], parallel: int | None, started: Callable[[RunFolder], None]) -> None:
+def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     """Start one job for each run.
 
     The requests are in the ledgers before the jobs exist, so that a job that starts immediately finds its own.
     """
     cluster, runs = begun.cluster, [start.run for start in starts]
-    spec, listed = job_of(begun.group, starts, cluster, parallel)
+    spec, listed = job_of(begun.group, starts, cluster, begun.parallel)
     cluster.check(spec, len(starts))
     if listed is not None:
         specs.list_runs(listed, runs)
@@ -217,7 +214,7 @@ def _submit(begun: Begun, starts: Sequence[Start], parallel: int | None, started
             snapshot.settle(run, has_job=True)
             begun.jobs[run.name] = ref
         for run in runs:
-            started(run)
+            begun.started(run)
 
     # Who starts one run alone has locked it.
     with locked([] if begun.group is None else runs, cluster):

@@ -22,7 +22,7 @@ from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs import home
 from cldctl.runs.estimate import estimate
-from cldctl.runs.evaluate import Outcome, Planned
+from cldctl.runs.evaluate import Planned
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.snapshot import left_out_code
@@ -53,7 +53,7 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
 
 
 def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    run, recipe = options.run(), options.recipe
+    run, recipe = options.run(), options.cells[0].recipe
     _show(f"# run: {run.path}\n{dump(recipe)}")
     _show(cluster.script(spec))
     if (request := following(recipe, options.metrics)) is None:
@@ -218,59 +218,57 @@ def _interrupted(run: RunFolder) -> None:
 
 def _say_estimate(options: SubmitOptions, start: float | None) -> None:
     """Say how long a run will take, and when it begins, as far as this is known."""
-    found = estimate(options.root, options.recipe, without=options.run().name)
+    found = estimate(options.root, options.cells[0].recipe, without=options.run().name)
     err.print(estimate_line(found, start))
 
 
-def say_outcome(planned: Planned, outcome: Outcome) -> None:
+def say_outcome(planned: Planned) -> None:
     """Say which evaluations are complete, which are being computed, and by which job."""
     run, works, sweep = planned.run, planned.works, planned.sweep
     many = len(works) > 1
     if many:
-        groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
+        groups = {"already complete": planned.complete, "being computed": planned.running, "started": planned.started}
         counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
         err.print(strong(f"{len(works)} evaluations of ", run.name, f": {counts}"))
     else:
-        say_already(outcome)
-    if outcome.job is not None:
-        which = sweep.id if sweep is not None else outcome.started[0]
+        say_already(planned)
+    if planned.job is not None:
+        which = sweep.id if sweep is not None else planned.started[0]
         what = ("evaluations",) if many and sweep is None else ("evaluation ", which)
-        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({planned.cluster.name})")
-    for text in outcome.said:
+        err.print(strong(*what), f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})")
+    for text in planned.said:
         err.print(text)
 
 
-def say_already(outcome: Outcome) -> None:
+def say_already(planned: Planned) -> None:
     """Say what need not be started."""
-    for names, state in ((outcome.complete, "complete"), (outcome.running, "being computed")):
+    for names, state in ((planned.complete, "complete"), (planned.running, "being computed")):
         for name in names:
             err.print(f"{name} is already {state}")
 
 
-def say_where(planned: Planned, outcome: Outcome) -> None:
+def say_where(planned: Planned) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
     run, sweep = planned.run, planned.sweep
     out.print(sweep.id if sweep is not None else "\n".join(planned.names))
-    say_next(run, f"status {run.name}", f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f")
+    say_next(run, f"status {run.name}", f"logs {run.name} --eval {(planned.started or planned.running)[0]} -f")
 
 
-def finish_evaluations(planned: Planned, outcome: Outcome, follow: bool) -> int:
+def finish_evaluations(planned: Planned, follow: bool) -> int:
     """As `finish`, for evaluations of a run."""
-    say_outcome(planned, outcome)
-    if outcome.is_over or follow or planned.cluster.blocks:
+    say_outcome(planned)
+    if planned.is_over or follow or planned.cluster.blocks:
         return follow_evaluations(planned.run, planned.names, planned.sweep)
-    say_where(planned, outcome)
+    say_where(planned)
     return 0
 
 
-def finish_group_evaluations(
-    group: Group, begun: Iterable[tuple[Planned, Outcome]], skipped: Sequence[Skipped], follow: bool
-) -> int:
+def finish_group_evaluations(group: Group, begun: Iterable[Planned], skipped: Sequence[Skipped], follow: bool) -> int:
     """As `finish`, for evaluations of the runs of a group."""
     code = _say_skipped(skipped)
     works: list[Evaluation] = []
-    for planned, outcome in begun:
-        say_outcome(planned, outcome)
+    for planned in begun:
+        say_outcome(planned)
         works += (Evaluation(work.folder) for work in planned.works)
         follow |= planned.cluster.blocks
     place, compared = RunFolder(group.root / group.name), f"compare {group.name}"
@@ -287,17 +285,16 @@ def finish_group_evaluations(
 def finish_samplers(
     made: Comparison,
     planned: Planned,
-    outcome: Outcome,
     as_json: bool,
     csv: Path | None,
     plot: Path | None,
     follow: bool,
 ) -> int:
     """As `finish`, for a comparison of samplers."""
-    say_outcome(planned, outcome)
-    stays = follow or planned.cluster.blocks or outcome.is_over
+    say_outcome(planned)
+    stays = follow or planned.cluster.blocks or planned.is_over
     if not stays and not as_json:
-        say_where(planned, outcome)
+        say_where(planned)
         return 0
     works = [Evaluation(work.folder) for work in planned.works]
     if stays and not all(work.is_done for work in works):
@@ -312,14 +309,14 @@ def say_cost(planned: Planned) -> None:
         err.print(f"step {first.checkpoint_step}: {first.cost} for each N")
 
 
-def finish_tunings(planned: Planned, outcome: Outcome, as_json: bool, follow: bool) -> int:
+def finish_tunings(planned: Planned, as_json: bool, follow: bool) -> int:
     """As `finish`, for tunings."""
     run, works = planned.run, [Tuning(work.folder) for work in planned.works]
-    say_already(outcome)
-    if outcome.job is not None:
-        text = f"of {run.name}, job {outcome.job.job_id} ({planned.cluster.name})"
-        err.print(strong("tuning ", ", ".join(outcome.started)), text)
+    say_already(planned)
+    if planned.job is not None:
+        text = f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})"
+        err.print(strong("tuning ", ", ".join(planned.started)), text)
     stays = follow or planned.cluster.blocks
-    if stays and not outcome.is_over:
+    if stays and not planned.is_over:
         follow_works_of(run, works, f"tuning of {run.name}")
     return show_tunings(run, works, as_json, stays)

@@ -7,21 +7,18 @@ import sys
 
 import pytest
 
-from cld_core.config import load
 from cld_core.errors import CldError, UsageError
 from cld_core.run import code
 from cld_core.run import recipe as frozen
 from cld_core.run.events import Ended, RecipeEdited, Requested
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.runs import checkout, snapshot
-from cldctl.runs.options import Cell, SubmitOptions
+from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.submit import submit
-from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted, alone, trained
 from tests.support.tools import invoke
 
-TOY = RECIPES / "toy.yaml"
 RING = """\
 import torch
 from cld_core.data.toy import toy
@@ -39,8 +36,8 @@ def run(tmp_path, scripted, small):
 
 
 def begun(tmp_path, *overrides, cluster=None, **wanted):
-    cell = Cell(name="mine", recipe=load(TOY, ["train.steps=20", *overrides]))
-    options = SubmitOptions(root=tmp_path / "runs", cells=(cell,), file=TOY, **wanted)
+    given = ("train.steps=20", *overrides)
+    options = SubmitOptions(recipe="toy", root=tmp_path / "runs", name="mine", given=given, **wanted)
     return submit(options, cluster or Scripted()).runs[0]
 
 
@@ -231,8 +228,9 @@ def copied(root, tmp_path, runs=None):
     return target, checkout.copy(target, runs or tmp_path / "runs", root)
 
 
-def test_tracked_files_as_they_are_now_and_new_ones(repository, tmp_path):
+def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without_secrets(repository, tmp_path):
     write(repository, {"cld_core/a.py": "A = 2\n", "ignored.py": "", "Größe.py": "g = 1\n"})
+    write(repository, {".env": "PASSWORD=secret\n", "tests/test_a.py": "T = 1\n"})
     (repository / "gone.py").unlink()
     target, (files, left_out) = copied(repository, tmp_path)
     assert set(files) == {".gitignore", "cld_core/__init__.py", "cld_core/a.py", "run.sh", "Größe.py"}
@@ -240,16 +238,9 @@ def test_tracked_files_as_they_are_now_and_new_ones(repository, tmp_path):
     assert os.access(target / "run.sh", os.X_OK)
     assert not os.access(target / "cld_core/a.py", os.X_OK)
     assert set(left_out) == {".env", "weights.pt", "gone.py", "tests/"}
-
-
-def test_the_difference_from_the_commit_has_no_secrets(repository, tmp_path):
-    write(repository, {"cld_core/a.py": "A = 2\n", ".env": "PASSWORD=secret\n", "tests/test_a.py": "T = 1\n"})
-    _, (_, left_out) = copied(repository, tmp_path)
     patch = checkout.patch(left_out, repository)
-    assert "+A = 2" in patch
-    assert "+T = 1" in patch
-    assert "secret" not in patch
-    git(repository, "checkout", "cld_core", "tests")
+    assert ("+A = 2" in patch, "+T = 1" in patch, "secret" in patch) == (True, True, False)
+    git(repository, "checkout", ".")
     assert checkout.patch(left_out, repository) == ""
 
 

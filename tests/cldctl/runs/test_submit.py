@@ -18,7 +18,7 @@ from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
 from cldctl.runs import evaluate, home, sharded
-from cldctl.runs.options import Cell, SubmitOptions
+from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
 from cldctl.runs.training import Begun, Start, require_native, train
 from tests.support.made_up import report, run_with
@@ -32,9 +32,8 @@ TOY = RECIPES / "toy.yaml"
 
 
 def submitted(path, cluster, metrics=(), *overrides):
-    recipe = load(TOY, ["train.steps=20", "eval.samples=32", *overrides])
-    cell = Cell(name=path.name, recipe=recipe)
-    return submit(SubmitOptions(root=path.parent, cells=(cell,), file=TOY, metrics=metrics), cluster)
+    given = ("train.steps=20", "eval.samples=32", *overrides)
+    return submit(SubmitOptions(recipe="toy", root=path.parent, name=path.name, given=given, chained=metrics), cluster)
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
@@ -89,8 +88,8 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
         sharded.is_alive(planned.works[0].folder)
     for work in planned.works:
         report(run, work.request)
-    ((_, outcome),) = evaluate.start([planned])
-    assert len(outcome.complete) == 2, "nobody has to be asked"
+    (planned,) = evaluate.start([planned])
+    assert len(planned.complete) == 2, "nobody has to be asked"
 
 
 def natively(cluster, *overrides):
