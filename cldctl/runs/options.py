@@ -96,7 +96,7 @@ class SubmitOptions:
         labels.check(self.tags, self.note)
         if self.parallel is not None and not self.sweep:
             raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-        axes, profile = axes_of(self.sweep), find_profile(self.profile)
+        axes, profile = axes_of(self.sweep) if self.sweep else (), find_profile(self.profile)
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
         if self.name is not None:
             _check_name(self.name, is_group=bool(axes))
