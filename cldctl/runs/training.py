@@ -18,7 +18,7 @@ from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
-from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
+from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl.clusters.base import Cluster, Task
@@ -223,7 +223,8 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
             cluster.submit(spec, [Task(work=TrainWork(str(run.path))) for run in runs], note)
         except (SchedulerRefused, SchedulerAway) as error:
             for run, put_back in zip(runs, undo, strict=True):
-                run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
+                away = isinstance(error, SchedulerAway)
+                run.ledger.append(Refused("submission", reason=str(error), away=away))
                 put_back()
             raise
     assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
