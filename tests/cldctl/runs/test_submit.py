@@ -59,21 +59,16 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     assert [event.shards for event in work.ledger.history().jobs] == [(0, 2), (1, 3)]
 
 
-@pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers")])
-def test_a_new_run_that_was_not_submitted_leaves_its_name_free(tmp_path, error):
+@pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])
+def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_says_so(tmp_path, error, away):
     with pytest.raises(type(error)):
         submitted(tmp_path / "mine", alone(error=error), ("elbo",))
     assert not (tmp_path / "mine").exists()
-
-
-@pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])
-def test_a_continuation_that_was_not_submitted_says_so_in_the_ledger(tmp_path, error, away):
     run = run_with(tmp_path / "mine", 10)
     with pytest.raises(type(error)):
         train(Begun(cluster=alone(error=error)), [Start(run=run, recipe=run.recipe())])
     event = run.ledger.events()[-1]
-    assert event.what == "submission"
-    assert (event.reason, event.away) == (str(error), away)
+    assert (event.what, event.reason, event.away) == ("submission", str(error), away)
 
 
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
