@@ -96,19 +96,24 @@ class SubmitOptions:
         labels.check(self.tags, self.note)
         if self.parallel is not None and not self.sweep:
             raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-        axes, profile = axes_of(self.sweep) if self.sweep else (), find_profile(self.profile)
+        profile = find_profile(self.profile)
+        if not self.sweep:
+            recipe = load(self.file, self.given, profile)
+            name = self.name or new_name(recipe.name)
+            check_name(name)
+            return (Cell(name=name, group=name, values={}, recipe=recipe),)
+        axes, name = axes_of(self.sweep), self.name
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
-        if self.name is not None:
-            _check_name(self.name, is_group=bool(axes))
-        name, cells = self.name or "", dict[str, Cell]()
+        if name is None:
+            # A recipe may be complete only with the values of a cell: its name is in any of them.
+            first = [f"{axis.key}={axis.values[0]}" for axis in axes]
+            name = new_name(load(self.file, [*self.given, *first], profile).name)
+        check_group_name(name)
+        cells: dict[str, Cell] = {}
         for values in combinations(axes):
             own = settings(values)
-            # A recipe may be complete only with the values of a cell: its name is in any of them.
             with named(own):
                 recipe = load(self.file, [*self.given, *own], profile)
-                if not name:
-                    name = new_name(recipe.name)
-                    _check_name(name, is_group=bool(axes))
                 cell = Cell(name=run_name(name, values), group=name, values=values, recipe=recipe)
                 check_name(cell.name)
                 _check_size(next(iter(cells.values()), cell), cell)
@@ -154,10 +159,14 @@ def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
     return axes
 
 
-def _check_name(name: str, *, is_group: bool) -> None:
-    """Refuse what cannot name a run, or a group."""
+def check_group_name(name: str) -> None:
+    """Refuse what cannot name a group.
+
+    Raises:
+        UsageError
+    """
     check_name(name)
-    if is_group and len(name) > MAX_GROUP_NAME:
+    if len(name) > MAX_GROUP_NAME:
         text = f"the name of a group has at most {MAX_GROUP_NAME} letters, because the names of its runs begin with it"
         raise UsageError(f"--name {name}: {text}. Use a shorter one.")
 
