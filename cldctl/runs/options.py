@@ -99,15 +99,14 @@ class SubmitOptions:
         profile = find_profile(self.profile)
         if not self.sweep:
             recipe = load(self.file, self.given, profile)
-            name = self.name or new_name(recipe.name)
+            name = new_name(recipe.name) if self.name is None else self.name
             check_name(name)
             return (Cell(name=name, group=name, values={}, recipe=recipe),)
-        axes, name = axes_of(self.sweep), self.name
+        axes = axes_of(self.sweep)
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
-        if name is None:
-            # A recipe may be complete only with the values of a cell: its name is in any of them.
-            first = [f"{axis.key}={axis.values[0]}" for axis in axes]
-            name = new_name(load(self.file, [*self.given, *first], profile).name)
+        # A recipe may be complete only with the values of a cell: its name is in any of them.
+        first = [*self.given, *(f"{axis.key}={axis.values[0]}" for axis in axes)]
+        name = new_name(load(self.file, first, profile).name) if self.name is None else self.name
         check_group_name(name)
         cells: dict[str, Cell] = {}
         for values in combinations(axes):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
-from cld_core.config import Recipe, plugins
+from cld_core.config import Recipe, plugins, with_overrides
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
@@ -127,21 +127,19 @@ def resume(
     begun = Begun(cluster=cluster, group=group, started=started)
     begun.runs = [which] if isinstance(which, RunFolder) else which.runs()
     with home.only_one(which.path, cluster):
-        if isinstance(which, RunFolder):
-            starts = [ready(which, asked, cluster, about, survey.lately(which, asked.max_age_s))]
-        else:
-            starts = continued(begun, begun.runs, asked, about)
-        train(begun, starts)
+        train(begun, continued(begun, begun.runs, asked, about))
     return begun
 
 
 def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, about: About) -> list[Start]:
-    """Those of the runs of a group that are to continue; what the others are is noted in ``begun``.
+    """The run, or those of the runs of a group that are to continue; what the others are is noted in ``begun``.
 
     Raises:
         UsageError, SchedulerAway: a cluster that would know which of them are alive cannot be asked.
+        CldError: the only run cannot continue.
     """
-    assert begun.group is not None, "one run is continued, or the reason is raised"
+    if begun.group is None:
+        return [_ready(run, asked, begun.cluster, about, survey.lately(run, asked.max_age_s)) for run in runs]
     answers = survey.of_runs(runs)
     answers.require(answers.surveys, f"Which runs of {begun.group.name} are alive is unknown, and nothing was started")
     starts = []
@@ -159,13 +157,13 @@ def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, abou
             begun.alive.append(run.name)
         else:
             try:
-                starts.append(ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned))
+                starts.append(_ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned))
             except CldError as error:
                 begun.skipped.append(Skipped(run, str(error), error.exit_code))
     return starts
 
 
-def ready(
+def _ready(
     run: RunFolder,
     asked: Continuation,
     cluster: Cluster,
@@ -183,8 +181,6 @@ def ready(
     Raises:
         CldError: as `resume`.
     """
-    from cld_core.config import with_overrides
-
     require_may_change(run.path, "It was not resumed")
     status = _status_of_dead(run, answers, is_abandoned)
     before, overrides = trusted_recipe(run, allow_plugin=asked.allow_plugin), asked.overrides
@@ -271,8 +267,6 @@ def _first_step(
 
 
 def _makes_another(recipe: Recipe, override: str) -> bool:
-    from cld_core.config import with_overrides
-
     try:
         return with_overrides(recipe, [override]).model_digest() != recipe.model_digest()
     except RecipeError:
