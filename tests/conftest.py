@@ -7,7 +7,6 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -83,7 +82,7 @@ def small(monkeypatch, tmp_path_factory):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+def pytest_xdist_make_scheduler(config, log):
     """Two workers for the Slurm tests, each with a cluster, because they mostly wait; the others have the rest."""
     from xdist.scheduler import LoadScopeScheduling
 
@@ -99,7 +98,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return FewClusters(config, log)
 
 
-def pytest_unconfigure(config: pytest.Config):
+def pytest_unconfigure(config):
     """End the Slurm cluster of a worker that was killed, as by Ctrl-C: its jobs would keep this machine busy."""
     shutil.rmtree(_caches, ignore_errors=True)
     if not hasattr(config, "workerinput"):

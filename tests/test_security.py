@@ -8,9 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -48,7 +46,7 @@ TOY = RECIPES / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
 
 
-def plugin(folder: Path, marker: Path, name: str = "ring") -> Path:
+def plugin(folder, marker, name="ring"):
     """A plug-in that makes the folder ``marker`` when it is imported."""
     code = folder / f"{name}.py"
     toy = f"@toy({name!r})\ndef ring(n, generator):\n    return torch.randn(n, 2, generator=generator)\n"
@@ -94,7 +92,7 @@ def test_a_plugin_that_a_safetensors_file_names_does_not_run_unasked(tmp_path):
     assert marker.exists()
 
 
-def own(run: RunFolder):
+def own(run):
     for path in (run.path, run.recipe_file, run.ledger.path):
         path.chmod(path.stat().st_mode & ~0o022)
 
@@ -167,11 +165,11 @@ def test_folders_of_others_and_links_are_no_folders_for_jobs(tmp_path):
             job_logs.prepare(folder)
 
 
-def writable_by_the_group(file: Path):
+def writable_by_the_group(file):
     file.chmod(0o660)
 
 
-def link(file: Path):
+def link(file):
     file.rename(file.with_name("other"))
     file.symlink_to("other")
 
@@ -194,7 +192,7 @@ def test_a_job_runs_no_pickle_that_others_may_have_written(tmp_path, monkeypatch
 DEEP = "[" * 100_000
 
 
-def replaced(name: str, content: str) -> Callable[[RunFolder], None]:
+def replaced(name, content):
     def damage(run):
         (run.path / name).unlink(missing_ok=True)
         (run.path / name).write_text(content)
@@ -202,7 +200,7 @@ def replaced(name: str, content: str) -> Callable[[RunFolder], None]:
     return damage
 
 
-def in_place_of(name: str, make: Callable[[Path], Any]) -> Callable[[RunFolder], None]:
+def in_place_of(name, make):
     def damage(run):
         (run.path / name).unlink(missing_ok=True)
         make(run.path / name)
@@ -210,12 +208,12 @@ def in_place_of(name: str, make: Callable[[Path], Any]) -> Callable[[RunFolder],
     return damage
 
 
-def sparse(path: Path):
+def sparse(path):
     with path.open("wb") as file:
         file.truncate(2**40)
 
 
-def request(**changes: Any) -> Callable[[RunFolder], None]:
+def request(**changes):
     def damage(run):
         (fixture,) = (FIXTURES / "run/evals").iterdir()
         folder = Path(shutil.copytree(fixture, run.evals / fixture.name))

@@ -13,7 +13,7 @@ from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 
 
-def between(page: str, name: str) -> list[str]:
+def between(page, name):
     text = page.partition(f"<!-- {name}: begin -->")[2].partition(f"<!-- {name}: end -->")[0]
     return [line for line in text.splitlines() if line]
 

@@ -1,7 +1,6 @@
 """The pictures of the documentation that scripts make show what the pages say of them."""
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -17,7 +16,7 @@ from tests.support import on_screen
 SELECTED = "celebahq-cld-1125-0911-k3fa"
 
 
-def text_of(file: Path) -> str:
+def text_of(file):
     """The words of a picture, which loads nothing from elsewhere."""
     picture = file.read_text()
     assert re.findall(r"(?:url\(|href=|src=)[\"']?https?:", picture) == []
@@ -58,7 +57,7 @@ def test_a_command_is_typed_and_run_in_a_terminal(tmp_path):
 CLD, VPSDE = sde.build(CldSpec()), sde.build(VpsdeSpec())
 
 
-def roughness(path: torch.Tensor) -> float:
+def roughness(path):
     """Sum of the squared increments of paths (T, n): falls with the step of a smooth path, stays for a diffusion."""
     return float((path[1:] - path[:-1]).square().sum(0).mean())
 

@@ -10,8 +10,6 @@ import shutil
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +60,7 @@ def test_whatever_a_file_holds_it_is_read_or_refused_in_one_line(kind):
 # Records: the JSON files of a run and the lines of its ledgers.
 
 
-def without_errors(read: Callable[[], Any]) -> Any:
+def without_errors(read):
     try:
         return read()
     except CldError as error:
@@ -71,7 +69,7 @@ def without_errors(read: Callable[[], Any]) -> Any:
         return None
 
 
-def read_all(run: RunFolder):
+def read_all(run):
     run.identity()
     run.progress()
     run.ledger.history()
@@ -110,7 +108,7 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
 # Checkpoints.
 
 
-def published(path: Path, change: Callable[[bytes], bytes] = bytes, method: int = zipfile.ZIP_STORED) -> Path:
+def published(path, change=bytes, method=zipfile.ZIP_STORED):
     """A published checkpoint whose pickle is changed, or which is compressed."""
     torch.save({**tensors.published()[1], "step": torch.arange(4, dtype=torch.int32)}, path)
     with zipfile.ZipFile(path) as archive:
@@ -143,20 +141,20 @@ def test_strays_among_the_checkpoints_are_nobodys(tmp_path, name):
 # Archives and pictures.
 
 
-def with_members(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> Path:
+def with_members(path, members, method=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", method) as made:
         for name, content in members.items():
             made.writestr(name, content)
     return path
 
 
-def encoded(form: str = "PNG") -> bytes:
+def encoded(form="PNG"):
     out = io.BytesIO()
     Image.new("RGB", (20, 20)).save(out, form)
     return out.getvalue()
 
 
-def make(content: bytes) -> np.ndarray:
+def make(content):
     return folder_module._make(folder_module.Member("a.png", len(content), lambda: content), 8)
 
 

@@ -159,7 +159,7 @@ def clock(monkeypatch):
     return clock
 
 
-def failing(times: float, error: int = errno.ENOSPC):
+def failing(times, error=errno.ENOSPC):
     """A call that fails so many times, then returns how often it was called."""
     called = []
 

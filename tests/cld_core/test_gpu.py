@@ -124,7 +124,7 @@ def test_findings_are_lines_of_json(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out) == {"card": None, "checks": 2}
 
 
-def current() -> tuple[bool, bool, bool]:
+def current():
     return (
         torch.backends.cuda.matmul.allow_tf32,
         torch.backends.cudnn.allow_tf32,

@@ -1,7 +1,6 @@
 """Code that a file or somebody else's run names does not run unasked; what they describe is bounded."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,14 +28,14 @@ def ring(n, generator):
 """
 
 
-def plugin(folder: Path, name: str) -> tuple[Path, Path]:
+def plugin(folder, name):
     """A plug-in, and the file that it makes when it runs."""
     code, marker = folder / f"{name}.py", folder / "it ran"
     code.write_text(PLUGIN.format(marker=str(marker), name=name))
     return code, marker
 
 
-def saved(path: Path, tree: dict, tensors: dict | None = None, **about: str) -> Path:
+def saved(path, tree, tensors=None, **about):
     metadata = {"format": FORMAT, "step": "3", "recipe": json.dumps(tree), **about}
     save_file({"a": torch.zeros(1)} if tensors is None else tensors, path, metadata)
     return path
@@ -57,7 +56,7 @@ def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
         again.source.test_data(0, 0, 4)
 
 
-def changed(section: str, **keys) -> dict:
+def changed(section, **keys):
     tree = load(RECIPES / "toy.yaml", SMALL).to_dict()
     tree[section] |= keys
     return tree

@@ -27,7 +27,7 @@ MAINS = {
 }
 
 
-def spins(main: str, env: dict[str, str]) -> str:
+def spins(main, env):
     clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     words = [sys.executable, "-P", "-c", _SCRIPT.format(main)]
     done = subprocess.run(words, env=clean | env, capture_output=True, text=True, check=True)

@@ -196,7 +196,7 @@ def test_this_machine():
             ipaddress.ip_address(address)
 
 
-def _talk(rank: int, meeting: str, out: str):
+def _talk(rank, meeting, out):
     torch.set_num_threads(1)
     ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
     said = (ranks.on_first(lambda: "hello"), ranks.gather(rank))

@@ -21,7 +21,7 @@ from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import work as works
 from cld_core.run.work import KINDS, open_work
-from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork, Task
+from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork
 from tests.support.clock import Clock
 
 N = 22
@@ -65,7 +65,7 @@ class Squares(ShardedWork):
     command = "squares"
     request_type = SquaresRequest
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder):
         super().__init__(folder)
         self.computed: list[tuple[int, int]] = []
 
@@ -81,12 +81,12 @@ class Squares(ShardedWork):
     def computers(self, device):
         return {kind: SquareRows(self) for kind in self.request.sizes}
 
-    def finish(self, task: Task):
+    def finish(self, task):
         sums = {kind: int(sum(part["square"].sum() for part in task.parts(kind))) for kind in self.request.sizes}
         write_json(self.folder / "sum.json", {"id": self.request.id, **sums, "rows": task.made_of})
 
 
-def stored(folder: Path, n: int = N, shards: int = 3, batch_size: int = 3, few: int = 0) -> Path:
+def stored(folder, n=N, shards=3, batch_size=3, few=0):
     request = SquaresRequest(n=n, few=few, batch_size=batch_size, files={})
     return request.in_shards(shards).store(folder)
 
@@ -104,7 +104,7 @@ def chunks(folder):
     return sorted(path.name for path in (folder.parent / "rows" / "squares").iterdir())
 
 
-def complete(folder) -> Squares:
+def complete(folder):
     """Work whose shards are all complete, but not merged."""
     work = Squares(folder)
     assert work.compute(Ranks())

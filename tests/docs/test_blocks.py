@@ -20,7 +20,7 @@ from cld_core.config.registry import SECTIONS
 from cld_core.data import toy as toys
 from cldctl.app import app
 from docs.site import recipe_keys
-from tests.docs.blocks import ROOT, Command, blocks, commands, filled_in
+from tests.docs.blocks import ROOT, blocks, commands, filled_in
 from tests.support.tools import DEBUG, ONE, invoke
 
 BLOCKS = list(blocks())
@@ -32,7 +32,7 @@ _NAME = re.compile(r"^name: (\S+)$", re.MULTILINE)
 _PLUGIN = re.compile(r'^(?:@toy\(|register\("\w+", )"(\w+)"', re.MULTILINE)
 
 
-def of(language: str) -> list[Any]:
+def of(language):
     return [pytest.param(block, id=block.place) for block in BLOCKS if block.language == language and block.run]
 
 
@@ -110,7 +110,7 @@ def test_yaml_is_a_recipe_or_a_profile(block, reader):
 
 
 @functools.cache
-def parser() -> Any:
+def parser():
     """That of all commands, which takes longer to make than to ask."""
     return typer.main.get_command(app)
 
@@ -137,11 +137,11 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
             pytest.fail(f"{command}: {message}")
 
 
-def context(command: Any) -> Any:
+def context(command):
     return command.make_context("cldctl", [], resilient_parsing=True)
 
 
-def sets_keys(command: Command) -> bool:
+def sets_keys(command):
     """Whether it sets keys, and not to show what a wrong one gives."""
     return command.place not in CONSOLES and any(map(_KEY.match, command.words))
 
@@ -153,7 +153,7 @@ def test_a_command_sets_keys_that_exist(command):
         assert found["key"] in known, f"{command}: no section has a key {found['key']}"
 
 
-def dry(command: Command) -> bool:
+def dry(command):
     """Whether it changes nothing, needs no cluster, and is not a synopsis."""
     words = command.words
     plain = not command.prose and not any(re.fullmatch(r"[A-Z]+|\.\.\.", word) for word in words)

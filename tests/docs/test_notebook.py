@@ -12,11 +12,11 @@ NOTEBOOK = ROOT / "docs/demo.ipynb"
 MAX_BYTES = 1_000_000
 
 
-def read() -> nbformat.NotebookNode:
+def read():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def shown(notebook: nbformat.NotebookNode) -> list[list[str]]:
+def shown(notebook):
     """Of each cell with code, the kinds of what it shows."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     kinds = [[sorted(output.get("data", {"stream": ""})) for output in cell.outputs] for cell in cells]

@@ -23,7 +23,7 @@ ON_GPU = DEVICE.type == "cuda"
 Recipes = Callable[..., Recipe]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]):
+def pytest_collection_modifyitems(items):
     """Mark every test of this folder, so that `-m "not gpu"` leaves them out."""
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -44,7 +44,7 @@ def recipe(tmp_path_factory):
     """The recipe of a name with the rows that one of its GPUs gets; processors compute float16 too slowly."""
     work = tmp_path_factory.mktemp("images")
 
-    def recipe(name, *changes: str):
+    def recipe(name, *changes):
         own = () if ON_GPU else ("train.precision=fp32",)
         return image_recipe(work, name, *own, *changes, small=not ON_GPU, gpus=int(ON_GPU))
 

@@ -8,8 +8,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -54,7 +52,7 @@ RESUME_TOLERANCE = 2.0**-7
 
 
 @contextlib.contextmanager
-def trainer_of(recipe, *, fixed_shapes: bool = True) -> Iterator[Trainer]:
+def trainer_of(recipe, *, fixed_shapes=True):
     with numerics.using(tf32=recipe.train.tf32, fixed_shapes=fixed_shapes):
         made = Trainer(recipe, Ranks(device=DEVICE))
         try:
@@ -63,7 +61,7 @@ def trainer_of(recipe, *, fixed_shapes: bool = True) -> Iterator[Trainer]:
             made.close()
 
 
-def parts(state: dict[str, Any]) -> dict[str, Any]:
+def parts(state):
     """All that a step changes, except for the loss scale."""
     return {
         "weights": state["model"],
@@ -73,11 +71,11 @@ def parts(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def changed(before, after):
     return [name for name in before if not same(on_cpu(before[name]), on_cpu(after[name]))]
 
 
-def on_cpu(value: Any) -> Any:
+def on_cpu(value):
     """A copy on the CPU, where it is no memory of a step."""
     return tree_map_only(Tensor, lambda tensor: tensor.detach().to("cpu", copy=True), value)
 
@@ -93,7 +91,7 @@ def test_steps_of_a_recipe(recipe, name):
     print(f"{rows} rows{advice}: {text}")
 
 
-def stepped(recipe) -> str:
+def stepped(recipe):
     """Steps until one is not skipped, the first aside."""
     seconds: list[float] = []
     with trainer_of(recipe) as made:
@@ -170,7 +168,7 @@ def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
     assert float((gradients - expected).norm() / expected.norm()) <= RANKS_TOLERANCE
 
 
-def _rank(rank: int, recipe, folder: str):
+def _rank(rank, recipe, folder):
     if not ON_GPU:
         torch.set_num_threads(1)
         compiled.BACKEND = tracing.differentiate
@@ -180,14 +178,14 @@ def _rank(rank: int, recipe, folder: str):
     ranks.leave()
 
 
-def trained(recipe, ranks: Ranks) -> dict[str, Any]:
+def trained(recipe, ranks):
     """The gradients of the first step, and the weights after some, on the CPU."""
     gradients: dict[str, Tensor] = {}
     with numerics.using(tf32=False):
         made = Trainer(recipe, ranks)
         made.warm_up()
 
-        def take(*_: Any):
+        def take(*_):
             if not gradients:
                 named = made.net.named_parameters()
                 gradients.update({name: on_cpu(it.grad).double() for name, it in named if it.grad is not None})
@@ -278,17 +276,17 @@ def test_a_killed_run_ends_as_one_that_never_was(recipe, tmp_path):
         assert error <= RESUME_TOLERANCE, part
 
 
-def attempt(folder: RunFolder, *killed_in: str) -> int:
+def attempt(folder, *killed_in):
     # cuBLAS is deterministic only with workspaces of fixed size.
     env = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.gpu.killed", str(folder.path), *killed_in]
     return subprocess.run(command, env=env, cwd=ROOT, timeout=600).returncode
 
 
-def distance(a: Any, b: Any) -> float:
+def distance(a, b):
     """The L2 distance of two states of nested dictionaries; what is not a floating-point tensor does not count."""
     return math.sqrt(sum(float((x - y).square().sum()) for x, y in zip(tensors(a), tensors(b), strict=True)))
 
 
-def tensors(state: Any) -> list[Tensor]:
+def tensors(state):
     return [leaf.double() for leaf in tree_leaves(state) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.by_hand
 SITE_PACKAGES = sysconfig.get_path("purelib")
 
 
-def call(*words: str | Path, cwd: Path, **env: str) -> str:
+def call(*words, cwd, **env):
     """What a command prints; fails with all of it if the command does."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "CLDCTL_", "PIP_"))}
     done = subprocess.run(
@@ -30,7 +30,7 @@ def call(*words: str | Path, cwd: Path, **env: str) -> str:
     return done.stdout
 
 
-def listed(*options: str) -> list[str]:
+def listed(*options):
     """The files of the checkout that git lists; without git, in a source distribution, all of them."""
     words = ["git", "-C", str(ROOT), "ls-files", "-z", *options]
     done = subprocess.run(words, capture_output=True, text=True)
@@ -60,12 +60,12 @@ def wheel(built):
     return built / f"cldctl-{__version__}-py3-none-any.whl"
 
 
-def in_wheel(wheel: Path) -> set[str]:
+def in_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         return set(archive.namelist())
 
 
-def files_below(folder: Path) -> set[str]:
+def files_below(folder):
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
@@ -100,11 +100,11 @@ class Installed:
     cwd: Path
     code: Path
 
-    def cldctl(self, *words: str) -> str:
+    def cldctl(self, *words):
         return call(self.python, "-m", "cldctl", *words, cwd=self.cwd, COLUMNS="200", HOME=str(self.cwd))
 
 
-def environment(folder: Path) -> Path:
+def environment(folder):
     """The Python of a new environment that sees the dependencies of this one, but not the cldctl of this one."""
     call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     python = folder / "bin" / "python"

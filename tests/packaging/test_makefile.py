@@ -5,7 +5,6 @@ import shutil
 import subprocess
 from datetime import date
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import yaml
@@ -32,7 +31,7 @@ INSTALL = "environment -m pip install --quiet --disable-pip-version-check --conf
 class Machine:
     """A machine on whose PATH these Pythons are, and nothing else but what the Makefile calls."""
 
-    def __init__(self, folder: Path, pythons: dict[str, bool]):
+    def __init__(self, folder, pythons):
         self.bin, self.venv, self.noted = folder / "bin", folder / "venv", folder / "noted"
         self.bin.mkdir()
         for tool in ("sh", "make", "touch", "mkdir", "cp", "chmod"):
@@ -41,12 +40,12 @@ class Machine:
             (self.bin / name).write_text(FAKE.format(name=name, too_old=int(not is_new)))
             (self.bin / name).chmod(0o755)
 
-    def make(self, target: str, *variables: str) -> subprocess.CompletedProcess[str]:
+    def make(self, target, *variables):
         words = ["make", "-C", str(ROOT), f"VENV={self.venv}", *variables, f"{self.venv}/{target}"]
         env = {"PATH": str(self.bin), "NOTED": str(self.noted)}
         return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
 
-    def did(self) -> list[str]:
+    def did(self):
         return self.noted.read_text().splitlines() if self.noted.exists() else []
 
 
@@ -84,7 +83,7 @@ LINES = (ROOT / "CHANGELOG.md").read_text().splitlines()
 KINDS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
 
 
-def _releases() -> list[tuple[str, date]]:
+def _releases():
     found = (re.fullmatch(r"## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)", line) for line in LINES)
     return [(match[1], date.fromisoformat(match[2])) for match in found if match]
 

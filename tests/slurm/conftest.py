@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from .lab import Lab
 HERE = Path(__file__).parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]):
+def pytest_collection_modifyitems(items):
     """Mark every test of this folder, so that `-m "not slurm"` leaves them out."""
     for item in items:
         if item.path.is_relative_to(HERE):
@@ -62,7 +61,7 @@ def orders(tmp_path, monkeypatch):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item):
     """Add the end of the controller's log to each failed test: the cluster is gone when somebody reads it."""
     report = yield
     cluster = getattr(item, "funcargs", {}).get("slurm")

@@ -9,32 +9,30 @@ import time
 import pytest
 
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.run import RunFolder
-from cld_core.run.events import Ended, Event, GivenUp, Started
-from cld_core.run.ledger import Ledger
+from cld_core.run.events import Ended, GivenUp, Started
 from cldctl.clusters.submitit_jobs import ENTRY
 from tests.support.tools import wait_for
 
-from .lab import Lab, give
+from .lab import give
 
 # Longer than a job that asks once a minute, each time for half a minute, would notice.
 OUTAGE_S = 110.0
 
 
-def pid_of_rank_0(run: RunFolder) -> int:
+def pid_of_rank_0(run):
     started = [event for event in run.ledger.events() if isinstance(event, Started)]
     assert started[-1].pid is not None
     return started[-1].pid
 
 
-def until(ledger: Ledger, kind: type[Event]):
+def until(ledger, kind):
     wait_for(
         lambda: any(isinstance(event, kind) for event in ledger.events()),
         timeout=60, what=f"{kind.__name__} in the ledger", last_seen=ledger.path.read_text,
     )  # fmt: skip
 
 
-def went_on(lab: Lab, run: RunFolder, cause: str):
+def went_on(lab, run, cause):
     first, second = lab.training(run.name, 1)["attempts"]
     assert first["cause"] == cause
     assert first["job_id"] == second["job_id"]

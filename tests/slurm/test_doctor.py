@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -25,18 +24,18 @@ def lab(slurm, tmp_path, monkeypatch):
     return Lab(slurm, tmp_path / "runs")
 
 
-def command(lab: Lab, *options: str, code: int = 0) -> dict[str, Check]:
+def command(lab, *options, code=0):
     """The checks by name, from the command line."""
     report = json.loads(lab.cldctl("doctor", "--json", *options, code=code).stdout)
     return _by_name([Check(**check) for check in report["checks"]])
 
 
-def checks(lab: Lab, saves: MeasuredSaves = NO_SAVES, **asked: Any) -> dict[str, Check]:
+def checks(lab, saves=NO_SAVES, **asked):
     """The checks of the cluster alone, from this process; without a job unless asked for."""
     return _by_name(list(SlurmCluster().checks(lab.runs, DoctorOptions(**{"job": False, **asked}), saves)))
 
 
-def _by_name(checks: list[Check]) -> dict[str, Check]:
+def _by_name(checks):
     return {check.name.replace(" (default)", ""): check for check in checks}
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-from pathlib import Path
 
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
@@ -14,7 +13,6 @@ from cld_core.run.events import Failed
 from cldctl.clusters.submitit_jobs import ENTRY
 from tests.support.tools import wait_for
 
-from .cluster import SlurmCluster
 from .lab import ENDLESS
 
 SHARDS = 6
@@ -98,7 +96,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab, monkey
     assert all(event.code != 0 for event in ledger.events() if isinstance(event, Failed) and event.kind == "crash")
 
 
-def _kill_a_task(slurm: SlurmCluster):
+def _kill_a_task(slurm):
     """SIGKILL to a process that computes a shard, as the OOM killer would."""
 
     def killed():
@@ -110,6 +108,6 @@ def _kill_a_task(slurm: SlurmCluster):
     wait_for(killed, timeout=60, what="a task of the array to kill")
 
 
-def _elbo(evaluation: Path) -> dict[str, float]:
+def _elbo(evaluation):
     elbo: dict[str, float] = json.loads((evaluation / "report.json").read_text())["elbo"]
     return elbo

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from tests.support.tools import wait_for
 
 from .cluster import SEARCH_PATH
-from .lab import ENDLESS, Lab
+from .lab import ENDLESS
 from .processes import end
 
 # Nobody asks twice within a test, however busy the machine: what is seen later, the run folder says.
@@ -24,7 +23,7 @@ ONCE = "36000"
 CLIENTS = ("squeue", "sacct", "scontrol")
 
 
-def counting(folder: Path) -> Path:
+def counting(folder):
     """Wrappers of Slurm's clients: each call leaves a line in the file that is returned."""
     folder.mkdir()
     calls = folder / "calls"
@@ -38,12 +37,12 @@ def counting(folder: Path) -> Path:
 class Watchers:
     """Commands that stay, each with what it has printed so far."""
 
-    def __init__(self, lab: Lab, folder: Path, path: str):
+    def __init__(self, lab, folder, path):
         more = {"CLDCTL_RUNS": str(lab.runs), "PATH": path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
         self._env, self._folder = lab.slurm.env | more, folder
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *arguments: str, terminal: bool = False) -> Path:
+    def start(self, *arguments, terminal=False):
         """Start a command; returns the file of its output. With ``terminal`` it believes to be on one."""
         file = self._folder / f"watcher{len(self.processes)}.txt"
         command = [sys.executable, "-m", "cldctl", *arguments]
@@ -70,7 +69,7 @@ def watchers(lab, tmp_path, calls):
             end([psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)])
 
 
-def until(file: Path, text: str, timeout: float = 60):
+def until(file, text, timeout=60):
     wait_for(
         lambda: text in file.read_text(errors="replace"), timeout=timeout, what=f"'{text}' to be shown",
         last_seen=lambda: file.read_text(errors="replace")[-2000:],

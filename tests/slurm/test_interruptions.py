@@ -10,13 +10,13 @@ import pytest
 from cld_core.run.events import Failed, TurnedAway
 from tests.support.tools import wait_for
 
-from .lab import Lab, give
+from .lab import give
 
 # For what one rank shows as well as two.
 ALONE = "cluster.nodes=1"
 
 
-def went_on(lab: Lab, name: str, cause: str, attempt: int = 1, *, saved: bool = True):
+def went_on(lab, name, cause, attempt=1, *, saved=True):
     """The run trains again automatically, from the step at which the last attempt ended, with the right cause."""
     row = lab.training(name, attempt)
     before, now = row["attempts"][attempt - 1 :]

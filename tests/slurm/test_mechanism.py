@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 
 from cld_core.config.schema import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import Task, Work
+from cldctl.clusters.base import Task
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
 from cldctl.clusters.slurm.inside import SlurmJob
@@ -27,19 +26,19 @@ class Bench:
     slurm: SlurmCluster
     spec: JobSpec
 
-    def submit(self, *works: Work, **changes: object) -> list[JobRef]:
+    def submit(self, *works, **changes):
         jobs: list[JobRef] = []
         tasks = [Task(work=work) for work in works]
         Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)  # type: ignore[arg-type]
         return jobs
 
-    def report(self, name: str) -> Report:
+    def report(self, name):
         return Report(str(self.spec.logs.parent), name, waits=True)
 
-    def seen(self, job: JobRef) -> Seen:
+    def seen(self, job):
         return Slurm().survey([job], max_age_s=0).of(job)
 
-    def until(self, phase: str, jobs: Sequence[JobRef]):
+    def until(self, phase, jobs):
         def all_in_phase():
             survey = Slurm().survey(jobs, max_age_s=0)
             return all(survey.of(job).phase == phase for job in jobs)

@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from cld_core.run import RunFolder
@@ -15,7 +14,7 @@ from cld_core.run.events import Started
 from cld_core.run.lease import local_holder
 from tests.support.tools import wait_for
 
-from .lab import ENDLESS, Lab, give
+from .lab import ENDLESS, give
 
 SUBMIT = (
     *("submit", "toy", *ENDLESS, "cluster.nodes=1", "cluster.partition=low"),
@@ -60,7 +59,7 @@ def test_each_run_of_an_array_is_preempted_killed_cancelled_and_resumed_alone(la
 HOOK = 'hooks.on_change=cat >> "$CLDCTL_RUN_PATH/told"'
 
 
-def told(run: RunFolder) -> list[tuple[str, str | None]]:
+def told(run):
     file = run.path / "told"
     lines = file.read_text().splitlines() if file.exists() else []
     return [(content["state"], content["cause"]) for content in map(json.loads, lines)]
@@ -91,7 +90,7 @@ def test_each_change_is_told_once(slurm, lab):
     wait_for(lambda: log.read_text().count(": done (") == 6, timeout=60, what="six calls", last_seen=log.read_text)
 
 
-def why(lab: Lab, name: str) -> dict[str, Any]:
+def why(lab, name):
     found: dict[str, Any] = json.loads(lab.cldctl("why", name, "--json").stdout)
     return found
 
@@ -157,7 +156,7 @@ def test_submitting_from_inside_an_array_task_that_was_requeued(lab, tmp_path):
     assert started.restart == 0
 
 
-def _said(output: Path) -> str:
+def _said(output):
     return output.read_text() if output.exists() else "nothing"
 
 

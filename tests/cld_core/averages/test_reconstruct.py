@@ -24,7 +24,7 @@ STEPS, EVERY = 700, 20
 LENGTHS = (0.05, 0.1)
 
 
-def trajectory(steps: int, size: int = 5, seed: int = 0) -> torch.Tensor:
+def trajectory(steps, size=5, seed=0):
     """Weights after each step, (steps, size), float64: a trend, oscillations and a random walk."""
     noise = torch.randn(steps, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     s = torch.arange(1, steps + 1, dtype=torch.float64)[:, None]
@@ -32,7 +32,7 @@ def trajectory(steps: int, size: int = 5, seed: int = 0) -> torch.Tensor:
     return torch.exp(-3 * s / steps) + 0.3 * torch.sin(0.05 * s + phases) + 0.02 * noise.cumsum(0)
 
 
-def brute_force(weights: torch.Tensor, length: float) -> torch.Tensor:
+def brute_force(weights, length):
     """The average of weights (steps, size) in float64, from the weights that the paper's update gives each step."""
     decay = [(1.0 - 1.0 / t) ** (exponent(length) + 1.0) for t in range(1, len(weights) + 1)]
     share = np.array([(1.0 - decay[s]) * np.prod(decay[s + 1 :]) for s in range(len(decay))])
@@ -47,7 +47,7 @@ class Averaged:
         state: that of a checkpoint, of which only the averages are real.
     """
 
-    def __init__(self, folder, lengths=LENGTHS, dtype: torch.dtype = torch.float64, half: bool = False):
+    def __init__(self, folder, lengths=LENGTHS, dtype=torch.float64, half=False):
         self.run = RunFolder.create(folder, load(RECIPES / "toy.yaml"), {"created": 1.0})
         self.net = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(5, dtype=dtype))})
         self.power = PowerAverages(self.net, lengths)
@@ -59,7 +59,7 @@ class Averaged:
         ema = {"updates": 1, "average": weights}
         return {"model_digest": "mine", "model": weights, "ema": ema, "power": self.power.state_dict()}
 
-    def follow(self, weights: torch.Tensor, every: int, first: int = 1):
+    def follow(self, weights, every, first=1):
         """Take steps from number ``first`` on, snapshots at multiples of ``every``, a checkpoint at the end."""
         for step, row in enumerate(weights, start=first):
             with torch.no_grad():
@@ -83,18 +83,18 @@ def whole(weights, tmp_path_factory):
     return made(tmp_path_factory.mktemp("averages") / "mine", weights)
 
 
-def made(path, weights: torch.Tensor, **options) -> Averaged:
+def made(path, weights, **options):
     result = Averaged(path, **options)
     result.follow(weights, EVERY)
     return result
 
 
-def reconstructed(one: Averaged, length: float, step: int = STEPS) -> tuple[torch.Tensor, float]:
+def reconstructed(one, length, step=STEPS):
     found, error = power.reconstructed(one.run, step, length, {"weight": one.net["weight"]})
     return found["weight"], error
 
 
-def spread(weights: torch.Tensor) -> float:
+def spread(weights):
     return float((weights - weights[-1]).square().mean().sqrt())
 
 
@@ -270,7 +270,7 @@ def test_the_order_of_lengths_does_not_matter():
     assert same(turned.averages, kept.averages[::-1])
 
 
-def density(profile: Profile, s):
+def density(profile, s):
     gamma = exponent(profile.length)
     return np.where(s <= profile.updates, (gamma + 1) / profile.updates * (s / profile.updates) ** gamma, 0.0)
 
@@ -312,7 +312,7 @@ def test_inner_products_are_those_of_quadrature(pair):
     assert np.array_equal(products, products.T)
 
 
-def basis(count: int, end: int = 1000) -> tuple[list[Profile], Basis]:
+def basis(count, end=1000):
     known = [Profile(length, end * i // count) for i in range(1, count + 1) for length in (0.05, 0.1)]
     return known, Basis(known)
 

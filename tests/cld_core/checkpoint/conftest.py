@@ -1,7 +1,5 @@
 """A run to write checkpoints into."""
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -18,7 +16,7 @@ def run(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
-def state(value: float = 1.0) -> dict[str, Any]:
+def state(value=1.0):
     """A state whose averaged weights are half of the others; ``fixed`` is not trained."""
     return {
         "model": {"w": torch.full((100,), value), "fixed": torch.ones(2)},
@@ -28,6 +26,6 @@ def state(value: float = 1.0) -> dict[str, Any]:
     }
 
 
-def fill(run: RunFolder, *steps: int):
+def fill(run, *steps):
     for step in steps:
         write(run, step, state(step))

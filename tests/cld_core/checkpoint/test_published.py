@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ import torch
 import cld_core
 from cld_core import importing
 from cld_core.checkpoint.tensors import load as load_checkpoint
-from cld_core.config import Recipe, load
+from cld_core.config import load
 from cld_core.errors import CheckpointError, NotFoundError, SaveError, UsageError, WrongCheckpointError
-from cld_core.importing import ImportedRun, import_published
+from cld_core.importing import import_published
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import events
@@ -34,7 +33,7 @@ SMALL = (
 )
 
 
-def recipe(*overrides: str) -> Recipe:
+def recipe(*overrides):
     return load(ROOT / "recipes" / "cifar10.yaml", [*SMALL, *overrides])
 
 
@@ -43,12 +42,12 @@ def imported(tmp_path_factory):
     return import_published(FILE, recipe(), tmp_path_factory.mktemp("runs") / "pub", {"created": 1.0}).folder
 
 
-def read(file: Path, *overrides: str) -> tuple[int, dict[str, Any]]:
+def read(file, *overrides):
     made = recipe(*overrides)
     return importing.read(file, Model(made).net, made.optim)
 
 
-def spoilt(tmp_path: Path, change) -> Path:
+def spoilt(tmp_path, change):
     content = torch.load(FILE, weights_only=True)
     change(content)
     torch.save(content, tmp_path / "spoilt.pth")
@@ -182,7 +181,7 @@ SMALL_PSLD = (
 )
 
 
-def psld(*overrides: str) -> Recipe:
+def psld(*overrides):
     return load(RECIPES / "cifar10_psld.yaml", [*SMALL_PSLD, *overrides])
 
 
@@ -213,7 +212,7 @@ def content(data):
     }
 
 
-def saved(content: dict[str, Any], path: Path) -> Path:
+def saved(content, path):
     file = path / "psld-epoch=00.ckpt"
     torch.save(content, file)
     return file
@@ -240,7 +239,7 @@ def test_it_becomes_a_run_that_is_sampled_and_resumed(content, data, tmp_path):
     assert trainer.ema.updates == 4
 
 
-def without(content: dict[str, Any], name: str) -> dict[str, Any]:
+def without(content, name):
     return {**content, "state_dict": {k: v for k, v in content["state_dict"].items() if k != name}}
 
 
@@ -267,7 +266,7 @@ def test_what_does_not_fit_is_named(content, tmp_path, change, words):
 SMALL_TOY = ("network.width=8", "network.layers=2", "train.batch_size=4", "train.checkpoint_every=10", "train.keep=1")
 
 
-def published(path: Path, step: int) -> Path:
+def published(path, step):
     """A checkpoint in the published layout of the toy's network, after one optimiser step."""
     trainer = Trainer(load(RECIPES / "toy.yaml", SMALL_TOY), Ranks())
     trainer.step(0)
@@ -282,7 +281,7 @@ def published(path: Path, step: int) -> Path:
     return path
 
 
-def made(tmp_path: Path, step: int, *overrides: str) -> ImportedRun:
+def made(tmp_path, step, *overrides):
     recipe = load(RECIPES / "toy.yaml", [*SMALL_TOY, *overrides])
     file = published(tmp_path / "checkpoint_20.pth", step)
     return import_published(file, recipe, tmp_path / "runs" / "mine", {"created": 1.0})

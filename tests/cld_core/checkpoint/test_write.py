@@ -124,7 +124,7 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
 class Disk:
     """`torch.save` on a disk that fails while ``fails`` says so."""
 
-    def __init__(self, monkeypatch, error: int = errno.ENOSPC):
+    def __init__(self, monkeypatch, error=errno.ENOSPC):
         self.tries, self.fails, self._error, self._save = 0, lambda tries: False, error, torch.save
         monkeypatch.setattr(torch, "save", self)
         monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
@@ -207,18 +207,18 @@ def test_tensors_of_every_kind_that_a_network_may_hold_come_back(run):
     assert (tensors["scalar"], tensors["none"].shape) == (2.0, (0, 2))
 
 
-def cut(path: Path):
+def cut(path):
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
 
 
-def flip(path: Path):
+def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def age_format(path: Path):
+def age_format(path):
     sidecar = path.with_suffix(".json")
     sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "format": 99}))
 

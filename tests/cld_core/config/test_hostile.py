@@ -1,7 +1,6 @@
 """What somebody else's recipe, or a slip of one's own, cannot do: each is refused in one line with place and fix."""
 
 import os
-from pathlib import Path
 
 import pytest
 import yaml
@@ -20,13 +19,13 @@ LAUGHS = "".join(
 )  # 9**9 values
 
 
-def write(folder: Path, content: str | bytes, name: str = "mine.yaml") -> Path:
+def write(folder, content, name="mine.yaml"):
     file = folder / name
     file.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return file
 
 
-def refusal(*arguments, **keywords) -> str:
+def refusal(*arguments, **keywords):
     with pytest.raises(RecipeError) as caught:
         load(*arguments, **keywords)
     message = str(caught.value)
@@ -206,7 +205,7 @@ def read(file, tree, *overrides):
     return load(file, overrides)
 
 
-def is_other(text: str) -> bool:
+def is_other(text):
     """Whether a text means something else: that a key is not set, or a number (PyYAML writes "0E0" without quotes)."""
     try:
         float(text.strip().lstrip("-"))

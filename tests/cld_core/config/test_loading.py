@@ -15,13 +15,13 @@ from cld_core.errors import RecipeError
 from tests.support.paths import RECIPES
 
 
-def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
+def write(folder, text, name="mine.yaml"):
     file = folder / name
     file.write_text(text)
     return file
 
 
-def refused(*arguments, **keywords) -> str:
+def refused(*arguments, **keywords):
     with pytest.raises(RecipeError) as caught:
         load(*arguments, **keywords)
     assert caught.value.exit_code == 2

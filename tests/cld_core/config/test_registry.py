@@ -27,7 +27,7 @@ def sampling(*overrides):
     return load(TOY, [f"sampling.{text}" for text in overrides]).sampling
 
 
-def refused(*overrides) -> str:
+def refused(*overrides):
     with pytest.raises(RecipeError) as caught:
         load(TOY, overrides)
     return str(caught.value)

@@ -17,7 +17,6 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_object, write_json
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
 from tests.support.tools import trained
 
@@ -42,18 +41,18 @@ def asked(monkeypatch):
     return ranges
 
 
-def evaluation(run: RunFolder, *overrides: str, shards: int = 1, metrics=("elbo",)) -> Evaluation:
+def evaluation(run, *overrides, shards=1, metrics=("elbo",)):
     request = EvalRequest.of(load(run.recipe_file, [*LOOSE, *overrides]), metrics, 20, shards)
     return Evaluation(request.save(run))
 
 
-def computed(run: RunFolder, *overrides: str, shards: int = 1, metrics=("elbo",)) -> Evaluation:
+def computed(run, *overrides, shards=1, metrics=("elbo",)):
     work = evaluation(run, *overrides, shards=shards, metrics=metrics)
     assert work.compute(Ranks())
     return work
 
 
-def bounds(work: Evaluation) -> np.ndarray:
+def bounds(work):
     return gather(work)["elbo"]["elbo"]
 
 
@@ -173,7 +172,7 @@ def averaged(tmp_path):
     return trained(tmp_path / "mine", "toy_diamond", *SMALL, *KEPT)
 
 
-def work(averaged: RunFolder, length: float | None, shards: int = 3) -> Evaluation:
+def work(averaged, length, shards=3):
     request = replace(EvalRequest.of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length))
     return Evaluation(request.save(averaged))
 

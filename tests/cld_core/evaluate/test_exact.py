@@ -76,7 +76,7 @@ LATER = "objective.loss_eps=0.001"
 RAISED = "the bound starts at t = 0.001, because training used no smaller t (objective.loss_eps)"
 
 
-def toy_request(*overrides: str) -> EvalRequest:
+def toy_request(*overrides):
     return EvalRequest.of(load(RECIPES / "toy.yaml", overrides), ("elbo",), 20)
 
 
@@ -95,7 +95,7 @@ def later(toy):
     return toy
 
 
-def computed(run, *overrides: str) -> Evaluation:
+def computed(run, *overrides):
     work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), ("elbo",), 20).save(run))
     assert work.compute(Ranks())
     return work

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from cld_core import numerics
 from cld_core.data.images import to_pixels
@@ -27,7 +25,6 @@ from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from cld_core.run.work import open_work
 from tests.support.extractor import random_inception
 from tests.support.images import make_images, opened, tiny_recipe
@@ -37,11 +34,11 @@ from .on_images import evaluated, gather, request, stats_of
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def samples_of(run: RunFolder, n: int) -> torch.Tensor:
+def samples_of(run, n):
     return to_pixels(Model.from_run(run.path).sample(n))
 
 
-def pngs(folder: Path, images: torch.Tensor) -> str:
+def pngs(folder, images):
     folder.mkdir()
     for index, image in enumerate(images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:03d}.png")
@@ -205,7 +202,7 @@ EXACT, TF32 = (False, False, False), (True, True, False)
 
 
 @contextmanager
-def seen(net: nn.Module) -> Iterator[set[tuple[bool, bool, bool]]]:
+def seen(net):
     """TF32 of products and of convolutions and cuDNN's benchmark, during the calls of ``net``."""
     found: set[tuple[bool, bool, bool]] = set()
 

@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from cld_core.config import Recipe, load, with_overrides
+from cld_core.config import load, with_overrides
 from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
-from cld_core.errors import CldError, DataError, NotFoundError, UsageError
+from cld_core.errors import DataError, NotFoundError, UsageError
 from cld_core.evaluate import extraction, extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.extraction import Extraction
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
 from tests.support.crafted import KINDS, crafted
 from tests.support.images import make_images
 from tests.support.paths import RECIPES
@@ -25,7 +24,7 @@ from tests.support.paths import RECIPES
 from .on_images import request
 
 
-def refused(run: RunFolder, words: str, *overrides: str, metrics=("fid",), error: type[CldError] = UsageError):
+def refused(run, words, *overrides, metrics=("fid",), error=UsageError):
     with pytest.raises(error, match=words):
         request(run, *overrides, metrics=metrics)
     assert not list(run.evals.iterdir()), "nothing is begun"
@@ -109,7 +108,7 @@ def test_both_layouts_of_statistics(tmp_path):
 REAL = (f"eval.fid.extractor={INCEPTION}", "plugins=[]")
 
 
-def recipe_of(run: RunFolder, *overrides: str) -> Recipe:
+def recipe_of(run, *overrides):
     return with_overrides(run.recipe(), [*REAL, *overrides], "test")
 
 

@@ -29,7 +29,7 @@ def drawn(monkeypatch, no_pictures):
     return ranges
 
 
-def work_of(run, *overrides, metrics=("fid",), shards=1) -> Evaluation:
+def work_of(run, *overrides, metrics=("fid",), shards=1):
     whole = "eval.batch_size=64"
     return Evaluation(request(run, whole, *overrides, metrics=metrics, shards=shards).save(run))
 

@@ -6,7 +6,7 @@ from typing import get_type_hints
 import pytest
 
 from cld_core.config.eval import FlowSpec
-from cld_core.config.sampling import EmSpec, OdeSpec, SamplingSpec
+from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
@@ -21,7 +21,7 @@ from cld_core.ranks import Ranks
 from cld_core.run.work import KINDS, Work
 
 
-def asked(sampling: SamplingSpec) -> EvalRequest:
+def asked(sampling):
     return EvalRequest(
         files={},
         batch_size=64,

@@ -177,7 +177,7 @@ def labelled(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("runs") / "mine", "toy_labels", *SMALL)
 
 
-def points(label: torch.Tensor) -> torch.Tensor:
+def points(label):
     """Points (n, 2) of the classes (n,), moved."""
     noise = torch.randn(DRAWN, 2, generator=generator("law"), dtype=torch.float64)
     return (LAW.means[label] + LAW.std * noise[: len(label)] + MOVED).float()

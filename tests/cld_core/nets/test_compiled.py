@@ -135,7 +135,7 @@ def images(tmp_path_factory):
     return made
 
 
-def layers_of(model: Model, kind: type[nn.Module]) -> list[torch.Tensor]:
+def layers_of(model, kind):
     """The outputs of its layers of a kind, in a list that grows with every call."""
     outputs: list[torch.Tensor] = []
     for layer in model.net.modules():

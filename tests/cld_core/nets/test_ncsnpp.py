@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from cld_core.config.network import NcsnppSpec
 from cld_core.nets.ncsnpp import ConvResample, FourierEmbedding, Ncsnpp, Resample, positional_embedding
@@ -14,32 +13,32 @@ PARITY = FIXTURES / "parity"
 TAPS = (1, 3, 3, 1)
 
 
-def tiny(**changes) -> NcsnppSpec:
+def tiny(**changes):
     """A network of milliseconds, whose residual branches do not start at zero."""
     keys = {"image_size": 4, "channels": 4, "multipliers": (1, 2), "blocks": 1, "attention": (2,), "init_scale": 1.0}
     return NcsnppSpec(**(keys | changes))
 
 
-def inputs(spec: NcsnppSpec, *, batch: int = 2, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def inputs(spec, *, batch=2, dtype=torch.float32):
     torch.manual_seed(1)
     u = torch.randn(batch, 2 * spec.image_channels, spec.image_size, spec.image_size, dtype=dtype)
     return u, torch.rand(batch, dtype=torch.float64) * 0.9 + 0.1
 
 
-def network(spec: NcsnppSpec) -> Ncsnpp:
+def network(spec):
     return Ncsnpp(spec, (spec.image_channels, spec.image_size, spec.image_size), halves_in=2, halves_out=1)
 
 
-def build(spec: NcsnppSpec, dtype: torch.dtype = torch.float32) -> Ncsnpp:
+def build(spec, dtype=torch.float32):
     torch.manual_seed(0)
     return network(spec).to(dtype).eval()
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
+def whole_numbers(text):
     return tuple(int(number) for number in text.split(","))
 
 
-def published_spec(settings: dict) -> NcsnppSpec:
+def published_spec(settings):
     return NcsnppSpec(
         image_size=settings["image_size"],
         image_channels=settings["image_channels"],
@@ -62,7 +61,7 @@ def published_spec(settings: dict) -> NcsnppSpec:
     )
 
 
-def load(name: str) -> tuple[NcsnppSpec, dict[str, Tensor]]:
+def load(name):
     with np.load(PARITY / f"{name}.npz") as file:
         spec = published_spec(json.loads(str(file["meta"])))
         return spec, {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
@@ -195,7 +194,7 @@ def test_another_image_size_is_refused_with_both_shapes():
         net(torch.randn(2, 6, 8, 8), torch.rand(2))
 
 
-def resampled_by_direct_sum(x: np.ndarray, taps: tuple[int, ...], direction: str) -> np.ndarray:
+def resampled_by_direct_sum(x, taps, direction):
     """One axis, from the definition: the filter at output pixel i is centred on that pixel's place in the input."""
     h = np.array(taps) / sum(taps)
     n, half = len(x), len(taps) // 2

@@ -1,7 +1,5 @@
 """Runs of small toys and a set of small images to train on."""
 
-from collections.abc import Callable
-
 import pytest
 
 from cld_core.config import load
@@ -27,7 +25,7 @@ def patient(monkeypatch):
 def make(tmp_path):
     """Makes a run of 40 steps, unless overrides say otherwise."""
 
-    def make(*overrides: str, name="mine"):
+    def make(*overrides, name="mine"):
         return RunFolder.create(tmp_path / name, load(RECIPES / "toy.yaml", [*SMALL, *overrides]), {"created": 1.0})
 
     return make
@@ -38,7 +36,7 @@ def data(tmp_path_factory):
     return make_images(tmp_path_factory.mktemp("data") / "set")
 
 
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object]):
+def at_step(monkeypatch, step, act):
     """Let ``act`` be called when a trainer begins to compute optimiser step ``step``."""
     original = Trainer.step
 
@@ -50,5 +48,5 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], object
     monkeypatch.setattr(Trainer, "step", stepping)
 
 
-def attempt(run: RunFolder, stop: StopFlag | None = None, job_id: str = "test") -> session.SessionResult:
+def attempt(run, stop=None, job_id="test"):
     return session.run(run, Ranks(), stop or StopFlag(), job_id=job_id)

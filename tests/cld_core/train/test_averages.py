@@ -7,7 +7,7 @@ from cld_core.checkpoint.files import StoredAverages, sidecar_of, usable
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.checkpoint.tensors import read_tensors
 from cld_core.errors import NonFiniteError
-from cld_core.run import RunFolder, events
+from cld_core.run import events
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.tools import same, wait_for
@@ -15,7 +15,7 @@ from tests.support.tools import same, wait_for
 KEPT = ("train.ema_every=4", "train.ema_lengths=[0.05,0.1]")
 
 
-def crash(run: RunFolder, step: int):
+def crash(run, step):
     """An attempt that crashes while it computes a step."""
 
     def crashing():

@@ -11,7 +11,7 @@ from cld_core.checkpoint.tensors import load
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
-from cld_core.run import RunFolder, events
+from cld_core.run import events
 from cld_core.train import session
 from cld_core.train.monitoring import Monitor
 from cld_core.train.step import GradientFilter, Trainer
@@ -38,7 +38,7 @@ def poisoned(monkeypatch, when):
     return tried
 
 
-def rollbacks(run: RunFolder) -> list[events.RolledBack]:
+def rollbacks(run):
     return [event for event in run.ledger.events() if isinstance(event, events.RolledBack)]
 
 
@@ -123,7 +123,7 @@ def overflowing(monkeypatch, when):
     monkeypatch.setattr(Trainer, "_backward", backward)
 
 
-def reported(monkeypatch) -> dict[int, dict[str, float]]:
+def reported(monkeypatch):
     """What is reported at which number of steps, filled while a run trains."""
     original, seen = Monitor.report, {}
 
@@ -135,7 +135,7 @@ def reported(monkeypatch) -> dict[int, dict[str, float]]:
     return seen
 
 
-def deferred(*arguments) -> Trainer:
+def deferred(*arguments):
     """A trainer that leaves bad steps to the device, as on a GPU."""
     made = Trainer(*arguments)
     assert not made.deferred, "the CPU need not"
@@ -184,7 +184,7 @@ def test_a_deferred_step_is_the_same_step(data):
         torch.testing.assert_close(second["ema"]["average"][name], tensor, rtol=1e-5, atol=1e-7)
 
 
-def _rank(rank: int, meeting: str, recipe, out: str):
+def _rank(rank, meeting, recipe, out):
     ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=60.0)
     made = Trainer(recipe, ranks)
     made.warm_up()

@@ -16,7 +16,7 @@ from cld_core.train.health import IN_A_ROW, Stragglers
 from cld_core.train.step import Interval
 
 
-def check(folder: Path, **changes):
+def check(folder, **changes):
     health.alone(folder, Place(rank=3), **{"gpu": False, "allotted": True, "node": "n7", **changes})
 
 
@@ -72,7 +72,7 @@ def test_a_check_that_hangs_is_given_up(tmp_path, monkeypatch):
     stuck.set()
 
 
-def _rank(rank: int, meeting: str, out: str):
+def _rank(rank, meeting, out):
     place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
     settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
     ranks = health.join(Path(out), place, check=True, **settings)
@@ -101,7 +101,7 @@ def test_what_ranks_find_out_together(tmp_path):
     assert [entry[1:] for entry in said] == [wrong] * 3
 
 
-def of(*hosts: str) -> Stragglers:
+def of(*hosts):
     return Stragglers(Ranks(world_size=len(hosts)), hosts)
 
 

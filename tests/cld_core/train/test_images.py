@@ -5,7 +5,6 @@ import io
 import math
 import os
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +39,7 @@ from tests.support.tools import same
 STEPS = 20
 
 
-def trained(recipe, ranks=None, steps=STEPS) -> Trainer:
+def trained(recipe, ranks=None, steps=STEPS):
     made = Trainer(recipe, ranks or Ranks())
     made.warm_up()
     for step in range(steps):
@@ -48,7 +47,7 @@ def trained(recipe, ranks=None, steps=STEPS) -> Trainer:
     return made
 
 
-def outcome(recipe, ranks=None) -> dict[str, Any]:
+def outcome(recipe, ranks=None):
     made = trained(recipe, ranks)
     return {"net": made.net.state_dict(), "loss": made.take_scalars()["loss"]}
 
@@ -66,7 +65,7 @@ def assert_only_rounding_differs(found, expected):
         torch.testing.assert_close(found["net"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def _rank(rank: int, world_size: int, meeting: str, recipes, out: str):
+def _rank(rank, world_size, meeting, recipes, out):
     torch.set_num_threads(1)
     ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
     found = [outcome(recipe, ranks) for recipe in recipes]
@@ -156,7 +155,7 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
     assert not list(run.samples.iterdir())
 
 
-def measured(made: Trainer) -> tuple[float, float]:
+def measured(made):
     """Loss of the averaged weights on test images, with the same times and noise each time, and their bits/dim."""
     model = Model(made.recipe, net=made.net.eval(), data=made.source)
     request = EvalRequest.of(made.recipe, ("elbo",), 0)
@@ -191,7 +190,7 @@ QUICK = (f"train.steps={STEP}", "sampling.nfe=3", "periodic.batch_size=3", "eval
 def worked(tmp_path, data, capsys):
     """Trains a run with the periodic work that is asked for, and returns what it printed."""
 
-    def train(*due: str, settings=()):
+    def train(*due, settings=()):
         run = run_folder(tmp_path, data, *QUICK, *TINY, *settings)
         stats = StatsRequest.of(run.recipe(), None, features=False, shards=1).save()
         assert Statistics(stats).compute(Ranks())

@@ -6,7 +6,7 @@ import torch.multiprocessing as multiprocessing
 
 from cld_core.config import load
 from cld_core.nets import compiled
-from cld_core.ranks import Ranks, join
+from cld_core.ranks import join
 from cld_core.rendezvous import Place
 from cld_core.train.step import Trainer
 from tests.support import tracing
@@ -18,13 +18,13 @@ WIDE = ("network.width=512", "network.layers=4", "train.batch_size=9", "train.bu
 STEPS = 3
 
 
-def _join(rank: int, world_size: int, meeting: str) -> Ranks:
+def _join(rank, world_size, meeting):
     torch.set_num_threads(1)
     compiled.BACKEND = tracing.differentiate
     return join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=300)
 
 
-def trained(recipe, ranks, *, stop_at=None) -> Trainer:
+def trained(recipe, ranks, *, stop_at=None):
     """After `STEPS` steps; with ``stop_at``, the state of that step went into another trainer, as on resuming."""
     made = Trainer(recipe, ranks)
     made.warm_up()
@@ -38,7 +38,7 @@ def trained(recipe, ranks, *, stop_at=None) -> Trainer:
     return made
 
 
-def _compare(rank: int, world_size: int, meeting: str, out: str):
+def _compare(rank, world_size, meeting, out):
     ranks, found = _join(rank, world_size, meeting), {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
         plain, compiling = (load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))

@@ -23,7 +23,7 @@ from cld_core.errors import (
 )
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
-from cld_core.run import Attempt, Lease, RunFolder, events
+from cld_core.run import Lease, RunFolder, events
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import __main__, monitoring, session
@@ -34,18 +34,18 @@ from tests.support.paths import RECIPES
 from tests.support.tools import same, wait_for
 
 
-def stop_at(step: int, monkeypatch, code: StopCode = StopCode.USR2) -> StopFlag:
+def stop_at(step, monkeypatch, code=StopCode.USR2):
     """A flag that is set while optimiser step ``step`` is computed."""
     flag = StopFlag()
     at_step(monkeypatch, step, lambda: flag.request(code))
     return flag
 
 
-def attempts(run: RunFolder) -> tuple[Attempt, ...]:
+def attempts(run):
     return run.ledger.history().attempts
 
 
-def causes(run: RunFolder) -> list[str | None]:
+def causes(run):
     return [entry.cause for entry in attempts(run)]
 
 
@@ -370,7 +370,7 @@ def test_an_empty_folder_that_a_copy_left_out(tmp_path):
 QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
 
 
-def start(*arguments: str, **env: str) -> subprocess.Popen:
+def start(*arguments, **env):
     return subprocess.Popen(
         [sys.executable, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **env},
@@ -380,7 +380,7 @@ def start(*arguments: str, **env: str) -> subprocess.Popen:
     )
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+def ended(process):
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 

@@ -26,11 +26,11 @@ TOY = RECIPES / "toy.yaml"
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
 
 
-def trainer(*overrides: str, noise_key: int = 0) -> Trainer:
+def trainer(*overrides, noise_key=0):
     return Trainer(load(TOY, [*SMALL, *overrides]), Ranks(), noise_key)
 
 
-def trained(steps: int, *overrides: str, noise_key: int = 0) -> Trainer:
+def trained(steps, *overrides, noise_key=0):
     made = trainer(*overrides, noise_key=noise_key)
     for step in range(steps):
         made.step(step)
@@ -89,7 +89,7 @@ def test_micro_batches_change_the_rounding_only(micro_batch):
         torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def _rank(rank: int, world_size: int, meeting: str, out: str, overrides: tuple[str, ...]):
+def _rank(rank, world_size, meeting, out, overrides):
     torch.set_num_threads(1)
     ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
     made = Trainer(load(TOY, [*SMALL, *overrides]), ranks)
@@ -157,7 +157,7 @@ def test_fixed_frequencies_are_not_trained():
 class Elsewhere:
     """A tensor on some device, as far as `moved` looks at it."""
 
-    def __init__(self, device: str, pinned: bool = False):
+    def __init__(self, device, pinned=False):
         self.device, self.pinned = torch.device(device), pinned
 
     def pin_memory(self):
@@ -174,7 +174,7 @@ def test_a_batch_reaches_a_gpu_without_waiting():
     assert moved(Elsewhere("cpu"), cpu) == ("cpu", False, "cpu", True), "pinning needs a GPU"
 
 
-def labelled(*overrides: str) -> Trainer:
+def labelled(*overrides):
     return Trainer(load(RECIPES / "toy_diamond.yaml", [*SMALL, "data.labels=true", *overrides]), Ranks())
 
 
