@@ -138,9 +138,8 @@ def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: 
 def resume_runs(which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool) -> int:
     """Continue a run, or those of a group; returns the exit code."""
     if isinstance(which, Group):
-        return finish(
-            resume(which, wanted, cluster_choice.chosen(cluster, which.runs()[-1]), continues, started), follow
-        )
+        where = cluster_choice.chosen(cluster, which.runs()[-1])
+        return finish(resume(which, wanted, where, continues, started), follow)
     where = cluster_choice.chosen(cluster, which)
     # Where a submission blocks, the training is in it, and has its own output.
     with nullcontext() if where.blocks else Working(f"checking the checkpoints of {which.name}"):
