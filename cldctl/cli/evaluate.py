@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err, out
 
 from . import options
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err, out
 
 from . import options
 

@@ -5,9 +5,8 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err
+from cldctl.show.console import Working, err
 from cldctl.show.format import age
-from cldctl.show.progress import Working
 
 from . import options
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import CldError, NotFoundError, UsageError
-from cldctl.show.console import err
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err
 
 from . import options
 

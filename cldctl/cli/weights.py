@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err, out, strong
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err, out, strong
 
 from . import options
 

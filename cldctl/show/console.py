@@ -1,4 +1,4 @@
-"""Two consoles: data goes to stdout, everything else to stderr. Colours and bars only on a terminal.
+"""Two consoles: data goes to stdout, everything else to stderr, with bars. Colours and bars only on a terminal.
 
 Names, reasons and details come from files and commands of others. The consoles show them as they are: markup is off
 unless a call asks for it, and nothing in a text steers the terminal.
@@ -16,10 +16,15 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
+from rich.table import Column
 from rich.text import Text
 
-from cld_core.sanitize import printable
+from cld_core.sanitize import one_line, printable
+
+from .format import duration
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
@@ -30,30 +35,15 @@ for _stream in (sys.stdout, sys.stderr):
 
 # Whatever goes to a pipe or a file is whole: rich would fold it at 80 columns.
 _PIPED_WIDTH = 1000
+# From so many columns on there is room for a whole bar.
+_WIDE, _BAR = 100, 20
 
 
 class PlainConsole(Console):
-    """Shows texts without escape sequences and control characters, wherever in a table or bar they are.
-
-    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be redrawn: rich alone
-    would take it for one.
-    """
+    """Shows texts without escape sequences and control characters, wherever in a table or bar they are."""
 
     def __init__(self, **options: Any) -> None:
-        self._as_terminal: bool | None = options.get("force_terminal")
-        if os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR"):
-            options = {"color_system": "standard", **options}
         super().__init__(highlight=False, markup=False, emoji=False, **options)
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether what is written can be redrawn."""
-        if self._as_terminal is not None:
-            return self._as_terminal
-        try:
-            return bool(self.file.isatty())
-        except (AttributeError, ValueError):  # ValueError: it is closed
-            return False
 
     def print(self, *objects: Any, **how: Any) -> None:
         """As the base class, but a sentence breaks between words on a terminal, and nowhere else.
@@ -69,12 +59,8 @@ class PlainConsole(Console):
                 objects = (_between_words(Text(" ").join(texts), self.width),)
         super().print(*objects, **how)
 
-    def render_str(self, text: str, **how: Any) -> Text:
-        """As the base class, from the text that is left: here, so that it is measured without what is cut out."""
-        return super().render_str(printable(text), **how)
-
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As the base class; for texts that were not strings. Control segments are rich's own, such as cursor moves."""
+        """As the base class, without what is cut out. Control segments are rich's own, such as cursor moves."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
@@ -107,13 +93,23 @@ class Messages(PlainConsole):
         self.failure(Text("error:", "bold red"), " ".join(text.splitlines()))
 
 
-def _width(stream: TextIO | None) -> int | None:
-    """Output that does not go to a terminal is complete, however wide that is."""
-    return None if (stream and stream.isatty()) or "COLUMNS" in os.environ else _PIPED_WIDTH
+def _options(stream: TextIO | None) -> dict[str, Any]:
+    """How rich shows what goes to a stream: without a terminal it is complete, however wide that is.
+
+    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be redrawn: rich alone
+    would take it for one.
+    """
+    is_terminal = bool(stream and stream.isatty())
+    is_coloured = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
+    return {
+        "force_terminal": is_terminal,
+        "color_system": "standard" if is_coloured else "auto",
+        "width": None if is_terminal or "COLUMNS" in os.environ else _PIPED_WIDTH,
+    }
 
 
-out = PlainConsole(width=_width(sys.stdout))
-err = Messages(stderr=True, width=_width(sys.stderr))
+out = PlainConsole(**_options(sys.stdout))
+err = Messages(stderr=True, **_options(sys.stderr))
 
 
 def strong(*parts: str) -> Text:
@@ -136,6 +132,51 @@ def shows_bars() -> bool:
 def shows_phases() -> bool:
     """Whether each phase of what takes a while gets a line: where nobody sees a bar, unless they are hidden."""
     return not err.is_terminal and not err.quiet
+
+
+class Bars(Progress):
+    """A context in which bars are on stderr, if somebody sees them there: each has a description, and ``known``."""
+
+    def __init__(self, *, is_transient: bool) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=not is_transient)),
+            BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
+            TextColumn("{task.fields[known]}", markup=False),
+        )
+        # What somebody follows says its own times.
+        times = [TimeElapsedColumn()] if is_transient else []
+        super().__init__(*columns, *times, console=err, transient=is_transient, disable=not shows_bars())
+
+
+class Working(Bars):
+    """A context in which a command says what it does. On a terminal, nothing of it stays there.
+
+    Args:
+        what: the first phase, such as "loading mine".
+        announced: print the first phase in a pipe, too. Not for a command that may still fail with a one-line error.
+    """
+
+    def __init__(self, what: str, *, announced: bool = False) -> None:
+        super().__init__(is_transient=True)
+        self._what = "" if announced else one_line(what)
+        self._task = self.add_task(escape(self._what), total=None, known="")
+        self.phase(what)
+
+    def phase(self, what: str) -> None:
+        """Begin to do something else, of which nobody knows yet how far it is."""
+        before, self._what = self._what, one_line(what)
+        if before != self._what:
+            self.reset(self._task, total=None, description=escape(self._what), known="")
+            if shows_phases():
+                err.print(self._what, style="dim")
+
+    def at(self, done: int, total: int | None, unit: str = "") -> None:
+        """Show how much of the phase is done: a count, if nobody knows of how much."""
+        self.update(self._task, completed=done, total=total)
+        left, of = self.tasks[0].time_remaining, "" if total is None else f"/{total:,}"
+        known = one_line(f"{done:,}{of} {unit}") + ("" if left is None else f"  {duration(left)} left")
+        self.update(self._task, known=known)
 
 
 class _Log(logging.Handler):

@@ -29,7 +29,7 @@ def test_it_needs_a_terminal(tmp_path):
 def test_it_says_how_to_install_textual(tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(look.importlib.util, "find_spec", lambda name: None if name == "textual" else find(name))
-    monkeypatch.setattr(look.out, "_as_terminal", True)
+    monkeypatch.setattr(look.out, "_force_terminal", True)
     monkeypatch.setattr(look.sys.stdin, "isatty", lambda: True, raising=False)
     done = invoke("top", runs=tmp_path, code=2)
     assert done.stderr == (
