@@ -183,7 +183,7 @@ def usage(
     from cld_core.run import find_runs
     from cldctl.runs.selection import moment
     from cldctl.runs.usage import SILENT_S, Folder
-    from cldctl.show.usage import usage_table
+    from cldctl.show.tables import usage_table
 
     begin = 0.0 if since is None else moment(since)
     root = options.runs_dir(directory)

@@ -39,7 +39,8 @@ def recipes() -> None:
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
     optional = ("from", "batch", "sde", "network", "steps", "data")
-    out.print(table(columns, right=("steps", "batch"), optional=optional, wraps="description"))
+    left = columns.keys() - {"steps", "batch"}
+    out.print(table(columns, left=left, optional=optional, wraps="description"))
 
 
 def render(

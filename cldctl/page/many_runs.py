@@ -24,7 +24,7 @@ from cldctl.runs.status import RunStatus, said
 from cldctl.show.evaluations import average_columns
 from cldctl.show.format import count, number
 from cldctl.show.runs import states
-from cldctl.show.usage import usage_line
+from cldctl.show.tables import usage_line
 
 from . import one_run
 from .curves import LOSS, Points, read

@@ -26,7 +26,7 @@ from cld_core.sanitize import fenced, has_control, one_line
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.format import keys_differ, number
-from cldctl.show.usage import usage_line
+from cldctl.show.tables import usage_line
 
 from .document import PNG, TEMPLATES
 from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software

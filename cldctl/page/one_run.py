@@ -18,7 +18,6 @@ from cld_core.evaluate import registry
 from cld_core.evaluate.published import published
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
-from cld_core.run.events import state_after
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__
@@ -30,8 +29,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.evaluations import cell_text, result_text, tuning_columns
 from cldctl.show.format import age, count, duration, keys_differ, number
-from cldctl.show.tables import attempt_columns
-from cldctl.show.usage import usage_line
+from cldctl.show.tables import attempt_columns, ends_of, usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, chart, code, colour_of, gallery, part, render, table, text
@@ -222,13 +220,11 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
 
 def _time_line(found: Why) -> Markup:
     """The attempts against time, coloured by the state in which they left the run."""
-    stretches, is_running = found.stretches, found.row.state == "RUNNING"
+    stretches = found.stretches
     begin, last = min(it.began - it.waited_s for it in stretches), max(it.until for it in stretches)
     share, bars, legend = 100 / max(last - begin, 1e-3), [], {}
-    for it, shown in zip(stretches, found.attempts, strict=True):
-        attempt, is_alive = it.attempt, is_running and it is stretches[-1]
-        state = "RUNNING" if is_alive else state_after(attempt.cause) if attempt.cause else "LOST"
-        end = "running" if is_alive else (shown["cause"] or "no recorded end").replace("_", " ")
+    for it, state, end in ends_of(found):
+        attempt = it.attempt
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
         for what, since, until, colour in (
             ("queued", it.began - it.waited_s, it.began, "dim"),
@@ -239,7 +235,7 @@ def _time_line(found: Why) -> Markup:
                 about = f"{steps}: {what}, {duration(until - since)}"
                 bars.append((f"{colour} {what}", (since - begin) * share, (until - since) * share, about))
                 legend[what] = f"var(--{colour})"
-    ends = [local_time(begin), duration(last - begin), "now" if is_running else local_time(last)]
+    ends = [local_time(begin), duration(last - begin), "now" if found.row.state == "RUNNING" else local_time(last)]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
 
 

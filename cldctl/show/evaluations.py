@@ -101,8 +101,7 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
     truths = [entry["true_entropy"] for entry in evals]
     if any(truth is not None for truth in truths):
         columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
-    right = [heading for heading in columns if heading not in ("evaluation", "state")]
-    return table(columns, right=right, optional=("shards",), title="evaluations")
+    return table(columns, left=("evaluation", "state"), optional=("shards",), title="evaluations")
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
@@ -122,7 +121,7 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
             columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
             for it in present_in(entries):
                 columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
-            yield table(columns, right=columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
+            yield table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 def sweep_table(
@@ -159,7 +158,7 @@ def sweep_table(
             for value in across.values
         }
         title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-        drawn.append(table(columns | results, right=results, title=title))
+        drawn.append(table(columns | results, left=columns, title=title))
     return Lines(*drawn)
 
 
@@ -211,9 +210,8 @@ def _published(known: Sequence[PublishedSampler]) -> RenderableType:
         "FID": [f"{it.fid:.2f}" for it in known],
         "source": [it.source for it in known],
     }
-    return table(
-        columns, right=("NFE", "FID"), optional=["source"], names="model", title="published, not measured here"
-    )
+    left, title = ("model", "sampler", "source"), "published, not measured here"
+    return table(columns, left=left, optional=["source"], names="model", title=title)
 
 
 def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableType:
@@ -229,9 +227,8 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
     ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
     columns["of"] = [Text(_of(results), "dim") for results in ones]
     columns["how"] = [Text(_how(results), "dim") for results in ones]
-    first, *others = columns
-    right = [heading for heading in others if heading not in ("of", "how")]
-    return table(columns, right=right, optional=("how",), names=first, wraps="how")
+    names = next(iter(columns))
+    return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
 def average_columns(lines: Sequence[Line]) -> dict[str, Sequence[Cell]]:
@@ -335,7 +332,8 @@ def show_plan(run: RunFolder, made: Comparison) -> None:
     """Print the samplers that would be compared."""
     names = made.sweep.axes[0].values
     settings = [made.options.settings[name] for name in names]
-    out.print(table({"sampler": names, "settings": settings}, wraps="settings"))
+    columns = {"sampler": names, "settings": settings}
+    out.print(table(columns, left=columns, wraps="settings"))
     nfe = ", ".join(map(str, made.options.nfe))
     text = f"{', '.join(made.options.metrics)} at {nfe} evaluations; {made.options.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
@@ -408,8 +406,7 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
 def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Tunings as `status` knows them."""
     columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
-    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
-    return table(columns, right=right, optional=("step",), title="tunings")
+    return table(columns, left=("tuning", "state", "kept"), optional=("step",), title="tunings")
 
 
 def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:

@@ -60,7 +60,7 @@ def _table(keys: Mapping[str, Meanings]) -> None:
         columns["key"].append(key)
         columns["default"].append(" or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings)))
         columns["meaning"].append(f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}")
-    out.print(table(columns, wraps="meaning"))
+    out.print(table(columns, left=columns, wraps="meaning"))
 
 
 def _key(key: str, meanings: Meanings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
+from rich.live import Live
 from rich.text import Text
 
 from cld_core.evaluate.sweeps import Sweep
@@ -29,8 +30,7 @@ from cldctl.runs.why import Why
 from .console import err, out
 from .evaluations import by_step, counts_of, evaluations, present_in, remarks, result_of, sweep_table, tunings
 from .format import age, count, duration, number, short
-from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table
-from .usage import usage_line
+from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table, usage_line
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
 _MOST_ATTEMPTS, _MOST_LINES = 4, 6
@@ -82,9 +82,9 @@ def _table(
     }
     # What a group is compared by stays.
     optional = ("tags", "", "job", "last end", "attempts", "saved", *([] if own else results), "steps/s", "loss", "ETA")
-    right = ("step", "loss", "steps/s", "ETA", "saved", "attempts", *own, *(results if own else ()))
+    left = ("run", "state", "as of", "", "last end", "job", "tags", *(() if own else results))
     last = ("step", *(own if is_short else ())) if own else ()
-    return table(columns, right=right, optional=(*optional, *last), names="run")
+    return table(columns, left=left, optional=(*optional, *last), names="run")
 
 
 def _heading(rows: Sequence[RunStatus]) -> str:
@@ -163,7 +163,7 @@ def _groups(groups: Sequence[Sequence[RunStatus]]) -> RenderableType:
         "states": [states(rows) for rows in groups],
         "done": [f"{_share(rows):.0%}" for rows in groups],
     }
-    return table(columns, right=("runs", "done"), names="group", wraps="states")
+    return table(columns, left=("group", "states"), names="group", wraps="states")
 
 
 def states(rows: Iterable[RunStatus]) -> str:
@@ -334,13 +334,12 @@ class Query:
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
         return replace(look, rows=recent, older=len(rows) - len(recent))
 
-    def view(self, rows: Sequence[RunStatus], *, fits: bool) -> RenderableType:
+    def view(self, rows: Sequence[RunStatus], height: int | None) -> RenderableType:
         """How rows are shown.
 
         Args:
-            fits: leave out what the terminal has no lines for.
+            height: lines that there are: what does not fit is counted. None to show all.
         """
-        height = out.height if fits else None
         if self.chosen:
             return details_with_groups(rows, self.groups, height)
         is_sorted = self.sort != "created"
@@ -351,12 +350,11 @@ class Query:
 
 def watch(query: Query) -> None:
     """Show runs on a terminal, again every second, until it is interrupted."""
-    # Most commands show nothing that moves.
-    from rich.live import Live
-
     with Live(console=out, auto_refresh=False) as live:
         while True:
-            live.update(query.view(query.look().rows, fits=True), refresh=True)
+            look = query.look()
+            remarks = [Text(remark, "yellow") for remark in look.remarks]
+            live.update(Lines(*remarks, query.view(look.rows, out.height - len(remarks))), refresh=True)
             time.sleep(1.0)
 
 
@@ -368,7 +366,8 @@ def show(query: Query) -> None:
     if not look.rows:
         err.print(nothing(query.index.root, query.which, look.older))
         return
-    out.print(query.view(look.rows, fits=out.is_terminal and not query.everything and not query.chosen))
+    fits = out.is_terminal and not query.everything and not query.chosen
+    out.print(query.view(look.rows, out.height if fits else None))
     if query.chosen:
         return
     if look.older:

@@ -1,4 +1,4 @@
-"""What all views of runs share: how a table is drawn, and how states, results, attempts and tunings are written."""
+"""What all views of runs share: how a table is drawn, and how states, attempts and usage are written."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cld_core.run.events import state_after
+from cld_core.run.timeline import Stretch
 from cld_core.sanitize import printable
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
+from cldctl.runs.usage import Usage
+from cldctl.runs.why import Why
 
 from .console import out
-from .format import age, count, duration, shortened
+from .format import age, count, duration, number, shortened
 
 Cell = str | Text | ProgressBar
 
@@ -28,7 +32,7 @@ _NAME, _SENTENCE, _LONGEST = 20, 36, 80
 def table(
     columns: Mapping[str, Sequence[Cell]],
     *,
-    right: Collection[str] = (),
+    left: Collection[str] = (),
     optional: Sequence[str] = (),
     names: str | None = None,
     wraps: str | None = None,
@@ -38,7 +42,7 @@ def table(
 
     Args:
         columns: the cells of each heading.
-        right: headings of the columns of numbers.
+        left: headings of the columns that are no numbers.
         optional: headings of columns that a terminal leaves out if there is no room for them, the first one first; it
             leaves out those that are empty anyway.
         names: heading of the column whose cells lose their middle if there is no room for them.
@@ -63,10 +67,10 @@ def table(
         widths[names] = min(widths[names], out.width - needed() + min(widths[names], _NAME))
         shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
     if len(next(iter(shown.values()), ())) > MANY:
-        return _under(title, _plain(shown, widths, right))
+        return _under(title, _plain(shown, widths, left))
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in shown:
-        is_number = heading in right
+        is_number = heading not in left
         limit = _LONGEST if heading == wraps and not out.is_terminal else None
         drawn.add_column(
             heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold", max_width=limit
@@ -88,8 +92,8 @@ def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
         yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
 
 
-def _plain(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], right: Collection[str]) -> Text:
-    fields = (f"{{:{'>' if heading in right else '<'}{width}}}" for heading, width in widths.items())
+def _plain(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], left: Collection[str]) -> Text:
+    fields = (f"{{:{'<' if heading in left else '>'}{width}}}" for heading, width in widths.items())
     line = f" {(_GAP * ' ').join(fields)} "
     rows = (map(str, cells) for cells in zip(*columns.values(), strict=True))
     shown = [line.format(*(printable(cell, keep="") for cell in row)) for row in rows]
@@ -130,9 +134,8 @@ def attempts(
         reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
     """
     columns = attempt_columns(rows, age, reason)
-    right = [heading for heading in columns if heading not in ("node", "ended by")]
     optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
-    return table(columns, right=right, optional=optional, wraps="ended by", title=title)
+    return table(columns, left=("node", "ended by"), optional=optional, wraps="ended by", title=title)
 
 
 def attempt_columns(
@@ -155,6 +158,19 @@ def attempt_columns(
     return columns
 
 
+def ends_of(found: Why) -> list[tuple[Stretch, str, str]]:
+    """The attempts of a run, with the state in which each left it, or is, and what ended it in words."""
+    ends = []
+    for it, row in zip(found.stretches, found.attempts, strict=True):
+        cause, is_newest = row["cause"], it is found.stretches[-1]
+        if cause is None and is_newest and found.row.state == "RUNNING":
+            ends.append((it, "RUNNING", "running"))
+        else:
+            word = (cause or "no recorded end").replace("_", " ")
+            ends.append((it, state_after(cause) if cause else "LOST", word))
+    return ends
+
+
 def _nodes(row: Mapping[str, Any]) -> str:
     """One or two names, or one and how many more."""
     hosts = row.get("hosts") or ([row["host"]] if row.get("host") else [])
@@ -173,3 +189,52 @@ def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, st
         key: short if shorts.count(short) == 1 and short not in taken else key
         for key, short in zip(keys, shorts, strict=True)
     }
+
+
+def usage_line(usage: Mapping[str, Any]) -> str:
+    """What one run has used, in one line; ``usage`` is the field of ``status --json``."""
+    used = f"{hours(usage['used'])} {usage['unit']}"
+    lost = {"lost_to_preemption": "lost to interruptions", "lost_to_crashes": "lost to crashes"}
+    parts = {"useful": "useful", **{key: text for key, text in lost.items() if usage[key] > 0}}
+    shares = [f"{share(usage[key], usage['used'])} {text}" for key, text in parts.items()]
+    waited = f"; queued {duration(usage['waited_s'])}" if usage["waited_s"] >= 1 else ""
+    return f"{used}: {', '.join(shares)}{waited}" if usage["used"] > 0 else used + waited
+
+
+def hours(value: float) -> str:
+    """Hours with three significant digits, for example 0.0123, 1.53, 1,234."""
+    return f"{value:,.0f}" if value >= 100 else number(value, 3)
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage; a dash of nothing."""
+    return f"{100 * part / whole:.0f}%" if whole > 0 else "-"
+
+
+def usage_table(
+    runs: Sequence[tuple[str, str | None, Usage]], groups: Mapping[str, Sequence[Usage]], totals: Sequence[Usage]
+) -> RenderableType:
+    """Runs, then groups, then totals by unit: a line each."""
+    lines = [
+        *((name, group or "-", usage) for name, group, usage in runs),
+        *((f"group {name}", name, usage) for name, usages in groups.items() for usage in usages),
+        *(("total", "-", usage) for usage in totals),
+    ]
+    usages = [usage for *_, usage in lines]
+    has_groups = any(group != "-" for _, group, _ in lines)
+    columns: dict[str, Sequence[Cell]] = {
+        "run": [name for name, _, _ in lines],
+        **({"group": [group for _, group, _ in lines]} if has_groups else {}),
+        "used": [f"{hours(usage.used)} {usage.unit}" for usage in usages],
+        "useful": [hours(usage.useful) for usage in usages],
+        "start-up": [hours(usage.startup) for usage in usages],
+        "preempted": [hours(usage.lost_to_preemption) for usage in usages],
+        "crashed": [hours(usage.lost_to_crashes) for usage in usages],
+        **({"set aside": [hours(usage.set_aside) for usage in usages]} if any(it.set_aside for it in usages) else {}),
+        "waited": [duration(usage.waited_s) for usage in usages],
+        "goodput": [share(usage.useful, usage.used) for usage in usages],
+        "attempts": [str(usage.attempts) for usage in usages],
+    }
+    note = "trainings only; preempted and crashed are hours lost to either; waited is the time of jobs in the queue"
+    optional = ("attempts", "group", "set aside", "start-up", "useful", "waited", "preempted", "crashed")
+    return Group(table(columns, left=("run", "group"), optional=optional, names="run"), Text(note, style="dim"))

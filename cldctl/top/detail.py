@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import starmap
 from statistics import fmean
 from typing import Any
 
@@ -20,8 +19,7 @@ from textual.renderables.sparkline import Sparkline
 from cld_core.errors import CldError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
-from cld_core.run.events import CAUSES, Submitted, state_after
-from cld_core.run.timeline import Stretch
+from cld_core.run.events import CAUSES, Submitted
 from cld_core.sanitize import local_time, printable
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
@@ -31,14 +29,14 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 from cldctl.show.format import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import progress_bar
+from cldctl.show.tables import ends_of, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
-LETTERS: dict[str | None, str] = {
-    **{cause: cause[0].upper() for cause in CAUSES},
-    **{"crashed": "X", "nonfinite": "~", "terminated": "E", None: "?"},
+LETTERS = {
+    **{cause.replace("_", " "): cause[0].upper() for cause in CAUSES},
+    **{"running": "▶", "crashed": "X", "nonfinite": "~", "terminated": "E"},
 }
-_WAITING, _STARTING, _TRAINING, _ALIVE, _NOTHING = "░", "▒", "█", "▶", "·"
+_WAITING, _STARTING, _TRAINING, _NOTHING = "░", "▒", "█", "·"
 _SHARDS = {
     "done": ("■", "green"),
     "running": ("▶", "bold cyan"),
@@ -163,9 +161,8 @@ class TimeLine:
     """The attempts of a run on a scale of time: when its job waited, started and trained, and how each ended."""
 
     def __init__(self, explained: Why) -> None:
-        causes = [row["cause"] for row in explained.attempts]
-        self._attempts, self._history = list(zip(explained.stretches, causes, strict=True)), explained.history
-        self._is_alive, self._waits = explained.row.state == "RUNNING", explained.row.state in WAITS
+        self._explained = explained
+        self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in ends_of(explained)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
@@ -179,34 +176,23 @@ class TimeLine:
                 cells[max(stop - 1, 0)] = (letter, f"reverse {style}")
         yield Text.assemble(*cells, no_wrap=True)
         yield Text(f"{duration(total)} since {local_time(begin, '%b %d %H:%M')}", "dim")
-        yield self._legend()
+        # What the marks mean that are there, and how often attempts ended so.
+        legend = Text()
+        for (style, word, letter), times in Counter(end[1:] for end in self._ends).items():
+            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
+        yield legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
 
     def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
         """From when to when each piece took, how it is drawn, with the letter at its end, and in which colour."""
         end = 0.0
-        for it, cause in self._attempts:
+        for it, style, _, letter in self._ends:
             yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
             yield it.began, it.began + it.startup_s, _STARTING, "cyan"
-            style, letter, _ = self._end(it, cause)
             yield it.until - it.trained_s, it.until, _TRAINING + letter, style
             end = it.until
-        if self._waits:
-            yield max([end, *(event.time for event in self._history.submitted)]), time.time(), _WAITING, "yellow"
-
-    def _end(self, it: Stretch, cause: str | None) -> tuple[str, str, str]:
-        """The colour of an attempt, by what ended it, its letter, and what that means."""
-        if cause is None and self._is_alive and it is self._attempts[-1][0]:
-            return "bold green", _ALIVE, "running"
-        # A later version may know more causes.
-        letter = LETTERS.get(cause, LETTERS[None])
-        return STATES[state_after(cause) if cause else "LOST"], letter, (cause or "no recorded end").replace("_", " ")
-
-    def _legend(self) -> Text:
-        """What the marks mean that are there, and how often attempts ended so."""
-        legend = Text()
-        for (style, letter, word), times in Counter(starmap(self._end, self._attempts)).items():
-            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
-        return legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
+        if self._explained.row.state in WAITS:
+            submitted = [event.time for event in self._explained.history.submitted]
+            yield max([end, *submitted]), time.time(), _WAITING, "yellow"
 
 
 def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> list[str]:
