@@ -117,7 +117,7 @@ def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
         "loss": [number(row.shown_loss) for row in rows],
         **{label: [found.get(label, "-") for found in results] for label in labels},
         "attempts": [str(len(row.attempts)) for row in rows],
-        "used": ["-" if row.usage is None else usage_line(row.usage).partition(": ")[0] for row in rows],
+        "used": [usage_line(row.usage).partition(": ")[0] or "-" for row in rows],
         "updated": [local_time(row.heard_of) for row in rows],
         "tags and note": [" ".join([*row.tags, one_line(row.note or "", 120)]).strip() or "-" for row in rows],
     }

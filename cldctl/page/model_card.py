@@ -196,7 +196,7 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         "seed": str(recipe.train.seed),
         "last loss": None if row.loss is None else number(row.loss, 5),
         "attempts": f"{len(row.attempts)}{ends and f' ({ends})'}",
-        "time used": None if row.usage is None or row.usage["used"] <= 0 else usage_line(row.usage),
+        "time used": usage_line(row.usage),
         "hardware": ", ".join(dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)) or "CPUs",
         **software(run, attempts),
     }

@@ -29,6 +29,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.evaluations import cell_text, result_text, tuning_columns
 from cldctl.show.format import age, count, duration, keys_differ, number
+from cldctl.show.runs import failed_first
 from cldctl.show.tables import attempt_columns, ends_of, usage_line
 
 from .curves import LOSS, Points, is_inside, read
@@ -170,10 +171,8 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
     if row.state in _FAILED and (failed := found.failed) is not None:
-        who = "The rank that failed first is unknown" if failed.rank is None else f"Rank {failed.rank} failed first"
-        where = f" on {failed.host}" if failed.host else ""
-        reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
-        yield text(f"{who}{where}, in attempt {failed.attempt}{reason}", "red")
+        who, reason = failed_first(failed), f": {one_line(failed.reason, 300)}" if failed.reason else "."
+        yield text(f"{who[0].upper()}{who[1:]}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
             yield part("folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:]))
     # What the page is or shows needs no advice.
@@ -213,8 +212,8 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
     if row.shown_loss is not None:
         about = f"step {count(row.step)}; last loss {number(row.loss)}"
         yield part("tile", label="loss (smoothed)", value=number(row.shown_loss), about=[about])
-    if row.usage is not None and row.usage["used"] > 0:
-        used, _, about = usage_line(row.usage).partition(": ")
+    used, _, about = usage_line(row.usage).partition(": ")
+    if used:
         yield part("tile", label="used", value=used, about=[about])
 
 
@@ -368,7 +367,7 @@ def _facts(run: RunFolder, found: Why) -> Markup:
         "submitted from": run.identity().get("host"),
         "group": " ".join([row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]).strip(),
         "newest checkpoint": row.checkpoint_step and f"step {count(row.checkpoint_step)}",
-        "used": row.usage and usage_line(row.usage),
+        "used": usage_line(row.usage),
         "code": row.code if row.code == "live" else (row.code or "")[:12],
         **software(run, attempts),
         "machines": ", ".join(dict.fromkeys(last.hosts) if last is not None else ()) or row.host,

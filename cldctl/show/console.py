@@ -16,10 +16,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
-from rich.table import Column
 from rich.text import Text
 
 from cld_core.sanitize import one_line, printable
@@ -134,19 +132,27 @@ def shows_phases() -> bool:
     return not err.is_terminal and not err.quiet
 
 
-class Bars(Progress):
-    """A context in which bars are on stderr, if somebody sees them there: each has a description, and ``known``."""
+class _Head(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        head: Text = task.fields["head"]
+        return head
 
-    def __init__(self, *, is_transient: bool) -> None:
+
+class Bars(Progress):
+    """A context in which bars are on stderr, if somebody sees them there: with the fields ``head``, a text that may be
+    folded, and ``known``.
+    """
+
+    def __init__(self, *, is_transient: bool, **options: Any) -> None:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=Column(no_wrap=not is_transient)),
+            _Head(),
             BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
             TextColumn("{task.fields[known]}", markup=False),
         )
         # What somebody follows says its own times.
         times = [TimeElapsedColumn()] if is_transient else []
-        super().__init__(*columns, *times, console=err, transient=is_transient, disable=not shows_bars())
+        super().__init__(*columns, *times, console=err, transient=is_transient, disable=not shows_bars(), **options)
 
 
 class Working(Bars):
@@ -160,14 +166,14 @@ class Working(Bars):
     def __init__(self, what: str, *, announced: bool = False) -> None:
         super().__init__(is_transient=True)
         self._what = "" if announced else one_line(what)
-        self._task = self.add_task(escape(self._what), total=None, known="")
+        self._task = self.add_task("", total=None, head=Text(self._what), known="")
         self.phase(what)
 
     def phase(self, what: str) -> None:
         """Begin to do something else, of which nobody knows yet how far it is."""
         before, self._what = self._what, one_line(what)
         if before != self._what:
-            self.reset(self._task, total=None, description=escape(self._what), known="")
+            self.reset(self._task, total=None, head=Text(self._what), known="")
             if shows_phases():
                 err.print(self._what, style="dim")
 

@@ -1,12 +1,13 @@
 """`--follow`: the progress of runs, or of sharded work, until they end, then what became of them."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import typer
-from rich.markup import escape
 from rich.progress import TaskID
+from rich.text import Text
 
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
@@ -65,33 +66,14 @@ class Shown:
     def counted(self) -> str:
         return f"{self.done:,}/{self.total:,} {self.unit}"
 
-    @property
-    def line(self) -> str:
-        """For a file."""
-        what = " ".join(filter(None, (self.name, self.state, self.phase)))
-        eta = "" if self.left_s is None else f"ETA {duration(self.left_s)}"
-        return "; ".join(filter(None, [f"{what}: {self.counted}", *self.facts, eta, self.remark]))
-
-    def paced(self, began: float, first: int) -> "Shown":
-        """The same with its times: what is left takes as long, per step or row, as what was done since ``began``.
-
-        Args:
-            began: when it was seen first, by the monotonic clock, and ``first``, what was done by then.
-        """
-        elapsed, done = time.monotonic() - began, self.done - first
-        if done <= 0 or elapsed <= 0:
-            return replace(self, elapsed_s=elapsed)
-        facts, left_s = [*self.facts, f"{number(done / elapsed, 3)}/s"], (self.total - self.done) * elapsed / done
-        return replace(self, facts=facts, elapsed_s=elapsed, left_s=left_s)
-
 
 class View(Bars):
     """A context in which the progress of several things is shown on stderr."""
 
     def __init__(self) -> None:
-        super().__init__(is_transient=False)
+        # A rate is that of the whole time.
+        super().__init__(is_transient=False, speed_estimate_period=math.inf)
         self._bars: dict[str, TaskID] = {}
-        self._first: dict[str, tuple[float, int]] = {}
         # The newest line about each thing, when it was written, and the phases of its state that have one.
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
 
@@ -101,26 +83,28 @@ class View(Bars):
         Args:
             is_paced: it does not report its rate and times, which follow from what was shown first.
         """
-        if is_paced:
-            shown = shown.paced(*self._first.setdefault(shown.name, (time.monotonic(), shown.done)))
-        if shows_bars():
-            self._draw(shown)
-        elif shows_phases():
-            self._print(shown)
-
-    def _draw(self, shown: Shown) -> None:
         if shown.name not in self._bars:
-            self._bars[shown.name] = self.add_task("", known="")
-        name, style = escape(shortened(shown.name, _NAME)), STATES.get(shown.state) or "none"
-        head = f"[bold]{name}[/]  [{style}]{escape(shown.phase or shown.state)}[/]"
+            self._bars[shown.name] = self.add_task("", head=Text(), known="")
+        bar = self._bars[shown.name]
+        self.update(bar, completed=shown.done, total=shown.total or 1)
+        if is_paced:
+            task = next(task for task in self.tasks if task.id == bar)
+            shown = replace(shown, elapsed_s=self.get_time() - (task.start_time or 0.0))
+            if task.speed:
+                facts = [*shown.facts, f"{number(task.speed, 3)}/s"]
+                shown = replace(shown, facts=facts, left_s=task.time_remaining)
+        if shows_phases():
+            self._print(shown)
+        head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
+        head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
         elapsed = [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
         known = [shown.counted, *([shown.remark] if shown.remark else shown.facts), *elapsed]
         known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
         known += [] if shown.left_s is None else [f"{duration(shown.left_s)} left"]
-        bar, total = self._bars[shown.name], shown.total or 1
-        self.update(bar, completed=shown.done, total=total, description=head, known="  ".join(known), refresh=True)
+        self.update(bar, head=head, known="  ".join(known), refresh=True)
 
     def _print(self, shown: Shown) -> None:
+        """A line for a file, if it is time for one."""
         now = time.monotonic()
         last, when, phases = self._lines.get(shown.name, (shown, now, set()))
         if (shown.state, bool(shown.remark)) != (last.state, bool(last.remark)):
@@ -130,7 +114,9 @@ class View(Bars):
         is_due = (done > 0 or is_alive) and (now - when >= EVERY_S or done >= EVERY_PART * shown.total)
         if is_due or shown.phase not in phases:
             self._lines[shown.name] = (shown, now, phases | {shown.phase})
-            err.print(shown.line)
+            what = " ".join(filter(None, (shown.name, shown.state, shown.phase)))
+            eta = "" if shown.left_s is None else f"ETA {duration(shown.left_s)}"
+            err.print("; ".join(filter(None, [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark])))
 
 
 def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:

@@ -177,19 +177,6 @@ def _share(rows: Sequence[RunStatus]) -> float:
     return sum(min(row.step, row.steps or 0) for row in rows) / steps if steps else 0.0
 
 
-def details_with_groups(rows: Sequence[RunStatus], groups: Sequence[str], height: int | None = None) -> RenderableType:
-    """These groups as tables, and everything about each of the other runs.
-
-    Args:
-        height: lines that there are: several things are shown as an overview does.
-    """
-    others = [row for row in rows if row.group not in groups]
-    if height is not None and len(groups) + len(others) > 1:
-        return overview_with_groups(rows, height)
-    tables = [group_details(name, [row for row in rows if row.group == name], height) for name in groups]
-    return Lines(*tables, *map(details, others))
-
-
 def group_details(name: str, members: Sequence[RunStatus], height: int | None = None) -> RenderableType:
     """The runs of a group by what each has of its own: state, step, loss and newest results.
 
@@ -228,28 +215,28 @@ def details(row: RunStatus) -> RenderableType:
 
 
 def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
-    yield "run", Text(row.name, style="bold")
     when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
     # The reason of a run that waits says that it waits.
     phase = None if row.phase == WAITING and row.reason else row.phase
-    yield "state", Text.assemble(state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
-    yield "step", f"{count(row.step)} of {count(row.steps)}{share}"
-    if out.is_terminal:
-        yield "", progress_bar(row)
     smoothed = "-" if row.loss is None else f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
-    yield "loss", smoothed
-    if row.steps_per_s is not None:
-        yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
-    yield "checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
-    yield "updated", age(row.updated)
-    if row.tags:
-        yield "tags", " ".join(row.tags)
-    if row.note is not None:
-        yield "note", row.note
-    if row.job_id is not None:
-        yield "job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "")
-    yield "folder", row.path
+    rate = None if row.steps_per_s is None else f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+    where = f" on {row.host}" if row.host else ""
+    known: dict[str, Cell | None] = {
+        "run": Text(row.name, style="bold"),
+        "state": Text.assemble(state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text)),
+        "step": f"{count(row.step)} of {count(row.steps)}{share}",
+        "": progress_bar(row) if out.is_terminal else None,
+        "loss": smoothed,
+        "rate": rate,
+        "checkpoint": "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
+        "updated": age(row.updated),
+        "tags": " ".join(row.tags) or None,
+        "note": row.note,
+        "job": None if row.job_id is None else f"{row.cluster} {row.job_id}{where}",
+        "folder": row.path,
+    }
+    yield from ((name, cell) for name, cell in known.items() if cell is not None)
     yield from _remarks(row, row.usage, row.changes, row.problems)
 
 
@@ -257,8 +244,8 @@ def _remarks(
     row: RunStatus, usage: Mapping[str, Any] | None, changes: Sequence[str], problems: Sequence[str]
 ) -> Iterator[tuple[str, Text]]:
     """What a run has used, and what is to be known about it before it goes on."""
-    if usage is not None and usage["used"] > 0:
-        yield "usage", Text(usage_line(usage))
+    if used := usage_line(usage):
+        yield "usage", Text(used)
     if row.code == "live":
         yield "code", Text("the live checkout (--live-code)")
     yield from (("changed", Text(change, "yellow")) for change in changes)
@@ -340,8 +327,10 @@ class Query:
         Args:
             height: lines that there are: what does not fit is counted. None to show all.
         """
-        if self.chosen:
-            return details_with_groups(rows, self.groups, height)
+        others = [row for row in rows if row.group not in self.groups]
+        if self.chosen and (height is None or len(self.groups) + len(others) == 1):
+            groups = {name: [row for row in rows if row.group == name] for name in self.groups}
+            return Lines(*(group_details(*it, height) for it in groups.items()), *map(details, others))
         is_sorted = self.sort != "created"
         # Who asks for certain runs, or for their order, wants to see these runs.
         is_grouped = out.is_terminal and not self.everything and self.which.is_empty and not is_sorted
@@ -420,15 +409,18 @@ def _fact(name: str, text: str, style: str = "") -> Text:
     return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
 
 
-def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
+def failed_first(failed: FirstFailure) -> str:
+    """Which rank failed first, in which attempt and where."""
     where = f" on {failed.host}" if failed.host else ""
+    if failed.rank is None:
+        return f"attempt {failed.attempt}; the first rank to fail is unknown"
+    return f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
+
+
+def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     when = f", {age(failed.time)}" if failed.time else ""
     reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
-    if failed.rank is None:
-        text = f"attempt {failed.attempt}; the first rank to fail is unknown"
-    else:
-        text = f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
-    yield _fact("failed", f"{text}{when}{reason}", "red")
+    yield _fact("failed", f"{failed_first(failed)}{when}{reason}", "red")
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
     for line in failed.lines[-_MOST_LINES:]:

@@ -100,7 +100,7 @@ def test_a_run_that_failed_shows_its_last_words_unless_they_are_from_elsewhere(t
     run = everything(tmp_path / "mine", end="crashed", points=2)
     (run.logs / "7_1_log.err").write_text(f"{START}Traceback\nOSError: <b>disk</b>\n")
     text = words(page_of(run))
-    assert "Rank 1 failed first on node3, in attempt 3: OSError:" in text
+    assert "Rank 1 on node3 failed first in attempt 3: OSError:" in text
     assert "Traceback OSError: <b>disk</b>" in text
     assert "cldctl resume mine" in text
     run.logs.rename(tmp_path / "private")
