@@ -5,8 +5,7 @@ from typing import Annotated
 import typer
 
 from cld_core.errors import UsageError
-from cldctl.show.console import Working, err
-from cldctl.show.format import age
+from cldctl.show.console import Working, age, err
 
 from . import options
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cld_core.errors import NotFoundError, UsageError
-from cldctl.show.console import err
-from cldctl.show.format import listed
+from cldctl.show.console import err, listed
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder

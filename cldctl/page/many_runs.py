@@ -21,8 +21,8 @@ from cld_core.version import __version__
 from cldctl.evals import compare
 from cldctl.hints import command
 from cldctl.runs.status import RunStatus, said
+from cldctl.show.console import count, number
 from cldctl.show.evaluations import average_columns
-from cldctl.show.format import count, number
 from cldctl.show.runs import states
 from cldctl.show.tables import usage_line
 

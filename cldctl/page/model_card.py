@@ -25,7 +25,7 @@ from cld_core.run import RunFolder
 from cld_core.sanitize import fenced, has_control, one_line
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
-from cldctl.show.format import keys_differ, number
+from cldctl.show.console import keys_differ, number
 from cldctl.show.tables import usage_line
 
 from .document import PNG, TEMPLATES

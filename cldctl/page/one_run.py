@@ -27,8 +27,8 @@ from cldctl.hints import command
 from cldctl.lookup import recipe_files
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
+from cldctl.show.console import age, count, duration, keys_differ, number
 from cldctl.show.evaluations import cell_text, result_text, tuning_columns
-from cldctl.show.format import age, count, duration, keys_differ, number
 from cldctl.show.runs import failed_first
 from cldctl.show.tables import attempt_columns, ends_of, usage_line
 

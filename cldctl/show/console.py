@@ -1,7 +1,9 @@
-"""Two consoles: data goes to stdout, everything else to stderr, with bars. Colours and bars only on a terminal.
+"""Two consoles: data goes to stdout, everything else to stderr, with bars; and numbers as people read them.
 
-Names, reasons and details come from files and commands of others. The consoles show them as they are: markup is off
-unless a call asks for it, and nothing in a text steers the terminal.
+Colours and bars are on a terminal only.
+
+Names, reasons and details come from files and commands of others. The consoles show them as they are: there is
+no markup, and nothing in a text steers the terminal.
 """
 
 import contextlib
@@ -12,7 +14,8 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -21,8 +24,6 @@ from rich.segment import Segment
 from rich.text import Text
 
 from cld_core.sanitize import one_line, printable
-
-from .format import duration
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
@@ -52,8 +53,7 @@ class PlainConsole(Console):
             how["soft_wrap"] = True
             is_sentence = not str(objects[0]).startswith(" ") and not any("\n" in str(it).strip() for it in objects)
             if self.is_terminal and is_sentence and not how.get("no_wrap"):
-                markup = how.get("markup")
-                texts = (self.render_str(it, markup=markup) if isinstance(it, str) else it for it in objects)
+                texts = (Text(printable(it)) if isinstance(it, str) else it for it in objects)
                 objects = (_between_words(Text(" ").join(texts), self.width),)
         super().print(*objects, **how)
 
@@ -82,7 +82,7 @@ class Messages(PlainConsole):
         """Print what went wrong with a run, an evaluation or another thing that was asked for; quiet or not."""
         before, self.quiet = self.quiet, False
         try:
-            self.print(*objects, **{"markup": False, **how})
+            self.print(*objects, **how)
         finally:
             self.quiet = before
 
@@ -108,6 +108,63 @@ def _options(stream: TextIO | None) -> dict[str, Any]:
 
 out = PlainConsole(**_options(sys.stdout))
 err = Messages(stderr=True, **_options(sys.stderr))
+
+
+def duration(seconds: float | None) -> str:
+    """For example 42s, 3m10s, 5h02m, 2d04h; a dash for None."""
+    if seconds is None:
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 24 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def age(since: float | None) -> str:
+    """How long ago a time was, seconds since 1970."""
+    return "-" if since is None else f"{duration(time.time() - since)} ago"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with ``digits`` significant digits; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separated; a dash for None."""
+    return "-" if value is None else f"{value:,}"
+
+
+def short(value: int | None) -> str:
+    """A whole number with four digits, for example 950, 12k, 12.5k, 1.25M; a dash for None."""
+    if value is None:
+        return "-"
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:.4g}{unit}"
+    return str(value)
+
+
+def keys_differ(number: int) -> str:
+    """How many keys of two recipes differ, as the beginning of a sentence."""
+    return "No key differs" if number == 0 else "1 key differs" if number == 1 else f"{number} keys differ"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def shortened(name: str, width: int) -> str:
+    """A name in ``width`` characters, or fewer: more of its end stays than of its start: it tells it from others."""
+    if len(name) <= width:
+        return name
+    last = max(width - 1, 0) * 3 // 5
+    return f"{name[: max(width - 1 - last, 0)]}…{name[len(name) - last :]}"
 
 
 def strong(*parts: str) -> Text:

@@ -29,8 +29,7 @@ from cldctl.runs import survey
 from cldctl.runs.survey import Answers
 from cldctl.runs.work_status import evaluation_status, tuning_status
 
-from .console import err, out, say_next
-from .format import count, number
+from .console import count, err, number, out, say_next
 from .tables import Cell, short_keys, state_text, table
 
 # What follows the best result of a column.

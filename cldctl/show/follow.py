@@ -25,9 +25,8 @@ from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason
 from cldctl.runs.survey import Answers, Ends
 from cldctl.runs.work_status import work_state
 
-from .console import Bars, err, out, say_next, shows_bars, shows_phases
+from .console import Bars, duration, err, number, out, say_next, shortened, shows_bars, shows_phases
 from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
-from .format import duration, number, shortened
 from .runs import group_details, states
 from .tables import state_text
 

@@ -11,8 +11,7 @@ from cld_core.config.schema import leaves
 from cld_core.errors import CldError
 from cldctl.lookup import recipe_files
 
-from .console import out, strong
-from .format import listed
+from .console import listed, out, strong
 from .tables import table
 
 

@@ -27,9 +27,8 @@ from cldctl.runs.status import WAITING, RunStatus, named_status
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 
-from .console import err, out
+from .console import age, count, duration, err, number, out, short
 from .evaluations import by_step, counts_of, evaluations, present_in, remarks, result_of, sweep_table, tunings
-from .format import age, count, duration, number, short
 from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table, usage_line
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.

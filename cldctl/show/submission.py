@@ -32,10 +32,9 @@ from cldctl.runs.submit import Begun, following, submit
 from cldctl.runs.training import without_jobs
 from cldctl.runs.tune import Tunings
 
-from .console import Working, err, out, say_next, shows_bars, strong
+from .console import Working, duration, err, keys_differ, number, out, say_next, shows_bars, strong
 from .evaluations import show_samplers, show_tunings
 from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run, follow_works_of
-from .format import duration, keys_differ, number
 from .tables import hours
 
 # A start within so many seconds is one at once.

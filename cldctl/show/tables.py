@@ -17,8 +17,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.runs.usage import Usage
 from cldctl.runs.why import Why
 
-from .console import out
-from .format import age, count, duration, number, shortened
+from .console import age, count, duration, number, out, shortened
 
 Cell = str | Text | ProgressBar
 

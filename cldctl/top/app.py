@@ -25,7 +25,7 @@ from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, OVER, RESUMABLE, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.why import Why
-from cldctl.show.format import duration, number, short
+from cldctl.show.console import duration, number, short
 from cldctl.show.runs import Look, Query, group_details, nothing, states
 from cldctl.show.tables import state_text
 

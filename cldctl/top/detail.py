@@ -27,7 +27,7 @@ from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
-from cldctl.show.format import duration, number
+from cldctl.show.console import duration, number
 from cldctl.show.runs import details
 from cldctl.show.tables import ends_of, progress_bar
 
