@@ -197,19 +197,19 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
 
 def details(row: RunStatus) -> RenderableType:
     """Everything about a run: facts, attempts, evaluations, sweeps, tunings."""
+    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
+    alone = [entry for entry in row.evals if entry["id"] not in swept]
     parts: list[RenderableType] = [facts(_facts(row))]
     if row.attempts:
         parts += [Text(), attempts(row.attempts, reason=row.reason, title="attempts")]
-    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
-    alone = [entry for entry in row.evals if entry["id"] not in swept]
     if alone:
         parts += [Text(), evaluations(alone), *remarks(alone)]
     for drawn in by_step(alone):
         parts += [Text(), drawn]
     parts += _sweeps(row)
     if row.tunings:
-        parts += [Text(), tunings(row.tunings)]
-        parts += [Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]]
+        reasons = (Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"])
+        parts += [Text(), tunings(row.tunings), *reasons]
     return Lines(*parts, Text())
 
 

@@ -59,14 +59,15 @@ def table(
     for heading in optional:
         if needed() > out.width:
             widths.pop(heading, None)
-    if needed() > out.width:
-        return _under(title, *_lists(columns))
     shown = {heading: columns[heading] for heading in widths}
+    above = [] if title is None else [Text(title, style="bold")]
+    if needed() > out.width:
+        return Group(*above, *_lists(columns))
     if names is not None:
         widths[names] = min(widths[names], out.width - needed() + min(widths[names], _NAME))
         shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
     if len(next(iter(shown.values()), ())) > MANY:
-        return _under(title, _plain(shown, widths, left))
+        return Group(*above, _plain(shown, widths, left))
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in shown:
         is_number = heading not in left
@@ -77,12 +78,7 @@ def table(
     for row in zip(*shown.values(), strict=True):
         # A string is searched for markup, which is slow.
         drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
-    return _under(title, drawn)
-
-
-def _under(title: str | None, *drawn: RenderableType) -> RenderableType:
-    """What is drawn below a title, which is not folded to its width."""
-    return Group(*([] if title is None else [Text(title, style="bold")]), *drawn)
+    return Group(*above, drawn)
 
 
 def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
@@ -220,17 +216,14 @@ def usage_table(
         *((f"group {name}", name, usage) for name, usages in groups.items() for usage in usages),
         *(("total", "-", usage) for usage in totals),
     ]
-    usages = [usage for *_, usage in lines]
-    has_groups = any(group != "-" for _, group, _ in lines)
+    names, of, usages = zip(*lines, strict=True)
+    spent = {"useful": "useful", "start-up": "startup", "preempted": "lost_to_preemption", "crashed": "lost_to_crashes"}
+    spent |= {"set aside": "set_aside"} if any(usage.set_aside for usage in usages) else {}
     columns: dict[str, Sequence[Cell]] = {
-        "run": [name for name, _, _ in lines],
-        **({"group": [group for _, group, _ in lines]} if has_groups else {}),
+        "run": names,
+        **({"group": of} if any(group != "-" for group in of) else {}),
         "used": [f"{hours(usage.used)} {usage.unit}" for usage in usages],
-        "useful": [hours(usage.useful) for usage in usages],
-        "start-up": [hours(usage.startup) for usage in usages],
-        "preempted": [hours(usage.lost_to_preemption) for usage in usages],
-        "crashed": [hours(usage.lost_to_crashes) for usage in usages],
-        **({"set aside": [hours(usage.set_aside) for usage in usages]} if any(it.set_aside for it in usages) else {}),
+        **{heading: [hours(getattr(usage, name)) for usage in usages] for heading, name in spent.items()},
         "waited": [duration(usage.waited_s) for usage in usages],
         "goodput": [share(usage.useful, usage.used) for usage in usages],
         "attempts": [str(usage.attempts) for usage in usages],

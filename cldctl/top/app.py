@@ -125,8 +125,6 @@ class RunTable(DataTable[RenderableType]):
         Binding("k", "cursor_up", "Up", show=False),
         Binding("home,g", "scroll_top", "First", show=False),
         Binding("end,G", "scroll_bottom", "Last", show=False),
-        Binding("left", "scroll_left", "Scroll left", show=False),
-        Binding("right", "scroll_right", "Scroll right", show=False),
     ]
 
     def __init__(self, losses: Callable[[RunStatus], Sequence[float]]) -> None:

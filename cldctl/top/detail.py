@@ -81,32 +81,28 @@ class Files:
     """Reads the files of what is on the screen: the loss of every run, everything about the selected one."""
 
     def __init__(self) -> None:
-        # By the path of a run; of those whose curve is complete, the state and step that it was read for.
-        self._curves: dict[str, Curves] = {}
-        self._complete: dict[str, tuple[str, int]] = {}
+        # By the path of a run, with the state and step at which its curve was complete.
+        self._curves: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
 
     def losses(self, row: RunStatus) -> Sequence[float]:
         """What is known of the losses of a run."""
-        curve = self._curves.get(row.path)
-        return () if curve is None else curve.losses
+        return self._curves[row.path][0].losses if row.path in self._curves else ()
 
     def read(
         self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
     ) -> tuple[Detail | None, bool]:
         """Everything about the run that is selected, and whether there is more to read of any run."""
         detail = None if selected is None else detail_of(selected, answers)
-        rows = [*([] if selected is None else [selected]), *shown]
-        made = {row.path: Curves(RunFolder(row.path).tensorboard, LOSS) for row in rows}
-        curves, has_more = made | {path: self._curves[path] for path in made if path in self._curves}, False
-        for row in rows:
-            if row.state not in OVER or self._complete.get(row.path) != (row.state, row.step):
+        rows = {row.path: row for row in (*([] if selected is None else [selected]), *shown)}
+        found, has_more = {}, False
+        for path, row in rows.items():
+            curves, complete = self._curves.get(path) or (Curves(RunFolder(path).tensorboard, LOSS), None)
+            if row.state not in OVER or complete != (row.state, row.step):
                 with contextlib.suppress(OSError):
-                    if curves[row.path].look():
-                        has_more = True
-                    else:
-                        self._complete[row.path] = row.state, row.step
-        self._curves = curves
-        self._complete = {path: seen for path, seen in self._complete.items() if path in curves}
+                    is_more = curves.look()
+                    has_more, complete = has_more or is_more, None if is_more else (row.state, row.step)
+            found[path] = curves, complete
+        self._curves = found
         return detail, has_more
 
 
