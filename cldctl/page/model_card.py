@@ -102,18 +102,15 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
         raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
     if not is_file and os.path.lexists(wish) and not os.path.isdir(wish):
         raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
-    if is_file:
-        files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
-    else:
-        # As Hugging Face and others expect them.
-        files = CardFiles(wish / "README.md", wish / "samples.png", weights or wish / "model.safetensors")
-    if os.path.lexists(files.card):
-        if not _is_card(files.card):
-            raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
-        return files
+    # In a folder, as Hugging Face and others expect them.
+    names = (wish, wish.with_suffix(".png")) if is_file else (wish / "README.md", wish / "samples.png")
+    files = CardFiles(*names, weights or (default if is_file else wish / "model.safetensors"))
+    is_ours = _is_card(files.card)
+    if os.path.lexists(files.card) and not is_ours:
+        raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
     # The other files belong to a card of cldctl, or they are somebody's own; what -o names is meant to be replaced.
     for file in [files.picture] if is_file or weights is not None else [files.picture, files.weights]:
-        if os.path.lexists(file):
+        if not is_ours and os.path.lexists(file):
             raise UsageError(f"--card {wish}: {file} exists, and no card is beside it. Use another name, or remove it.")
     return files
 

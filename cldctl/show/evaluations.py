@@ -97,9 +97,8 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
         "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
         **{it.label: [result_of(entry, it) for entry in evals] for it in present_in(evals)},
     }
-    truths = [entry["true_entropy"] for entry in evals]
-    if any(truth is not None for truth in truths):
-        columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
+    truths = ["-" if entry["true_entropy"] is None else f"{entry['true_entropy']:.3f}" for entry in evals]
+    columns |= {"true entropy": truths} if {*truths} != {"-"} else {}
     return table(columns, left=("evaluation", "state"), optional=("shards",), title="evaluations")
 
 
@@ -114,13 +113,11 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     for entry in evals:
         if entry["results"]:
             groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    for group in groups.values():
-        if len(group) > 1:
-            entries = [group[step] for step in sorted(group)]
-            columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
-            for it in present_in(entries):
-                columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
-            yield table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
+    for entries in ([group[step] for step in sorted(group)] for group in groups.values() if len(group) > 1):
+        columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
+        for it in present_in(entries):
+            columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
+        yield table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 def sweep_table(

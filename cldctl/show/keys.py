@@ -1,7 +1,6 @@
 """What `cldctl explain` says about keys of recipes, their sections and variants."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from cld_core.config import describe, load
 from cld_core.config.describe import Meanings
@@ -53,12 +52,12 @@ def _section(name: str) -> None:
 
 def _table(keys: Mapping[str, Meanings]) -> None:
     """A line for each key: its default, or those of the variants, and what it is."""
-    columns: dict[str, list[Any]] = {"key": [], "default": [], "meaning": []}
+    rows = []
     for key, meanings in keys.items():
         whose = _variants_with(key, meanings).partition("=")[2]
-        columns["key"].append(key)
-        columns["default"].append(" or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings)))
-        columns["meaning"].append(f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}")
+        default = " or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings))
+        rows.append((key, default, f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}"))
+    columns = dict(zip(("key", "default", "meaning"), zip(*rows, strict=True), strict=True))
     out.print(table(columns, left=columns, wraps="meaning"))
 
 

@@ -49,7 +49,7 @@ def test_what_cannot_be_read_is_neither_resumed_nor_sampled():
     assert "train.steps=" in refused(actions.resume, replace(longer, step=50))
 
 
-def test_an_action_asks_first_and_says_what_it_did(tmp_path, scripted, ran):
+def test_an_action_asks_first_and_says_what_it_did(tmp_path, scripted, ran, monkeypatch):
     run = stopped(tmp_path / "mine")
 
     async def look(screen: Screen) -> None:
@@ -65,22 +65,12 @@ def test_an_action_asks_first_and_says_what_it_did(tmp_path, scripted, ran):
         assert "logs mine -f" not in screen.text, "no hints"
         await screen.press("escape")
         await screen.until(lambda: "resume it is" not in screen.text)
-
-    on_screen(tmp_path, look, everything=True)
-    assert ran == [["resume", str(run.path)]]
-
-
-def test_a_run_that_would_train_in_the_command_is_not_resumed(tmp_path, scripted, ran, monkeypatch):
-    monkeypatch.setattr(scripted, "blocks", True)
-    stopped(tmp_path / "mine")
-
-    async def look(screen: Screen) -> None:
-        await screen.select("mine")
+        monkeypatch.setattr(scripted, "blocks", True)
         await screen.press("r", "y")
         await screen.sees("mine trains inside the command that starts it.", "cldctl resume mine")
 
     on_screen(tmp_path, look, everything=True)
-    assert ran == []
+    assert ran == [["resume", str(run.path)]]
 
 
 def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, scripted, ran):
