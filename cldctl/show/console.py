@@ -39,7 +39,10 @@ _WIDE, _BAR = 100, 20
 
 
 class PlainConsole(Console):
-    """Shows texts without escape sequences and control characters, wherever in a table or bar they are."""
+    """Shows texts without escape sequences and control characters, wherever in a table or bar they are.
+
+    If it is ``quiet``, all but `failure` and `error` is left out.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
@@ -62,22 +65,6 @@ class PlainConsole(Console):
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
-
-def _between_words(text: Text, width: int) -> Text:
-    """A text in lines of at most so many characters, or of one longer word, or of a command in backquotes."""
-    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), text.plain)
-    lines = textwrap.wrap(
-        whole, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False, expand_tabs=False
-    )
-    broken = text.divide(itertools.accumulate(map(len, lines[:-1])))
-    return Text("\n").join(
-        line[len(line.plain) - len(line.plain.lstrip()) : len(line.plain.rstrip())] for line in broken
-    )
-
-
-class Messages(PlainConsole):
-    """What is said beside the data. ``quiet`` leaves out all but `failure` and `error`."""
-
     def failure(self, *objects: Any, **how: Any) -> None:
         """Print what went wrong with a run, an evaluation or another thing that was asked for; quiet or not."""
         before, self.quiet = self.quiet, False
@@ -89,6 +76,18 @@ class Messages(PlainConsole):
     def error(self, text: str) -> None:
         """Say why a command fails, on one line."""
         self.failure(Text("error:", "bold red"), " ".join(text.splitlines()))
+
+
+def _between_words(text: Text, width: int) -> Text:
+    """A text in lines of at most so many characters, or of one longer word, or of a command in backquotes."""
+    whole = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\N{NO-BREAK SPACE}"), text.plain)
+    lines = textwrap.wrap(
+        whole, width, break_long_words=False, break_on_hyphens=False, drop_whitespace=False, expand_tabs=False
+    )
+    broken = text.divide(itertools.accumulate(map(len, lines[:-1])))
+    return Text("\n").join(
+        line[len(line.plain) - len(line.plain.lstrip()) : len(line.plain.rstrip())] for line in broken
+    )
 
 
 def _options(stream: TextIO | None) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def _options(stream: TextIO | None) -> dict[str, Any]:
 
 
 out = PlainConsole(**_options(sys.stdout))
-err = Messages(stderr=True, **_options(sys.stderr))
+err = PlainConsole(stderr=True, **_options(sys.stderr))
 
 
 def duration(seconds: float | None) -> str:

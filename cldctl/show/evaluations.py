@@ -217,9 +217,7 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
         is_marked: mark what differs from the first line, a run, by more than the errors.
     """
     quantities = quantities_of([column for line in lines for column in line.columns])
-    columns = average_columns(lines)
-    if is_marked:
-        columns |= {it.label: [_result(lines[0], line, it) for line in lines] for it in quantities}
+    columns = average_columns(lines, lines[0] if is_marked else None)
     ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
     columns["of"] = [Text(_of(results), "dim") for results in ones]
     columns["how"] = [Text(_how(results), "dim") for results in ones]
@@ -227,8 +225,12 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
     return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
-def average_columns(lines: Sequence[Line]) -> dict[str, Sequence[Cell]]:
-    """Names, cells, steps and results of lines, with their errors."""
+def average_columns(lines: Sequence[Line], first: Line | None = None) -> dict[str, Sequence[Cell]]:
+    """Names, cells, steps and results of lines, with their errors.
+
+    Args:
+        first: a run from which the others differ by more than the errors where that is marked.
+    """
     heads = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
     has_groups = any(len(line.columns) > 1 for line in lines)
     quantities = quantities_of([column for line in lines for column in line.columns])
@@ -237,7 +239,7 @@ def average_columns(lines: Sequence[Line]) -> dict[str, Sequence[Cell]]:
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
         "step": [_step(line) for line in lines],
         **({"runs": [str(len(line.columns)) for line in lines]} if has_groups else {}),
-        **{it.label: [average_text(line, it) for line in lines] for it in quantities},
+        **{it.label: [_result(first, line, it) for line in lines] for it in quantities},
     }
 
 
@@ -246,20 +248,16 @@ def _step(line: Line) -> str:
     return count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
 
 
-def _result(first: Line, line: Line, quantity: Quantity) -> Text:
-    text = average_text(line, quantity)
-    one, other = (it.columns[0].results.get(quantity.key) for it in (first, line))
-    mark = "" if first is line or one is None or other is None else verdict(one, other)
-    return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else Text(text)
-
-
-def average_text(line: Line, quantity: Quantity) -> str:
+def _result(first: Line | None, line: Line, quantity: Quantity) -> Cell:
     """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is none."""
     average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
         return "-"
     text = result_text(quantity, average.mean, average.spread if average.n > 1 else average.stderr)
-    return text if average.n == runs else f"{text} ({average.n} run{'' if average.n == 1 else 's'})"
+    text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
+    one, other = (it.columns[0].results.get(quantity.key) for it in (first or line, line))
+    mark = "" if first is None or first is line or one is None or other is None else verdict(one, other)
+    return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
 
 
 def _of(results: Sequence[Result]) -> str:

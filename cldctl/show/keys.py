@@ -57,7 +57,7 @@ def _table(keys: Mapping[str, Meanings]) -> None:
         whose = _variants_with(key, meanings).partition("=")[2]
         default = " or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings))
         rows.append((key, default, f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}"))
-    columns = dict(zip(("key", "default", "meaning"), zip(*rows, strict=True), strict=True))
+    columns = {heading: [row[place] for row in rows] for place, heading in enumerate(("key", "default", "meaning"))}
     out.print(table(columns, left=columns, wraps="meaning"))
 
 

@@ -100,7 +100,7 @@ def _width(cell: Cell) -> int:
     return _BAR if isinstance(cell, ProgressBar) else len(str(cell))
 
 
-def facts(lines: Iterable[tuple[str, Cell]]) -> Table:
+def facts(lines: Iterable[tuple[str, RenderableType]]) -> Table:
     """Names and values, a line each."""
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(style="dim", no_wrap=True)

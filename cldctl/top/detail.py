@@ -12,7 +12,6 @@ from rich.color import Color
 from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 from textual.renderables.sparkline import Sparkline
 
@@ -29,7 +28,7 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 from cldctl.show.console import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import ends_of, progress_bar
+from cldctl.show.tables import ends_of, facts, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS = {
@@ -108,12 +107,7 @@ class Files:
 
 def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
     """A run as it is shown."""
-    grid = Table.grid(padding=(0, 2), expand=True)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(ratio=1)
-    for label, renderable in _pictures(detail, losses):
-        grid.add_row(label, renderable)
-    return Printable(Group(grid, Text(), details(detail.why.row)))
+    return Printable(Group(facts(_pictures(detail, losses)), Text(), details(detail.why.row)))
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:

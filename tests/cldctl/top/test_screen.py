@@ -148,7 +148,9 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
     on_screen(fleet.root, look)
 
 
-def test_it_opens_at_the_rank_that_failed_first(fleet):
+def test_a_log_opens_at_the_rank_that_failed_first_and_follows_one_that_trains(fleet, monkeypatch):
+    log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
+
     async def look(screen: Screen) -> None:
         await screen.select(FAILED)
         await screen.press("enter")
@@ -164,16 +166,8 @@ def test_it_opens_at_the_rank_that_failed_first(fleet):
         await screen.press("e")
         await screen.sees("no evaluation was started")
         await screen.press("escape")
-        await screen.sees("steps/s")
-
-    on_screen(fleet.root, look)
-
-
-def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
-    log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
-
-    async def look(screen: Screen) -> None:
         await screen.select(RUNNING)
+        # Following asks no scheduler.
         monkeypatch.setattr(Query, "look", lambda query: screen.app._main._look)
         before = fleet.slurm.calls.total()
         await screen.press("l")
