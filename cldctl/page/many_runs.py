@@ -96,7 +96,7 @@ def page(
         Section("Loss", _losses(runs, curves)),
         Section("What differs", _differences(runs) if which is None else ()),
         Section("Samples", (it for found in pictures for it in found)),
-        Section("Curves", _overlaid(curves) if which is None else ()),
+        Section("Curves", one_run.other_charts(curves) if which is None else ()),
     ]
     return render(title, f"cldctl {__version__}", pills, sections)
 
@@ -160,13 +160,6 @@ def _settings(run: RunFolder) -> tuple[str, frozenset[str]]:
     keys = leaves({section: recipe[section] for section in _SECTIONS})
     settings = {f"{key.partition('.')[2]}={to_yaml_line(value)}" for key, value in keys.items() if key not in _SAME}
     return ", ".join(recipe[section]["name"] for section in _SECTIONS), frozenset(settings)
-
-
-def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
-    """The curves but losses, a chart for each that several runs have and that is not constant."""
-    for words, members in one_run.others(curves).items():
-        if sum(map(bool, members.values())) > 1 and not one_run.is_constant(members):
-            yield chart(words, members)
 
 
 def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:

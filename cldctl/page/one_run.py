@@ -295,24 +295,25 @@ def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     ranges.sort(key=lambda it: float(it.partition("_")[0]))
     by_time = {f"t {it.replace('_', ' ')}": curves[f"{_BY_TIME}{it}"] for it in ranges}
     yield chart("loss by time t, without weights", by_time, is_ordered=True)
-    found = others({"": curves})
-    yield from (chart(words, members) for words, members in found.items() if not is_constant(members))
-    level = [f"{words} {number(members[''][-1][1])}" for words, members in found.items() if is_constant(members)]
-    yield text(f"Constant: {', '.join(level)}." if level else "")
+    yield from other_charts({"": curves})
 
 
-def others(curves: Mapping[str, Mapping[str, Points]]) -> dict[str, dict[str, Points]]:
-    """By what they show in words, the curves of runs but losses and results: those of the training first."""
+def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
+    """The curves but losses and results, those of the training first: a chart for each, of several runs for each that
+    more than one has. Those that are constant are listed for one run, and left out for several.
+    """
     tags = {tag for own in curves.values() for tag in own if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
-    words = {tag: _WORDS.get(tag, tag.removeprefix("train/").replace("_", " ")) for tag in tags}
-    order = sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag))
-    return {words[tag]: {run: own.get(tag, ()) for run, own in curves.items()} for tag in order}
-
-
-def is_constant(members: Mapping[str, Points]) -> bool:
-    """Whether all of these curves would be level lines."""
-    values = [[value for _, value in points] for points in members.values() if points]
-    return all(max(own) - min(own) <= _CONSTANT * max(map(abs, own)) for own in values)
+    constant = []
+    for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
+        words = _WORDS.get(tag, tag.removeprefix("train/").replace("_", " "))
+        members = {run: own.get(tag, ()) for run, own in curves.items()}
+        known = [[value for _, value in points] for points in members.values() if points]
+        if all(max(values) - min(values) <= _CONSTANT * max(map(abs, values)) for values in known):
+            constant.append(f"{words} {number(known[-1][-1])}")
+        elif len(known) > 1 or len(curves) == 1:
+            yield chart(words, members)
+    if constant and len(curves) == 1:
+        yield text(f"Constant: {', '.join(constant)}.")
 
 
 def shipped(run: RunFolder) -> Recipe | None:

@@ -342,7 +342,8 @@ def watch(query: Query) -> None:
         while True:
             look = query.look()
             remarks = [Text(remark, "yellow") for remark in look.remarks]
-            live.update(Lines(*remarks, query.view(look.rows, out.height - len(remarks))), refresh=True)
+            height = out.height - sum(len(remark.wrap(out, out.width)) for remark in remarks)
+            live.update(Lines(*remarks, query.view(look.rows, height)), refresh=True)
             time.sleep(1.0)
 
 
