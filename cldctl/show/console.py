@@ -56,12 +56,16 @@ class PlainConsole(Console):
             how["soft_wrap"] = True
             is_sentence = not str(objects[0]).startswith(" ") and not any("\n" in str(it).strip() for it in objects)
             if self.is_terminal and is_sentence and not how.get("no_wrap"):
-                texts = (Text(printable(it)) if isinstance(it, str) else it for it in objects)
+                texts = (self.render_str(it) if isinstance(it, str) else it for it in objects)
                 objects = (_between_words(Text(" ").join(texts), self.width),)
         super().print(*objects, **how)
 
+    def render_str(self, text: str, **how: Any) -> Text:
+        """As the base class, from the text that is left: here, so that it is measured without what is cut out."""
+        return super().render_str(printable(text), **how)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As the base class, without what is cut out. Control segments are rich's own, such as cursor moves."""
+        """As the base class; for texts that were not strings. Control segments are rich's own, such as cursor moves."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
