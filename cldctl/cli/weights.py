@@ -97,7 +97,7 @@ def export(
 
         model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
         if files is not None:
-            model_card.make_folder(files)
+            files.card.parent.mkdir(parents=True, exist_ok=True)
         working.phase(f"writing {target.name}")
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))

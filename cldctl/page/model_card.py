@@ -19,7 +19,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from cld_core.config.loader import to_yaml_line
 from cld_core.config.train import EmaSpec
-from cld_core.errors import CldError, UsageError, did_you_mean
+from cld_core.errors import UsageError, did_you_mean
 from cld_core.files import by_age, read_bytes, replacing, write_text
 from cld_core.run import RunFolder
 from cld_core.sanitize import fenced, has_control, one_line
@@ -120,18 +120,6 @@ def _is_card(file: Path) -> bool:
         head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
         return head.startswith("---\n") and "\nlibrary_name: cldctl\n" in f"{head}\n"
     return False
-
-
-def make_folder(files: CardFiles) -> None:
-    """Make the folder of a card.
-
-    Raises:
-        CldError: it cannot be made.
-    """
-    try:
-        files.card.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CldError(f"{files.card.parent}: it cannot be made ({error.strerror}). Use another folder.") from error
 
 
 def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawing: Callable[[], None]) -> None:
