@@ -1,6 +1,5 @@
 """What people are shown of runs that begin or continue: what would be submitted, what was, and what to type next."""
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +21,7 @@ from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs import home
-from cldctl.runs.estimate import Estimate, estimate
+from cldctl.runs.estimate import estimate
 from cldctl.runs.evaluate import Outcome, Planned
 from cldctl.runs.groups import BegunGroup, missing
 from cldctl.runs.options import SubmitOptions
@@ -32,13 +31,10 @@ from cldctl.runs.submit import Begun, following, submit
 from cldctl.runs.training import without_jobs
 from cldctl.runs.tune import Tunings
 
-from .console import Working, duration, err, keys_differ, number, out, say_next, shows_bars, strong
+from .console import Working, err, keys_differ, out, say_next, shows_bars, strong
 from .evaluations import show_samplers, show_tunings
 from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run, follow_works_of
-from .tables import hours
-
-# A start within so many seconds is one at once.
-AT_ONCE_S = 5.0
+from .tables import estimate_line
 
 
 def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
@@ -219,22 +215,6 @@ def _say_estimate(options: SubmitOptions, start: float | None) -> None:
     """Say how long a run will take, and when it begins, as far as this is known."""
     found = estimate(options.path.parent, options.recipe, without=options.path.name)
     err.print(estimate_line(found, start))
-
-
-def estimate_line(estimate: Estimate | None, start: float | None) -> str:
-    """The line, which says also what nobody knows.
-
-    Args:
-        start: when the job would begin, seconds since 1970; None if nobody knows.
-    """
-    wait = None if start is None else start - time.time()
-    begins = None if wait is None else "begins at once" if wait < AT_ONCE_S else f"begins in about {duration(wait)}"
-    if estimate is None:
-        return "estimate: no comparable run yet" + (f"; {begins}" if begins else "")
-    others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
-    source = f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
-    cost = f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, {source}"
-    return f"estimate: {cost}" + (f"; {begins}" if begins else "")
 
 
 def say_outcome(planned: Planned, outcome: Outcome) -> None:

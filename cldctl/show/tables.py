@@ -1,5 +1,6 @@
 """What all views of runs share: how a table is drawn, and how states, attempts and usage are written."""
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.text import Text
 from cld_core.run.events import state_after
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import printable
+from cldctl.runs.estimate import Estimate
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 from cldctl.runs.usage import Usage
@@ -24,6 +26,8 @@ Cell = str | Text | ProgressBar
 # More rows than this are plain lines: rich takes a millisecond for each.
 MANY = 200
 _BAR, _GAP = 12, 3
+# A start within so many seconds is one at once.
+AT_ONCE_S = 5.0
 # The least width of a column of names and of one of sentences, and the largest width of sentences in a pipe.
 _NAME, _SENTENCE, _LONGEST = 20, 36, 80
 
@@ -231,3 +235,19 @@ def usage_table(
     note = "trainings only; preempted and crashed are hours lost to either; waited is the time of jobs in the queue"
     optional = ("attempts", "group", "set aside", "start-up", "useful", "waited", "preempted", "crashed")
     return Group(table(columns, left=("run", "group"), optional=optional, names="run"), Text(note, style="dim"))
+
+
+def estimate_line(estimate: Estimate | None, start: float | None) -> str:
+    """The line, which says also what nobody knows.
+
+    Args:
+        start: when the job would begin, seconds since 1970; None if nobody knows.
+    """
+    wait = None if start is None else start - time.time()
+    begins = None if wait is None else "begins at once" if wait < AT_ONCE_S else f"begins in about {duration(wait)}"
+    if estimate is None:
+        return "estimate: no comparable run yet" + (f"; {begins}" if begins else "")
+    others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
+    source = f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
+    cost = f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, {source}"
+    return f"estimate: {cost}" + (f"; {begins}" if begins else "")

@@ -11,7 +11,7 @@ from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, 
 from cld_core.run.groups import Group
 from cldctl.runs.estimate import estimate
 from cldctl.runs.usage import usage_of
-from cldctl.show.submission import estimate_line
+from cldctl.show.tables import estimate_line
 from tests.support.ledgers import job
 from tests.support.made_up import TOY, run_with
 from tests.support.tools import invoke
