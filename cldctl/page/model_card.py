@@ -22,13 +22,14 @@ from cld_core.config.train import EmaSpec
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.files import by_age, read_bytes, replacing, write_text
 from cld_core.run import RunFolder
-from cld_core.sanitize import fenced, has_control, one_line
+from cld_core.sanitize import fenced, one_line
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.console import keys_differ, number
 from cldctl.show.tables import usage_line
 
-from .document import PNG, TEMPLATES
+from .curves import is_inside
+from .document import TEMPLATES, png
 from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software
 
 if TYPE_CHECKING:
@@ -95,8 +96,6 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
     Raises:
         UsageError: nothing can be written there, or somebody's own file would be lost.
     """
-    if has_control(str(wish)):
-        raise UsageError("--card: the name has control characters. Use another one.")
     is_file = wish.suffix == ".md"
     if is_file and not os.path.isdir(wish.absolute().parent):
         raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
@@ -150,12 +149,8 @@ def _picture(run: RunFolder, model: "Model") -> bytes | None:
     # The training draws from its usual average.
     periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []
     names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
-    if run.samples.resolve().is_relative_to(run.path.resolve()):
-        for file in reversed(by_age(run.samples / name for name in names)):
-            with contextlib.suppress(OSError):
-                if (content := read_bytes(file, limit=2**24)).startswith(PNG):
-                    return content
-    return None
+    files = by_age(run.samples / name for name in names) if is_inside(run, run.samples, follow=False) else []
+    return next(filter(None, map(png, reversed(files))), None)
 
 
 def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, license_: str = "unknown") -> str:
