@@ -10,7 +10,7 @@ from pathlib import Path
 from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, Event, JobRef, NotCancelled
+from cld_core.run.events import Cancelled, Event, JobRef, Refused
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
 from cld_core.run.work import Work
@@ -62,7 +62,7 @@ class Ending:
     def leave(self, cluster: str, problem: CldError) -> None:
         """Do not wait for the jobs of a cluster that did not cancel them."""
         left = {job.job_id for job in self.jobs if job.cluster == cluster}
-        _note(self.run, left, lambda job_id: NotCancelled(job_id=job_id, reason=str(problem)))
+        _note(self.run, left, lambda job_id: Refused("cancellation", job_id=job_id, reason=str(problem)))
         self.jobs = tuple(job for job in self.jobs if job.cluster != cluster)
         self.problem = problem
 
