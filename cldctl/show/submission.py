@@ -29,12 +29,10 @@ from cldctl.runs.submit import following, missing, submit
 from cldctl.runs.training import Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
-from .console import err, out, say_next, shows_bars, strong
+from .console import Working, err, keys_differ, out, say_next, shows_bars, strong
 from .evaluations import show_samplers, show_tunings
 from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run, follow_works_of
-from .format import keys_differ
-from .progress import Working
-from .usage import estimate_line
+from .tables import estimate_line
 
 
 def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
