@@ -294,26 +294,18 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
                 return code
             kind, folder = "training", run
         if in_setup and kind == "training":
-            setup_limit.after_setup(RunFolder(folder), job, told_to_end, offset)
+            setup_limit.after_setup(RunFolder(folder, hooks.heard(folder)), job, told_to_end, offset)
         elif in_setup and not setup_limit.is_time_limit(job, offset or 0):
             return code
         elif kind == "training":
-            after_training(RunFolder(folder), job, code, told_to_end)
+            after_training(RunFolder(folder, hooks.heard(folder)), job, code, told_to_end)
         else:
             after_shards(folder, job, code, told_to_end)
     except OSError as error:
         after_blindness(folder.name, job, code, error, told_to_end)
-    _tell_hook(kind, folder)
+    # It comes last, and may be killed: the job may be in the queue again.
+    hooks.end(RunFolder(folder)) if kind == "training" else hooks.tell_of_works([folder])
     return code
-
-
-def _tell_hook(kind: str, folder: Path) -> None:
-    """Call the hook for what was decided. It comes last, and may be killed: the job may be in the queue again."""
-    if kind == "training":
-        hooks.fire(RunFolder(folder))
-        hooks.settle(RunFolder(folder))
-    else:
-        hooks.after_shards(lambda: [open_work(folder)])
 
 
 if __name__ == "__main__":

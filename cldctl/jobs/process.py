@@ -40,13 +40,10 @@ in_command = InCommand()
 
 
 @contextlib.contextmanager
-def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: None) -> Iterator[None]:
+def one_line_errors(job: InJob) -> Iterator[None]:
     """Errors that name their fix need no traceback, and the process ends with their exit code.
 
     Inside a command they propagate, and stdout, which is the command's own for data, is left alone.
-
-    Args:
-        before_leaving: what is still to be done if the process ends at once, without leaving the blocks around it.
     """
     if job.in_process:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if in_command.quiet else sys.stderr):
@@ -57,7 +54,6 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, UnfitError):
-            before_leaving()
             _leave_at_once(UNFIT)
         sys.exit(HOPELESS if isinstance(error, _HOPELESS_ERRORS) else error.exit_code)
     except OSError as error:

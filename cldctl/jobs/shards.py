@@ -11,7 +11,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code
 from cld_core.run.events import Event, Failed, GivenUp, Refused, Remarked
-from cld_core.run.work import Work, open_work, use_plugins
+from cld_core.run.work import open_work, use_plugins
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
@@ -58,8 +58,11 @@ class ShardsWork:
         with one_line_errors(job):
             for piece in self.pieces:
                 use_plugins(Path(piece.folder))
-        with hooks.told_about_shards(self._works, job), one_line_errors(job):
-            is_done = self._compute(job, stop)
+        try:
+            with one_line_errors(job):
+                is_done = self._compute(job, stop)
+        finally:
+            hooks.tell_of_works(Path(piece.folder) for piece in self.pieces)
         if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):
             problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
             if problem is not None:
@@ -77,9 +80,6 @@ class ShardsWork:
         text = f"job {job.ref.job_id} runs code {ran}, not {asked}, which was there when it was submitted"
         print(f"warning: {text}", file=sys.stderr, flush=True)
         self._note(Remarked("code", what=text))
-
-    def _works(self) -> list[Work]:
-        return [open_work(Path(piece.folder)) for piece in self.pieces]
 
     def _note(self, event: Event) -> None:
         for piece in self.pieces:

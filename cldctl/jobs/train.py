@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cld_core.errors import UsageError
@@ -34,7 +35,7 @@ class TrainWork:
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
-        run = RunFolder(self.run)
+        run = RunFolder(self.run, hooks.heard(Path(self.run)))
         if not job.in_process:
             forgive_output()
         marks.begin(job)
@@ -43,9 +44,8 @@ class TrainWork:
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
         stop_before_limit(job, stop)
-        followed = ""
-        with hooks.told_about(run, job, lambda: followed == "requeued"):
-            with one_line_errors(job, lambda: hooks.after_bad_end(run, job)), failures.noted(run, job):
+        with one_line_errors(job), hooks.settled(run, job):
+            with failures.noted(run, job):
                 recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
                 _check_size(run, recipe, job)
                 ended = self._train(run, recipe, job, stop)
@@ -90,7 +90,6 @@ class TrainWork:
                 began=marks.began(job),
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
                 node=job.node,
-                on_start=lambda: hooks.fire(run),
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
         finally:
@@ -155,7 +154,6 @@ def go_on(
     # The ledger comes first: the requeue ends this process.
     event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
     run.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    hooks.fire(run)
     problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
     if problem is None:
         run.ledger.settle(_NOTE_WITHIN_S)

@@ -18,10 +18,8 @@ from cld_core.run.history import History
 from cld_core.run.process import find
 from cldctl.clusters.records import Seen
 from cldctl.jobs import hook_runner, hooks
-from cldctl.jobs.hook_call import KEPT_BYTES, call
-from cldctl.jobs.hook_runner import sentence, variables
+from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, sentence, variables
 from cldctl.jobs.train import go_on
-from cldctl.jobs.transitions import changes
 from cldctl.runs.state import state_of
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES, ROOT
@@ -156,7 +154,7 @@ class TestFiring:
         job, seen = inside(), []
         job.requeue = lambda **more: seen.append(len(hooks._started))
         run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
-        assert go_on(run, job, "preempted") == "requeued"
+        assert go_on(RunFolder(run.path, hooks.heard(run.path)), job, "preempted") == "requeued"
         assert seen == [1]
         hooks.settle(run)
         assert states(run) == ["RUNNING", "REQUEUED"]
