@@ -1,9 +1,18 @@
-"""Which rank failed first, and where: what ranks note themselves, and what the launcher says of those that cannot."""
+"""What failed where, and what follows for the next start: which nodes are avoided, and how often a run crashed lately.
+
+Ranks note themselves how they fail; of those that cannot, the launcher says it. A node is avoided on which a run, or
+sharded work, failed twice within a day, or a health check once: Slurm keeps giving a job the node that it crashed on,
+since that one is idle. What is avoided is bounded, is in the ledger (`Submitted.exclude`, `Requeued.exclude`), and is
+forgotten after a day.
+"""
 
 import contextlib
+import re
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cld_core.errors import (
     LeaseHeldError,
@@ -15,11 +24,12 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.run import RunFolder
-from cld_core.run.events import Event, Failed
+from cld_core.run.events import CRASHES, Event, Failed
+from cld_core.run.history import History
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import InJob
+from cldctl.clusters.base import Cluster, InJob
+from cldctl.clusters.records import JobSpec
 
-from .blame import is_secondary
 from .process import UNFIT
 
 _MAX_REASON = 500  # characters
@@ -31,6 +41,19 @@ _BY_ITSELF = "Exited with exit code"
 _HANGING = "Killed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
+# What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own watcher.
+_PEER = re.compile(
+    r"another rank is gone|connection (?:closed|reset) by peer|broken pipe|rank 0 could not"
+    r"|\bgloo\b|NCCL|ProcessGroup|RankError|DistBackendError|DistNetworkError|DistStoreError",
+    re.IGNORECASE,
+)
+# Seconds for which failures count.
+DAY_S = 86400.0
+# From so many on, a run that goes on is said to crash.
+WORTH_TELLING = 3
+# Failures after which a node is avoided, and the most nodes that are avoided at once.
+FAILURES, MOST = 2, 8
+_NAMES_A_NODE = ("rank", "unfit", "crash")
 
 
 @contextlib.contextmanager
@@ -115,3 +138,131 @@ def _of_this_start(job: InJob, offset: int) -> str:
 def announce(name: str, text: str, delay_s: float) -> None:
     """Say in the log that the job begins again, and when."""
     print(f"{name}: {text}{AGAIN}{delay_s:.0f} s", file=sys.stderr, flush=True)
+
+
+def is_secondary(text: str) -> bool:
+    """Whether this is the error, with its type, of a rank that another one has taken along."""
+    return _PEER.search(text) is not None
+
+
+@dataclass(frozen=True)
+class Lately:
+    """The crashes of a day: how many, in how many seconds from the first start to the last end, steps of each."""
+
+    crashes: int
+    seconds: float
+    steps: float
+
+    def __str__(self) -> str:
+        times = "once" if self.crashes == 1 else f"{self.crashes} times"
+        return f"crashed {times} in {_duration(self.seconds)}, {self.steps:.0f} steps each"
+
+
+def lately(history: History, now: float) -> Lately:
+    """The crashes of the last day since somebody last asked for the run: to resume it is to try again."""
+    attempts = [
+        attempt
+        for attempt in history.attempts[history.attempts_before :]
+        if attempt.cause in CRASHES and (attempt.ended or attempt.started) > now - DAY_S
+    ]
+    if not attempts:
+        return Lately(0, 0.0, 0.0)
+    steps = sum(max(0, (attempt.last_step or attempt.first_step) - attempt.first_step) for attempt in attempts)
+    last = attempts[-1]
+    return Lately(len(attempts), (last.ended or last.started) - attempts[0].started, steps / len(attempts))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+@dataclass(frozen=True)
+class Avoided:
+    """The nodes that a job avoids from now on, each with the reason, and those that it need not avoid any longer."""
+
+    why: Mapping[str, str] = field(default_factory=dict)
+    readmitted: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(self.why)
+
+
+def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
+    """Nodes with enough failures lately, and in words, why; the one that failed last comes last."""
+    recent = [it for it in failures if it.kind in _NAMES_A_NODE and it.time > now - DAY_S]
+    counts: dict[str, int] = {}
+    unfit: dict[str, str] = {}
+    last: dict[str, float] = {}
+    for event in sorted(_first_of_each_start(recent), key=lambda event: event.time):
+        if not event.host:
+            continue
+        last[event.host] = event.time
+        if event.kind == "unfit":
+            unfit[event.host] = f"unfit ({event.check})"
+        else:
+            counts[event.host] = counts.get(event.host, 0) + 1
+    found = {node: unfit.get(node) or f"{counts[node]} crashes" for node in last
+             if node in unfit or counts[node] >= FAILURES}  # fmt: skip
+    return {node: found[node] for node in sorted(found, key=lambda node: last[node])}
+
+
+def _first_of_each_start(failures: Iterable[Failed]) -> list[Failed]:
+    """Of the ranks that failed in one start of a job, the first: the others may have failed because of it."""
+    first: dict[tuple[str, int], Failed] = {}
+    others: list[Failed] = []
+    for event in failures:
+        if event.kind != "rank":
+            others.append(event)
+        elif event.start not in first or event.time < first[event.start].time:
+            first[event.start] = event
+    return [*others, *first.values()]
+
+
+def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Failed] = ()) -> Avoided:
+    """What a job that requeues itself avoids from now on.
+
+    Args:
+        needed: nodes that it runs on.
+        also: failures that another ledger tells of.
+    """
+    before = history.avoided.get(job.ref.job_id, ())
+    found = bad([*history.failures, *also], time.time())
+    if not found and not before:
+        return Avoided()
+    excluded = job.excluded_nodes()
+    # Those of somebody else, who did not say until when.
+    others = None if excluded is None else set(excluded) - set(before)
+    usable = None if others is None else job.usable_nodes(others)
+    if others is None or usable is None:
+        return Avoided({node: found.get(node, "avoided before") for node in before})
+    why = _newest(_without(found, others), usable, needed)
+    return Avoided(why, tuple(node for node in before if node not in why))
+
+
+def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
+    """The job with the nodes that it avoids, of those that one of this kind failed on."""
+    found = bad(failures, time.time()) if cluster.restarts else {}
+    others = cluster.excluded_nodes(spec.size) if found else None
+    usable = cluster.usable_nodes(spec.size, others) if others is not None else None
+    if others is None or usable is None:
+        return spec
+    return replace(spec, exclude=(*spec.exclude, *_newest(_without(found, others), usable, spec.size.nodes)))
+
+
+def announced(before: Iterable[str], avoided: Avoided) -> list[str]:
+    """A line for each node that is avoided from now on."""
+    known = set(before)
+    return [f"node {node} is avoided from now on: {why}" for node, why in avoided.why.items() if node not in known]
+
+
+def _without(found: Mapping[str, str], others: Collection[str]) -> dict[str, str]:
+    return {node: why for node, why in found.items() if node not in others}
+
+
+def _newest(found: Mapping[str, str], usable: int, needed: int) -> dict[str, str]:
+    """As many as may be avoided: half of the nodes, as long as enough are left."""
+    room = max(0, min(MOST, usable // 2, usable - needed))
+    return dict(list(found.items())[len(found) - min(room, len(found)) :])

@@ -42,7 +42,7 @@ _MARGIN_S = 5.0
 _DEAF = "trap '' HUP INT TERM USR1 USR2; exec \"$@\""
 
 # After an end, one of these may follow at once; it is the same change.
-_DECISIONS = (Started, Requeued, GivenUp, Refused, Cancelled)
+DECISIONS = (Started, Requeued, GivenUp, Refused, Cancelled)
 
 _started: "list[subprocess.Popen[bytes]]" = []
 
@@ -99,7 +99,7 @@ def allowed(logs: Path) -> HooksSpec | None:
 
 def heard(run: Path) -> Callable[[Event], None]:
     """For the ledger of a run (`Ledger.heard`): call the hook for what is decided. What ends is left to `settled`."""
-    return lambda event: fire(RunFolder(run)) if isinstance(event, _DECISIONS) else None
+    return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
 
 
 def fire(run: RunFolder, *, evaluation: Path | None = None, is_over: bool = False) -> None:

@@ -17,11 +17,17 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
-from . import hooks, marks
-from .process import NOT_REQUEUED, one_line_errors, readable, requeue, stop_before_limit
+from . import hooks
+from .process import (
+    NOT_REQUEUED,
+    NOTE_WITHIN_S,
+    log_size,
+    one_line_errors,
+    readable,
+    requeue,
+    stop_before_limit,
+)
 
-# Seconds for which a line of a ledger that matters to others is tried to be written, for each piece.
-_NOTE_WITHIN_S = 10.0
 _MAX_REASON = 500  # characters
 
 
@@ -48,7 +54,7 @@ class ShardsWork:
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
-        offset = marks.log_size(job)
+        offset = log_size(job)
         if not job.in_process:
             forgive_output()
         for piece in self.pieces:
@@ -84,7 +90,7 @@ class ShardsWork:
     def _note(self, event: Event) -> None:
         for piece in self.pieces:
             try:
-                open_work(Path(piece.folder)).ledger.note(event, within_s=_NOTE_WITHIN_S)
+                open_work(Path(piece.folder)).ledger.note(event, within_s=NOTE_WITHIN_S)
             except Exception as error:  # A folder that is gone or damaged changes nothing for the others.
                 print(f"{piece.folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
 
@@ -114,7 +120,7 @@ class ShardsWork:
                 first_error = first_error or error
             except Exception as error:
                 failed = Failed("task", job_id=job.ref.job_id, reason=_in_words(error))
-                work.ledger.note(failed, within_s=_NOTE_WITHIN_S)
+                work.ledger.note(failed, within_s=NOTE_WITHIN_S)
                 raise
             if isinstance(work, Evaluation):
                 runs[work.run.path] = work.run

@@ -18,7 +18,7 @@ from cldctl.clusters import job_logs
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec, MeasuredSaves
 
-from . import nodes
+from . import failures
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
@@ -45,7 +45,7 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
         code=code.path_of(run.path),
         aftermath=_aftermath("training", run.path, logs, cluster),
     )
-    return nodes.for_submission(failures_in(run.ledger), cluster, spec)
+    return failures.for_submission(failures_in(run.ledger), cluster, spec)
 
 
 def trainings(
@@ -69,7 +69,7 @@ def trainings(
         aftermath=_aftermath("trainings", listed, logs, cluster),
     )
     # The nodes that any of them should avoid: an array has one list.
-    return nodes.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec), listed
+    return failures.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec), listed
 
 
 def list_runs(listed: Path, runs: Sequence[RunFolder]) -> None:
@@ -131,7 +131,7 @@ def sharded(
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
     ledgers = [Ledger(works[0] / "jobs.jsonl"), *([run.ledger] if run is not None else [])]
-    return nodes.for_submission(failures_in(*ledgers), cluster, spec)
+    return failures.for_submission(failures_in(*ledgers), cluster, spec)
 
 
 def failures_in(*ledgers: Ledger) -> list[Failed]:

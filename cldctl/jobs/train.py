@@ -13,8 +13,8 @@ from cld_core.run.events import Cause, Ended, GivenUp, Refused, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
-from . import failures, hooks, marks, nodes, successor
-from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
+from . import failures, hooks, process, successor
+from .process import NOT_REQUEUED, NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.config import Recipe
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 # Causes that the launcher may know better.
 _UNEXPLAINED = (None, "crashed", "killed", "terminated")
-# Seconds for which a line of the ledger that matters to others is tried to be written.
-_NOTE_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class TrainWork:
         run = RunFolder(self.run, hooks.heard(Path(self.run)))
         if not job.in_process:
             forgive_output()
-        marks.begin(job)
+        process.begin(job)
         readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
@@ -87,7 +85,7 @@ class TrainWork:
                 recipe=recipe,
                 restart=job.restart,
                 log=job.log,
-                began=marks.began(job),
+                began=process.began(job),
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
                 node=job.node,
             )
@@ -131,7 +129,6 @@ def go_on(
     *,
     delay_s: float = 0.0,
     told_to_end: Callable[[], bool] = lambda: False,
-    began: bool = True,
 ) -> Literal["requeued", "given up", "not requeued"]:
     """Requeue this job, and note in the ledger what follows.
 
@@ -139,24 +136,24 @@ def go_on(
 
     Args:
         told_to_end: see `process.requeue`.
-        began: whether this start trained.
     """
-    last = run.ledger.full_history().last
-    if began and cause == "timeout" and last is not None and last.last_step == last.first_step:
+    history = run.ledger.full_history()
+    last = history.last
+    trained = last is not None and (last.job_id, last.restart) == (job.ref.job_id, job.restart)
+    if cause == "timeout" and trained and last is not None and last.last_step == last.first_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
-        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
+        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
         return "given up"
-    history = run.ledger.full_history()
-    avoided = nodes.for_next_start(history, job, run.recipe(within_s=READ_WITHIN_S).cluster.nodes)
-    for line in nodes.announced(history.avoided.get(job.ref.job_id, ()), avoided):
+    avoided = failures.for_next_start(history, job, run.recipe(within_s=READ_WITHIN_S).cluster.nodes)
+    for line in failures.announced(history.avoided.get(job.ref.job_id, ()), avoided):
         print(f"{run.name}: {line}", file=sys.stderr, flush=True)
     # The ledger comes first: the requeue ends this process.
     event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
-    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
+    run.ledger.note(event, within_s=NOTE_WITHIN_S)
     problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
     if problem is None:
-        run.ledger.settle(_NOTE_WITHIN_S)
+        run.ledger.settle(NOTE_WITHIN_S)
         return "requeued"
-    run.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+    run.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=NOTE_WITHIN_S)
     return "not requeued"

@@ -14,7 +14,7 @@ from cld_core.run.events import Failed, fate_of
 from cld_core.run.history import Attempt, History
 from cld_core.sanitize import printable
 from cldctl import clusters
-from cldctl.jobs.blame import is_secondary
+from cldctl.jobs.failures import is_secondary
 
 from . import logs
 from .logs import Part, time_of

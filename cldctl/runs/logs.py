@@ -19,7 +19,7 @@ from cld_core.run.history import Attempt, History
 from cld_core.run.lease import newest
 from cldctl import clusters
 from cldctl.clusters import job_logs
-from cldctl.jobs.marks import MARK
+from cldctl.jobs.process import MARK
 
 from . import survey
 from .works import started_work

@@ -15,7 +15,7 @@ from cld_core.run.lease import local_holder
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import one_line
 from cldctl.clusters.records import Seen
-from cldctl.jobs import crashes, nodes
+from cldctl.jobs import failures
 
 from . import home, usage
 from .differences import changed_between, changed_by_now
@@ -280,12 +280,12 @@ def with_trouble(reason: str | None, state: str, history: History, job_id: str |
         return reason
     now = time.time()
     parts = [reason] if reason else []
-    lately = crashes.lately(history, now)
-    if lately.crashes >= crashes.WORTH_TELLING:
+    lately = failures.lately(history, now)
+    if lately.crashes >= failures.WORTH_TELLING:
         parts.append(str(lately))
     avoided = history.avoided.get(job_id or "", ())
     if avoided:
-        why = nodes.bad(history.failures, now)
+        why = failures.bad(history.failures, now)
         parts.append("avoids " + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided))
     return "; ".join(parts) or None
 

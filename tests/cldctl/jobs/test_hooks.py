@@ -209,15 +209,15 @@ def ended(cause, step=30, attempt=0, detail=None):
 
 
 def heard(*happened, is_over=False):
-    return [(change.state, change.cause, change.step) for change in changes(happened, is_over=is_over)]
+    return [(change["state"], change["cause"], change["step"]) for change in changes(happened, is_over=is_over)]
 
 
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     happened = [submitted(), started(), ended("crashed"), events.Requeued(job_id="7", cause="crashed")]
-    before = changes(happened)[-1].place
+    before = changes(happened)[-1]["place"]
     last = changes([*happened, events.Refused("requeue", job_id="7", reason="no")])[-1]
-    assert last.state == "STOPPED"
-    assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
+    assert last["state"] == "STOPPED"
+    assert last["place"] > before, "so that a hook that has heard of the requeue hears of this, too"
 
 
 BEGUN = submitted(), started()
@@ -253,7 +253,7 @@ def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
     seen = {"7": Seen("gone"), newest: Seen(phase)}
     state, _ = state_of(History.of(happened), lambda job: seen[job.job_id], 1000.0)
-    assert changes(happened)[-1].state == state
+    assert changes(happened)[-1]["state"] == state
 
 
 @pytest.mark.parametrize("cause", events.CAUSES)
