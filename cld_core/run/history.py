@@ -90,6 +90,8 @@ class History:
         other_code: of sharded work, that a task ran other code than it was submitted with, the last time.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
+        queued: by attempt, when its job was last put into the queue before it, and the seconds that it was to wait.
+        followed: by attempt, the earliest time of a line after its end, unless that is before it began: clocks jump.
         verdict: what last changed the `state`; None since a request.
     """
 
@@ -122,10 +124,14 @@ class History:
     task_failed: Failed | None = None
     note: str | None = None
     tags: tuple[str, ...] = ()
+    queued: dict[int, tuple[float, float]] = field(default_factory=dict)
+    followed: dict[int, float] = field(default_factory=dict)
     verdict: Event | None = None
     _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _before_cancelled: dict[str, Event | None] = field(default_factory=dict, repr=False, compare=False)
+    # By the order of lines, not by their times: clocks jump.
+    _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
     _before_request: tuple[int | None, int | None, str | None] = field(default=(None,) * 3, repr=False, compare=False)
 
@@ -254,6 +260,10 @@ class History:
 
     def take(self, event: Event) -> None:
         """One more event. `attempts` are brought up to date by `of` alone."""
+        newest = self.newest
+        is_over = newest is not None and (newest.cause is not None or isinstance(event, events.Started))
+        if newest is not None and is_over and newest.started <= event.time:
+            self.followed[newest.attempt] = min(event.time, self.followed.get(newest.attempt, event.time))
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
         if job_id is not None and not (isinstance(event, Failed) and event.kind in ("rank", "task")):
             self.last_of[job_id] = event
@@ -267,6 +277,7 @@ class History:
                 self.request = None
                 self.verdict = None if event.successor_of is None else self.verdict
                 self.submitted.append(event)
+                self._queue[event.job.job_id] = event.time, 0.0
                 self.avoided[event.job.job_id] = event.exclude
                 self._asked_again(event)
             case events.TurnedAway():
@@ -287,6 +298,7 @@ class History:
                     self.not_begun[event.job_id or ""] = event.reason
             case events.Requeued():
                 self.requeues.append(event)
+                self._queue[event.job_id] = event.time, event.delay_s
                 self.requeued = self.verdict = event
                 self.not_requeued = None
                 self.avoided[event.job_id] = event.exclude
@@ -381,6 +393,8 @@ class History:
         if self.newest is not None and self.newest.cause is None:
             self._set(self.newest, cause="killed", ended=event.time)
         self._newest_start, self.verdict = event.attempt, event
+        if event.job_id in self._queue:
+            self.queued[event.attempt] = self._queue[event.job_id]
         before = self._by_number.get(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(before, last_step=event.reached, ended=event.heard or before.ended)
