@@ -31,14 +31,11 @@ from cld_core.run.events import (
     Event,
     Failed,
     GivenUp,
-    JobRef,
-    Refused,
-    Requeued,
     TurnedAway,
 )
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
-from cld_core.run.work import Work, open_work
+from cld_core.run.work import open_work
 from cld_core.sanitize import is_count
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
@@ -81,39 +78,38 @@ class Retry:
     cause: Cause = "crashed"
 
 
-def after_bad_end(
-    history: History, ref: JobRef, restart: int, max_retries: int, max_crashes_a_day: int = 20
-) -> GiveUp | Retry | None:
-    """What to do about a training job that ended badly in start number ``restart``.
+def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_day: int = 20) -> GiveUp | Retry | None:
+    """What to do about a training job that ended badly in this start.
 
     None if it never began, or noted itself why it cannot continue.
 
     Args:
         history: with the event of `missing_event` in it.
     """
-    unfit = [event for event in history.unfit if event.start == (ref.job_id, restart)]
+    job_id = job.ref.job_id
+    unfit = [event for event in history.unfit if event.start == (job_id, job.restart)]
     if unfit:
         # No retry is spent.
         count = len({event.start for event in history.unfit})
         reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
         return _within(count, UNFIT_STARTS, reason, f"unfit: {unfit[0].reason}", "unfit")
-    heard, last, count = history.last_of.get(ref.job_id), history.last, history.crashes_in_a_row
+    heard, last, count = history.last_of.get(job_id), history.last, history.crashes_in_a_row
     died_early = isinstance(heard, Failed) and heard.kind == "early"
     if died_early and heard.reason == _IN_SETUP:
         reason = f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set cluster.time_min higher and resume"
         why = f"{_IN_SETUP}: attempt {count} of {max_retries} allowed"
         return _within(count, max_retries, reason, why, "timeout")
-    starts = [attempt for attempt in history.attempts if attempt.job_id == ref.job_id]
+    starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None
-    has_crashed = last.job_id == ref.job_id and last.cause in CRASHES
-    if not (has_crashed if starts[-1].restart == restart else died_early):
+    has_crashed = last.job_id == job_id and last.cause in CRASHES
+    if not (has_crashed if starts[-1].restart == job.restart else died_early):
         return None
     if history.bug is not None:
         return GiveUp(history.bug, "a fault in code or recipe")
-    lately = failures.lately(history, time.time())
-    if lately.crashes > max_crashes_a_day:
-        return GiveUp(f"{lately} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
+    crashes, how = failures.lately(history, time.time())
+    if crashes > max_crashes_a_day:
+        return GiveUp(f"{how} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
     reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
     cause = "crashed" if died_early else last.cause or "crashed"
     return _within(count, max_retries, reason, f"crash {count} of {max_retries} allowed", cause)
@@ -134,34 +130,24 @@ def _within(count: int, allowed: int, reason: str, why: str, cause: Cause = "cra
     return Retry(min(delay_s, _MOST_UNFIT_S) if cause == "unfit" else delay_s, why, cause)
 
 
-def missing_event(
-    history: History,
-    ref: JobRef,
-    restart: int,
-    code: int,
-    *,
-    hung: bool,
-    step: int,
-    began: float | None = None,
-) -> Event | None:
+def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: int) -> Event | None:
     """What a training job that ended badly could not note itself; None if nothing is missing.
 
     Args:
         hung: whether the watchdog ended it.
         step: the last step that it reported.
-        began: as in `Started`.
     """
-    starts = [attempt for attempt in history.attempts if attempt.job_id == ref.job_id]
-    last = history.last
+    job_id, restart, last = job.ref.job_id, job.restart, history.last
+    starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != restart:
-        heard = history.last_of[ref.job_id]
+        heard = history.last_of[job_id]
         if code in _HOPELESS or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
             return None
         reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
-        return Failed("early", job_id=ref.job_id, restart=restart, reason=reason, began=began)
-    if last.job_id != ref.job_id or last.cause is not None:
+        return Failed("early", job_id=job_id, restart=restart, reason=reason, began=job.began)
+    if last.job_id != job_id or last.cause is not None:
         return None
     how = "no step finished within train.hang_timeout_s" if hung else f"a rank ended with code {code}"
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
@@ -210,7 +196,7 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
     # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
     hung = "Timeout (" in job.log_since(offset)
     step = int(run.progress().get("step", 0))
-    event = missing_event(ledger.full_history(), job.ref, job.restart, code, hung=hung, step=step, began=job.began)
+    event = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
     if event is not None:
         ledger.note(event, within_s=_NOTE_WITHIN_S)
     trained, history = not isinstance(event, Failed), ledger.full_history()
@@ -226,8 +212,7 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
 def _follow(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None:
     """Do what is decided about a training job that ended badly."""
     train = run.recipe(within_s=READ_WITHIN_S).train
-    history = run.ledger.full_history()
-    decision = after_bad_end(history, job.ref, job.restart, train.max_retries, train.max_crashes_a_day)
+    decision = after_bad_end(run.ledger.full_history(), job, train.max_retries, train.max_crashes_a_day)
     if isinstance(decision, GiveUp):
         _give_up(run.name, run.ledger, job, decision)
         successor.withdraw(run, job)
@@ -263,23 +248,18 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         _give_up(name, work.ledger, job, decision)
     if isinstance(decision, Retry):
         failures.announce(name, decision.why, decision.delay_s)
-        problem = _elsewhere(work, job, decision.delay_s, told_to_end)
-        if problem is not None:
-            work.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
-
-
-def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[], bool]) -> str | None:
-    """Requeue a task, away from nodes where tasks of this work or its run failed; why it is not, if that failed."""
-    history = work.ledger.full_history()
-    before = history.avoided.get(job.ref.job_id, ())
-    of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
-    avoided = failures.for_next_start(history, job, needed=1, also=of_run)
-    for line in failures.announced(before, avoided):
-        print(f"task {job.ref.job_id}: {line}", file=sys.stderr, flush=True)
-    if avoided.nodes != before:
-        event = Requeued(job_id=job.ref.job_id, cause="crashed", delay_s=delay_s, exclude=avoided.nodes)
-        work.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    return requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
+        # Tasks of this work, or its run, may have failed there.
+        of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
+        failures.begin_again(
+            name,
+            work.ledger,
+            job,
+            "crashed",
+            needed=1,
+            delay_s=decision.delay_s,
+            also=of_run,
+            told_to_end=told_to_end,
+        )
 
 
 def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_end: Callable[[], bool]) -> None:

@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cld_core.errors import (
@@ -24,13 +24,14 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.run import RunFolder
-from cld_core.run.events import CRASHES, Event, Failed
+from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Refused, Requeued
 from cld_core.run.history import History
+from cld_core.run.ledger import Ledger
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import Cluster, InJob
 from cldctl.clusters.records import JobSpec
 
-from .process import UNFIT
+from .process import NOTE_WITHIN_S, UNFIT, requeue
 
 _MAX_REASON = 500  # characters
 # Seconds for which a rank that failed tries to say so: srun is about to end the others, and this one is to blame.
@@ -73,12 +74,12 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
     rank, host = job.place().rank, job.node or socket.gethostname()
     if isinstance(error, UnfitError):
         if rank in error.hosts:
-            return [_unfit(job, rank, error.hosts[rank] or host, error.check, str(error))]
-        return [_unfit(job, 0, "", error.check, str(error))] if not error.hosts and rank == 0 else []
+            return [_failure("unfit", job, rank, error.hosts[rank] or host, str(error), error.check)]
+        return [_failure("unfit", job, 0, "", str(error), error.check)] if not error.hosts and rank == 0 else []
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, _SHARED) or is_secondary(said):
         return []
-    return [_failed(job, rank, host, said)]
+    return [_failure("rank", job, rank, host, said)]
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
@@ -87,8 +88,8 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     if not tasks and code != UNFIT:
         return []
     reason = "its ranks could not write down which health check failed; see cldctl logs"
-    found = [_unfit(job, task.rank, task.node, "folder", reason) for task in tasks[:1]]
-    return found or [_unfit(job, 0, "", "unknown", reason)]
+    found = [_failure("unfit", job, task.rank, task.node, reason, "folder") for task in tasks[:1]]
+    return found or [_failure("unfit", job, 0, "", reason, "unknown")]
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
@@ -108,26 +109,13 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
         chosen = by_signal or ([] if trained else list(tasks))
     if not chosen:
         return None
-    return _failed(job, chosen[0].rank, chosen[0].node, "it hung, and was killed" if hung else chosen[0].how)
+    how = "it hung, and was killed" if hung else chosen[0].how
+    return _failure("rank", job, chosen[0].rank, chosen[0].node, how)
 
 
-def _failed(job: InJob, rank: int, host: str, reason: str) -> Failed:
-    reason = one_line(reason, _MAX_REASON)
-    return Failed("rank", job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, reason=reason)
-
-
-def _unfit(job: InJob, rank: int, host: str, check: str, reason: str) -> Failed:
-    reason = one_line(reason, _MAX_REASON)
-    return Failed(
-        "unfit",
-        job_id=job.ref.job_id,
-        restart=job.restart,
-        rank=rank,
-        host=host,
-        check=check,
-        reason=reason,
-        began=job.began,
-    )
+def _failure(kind: Kind, job: InJob, rank: int, host: str, reason: str, check: str = "") -> Failed:
+    about = {"reason": one_line(reason, _MAX_REASON), "began": job.began if kind == "unfit" else None}
+    return Failed(kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check, **about)
 
 
 def _of_this_start(job: InJob, offset: int) -> str:
@@ -145,31 +133,19 @@ def is_secondary(text: str) -> bool:
     return _PEER.search(text) is not None
 
 
-@dataclass(frozen=True)
-class Lately:
-    """The crashes of a day: how many, in how many seconds from the first start to the last end, steps of each."""
-
-    crashes: int
-    seconds: float
-    steps: float
-
-    def __str__(self) -> str:
-        times = "once" if self.crashes == 1 else f"{self.crashes} times"
-        return f"crashed {times} in {_duration(self.seconds)}, {self.steps:.0f} steps each"
-
-
-def lately(history: History, now: float) -> Lately:
-    """The crashes of the last day since somebody last asked for the run: to resume it is to try again."""
+def lately(history: History, now: float) -> tuple[int, str]:
+    """The crashes of the last day since somebody last asked for the run, and in words: to resume it is to try again."""
     attempts = [
         attempt
         for attempt in history.attempts[history.attempts_before :]
         if attempt.cause in CRASHES and (attempt.ended or attempt.started) > now - DAY_S
     ]
     if not attempts:
-        return Lately(0, 0.0, 0.0)
+        return 0, ""
+    count, last = len(attempts), attempts[-1]
     steps = sum(max(0, (attempt.last_step or attempt.first_step) - attempt.first_step) for attempt in attempts)
-    last = attempts[-1]
-    return Lately(len(attempts), (last.ended or last.started) - attempts[0].started, steps / len(attempts))
+    took = _duration((last.ended or last.started) - attempts[0].started)
+    return count, f"crashed {'once' if count == 1 else f'{count} times'} in {took}, {steps / count:.0f} steps each"
 
 
 def _duration(seconds: float) -> str:
@@ -252,10 +228,37 @@ def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) 
     return replace(spec, exclude=(*spec.exclude, *_newest(_without(found, others), usable, spec.size.nodes)))
 
 
-def announced(before: Iterable[str], avoided: Avoided) -> list[str]:
-    """A line for each node that is avoided from now on."""
-    known = set(before)
-    return [f"node {node} is avoided from now on: {why}" for node, why in avoided.why.items() if node not in known]
+def begin_again(
+    name: str,
+    ledger: Ledger,
+    job: InJob,
+    cause: Cause,
+    *,
+    needed: int,
+    delay_s: float = 0.0,
+    also: Iterable[Failed] = (),
+    told_to_end: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Put a job back into the queue, away from nodes where it failed, and note that; whether it is there.
+
+    Args:
+        needed, also: as in `for_next_start`.
+        told_to_end: see `process.requeue`.
+    """
+    history = ledger.full_history()
+    avoided = for_next_start(history, job, needed, also)
+    for node, why in avoided.why.items():
+        if node not in history.avoided.get(job.ref.job_id, ()):
+            print(f"{name}: node {node} is avoided from now on: {why}", file=sys.stderr, flush=True)
+    # The ledger comes first: the requeue ends this process.
+    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
+    ledger.note(event, within_s=NOTE_WITHIN_S)
+    problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
+    if problem is not None:
+        ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=NOTE_WITHIN_S)
+        return False
+    ledger.settle(NOTE_WITHIN_S)
+    return True
 
 
 def _without(found: Mapping[str, str], others: Collection[str]) -> dict[str, str]:

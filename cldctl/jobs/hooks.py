@@ -47,29 +47,26 @@ DECISIONS = (Started, Requeued, GivenUp, Refused, Cancelled)
 _started: "list[subprocess.Popen[bytes]]" = []
 
 
-def allow(run: RunFolder, recipe: Recipe) -> None:
+def allow(run: RunFolder, recipe: Recipe) -> Callable[[], None]:
     """Let jobs of this user call the hook of a recipe that this user has made or accepts.
+
+    Returns:
+        What lets them call what they called before, except what others can write.
 
     Raises:
         CldError: others may write into the folder of the logs.
         OSError: it cannot be written.
     """
+    logs = job_logs.folder_for(run.logs)
+    before = None
+    with contextlib.suppress(OSError, CldError):
+        before = None if allowed(logs) is None else read_bytes(logs / SETTINGS)
     has_one = (recipe.hooks.on_change or "").strip()
-    put_back(run, json.dumps(asdict(recipe.hooks)).encode() if has_one else None)
+    _store(logs, json.dumps(asdict(recipe.hooks)).encode() if has_one else None)
+    return lambda: _store(logs, before)
 
 
-def settings(run: RunFolder) -> bytes | None:
-    """What `allow` has stored for the run, to be given to `put_back`; None for nothing, or what others can write."""
-    logs = job_logs.folder_for(run.logs)
-    try:
-        return None if allowed(logs) is None else read_bytes(logs / SETTINGS)
-    except (OSError, CldError):
-        return None
-
-
-def put_back(run: RunFolder, content: bytes | None) -> None:
-    """Store what jobs of this user call; nothing for None. Raises as `allow`."""
-    logs = job_logs.folder_for(run.logs)
+def _store(logs: Path, content: bytes | None) -> None:
     file = logs / SETTINGS
     if content is None:
         file.unlink(missing_ok=True)

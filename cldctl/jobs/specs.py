@@ -19,11 +19,10 @@ from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec, MeasuredSaves
 
 from . import failures
+from .process import READ_WITHIN_S
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
-# Seconds for which a job waits for the file system to read what it needs.
-_READ_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def listed_run(listed: Path, task: int) -> Path | None:
         OSError: it cannot be read.
     """
     try:
-        runs = retried(lambda: read_record(_Listed, listed), _READ_WITHIN_S).runs
+        runs = retried(lambda: read_record(_Listed, listed), READ_WITHIN_S).runs
     except (FileNotFoundError, RecordError):
         return None
     return Path(runs[task]) if task < len(runs) else None

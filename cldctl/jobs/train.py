@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 from cld_core.errors import UsageError
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Ended, GivenUp, Refused, Requeued
+from cld_core.run.events import Cause, Ended, GivenUp
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
 from . import failures, hooks, process, successor
-from .process import NOT_REQUEUED, NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
+from .process import NOT_REQUEUED, NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.config import Recipe
@@ -145,15 +145,8 @@ def go_on(
         run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
         return "given up"
-    avoided = failures.for_next_start(history, job, run.recipe(within_s=READ_WITHIN_S).cluster.nodes)
-    for line in failures.announced(history.avoided.get(job.ref.job_id, ()), avoided):
-        print(f"{run.name}: {line}", file=sys.stderr, flush=True)
-    # The ledger comes first: the requeue ends this process.
-    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
-    run.ledger.note(event, within_s=NOTE_WITHIN_S)
-    problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
-    if problem is None:
-        run.ledger.settle(NOTE_WITHIN_S)
-        return "requeued"
-    run.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=NOTE_WITHIN_S)
-    return "not requeued"
+    needed = run.recipe(within_s=READ_WITHIN_S).cluster.nodes
+    is_back = failures.begin_again(
+        run.name, run.ledger, job, cause, needed=needed, delay_s=delay_s, told_to_end=told_to_end
+    )
+    return "requeued" if is_back else "not requeued"

@@ -280,9 +280,9 @@ def with_trouble(reason: str | None, state: str, history: History, job_id: str |
         return reason
     now = time.time()
     parts = [reason] if reason else []
-    lately = failures.lately(history, now)
-    if lately.crashes >= failures.WORTH_TELLING:
-        parts.append(str(lately))
+    crashes, how = failures.lately(history, now)
+    if crashes >= failures.WORTH_TELLING:
+        parts.append(how)
     avoided = history.avoided.get(job_id or "", ())
     if avoided:
         why = failures.bad(history.failures, now)

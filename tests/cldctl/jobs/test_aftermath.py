@@ -33,7 +33,7 @@ def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> events.Ended
 
 
 def after(*happened: events.Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
-    return after_bad_end(History.of(happened), REF, restart, max_retries)
+    return after_bad_end(History.of(happened), inside(restart=restart), max_retries)
 
 
 @pytest.mark.parametrize("cause", ["crashed", "out_of_memory", "killed"])
@@ -64,7 +64,7 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
 def test_a_second_start_that_said_nothing_died_early():
     def missing(*happened: events.Event, code: int = 1) -> events.Event | None:
         happened = (started(0), ended(0, cause="preempted"), *happened)
-        return missing_event(History.of(happened), REF, 1, code, hung=False, step=30)
+        return missing_event(History.of(happened), inside(restart=1), code, hung=False, step=30)
 
     assert missing().kind == "early"
     assert missing(code=2) is None, "wrong usage is there at the next start, too"
@@ -199,7 +199,7 @@ def loop(crashes: int, every_s: float = 600.0) -> History:
 
 def test_a_loop_of_crashes_with_progress_ends():
     def decided(crashes: int, **how: float) -> GiveUp | Retry | None:
-        return after_bad_end(loop(crashes, **how), REF, crashes - 1, 3, max_crashes_a_day=20)
+        return after_bad_end(loop(crashes, **how), inside(restart=crashes - 1), 3, max_crashes_a_day=20)
 
     assert decided(20) == decided(40, every_s=7200.0) == Retry(10.0, "crash 1 of 3 allowed"), "only the last day counts"
     decision = decided(21)
