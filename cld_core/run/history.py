@@ -6,20 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .events import (
-    CRASHES,
-    RESTARTED_BY_LAUNCHER,
-    Cause,
-    Event,
-    Failed,
-    JobRef,
-    Refused,
-    Requested,
-    Requeued,
-    Submitted,
-    Why,
-    state_after,
-)
+from .events import CRASHES, Cause, Event, Failed, JobRef, Refused, Requested, Requeued, Submitted, Why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,8 +205,8 @@ class History:
                 return "RUNNING"
             case events.Ended() if (ended := self.newest) is not None:
                 restarts = any(event.job.restarts for event in self.submitted if event.job.job_id == ended.job_id)
-                is_back = restarts and ended.cause in RESTARTED_BY_LAUNCHER
-                return "REQUEUED" if is_back else state_after(ended.cause or "killed")
+                is_back = restarts and ended.cause in events.RESTARTED_BY_LAUNCHER
+                return "REQUEUED" if is_back else events.state_after(ended.cause or "killed")
             case events.Requeued():
                 waiting = self._waiting(self.verdict.job_id)
                 return "PENDING" if waiting is not None and waiting.successor_of is None else "REQUEUED"

@@ -24,15 +24,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
-from cld_core.run.events import (
-    CRASHES,
-    Cause,
-    Ended,
-    Event,
-    Failed,
-    GivenUp,
-    TurnedAway,
-)
+from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, TurnedAway
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
@@ -250,16 +242,7 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         failures.announce(name, decision.why, decision.delay_s)
         # Tasks of this work, or its run, may have failed there.
         of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
-        failures.begin_again(
-            name,
-            work.ledger,
-            job,
-            "crashed",
-            needed=1,
-            delay_s=decision.delay_s,
-            also=of_run,
-            told_to_end=told_to_end,
-        )
+        failures.begin_again(name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, told_to_end)
 
 
 def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_end: Callable[[], bool]) -> None:

@@ -214,7 +214,7 @@ def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Fai
     usable = None if others is None else job.usable_nodes(others)
     if others is None or usable is None:
         return Avoided({node: found.get(node, "avoided before") for node in before})
-    why = _newest(_without(found, others), usable, needed)
+    why = _newest(found, others, usable, needed)
     return Avoided(why, tuple(node for node in before if node not in why))
 
 
@@ -225,7 +225,7 @@ def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) 
     usable = cluster.usable_nodes(spec.size, others) if others is not None else None
     if others is None or usable is None:
         return spec
-    return replace(spec, exclude=(*spec.exclude, *_newest(_without(found, others), usable, spec.size.nodes)))
+    return replace(spec, exclude=(*spec.exclude, *_newest(found, others, usable, spec.size.nodes)))
 
 
 def begin_again(
@@ -233,9 +233,8 @@ def begin_again(
     ledger: Ledger,
     job: InJob,
     cause: Cause,
-    *,
+    delay_s: float,
     needed: int,
-    delay_s: float = 0.0,
     also: Iterable[Failed] = (),
     told_to_end: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -261,11 +260,7 @@ def begin_again(
     return True
 
 
-def _without(found: Mapping[str, str], others: Collection[str]) -> dict[str, str]:
-    return {node: why for node, why in found.items() if node not in others}
-
-
-def _newest(found: Mapping[str, str], usable: int, needed: int) -> dict[str, str]:
-    """As many as may be avoided: half of the nodes, as long as enough are left."""
-    room = max(0, min(MOST, usable // 2, usable - needed))
-    return dict(list(found.items())[len(found) - min(room, len(found)) :])
+def _newest(found: Mapping[str, str], others: Collection[str], usable: int, needed: int) -> dict[str, str]:
+    """As many as may be avoided, without those of others: half of the nodes, as long as enough are left."""
+    mine = [(node, why) for node, why in found.items() if node not in others]
+    return dict(mine[len(mine) - min(max(0, min(MOST, usable // 2, usable - needed)), len(mine)) :])

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
                 with contextlib.suppress(OSError):
                     write_json(logs / _DONE, to_plain(now_told))
     except Exception as error:  # Nobody reads what this process prints.
-        _log(logs, f"{_now()} not called: {one_line(error) or type(error).__name__}\n")
+        _log(logs, f"not called: {one_line(error) or type(error).__name__}\n")
         return 1
     return 0
 
@@ -209,7 +209,7 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     text = json.dumps(content) + "\n"
     result = call(hook.on_change, environment=environment, content=text, timeout_s=hook.timeout_s, folder=run.path)
     said = "".join(f"  {line}\n" for line in printable(result.output).splitlines())
-    _log(logs, f"{_now()} {content['text']}: {result.problem or 'done'} ({result.seconds:.1f} s)\n{said}")
+    _log(logs, f"{content['text']}: {result.problem or 'done'} ({result.seconds:.1f} s)\n{said}")
 
 
 @dataclass(frozen=True)
@@ -301,13 +301,9 @@ def _alone(logs: Path) -> Iterator[None]:
 def _log(logs: Path, text: str) -> None:
     """Append to the log of the hook, and keep that short."""
     with contextlib.suppress(OSError):
-        file = logs / LOG
+        file, text = logs / LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
         before = file.read_text(errors="replace") if file.exists() else ""
         write_text(file, (before + text)[-_MOST_LOG:])
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,10 @@ def one_line_errors(job: InJob) -> Iterator[None]:
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, UnfitError):
-            _leave_at_once(UNFIT)
+            # At once, although a check hangs in one of its threads: a driver, or a network file system.
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            os._exit(UNFIT)
         sys.exit(HOPELESS if isinstance(error, _HOPELESS_ERRORS) else error.exit_code)
     except OSError as error:
         if not passes(error):
@@ -83,14 +86,6 @@ def stop_before_limit(job: InJob, stop: StopFlag) -> None:
         timer = threading.Timer(seconds, stop.request, (StopCode.USR2,))
         timer.daemon = True
         timer.start()
-
-
-def _leave_at_once(code: int) -> None:
-    """End this process although a check hangs in one of its threads: a driver, or a network file system."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code)
 
 
 def readable(file: Path) -> None:

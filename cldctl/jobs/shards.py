@@ -17,16 +17,8 @@ from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
-from . import hooks
-from .process import (
-    NOT_REQUEUED,
-    NOTE_WITHIN_S,
-    log_size,
-    one_line_errors,
-    readable,
-    requeue,
-    stop_before_limit,
-)
+from . import hooks, process
+from .process import NOTE_WITHIN_S, one_line_errors
 
 _MAX_REASON = 500  # characters
 
@@ -54,12 +46,12 @@ class ShardsWork:
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
-        offset = log_size(job)
+        offset = process.log_size(job)
         if not job.in_process:
             forgive_output()
         for piece in self.pieces:
-            readable(Path(piece.folder, "request.json"))
-        stop_before_limit(job, stop)
+            process.readable(Path(piece.folder, "request.json"))
+        process.stop_before_limit(job, stop)
         self._compare_code(job)
         with one_line_errors(job):
             for piece in self.pieces:
@@ -69,14 +61,13 @@ class ShardsWork:
                 is_done = self._compute(job, stop)
         finally:
             hooks.tell_of_works(Path(piece.folder) for piece in self.pieces)
-        if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):
-            problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
+        if is_done or not job.ref.restarts:
+            return
+        if stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout":
+            problem = process.requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
             if problem is not None:
                 self._note(Refused("requeue", job_id=job.ref.job_id, reason=problem))
-                sys.exit(NOT_REQUEUED)
-
-    def _may_go_on(self, job: InJob, stop: StopFlag, offset: int) -> bool:
-        return stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout"
+                sys.exit(process.NOT_REQUEUED)
 
     def _compare_code(self, job: InJob) -> None:
         """Tell of code that was changed since the task was submitted: shards of one result may differ in it."""
@@ -119,7 +110,8 @@ class ShardsWork:
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)
                 first_error = first_error or error
             except Exception as error:
-                failed = Failed("task", job_id=job.ref.job_id, reason=_in_words(error))
+                reason = one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
+                failed = Failed("task", job_id=job.ref.job_id, reason=reason)
                 work.ledger.note(failed, within_s=NOTE_WITHIN_S)
                 raise
             if isinstance(work, Evaluation):
@@ -129,10 +121,6 @@ class ShardsWork:
         if first_error is not None:
             raise first_error
         return True
-
-
-def _in_words(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
 
 
 def _write_tables(run: RunFolder) -> None:

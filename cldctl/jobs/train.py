@@ -146,7 +146,5 @@ def go_on(
         print(f"{run.name}: {reason}", flush=True)
         return "given up"
     needed = run.recipe(within_s=READ_WITHIN_S).cluster.nodes
-    is_back = failures.begin_again(
-        run.name, run.ledger, job, cause, needed=needed, delay_s=delay_s, told_to_end=told_to_end
-    )
+    is_back = failures.begin_again(run.name, run.ledger, job, cause, delay_s, needed, told_to_end=told_to_end)
     return "requeued" if is_back else "not requeued"
