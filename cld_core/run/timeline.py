@@ -79,7 +79,8 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
         alive: whether the newest attempt is still training.
     """
     attempts = [it for it in history.attempts if not (it.attempt == 0 and history.imported_step is not None)]
-    steps, failures = _steps(attempts, saved, alive), _failures(history)
+    steps = _steps(attempts, saved, alive)
+    failed = sorted((it for it in history.failures if it.kind in ("rank", "unfit")), key=lambda it: it.time)
     found: list[Stretch] = []
     for place, attempt in enumerate(attempts):
         following = attempts[place + 1] if place + 1 < len(attempts) else None
@@ -114,7 +115,7 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
                 lost=lost,
                 set_aside=aside,
                 delay_s=delay_s,
-                failures=failures.get((attempt.job_id, attempt.restart), ()),
+                failures=tuple(it for it in failed if it.start == (attempt.job_id, attempt.restart)),
             )
         )
     return found
@@ -150,12 +151,3 @@ def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[
         lowest = min(lowest, first)
         natural = math.inf if attempt.rewound else min(natural, first)
     return found[::-1]
-
-
-def _failures(history: History) -> dict[tuple[str | None, int], tuple[Failed, ...]]:
-    """By job and start, what failed, in the order of the times."""
-    found: dict[tuple[str | None, int], tuple[Failed, ...]] = {}
-    failed = [event for event in history.failures if event.kind in ("rank", "unfit")]
-    for event in sorted(failed, key=lambda event: event.time):
-        found[event.start] = (*found.get(event.start, ()), event)
-    return found

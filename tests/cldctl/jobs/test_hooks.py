@@ -1,5 +1,6 @@
 """`hooks.on_change`: called once for each change, by whoever knows of it, and never in the way of the run."""
 
+import contextlib
 import json
 import os
 import re
@@ -158,6 +159,20 @@ class TestFiring:
         assert seen == [1]
         hooks.settle(run)
         assert states(run) == ["RUNNING", "REQUEUED"]
+
+
+@pytest.mark.parametrize(
+    ("restarts", "fails", "told_of"), [(False, True, True), (True, True, False), (True, False, True)]
+)
+def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
+    """Which decides what comes next."""
+    job = inside()
+    job.cluster.restarts = slurm
+    run.ledger.append(ended("crashed"))
+    with contextlib.suppress(ValueError), hooks.settled(run, job):
+        if fails:
+            raise ValueError
+    assert ("FAILED" in states(run)) == told_of
 
 
 def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
