@@ -52,7 +52,10 @@ def main(arguments: Sequence[str]) -> int:
         hook = allowed(logs)
         if hook is None or hook.on_change is None:
             return 0
-        with _alone(logs):
+        with open(descriptor_for_writing(logs / _LOCK)) as lock:
+            # Of several processes one calls the hook at a time; without locks, or after a while, nobody waits.
+            with contextlib.suppress(OSError):
+                locked_within(lock.fileno(), _PATIENCE_S)
             told = find_record(_Told, logs / _DONE) or _Told()
             news = _of_run(run, told, "--over" in options) if evaluation is None else _of_evaluation(evaluation, told)
             for content, now_told in news:
@@ -284,18 +287,6 @@ def sentence(content: dict[str, Any]) -> str:
     of = f" of {steps}" if step and steps is not None else ""
     reason = f": {content['reason']}" if content.get("reason") else ""
     return f"{content['run']}: {what}{content['state']}{why}{step}{of}{reason}"
-
-
-@contextlib.contextmanager
-def _alone(logs: Path) -> Iterator[None]:
-    """Of several processes one calls the hook at a time; without locks, or after a while, nobody waits."""
-    descriptor = descriptor_for_writing(logs / _LOCK)
-    try:
-        with contextlib.suppress(OSError):
-            locked_within(descriptor, _PATIENCE_S)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _log(logs: Path, text: str) -> None:

@@ -117,17 +117,14 @@ class ShardsWork:
             if isinstance(work, Evaluation):
                 runs[work.run.path] = work.run
         for run in runs.values():
-            _write_tables(run)
+            try:
+                write_finished(run)
+            except OSError as error:
+                text = f"the tables of the sweeps of {run.name} could not be written: {error}"
+                print(f"warning: {text}", file=sys.stderr)
         if first_error is not None:
             raise first_error
         return True
-
-
-def _write_tables(run: RunFolder) -> None:
-    try:
-        write_finished(run)
-    except OSError as error:
-        print(f"warning: the tables of the sweeps of {run.name} could not be written: {error}", file=sys.stderr)
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:
