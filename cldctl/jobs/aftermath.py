@@ -86,8 +86,8 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
         reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
         return _within(count, UNFIT_STARTS, reason, f"unfit: {unfit[0].reason}", "unfit")
     heard, last, count = history.last_of.get(job_id), history.last, history.crashes_in_a_row
-    died_early = isinstance(heard, Failed) and heard.kind == "early"
-    if died_early and heard.reason == _IN_SETUP:
+    early = heard if isinstance(heard, Failed) and heard.kind == "early" else None
+    if early is not None and early.reason == _IN_SETUP:
         reason = f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set cluster.time_min higher and resume"
         why = f"{_IN_SETUP}: attempt {count} of {max_retries} allowed"
         return _within(count, max_retries, reason, why, "timeout")
@@ -95,7 +95,7 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     if not starts or last is None:
         return None
     has_crashed = last.job_id == job_id and last.cause in CRASHES
-    if not (has_crashed if starts[-1].restart == job.restart else died_early):
+    if not (has_crashed if starts[-1].restart == job.restart else early):
         return None
     if history.bug is not None:
         return GiveUp(history.bug, "a fault in code or recipe")
@@ -103,7 +103,7 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     if crashes > max_crashes_a_day:
         return GiveUp(f"{how} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
     reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
-    cause = "crashed" if died_early else last.cause or "crashed"
+    cause = "crashed" if early else last.cause or "crashed"
     return _within(count, max_retries, reason, f"crash {count} of {max_retries} allowed", cause)
 
 

@@ -114,8 +114,8 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
 
 
 def _failure(kind: Kind, job: InJob, rank: int, host: str, reason: str, check: str = "") -> Failed:
-    about = {"reason": one_line(reason, _MAX_REASON), "began": job.began if kind == "unfit" else None}
-    return Failed(kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check, **about)
+    failed = Failed(kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check)
+    return replace(failed, reason=one_line(reason, _MAX_REASON), began=job.began if kind == "unfit" else None)
 
 
 def _of_this_start(job: InJob, offset: int) -> str:

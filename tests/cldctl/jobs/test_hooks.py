@@ -161,9 +161,7 @@ class TestFiring:
         assert states(run) == ["RUNNING", "REQUEUED"]
 
 
-@pytest.mark.parametrize(
-    ("restarts", "fails", "told_of"), [(False, True, True), (True, True, False), (True, False, True)]
-)
+@pytest.mark.parametrize(("slurm", "fails", "told_of"), [(False, True, True), (True, True, False), (True, False, True)])
 def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
     """Which decides what comes next."""
     job = inside()
