@@ -157,7 +157,7 @@ def settled(run: RunFolder, job: InJob) -> Iterator[None]:
 def end(run: RunFolder) -> None:
     """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails."""
     with contextlib.suppress(Exception):
-        if run.ledger.history().requeued is not None:
+        if isinstance(run.ledger.history().verdict, Requeued):
             settle(run, HURRY_S)
             return
     fire(run)
