@@ -173,6 +173,14 @@ def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
     assert ("FAILED" in states(run)) == told_of
 
 
+def test_a_job_that_cannot_begin_again_is_told_of(run):
+    never = events.GivenUp(job_id="7", reason="no checkpoint", never_began=True)
+    for event in (ended("preempted"), requeued("preempted"), never):
+        run.ledger.append(event)
+    hooks.end(run)
+    assert states(run) == ["RUNNING", "REQUEUED", "FAILED"]
+
+
 def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
     plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
     assert plain.model_digest() == hooked.model_digest()
