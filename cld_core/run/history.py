@@ -77,7 +77,7 @@ class History:
         other_code: of sharded work, that a task ran other code than it was submitted with, the last time.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
-        queued: by attempt, when its job was last put into the queue before it, and the seconds that it was to wait.
+        queued: by attempt, when its job was put into the queue for it, if known, and the seconds that it was to wait.
         followed: by attempt, the earliest time of a line after its end, unless that is before it began: clocks jump.
         verdict: what last changed the `state`; None since a request.
     """
@@ -111,7 +111,7 @@ class History:
     task_failed: Failed | None = None
     note: str | None = None
     tags: tuple[str, ...] = ()
-    queued: dict[int, tuple[float, float]] = field(default_factory=dict)
+    queued: dict[int, tuple[float | None, float]] = field(default_factory=dict)
     followed: dict[int, float] = field(default_factory=dict)
     verdict: Event | None = None
     _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
@@ -380,8 +380,7 @@ class History:
         if self.newest is not None and self.newest.cause is None:
             self._set(self.newest, cause="killed", ended=event.time)
         self._newest_start, self.verdict = event.attempt, event
-        if event.job_id in self._queue:
-            self.queued[event.attempt] = self._queue[event.job_id]
+        self.queued[event.attempt] = self._queue.get(event.job_id or "", (None, 0.0))
         before = self._by_number.get(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(before, last_step=event.reached, ended=event.heard or before.ended)

@@ -86,7 +86,7 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
         following = attempts[place + 1] if place + 1 < len(attempts) else None
         last_heard = heard if following is None else following.heard
         kept, lost, aside = steps[place]
-        queued, delay_s = history.queued.get(attempt.attempt, (None, 0.0))
+        queued, delay_s = history.queued[attempt.attempt]
         # A launcher puts a job back without a line in the ledger; a successor is in the queue before its turn comes.
         for before in found[-1:]:
             is_mine = before.attempt.job_id == attempt.job_id if queued is None else before.until > queued
