@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cld_core import rendezvous
-from cldctl import file_system
+from cldctl.clusters import this_machine
 from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
 
 from . import client, configuration, node_probe, preemption
@@ -77,8 +77,8 @@ def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iter
     hosts = (client.output_of(["scontrol", "show", "hostnames", partition.nodes]) or "").split()[:MAX_HOSTS]
     asked.say(f"waiting for a small job on partition {partition.name}, at most {asked.wait_s:.0f} s")
     try:
-        with file_system.scratch_folder(runs) as folder:
-            probe = node_probe.probe(folder, hosts, options, asked.wait_s)
+        with this_machine.scratch_folder(runs) as folder:
+            probe = node_probe.probe(Path(folder), hosts, options, asked.wait_s)
     except OSError as error:
         yield Check("a job on a node", "fail", str(error), "Fix the folder, or choose another --runs-dir.")
         return

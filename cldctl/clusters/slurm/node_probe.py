@@ -18,7 +18,6 @@ from typing import Any, Literal
 from cld_core import rendezvous
 from cld_core.files import read_object, write_json
 from cld_core.sanitize import is_count
-from cldctl import file_system
 from cldctl.clusters import submitit_jobs, this_machine
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
@@ -160,7 +159,7 @@ def _cancel(job_id: str) -> None:
 
 def main() -> int:
     folder, hosts = Path(sys.argv[1]), sys.argv[2:]
-    kind, _ = file_system.kind_of(folder)
+    kind, _ = this_machine.file_system_of(folder)
     answer = {
         "host": socket.gethostname(),
         "node": os.environ.get("SLURMD_NODENAME"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cld_core.files import descriptor_for_writing, opened, parse_json, write_text
-from cldctl import caches
+from cldctl import config
 from cldctl.locks import locked_within
 
 from .known import MAX_JOBS, Known, of_json, to_json
@@ -57,7 +57,7 @@ class Answers:
             return
         try:
             if not os.path.lexists(self._file):
-                caches.sweep(self._file.parent, "slurm-*", _UNUSED_S)
+                _sweep(self._file.parent)
             cluster = self._cluster()
             write_text(self._file, json.dumps({"cluster": cluster, **to_json(known)}) + "\n")
             self._read = *_mark(self._file.lstat()), cluster
@@ -101,12 +101,20 @@ def answers() -> Answers:
 
 @functools.lru_cache(maxsize=16)
 def _answers(configuration: str, cluster: str, where: tuple[str, ...]) -> Answers:
-    folder = caches.folder()
+    folder = config.cache_folder()
     found = configuration or next(filter(os.path.exists, _CONFIGURATIONS), None)
     # Of this machine alone: on a network file system, machines see each other's locks and files late.
     name = f"{socket.gethostname()}\n{found}\n{cluster}"
     key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     return Answers(folder / f"slurm-{key}.json" if folder is not None else None, found)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the answers of other machines and clusters that nobody has written for a long time."""
+    for file in folder.glob("slurm-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.lstat().st_mtime > _UNUSED_S:
+                file.unlink()
 
 
 def _mark(status: os.stat_result) -> tuple[int, ...]:

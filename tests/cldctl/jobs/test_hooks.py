@@ -17,11 +17,12 @@ from cld_core.run import RunFolder, events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.process import find
-from cldctl.clusters.records import Seen
+from cldctl.clusters.records import Seen, Survey
 from cldctl.jobs import hook_runner, hooks
 from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, sentence, variables
 from cldctl.jobs.train import go_on
-from cldctl.runs.state import state_of
+from cldctl.runs.state import Situation, state_of
+from cldctl.runs.survey import Answers
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES, ROOT
 from tests.support.scripted import REF, inside
@@ -270,10 +271,10 @@ LEDGERS = {
 
 @pytest.mark.parametrize(("happened", "phase"), LEDGERS.values(), ids=LEDGERS)
 def test_a_hook_hears_the_state_that_status_shows(happened, phase):
-    """Two folds of the same ledger: one tells of changes, the other knows the launcher's answer."""
+    """One knows the ledger alone, the other the launcher's answer."""
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
-    seen = {"7": Seen("gone"), newest: Seen(phase)}
-    state, _ = state_of(History.of(happened), lambda job: seen[job.job_id], 1000.0)
+    seen = {("scripted", "7"): Seen("gone"), ("scripted", newest): Seen(phase)}
+    state, _ = state_of(Situation(History.of(happened), Answers({"scripted": Survey(seen)}), 1000.0))
     assert changes(happened)[-1]["state"] == state
 
 
