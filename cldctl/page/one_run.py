@@ -227,8 +227,8 @@ def _time_line(found: Why) -> Markup:
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
         for what, since, until, colour in (
             ("queued", it.began - it.waited_s, it.began, "dim"),
-            ("starting", it.began, attempt.started, "blue"),
-            (end, attempt.started, it.until, colour_of(state)),
+            ("starting", it.began, it.started, "blue"),
+            (end, it.started, it.until, colour_of(state)),
         ):
             if until - since >= 1 or until == it.until:
                 about = f"{steps}: {what}, {duration(until - since)}"
