@@ -10,8 +10,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err, out, strong
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err, out, strong
 
 from . import options
 
@@ -324,7 +323,7 @@ def export(
 
         model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
         if files is not None:
-            model_card.make_folder(files)
+            files.card.parent.mkdir(parents=True, exist_ok=True)
         working.phase(f"writing {target.name}")
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))

@@ -8,8 +8,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import CldError, NotFoundError, UsageError
-from cldctl.show.console import err
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err
 
 from . import options
 

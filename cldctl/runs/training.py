@@ -237,8 +237,8 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     Returns:
         What puts back the code and the hook that the run had, for when there is no job after all.
     """
-    run, hook = start.run, hooks.settings(start.run)
-    hooks.allow(run, start.recipe)
+    run = start.run
+    put_back = hooks.allow(run, start.recipe)
     run.ledger.append(
         Requested(
             steps=start.recipe.train.steps,
@@ -255,7 +255,7 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
 
     def undo() -> None:
         snapshot.settle(run, has_job=False)
-        hooks.put_back(run, hook)
+        put_back()
 
     return undo
 

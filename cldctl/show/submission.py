@@ -29,12 +29,10 @@ from cldctl.runs.submit import following, missing, submit
 from cldctl.runs.training import Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
-from .console import err, out, say_next, shows_bars, strong
+from .console import Working, err, keys_differ, out, say_next, shows_bars, strong
 from .evaluations import show_samplers, show_tunings
 from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run, follow_works_of
-from .format import keys_differ
-from .progress import Working
-from .usage import estimate_line
+from .tables import estimate_line
 
 
 def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
@@ -138,9 +136,8 @@ def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: 
 def resume_runs(which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool) -> int:
     """Continue a run, or those of a group; returns the exit code."""
     if isinstance(which, Group):
-        return finish(
-            resume(which, wanted, cluster_choice.chosen(cluster, which.runs()[-1]), continues, started), follow
-        )
+        where = cluster_choice.chosen(cluster, which.runs()[-1])
+        return finish(resume(which, wanted, where, continues, started), follow)
     where = cluster_choice.chosen(cluster, which)
     # Where a submission blocks, the training is in it, and has its own output.
     with nullcontext() if where.blocks else Working(f"checking the checkpoints of {which.name}"):
