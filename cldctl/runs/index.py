@@ -7,6 +7,7 @@ Each look compares every remembered row with the files that it was made of.
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -227,8 +228,11 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
     if waited < _FIRST * SLOW_S:
         return [*first, *(function(item) for item in items[_FIRST:])]
+    size = -(-len(items) // _THREADS)
+    parts = [items[begin : begin + size] for begin in range(_FIRST, len(items), size)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        return [*first, *pool.map(function, items[_FIRST:])]
+        found = pool.map(lambda part: [function(item) for item in part], parts)
+        return [*first, *itertools.chain.from_iterable(found)]
 
 
 def _file_for(root: Path) -> Path | None:
