@@ -156,12 +156,12 @@ class Cluster(ABC):
         """By job id, the folder into which a job writes its logs, if the scheduler itself says so."""
         return {}
 
-    def why_waiting(self, job: JobRef, seen: Seen) -> Waiting | None:
-        """Why a job that waits does, in plain words; None if nobody says. The launcher may be asked."""
-        return self.explain_wait(job, seen)
+    def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> Waiting | None:
+        """Why a job that waits does, in plain words; None if nobody says.
 
-    def explain_wait(self, job: JobRef, seen: Seen) -> Waiting | None:
-        """As `why_waiting`, from what the last survey said: nobody is asked."""
+        Args:
+            asks: whether the launcher may be asked; else what the last survey said is all there is.
+        """
         return Waiting(seen.reason) if seen.reason else None
 
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:

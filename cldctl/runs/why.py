@@ -11,7 +11,7 @@ from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import one_line
 from cldctl import clusters
-from cldctl.clusters.records import Waiting
+from cldctl.clusters.records import Held, Waiting
 
 from . import survey, usage
 from .differences import changed_by_now
@@ -195,8 +195,7 @@ def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) 
     seen = answers.of(current.job)
     if seen.phase not in ("pending", "unknown"):
         return None
-    cluster = clusters.find(current.job.cluster)
-    return cluster.why_waiting(current.job, seen) if asks else cluster.explain_wait(current.job, seen)
+    return clusters.find(current.job.cluster).why_waiting(current.job, seen, asks=asks)
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
@@ -223,7 +222,8 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
         case "PENDING":
             text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
         case "REQUEUED":
-            text = f"it {ended or 'was interrupted'} at {done}, and waits to continue automatically"
+            waits = "waits" if isinstance(waiting, Held) else "waits to continue automatically"
+            text = f"it {ended or 'was interrupted'} at {done}, and {waits}"
         case "CANCELLED" if last is not None and last["cause"] != "cancelled":
             text = f"its job was cancelled at {done}; {saved}"
         case "STOPPED" | "CANCELLED":

@@ -13,7 +13,7 @@ from cld_core.checkpoint.files import verify
 from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run.lease import newest
-from cldctl.clusters.submitit_jobs import ENTRY
+from cldctl.clusters.entry import MODULE
 from tests.slurm.polling import wait_until
 
 from .record import Begun, Record
@@ -60,7 +60,7 @@ def ranks_of(run: RunFolder) -> dict[int, list[psutil.Process]]:
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            if ENTRY not in command or str(run.logs) not in command or "python" not in process.name():
+            if MODULE not in command or str(run.logs) not in command or "python" not in process.name():
                 continue
             number = next((value for name in _RANK if (value := process.environ().get(name)) is not None), None)
             if number is not None and process.status() != psutil.STATUS_ZOMBIE:

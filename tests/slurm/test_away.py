@@ -12,7 +12,7 @@ import pytest
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Event, GivenUp, Started
 from cld_core.run.ledger import Ledger
-from cldctl.clusters.submitit_jobs import ENTRY
+from cldctl.clusters.entry import MODULE
 
 from .lab import Lab, give
 from .polling import wait_until
@@ -57,7 +57,7 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(
     lab.training("crashed", steps=250)
     lab.training("noticed")
     work = lab.evaluating("mine", below=200)
-    processes = lab.slurm.processes.in_jobs(ENTRY, "SLURM_PROCID")
+    processes = lab.slurm.processes.in_jobs(MODULE, "SLURM_PROCID")
     (task,) = (process for process in processes if str(work.folder) in process.cmdline()[-1])
     lab.slurm.kill_controller()
     task.send_signal(signal.SIGUSR2)

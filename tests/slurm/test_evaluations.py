@@ -13,7 +13,7 @@ import pytest
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Crashed
-from cldctl.clusters.submitit_jobs import ENTRY
+from cldctl.clusters.entry import MODULE
 
 from .cluster import SlurmCluster
 from .lab import ENDLESS, Lab
@@ -104,7 +104,7 @@ def _kill_a_task(slurm: SlurmCluster) -> None:
     """SIGKILL to a process that computes a shard, as the OOM killer would."""
 
     def killed() -> bool:
-        tasks = slurm.processes.in_jobs(ENTRY, "SLURM_ARRAY_TASK_ID", "SLURM_PROCID")
+        tasks = slurm.processes.in_jobs(MODULE, "SLURM_ARRAY_TASK_ID", "SLURM_PROCID")
         for task in tasks[:1]:
             task.send_signal(signal.SIGKILL)
         return bool(tasks)

@@ -83,7 +83,7 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
 def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     scripted.phases["7"] = "pending"
     waiting = Waiting("somebody holds it", "release it", 2e9)
-    monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen: waiting, raising=False)
+    monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen, asks: waiting, raising=False)
     found = why(run)
     assert (found.headline, found.do) == ("job 7 waits in the queue: somebody holds it", "release it")
     shown = invoke("why", "mine", runs=run.path.parent).stdout

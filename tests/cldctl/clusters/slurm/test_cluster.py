@@ -15,7 +15,8 @@ from cldctl import clusters
 from cldctl.clusters import entry
 from cldctl.clusters.base import Task
 from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
-from cldctl.clusters.slurm import client, cluster, submission
+from cldctl.clusters.slurm import client
+from cldctl.clusters.slurm import submit as submitting
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.cldctl.clusters.works import Fail
@@ -98,7 +99,7 @@ def test_a_controller_that_is_away_has_not_refused(spec, sbatch, said):
 
 
 def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_path, monkeypatch):
-    monkeypatch.setattr(submission, "SBATCH_WITHIN_S", 1)
+    monkeypatch.setattr(submitting, "SBATCH_WITHIN_S", 1)
     sbatch("exec sleep 600")
     asked = []
     monkeypatch.setattr(client, "submitted_since", lambda name, since: asked.append(name) or ["31"])
@@ -118,7 +119,7 @@ def test_an_sbatch_that_hangs_is_ended_and_its_job_looked_for(spec, sbatch, tmp_
         ([Answer(1, "timed out")] * 9, "The job may wait there all the same.*squeue --me --name=mine", []),
     ],
 )
-def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, monkeypatch, answers, advice, cancelled):
+def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypatch, answers, advice, cancelled):
     """Slurm may have accepted the job all the same; nobody would know of it."""
     asked: list[list[str]] = []
 
@@ -128,16 +129,11 @@ def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, monkeypatch, ans
         answer = answers.pop(0) if command[0] == "squeue" else Answer(0, "")
         return Answer(answer.code, answer.text.format(now=now))
 
-    def refuse(*arguments):
-        raise submission.NotSubmitted(
-            "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
-        )
-
+    sbatch("echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv operation' >&2; exit 1")
     passed = itertools.count()
     clock = SimpleNamespace(time=time.time, sleep=lambda seconds: None, monotonic=lambda: 20.0 * next(passed))
-    monkeypatch.setattr(cluster, "time", clock)
+    monkeypatch.setattr(submitting, "time", clock)
     monkeypatch.setattr(client, "run", run)
-    monkeypatch.setattr(submission, "submit", refuse)
     with pytest.raises(SchedulerAway, match=f"Socket timed out on send/recv operation. .*{advice}"):
         submit(spec)
     assert [command[1:] for command in asked if command[0] == "scancel"] == ([cancelled] if cancelled else [])

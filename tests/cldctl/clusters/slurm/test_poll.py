@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.run.events import JobRef
 from cldctl.clusters.records import Seen
-from cldctl.clusters.slurm import asking, client, limits, polling, shared
+from cldctl.clusters.slurm import client, job_env, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.clock import Clock
@@ -37,7 +37,7 @@ def phases(*names, **how):
 
 def look(*names):
     """As `status` does; another process of the same user."""
-    shared._answers.cache_clear()
+    poll._memory.cache_clear()
     return phases(*names, max_age_s=30.0)
 
 
@@ -100,7 +100,7 @@ def test_many_unknown_jobs_cost_few_calls_and_are_forgotten_in_the_end(slurm, cl
         assert phases("2000", *unknown, max_age_s=0)[0] == "running"
         assert slurm.calls["squeue"] - before <= 14
         clock.now += 31
-        shared._answers.cache_clear()
+        poll._memory.cache_clear()
     assert {*phases(*unknown, max_age_s=0)} == {"gone"}
 
 
@@ -116,7 +116,7 @@ def test_a_controller_that_is_away_is_said_to_be(slurm):
     slurm.is_away, slurm.ends = True, {"1": "COMPLETED|n1"}
     survey = SlurmCluster().survey([job("1"), job("2")], max_age_s=0)
     assert [survey.of(job(name)).phase for name in "12"] == ["gone", "unknown"]
-    assert survey.problem == asking.AWAY
+    assert survey.problem == poll.AWAY
 
 
 @pytest.mark.parametrize(("is_away", "phase"), [(True, "unknown"), (False, "gone")])
@@ -179,20 +179,20 @@ def test_commands_that_begin_at_the_same_moment_ask_once(tmp_path, monkeypatch):
     ],
 )
 def test_phases(word, phase, ended):
-    seen = polling.seen_of(word)
+    seen = poll.seen_of(word)
     assert (seen.phase, seen.ended) == (phase, ended)
 
 
 def test_squeue_and_sacct():
     text = "12|RUNNING|n[1-2]|None\n13_4|PENDING||Priority\n13_5|COMPLETED|n3|None\n14|PENDING||None\nrubbish\n"
-    assert polling.parse_squeue(text) == {
+    assert poll.parse_squeue(text) == {
         "12": Seen("running", node="n[1-2]", word="RUNNING"),
         "13_4": Seen("pending", reason="Priority", word="PENDING"),
         "13_5": Seen("gone", node="n3", word="COMPLETED"),
         "14": Seen("pending", word="PENDING"),
     }
     text = "12|PREEMPTED|n1\n12|NODE_FAIL|n1\n12|CANCELLED by 0|n2\n14|COMPLETED|n1\n"
-    assert polling.parse_sacct(text) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
+    assert poll.parse_sacct(text) == {"12": ["PREEMPTED", "NODE_FAIL", "CANCELLED"], "14": ["COMPLETED"]}
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_squeue_and_sacct():
     ],
 )
 def test_notices(log, cause):
-    assert polling.notice_in(f"before\n{log}\nafter") == cause
+    assert job_env.notice_in(f"before\n{log}\nafter") == cause
 
 
 SQUEUE = "12|RUNNING|n[1-2]|None\n13_4|PENDING||Priority\n13_5|COMPLETED|n3|None\n14|CANCELLED|n1|None\n"
@@ -224,11 +224,11 @@ PHASES = {"pending", "running", "suspended", "ending", "gone", "unknown"}
 
 def test_a_torn_answer_never_ends_a_job():
     """Whatever is cut off, a job that the whole answer shows in the queue does not look gone."""
-    whole = polling.parse_squeue(SQUEUE)
+    whole = poll.parse_squeue(SQUEUE)
     for cut in (SQUEUE[:end] for end in range(len(SQUEUE) + 1)):
-        for name, seen in polling.parse_squeue(cut).items():
+        for name, seen in poll.parse_squeue(cut).items():
             assert seen.phase in (whole[name].phase, "unknown"), "a line is whole, or left out"
-        assert polling.is_torn(cut) == (cut != "" and cut[-1] != "\n")
+        assert poll.is_torn(cut) == (cut != "" and cut[-1] != "\n")
 
 
 @pytest.mark.parametrize("text", ["", "rubbish", "|||\n===\n", "\x00\ufffd|\n", SACCT[:20], JOB[:40], SUBMITTED])
@@ -239,10 +239,10 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
     assert {survey.of(job).phase for job in jobs} <= PHASES
     client.submitted_since("toy", 0.0)
     client.show_job("12")
-    polling.states_of_starts("12")
-    limits.most_tasks.cache_clear()
-    assert limits.most_tasks().tasks > 0
-    limits.most_tasks.cache_clear()
+    job_env.states_of_starts("12")
+    submit.most_tasks.cache_clear()
+    assert submit.most_tasks().tasks > 0
+    submit.most_tasks.cache_clear()
 
 
 @pytest.mark.parametrize("line", ["12|N/A", "12", "1x|2026-11-25T00:57:43"])
