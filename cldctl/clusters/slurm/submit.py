@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLUR
 
 # The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
 _UNKNOWN = 1000
-_ASSOCIATION = re.compile(r"^ClusterName=\S* Account=(?P<account>\S*) UserName=(?P<user>[^\s(]*)", re.MULTILINE)
-_QOS = re.compile(r"^QOS=(?P<qos>[^\s(]+)", re.MULTILINE)
+_ASSOCIATION = re.compile(r"ClusterName=\S* Account=(?P<account>\S*) UserName=(?P<user>[^\s(]*)")
 # What sbatch says if there would be too many jobs, by name; without a name, it may mean that.
 _NAMED = re.compile(r"\b((?:Assoc|QOS)[A-Za-z]*Limit)\b")
 _UNNAMED = {
@@ -244,8 +243,9 @@ def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[
     A limit of the QOS is in force in place of the same one of the association. One for each user is shown only to
     those who have jobs already.
     """
-    mine, above = _associations(text, user, account)
-    quality = next((part for match, part in _parts(_QOS, text) if match["qos"] == qos), "")
+    blocks = re.split(r"^(?=ClusterName=|QOS=)|\n\n", text, flags=re.MULTILINE)
+    mine, above = _associations(blocks, user, account)
+    quality = next((block for block in blocks if block.startswith(f"QOS={qos}(")), "")
     # Limits of users and accounts follow those of the QOS itself.
     head = quality.partition("Account Limits")[0]
     of_user = re.search(rf"^ +{re.escape(user)}\([0-9]+\)\n(.*)", quality, re.MULTILINE)
@@ -256,9 +256,9 @@ def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[
     return [*each, *together]
 
 
-def _associations(text: str, user: str, account: str | None) -> tuple[str, list[str]]:
+def _associations(blocks: Sequence[str], user: str, account: str | None) -> tuple[str, list[str]]:
     """What is said about the association of a user, and about the accounts above it."""
-    parts = [(match["account"], match["user"], part) for match, part in _parts(_ASSOCIATION, text)]
+    parts = [(match["account"], match["user"], block) for block in blocks if (match := _ASSOCIATION.match(block))]
     own = [(name, part) for name, who, part in parts if who == user and account in (None, name)]
     own.sort(key=lambda entry: "DefAssoc=Yes" not in entry[1])
     if not own:
@@ -267,14 +267,6 @@ def _associations(text: str, user: str, account: str | None) -> tuple[str, list[
     lineage = re.search(r"\bLineage=(\S*)", mine)
     names = {"root", name, *(lineage[1].split("/") if lineage else ())}
     return mine, [part for name, who, part in parts if not who and name in names]
-
-
-def _parts(heading: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str]]:
-    """Each heading with what follows it, up to the next one or an empty line."""
-    found = list(heading.finditer(text))
-    ends = [*(match.start() for match in found[1:]), len(text)]
-    for match, end in zip(found, ends, strict=False):
-        yield match, text[match.start() : end].split("\n\n")[0]
 
 
 def _count(name: str, text: str, whose: str) -> list[Limit]:

@@ -117,6 +117,10 @@ def test_a_controller_that_is_away_is_said_to_be(slurm):
     survey = SlurmCluster().survey([job("1"), job("2")], max_age_s=0)
     assert [survey.of(job(name)).phase for name in "12"] == ["gone", "unknown"]
     assert survey.problem == poll.AWAY
+    poll._memory.cache_clear()
+    later = SlurmCluster().survey([job("2")], max_age_s=30)
+    assert (later.problem, later.of(job("2")).phase) == (poll.AWAY, "unknown"), "who shares the answer is told, too"
+    assert slurm.calls["squeue"] == 1
 
 
 @pytest.mark.parametrize(("is_away", "phase"), [(True, "unknown"), (False, "gone")])
