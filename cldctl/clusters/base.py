@@ -17,6 +17,7 @@ What the author of a cluster has to do:
 """
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,9 +78,9 @@ class Cluster(ABC):
     question_s: ClassVar[float] = 0.4
 
     @classmethod
-    @abstractmethod
     def unavailable(cls) -> str | None:
         """Why it cannot be used on this machine; None where it can."""
+        return None
 
     @classmethod
     def is_configured(cls) -> bool:
@@ -169,8 +170,9 @@ class Cluster(ABC):
 
         Returns:
             What reads the answer, seconds since 1970: it waits a few seconds at most, and None means that nobody knows.
+            Where nothing queues, it is now.
         """
-        return lambda: None
+        return lambda: None if self.queues else time.time()
 
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         """Let jobs that have not begun wait for ``after`` in place of what they waited for."""

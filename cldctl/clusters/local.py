@@ -50,10 +50,6 @@ class LocalJob(InJob):
 class LocalCluster(Cluster):
     name: ClassVar[str] = "local"
 
-    @classmethod
-    def unavailable(cls) -> str | None:
-        return None
-
     def max_tasks(self, spec: JobSpec) -> int:
         self.check(spec)
         # As many tasks as GPUs: a pool must not show more of them than the recipe asks for.
@@ -90,9 +86,6 @@ class LocalCluster(Cluster):
             text = f"the local job could not be started ({error.strerror or error})"
             raise SchedulerRefused(f"{spec.logs}: {text}. Fix that and resume.") from error
         note(jobs)
-
-    def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
-        return time.time
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         # Asked before the processes: a task that begins in between has not ended.

@@ -263,8 +263,7 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
     jobs = {
         job.job_id: job
         for job, is_settled in survey.jobs_of(run)
-        if (not works or job.job_id in wanted)
-        and answers.of(job).phase not in ("gone", *(["unknown"] if is_settled else []))
+        if (not works or job.job_id in wanted) and answers.may_live(job, is_settled)
     }
     try:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
