@@ -74,6 +74,7 @@ CAUSE_OF_STATE: dict[str, Cause] = {
     "REQUEUED": "requeued",
     "FAILED": "crashed",
 }
+_GONE = Seen("gone")
 # After these, a job may run again before accounting has heard of it: only squeue knows.
 _STARTS_AGAIN = ("PREEMPTED", "NODE_FAIL", "BOOT_FAIL")
 
@@ -87,7 +88,7 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
         max_age_s: 0 for an answer of this moment, for those who decide something by it.
     """
     # Slurm has no jobs of other ids, whatever else a client would take them for.
-    found = {job.job_id: Seen("gone") for job in jobs if not client.is_job_id(job.job_id)}
+    found = {job.job_id: _GONE for job in jobs if not client.is_job_id(job.job_id)}
     ids, ended = {job.job_id for job in jobs} - found.keys(), {job.job_id for job in settled}
     if not ids:
         return Survey({(job.cluster, job.job_id): found[job.job_id] for job in jobs})
@@ -133,7 +134,7 @@ class Known:
         strikes: questions in a row that it answered slowly, or not at all.
         problem: why the last question has no answer.
         queue: jobs that squeue shows.
-        forgotten: jobs that it does not show, with the time since when that is known.
+        forgotten: jobs that it does not show, with the time until which that is believed.
         wanted: jobs that somebody watches, with the time at which they said so.
     """
 
@@ -149,7 +150,7 @@ class Known:
     def of(self, job_ids: Collection[str], settled: Collection[str]) -> dict[str, Seen]:
         """What is known about jobs; those about which Slurm was asked in vain are left out."""
         found = dict.fromkeys(job_ids, Seen("unknown", reason=_NOT_YET)) if self.problem is None else {}
-        found |= {job: Seen("gone") for job in job_ids if job in settled}
+        found |= {job: _GONE for job in job_ids if job in settled}
         found |= {job: self.forgotten[job][1] for job in job_ids if job in self.forgotten}
         return found | {job: self.queue[job] for job in job_ids if job in self.queue}
 
@@ -261,7 +262,7 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
     mine = client.output_of([*_QUEUE, "--me"])
     queue = parse_squeue(mine or "")
     is_whole = mine is not None and not is_torn(mine)
-    forgotten = {job: it for job, it in known.forgotten.items() if job not in queue and 0 <= now - it[0] < _FORGOTTEN_S}
+    forgotten = {job: it for job, it in known.forgotten.items() if job not in queue and now < it[0]}
     missing = [job for job in {*known.wanted, *wanted} if job not in queue and job not in forgotten]
     # Where not all can be asked about: first, from the end, what is asked now, and of that the newest.
     missing.sort(key=lambda job: (job in wanted, *map(int, _NUMBER.findall(job))))
@@ -272,9 +273,9 @@ def _asked(known: Known, wanted: frozenset[str]) -> Known:
     queue |= {job: end for job, end in ends.items() if job in unanswered and end.word not in _STARTS_AGAIN}
     # Without accounting, a job that is not in the queue has ended. It may say more later, but where there are more
     # unknown jobs than can be asked about, once has to do.
-    again = now if unanswered else now - _FORGOTTEN_S + _ACCOUNTING_AGAIN_S
+    silent_s = _FORGOTTEN_S if unanswered else _ACCOUNTING_AGAIN_S
     certain = [job for job in lost if job not in unanswered]
-    forgotten |= {job: (now, ends[job]) if job in ends else (again, Seen("gone")) for job in certain}
+    forgotten |= {job: (now + (_FORGOTTEN_S if job in ends else silent_s), ends.get(job, _GONE)) for job in certain}
     if mine is None:
         # What was alive may be so no longer.
         queue = {job: seen for job, seen in known.queue.items() if seen.is_gone} | queue

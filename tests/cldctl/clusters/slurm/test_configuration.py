@@ -15,19 +15,14 @@ from tests.support.ledgers import job
 from tests.support.scheduler import clients
 
 SCONTROL = """\
-Configuration data as of 2026-11-25T01:42:53
 AccountingStorageType   = accounting_storage/slurmdbd
 ClusterName             = big
 JobRequeue              = 1
 KillWait                = 30 sec
 PreemptMode             = GANG,SUSPEND
-PreemptParameters       = (null)
 PreemptType             = preempt/partition_prio
-SlurmctldHost[0]        = head(10.0.0.1)
 SlurmctldParameters     = enable_configless,preempt_send_user_signal
 SLURM_VERSION           = 23.02.7
-
-Slurmctld(primary) at head is UP
 """
 PARTITIONS = """\
 PartitionName=spot AllowQos=ALL Default=NO QoS=N/A DefaultTime=NONE GraceTime=120 MaxTime=1-12:00:00 Nodes=g[1-40] \
@@ -87,11 +82,8 @@ def test_time_limits():
     assert "30 min, at most unlimited" in configuration.at_the_limit("it", GPU, 90).found
     assert "cluster.time_min" in configuration.at_the_limit("it", GPU, 1790).advice
     assert configuration.at_the_limit("it", SPOT, 36 * 3600).verdict == "fail"
-    assert [configuration.parse_duration(text) for text in ("00:01:00", "2-00:00:00", "UNLIMITED")] == [
-        60,
-        172800,
-        None,
-    ]
+    durations = {"00:01:00": 60, "2-00:00:00": 172800, "UNLIMITED": None}
+    assert {text: configuration.parse_duration(text) for text in durations} == durations
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
@@ -158,19 +150,16 @@ def said(monkeypatch):
     submit.most_tasks.cache_clear()
 
 
-def spec(tmp_path, **size):
-    from cld_core.config.cluster import ClusterSpec
+@pytest.fixture
+def spec(tmp_path):
+    return JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec(partition="gpu"))
 
-    return replace(JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec()), size=ClusterSpec(**size))
 
-
-def test_the_tightest_limit_counts_and_is_named(said, tmp_path):
+def test_the_tightest_limit_counts_and_is_named(said, spec):
     answers, asked = said
     answers["show assoc_mgr"] = shown(association("deep", each="12(5)", **ANN))
-    cluster = SlurmCluster()
-    assert cluster.max_tasks(spec(tmp_path)) == 7
-    why = "at most 12 jobs may be in the queue (MaxSubmitJobs of your association), and 5 are"
-    assert cluster.why_no_more(spec(tmp_path)) == why
+    assert SlurmCluster().max_tasks(spec) == 7
+    assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in SlurmCluster().why_no_more(spec)
     assert asked == ["show config", "show assoc_mgr"], "each once"
 
 
@@ -183,13 +172,12 @@ def test_the_tightest_limit_counts_and_is_named(said, tmp_path):
         (None, 1000, "MaxArraySize"),
     ],
 )
-def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_path, config, most, why):
+def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
     said[0]["show config"] = config
-    assert SlurmCluster().max_tasks(spec(tmp_path)) == most
-    SlurmCluster().check(spec(tmp_path), most)
-    with pytest.raises(RecipeError, match=f"Submit at most {most}"):
-        SlurmCluster().check(spec(tmp_path), most + 1)
-    assert why in SlurmCluster().why_no_more(spec(tmp_path))
+    assert SlurmCluster().max_tasks(spec) == most
+    SlurmCluster().check(spec, most)
+    with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
+        SlurmCluster().check(spec, most + 1)
 
 
 PENDING = Seen("pending", word="PENDING")
@@ -244,22 +232,12 @@ def test_the_start_that_slurm_expects(monkeypatch, ahead, is_believed):
     assert found.expected == (when if is_believed else None)
 
 
-@pytest.fixture
-def sbatch(tmp_path, monkeypatch):
-    """Replaces sbatch by the lines of a shell script, behind those that keep the script of the job."""
-    return lambda lines: clients(tmp_path, monkeypatch, f"cat > {tmp_path}/script\n{lines}")
-
-
-def asked(tmp_path):
-    spec = JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec(partition="gpu"))
-    return SlurmCluster().ask_for_start(spec)()
-
-
 @STARTS
-def test_one_test_only_call_with_the_script_of_the_job(sbatch, tmp_path, monkeypatch, ahead, is_believed):
+def test_one_test_only_call_with_the_script_of_the_job(spec, tmp_path, monkeypatch, ahead, is_believed):
     text, when = moment(ahead)
-    calls = sbatch(f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2")
+    said = f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2"
+    calls = clients(tmp_path, monkeypatch, f"cat > {tmp_path}/script\n{said}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    assert asked(tmp_path) == (when if is_believed else None)
+    assert SlurmCluster().ask_for_start(spec)() == (when if is_believed else None)
     assert calls.read_text() == "sbatch --test-only\n"
     assert "#SBATCH --partition=gpu" in (tmp_path / "script").read_text()
