@@ -41,7 +41,6 @@ class Ending:
         said: what was there instead, if no job was alive.
         problem: why it could not be cancelled, in full or in part.
         is_over: whether all its jobs have ended.
-        named: whether single evaluations or tunings were named, and the run itself goes on.
         ends: surveys in a row in which its jobs were gone.
     """
 
@@ -50,7 +49,6 @@ class Ending:
     said: str = ""
     problem: CldError | None = None
     is_over: bool = False
-    named: bool = False
     ends: Ends = field(default_factory=Ends)
 
     @property
@@ -86,15 +84,10 @@ def _works_ended(ending: Ending) -> str:
     works = _works_of(ending)
     finished = [work for work in works if work.is_done]
     rest = [work for work in works if not work.is_done]
-    ended = []
-    if finished:
-        they = "it" if len(finished) == 1 else "they"
-        ended = [f"{_called(finished)} had finished before {they} could be cancelled"]
-    if rest and ending.named:
+    ended = [f"{_called(finished)} had finished before it could be cancelled"] if finished else []
+    if rest:
         ended.append(f"{_called(rest)} {'is' if len(rest) == 1 else 'are'} cancelled")
-    elif rest or not works:
-        ended.append(f"its {'other ' if finished else ''}{_kinds(rest) or 'evaluations'} are cancelled")
-    return "; ".join(ended)
+    return "; ".join(ended) or "cancelled"
 
 
 def _works_of(ending: Ending) -> list[Work]:
@@ -168,7 +161,7 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
     for ending in endings:
         if ending.jobs or ending.problem is not None:
             continue
-        if ending.named:
+        if works:
             are_done = all(work.is_done for work in works)
             names = ", ".join(work.name for work in works)
             ending.said = f"nothing is running ({names}: {'complete' if are_done else 'not complete'})"
@@ -268,7 +261,7 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
     try:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
     except UsageError as error:
-        return Ending(run, problem=error, named=bool(works))
+        return Ending(run, problem=error)
     for job in _as_seen(jobs.values()):
         if not _is_of(run, job):
             text = f"job {job.job_id} writes its logs to {job.logs}, so it belongs to another run"
@@ -280,7 +273,7 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
                 text = f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason})"
                 raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
-    return Ending(run, tuple(jobs.values()), named=bool(works))
+    return Ending(run, tuple(jobs.values()))
 
 
 def _as_seen(jobs: Collection[JobRef]) -> Iterator[JobRef]:

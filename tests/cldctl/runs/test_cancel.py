@@ -88,7 +88,7 @@ def test_a_tuning_is_a_job_of_its_run(tmp_path, scripted):
     (ending,) = endings = cancel.cancel([run])
     ended(endings)
     assert tuning.ledger.history().cancelled == {"9"}
-    assert cancel.outcome(ending) == "a: its tunings are cancelled"
+    assert cancel.outcome(ending) == f"a: tuning {tuning.name} is cancelled"
 
 
 def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
