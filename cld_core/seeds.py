@@ -1,4 +1,4 @@
-"""The only place where randomness is keyed (docs/architecture.md, "Randomness").
+"""The only place where randomness is keyed (docs/architecture.md, "Decisions").
 
 A draw is a function of what it is for, never of what was drawn before it. So a run that was killed and
 resumed draws what it would have drawn, and a sample does not depend on who computed it.

@@ -1,1 +1,1 @@
-"""Evaluations: a request, its shards, and the report that they merge into (docs/architecture.md, "Sharded work")."""
+"""Evaluations: a request, its shards, and the report that they merge into (docs/architecture.md, "Decisions")."""

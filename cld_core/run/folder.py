@@ -1,4 +1,4 @@
-"""Where everything of a run is stored (docs/architecture.md, "Run folder").
+"""Where everything of a run is stored (docs/architecture.md, "Who writes which file").
 
 `run.json` holds the version of the folder's format. A change of the format raises `FORMAT`; a run of another format is
 not read.
