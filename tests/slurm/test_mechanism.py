@@ -1,4 +1,4 @@
-"""`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect, requeue elsewhere and later."""
+"""`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ import pytest
 from cld_core.config.schema import ClusterSpec
 from cld_core.run.events import JobRef
 from cldctl.clusters.base import Task, Work
-from cldctl.clusters.records import After, JobSpec, SchedulerRefused, Seen
+from cldctl.clusters.records import After, JobSpec, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
-from cldctl.clusters.slurm.job_env import SlurmJob
-from tests.cldctl.clusters.works import FailOnce, Report
+from tests.cldctl.clusters.works import Report
 from tests.support.paths import ROOT
 
 from .cluster import SlurmCluster
 from .polling import wait_until
-
-DELAY_S = 8.0
 
 
 @dataclass
@@ -48,14 +45,6 @@ class Bench:
             return all(survey.of(job).phase == phase for job in jobs)
 
         wait_until(all_in_phase, timeout=60, what=f"{jobs} to be {phase}", every=0.3, last_seen=self.slurm.describe)
-
-    def again(self, job: JobRef) -> tuple[str, float]:
-        """Node and time of a later start."""
-        file = self.spec.logs.parent / f"{job.job_id}.again"
-        wait_until(lambda: file.exists() and file.read_text(), timeout=60, what=f"another start of {job.job_id}",
-                   last_seen=self.slurm.describe)  # fmt: skip
-        node, at = file.read_text().split()
-        return node, float(at)
 
 
 @pytest.fixture
@@ -112,21 +101,6 @@ def test_a_job_waits_for_others_and_can_be_redirected(bench: Bench) -> None:
     assert (folder / "b.json").exists()
 
 
-def test_a_crashed_array_begins_again_elsewhere_and_later(bench: Bench) -> None:
-    folder = bench.spec.logs.parent
-    aftermath = ("tests.slurm.requeue_elsewhere", str(folder), str(DELAY_S))
-    work = FailOnce(str(folder))
-    jobs = bench.submit(work, work, aftermath=aftermath)
-    for job in jobs:
-        node, at = bench.again(job)
-        rows = [line.split() for line in (folder / "crashes.txt").read_text().splitlines()]
-        ((_, crashed_on, crashed_at),) = [row for row in rows if row[0] == job.job_id]
-        assert node != crashed_on
-        # Slurm counts whole seconds.
-        assert at - float(crashed_at) >= DELAY_S - 1
-    bench.until("gone", jobs)
-
-
 def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:
     comment = "two words #1, $HOME; `x` & (y) 100%"
     (job,) = bench.submit(bench.report("a"), size=replace(bench.spec.size, sbatch_args=(f"--comment={comment}",)))
@@ -134,13 +108,3 @@ def test_options_reach_slurm_as_they_were_written(bench: Bench) -> None:
     assert f"Comment={comment}" in [line.strip() for line in shown.splitlines()]
     Slurm().cancel([job])
     bench.until("gone", [job])
-
-
-def test_a_refusal_is_a_refusal(bench: Bench) -> None:
-    size = replace(bench.spec.size, partition="nowhere")
-    with pytest.raises(SchedulerRefused, match="refused the job mine: invalid partition"):
-        bench.submit(bench.report("a"), size=size)
-    job = JobRef(cluster="slurm", job_id="999999")
-    with pytest.raises(SchedulerRefused, match="Invalid job id"):
-        SlurmJob(cluster=Slurm(), ref=job).requeue()
-    assert bench.seen(job).phase == "gone"

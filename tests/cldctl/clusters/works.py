@@ -50,21 +50,3 @@ class Stubborn:
         (Path(self.folder) / "ready").touch()
         while True:
             time.sleep(1)
-
-
-@dataclass(frozen=True)
-class Fail:
-    def __call__(self, job: InJob) -> None:
-        raise RuntimeError("as it was told to")
-
-
-@dataclass(frozen=True)
-class FailOnce:
-    """Fail at the first start of the job, and note node and time in ``folder/JOB.again`` at a later one."""
-
-    folder: str
-
-    def __call__(self, job: InJob) -> None:
-        if job.restart == 0:
-            raise RuntimeError("as it was told to")
-        (Path(self.folder) / f"{job.ref.job_id}.again").write_text(f"{job.node} {time.time()}")

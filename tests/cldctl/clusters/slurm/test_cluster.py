@@ -19,7 +19,7 @@ from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm import submit as submitting
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
-from tests.cldctl.clusters.works import Fail
+from tests.cldctl.clusters.works import Report
 from tests.support.clock import Clock
 from tests.support.scheduler import clients
 
@@ -41,7 +41,7 @@ def sbatch(tmp_path, monkeypatch):
 
 def submit(spec, count=1):
     noted = []
-    SlurmCluster().submit(spec, [Task(work=Fail())] * count, noted.extend)
+    SlurmCluster().submit(spec, [Task(work=Report("folder", "name"))] * count, noted.extend)
     return noted
 
 
