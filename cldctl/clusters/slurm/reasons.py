@@ -14,7 +14,7 @@ _HELD = "it is held"
 _RELEASE = "release it: `scontrol release {id}`"
 _TOLD = "; held: "
 _OR_ASK = "or ask an administrator if that is refused"
-# The first pattern that the reason begins with decides; {id}, {dependency} and {nodes} are of the job.
+# The first pattern that the reason begins with decides; {id} and {dependency} are of the job.
 _WORDS: tuple[tuple[str, str, str], ...] = (
     ("None$", "it was just submitted", ""),
     ("Priority", "jobs of higher priority come first", f"{_SMALLER}; `sprio -j {{id}}` shows its priority"),
@@ -53,20 +53,19 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "lower cluster.nodes, or use another cluster.partition",
     ),
     ("QOSMax|QOSUser", "you have as much running as the quality of service allows one user", _LIMITS),
-    (
-        "QOSGrp",
-        "all users of its quality of service have reached its limit",
-        "wait, or use another cluster.qos",
-    ),
+    ("QOSGrp", "all users of its quality of service have reached its limit", "wait, or use another cluster.qos"),
     ("QOS", "its quality of service does not allow it now", "see `sacctmgr show qos`, or use another cluster.qos"),
     (
         "Assoc(?:Grp|Max).*Minutes|AssocGrpBilling",
         "the budget of its account is used up",
         "`sshare -l` shows it; use another cluster.account, or ask for more",
     ),
-    ("AssocGrp", "all users of its account have reached its limit", "wait, or use another cluster.account"),
+    (
+        "AssocGrp|Max.*PerAccount",
+        "all users of its account have reached its limit",
+        "wait, or use another cluster.account",
+    ),
     ("Assoc", "you have as much running as your account allows", _LIMITS),
-    ("Max.*PerAccount", "its account has reached its limit", "wait, or use another cluster.account"),
     ("JobArrayTaskLimit", "as many tasks of its array run as were allowed at once", ""),
     ("Licenses", "it waits for a licence", ""),
     (
