@@ -9,7 +9,7 @@ from .errors import CldError, NotFoundError, UsageError, did_you_mean
 from .evaluate.evaluation import evaluations_of
 from .evaluate.reports import numbers
 from .run import History, RunFolder, find_runs
-from .run.events import NotSubmitted, state_after
+from .run.events import Refused, state_after
 from .run.folder import default_root
 from .sanitize import one_line
 
@@ -173,7 +173,7 @@ def _recipe(run: RunFolder) -> dict[str, Any]:
 
 
 def _state(history: History) -> str:
-    if isinstance(history.request, NotSubmitted):
+    if isinstance(history.request, Refused):
         return "FAILED"
     if history.last is None:
         return "PENDING"

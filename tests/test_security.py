@@ -25,7 +25,7 @@ from cld_core.config import load
 from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.files import append_line, write_json
 from cld_core.run import RunFolder, find_runs
-from cld_core.run.events import Ended, JobRef, Noted, Requested, Submitted, Tagged
+from cld_core.run.events import Ended, JobRef, Labelled, Requested, Submitted
 from cld_core.run.process import not_ours
 from cld_core.run.recipe import require_own_plugin
 from cldctl.clusters import entry, job_logs
@@ -308,8 +308,7 @@ STEERING = "\x1b[31mred\x1b]0;title\x07\r\u202e"
 def test_control_characters_are_stripped(tmp_path, scripted):
     run = trained(run_with(tmp_path / "a", 10), "1")
     (run.logs / "1_0_log.out").write_text(f"first {STEERING} line\n")
-    run.ledger.append(Noted(note=STEERING))
-    run.ledger.append(Tagged(add=(STEERING,)))
+    run.ledger.append(Labelled(note=STEERING, add=(STEERING,)))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=10, detail=f"KeyError: {STEERING}"))
     run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="2", logs=STEERING)))
     scripted.phases["2"] = "pending"

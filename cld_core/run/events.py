@@ -6,7 +6,7 @@ Fields that this version does not know are kept (`Event.extra`, `JobRef.details`
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
 from cld_core.codec import keeping
@@ -44,6 +44,16 @@ _AFTER: dict[str, str] = {
 
 # Why a job had nothing to do: the run was finished, held by another job, or the job itself was withdrawn.
 Why = Literal["finished", "held", "withdrawn"]
+
+
+# What failed.
+Kind = Literal[
+    "rank",  # a rank of a training, by an error; the rank itself writes it, if it still can
+    "unfit",  # a health check of a machine before training: it is not the run's fault, and costs no retry
+    "early",  # a start of a job, which ended before it trained
+    "task",  # a task of sharded work, in its own words; whether it starts again is decided by others
+    "crash",  # a process of sharded work, which ended with an error
+]
 
 
 def state_after(cause: str) -> str:
@@ -106,14 +116,6 @@ class Requested(Event):
     host: str | None = None
     pid: int | None = None
     cluster: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotSubmitted(Event):
-    """The scheduler refused a request, or did not answer (``away``): its steps and overrides are not in force."""
-
-    reason: str
-    away: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,42 +185,49 @@ class Started(Event):
     data: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RankFailed(Event):
-    """One rank of an attempt ended with an error, on ``host``; the rank itself writes it, if it still can."""
+@dataclass(frozen=True)
+class Failed(Event):
+    """Something of a job failed in its start number ``restart``; `Kind` says what.
 
-    job_id: str
-    restart: int
-    rank: int
-    host: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unfit(Event):
-    """A machine failed a health check before training: it is not the run's fault, and costs no retry.
-
-    ``host`` is empty if nobody knows which one; ``began`` as in `Started`.
+    Attributes:
+        rank: the process that failed, and ``host`` its machine; empty if nobody knows which one.
+        check: the health check that failed.
+        code: the exit code of the task.
+        began: as in `Started`, of a start that did not train.
     """
 
+    kind: Kind
+    _: KW_ONLY
     job_id: str
-    restart: int
-    rank: int
-    host: str
-    check: str
-    reason: str
+    restart: int = 0
+    rank: int = 0
+    host: str = ""
+    reason: str = ""
+    check: str = ""
+    code: int | None = None
     began: float | None = None
+
+    @property
+    def start(self) -> tuple[str, int]:
+        """The start of the job."""
+        return self.job_id, self.restart
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended(Event):
-    """An attempt ended; ``bug``: by a fault in code or recipe, which another start would meet again."""
+    """An attempt ended.
+
+    Attributes:
+        bug: by a fault in code or recipe, which another start would meet again.
+        afterwards: somebody found out why, later than it ended: what else is known of the end stays.
+    """
 
     attempt: int
     cause: Cause
     step: int | None = None
     detail: str | None = None
     bug: bool = False
+    afterwards: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,14 +237,6 @@ class RolledBack(Event):
     attempt: int
     to_step: int
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explained(Event):
-    """Found out afterwards: why an attempt ended."""
-
-    attempt: int
-    cause: Cause
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,61 +256,33 @@ class Requeued(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GivenUp(Event):
-    """A retry budget is spent; the run is not started again."""
+    """The run is not started again: a retry budget is spent.
+
+    Attributes:
+        never_began: the job could not begin: its recipe is wrong, or there is no checkpoint to continue from.
+    """
 
     reason: str
     job_id: str | None = None
+    never_began: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class NotBegun(Event):
-    """A job could not begin: its recipe is wrong, or there is no checkpoint to continue from."""
+@dataclass(frozen=True)
+class Refused(Event):
+    """The launcher did not do what it was asked for.
 
-    job_id: str
+    A submission: the steps and overrides of the request are not in force. A requeue: the job is not in the queue, after
+    all; `resume` continues the run. A cancellation: `Cancelled` counts for nothing.
+
+    Attributes:
+        away: it did not answer.
+    """
+
+    what: Literal["submission", "requeue", "cancellation"]
+    _: KW_ONLY
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiedEarly(Event):
-    """A start of a job ended before it trained; ``began`` as in `Started`."""
-
-    job_id: str
-    restart: int
-    reason: str
-    began: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crashed(Event):
-    """A task of sharded work ended with an error."""
-
-    job_id: str
-    restart: int
-    code: int
-    node: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskFailed(Event):
-    """A task of sharded work met an error, in its own words; whether it starts again is decided by others."""
-
-    job_id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class OtherCode(Event):
-    """A task of sharded work runs other code (``code``) than that which was there when it was submitted (``asked``)."""
-
-    job_id: str
-    code: str
-    asked: str
-
-    @property
-    def said(self) -> str:
-        """The event in words, with the first digits of the digests."""
-        now, asked = (re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text) for text in (self.code, self.asked))
-        return f"job {self.job_id} runs code {now}, not {asked}, which was there when it was submitted"
+    job_id: str | None = None
+    away: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,31 +295,6 @@ class TurnedAway(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Damaged(Event):
-    """The checkpoint of ``step`` was skipped."""
-
-    step: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dropped(Event):
-    """For a while, something that is not worth a training could not be written: ``count`` times ``what``."""
-
-    what: str
-    count: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotRequeued(Event):
-    """The job could not be put back into the queue, after all; `resume` continues the run."""
-
-    job_id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Cancelled(Event):
     """Somebody asked a job to end; an `Ended` event may follow."""
 
@@ -354,38 +302,28 @@ class Cancelled(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeEdited(Event):
-    """Somebody has changed these keys of the frozen recipe by hand; none any more if there are no ``keys``.
+class Labelled(Event):
+    """Somebody gave the run tags, took some from it, or wrote a note that replaces the one before; empty: none."""
 
-    Attributes:
-        values: for each key in words, what it is now and was at first.
-    """
-
-    keys: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotCancelled(Event):
-    """The launcher did not end a job, though somebody asked for it: `Cancelled` counts for nothing."""
-
-    job_id: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noted(Event):
-    """Somebody wrote a note about the run; it replaces the one before, and an empty one removes it."""
-
-    note: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tagged(Event):
-    """Somebody gave the run tags, or took some from it."""
-
+    note: str | None = None
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Remarked(Event):
+    """Something that decides nothing, and that people should know; ``count`` times."""
+
+    kind: Literal[
+        "damaged",  # the checkpoint ``what`` was skipped
+        "dropped",  # for a while, ``what``, which is not worth a training, could not be written
+        "code",  # a task of sharded work runs other code than that which was there when it was submitted
+        "recipe",  # what somebody has changed in the frozen recipe by hand; nothing any more if empty
+    ]
+    _: KW_ONLY
+    what: str
+    reason: str = ""
+    count: int = 1
 
 
 def name_of(kind: type[Event]) -> str:

@@ -28,7 +28,7 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     from cld_core.config import Recipe
 
-FORMAT = 4
+FORMAT = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are nobody's checkpoints.
 _CHECKPOINT = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,17})\.(json|pt)")

@@ -1,14 +1,12 @@
 """A ledger read in one pass. Readers use this fold; none of them scans the events itself."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import events
-from .events import CRASHES, Cause, Event, JobRef, NotSubmitted, Requested, Requeued, Submitted, Why
-
-# What only `timeline` and the search for the rank that failed first read.
-_TOLD = (events.Requeued, events.DiedEarly, events.RankFailed, events.Unfit)
+from .events import CRASHES, Cause, Event, Failed, JobRef, Refused, Requested, Requeued, Submitted, Why
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +66,28 @@ class History:
         requeued_attempts: the numbers of the attempts after whose start their job put itself back into the queue.
         died_early: starts that ended before they trained, since the last attempt began.
         bug: what the last attempt died of, if that was an error in code or recipe.
-        crashes: of sharded work, by job id, how often its task ended with an error.
-        failures: what names the machine on which something failed, oldest first.
+        failures: what failed, oldest first.
+        requeues: each time that a job put itself back into the queue, oldest first.
         unfit: machines that failed a health check since the last request or the last start of training.
         avoided: by job id, the nodes that it avoids because of what happened there.
         attempts_before: the number of attempts before the last request.
         last_of: by job id, the newest event that names the job.
         rolled_back_to: the step of each rollback, oldest first.
         task_failed: of sharded work, the last error that a task of its newest submission met.
-        other_code: of sharded work, the last time a task ran other code than it was submitted with.
+        other_code: of sharded work, that a task ran other code than it was submitted with, the last time.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
-        told: starts that failed, and requeues, oldest first.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
     submitted: list[Submitted] = field(default_factory=list)
     turned_away: dict[str, Why] = field(default_factory=dict)
-    request: Requested | NotSubmitted | None = None
+    request: Requested | Refused | None = None
     steps: int | None = None
     overrides: tuple[str, ...] = ()
     from_step: int | None = None
     code: str | None = None
-    edited: tuple[str, ...] = ()
+    edited: str = ""
     imported_step: int | None = None
     cancelled: set[str] = field(default_factory=set)
     not_begun: dict[str, str] = field(default_factory=dict)
@@ -100,18 +97,17 @@ class History:
     requeued_attempts: set[int] = field(default_factory=set)
     died_early: int = 0
     bug: str | None = None
-    crashes: dict[str, int] = field(default_factory=dict)
-    failures: list[events.RankFailed | events.Unfit | events.Crashed] = field(default_factory=list)
-    unfit: list[events.Unfit] = field(default_factory=list)
+    failures: list[Failed] = field(default_factory=list)
+    requeues: list[Requeued] = field(default_factory=list)
+    unfit: list[Failed] = field(default_factory=list)
     avoided: dict[str, tuple[str, ...]] = field(default_factory=dict)
     attempts_before: int = 0
     last_of: dict[str, Event] = field(default_factory=dict)
     rolled_back_to: tuple[int, ...] = ()
-    other_code: events.OtherCode | None = None
-    task_failed: events.TaskFailed | None = None
+    other_code: str | None = None
+    task_failed: Failed | None = None
     note: str | None = None
     tags: tuple[str, ...] = ()
-    told: list[Event] = field(default_factory=list, compare=False)
     _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
@@ -185,6 +181,11 @@ class History:
             count += 1
         return count
 
+    @property
+    def crashes(self) -> Mapping[str, int]:
+        """Of sharded work, by job id, how often its task ended with an error."""
+        return Counter(failed.job_id for failed in self.failures if failed.kind == "crash")
+
     def was_requeued(self, attempt: Attempt) -> bool:
         """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
         return attempt.attempt in self.requeued_attempts
@@ -210,18 +211,14 @@ class History:
 
     def _take(self, event: Event) -> None:
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
-        if job_id is not None and not isinstance(event, events.RankFailed | events.OtherCode | events.TaskFailed):
+        if job_id is not None and not (isinstance(event, Failed) and event.kind in ("rank", "task")):
             self.last_of[job_id] = event
-        if isinstance(event, _TOLD):
-            self.told.append(event)
         match event:
             case events.Requested():
                 self._before_request = self.steps, self.from_step, self.code
                 self.request, self.steps, self.from_step, self.code = event, event.steps, event.from_step, event.code
                 self.overrides += event.overrides
                 self.unfit, self.attempts_before = [], len(self._by_number)
-            case events.NotSubmitted():
-                self._not_submitted(event)
             case events.Submitted():
                 self.request = None
                 self.submitted.append(event)
@@ -235,47 +232,32 @@ class History:
                 self._started(event)
             case events.Ended():
                 self._ended(event)
-            case events.Explained():
-                self._explained(event)
             case events.RolledBack():
                 self.rolled_back_to += (event.to_step,)
             case events.Cancelled():
                 self.cancelled.add(event.job_id)
-            case events.NotCancelled():
-                self.cancelled.discard(event.job_id)
-            case events.NotBegun():
-                self.not_begun[event.job_id] = self.given_up = event.reason
-                self._given_up_by = event.job_id
             case events.GivenUp():
                 self.given_up, self._given_up_by = event.reason, event.job_id
+                if event.never_began:
+                    self.not_begun[event.job_id or ""] = event.reason
             case events.Requeued():
+                self.requeues.append(event)
                 self.requeued, self.not_requeued = event, None
                 self.avoided[event.job_id] = event.exclude
                 # By the order of lines, not by their times: clocks jump.
                 if self._newest is not None and self._newest.job_id == event.job_id:
                     self.requeued_attempts.add(self._newest.attempt)
-            case events.NotRequeued():
-                self.requeued, self.not_requeued = None, event.reason
-            case events.DiedEarly():
-                self.died_early, self.bug = self.died_early + 1, None
-            case events.Crashed():
-                self.crashes[event.job_id] = self.crashes.get(event.job_id, 0) + 1
-                self.failures.append(event)
-            case events.RankFailed():
-                self.failures.append(event)
-            case events.Unfit():
-                self.failures.append(event)
-                self.unfit.append(event)
-                self.not_begun[event.job_id] = f"unfit: {event.reason}"
-            case events.RecipeEdited():
-                self.edited = event.values
-            case events.OtherCode():
-                self.other_code = event
-            case events.TaskFailed():
-                self.task_failed = event
-            case events.Noted():
-                self.note = event.note or None
-            case events.Tagged():
+            case events.Refused():
+                self._refused(event)
+            case events.Failed():
+                self._failed(event)
+            case events.Remarked(kind="recipe"):
+                self.edited = event.what
+            case events.Remarked(kind="code"):
+                self.other_code = event.what
+            case events.Labelled():
+                if event.note is not None:
+                    self.note = event.note or None
                 self.tags = tuple(dict.fromkeys([*(it for it in self.tags if it not in event.remove), *event.add]))
 
     def _asked_again(self, event: Submitted) -> None:
@@ -289,13 +271,26 @@ class History:
         if self.task_failed is not None and self.task_failed.job_id.partition("_")[0] != array:
             self.task_failed = None
 
-    def _not_submitted(self, event: NotSubmitted) -> None:
-        if self.request is None:
-            return  # A late one, after the job of another request, is about none that matters.
-        if isinstance(self.request, Requested):
-            self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
-            self.steps, self.from_step, self.code = self._before_request
-        self.request = event
+    def _refused(self, event: Refused) -> None:
+        if event.what == "cancellation":
+            self.cancelled.discard(event.job_id or "")
+        elif event.what == "requeue":
+            self.requeued, self.not_requeued = None, event.reason
+        elif self.request is not None:  # A late one, after the job of another request, is about none that matters.
+            if isinstance(self.request, Requested):
+                self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
+                self.steps, self.from_step, self.code = self._before_request
+            self.request = event
+
+    def _failed(self, event: Failed) -> None:
+        self.failures.append(event)
+        if event.kind == "early":
+            self.died_early, self.bug = self.died_early + 1, None
+        elif event.kind == "unfit":
+            self.unfit.append(event)
+            self.not_begun[event.job_id] = f"unfit: {event.reason}"
+        elif event.kind == "task":
+            self.task_failed = event
 
     @property
     def _newest(self) -> Attempt | None:
@@ -336,25 +331,18 @@ class History:
         self._by_number[event.attempt] = Attempt(**vars(event), asked=self.code, rewound=rewound)
 
     def _ended(self, event: events.Ended) -> None:
-        self.bug = event.detail if event.bug else None
         before = self._by_number.get(event.attempt)
+        if not event.afterwards:
+            self.bug = event.detail if event.bug else None
         if before is None:
             return
-        was_asked = event.cause == "terminated" and before.job_id in self.cancelled
-        cause: Cause = "cancelled" if was_asked else event.cause
-        end = {"cause": cause, "ended": event.time, "last_step": event.step, "detail": event.detail}
-        self._set(before, **end, bug=event.bug, noted_end=True)
-        self._nothing_since(event.attempt)
-
-    def _explained(self, event: events.Explained) -> None:
-        before = self._by_number.get(event.attempt)
-        if before is None:
-            return
-        self._set(before, cause=event.cause, ended=before.ended or event.time)
-        if before.ended is None:
-            self._nothing_since(event.attempt)
-
-    def _nothing_since(self, attempt: int) -> None:
-        """What was decided before the newest attempt ended was about an earlier one."""
-        if attempt == self._newest_start:
+        if event.afterwards:
+            self._set(before, cause=event.cause, ended=before.ended or event.time)
+        else:
+            was_asked = event.cause == "terminated" and before.job_id in self.cancelled
+            cause: Cause = "cancelled" if was_asked else event.cause
+            end = {"cause": cause, "ended": event.time, "last_step": event.step, "detail": event.detail}
+            self._set(before, **end, bug=event.bug, noted_end=True)
+        if event.attempt == self._newest_start and not (event.afterwards and before.ended is not None):
+            # What was decided before the newest attempt ended was about an earlier one.
             self.requeued = self.given_up = None

@@ -13,7 +13,7 @@ from cld_core.ownership import shared_with
 from cld_core.sanitize import one_line
 
 from . import code
-from .events import RecipeEdited
+from .events import Remarked
 from .folder import RunFolder
 
 # What stands for the keys if nobody knows what the recipe was.
@@ -67,10 +67,10 @@ def _require_own(folder: RunFolder, danger: str) -> None:
             raise CheckpointError(f"{path}: {text}. {fix}.")
 
 
-def seen(run: RunFolder) -> tuple[str, ...] | None:
+def seen(run: RunFolder) -> str | None:
     """What was edited, in words; None if that cannot be found out at this moment."""
     try:
-        return tuple(edited(run).values())
+        return ", ".join(edited(run).values())
     except (OSError, RecipeError):
         return None
 
@@ -105,10 +105,10 @@ def note(run: RunFolder, within_s: float = 0.0) -> str | None:
         found = edited(run)
     except (OSError, RecipeError):
         return None
-    texts = tuple(found.values())
-    if texts != run.ledger.full_history().edited:
-        run.ledger.note(RecipeEdited(keys=tuple(found), values=texts), within_s=within_s)
-    return f"{run.recipe_file} was edited by hand since the run was made: {', '.join(texts)}" if texts else None
+    text = ", ".join(found.values())
+    if text != run.ledger.full_history().edited:
+        run.ledger.note(Remarked("recipe", what=text), within_s=within_s)
+    return f"{run.recipe_file} was edited by hand since the run was made: {text}" if text else None
 
 
 def _values(file: Path) -> dict[str, object]:

@@ -5,8 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from . import events
-from .events import fate_of
+from .events import Failed, fate_of
 from .history import Attempt, History
 
 
@@ -33,7 +32,7 @@ class Stretch:
     lost: int
     set_aside: int
     delay_s: float = 0.0
-    failures: tuple[events.RankFailed | events.Unfit, ...] = ()
+    failures: tuple[Failed, ...] = ()
 
     @property
     def waited_s(self) -> float:
@@ -101,9 +100,9 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
 def in_vain(history: History) -> list[tuple[float, float]]:
     """From when to when starts lasted that ended before they trained, if the ledger says so; times since 1970."""
     found: dict[tuple[str, int], tuple[float, float]] = {}
-    for event in history.told:
-        if isinstance(event, events.Unfit | events.DiedEarly) and event.began is not None:
-            found.setdefault((event.job_id, event.restart), (event.began, max(event.began, event.time)))
+    for event in history.failures:
+        if event.kind in ("unfit", "early") and event.began is not None:
+            found.setdefault(event.start, (event.began, max(event.began, event.time)))
     return list(found.values())
 
 
@@ -138,9 +137,8 @@ def _queue(history: History) -> dict[str, list[tuple[float, float]]]:
     moments: dict[str, list[tuple[float, float]]] = {}
     for event in history.submitted:
         moments.setdefault(event.job.job_id, []).append((event.time, 0.0))
-    for told in history.told:
-        if isinstance(told, events.Requeued):
-            moments.setdefault(told.job_id, []).append((told.time, told.delay_s))
+    for requeued in history.requeues:
+        moments.setdefault(requeued.job_id, []).append((requeued.time, requeued.delay_s))
     return {job: sorted(times) for job, times in moments.items()}
 
 
@@ -159,11 +157,10 @@ def _queued(
     return queued, delay_s
 
 
-def _failures(history: History) -> dict[tuple[str | None, int], tuple[events.RankFailed | events.Unfit, ...]]:
+def _failures(history: History) -> dict[tuple[str | None, int], tuple[Failed, ...]]:
     """By job and start, what failed, in the order of the times."""
-    found: dict[tuple[str | None, int], tuple[events.RankFailed | events.Unfit, ...]] = {}
-    failed = [event for event in history.told if isinstance(event, events.RankFailed | events.Unfit)]
+    found: dict[tuple[str | None, int], tuple[Failed, ...]] = {}
+    failed = [event for event in history.failures if event.kind in ("rank", "unfit")]
     for event in sorted(failed, key=lambda event: event.time):
-        start = event.job_id, event.restart
-        found[start] = (*found.get(start, ()), event)
+        found[event.start] = (*found.get(event.start, ()), event)
     return found

@@ -167,7 +167,7 @@ class Monitor:
 
     def _dropped(self, what: str, count: int, reason: str) -> None:
         """Note in the ledger that something was dropped for a while."""
-        self._folder.ledger.note(events.Dropped(what=what, count=count, reason=reason))
+        self._folder.ledger.note(events.Remarked("dropped", what=what, count=count, reason=reason))
 
 
 class Periodic:

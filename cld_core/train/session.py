@@ -177,7 +177,7 @@ def _started(
         except Exception as error:
             # What passes is no reason not to start again.
             if not passes(error):
-                event = events.NotBegun(job_id=job_id, reason=str(error))
+                event = events.GivenUp(job_id=job_id, reason=str(error), never_began=True)
                 folder.ledger.note(event, within_s=_NOTE_WITHIN_S)
             raise
 
@@ -205,7 +205,7 @@ def choose(folder: RunFolder, recipe: Recipe) -> tuple[int, int]:
     newest, damaged = newest_good(folder, recipe.model_digest())
     for entry in damaged:
         print(entry.skipped, flush=True)
-        folder.ledger.note(events.Damaged(step=entry.step, reason=entry.reason))
+        folder.ledger.note(events.Remarked("damaged", what=f"step {entry.step}", reason=entry.reason))
     if history.from_step is not None:
         verify(folder, history.from_step, model_digest=recipe.model_digest())
         newest = history.from_step

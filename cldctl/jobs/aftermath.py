@@ -23,15 +23,12 @@ from cld_core.imports import resolve
 from cld_core.run import RunFolder
 from cld_core.run.events import (
     CRASHES,
-    Crashed,
-    DiedEarly,
     Ended,
     Event,
+    Failed,
     GivenUp,
     JobRef,
-    NotBegun,
-    NotRequeued,
-    RankFailed,
+    Refused,
     Requeued,
     TurnedAway,
 )
@@ -88,7 +85,8 @@ def after_bad_end(
     if not starts:
         return None
     if starts[-1].restart != restart:
-        if not isinstance(history.last_of.get(ref.job_id), DiedEarly):
+        heard = history.last_of.get(ref.job_id)
+        if not (isinstance(heard, Failed) and heard.kind == "early"):
             return None
     elif last is None or last.job_id != ref.job_id or last.cause not in CRASHES:
         return None
@@ -124,10 +122,11 @@ def missing_event(history: History, ref: JobRef, restart: int, code: int, *, hun
     if not starts or last is None:
         return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != restart:
-        if code in _HOPELESS or isinstance(history.last_of[ref.job_id], NotBegun | TurnedAway):
+        heard = history.last_of[ref.job_id]
+        if code in _HOPELESS or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
             return None
         reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
-        return DiedEarly(job_id=ref.job_id, restart=restart, reason=reason)
+        return Failed("early", job_id=ref.job_id, restart=restart, reason=reason)
     if last.job_id != ref.job_id or last.cause is not None:
         return None
     how = "no step finished within train.hang_timeout_s" if hung else f"a rank ended with code {code}"
@@ -154,11 +153,11 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         hung=_hung(run, job),
         step=int(run.progress().get("step", 0)),
     )
-    if isinstance(event, DiedEarly):
+    if isinstance(event, Failed):
         event = replace(event, began=job.began)
     if event is not None:
         run.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    _blame(run, job, trained=not isinstance(event, DiedEarly))
+    _blame(run, job, trained=not isinstance(event, Failed))
     recipe = run.recipe(within_s=READ_WITHIN_S)
     budget = recipe.train.max_retries, recipe.train.max_crashes_a_day
     decision = after_bad_end(run.ledger.full_history(), job.ref, job.restart, *budget)
@@ -178,14 +177,14 @@ def _after_unfit(run: RunFolder, job: InJob, code: int, told_to_end: Callable[[]
     """Start a job again elsewhere if a health check failed in this start; whether that is so. No retry is spent."""
     start = job.ref.job_id, job.restart
     history = run.ledger.full_history()
-    found = [event for event in history.unfit if (event.job_id, event.restart) == start]
+    found = [event for event in history.unfit if event.start == start]
     if not found:
         found = failures.unfit_by_log(job, log_offset(run), code)
         for event in found:
             run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     if not found:
         return False
-    starts = len({(event.job_id, event.restart) for event in run.ledger.full_history().unfit})
+    starts = len({event.start for event in run.ledger.full_history().unfit})
     if starts > UNFIT_STARTS:
         reason = f"{starts} starts in a row found an unfit machine, at last {found[-1].reason}"
         run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
@@ -202,7 +201,7 @@ def _blame(run: RunFolder, job: InJob, *, trained: bool) -> None:
     """Note which rank failed first, if only the launcher knows it."""
     history = run.ledger.full_history()
     start = job.ref.job_id, job.restart
-    known = any(isinstance(it, RankFailed) and (it.job_id, it.restart) == start for it in history.failures)
+    known = any(it.kind == "rank" and it.start == start for it in history.failures)
     if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
     failed = failures.killed_rank(job, log_offset(run), hung=_hung(run, job), trained=trained)
@@ -225,7 +224,7 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         print(f"{name}: not started again: {error}", file=sys.stderr)
         return
     if code not in _HOPELESS:
-        crash = Crashed(job_id=job.ref.job_id, restart=job.restart, code=code, node=job.node or None)
+        crash = Failed("crash", job_id=job.ref.job_id, restart=job.restart, code=code, host=job.node)
         work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
     decision = after_crash(work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries)
     if isinstance(decision, GiveUp):
@@ -236,7 +235,7 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         _announce(name, decision, work.request.retries)
         problem = _elsewhere(work, job, decision.delay_s, told_to_end)
         if problem is not None:
-            work.ledger.note(NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+            work.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
 
 
 def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[], bool]) -> str | None:

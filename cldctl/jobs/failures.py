@@ -15,7 +15,7 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.run import RunFolder
-from cld_core.run.events import Event, RankFailed, Unfit
+from cld_core.run.events import Event, Failed
 from cld_core.sanitize import one_line
 from cldctl.clusters.base import InJob
 
@@ -58,7 +58,7 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
     return [_failed(job, rank, host, said)]
 
 
-def unfit_by_log(job: InJob, offset: int, code: int) -> list[Unfit]:
+def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     """Machines that found themselves unfit and could not write it down, by the exit codes of their ranks."""
     tasks = [task for task in job.ended_tasks(_of_this_start(job, offset)) if task.code == UNFIT]
     if not tasks and code != UNFIT:
@@ -68,7 +68,7 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Unfit]:
     return found or [_unfit(job, 0, "", "unknown", reason)]
 
 
-def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> RankFailed | None:
+def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
     """The rank that failed first, as far as the launcher's log tells it, if no rank has noted that itself.
 
     Args:
@@ -88,14 +88,15 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> RankFa
     return _failed(job, chosen[0].rank, chosen[0].node, "it hung, and was killed" if hung else chosen[0].how)
 
 
-def _failed(job: InJob, rank: int, host: str, reason: str) -> RankFailed:
+def _failed(job: InJob, rank: int, host: str, reason: str) -> Failed:
     reason = one_line(reason, _MAX_REASON)
-    return RankFailed(job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, reason=reason)
+    return Failed("rank", job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, reason=reason)
 
 
-def _unfit(job: InJob, rank: int, host: str, check: str, reason: str) -> Unfit:
+def _unfit(job: InJob, rank: int, host: str, check: str, reason: str) -> Failed:
     reason = one_line(reason, _MAX_REASON)
-    return Unfit(
+    return Failed(
+        "unfit",
         job_id=job.ref.job_id,
         restart=job.restart,
         rank=rank,

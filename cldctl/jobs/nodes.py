@@ -8,15 +8,14 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from cld_core.run.events import Crashed, RankFailed, Unfit
+from cld_core.run.events import Failed
 from cld_core.run.history import History
 from cldctl.clusters.base import Cluster, InJob
 from cldctl.clusters.records import JobSpec
 
 # Failures after which a node is avoided, for how long they count, and the most nodes that are avoided at once.
 FAILURES, FORGOTTEN_AFTER_S, MOST = 2, 86400.0, 8
-
-Failure = RankFailed | Unfit | Crashed
+_NAMES_A_NODE = ("rank", "unfit", "crash")
 
 
 @dataclass(frozen=True)
@@ -31,41 +30,38 @@ class Avoided:
         return tuple(self.why)
 
 
-def bad(failures: Iterable[Failure], now: float) -> dict[str, str]:
+def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
     """Nodes with enough failures lately, and in words, why; the one that failed last comes last."""
-    recent = [event for event in failures if event.time > now - FORGOTTEN_AFTER_S]
+    recent = [it for it in failures if it.kind in _NAMES_A_NODE and it.time > now - FORGOTTEN_AFTER_S]
     counts: dict[str, int] = {}
     unfit: dict[str, str] = {}
     last: dict[str, float] = {}
     for event in sorted(_first_of_each_start(recent), key=lambda event: event.time):
-        node = event.node if isinstance(event, Crashed) else event.host
-        if not node:
+        if not event.host:
             continue
-        last[node] = event.time
-        if isinstance(event, Unfit):
-            unfit[node] = f"unfit ({event.check})"
+        last[event.host] = event.time
+        if event.kind == "unfit":
+            unfit[event.host] = f"unfit ({event.check})"
         else:
-            counts[node] = counts.get(node, 0) + 1
+            counts[event.host] = counts.get(event.host, 0) + 1
     found = {node: unfit.get(node) or f"{counts[node]} crashes" for node in last
              if node in unfit or counts[node] >= FAILURES}  # fmt: skip
     return {node: found[node] for node in sorted(found, key=lambda node: last[node])}
 
 
-def _first_of_each_start(failures: Iterable[Failure]) -> list[Failure]:
+def _first_of_each_start(failures: Iterable[Failed]) -> list[Failed]:
     """Of the ranks that failed in one start of a job, the first: the others may have failed because of it."""
-    first: dict[tuple[str, int], RankFailed] = {}
-    others: list[Failure] = []
+    first: dict[tuple[str, int], Failed] = {}
+    others: list[Failed] = []
     for event in failures:
-        if not isinstance(event, RankFailed):
+        if event.kind != "rank":
             others.append(event)
-            continue
-        key = event.job_id, event.restart
-        if key not in first or event.time < first[key].time:
-            first[key] = event
+        elif event.start not in first or event.time < first[event.start].time:
+            first[event.start] = event
     return [*others, *first.values()]
 
 
-def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Failure] = ()) -> Avoided:
+def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Failed] = ()) -> Avoided:
     """What a job that requeues itself avoids from now on.
 
     Args:
@@ -86,7 +82,7 @@ def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Fai
     return Avoided(why, tuple(node for node in before if node not in why))
 
 
-def for_submission(failures: Iterable[Failure], cluster: Cluster, spec: JobSpec) -> JobSpec:
+def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
     """The job with the nodes that it avoids, of those that one of this kind failed on."""
     found = bad(failures, time.time()) if cluster.restarts else {}
     others = cluster.excluded_nodes(spec.size) if found else None

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cld_core.run import RunFolder
-from cld_core.run.events import DiedEarly, NotBegun
+from cld_core.run.events import Failed, GivenUp
 from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
 from cldctl.clusters.base import InJob
@@ -43,13 +43,13 @@ def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool], off
     """
     if not is_time_limit(job, log_offset(run) if offset is None else offset):
         return
-    event = DiedEarly(job_id=job.ref.job_id, restart=job.restart, reason=_REASON, began=job.began)
+    event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=_REASON, began=job.began)
     run.ledger.note(event, within_s=_NOTE_WITHIN_S)
     recipe = run.recipe(within_s=READ_WITHIN_S)
     count, allowed = run.ledger.full_history().crashes_in_a_row, recipe.train.max_retries
     if count > allowed:
         reason = f"{_REASON}, {count} times (train.max_retries={allowed}); set cluster.time_min higher and resume"
-        run.ledger.note(NotBegun(job_id=job.ref.job_id, reason=reason), within_s=_NOTE_WITHIN_S)
+        run.ledger.note(GivenUp(job_id=job.ref.job_id, reason=reason, never_began=True), within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", file=sys.stderr, flush=True)
         if recipe.cluster.successor:
             successor.withdraw(run, job)

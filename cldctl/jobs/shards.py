@@ -1,5 +1,6 @@
 """The work of a task that computes shards, of evaluations and of statistics alike."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from cld_core.errors import CldError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code
-from cld_core.run.events import Event, GivenUp, NotRequeued, OtherCode, TaskFailed
+from cld_core.run.events import Event, Failed, GivenUp, Refused, Remarked
 from cld_core.run.work import Work, open_work, use_plugins
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
@@ -62,7 +63,7 @@ class ShardsWork:
         if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):
             problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
             if problem is not None:
-                self._note(NotRequeued(job_id=job.ref.job_id, reason=problem))
+                self._note(Refused("requeue", job_id=job.ref.job_id, reason=problem))
                 sys.exit(NOT_REQUEUED)
 
     def _may_go_on(self, job: InJob, stop: StopFlag, offset: int) -> bool:
@@ -72,9 +73,10 @@ class ShardsWork:
         """Tell of code that was changed since the task was submitted: shards of one result may differ in it."""
         if self.code is None or (now := code.imported()) == self.code:
             return
-        other = OtherCode(job_id=job.ref.job_id, code=now, asked=self.code)
-        print(f"warning: {other.said}", file=sys.stderr, flush=True)
-        self._note(other)
+        ran, asked = (re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", text) for text in (now, self.code))
+        text = f"job {job.ref.job_id} runs code {ran}, not {asked}, which was there when it was submitted"
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._note(Remarked("code", what=text))
 
     def _works(self) -> list[Work]:
         return [open_work(Path(piece.folder)) for piece in self.pieces]
@@ -111,7 +113,7 @@ class ShardsWork:
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)
                 first_error = first_error or error
             except Exception as error:
-                failed = TaskFailed(job_id=job.ref.job_id, reason=_in_words(error))
+                failed = Failed("task", job_id=job.ref.job_id, reason=_in_words(error))
                 work.ledger.note(failed, within_s=_NOTE_WITHIN_S)
                 raise
             if isinstance(work, Evaluation):

@@ -12,6 +12,7 @@ from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_json
 from cld_core.run import Ledger, RunFolder, code
+from cld_core.run.events import Failed
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import Cluster
@@ -133,9 +134,9 @@ def sharded(
     return nodes.for_submission(failures_in(*ledgers), cluster, spec)
 
 
-def failures_in(*ledgers: Ledger) -> list[nodes.Failure]:
+def failures_in(*ledgers: Ledger) -> list[Failed]:
     """What failed on which machine; a ledger that cannot be read is no reason not to start a job."""
-    found: list[nodes.Failure] = []
+    found: list[Failed] = []
     for ledger in ledgers:
         with contextlib.suppress(OSError):
             found += ledger.full_history(within_s=0.0).failures

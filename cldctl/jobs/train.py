@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from cld_core.errors import UsageError
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Explained, GivenUp, NotRequeued, Requeued
+from cld_core.run.events import Cause, Ended, GivenUp, Refused, Requeued
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
@@ -122,7 +122,7 @@ def explain_previous(run: RunFolder, job: InJob) -> None:
         return  # Its cause is known, and what the launcher says since is about our own requeue.
     cause = job.why_ended(last)
     if cause is not None and cause != last.cause:
-        run.ledger.note(Explained(attempt=last.attempt, cause=cause))
+        run.ledger.note(Ended(attempt=last.attempt, cause=cause, afterwards=True))
 
 
 def go_on(
@@ -160,5 +160,5 @@ def go_on(
     if problem is None:
         run.ledger.settle(_NOTE_WITHIN_S)
         return "requeued"
-    run.ledger.note(NotRequeued(job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
+    run.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
     return "not requeued"

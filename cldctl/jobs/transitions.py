@@ -74,27 +74,27 @@ class _Fold:
                     self.restarts.add(event.job.job_id)
             case events.Started():
                 self._started(place, event)
+            case events.Ended(afterwards=True):
+                self._explained(event)
             case events.Ended():
                 self._ended(place, event)
-            case events.Explained():
-                self._explained(event)
             case events.Requeued():
                 self._decided(place, event, self.waits.get(event.job_id, "REQUEUED"), event.job_id, cause=event.cause)
-            case events.NotRequeued():
+            case events.Refused(what="requeue"):
                 reason = f"could not be requeued: {event.reason}"
                 state = "FAILED" if event.job_id in self.waits else "STOPPED"
                 self._decided(place, event, state, event.job_id, reason=reason)
+            case events.GivenUp(never_began=True):
+                self._add(place, event, "FAILED", event.job_id, reason=event.reason)
             case events.GivenUp():
                 self._decided(place, event, "FAILED", event.job_id, reason=event.reason)
-            case events.NotBegun():
-                self._add(place, event, "FAILED", event.job_id, reason=event.reason)
-            case events.DiedEarly():
+            case events.Failed(kind="early"):
                 self._add(place, event, "FAILED", event.job_id, cause="crashed", reason=event.reason)
-            case events.Unfit():
+            case events.Failed(kind="unfit"):
                 self._unfit(place, event)
             case events.Cancelled():
                 self._cancelled(place, event)
-            case events.NotCancelled():
+            case events.Refused(what="cancellation"):
                 self._not_cancelled(place, event)
 
     def settle(self) -> None:
@@ -139,7 +139,7 @@ class _Fold:
         self._add(place, event, "RUNNING", event.job_id, cause=self.cause, reason=event.warning)
         self.cause = None
 
-    def _unfit(self, place: int, event: events.Unfit) -> None:
+    def _unfit(self, place: int, event: events.Failed) -> None:
         """The end of a start, told once although several ranks note it; what is decided about it follows."""
         start = event.job_id, event.restart
         if self.unfit != start:
@@ -160,7 +160,7 @@ class _Fold:
     def _after(self, cause: Cause, job_id: str | None) -> str:
         return "REQUEUED" if cause in RESTARTED_BY_LAUNCHER and job_id in self.restarts else state_after(cause)
 
-    def _explained(self, event: events.Explained) -> None:
+    def _explained(self, event: events.Ended) -> None:
         if self.begun is None or self.begun.attempt != event.attempt:
             return
         self.cause, self.is_open = event.cause, False
@@ -200,13 +200,14 @@ class _Fold:
             self._decided(place, event, "CANCELLED", event.job_id, cause="cancelled")
             self.before[event.job_id] = last if len(self.changes) == count else None
 
-    def _not_cancelled(self, place: int, event: events.NotCancelled) -> None:
+    def _not_cancelled(self, place: int, event: events.Refused) -> None:
         """The launcher refused: the run is what it was before somebody asked."""
-        self.cancelled.pop(event.job_id, None)
+        job_id = event.job_id or ""
+        self.cancelled.pop(job_id, None)
         last = self.changes[-1] if self.changes else None
-        if event.job_id not in self.before or last is None or (last.state, last.job_id) != ("CANCELLED", event.job_id):
+        if job_id not in self.before or last is None or (last.state, last.job_id) != ("CANCELLED", job_id):
             return
-        before = self.before.pop(event.job_id)
+        before = self.before.pop(job_id)
         if before is None:
-            before = replace(last, state=self.waits.get(event.job_id, "REQUEUED"), cause=None)
+            before = replace(last, state=self.waits.get(job_id, "REQUEUED"), cause=None)
         self.changes[-1] = replace(before, place=place, time=event.time)

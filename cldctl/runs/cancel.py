@@ -10,7 +10,7 @@ from pathlib import Path
 from cld_core.errors import CldError, UsageError
 from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, JobRef, NotCancelled
+from cld_core.run.events import Cancelled, JobRef, Refused
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
 from cld_core.run.work import Work
@@ -309,8 +309,8 @@ def _note(run: RunFolder, jobs: Collection[JobRef], refusal: str | None = None) 
     ids = {job.job_id for job in jobs}
     for ledger in (run.ledger, *(work.ledger for work in works_of(run))) if ids else ():
         for job_id in sorted(ids & {event.job.job_id for event in ledger.history().submitted}):
-            event = Cancelled(job_id=job_id) if refusal is None else NotCancelled(job_id=job_id, reason=refusal)
-            ledger.append(event)
+            refused = Refused("cancellation", job_id=job_id, reason=refusal) if refusal is not None else None
+            ledger.append(refused or Cancelled(job_id=job_id))
 
 
 def _end_process(ending: Ending, answers: Answers) -> None:

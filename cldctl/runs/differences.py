@@ -67,7 +67,7 @@ def _other_code(history: History) -> Iterator[str]:
 
 def _edited(history: History) -> Iterator[str]:
     if history.edited:
-        yield f"recipe.yaml was edited by hand: {', '.join(history.edited)}"
+        yield f"recipe.yaml was edited by hand: {history.edited}"
 
 
 def _since(attempt: Attempt) -> str:

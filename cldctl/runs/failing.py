@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
-from cld_core.run.events import RankFailed, fate_of
+from cld_core.run.events import Failed, fate_of
 from cld_core.run.history import Attempt, History
 from cld_core.sanitize import printable
 from cldctl import clusters
@@ -90,15 +90,13 @@ def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFa
     return FirstFailure(attempt.attempt, rank, host, reason, time, lines, file)
 
 
-def _noted(history: History, attempt: Attempt) -> RankFailed | None:
+def _noted(history: History, attempt: Attempt) -> Failed | None:
     """What the rank that failed first has noted.
 
     Of what the peers of a rank that was killed have noted, nothing says who that was.
     """
     told = [
-        event
-        for event in history.told
-        if isinstance(event, RankFailed) and (event.job_id, event.restart) == (attempt.job_id, attempt.restart)
+        event for event in history.failures if event.kind == "rank" and event.start == (attempt.job_id, attempt.restart)
     ]
     return min((it for it in told if not is_secondary(it.reason)), key=lambda it: it.time, default=None)
 

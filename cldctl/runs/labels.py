@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
-from cld_core.run.events import Noted, Tagged
+from cld_core.run.events import Labelled
 from cld_core.sanitize import has_control
 
 _TAG = re.compile(r"[A-Za-z0-9._:-]{1,50}")
@@ -54,7 +54,6 @@ def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Seq
         known = ", ".join(history.tags) or "none"
         raise UsageError(f"{run.name} does not have the tag {', '.join(missing)}. Its tags: {known}.")
     new = tuple(dict.fromkeys(tag for tag in tags if tag not in history.tags))
-    if new or untag:
-        run.ledger.append(Tagged(add=new, remove=tuple(untag)))
-    if note is not None and (note or None) != history.note:
-        run.ledger.append(Noted(note=note))
+    changed = note if (note or None) != history.note else None
+    if new or untag or changed is not None:
+        run.ledger.append(Labelled(note=changed, add=new, remove=tuple(untag)))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cld_core.run import events
-from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, NotSubmitted, Requested, Submitted, state_after
+from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused, Requested, Submitted, state_after
 from cld_core.run.history import Attempt, History
 from cldctl.clusters.records import Phase, Seen
 
@@ -232,7 +232,7 @@ def situation_of(
 def _request(history: History, now: float, is_submitting: Callable[[], bool]) -> str:
     if history.request is None:
         return ""
-    if isinstance(history.request, NotSubmitted):
+    if isinstance(history.request, Refused):
         return "refused"
     return "stale" if now - history.request.time > SUBMITTING_S and not is_submitting() else "open"
 
@@ -289,9 +289,9 @@ def _last_heard(history: History, job: JobRef, now: float) -> tuple[float, Phase
     """When the ledger last heard of a job, and the phase that follows from that; None if none follows."""
     last, event, requeued = history.last, history.last_of.get(job.job_id), history.requeued
     mine = last if last is not None and last.job_id == job.job_id else None
-    if isinstance(event, events.NotBegun):
+    if isinstance(event, events.GivenUp) and event.never_began:
         return event.time, "gone"
-    if isinstance(event, events.NotRequeued):
+    if isinstance(event, Refused) and event.what == "requeue":
         return event.time, "ending"
     if requeued is not None and requeued.job_id == job.job_id and (mine is None or history.was_requeued(mine)):
         return requeued.time, "pending"

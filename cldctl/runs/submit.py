@@ -12,7 +12,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
-from cld_core.run.events import JobRef, Noted, Tagged
+from cld_core.run.events import JobRef, Labelled
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
 from cldctl.clusters.base import Cluster
@@ -144,10 +144,8 @@ def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Ma
     if stored.plugins:
         # From here on with the copies.
         recipe = run.recipe(with_plugins=True)
-    if options.tags:
-        run.ledger.append(Tagged(add=options.tags))
-    if options.note:
-        run.ledger.append(Noted(note=options.note))
+    if options.tags or options.note:
+        run.ledger.append(Labelled(note=options.note or None, add=options.tags))
     chained = following(recipe, options.metrics)
     return Start(
         run=run,

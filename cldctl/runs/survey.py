@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, GivenUp, JobRef, NotBegun
+from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
 from cld_core.run.work import Work
 from cldctl import clusters
@@ -155,7 +155,7 @@ def _over(history: History) -> set[str]:
         job_id
         for job_id, event in history.last_of.items()
         if event.time < before
-        and (isinstance(event, NotBegun | GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled))
+        and (isinstance(event, GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled))
     }
     for attempt in history.attempts:
         if attempt.job_id is None:

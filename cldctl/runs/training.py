@@ -14,7 +14,7 @@ from types import FrameType
 from cld_core.config import Recipe
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder, code
-from cld_core.run.events import JobRef, NotSubmitted, Requested, Submitted
+from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl.clusters.base import Cluster, Task
@@ -135,7 +135,8 @@ def _submit(
         cluster.submit(spec, [Task(work=TrainWork(str(start.run.path))) for start in starts], note)
     except (SchedulerRefused, SchedulerAway) as error:
         for start, put_back in zip(starts, undo, strict=True):
-            start.run.ledger.append(NotSubmitted(reason=str(error), away=isinstance(error, SchedulerAway)))
+            away = isinstance(error, SchedulerAway)
+            start.run.ledger.append(Refused("submission", reason=str(error), away=away))
             put_back()
         raise
     assert jobs, f"cluster {cluster.name} did not report its jobs"

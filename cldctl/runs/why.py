@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from cld_core.run import RunFolder, code
-from cld_core.run.events import NotBegun
+from cld_core.run.events import GivenUp
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import one_line
@@ -255,7 +255,8 @@ def _next(
     see = [f"logs {name} --failed --tail 50"] if failed is not None else [f"logs {name} --tail 50"]
     if row.state not in RESUMABLE:
         return None, see
-    could_not_begin = isinstance(history.last_of.get(row.job_id or ""), NotBegun)
+    heard = history.last_of.get(row.job_id or "")
+    could_not_begin = isinstance(heard, GivenUp) and heard.never_began
     if row.state == "FAILED" and (history.bug is not None or could_not_begin):
         return "fix the error first: another start would meet it again", [*see, f"resume {name}"]
     if any(attempt.cause == "nonfinite" for attempt in history.attempts[-1:]):

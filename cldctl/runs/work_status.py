@@ -120,7 +120,7 @@ def evaluation_status(work: Evaluation, answers: Answers) -> dict[str, Any]:
     done = request.shards - (0 if report else len(work.missing()))
     history = work.ledger.history()
     stopped = why_stopped(history, done, request.shards) if state == "STOPPED" else None
-    told = () if history.other_code is None else (history.other_code.said,)
+    told = () if history.other_code is None else (history.other_code,)
     elbo = report.get("elbo") or {}
     return {
         "id": work.name,

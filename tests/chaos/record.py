@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cld_core.run.events import Damaged, Ended, Event, GivenUp, Started
+from cld_core.run.events import Ended, Event, GivenUp, Remarked, Started
 
 # Seconds in which `status` has to answer.
 STATUS_S = 60.0
@@ -113,8 +113,8 @@ class Record:
                 newest = max(newest, event.attempt)
             if isinstance(event, Ended) and event.attempt < newest:
                 problems.append(f"attempt {event.attempt} noted its end after attempt {newest} had begun")
-            if isinstance(event, Damaged):
-                problems.append(f"the checkpoint of step {event.step} is damaged: {event.reason}")
+            if isinstance(event, Remarked) and event.kind == "damaged":
+                problems.append(f"the checkpoint of {event.what} is damaged: {event.reason}")
             if isinstance(event, GivenUp):
                 problems.append(f"the run was given up: {event.reason}")
         return problems

@@ -9,7 +9,7 @@ import cld_core
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
-from cld_core.run.events import Ended, GivenUp, NotSubmitted, Requested, Started
+from cld_core.run.events import Ended, GivenUp, Refused, Requested, Started
 from tests.support.made_up import report, run_with
 
 
@@ -94,7 +94,7 @@ def test_the_cause_of_the_last_end_is_the_state(tmp_path, cause, state):
     run.ledger.append(GivenUp(job_id="1", reason="enough"))
     assert cld_core.runs(tmp_path)[0].state == ("CANCELLED" if cause == "cancelled" else "FAILED")
     run.ledger.append(Requested(cluster="slurm", steps=10))
-    run.ledger.append(NotSubmitted(reason="no"))
+    run.ledger.append(Refused("submission", reason="no"))
     assert cld_core.runs(tmp_path)[0].state == "FAILED"
 
 

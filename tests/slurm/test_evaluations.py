@@ -12,7 +12,7 @@ import pytest
 
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
-from cld_core.run.events import Crashed
+from cld_core.run.events import Failed
 from cldctl.clusters.entry import MODULE
 
 from .cluster import SlurmCluster
@@ -97,7 +97,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab: Lab, m
     again = sum(map(len, computed)) - SHARDS * BATCHES
     # Fewer than were saved may have been printed: a line can be lost with the node or the process.
     assert again <= 8, "each disturbed task computes at most its current batch again"
-    assert all(event.code != 0 for event in ledger.events() if isinstance(event, Crashed))
+    assert all(event.code != 0 for event in ledger.events() if isinstance(event, Failed) and event.kind == "crash")
 
 
 def _kill_a_task(slurm: SlurmCluster) -> None:

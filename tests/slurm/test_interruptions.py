@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from cld_core.run.events import RankFailed, TurnedAway
+from cld_core.run.events import Failed, TurnedAway
 
 from .lab import Lab, give
 from .polling import wait_until
@@ -89,7 +89,7 @@ def test_a_rank_that_crashes(lab: Lab, orders: Path) -> None:
     give(orders, 0, "nap")
     give(orders, 1, "die")
     went_on(lab, "mine", "crashed", saved=False)
-    (failed,) = [event for event in run.ledger.events() if isinstance(event, RankFailed)]
+    (failed,) = [event for event in run.ledger.events() if isinstance(event, Failed) and event.kind == "rank"]
     assert (failed.rank, failed.host) == (1, "n2"), "the other rank failed because of this one"
 
 

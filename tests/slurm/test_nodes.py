@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.run.events import DiedEarly, RankFailed, Requeued, Unfit
+from cld_core.run.events import Failed, Requeued
 
 from .lab import Lab
 from .polling import wait_until
@@ -31,7 +31,7 @@ def test_a_run_leaves_a_node_on_which_it_crashed_twice(lab: Lab, monkeypatch: py
     row = lab.ended("mine", timeout=180)
     assert row["state"] == "FINISHED", run.ledger.path.read_text()
     events = run.ledger.events()
-    failed = [event for event in events if isinstance(event, RankFailed)]
+    failed = [event for event in events if isinstance(event, Failed) and event.kind == "rank"]
     assert [(event.host, event.restart) for event in failed] == [("n1", 0), ("n1", 1)]
     assert [event.exclude for event in events if isinstance(event, Requeued)] == [(), ("n1",)]
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
@@ -51,7 +51,7 @@ def test_an_unfit_node_costs_nothing(lab: Lab, tmp_path: Path, monkeypatch: pyte
     run = lab.submit("mine", "train.max_retries=0", "train.steps=60")
     row = lab.ended("mine", timeout=120)
     assert row["state"] == "FINISHED", run.ledger.path.read_text()
-    (unfit,) = [event for event in run.ledger.events() if isinstance(event, Unfit)]
+    (unfit,) = run.ledger.history().failures
     assert (unfit.host, unfit.check, unfit.restart) == ("n1", "folder", 0)
     assert len(row["attempts"]) == 1
     assert lab.slurm.job_info(row["job_id"])["ExcNodeList"] == "n1"
@@ -66,7 +66,7 @@ def test_a_time_limit_during_the_setup(lab: Lab, tmp_path: Path) -> None:
     job = lab.status("mine")["job_id"]
     lab.slurm.expire(job)
     wait_until(
-        lambda: any(isinstance(event, DiedEarly) for event in run.ledger.events()),
+        lambda: any(event.kind == "early" for event in run.ledger.history().failures),
         timeout=90, what="the limit to be noticed", last_seen=lab.slurm.describe,
     )  # fmt: skip
     lab.slurm.wait_requeued(job)

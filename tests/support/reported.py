@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Ended, Noted, RankFailed, Requeued, Started, Submitted, Tagged
+from cld_core.run.events import Cause, Ended, Failed, Labelled, Requeued, Started, Submitted
 from cldctl.evals import plan
 from tests.support.ledgers import job
 from tests.support.made_up import report, run_with
@@ -46,13 +46,12 @@ def _attempts(run: RunFolder, end: Cause) -> None:
         run.ledger.append(Started(step=2_000 * number, began=began, time=began + 60, **about, **how))
         if cause == "crashed":
             first = {"job_id": "7", "restart": number, "rank": 1, "host": "node3", "reason": f"OSError: {HOSTILE}"}
-            run.ledger.append(RankFailed(time=began + 3_990, **first))
+            run.ledger.append(Failed("rank", time=began + 3_990, **first))
         detail = HOSTILE if number else None
         run.ledger.append(Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000))
         if number < len(causes) - 1:
             run.ledger.append(Requeued(job_id="7", cause=cause, time=began + 4_001))
-    run.ledger.append(Noted(note=HOSTILE))
-    run.ledger.append(Tagged(add=("paper",)))
+    run.ledger.append(Labelled(note=HOSTILE, add=("paper",)))
 
 
 def _curves(run: RunFolder, points: int) -> None:

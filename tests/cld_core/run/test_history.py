@@ -23,6 +23,9 @@ def ended(attempt: int, cause: str, **more) -> events.Ended:
     return events.Ended(attempt=attempt, cause=cause, **more)
 
 
+EARLY = events.Failed("early", job_id="1", restart=1, reason="x")
+
+
 def test_attempts():
     made = history(
         started(0, time=1.0, job_id="0"),
@@ -55,10 +58,12 @@ def test_an_attempt_reached_at_least_the_step_that_the_next_one_begins_from():
 
 def test_an_end_that_is_explained_later_keeps_its_time():
     made = history(
-        started(0), ended(0, "terminated", time=3.0), events.Explained(time=9.0, attempt=0, cause="requeued")
+        started(0),
+        ended(0, "terminated", time=3.0),
+        events.Ended(afterwards=True, time=9.0, attempt=0, cause="requeued"),
     )
     assert (made.attempts[0].cause, made.attempts[0].ended) == ("requeued", 3.0)
-    silent = history(started(0), events.Explained(time=9.0, attempt=0, cause="node_failure"))
+    silent = history(started(0), events.Ended(afterwards=True, time=9.0, attempt=0, cause="node_failure"))
     assert (silent.attempts[0].cause, silent.attempts[0].ended) == ("node_failure", 9.0)
 
 
@@ -79,7 +84,7 @@ def test_an_import_is_attempt_0():
 
 
 def test_a_request_is_open_until_a_job_or_an_attempt_follows():
-    request, refusal = events.Requested(steps=5), events.NotSubmitted(reason="no")
+    request, refusal = events.Requested(steps=5), events.Refused("submission", reason="no")
     assert history(request).request == request
     assert history(request, refusal).request == refusal
     assert history(request, refusal, request).request == request
@@ -100,7 +105,7 @@ def test_what_requests_asked_for():
     assert history(first).from_step == 2
     made = history(first, second)
     assert (made.steps, made.overrides, made.from_step) == (9, ("train.steps=5", "train.steps=9"), None)
-    refused = history(first, second, events.NotSubmitted(reason="no"))
+    refused = history(first, second, events.Refused("submission", reason="no"))
     assert (refused.steps, refused.overrides, refused.from_step) == (5, ("train.steps=5",), 2)
     assert history(first, submitted("1")).from_step == 2, "the job has yet to start there"
     assert history(first, submitted("1"), started(0)).from_step is None
@@ -147,8 +152,8 @@ def test_the_current_job():
         ((started(0), ended(0, "crashed"), started(1), ended(1, "timeout"), started(2), ended(2, "crashed")), 1),
         ((started(0), ended(0, "crashed"), started(1)), 0),
         ((started(0), started(1), ended(1, "crashed")), 2),
-        ((started(0), ended(0, "crashed"), events.DiedEarly(job_id="1", restart=1, reason="x")), 2),
-        ((started(0), events.DiedEarly(job_id="1", restart=1, reason="x"), started(1), ended(1, "crashed")), 2),
+        ((started(0), ended(0, "crashed"), EARLY), 2),
+        ((started(0), EARLY, started(1), ended(1, "crashed")), 2),
     ],
     ids=["none", "one", "not a crash", "three", "progress", "broken", "running", "killed", "early", "early before"],
 )
@@ -161,7 +166,7 @@ def test_a_bug_is_that_of_the_last_attempt():
     assert history(*bug).bug == "KeyError: 'x'"
     assert history(*bug).attempts[0].bug
     assert history(*bug, started(1)).bug is None
-    assert history(*bug, events.DiedEarly(job_id="1", restart=1, reason="x")).bug is None
+    assert history(*bug, EARLY).bug is None
     assert history(started(0), ended(0, "crashed", detail="device lost")).bug is None
 
 
@@ -176,14 +181,15 @@ def test_what_was_decided_counts_until_the_next_end():
     first = (started(0, time=1.0), ended(0, "preempted"))
     assert history(*first, requeued).requeued == requeued
     assert history(*first, given_up).given_up == "budget spent"
-    assert history(*first, events.NotBegun(job_id="1", reason="no checkpoint")).given_up == "no checkpoint"
+    never = events.GivenUp(never_began=True, job_id="1", reason="no checkpoint")
+    assert history(*first, never).given_up == "no checkpoint"
     second = (started(1), ended(1, "crashed"))
     later = history(*first, requeued, given_up, *second)
     assert (later.requeued, later.given_up) == (None, None)
     assert later.was_requeued(later.attempts[0])
-    silent = history(*first, given_up, started(1), events.Explained(attempt=1, cause="killed"))
+    silent = history(*first, given_up, started(1), events.Ended(afterwards=True, attempt=1, cause="killed"))
     assert silent.given_up is None
-    explained = history(*first, given_up, events.Explained(attempt=0, cause="requeued"))
+    explained = history(*first, given_up, events.Ended(afterwards=True, attempt=0, cause="requeued"))
     assert explained.given_up == "budget spent", "the end itself was known before"
 
 
@@ -215,7 +221,7 @@ def test_a_silent_end_was_when_the_attempt_was_last_heard_of():
     """Not when the next one began, after hours in the queue."""
     made = history(started(0, time=1.0), started(1, time=900.0, step=10, reached=12, heard=7.0))
     assert (made.attempts[0].ended, made.attempts[0].last_step) == (7.0, 12)
-    explained = events.Explained(time=890.0, attempt=0, cause="node_failure")
+    explained = events.Ended(afterwards=True, time=890.0, attempt=0, cause="node_failure")
     made = history(started(0, time=1.0), explained, started(1, time=900.0, step=10, reached=12, heard=7.0))
     assert (made.attempts[0].ended, made.attempts[0].cause) == (7.0, "node_failure")
     end = ended(0, "preempted", time=8.0, step=13)

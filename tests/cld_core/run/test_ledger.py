@@ -7,7 +7,7 @@ import os
 import pytest
 
 from cld_core import files
-from cld_core.run.events import Crashed, Ended, JobRef, Started, Submitted
+from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from tests.support.clock import Clock
@@ -88,7 +88,7 @@ def test_a_disk_that_takes_the_beginning_of_a_line_only(ledger, monkeypatch):
 def test_a_ledger_that_grows_is_read_again_and_its_earlier_histories_are_forgotten(tmp_path):
     ledger = Ledger(tmp_path / "jobs.jsonl")
     for number in range(20):
-        ledger.append(Crashed(job_id=f"1_{number}", restart=0, code=1))
+        ledger.append(Failed("crash", job_id=f"1_{number}", restart=0, code=1))
         assert len(ledger.history().crashes) == number + 1
     assert ledger.history() is ledger.history(), "an unchanged file is not read again"
     gc.collect()

@@ -1,6 +1,6 @@
 """What attempts gained, lost and waited."""
 
-from cld_core.run.events import Ended, Imported, RankFailed, Requested, Requeued, Started, Submitted, fate_of
+from cld_core.run.events import Ended, Failed, Imported, Requested, Requeued, Started, Submitted, fate_of
 from cld_core.run.history import History
 from cld_core.run.timeline import stretches
 from tests.support.ledgers import job
@@ -84,7 +84,7 @@ def test_a_clock_that_jumps_makes_no_time_negative():
 
 def test_failures_are_those_of_the_start_in_the_order_of_their_times():
     def failed(time, rank, restart):
-        return RankFailed(time=time, job_id="7", restart=restart, rank=rank, host="n1", reason="x")
+        return Failed("rank", time=time, job_id="7", restart=restart, rank=rank, host="n1", reason="x")
 
     (only,) = told(started(0, 0, 100.0), failed(120.0, 2, 0), failed(110.0, 1, 0), failed(90.0, 0, 1))
     assert [event.rank for event in only.failures] == [1, 2]

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core.config import load
 from cld_core.errors import RecipeError
-from cld_core.run.events import Dropped, Ended, Started
+from cld_core.run.events import Ended, Remarked, Started
 from cld_core.train import loggers
 from cld_core.train.loggers import About, Background, close
 from cld_core.train.monitoring import Monitor
@@ -145,7 +145,7 @@ def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem)
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
     run = make("train.steps=10", "monitor.wandb.project=p")
     assert attempt(run).cause == "finished"
-    dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Dropped)}
+    dropped = {event.what: event.count for event in run.ledger.events() if isinstance(event, Remarked)}
     assert dropped.keys() == {"tensorboard", "wandb"}
     assert min(dropped.values()) >= 3
 

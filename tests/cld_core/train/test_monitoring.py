@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.config import load
 from cld_core.run import RunFolder
-from cld_core.run.events import Dropped, Started
+from cld_core.run.events import Remarked, Started
 from cld_core.run.history import History
 from cld_core.train import monitoring
 from cld_core.train.loggers import About
@@ -32,7 +32,7 @@ def monitor(run):
 
 
 def dropped(run):
-    return [(event.what, event.count, event.reason) for event in run.ledger.events() if isinstance(event, Dropped)]
+    return [(event.what, event.count, event.reason) for event in run.ledger.events() if isinstance(event, Remarked)]
 
 
 def test_progress_that_cannot_be_written_is_dropped_and_noted_later(run, monitor, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run import events
-from cld_core.run.events import Dropped
+from cld_core.run.events import Remarked
 from tests.cld_core.train.conftest import attempt
 from tests.support.extractor import TINY
 from tests.support.images import run_folder
@@ -106,5 +106,5 @@ def test_a_picture_that_cannot_be_drawn_ends_no_training(make, monkeypatch):
     run = make("train.steps=4", *DUE)
     assert attempt(run).cause == "finished"
     assert [file.name for file in run.samples.glob("*.png")] == ["step_00000004.png"]
-    dropped = [event for event in run.ledger.events() if isinstance(event, Dropped)]
+    dropped = [event for event in run.ledger.events() if isinstance(event, Remarked)]
     assert [(event.what, event.count) for event in dropped] == [("pictures", 1)]

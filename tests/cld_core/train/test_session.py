@@ -119,7 +119,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_run_goes_on_from_the_on
     path = run.checkpoint_file(40)
     path.write_bytes(path.read_bytes()[:100])
     attempt(run)
-    assert [event.step for event in run.ledger.events() if isinstance(event, events.Damaged)] == [40]
+    assert [event.what for event in run.ledger.events() if isinstance(event, events.Remarked)] == ["step 40"]
     assert "skipped the checkpoint of step 40" in capsys.readouterr().out
     assert [entry.first_step for entry in attempts(run)] == [0, 30]
     verify(run, 40)

@@ -66,9 +66,9 @@ def test_a_second_start_that_said_nothing_died_early():
         happened = (started(0), ended(0, cause="preempted"), *happened)
         return missing_event(History.of(happened), REF, 1, code, hung=False, step=30)
 
-    assert isinstance(missing(), events.DiedEarly)
+    assert missing().kind == "early"
     assert missing(code=2) is None, "wrong usage is there at the next start, too"
-    assert missing(events.NotBegun(job_id="7", reason="damaged")) is None
+    assert missing(events.GivenUp(never_began=True, job_id="7", reason="damaged")) is None
     assert missing(events.TurnedAway(job_id="7", reason="held", why="held")) is None
 
 
@@ -213,8 +213,10 @@ def test_status_tells_it():
     assert with_trouble(None, "FINISHED", loop(7), "7") is None
 
 
-def unfit_found(restart: int, host: str = "n1") -> events.Unfit:
-    return events.Unfit(job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone")
+def unfit_found(restart: int, host: str = "n1") -> events.Failed:
+    return events.Failed(
+        "unfit", job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone"
+    )
 
 
 def test_a_job_begins_again_elsewhere_and_no_retry_is_spent(run, capsys):
@@ -268,12 +270,12 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
     job = in_setup()
     end_of_setup(run)
     died, requeued = run.ledger.events()[-2:]
-    assert isinstance(died, events.DiedEarly)
+    assert died.kind == "early"
     assert isinstance(requeued, events.Requeued)
     assert (requeued.cause, job.delay_s) == ("timeout", 10.0)
     end_of_setup(run)
     event = run.ledger.events()[-1]
-    assert isinstance(event, events.NotBegun)
+    assert event.never_began
     assert "the time limit came during cluster.setup, 2 times" in event.reason
     assert "cluster.time_min" in event.reason
 

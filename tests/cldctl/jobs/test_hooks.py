@@ -193,7 +193,9 @@ def submitted(job_id="7", restarts=True, successor_of=None):
 
 
 def unfit(restart=0, job_id="7", rank=0):
-    return events.Unfit(job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone")
+    return events.Failed(
+        "unfit", job_id=job_id, restart=restart, rank=rank, host="n1", check="gpu", reason="n1: gpu: it is gone"
+    )
 
 
 def requeued(cause, job_id="7"):
@@ -215,14 +217,14 @@ def heard(*happened, is_over=False):
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     happened = [submitted(), started(), ended("crashed"), events.Requeued(job_id="7", cause="crashed")]
     before = changes(happened)[-1].place
-    last = changes([*happened, events.NotRequeued(job_id="7", reason="no")])[-1]
+    last = changes([*happened, events.Refused("requeue", job_id="7", reason="no")])[-1]
     assert last.state == "STOPPED"
     assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
 
 
 BEGUN = submitted(), started()
-DIED_EARLY = events.DiedEarly(job_id="7", restart=0, reason="the setup")
-NOT_CANCELLED = events.Cancelled(job_id="7"), events.NotCancelled(job_id="7", reason="nobody answers")
+DIED_EARLY = events.Failed("early", job_id="7", restart=0, reason="the setup")
+NOT_CANCELLED = events.Cancelled(job_id="7"), events.Refused("cancellation", job_id="7", reason="nobody answers")
 
 # What happened, and the phase of the newest job.
 LEDGERS = {
@@ -230,9 +232,12 @@ LEDGERS = {
     "finished": ((*BEGUN, ended("finished")), "gone"),
     "preempted": ((*BEGUN, ended("preempted")), "pending"),
     "crashed, and again": ((*BEGUN, ended("crashed"), requeued("crashed")), "pending"),
-    "crashed, not requeued": ((*BEGUN, ended("crashed"), events.NotRequeued(job_id="7", reason="no")), "gone"),
+    "crashed, not requeued": (
+        (*BEGUN, ended("crashed"), events.Refused("requeue", job_id="7", reason="no")),
+        "gone",
+    ),
     "given up": ((*BEGUN, ended("crashed"), events.GivenUp(job_id="7", reason="4 crashes")), "gone"),
-    "not begun": ((submitted(), events.NotBegun(job_id="7", reason="no checkpoint")), "gone"),
+    "not begun": ((submitted(), events.GivenUp(never_began=True, job_id="7", reason="no checkpoint")), "gone"),
     "unfit at last": ((submitted(), unfit(), events.GivenUp(job_id="7", reason="11 starts")), "gone"),
     "unfit without a scheduler": ((submitted(restarts=False), unfit()), "gone"),
     "unfit after a crash": ((*BEGUN, ended("crashed"), requeued("crashed"), unfit(1), requeued("unfit")), "pending"),
@@ -259,7 +264,7 @@ def test_after_any_cause_a_hook_hears_what_status_shows(cause):
 
 
 def test_a_silent_end_is_told_with_the_next_beginning():
-    happened = submitted(), started(), events.Explained(attempt=0, cause="node_failure"), started(1, 20)
+    happened = submitted(), started(), events.Ended(afterwards=True, attempt=0, cause="node_failure"), started(1, 20)
     assert heard(*happened) == [("RUNNING", None, 0), ("RUNNING", "node_failure", 20)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from cld_core.config.schema import ClusterSpec
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import RankError
-from cld_core.run.events import Crashed, RankFailed, Requeued, Submitted, Unfit
+from cld_core.run.events import Failed, Requeued, Submitted
 from cld_core.run.history import History
 from cldctl.clusters.records import JobSpec
 from cldctl.jobs import failures, nodes
@@ -20,23 +20,23 @@ from tests.support.scripted import REF, alone, inside
 NOW = time.time()
 
 
-def failed(host: str, restart: int, ago: float = 60.0, rank: int = 0) -> RankFailed:
-    return RankFailed(time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke")
+def failed(host: str, restart: int, ago: float = 60.0, rank: int = 0) -> Failed:
+    return Failed("rank", time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke")
 
 
-def unfit(host: str, ago: float = 60.0) -> Unfit:
-    return Unfit(time=NOW - ago, job_id="7", restart=0, rank=0, host=host, check="gpu", reason="it is gone")
+def unfit(host: str, ago: float = 60.0) -> Failed:
+    return Failed("unfit", time=NOW - ago, job_id="7", restart=0, rank=0, host=host, check="gpu", reason="it is gone")
 
 
-def crashed(node: str | None, job_id: str = "8_0", ago: float = 60.0) -> Crashed:
-    return Crashed(time=NOW - ago, job_id=job_id, restart=0, code=1, node=node)
+def crashed(host: str, job_id: str = "8_0", ago: float = 60.0) -> Failed:
+    return Failed("crash", time=NOW - ago, job_id=job_id, restart=0, code=1, host=host)
 
 
 def test_one_failure_is_no_pattern_and_two_are():
     assert bad([failed("n1", 0)], NOW) == {}
     assert bad([failed("n1", 0), failed("n1", 1)], NOW) == {"n1": "2 crashes"}
     assert bad([failed("n1", 0), failed("n2", 1)], NOW) == {}
-    assert bad([crashed("n1", "8_0"), crashed("n1", "8_1"), crashed(None), crashed(None)], NOW) == {"n1": "2 crashes"}
+    assert bad([crashed("n1", "8_0"), crashed("n1", "8_1"), crashed(""), crashed("")], NOW) == {"n1": "2 crashes"}
 
 
 def test_the_rank_that_failed_first_is_to_blame():
@@ -112,7 +112,7 @@ def noted(run, error, **about):
 
 def test_a_rank_names_its_node(run):
     (event,) = noted(run, KeyError("weights\nand more"))
-    assert isinstance(event, RankFailed)
+    assert event.kind == "rank"
     assert (event.job_id, event.restart, event.rank, event.host) == ("7", 2, 0, "n3")
     assert event.reason == "KeyError: 'weights\\nand more'"
 

@@ -14,7 +14,7 @@ from cld_core.config import with_overrides
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Noted
+from cld_core.run.events import Labelled
 from cld_core.run.folder import FORMAT
 from cld_core.train.loggers import About
 from cld_core.train.monitoring import Monitor
@@ -186,10 +186,10 @@ def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path
     before = (first.path / "report.html").stat().st_mtime_ns
     invoke("report", "--all", "--pages", runs=root)
     assert (first.path / "report.html").stat().st_mtime_ns == before, "it is finished, and nothing has happened"
-    first.ledger.append(Noted(note="looks good"))
+    first.ledger.append(Labelled(note="looks good"))
     invoke("report", "--all", "--pages", runs=root)
     assert "looks good" in (first.path / "report.html").read_text()
-    first.ledger.append(Noted(note="again"))
+    first.ledger.append(Labelled(note="again"))
     monkeypatch.setattr(one_run, "page", lambda run, follow: 1 / 0)
     done = invoke("-q", "report", "--all", "--pages", runs=root, code=1)
     assert "first: " in done.stderr
@@ -219,7 +219,7 @@ def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(tmp_path, monkeyp
 
     def why(run):
         found = explain(run)
-        run.ledger.append(Noted(note="came late"))
+        run.ledger.append(Labelled(note="came late"))
         return found
 
     monkeypatch.setattr(one_run, "why", why)

@@ -9,7 +9,7 @@ from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
 from cld_core.ownership import user_name
-from cld_core.run.events import Cancelled, Ended, JobRef, NotCancelled, Submitted
+from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel, logs, removal
@@ -140,7 +140,7 @@ def test_what_a_colleague_evaluates_goes_on_and_the_rest_ends(tmp_path, scripted
     assert scripted.phases == {"1": "gone", "2": "running", "3": "gone"}
     assert (run.ledger.history().cancelled, ours.ledger.history().cancelled) == ({"1"}, {"3"})
     assert theirs.ledger.history().cancelled == set()
-    noted = [event for work in (run, ours, theirs) for event in work.ledger.events() if isinstance(event, NotCancelled)]
+    noted = [event for work in (run, ours, theirs) for event in work.ledger.events() if isinstance(event, Refused)]
     assert [event.job_id for event in noted] == ["2"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from cld_core.checkpoint.files import newest_good, sidecar_of
 from cld_core.checkpoint.tensors import load
 from cld_core.run import RunFolder
-from cld_core.run.events import Dropped
+from cld_core.run.events import Remarked
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import (
     SMALL,
@@ -169,10 +169,10 @@ def test_a_full_disk_costs_a_training_nothing(disk: Path) -> None:
     wait_for(lambda: time.time() - run.progress_file.stat().st_mtime > 5)
     ballast.unlink()
     wait_for(lambda: run.checkpoint_steps()[-1] > before + 200)
-    wait_for(lambda: any(isinstance(event, Dropped) for event in run.ledger.events()))
+    wait_for(lambda: any(isinstance(event, Remarked) for event in run.ledger.events()))
     row = status(disk, "mine")
     assert (row["state"], len(row["attempts"])) == ("RUNNING", 1), row
-    assert "progress.json" in [event.what for event in run.ledger.events() if isinstance(event, Dropped)]
+    assert "progress.json" in [event.what for event in run.ledger.events() if isinstance(event, Remarked)]
     cldctl("cancel", "mine", runs=disk)
     row = wait_ended(disk, "mine")
     assert (row["state"], row["attempts"][0]["cause"]) == ("CANCELLED", "cancelled")

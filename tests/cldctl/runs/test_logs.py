@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.errors import NotFoundError
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, JobRef, RankFailed, Started, Submitted
+from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
 from cldctl.runs.logs import Part, cut, merged
 from tests.support.made_up import run_with
@@ -65,7 +65,7 @@ def requeued(run):
     """Two starts of one job on two ranks, the first of which crashed on rank 1."""
     run.ledger.append(submitted("7", run.logs))
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
-    run.ledger.append(RankFailed(job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk"))
+    run.ledger.append(Failed("rank", job_id="7", restart=0, rank=1, host="n2", reason="OSError: disk"))
     run.ledger.append(Ended(attempt=0, cause="crashed", step=15))
     run.ledger.append(Started(attempt=1, job_id="7", step=10, restart=1))
     for rank in (0, 1):

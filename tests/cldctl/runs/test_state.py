@@ -38,9 +38,9 @@ def ended(cause: str, attempt: int = 0) -> Event:
 
 
 CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
-NOT_CANCELLED = events.NotCancelled(time=NOW - 19, job_id="1", reason="it does not answer")
+NOT_CANCELLED = events.Refused("cancellation", time=NOW - 19, job_id="1", reason="it does not answer")
 REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
-NOT_REQUEUED = events.NotRequeued(time=NOW - 20, job_id="1", reason="nobody answers")
+NOT_REQUEUED = events.Refused("requeue", time=NOW - 20, job_id="1", reason="nobody answers")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
 ELSEWHERE = Seen("unknown", reason="started on n7")
 SUCCESSOR = (
@@ -52,7 +52,13 @@ SUCCESSOR = (
 
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says.
 CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
-    (0, (requested(), events.NotSubmitted(reason="no such partition")), {}, "FAILED", "no such partition"),
+    (
+        0,
+        (requested(), events.Refused("submission", reason="no such partition")),
+        {},
+        "FAILED",
+        "no such partition",
+    ),
     (1, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
     (2, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
     (2, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
@@ -68,7 +74,13 @@ CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
     (9, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
     (9, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
     (10, (submitted(),), {"1": GONE}, "FAILED", "before it began; see"),
-    (10, (submitted(), events.NotBegun(job_id="1", reason="bad recipe")), {"1": GONE}, "FAILED", "bad recipe"),
+    (
+        10,
+        (submitted(), events.GivenUp(never_began=True, job_id="1", reason="bad recipe")),
+        {"1": GONE},
+        "FAILED",
+        "bad recipe",
+    ),
     (11, (submitted(), started()), {"1": PENDING}, "REQUEUED", "Priority"),
     (12, (submitted(), started()), {"1": RUNNING}, "RUNNING", None),
     (12, (submitted(), started(warning="no GPU")), {"1": RUNNING}, "RUNNING", "no GPU"),
@@ -141,12 +153,12 @@ def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
                 happened.append(
                     rng.choice(
                         (
-                            events.NotSubmitted(reason="no"),
+                            events.Refused("submission", reason="no"),
                             events.Cancelled(job_id=job_id),
                             events.Requeued(job_id=job_id, cause="crashed"),
-                            events.NotBegun(job_id=job_id, reason="no"),
+                            events.GivenUp(never_began=True, job_id=job_id, reason="no"),
                             events.TurnedAway(job_id=job_id, reason="held", why="held"),
-                            events.Explained(attempt=max(attempt, 0), cause="node_failure"),
+                            events.Ended(afterwards=True, attempt=max(attempt, 0), cause="node_failure"),
                             GIVEN_UP,
                         )
                     )
@@ -231,7 +243,7 @@ CRASHED = (*BEGUN, *since(ended("crashed")))
         (CRASHED, "pending", "RUNNING"),
         ((*CRASHED, *since(GIVEN_UP)), "running", "FAILED"),
         ((*BEGUN, *before(ended("preempted"), REQUEUED), *since(started(1))), "pending", "RUNNING"),
-        ((*WAITS, *since(events.NotBegun(job_id="1", reason="bad recipe"))), "running", "FAILED"),
+        ((*WAITS, *since(events.GivenUp(never_began=True, job_id="1", reason="bad recipe"))), "running", "FAILED"),
         # What the answer knows already.
         (BEGUN, "gone", "LOST"),
         ((*BEGUN, *before(ended("preempted"), REQUEUED)), "gone", "STOPPED"),

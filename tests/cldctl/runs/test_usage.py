@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.config import load
 from cld_core.files import write_json
-from cld_core.run.events import DiedEarly, Ended, Requeued, Started, Submitted, Unfit
+from cld_core.run.events import Ended, Failed, Requeued, Started, Submitted
 from cld_core.run.groups import Group
 from cldctl.runs.estimate import estimate
 from cldctl.runs.usage import usage_of
@@ -53,9 +53,9 @@ def test_starts_that_end_before_they_train_are_lost(tmp_path):
     before = usage_of(run)
     about = {"job_id": "8", "restart": 0, "host": "n1", "check": "gpu", "reason": "gone"}
     for rank in (0, 1):
-        run.ledger.append(Unfit(time=21600.0, began=18000.0, rank=rank, **about))
-    run.ledger.append(DiedEarly(time=25200.0, began=23400.0, job_id="8", restart=1, reason="code 1"))
-    run.ledger.append(DiedEarly(time=30000.0, job_id="8", restart=2, reason="code 1"))
+        run.ledger.append(Failed("unfit", time=21600.0, began=18000.0, rank=rank, **about))
+    run.ledger.append(Failed("early", time=25200.0, began=23400.0, job_id="8", restart=1, reason="code 1"))
+    run.ledger.append(Failed("early", time=30000.0, job_id="8", restart=2, reason="code 1"))
     after = usage_of(run)
     assert after.lost_to_crashes - before.lost_to_crashes == pytest.approx(12.0)
     assert after.used - before.used == pytest.approx(12.0)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cld_core.run.events import Ended, NotBegun, RankFailed, Requeued, Started, Submitted
+from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
 from cldctl.clusters.records import Waiting
 from cldctl.runs.failing import first_failure, last_failed
 from cldctl.runs.why import why
@@ -30,7 +30,7 @@ def crashed(run, attempts=2):
             Started(attempt=number, job_id="7", step=100 * number, restart=number, host=host, time=begin, ranks=1)
         )
         run.ledger.append(
-            RankFailed(job_id="7", restart=number, rank=1, host=host, reason="OSError: disk", time=begin + 99)
+            Failed("rank", job_id="7", restart=number, rank=1, host=host, reason="OSError: disk", time=begin + 99)
         )
         run.ledger.append(
             Ended(attempt=number, cause="crashed", step=100 * number + 120, detail="OSError: disk", time=begin + 100)
@@ -73,7 +73,7 @@ def test_the_headline_is_a_sentence_and_the_next_command_fits(run, cause, state,
 
 
 def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
-    run.ledger.append(NotBegun(job_id="7", reason="recipe: 'x' is wrong"))
+    run.ledger.append(GivenUp(never_began=True, job_id="7", reason="recipe: 'x' is wrong"))
     found = why(run)
     assert "recipe: 'x' is wrong" in found.headline
     assert found.do.startswith("fix the error first")
@@ -106,7 +106,7 @@ def log_of(run, rank, text, stream="err"):
 
 
 def failed(run, time, rank, reason, restart=0):
-    run.ledger.append(RankFailed(time=time, job_id="7", restart=restart, rank=rank, host=f"n{rank}", reason=reason))
+    run.ledger.append(Failed("rank", time=time, job_id="7", restart=restart, rank=rank, host=f"n{rank}", reason=reason))
 
 
 def first(run):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.run.events import Tagged
+from cld_core.run.events import Labelled
 from cldctl.runs.state import ALIVE, RESUMABLE, STATES
 from cldctl.runs.status import RunStatus
 from cldctl.top import actions
@@ -88,7 +88,7 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, s
     for number, run in enumerate(runs):
         trained(run, str(number), "running" if number else "gone")
     for run in runs[:2]:
-        run.ledger.append(Tagged(add=("odd",)))
+        run.ledger.append(Labelled(add=("odd",)))
 
     async def look(screen: Screen) -> None:
         await screen.select("g")

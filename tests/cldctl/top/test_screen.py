@@ -6,7 +6,7 @@ import threading
 
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Noted, Tagged
+from cld_core.run.events import Labelled
 from cldctl.clusters.slurm import client
 from cldctl.runs import survey
 from cldctl.runs.state import STATES
@@ -91,7 +91,7 @@ def test_texts_of_others_steer_nothing(fleet):
     run = RunFolder(fleet.root / "toy-spirals-1126-0715-p2mm")
     evil = "\x1b]0;owned\x07\x1b[31mred\x1b[0m [bold red]markup[/] [@click=app.quit]x[/]\nsecond\u202eline 漢字漢字"
     write_json(run.identity_file, {**run.identity(), "user": evil})
-    fleet.events(run, (1.0, Noted, {"note": evil}), (1.0, Tagged, {"add": ("[red]tag",)}))
+    fleet.events(run, (1.0, Labelled, {"note": evil, "add": ("[red]tag",)}))
     text = run.ledger.path.read_text()
     run.ledger.path.write_text(text.replace("spiral arms must be odd", r"\u001b[2J[bold]spiral\u0007[/nothing] 漢字"))
 
