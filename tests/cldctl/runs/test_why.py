@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
-from cldctl.clusters.records import Waiting
+from cldctl.clusters.records import Held, Waiting
 from cldctl.runs.failing import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.ledgers import job
@@ -89,6 +89,14 @@ def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     shown = invoke("why", "mine", runs=run.path.parent).stdout
     assert "as the scheduler expects" in shown
     assert "cldctl status mine --watch" in shown
+    for kind, then in ((Waiting, "waits to continue automatically"), (Held, "and waits: somebody holds it")):
+        waiting = kind("somebody holds it", "release it")
+        run.ledger.append(Started(attempt=0, job_id="7", step=0))
+        run.ledger.append(Ended(attempt=0, cause="preempted", step=150))
+        run.ledger.append(Requeued(job_id="7", cause="preempted"))
+        found = why(run)
+        assert found.row.state == "REQUEUED"
+        assert then in found.headline
 
 
 @pytest.fixture
