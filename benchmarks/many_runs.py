@@ -46,10 +46,10 @@ def make(root: Path, count: int, alive: int) -> list[Lease]:
 def timed(root: Path, faults: Faults, cache: Path, *options: str) -> dict[str, float]:
     """Seconds, seconds of the processor, and file calls of one `cldctl status`."""
     environment = {**os.environ, **faults.environment(), "CLDCTL_RUNS": str(root), "CLDCTL_CACHE": str(cache)}
-    before, begin, used = faults.count("delayed"), time.perf_counter(), of_children()
+    before, begin, used = faults.control.delayed, time.perf_counter(), of_children()
     command = [sys.executable, "-m", "cldctl", "status", "--all", *options]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
-    seconds, cpu, calls = time.perf_counter() - begin, of_children() - used, faults.count("delayed") - before
+    seconds, cpu, calls = time.perf_counter() - begin, of_children() - used, faults.control.delayed - before
     return {"seconds": round(seconds, 2), "cpu": round(cpu, 2), "calls": calls}
 
 

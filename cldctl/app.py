@@ -6,60 +6,25 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Any
 
 import typer
+from typer import Option
 from typer.core import TyperCommand, TyperGroup
 
 from cld_core import processor
 from cld_core.errors import CldError
 from cld_core.sanitize import one_line
 
-from .cli import evaluate, look, manage, setup, train, weights
+from .cli import evaluate, look, manage, setup, train
 from .cli.completion import completer
 from .show import console
 from .show.console import err, out
 
-# In the order of the help.
-_COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
-    "Train": {
-        "submit": train.submit,
-        "resume": train.resume,
-        "cancel": train.cancel,
-    },
-    "Look": {
-        "status": look.status,
-        "top": look.top,
-        "logs": look.logs,
-        "why": look.why,
-        "usage": look.usage,
-        "board": look.board,
-        "report": look.report,
-    },
-    "Evaluate and sample": {
-        "eval": evaluate.evaluate,
-        "compare": evaluate.compare_runs,
-        "sample": evaluate.sample,
-        "tune": evaluate.tune,
-        "export": weights.export,
-        "import": weights.import_checkpoint,
-        "bench samplers": evaluate.samplers,
-    },
-    "Manage": {
-        "note": manage.note,
-        "rm": manage.rm,
-        "prune": manage.prune,
-    },
-    "Set up": {
-        "recipes": setup.recipes,
-        "render": setup.render,
-        "explain": setup.explain,
-        "doctor": setup.doctor,
-        "data stats": setup.stats,
-        "data prepare": setup.prepare,
-        "data verify": setup.verify,
-    },
-}
+# In the order of the help. A command is a public function of its module, and is called as that is: `data_stats` is
+# "data stats", `eval_` is "eval".
+_PANELS = {"Train": train, "Look": look, "Evaluate and sample": evaluate, "Manage": manage, "Set up": setup}
 _GROUPS = {"bench": "Compare what can be done with one checkpoint.", "data": "Prepare image data."}
 _OWN_OPTIONS = ("-q", "--quiet", "-v", "--verbose", "--version")
 
@@ -95,26 +60,28 @@ def _app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_options)
-    groups: dict[str, typer.Typer] = {}
-    for panel, commands in _COMMANDS.items():
-        for name, command in commands.items():
+    groups = {"": app}
+    for panel, module in _PANELS.items():
+        for command in _commands(module):
             for parameter in inspect.signature(command).parameters.values():
-                (about,) = parameter.annotation.__metadata__
+                about = parameter.default
                 about.autocompletion = completer(parameter.name, about)
-                if isinstance(parameter.default, bool) and about.default is ...:
+                if isinstance(about.default, bool) and not about.param_decls:
                     # Of itself, typer would add --no-NAME.
                     about.param_decls = (f"--{parameter.name.replace('_', '-')}",)
-            group, _, own = name.rpartition(" ")
-            if not group:
-                app.command(own, cls=_Command, rich_help_panel=panel)(command)
-                continue
+            group, _, name = command.__name__.strip("_").rpartition("_")
             if group not in groups:
                 groups[group] = typer.Typer(cls=_Group, no_args_is_help=True)
                 # One command alone would take the place of its group.
                 groups[group].callback()(lambda: None)
                 app.add_typer(groups[group], name=group, help=_GROUPS[group], rich_help_panel=panel)
-            groups[group].command(own, cls=_Command)(command)
+            groups[group].command(name, cls=_Command, rich_help_panel=None if group else panel)(command)
     return app
+
+
+def _commands(module: ModuleType) -> list[Callable[..., Any]]:
+    functions = filter(inspect.isfunction, vars(module).values())
+    return [it for it in functions if it.__module__ == module.__name__ and not it.__name__.startswith("_")]
 
 
 def _print_versions(wanted: bool) -> None:
@@ -135,38 +102,23 @@ def _print_versions(wanted: bool) -> None:
 
 
 def _options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_versions, is_eager=True, help="Print the versions of cldctl, torch, Python."
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print errors only; results still go to stdout.")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say which programs are called, and how long they take.")
-    ] = False,
+    version: bool = Option(
+        False, "--version", callback=_print_versions, is_eager=True, help="Print the versions of cldctl, torch, Python."
+    ),
+    quiet: bool = Option(False, "--quiet", "-q", help="Print errors only; results still go to stdout."),
+    verbose: bool = Option(False, "--verbose", "-v", help="Say which programs are called, and how long they take."),
 ) -> None:
     """Train and evaluate diffusion models (CLD, PSLD, HOLD, VPSDE) on clusters that preempt you.
 
     Example: cldctl submit toy --follow
     """
     err.quiet = quiet
-    if quiet:
+    # Commands that start no jobs do not load it.
+    if quiet or "cldctl.jobs.process" in sys.modules:
         from cldctl.jobs import process
 
-        process.in_command.quiet = True
+        process.in_command.quiet = quiet
     console.verbose(verbose)
-
-
-def _forget_options() -> None:
-    """Those of earlier commands in this process."""
-    err.quiet = False
-    # Whoever has not asked for it does not load it.
-    if (process := sys.modules.get("cldctl.jobs.process")) is not None:
-        process.in_command.quiet = False
-    console.verbose(False)
 
 
 app = _app()
@@ -175,7 +127,6 @@ app = _app()
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, by default that of this process; returns the exit code of docs/cli.md."""
     try:
-        _forget_options()
         words = None if arguments is None else list(arguments)
         with console.warnings():
             code = app(words, prog_name="cldctl", standalone_mode=False)

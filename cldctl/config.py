@@ -1,11 +1,15 @@
-"""The user's own defaults: `~/.config/cldctl/config.yaml`. An option and the environment go over them."""
+"""What belongs to this user: the defaults in `~/.config/cldctl/config.yaml`, and a folder for caches.
+
+An option and the environment go over the defaults. A cache may be deleted at any time.
+"""
 
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from cld_core.errors import RecipeError, UsageError, did_you_mean
+from cld_core.errors import CldError, UsageError, did_you_mean
+from cld_core.ownership import is_mine, make_private, shared_with
 from cld_core.run.folder import default_root
 from cld_core.sanitize import one_line
 
@@ -35,11 +39,32 @@ def folder() -> Path | None:
 
     A ``$XDG_CONFIG_HOME`` that is not absolute counts for nothing.
     """
-    base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     try:
-        return (base if base.is_absolute() else Path.home() / ".config") / "cldctl"
+        return _of_user("XDG_CONFIG_HOME", ".config")
     except RuntimeError:
         return None
+
+
+def cache_folder() -> Path | None:
+    """``cldctl`` in the user's cache folder, private to this user; None if there cannot be one.
+
+    ``$CLDCTL_CACHE`` names another folder. A home that belongs to somebody else, as after `sudo`, is left alone.
+    """
+    own = Path(os.environ.get("CLDCTL_CACHE", ""))
+    try:
+        chosen = own if own.is_absolute() else _of_user("XDG_CACHE_HOME", ".cache")
+        if not is_mine(next(place for place in (chosen, *chosen.parents) if os.path.lexists(place))):
+            return None
+        make_private(chosen, "commands would believe what is in it", hidden=True)
+    except (OSError, CldError, RuntimeError, ValueError):
+        return None
+    return chosen
+
+
+def _of_user(variable: str, otherwise: str) -> Path:
+    """The folder for cldctl in the one that an environment variable names, or else in the user's home folder."""
+    base = Path(os.environ.get(variable, ""))
+    return (base if base.is_absolute() else Path.home() / otherwise) / "cldctl"
 
 
 def file() -> Path | None:
@@ -83,49 +108,34 @@ def runs_dir() -> Path:
 def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     from cld_core.config.loader import parse
-    from cld_core.files import opened
-    from cld_core.ownership import shared_with
+    from cld_core.files import read_bytes
 
     try:
-        with opened(path, follow=True) as stream:
-            problem = shared_with(os.fstat(stream.fileno()))
-            text = stream.read(_MAX_BYTES + 1)
+        problem, content = shared_with(path.stat()), read_bytes(path, limit=_MAX_BYTES, follow=True)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Correct or remove it.") from error
     if problem is not None:
-        text_of = f"{path}: {problem}, and jobs would run what the profile in it says"
-        raise UsageError(f"{text_of}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
+        text = f"{path}: {problem}, and jobs would run what the profile in it says"
+        raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
     try:
-        if len(text) > _MAX_BYTES:
-            raise RecipeError(f"{path}: has more than {_MAX_BYTES} bytes. Shorten it.")
-        return parse(text.decode("utf-8-sig"), str(path))[0]
+        return parse(content.decode("utf-8-sig"), str(path))[0]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not valid YAML. Write lines such as `cluster: slurm`.") from error
 
 
 def _config(path: Path, content: Any) -> Config:
-    if content is None:
-        return Config()
-    if not isinstance(content, dict):
+    if not isinstance(content, dict | None):
         raise UsageError(f"{path}: not a mapping. Write lines such as `cluster: slurm`.")
-    for name, value in content.items():
+    given = dict(content or {})
+    for name, value in given.items():
         if name not in KEYS:
             fix = did_you_mean(name, KEYS) or f" It has {', '.join(KEYS)}."
             raise UsageError(f"{path}: unknown key '{one_line(name, 60)}'.{fix}")
         if value is not None and (not isinstance(value, str) or not value or one_line(value, 4096) != value):
             raise UsageError(f"{path}: '{name}' cannot be {one_line(repr(value), 60)}; expected a string. Correct it.")
-    if content.get("runs_dir"):
-        content = {**content, "runs_dir": _absolute(path, content["runs_dir"])}
-    return Config(**content)
-
-
-def _absolute(path: Path, value: str) -> str:
-    try:
-        runs = Path(value).expanduser()
-    except RuntimeError as error:
-        raise UsageError(
-            f"{path}: 'runs_dir' cannot be {value!r}: there is no such home folder. Correct it."
-        ) from error
-    if not runs.is_absolute():
-        raise UsageError(f"{path}: 'runs_dir' cannot be {value!r}, which is not absolute. Write a path from / or ~.")
-    return str(runs)
+    if runs := given.get("runs_dir"):
+        given["runs_dir"] = os.path.expanduser(runs)
+        if not os.path.isabs(given["runs_dir"]):
+            fix = "which is not absolute. Write a path from / or ~"
+            raise UsageError(f"{path}: 'runs_dir' cannot be {runs!r}, {fix}.")
+    return Config(**given)

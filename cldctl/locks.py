@@ -1,9 +1,27 @@
-"""Waiting for a lock that other processes of this machine may hold."""
+"""Locks that other processes of this machine may hold: of a file, and of a folder in which jobs are started."""
 
+import contextlib
 import fcntl
+import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cld_core.errors import CldError
+from cld_core.files import descriptor_for_writing, opened
+from cld_core.ownership import require_may_change, user_name
+from cld_core.run import RunFolder
+from cld_core.run.groups import Group
+
+if TYPE_CHECKING:
+    from cldctl.clusters.base import Cluster
 
 _EVERY_S = 0.1
+# Seconds that others may take to start their jobs: as long as a scheduler that does not answer keeps them.
+PATIENCE_S = 180.0
+# Folders that this process has locked.
+_held: set[Path] = set()
 
 
 def locked_within(descriptor: int, patience_s: float) -> bool:
@@ -21,3 +39,83 @@ def locked_within(descriptor: int, patience_s: float) -> bool:
             if time.monotonic() >= deadline:
                 return False
         time.sleep(_EVERY_S)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, cluster: "Cluster") -> Iterator[None]:
+    """Of several people who start jobs in a folder at the same moment, one at a time gets past here.
+
+    A cluster that blocks until the work is done would keep the others waiting; there, nobody waits.
+
+    Raises:
+        CldError: the folder belongs to somebody else (nothing is left in it), or the others take too long.
+        OSError: this user may not write into the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    require_may_change(folder, "Nothing was started")
+    if cluster.blocks:
+        yield
+        return
+    file = folder / ".submit.lock"
+    descriptor = _open_lock(file)
+    try:
+        _lock(descriptor, file)
+        _held.add(folder)
+        yield
+    finally:
+        _held.discard(folder)
+        os.close(descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process, other than this one, starts jobs in a folder at this moment."""
+    if folder in _held:
+        return False
+    try:
+        with opened(folder / ".submit.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def is_starting(run: RunFolder) -> bool:
+    """Whether a process, other than this one, starts jobs of a run, or of its group, at this moment."""
+    if is_locked(run.path):
+        return True
+    group = Group.of(run)
+    return group is not None and is_locked(group.path)
+
+
+def _open_lock(file: Path) -> int:
+    """A descriptor of the lock, whoever has created it; reading is enough to lock it on a local disk."""
+    try:
+        return descriptor_for_writing(file)
+    except PermissionError:
+        if not os.access(file.parent, os.W_OK):
+            raise
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(file, flags)
+    except PermissionError as error:
+        text = f"it belongs to {user_name(file.lstat().st_uid)} and cannot be read"
+        raise CldError(f"{file}: {text}. Remove it and try again.") from error
+
+
+def _lock(descriptor: int, file: Path) -> None:
+    """Lock a file, waiting for others up to `PATIENCE_S` seconds.
+
+    Raises:
+        CldError: somebody holds it for longer, or it cannot be locked.
+    """
+    try:
+        is_mine = locked_within(descriptor, PATIENCE_S)
+    except OSError as error:
+        # On NFS, only those who may write into a file can lock it.
+        text = f"it cannot be locked ({error.strerror})"
+        raise CldError(f"{file}: {text}. Remove it and try again.") from error
+    if not is_mine:
+        text = f"another cldctl has been starting jobs here for over {PATIENCE_S:.0f} s"
+        raise CldError(f"{file}: {text}. Wait for it, or remove the file if there is none.")

@@ -71,10 +71,8 @@ def place(file: Path) -> str:
     """Where a recipe is: "cldctl" if it comes with it, else its path, from the working directory if it is below it."""
     if file.absolute().parent == shipped.folder():
         return "cldctl"
-    try:
-        return str(file.absolute().relative_to(Path.cwd()))
-    except ValueError:
-        return str(file)
+    below = file.absolute().is_relative_to(Path.cwd())
+    return str(file.absolute().relative_to(Path.cwd()) if below else file)
 
 
 def called(file: Path) -> str:

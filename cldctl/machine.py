@@ -3,6 +3,7 @@
 What needs torch runs in processes of their own: the GPU's checks may end theirs.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,9 +20,9 @@ from cld_core import processor
 from cld_core.config import Recipe
 from cld_core.errors import CldError
 
-from . import config, file_system
+from . import config
+from .clusters import this_machine
 from .clusters.records import Check
-from .clusters.this_machine import safe_path
 
 TORCH_TIMEOUT_S = 120.0
 # With less room than this, a few checkpoints fill the disk.
@@ -75,20 +76,10 @@ def _defaults(cluster: str) -> Check:
 
 
 def _torch() -> Check:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _TORCH],
-            capture_output=True,
-            text=True,
-            timeout=TORCH_TIMEOUT_S,
-            env={**os.environ, **safe_path()},
-        )
-        answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
-    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
-        return Check("torch", "fail", str(error), "Reinstall torch.")
-    if answer is None:
-        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        return Check("torch", "fail", lines[-1], "Reinstall torch.")
+    answers, ending = _answers((sys.executable, "-P", "-c", _TORCH), TORCH_TIMEOUT_S)
+    if not answers:
+        return Check("torch", "fail", ending, "Reinstall torch.")
+    answer = answers[-1]
     version, gpus = answer["version"], answer["gpus"]
     if gpus:
         return Check("torch", "ok", f"{version}, {len(gpus)} GPU(s): {', '.join(sorted(set(gpus)))}")
@@ -111,12 +102,12 @@ def _processor(recipe: Recipe | None) -> Check:
 
 def _runs_folder(runs: Path) -> Check:
     """Whether files can be written, linked (the lease) and locked (`resume`) there, and how much room there is."""
-    kind, device = file_system.kind_of(file_system.nearest_folder(runs))
+    kind, device = this_machine.file_system_of(this_machine.nearest_folder(runs))
     where = f"{runs.absolute()} on {kind}" + (f" ({device})" if ":" in device else "")
     advice = "Choose another --runs-dir, or set $CLDCTL_RUNS."
     try:
-        with file_system.scratch_folder(runs) as folder:
-            problem = _missing_feature(folder)
+        with this_machine.scratch_folder(runs) as folder:
+            problem = _missing_feature(Path(folder))
             room = shutil.disk_usage(folder).free
     except OSError as error:
         return Check("runs folder", "fail", f"{where}: {error.strerror}", advice)
@@ -172,57 +163,42 @@ def _fid_weights(given: str | None) -> Check:
 
 def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
     """One check for the card, and one for each finding; ``timeout_s`` is their limit in seconds, for all together."""
-    out, problem = _output(timeout_s)
-    first, *findings = _objects(out) or [{}]
-    if not problem and first.get("card", "") is None:
+    answers, ending = _answers(GPU_COMMAND, timeout_s)
+    first, *findings = answers or [{}]
+    if first.get("card", "") is None:
         yield Check("gpu", "warn", "torch sees no card here", f"{_ELSEWHERE}. {_OTHERWISE}")
         return
-    if problem:
-        last = f" after the check '{findings[-1]['name']}'" if findings else ""
-        yield Check("gpu", "fail", f"{problem}{last}", "`python -m cld_core.gpu` shows more.")
-    else:
+    if first.get("checks") == len(findings):
         yield Check("gpu", "ok", str(first["card"]))
+    else:
+        last = f" after the check '{findings[-1]['name']}'" if findings else ""
+        yield Check("gpu", "fail", f"{ending}{last}", "`python -m cld_core.gpu` shows more.")
     for finding in findings:
         yield Check(f"gpu: {finding['name']}", finding["verdict"], finding["found"], finding["advice"])
 
 
-def _output(timeout_s: float) -> tuple[str, str]:
-    """What the command printed, and in one line what went wrong, if something did."""
+def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, Any]], str]:
+    """The JSON objects that a command prints, a line each, and in one line how it ended."""
     try:
         done = subprocess.run(
-            GPU_COMMAND,
+            command,
             capture_output=True,
             text=True,
             timeout=timeout_s,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **safe_path()},
+            env={**os.environ, **this_machine.safe_path()},
         )
+        printed, reason = done.stdout, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        killed = done.returncode < 0 and f"killed by {signal.Signals(-done.returncode).name}"
+        ending = killed or f"ended with {done.returncode}: {reason}"
     except subprocess.TimeoutExpired as error:
         # Bytes, whatever was asked for.
-        return (error.stdout or b"").decode(errors="replace"), f"no answer within {timeout_s:.0f} s"
+        printed, ending = (error.stdout or b"").decode(errors="replace"), f"no answer within {timeout_s:.0f} s"
     except OSError as error:
-        return "", str(error)
-    if done.returncode < 0:
-        return done.stdout, f"killed by {signal.Signals(-done.returncode).name}"
-    if _is_whole(_objects(done.stdout)):
-        return done.stdout, ""
-    lines = done.stderr.strip().splitlines() or ["no reason given"]
-    return done.stdout, f"ended with {done.returncode}: {lines[-1]}"
-
-
-def _is_whole(answers: Sequence[dict[str, Any]]) -> bool:
-    """Whether there is a card, and each of its checks has answered."""
-    if not answers or "card" not in answers[0]:
-        return False
-    return answers[0]["card"] is None or len(answers) == 1 + int(answers[0]["checks"])
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    """The JSON objects of the lines; a last line that is cut short is left out."""
-    found = []
-    for line in text.splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
+        printed, ending = "", str(error)
+    answers = []
+    for line in printed.splitlines():
+        # The last one may be cut short.
+        with contextlib.suppress(ValueError):
+            answers.append(json.loads(line))
+    return answers, ending

@@ -158,7 +158,7 @@ class Record:
         for file in sorted(self.folder.rglob("*")):
             name = text(str(file.relative_to(self.folder)), self.folder)
             name = re.sub(r"/(code|shards|logs|tensorboard|rows)/.*", r"/\1/...", name)
-            if file.is_file() and not re.search(r"(^|/)(lease|\.changes|caches|long)/|\.lock$|\.tmp", name):
+            if file.is_file() and not re.search(r"(^|/)(lease|caches|long)/|\.lock$|\.tmp", name):
                 found[name] = file
         return found
 

@@ -402,7 +402,9 @@ def file_layers(path: Path, below: tuple[str, ...] = ()) -> list[Layer]:
         if isinstance(error.__cause__, FileNotFoundError):
             there = ", ".join(recipes := shipped.recipes())
             fix = did_you_mean(Path(parent).stem, recipes) or f" Correct the name in 'extends'; recipes: {there}."
-            raise RecipeError(f"{place}: extends '{parent}', but there is no {printed(file)}.{fix}") from error
+            named = f"{parent}.yaml in {printed(path.parent)}, {shipped.OWN} or {shipped.folder()}"
+            missing = printed(file) if shipped.is_path(parent) else named
+            raise RecipeError(f"{place}: extends '{parent}', but there is no {missing}.{fix}") from error
         raise
 
 

@@ -18,7 +18,7 @@ from cld_core.digests import digest
 from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import by_age, write_json
 from cld_core.imports import resolve
-from cld_core.run import RunFolder, change_marks
+from cld_core.run import RunFolder
 from cld_core.shards import Computer, Rows, ShardedWork, Task, joined
 
 from . import registry, reports
@@ -106,7 +106,6 @@ class Evaluation(ShardedWork):
             print(remark, flush=True)
         self._draw(model)
         reports.to_tensorboard(self.run, request, report)
-        change_marks.mark(self.run.path)
         # Last: a reader who sees the report sees everything.
         write_json(self.folder / "report.json", report)
 

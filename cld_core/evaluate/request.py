@@ -18,7 +18,7 @@ from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.ranges import POINTS_CHUNK
 from cld_core.registration import is_shipped
-from cld_core.run import RunFolder, change_marks
+from cld_core.run import RunFolder
 from cld_core.shards import ShardedRequest
 
 from . import extraction, registry
@@ -187,7 +187,6 @@ class EvalRequest(ShardedRequest, EvalSpec):
 
     def save(self, run: RunFolder) -> Path:
         """Write the request into the evaluation's folder in a run, see `Request.store`, and return the folder."""
-        change_marks.mark(run.path)
         return self.store(run.evals / self.id)
 
     def _digest(self, metrics: Sequence[str], *more: str) -> str:

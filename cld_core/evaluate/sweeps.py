@@ -10,7 +10,7 @@ from pathlib import Path
 from cld_core.codec import RecordError, find_record, to_plain
 from cld_core.digests import digest
 from cld_core.files import by_age, write_json
-from cld_core.run import RunFolder, change_marks
+from cld_core.run import RunFolder
 from cld_core.run.folder import is_name
 
 
@@ -68,7 +68,6 @@ class Sweep:
         """Make the sweep's folder if it is not there yet, and return it."""
         folder = run.evals / self.id
         if not (folder / "sweep.json").is_file():
-            change_marks.mark(run.path)
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "sweep.json", {"id": self.id, **to_plain(self, sparse=True)})
         return folder

@@ -19,7 +19,6 @@ from pathlib import Path
 from cld_core.codec import from_plain, to_plain
 from cld_core.files import append_line, parse_json, read_bytes, retried
 
-from . import change_marks
 from .events import KINDS, Event, Submitted, name_of
 from .history import History
 
@@ -69,7 +68,6 @@ class Ledger:
 
     def append(self, event: Event) -> None:
         """Append one event; it is on the disk when this returns."""
-        change_marks.mark_of(self.path)
         append_line(self.path, to_line(event))
 
     def events(self) -> list[Event]:

@@ -5,8 +5,8 @@ no ledger tells of it.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cld_core.config import Recipe
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, RecipeError
 from cld_core.ownership import shared_with
@@ -16,11 +16,14 @@ from . import code
 from .events import Remarked
 from .folder import RunFolder
 
+if TYPE_CHECKING:
+    from cld_core.config import Recipe
+
 # What stands for the keys if nobody knows what the recipe was.
 UNKNOWN = "unknown keys"
 
 
-def trusted_recipe(folder: RunFolder, *, allow_plugin: bool = False) -> Recipe:
+def trusted_recipe(folder: RunFolder, *, allow_plugin: bool = False) -> "Recipe":
     """The recipe in force, after importing its plug-ins.
 
     Args:
@@ -36,7 +39,9 @@ def trusted_recipe(folder: RunFolder, *, allow_plugin: bool = False) -> Recipe:
     return folder.recipe(with_plugins=True) if recipe.plugins else recipe
 
 
-def require_own_plugin(folder: RunFolder, recipe: Recipe, *, of_hooks: bool = False, of_loggers: bool = False) -> None:
+def require_own_plugin(
+    folder: RunFolder, recipe: "Recipe", *, of_hooks: bool = False, of_loggers: bool = False
+) -> None:
     """Refuse to run the plug-ins of a run whose folder, recipe or ledger somebody else than this user can write.
 
     Args:

@@ -1,5 +1,7 @@
 """What a job computes in a folder of its own: an evaluation, statistics of a training set, a tuning. Loads no torch."""
 
+import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -7,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cld_core.codec import from_plain, text, to_plain
-from cld_core.config import plugins
-from cld_core.config.registry import spec_of
 from cld_core.errors import NotFoundError
 from cld_core.files import existing_object, passes, retried, write_json
 from cld_core.imports import resolve
@@ -69,6 +69,8 @@ def use_plugins(folder: Path) -> None:
     Raises:
         RecipeError: one cannot be imported.
     """
+    from cld_core.config import plugins
+
     files = (content_of(folder) or {}).get("files") or {}
     named = [path for place, path in files.items() if place.startswith("plugin ") and isinstance(path, str)]
     plugins.use(named, f"{folder}/request.json")
@@ -115,6 +117,9 @@ class Request(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         if begun != content:
             write_json(folder / "request.json", content)
+        with contextlib.suppress(OSError):
+            # Work of this folder goes on: who remembers that all of it was done looks again.
+            os.utime(folder.parent)
         return folder
 
     @classmethod
@@ -125,6 +130,8 @@ class Request(ABC):
             NotFoundError: there is none, or one that another version of cldctl wrote.
             OSError: it cannot be read at this moment.
         """
+        from cld_core.config.registry import spec_of
+
         content = content_of(folder)
         if content is None:
             raise NotFoundError(f"{folder}: there is no {cls.kind} here. Start it again.")

@@ -24,7 +24,6 @@ from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
-from cld_core.run import change_marks
 from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
 from cld_core.shards import PATIENCE_S, joined
@@ -401,7 +400,6 @@ class Job:
             rms={stage: row.held for stage, row in tops.items() if row.held < FAR},
             about=about,
         )
-        change_marks.mark(self._work.run.path)
         self._patiently(lambda: write_json(self._work.folder / FILE, solution.content()))
 
     @property

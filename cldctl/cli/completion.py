@@ -18,17 +18,6 @@ from typer.models import ArgumentInfo
 _MOST = 500
 # Names of files that a shell takes as they are: others could be commands.
 _PLAIN = re.compile(r"[\w./+=:][\w./+=:-]*")
-# Where the words are that a parameter takes, or what lists them; importing all would take a shell too long.
-_LISTS = {
-    "metrics": "cld_core.evaluate.registry:METRICS",
-    "state": "cldctl.runs.state:STATES",
-    "sort": "cldctl.runs.selection:ORDERS",
-    "cluster": "cldctl.clusters:CLUSTERS",
-    "sampler": "cldctl.evals.samplers:SETTINGS",
-    "RECIPE": "cldctl.lookup:recipe_files",
-    "recipe": "cldctl.lookup:recipe_files",
-    "profile": "cldctl.lookup:profile_files",
-}
 # Of other commands, all sections can be changed.
 _OF_EVALUATIONS = ("eval", "sampling", "ema", "cluster")
 _SECTIONS = {"sample": ("sampling", "ema"), **dict.fromkeys(("eval", "samplers", "tune"), _OF_EVALUATIONS)}
@@ -41,24 +30,25 @@ def completer(name: str, about: Any) -> Callable[[typer.Context, str], list[str]
         about: its `typer.Argument` or `typer.Option`.
     """
     kinds = (about.metavar or "").split(" | ") if isinstance(about, ArgumentInfo) else [name]
-    if not any(kind in _OFFERED or kind in _LISTS for kind in kinds):
+    if not any(kind in _OFFERED for kind in kinds):
         return None
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         found: list[str] = []
         for kind in kinds:
             with suppress(Exception):
-                found += _OFFERED[kind](ctx, incomplete) if kind in _OFFERED else _listed(kind, incomplete)
+                words = _OFFERED[kind]
+                found += _listed(words, incomplete) if isinstance(words, str) else words(ctx, incomplete)
         # bash makes "=" a word of its own.
         return [word for word in dict.fromkeys(found) if word.startswith(incomplete.lstrip("="))]
 
     return complete
 
 
-def _listed(kind: str, incomplete: str) -> Iterator[str]:
+def _listed(place: str, incomplete: str) -> Iterator[str]:
     """Words from a list, of which several may be given with commas between them."""
     before, comma, _ = incomplete.rpartition(",")
-    words = resolve_name(_LISTS[kind])
+    words = resolve_name(place)
     for word in filter(_PLAIN.fullmatch, words() if callable(words) else words):
         if word not in before.split(","):
             yield f"{before}{comma}{word}"
@@ -150,10 +140,11 @@ def _data_sets(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cld_core.config.data import ImageDataSpec
     from cld_core.config.registry import SECTIONS
 
-    return [name for name, variant in SECTIONS["data"].variants.items() if issubclass(variant.spec, ImageDataSpec)]
+    return [name for name, it in SECTIONS["data"].variants.items() if issubclass(it.spec, ImageDataSpec)]
 
 
-_OFFERED: dict[str, Callable[[typer.Context, str], Iterable[str]]] = {
+# What offers the words, or where a list of them is; importing all lists would take a shell too long.
+_OFFERED: dict[str, str | Callable[[typer.Context, str], Iterable[str]]] = {
     "RUN": _runs,
     "GROUP": _groups,
     "KEY=VALUE": _overrides,
@@ -165,23 +156,29 @@ _OFFERED: dict[str, Callable[[typer.Context, str], Iterable[str]]] = {
     "from_step": _checkpoints,
     "evaluation": _evaluations,
     "method": _methods,
+    "metrics": "cld_core.evaluate.registry:METRICS",
+    "metric": "cld_core.evaluate.registry:METRICS",
+    "state": "cldctl.runs.state:STATES",
+    "sort": "cldctl.runs.selection:ORDERS",
+    "cluster": "cldctl.clusters:CLUSTERS",
+    "sampler": "cldctl.evals.samplers:SETTINGS",
+    "RECIPE": "cldctl.lookup:recipe_files",
+    "recipe": "cldctl.lookup:recipe_files",
+    "profile": "cldctl.lookup:profile_files",
 }
 
 
 def _root(ctx: typer.Context) -> Path:
     from cldctl import config
 
-    return Path(ctx.params.get("directory") or config.runs_dir())
+    return Path(ctx.params.get("root") or config.runs_dir())
 
 
 def _words(ctx: typer.Context) -> list[str]:
     """The words before the one that is typed, in their order: a recipe or runs, and overrides."""
-    given: list[str] = []
-    for name in ("recipe", "name", "words", "names", "overrides"):
-        value: Any = ctx.params.get(name)
-        given += [value] if isinstance(value, str) else [str(word) for word in value or ()]
-    # What could not be parsed, because a value is still missing.
-    return [*given, *ctx.args]
+    given = [ctx.params.get(name) or () for name in ("recipe", "name", "words", "names", "overrides")]
+    # The last are what could not be parsed, because a value is still missing.
+    return [str(word) for value in (*given, ctx.args) for word in ([value] if isinstance(value, str) else value)]
 
 
 def _run(ctx: typer.Context) -> list[Any]:

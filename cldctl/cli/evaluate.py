@@ -1,14 +1,16 @@
-"""Checkpoints: `cldctl eval`, `compare`, `sample`, `tune` and `bench samplers`."""
+"""What is done with checkpoints: `cldctl eval`, `compare`, `sample`, `tune`, `export`, `import`, `bench samplers`."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err, out
+from cldctl.show.console import err, out, strong
 from cldctl.show.progress import Working
 
 from . import options
@@ -20,17 +22,17 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
     flags = {metric.name.replace("-", "_"): metric for metric in registry.metrics()}
 
+    @functools.wraps(function)
     def command(**arguments: Any) -> None:
         function(metrics=tuple(metric.name for name, metric in flags.items() if arguments.pop(name)), **arguments)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [
-        inspect.Parameter(name, keyword, default=False, annotation=Annotated[bool, typer.Option(it.flag, help=it.help)])
+        inspect.Parameter(name, keyword, default=Option(False, it.flag, help=it.help), annotation=bool)
         for name, it in flags.items()
     ]
     first, _, *others = inspect.signature(function).parameters.values()
     parameters = [entry.replace(kind=keyword) for entry in (first, *own, *others)]
-    command.__doc__ = function.__doc__
     # typer reads the signature; functions declare no such attribute, although inspect honours it.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {entry.name: entry.annotation for entry in parameters}
@@ -38,39 +40,33 @@ def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @_with_metric_flags
-def evaluate(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | GROUP | KEY=VALUE",
-            help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
-        ),
-    ] = None,
+def eval_(
+    words: list[str] | None = Argument(
+        None,
+        metavar="RUN | GROUP | KEY=VALUE",
+        help="A run (default: the newest) or a group, and keys of eval, sampling, ema and cluster to change.",
+    ),
     metrics: tuple[str, ...] = (),
-    metric: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."),
-    ] = None,
-    shards: options.Shards = None,
-    checkpoint: Annotated[str, typer.Option(metavar="last|all|STEP", help="Which checkpoints.")] = "last",
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=a,b,c",
-            help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
-        ),
-    ] = None,
-    compare: Annotated[bool, typer.Option(help="Show finished results of runs side by side.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --compare: one JSON document.")] = False,
-    max_parallel: options.MaxParallel = None,
-    cluster: options.ClusterOfRun = None,
-    follow: options.Follow = False,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    metric: list[str] | None = Option(
+        None, metavar="NAME,...", help="Further metrics by name, for example those of the run's plug-ins."
+    ),
+    samples: int | None = Option(
+        None, min=2, help="Number of samples, or of test points if none are drawn; default: eval.samples."
+    ),
+    shards: int | None = options.SHARDS,
+    checkpoint: str = Option("last", metavar="last|all|STEP", help="Which checkpoints."),
+    sweep: list[str] | None = Option(
+        None,
+        metavar="KEY=a,b,c",
+        help="Evaluate each of these settings, shown as a table; can be repeated for other keys.",
+    ),
+    compared: bool = Option(False, "--compare", help="Show finished results of runs side by side."),
+    as_json: bool = Option(False, "--json", help="With --compare: one JSON document."),
+    max_parallel: int | None = options.MAX_PARALLEL,
+    cluster: str | None = options.CLUSTER_OF_RUN,
+    follow: bool = options.FOLLOW,
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Evaluate checkpoints of a run. Running it again computes only what is missing.
 
@@ -80,7 +76,7 @@ def evaluate(
     from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_several
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
-    if compare:
+    if compared:
         given: dict[str, object] = {"samples": samples, "shards": shards, "sweep": sweep, "max-parallel": max_parallel}
         given |= {"metric": metric, "cluster": cluster, "follow": follow, "allow-plugin": allow_plugin}
         if left := [*metrics, *(name for name, value in given.items() if value)]:
@@ -88,16 +84,16 @@ def evaluate(
         names, overrides = options.split_runs(words)
         if overrides or not names:
             raise UsageError("--compare takes two or more runs and nothing else: `cldctl eval --compare RUN RUN`.")
-        compare_runs(names, checkpoint, as_json, directory)
+        compare(names, checkpoint, as_json, root)
         return
     if as_json:
         raise UsageError("--json goes with --compare. `cldctl status RUN --json` has the results of one run.")
-    if not metrics and metric is None:
+    if not metrics and not metric:
         raise UsageError(f"nothing to evaluate: add {', '.join(metric.flag for metric in registry.metrics())}.")
     name, overrides = options.one_run(words)
     wanted = EvalOptions(
         metrics=metrics,
-        named=metric,
+        named=options.joined(metric),
         overrides=tuple(overrides),
         samples=samples,
         sweep=tuple(sweep or ()),
@@ -106,7 +102,6 @@ def evaluate(
         cluster=cluster,
         allow_plugin=allow_plugin,
     )
-    root = options.runs_dir(directory)
     if (group := options.group_named(name, root)) is not None:
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
             ready, skipped = plan_group(group, wanted, remark)
@@ -118,14 +113,13 @@ def evaluate(
     raise typer.Exit(finish_evaluations(planned, start(planned, max_parallel), follow))
 
 
-def compare_runs(
-    names: options.Runs,
-    checkpoint: Annotated[
-        str,
-        typer.Option(metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."),
-    ] = "last",
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+def compare(
+    names: list[str] = options.RUNS,
+    checkpoint: str = Option(
+        "last", metavar="last|STEP", help="The step whose results are compared; last: the newest that has some."
+    ),
+    as_json: bool = options.AS_JSON,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Show finished results side by side; of groups, mean and standard deviation over seeds.
 
@@ -136,7 +130,6 @@ def compare_runs(
 
     if checkpoint == "all":
         raise UsageError("one checkpoint of each run can be compared: --checkpoint last or STEP.")
-    root = options.runs_dir(directory)
     chosen = [options.group_named(name, root) or options.find_run(name, root) for name in names]
     if len(chosen) == 1 and isinstance(chosen[0], RunFolder):
         raise UsageError(f"{chosen[0].name} is one run: compare takes a group, or two or more runs.")
@@ -148,79 +141,58 @@ MAX_SAMPLES = 10_000_000
 
 
 def sample(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | KEY=VALUE", help="A run (default: the newest), and keys of sampling and ema to change."
-        ),
-    ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--count",
-            "-n",
-            metavar="N",
-            min=1,
-            max=MAX_SAMPLES,
-            help="Number of samples; default: 64 images, 2,000 points.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE.png|.npz", help="Where to write; an existing file is replaced."),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
-            help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
-            "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
-        ),
-    ] = None,
-    nfe: Annotated[
-        int | None, typer.Option(metavar="N", help="Network evaluations (NFE) of a fixed-step method.")
-    ] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER|NAME", help="Class of all samples; default: each class as often as in the training data."
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            metavar="W", help="Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one."
-        ),
-    ] = None,
-    checkpoint: options.Checkpoint = "last",
-    seed: options.Seed = 0,
-    observe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="x=NUMBER|FILE.npz", help="Draw samples given an observation: a coordinate of toy data, or arrays."
-        ),
-    ] = None,
-    inpaint: Annotated[
-        Path | None, typer.Option(metavar="IMAGE", help="Draw samples given a part of this picture; needs --mask.")
-    ] = None,
-    mask: Annotated[
-        Path | None, typer.Option(metavar="MASK.png", help="White where IMAGE is to be painted, black where known.")
-    ] = None,
-    sigma: Annotated[
-        float | None, typer.Option(metavar="S", min=0, help="Standard deviation of the noise in the observation.")
-    ] = None,
-    how: Annotated[
-        str | None,
-        typer.Option(
-            metavar="gradient|replacement",
-            help="How samples are made to agree with the observation; default: gradient.",
-        ),
-    ] = None,
-    gradient_scale: Annotated[
-        float | None, typer.Option(metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule.")
-    ] = None,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    words: list[str] | None = Argument(
+        None, metavar="RUN | KEY=VALUE", help="A run (default: the newest), and keys of sampling and ema to change."
+    ),
+    n: int | None = Option(
+        None,
+        "--count",
+        "-n",
+        metavar="N",
+        min=1,
+        max=MAX_SAMPLES,
+        help="Number of samples; default: 64 images, 2,000 points.",
+    ),
+    output: Path | None = Option(
+        None, "--output", "-o", metavar="FILE.png|.npz", help="Where to write; an existing file is replaced."
+    ),
+    method: str | None = Option(
+        None,
+        metavar="ode|em|sscs|exponential|gddim|conjugate|splitting|tuned",
+        help="Sampling method; default: the recipe's. exponential is best below 100 NFE; at 10, use it with "
+        "sampling.order=3, sampling.corrector=false and sampling.grid_power=3.",
+    ),
+    nfe: int | None = Option(None, metavar="N", help="Network evaluations (NFE) of a fixed-step method."),
+    label: str | None = Option(
+        None, metavar="NUMBER|NAME", help="Class of all samples; default: each class as often as in the training data."
+    ),
+    guidance: float | None = Option(
+        None,
+        metavar="W",
+        help="Scale of classifier-free guidance: 1 is the conditional score, 0 the unconditional one.",
+    ),
+    checkpoint: str = options.CHECKPOINT,
+    seed: int = options.SEED,
+    observe: str | None = Option(
+        None,
+        metavar="x=NUMBER|FILE.npz",
+        help="Draw samples given an observation: a coordinate of toy data, or arrays.",
+    ),
+    inpaint: Path | None = Option(
+        None, metavar="IMAGE", help="Draw samples given a part of this picture; needs --mask."
+    ),
+    mask: Path | None = Option(None, metavar="MASK.png", help="White where IMAGE is to be painted, black where known."),
+    sigma: float | None = Option(None, metavar="S", min=0, help="Standard deviation of the noise in the observation."),
+    how: str | None = Option(
+        None,
+        metavar="gradient|replacement",
+        help="How samples are made to agree with the observation; default: gradient.",
+    ),
+    gradient_scale: float | None = Option(
+        None, metavar="W", min=0, help="Factor of the gradient; default: 1, which is Bayes' rule."
+    ),
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Draw samples: a grid of images, a scatter over the true density (toy data), or arrays (.npz).
 
@@ -239,7 +211,7 @@ def sample(
     from cldctl.runs.sample import Observed, SampleOptions, draw
 
     observed = Observed(observe, inpaint, mask, sigma, how, gradient_scale)
-    run, overrides = options.run_and_overrides(words, directory)
+    run, overrides = options.run_and_overrides(words, root)
     if output is None:
         require_may_change(run.path, "No samples were drawn; use -o FILE.png")
     options.check_output(output, (".png", ".npz"), "samples are")
@@ -267,30 +239,25 @@ def sample(
 
 
 def tune(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | KEY=VALUE",
-            help="A run (default: the newest), and keys of sampling, ema and cluster to change.",
-        ),
-    ] = None,
-    nfe: Annotated[
-        str, typer.Option(metavar="N[,N]", help="Network evaluations per sample, denoising included.")
-    ] = "10",
-    points: Annotated[
-        int | None,
-        typer.Option(
-            metavar="P", help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16."
-        ),
-    ] = None,
-    budget: Annotated[str, typer.Option(metavar="MINUTES | none", help="Time limit for the fit of each N.")] = "60",
-    seed: options.Seed = 0,
-    checkpoint: options.Checkpoint = "last",
-    as_json: options.AsJson = False,
-    cluster: options.ClusterOfRun = None,
-    follow: options.Follow = False,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+    words: list[str] | None = Argument(
+        None,
+        metavar="RUN | KEY=VALUE",
+        help="A run (default: the newest), and keys of sampling, ema and cluster to change.",
+    ),
+    nfe: str = Option("10", metavar="N[,N]", help="Network evaluations per sample, denoising included."),
+    points: int | None = Option(
+        None,
+        metavar="P",
+        help="Draws of the noise to fit to, and as many held-out ones; default: 4,000, for images 16.",
+    ),
+    budget: str = Option("60", metavar="MINUTES | none", help="Time limit for the fit of each N."),
+    seed: int = options.SEED,
+    checkpoint: str = options.CHECKPOINT,
+    as_json: bool = options.AS_JSON,
+    cluster: str | None = options.CLUSTER_OF_RUN,
+    follow: bool = options.FOLLOW,
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Fit a sampler with few network evaluations to the network of a run, for sampling.method=tuned.
 
@@ -304,7 +271,7 @@ def tune(
     from cldctl.show.submission import finish_tunings, remark, say_cost
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
-    run, overrides = options.run_and_overrides(words, directory)
+    run, overrides = options.run_and_overrides(words, root)
     planned = plan(
         run,
         overrides,
@@ -321,51 +288,131 @@ def tune(
     raise typer.Exit(finish_tunings(planned, start(planned, err.print), as_json, follow))
 
 
-def samplers(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | KEY=VALUE",
-            help="A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers.",
-        ),
-    ] = None,
-    nfe: Annotated[
-        str, typer.Option(metavar="N,N,...", help="Network evaluations per sample, denoising included.")
-    ] = "10,20,50,100",
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            "--metric",
-            metavar="A,B,...",
-            help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
-            "classes and class-law for models with classes. "
-            "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
-        ),
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=2, help="Samples per seed; default: eval.samples.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Repetitions with new noise; default: 4 for toys, 1 for images.")
-    ] = None,
-    sampler: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[=KEY=VALUE,...]",
-            help="Compare only this sampler, or add one with these keys of sampling; can be repeated.",
-        ),
-    ] = None,
-    checkpoint: options.Checkpoint = "last",
-    shards: options.Shards = None,
-    max_parallel: options.MaxParallel = None,
-    cluster: options.ClusterOfRun = None,
-    follow: options.Follow = False,
-    dry_run: Annotated[bool, typer.Option(help="List the samplers and start nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout instead of tables.")] = False,
-    csv: Annotated[
-        Path | None, typer.Option(help="File for all numbers, published ones included, ending in .csv.")
-    ] = None,
-    plot: Annotated[Path | None, typer.Option(help="File for the picture, ending in .png.")] = None,
-    allow_plugin: options.AllowPlugin = False,
-    directory: options.RunsDir = None,
+def export(
+    run: str | None = options.RUN,
+    output: Path | None = Option(None, "--output", "-o", metavar="FILE.safetensors", help="Where to write."),
+    card: Path | None = Option(
+        None,
+        metavar="FOLDER|FILE.md",
+        help="Write a model card with numbers, samples and recipe, too. A folder gets README.md, samples.png and "
+        "model.safetensors.",
+    ),
+    license_: str | None = Option(
+        None, "--license", metavar="ID", help="The licence of the weights, for the card: cc-by-4.0, mit, ..., or other."
+    ),
+    checkpoint: str = options.CHECKPOINT,
+    ema_length: float | None = Option(
+        None, metavar="LENGTH", help="The average of this relative length, made of those of train.ema_lengths."
+    ),
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    root: Path = options.RUNS_DIR,
+) -> None:
+    """Write the averaged weights and the recipe of a checkpoint as safetensors, for `cld_core.load(FILE)`.
+
+    Example: cldctl export cifar10-0102-101112-ab12 -o cifar10.safetensors
+
+    Example: cldctl export cifar10-0102-101112-ab12 --card cifar10/ --license cc-by-4.0
+    """
+    from cld_core.config.train import EmaSpec
+    from cldctl.page import model_card
+
+    licence = None if license_ is None else model_card.licence(license_)
+    folder = options.find_run(run, root)
+    target = output or Path(f"{folder.name}.safetensors")
+    options.check_output(target, (".safetensors",), "weights are")
+    files = None
+    if card is not None:
+        files = model_card.places(card, output, target)
+        target = files.weights
+    elif licence is not None:
+        raise UsageError("--license is part of a card. Add --card FOLDER, or leave it out.")
+
+    with Working(f"loading {folder.name}") as working:
+        import cld_core
+
+        model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
+        if files is not None:
+            model_card.make_folder(files)
+        working.phase(f"writing {target.name}")
+        model.export(target)
+    step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
+    err.print(f"averaged weights of {step} of {folder.name}, {target.stat().st_size / 2**20:.1f} MiB")
+    out.print(str(target), no_wrap=True)
+    if files is not None:
+        saying = f"drawing samples of step {model.step}, of which the run has no picture"
+        model_card.write(folder, model, files, licence or "unknown", lambda: err.print(saying))
+        out.print(str(files.card), no_wrap=True)
+
+
+def import_(
+    file: Path = Argument(..., help="A checkpoint of the published code, such as checkpoint_800000.pth."),
+    recipe: str = Option(..., help="The recipe that it was trained with."),
+    overrides: list[str] | None = options.OVERRIDES,
+    name: str | None = options.NEW_NAME,
+    root: Path = options.RUNS_DIR,
+) -> None:
+    """Make a run of a published checkpoint: weights, their average, the optimiser's state and the step.
+
+    It reads checkpoints of the CLD code, and those that PyTorch Lightning wrote for the PSLD code. The run can be
+    sampled, evaluated and resumed. Nothing is written if a tensor does not fit the recipe.
+
+    Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
+    """
+    from cld_core.run.identity import identity
+    from cldctl.runs.options import resolve
+
+    wanted = resolve(recipe, root, name=name, given=overrides or ())
+    resolved = wanted.recipe
+    with Working(f"importing {file.name}"):
+        from cld_core.importing import import_published
+
+        about = identity(resolved.name, wanted.file)
+        made = import_published(file, resolved, wanted.path, about)
+    run = made.folder
+    done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
+    err.print(strong("run ", run.name, done))
+    if resolved.optim.name != "adam":
+        text = f"published checkpoints were trained with adam; resuming uses their state for {resolved.optim.name}"
+        err.print(text, style="yellow")
+    err.print(f"next:\n  cldctl sample {run.name}\n  cldctl eval {run.name} --elbo")
+    out.print(run.name)
+
+
+def bench_samplers(
+    words: list[str] | None = Argument(
+        None,
+        metavar="RUN | KEY=VALUE",
+        help="A run (default: the newest), and keys of eval, sampling and cluster that hold for all samplers.",
+    ),
+    nfe: str = Option("10,20,50,100", metavar="N,N,...", help="Network evaluations per sample, denoising included."),
+    metrics: list[str] | None = Option(
+        None,
+        "--metric",
+        metavar="A,B,...",
+        help="fid, kid, isc and prc for images; w2 and density for toys; flow-distance for both; "
+        "classes and class-law for models with classes. "
+        "Default: fid for images, w2,density,flow-distance for toys; without density for data of a plug-in.",
+    ),
+    samples: int | None = Option(None, min=2, help="Samples per seed; default: eval.samples."),
+    seeds: int | None = Option(
+        None, min=1, max=1000, help="Repetitions with new noise; default: 4 for toys, 1 for images."
+    ),
+    sampler: list[str] | None = Option(
+        None,
+        metavar="NAME[=KEY=VALUE,...]",
+        help="Compare only this sampler, or add one with these keys of sampling; can be repeated.",
+    ),
+    checkpoint: str = options.CHECKPOINT,
+    shards: int | None = options.SHARDS,
+    max_parallel: int | None = options.MAX_PARALLEL,
+    cluster: str | None = options.CLUSTER_OF_RUN,
+    follow: bool = options.FOLLOW,
+    dry_run: bool = Option(False, help="List the samplers and start nothing."),
+    as_json: bool = Option(False, "--json", help="One JSON document on stdout instead of tables."),
+    csv: Path | None = Option(None, help="File for all numbers, published ones included, ending in .csv."),
+    plot: Path | None = Option(None, help="File for the picture, ending in .png."),
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Compare samplers of one checkpoint at equal numbers of network evaluations.
 
@@ -385,9 +432,9 @@ def samplers(
     options.check_output(csv, (".csv",), "numbers are", "--csv")
     options.check_output(plot, (".png",), "pictures are", "--plot")
     numbers = network_evaluations(nfe)
-    run, overrides = options.run_and_overrides(words, directory)
+    run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(
-        metrics=parse_metrics(metrics, "--metric", comparing(run.recipe())),
+        metrics=parse_metrics(options.joined(metrics), "--metric", comparing(run.recipe())),
         overrides=tuple(overrides),
         samples=samples,
         checkpoint=checkpoint,

@@ -5,9 +5,10 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import NotFoundError, UsageError
 from cldctl.show.console import err, out
@@ -33,25 +34,21 @@ _MANY = 50
 
 
 def status(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names; default: all recent runs.")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Include runs that ended over a week ago; show all rows.")
-    ] = False,
-    state: options.StateFilter = None,
-    since: options.Since = None,
-    tags: options.TagFilter = None,
-    user: options.UserFilter = None,
-    group: options.GroupFilter = None,
-    sort: Annotated[
-        str, typer.Option(metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown.")
-    ] = "created",
-    reverse: Annotated[bool, typer.Option(help="Reverse the order.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Read every run again, also those that are over.")] = False,
-    watch: Annotated[bool, typer.Option(help="On a terminal: show again every second.")] = False,
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(None, metavar="RUN | GROUP", help="Names; default: all recent runs."),
+    everything: bool = Option(False, "--all", help="Include runs that ended over a week ago; show all rows."),
+    state: str | None = options.STATE,
+    since: str | None = options.SINCE,
+    tags: list[str] | None = options.TAGS,
+    user: str | None = options.USER,
+    group: str | None = options.GROUP,
+    sort: str = Option(
+        "created", metavar="KEY", help="name, created, updated, step, loss or state; the last rows are shown."
+    ),
+    reverse: bool = Option(False, help="Reverse the order."),
+    fresh: bool = Option(False, help="Read every run again, also those that are over."),
+    watch: bool = Option(False, help="On a terminal: show again every second."),
+    as_json: bool = options.AS_JSON,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Show runs: state, progress, rate, loss, checkpoints, attempts, evaluations.
 
@@ -65,7 +62,6 @@ def status(
         raise UsageError("--watch does not go with --json, which prints one document. Run it again in a loop.")
     if watch and not out.is_terminal:
         raise UsageError("--watch redraws a terminal, and stdout is not one. Leave it out, or run `status` in a loop.")
-    root = options.runs_dir(directory)
     which = selection.selection(state, since, tags or (), user, group)
     selection.in_order([], sort)
     groups = [found.name for name in names or [] if (found := options.group_named(name, root)) is not None]
@@ -84,30 +80,57 @@ def status(
         shown.show(query)
 
 
+def top(
+    everything: bool = Option(False, "--all", help="Include runs that ended over a week ago."),
+    state: str | None = options.STATE,
+    since: str | None = options.SINCE,
+    tags: list[str] | None = options.TAGS,
+    user: str | None = options.USER,
+    group: str | None = options.GROUP,
+    root: Path = options.RUNS_DIR,
+) -> None:
+    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
+
+    Example: cldctl top --since 2d
+    """
+    from cldctl.runs import selection
+
+    which = selection.selection(state, since, tags or (), user, group)
+    if not (out.is_terminal and sys.stdin.isatty()):
+        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
+    if importlib.util.find_spec("textual") is None:
+        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
+    from cldctl.top.app import Top
+
+    app = Top(root, which, everything=everything)
+    app.run()
+    for line in app.left_over():
+        err.print(line)
+    if app.return_code:
+        raise typer.Exit(1)
+
+
 def logs(
-    name: options.Run = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay and print new output.")] = False,
-    rank: Annotated[int | None, typer.Option(help="Which process; default: 0.")] = None,
-    all_ranks: Annotated[
-        bool, typer.Option(help="Every process in one stream, ordered by time; each line begins with its rank.")
-    ] = False,
-    attempt: Annotated[int | None, typer.Option(help="Which attempt; default: the newest job.")] = None,
-    failed: Annotated[bool, typer.Option(help="The rank that failed first, of the last attempt that failed.")] = False,
-    tail: Annotated[
-        int | None, typer.Option("--tail", "-n", metavar="N", min=0, help="The last N lines of each file.")
-    ] = None,
-    evaluation: Annotated[
-        str | None, typer.Option("--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do.")
-    ] = None,
-    shard: Annotated[int | None, typer.Option(metavar="N", help="The process of this shard of it.")] = None,
-    directory: options.RunsDir = None,
+    name: str | None = options.RUN,
+    follow: bool = Option(False, "--follow", "-f", help="Stay and print new output."),
+    rank: int | None = Option(None, help="Which process; default: 0."),
+    all_ranks: bool = Option(
+        False, help="Every process in one stream, ordered by time; each line begins with its rank."
+    ),
+    attempt: int | None = Option(None, help="Which attempt; default: the newest job."),
+    failed: bool = Option(False, help="The rank that failed first, of the last attempt that failed."),
+    tail: int | None = Option(None, "--tail", "-n", metavar="N", min=0, help="The last N lines of each file."),
+    evaluation: str | None = Option(
+        None, "--eval", metavar="ID", help="Of an evaluation; the beginning of its id will do."
+    ),
+    shard: int | None = Option(None, metavar="N", help="The process of this shard of it."),
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Print the log of a run: first what the process printed, then its errors.
 
     Example: cldctl logs --failed --tail 20
     """
-    from cldctl.runs.failing import failed_log
-    from cldctl.runs.logs import of_evaluation, of_training
+    from cldctl.runs.logs import failed_log, of_evaluation, of_training
     from cldctl.show.logs import Printer
 
     given = {
@@ -123,7 +146,7 @@ def logs(
             raise UsageError(f"{first} does not go with {second}: {reason}. Leave one out.")
     if shard is not None and evaluation is None:
         raise UsageError("--shard goes with --eval: a training has no shards.")
-    run = options.find_run(name, options.runs_dir(directory))
+    run = options.find_run(name, root)
     if failed:
         log, what = failed_log(run, attempt)
         err.print(what, style="dim")
@@ -143,7 +166,7 @@ def logs(
         printer.show()
 
 
-def why(name: options.Run = None, as_json: options.AsJson = False, directory: options.RunsDir = None) -> None:
+def why(name: str | None = options.RUN, as_json: bool = options.AS_JSON, root: Path = options.RUNS_DIR) -> None:
     """Explain a run on one screen: its attempts, the rank that failed first, why it waits, and what to type next.
 
     Example: cldctl why
@@ -153,7 +176,6 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
     from cldctl.runs import why as policy
     from cldctl.show.runs import explanation
 
-    root = options.runs_dir(directory)
     try:
         run = options.find_run(name, root)
     except FormatError:
@@ -168,14 +190,12 @@ def why(name: options.Run = None, as_json: options.AsJson = False, directory: op
 
 
 def usage(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Names of runs or groups; default: all runs.")
-    ] = None,
-    since: Annotated[
-        str | None, typer.Option(metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01.")
-    ] = None,
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(None, metavar="RUN | GROUP", help="Names of runs or groups; default: all runs."),
+    since: str | None = Option(
+        None, metavar="DURATION|DATE", help="Only what was used since: 30m, 12h, 7d, 2026-11-01."
+    ),
+    as_json: bool = options.AS_JSON,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Show the hours of training runs: used, lost to interruptions and crashes, waiting, goodput (docs/usage.md).
 
@@ -187,7 +207,6 @@ def usage(
     from cldctl.show.usage import usage_table
 
     begin = 0.0 if since is None else moment(since)
-    root = options.runs_dir(directory)
     folder = Folder.of(options.find_runs_or_group(names, root) if names else find_runs(root), since=begin)
     for problem in folder.problems:
         err.print(problem, style="yellow")
@@ -201,13 +220,11 @@ def usage(
 
 
 def board(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN | GROUP", help="Whose curves to show; default: the newest run.")
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port of this machine; default: 6006, or a free one.")
-    ] = None,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(
+        None, metavar="RUN | GROUP", help="Whose curves to show; default: the newest run."
+    ),
+    port: int | None = Option(None, min=1, max=65535, help="Port of this machine; default: 6006, or a free one."),
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Start TensorBoard on runs, and print its address. It serves this machine only; stop it with Ctrl-C.
 
@@ -215,7 +232,6 @@ def board(
     """
     from cldctl.runs import board as policy
 
-    root = options.runs_dir(directory)
     runs = options.find_runs_or_group(names, root) if names else [options.find_run(None, root)]
     for run in runs:
         if not (run.tensorboard.is_dir() and any(run.tensorboard.iterdir())):
@@ -230,63 +246,25 @@ def board(
         running.stay()
 
 
-def top(
-    everything: Annotated[bool, typer.Option("--all", help="Include runs that ended over a week ago.")] = False,
-    state: options.StateFilter = None,
-    since: options.Since = None,
-    tags: options.TagFilter = None,
-    user: options.UserFilter = None,
-    group: options.GroupFilter = None,
-    directory: options.RunsDir = None,
-) -> None:
-    """Watch runs, and act on them with keys: logs, resume, cancel, sample, report. `?` lists the keys.
-
-    Example: cldctl top --since 2d
-    """
-    from cldctl.runs import selection
-
-    which = selection.selection(state, since, tags or (), user, group)
-    if not (out.is_terminal and sys.stdin.isatty()):
-        raise UsageError("`cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.")
-    if importlib.util.find_spec("textual") is None:
-        raise UsageError("`cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'")
-    from cldctl.top.app import Top
-
-    app = Top(options.runs_dir(directory), which, everything=everything)
-    app.run()
-    for line in app.left_over():
-        err.print(line)
-    if app.return_code:
-        raise typer.Exit(1)
-
-
 def report(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | GROUP",
-            help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
-            "default: the newest run.",
-        ),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Write an index over all runs instead.")] = False,
-    pages: Annotated[
-        bool, typer.Option(help="Of several runs: also write their own pages that are missing or out of date.")
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.html",
-            help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
-            "comparison.html, --all: index.html.",
-        ),
-    ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow-links", help="Also read folders that links lead out of the run to.")
-    ] = False,
-    directory: options.RunsDir = None,
+    names: list[str] | None = Argument(
+        None,
+        metavar="RUN | GROUP",
+        help="Runs by name or folder, of which several share a page; a group alone is an index over its runs; "
+        "default: the newest run.",
+    ),
+    everything: bool = Option(False, "--all", help="Write an index over all runs instead."),
+    pages: bool = Option(False, help="Of several runs: also write their own pages that are missing or out of date."),
+    output: Path | None = Option(
+        None,
+        "--output",
+        "-o",
+        metavar="FILE.html",
+        help="Default: report.html in the run folder; of a group index-GROUP.html, of several runs "
+        "comparison.html, --all: index.html.",
+    ),
+    follow: bool = Option(False, "--follow-links", help="Also read folders that links lead out of the run to."),
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Write one self-contained page: verdict, best results, samples, curves, attempts, sweeps, recipe.
 
@@ -301,7 +279,6 @@ def report(
     names = names or []
     if everything and names:
         raise UsageError(f"--all writes an index over all runs, not a page of {names[0]}. Leave one of them out.")
-    root = options.runs_dir(directory)
     if everything and not root.is_dir():
         raise NotFoundError(f"there are no runs in {root.absolute()}. Start one: `cldctl submit toy_demo`.")
     groups = [group for name in names if (group := options.group_named(name, root)) is not None]

@@ -1,8 +1,8 @@
 """`cldctl note`, `rm` and `prune`: words about runs, and room on the disk."""
 
-from typing import Annotated
+from pathlib import Path
 
-import typer
+from typer import Argument, Option
 
 from cld_core.errors import UsageError
 from cldctl.show.console import err
@@ -13,30 +13,30 @@ from . import options
 
 
 def note(
-    name: Annotated[str, typer.Argument(metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group.")],
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Replaces the note; '' removes it.")] = None,
-    tags: Annotated[
-        list[str] | None, typer.Option("--tag", metavar="TAG", help="Add a word to find the run by; may be repeated.")
-    ] = None,
-    untag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Remove a tag.")] = None,
-    directory: options.RunsDir = None,
+    name: str = Argument(..., metavar="RUN | GROUP", help="A run's name or folder, or all runs of a group."),
+    text: str | None = Argument(None, metavar="TEXT", help="Replaces the note; '' removes it."),
+    tags: list[str] | None = Option(
+        None, "--tag", metavar="TAG", help="Add a word to find the run by; may be repeated."
+    ),
+    untag: list[str] | None = Option(None, metavar="TAG", help="Remove a tag."),
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Write a note about a run, or give it tags; `cldctl status RUN` shows both, the table of runs only tags.
 
     Example: cldctl note toy-0102-101112-ab12 "the baseline of the paper" --tag baseline
     """
-    from cldctl.runs.labels import label
+    from cldctl.runs.selection import label
 
     if text is None and not tags and not untag:
         raise UsageError("nothing to note: write a text, or use --tag or --untag.")
-    for run in options.find_runs_or_group([name], options.runs_dir(directory)):
+    for run in options.find_runs_or_group([name], root):
         label(run, text, tags or (), untag or ())
         history = run.ledger.history()
         shown = ", ".join(history.tags) or "none"
         err.print(f"{run.name}: {history.note or 'no note'}; tags: {shown}")
 
 
-def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir = None) -> None:
+def rm(names: list[str] = options.RUNS, yes: bool = options.YES, root: Path = options.RUNS_DIR) -> None:
     """Remove runs for good: checkpoints, evaluations, logs. It asks first, and refuses runs that are alive.
 
     Example: cldctl rm toy-0102-101112-ab12
@@ -45,7 +45,7 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
 
     from cldctl.runs import removal
 
-    chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes, damaged=True)
+    chosen = options.find_runs_or_group(names, root, whole=yes, damaged=True)
     for folder in {run.path.parent for run in chosen}:
         removal.clear_left(folder)
     with Working("looking at what is to be removed"):
@@ -64,16 +64,12 @@ def rm(names: options.Runs, yes: options.Yes = False, directory: options.RunsDir
 
 
 def prune(
-    names: options.Runs,
-    keep_every: Annotated[
-        int | None, typer.Option(metavar="STEPS", min=1, help="Keep those of every so many steps, too.")
-    ] = None,
-    averages: Annotated[
-        bool, typer.Option(help="Snapshots of averages, too: then only lengths of train.ema_lengths are left.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would be removed.")] = False,
-    yes: options.Yes = False,
-    directory: options.RunsDir = None,
+    names: list[str] = options.RUNS,
+    keep_every: int | None = Option(None, metavar="STEPS", min=1, help="Keep those of every so many steps, too."),
+    averages: bool = Option(False, help="Snapshots of averages, too: then only lengths of train.ema_lengths are left."),
+    dry_run: bool = Option(False, help="Only say what would be removed."),
+    yes: bool = options.YES,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Remove checkpoints of runs that have ended, except the last intact one, milestones and evaluated ones.
 
@@ -85,7 +81,7 @@ def prune(
 
     from cldctl.runs import removal
 
-    chosen = options.find_runs_or_group(names, options.runs_dir(directory), whole=yes or dry_run)
+    chosen = options.find_runs_or_group(names, root, whole=yes or dry_run)
     with Working("verifying the checkpoints that stay"):
         prunings = removal.plan_pruning(chosen, keep_every, averages)
     for entry in prunings:

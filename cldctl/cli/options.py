@@ -4,9 +4,10 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import NotFoundError, UsageError
 from cldctl.show.console import err
@@ -17,73 +18,60 @@ if TYPE_CHECKING:
     from cld_core.run.groups import Group
 
 
-# What is acted on.
-Run = Annotated[str | None, typer.Argument(metavar="RUN", help="A run's name or folder; default: the newest run.")]
-Runs = Annotated[list[str], typer.Argument(metavar="RUN | GROUP", help="Names or folders of runs, or groups.")]
-RunsDir = Annotated[
-    Path | None,
-    typer.Option("--runs-dir", help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/."),
-]
-Recipe = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them.")
-]
-Checkpoint = Annotated[str, typer.Option(metavar="last|STEP", help="Which checkpoint.")]
-
-# How it is done.
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="slurm|local|debug",
-        help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else "
-        "local.",
-    ),
-]
-ClusterOfRun = Annotated[
-    str | None, typer.Option(metavar="slurm|local|debug", help="Where to run; default: the run's own cluster.")
-]
-Profile = Annotated[
-    str | None,
-    typer.Option(
-        help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file."
-    ),
-]
-NewName = Annotated[str | None, typer.Option("--name", help="Name of the run; default: the recipe's and a suffix.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Stay and show the progress until the end.")]
-Shards = Annotated[
-    int | None,
-    typer.Option(min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."),
-]
-MaxParallel = Annotated[int | None, typer.Option(min=1, help="Tasks that may run at once.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")]
-AllowPlugin = Annotated[bool, typer.Option(help="Run plug-ins and hooks of a run that others can write to.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-# Which runs are shown.
-StateFilter = Annotated[
-    str | None,
-    typer.Option(
-        metavar="S[,S]",
-        help="Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, CANCELLED, FINISHED.",
-    ),
-]
-Since = Annotated[
-    str | None,
-    typer.Option(metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01."),
-]
-TagFilter = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="Only runs with this tag.")]
-UserFilter = Annotated[str | None, typer.Option(metavar="U", help="Only runs that this user submitted.")]
-GroupFilter = Annotated[str | None, typer.Option(metavar="G", help="Only runs that were submitted as this group.")]
-
-
-def runs_dir(option: Path | None) -> Path:
-    """The folder of the runs."""
+def _runs_dir(context: typer.Context, option: Path | None) -> Path | None:
+    """The folder of the runs. A shell that completes a word looks for it if it needs it."""
+    if option is not None or context.resilient_parsing:
+        return option
     from cldctl import config
 
-    return option or config.runs_dir()
+    return config.runs_dir()
+
+
+# What is acted on.
+RUN = Argument(None, metavar="RUN", help="A run's name or folder; default: the newest run.")
+RUNS = Argument(..., metavar="RUN | GROUP", help="Names or folders of runs, or groups.")
+RUNS_DIR = Option(
+    None,
+    "--runs-dir",
+    callback=_runs_dir,
+    help="Folder of the runs; default: $CLDCTL_RUNS, that of the config file, else runs/.",
+)
+RECIPE = Argument(..., metavar="RECIPE", help="A recipe file, or the name of one that `cldctl recipes` lists.")
+OVERRIDES = Argument(None, metavar="KEY=VALUE", help="Recipe keys to change; `cldctl explain` lists them.")
+CHECKPOINT = Option("last", metavar="last|STEP", help="Which checkpoint.")
+
+# How it is done.
+CLUSTER = Option(
+    None,
+    metavar="slurm|local|debug",
+    help="Where to run; default: $CLDCTL_CLUSTER, that of the config file, slurm if a cluster is configured, else "
+    "local.",
+)
+CLUSTER_OF_RUN = Option(None, metavar="slurm|local|debug", help="Where to run; default: the run's own cluster.")
+PROFILE = Option(
+    None, help="File or name of settings for jobs of this cluster; default: $CLDCTL_PROFILE, that of the config file."
+)
+NEW_NAME = Option(None, "--name", help="Name of the run; default: the recipe's and a suffix.")
+FOLLOW = Option(False, "--follow", "-f", help="Stay and show the progress until the end.")
+SHARDS = Option(
+    None, min=1, help="Number of shards, at most 10,000 and one per sample or point; default: one per process."
+)
+MAX_PARALLEL = Option(None, min=1, help="Tasks that may run at once.")
+SEED = Option(0, metavar="N", min=0, max=2**63 - 1, help="Seed of the noise.")
+ALLOW_PLUGIN = Option(False, help="Run plug-ins and hooks of a run that others can write to.")
+YES = Option(False, "--yes", "-y", help="Do not ask.")
+AS_JSON = Option(False, "--json", help="One JSON document on stdout.")
+
+# Which runs are shown.
+STATE = Option(
+    None,
+    metavar="S[,S]",
+    help="Only runs in these states: RUNNING, REQUEUED, PENDING, FAILED, LOST, STOPPED, CANCELLED, FINISHED.",
+)
+SINCE = Option(None, metavar="DURATION|DATE", help="Only runs that are alive or changed since: 12h, 7d, 2026-11-01.")
+TAGS = Option(None, "--tag", metavar="T", help="Only runs with this tag.")
+USER = Option(None, metavar="U", help="Only runs that this user submitted.")
+GROUP = Option(None, metavar="G", help="Only runs that were submitted as this group.")
 
 
 def find_run(name: str | None, root: Path) -> "RunFolder":
@@ -172,18 +160,22 @@ def find_runs_or_group(
 
 def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
     """Separate run names from KEY=VALUE overrides, which may come in any order."""
-    words = words or []
-    runs = [word for word in words if "=" not in word or _is_run(word)]
-    return runs, [word for word in words if word not in runs]
-
-
-def _is_run(word: str) -> bool:
     from cld_core.run import RunFolder
 
-    # An override may be longer than a path.
-    with suppress(OSError, ValueError):
-        return RunFolder(word).exists
-    return False
+    runs: list[str] = []
+    overrides: list[str] = []
+    for word in words or []:
+        is_run = "=" not in word
+        # An override may be longer than a path.
+        with suppress(OSError, ValueError):
+            is_run = is_run or RunFolder(word).exists
+        (runs if is_run else overrides).append(word)
+    return runs, overrides
+
+
+def joined(values: list[str] | None) -> str | None:
+    """The values of an option that may be repeated, or have several values with commas between them."""
+    return ",".join(values) if values else None
 
 
 def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
@@ -194,14 +186,14 @@ def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     return (names[0] if names else None), overrides
 
 
-def run_and_overrides(words: list[str] | None, directory: Path | None) -> "tuple[RunFolder, list[str]]":
+def run_and_overrides(words: list[str] | None, root: Path) -> "tuple[RunFolder, list[str]]":
     """The run that is named, or the newest, and the overrides.
 
     Raises:
         NotFoundError, FormatError, UsageError: as `find_run`, or several runs are named.
     """
     name, overrides = one_run(words)
-    return find_run(name, runs_dir(directory)), overrides
+    return find_run(name, root), overrides
 
 
 def agree(question: str, command: str, yes: bool, fix: str = "Add --yes.") -> None:

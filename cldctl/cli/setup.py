@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import RecipeError, UsageError
 from cldctl.show.console import err, out
@@ -25,29 +26,26 @@ def recipes() -> None:
     from cldctl.lookup import place, recipe_files
     from cldctl.show.tables import table
 
-    columns: dict[str, list[str]] = {
-        heading: [] for heading in ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
-    }
+    rows = []
     for name, file in recipe_files().items():
         try:
             recipe = load(file, with_plugins=False)
         except RecipeError as error:
             err.print(f"skipped: {error}", style="yellow")
             continue
-        steps, batch = f"{recipe.train.steps:,}", str(recipe.train.batch_size)
-        about = shipped.description(file)
-        cells = (name, about, recipe.data.name, recipe.sde.name, recipe.network.name, steps, batch, place(file))
-        for column, cell in zip(columns.values(), cells, strict=True):
-            column.append(cell)
+        about, names = shipped.description(file), (recipe.data.name, recipe.sde.name, recipe.network.name)
+        rows.append((name, about, *names, f"{recipe.train.steps:,}", str(recipe.train.batch_size), place(file)))
+    headings = ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
+    columns = dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
     optional = ("from", "batch", "sde", "network", "steps", "data")
     out.print(table(columns, right=("steps", "batch"), optional=optional, wraps="description"))
 
 
 def render(
-    recipe: options.Recipe,
-    overrides: options.Overrides = None,
-    comments: Annotated[bool, typer.Option(help="Explain each key in a comment.")] = False,
-    changed: Annotated[bool, typer.Option(help="Only the keys that differ from their defaults.")] = False,
+    recipe: str = options.RECIPE,
+    overrides: list[str] | None = options.OVERRIDES,
+    comments: bool = Option(False, help="Explain each key in a comment."),
+    changed: bool = Option(False, help="Only the keys that differ from their defaults."),
 ) -> None:
     """Print the resolved YAML of a recipe.
 
@@ -68,12 +66,9 @@ def render(
 
 
 def explain(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="KEY | SECTION", help="A key, a section, or a variant such as sde.cld; default: all sections."
-        ),
-    ] = None,
+    name: str | None = Argument(
+        None, metavar="KEY | SECTION", help="A key, a section, or a variant such as sde.cld; default: all sections."
+    ),
 ) -> None:
     """Explain a recipe key: what it means, which values it takes, its default, and what the recipes set.
 
@@ -90,17 +85,16 @@ _STYLE = {"ok": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def doctor(
-    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Check its data and FID weights, too.")] = None,
-    cluster: options.ClusterOption = None,
-    job: Annotated[bool, typer.Option("--job/--no-job", help="Look from a node, by a small job.")] = True,
-    partition: Annotated[str | None, typer.Option(help="Only this partition; default: all.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account of the small job.")] = None,
-    wait: Annotated[
-        float, typer.Option(metavar="SECONDS", min=1, max=86400, help="How long the small job may take.")
-    ] = 120,
-    gpu: Annotated[bool, typer.Option(help="Check this machine's GPU, too, for some seconds.")] = False,
-    as_json: options.AsJson = False,
-    directory: options.RunsDir = None,
+    recipe: str | None = Argument(None, metavar="RECIPE", help="Check its data and FID weights, too."),
+    overrides: list[str] | None = options.OVERRIDES,
+    cluster: str | None = options.CLUSTER,
+    job: bool = Option(True, "--job/--no-job", help="Look from a node, by a small job."),
+    partition: str | None = Option(None, help="Only this partition; default: all."),
+    account: str | None = Option(None, help="Account of the small job."),
+    wait: float = Option(120, metavar="SECONDS", min=1, max=86400, help="How long the small job may take."),
+    gpu: bool = Option(False, help="Check this machine's GPU, too, for some seconds."),
+    as_json: bool = options.AS_JSON,
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Check Python, torch, GPUs, the runs folder; on Slurm what preemption and time limits will do to a run.
 
@@ -116,11 +110,10 @@ def doctor(
     from cldctl.clusters.records import DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
-    from cldctl.runs import home
+    from cldctl.runs import cluster_choice
 
-    root = options.runs_dir(directory)
-    where = home.default() if cluster is None else clusters.find(cluster)
-    wanted = None if recipe is None else load(find_recipe(recipe))
+    where = cluster_choice.default() if cluster is None else clusters.find(cluster)
+    wanted = None if recipe is None else load(find_recipe(recipe), overrides or ())
     with Working("checking this machine: torch, folders") as working:
         about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
         checks = list(machine.checks(root, wanted, where.name))
@@ -144,16 +137,62 @@ def doctor(
     raise typer.Exit(1 if worst == "fail" else 0)
 
 
-def prepare(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="cifar10, celebahq256 or folder.")],
-    source: Annotated[Path, typer.Option(help="The archive, folder, zip file or .tar that holds the data.")],
-    output: Annotated[Path, typer.Option("--out", help="Folder to make; a recipe's data.path.")],
-    size: Annotated[int | None, typer.Option(min=1, help="Pixels of a side; for folder only.")] = None,
-    split: Annotated[
-        float | None, typer.Option(help="Share kept for validation (default: 0.1); for folder only.")
-    ] = None,
-    download: Annotated[bool, typer.Option(help="Fetch CIFAR-10's archive into --source first.")] = False,
-    any_count: Annotated[bool, typer.Option(help="Accept another number of images.")] = False,
+def data_stats(
+    name: str = Argument(..., metavar="RECIPE | RUN", help="Whose training images are meant."),
+    overrides: list[str] | None = options.OVERRIDES,
+    output: Path | None = Option(
+        None, "--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."
+    ),
+    features: bool = Option(False, help="Keep the features, which --kid and --prc need."),
+    shards: int | None = options.SHARDS,
+    cluster: str | None = options.CLUSTER,
+    follow: bool = options.FOLLOW,
+    root: Path = options.RUNS_DIR,
+) -> None:
+    """Compute the statistics of a training set. Running it again continues where it stopped.
+
+    The recipe's eval.fid section selects the extractor and its weights. Evaluations find the file automatically.
+
+    Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
+    """
+    from cld_core.evaluate.statistics import Statistics, StatsRequest
+    from cldctl.lookup import recipe_or_run
+    from cldctl.runs import cluster_choice, sharded
+    from cldctl.show.follow import follow_statistics
+
+    options.check_output(output, (".npz",), "statistics are")
+    where = cluster_choice.chosen(cluster)
+    recipe = recipe_or_run(name, overrides or [], root)
+    with Working(f"looking at the training images of {recipe.data.name}"):
+        request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
+    if shards is not None and request.shards < shards:
+        err.print(f"--shards {shards}: {request.shards} shards instead, one for each file of rows")
+    work = Statistics(request.folder, request)
+    job = sharded.start_statistics(work, where, recipe.cluster, say=err.print)
+    if job is not None:
+        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
+    elif work.is_done:
+        err.print("these statistics exist already")
+        sharded.clear(work.folder)
+        out.print(request.output, no_wrap=True)
+        return
+    else:
+        err.print("these statistics are already being computed")
+    if follow or where.blocks:
+        raise typer.Exit(follow_statistics(Statistics(work.folder)))
+    out.print(request.output, no_wrap=True)
+    logs = work.folder / "logs" if job is None else job.logs
+    err.print(f"logs: {logs}; run it again with --follow to watch")
+
+
+def data_prepare(
+    name: str = Argument(..., metavar="NAME", help="cifar10, celebahq256 or folder."),
+    source: Path = Option(..., help="The archive, folder, zip file or .tar that holds the data."),
+    output: Path = Option(..., "--out", help="Folder to make; a recipe's data.path."),
+    size: int | None = Option(None, min=1, help="Pixels of a side; for folder only."),
+    split: float | None = Option(None, help="Share kept for validation (default: 0.1); for folder only."),
+    download: bool = Option(False, help="Fetch CIFAR-10's archive into --source first."),
+    any_count: bool = Option(False, help="Accept another number of images."),
 ) -> None:
     """Make a data set for training. Running it again continues where it stopped, and does nothing if it is done.
 
@@ -188,7 +227,7 @@ def prepare(
     out.print(str(output), no_wrap=True)
 
 
-def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` made.")]) -> None:
+def data_verify(path: Path = Argument(..., help="A folder that `prepare` made.")) -> None:
     """Read every image of a prepared data set and compare it with what was prepared.
 
     Example: cldctl data verify data/cifar10
@@ -198,52 +237,3 @@ def verify(path: Annotated[Path, typer.Argument(help="A folder that `prepare` ma
     with Working(f"verifying {path.name}") as working:
         about = verify(path, lambda read, total: working.at(read, total, "images"))
     out.print(f"{path}: {about.shape[0]:,} images are as they were prepared", no_wrap=True)
-
-
-def stats(
-    name: Annotated[str, typer.Argument(metavar="RECIPE | RUN", help="Whose training images are meant.")],
-    overrides: options.Overrides = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE.npz", help="Where to write; default: beside the images."),
-    ] = None,
-    features: Annotated[bool, typer.Option(help="Keep the features, which --kid and --prc need.")] = False,
-    shards: options.Shards = None,
-    cluster: options.ClusterOption = None,
-    follow: options.Follow = False,
-    directory: options.RunsDir = None,
-) -> None:
-    """Compute the statistics of a training set. Running it again continues where it stopped.
-
-    The recipe's eval.fid section selects the extractor and its weights. Evaluations find the file automatically.
-
-    Example: cldctl data stats cifar10 --shards 8 --follow eval.fid.weights=weights-inception-2015-12-05-6726825d.pth
-    """
-    from cld_core.evaluate.statistics import Statistics, StatsRequest
-    from cldctl.lookup import recipe_or_run
-    from cldctl.runs import home, sharded
-    from cldctl.show.follow import follow_statistics
-
-    options.check_output(output, (".npz",), "statistics are")
-    where = home.chosen(cluster)
-    recipe = recipe_or_run(name, overrides or [], options.runs_dir(directory))
-    with Working(f"looking at the training images of {recipe.data.name}"):
-        request = StatsRequest.of(recipe, output, features=features, shards=shards or recipe.cluster.world_size)
-    if shards is not None and request.shards < shards:
-        err.print(f"--shards {shards}: {request.shards} shards instead, one for each file of rows")
-    work = Statistics(request.folder, request)
-    job = sharded.start_statistics(work, where, recipe.cluster, say=err.print)
-    if job is not None:
-        err.print(f"statistics of {request.images:,} images, job {job.job_id} ({where.name})")
-    elif work.is_done:
-        err.print("these statistics exist already")
-        sharded.clear(work.folder)
-        out.print(request.output, no_wrap=True)
-        return
-    else:
-        err.print("these statistics are already being computed")
-    if follow or where.blocks:
-        raise typer.Exit(follow_statistics(Statistics(work.folder)))
-    out.print(request.output, no_wrap=True)
-    logs = work.folder / "logs" if job is None else job.logs
-    err.print(f"logs: {logs}; run it again with --follow to watch")

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
+from typer import Argument, Option
 
 from cld_core.errors import CldError, NotFoundError, UsageError
 from cldctl.show.console import err
@@ -21,27 +22,24 @@ _MAX_AGE_S = 30.0
 
 
 def submit(
-    recipe: options.Recipe,
-    overrides: options.Overrides = None,
-    name: options.NewName = None,
-    cluster: options.ClusterOption = None,
-    profile: options.Profile = None,
-    follow: options.Follow = False,
-    dry_run: Annotated[bool, typer.Option(help="Show the recipe and the job, write nothing.")] = False,
-    metrics: Annotated[
-        str | None, typer.Option("--eval", metavar="fid,elbo", help="Evaluate when the training is finished.")
-    ] = None,
-    tags: Annotated[
-        list[str] | None, typer.Option("--tag", metavar="TAG", help="A word to find the run by; may be repeated.")
-    ] = None,
-    note: Annotated[str | None, typer.Option(metavar="TEXT", help="What the run is for.")] = None,
-    live_code: Annotated[bool, typer.Option(help="Run the checkout as it is when each job starts.")] = False,
-    sweep: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."),
-    ] = None,
-    parallel: Annotated[int | None, typer.Option(min=1, help="With --sweep: runs that may train at once.")] = None,
-    directory: options.RunsDir = None,
+    recipe: str = options.RECIPE,
+    overrides: list[str] | None = options.OVERRIDES,
+    name: str | None = options.NEW_NAME,
+    cluster: str | None = options.CLUSTER,
+    profile: str | None = options.PROFILE,
+    follow: bool = options.FOLLOW,
+    dry_run: bool = Option(False, help="Show the recipe and the job, write nothing."),
+    metrics: list[str] | None = Option(
+        None, "--eval", metavar="fid,elbo", help="Evaluate when the training is finished."
+    ),
+    tags: list[str] | None = Option(None, "--tag", metavar="TAG", help="A word to find the run by; may be repeated."),
+    note: str | None = Option(None, metavar="TEXT", help="What the run is for."),
+    live_code: bool = Option(False, help="Run the checkout as it is when each job starts."),
+    sweep: list[str] | None = Option(
+        None, metavar="KEY=a,b,c", help="A run for each combination of values; once for each key."
+    ),
+    parallel: int | None = Option(None, min=1, help="With --sweep: runs that may train at once."),
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Train a recipe.
 
@@ -49,27 +47,27 @@ def submit(
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
-    from cldctl.runs import groups, home
+    from cldctl.runs import cluster_choice, groups
     from cldctl.runs import submit as one_run
     from cldctl.runs.options import resolve
     from cldctl.show import submission
 
-    where = home.chosen(cluster)
+    where = cluster_choice.chosen(cluster)
     wanted = resolve(
         recipe,
-        options.runs_dir(directory),
+        root,
         name=name,
         given=overrides or (),
-        profile=home.default_profile(where) if profile is None else profile,
+        profile=cluster_choice.default_profile(where) if profile is None else profile,
         sweep=sweep or (),
         parallel=parallel,
-        metrics=metrics,
+        metrics=options.joined(metrics),
         tags=tags or (),
         note=note,
         live_code=live_code,
     )
     members = [] if wanted.group is None else wanted.group.runs()
-    where = home.chosen(cluster, members[0]) if members else where
+    where = cluster_choice.chosen(cluster, members[0]) if members else where
     with err.status("checking the recipe"):
         spec = one_run.check(wanted, where) if wanted.group is None else groups.check(wanted, where, submission.remark)
     if dry_run:
@@ -84,26 +82,20 @@ def submit(
 
 
 def resume(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="RUN | GROUP | KEY=VALUE",
-            help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
-        ),
-    ] = None,
-    from_step: Annotated[
-        int | None, typer.Option("--from", metavar="STEP", help="Continue from this checkpoint.")
-    ] = None,
-    cluster: options.ClusterOfRun = None,
-    follow: options.Follow = False,
-    yes: options.Yes = False,
-    allow_plugin: options.AllowPlugin = False,
-    profile: options.Profile = None,
-    update_code: Annotated[
-        bool, typer.Option(help="Run the code of the checkout from now on, not the run's own.")
-    ] = False,
-    other_data: Annotated[bool, typer.Option(help="Continue although the data have changed.")] = False,
-    directory: options.RunsDir = None,
+    words: list[str] | None = Argument(
+        None,
+        metavar="RUN | GROUP | KEY=VALUE",
+        help="Runs or a group (default: all that can be resumed), and recipe keys to change.",
+    ),
+    from_step: int | None = Option(None, "--from", metavar="STEP", help="Continue from this checkpoint."),
+    cluster: str | None = options.CLUSTER_OF_RUN,
+    follow: bool = options.FOLLOW,
+    yes: bool = options.YES,
+    allow_plugin: bool = options.ALLOW_PLUGIN,
+    profile: str | None = options.PROFILE,
+    update_code: bool = Option(False, help="Run the code of the checkout from now on, not the run's own."),
+    other_data: bool = Option(False, help="Continue although the data have changed."),
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """Continue runs that were stopped, failed, cancelled or lost, or finished ones with more train.steps.
 
@@ -112,13 +104,12 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
-    from cldctl.runs import groups, home
+    from cldctl.runs import cluster_choice, groups
     from cldctl.runs.resume import Continuation, ask_about, with_profile
     from cldctl.runs.status import said
     from cldctl.show.submission import continues, finish_group, resume_run, started
 
     names, overrides = options.split_runs(words)
-    root = options.runs_dir(directory)
     group = options.group_named(names[0], root) if len(names) == 1 else None
     if group is not None and from_step is not None:
         raise UsageError("--from goes with one run, not with a group. Name a run.")
@@ -131,7 +122,7 @@ def resume(
         other_data=other_data,
     )
     if group is not None:
-        where = home.chosen(cluster, group.runs()[-1])
+        where = cluster_choice.chosen(cluster, group.runs()[-1])
         raise typer.Exit(finish_group(groups.resume(group, wanted, where, continues, started), follow))
     runs, code = (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
@@ -168,16 +159,14 @@ def _all_resumable(root: Path, yes: bool) -> "tuple[list[RunFolder], int]":
 
 
 def cancel(
-    names: options.Runs,
-    evaluation: Annotated[
-        str | None,
-        typer.Option(
-            "--eval",
-            metavar="ID",
-            help="Only this evaluation, tuning or sweep of the run; the beginning of its id will do.",
-        ),
-    ] = None,
-    directory: options.RunsDir = None,
+    names: list[str] = options.RUNS,
+    evaluation: str | None = Option(
+        None,
+        "--eval",
+        metavar="ID",
+        help="Only this evaluation, tuning or sweep of the run; the beginning of its id will do.",
+    ),
+    root: Path = options.RUNS_DIR,
 ) -> None:
     """End runs and their evaluations; a run saves a checkpoint first.
 
@@ -189,7 +178,7 @@ def cancel(
     from cldctl.runs import cancel as policy
 
     try:
-        runs = options.find_runs_or_group(names, options.runs_dir(directory))
+        runs = options.find_runs_or_group(names, root)
         works = [] if evaluation is None else policy.named_works(runs, evaluation)
     except CldError as error:
         raise type(error)(f"{error} Nothing was cancelled.") from error

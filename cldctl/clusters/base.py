@@ -22,9 +22,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from cld_core.config.cluster import ClusterSpec
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
@@ -42,6 +41,9 @@ from .records import (
     Survey,
     Waiting,
 )
+
+if TYPE_CHECKING:
+    from cld_core.config.cluster import ClusterSpec
 
 
 class Work(Protocol):
@@ -133,11 +135,11 @@ class Cluster(ABC):
                 often may give those who do not need it now an older one, and says so (`Survey.as_of`).
         """
 
-    def usable_nodes(self, size: ClusterSpec, without: Collection[str] = ()) -> int | None:
+    def usable_nodes(self, size: "ClusterSpec", without: Collection[str] = ()) -> int | None:
         """How many nodes jobs of this kind could run on if they avoided those ``without``; None if nobody knows."""
         return None
 
-    def excluded_nodes(self, size: ClusterSpec) -> tuple[str, ...] | None:
+    def excluded_nodes(self, size: "ClusterSpec") -> tuple[str, ...] | None:
         """The nodes that ``size.exclude`` names, one by one; None if nobody can tell."""
         return () if size.exclude is None else None
 

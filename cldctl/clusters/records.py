@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError
 from cld_core.run.events import Cause, JobRef
+
+if TYPE_CHECKING:
+    from cld_core.config.cluster import ClusterSpec
+
 
 Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
 
@@ -41,7 +44,7 @@ class JobSpec:
 
     name: str
     logs: Path
-    size: ClusterSpec
+    size: "ClusterSpec"
     notice_s: int = 90
     after: After | None = None
     parallel: int | None = None

@@ -5,18 +5,22 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cld_core.codec import real, whole
-from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import CldError, RecipeError
 from cld_core.ownership import require_private
 from cld_core.run import process as processes
 
 from .records import JobSpec, SchedulerRefused
+
+if TYPE_CHECKING:
+    from cld_core.config.cluster import ClusterSpec
+
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -44,7 +48,7 @@ def check_fits(spec: JobSpec) -> None:
     raise RecipeError(f"recipe: {text}. {fix} {settings}.")
 
 
-def _check_gpus(size: ClusterSpec, found: int) -> None:
+def _check_gpus(size: "ClusterSpec", found: int) -> None:
     if not size.uses_gpu or found:
         return
     text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
@@ -64,6 +68,33 @@ def gpus() -> int:
     devices = [file for file in Path("/dev").glob("nvidia*") if file.name.removeprefix("nvidia").isdigit()]
     # The last two are how GPUs of AMD, and any GPU below Windows, show; how many there are is not known then.
     return len(devices) or int(os.path.exists("/dev/kfd") or os.path.exists("/dev/dxg"))
+
+
+def file_system_of(path: Path) -> tuple[str, str]:
+    """Type and device of the file system that holds ``path``, for example ("nfs4", "server:/home")."""
+    import psutil
+
+    where = path.resolve()
+    holding = [it for it in psutil.disk_partitions(all=True) if where.is_relative_to(it.mountpoint)]
+    # The last of several mounts at the same place hides the others.
+    last = max(reversed(holding), key=lambda it: len(it.mountpoint), default=None)
+    return ("unknown", "") if last is None else (last.fstype, last.device)
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def scratch_folder(near: Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder on the file system that holds, or will hold, ``near``.
+
+    Raises:
+        OSError: no folder can be created there.
+    """
+    beside = nearest_folder(near)
+    return tempfile.TemporaryDirectory(prefix=".cldctl-doctor-", dir=beside, ignore_cleanup_errors=True)
 
 
 def details_of(pid: int) -> dict[str, Any]:

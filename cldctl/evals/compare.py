@@ -92,17 +92,11 @@ class Column:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        entries = {
-            key: {
-                "value": result.number.value,
-                "stderr": result.number.stderr,
-                "nfe": result.number.nfe,
-                "how": result.how,
-            }
-            | result.counts
-            for key, result in self.results.items()
-        }
-        return {"run": self.run, "checkpoint_step": self.step, "steps": self.steps, **entries}
+        entry: dict[str, Any] = {"run": self.run, "checkpoint_step": self.step, "steps": self.steps}
+        for key, it in self.results.items():
+            numbers = {"value": it.number.value, "stderr": it.number.stderr, "nfe": it.number.nfe}
+            entry[key] = {**numbers, "how": it.how, **it.counts}
+        return entry
 
 
 def column(run: RunFolder, checkpoint: str = "last", first: Column | None = None) -> Column:
@@ -191,9 +185,7 @@ def best_of(results: Sequence[Result]) -> list[Result]:
 
 def quantities_of(columns: Sequence[Column]) -> list[Quantity]:
     """The results that any column has, in the order of the table of metrics."""
-    return [
-        quantity for _, quantity in registry.quantities() if any(quantity.key in column.results for column in columns)
-    ]
+    return [it for _, it in registry.quantities() if any(it.key in column.results for column in columns)]
 
 
 def verdict(first: Result, other: Result) -> str:
@@ -209,11 +201,8 @@ def verdict(first: Result, other: Result) -> str:
 def rule(columns: Sequence[Column]) -> str | None:
     """The rule by which differences are marked, or that none is marked; None if nothing can be compared."""
     first, others = columns[0], columns[1:]
-    verdicts = {
-        verdict(first.results[key], other.results[key])
-        for other in others
-        for key in first.results.keys() & other.results.keys()
-    }
+    both = ((key, other) for other in others for key in first.results.keys() & other.results.keys())
+    verdicts = {verdict(first.results[key], other.results[key]) for key, other in both}
     if verdicts & {"better", "worse"}:
         return RULE
     return _NONE if "same" in verdicts else None
@@ -375,7 +364,7 @@ def lines(name: str, members: Sequence[tuple[Column, Mapping[str, str]]]) -> lis
     for one, values in members:
         cell = {key: value for key, value in values.items() if key != SEED}
         for place, line in enumerate(found):
-            if meaning(line.cell) == meaning(cell) and all(_agree(one, other) for other in line.columns):
+            if meaning(line.cell) == meaning(cell) and not any(_difference(one, it) for it in line.columns):
                 found[place] = Line(name, line.cell, (*line.columns, one))
                 break
         else:
@@ -411,7 +400,9 @@ def group_warnings(found: Sequence[Line]) -> list[str]:
     texts = []
     for first, other in itertools.pairwise(found):
         if first.name == other.name and meaning(first.cell) == meaning(other.cell):
-            texts.append(f"{first.columns[0].run} and {other.columns[0].run} are not averaged: {_why(first, other)}")
+            pairs = itertools.product(first.columns, other.columns)
+            one, two, why = next((*pair, why) for pair in pairs if (why := _difference(*pair)))
+            texts.append(f"{one.run} and {two.run} are not averaged: {why}")
     return texts + _remarks([column for line in found for column in line.columns])
 
 
@@ -421,19 +412,12 @@ def group_json(found: Sequence[Line], missing: Sequence[str]) -> dict[str, Any]:
     return {"rule": AVERAGES, "lines": entries, "missing": list(missing), "warnings": texts}
 
 
-def _agree(one: Column, other: Column) -> bool:
-    return one.step == other.step and not any(
-        _differing(one.results[key], other.results[key]) for key in one.results.keys() & other.results.keys()
-    )
-
-
-def _differing(one: Result, other: Result) -> list[str]:
-    return unlike(one, other) or (["how"] if one.how != other.how else [])
-
-
-def _why(first: Line, other: Line) -> str:
-    if first.step != other.step:
-        return f"they were evaluated at steps {first.step} and {other.step}"
-    one, two = first.columns[0].results, other.columns[0].results
-    names = [name for key in one.keys() & two.keys() for name in _differing(one[key], two[key])]
-    return f"they differ in {', '.join(dict.fromkeys(names))}"
+def _difference(one: Column, other: Column) -> str | None:
+    """Why two runs are not averaged; None if they can be."""
+    if one.step != other.step:
+        return f"they were evaluated at steps {one.step} and {other.step}"
+    names: list[str] = []
+    for key in one.results.keys() & other.results.keys():
+        first, second = one.results[key], other.results[key]
+        names += unlike(first, second) or (["how"] if first.how != second.how else [])
+    return f"they differ in {', '.join(dict.fromkeys(names))}" if names else None

@@ -153,10 +153,8 @@ def checkpoints(run: RunFolder, wanted: str) -> tuple[list[int], list[DamagedChe
         verify(run, int(wanted))
         whole, damaged = [int(wanted)], []
     else:
-        text = (
-            f"has no checkpoint '{one_line(wanted)}'. There are: {', '.join(map(str, steps))}; or use 'last' or 'all'"
-        )
-        raise NotFoundError(f"{run.name} {text}.")
+        known = f"There are: {', '.join(map(str, steps))}; or use 'last' or 'all'."
+        raise NotFoundError(f"{run.name} has no checkpoint '{one_line(wanted)}'. {known}")
     if not whole:
         reason = damaged[0].reason if damaged else "those that it had were removed meanwhile. Try again."
         raise CheckpointError(f"{run.name} has no whole checkpoint: {reason}")
@@ -219,10 +217,8 @@ def parse(
 
 def combinations(axes: Sequence[Axis]) -> list[dict[str, str]]:
     """Every choice of one value on each axis; the last axis changes fastest. Without axes, one empty choice."""
-    return [
-        dict(zip([axis.key for axis in axes], values, strict=True))
-        for values in itertools.product(*(axis.values for axis in axes))
-    ]
+    keys = [axis.key for axis in axes]
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 
 def meaning(values: Mapping[str, str]) -> str:
@@ -237,9 +233,9 @@ def refuse_idle_axes(sweep: Sweep) -> None:
         UsageError: the key of an axis has no effect on what is evaluated.
     """
     for axis in sweep.axes:
-        groups: dict[tuple[str, ...], set[str]] = {}
-        for cell in sweep.cells:
-            others = tuple(value for key, value in cell.values.items() if key != axis.key)
-            groups.setdefault(others, set()).add(cell.evaluation)
-        if len(axis.values) > 1 and all(len(evaluations) == 1 for evaluations in groups.values()):
+        found = {
+            (tuple(value for key, value in cell.values.items() if key != axis.key), cell.evaluation)
+            for cell in sweep.cells
+        }
+        if len(axis.values) > 1 and len(found) == len({others for others, _ in found}):
             raise UsageError(f"--sweep '{axis.key}' has no effect on what is evaluated here. Leave it out.")

@@ -252,17 +252,16 @@ def best(run: RunFolder, sweep: Sweep, table: Sequence[Row]) -> set[tuple[str, i
     """
     truth = {"density": references(run, sweep).get("true_density")}
     found = set()
-    for quantity in (registry.quantity(key) for key in keys_of(table)):
+    for key in keys_of(table):
         columns: dict[str, list[tuple[float, int]]] = {}
-        target, sign = truth.get(quantity.key), -1.0 if quantity.larger_is_better else 1.0
+        target, sign = truth.get(key), -1.0 if registry.quantity(key).larger_is_better else 1.0
         for number, row in enumerate(table):
-            value, nfe = row[quantity.key], row[f"{quantity.key}_nfe"]
-            if row.get(f"{quantity.key}_nonfinite"):
-                continue
-            if value is not None and math.isfinite(value) and nfe is not None and abs(nfe - float(row[NFE])) < 0.5:
+            value, nfe, lost = row[key], row[f"{key}_nfe"], row.get(f"{key}_nonfinite")
+            is_whole = value is not None and math.isfinite(value) and not lost
+            if is_whole and nfe is not None and abs(nfe - float(row[NFE])) < 0.5:
                 badness = sign * value if target is None else abs(value - target)
                 columns.setdefault(row[NFE], []).append((badness, number))
-        found |= {(quantity.key, min(column)[1]) for column in columns.values() if len(column) > 1}
+        found |= {(key, min(column)[1]) for column in columns.values() if len(column) > 1}
     return found
 
 
@@ -315,18 +314,10 @@ def to_table(run: RunFolder, sweep: Sweep) -> str:
     known = published_samplers(run.recipe().data.name)
     if known and "fid" not in columns:
         columns[-1:-1] = ["fid", "fid_stderr", "fid_nfe"]
-    empty = dict.fromkeys(columns)
-    published = [
-        {
-            SAMPLER: f"{it.model}: {it.sampler}",
-            NFE: it.nfe,
-            "fid": it.fid,
-            "fid_nfe": it.nfe,
-            "source": f"published, {it.source}",
-        }
-        for it in known
-    ]
-    return to_csv([{**empty, **row} for row in (*table, *published)])
+    for it in known:
+        about = {SAMPLER: f"{it.model}: {it.sampler}", "source": f"published, {it.source}"}
+        table.append({**about, NFE: it.nfe, "fid": it.fid, "fid_nfe": it.nfe})
+    return to_csv([{**dict.fromkeys(columns), **row} for row in table])
 
 
 def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:

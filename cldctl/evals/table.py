@@ -27,28 +27,22 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
     """
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
-    keys = [quantity.key for _, quantity in registry.quantities()]
-    present = [key for key in keys if any(key in result for result in results.values())]
+    present = [it for _, it in registry.quantities() if any(it.key in result for result in results.values())]
     table = []
     for cell in sweep.cells:
         # A cell is as far as the last of its evaluations.
         shown = next((name for name in cell.evaluations if not reports[name]), cell.evaluation)
-        report = reports[cell.evaluation]
-        row: dict[str, Any] = {
-            **cell.values,
-            "evaluation": shown,
-            "checkpoint_step": report.get("checkpoint_step"),
-        }
-        for key in present:
-            names = cell.evaluations[:1] if registry.quantity(key).is_reference else cell.evaluations
-            number = averaged([results[name].get(key) for name in names])
-            row[key] = number.value if number else None
-            row[f"{key}_stderr"] = number.stderr if number else None
+        step = reports[cell.evaluation].get("checkpoint_step")
+        row: dict[str, Any] = {**cell.values, "evaluation": shown, "checkpoint_step": step}
+        for it in present:
+            found = [results[name].get(it.key) for name in cell.evaluations]
+            number = found[0] if it.is_reference else averaged(found)
+            row |= {it.key: number and number.value, f"{it.key}_stderr": number and number.stderr}
             # What true samples have took none.
-            if not registry.quantity(key).is_reference:
-                row[f"{key}_nfe"] = own.nfe if (own := results[cell.evaluation].get(key)) else None
+            if not it.is_reference:
+                row[f"{it.key}_nfe"] = found[0] and found[0].nfe
         table.append(row)
-    for key in present:
+    for key in (it.key for it in present):
         lost = {name: result[key].lost if key in result else 0.0 for name, result in results.items()}
         shares = [statistics.fmean(lost[name] for name in cell.evaluations) for cell in sweep.cells]
         if any(shares):
@@ -63,13 +57,14 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
     A single result is itself.
     """
     known = [number for number in numbers if number is not None]
-    if len(known) < len(numbers) or len(known) == 1:
-        return known[0] if len(known) == len(numbers) else None
+    if len(known) < len(numbers):
+        return None
+    if len(known) == 1:
+        return known[0]
     values = [number.value for number in known]
-    mean = math.fsum(values) / len(values)
-    finite = all(map(math.isfinite, values))
-    stderr = statistics.stdev(values) / math.sqrt(len(values)) if finite else None
-    return Number(mean, stderr, known[0].n)
+    is_finite = all(map(math.isfinite, values))
+    stderr = statistics.stdev(values) / math.sqrt(len(values)) if is_finite else None
+    return Number(math.fsum(values) / len(values), stderr, known[0].n)
 
 
 def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:

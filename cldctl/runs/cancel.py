@@ -21,8 +21,7 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 from . import survey
 from .status import status_or_reason
-from .survey import Answers, Ends, by_cluster
-from .works import started_works, works_of
+from .survey import Answers, Ends, by_cluster, started_works, works_of
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0

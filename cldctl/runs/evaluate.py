@@ -23,11 +23,11 @@ from cldctl.evals import samplers
 from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation
 from cldctl.jobs import specs
 
-from . import home, sharded, training
+from . import cluster_choice, sharded, training
 from .options import Say, as_typed, named_as_typed, refuse_twice
 from .resume import Skipped
+from .status import work_state
 from .training import is_finished
-from .work_status import work_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _place(
     run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
 ) -> tuple[Cluster, ClusterSpec]:
     """Where evaluations of a run are computed, and the jobs that a training with these settings would get."""
-    where, recipe = home.chosen(cluster, run), trusted_recipe(run, allow_plugin=allow_plugin)
+    where, recipe = cluster_choice.chosen(cluster, run), trusted_recipe(run, allow_plugin=allow_plugin)
     return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
 
 

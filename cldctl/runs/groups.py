@@ -8,10 +8,11 @@ from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
+from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import JobSpec
 
-from . import cells, home, shared_code, snapshot, submit, survey, training
+from . import cells, shared_code, snapshot, submit, survey, training
 from .cells import Cell
 from .options import SubmitOptions
 from .resume import About, Continuation, Skipped, ready
@@ -100,7 +101,7 @@ def start(options: SubmitOptions, cluster: Cluster, about: About, started: Calla
     group = _group(options)
     begun = BegunGroup(group=group, cluster=cluster)
     try:
-        with home.only_one(group.path, cluster):
+        with locks.only_one(group.path, cluster):
             found = cells.existing(group, options.cells)
             begun.runs = [found.get(cell.name) or RunFolder(group.root / cell.name) for cell in options.cells]
             starts = _continued(begun, list(found.values()), Continuation(), about)
@@ -138,7 +139,7 @@ def resume(
         CldError: nothing was started.
     """
     begun = BegunGroup(group=group, cluster=cluster, runs=group.runs())
-    with home.only_one(group.path, cluster):
+    with locks.only_one(group.path, cluster):
         starts = _continued(begun, begun.runs, asked, about)
         _train(begun, starts, None, started)
     return begun

@@ -1,8 +1,7 @@
 """The runs of a folder, without reading again those that are over and have not changed.
 
 What is remembered is a cache, a file that may be deleted at any time; whatever is wrong with it, it counts as empty.
-docs/architecture.md, "Index", says why its rows are right. Where the next check of remembered rows begins is in a
-file beside it.
+Each look compares every remembered row with the files that it was made of.
 """
 
 import contextlib
@@ -10,68 +9,54 @@ import functools
 import hashlib
 import json
 import os
-import stat
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cld_core.evaluate
 import cld_core.run
 import cldctl.runs
-from cld_core.files import MAX_BYTES, opened, read_bytes, replacing
+from cld_core.files import MAX_BYTES, opened, replacing
 from cld_core.ownership import problem_of
-from cld_core.run import RunFolder, change_marks
+from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
-from cld_core.run.history import History
 from cld_core.run.lease import seems_alive
+from cld_core.run.work import Work
 from cld_core.version import __version__
-from cldctl import caches
+from cldctl import config, locks
 
-from . import home, survey
+from . import survey
 from .state import OVER
 from .status import RunStatus, status_or_reason
-from .survey import Answers
-from .works import Works, works_of
+from .survey import Answers, works_of
 
-# For so many seconds remembered rows are compared with their files, each time; on a local disk, all of them are.
-CHECK_S = 0.3
-# What a row is made of, besides `run.json`, the ledger, the evaluations and the tunings.
-_FILES = ("progress.json", "checkpoints", "evals")
+# What a row is made of. Of evaluations and tunings that are not finished, `_Read.files` has more.
+_FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
+# What has changed less than so many seconds before it was read may change again without another time.
+QUIET_S = 5.0
 _LINK = -1
-# Inode, size and time of the last change of files by name; None for those that are not there.
-Files = Mapping[str, Sequence[int] | None]
-# As many runs are compared at least: about five calls of the file system for each.
-AT_LEAST = 20
-_LONGEST_NAME = 1000
 T = TypeVar("T")
 R = TypeVar("R")
-_THREADS = 16
+_THREADS = 64
 # They are used if each of the first few items made this process wait so many seconds; on a local disk, they cost more.
 SLOW_S = 0.001
 _FIRST = 4
-FORMAT = 1
 # A row that other code has made is not used: these packages make them.
 _MADE_BY = (cld_core.evaluate, cld_core.run, cldctl.runs)
+# Inode, size and time of the last change of files by name; None for those that are not there.
+Files = Mapping[str, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run as it was seen.
-
-    Attributes:
-        inode: of its folder, and ``tokens``, of the marks that it had (`cld_core.run.change_marks`).
-        files: inode, size and time of what the row was made of, by name; None for what was not there.
-        row: the fields of its `RunStatus`, except for the path.
-    """
+    """A run as it was seen: the inode of its folder, its files, and the fields of its `RunStatus` without the path."""
 
     inode: int
-    tokens: tuple[str, ...]
-    files: Mapping[str, Sequence[int] | None]
+    files: Files
     row: Mapping[str, Any]
 
 
@@ -92,7 +77,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Read:
-    """A run whose files are read: how they were just before, its evaluations and tunings, and its jobs.
+    """A run whose files are read: when and how they were just before, and its evaluations, tunings and jobs.
 
     Attributes:
         works: None if the evaluations and tunings cannot be read.
@@ -100,13 +85,14 @@ class _Read:
     """
 
     run: RunFolder
+    time: float
     files: Files
-    works: Works | None
+    works: Sequence[Work] | None
     jobs: tuple[tuple[JobRef, bool], ...]
 
 
 class Index:
-    """The runs of one folder. Each question reads those that may have changed since the one before.
+    """The runs of one folder. Each question reads those that have changed since the one before.
 
     Args:
         root: the folder of the runs.
@@ -117,106 +103,63 @@ class Index:
         self.root = root.absolute()
         self._file = _file_for(self.root)
         self._entries = {} if fresh or self._file is None else _load(self._file)
-        self._rotation = Rotation(self.root, self._file)
 
-    def look(self, *, max_age_s: float = 0.0, check_s: float = CHECK_S) -> Found:
+    def look(self, *, max_age_s: float = 0.0) -> Found:
         """The status of every run.
 
         Args:
             max_age_s: an answer of a cluster of this age, in seconds, is good enough.
-            check_s: for how many seconds remembered rows are compared with their files.
         """
-        folders, tokens = _folders(self.root), _tokens(self.root)
+        folders = _folders(self.root)
         known = len(self._entries)
-        self._forget_changed(folders, tokens, check_s)
+        self._forget_changed(folders)
         kept = [RunStatus(**it.row, path=str(self.root / name)) for name, it in self._entries.items()]
         others = [name for name in folders if name not in self._entries]
-        found = side_by_side(lambda name: _read(self.root, name), others)
+        found = side_by_side(lambda name: _read(RunFolder(self.root / name)), others)
         closed = {name: reason for name, reason in zip(others, found, strict=True) if isinstance(reason, str)}
         read = [it for it in found if isinstance(it, _Read)]
-        answers = _ask(read, max_age_s)
-        rows = side_by_side(lambda it: status_or_reason(it.run, answers, it.works), read)
-        new = side_by_side(
-            lambda it: self._entry(*it, folders, tokens or {}, answers), list(zip(read, rows, strict=True))
-        )
-        if tokens is not None:
-            self._entries |= {it.run.name: entry for it, entry in zip(read, new, strict=True) if entry is not None}
-        if self._file is not None and (any(new) or len(self._entries) != known):
+        answers = survey.ask_about([job for it in read for job in it.jobs], max_age_s=max_age_s)
+        found_rows = side_by_side(lambda it: _row(it, answers, folders[it.run.name]), read)
+        self._entries |= {row.name: entry for row, entry in found_rows if entry is not None}
+        if self._file is not None and (any(entry for _, entry in found_rows) or len(self._entries) != known):
             _save(self._file, self._entries)
-        rows = sorted([*kept, *rows], key=lambda row: (row.created or 0.0, row.name))
+        rows = sorted([*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name))
         return Found(rows, answers, dict(sorted(closed.items())))
 
     def unfinished(self) -> list[RunFolder]:
         """The runs that are not known to be finished, oldest first."""
         folders = _folders(self.root)
-        self._forget_changed(folders, _tokens(self.root), CHECK_S)
+        self._forget_changed(folders)
         done = {name for name, entry in self._entries.items() if entry.row["state"] == "FINISHED"}
-        return [run for _, run in self._by_age([name for name in folders if name not in done])]
+        return self._by_age({name: inode for name, inode in folders.items() if name not in done})
 
     def newest(self) -> RunFolder | None:
         """The run that was made last; None without runs."""
-        folders = _folders(self.root)
-        self._forget_changed(folders, _tokens(self.root), 0.0)
-        return max(self._by_age(folders), key=lambda it: (it[0], it[1].name), default=(0.0, None))[1]
+        return next(reversed(self._by_age(_folders(self.root))), None)
 
-    def _by_age(self, names: Collection[str]) -> list[tuple[float, RunFolder]]:
-        """Those of the folders that are runs, and when they were made, oldest first."""
-        known = {name: self._entries[name].row["created"] or 0.0 for name in names if name in self._entries}
-        runs = [RunFolder(self.root / name) for name in names]
-        ages = side_by_side(lambda run: known[run.name] if run.name in known else _created(run), runs)
-        found = [(age, run) for run, age in zip(runs, ages, strict=True) if age is not None]
-        return sorted(found, key=lambda it: (it[0], it[1].name))
+    def _by_age(self, folders: Mapping[str, int]) -> list[RunFolder]:
+        """Those of the folders that are runs, oldest first."""
 
-    def _forget_changed(
-        self, folders: Mapping[str, int], tokens: Mapping[str, tuple[str, ...]] | None, check_s: float
-    ) -> None:
-        """Forget runs that are gone, were replaced or marked, or whose files have changed.
+        def created(run: RunFolder) -> float | None:
+            entry = self._entries.get(run.name)
+            if entry is not None and entry.inode == folders[run.name]:
+                return entry.row["created"] or 0.0
+            return run.identity().get("created", 0.0) if run.exists else None
 
-        Args:
-            tokens: None if they could not be listed: any run may have been marked.
-        """
-        self._entries = {
-            name: entry
-            for name, entry in self._entries.items()
-            if tokens is not None and folders.get(name) == entry.inode and tokens.get(name, ()) == entry.tokens
-        }
-        for name in self._rotation.different(self._entries, check_s) if check_s > 0 else ():
-            del self._entries[name]
+        runs = [RunFolder(self.root / name) for name in folders]
+        aged = [(age, run) for run, age in zip(runs, side_by_side(created, runs), strict=True) if age is not None]
+        return [run for _, run in sorted(aged, key=lambda it: (it[0], it[1].name))]
 
-    def _entry(
-        self,
-        read: _Read,
-        row: RunStatus,
-        folders: Mapping[str, int],
-        tokens: Mapping[str, tuple[str, ...]],
-        answers: Answers,
-    ) -> Entry | None:
-        """What to remember of a run; None if its row may change without a mark, or may already have."""
-        name = read.run.name
-        is_over = row.is_readable and row.state in OVER and row.as_of is None and not answers.is_stale(row.cluster)
-        if not is_over or read.works is None or _has_live_jobs(read, answers):
-            return None
-        if folders[name] == _LINK or not is_name(name):
-            return None
-        mine = tokens.get(name, ())
-        try:
-            times = [
-                change_marks.newest_mark(self.root, name, mine),
-                *(it[2] / 1e9 for it in read.files.values() if it),
-            ]
-            is_quiet = max(times) < time.time() - change_marks.QUIET_S
-            if not is_quiet or not change_marks.reach(self.root, read.run.path.stat()):
-                return None
-        except OSError:
-            return None
-        if seems_alive(read.run.leases) or home.is_locked(read.run.path):
-            return None
-        fields = {field: value for field, value in row.to_dict().items() if field != "path"}
-        return Entry(folders[name], mine, read.files, fields)
+    def _forget_changed(self, folders: Mapping[str, int]) -> None:
+        """Forget runs that are gone, were replaced, or whose files have changed."""
+        there = [(name, entry) for name, entry in self._entries.items() if folders.get(name) == entry.inode]
+        root = str(self.root)
+        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there)
+        self._entries = dict(it for it, is_same in zip(there, same, strict=True) if is_same)
 
 
 def _folders(root: Path) -> dict[str, int]:
-    """The folders directly under ``root`` and their inodes; `_LINK` for links, about whose targets marks say nothing.
+    """The folders directly under ``root`` and their inodes; `_LINK` for links, whose targets may be replaced.
 
     Hidden ones are runs that are being made or removed.
     """
@@ -231,151 +174,50 @@ def _folders(root: Path) -> dict[str, int]:
         return {}
 
 
-def _tokens(root: Path) -> Mapping[str, tuple[str, ...]] | None:
-    try:
-        return change_marks.tokens(root)
-    except OSError:
-        return None
-
-
-def _created(run: RunFolder) -> float | None:
-    return run.identity().get("created", 0.0) if run.exists else None
-
-
-def _read(root: Path, name: str) -> _Read | str | None:
+def _read(run: RunFolder) -> _Read | str | None:
     """The state of a run's files and its jobs; a text if this user may not look, None if it is not a run."""
-    run = Glance(root / name)
-    identity = None
-    try:
-        identity = run.identity_file.lstat()
-    except FileNotFoundError:
-        pass
-    except (NotADirectoryError, ValueError):
-        return None
-    except OSError as error:
-        return error.strerror or str(error)
-    if (identity is None or stat.S_ISDIR(identity.st_mode)) and not run.exists:
+    if (reason := run.unreadable) is not None:
+        return reason
+    if not run.exists:
         return None
     # First, so that a row is never older than what is remembered of its files.
-    seen = None if identity is None else as_seen(identity)
-    files = {"run.json": seen, "attempts.jsonl": None, **files_of(run.path, _FILES)}
-    folders = [f"evals/{it}" for it in sorted(run.evaluation_names())]
-    # Few runs have tunings, and a new one is announced: a check does not look for them where there are none.
-    folders += [f"tuned/{it}" for it in run.tuning_names()]
-    files |= files_of(run.path, [f"{it}{file}" for it in folders for file in ("", "/jobs.jsonl")])
+    now, files = time.time(), files_of(str(run.path), _FILES)
     try:
-        works, history = works_of(run), History()
-        with contextlib.suppress(FileNotFoundError):
-            ledger = run.ledger.path.lstat()
-            files["attempts.jsonl"] = as_seen(ledger)
-            history = run.ledger.history(ledger)
-        return _Read(run, files, works, tuple(survey.jobs_of(run, works, history)))
+        works = works_of(run)
+        folders = [str(work.folder.relative_to(run.path)) for work in works]
+        files |= files_of(str(run.path), [f"{folder}{file}" for folder in folders for file in ("", "/jobs.jsonl")])
+        return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
     except Exception:  # What is wrong with one run does not hide the others; its row says what it is.
-        return _Read(run, files, None, ())
+        return _Read(run, now, files, None, ())
 
 
-def _ask(read: Sequence[_Read], max_age_s: float) -> Answers:
-    jobs = [job for it in read for job, is_settled in it.jobs if not is_settled]
-    settled = [job for it in read for job, is_settled in it.jobs if is_settled]
-    return survey.ask(jobs, settled, max_age_s=max_age_s)
+def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
+    """The row of a run, and what to remember of it; None if the row may change without its files."""
+    run, row = read.run, status_or_reason(read.run, answers, read.works)
+    is_over = row.is_readable and row.state in OVER and row.as_of is None and not row.is_evaluating
+    is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
+    if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
+        return row, None
+    is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - QUIET_S) * 1e9
+    if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
+        return row, None
+    # A finished evaluation or tuning does not change; asking for more of it changes `evals` or `tuned`.
+    done = [f"evals/{it['id']}" for it in row.evals if it["state"] == "FINISHED"]
+    done += [f"tuned/{it['id']}" for it in row.tunings if it["state"] == "FINISHED"]
+    files = {name: it for name, it in read.files.items() if name.removesuffix("/jobs.jsonl") not in done}
+    return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
 
 
-def _has_live_jobs(read: _Read, answers: Answers) -> bool:
-    return any(answers.may_live(job, is_settled) for job, is_settled in read.jobs)
-
-
-class Glance(RunFolder):
-    """A run folder that remembers its identity and what evaluations and tunings it has; for one answer, not longer.
-
-    Progress, ledgers and results are read when they are asked for: they have to be newer than what clusters say.
-    """
-
-    def identity(self) -> dict[str, Any]:
-        return self._identity
-
-    def evaluation_names(self) -> list[str]:
-        return self._evaluation_names
-
-    def tuning_names(self) -> list[str]:
-        return self._tuning_names
-
-    @functools.cached_property
-    def _identity(self) -> dict[str, Any]:
-        return super().identity()
-
-    @functools.cached_property
-    def _evaluation_names(self) -> list[str]:
-        return super().evaluation_names()
-
-    @functools.cached_property
-    def _tuning_names(self) -> list[str]:
-        return super().tuning_names()
-
-
-def files_of(folder: Path, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
+def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
     """How files in a folder are now."""
-    return {name: _file(f"{folder}/{name}") for name in names}
-
-
-def as_seen(status: os.stat_result) -> list[int]:
-    """What is remembered of a file."""
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
-
-
-def _file(path: str) -> list[int] | None:
-    try:
-        return as_seen(os.lstat(path))
-    except OSError:
-        return None
-
-
-class Rotation:
-    """Compares the remembered runs of one folder with their files, each look where the one before ended.
-
-    Args:
-        root: the folder of the runs.
-        index: the file of its index; None if this user has no cache.
-    """
-
-    def __init__(self, root: Path, index: Path | None) -> None:
-        self._root = root
-        self._file = None if index is None else index.with_suffix(".next")
-        self._last: str | None = None
-
-    def different(self, entries: Mapping[str, Entry], for_s: float) -> list[str]:
-        """Those of the runs that were compared whose files are not as they were.
-
-        Args:
-            for_s: go on for so many seconds, or until all were compared. On a slow disk, `AT_LEAST` runs are enough.
-        """
-        names = sorted(entries)
-        begin = bisect_right(names, self._before())
-        turn, count, different = names[begin:] + names[:begin], 0, []
-        until = time.monotonic() + for_s
-        while count < len(turn):
-            some, begun = turn[count : count + AT_LEAST], time.monotonic()
-            now = side_by_side(lambda name: files_of(self._root / name, entries[name].files), some)
-            different += [name for name, files in zip(some, now, strict=True) if files != entries[name].files]
-            count += len(some)
-            ended = time.monotonic()
-            if ended > until or ended - begun > len(some) * SLOW_S:
-                break
-        if 0 < count < len(turn):
-            self._remember(turn[count - 1])
-        return different
-
-    def _before(self) -> str:
-        """The run that was compared last; empty if nobody knows."""
-        if self._last is None and self._file is not None:
-            with contextlib.suppress(OSError):
-                self._last = read_bytes(self._file, limit=_LONGEST_NAME).decode(errors="surrogateescape")
-        return self._last or ""
-
-    def _remember(self, name: str) -> None:
-        self._last = name
-        if self._file is not None:
-            with contextlib.suppress(OSError), replacing(self._file) as stream:
-                stream.write(name.encode(errors="surrogateescape"))
+    found: dict[str, Sequence[int] | None] = {}
+    for name in names:
+        try:
+            status = os.lstat(f"{folder}/{name}")
+            found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
+        except OSError:
+            found[name] = None
+    return found
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
@@ -391,7 +233,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 def _file_for(root: Path) -> Path | None:
     """The file of the index of the runs under ``root``; None if this user has no cache."""
-    folder = caches.folder()
+    folder = config.cache_folder()
     with contextlib.suppress(OSError, RuntimeError):
         name = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
         return None if folder is None else folder / f"runs-{name}.json"
@@ -407,17 +249,14 @@ def _load(file: Path) -> dict[str, Entry]:
             header, _, content = stream.read(MAX_BYTES).partition(b"\n")
         if header.decode() != _header(content):
             return {}
-        return {
-            name: Entry(inode, tuple(tokens), files, row)
-            for name, (inode, tokens, files, row) in json.loads(content).items()
-        }
+        return {name: Entry(*entry) for name, entry in json.loads(content).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def _save(file: Path, entries: Mapping[str, Entry]) -> None:
     """Replace a file. That it cannot be written harms nobody."""
-    plain = {name: [it.inode, it.tokens, it.files, it.row] for name, it in entries.items()}
+    plain = {name: [it.inode, it.files, it.row] for name, it in entries.items()}
     content = json.dumps(plain, separators=(",", ":")).encode()
     with contextlib.suppress(OSError), replacing(file) as stream:
         stream.write(_header(content).encode() + b"\n" + content)
@@ -425,16 +264,12 @@ def _save(file: Path, entries: Mapping[str, Entry]) -> None:
 
 def _header(content: bytes) -> str:
     """The first line: what the rest is, and by which code."""
-    folders = tuple(folder for package in _MADE_BY for folder in package.__path__)
-    made_by = [__version__, *map(_modules_in, folders), *(entry.name for entry in fields(RunStatus))]
-    code = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()
-    return f"cldctl index {FORMAT} {code[:16]} {hashlib.sha256(content).hexdigest()}"
+    return f"cldctl index {_code()} {hashlib.sha256(content).hexdigest()}"
 
 
 @functools.cache
-def _modules_in(folder: str) -> list[list[str | int]]:
-    """Name, size and time of the last change of the modules in a folder."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith(".py")]
-        return sorted([name, status.st_size, status.st_mtime_ns] for name, status in found)
-    return []
+def _code() -> str:
+    """What makes rows: the version, and name, size and time of the modules, which change in a checkout."""
+    folders = [Path(folder) for package in _MADE_BY for folder in package.__path__]
+    modules = [(it.name, it.stat().st_size, it.stat().st_mtime_ns) for folder in folders for it in folder.glob("*.py")]
+    return hashlib.sha256(repr((__version__, sorted(modules))).encode()).hexdigest()[:16]

@@ -1,28 +1,33 @@
-"""Where the output of a process of a run is."""
+"""Where the output of a process of a run is, and which rank of an attempt failed first, with its last words."""
 
+import contextlib
+import functools
 import heapq
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from cld_core.errors import NotFoundError
 from cld_core.files import opened
 from cld_core.run import RunFolder
-from cld_core.run.events import JobRef, TurnedAway
+from cld_core.run.events import Failed, JobRef, TurnedAway, fate_of
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.run.history import Attempt, History
 from cld_core.run.lease import newest
+from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.clusters import job_logs
+from cldctl.jobs.blame import is_secondary
 from cldctl.jobs.marks import MARK
 
 from . import survey
-from .works import started_work
+from .survey import started_works
 
 # Causes after which a job does not start again.
 _FOR_GOOD = ("finished", "cancelled")
@@ -34,10 +39,16 @@ _SEARCHED_BYTES = 2**30
 _LINE_BYTES = 2**20
 _BLOCK = 2**16
 # Times as Python's logging, submitit, Slurm and our marks write them, and as glog does for torch.
-_ISO = re.compile(rb"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d):(\d\d)([.,]\d{1,9})?")
-_GLOG = re.compile(rb"\b[IWEF](\d\d)(\d\d) (\d\d):(\d\d):(\d\d)(\.\d{1,9})?")
+_ISO = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?", re.ASCII)
+_GLOG = re.compile(r"\b[IWEF](\d\d)(\d\d) (\d\d:\d\d:\d\d(?:\.\d{1,9})?)", re.ASCII)
 # A time further inside a line is what the line is about.
 _WITHIN = 160
+# Of who failed first: so many of the last lines of a log are looked at, and so many, and characters of each, are shown.
+_LOOKED_AT, _LAST_LINES, _MOST = 400, 10, 300
+# An error of Python or of ours at the beginning of a line, or after the number of its rank.
+_ERROR = re.compile(r"^(?:\[?rank ?\d+\]?: ?)?(?:[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b.*|error: .*)$")
+# A rank, its host, what it died of, and when.
+_Culprit = tuple[int | None, str | None, str | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -86,20 +97,20 @@ class Part:
         """
         with opened(self.file) as stream:
             size = os.fstat(stream.fileno()).st_size
-            end = size if self.end is None else min(size, self.end)
-            position, found, begin = end, 0, self.begin
-            while position > self.begin and lines > 0:
-                length = min(_BLOCK, position - self.begin)
-                position -= length
-                stream.seek(position)
-                block = stream.read(length)
+            end, length = size if self.end is None else min(size, self.end), _BLOCK
+            while self.begin < end and length <= MOST_BYTES:
+                start = max(self.begin, end - length)
+                stream.seek(start)
                 # The line break at the very end finishes the last line and begins none.
-                at = len(block) - (1 if position + length == end and block.endswith(b"\n") else 0)
-                while (at := block.rfind(b"\n", 0, at)) >= 0:
-                    found += 1
-                    if found == lines:
-                        return replace(self, begin=position + at + 1)
-            return replace(self, begin=end if lines <= 0 else begin)
+                before, *found = stream.read(end - start)[:-1].rsplit(b"\n", max(lines, 0))
+                if len(found) == max(lines, 0):
+                    return replace(self, begin=start + len(before) + 1)
+                length = 8 * length if start > self.begin else 2 * MOST_BYTES
+            return self
+
+
+# What each rank has printed at last.
+_Printed = Callable[[int], Sequence[tuple[Part, list[str]]]]
 
 
 @dataclass(frozen=True)
@@ -180,16 +191,10 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         if job_id not in jobs and not is_name(job_id):
             raise NotFoundError(f"{run.name}: attempt {attempt} names no job, so it has no log here. Choose another.")
         job = jobs.get(job_id) or JobRef(cluster=clusters.default().name, job_id=job_id)
-        of_start = _start(history, made[attempt])
+        of_start = {"restart": made[attempt].restart, "is_newest": attempt == history.attempts[-1].attempt}
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
     return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, run=run, **of_start)
-
-
-def _start(history: History, attempt: Attempt) -> dict[str, Any]:
-    """What a `Log` has to know to show one start of a job."""
-    is_newest = history.last is not None and history.last.attempt == attempt.attempt
-    return {"restart": attempt.restart, "is_newest": is_newest}
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
@@ -202,7 +207,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
         NotFoundError: there is no such evaluation or shard, or no job of it.
         UsageError: several begin like that.
     """
-    work = started_work(run, name)
+    work = started_works(run, name)[0]
     name, jobs, last = work.name, work.ledger.history().jobs, work.request.shards - 1
     if shard is not None and not 0 <= shard <= last:
         raise NotFoundError(f"{name} has no shard {shard}. It has: 0 to {last}.")
@@ -306,16 +311,165 @@ def latest_time(part: Part) -> float:
 
 def time_of(line: bytes) -> float | None:
     """The time that a line of a log begins with, seconds since 1970; None without one."""
-    head = line[:_WITHIN]
+    head = line[:_WITHIN].decode(errors="replace")
     if match := _ISO.search(head):
-        numbers, fraction = match.groups()[:6], match[7]
+        when = match[0]
     elif match := _GLOG.search(head):
-        year = str(time.localtime().tm_year).encode()
-        numbers, fraction = (year, *match.groups()[:5]), match[6]
+        when = f"{time.localtime().tm_year}-{match[1]}-{match[2]}T{match[3]}"
     else:
         return None
     try:
-        moment = time.mktime((*map(int, numbers), 0, 0, -1))  # type: ignore[arg-type]
+        return datetime.fromisoformat(when).timestamp()
     except (ValueError, OverflowError):
         return None
-    return moment + float(b"0." + fraction[1:] if fraction else 0)
+
+
+# --- who failed first
+
+
+@dataclass(frozen=True)
+class FirstFailure:
+    """The rank that failed first in an attempt.
+
+    Attributes:
+        rank: None if nobody knows which it was.
+        reason: what it died of, one line.
+        time: when it failed, seconds since 1970; None if only the order of messages is known.
+        lines: its last words, without control characters.
+        file: the log that they are in.
+    """
+
+    attempt: int
+    rank: int | None
+    host: str | None
+    reason: str | None
+    time: float | None
+    lines: tuple[str, ...] = ()
+    file: Path | None = None
+
+
+def last_failed(history: History) -> Attempt | None:
+    """The newest attempt that ended by an error of its own or of its machines."""
+    return next((it for it in reversed(history.attempts) if fate_of(it.cause) == "crashes"), None)
+
+
+def failed_log(run: RunFolder, attempt: int | None) -> tuple[Log, str]:
+    """The log of the rank that failed first in an attempt, by default the last one that failed, and a line about it.
+
+    Raises:
+        NotFoundError: no attempt failed, or there is no such one, or it did not fail.
+    """
+    history = run.ledger.history()
+    chosen = last_failed(history)
+    if attempt is not None:
+        of_training(run, attempt, 0)
+        chosen = next(it for it in history.attempts if it.attempt == attempt)
+        if fate_of(chosen.cause) != "crashes":
+            how = f"it ended as {chosen.cause}" if chosen.cause else "nobody has recorded its end"
+            raise NotFoundError(f"{run.name}: attempt {attempt} did not fail ({how}). Leave out --failed.")
+    if chosen is None:
+        raise NotFoundError(f"no attempt of {run.name} has failed. `cldctl why {run.name}` says what happened.")
+    first = first_failure(run, history, chosen)
+    where = f" on {first.host}" if first.host else ""
+    who = f"rank {first.rank}{where}" if first.rank is not None else "rank 0 (the first rank to fail is unknown)"
+    return of_training(run, chosen.attempt, first.rank or 0), f"attempt {chosen.attempt}, {who}"
+
+
+def first_failure(run: RunFolder, history: History, attempt: Attempt) -> FirstFailure:
+    """Who failed first, by what the ranks have noted, else by what the launcher and the ranks have printed."""
+
+    @functools.cache
+    def printed(rank: int) -> list[tuple[Part, list[str]]]:
+        with contextlib.suppress(NotFoundError, OSError):
+            return [(part, _tail(part)) for part in of_training(run, attempt.attempt, rank).parts()]
+        return []
+
+    noted = _noted(history, attempt)
+    if noted is not None:
+        found = noted.rank, noted.host, noted.reason, noted.time
+    else:
+        # Of one rank alone, nobody has to say that it was the first.
+        alone = (0, attempt.host) if attempt.ranks == 1 else (None, None)
+        known = _by_launcher(history, attempt, printed) or _by_logs(run, attempt, printed)
+        found = known or (*alone, attempt.detail, attempt.ended)
+    return FirstFailure(attempt.attempt, *found, *_last_words(printed(found[0] or 0)))
+
+
+def _noted(history: History, attempt: Attempt) -> Failed | None:
+    """What the rank that failed first has noted.
+
+    Of what the peers of a rank that was killed have noted, nothing says who that was.
+    """
+    told = [
+        event for event in history.failures if event.kind == "rank" and event.start == (attempt.job_id, attempt.restart)
+    ]
+    return min((it for it in told if not is_secondary(it.reason)), key=lambda it: it.time, default=None)
+
+
+def with_culprits(history: History) -> History:
+    """Details of attempts that blame another rank, replaced by what that one has noted, if it has."""
+
+    def told(attempt: Attempt) -> Attempt:
+        if not is_secondary(attempt.detail or "") or (first := _noted(history, attempt)) is None:
+            return attempt
+        return replace(attempt, detail=f"rank {first.rank} on {first.host}: {first.reason}")
+
+    attempts = list(map(told, history.attempts))
+    return history if attempts == history.attempts else replace(history, attempts=attempts)
+
+
+def _last_words(printed: Sequence[tuple[Part, list[str]]]) -> tuple[tuple[str, ...], Path | None]:
+    """The last lines of a rank that say what went wrong, and the file that they are in.
+
+    Those of its errors, up to the error itself: what its launcher and its watchers wrote afterwards says less.
+    """
+    for part, lines in reversed(printed):
+        if places := [place for place, line in enumerate(lines) if _ERROR.match(line)]:
+            return tuple(lines[max(0, places[-1] + 1 - _LAST_LINES) : places[-1] + 1]), part.file
+    return next(((tuple(lines[-_LAST_LINES:]), part.file) for part, lines in reversed(printed) if lines), ((), None))
+
+
+def _by_launcher(history: History, attempt: Attempt, printed: _Printed) -> _Culprit | None:
+    """The task that the launcher saw end badly first."""
+    jobs = (event.job for event in history.submitted if event.job.job_id == attempt.job_id)
+    name = next((job.cluster for job in jobs), None)
+    if name not in clusters.CLUSTERS:
+        return None
+    for part, lines in printed(0):
+        if part.is_errors and (ended := clusters.find(name).ended_tasks("\n".join(lines))):
+            return ended[0].rank, ended[0].node, ended[0].how, None
+    return None
+
+
+def _by_logs(run: RunFolder, attempt: Attempt, printed: _Printed) -> _Culprit | None:
+    """The rank whose own error, not that of a peer, was printed first."""
+    ranks: list[int] = []
+    with contextlib.suppress(NotFoundError, OSError):
+        ranks = [log.rank for log in of_training(run, attempt.attempt, 0).all_ranks()]
+    found = []
+    for rank in ranks:
+        for part, lines in printed(rank):
+            errors = [line for line in lines if _ERROR.match(line)]
+            if part.is_errors and errors and not is_secondary(errors[-1]):
+                found.append((_ended(part, lines), rank, errors[-1]))
+    if not found:
+        return None
+    time, rank, reason = min(found)
+    return rank, None, reason, time
+
+
+def _ended(part: Part, lines: Sequence[str]) -> float:
+    """When a rank wrote its last line, seconds since 1970."""
+    if part.end is None:
+        with contextlib.suppress(OSError):
+            return os.stat(part.file).st_mtime
+    return max((time_of(line.encode()) or 0.0 for line in lines), default=0.0)
+
+
+def _tail(part: Part) -> list[str]:
+    """The last lines of a part, without blank ones and marks."""
+    with contextlib.suppress(OSError):
+        found = (line[: 8 * _MOST].decode(errors="replace") for line in part.last(_LOOKED_AT).lines())
+        lines = [printable(line, keep="\t").rstrip()[:_MOST] for line in found]
+        return [line for line in lines if line and not line.startswith("--- start ")]
+    return []

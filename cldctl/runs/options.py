@@ -19,7 +19,7 @@ from cld_core.run.identity import new_name
 from cld_core.sanitize import is_count
 from cldctl.lookup import find_profile, find_recipe
 
-from . import labels
+from . import selection
 from .cells import Cell, axes_of, cells_of, settings
 
 # Tells people something, in one line.
@@ -84,7 +84,7 @@ def resolve(
         RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be imported.
         UsageError: the name cannot be one, or options are wrong or do not go together.
     """
-    labels.check(tags, note)
+    selection.check_labels(tags, note)
     if parallel is not None and not sweep:
         raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
     file, settings_file = find_recipe(recipe), find_profile(profile)

@@ -15,15 +15,15 @@ from cld_core.errors import CldError, LeaseHeldError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of, unnamed_rows
 from cld_core.files import sync_folder
 from cld_core.ownership import is_mine, require_may_change, user_name
-from cld_core.run import RunFolder, change_marks
+from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
 from cld_core.tune.tuning import tunings_of
-from cldctl import clusters
+from cldctl import clusters, locks
 from cldctl.hints import command
 
-from . import home, survey
+from . import cluster_choice, survey
 from .state import OVER
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
@@ -90,10 +90,9 @@ def alone(run: RunFolder, otherwise: str) -> Iterator[Callable[[], None]]:
     Raises:
         CldError: something is alive, or that cannot be found out.
     """
-    with home.only_one(run.path, clusters.default() if run.is_damaged else home.chosen(None, run)):
+    with locks.only_one(run.path, clusters.default() if run.is_damaged else cluster_choice.chosen(None, run)):
         answers = survey.lately(run, _ASKED_S)
         require_over(run, answers, otherwise)
-        change_marks.mark(run.path)
         gone = {job.job_id for job, is_settled in _jobs(run) if not answers.may_live(job, is_settled)}
         try:
             lease = Lease.acquire(run.leases, job_id="cldctl rm", gone=gone)
@@ -118,7 +117,7 @@ def _unknown_owner(run: RunFolder, error: OSError, otherwise: str) -> CldError:
 
 def _remove_empty(group: Group) -> None:
     """Remove what the runs of a group shared, after the last of them, unless somebody starts others at this moment."""
-    if not group.path.is_dir() or not is_mine(group.path) or home.is_locked(group.path) or group.runs():
+    if not group.path.is_dir() or not is_mine(group.path) or locks.is_locked(group.path) or group.runs():
         return
     shutil.rmtree(group.path, ignore_errors=True)
 
@@ -155,7 +154,7 @@ def require_over(run: RunFolder, answers: Answers, otherwise: str) -> RunStatus:
         raise _unknown_owner(run, error, otherwise) from error
     if seems_alive(run.leases):
         raise UsageError(f"{held_message(run.path, holder or {})} {otherwise}.")
-    if home.is_locked(run.path):
+    if locks.is_locked(run.path):
         raise UsageError(f"{run.name}: another cldctl starts a job of it at this moment. {otherwise}. Try again.")
     return status
 

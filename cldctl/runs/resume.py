@@ -20,16 +20,17 @@ from cld_core.run import recipe as frozen
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
+from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
 
-from . import home, snapshot, survey
+from . import snapshot, survey
 from .index import Index
-from .state import OVER, RESUMABLE
-from .status import RunStatus, status_of, status_or_reason, unasked
+from .state import OVER, RESUMABLE, Situation
+from .status import RunStatus, files_of, status_of, status_or_reason
 from .submit import Begun, require_inputs, require_native
 from .survey import Answers
 from .training import Start, train
@@ -133,7 +134,7 @@ def resume(
         NotFoundError: it has no checkpoint of ``from_step``.
         RecipeError: its data are missing, or others than it has trained on.
     """
-    with home.only_one(run.path, cluster):
+    with locks.only_one(run.path, cluster):
         continued = ready(run, asked, cluster, about)
         said: list[str] = []
         job = train(continued, cluster, say=said.append)
@@ -233,7 +234,8 @@ def _status_of_dead(
 
 def _was_abandoned(run: RunFolder) -> bool:
     """Whether the command that made the run ended before it asked for a job."""
-    return unasked(run, run.ledger.history(), time.time()) is not None
+    files = replace(files_of(run), is_starting=lambda: False)
+    return Situation(run.ledger.history(), Answers({}), time.time(), files).request in ("unasked", "lost")
 
 
 def _start(

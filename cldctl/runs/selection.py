@@ -1,4 +1,4 @@
-"""Which of many runs are meant: by state, time, tag, user or group, and in which order."""
+"""Which of many runs are meant: by state, time, tag, user or group; and the tags and notes to find them by."""
 
 import re
 import time
@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from cld_core.errors import UsageError, did_you_mean
-from cld_core.sanitize import one_line
+from cld_core.ownership import require_may_change
+from cld_core.run import RunFolder
+from cld_core.run.events import Labelled
+from cld_core.sanitize import has_control, one_line
 
-from .labels import check_tags
 from .state import OVER, STATES
 from .status import RunStatus
 
@@ -26,6 +28,8 @@ _KEYS: dict[str, Callable[[RunStatus], Any]] = {
     "state": lambda row: [*STATES].index(row.state),
 }
 ORDERS = tuple(_KEYS)
+_TAG = re.compile(r"[A-Za-z0-9._:-]{1,50}")
+_LONGEST_NOTE = 500
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def selection(
     Raises:
         UsageError: one of them has a value that it cannot have.
     """
-    check_tags(tags)
+    check_labels(tags)
     chosen = frozenset() if states is None else frozenset(map(_state, states.split(",")))
     return Selection(chosen, None if since is None else moment(since), tuple(tags), user, group)
 
@@ -124,3 +128,39 @@ def _state(word: str) -> str:
         guess = did_you_mean(state, STATES)
         raise UsageError(f"--state cannot be '{word}'.{guess} Use one or several of {', '.join(STATES)}.")
     return state
+
+
+def check_labels(tags: Sequence[str], note: str | None = None) -> None:
+    """Raises UsageError if a run cannot have these tags and this note."""
+    for tag in tags:
+        if _TAG.fullmatch(tag) is None:
+            raise UsageError(f"'{tag}' cannot be a tag: use letters, digits, '.', '_', ':' and '-', at most 50.")
+    if has_control(note or ""):
+        raise UsageError("a note is one line without control characters. Leave them out.")
+    if len(note or "") > _LONGEST_NOTE:
+        raise UsageError(f"a note has at most {_LONGEST_NOTE} characters, not {len(note or '')}. Shorten it.")
+
+
+def label(run: RunFolder, note: str | None, tags: Sequence[str] = (), untag: Sequence[str] = ()) -> None:
+    """Write down what a run is to be called.
+
+    Args:
+        note: replaces the one before; an empty text removes it, and None leaves it.
+        tags: are added, and ``untag`` are removed.
+
+    Raises:
+        CldError: the run belongs to somebody who does not share it.
+        UsageError: a tag or the note cannot be used, or the run does not have a tag that is to be removed.
+    """
+    check_labels([*tags, *untag], note)
+    if both := sorted(set(tags) & set(untag)):
+        raise UsageError(f"--tag and --untag both name {', '.join(both)}. Leave one out.")
+    require_may_change(run.path, "Nothing was noted")
+    history = run.ledger.history()
+    if missing := [tag for tag in untag if tag not in history.tags]:
+        known = ", ".join(history.tags) or "none"
+        raise UsageError(f"{run.name} does not have the tag {', '.join(missing)}. Its tags: {known}.")
+    new = tuple(dict.fromkeys(tag for tag in tags if tag not in history.tags))
+    changed = note if (note or None) != history.note else None
+    if new or untag or changed is not None:
+        run.ledger.append(Labelled(note=changed, add=new, remove=tuple(untag)))

@@ -16,12 +16,13 @@ from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.work import Work, open_work
 from cld_core.shards import ShardedWork
+from cldctl import locks
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
-from . import home, survey
+from . import survey
 from .survey import Answers
 
 # Seconds that jobs may take to end after their product is complete.
@@ -115,7 +116,7 @@ def start_statistics(
         return None
     # What is in it says what jobs compute with, and which plug-in they import.
     make_folder(work.folder)
-    with home.only_one(work.folder, cluster):
+    with locks.only_one(work.folder, cluster):
         if work.is_done or is_alive(work.folder):
             return None
         return start([Statistics(work.request.save())], cluster, size, say=say)

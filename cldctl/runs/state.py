@@ -1,11 +1,12 @@
-"""The state of a run: a table over its history and what its launcher says. Pure, and knows no cluster by name."""
+"""The state of a run: a table over its history, what its launcher says, and its files. It knows no cluster by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cld_core.run import events
-from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused, Requested, Submitted, state_after
-from cld_core.run.history import Attempt, History
+from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused, Requested, state_after
+from cld_core.run.history import History
 from cldctl.clusters.records import Phase, Seen
 
 from .survey import Answers
@@ -32,7 +33,6 @@ RESUMABLE = frozenset({"STOPPED", "FAILED", "CANCELLED", "LOST"})
 OVER = RESUMABLE | {"FINISHED"}
 
 _FAILURES = ("crashed", "out_of_memory")
-_COLUMNS = ("request", "job", "attempt", "after", "phase", "end", "restarts", "back", "given_up", "stuck")
 _HERE = "pending|running|suspended|ending|unknown"
 _BACK = "running|suspended|ending|unknown"
 _INTERRUPTED = "the submission was interrupted before it reached the scheduler; resume it"
@@ -42,37 +42,93 @@ _DECIDING = "the attempt failed; its job is deciding whether to start again"
 _DECIDING_S = 30.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """What the folder of a run says besides its ledger; it is asked only if a row depends on it.
+
+    Attributes:
+        created: when the run was made, seconds since 1970.
+        saved: the steps of its checkpoints, ascending.
+        has_progress: whether it has reported any.
+        ledger: in a word, what is wrong with a ledger that holds nothing.
+        is_starting: whether a process, other than this one, submits a job of the run at this moment.
+        writer: who owns the folder, if that is a live process of this machine.
+    """
+
+    name: str = ""
+    created: Callable[[], float] = lambda: 0.0
+    saved: Callable[[], Sequence[int]] = lambda: ()
+    has_progress: Callable[[], bool] = lambda: False
+    ledger: Callable[[], str] = lambda: "missing"
+    is_starting: Callable[[], bool] = lambda: False
+    writer: Callable[[], Mapping[str, Any] | None] = lambda: None
+
+
 class Situation:
     """The columns of the table, and what reasons are made of. A column without a value is empty.
 
+    Args:
+        now: seconds since 1970.
+
     Attributes:
-        request: of a request that no job followed: "refused", "open", or "stale" after `SUBMITTING_S`.
+        seen: what is known about a job.
+        current: the job that counts, and ``answer``, what is known about it.
+        request: of a request that no job or attempt followed: "refused", "open", or "stale" after `SUBMITTING_S`.
+            Of a ledger that holds nothing: "lost" if there was more, else "unasked" after that time.
         job: "none", or whether the current job is the "first" or a "successor" that waited for another to fail.
         attempt: of the current job: "none", "open" or "ended"; "other" if the newest belongs to an earlier job.
             Without a job, of the newest attempt.
         after: the state that the cause of an ended attempt leads to.
         phase: of the current job, `Seen.phase`.
         end: how the current job ended: "cancelled", "failed" or "quiet".
-        restarts: "yes" if the launcher can start the current job again.
-        back: "yes" if it does so after the end of the attempt.
-        given_up: "yes" if a retry budget is spent since then.
-        stuck: "yes" if the job ended because it could not put itself back into the queue.
+        restarts: whether the launcher can start the current job again.
+        back: whether it does so after the end of the attempt.
+        given_up: whether a retry budget is spent since then.
+        stuck: whether the job ended because it could not put itself back into the queue.
     """
 
-    history: History
-    current: JobRef | None
-    seen: Seen
-    request: str = ""
-    job: str = "none"
-    attempt: str = "none"
-    after: str = ""
-    phase: str = ""
-    end: str = ""
-    restarts: str = "no"
-    back: str = "no"
-    given_up: str = "no"
-    stuck: str = "no"
+    def __init__(self, history: History, answers: Answers, now: float, files: Files | None = None) -> None:
+        self.history, self.files = history, files or Files()
+        self.seen = seen_by(history, answers, now)
+        self.request = _request(history, now, self.files)
+        last, submitted = history.last, history.current(lambda job: self.seen(job).is_gone)
+        has_ended = last is not None and last.cause is not None
+        self.attempt = "none" if last is None else "ended" if has_ended else "open"
+        self.after = state_after(last.cause) if last is not None and last.cause is not None else ""
+        self.job = "none"
+        self.phase = self.end = ""
+        self.current: JobRef | None = None
+        self.answer = Seen("unknown")
+        self.restarts = self.back = self.given_up = self.stuck = False
+        if submitted is None:
+            return
+        self.current = submitted.job
+        self.job = "first" if submitted.successor_of is None else "successor"
+        self.answer = answer = self.seen(submitted.job)
+        if last is not None and last.job_id != submitted.job.job_id:
+            self.attempt = "other"
+        is_cancelled = submitted.job.job_id in history.cancelled and self.attempt != "ended"
+        is_cancelled = is_cancelled or answer.ended == "cancelled"
+        self.phase = answer.phase
+        self.end = "cancelled" if is_cancelled else "failed" if answer.ended in _FAILURES else "quiet"
+        self.restarts = submitted.job.restarts
+        # While the launcher does not answer, it may start the job again, too.
+        by_launcher = last is not None and last.cause in RESTARTED_BY_LAUNCHER
+        self.back = history.requeued is not None or (by_launcher and self.phase in ("running", "ending", "unknown"))
+        self.given_up = history.given_up is not None
+        # A requeue failed, or one that was asked for was not done before the job was killed.
+        self.stuck = history.not_requeued is not None or (history.requeued is not None and answer.is_gone)
+
+    @property
+    def writer(self) -> bool:
+        """Whether a process of this machine writes into the run: started without cldctl, or orphaned by it."""
+        return self.files.writer() is not None
+
+    @property
+    def left_over(self) -> list[str]:
+        """The jobs that were turned away and wait nevertheless."""
+        turned_away = [event.job for event in self.history.submitted if event.job.job_id in self.history.turned_away]
+        return [job.job_id for job in turned_away if self.seen(job).phase == "pending"]
 
 
 # A text, or how it is made from the situation.
@@ -86,26 +142,38 @@ def _submitter(situation: Situation) -> str | None:
     return f"being submitted by process {request.pid} on {request.host}"
 
 
-def _why_it_waits(situation: Situation) -> str | None:
-    return situation.seen.reason or None
+def _unasked(situation: Situation) -> str:
+    return f"the submission was interrupted before it asked for a job; `cldctl resume {situation.files.name}` does"
+
+
+def _lost(situation: Situation) -> str:
+    files, saved = situation.files, situation.files.saved()
+    again = f"continues from the checkpoint of step {saved[-1]}" if saved else "begins again"
+    lost = "without the keys that earlier continuations changed"
+    return f"its ledger attempts.jsonl is {files.ledger()}; `cldctl resume {files.name}` {again}, {lost}"
+
+
+def _writer(situation: Situation) -> str | None:
+    owner = situation.files.writer()
+    return None if owner is None else f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
 
 
 def _never_began(situation: Situation) -> str | None:
     assert situation.current is not None, "a job that did not begin"
-    word = f" (its launcher says {situation.seen.word})" if situation.seen.word else ""
+    word = f" (its launcher says {situation.answer.word})" if situation.answer.word else ""
     unexplained = f"the job ended before it began{word}; see `cldctl logs`"
     return situation.history.not_begun.get(situation.current.job_id, unexplained)
 
 
 def _warning(situation: Situation) -> str | None:
     if situation.phase == "suspended":
-        return situation.seen.reason or "suspended"
+        return situation.answer.reason or "suspended"
     last = situation.history.last
     return None if last is None else last.warning
 
 
 def _launchers_word(situation: Situation) -> str | None:
-    return f"its launcher says {situation.seen.word or situation.seen.ended}; see `cldctl logs`"
+    return f"its launcher says {situation.answer.word or situation.answer.ended}; see `cldctl logs`"
 
 
 def _detail(situation: Situation) -> str | None:
@@ -113,8 +181,8 @@ def _detail(situation: Situation) -> str | None:
     return last.detail if last is not None and situation.after == "FAILED" else None
 
 
-def _detail_or_wait(situation: Situation) -> str | None:
-    return _detail(situation) or _why_it_waits(situation)
+def _detail_or_waits(situation: Situation) -> str | None:
+    return _detail(situation) or situation.answer.reason or None
 
 
 def _stuck(situation: Situation) -> str | None:
@@ -122,77 +190,74 @@ def _stuck(situation: Situation) -> str | None:
     return f"could not be requeued: {reason}; continue it with `cldctl resume`"
 
 
-@dataclass(frozen=True)
 class Row:
-    """One row of the table. A cell is empty (any value matches), or lists values: "pending|running".
+    """One row of the table. A cell that is not named matches any value; a text lists values: "pending|running".
 
-    Attributes:
+    Args:
         state: what a situation that matches is called; "<after>" for `Situation.after`.
     """
 
-    state: str
-    reason: Reason = None
-    request: str = ""
-    job: str = ""
-    attempt: str = ""
-    after: str = ""
-    phase: str = ""
-    end: str = ""
-    restarts: str = ""
-    back: str = ""
-    given_up: str = ""
-    stuck: str = ""
+    def __init__(self, state: str, reason: Reason = None, **cells: str | bool) -> None:
+        self.state, self.reason = state, reason
+        self._cells = {name: cell.split("|") if isinstance(cell, str) else [cell] for name, cell in cells.items()}
 
     def matches(self, situation: Situation) -> bool:
-        cells = ((getattr(self, column), getattr(situation, column)) for column in _COLUMNS)
-        return all(not cell or value in cell.split("|") for cell, value in cells)
+        return all(getattr(situation, column) in values for column, values in self._cells.items())
+
+
+def _waits(situation: Situation) -> str | None:
+    return situation.answer.reason or None
 
 
 # The first row that matches decides.
 TABLE = (
+    Row("RUNNING", _writer, request="refused|stale|unasked|lost", writer=True),
     Row("FAILED", lambda it: getattr(it.history.request, "reason", None), request="refused"),
     Row("FAILED", _INTERRUPTED, request="stale"),
+    Row("FAILED", _unasked, request="unasked"),
+    Row("LOST", _lost, request="lost"),
     Row("PENDING", _submitter, request="open"),
     Row("PENDING", job="none", attempt="none"),
-    Row("<after>", _detail, job="none", attempt="ended"),
-    Row("LOST", job="none", attempt="open"),
-    Row("REQUEUED", _why_it_waits, job="successor", attempt="other", phase=_HERE),
-    # Its launcher does not answer: the ledger is all that is known.
-    Row("CANCELLED", attempt="none|other", phase="unknown", end="cancelled"),
-    Row("PENDING", _why_it_waits, attempt="none|other", phase=_HERE),
-    Row("CANCELLED", attempt="none|other", phase="gone", end="cancelled"),
-    Row("FAILED", _never_began, attempt="none|other", phase="gone"),
-    Row("REQUEUED", _why_it_waits, attempt="open", phase="pending"),
-    Row("RUNNING", _warning, attempt="open", phase=_HERE),
-    Row("CANCELLED", attempt="open", phase="gone", end="cancelled"),
-    Row("FAILED", _launchers_word, attempt="open", phase="gone", end="failed"),
-    Row("LOST", _VANISHED, attempt="open", phase="gone", end="quiet"),
     Row("FINISHED", attempt="ended", after="FINISHED"),
+    Row("REQUEUED", _waits, job="successor", attempt="other", phase=_HERE),
+    Row("PENDING", _waits, attempt="none|other", phase="pending|running|suspended|ending"),
+    # Its launcher does not answer: the ledger is all that is known.
+    Row("PENDING", _waits, attempt="none|other", phase="unknown", end="failed|quiet"),
+    Row("REQUEUED", _waits, attempt="open", phase="pending"),
+    Row("RUNNING", _warning, attempt="open", phase=_HERE),
     Row(
-        "RUNNING", _DECIDING, attempt="ended", after="FAILED", phase="running", restarts="yes", back="no", given_up="no"
+        "RUNNING",
+        _DECIDING,
+        attempt="ended",
+        after="FAILED",
+        phase="running",
+        restarts=True,
+        back=False,
+        given_up=False,
     ),
-    Row("REQUEUED", _detail_or_wait, attempt="ended", phase="pending"),
-    Row("REQUEUED", _detail_or_wait, attempt="ended", phase=_BACK, restarts="yes", back="yes"),
-    Row("CANCELLED", attempt="ended", end="cancelled"),
-    Row("FAILED", lambda it: it.history.given_up, attempt="ended", given_up="yes"),
-    Row("STOPPED", _stuck, attempt="ended", stuck="yes"),
-    Row("<after>", _detail, attempt="ended"),
+    Row("REQUEUED", _detail_or_waits, attempt="ended", phase="pending"),
+    Row("REQUEUED", _detail_or_waits, attempt="ended", phase=_BACK, restarts=True, back=True),
+    Row("RUNNING", _writer, writer=True),
+    Row("CANCELLED", end="cancelled"),
+    Row("FAILED", _never_began, attempt="none|other"),
+    Row("LOST", job="none", attempt="open"),
+    Row("FAILED", _launchers_word, attempt="open", end="failed"),
+    Row("LOST", _VANISHED, attempt="open"),
+    Row("FAILED", lambda it: it.history.given_up, given_up=True),
+    Row("STOPPED", _stuck, stuck=True),
+    Row("<after>", _detail),
 )
 
 
-def state_of(
-    history: History, seen: Callable[[JobRef], Seen], now: float, is_submitting: Callable[[], bool] = lambda: False
-) -> tuple[str, str | None]:
-    """The state of a run, and if there is something to say about it, why.
-
-    Args:
-        seen: what the launcher says about a job.
-        now: seconds since 1970.
-        is_submitting: whether a process submits a job of this run at this moment.
-    """
-    situation = situation_of(history, seen, now, is_submitting)
+def state_of(situation: Situation) -> tuple[str, str | None]:
+    """The state of a run, and if there is something to say about it, why."""
     row = row_of(situation)
     state = situation.after if row.state == "<after>" else row.state
+    if state in OVER and (left_over := situation.left_over):
+        return (
+            state,
+            f"job {', '.join(left_over)} still waits, with nothing to do: `cldctl cancel {situation.files.name}`",
+        )
     return state, row.reason(situation) if callable(row.reason) else row.reason
 
 
@@ -201,70 +266,17 @@ def row_of(situation: Situation) -> Row:
     return next(row for row in TABLE if row.matches(situation))
 
 
-def situation_of(
-    history: History, seen: Callable[[JobRef], Seen], now: float, is_submitting: Callable[[], bool] = lambda: False
-) -> Situation:
-    """The columns of the table for a run."""
-    last, request = history.last, _request(history, now, is_submitting)
-    submitted = history.current(lambda job: seen(job).is_gone)
-    after = "" if last is None or last.cause is None else state_after(last.cause)
-    if submitted is None:
-        attempt = "none" if last is None else "open" if last.cause is None else "ended"
-        return Situation(history, None, Seen("unknown"), request, attempt=attempt, after=after)
-    job, answer = submitted.job, seen(submitted.job)
-    return Situation(
-        history,
-        job,
-        answer,
-        request,
-        job="first" if submitted.successor_of is None else "successor",
-        attempt=_attempt(last, submitted),
-        after=after,
-        phase=answer.phase,
-        end=_end(history, job, answer),
-        restarts="yes" if job.restarts else "no",
-        back="yes" if _is_back(history, answer) else "no",
-        given_up="no" if history.given_up is None else "yes",
-        stuck="yes" if _is_stuck(history, answer) else "no",
-    )
-
-
-def _request(history: History, now: float, is_submitting: Callable[[], bool]) -> str:
-    if history.request is None:
-        return ""
-    if isinstance(history.request, Refused):
+def _request(history: History, now: float, files: Files) -> str:
+    request, is_empty = history.request, not (history.request or history.submitted or history.attempts)
+    if isinstance(request, Refused):
         return "refused"
-    return "stale" if now - history.request.time > SUBMITTING_S and not is_submitting() else "open"
-
-
-def _attempt(last: Attempt | None, submitted: Submitted) -> str:
-    if last is None:
-        return "none"
-    if last.job_id != submitted.job.job_id:
-        return "other"
-    return "open" if last.cause is None else "ended"
-
-
-def _end(history: History, job: JobRef, seen: Seen) -> str:
-    last = history.last
-    has_ended = last is not None and last.job_id == job.job_id and last.cause is not None
-    if seen.ended == "cancelled" or (job.job_id in history.cancelled and not has_ended):
-        return "cancelled"
-    return "failed" if seen.ended in _FAILURES else "quiet"
-
-
-def _is_back(history: History, seen: Seen) -> bool:
-    last = history.last
-    # While the launcher does not answer, it may start the job again, too.
-    by_launcher = (
-        last is not None and last.cause in RESTARTED_BY_LAUNCHER and seen.phase in ("running", "ending", "unknown")
-    )
-    return history.requeued is not None or by_launcher
-
-
-def _is_stuck(history: History, seen: Seen) -> bool:
-    """Whether a requeue failed, or one that was asked for was not done before the job was killed."""
-    return history.not_requeued is not None or (history.requeued is not None and seen.is_gone)
+    if request is None and not is_empty:
+        return ""
+    was_more = is_empty and bool(files.saved() or files.has_progress())
+    begun = files.created() if request is None else request.time
+    if not (was_more or now - begun > SUBMITTING_S) or files.is_starting():
+        return "open"
+    return "stale" if not is_empty else "lost" if was_more else "unasked"
 
 
 def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef], Seen]:
@@ -278,9 +290,7 @@ def seen_by(history: History, answers: Answers, now: float) -> Callable[[JobRef]
         if as_of is None:
             return answer
         when, phase = _last_heard(history, job, now)
-        if phase is None or when <= as_of:
-            return answer
-        return _updated(answer, phase)
+        return answer if phase is None or when <= as_of else _updated(answer, phase)
 
     return seen
 

@@ -1,9 +1,9 @@
 """What a run, its evaluations and its tunings are doing: their files, and what the clusters say about their jobs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cld_core.codec import real
 from cld_core.errors import CldError
@@ -13,17 +13,20 @@ from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cld_core.run.timeline import Stretch
+from cld_core.run.work import Work
 from cld_core.sanitize import one_line
-from cldctl.clusters.records import Seen
+from cldctl import locks
 from cldctl.jobs import crashes, nodes
 
-from . import home, usage
+from . import usage
 from .differences import changed_between, changed_by_now
-from .failing import with_culprits
-from .state import OVER, RESUMABLE, SUBMITTING_S, WAITS, seen_by, state_of
-from .survey import Answers
-from .work_status import evaluation_status, sweep_statuses, tuning_status
-from .works import Works, works_of
+from .logs import with_culprits
+from .state import ALIVE, WAITS, Files, Situation, state_of
+from .survey import Answers, works_of
+
+if TYPE_CHECKING:
+    from cld_core.evaluate.evaluation import Evaluation
+    from cld_core.tune.tuning import Tuning
 
 # What ``--json`` shows of an attempt.
 _ATTEMPT = (
@@ -112,7 +115,7 @@ def said(error: Exception) -> str:
     return str(error) if isinstance(error, CldError) else one_line(error) or type(error).__name__
 
 
-def status_or_reason(run: RunFolder, answers: Answers, works: Works | None = None) -> RunStatus:
+def status_or_reason(run: RunFolder, answers: Answers, works: Sequence[Work] | None = None) -> RunStatus:
     """As `status_of`; if the files cannot be read, only that. It never raises, so that it spoils no other row."""
     try:
         problem = run.format_problem()
@@ -135,7 +138,7 @@ def named_status(run: RunFolder, answers: Answers) -> RunStatus:
         return row
 
 
-def status_of(run: RunFolder, answers: Answers, works: Works | None = None) -> RunStatus:
+def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = None) -> RunStatus:
     """The status of one run; reads its small files.
 
     Args:
@@ -144,30 +147,21 @@ def status_of(run: RunFolder, answers: Answers, works: Works | None = None) -> R
     progress, identity = run.progress(), run.identity()
     checkpoints = run.checkpoint_steps()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
-    last = history.last
-    seen = seen_by(history, answers, time.time())
-    state, reason = state_of(history, seen, time.time(), lambda: home.is_starting(run))
-    if state == "PENDING" and (found := unasked(run, history, time.time())) and not home.is_starting(run):
-        state, reason = found
-    if state in RESUMABLE and (holder := local_holder(run.leases)) is not None:
-        # Started without cldctl, or orphaned by it: what counts is who writes.
-        state, reason = "RUNNING", f"process {holder['pid']} on this machine writes into it (job {holder['job_id']})"
-    turned_away = (event.job for event in history.submitted if event not in history.jobs)
-    if state in OVER and (waiting := [job.job_id for job in turned_away if seen(job).phase == "pending"]):
-        reason = f"job {', '.join(waiting)} still waits, with nothing to do: `cldctl cancel {run.name}`"
-    current = history.current(lambda job: seen(job).is_gone)
-    job = current.job if current is not None else None
+    situation = Situation(history, answers, time.time(), files_of(run))
+    state, reason = state_of(situation)
+    job, last, is_running = situation.current, history.last, state == "RUNNING"
     steps = history.steps if history.steps is not None else progress.get("steps")
-    stands_still = job is not None and seen(job).phase == "suspended"
-    has_machines = job is not None and seen(job).phase == "running"
-    phase = phase_of(state, history, progress, has_machines=has_machines)
-    silence = _silence(progress, phase, _last_begun(history, progress)) if state == "RUNNING" else None
-    rate = progress.get("steps_per_s") if state == "RUNNING" and not stands_still and silence is None else None
-    told = usage.told_by(history, progress, checkpoints, alive=state == "RUNNING")
+    phase = _phase(state, situation, progress)
+    silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
+    goes_on = is_running and situation.phase != "suspended" and silence is None
+    rate = progress.get("steps_per_s") if goes_on else None
+    attempts = usage.attempts_of(history, progress, checkpoints, alive=is_running)
+    used = usage.used_by(run, history, attempts, alive=is_running).to_dict() if attempts else None
     # A checkpoint may be later than the last report.
     step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
     works = works_of(run) if works is None else works
-    evaluations = [evaluation_status(work, answers) for work in works.evaluations]
+    evals = [evaluation_status(cast("Evaluation", it), answers) for it in works if it.request.kind == "evaluation"]
+    tunings = [tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"]
     row = RunStatus(
         name=run.name,
         path=str(run.path),
@@ -189,31 +183,44 @@ def status_of(run: RunFolder, answers: Answers, works: Works | None = None) -> R
         checkpoint_step=checkpoints[-1] if checkpoints else None,
         cluster=job.cluster if job else None,
         job_id=job.job_id if job else None,
-        host=_host(history, state, seen),
+        # The node of a running job, else where the newest attempt or job was.
+        host=(situation.answer.node if is_running else None)
+        or (last.host if last is not None else None)
+        or situation.answer.node
+        or None,
         reason=with_trouble(reason or silence, state, history, job.job_id if job else None),
         updated=progress.get("time"),
-        attempts=_attempts(history, state, told.attempts),
-        evals=evaluations,
-        tunings=[tuning_status(work, answers) for work in works.tunings],
-        sweeps=sweep_statuses(run, evaluations),
+        attempts=_attempts(history, state, attempts),
+        evals=evals,
+        tunings=tunings,
+        sweeps=_sweeps(run, evals),
         changes=changed_between(history),
-        usage=_usage(run, told),
+        usage=used,
         code=history.code,
     )
     stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)
     return replace(row, as_of=row.heard_of) if stale else row
 
 
-def _host(history: History, state: str, seen: Callable[[JobRef], Seen]) -> str | None:
-    """The node of a running job, else where the newest attempt or job was."""
-    current = history.current(lambda job: seen(job).is_gone)
-    node = seen(current.job).node if current is not None else ""
-    host = history.last.host if history.last is not None else None
-    return (node if state == "RUNNING" else None) or host or node or None
+def files_of(run: RunFolder) -> Files:
+    """What the table of states asks the folder of a run."""
+    return Files(
+        name=run.name,
+        created=lambda: run.identity().get("created", 0.0),
+        saved=run.checkpoint_steps,
+        has_progress=lambda: bool(run.progress()),
+        ledger=lambda: _how(run),
+        is_starting=lambda: locks.is_starting(run),
+        writer=lambda: local_holder(run.leases),
+    )
 
 
-def _usage(run: RunFolder, told: usage.Told) -> dict[str, Any] | None:
-    return usage.usage_of(run, told).to_dict() if told.attempts else None
+def _how(run: RunFolder) -> str:
+    """What is wrong with a ledger of which no line could be read."""
+    try:
+        return "damaged" if run.ledger.path.lstat().st_size else "empty"
+    except OSError:
+        return "missing"
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:
@@ -233,8 +240,7 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
     """
     if (heard := progress.get("time")) is None:
         return None
-    heard = max(heard, begun)
-    silent, least = time.time() - heard, _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
+    silent, least = time.time() - max(heard, begun), _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
     return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
@@ -258,17 +264,14 @@ def _attempts(history: History, state: str, told: Sequence[Stretch]) -> list[dic
     return shown
 
 
-def phase_of(state: str, history: History, progress: ReportedProgress, *, has_machines: bool) -> str | None:
-    """The phase of a run in this state; None if it is over.
-
-    Args:
-        has_machines: whether its launcher says that the job runs, though the run may not have begun.
-    """
+def _phase(state: str, situation: Situation, progress: ReportedProgress) -> str | None:
+    """What a run in this state does; None if it is over."""
     if state in WAITS:
-        return STARTING if has_machines else WAITING
+        # Its launcher may say that the job runs, though the run has not begun.
+        return STARTING if situation.phase == "running" else WAITING
     if state != "RUNNING":
         return None
-    last = history.last
+    last = situation.history.last
     if last is None or last.cause is not None or progress.get("attempt") != last.attempt:
         return STARTING
     return one_line(progress.get("phase") or TRAINING, _MOST)
@@ -276,61 +279,154 @@ def phase_of(state: str, history: History, progress: ReportedProgress, *, has_ma
 
 def with_trouble(reason: str | None, state: str, history: History, job_id: str | None) -> str | None:
     """The reason for a state, and what else is to be said of a run that is not over."""
-    if state not in ("PENDING", "RUNNING", "REQUEUED"):
+    if state not in ALIVE:
         return reason
     now = time.time()
     parts = [reason] if reason else []
     lately = crashes.lately(history, now)
     if lately.crashes >= crashes.WORTH_TELLING:
         parts.append(str(lately))
-    avoided = history.avoided.get(job_id or "", ())
-    if avoided:
+    if avoided := history.avoided.get(job_id or "", ()):
         why = nodes.bad(history.failures, now)
         parts.append("avoids " + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided))
     return "; ".join(parts) or None
 
 
-def unasked(run: RunFolder, history: History, now: float) -> tuple[str, str] | None:
-    """State and reason of a run whose ledger holds neither a request nor a job nor an attempt; None for any other.
-
-    Args:
-        now: seconds since 1970.
-    """
-    if history.request is not None or history.submitted or history.attempts:
-        return None
-    steps = run.checkpoint_steps()
-    if steps or run.progress():
-        again = f"continues from the checkpoint of step {steps[-1]}" if steps else "begins again"
-        lost = "without the keys that earlier continuations changed"
-        return "LOST", f"its ledger attempts.jsonl is {_how(run)}; `cldctl resume {run.name}` {again}, {lost}"
-    if now - run.identity().get("created", 0.0) > SUBMITTING_S:
-        return "FAILED", f"the submission was interrupted before it asked for a job; `cldctl resume {run.name}` does"
-    return None
-
-
-def _how(run: RunFolder) -> str:
-    """What is wrong with a ledger of which no line could be read."""
-    try:
-        return "damaged" if run.ledger.path.lstat().st_size else "empty"
-    except OSError:
-        return "missing"
-
-
 def damages(run: RunFolder) -> list[str]:
     """Damaged files, a line each. It reads the recipe, so nobody asks for many runs."""
-    problems = []
-    for file, content in ((run.progress_file, run.progress()), (run.identity_file, run.identity())):
-        if file.exists() and not content:
-            problems.append(f"{file.name} is damaged")
-    problem = problem_of_recipe(run)
-    return problems if problem is None else [*problems, problem]
-
-
-def problem_of_recipe(run: RunFolder) -> str | None:
-    """Why the recipe cannot be read, so that the run cannot continue; None if it can."""
+    files = ((run.progress_file, run.progress()), (run.identity_file, run.identity()))
+    problems = [f"{file.name} is damaged" for file, content in files if file.exists() and not content]
     try:
         run.recipe()
-    except Exception as error:
+    except Exception as error:  # Whatever is wrong with it, the run cannot continue.
         text = one_line(error)
-        return text if run.recipe_file.name in text else f"{run.recipe_file.name}: {text}"
-    return None
+        problems.append(text if run.recipe_file.name in text else f"{run.recipe_file.name}: {text}")
+    return problems
+
+
+def work_state(work: Work, answers: Answers) -> str:
+    """FINISHED, RUNNING, PENDING or STOPPED."""
+    if work.is_done:
+        return "FINISHED"
+    jobs = [event.job for event in work.ledger.history().submitted]
+    phases = {answers.of(job).phase for job in jobs}
+    if phases & {"running", "suspended", "ending"}:
+        return "RUNNING"
+    if phases & {"pending", "unknown"} and _has_moved(work, [answers.as_of(job.cluster) for job in jobs]):
+        return "RUNNING"
+    return "PENDING" if phases & {"pending", "unknown"} else "STOPPED"
+
+
+def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
+    """Whether a task has written since the clusters were asked: rows are added to a folder."""
+    times, moved_at = [when for when in asked if when is not None], work.moved_at()
+    return bool(times) and moved_at is not None and moved_at > max(times)
+
+
+def why_stopped(
+    history: History, done: int, total: int, *, unit: str = "shards", command: str = "cldctl eval"
+) -> tuple[str, str] | None:
+    """Why sharded work stands still: in one or two words, for tables, and in a sentence. None if it was never started.
+
+    Args:
+        history: of the work.
+        done: how many of the ``total`` pieces of it are complete, and ``unit``, what they are called.
+        command: continues it.
+    """
+    if not history.submitted:
+        return None
+    failed, complete = history.task_failed, f"{done} of {total} {unit} complete"
+    if history.given_up is not None:
+        cause = "not merged" if done == total else "crashed" if history.crashes else "failed"
+        said = f"; the last one: {failed.reason}" if failed is not None and cause == "crashed" else ""
+        return cause, history.given_up + said
+    if history.not_requeued is not None:
+        return "not requeued", f"a task could not be requeued: {history.not_requeued}"
+    array = history.submitted[-1].job.job_id.partition("_")[0]
+    if any(job_id.partition("_")[0] == array for job_id in history.cancelled):
+        return "cancelled", "cancelled"
+    why, fix = ("", "") if failed is None else (f": {failed.reason}", "fix that, then ")
+    if done == total:
+        return "not merged", f"all {unit} are complete, but they were not merged{why}; {fix}re-run the same `{command}`"
+    if failed is not None:
+        return "failed", f"a task failed{why}; {complete}; {fix}re-run the same `{command}`"
+    return "stopped", f"its jobs have ended, with {complete}; see the logs, then re-run `{command}`"
+
+
+def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
+    """State, rows and gain of one tuning.
+
+    ``gain`` is how many times nearer to the network's flow it is than the best setting without a fit, by the root mean
+    square distance on held-out noise: 1 if that setting was kept. ``cut_off`` says that the budget ended the fit.
+    """
+    from cld_core.tune.tuning import STAGES
+
+    solution = work.solution
+    state = work_state(work, answers)
+    done, total = work.rows_done()
+    stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
+    cause, reason = (state == "STOPPED" and stopped) or (None, None)
+    # Only what this version knows: a file of somebody else's may name anything.
+    rms = {} if solution is None else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
+    kept = solution.kept if solution is not None and solution.kept in rms else None
+    best, untuned = rms.get(kept or ""), rms.get("untuned")
+    return {
+        "id": work.name,
+        "nfe": work.request.nfe,
+        "state": state,
+        "cause": cause,
+        "reason": reason,
+        "checkpoint_step": work.request.checkpoint_step,
+        "rows_done": done,
+        "rows": total,
+        "kept": kept,
+        "rms": rms,
+        "gain": untuned / best if best and untuned is not None else None,
+        "cut_off": None if solution is None else solution.cut_off,
+        "digest": solution.digest if solution is not None else None,
+    }
+
+
+def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
+    """State, shards and results of one evaluation, an entry of ``evals``."""
+    from cld_core.evaluate.reports import numbers, remarks
+
+    request, report, history = work.request, work.report or {}, work.ledger.history()
+    state = "FINISHED" if report else work_state(work, answers)
+    done = request.shards - (0 if report else len(work.missing()))
+    cause, reason = (state == "STOPPED" and why_stopped(history, done, request.shards)) or (None, None)
+    told = [] if history.other_code is None else [history.other_code]
+    elbo = report.get("elbo") or {}
+    return {
+        "id": work.name,
+        "state": state,
+        "cause": cause,
+        "reason": reason,
+        "checkpoint_step": request.checkpoint_step,
+        "metrics": list(request.metrics),
+        "shards_done": done,
+        "shards": request.shards,
+        "fid": (report.get("fid") or {}).get("value"),
+        **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
+        "settings": request.settings,
+        "results": {key: {"value": it.value, "stderr": it.stderr, "n": it.n} for key, it in numbers(report).items()},
+        "remarks": [*remarks(report), *told, *([reason] if reason else [])],
+    }
+
+
+def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
+    if not any(name.startswith("sweep-") for name in run.evaluation_names()):
+        return []
+    from cld_core.evaluate.sweeps import sweeps_of
+
+    finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
+    return [
+        {
+            "id": sweep.id,
+            "axes": [{"key": axis.key, "values": list(axis.values)} for axis in sweep.axes],
+            "evaluations": list(sweep.evaluations),
+            "done": len(finished.intersection(sweep.evaluations)),
+        }
+        for _, sweep in sweeps_of(run)
+    ]

@@ -15,11 +15,12 @@ from cld_core.run.code import Manifest
 from cld_core.run.events import JobRef, Labelled
 from cld_core.run.folder import check_name
 from cld_core.run.identity import identity
+from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import JobSpec
 from cldctl.jobs import specs
 
-from . import home, shared_code, snapshot
+from . import shared_code, snapshot
 from .options import SubmitOptions
 from .training import Start, train
 
@@ -88,7 +89,7 @@ def submit(
     run = create(options)
     try:
         # From here on, others see that a command is at work: the code may take long to store.
-        with home.only_one(run.path, cluster):
+        with locks.only_one(run.path, cluster):
             start = prepare(run, options, cluster)
             job = train(start, cluster, lambda job: started(run), said.append)
     except CldError:

@@ -1,19 +1,17 @@
-"""Asking the clusters about jobs of many runs at once, each cluster only about its own."""
+"""The work of runs, and asking the clusters about the jobs of all of it at once, each cluster only about its own."""
 
 import contextlib
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cld_core.errors import UsageError
+from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
 from cld_core.run.work import Work
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
-
-from .works import works_of
 
 # Seconds after which nothing more is expected of a job that wrote why it ends.
 _SETTLED_S = 3600.0
@@ -91,27 +89,70 @@ def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: fl
     """Ask about jobs.
 
     Args:
-        settled: further jobs, whose end is known: nobody waits for accounting because of them.
+        settled: those whose end is known: nobody waits for accounting because of them.
         max_age_s: an answer of this age, in seconds, is good enough.
     """
-    open_jobs, known = by_cluster(jobs), by_cluster(settled)
-    surveys = {}
-    for name in [*open_jobs, *(name for name in known if name not in open_jobs)]:
-        mine = known.get(name, [])
-        surveys[name] = _survey(name, [*open_jobs.get(name, []), *mine], mine, max_age_s)
-    return Answers(surveys)
+    known = by_cluster(settled)
+    asked = by_cluster(jobs).items()
+    return Answers({name: _survey(name, mine, known.get(name, []), max_age_s) for name, mine in asked})
+
+
+def works_of(run: RunFolder) -> list[Work]:
+    """The evaluations of a run, oldest first, and then its tunings; what is damaged or of another version is skipped.
+
+    What reads them is loaded for runs that have some.
+    """
+    works: list[Work] = []
+    if run.evaluation_names():
+        from cld_core.evaluate.evaluation import evaluations_of
+
+        works += evaluations_of(run)
+    if run.tuning_names():
+        from cld_core.tune.tuning import tunings_of
+
+        works += tunings_of(run)
+    return works
+
+
+def started_works(run: RunFolder, name: str) -> list[Work]:
+    """An evaluation or a tuning that was started, or all evaluations of a sweep or comparison that were.
+
+    Args:
+        name: its id, or the beginning of that if no other one that was started begins so.
+
+    Raises:
+        NotFoundError: there is no such evaluation, or no job of it.
+        UsageError: several begin like that.
+    """
+    from cld_core.evaluate.sweeps import sweeps_of
+
+    started = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
+    members = {one for _, sweep in sweeps_of(run) if sweep.id == name for one in sweep.evaluations}
+    if found := [work for key, work in started.items() if key in members]:
+        return found
+    close = [name] if name in started else [key for key in started if name and key.startswith(name)]
+    if len(close) > 1:
+        text = f"'{name}' is the beginning of {len(close)} evaluations of {run.name}: {', '.join(close)}"
+        raise UsageError(f"{text}. Write more of the id.")
+    if not close:
+        existing = ", ".join(started) or "none"
+        raise NotFoundError(f"{run.name} has no evaluation {name} that was started. It has: {existing}.")
+    return [started[close[0]]]
 
 
 def of_runs(runs: Iterable[RunFolder], *, max_age_s: float = 0.0) -> Answers:
     """Ask about all jobs of runs, of their evaluations and tunings; those of a damaged file are left out."""
-    jobs: list[JobRef] = []
-    settled: list[JobRef] = []
+    jobs: list[tuple[JobRef, bool]] = []
     for run in runs:
         # What is wrong with one run does not hide the others; `status_or_reason` says what it is.
         with contextlib.suppress(Exception):
-            for job, is_settled in jobs_of(run):
-                (settled if is_settled else jobs).append(job)
-    return ask(jobs, settled, max_age_s=max_age_s)
+            jobs += jobs_of(run)
+    return ask_about(jobs, max_age_s=max_age_s)
+
+
+def ask_about(jobs: Sequence[tuple[JobRef, bool]], *, max_age_s: float = 0.0) -> Answers:
+    """Ask about jobs as `jobs_of` has them."""
+    return ask([job for job, _ in jobs], [job for job, is_settled in jobs if is_settled], max_age_s=max_age_s)
 
 
 def lately(run: RunFolder, max_age_s: float) -> Answers:
@@ -123,22 +164,19 @@ def lately(run: RunFolder, max_age_s: float) -> Answers:
     return of_runs([run])
 
 
-def jobs_of(
-    run: RunFolder, works: Iterable[Work] | None = None, history: History | None = None
-) -> Iterator[tuple[JobRef, bool]]:
+def jobs_of(run: RunFolder, works: Iterable[Work] | None = None) -> Iterator[tuple[JobRef, bool]]:
     """Every job of a run, training first, and whether it is known that it ended: its work is finished, or it says so.
 
     Those that were turned away are among them: one may wait in the queue, if the scheduler did not cancel it.
 
     Args:
-        works: its evaluations and tunings, and ``history``, its own, if the caller has them.
+        works: its evaluations and tunings, if the caller has them.
     """
     if run.format_problem() is not None and not run.is_damaged:
         return
-    history = run.ledger.history() if history is None else history
-    last = history.last
+    history = run.ledger.history()
+    last, over = history.last, _over(history)
     finished_at = (last.ended or 0.0) if last is not None and last.cause == "finished" else 0.0
-    over = _over(history)
     for event in history.submitted:
         yield event.job, event.time < finished_at or event.job.job_id in over
     for work in works_of(run) if works is None else works:
@@ -151,21 +189,17 @@ def jobs_of(
 def _over(history: History) -> set[str]:
     """The jobs that ended by what the ledger says, and that have not been heard of for an hour since."""
     before = time.time() - _SETTLED_S
-    over = {
-        job_id
-        for job_id, event in history.last_of.items()
-        if event.time < before
-        and (isinstance(event, GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled))
-    }
-    for attempt in history.attempts:
-        if attempt.job_id is None:
-            continue
-        heard = history.last_of.get(attempt.job_id)
-        is_quiet = max(attempt.ended or attempt.started, heard.time if heard is not None else 0.0) < before
+    attempts = {attempt.job_id: attempt for attempt in history.attempts}
+    over = set()
+    for job_id, event in history.last_of.items():
+        says_so = isinstance(event, GivenUp) or (isinstance(event, Cancelled) and job_id in history.cancelled)
+        heard = event.time
         # The newest attempt of a job decides.
-        over.discard(attempt.job_id)
-        if attempt.cause in _ENDS and is_quiet and not history.was_requeued(attempt):
-            over.add(attempt.job_id)
+        if (attempt := attempts.get(job_id)) is not None:
+            says_so = attempt.cause in _ENDS and not history.was_requeued(attempt)
+            heard = max(attempt.ended or attempt.started, heard)
+        if says_so and heard < before:
+            over.add(job_id)
     return over
 
 

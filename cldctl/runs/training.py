@@ -17,13 +17,14 @@ from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
+from cldctl import locks
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.hints import command
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
-from . import home, sharded, snapshot
+from . import sharded, snapshot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,10 +212,10 @@ def is_finished(run: RunFolder) -> bool:
 
 @contextlib.contextmanager
 def locked(runs: Sequence[RunFolder], cluster: Cluster) -> Iterator[None]:
-    """Nobody else starts jobs of these runs meanwhile (`home.only_one`)."""
-    with contextlib.ExitStack() as locks:
+    """Nobody else starts jobs of these runs meanwhile (`locks.only_one`)."""
+    with contextlib.ExitStack() as stack:
         for run in runs:
-            locks.enter_context(home.only_one(run.path, cluster))
+            stack.enter_context(locks.only_one(run.path, cluster))
         yield
 
 

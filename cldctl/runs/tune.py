@@ -8,19 +8,20 @@ from pathlib import Path
 from cld_core.config import Recipe
 from cld_core.errors import UsageError
 from cld_core.ownership import require_may_change
-from cld_core.run import RunFolder, change_marks
+from cld_core.run import RunFolder
 from cld_core.run.recipe import trusted_recipe
 from cld_core.sanitize import one_line
 from cld_core.tune.tuning import TuneRequest, Tuning
+from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals.plan import recipe_for_evaluation, require_average
 from cldctl.jobs import specs
 
-from . import home, sharded
+from . import cluster_choice, sharded
 from .evaluate import Outcome, steps_of
 from .options import Say
-from .work_status import work_state
+from .status import work_state
 
 # The keys of these sections that have an effect.
 _READ = (
@@ -84,7 +85,7 @@ def plan(
     requests = (
         TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed) for one in sorted(nfe)
     )
-    return Tunings(run, recipe, tuple(requests), home.chosen(cluster, run))
+    return Tunings(run, recipe, tuple(requests), cluster_choice.chosen(cluster, run))
 
 
 def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:
@@ -96,10 +97,9 @@ def start(planned: Tunings, say: Say = lambda text: None) -> Outcome:
     """
     run, cluster, size = planned.run, planned.cluster, planned.recipe.cluster
     folders = planned.folders
-    with home.only_one(run.path, cluster):
+    with locks.only_one(run.path, cluster):
         fresh = [folder for folder in folders if not folder.exists()]
         cluster.check(specs.sharded(folders[:1], size, cluster, run=run))
-        change_marks.mark(run.path)
         works = [Tuning(one.store(folder)) for one, folder in zip(planned.requests, folders, strict=True)]
         answers = sharded.ask_about(work for work in works if not work.is_done)
         states = {work.name: work_state(work, answers) for work in works}

@@ -1,20 +1,34 @@
-"""What runs have used of the cluster, and what became of it (docs/usage.md). Trainings only: from their ledgers."""
+"""What runs have used of the cluster, and what a new one may use (docs/usage.md). Trainings only: from their files."""
 
+import contextlib
+import heapq
+import itertools
+import os
+import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cld_core.config.cluster import ClusterSpec
-from cld_core.run import RunFolder
+from cld_core.run import RunFolder, timeline
 from cld_core.run.events import fate_of
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import Attempt, History
-from cld_core.run.timeline import Stretch, in_vain, stretches
+from cld_core.run.timeline import Stretch, stretches
 from cld_core.sanitize import one_line
+
+if TYPE_CHECKING:
+    from cld_core.config import Recipe
+    from cld_core.config.cluster import ClusterSpec
 
 # An attempt without an end that has not reported for so many seconds is over.
 SILENT_S = 900.0
+# The newest runs that are looked at, and the seconds that this may take: nobody waits for an estimate.
+NEWEST = 200
+WITHIN_S = 1.0
+# Of so many comparable runs, the rates are enough.
+ENOUGH = 5
 GPU, CORE, JOB = "GPU-hours", "core-hours", "job-hours"
 
 
@@ -56,83 +70,53 @@ class Usage:
         return {**asdict(self), "goodput": self.goodput}
 
 
-@dataclass(frozen=True)
-class Told:
-    """What the files of a run say about its attempts.
-
-    Attributes:
-        attempts: with their costs, oldest first.
-        alive: whether the newest one is training.
-    """
-
-    history: History
-    attempts: Sequence[Stretch] = ()
-    alive: bool = False
-
-
-def usage_of(run: RunFolder, told: Told | None = None, *, since: float = 0.0) -> Usage:
-    """What a run has used after ``since``, seconds since 1970.
-
-    Args:
-        told: what its files say; None to read them. Then its newest attempt is alive unless it has been silent.
-
-    Raises:
-        CldError, OSError: its files cannot be read.
-    """
-    if told is None:
-        progress = run.progress()
-        history = run.ledger.history().with_progress(progress)
-        told = told_by(history, progress, run.checkpoint_steps(), alive=_seems_alive(history, progress))
-    return _total(told, lambda: size_of(run), since)
-
-
-def told_by(history: History, progress: ReportedProgress, checkpoints: Sequence[int], *, alive: bool) -> Told:
-    """The attempts of a run with their costs.
+def attempts_of(
+    history: History, progress: ReportedProgress, checkpoints: Sequence[int], *, alive: bool
+) -> list[Stretch]:
+    """The attempts of a run with their costs, oldest first.
 
     Args:
         checkpoints: their steps, ascending.
         alive: whether the newest attempt is training.
     """
-    heard = _heard(history, progress)
     saved = checkpoints[-1] if checkpoints else None
-    return Told(history, stretches(history, saved=saved, heard=heard, alive=alive), alive)
+    return stretches(history, saved=saved, heard=_heard(history, progress), alive=alive)
 
 
 def _heard(history: History, progress: ReportedProgress) -> float | None:
+    """When the newest attempt last reported."""
     last = history.last
     return progress.get("time") if last is not None and progress.get("attempt") == last.attempt else None
 
 
-def _seems_alive(history: History, progress: ReportedProgress) -> bool:
-    """Whether the newest attempt may be training, by how long it has been silent: nobody is asked."""
-    last = history.last
-    if last is None or last.cause is not None:
-        return False
-    return time.time() - (_heard(history, progress) or last.started) < SILENT_S
-
-
-def _total(told: Told, size: Callable[[], ClusterSpec | None], since: float) -> Usage:
-    """The sum over attempts, and over starts that ended before they trained.
+def used_by(run: RunFolder, history: History, attempts: Sequence[Stretch], *, alive: bool, since: float = 0.0) -> Usage:
+    """What a run has used after ``since``, seconds since 1970: its attempts, and starts that ended before they trained.
 
     Args:
-        size: what the recipe asks for, for attempts that do not say what they got; called only if there are any.
+        attempts: as `attempts_of` has them.
+        alive: whether the newest one is training.
     """
-    attempts, lost = told.attempts, in_vain(told.history)
+    in_vain = timeline.in_vain(history)
     # What a start in vain got, nobody recorded: as much as an attempt, or what the recipe asks for.
-    is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(lost and not attempts)
-    known = size() if is_unknown else None
-    on_gpus = any(_gpus(it.attempt, known) for it in attempts) if attempts else known is not None and known.gpus > 0
-    unit = JOB if is_unknown and known is None else GPU if on_gpus else CORE
-    hours = sum((until - began) * _share_after(since, began, until) for began, until in lost) / 3600
-    if lost:
-        hours *= _devices(attempts[-1].attempt, known, unit) if attempts else _asked(known, unit)
+    is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(in_vain and not attempts)
+    asked = size_of(run) if is_unknown else None
+    sizes = [_devices(it.attempt, asked) for it in attempts]
+    usual = sizes[-1] if sizes else {GPU: asked.gpus if asked else 0, CORE: asked.cores if asked else 1, JOB: 1}
+    unit = JOB if is_unknown and asked is None else GPU if any(it[GPU] for it in sizes or [usual]) else CORE
+    hours = usual[unit] * sum((until - began) * _share_after(since, began, until) for began, until in in_vain) / 3600
     total = Usage(unit=unit, used=hours, lost_to_crashes=hours)
     before: Attempt | None = None
-    for stretch in told.attempts:
-        devices = _devices(stretch.attempt, known, unit)
-        total += _of(stretch, before, devices, told.history, unit, told.alive, since)
+    for stretch, size in zip(attempts, sizes, strict=True):
+        lives = alive and stretch.attempt.cause is None and stretch.attempt is attempts[-1].attempt
+        total += _of(stretch, before, size[unit], unit, lives, since)
         before = stretch.attempt
     return total
+
+
+def _devices(attempt: Attempt, asked: "ClusterSpec | None") -> dict[str, int]:
+    """What an attempt had, by unit; what the recipe asked for if nobody recorded it."""
+    gpus = attempt.gpus if attempt.gpus is not None else asked.gpus if asked and attempt.ranks is None else 0
+    return {GPU: gpus, CORE: attempt.cores or (asked.cores if asked else 1), JOB: 1}
 
 
 def summed(usages: Iterable[Usage]) -> list[Usage]:
@@ -145,26 +129,20 @@ def summed(usages: Iterable[Usage]) -> list[Usage]:
     return [totals[unit] for unit in (GPU, CORE, JOB) if unit in totals] or [Usage(unit=CORE)]
 
 
-def _of(
-    stretch: Stretch,
-    before: Attempt | None,
-    devices: int,
-    history: History,
-    unit: str,
-    alive: bool,
-    since: float,
-) -> Usage:
+def _of(stretch: Stretch, before: Attempt | None, devices: int, unit: str, lives: bool, since: float) -> Usage:
+    """What one attempt has used.
+
+    Args:
+        before: the attempt before it.
+    """
     hours = devices * _share_after(since, stretch.began, stretch.until) / 3600
-    is_last = history.last is not None and stretch.attempt.attempt == history.last.attempt
-    lives = stretch.attempt.cause is None and is_last and alive
     kept, lost, aside = (seconds * hours for seconds in stretch.split(alive=lives))
-    began_again = fate_of(before.cause) or "crashes" if before is not None and before.cause != "finished" else None
     startup = stretch.startup_s * hours
+    began_again = fate_of(before.cause) or "crashes" if before is not None and before.cause != "finished" else None
     loss = {"preemption": 0.0, "crashes": 0.0}
     loss[fate_of(stretch.attempt.cause) or "crashes"] += lost
     if began_again is not None:
         loss[began_again] += startup
-    queued = stretch.began - stretch.waited_s
     return Usage(
         unit=unit,
         used=stretch.allocated_s * hours,
@@ -173,7 +151,7 @@ def _of(
         lost_to_preemption=loss["preemption"],
         lost_to_crashes=loss["crashes"],
         set_aside=aside,
-        waited_s=stretch.waited_s * _share_after(since, queued, stretch.began),
+        waited_s=stretch.waited_s * _share_after(since, stretch.began - stretch.waited_s, stretch.began),
         attempts=int(stretch.until > since),
     )
 
@@ -185,32 +163,23 @@ def _share_after(since: float, begin: float, end: float) -> float:
     return 0.0 if end <= since else (end - since) / (end - begin)
 
 
-def _gpus(attempt: Attempt, size: ClusterSpec | None) -> int:
-    if attempt.gpus is not None:
-        return attempt.gpus
-    return size.gpus if size is not None and attempt.ranks is None else 0
-
-
-def _devices(attempt: Attempt, size: ClusterSpec | None, unit: str) -> int:
-    if unit == JOB:
-        return 1
-    if unit == GPU:
-        return _gpus(attempt, size)
-    return attempt.cores or (size.cores if size is not None else 1)
-
-
-def _asked(size: ClusterSpec | None, unit: str) -> int:
-    if size is None or unit == JOB:
-        return 1
-    return size.gpus if unit == GPU else size.cores
-
-
-def size_of(run: RunFolder) -> ClusterSpec | None:
+def size_of(run: RunFolder) -> "ClusterSpec | None":
     """What the recipe in force asks for; None if it cannot be read."""
     try:
         return run.recipe().cluster
     except Exception:  # Whatever is wrong with a recipe, the time that its run took is known.
         return None
+
+
+def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
+    """What a run has used, by its files alone: its newest attempt is alive unless it has been silent."""
+    progress = run.progress()
+    history = run.ledger.history().with_progress(progress)
+    last = history.last
+    heard = (_heard(history, progress) or last.started) if last is not None and last.cause is None else None
+    alive = heard is not None and time.time() - heard < SILENT_S
+    attempts = attempts_of(history, progress, run.checkpoint_steps(), alive=alive)
+    return used_by(run, history, attempts, alive=alive, since=since)
 
 
 @dataclass(frozen=True)
@@ -250,3 +219,64 @@ class Folder:
             "totals": [usage.to_dict() for usage in self.totals],
             "problems": list(self.problems),
         }
+
+
+# --- before a run is submitted
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of training at the rate of comparable runs.
+
+    Attributes:
+        rate: steps per second, the median of ``runs``.
+        hours: of all GPUs, or without any, of all CPU cores; ``unit`` says which.
+        runs: names of the runs that the rate was measured in, the newest first.
+    """
+
+    seconds: float
+    rate: float
+    hours: float
+    unit: str
+    runs: tuple[str, ...]
+
+
+def estimate(root: Path, recipe: "Recipe", *, without: str | None = None) -> Estimate | None:
+    """How long a training takes that begins at step 0; None if no comparable run has measured its rate.
+
+    Comparable is a run of the same model, data and optimiser, with as many ranks, as large a batch and GPUs as well.
+
+    Args:
+        without: the name of the run that is estimated.
+    """
+    deadline = time.monotonic() + WITHIN_S
+    rates: dict[str, float] = {}
+    for run in _newest(root, deadline):
+        if time.monotonic() > deadline or len(rates) == ENOUGH:
+            break
+        rate = run.progress().get("steps_per_s") or 0.0
+        # A damaged run, or one of another version, is no measurement.
+        with contextlib.suppress(Exception):
+            if rate > 0 and run.name != without and _kind(run.recipe()) == _kind(recipe):
+                rates[run.name] = rate
+    if not rates:
+        return None
+    rate, size = statistics.median(rates.values()), recipe.cluster
+    seconds = recipe.train.steps / rate
+    devices, unit = (size.gpus, GPU) if size.gpus else (size.cores, CORE)
+    return Estimate(seconds, rate, devices * seconds / 3600, unit, tuple(rates))
+
+
+def _newest(root: Path, deadline: float) -> Iterator[RunFolder]:
+    """The runs that were changed last, newest first; those that were seen by ``deadline``."""
+    changed: list[tuple[float, str]] = []
+    with contextlib.suppress(OSError), os.scandir(root) as entries:
+        for entry in itertools.takewhile(lambda _: time.monotonic() < deadline, entries):
+            if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                changed.append((entry.stat(follow_symlinks=False).st_mtime, entry.name))
+    return (RunFolder(root / name) for _, name in heapq.nlargest(NEWEST, changed))
+
+
+def _kind(recipe: "Recipe") -> tuple[str, int, int, bool]:
+    size = recipe.cluster
+    return recipe.model_digest(), size.world_size, recipe.train.batch_size, size.uses_gpu

@@ -1,5 +1,6 @@
 """Why a run is where it is: its ledger, its logs and its scheduler in one answer. Nothing that is damaged ends it."""
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,9 +16,9 @@ from cldctl.clusters.records import Held, Waiting
 
 from . import survey, usage
 from .differences import changed_by_now
-from .failing import FirstFailure, first_failure, last_failed
-from .state import RESUMABLE, WAITS
-from .status import RunStatus, damages, problem_of_recipe, status_or_reason
+from .logs import FirstFailure, first_failure, last_failed
+from .state import OVER, RESUMABLE, WAITS
+from .status import RunStatus, damages, status_or_reason
 from .survey import Answers
 from .usage import Usage
 
@@ -96,68 +97,57 @@ class Why:
         }
 
 
-@dataclass
-class _Trial:
-    """Attempts to read parts of a run.
-
-    Attributes:
-        problems: what could not be read, and why, a line each.
-    """
-
-    problems: list[str] = field(default_factory=list)
-
-    def of(self, what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
-        """A part of a run; ``otherwise`` if it cannot be made, which is noted under the name ``what``."""
-        try:
-            return make()
-        except Exception as error:
-            self.problems.append(f"{what}: {one_line(error) or type(error).__name__}")
-            return otherwise
-
-
 def why(run: RunFolder) -> Why:
     """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
-    trial = _Trial()
-    nobody = Answers({})
-    answers = trial.of("the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), nobody)
-    if answers.remark:
-        trial.problems.append(answers.remark)
-    return _explained(run, status_or_reason(run, answers), answers, trial, asks=True)
+    problems: list[str] = []
+    answers = _tried(problems, "the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), Answers({}))
+    problems += [answers.remark] if answers.remark else []
+    return _explained(run, status_or_reason(run, answers), answers, problems, asks=True)
 
 
 def explained(row: RunStatus, answers: Answers) -> Why:
     """As `why`, of a row of ``status`` and the answers of the clusters that it is made of: nobody is asked."""
-    return _explained(RunFolder(row.path), row, answers, _Trial(), asks=False)
+    return _explained(RunFolder(row.path), row, answers, [], asks=False)
 
 
-def _explained(run: RunFolder, row: RunStatus, answers: Answers, trial: _Trial, *, asks: bool) -> Why:
-    problems, tried = trial.problems, trial.of
+def _tried(problems: list[str], what: str, make: Callable[[], _Part], otherwise: _Part) -> _Part:
+    """A part of a run; ``otherwise`` if it cannot be made, which is noted under the name ``what``."""
+    try:
+        return make()
+    except Exception as error:
+        problems.append(f"{what}: {one_line(error) or type(error).__name__}")
+        return otherwise
+
+
+def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[str], *, asks: bool) -> Why:
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=row, headline="nothing is known about it", problems=problems)
-    progress = run.progress()
-    checkpoints = run.checkpoint_steps()
+    tried = functools.partial(_tried, problems)
+    progress, checkpoints, alive = run.progress(), run.checkpoint_steps(), row.state == "RUNNING"
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
-    problems += damages(run)
-    alive, nothing = row.state == "RUNNING", usage.Told(history)
-    told = tried("the attempts", lambda: usage.told_by(history, progress, checkpoints, alive=alive), nothing)
+    damaged = damages(run)
+    problems += damaged
+    attempts = tried(
+        "the attempts", lambda: usage.attempts_of(history, progress, checkpoints, alive=alive), list[Stretch]()
+    )
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
     do, following = _next(row, history, waiting, failed)
-    if row.state in RESUMABLE and row.is_readable and problem_of_recipe(run) is not None:
-        do, following = _recipe_fix(run), [text for text in following if not text.startswith("resume ")]
+    if row.is_readable and row.state in OVER and any(run.recipe_file.name in problem for problem in damaged):
+        do, following = _recipe_fix(run), [text for text in following if text.startswith(("logs ", "report "))]
     return Why(
         row=row,
         headline=_headline(row, waiting),
         history=history,
-        stretches=told.attempts,
+        stretches=attempts,
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
         waiting=waiting,
-        usage=tried("usage", lambda: usage.usage_of(run, told), None),
+        usage=tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive), None),
         problems=problems,
         do=do,
         next=following,
@@ -187,15 +177,13 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
 
 
 def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) -> Waiting | None:
-    if row.state not in WAITS:
+    job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
+    if row.state not in WAITS or job is None or job.cluster not in clusters.CLUSTERS:
         return None
-    current = history.current(lambda job: answers.of(job).is_gone)
-    if current is None or current.job.cluster not in clusters.CLUSTERS:
-        return None
-    seen = answers.of(current.job)
+    seen = answers.of(job)
     if seen.phase not in ("pending", "unknown"):
         return None
-    return clusters.find(current.job.cluster).why_waiting(current.job, seen, asks=asks)
+    return clusters.find(job.cluster).why_waiting(job, seen, asks=asks)
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:

@@ -26,8 +26,8 @@ from cldctl.evals.table import keys_of, rows, write_finished
 from cldctl.evals.table import plot as draw
 from cldctl.hints import command
 from cldctl.runs import survey
+from cldctl.runs.status import evaluation_status, tuning_status
 from cldctl.runs.survey import Answers
-from cldctl.runs.work_status import evaluation_status, tuning_status
 
 from .console import err, out, say_next
 from .format import count, number

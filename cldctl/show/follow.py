@@ -18,9 +18,8 @@ from cldctl.evals.table import rows as sweep_rows
 from cldctl.hints import command
 from cldctl.runs import sharded, survey
 from cldctl.runs.state import OVER
-from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason
+from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason, work_state
 from cldctl.runs.survey import Answers, Ends
-from cldctl.runs.work_status import work_state
 
 from .console import err, out, say_next, shows_bars
 from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table

@@ -12,14 +12,12 @@ from rich.console import Group as Lines
 from rich.console import RenderableType
 from rich.text import Text
 
-from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
-from cldctl.evals.table import rows as sweep_rows
 from cldctl.hints import command
 from cldctl.runs import selection, survey
-from cldctl.runs.failing import FirstFailure
 from cldctl.runs.index import Index
+from cldctl.runs.logs import FirstFailure
 from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
@@ -27,7 +25,6 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 
 from .console import err, out
-from .evaluations import by_step, counts_of, evaluations, present_in, remarks, result_of, sweep_table, tunings
 from .format import age, count, duration, number, short
 from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table
 from .usage import usage_line
@@ -103,6 +100,8 @@ def newest_result(evals: Sequence[Mapping[str, Any]], *, is_labelled: bool = Tru
     values = {label: f"{last[name]:.{digits}f}" for name, (label, digits) in _SHOWN.items() if last[name] is not None}
     if values:
         results = [f"{label} {value}" if is_labelled else value for label, value in values.items()]
+        from .evaluations import counts_of  # What shows evaluations is loaded where there are some.
+
         of = counts_of(last, show=short)
         return ", ".join(results) + (f" ({', '.join(of)})" if of else "")
     what = "shards" if last["state"] == "RUNNING" else last.get("cause")
@@ -196,6 +195,8 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     Args:
         height: lines that there are: what does not fit is counted.
     """
+    from .evaluations import present_in, result_of
+
     shown, note = _on_screen([[row] for row in members], height and height - 1)
     rows = [row for (row,) in shown]
     heads = short_keys(list(dict.fromkeys(key for row in members for key in row.sweep)), _HEADINGS)
@@ -211,6 +212,8 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
 
 def details(row: RunStatus) -> RenderableType:
     """Everything about a run: facts, attempts, evaluations, sweeps, tunings."""
+    from .evaluations import by_step, evaluations, remarks, tunings
+
     parts: list[RenderableType] = [facts(_facts(row))]
     if row.attempts:
         parts += [Text(), attempts(row.attempts, reason=row.reason, title="attempts")]
@@ -266,6 +269,11 @@ def _remarks(
 
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
+    from cld_core.evaluate.sweeps import Sweep
+    from cldctl.evals.table import rows as sweep_rows
+
+    from .evaluations import remarks, sweep_table
+
     evals = {entry["id"]: entry for entry in row.evals}
     run = RunFolder(row.path)
     for entry in row.sweeps:

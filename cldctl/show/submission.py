@@ -20,8 +20,7 @@ from cldctl.evals.samplers import Comparison
 from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
-from cldctl.runs import home
-from cldctl.runs.estimate import estimate
+from cldctl.runs import cluster_choice
 from cldctl.runs.evaluate import Outcome, Planned
 from cldctl.runs.groups import BegunGroup, missing
 from cldctl.runs.options import SubmitOptions
@@ -30,6 +29,7 @@ from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.submit import Begun, following, submit
 from cldctl.runs.training import without_jobs
 from cldctl.runs.tune import Tunings
+from cldctl.runs.usage import estimate
 
 from .console import err, out, say_next, shows_bars, strong
 from .evaluations import show_samplers, show_tunings
@@ -139,7 +139,7 @@ def submit_run(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: b
 
 def resume_run(run: RunFolder, wanted: Continuation, cluster: str | None, follow: bool) -> int:
     """Continue a run; returns the exit code."""
-    where = home.chosen(cluster, run)
+    where = cluster_choice.chosen(cluster, run)
     # Where a submission blocks, the training is in it, and has its own output.
     with nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}"):
         begun = resume(run, wanted, where, continues)

@@ -7,8 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from cldctl.runs.estimate import Estimate
-from cldctl.runs.usage import Usage
+from cldctl.runs.usage import Estimate, Usage
 
 from .format import duration, number
 from .tables import Cell, table

@@ -13,7 +13,7 @@ from pathlib import Path
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl.hints import command
-from cldctl.runs import home
+from cldctl.runs import cluster_choice
 from cldctl.runs.state import OVER, RESUMABLE
 from cldctl.runs.status import RunStatus, said
 
@@ -62,7 +62,7 @@ class Command:
     def start(self, printed: Callable[[], object]) -> None:
         """Run to the end, and call ``printed`` whenever there is more output. It never raises."""
         try:
-            if self.run is not None and home.chosen(None, self.run).blocks:
+            if self.run is not None and cluster_choice.chosen(None, self.run).blocks:
                 typed = command(f"resume {Path(self.words[1]).name}", self.run)
                 raise UsageError(f"{self.run.name} trains inside the command that starts it. Type `{typed}`.")
             self._run(printed)

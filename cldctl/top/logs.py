@@ -19,8 +19,7 @@ from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import fate_of
 from cld_core.sanitize import one_line, printable
-from cldctl.runs.failing import failed_log, last_failed
-from cldctl.runs.logs import Log, of_evaluation, of_training
+from cldctl.runs.logs import Log, failed_log, last_failed, of_evaluation, of_training
 from cldctl.runs.status import said
 from cldctl.show.logs import Tail
 

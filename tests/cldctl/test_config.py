@@ -9,7 +9,7 @@ from cld_core.run import RunFolder
 from cldctl import config, lookup
 from cldctl.clusters.debug import DebugCluster
 from cldctl.hints import command
-from cldctl.runs import home
+from cldctl.runs import cluster_choice
 from tests.support.made_up import run_with
 from tests.support.tools import ONE, invoke
 
@@ -33,16 +33,16 @@ def write(tmp_path, monkeypatch):
 def test_the_order(write, tmp_path, monkeypatch):
     write(f"cluster: debug\nruns_dir: {tmp_path / 'ours'}\nprofile: example\n")
     assert config.runs_dir() == tmp_path / "ours"
-    assert isinstance(home.default(), DebugCluster)
-    assert home.default_profile(home.default()) == "example"
+    assert isinstance(cluster_choice.default(), DebugCluster)
+    assert cluster_choice.default_profile(cluster_choice.default()) == "example"
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "mine"))
     monkeypatch.setenv("CLDCTL_CLUSTER", "local")
     monkeypatch.setenv("CLDCTL_PROFILE", "other")
     assert config.runs_dir() == tmp_path / "mine"
-    assert home.default().name == "local"
-    assert home.default_profile(home.default()) == "other"
-    assert home.chosen("debug").name == "debug"
-    assert home.default_profile(home.chosen("debug")) is None, "a profile is for its cluster"
+    assert cluster_choice.default().name == "local"
+    assert cluster_choice.default_profile(cluster_choice.default()) == "other"
+    assert cluster_choice.chosen("debug").name == "debug"
+    assert cluster_choice.default_profile(cluster_choice.chosen("debug")) is None, "a profile is for its cluster"
 
 
 def test_a_submission_and_what_is_typed_next_follow_the_file(write, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from cld_core.errors import RecipeError
 from cld_core.files import write_json
 from cld_core.rendezvous import Place
-from cld_core.run import RunFolder, change_marks
+from cld_core.run import RunFolder
 from cld_core.run.events import Cause, Ended, JobRef, Started, Submitted
 from cldctl import clusters
 from cldctl.clusters.base import InJob
@@ -170,7 +170,6 @@ def settle(root: Path) -> None:
     for folder, _, files in os.walk(root):
         for path in (folder, *(f"{folder}/{name}" for name in files)):
             os.utime(path, (past, past), follow_symlinks=False)
-    change_marks._marked.clear()
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,6 @@ from cld_core import rendezvous
 from cld_core.codec import find_record, to_plain
 from cld_core.files import write_json
 from cld_core.sanitize import is_count
-from cldctl import file_system
 from cldctl.clusters import entry, this_machine
 from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves, SchedulerAway, SchedulerRefused
 
@@ -115,8 +114,8 @@ def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iter
     hosts = (client.output_of(["scontrol", "show", "hostnames", partition.nodes]) or "").split()[:MAX_HOSTS]
     asked.say(f"waiting for a small job on partition {partition.name}, at most {asked.wait_s:.0f} s")
     try:
-        with file_system.scratch_folder(runs) as folder:
-            yield from probe(folder, hosts, options, asked.wait_s, runs)
+        with this_machine.scratch_folder(runs) as folder:
+            yield from probe(Path(folder), hosts, options, asked.wait_s, runs)
     except OSError as error:
         yield Check(_JOB, "fail", str(error), "Fix the folder, or choose another --runs-dir.")
 
@@ -260,7 +259,7 @@ def main() -> int:
         host=socket.gethostname(),
         node=os.environ.get("SLURMD_NODENAME"),
         python=platform.python_version(),
-        file_system=file_system.kind_of(folder)[0],
+        file_system=this_machine.file_system_of(folder)[0],
         unresolved=tuple(host for host in hosts if rendezvous.address_of(host) is None),
         own_address=rendezvous.address_of(socket.gethostname()),
         interfaces=tuple(rendezvous.interfaces()),

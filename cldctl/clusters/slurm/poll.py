@@ -20,7 +20,7 @@ from pathlib import Path
 from cld_core.codec import from_plain, to_plain
 from cld_core.files import descriptor_for_writing, opened, parse_json, write_text
 from cld_core.run.events import Cause, JobRef
-from cldctl import caches
+from cldctl import config
 from cldctl.clusters.records import Phase, Seen, Survey
 from cldctl.locks import locked_within
 
@@ -211,7 +211,7 @@ class Memory:
             return
         try:
             if not os.path.lexists(self._file):
-                caches.sweep(self._file.parent, "slurm-*", _UNUSED_S)
+                _sweep(self._file.parent)
             write_text(self._file, json.dumps(to_plain(known)) + "\n")
         except (OSError, ValueError):
             self._file = None
@@ -249,11 +249,19 @@ def memory_of_this_user() -> Memory:
 
 @functools.lru_cache(maxsize=16)
 def _memory(slurm: str, where: tuple[str, ...]) -> Memory:
-    folder = caches.folder()
+    folder = config.cache_folder()
     # Of this machine alone: on a network file system, machines see each other's locks and files late.
     name = f"{socket.gethostname()}\n{slurm}"
     key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     return Memory(folder / f"slurm-{key}.json" if folder is not None else None)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the answers of other machines and clusters that nobody has written for a long time."""
+    for file in folder.glob("slurm-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.lstat().st_mtime > _UNUSED_S:
+                file.unlink()
 
 
 def _asked(known: Known, wanted: frozenset[str]) -> Known:

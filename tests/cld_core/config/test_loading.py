@@ -199,5 +199,5 @@ def test_a_recipe_may_extend_another_one_of_its_own_name(tmp_path, monkeypatch):
 def test_a_parent_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     message = refused(write(tmp_path, f"# Mine.\nextends: {name}\n"))
-    assert f"mine.yaml, line 2: extends '{name}'" in message
-    assert message.endswith("Did you mean 'toy'?")
+    where = f"{name}.yaml in {tmp_path}, recipes or {RECIPES}" if name == "tooy" else tmp_path / name
+    assert f"mine.yaml, line 2: extends '{name}', but there is no {where}. Did you mean 'toy'?" in message

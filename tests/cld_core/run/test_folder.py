@@ -157,9 +157,3 @@ def test_who_is_not_found_is_told_where_it_was_looked_for(here):
     assert str(caught.value) == f"no run at {places}. Did you mean 'toy-1'?"
     with pytest.raises(NotFoundError, match=f"^no run at {here}/none. `cldctl status`"):
         named(here / "none")
-
-
-def test_a_run_of_another_format_is_found_and_refused(here):
-    run_with(here / "elsewhere/a").identity_file.write_text('{"format": 1}')
-    with pytest.raises(FormatError, match="format 1"):
-        named("a")

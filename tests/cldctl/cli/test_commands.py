@@ -3,7 +3,6 @@
 import json
 import os
 
-import numpy as np
 import pytest
 
 from cld_core import registration
@@ -50,17 +49,6 @@ def test_eval_again_computes_nothing_and_another_setting_is_another(runs):
     assert "elbo against the step" in every.stdout
     reports = [read_object(path) for path in (runs / "done" / "evals").glob("*/report.json")]
     assert sorted(report["checkpoint_step"] for report in reports) == [10, 20, 20]
-
-
-def test_sample_writes_pictures_and_arrays(runs, tmp_path):
-    done = invoke("sample", "done", "-n", "30", "--method", "em", "--nfe", "12", runs=runs)
-    path = RunFolder(runs / "done").samples / "step_00000020_em_nfe12_n30.png"
-    assert done.stdout.strip() == str(path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    invoke("sample", "done", "-n", "30", "-o", str(tmp_path / "x.npz"), runs=runs)
-    with np.load(tmp_path / "x.npz") as file:
-        assert file["x"].shape == file["v"].shape == (30, 2)
-        assert file["nfe"].shape == (30,)
 
 
 def test_a_job_goes_on_after_its_submission_calls_its_hook_and_has_a_log(tmp_path):

@@ -28,27 +28,19 @@ ONE_FAILS = """
 """
 
 
-def asked_for_the_gpu(tmp_path, monkeypatch, answer, *, code):
+@pytest.mark.parametrize(
+    ("answer", "code", "verdicts", "words"),
+    [
+        (NO_CARD, 0, {"gpu": "warn"}, "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job"),
+        (ONE_FAILS, 1, {"gpu": "ok", "gpu: memory": "ok", "gpu: step": "fail"}, "Do not train."),
+    ],
+)
+def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch, answer, code, verdicts, words):
     monkeypatch.setattr(machine, "GPU_COMMAND", (sys.executable, "-c", f"print({answer.strip()!r})"))
     done = invoke("doctor", "--gpu", "--cluster", "debug", "--json", runs=tmp_path / "runs", code=code)
-    checks = json.loads(done.stdout)["checks"]
-    return [check for check in checks if check["name"].startswith("gpu")]
-
-
-def test_without_a_card_the_gpu_is_one_row_and_nothing_fails(tmp_path, monkeypatch):
-    (row,) = asked_for_the_gpu(tmp_path, monkeypatch, NO_CARD, code=0)
-    assert (row["verdict"], row["found"]) == ("warn", "torch sees no card here")
-    assert "srun --gpus=1 --cpus-per-task=8 --mem=32G cldctl doctor --gpu --no-job" in row["advice"]
-
-
-def test_a_gpu_check_that_fails_is_a_row_and_exit_code_1(tmp_path, monkeypatch):
-    rows = asked_for_the_gpu(tmp_path, monkeypatch, ONE_FAILS, code=1)
-    assert [(row["name"], row["verdict"]) for row in rows] == [
-        ("gpu", "ok"),
-        ("gpu: memory", "ok"),
-        ("gpu: step", "fail"),
-    ]
-    assert rows[-1]["advice"] == "Do not train."
+    rows = [check for check in json.loads(done.stdout)["checks"] if check["name"].startswith("gpu")]
+    assert {row["name"]: row["verdict"] for row in rows} == verdicts
+    assert words in rows[-1]["advice"]
 
 
 def test_data_and_fid_weights_are_looked_at_with_a_recipe(tmp_path, monkeypatch):

@@ -151,8 +151,6 @@ SMALL = ("--size", "8")
         (prepare("folder", "none", "out", *SMALL), 2, ["none does not exist", "--source"]),
         (prepare("folder", "texts", "out", *SMALL), 2, ["has no pictures"]),
         (prepare("folder", "mixed", "out", *SMALL), 2, ["Besides the folders", "--split"]),
-        (prepare("folder", str(PICTURES), "texts", *SMALL), 2, ["is not a prepared data set", "--out"]),
-        (prepare("folder", str(PICTURES), "set", "--size", "4"), 2, ["already holds folder at 8x8"]),
         (prepare("folder", "cut.zip", "out", *SMALL), 1, ["cut.zip cannot be listed, or is not complete"]),
         (prepare("cifar10", "none"), 2, ["does not exist", "--download"]),
         (prepare("cifar10", "cut.tar.gz"), 1, ["cut.tar.gz cannot be listed, or is not complete"]),

@@ -114,12 +114,19 @@ def lives(root, scripted, job_id="9", phase="pending"):
 
 @pytest.mark.parametrize(
     ("job", "code", "message"),
-    [(("1", "running"), 2, "still run or wait"), (("9", "pending"), 2, "cancel toy-1"), (None, 4, "nobody answers")],
+    [
+        (("1", "running"), 2, "still run or wait"),
+        (("9", "pending"), 2, "cancel toy-1"),
+        ("process", 2, "is alive and writes"),
+        (None, 4, "nobody answers"),
+    ],
 )
 @pytest.mark.parametrize("command", ["rm", "prune"])
-def test_what_is_alive_or_may_be_is_left_alone(root, scripted, job, code, message, command):
+def test_what_is_alive_or_may_be_is_left_alone(request, root, scripted, job, code, message, command):
     if job is None:
         scripted.away.add("scripted")
+    elif job == "process":
+        request.addfinalizer(Lease.acquire(root / "toy-1" / "lease", job_id="other").release)
     else:
         lives(root, scripted, *job)
     refused = invoke(command, "toy-20", "toy-1", "--yes", runs=root, code=code)
@@ -127,13 +134,6 @@ def test_what_is_alive_or_may_be_is_left_alone(root, scripted, job, code, messag
     assert "Nothing was removed" in refused.stderr
     assert {path.name for path in root.glob("toy-*")} == {"toy-1", "toy-2", "toy-20"}
     assert RunFolder(root / "toy-1").checkpoint_steps() == [10, 20, 30, 40]
-
-
-@pytest.mark.parametrize("command", ["rm", "prune"])
-def test_a_run_that_a_process_writes_into_is_left_alone(root, command):
-    lease = Lease.acquire(root / "toy-1" / "lease", job_id="other")
-    assert "is alive and writes" in invoke(command, "toy-1", "--yes", runs=root, code=2).stderr
-    lease.release()
 
 
 def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, scripted):

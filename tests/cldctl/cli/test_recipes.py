@@ -41,17 +41,9 @@ def test_a_profile_is_found_by_path_and_by_name(tmp_path, monkeypatch):
         find_profile("exampel")
 
 
-def test_render_prints_what_load_reads_back(tmp_path):
-    shown = invoke("render", str(RECIPES / "toy.yaml"), "sampling.method=em", "sampling.nfe=20", runs=tmp_path)
-    (tmp_path / "toy.yaml").write_text(shown.stdout)
-    recipe = load(tmp_path / "toy.yaml")
-    assert dump(recipe) == shown.stdout
-    assert (recipe.sampling.method, recipe.sampling.nfe) == ("em", 20)
-    assert "rtol" not in shown.stdout.partition("sampling:")[2].partition("eval:")[0]
-
-
 @pytest.mark.parametrize("name", sorted(file.stem for file in RECIPES.glob("*.yaml")))
 def test_what_differs_from_the_defaults_is_the_same_recipe(tmp_path, name):
+    assert invoke("render", name, runs=tmp_path).stdout == dump(load(RECIPES / f"{name}.yaml"))
     shown = invoke("render", name, "--changed", "sampling.method=em", runs=tmp_path).stdout
     (tmp_path / "shown.yaml").write_text(shown)
     assert load(tmp_path / "shown.yaml") == load(RECIPES / f"{name}.yaml", ["sampling.method=em"])
@@ -83,13 +75,7 @@ def test_a_key(tmp_path):
     shown = invoke("explain", "sde.cld", runs=tmp_path).stdout
     assert shown.startswith("sde.cld: critically-damped Langevin diffusion (sde.name=cld)")
     assert "sampling" in invoke("explain", runs=tmp_path).stdout
-
-
-@pytest.mark.parametrize(("word", "close"), [("train.emma", "train.ema"), ("optm", "optim"), ("nfe", "sampling.nfe")])
-def test_a_typo(tmp_path, word, close):
-    done = invoke("explain", word, runs=tmp_path, code=2)
-    assert f"Did you mean '{close}'?" in done.stderr
-    assert done.stdout == ""
+    assert "Did you mean 'optim'?" in invoke("explain", "optm", runs=tmp_path, code=2).stderr
 
 
 def test_a_dry_run_says_first_what_differs(tmp_path):

@@ -14,10 +14,10 @@ SWEEP = ("submit", "toy", "--sweep", "train.seed=0,1", *DEBUG)
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["submit", "toy", "train.stepz=3"], 2, ["train.stepz", "train.steps"]),
+        (["submit", "toy", "--eval", "nope", "--eval", "elbo", *DEBUG], 2, ["'nope' is not a metric"]),
+        (["doctor", "toy", "train.stepz=3", *DEBUG], 2, ["train.stepz", "train.steps"]),
         (["submit", "toy", "--eval", "", *DEBUG], 2, ["--eval names no metric", "elbo"]),
         (["submit", "toy", "--name", "a b", "--dry-run", *DEBUG], 2, ["'a b' cannot name a run", "letters"]),
-        (["submit", "toy", "--name", "../../x", *DEBUG], 2, ["cannot name a run"]),
         (["import", __file__, "--recipe", "toy", "--name", "/tmp/x"], 2, ["cannot name a run"]),
         (["eval", "done", "--elbo", "--shards", "100000"], 2, ["--shards 100000: work is divided into at most 10,000"]),
         (["status", "--watch"], 2, ["stdout is not one", "in a loop"]),

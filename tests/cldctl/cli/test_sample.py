@@ -35,6 +35,7 @@ def test_samples_of_a_class_with_guidance(runs, tmp_path):
     content = np.load(out)
     assert content["label"].tolist() == [3] * 18
     assert content["nfe"].tolist() == [10] * 18
+    assert content["x"].shape == content["v"].shape == (18, 2)
     invoke("sample", "modes", *FAST, "-o", str(out), runs=runs)
     assert np.load(out)["label"].tolist() == numbered([1] * 9).drawn(0, 18)
 

@@ -40,6 +40,11 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "better": (1.99, 0.4)}
     runs = [evaluated(tmp_path / name, *value, fid={"value": 3.0}) for name, value in values.items()]
     columns = [compare.column(run) for run in runs]
+    first, inside, worse, _ = columns
+    assert compare.rule([first, worse]) == compare.RULE
+    assert compare.rule([first, inside]).startswith("no difference is marked")
+    bare = compare.column(evaluated(tmp_path / "bare", 9.0, None))
+    assert compare.rule([first, bare]) is None, "the warning says why"
     content = compare.to_json(columns)
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
@@ -53,18 +58,6 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
         assert f" {cell} " in row
         assert "100 points" in row
         assert "velocities 1, probes 1, from t = 1e-05, 80 NFE" in row
-
-
-def test_the_rule_is_said_only_where_something_is_marked(tmp_path):
-    values = {"first": (3.0, 0.3), "inside": (3.99, 0.4), "worse": (4.01, 0.4), "bare": (9.0, None)}
-    columns = {name: compare.column(evaluated(tmp_path / name, *value)) for name, value in values.items()}
-
-    def said(other):
-        return compare.rule([columns["first"], columns[other]])
-
-    assert said("worse") == compare.RULE
-    assert said("inside").startswith("no difference is marked")
-    assert said("bare") is None, "the warning says why"
 
 
 def test_answers_to_different_questions_are_not_compared(tmp_path):

@@ -8,7 +8,7 @@ from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
 from cldctl.evals import plan
 from cldctl.runs import evaluate
-from cldctl.runs.work_status import why_stopped
+from cldctl.runs.status import why_stopped
 from tests.support.made_up import run_with
 from tests.support.scripted import Scripted, alone
 
@@ -127,5 +127,5 @@ CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     found = why_stopped(History.of(happened), done, 3)
     assert found is not None
-    assert found.cause == cause
-    assert why in found.reason
+    assert found[0] == cause
+    assert why in found[1]

@@ -87,7 +87,7 @@ def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatc
     monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
     with pytest.raises(SchedulerRefused):
         start(asked(tmp_path), arrays)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [".changes", ".groups"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".groups"]
     assert list((tmp_path / ".groups").iterdir()) == []
 
 

@@ -10,11 +10,11 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, JobRef, Started, Submitted
-from cld_core.tune.tuning import TuneRequest, Tuning
+from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted
+from cld_core.tune.tuning import TuneRequest, Tuning, tunings_of
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index
-from cldctl.runs.labels import label
+from cldctl.runs.selection import label
 from cldctl.runs.status import status_or_reason
 from tests.support.made_up import TOY, report
 from tests.support.scripted import over, settle
@@ -31,7 +31,7 @@ def root(tmp_path, scripted, monkeypatch):
     return root
 
 
-def looked(root, monkeypatch, check_s=0.0) -> tuple[list[str], dict[str, str]]:
+def looked(root, monkeypatch) -> tuple[list[str], dict[str, str]]:
     """The runs that a new command reads, and the states that it shows; these are the same without an index."""
     read: list[str] = []
 
@@ -41,7 +41,7 @@ def looked(root, monkeypatch, check_s=0.0) -> tuple[list[str], dict[str, str]]:
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "status_or_reason", noted)
-        rows = Index(root).look(check_s=check_s).rows
+        rows = Index(root).look().rows
     runs = [RunFolder(root / row.name) for row in rows]
     answers = survey.of_runs(runs)
     assert [row.to_dict() for row in rows] == [
@@ -53,9 +53,16 @@ def looked(root, monkeypatch, check_s=0.0) -> tuple[list[str], dict[str, str]]:
 STATES = {"a": "FINISHED", "b": "STOPPED", "c": "FAILED"}
 
 
-def test_runs_that_are_over_are_read_once(root, monkeypatch):
-    assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
-    assert looked(root, monkeypatch) == ([], STATES)
+@pytest.mark.parametrize("slow_s", [index.SLOW_S, -1.0])
+def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root, monkeypatch, slow_s):
+    monkeypatch.setattr(index, "SLOW_S", slow_s)
+    for _ in range(2):
+        assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
+        rows = Index(root).look().rows
+        assert looked(root, monkeypatch) == ([], STATES)
+        index._file_for(root).unlink()
+        assert Index(root, fresh=True).look().rows == rows
+        index._file_for(root).unlink()
 
 
 def _resume(run):
@@ -70,9 +77,13 @@ def _begin_evaluation(run):
     Evaluation(EvalRequest.of(load(TOY), ("elbo",), 20, 1).save(run))
 
 
+def _ask_for_tuning(run, minutes=1.0):
+    request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=minutes, seed=0)
+    return Tuning(request.store(run.tuned / request.id))
+
+
 def _tune(run):
-    request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=1.0, seed=0)
-    work = Tuning(request.store(run.tuned / request.id))
+    work = _ask_for_tuning(run)
     work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0"), shards=(0,)))
 
 
@@ -82,6 +93,7 @@ CHANGES = {
     "noted": lambda run: label(run, "good", ["t"]),
     "evaluated": _evaluate,
     "an evaluation is asked for": _begin_evaluation,
+    "edited by hand": lambda run: write_json(run.progress_file, run.progress() | {"loss": 3.0}),
     "replaced": lambda run: (shutil.rmtree(run.path), over(run.path, "0", 10, cause="crashed")),
 }
 
@@ -94,20 +106,36 @@ def test_what_changes_is_read_again(root, monkeypatch, how):
     assert read == ["a"]
 
 
-def test_what_may_change_without_a_mark_is_read_each_time(root, monkeypatch, scripted):
+def test_work_that_is_not_finished_is_compared_and_what_is_asked_for_again_is_read(root, monkeypatch, scripted):
+    run = RunFolder(root / "a")
+    _tune(run)
+    scripted.phases["0"] = "gone"
+    settle(root)
+    assert looked(root, monkeypatch)[0] == ["a", "b", "c"]
+    assert looked(root, monkeypatch)[0] == [], "it has stopped"
+    _ask_for_tuning(run)
+    assert looked(root, monkeypatch)[0] == ["a"]
+    settle(root)
+    looked(root, monkeypatch)
+    (tuning,) = tunings_of(run)
+    tuning.ledger.append(GivenUp(reason="often"))
+    assert looked(root, monkeypatch)[0] == ["a"]
+
+
+def test_what_may_change_is_read_each_time(root, monkeypatch, scripted):
     looked(root, monkeypatch)
     run = RunFolder(root / "a")
     run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9")))
     run.ledger.append(Started(attempt=1, job_id="9", step=20))
     scripted.phases["9"] = "running"
-    settle(root)
+    settle(root / "a")
     for _ in range(2):
         assert looked(root, monkeypatch) == (["a"], STATES | {"a": "RUNNING"})
     run.ledger.append(Ended(attempt=1, cause="preempted", step=30))
     scripted.phases["9"] = "gone"
     for _ in range(2):
-        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "STOPPED"}), "its mark is young"
-    settle(root)
+        assert looked(root, monkeypatch) == (["a"], STATES | {"a": "STOPPED"}), "it has just changed"
+    settle(root / "a")
     looked(root, monkeypatch)
     assert looked(root, monkeypatch)[0] == []
 
@@ -130,23 +158,23 @@ def test_removed_renamed_swapped_new_and_unreadable_runs(root, monkeypatch):
     (root / ".draft.tmp").mkdir()
     (root / "file").write_text("")
     (root / "no_run").mkdir()
-    found = Index(root).look(check_s=10.0)
+    found = Index(root).look()
     assert {row.name: row.is_readable for row in found.rows} == {"a": False, "d": True}
     (root / "linked").symlink_to(root / "d")
     settle(root)
     for _ in range(2):
-        assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), "marks say nothing about these"
+        assert {"a", "linked"} <= set(looked(root, monkeypatch)[0]), "what a link leads to may be replaced"
 
 
-def cut(file):
-    file.write_bytes(file.read_bytes()[:-10])
-
-
-def change(file):
-    file.write_bytes(file.read_bytes().replace(b"FINISHED", b"CANCELLED"))
-
-
-@pytest.mark.parametrize("damage", [cut, change, lambda file: file.chmod(0o666)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-10]),
+        lambda file: file.write_bytes(file.read_bytes().replace(b"FINISHED", b"CANCELLED")),
+        lambda file: file.chmod(0o666),
+    ],
+    ids=["cut", "changed", "of everybody"],
+)
 def test_whatever_is_wrong_with_the_file_it_counts_as_empty(root, monkeypatch, damage):
     looked(root, monkeypatch)
     file = index._file_for(root)

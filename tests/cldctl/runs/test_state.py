@@ -1,6 +1,7 @@
 """The table of states, row by row, without a cluster."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from cld_core.run import events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
-from cldctl.clusters.records import Seen, Survey
-from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, row_of, seen_by, situation_of, state_of
+from cldctl.clusters.records import Phase, Seen, Survey
+from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
 
 NOW = 1000.0
@@ -41,87 +42,100 @@ CANCELLED = events.Cancelled(time=NOW - 20, job_id="1")
 NOT_CANCELLED = events.Refused("cancellation", time=NOW - 19, job_id="1", reason="it does not answer")
 REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
 NOT_REQUEUED = events.Refused("requeue", time=NOW - 20, job_id="1", reason="nobody answers")
+NOT_BEGUN = events.GivenUp(never_began=True, time=NOW - 5, job_id="1", reason="bad recipe")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
+PHASES: tuple[Phase, ...] = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
 ELSEWHERE = Seen("unknown", reason="started on n7")
-SUCCESSOR = (
-    submitted(restarts=True),
-    submitted("2", restarts=True, successor_of="1"),
-    started(),
-    ended("node_failure"),
-)
+OWNER = {"pid": 7, "job_id": "torchrun"}
+WAITED = events.TurnedAway(job_id="2", why="finished")
+FINISHED_WHILE_2_WAITED = (submitted(), started(), ended("finished"), submitted("2"), WAITED)
+SECOND = submitted("2", restarts=True, successor_of="1")
+SUCCESSOR = (submitted(restarts=True), SECOND, started(), ended("node_failure"))
 
-# Row of the table, what happened, what the launcher says about each job, state, and what its reason says.
-CASES: list[tuple[int, tuple[Event, ...], Looks, str, str | None]] = [
-    (
-        0,
-        (requested(), events.Refused("submission", reason="no such partition")),
-        {},
-        "FAILED",
-        "no such partition",
-    ),
-    (1, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
-    (2, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
-    (2, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
-    (3, (), {}, "PENDING", None),
-    (4, (started(job_id="pid-7"), ended("finished")), {}, "FINISHED", None),
-    (4, (events.Imported(step=8, source="a.pth"),), {}, "STOPPED", None),
-    (5, (started(job_id="pid-7"),), {}, "LOST", None),
-    (6, SUCCESSOR, {"1": GONE, "2": PENDING}, "REQUEUED", "Priority"),
-    (7, (submitted(), CANCELLED), {"1": UNKNOWN}, "CANCELLED", None),
-    (8, (submitted(), CANCELLED, NOT_CANCELLED), {"1": UNKNOWN}, "PENDING", None),
-    (8, (submitted(),), {"1": PENDING}, "PENDING", "Priority"),
-    (8, (submitted(),), {"1": ELSEWHERE}, "PENDING", "started on n7"),
-    (9, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
-    (9, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
-    (10, (submitted(),), {"1": GONE}, "FAILED", "before it began; see"),
-    (
-        10,
-        (submitted(), events.GivenUp(never_began=True, job_id="1", reason="bad recipe")),
-        {"1": GONE},
-        "FAILED",
-        "bad recipe",
-    ),
+
+def situated(
+    happened: Iterable[Event],
+    looks: Looks | None = None,
+    files: Files | None = None,
+    *,
+    now: float = NOW,
+    as_of: float | None = None,
+    problem: str | None = None,
+) -> Situation:
+    jobs = {("any", job_id): seen for job_id, seen in (looks or {}).items()}
+    return Situation(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
+
+
+# Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the
+# folder says, if it is asked.
+CASES: list[tuple[Any, ...]] = [
+    (1, (requested(), events.Refused("submission", reason="no such partition")), {}, "FAILED", "no such partition"),
+    (2, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
+    (5, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
+    (5, (submitted(), started(), ended("finished"), requested()), {"1": GONE}, "PENDING", None),
+    (6, (submitted(), events.TurnedAway(job_id="1", why="held")), {"1": GONE}, "PENDING", None),
+    (7, (started(job_id="pid-7"), ended("finished")), {}, "FINISHED", None),
+    (24, (events.Imported(step=8, source="a.pth"),), {}, "STOPPED", None),
+    (19, (started(job_id="pid-7"),), {}, "LOST", None),
+    (8, SUCCESSOR, {"1": GONE, "2": PENDING}, "REQUEUED", "Priority"),
+    (17, (submitted(), CANCELLED), {"1": UNKNOWN}, "CANCELLED", None),
+    (10, (submitted(), CANCELLED, NOT_CANCELLED), {"1": UNKNOWN}, "PENDING", None),
+    (9, (submitted(),), {"1": PENDING}, "PENDING", "Priority"),
+    (10, (submitted(),), {"1": ELSEWHERE}, "PENDING", "started on n7"),
+    (17, (submitted(), CANCELLED), {"1": GONE}, "CANCELLED", None),
+    (17, (submitted(),), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
+    (18, (submitted(),), {"1": GONE}, "FAILED", "before it began; see"),
+    (18, (submitted(), NOT_BEGUN), {"1": GONE}, "FAILED", "bad recipe"),
     (11, (submitted(), started()), {"1": PENDING}, "REQUEUED", "Priority"),
     (12, (submitted(), started()), {"1": RUNNING}, "RUNNING", None),
     (12, (submitted(), started(warning="no GPU")), {"1": RUNNING}, "RUNNING", "no GPU"),
     (12, (submitted(), started(warning="no GPU")), {"1": Seen("suspended")}, "RUNNING", "suspended"),
-    (13, (submitted(), started(), CANCELLED), {"1": GONE}, "CANCELLED", None),
+    (17, (submitted(), started(), CANCELLED), {"1": GONE}, "CANCELLED", None),
+    (20, (submitted(), started()), {"1": Seen("gone", "out_of_memory", word="OOM")}, "FAILED", "OOM"),
+    (21, (submitted(), started()), {"1": GONE}, "LOST", "without a message"),
+    (7, (submitted(), started(), ended("finished")), {"1": RUNNING}, "FINISHED", None),
+    (13, (submitted(restarts=True), started(), ended("crashed")), {"1": RUNNING}, "RUNNING", "deciding"),
+    (14, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
+    (15, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
     (
-        14,
-        (submitted(), started()),
-        {"1": Seen("gone", ended="out_of_memory", word="OUT_OF_MEMORY")},
-        "FAILED",
-        "OUT_OF_MEMORY",
-    ),
-    (15, (submitted(), started()), {"1": GONE}, "LOST", "without a message"),
-    (16, (submitted(), started(), ended("finished")), {"1": RUNNING}, "FINISHED", None),
-    (17, (submitted(restarts=True), started(), ended("crashed")), {"1": RUNNING}, "RUNNING", "deciding"),
-    (18, (submitted(), started(), ended("crashed")), {"1": PENDING}, "REQUEUED", "what it died of"),
-    (19, (submitted(restarts=True), started(), ended("preempted")), {"1": RUNNING}, "REQUEUED", None),
-    (
-        19,
+        15,
         (submitted(restarts=True), started(), ended("crashed"), REQUEUED),
         {"1": Seen("ending")},
         "REQUEUED",
-        "what it died of",
+        "died of",
     ),
-    (20, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
-    (21, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
-    (22, (submitted(), started(), ended("preempted"), REQUEUED), {"1": GONE}, "STOPPED", "requested a requeue"),
-    (22, (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED), {"1": GONE}, "STOPPED", "nobody answers"),
-    (23, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
-    (23, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
-    (23, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
-    (23, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
+    (17, (submitted(), started(), ended("preempted")), {"1": Seen("gone", ended="cancelled")}, "CANCELLED", None),
+    (22, (submitted(), started(), ended("timeout"), GIVEN_UP), {"1": GONE}, "FAILED", "budget spent"),
+    (23, (submitted(), started(), ended("preempted"), REQUEUED), {"1": GONE}, "STOPPED", "requested a requeue"),
+    (23, (submitted(), started(), ended("crashed"), REQUEUED, NOT_REQUEUED), {"1": GONE}, "STOPPED", "nobody answers"),
+    (24, (submitted(), started(), ended("timeout")), {"1": GONE}, "STOPPED", None),
+    (24, (submitted(), started(), ended("killed")), {"1": GONE}, "LOST", None),
+    (24, (submitted(), started(), ended("crashed")), {"1": GONE}, "FAILED", "what it died of"),
+    (24, (submitted(), started(), CANCELLED, ended("terminated")), {"1": GONE}, "CANCELLED", None),
+    # What the folder says.
+    (5, (requested(99 * SUBMITTING_S, host="n1", pid=12),), {}, "PENDING", "process 12 on n1", {"is_starting": True}),
+    (3, (), {}, "FAILED", "interrupted before it asked for a job; `cldctl resume mine` does"),
+    (5, (), {}, "PENDING", None, {"created": NOW}),
+    (5, (), {}, "PENDING", None, {"is_starting": True}),
+    (4, (), {}, "LOST", "is missing; `cldctl resume mine` continues from the", {"saved": [10, 20]}),
+    (4, (), {}, "LOST", "is damaged; ", {"created": NOW, "has_progress": True, "ledger": "damaged"}),
+    (0, (), {}, "RUNNING", "process 7 on this machine writes into it (job torchrun)", {"saved": [10], "writer": OWNER}),
+    (16, (submitted(), started()), {"1": GONE}, "RUNNING", "process 7 on this machine", {"writer": OWNER}),
+    (16, (submitted(), CANCELLED), {"1": GONE}, "RUNNING", "process 7 on this machine", {"writer": OWNER}),
+    (7, (submitted(), started(), ended("finished")), {"1": GONE}, "FINISHED", None, {"writer": OWNER}),
+    (12, (submitted(), started()), {"1": RUNNING}, "RUNNING", None, {"writer": OWNER}),
+    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": PENDING}, "FINISHED", "job 2 still waits"),
+    (7, FINISHED_WHILE_2_WAITED, {"1": GONE, "2": GONE}, "FINISHED", None),
 ]
 
 
-@pytest.mark.parametrize(("row", "happened", "looks", "state", "reason"), CASES)
-def test_a_row(row, happened, looks, state, reason):
-    history = History.of(happened)
-    situation = situation_of(history, lambda job: looks[job.job_id], NOW)
+@pytest.mark.parametrize("case", CASES)
+def test_a_row(case):
+    row, happened, looks, state, reason, *folder = case
+    asked: Any = {name: lambda value=value: value for it in folder for name, value in it.items()}
+    situation = situated(happened, looks, Files(name="mine", **asked))
     assert TABLE.index(row_of(situation)) == row
-    found, why = state_of(history, lambda job: looks[job.job_id], NOW)
+    found, why = state_of(situation)
     assert (found, why is None) == (state, reason is None)
     assert (reason or "") in (why or "")
 
@@ -137,6 +151,15 @@ def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
     attempt = -1
     for _ in range(rng.randrange(14)):
         job_id = rng.choice(jobs) if jobs else "none"
+        others = (
+            events.Refused("submission", reason="no"),
+            events.Cancelled(job_id=job_id),
+            events.Requeued(job_id=job_id, cause="crashed"),
+            events.GivenUp(never_began=True, job_id=job_id, reason="no"),
+            events.TurnedAway(job_id=job_id, reason="held", why="held"),
+            events.Ended(afterwards=True, attempt=max(attempt, 0), cause="node_failure"),
+            GIVEN_UP,
+        )
         match rng.choice(("request", "job", "start", "start", "end", "end", "other")):
             case "request":
                 happened.append(requested(rng.choice((1.0, 100.0))))
@@ -150,26 +173,11 @@ def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
             case "end" if attempt >= 0:
                 happened.append(ended(rng.choice(CAUSES), attempt))
             case "other":
-                happened.append(
-                    rng.choice(
-                        (
-                            events.Refused("submission", reason="no"),
-                            events.Cancelled(job_id=job_id),
-                            events.Requeued(job_id=job_id, cause="crashed"),
-                            events.GivenUp(never_began=True, job_id=job_id, reason="no"),
-                            events.TurnedAway(job_id=job_id, reason="held", why="held"),
-                            events.Ended(afterwards=True, attempt=max(attempt, 0), cause="node_failure"),
-                            GIVEN_UP,
-                        )
-                    )
-                )
-    phases = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
+                happened.append(rng.choice(others))
+    looks = [Seen(rng.choice(PHASES)) for _ in jobs]
     ends = (None, "cancelled", "crashed", "out_of_memory", "timeout")
-    answers = ((rng.choice(phases), rng.choice(ends)) for _ in jobs)
-    return happened, {
-        job: Seen(phase, ended=end if phase == "gone" else None)  # type: ignore[arg-type]
-        for job, (phase, end) in zip(jobs, answers, strict=True)
-    }
+    looks = [replace(it, ended=rng.choice(ends)) if it.is_gone else it for it in looks]
+    return happened, dict(zip(jobs, looks, strict=True))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -178,9 +186,8 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
     states = set()
     for _ in range(500):
         happened, looks = random_history(rng)
-        history = History.of(happened)
-        situation = situation_of(history, lambda job, looks=looks: looks[job.job_id], NOW)
-        state, reason = state_of(history, lambda job, looks=looks: looks[job.job_id], NOW)
+        situation = situated(happened, looks, Files(created=lambda: NOW))
+        history, (state, reason) = situation.history, state_of(situation)
         states.add(state)
         assert state in STATES
         assert state != "FAILED" or reason or situation.attempt == "ended", "a failure says why"
@@ -200,13 +207,6 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
     assert states == STATES
 
 
-def test_a_submission_is_not_interrupted_while_its_process_works_on_it():
-    history = History.of([requested(10 * SUBMITTING_S, host="login1", pid=12)])
-    state, reason = state_of(history, lambda job: GONE, NOW, lambda: True)
-    assert (state, reason) == ("PENDING", "being submitted by process 12 on login1")
-    assert state_of(history, lambda job: GONE, NOW, lambda: False)[0] == "FAILED"
-
-
 # An answer of half a minute ago, and what the ledger says since.
 
 ASKED = NOW - 20
@@ -221,10 +221,8 @@ def since(*happened: Event) -> tuple[Event, ...]:
 
 
 def known(happened, phase, now=NOW, problem=None):
-    history = History.of(happened)
-    jobs = {} if phase is None else {("any", "1"): Seen(phase)}
-    answers = Answers({"any": Survey(jobs, problem, ASKED)})
-    return state_of(history, seen_by(history, answers, now), now)[0]
+    looks = {} if phase is None else {"1": Seen(phase)}
+    return state_of(situated(happened, looks, now=now, as_of=ASKED, problem=problem))[0]
 
 
 WAITS = before(submitted(restarts=True))

@@ -13,11 +13,11 @@ from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Requested, Submitted
-from cldctl import clusters
+from cldctl import clusters, locks
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
-from cldctl.runs import evaluate, home, sharded
+from cldctl.runs import cluster_choice, evaluate, sharded
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import require_native, submit
 from cldctl.runs.training import Start, train
@@ -148,7 +148,7 @@ def jobs(run: RunFolder) -> tuple[list[str], list[str]]:
 )
 def test_what_goes_on_and_what_does_not_is_said(tmp_path, monkeypatch, times, said):
     cluster = interrupted(2, times)
-    monkeypatch.setattr(home, "chosen", lambda *arguments: cluster)
+    monkeypatch.setattr(cluster_choice, "chosen", lambda *arguments: cluster)
     words = ("submit", "toy", "train.steps=20", "eval.samples=32", "--name", "mine", "--eval", "elbo")
     done = invoke(*words, runs=tmp_path / "runs", code=130)
     assert "interrupted; mine is submitted as job 1_0 and goes on (`cldctl cancel mine" in done.stderr
@@ -192,28 +192,28 @@ def test_a_run_stays_on_its_cluster_although_there_is_an_sbatch(tmp_path, sbatch
 
 
 def test_the_last_job_decides(mine, sbatch):
-    assert home.chosen(None, mine).name == "slurm", "the default"
+    assert cluster_choice.chosen(None, mine).name == "slurm", "the default"
     mine.ledger.append(Submitted(job=JobRef(cluster="local", job_id="1")))
-    assert home.chosen(None, mine).name == "local"
-    assert home.chosen("debug", mine).name == "debug"
+    assert cluster_choice.chosen(None, mine).name == "local"
+    assert cluster_choice.chosen("debug", mine).name == "debug"
 
 
 def test_a_cluster_that_cannot_be_used_here_is_named(mine, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     mine.ledger.append(Submitted(job=JobRef(cluster="slurm", job_id="1")))
-    assert home.chosen(None).name == "local"
+    assert cluster_choice.chosen(None).name == "local"
     with pytest.raises(
         UsageError, match=r"--cluster slurm: there is no sbatch on this machine\. Use --cluster local\."
     ):
-        home.chosen(None, mine)
+        cluster_choice.chosen(None, mine)
 
 
 def test_whether_somebody_submits_at_this_moment(mine):
     """A process that holds the lock itself is not somebody else."""
-    assert not home.is_locked(mine.path)
-    with home.only_one(mine.path, clusters.find("local")):
-        assert not home.is_locked(mine.path)
-        look = "import sys; from pathlib import Path; from cldctl.runs.home import is_locked; "
+    assert not locks.is_locked(mine.path)
+    with locks.only_one(mine.path, clusters.find("local")):
+        assert not locks.is_locked(mine.path)
+        look = "import sys; from pathlib import Path; from cldctl.locks import is_locked; "
         look += "sys.exit(is_locked(Path(sys.argv[1])))"
         assert subprocess.run([sys.executable, "-c", look, str(mine.path)]).returncode == 1
-    assert not home.is_locked(mine.path)
+    assert not locks.is_locked(mine.path)

@@ -9,8 +9,7 @@ from cld_core.config import load
 from cld_core.files import write_json
 from cld_core.run.events import Ended, Failed, Requeued, Started, Submitted
 from cld_core.run.groups import Group
-from cldctl.runs.estimate import estimate
-from cldctl.runs.usage import usage_of
+from cldctl.runs.usage import estimate, usage_of
 from cldctl.show.usage import estimate_line
 from tests.support.ledgers import job
 from tests.support.made_up import TOY, run_with

@@ -6,7 +6,7 @@ import pytest
 
 from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
 from cldctl.clusters.records import Held, Waiting
-from cldctl.runs.failing import first_failure, last_failed
+from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.ledgers import job
 from tests.support.made_up import run_with
