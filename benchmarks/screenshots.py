@@ -33,7 +33,7 @@ from tests.support.piloted import Screen
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 _STATUS = {
-    **{"_width": 112, "_height": 40, "_as_terminal": True},
+    **{"_width": 112, "_height": 40, "_force_terminal": True},
     **{"_color_system": ColorSystem.TRUECOLOR, "record": True},
 }
 _FONTS = "'Fira Code', 'DejaVu Sans Mono', Menlo, Consolas, monospace"

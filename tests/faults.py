@@ -176,8 +176,8 @@ lost: a run whose job is gone without a message is LOST
   + Row("RUNNING", _VANISHED
   tests/cldctl/runs/test_state.py
 hook-limit: a hook is ended after its time limit
-  - _followed(process, began + timeout_s, timeout_s)
-  + _followed(process, began + 900, timeout_s)
+  - if time.monotonic() - began > timeout_s:
+  + if time.monotonic() - began > 900:
   tests/cldctl/jobs/test_hooks.py
 exit-3: exit code 3: no such run or checkpoint
   - exit_code = 3

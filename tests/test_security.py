@@ -143,7 +143,7 @@ def test_the_plugin_of_somebody_elses_run_does_not_run_unasked(tmp_path, scripte
 def test_folders_of_jobs_and_code_are_nobody_elses_to_write_whatever_the_umask(tmp_path, scripted, umask):
     before = os.umask(umask)
     try:
-        run = submit(SubmitOptions(path=tmp_path / "runs" / "a", recipe=load(TOY), file=TOY), Scripted()).run
+        (run,) = submit(SubmitOptions(recipe="toy", root=tmp_path / "runs", name="a"), Scripted()).runs
         (run.path / "logs").chmod(0o2777)
         job_logs.prepare(run.path / "logs")
         file = job_logs.store(run.path / "logs", print, 5)

@@ -104,7 +104,7 @@ def read(folder: Path) -> Manifest | None:
     return manifest if is_whole and all(map(_is_inside, names)) else None
 
 
-def _read_shared(folder: Path, pointer: "Pointer") -> Manifest | None:
+def _read_shared(folder: Path, pointer: Pointer) -> Manifest | None:
     """The manifest to which that of a run points: of the run's own group, and of the code that the run had at first."""
     found = _SHARED.fullmatch(pointer.shared)
     if found is None or read_object(folder.parent / "run.json").get("group") != found[1]:
@@ -146,10 +146,18 @@ def path_of(run: Path) -> Path | None:
     return place(folder, manifest) if manifest is not None and manifest.kind == "copy" else None
 
 
+def copies_of(run: Path) -> dict[str, Plugin]:
+    """The copies of plug-in files that the code of a run holds, by their paths."""
+    folder = folder_of(run)
+    manifest = read(folder)
+    if manifest is None:
+        return {}
+    return {str(place(folder, manifest) / plugin.file): plugin for plugin in manifest.plugins}
+
+
 def running(run: Path) -> str:
     """The digest of the code that this process has imported, and of the plug-ins of ``run``."""
-    manifest = read(folder_of(run))
-    return imported(() if manifest is None else manifest.plugins)
+    return imported([*copies_of(run).values()])
 
 
 def imported(plugins: Sequence[Plugin] = ()) -> str:
@@ -203,12 +211,8 @@ def sources() -> list[str]:
 
 def with_copies(plugins: Sequence[str], run: Path) -> tuple[str, ...]:
     """Plug-ins with the copies of files that the folder of ``run`` holds in place of the files."""
-    folder = folder_of(run)
-    manifest = read(folder) if any(plugin.endswith(".py") for plugin in plugins) else None
-    if manifest is None:
-        return tuple(plugins)
-    files = place(folder, manifest)
-    copies = {plugin.path: str(files / plugin.file) for plugin in manifest.plugins}
+    has_files = any(plugin.endswith(".py") for plugin in plugins)
+    copies = {plugin.path: path for path, plugin in copies_of(run).items()} if has_files else {}
     return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
 

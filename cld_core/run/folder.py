@@ -11,7 +11,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
@@ -22,6 +22,7 @@ from cld_core.errors import CldError, NotFoundError, UsageError, did_you_mean
 from cld_core.files import existing_object, read_bytes, read_object, retried, sync_folder, write_json, write_text
 
 from . import code
+from .events import Event
 from .identity import Identity
 from .ledger import Ledger
 
@@ -100,8 +101,9 @@ class RunFolder:
     tuned = _Inside("tuned")
     leases = _Inside("lease")
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).absolute()
+    def __init__(self, path: str | Path, heard: Callable[[Event], None] | None = None) -> None:
+        """``heard``: see `Ledger`."""
+        self.path, self._heard = Path(path).absolute(), heard
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ class RunFolder:
 
     @property
     def ledger(self) -> Ledger:
-        return Ledger(self.path / "attempts.jsonl")
+        return Ledger(self.path / "attempts.jsonl", self._heard)
 
     @property
     def exists(self) -> bool:

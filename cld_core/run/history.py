@@ -44,7 +44,7 @@ class Attempt(events.Started):
 
 @dataclass(kw_only=True)
 class History:
-    """What a ledger says, in the form in which it is asked for. Only `of` changes it: readers share it.
+    """What a ledger says, in the form in which it is asked for. Readers share it: only who makes one may `take` events.
 
     Attributes:
         attempts: oldest first; their number is the number of the next one, which keys the noise.
@@ -77,6 +77,9 @@ class History:
         other_code: of sharded work, that a task ran other code than it was submitted with, the last time.
         note: what somebody wrote about the run; None without a note.
         tags: of the run, in the order in which they were given.
+        queued: by attempt, when its job was put into the queue for it, if known, and the seconds that it was to wait.
+        followed: by attempt, the earliest time of a line after its end, unless that is before it began: clocks jump.
+        verdict: what last changed the `state`; None since a request.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -108,8 +111,14 @@ class History:
     task_failed: Failed | None = None
     note: str | None = None
     tags: tuple[str, ...] = ()
+    queued: dict[int, tuple[float | None, float]] = field(default_factory=dict)
+    followed: dict[int, float] = field(default_factory=dict)
+    verdict: Event | None = None
     _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
+    _before_cancelled: dict[str, Event | None] = field(default_factory=dict, repr=False, compare=False)
+    # By the order of lines, not by their times: clocks jump.
+    _queue: dict[str, tuple[float, float]] = field(default_factory=dict, repr=False, compare=False)
     _newest_start: int | None = field(default=None, repr=False, compare=False)
     _before_request: tuple[int | None, int | None, str | None] = field(default=(None,) * 3, repr=False, compare=False)
 
@@ -121,7 +130,7 @@ class History:
         """
         history = cls()
         for event in events:
-            history._take(event)
+            history.take(event)
         history.attempts = [history._by_number[number] for number in sorted(history._by_number)]
         return history
 
@@ -186,6 +195,33 @@ class History:
         """Of sharded work, by job id, how often its task ended with an error."""
         return Counter(failed.job_id for failed in self.failures if failed.kind == "crash")
 
+    @property
+    def state(self) -> str:
+        """The state as far as the ledger tells, where launchers do what they are asked for."""
+        match self.verdict:
+            case None:
+                return "PENDING"
+            case events.Started():
+                return "RUNNING"
+            case events.Ended() if (ended := self.newest) is not None:
+                restarts = any(event.job.restarts for event in self.submitted if event.job.job_id == ended.job_id)
+                is_back = restarts and ended.cause in events.RESTARTED_BY_LAUNCHER
+                return "REQUEUED" if is_back else events.state_after(ended.cause or "killed")
+            case events.Requeued():
+                waiting = self._waiting(self.verdict.job_id)
+                return "PENDING" if waiting is not None and waiting.successor_of is None else "REQUEUED"
+            case events.Refused() if self._waiting(self.verdict.job_id) is None:
+                return "STOPPED"
+            case events.Cancelled():
+                return "CANCELLED"
+        return "FAILED"
+
+    def _waiting(self, job_id: str | None) -> Submitted | None:
+        """The submission of a job that has not trained."""
+        if any(attempt.job_id == job_id for attempt in self._by_number.values()):
+            return None
+        return next((event for event in self.submitted if event.job.job_id == job_id), None)
+
     def was_requeued(self, attempt: Attempt) -> bool:
         """Whether the job of ``attempt`` has put itself back into the queue since the attempt began."""
         return attempt.attempt in self.requeued_attempts
@@ -209,7 +245,12 @@ class History:
             jobs.pop()
         return jobs[-1] if jobs else None
 
-    def _take(self, event: Event) -> None:
+    def take(self, event: Event) -> None:
+        """One more event. `attempts` are brought up to date by `of` alone."""
+        newest = self.newest
+        is_over = newest is not None and (newest.cause is not None or isinstance(event, events.Started))
+        if newest is not None and is_over and newest.started <= event.time:
+            self.followed[newest.attempt] = min(event.time, self.followed.get(newest.attempt, event.time))
         job_id = event.job.job_id if isinstance(event, Submitted) else getattr(event, "job_id", None)
         if job_id is not None and not (isinstance(event, Failed) and event.kind in ("rank", "task")):
             self.last_of[job_id] = event
@@ -218,10 +259,12 @@ class History:
                 self._before_request = self.steps, self.from_step, self.code
                 self.request, self.steps, self.from_step, self.code = event, event.steps, event.from_step, event.code
                 self.overrides += event.overrides
-                self.unfit, self.attempts_before = [], len(self._by_number)
+                self.unfit, self.attempts_before, self.verdict = [], len(self._by_number), None
             case events.Submitted():
                 self.request = None
+                self.verdict = None if event.successor_of is None else self.verdict
                 self.submitted.append(event)
+                self._queue[event.job.job_id] = event.time, 0.0
                 self.avoided[event.job.job_id] = event.exclude
                 self._asked_again(event)
             case events.TurnedAway():
@@ -235,18 +278,20 @@ class History:
             case events.RolledBack():
                 self.rolled_back_to += (event.to_step,)
             case events.Cancelled():
-                self.cancelled.add(event.job_id)
+                self._cancelled(event)
             case events.GivenUp():
-                self.given_up, self._given_up_by = event.reason, event.job_id
+                self.given_up, self._given_up_by, self.verdict = event.reason, event.job_id, event
                 if event.never_began:
                     self.not_begun[event.job_id or ""] = event.reason
             case events.Requeued():
                 self.requeues.append(event)
-                self.requeued, self.not_requeued = event, None
+                self._queue[event.job_id] = event.time, event.delay_s
+                self.requeued = self.verdict = event
+                self.not_requeued = None
                 self.avoided[event.job_id] = event.exclude
                 # By the order of lines, not by their times: clocks jump.
-                if self._newest is not None and self._newest.job_id == event.job_id:
-                    self.requeued_attempts.add(self._newest.attempt)
+                if self.newest is not None and self.newest.job_id == event.job_id:
+                    self.requeued_attempts.add(self.newest.attempt)
             case events.Refused():
                 self._refused(event)
             case events.Failed():
@@ -274,26 +319,39 @@ class History:
     def _refused(self, event: Refused) -> None:
         if event.what == "cancellation":
             self.cancelled.discard(event.job_id or "")
+            if isinstance(self.verdict, events.Cancelled) and self.verdict.job_id == event.job_id:
+                self.verdict = self._before_cancelled.pop(self.verdict.job_id)
         elif event.what == "requeue":
-            self.requeued, self.not_requeued = None, event.reason
+            self.requeued, self.not_requeued, self.verdict = None, event.reason, event
         elif self.request is not None:  # A late one, after the job of another request, is about none that matters.
             if isinstance(self.request, Requested):
                 self.overrides = self.overrides[: len(self.overrides) - len(self.request.overrides)]
                 self.steps, self.from_step, self.code = self._before_request
             self.request = event
 
+    def _cancelled(self, event: events.Cancelled) -> None:
+        self.cancelled.add(event.job_id)
+        newest, verdict = self.newest, self.verdict
+        if newest is not None and newest.cause is None and newest.job_id == event.job_id:
+            return  # It saves first, and then notes its end.
+        never_began = getattr(verdict, "job_id", None) == event.job_id and self._waiting(event.job_id) is not None
+        if self.state in ("PENDING", "REQUEUED", "STOPPED", "LOST") or (never_began and self.state != "CANCELLED"):
+            self._before_cancelled[event.job_id], self.verdict = verdict, event
+
     def _failed(self, event: Failed) -> None:
         self.failures.append(event)
         if event.kind == "early":
-            self.died_early, self.bug = self.died_early + 1, None
+            self.died_early, self.bug, self.verdict = self.died_early + 1, None, event
         elif event.kind == "unfit":
+            if event.start not in [it.start for it in self.unfit]:
+                self.verdict = event
             self.unfit.append(event)
             self.not_begun[event.job_id] = f"unfit: {event.reason}"
         elif event.kind == "task":
             self.task_failed = event
 
     @property
-    def _newest(self) -> Attempt | None:
+    def newest(self) -> Attempt | None:
         """The attempt that started last: only that one can be without an end."""
         return None if self._newest_start is None else self._by_number[self._newest_start]
 
@@ -319,9 +377,10 @@ class History:
         self.unfit = []
         self.request = self.from_step = self.bug = self.not_requeued = None
         self.died_early = 0
-        if self._newest is not None and self._newest.cause is None:
-            self._set(self._newest, cause="killed", ended=event.time)
-        self._newest_start = event.attempt
+        if self.newest is not None and self.newest.cause is None:
+            self._set(self.newest, cause="killed", ended=event.time)
+        self._newest_start, self.verdict = event.attempt, event
+        self.queued[event.attempt] = self._queue.get(event.job_id or "", (None, 0.0))
         before = self._by_number.get(event.attempt - 1)
         if before is not None and before.last_step is None:
             self._set(before, last_step=event.reached, ended=event.heard or before.ended)
@@ -343,6 +402,7 @@ class History:
             cause: Cause = "cancelled" if was_asked else event.cause
             end = {"cause": cause, "ended": event.time, "last_step": event.step, "detail": event.detail}
             self._set(before, **end, bug=event.bug, noted_end=True)
+            self.verdict = event if event.attempt == self._newest_start else self.verdict
         if event.attempt == self._newest_start and not (event.afterwards and before.ended is not None):
             # What was decided before the newest attempt ended was about an earlier one.
             self.requeued = self.given_up = None

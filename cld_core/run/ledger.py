@@ -13,7 +13,8 @@ import os
 import re
 import threading
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cld_core.codec import from_plain, to_plain
@@ -62,13 +63,20 @@ def parse(line: str) -> Event | None:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Reads and appends the events of a run, or of sharded work."""
+    """Reads and appends the events of a run, or of sharded work.
+
+    Attributes:
+        heard: called after each event that this process has appended. It must not fail.
+    """
 
     path: Path
+    heard: Callable[[Event], None] | None = field(default=None, compare=False)
 
     def append(self, event: Event) -> None:
         """Append one event; it is on the disk when this returns."""
         append_line(self.path, to_line(event))
+        if self.heard is not None:
+            self.heard(event)
 
     def events(self) -> list[Event]:
         """All events, oldest first. A line that is no event of this version, or unfinished, is skipped.

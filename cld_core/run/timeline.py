@@ -1,6 +1,5 @@
 """What each attempt of a run cost, and how much of it is left: what `cldctl why` and `cldctl usage` are made of."""
 
-import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ class Stretch:
     Attributes:
         queued: when its job was put into the queue, for the first time or again; None if nobody knows.
         began: when it got its machines; when it began to train if nobody recorded that.
+        started: when it began to train.
         until: its end, or when it was last heard of.
         kept: steps that it trained and that the run still has.
         lost: steps beyond the checkpoint that the next attempt began from, or would begin from.
@@ -27,6 +27,7 @@ class Stretch:
     attempt: Attempt
     queued: float | None
     began: float
+    started: float
     until: float
     kept: int
     lost: int
@@ -42,11 +43,11 @@ class Stretch:
     @property
     def startup_s(self) -> float:
         """Seconds between getting the machines and beginning to train."""
-        return max(0.0, self.attempt.started - self.began)
+        return self.started - self.began
 
     @property
     def trained_s(self) -> float:
-        return max(0.0, self.until - self.attempt.started)
+        return self.until - self.started
 
     @property
     def allocated_s(self) -> float:
@@ -69,29 +70,52 @@ class Stretch:
 def stretches(history: History, *, saved: int | None, heard: float | None, alive: bool) -> list[Stretch]:
     """The attempts of a run, oldest first, without an import.
 
+    Clocks jump. The order of the lines does not: an attempt began after its job was put into the queue, and was over
+    before the next line after its end was written.
+
     Args:
         saved: the step of the newest checkpoint, from which a next attempt would begin.
         heard: when the newest attempt last reported, in case nobody has recorded its end.
         alive: whether the newest attempt is still training.
     """
     attempts = [it for it in history.attempts if not (it.attempt == 0 and history.imported_step is not None)]
-    steps, queue, failures = _steps(attempts, saved, alive), _queue(history), _failures(history)
-    found = []
+    steps = _steps(attempts, saved, alive)
+    failed = sorted((it for it in history.failures if it.kind in ("rank", "unfit")), key=lambda it: it.time)
+    found: list[Stretch] = []
     for place, attempt in enumerate(attempts):
         following = attempts[place + 1] if place + 1 < len(attempts) else None
+        last_heard = heard if following is None else following.heard
         kept, lost, aside = steps[place]
-        queued, delay_s = _queued(queue, attempt, attempts[place - 1] if place else None)
+        queued, delay_s = history.queued[attempt.attempt]
+        # A launcher puts a job back without a line in the ledger; a successor is in the queue before its turn comes.
+        for before in found[-1:]:
+            is_mine = before.attempt.job_id == attempt.job_id if queued is None else before.until > queued
+            queued, delay_s = (before.until, 0.0) if is_mine else (queued, delay_s)
+        if attempt.ended is not None and (attempt.noted_end or last_heard is None):
+            until = attempt.ended
+        else:
+            until = attempt.started if last_heard is None else last_heard
+        until = min(until, history.followed.get(attempt.attempt, until))
+        if following is not None and following.job_id == attempt.job_id and following.began is not None:
+            # Of one job, a start has the machines that the one before had.
+            until = min(until, max(following.began, attempt.started))
+        started, earliest = attempt.started, -math.inf
+        if queued is not None:
+            started = until if queued <= until < started else started
+            earliest = min(queued, started)
+        began = started if attempt.began is None else attempt.began
         found.append(
             Stretch(
                 attempt=attempt,
                 queued=queued,
-                began=attempt.started if attempt.began is None else min(attempt.began, attempt.started),
-                until=_until(attempt, heard if following is None else following.heard),
+                began=min(max(began, earliest), started),
+                started=started,
+                until=max(started, until),
                 kept=kept,
                 lost=lost,
                 set_aside=aside,
                 delay_s=delay_s,
-                failures=failures.get((attempt.job_id, attempt.restart), ()),
+                failures=tuple(it for it in failed if it.start == (attempt.job_id, attempt.restart)),
             )
         )
     return found
@@ -99,10 +123,13 @@ def stretches(history: History, *, saved: int | None, heard: float | None, alive
 
 def in_vain(history: History) -> list[tuple[float, float]]:
     """From when to when starts lasted that ended before they trained, if the ledger says so; times since 1970."""
+    queued = [(event.job.job_id, event.time) for event in history.submitted]
+    queued += [(event.job_id, event.time) for event in history.requeues]
     found: dict[tuple[str, int], tuple[float, float]] = {}
     for event in history.failures:
         if event.kind in ("unfit", "early") and event.began is not None:
-            found.setdefault(event.start, (event.began, max(event.began, event.time)))
+            earliest = [time for job_id, time in queued if job_id == event.job_id and time <= event.time]
+            found.setdefault(event.start, (min(max((event.began, *earliest)), event.time), event.time))
     return list(found.values())
 
 
@@ -124,43 +151,3 @@ def _steps(attempts: Sequence[Attempt], saved: int | None, alive: bool) -> list[
         lowest = min(lowest, first)
         natural = math.inf if attempt.rewound else min(natural, first)
     return found[::-1]
-
-
-def _until(attempt: Attempt, heard: float | None) -> float:
-    if attempt.ended is not None and (attempt.noted_end or heard is None):
-        return max(attempt.started, attempt.ended)
-    return max(attempt.started, heard if heard is not None else attempt.started)
-
-
-def _queue(history: History) -> dict[str, list[tuple[float, float]]]:
-    """By job, the times at which it was put into the queue, ascending, each with the delay that was asked for."""
-    moments: dict[str, list[tuple[float, float]]] = {}
-    for event in history.submitted:
-        moments.setdefault(event.job.job_id, []).append((event.time, 0.0))
-    for requeued in history.requeues:
-        moments.setdefault(requeued.job_id, []).append((requeued.time, requeued.delay_s))
-    return {job: sorted(times) for job, times in moments.items()}
-
-
-def _queued(
-    queue: dict[str, list[tuple[float, float]]], attempt: Attempt, before: Attempt | None
-) -> tuple[float | None, float]:
-    """When the job of an attempt was last put into the queue before it began, and the delay that was asked for."""
-    moments = queue.get(attempt.job_id or "", [])
-    place = bisect.bisect_right(moments, (attempt.started, math.inf))
-    queued, delay_s = moments[place - 1] if place else (None, 0.0)
-    if before is not None and (queued is not None or before.job_id == attempt.job_id):
-        # A launcher puts a job back without a line in the ledger; a successor is in the queue before its turn comes.
-        end = _until(before, attempt.heard)
-        if queued is None or end > queued:
-            return end, 0.0
-    return queued, delay_s
-
-
-def _failures(history: History) -> dict[tuple[str | None, int], tuple[Failed, ...]]:
-    """By job and start, what failed, in the order of the times."""
-    found: dict[tuple[str | None, int], tuple[Failed, ...]] = {}
-    failed = [event for event in history.failures if event.kind in ("rank", "unfit")]
-    for event in sorted(failed, key=lambda event: event.time):
-        found[event.start] = (*found.get(event.start, ()), event)
-    return found

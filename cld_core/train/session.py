@@ -85,7 +85,6 @@ def run(
     began: float | None = None,
     cause_of: CauseOf = lambda code: None,
     node: str = "",
-    on_start: Callable[[], object] = lambda: None,
 ) -> SessionResult:
     """Train the run of ``folder`` from its newest good checkpoint, on all ranks.
 
@@ -97,7 +96,6 @@ def run(
         began: when the job got its machines, seconds since 1970; None if nobody knows.
         cause_of: what a signal meant, asked on rank 0 once everything is saved.
         node: what the launcher calls this machine.
-        on_start: called on rank 0 when the beginning is in the ledger.
 
     Raises:
         LeaseHeldError, LeaseLostError: another job writes into this run.
@@ -155,7 +153,6 @@ def run(
         if are_other_data(beginning.data, folder.ledger.full_history().data):
             print(f"warning: {folder.name} trains on other data than before (data.name={recipe.data.name})", flush=True)
         folder.ledger.note(beginning, within_s=_NOTE_WITHIN_S)
-        on_start()
         return _recorded(training, cause_of)
 
 

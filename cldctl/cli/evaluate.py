@@ -10,8 +10,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err, out, strong
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err, out, strong
 
 from . import options
 
@@ -73,7 +72,7 @@ def eval_(
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
     from cld_core.evaluate import registry
-    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start, start_several
+    from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 
     if compared:
@@ -93,7 +92,7 @@ def eval_(
     name, overrides = options.one_run(words)
     wanted = EvalOptions(
         metrics=metrics,
-        named=options.joined(metric),
+        named=tuple(metric or ()),
         overrides=tuple(overrides),
         samples=samples,
         sweep=tuple(sweep or ()),
@@ -105,12 +104,13 @@ def eval_(
     if (group := options.group_named(name, root)) is not None:
         with Working(f"looking at what is missing of the evaluations of {group.name}"):
             ready, skipped = plan_group(group, wanted, remark)
-        begun = start_several(ready, group, max_parallel)
+        begun = start(ready, group, max_parallel)
         raise typer.Exit(finish_group_evaluations(group, begun, skipped, follow))
     run = options.find_run(name, root)
     with Working(f"looking at what is missing of the evaluation of {run.name}"):
         planned = plan(run, wanted, remark)
-    raise typer.Exit(finish_evaluations(planned, start(planned, max_parallel), follow))
+    (planned,) = start([planned], parallel=max_parallel)
+    raise typer.Exit(finish_evaluations(planned, follow))
 
 
 def compare(
@@ -266,26 +266,17 @@ def tune(
 
     Example: cldctl tune toy-0102-101112-ab12 --nfe 5,7,10 --follow
     """
+    from cldctl.runs.evaluate import EvalOptions, minutes, plan_tunings, start
     from cldctl.runs.options import network_evaluations
-    from cldctl.runs.tune import minutes, plan, start
     from cldctl.show.submission import finish_tunings, remark, say_cost
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, root)
-    planned = plan(
-        run,
-        overrides,
-        nfe=numbers,
-        points=points,
-        budget_min=budget_min,
-        seed=seed,
-        checkpoint=checkpoint,
-        cluster=cluster,
-        allow_plugin=allow_plugin,
-        say=remark,
-    )
+    wanted = EvalOptions(overrides=tuple(overrides), checkpoint=checkpoint, cluster=cluster, allow_plugin=allow_plugin)
+    planned = plan_tunings(run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed)
     say_cost(planned)
-    raise typer.Exit(finish_tunings(planned, start(planned, err.print), as_json, follow))
+    (planned,) = start([planned])
+    raise typer.Exit(finish_tunings(planned, as_json, follow))
 
 
 def export(
@@ -332,7 +323,7 @@ def export(
 
         model = cld_core.load(folder.path, checkpoint, "cpu", allow_plugin=allow_plugin, ema_length=ema_length)
         if files is not None:
-            model_card.make_folder(files)
+            files.card.parent.mkdir(parents=True, exist_ok=True)
         working.phase(f"writing {target.name}")
         model.export(target)
     step = ", ".join(filter(None, [f"step {model.step}", EmaSpec(length=ema_length).words]))
@@ -359,15 +350,15 @@ def import_(
     Example: cldctl import checkpoint_800000.pth --recipe cifar10 --name published
     """
     from cld_core.run.identity import identity
-    from cldctl.runs.options import resolve
+    from cldctl.runs.options import SubmitOptions
 
-    wanted = resolve(recipe, root, name=name, given=overrides or ())
-    resolved = wanted.recipe
+    wanted = SubmitOptions(recipe=recipe, root=root, name=name, given=tuple(overrides or ()))
+    resolved = wanted.cells[0].recipe
     with Working(f"importing {file.name}"):
         from cld_core.importing import import_published
 
         about = identity(resolved.name, wanted.file)
-        made = import_published(file, resolved, wanted.path, about)
+        made = import_published(file, resolved, wanted.run().path, about)
     run = made.folder
     done = f" in {run.path}: step {made.step}, {made.parameters:,} parameters"
     err.print(strong("run ", run.name, done))
@@ -447,5 +438,5 @@ def bench_samplers(
     if dry_run:
         show_plan(run, made)
         return
-    outcome = start(planned, max_parallel)
-    raise typer.Exit(finish_samplers(made, planned, outcome, as_json, csv, plot, follow))
+    (planned,) = start([planned], parallel=max_parallel)
+    raise typer.Exit(finish_samplers(made, planned, as_json, csv, plot, follow))

@@ -11,8 +11,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import NotFoundError, UsageError
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err, out
 
 from . import options
 
@@ -72,7 +71,7 @@ def status(
     elif as_json:
         look = query.look()
         if look.answers.remark is not None:
-            err.print(look.answers.remark, style="yellow", markup=False)
+            err.print(look.answers.remark, style="yellow")
         rows = [row.to_dict() for row in look.rows]
         many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
         typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))
@@ -204,7 +203,7 @@ def usage(
     from cld_core.run import find_runs
     from cldctl.runs.selection import moment
     from cldctl.runs.usage import SILENT_S, Folder
-    from cldctl.show.usage import usage_table
+    from cldctl.show.tables import usage_table
 
     begin = 0.0 if since is None else moment(since)
     folder = Folder.of(options.find_runs_or_group(names, root) if names else find_runs(root), since=begin)

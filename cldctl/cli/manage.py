@@ -5,9 +5,7 @@ from pathlib import Path
 from typer import Argument, Option
 
 from cld_core.errors import UsageError
-from cldctl.show.console import err
-from cldctl.show.format import age
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, age, err
 
 from . import options
 

@@ -10,8 +10,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import NotFoundError, UsageError
-from cldctl.show.console import err
-from cldctl.show.format import listed
+from cldctl.show.console import err, listed
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder

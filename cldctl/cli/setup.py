@@ -8,8 +8,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import RecipeError, UsageError
-from cldctl.show.console import err, out
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err, out
 
 from . import options
 
@@ -38,7 +37,8 @@ def recipes() -> None:
     headings = ("recipe", "description", "data", "sde", "network", "steps", "batch", "from")
     columns = dict(zip(headings, map(list, zip(*rows, strict=True)), strict=True))
     optional = ("from", "batch", "sde", "network", "steps", "data")
-    out.print(table(columns, right=("steps", "batch"), optional=optional, wraps="description"))
+    left = columns.keys() - {"steps", "batch"}
+    out.print(table(columns, left=left, optional=optional, wraps="description"))
 
 
 def render(

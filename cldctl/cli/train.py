@@ -8,8 +8,7 @@ import typer
 from typer import Argument, Option
 
 from cld_core.errors import CldError, NotFoundError, UsageError
-from cldctl.show.console import err
-from cldctl.show.progress import Working
+from cldctl.show.console import Working, err
 
 from . import options
 
@@ -47,38 +46,36 @@ def submit(
 
     Example: cldctl submit toy --sweep train.seed=0,1,2 --sweep optim.lr=1e-4,2e-4 --name seeds --parallel 4
     """
-    from cldctl.runs import cluster_choice, groups
-    from cldctl.runs import submit as one_run
-    from cldctl.runs.options import resolve
+    from cldctl.runs import cluster_choice
+    from cldctl.runs import submit as policy
+    from cldctl.runs.options import SubmitOptions
+    from cldctl.runs.training import require_native
     from cldctl.show import submission
 
     where = cluster_choice.chosen(cluster)
-    wanted = resolve(
-        recipe,
-        root,
+    wanted = SubmitOptions(
+        recipe=recipe,
+        root=root,
         name=name,
-        given=overrides or (),
+        given=tuple(overrides or ()),
         profile=cluster_choice.default_profile(where) if profile is None else profile,
-        sweep=sweep or (),
+        sweep=tuple(sweep or ()),
         parallel=parallel,
-        metrics=options.joined(metrics),
-        tags=tags or (),
+        chained=tuple(metrics or ()),
+        tags=tuple(tags or ()),
         note=note,
         live_code=live_code,
     )
     members = [] if wanted.group is None else wanted.group.runs()
     where = cluster_choice.chosen(cluster, members[0]) if members else where
     with err.status("checking the recipe"):
-        spec = one_run.check(wanted, where) if wanted.group is None else groups.check(wanted, where, submission.remark)
+        spec = policy.check(wanted, where, submission.remark)
     if dry_run:
         if wanted.group is None:
-            one_run.require_native(wanted.recipe, where, submission.remark)
+            require_native(wanted.cells[0].recipe, where, submission.remark)
         submission.preview(wanted, where, spec)
         return
-    if wanted.group is not None:
-        begun = groups.start(wanted, where, submission.continues, submission.started)
-        raise typer.Exit(submission.finish_group(begun, follow))
-    raise typer.Exit(submission.submit_run(wanted, where, spec, follow))
+    raise typer.Exit(submission.submit_runs(wanted, where, spec, follow))
 
 
 def resume(
@@ -104,10 +101,10 @@ def resume(
 
     Example: cldctl resume toy-0102-101112-ab12 train.steps=40000 --follow
     """
-    from cldctl.runs import cluster_choice, groups
-    from cldctl.runs.resume import Continuation, ask_about, with_profile
+    from cldctl.runs import survey
+    from cldctl.runs.resume import Continuation, with_profile
     from cldctl.runs.status import said
-    from cldctl.show.submission import continues, finish_group, resume_run, started
+    from cldctl.show.submission import resume_runs
 
     names, overrides = options.split_runs(words)
     group = options.group_named(names[0], root) if len(names) == 1 else None
@@ -122,19 +119,18 @@ def resume(
         other_data=other_data,
     )
     if group is not None:
-        where = cluster_choice.chosen(cluster, group.runs()[-1])
-        raise typer.Exit(finish_group(groups.resume(group, wanted, where, continues, started), follow))
+        raise typer.Exit(resume_runs(group, wanted, cluster, follow))
     runs, code = (options.find_runs_or_group(names, root), 0) if names else _all_resumable(root, yes)
     if len(runs) > 1 and (follow or from_step is not None):
         raise UsageError(f"--follow and --from go with one run, not with {len(runs)}. Name one.")
     if names and len(runs) == 1:
-        raise typer.Exit(resume_run(runs[0], wanted, cluster, follow))
+        raise typer.Exit(resume_runs(runs[0], wanted, cluster, follow))
     wanted = replace(wanted, max_age_s=_MAX_AGE_S)
     if names:
-        ask_about(runs)
+        survey.of_runs(runs)
     for run in runs:
         try:
-            code = resume_run(run, wanted, cluster, follow) or code
+            code = resume_runs(run, wanted, cluster, follow) or code
         except Exception as error:  # Whatever is wrong with one, the others go on.
             err.failure(f"{run.name}: {said(error)}", style="red")
             code = getattr(error, "exit_code", 1)

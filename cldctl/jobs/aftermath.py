@@ -8,12 +8,15 @@ the class of its launcher, "module:class"; ``setup`` says that no rank ever bega
 this start begins, bytes. Loads no torch.
 
 It decides with what it knows: a disk that is full keeps no job from starting again.
+
+The time limit may come while `cluster.setup` is still at work, before there is anything to save. Slurm sends its notice
+to steps alone, and there is none yet: at the limit it ends the batch script, whose trap calls this.
 """
 
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.errors import NotFoundError, UsageError
@@ -21,23 +24,15 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
-from cld_core.run.events import (
-    CRASHES,
-    Ended,
-    Event,
-    Failed,
-    GivenUp,
-    JobRef,
-    Refused,
-    Requeued,
-    TurnedAway,
-)
+from cld_core.run.events import CRASHES, Cause, Ended, Event, Failed, GivenUp, TurnedAway
 from cld_core.run.history import History
-from cld_core.run.work import Work, open_work
+from cld_core.run.ledger import Ledger
+from cld_core.run.work import open_work
+from cld_core.sanitize import is_count
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import Cluster, InJob
 
-from . import crashes, failures, hooks, nodes, setup_limit, specs, successor
+from . import failures, hooks, specs, successor
 from .process import HOPELESS, NOT_REQUEUED, READ_WITHIN_S, readable, requeue
 from .train import explain_previous, go_on, log_offset
 
@@ -52,82 +47,99 @@ _BLIND_STARTS, _BLIND_DELAY_S = 50, 600.0
 UNFIT_STARTS, _MOST_UNFIT_S = 10, 300.0
 # Seconds for which a line that the next start will need is tried to be written. It begins all the same.
 _NOTE_WITHIN_S = 60.0
+# The same during the setup: Slurm kills the batch script KillWait seconds (30 s by default) after it told it to end.
+_IN_SETUP_WITHIN_S = 5.0
+_IN_SETUP = "the time limit came during cluster.setup"
 
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Another start would end in the same way, or the budget is spent (``why``)."""
+    """Another start would end in the same way, or the budget is spent (``why``); ``never_began`` as in `GivenUp`."""
 
     reason: str
     why: str
+    never_began: bool = False
 
 
 @dataclass(frozen=True)
 class Retry:
-    """Start the job again after ``delay_s`` seconds; this was crash number ``crashes`` in a row."""
+    """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the ledger."""
 
-    crashes: int
     delay_s: float
+    why: str
+    cause: Cause = "crashed"
 
 
-def after_bad_end(
-    history: History, ref: JobRef, restart: int, max_retries: int, max_crashes_a_day: int = 20
-) -> GiveUp | Retry | None:
-    """What to do about a training job that ended badly in start number ``restart``.
+def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_day: int = 20) -> GiveUp | Retry | None:
+    """What to do about a training job that ended badly in this start.
 
     None if it never began, or noted itself why it cannot continue.
 
     Args:
         history: with the event of `missing_event` in it.
     """
-    starts = [attempt for attempt in history.attempts if attempt.job_id == ref.job_id]
-    last = history.last
-    if not starts:
+    job_id = job.ref.job_id
+    unfit = [event for event in history.unfit if event.start == (job_id, job.restart)]
+    if unfit:
+        # No retry is spent.
+        count = len({event.start for event in history.unfit})
+        reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
+        return _within(count, UNFIT_STARTS, reason, f"unfit: {unfit[0].reason}", "unfit")
+    heard, last, count = history.last_of.get(job_id), history.last, history.crashes_in_a_row
+    early = heard if isinstance(heard, Failed) and heard.kind == "early" else None
+    if early is not None and early.reason == _IN_SETUP:
+        reason = f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set cluster.time_min higher and resume"
+        why = f"{_IN_SETUP}: attempt {count} of {max_retries} allowed"
+        return _within(count, max_retries, reason, why, "timeout")
+    starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
+    if not starts or last is None:
         return None
-    if starts[-1].restart != restart:
-        heard = history.last_of.get(ref.job_id)
-        if not (isinstance(heard, Failed) and heard.kind == "early"):
-            return None
-    elif last is None or last.job_id != ref.job_id or last.cause not in CRASHES:
+    has_crashed = last.job_id == job_id and last.cause in CRASHES
+    if not (has_crashed if starts[-1].restart == job.restart else early):
         return None
     if history.bug is not None:
         return GiveUp(history.bug, "a fault in code or recipe")
-    lately = crashes.lately(history, time.time())
-    if lately.crashes > max_crashes_a_day:
-        return GiveUp(f"{lately} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
-    how = f"in a row without a new checkpoint (train.max_retries={max_retries})"
-    return _within(history.crashes_in_a_row, max_retries, how)
+    crashes, how = failures.lately(history, time.time())
+    if crashes > max_crashes_a_day:
+        return GiveUp(f"{how} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
+    reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
+    cause = "crashed" if early else last.cause or "crashed"
+    return _within(count, max_retries, reason, f"crash {count} of {max_retries} allowed", cause)
 
 
 def after_crash(crashes: int, code: int, retries: int) -> GiveUp | Retry | None:
     """What to do about a task of sharded work that ended with exit code ``code``, its crash number ``crashes``."""
-    return None if code in _HOPELESS else _within(crashes, retries, f"({retries} allowed)")
+    if code in _HOPELESS:
+        return None
+    return _within(crashes, retries, f"{crashes} crashes ({retries} allowed)", f"crash {crashes} of {retries} allowed")
 
 
-def _within(crashes: int, allowed: int, how: str) -> GiveUp | Retry:
-    if crashes > allowed:
-        return GiveUp(f"{crashes} crashes {how}", "the budget is spent")
-    return Retry(crashes, BACK_OFF_S * 2 ** (crashes - 1))
+def _within(count: int, allowed: int, reason: str, why: str, cause: Cause = "crashed") -> GiveUp | Retry:
+    """Another start, the longer after the last one the more there were, or the ``reason`` for which there is none."""
+    if count > allowed:
+        return GiveUp(reason, "the budget is spent", never_began=cause == "timeout")
+    delay_s = BACK_OFF_S * 2 ** (count - 1)
+    return Retry(min(delay_s, _MOST_UNFIT_S) if cause == "unfit" else delay_s, why, cause)
 
 
-def missing_event(history: History, ref: JobRef, restart: int, code: int, *, hung: bool, step: int) -> Event | None:
+def missing_event(history: History, job: InJob, code: int, *, hung: bool, step: int) -> Event | None:
     """What a training job that ended badly could not note itself; None if nothing is missing.
 
     Args:
         hung: whether the watchdog ended it.
         step: the last step that it reported.
     """
-    starts = [attempt for attempt in history.attempts if attempt.job_id == ref.job_id]
-    last = history.last
+    job_id, restart, last = job.ref.job_id, job.restart, history.last
+    starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None  # It never began: a wrong recipe or environment.
     if starts[-1].restart != restart:
-        heard = history.last_of[ref.job_id]
+        heard = history.last_of[job_id]
         if code in _HOPELESS or isinstance(heard, TurnedAway) or (isinstance(heard, GivenUp) and heard.never_began):
             return None
         reason = f"start {restart} ended with code {code} before it trained; see cldctl logs"
-        return Failed("early", job_id=ref.job_id, restart=restart, reason=reason)
-    if last.job_id != ref.job_id or last.cause is not None:
+        return Failed("early", job_id=job_id, restart=restart, reason=reason, began=job.began)
+    if last.job_id != job_id or last.cause is not None:
         return None
     how = "no step finished within train.hang_timeout_s" if hung else f"a rank ended with code {code}"
     return Ended(attempt=last.attempt, cause="crashed", step=step, detail=f"{how}; see cldctl logs")
@@ -140,74 +152,71 @@ def after_training(run: RunFolder, job: InJob, code: int, told_to_end: Callable[
         OSError: nothing can be read.
     """
     readable(run.recipe_file)
-    if _after_unfit(run, job, code, told_to_end):
-        return
-    history = run.ledger.full_history()
-    if any(attempt.job_id == job.ref.job_id for attempt in history.attempts):
-        explain_previous(run, job)
-    event = missing_event(
-        run.ledger.full_history(),
-        job.ref,
-        job.restart,
-        code,
-        hung=_hung(run, job),
-        step=int(run.progress().get("step", 0)),
-    )
-    if isinstance(event, Failed):
-        event = replace(event, began=job.began)
-    if event is not None:
-        run.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    _blame(run, job, trained=not isinstance(event, Failed))
-    recipe = run.recipe(within_s=READ_WITHIN_S)
-    budget = recipe.train.max_retries, recipe.train.max_crashes_a_day
-    decision = after_bad_end(run.ledger.full_history(), job.ref, job.restart, *budget)
-    if isinstance(decision, GiveUp):
-        run.ledger.note(GivenUp(reason=decision.reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
-        print(f"{run.name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr)
-        if recipe.cluster.successor:
-            successor.withdraw(run, job)
-    if isinstance(decision, Retry):
-        _announce(run.name, decision, recipe.train.max_retries)
-        last = run.ledger.full_history().last
-        cause = (last.cause if last and event is None else None) or "crashed"
-        go_on(run, job, cause, delay_s=decision.delay_s, told_to_end=told_to_end)
-
-
-def _after_unfit(run: RunFolder, job: InJob, code: int, told_to_end: Callable[[], bool]) -> bool:
-    """Start a job again elsewhere if a health check failed in this start; whether that is so. No retry is spent."""
-    start = job.ref.job_id, job.restart
-    history = run.ledger.full_history()
-    found = [event for event in history.unfit if event.start == start]
-    if not found:
-        found = failures.unfit_by_log(job, log_offset(run), code)
+    offset, start = log_offset(run), (job.ref.job_id, job.restart)
+    if not any(event.start == start for event in run.ledger.full_history().unfit):
+        found = failures.unfit_by_log(job, offset, code)
         for event in found:
             run.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    if not found:
-        return False
-    starts = len({event.start for event in run.ledger.full_history().unfit})
-    if starts > UNFIT_STARTS:
-        reason = f"{starts} starts in a row found an unfit machine, at last {found[-1].reason}"
-        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
-        print(f"{run.name}: {reason}: not started again", file=sys.stderr, flush=True)
-        successor.withdraw(run, job)
-        return True
-    delay_s = min(BACK_OFF_S * 2 ** (starts - 1), _MOST_UNFIT_S)
-    failures.announce(run.name, f"unfit: {found[0].reason}", delay_s)
-    go_on(run, job, "unfit", delay_s=delay_s, told_to_end=told_to_end)
-    return True
+        if not found:
+            _note_end(run, job, code, offset)
+    _follow(run, job, told_to_end)
 
 
-def _blame(run: RunFolder, job: InJob, *, trained: bool) -> None:
-    """Note which rank failed first, if only the launcher knows it."""
-    history = run.ledger.full_history()
-    start = job.ref.job_id, job.restart
+def after_setup(run: RunFolder, job: InJob, told_to_end: Callable[[], bool], offset: int | None = None) -> None:
+    """Start a job again whose setup took until the time limit, within `train.max_retries`.
+
+    Args:
+        offset: where in the log the notices about this start begin, if the batch script says so.
+    """
+    if not _is_time_limit(job, log_offset(run) if offset is None else offset):
+        return
+    event = Failed("early", job_id=job.ref.job_id, restart=job.restart, reason=_IN_SETUP, began=job.began)
+    run.ledger.note(event, within_s=_IN_SETUP_WITHIN_S)
+    _follow(run, job, told_to_end)
+
+
+def _is_time_limit(job: InJob, offset: int) -> bool:
+    """Whether the limit is what ended the setup: after a preemption, Slurm starts the job again itself."""
+    return job.cause_of(StopCode.TERM, offset) == "timeout"
+
+
+def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
+    """Note how a start ended that could not do so itself, and which rank failed first, if only the launcher knows."""
+    ledger, start = run.ledger, (job.ref.job_id, job.restart)
+    if any(attempt.job_id == job.ref.job_id for attempt in ledger.full_history().attempts):
+        explain_previous(run, job)
+    # The watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log.
+    hung = "Timeout (" in job.log_since(offset)
+    step = int(run.progress().get("step", 0))
+    event = missing_event(ledger.full_history(), job, code, hung=hung, step=step)
+    if event is not None:
+        ledger.note(event, within_s=_NOTE_WITHIN_S)
+    trained, history = not isinstance(event, Failed), ledger.full_history()
     known = any(it.kind == "rank" and it.start == start for it in history.failures)
     if known or (trained and (history.last is None or history.last.cause not in CRASHES)):
         return
-    failed = failures.killed_rank(job, log_offset(run), hung=_hung(run, job), trained=trained)
+    failed = failures.killed_rank(job, offset, hung=hung, trained=trained)
     if failed is not None:
-        run.ledger.note(failed, within_s=_NOTE_WITHIN_S)
+        ledger.note(failed, within_s=_NOTE_WITHIN_S)
         print(f"{run.name}: rank {failed.rank} on {failed.host} failed: {failed.reason}", file=sys.stderr, flush=True)
+
+
+def _follow(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None:
+    """Do what is decided about a training job that ended badly."""
+    train = run.recipe(within_s=READ_WITHIN_S).train
+    decision = after_bad_end(run.ledger.full_history(), job, train.max_retries, train.max_crashes_a_day)
+    if isinstance(decision, GiveUp):
+        _give_up(run.name, run.ledger, job, decision)
+        successor.withdraw(run, job)
+    if isinstance(decision, Retry):
+        failures.announce(run.name, decision.why, decision.delay_s)
+        go_on(run, job, decision.cause, delay_s=decision.delay_s, told_to_end=told_to_end)
+
+
+def _give_up(name: str, ledger: Ledger, job: InJob, decision: GiveUp) -> None:
+    event = GivenUp(reason=decision.reason, job_id=job.ref.job_id, never_began=decision.never_began)
+    ledger.note(event, within_s=_NOTE_WITHIN_S)
+    print(f"{name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr, flush=True)
 
 
 def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> None:
@@ -228,28 +237,12 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
     decision = after_crash(work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries)
     if isinstance(decision, GiveUp):
-        given_up = GivenUp(reason=decision.reason, job_id=job.ref.job_id)
-        work.ledger.note(given_up, within_s=_NOTE_WITHIN_S)
-        print(f"{name}: {decision.reason}; not started again", file=sys.stderr)
+        _give_up(name, work.ledger, job, decision)
     if isinstance(decision, Retry):
-        _announce(name, decision, work.request.retries)
-        problem = _elsewhere(work, job, decision.delay_s, told_to_end)
-        if problem is not None:
-            work.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
-
-
-def _elsewhere(work: Work, job: InJob, delay_s: float, told_to_end: Callable[[], bool]) -> str | None:
-    """Requeue a task, away from nodes where tasks of this work or its run failed; why it is not, if that failed."""
-    history = work.ledger.full_history()
-    before = history.avoided.get(job.ref.job_id, ())
-    of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
-    avoided = nodes.for_next_start(history, job, needed=1, also=of_run)
-    for line in nodes.announced(before, avoided):
-        print(f"task {job.ref.job_id}: {line}", file=sys.stderr, flush=True)
-    if avoided.nodes != before:
-        event = Requeued(job_id=job.ref.job_id, cause="crashed", delay_s=delay_s, exclude=avoided.nodes)
-        work.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    return requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
+        failures.announce(name, decision.why, decision.delay_s)
+        # Tasks of this work, or its run, may have failed there.
+        of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
+        failures.begin_again(name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, told_to_end)
 
 
 def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_end: Callable[[], bool]) -> None:
@@ -262,15 +255,6 @@ def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_en
     requeue(job, delay_s, told_to_end=told_to_end)
 
 
-def _announce(name: str, retry: Retry, allowed: int) -> None:
-    failures.announce(name, f"crash {retry.crashes} of {allowed} allowed", retry.delay_s)
-
-
-def _hung(run: RunFolder, job: InJob) -> bool:
-    """Whether the watchdog (faulthandler) ended rank 0 in this attempt, and left the stacks in its log."""
-    return "Timeout (" in job.log_since(log_offset(run))
-
-
 def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
     kind, folder, logs, code = arguments[0], Path(arguments[1]), Path(arguments[2]), int(arguments[4])
     if code == 0:
@@ -279,8 +263,8 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
     job = cluster.current_job(logs)
     flag = stop or StopFlag()
 
-    in_setup = arguments[5:6] == [setup_limit.IN_SETUP]
-    offset = setup_limit.offset_of(arguments)
+    in_setup = arguments[5:6] == ["setup"]
+    offset = int(arguments[6]) if len(arguments) > 6 and is_count(arguments[6]) else None
 
     def told_to_end() -> bool:
         # The signal that ended the setup may have been that of scancel.
@@ -294,26 +278,18 @@ def main(arguments: Sequence[str], stop: StopFlag | None = None) -> int:
                 return code
             kind, folder = "training", run
         if in_setup and kind == "training":
-            setup_limit.after_setup(RunFolder(folder), job, told_to_end, offset)
-        elif in_setup and not setup_limit.is_time_limit(job, offset or 0):
+            after_setup(RunFolder(folder, hooks.heard(folder)), job, told_to_end, offset)
+        elif in_setup and not _is_time_limit(job, offset or 0):
             return code
         elif kind == "training":
-            after_training(RunFolder(folder), job, code, told_to_end)
+            after_training(RunFolder(folder, hooks.heard(folder)), job, code, told_to_end)
         else:
             after_shards(folder, job, code, told_to_end)
     except OSError as error:
         after_blindness(folder.name, job, code, error, told_to_end)
-    _tell_hook(kind, folder)
+    # It comes last, and may be killed: the job may be in the queue again.
+    hooks.end(RunFolder(folder)) if kind == "training" else hooks.tell_of_works([folder])
     return code
-
-
-def _tell_hook(kind: str, folder: Path) -> None:
-    """Call the hook for what was decided. It comes last, and may be killed: the job may be in the queue again."""
-    if kind == "training":
-        hooks.fire(RunFolder(folder))
-        hooks.settle(RunFolder(folder))
-    else:
-        hooks.after_shards(lambda: [open_work(folder)])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,18 @@
-"""Which rank failed first, and where: what ranks note themselves, and what the launcher says of those that cannot."""
+"""What failed where, and what follows for the next start: which nodes are avoided, and how often a run crashed lately.
+
+Ranks note themselves how they fail; of those that cannot, the launcher says it. A node is avoided on which a run, or
+sharded work, failed twice within a day, or a health check once: Slurm keeps giving a job the node that it crashed on,
+since that one is idle. What is avoided is bounded, is in the ledger (`Submitted.exclude`, `Requeued.exclude`), and is
+forgotten after a day.
+"""
 
 import contextlib
+import re
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cld_core.errors import (
     LeaseHeldError,
@@ -15,12 +24,14 @@ from cld_core.errors import (
     UsageError,
 )
 from cld_core.run import RunFolder
-from cld_core.run.events import Event, Failed
+from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Refused, Requeued
+from cld_core.run.history import History
+from cld_core.run.ledger import Ledger
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import InJob
+from cldctl.clusters.base import Cluster, InJob
+from cldctl.clusters.records import JobSpec
 
-from .blame import is_secondary
-from .process import UNFIT
+from .process import NOTE_WITHIN_S, UNFIT, requeue
 
 _MAX_REASON = 500  # characters
 # Seconds for which a rank that failed tries to say so: srun is about to end the others, and this one is to blame.
@@ -31,6 +42,19 @@ _BY_ITSELF = "Exited with exit code"
 _HANGING = "Killed"
 # In the line with which an aftermath announces the next start.
 AGAIN = "; again in "
+# What a rank says whose peers are gone: gloo, NCCL, the store that ranks meet at, and our own watcher.
+_PEER = re.compile(
+    r"another rank is gone|connection (?:closed|reset) by peer|broken pipe|rank 0 could not"
+    r"|\bgloo\b|NCCL|ProcessGroup|RankError|DistBackendError|DistNetworkError|DistStoreError",
+    re.IGNORECASE,
+)
+# Seconds for which failures count.
+DAY_S = 86400.0
+# From so many on, a run that goes on is said to crash.
+WORTH_TELLING = 3
+# Failures after which a node is avoided, and the most nodes that are avoided at once.
+FAILURES, MOST = 2, 8
+_NAMES_A_NODE = ("rank", "unfit", "crash")
 
 
 @contextlib.contextmanager
@@ -50,12 +74,12 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
     rank, host = job.place().rank, job.node or socket.gethostname()
     if isinstance(error, UnfitError):
         if rank in error.hosts:
-            return [_unfit(job, rank, error.hosts[rank] or host, error.check, str(error))]
-        return [_unfit(job, 0, "", error.check, str(error))] if not error.hosts and rank == 0 else []
+            return [_failure("unfit", job, rank, error.hosts[rank] or host, str(error), error.check)]
+        return [_failure("unfit", job, 0, "", str(error), error.check)] if not error.hosts and rank == 0 else []
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, _SHARED) or is_secondary(said):
         return []
-    return [_failed(job, rank, host, said)]
+    return [_failure("rank", job, rank, host, said)]
 
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
@@ -64,8 +88,8 @@ def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     if not tasks and code != UNFIT:
         return []
     reason = "its ranks could not write down which health check failed; see cldctl logs"
-    found = [_unfit(job, task.rank, task.node, "folder", reason) for task in tasks[:1]]
-    return found or [_unfit(job, 0, "", "unknown", reason)]
+    found = [_failure("unfit", job, task.rank, task.node, reason, "folder") for task in tasks[:1]]
+    return found or [_failure("unfit", job, 0, "", reason, "unknown")]
 
 
 def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed | None:
@@ -85,26 +109,13 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
         chosen = by_signal or ([] if trained else list(tasks))
     if not chosen:
         return None
-    return _failed(job, chosen[0].rank, chosen[0].node, "it hung, and was killed" if hung else chosen[0].how)
+    how = "it hung, and was killed" if hung else chosen[0].how
+    return _failure("rank", job, chosen[0].rank, chosen[0].node, how)
 
 
-def _failed(job: InJob, rank: int, host: str, reason: str) -> Failed:
-    reason = one_line(reason, _MAX_REASON)
-    return Failed("rank", job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, reason=reason)
-
-
-def _unfit(job: InJob, rank: int, host: str, check: str, reason: str) -> Failed:
-    reason = one_line(reason, _MAX_REASON)
-    return Failed(
-        "unfit",
-        job_id=job.ref.job_id,
-        restart=job.restart,
-        rank=rank,
-        host=host,
-        check=check,
-        reason=reason,
-        began=job.began,
-    )
+def _failure(kind: Kind, job: InJob, rank: int, host: str, reason: str, check: str = "") -> Failed:
+    failed = Failed(kind, job_id=job.ref.job_id, restart=job.restart, rank=rank, host=host, check=check)
+    return replace(failed, reason=one_line(reason, _MAX_REASON), began=job.began if kind == "unfit" else None)
 
 
 def _of_this_start(job: InJob, offset: int) -> str:
@@ -115,3 +126,141 @@ def _of_this_start(job: InJob, offset: int) -> str:
 def announce(name: str, text: str, delay_s: float) -> None:
     """Say in the log that the job begins again, and when."""
     print(f"{name}: {text}{AGAIN}{delay_s:.0f} s", file=sys.stderr, flush=True)
+
+
+def is_secondary(text: str) -> bool:
+    """Whether this is the error, with its type, of a rank that another one has taken along."""
+    return _PEER.search(text) is not None
+
+
+def lately(history: History, now: float) -> tuple[int, str]:
+    """The crashes of the last day since somebody last asked for the run, and in words: to resume it is to try again."""
+    attempts = [
+        attempt
+        for attempt in history.attempts[history.attempts_before :]
+        if attempt.cause in CRASHES and (attempt.ended or attempt.started) > now - DAY_S
+    ]
+    if not attempts:
+        return 0, ""
+    count, last = len(attempts), attempts[-1]
+    steps = sum(max(0, (attempt.last_step or attempt.first_step) - attempt.first_step) for attempt in attempts)
+    took = _duration((last.ended or last.started) - attempts[0].started)
+    return count, f"crashed {'once' if count == 1 else f'{count} times'} in {took}, {steps / count:.0f} steps each"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+@dataclass(frozen=True)
+class Avoided:
+    """The nodes that a job avoids from now on, each with the reason, and those that it need not avoid any longer."""
+
+    why: Mapping[str, str] = field(default_factory=dict)
+    readmitted: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(self.why)
+
+
+def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
+    """Nodes with enough failures lately, and in words, why; the one that failed last comes last."""
+    recent = [it for it in failures if it.kind in _NAMES_A_NODE and it.time > now - DAY_S]
+    counts: dict[str, int] = {}
+    unfit: dict[str, str] = {}
+    last: dict[str, float] = {}
+    for event in sorted(_first_of_each_start(recent), key=lambda event: event.time):
+        if not event.host:
+            continue
+        last[event.host] = event.time
+        if event.kind == "unfit":
+            unfit[event.host] = f"unfit ({event.check})"
+        else:
+            counts[event.host] = counts.get(event.host, 0) + 1
+    found = {node: unfit.get(node) or f"{counts[node]} crashes" for node in last
+             if node in unfit or counts[node] >= FAILURES}  # fmt: skip
+    return {node: found[node] for node in sorted(found, key=lambda node: last[node])}
+
+
+def _first_of_each_start(failures: Iterable[Failed]) -> list[Failed]:
+    """Of the ranks that failed in one start of a job, the first: the others may have failed because of it."""
+    first: dict[tuple[str, int], Failed] = {}
+    others: list[Failed] = []
+    for event in failures:
+        if event.kind != "rank":
+            others.append(event)
+        elif event.start not in first or event.time < first[event.start].time:
+            first[event.start] = event
+    return [*others, *first.values()]
+
+
+def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Failed] = ()) -> Avoided:
+    """What a job that requeues itself avoids from now on.
+
+    Args:
+        needed: nodes that it runs on.
+        also: failures that another ledger tells of.
+    """
+    before = history.avoided.get(job.ref.job_id, ())
+    found = bad([*history.failures, *also], time.time())
+    if not found and not before:
+        return Avoided()
+    excluded = job.excluded_nodes()
+    # Those of somebody else, who did not say until when.
+    others = None if excluded is None else set(excluded) - set(before)
+    usable = None if others is None else job.usable_nodes(others)
+    if others is None or usable is None:
+        return Avoided({node: found.get(node, "avoided before") for node in before})
+    why = _newest(found, others, usable, needed)
+    return Avoided(why, tuple(node for node in before if node not in why))
+
+
+def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
+    """The job with the nodes that it avoids, of those that one of this kind failed on."""
+    found = bad(failures, time.time()) if cluster.restarts else {}
+    others = cluster.excluded_nodes(spec.size) if found else None
+    usable = cluster.usable_nodes(spec.size, others) if others is not None else None
+    if others is None or usable is None:
+        return spec
+    return replace(spec, exclude=(*spec.exclude, *_newest(found, others, usable, spec.size.nodes)))
+
+
+def begin_again(
+    name: str,
+    ledger: Ledger,
+    job: InJob,
+    cause: Cause,
+    delay_s: float,
+    needed: int,
+    also: Iterable[Failed] = (),
+    told_to_end: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Put a job back into the queue, away from nodes where it failed, and note that; whether it is there.
+
+    Args:
+        needed, also: as in `for_next_start`.
+        told_to_end: see `process.requeue`.
+    """
+    history = ledger.full_history()
+    avoided = for_next_start(history, job, needed, also)
+    for node, why in avoided.why.items():
+        if node not in history.avoided.get(job.ref.job_id, ()):
+            print(f"{name}: node {node} is avoided from now on: {why}", file=sys.stderr, flush=True)
+    # The ledger comes first: the requeue ends this process.
+    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
+    ledger.note(event, within_s=NOTE_WITHIN_S)
+    problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
+    if problem is not None:
+        ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=NOTE_WITHIN_S)
+        return False
+    ledger.settle(NOTE_WITHIN_S)
+    return True
+
+
+def _newest(found: Mapping[str, str], others: Collection[str], usable: int, needed: int) -> dict[str, str]:
+    """As many as may be avoided, without those of others: half of the nodes, as long as enough are left."""
+    mine = [(node, why) for node, why in found.items() if node not in others]
+    return dict(mine[len(mine) - min(max(0, min(MOST, usable // 2, usable - needed)), len(mine)) :])

@@ -3,37 +3,43 @@
     python -m cldctl.jobs.hook_runner RUN LOGS [--evaluation FOLDER] [--over]
 
 LOGS is the folder of this user's logs of the run. In it are the command (`hooks.allow`), what it has been called for,
-and what it wrote. Loads no torch.
+and what it wrote. A call is limited in time and output, and nothing of it is left behind. Loads no torch.
 """
 
 import contextlib
 import getpass
 import json
 import os
+import signal
+import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cld_core.codec import find_record, to_plain
 from cld_core.config.monitor import HooksSpec
-from cld_core.files import descriptor_for_writing, write_json
-from cld_core.run import RunFolder
-from cld_core.run.events import Event, Requested
+from cld_core.files import descriptor_for_writing, write_json, write_text
+from cld_core.run import RunFolder, events
+from cld_core.run.events import Event
+from cld_core.run.history import Attempt, History
 from cld_core.sanitize import one_line, printable
 from cld_core.version import __version__
 from cldctl.locks import locked_within
 
-from .hook_call import call
-from .hooks import allowed
-from .transitions import Change, changes
+from .hooks import DECISIONS, allowed
 
 LOG = "hooks.log"
 _DONE, _LOCK = "hooks_done.json", ".hooks.lock"
-# When the log is larger, its older half is dropped.
-MAX_LOG_BYTES = 256 * 2**10
+# The newest characters of the log are kept.
+_MOST_LOG = 256 * 2**10
+# Of the output of a call, what is kept, and with how much more it is ended.
+KEPT_BYTES, MOST_BYTES = 8 * 2**10, 2**20
+_LOOK_S = 0.05
 # Seconds that the process before this one may take for its calls.
 _PATIENCE_S = 300.0
 _MAX_REASON = 500
@@ -46,14 +52,19 @@ def main(arguments: Sequence[str]) -> int:
         hook = allowed(logs)
         if hook is None or hook.on_change is None:
             return 0
-        with _alone(logs):
-            runner = _Runner(run, logs, hook)
-            if evaluation is not None:
-                runner.tell_of_evaluation(evaluation)
-            else:
-                runner.tell_of_run(is_over="--over" in options)
+        with open(descriptor_for_writing(logs / _LOCK)) as lock:
+            # Of several processes one calls the hook at a time; without locks, or after a while, nobody waits.
+            with contextlib.suppress(OSError):
+                locked_within(lock.fileno(), _PATIENCE_S)
+            told = find_record(_Told, logs / _DONE) or _Told()
+            news = _of_run(run, told, "--over" in options) if evaluation is None else _of_evaluation(evaluation, told)
+            for content, now_told in news:
+                _tell(run, logs, hook, content)
+                # A disk that is full makes it be called again.
+                with contextlib.suppress(OSError):
+                    write_json(logs / _DONE, to_plain(now_told))
     except Exception as error:  # Nobody reads what this process prints.
-        _log(logs, f"{_now()} not called: {one_line(error) or type(error).__name__}\n")
+        _log(logs, f"not called: {one_line(error) or type(error).__name__}\n")
         return 1
     return 0
 
@@ -67,109 +78,196 @@ class _Told:
     evaluations: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Runner:
-    def __init__(self, run: RunFolder, logs: Path, hook: HooksSpec) -> None:
-        self._run, self._logs, self._hook = run, logs, hook
-        done = find_record(_Told, logs / _DONE) or _Told()
-        self._told, self._told_time = done.events, done.time
-        self._evaluations = dict(done.evaluations)
+# What a hook hears, as its standard input has it.
+Content = dict[str, Any]
 
-    def tell_of_run(self, *, is_over: bool) -> None:
-        """Call the hook for the changes since the last one that it was called for, or since the last request."""
-        events = self._run.ledger.events()
-        # Another ledger may be in the place of the one that was told about.
-        is_same = 0 < self._told <= len(events) and events[self._told - 1].time == self._told_time
-        first = max(self._told if is_same else 0, _last_request(events))
-        for change in changes(events, is_over=is_over):
-            if change.place >= first:
-                self._call(self._about(change))
-                self._told, self._told_time = change.place + 1, change.time
-                self._note()
 
-    def tell_of_evaluation(self, folder: Path) -> None:
-        """Call the hook for an evaluation that is finished or given up, once for each job."""
-        from cld_core.evaluate.evaluation import Evaluation
-        from cld_core.evaluate.reports import numbers
+def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
+    """All changes of the state of a run, oldest first, each with the ``place`` of its event in the ledger, from 0.
 
-        work = Evaluation(folder)
-        history, report = work.ledger.history(), work.report
-        reason = history.given_up
-        if report is None and reason is None:
-            return
-        jobs = history.submitted
-        job_id = jobs[-1].job.job_id.partition("_")[0] if jobs else ""
-        what = f"{'FINISHED' if report is not None else 'FAILED'} {job_id}"
-        if self._evaluations.get(work.name) == what:
-            return
-        found = {} if report is None else {key: number.value for key, number in numbers(report).items()}
-        told = ", ".join(f"{key} {value:.6g}" for key, value in found.items())
-        self._call(
-            {
-                "what": "evaluation",
-                "evaluation": work.name,
-                "state": what.split()[0],
-                "reason": told if report is not None else one_line(reason or "", _MAX_REASON),
-                "step": work.request.checkpoint_step,
-                "job_id": job_id or None,
-                "results": found,
-                "time": round(time.time(), 3),
-                "folder": folder,
-            }
-        )
-        self._evaluations[work.name] = what
-        self._note()
+    An end and what is decided about it at once, such as a requeue, are one change.
 
-    def _about(self, change: Change) -> dict[str, Any]:
-        progress = self._run.progress()
-        step = change.step if change.step is not None else progress.get("step")
-        return {
-            "what": "run",
-            "state": change.state,
-            "cause": change.cause,
-            "reason": one_line(change.reason, _MAX_REASON) if change.reason else None,
-            "step": step,
-            "attempt": change.attempt,
-            "job_id": change.job_id,
-            "host": change.host,
-            "loss": progress.get("loss"),
-            "time": change.time,
-            "folder": self._run.path,
-        }
+    Args:
+        is_over: whether jobs that were cancelled are known to be gone, although they did not say so.
+    """
+    history, found, replaced, place = History(), list[Content](), None, -1
+    for place, event in enumerate(ledger):
+        verdict, before = history.verdict, history.newest
+        history.take(event)
+        now = {"place": place, "time": event.time, "state": history.state}
+        last = found[-1] if found else {"state": "RUNNING", "attempt": None}
+        if isinstance(event, events.Ended) and event.afterwards:
+            if last["attempt"] == event.attempt and last["state"] != "RUNNING":
+                found[-1] = {**last, "cause": event.cause, "state": history.state}
+        elif history.verdict is verdict or isinstance(event, events.Requested | events.Submitted):
+            continue
+        elif isinstance(event, events.Refused) and event.what == "cancellation":
+            found[-1] = {**last, "cause": None, **(replaced or {}), **now}
+        else:
+            change = _change(history, event, before)
+            is_of_end = verdict is not None and "RUNNING" not in (last["state"], history.state)
+            follows = is_of_end and last["job_id"] == change["job_id"]
+            if follows and isinstance(event, DECISIONS) and not getattr(event, "never_began", False):
+                why = {"cause": last["cause"] or change["cause"], "reason": change["reason"] or last["reason"]}
+                found[-1], replaced = {**last, **now, **why}, last
+            else:
+                found.append({**change, **now})
+                replaced = None
+    newest = history.newest
+    is_open = history.verdict is not None and newest is not None and newest.cause is None
+    if is_over and newest is not None and is_open and newest.job_id in history.cancelled:
+        over = {"place": place, "state": "CANCELLED", "cause": "cancelled", "reason": None, "step": None}
+        found.append({**found[-1], **over, "time": event.time})
+    return found
 
-    def _call(self, about: dict[str, Any]) -> None:
-        folder = about.pop("folder")
-        history, identity = self._run.ledger.history(), self._run.identity()
-        steps = history.steps if history.steps is not None else self._run.progress().get("steps")
-        content = {
-            "run": self._run.name,
-            "path": str(self._run.path),
-            **about,
-            "steps": steps,
-            "link": folder.as_uri(),
-            "recipe": identity.get("recipe"),
-            "group": identity.get("group"),
-            "tags": list(history.tags),
-            "note": history.note,
-            "user": getpass.getuser(),
-            "version": __version__,
-        }
-        content["text"] = sentence(content)
-        assert self._hook.on_change is not None, "there is something to call"
-        result = call(
-            self._hook.on_change,
-            environment={**os.environ, **variables(content)},
-            content=json.dumps(content) + "\n",
-            timeout_s=self._hook.timeout_s,
-            folder=self._run.path,
-        )
-        said = "".join(f"  {line}\n" for line in printable(result.output).splitlines())
-        outcome = result.problem or "done"
-        _log(self._logs, f"{_now()} {content['text']}: {outcome} ({result.seconds:.1f} s)\n{said}")
 
-    def _note(self) -> None:
-        """Note what the hook was called for; a disk that is full makes it be called again."""
-        with contextlib.suppress(OSError):
-            write_json(self._logs / _DONE, to_plain(_Told(self._told, self._told_time, self._evaluations)))
+def _change(history: History, event: Event, before: Attempt | None) -> Content:
+    """What an event tells.
+
+    Args:
+        before: the newest attempt before it.
+    """
+    newest, job_id = history.newest, getattr(event, "job_id", None)
+    cause, reason, step = getattr(event, "cause", None), getattr(event, "reason", None), getattr(event, "step", None)
+    match event:
+        case events.Started():
+            cause, reason = before.cause if before is not None else None, event.warning
+        case events.Ended() if newest is not None:
+            cause, reason, job_id = newest.cause, event.detail, newest.job_id
+        case events.Failed():
+            cause = "unfit" if event.kind == "unfit" else "crashed"
+        case events.Refused():
+            reason = f"could not be requeued: {event.reason}"
+        case events.Cancelled():
+            cause = "cancelled"
+    about = {"cause": cause, "reason": reason, "step": step, "job_id": job_id, "attempt": None, "host": None}
+    if newest is not None and job_id in (None, newest.job_id):
+        about |= {"attempt": newest.attempt, "host": newest.host}
+    return about
+
+
+def _of_run(run: RunFolder, told: _Told, is_over: bool) -> Iterator[tuple[Content, _Told]]:
+    """The changes since the last one that was told of, or since the last request; and what is told of after each."""
+    ledger = run.ledger.events()
+    # Another ledger may be in the place of the one that was told about.
+    is_same = 0 < told.events <= len(ledger) and ledger[told.events - 1].time == told.time
+    requests = [place for place, event in enumerate(ledger) if isinstance(event, events.Requested)]
+    first = max(told.events if is_same else 0, *requests[-1:])
+    for change in changes(ledger, is_over=is_over):
+        if (place := change.pop("place")) >= first:
+            progress = run.progress()
+            if change["step"] is None:
+                change["step"] = progress.get("step")
+            content = {"what": "run", **change, "loss": progress.get("loss"), "link": run.path.as_uri()}
+            yield content, replace(told, events=place + 1, time=change["time"])
+
+
+def _of_evaluation(folder: Path, told: _Told) -> Iterator[tuple[Content, _Told]]:
+    """An evaluation that is finished or given up, once for each job; and what is told of then."""
+    from cld_core.evaluate.evaluation import Evaluation
+    from cld_core.evaluate.reports import numbers
+
+    work = Evaluation(folder)
+    history, report = work.ledger.history(), work.report
+    jobs = history.submitted
+    state, job_id = "FAILED" if report is None else "FINISHED", jobs[-1].job.job_id.partition("_")[0] if jobs else ""
+    now_told = {**told.evaluations, work.name: f"{state} {job_id}"}
+    if (report is None and history.given_up is None) or now_told == told.evaluations:
+        return
+    found = {} if report is None else {key: number.value for key, number in numbers(report).items()}
+    results = ", ".join(f"{key} {value:.6g}" for key, value in found.items())
+    content = {
+        "what": "evaluation",
+        "evaluation": work.name,
+        "state": state,
+        "reason": history.given_up if report is None else results,
+        "step": work.request.checkpoint_step,
+        "job_id": job_id or None,
+        "results": found,
+        "time": round(time.time(), 3),
+        "link": folder.as_uri(),
+    }
+    yield content, replace(told, evaluations=now_told)
+
+
+def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
+    """Call the hook, and log how that went."""
+    history, identity = run.ledger.history(), run.identity()
+    content = {
+        "run": run.name,
+        "path": str(run.path),
+        **about,
+        "reason": one_line(about["reason"], _MAX_REASON) if about["reason"] else None,
+        "steps": history.steps if history.steps is not None else run.progress().get("steps"),
+        "recipe": identity.get("recipe"),
+        "group": identity.get("group"),
+        "tags": list(history.tags),
+        "note": history.note,
+        "user": getpass.getuser(),
+        "version": __version__,
+    }
+    content["text"] = sentence(content)
+    assert hook.on_change is not None, "there is something to call"
+    environment = {**os.environ, **variables(content)}
+    text = json.dumps(content) + "\n"
+    result = call(hook.on_change, environment=environment, content=text, timeout_s=hook.timeout_s, folder=run.path)
+    said = "".join(f"  {line}\n" for line in printable(result.output).splitlines())
+    _log(logs, f"{content['text']}: {result.problem or 'done'} ({result.seconds:.1f} s)\n{said}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a call ended; ``problem`` is None if that was by itself with exit code 0."""
+
+    output: str
+    seconds: float
+    problem: str | None = None
+
+
+def call(command: str, *, environment: Mapping[str, str], content: str, timeout_s: float, folder: Path) -> Result:
+    """Run a shell command with ``content`` on its standard input. Whatever it started is ended when this returns.
+
+    Args:
+        environment: all of it.
+        folder: its working directory.
+    """
+    began = time.monotonic()
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(content.encode())
+        stdin.seek(0)
+        try:
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", command],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            return Result("", time.monotonic() - began, f"could not be started: {error}")
+    assert process.stdout is not None, "its output is a pipe"
+    output, problem, stream = bytearray(), None, process.stdout
+    # Beyond that, it waits until somebody reads.
+    reader = threading.Thread(target=lambda: output.extend(stream.read(MOST_BYTES + 1)), daemon=True)
+    reader.start()
+    # It is not reaped before its group is ended: until then nobody else has its number.
+    while problem is None and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        reader.join(_LOOK_S) if reader.is_alive() else time.sleep(_LOOK_S)
+        if time.monotonic() - began > timeout_s:
+            problem = f"did not end within {timeout_s:g} s (hooks.timeout_s) and was ended"
+        elif len(output) > MOST_BYTES:
+            problem = f"wrote more than {MOST_BYTES:,} bytes and was ended"
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    code = process.wait()
+    reader.join(1.0)
+    if not reader.is_alive():
+        stream.close()
+    if problem is None and code != 0:
+        problem = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+    return Result(output[:KEPT_BYTES].decode(errors="replace"), time.monotonic() - began, problem)
 
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
@@ -191,40 +289,12 @@ def sentence(content: dict[str, Any]) -> str:
     return f"{content['run']}: {what}{content['state']}{why}{step}{of}{reason}"
 
 
-def _last_request(events: Sequence[Event]) -> int:
-    """The number of the newest request: the hook is not called for what was before it was there."""
-    return max((place for place, event in enumerate(events) if isinstance(event, Requested)), default=0)
-
-
-@contextlib.contextmanager
-def _alone(logs: Path) -> Iterator[None]:
-    """Of several processes one calls the hook at a time; without locks, or after a while, nobody waits."""
-    descriptor = descriptor_for_writing(logs / _LOCK)
-    try:
-        with contextlib.suppress(OSError):
-            locked_within(descriptor, _PATIENCE_S)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _log(logs: Path, text: str) -> None:
     """Append to the log of the hook, and keep that short."""
     with contextlib.suppress(OSError):
-        descriptor = descriptor_for_writing(logs / LOG, os.O_APPEND)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size > MAX_LOG_BYTES:
-                newest = os.pread(descriptor, MAX_LOG_BYTES // 2, size - MAX_LOG_BYTES // 2).partition(b"\n")[2]
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, newest)
-            os.write(descriptor, text.encode(errors="replace"))
-        finally:
-            os.close(descriptor)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")
+        file, text = logs / LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        before = file.read_text(errors="replace") if file.exists() else ""
+        write_text(file, (before + text)[-_MOST_LOG:])
 
 
 if __name__ == "__main__":

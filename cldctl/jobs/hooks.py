@@ -1,8 +1,9 @@
 """Telling `hooks.on_change` that a run has changed, from wherever that is known: a job, its aftermath, a command.
 
-What is told is in the ledger. Whoever has written to it starts a process of its own (`hook_runner`), which reads the
-ledger, calls the command for each change that it has not been called for, and notes that. Nobody waits for it before
-something that matters: a hook that was killed with its job is called again by the next start.
+What is told is in the ledger. Whoever has written to it (`heard`) starts a process of its own (`hook_runner`), which
+reads the ledger, calls the command for each change that it has not been called for, and notes that. So one process too
+many does no harm. Nobody waits for it before something that matters: a hook that was killed with its job is called
+again by the next start.
 
 The command is not read from the run's recipe, which others may be able to write: `allow` stores what this user asked
 for in the folder of this user's logs, which is private.
@@ -14,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from cld_core.errors import CldError
 from cld_core.files import read_bytes
 from cld_core.ownership import require_private
 from cld_core.run import RunFolder
-from cld_core.run.work import Work
+from cld_core.run.events import Cancelled, Event, GivenUp, Refused, Requeued, Started
+from cld_core.run.work import open_work
 from cldctl.clusters import job_logs
 from cldctl.clusters.base import InJob
 from cldctl.clusters.this_machine import SAFE_PATH
@@ -39,32 +41,32 @@ _MARGIN_S = 5.0
 # A job is told to end by signals that are sent to all its processes: the hook that tells of it goes on.
 _DEAF = "trap '' HUP INT TERM USR1 USR2; exec \"$@\""
 
+# After an end, one of these may follow at once; it is the same change.
+DECISIONS = (Started, Requeued, GivenUp, Refused, Cancelled)
+
 _started: "list[subprocess.Popen[bytes]]" = []
 
 
-def allow(run: RunFolder, recipe: Recipe) -> None:
+def allow(run: RunFolder, recipe: Recipe) -> Callable[[], None]:
     """Let jobs of this user call the hook of a recipe that this user has made or accepts.
+
+    Returns:
+        What lets them call what they called before, except what others can write.
 
     Raises:
         CldError: others may write into the folder of the logs.
         OSError: it cannot be written.
     """
+    logs = job_logs.folder_for(run.logs)
+    before = None
+    with contextlib.suppress(OSError, CldError):
+        before = None if allowed(logs) is None else read_bytes(logs / SETTINGS)
     has_one = (recipe.hooks.on_change or "").strip()
-    put_back(run, json.dumps(asdict(recipe.hooks)).encode() if has_one else None)
+    _store(logs, json.dumps(asdict(recipe.hooks)).encode() if has_one else None)
+    return lambda: _store(logs, before)
 
 
-def settings(run: RunFolder) -> bytes | None:
-    """What `allow` has stored for the run, to be given to `put_back`; None for nothing, or what others can write."""
-    logs = job_logs.folder_for(run.logs)
-    try:
-        return None if allowed(logs) is None else read_bytes(logs / SETTINGS)
-    except (OSError, CldError):
-        return None
-
-
-def put_back(run: RunFolder, content: bytes | None) -> None:
-    """Store what jobs of this user call; nothing for None. Raises as `allow`."""
-    logs = job_logs.folder_for(run.logs)
+def _store(logs: Path, content: bytes | None) -> None:
     file = logs / SETTINGS
     if content is None:
         file.unlink(missing_ok=True)
@@ -92,12 +94,17 @@ def allowed(logs: Path) -> HooksSpec | None:
     return find_record(HooksSpec, file) or HooksSpec()
 
 
+def heard(run: Path) -> Callable[[Event], None]:
+    """For the ledger of a run (`Ledger.heard`): call the hook for what is decided. What ends is left to `settled`."""
+    return lambda event: fire(RunFolder(run)) if isinstance(event, DECISIONS) else None
+
+
 def fire(run: RunFolder, *, evaluation: Path | None = None, is_over: bool = False) -> None:
     """Call the hook for what has changed, without waiting for it. It never fails.
 
     Args:
         evaluation: the folder of one that may have ended, to tell of it instead.
-        is_over: see `transitions.changes`.
+        is_over: whether jobs that were cancelled are known to be gone, although they did not say so.
     """
     with contextlib.suppress(Exception):
         logs = job_logs.folder_for(run.logs)
@@ -106,15 +113,11 @@ def fire(run: RunFolder, *, evaluation: Path | None = None, is_over: bool = Fals
         command = ["/bin/sh", "-c", _DEAF, "sh", sys.executable, "-P", "-m", RUNNER, str(run.path), str(logs)]
         command += ["--evaluation", str(evaluation)] if evaluation is not None else []
         command += ["--over"] if is_over else []
+        nowhere = subprocess.DEVNULL
+        environment = {**os.environ, **SAFE_PATH}
         _started.append(
             subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd="/",
-                env={**os.environ, **SAFE_PATH},
+                command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd="/", env=environment
             )
         )
 
@@ -137,62 +140,36 @@ def settle(run: RunFolder, within_s: float | None = None) -> None:
 
 
 @contextlib.contextmanager
-def told_about(run: RunFolder, job: InJob, is_requeued: Callable[[], bool]) -> Iterator[None]:
-    """Call the hook for how the training inside the block ends, on rank 0.
+def settled(run: RunFolder, job: InJob) -> Iterator[None]:
+    """Call the hook for how the training inside the block ends, on rank 0, and wait for it.
 
     Where an aftermath follows a bad end, that is left to it: it decides what comes next.
-
-    Args:
-        is_requeued: whether the job has asked to begin again, which has told the hook.
     """
+    follows = job.cluster.restarts
     try:
         yield
-    except BaseException:
-        after_bad_end(run, job)
-        raise
-    if job.place().rank == 0:
-        if is_requeued():
+        follows = False
+    finally:
+        if not follows and job.place().rank == 0:
+            end(run)
+
+
+def end(run: RunFolder) -> None:
+    """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails."""
+    with contextlib.suppress(Exception):
+        if isinstance(run.ledger.history().verdict, Requeued):
             settle(run, HURRY_S)
             return
-        fire(run)
-        settle(run)
+    fire(run)
+    settle(run)
 
 
-def after_bad_end(run: RunFolder, job: InJob) -> None:
-    """Call the hook for a training that ended with an error, on rank 0, unless an aftermath follows."""
-    if not job.cluster.restarts and job.place().rank == 0:
-        fire(run)
-        settle(run)
-
-
-@contextlib.contextmanager
-def told_about_shards(works: Callable[[], list[Work]], job: InJob) -> Iterator[None]:
-    """Call the hook for evaluations that are finished or given up after the block.
-
-    Args:
-        works: those that the task computes shards of.
-    """
-    try:
-        yield
-    except BaseException:
-        if not job.cluster.restarts:
-            after_shards(works)
-        raise
-    after_shards(works)
-
-
-def after_shards(works: Callable[[], list[Work]]) -> None:
-    """Call the hook for those works that are finished or given up, and wait for it. It never fails."""
+def tell_of_works(folders: Iterable[Path]) -> None:
+    """Call the hook for those evaluations that are finished or given up, and wait for it. It never fails."""
     from cld_core.evaluate.evaluation import Evaluation
 
     with contextlib.suppress(Exception):
-        for work in works():
-            if not isinstance(work, Evaluation) or not os.path.lexists(_settings_of(work.run)):
-                continue
-            if work.is_done or work.ledger.history().given_up is not None:
+        for work in map(open_work, folders):
+            if isinstance(work, Evaluation) and (work.is_done or work.ledger.history().given_up is not None):
                 fire(work.run, evaluation=work.folder)
                 settle(work.run)
-
-
-def _settings_of(run: RunFolder) -> Path:
-    return job_logs.folder_for(run.logs) / SETTINGS

@@ -1,7 +1,9 @@
-"""What every process of a job does around its work."""
+"""What every process of a job does around its work, and where its start begins: in time, and in its logs."""
 
 import contextlib
 import os
+import re
+import socket
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from cld_core import files
 from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesError
 from cld_core.files import passes, pauses, retried
+from cld_core.run.process import start_time
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
@@ -26,7 +29,16 @@ NOT_REQUEUED = 7
 UNFIT = 8
 # Seconds for which a job waits for the file system to read what it needs.
 READ_WITHIN_S = 60.0
+# Seconds for which a line of a ledger that matters to others is tried to be written.
+NOTE_WITHIN_S = 10.0
 _HOPELESS_ERRORS = (UnusableSamplesError, SolverError)
+# The line at the head of what a start prints, with what submitit says before it about this very process: the lines
+# above may be about the end of the one before.
+_BEGINS = rb"[^\n]{0,200}Starting with JobEnvironment"
+_SUBMITIT = rb"(?:submitit " + _BEGINS + rb"[^\n]{0,2000}\n(?:submitit (?!" + _BEGINS + rb")[^\n]{1,2000}\n){0,8})?"
+MARK = re.compile(
+    rb"^" + _SUBMITIT + rb"--- start (?P<restart>[0-9]{1,9}) of job \S+: rank [0-9]+ on \S+, \S+ ---\r?\n", re.MULTILINE
+)
 
 
 @dataclass
@@ -40,13 +52,10 @@ in_command = InCommand()
 
 
 @contextlib.contextmanager
-def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: None) -> Iterator[None]:
+def one_line_errors(job: InJob) -> Iterator[None]:
     """Errors that name their fix need no traceback, and the process ends with their exit code.
 
     Inside a command they propagate, and stdout, which is the command's own for data, is left alone.
-
-    Args:
-        before_leaving: what is still to be done if the process ends at once, without leaving the blocks around it.
     """
     if job.in_process:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if in_command.quiet else sys.stderr):
@@ -57,8 +66,10 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, UnfitError):
-            before_leaving()
-            _leave_at_once(UNFIT)
+            # At once, although a check hangs in one of its threads: a driver, or a network file system.
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+            os._exit(UNFIT)
         sys.exit(HOPELESS if isinstance(error, _HOPELESS_ERRORS) else error.exit_code)
     except OSError as error:
         if not passes(error):
@@ -75,14 +86,6 @@ def stop_before_limit(job: InJob, stop: StopFlag) -> None:
         timer = threading.Timer(seconds, stop.request, (StopCode.USR2,))
         timer.daemon = True
         timer.start()
-
-
-def _leave_at_once(code: int) -> None:
-    """End this process although a check hangs in one of its threads: a driver, or a network file system."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code)
 
 
 def readable(file: Path) -> None:
@@ -134,3 +137,26 @@ def requeue(
 def _not_requeued(job: InJob, error: SchedulerRefused | SchedulerAway) -> str:
     print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
     return str(error).partition(". ")[0]
+
+
+def begin(job: InJob) -> None:
+    """Print the line from which on the output is that of this start, on both streams; not inside a command."""
+    if job.in_process:
+        return
+    when = time.strftime("%Y-%m-%dT%H:%M:%S")
+    host = "".join(socket.gethostname().split()) or "?"
+    text = f"--- start {job.restart} of job {job.ref.job_id}: rank {job.place().rank} on {job.node or host}, {when} ---"
+    for stream in (sys.stdout, sys.stderr):
+        print(text, file=stream, flush=True)
+
+
+def log_size(job: InJob) -> int:
+    """The size of the launcher's log now, bytes: at the beginning of a start, where the notices about it begin."""
+    with contextlib.suppress(OSError):
+        return job.log.stat().st_size if job.log is not None else 0
+    return 0
+
+
+def began(job: InJob) -> float | None:
+    """When a start got its machines: as its launcher says, else when this process began."""
+    return None if job.in_process else job.began or start_time(os.getpid())

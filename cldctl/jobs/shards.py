@@ -11,17 +11,15 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code
 from cld_core.run.events import Event, Failed, GivenUp, Refused, Remarked
-from cld_core.run.work import Work, open_work, use_plugins
+from cld_core.run.work import open_work, use_plugins
 from cld_core.sanitize import one_line
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 from cldctl.evals.table import write_finished
 
-from . import hooks, marks
-from .process import NOT_REQUEUED, one_line_errors, readable, requeue, stop_before_limit
+from . import hooks, process
+from .process import NOTE_WITHIN_S, one_line_errors
 
-# Seconds for which a line of a ledger that matters to others is tried to be written, for each piece.
-_NOTE_WITHIN_S = 10.0
 _MAX_REASON = 500  # characters
 
 
@@ -48,26 +46,28 @@ class ShardsWork:
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
-        offset = marks.log_size(job)
+        offset = process.log_size(job)
         if not job.in_process:
             forgive_output()
         for piece in self.pieces:
-            readable(Path(piece.folder, "request.json"))
-        stop_before_limit(job, stop)
+            process.readable(Path(piece.folder, "request.json"))
+        process.stop_before_limit(job, stop)
         self._compare_code(job)
         with one_line_errors(job):
             for piece in self.pieces:
                 use_plugins(Path(piece.folder))
-        with hooks.told_about_shards(self._works, job), one_line_errors(job):
-            is_done = self._compute(job, stop)
-        if not is_done and job.ref.restarts and self._may_go_on(job, stop, offset):
-            problem = requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
+        try:
+            with one_line_errors(job):
+                is_done = self._compute(job, stop)
+        finally:
+            hooks.tell_of_works(Path(piece.folder) for piece in self.pieces)
+        if is_done or not job.ref.restarts:
+            return
+        if stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout":
+            problem = process.requeue(job, told_to_end=lambda: stop.code >= StopCode.TERM)
             if problem is not None:
                 self._note(Refused("requeue", job_id=job.ref.job_id, reason=problem))
-                sys.exit(NOT_REQUEUED)
-
-    def _may_go_on(self, job: InJob, stop: StopFlag, offset: int) -> bool:
-        return stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout"
+                sys.exit(process.NOT_REQUEUED)
 
     def _compare_code(self, job: InJob) -> None:
         """Tell of code that was changed since the task was submitted: shards of one result may differ in it."""
@@ -78,13 +78,10 @@ class ShardsWork:
         print(f"warning: {text}", file=sys.stderr, flush=True)
         self._note(Remarked("code", what=text))
 
-    def _works(self) -> list[Work]:
-        return [open_work(Path(piece.folder)) for piece in self.pieces]
-
     def _note(self, event: Event) -> None:
         for piece in self.pieces:
             try:
-                open_work(Path(piece.folder)).ledger.note(event, within_s=_NOTE_WITHIN_S)
+                open_work(Path(piece.folder)).ledger.note(event, within_s=NOTE_WITHIN_S)
             except Exception as error:  # A folder that is gone or damaged changes nothing for the others.
                 print(f"{piece.folder}: not noted ({error}): {event}", file=sys.stderr, flush=True)
 
@@ -113,27 +110,21 @@ class ShardsWork:
                 print(f"{work.name}: {error}", file=sys.stderr, flush=True)
                 first_error = first_error or error
             except Exception as error:
-                failed = Failed("task", job_id=job.ref.job_id, reason=_in_words(error))
-                work.ledger.note(failed, within_s=_NOTE_WITHIN_S)
+                reason = one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
+                failed = Failed("task", job_id=job.ref.job_id, reason=reason)
+                work.ledger.note(failed, within_s=NOTE_WITHIN_S)
                 raise
             if isinstance(work, Evaluation):
                 runs[work.run.path] = work.run
         for run in runs.values():
-            _write_tables(run)
+            try:
+                write_finished(run)
+            except OSError as error:
+                text = f"the tables of the sweeps of {run.name} could not be written: {error}"
+                print(f"warning: {text}", file=sys.stderr)
         if first_error is not None:
             raise first_error
         return True
-
-
-def _in_words(error: Exception) -> str:
-    return one_line(f"{type(error).__name__}: {error}", _MAX_REASON)
-
-
-def _write_tables(run: RunFolder) -> None:
-    try:
-        write_finished(run)
-    except OSError as error:
-        print(f"warning: the tables of the sweeps of {run.name} could not be written: {error}", file=sys.stderr)
 
 
 def divided(missing: Sequence[tuple[str, Sequence[int]]], tasks: int) -> list[tuple[Piece, ...]]:

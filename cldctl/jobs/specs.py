@@ -18,12 +18,11 @@ from cldctl.clusters import job_logs
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec, MeasuredSaves
 
-from . import nodes
+from . import failures
+from .process import READ_WITHIN_S
 
 # What a save is taken to last before the first one was measured, and what it may take beyond three times the slowest.
 FIRST_SAVE_S, SAVE_MARGIN_S = 10.0, 60
-# Seconds for which a job waits for the file system to read what it needs.
-_READ_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | No
         code=code.path_of(run.path),
         aftermath=_aftermath("training", run.path, logs, cluster),
     )
-    return nodes.for_submission(failures_in(run.ledger), cluster, spec)
+    return failures.for_submission(failures_in(run.ledger), cluster, spec)
 
 
 def trainings(
@@ -69,7 +68,7 @@ def trainings(
         aftermath=_aftermath("trainings", listed, logs, cluster),
     )
     # The nodes that any of them should avoid: an array has one list.
-    return nodes.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec), listed
+    return failures.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec), listed
 
 
 def list_runs(listed: Path, runs: Sequence[RunFolder]) -> None:
@@ -90,7 +89,7 @@ def listed_run(listed: Path, task: int) -> Path | None:
         OSError: it cannot be read.
     """
     try:
-        runs = retried(lambda: read_record(_Listed, listed), _READ_WITHIN_S).runs
+        runs = retried(lambda: read_record(_Listed, listed), READ_WITHIN_S).runs
     except (FileNotFoundError, RecordError):
         return None
     return Path(runs[task]) if task < len(runs) else None
@@ -131,7 +130,7 @@ def sharded(
         aftermath=_aftermath("shards", works[0], logs, cluster),
     )
     ledgers = [Ledger(works[0] / "jobs.jsonl"), *([run.ledger] if run is not None else [])]
-    return nodes.for_submission(failures_in(*ledgers), cluster, spec)
+    return failures.for_submission(failures_in(*ledgers), cluster, spec)
 
 
 def failures_in(*ledgers: Ledger) -> list[Failed]:

@@ -10,7 +10,7 @@ from cldctl.clusters.base import InJob, Task, Work
 from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 
 from . import specs
-from .process import READ_WITHIN_S
+from .process import NOTE_WITHIN_S, READ_WITHIN_S
 
 
 def submit(run: RunFolder, job: InJob, work: Work) -> None:
@@ -21,7 +21,9 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:
-            run.ledger.note(Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=60.0)
+            run.ledger.note(
+                Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=NOTE_WITHIN_S
+            )
 
     try:
         job.cluster.submit(spec, [Task(work=work)], note)
@@ -38,7 +40,7 @@ def withdraw(run: RunFolder, job: InJob) -> None:
     if not waiting:
         return
     for ref in waiting:
-        run.ledger.note(TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=10.0)
+        run.ledger.note(TurnedAway(job_id=ref.job_id, why="withdrawn"), within_s=NOTE_WITHIN_S)
     try:
         job.cluster.cancel(waiting)
     except (SchedulerRefused, SchedulerAway) as error:

@@ -3,17 +3,18 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cld_core.errors import UsageError
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Ended, GivenUp, Refused, Requeued
+from cld_core.run.events import Cause, Ended, GivenUp
 from cld_core.stop import StopCode, StopFlag
 from cldctl.clusters.base import InJob
 
-from . import failures, hooks, marks, nodes, successor
-from .process import NOT_REQUEUED, READ_WITHIN_S, one_line_errors, readable, requeue, stop_before_limit
+from . import failures, hooks, process, successor
+from .process import NOT_REQUEUED, NOTE_WITHIN_S, READ_WITHIN_S, one_line_errors, readable, stop_before_limit
 
 if TYPE_CHECKING:
     from cld_core.config import Recipe
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 # Causes that the launcher may know better.
 _UNEXPLAINED = (None, "crashed", "killed", "terminated")
-# Seconds for which a line of the ledger that matters to others is tried to be written.
-_NOTE_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,17 @@ class TrainWork:
     def __call__(self, job: InJob) -> None:
         # Before anything slow is loaded: an early signal must be neither lost nor fatal.
         stop = StopFlag().listen(interrupt=job.in_process)
-        run = RunFolder(self.run)
+        run = RunFolder(self.run, hooks.heard(Path(self.run)))
         if not job.in_process:
             forgive_output()
-        marks.begin(job)
+        process.begin(job)
         readable(run.recipe_file)
         if successor.is_withdrawn(run, job.ref):
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
         stop_before_limit(job, stop)
-        followed = ""
-        with hooks.told_about(run, job, lambda: followed == "requeued"):
-            with one_line_errors(job, lambda: hooks.after_bad_end(run, job)), failures.noted(run, job):
+        with one_line_errors(job), hooks.settled(run, job):
+            with failures.noted(run, job):
                 recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
                 _check_size(run, recipe, job)
                 ended = self._train(run, recipe, job, stop)
@@ -87,10 +85,9 @@ class TrainWork:
                 recipe=recipe,
                 restart=job.restart,
                 log=job.log,
-                began=marks.began(job),
+                began=process.began(job),
                 cause_of=lambda code: job.cause_of(code, log_offset(run)),
                 node=job.node,
-                on_start=lambda: hooks.fire(run),
             )
             print(f"rank {ranks.rank} of {ranks.world_size}: {ended.cause} at step {ended.step}", flush=True)
         finally:
@@ -132,7 +129,6 @@ def go_on(
     *,
     delay_s: float = 0.0,
     told_to_end: Callable[[], bool] = lambda: False,
-    began: bool = True,
 ) -> Literal["requeued", "given up", "not requeued"]:
     """Requeue this job, and note in the ledger what follows.
 
@@ -140,25 +136,15 @@ def go_on(
 
     Args:
         told_to_end: see `process.requeue`.
-        began: whether this start trained.
     """
-    last = run.ledger.full_history().last
-    if began and cause == "timeout" and last is not None and last.last_step == last.first_step:
+    history = run.ledger.full_history()
+    last = history.last
+    trained = last is not None and (last.job_id, last.restart) == (job.ref.job_id, job.restart)
+    if cause == "timeout" and trained and last is not None and last.last_step == last.first_step:
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
-        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=_NOTE_WITHIN_S)
+        run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
         return "given up"
-    history = run.ledger.full_history()
-    avoided = nodes.for_next_start(history, job, run.recipe(within_s=READ_WITHIN_S).cluster.nodes)
-    for line in nodes.announced(history.avoided.get(job.ref.job_id, ()), avoided):
-        print(f"{run.name}: {line}", file=sys.stderr, flush=True)
-    # The ledger comes first: the requeue ends this process.
-    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
-    run.ledger.note(event, within_s=_NOTE_WITHIN_S)
-    hooks.fire(run)
-    problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
-    if problem is None:
-        run.ledger.settle(_NOTE_WITHIN_S)
-        return "requeued"
-    run.ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=_NOTE_WITHIN_S)
-    return "not requeued"
+    needed = run.recipe(within_s=READ_WITHIN_S).cluster.nodes
+    is_back = failures.begin_again(run.name, run.ledger, job, cause, delay_s, needed, told_to_end=told_to_end)
+    return "requeued" if is_back else "not requeued"

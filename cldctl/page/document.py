@@ -206,13 +206,19 @@ def gallery(run: RunFolder, *, follow: bool, most: int = _NEWEST) -> list[Markup
     inside = [file for file in reversed(files) if is_inside(run, file.parent, follow=follow)]
     found: dict[bytes | Path, Markup] = {}
     for file in inside[:most]:
-        content = b""
-        with contextlib.suppress(OSError):
-            content = read_bytes(file, limit=_PICTURE_BYTES)
+        content = png(file)
         # Evaluations of one sampler draw the same.
         found.setdefault(content or file, _picture(run, file, content))
     more = len(inside) - most
     return [*found.values(), *([text(f"{more} older ones are in the folder of the run.")] if more > 0 else [])]
+
+
+def png(file: Path) -> bytes:
+    """The content of a picture; empty if it is none, too large, or cannot be read."""
+    with contextlib.suppress(OSError):
+        if (content := read_bytes(file, limit=_PICTURE_BYTES)).startswith(PNG):
+            return content
+    return b""
 
 
 def _picture(run: RunFolder, file: Path, content: bytes) -> Markup:
@@ -220,7 +226,7 @@ def _picture(run: RunFolder, file: Path, content: bytes) -> Markup:
     from PIL import Image
 
     name, title = str(file.relative_to(run.path)), ""
-    if not content.startswith(PNG):
+    if not content:
         return text(f"{name}: not a picture")
     # Whatever a damaged file makes the decoder raise.
     with contextlib.suppress(Exception), Image.open(io.BytesIO(content), formats=["PNG"]) as image:

@@ -21,10 +21,10 @@ from cld_core.version import __version__
 from cldctl.evals import compare
 from cldctl.hints import command
 from cldctl.runs.status import RunStatus, said
+from cldctl.show.console import count, number
 from cldctl.show.evaluations import average_columns
-from cldctl.show.format import count, number
 from cldctl.show.runs import states
-from cldctl.show.usage import usage_line
+from cldctl.show.tables import usage_line
 
 from . import one_run
 from .curves import LOSS, Points, read
@@ -96,7 +96,7 @@ def page(
         Section("Loss", _losses(runs, curves)),
         Section("What differs", _differences(runs) if which is None else ()),
         Section("Samples", (it for found in pictures for it in found)),
-        Section("Curves", _overlaid(curves) if which is None else ()),
+        Section("Curves", one_run.other_charts(curves) if which is None else ()),
     ]
     return render(title, f"cldctl {__version__}", pills, sections)
 
@@ -117,7 +117,7 @@ def _table(rows: Sequence[RunStatus], folder: Path) -> Markup:
         "loss": [number(row.shown_loss) for row in rows],
         **{label: [found.get(label, "-") for found in results] for label in labels},
         "attempts": [str(len(row.attempts)) for row in rows],
-        "used": ["-" if row.usage is None else usage_line(row.usage).partition(": ")[0] for row in rows],
+        "used": [usage_line(row.usage).partition(": ")[0] or "-" for row in rows],
         "updated": [local_time(row.heard_of) for row in rows],
         "tags and note": [" ".join([*row.tags, one_line(row.note or "", 120)]).strip() or "-" for row in rows],
     }
@@ -160,13 +160,6 @@ def _settings(run: RunFolder) -> tuple[str, frozenset[str]]:
     keys = leaves({section: recipe[section] for section in _SECTIONS})
     settings = {f"{key.partition('.')[2]}={to_yaml_line(value)}" for key, value in keys.items() if key not in _SAME}
     return ", ".join(recipe[section]["name"] for section in _SECTIONS), frozenset(settings)
-
-
-def _overlaid(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
-    """The curves but losses, a chart for each that several runs have and that is not constant."""
-    for words, members in one_run.others(curves).items():
-        if sum(map(bool, members.values())) > 1 and not one_run.is_constant(members):
-            yield chart(words, members)
 
 
 def _differences(runs: Sequence[RunFolder]) -> Iterator[Markup]:

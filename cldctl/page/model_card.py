@@ -19,16 +19,17 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from cld_core.config.loader import to_yaml_line
 from cld_core.config.train import EmaSpec
-from cld_core.errors import CldError, UsageError, did_you_mean
+from cld_core.errors import UsageError, did_you_mean
 from cld_core.files import by_age, read_bytes, replacing, write_text
 from cld_core.run import RunFolder
-from cld_core.sanitize import fenced, has_control, one_line
+from cld_core.sanitize import fenced, one_line
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
-from cldctl.show.format import keys_differ, number
-from cldctl.show.usage import usage_line
+from cldctl.show.console import keys_differ, number
+from cldctl.show.tables import usage_line
 
-from .document import PNG, TEMPLATES
+from .curves import is_inside
+from .document import TEMPLATES, png
 from .one_run import differing, fact_columns, readable_results, result_columns, shipped, software
 
 if TYPE_CHECKING:
@@ -95,25 +96,20 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
     Raises:
         UsageError: nothing can be written there, or somebody's own file would be lost.
     """
-    if has_control(str(wish)):
-        raise UsageError("--card: the name has control characters. Use another one.")
     is_file = wish.suffix == ".md"
     if is_file and not os.path.isdir(wish.absolute().parent):
         raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
     if not is_file and os.path.lexists(wish) and not os.path.isdir(wish):
         raise UsageError(f"--card {wish}: it is a file. Name a folder, or a file that ends in .md.")
-    if is_file:
-        files = CardFiles(wish, wish.with_suffix(".png"), weights or default)
-    else:
-        # As Hugging Face and others expect them.
-        files = CardFiles(wish / "README.md", wish / "samples.png", weights or wish / "model.safetensors")
-    if os.path.lexists(files.card):
-        if not _is_card(files.card):
-            raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
-        return files
+    # In a folder, as Hugging Face and others expect them.
+    names = (wish, wish.with_suffix(".png")) if is_file else (wish / "README.md", wish / "samples.png")
+    files = CardFiles(*names, weights or (default if is_file else wish / "model.safetensors"))
+    is_ours = _is_card(files.card)
+    if os.path.lexists(files.card) and not is_ours:
+        raise UsageError(f"--card {wish}: {files.card} is not a card that cldctl wrote. Use another name.")
     # The other files belong to a card of cldctl, or they are somebody's own; what -o names is meant to be replaced.
     for file in [files.picture] if is_file or weights is not None else [files.picture, files.weights]:
-        if os.path.lexists(file):
+        if not is_ours and os.path.lexists(file):
             raise UsageError(f"--card {wish}: {file} exists, and no card is beside it. Use another name, or remove it.")
     return files
 
@@ -123,18 +119,6 @@ def _is_card(file: Path) -> bool:
         head = read_bytes(file, limit=2**20, follow=True).decode(errors="replace").partition("\n---\n")[0]
         return head.startswith("---\n") and "\nlibrary_name: cldctl\n" in f"{head}\n"
     return False
-
-
-def make_folder(files: CardFiles) -> None:
-    """Make the folder of a card.
-
-    Raises:
-        CldError: it cannot be made.
-    """
-    try:
-        files.card.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CldError(f"{files.card.parent}: it cannot be made ({error.strerror}). Use another folder.") from error
 
 
 def write(run: RunFolder, model: "Model", files: CardFiles, license_: str, drawing: Callable[[], None]) -> None:
@@ -165,12 +149,8 @@ def _picture(run: RunFolder, model: "Model") -> bytes | None:
     # The training draws from its usual average.
     periodic = [pictures.periodic_name(model.step)] if model.ema_length is None else []
     names = (*periodic, pictures.name_of(model, pictures.default_count(model)))
-    if run.samples.resolve().is_relative_to(run.path.resolve()):
-        for file in reversed(by_age(run.samples / name for name in names)):
-            with contextlib.suppress(OSError):
-                if (content := read_bytes(file, limit=2**24)).startswith(PNG):
-                    return content
-    return None
+    files = by_age(run.samples / name for name in names) if is_inside(run, run.samples, follow=False) else []
+    return next(filter(None, map(png, reversed(files))), None)
 
 
 def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, license_: str = "unknown") -> str:
@@ -196,7 +176,7 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         "seed": str(recipe.train.seed),
         "last loss": None if row.loss is None else number(row.loss, 5),
         "attempts": f"{len(row.attempts)}{ends and f' ({ends})'}",
-        "time used": None if row.usage is None or row.usage["used"] <= 0 else usage_line(row.usage),
+        "time used": usage_line(row.usage),
         "hardware": ", ".join(dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)) or "CPUs",
         **software(run, attempts),
     }

@@ -18,7 +18,6 @@ from cld_core.evaluate import registry
 from cld_core.evaluate.published import published
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
-from cld_core.run.events import state_after
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__
@@ -28,10 +27,10 @@ from cldctl.hints import command
 from cldctl.lookup import recipe_files
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
+from cldctl.show.console import age, count, duration, keys_differ, number
 from cldctl.show.evaluations import cell_text, result_text, tuning_columns
-from cldctl.show.format import age, count, duration, keys_differ, number
-from cldctl.show.tables import attempt_columns
-from cldctl.show.usage import usage_line
+from cldctl.show.runs import failed_first
+from cldctl.show.tables import attempt_columns, ends_of, usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, chart, code, colour_of, gallery, part, render, table, text
@@ -172,10 +171,8 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
         bar = Markup('<progress max="{}" value="{}" aria-label="steps done"></progress>')
         yield bar.format(row.steps, min(row.step, row.steps))
     if row.state in _FAILED and (failed := found.failed) is not None:
-        who = "The rank that failed first is unknown" if failed.rank is None else f"Rank {failed.rank} failed first"
-        where = f" on {failed.host}" if failed.host else ""
-        reason = f": {one_line(failed.reason, 300)}" if failed.reason else "."
-        yield text(f"{who}{where}, in attempt {failed.attempt}{reason}", "red")
+        who, reason = failed_first(failed), f": {one_line(failed.reason, 300)}" if failed.reason else "."
+        yield text(f"{who[0].upper()}{who[1:]}{reason}", "red")
         if failed.file is not None and is_inside(run, failed.file.parent, follow=follow):
             yield part("folded", summary="Last output", content="\n".join(failed.lines[-_LAST_LINES:]))
     # What the page is or shows needs no advice.
@@ -215,31 +212,29 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
     if row.shown_loss is not None:
         about = f"step {count(row.step)}; last loss {number(row.loss)}"
         yield part("tile", label="loss (smoothed)", value=number(row.shown_loss), about=[about])
-    if row.usage is not None and row.usage["used"] > 0:
-        used, _, about = usage_line(row.usage).partition(": ")
+    used, _, about = usage_line(row.usage).partition(": ")
+    if used:
         yield part("tile", label="used", value=used, about=[about])
 
 
 def _time_line(found: Why) -> Markup:
     """The attempts against time, coloured by the state in which they left the run."""
-    stretches, is_running = found.stretches, found.row.state == "RUNNING"
+    stretches = found.stretches
     begin, last = min(it.began - it.waited_s for it in stretches), max(it.until for it in stretches)
     share, bars, legend = 100 / max(last - begin, 1e-3), [], {}
-    for it, shown in zip(stretches, found.attempts, strict=True):
-        attempt, is_alive = it.attempt, is_running and it is stretches[-1]
-        state = "RUNNING" if is_alive else state_after(attempt.cause) if attempt.cause else "LOST"
-        end = "running" if is_alive else (shown["cause"] or "no recorded end").replace("_", " ")
+    for it, state, end in ends_of(found):
+        attempt = it.attempt
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
         for what, since, until, colour in (
             ("queued", it.began - it.waited_s, it.began, "dim"),
-            ("starting", it.began, attempt.started, "blue"),
-            (end, attempt.started, it.until, colour_of(state)),
+            ("starting", it.began, it.started, "blue"),
+            (end, it.started, it.until, colour_of(state)),
         ):
             if until - since >= 1 or until == it.until:
                 about = f"{steps}: {what}, {duration(until - since)}"
                 bars.append((f"{colour} {what}", (since - begin) * share, (until - since) * share, about))
                 legend[what] = f"var(--{colour})"
-    ends = [local_time(begin), duration(last - begin), "now" if is_running else local_time(last)]
+    ends = [local_time(begin), duration(last - begin), "now" if found.row.state == "RUNNING" else local_time(last)]
     return part("time_line", bars=bars, entries=legend.items(), ends=ends)
 
 
@@ -300,24 +295,25 @@ def _curves(curves: Mapping[str, Points]) -> Iterator[Markup]:
     ranges.sort(key=lambda it: float(it.partition("_")[0]))
     by_time = {f"t {it.replace('_', ' ')}": curves[f"{_BY_TIME}{it}"] for it in ranges}
     yield chart("loss by time t, without weights", by_time, is_ordered=True)
-    found = others({"": curves})
-    yield from (chart(words, members) for words, members in found.items() if not is_constant(members))
-    level = [f"{words} {number(members[''][-1][1])}" for words, members in found.items() if is_constant(members)]
-    yield text(f"Constant: {', '.join(level)}." if level else "")
+    yield from other_charts({"": curves})
 
 
-def others(curves: Mapping[str, Mapping[str, Points]]) -> dict[str, dict[str, Points]]:
-    """By what they show in words, the curves of runs but losses and results: those of the training first."""
+def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]:
+    """The curves but losses and results, those of the training first: a chart for each, of several runs for each that
+    more than one has. Those that are constant are listed for one run, and left out for several.
+    """
     tags = {tag for own in curves.values() for tag in own if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
-    words = {tag: _WORDS.get(tag, tag.removeprefix("train/").replace("_", " ")) for tag in tags}
-    order = sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag))
-    return {words[tag]: {run: own.get(tag, ()) for run, own in curves.items()} for tag in order}
-
-
-def is_constant(members: Mapping[str, Points]) -> bool:
-    """Whether all of these curves would be level lines."""
-    values = [[value for _, value in points] for points in members.values() if points]
-    return all(max(own) - min(own) <= _CONSTANT * max(map(abs, own)) for own in values)
+    constant = []
+    for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
+        words = _WORDS.get(tag, tag.removeprefix("train/").replace("_", " "))
+        members = {run: own.get(tag, ()) for run, own in curves.items()}
+        known = [[value for _, value in points] for points in members.values() if points]
+        if all(max(values) - min(values) <= _CONSTANT * max(map(abs, values)) for values in known):
+            constant.append(f"{words} {number(known[-1][-1])}")
+        elif len(known) > 1 or len(curves) == 1:
+            yield chart(words, members)
+    if constant and len(curves) == 1:
+        yield text(f"Constant: {', '.join(constant)}.")
 
 
 def shipped(run: RunFolder) -> Recipe | None:
@@ -372,7 +368,7 @@ def _facts(run: RunFolder, found: Why) -> Markup:
         "submitted from": run.identity().get("host"),
         "group": " ".join([row.group or "", *(f"{key}={value}" for key, value in row.sweep.items())]).strip(),
         "newest checkpoint": row.checkpoint_step and f"step {count(row.checkpoint_step)}",
-        "used": row.usage and usage_line(row.usage),
+        "used": usage_line(row.usage),
         "code": row.code if row.code == "live" else (row.code or "")[:12],
         **software(run, attempts),
         "machines": ", ".join(dict.fromkeys(last.hosts) if last is not None else ()) or row.host,

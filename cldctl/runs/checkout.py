@@ -2,30 +2,33 @@
 
 import errno
 import fnmatch
+import functools
 import hashlib
 import os
 import re
-import stat
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from cld_core.codec import text
-from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.files import opened, read_bytes
+from cld_core.files import read_bytes
 from cld_core.run import code
 
 MAX_FILE_BYTES, MAX_BYTES, MAX_FILES = 2**20, 20 * 2**20, 5000
+# A submodule is a folder.
+_UNREADABLE = {
+    errno.ENOENT: "it was deleted",
+    errno.EISDIR: "it is not a regular file",
+    errno.EINVAL: "it is not a regular file",
+    errno.EFBIG: f"larger than {MAX_FILE_BYTES // 2**20} MiB",
+}
 # Of the difference from the commit.
 _MAX_PATCH_BYTES = 4 * 2**20
 # Of what was left out, so many names are kept.
 _MAX_LEFT_OUT = 200
 # Those of a hook would lead git to another repository.
 _MISLEADING = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-# Files that changed, whose difference is asked for.
-_MAX_CHANGED = 2000
 _GIT_WITHIN_S = 20.0
 _FIX = "List it in .gitignore if it is data, or pass --live-code to run the checkout itself"
 _SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gcloud", ".gnupg", ".kube", ".docker", ".secrets", "secrets")
@@ -40,19 +43,7 @@ _NOT_RUN = ("tests", "test", "docs", "doc", ".git", ".github", ".ci")
 _KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Copied:
-    """Files that were copied, SHA-256 by name, and the others, why by name."""
-
-    files: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        return digest(dict(self.files))
-
-
-def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
+def copy(target: Path, runs: Path, root: Path = code.ROOT) -> tuple[dict[str, str], dict[str, str]]:
     """Copy the files of a checkout that are tracked, or neither tracked nor ignored, into the folder ``target``.
 
     Without git, and in the copy of another run, these are the files of the packages.
@@ -60,30 +51,49 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> Copied:
     Args:
         runs: the folder of the runs, which is not part of the checkout.
 
+    Returns:
+        Their SHA-256 by name, and why the others were left out, by name.
+
     Raises:
         UsageError: they are too many or too large.
         OSError: one cannot be written.
     """
     files: dict[str, str] = {}
-    skipped: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    own, total = _Runs(root, runs), 0
+    total = 0
+
+    @functools.cache
+    def is_of_run(folder: PurePosixPath) -> bool:
+        """Whether a folder of the checkout is a run, holds the runs, or is in one of these."""
+        if folder == PurePosixPath("."):
+            return False
+        return root / folder == runs or os.path.isfile(root / folder / "run.json") or is_of_run(folder.parent)
+
     for name in _names(root):
         if text(name) is None:
             continue  # Not valid Unicode: no manifest could name it.
-        reason = "it belongs to a run" if own.hold(name) else why_left_out(name)
+        reason = "it belongs to a run" if is_of_run(PurePosixPath(name).parent) else why_left_out(name)
+        content = b""
         if reason is None:
-            reason, content, mode = _content(root / name)
-            if reason is None and _holds_a_key(name, content):
-                reason = "it holds a private key"
+            try:
+                content = read_bytes(root / name, limit=MAX_FILE_BYTES)
+                reason = "it holds a private key" if _holds_a_key(name, content) else None
+            except OSError as error:
+                reason = _UNREADABLE.get(error.errno or 0, error.strerror or "it cannot be read")
         if reason is not None:
-            skipped[name] = reason
+            # Not the names in folders that are left out as a whole.
+            is_whole = reason in ("no job needs it", "it belongs to a run")
+            left_out.setdefault(f"{name.partition('/')[0]}/" if is_whole else name, reason)
             continue
         sizes[name] = len(content)
         total += len(content)
         _require_small(root, sizes, total)
-        files[name] = _write(target / name, content, mode)
-    return Copied(files=files, left_out=_summary(skipped))
+        _write(target / name, content, executable=os.access(root / name, os.X_OK))
+        files[name] = hashlib.sha256(content).hexdigest()
+    if more := max(len(left_out) - _MAX_LEFT_OUT, 0):
+        left_out = {**dict(list(left_out.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
+    return files, left_out
 
 
 def patch(left: Mapping[str, str], root: Path = code.ROOT) -> str:
@@ -93,7 +103,7 @@ def patch(left: Mapping[str, str], root: Path = code.ROOT) -> str:
     changed = _git(root, "diff", "HEAD", "--name-only", "--relative", "-z")
     names = [name for name in changed.split("\0") if name] if changed else []
     shown = [name for name in names if _confidential(name) is None and "private key" not in left.get(name, "")]
-    if not shown or len(shown) > _MAX_CHANGED:
+    if not shown:
         return ""
     how = ("--relative", "--no-ext-diff", "--no-textconv", "--no-color")
     difference = _git(root, "diff", "HEAD", *how, "--", *shown) or ""
@@ -116,33 +126,13 @@ def _names(root: Path) -> Sequence[str]:
     return sorted(names) if "cld_core/__init__.py" in names else code.sources()
 
 
-def _content(file: Path) -> tuple[str | None, bytes, int]:
-    """Why a file is left out, or None; its content and mode."""
-    try:
-        with opened(file) as stream:
-            status = os.fstat(stream.fileno())
-            if status.st_size > MAX_FILE_BYTES:
-                return f"larger than {MAX_FILE_BYTES // 2**20} MiB", b"", 0
-            content = stream.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        return "it was deleted", b"", 0
-    except OSError as error:
-        # A submodule is a folder.
-        is_other = error.errno in (errno.EISDIR, errno.EINVAL)
-        return ("it is not a regular file" if is_other else error.strerror or "it cannot be read"), b"", 0
-    return None, content, status.st_mode
-
-
-def _write(target: Path, content: bytes, mode: int) -> str:
-    """Write a file; returns its SHA-256."""
+def _write(target: Path, content: bytes, *, executable: bool) -> None:
     if target.suffix == ".py":
         # Python would make this folder with the rights that a job's umask gives.
         (target.parent / "__pycache__").mkdir(parents=True, exist_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    allowed = 0o777 if mode & stat.S_IXUSR else 0o666
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, allowed), "wb") as stream:
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT, 0o777 if executable else 0o666), "wb") as stream:
         stream.write(content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _require_small(root: Path, sizes: Mapping[str, int], total: int) -> None:
@@ -155,18 +145,6 @@ def _require_small(root: Path, sizes: Mapping[str, int], total: int) -> None:
     largest = ", ".join(sorted(first, key=lambda top: -first[top])[:3])
     limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files"
     raise UsageError(f"{root}: the code of a run may have {limit}, and this is more; most is in {largest}. {_FIX}.")
-
-
-def _summary(skipped: Mapping[str, str]) -> dict[str, str]:
-    """What was left out, without the names in folders that are left out as a whole."""
-    short: dict[str, str] = {}
-    for name, reason in skipped.items():
-        is_whole = reason in ("no job needs it", "it belongs to a run")
-        short.setdefault(f"{name.partition('/')[0]}/" if is_whole and "/" in name else name, reason)
-    if len(short) > _MAX_LEFT_OUT:
-        more = len(short) - _MAX_LEFT_OUT
-        short = {**dict(list(short.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
-    return short
 
 
 def _git(root: Path, *words: str) -> str | None:
@@ -225,24 +203,3 @@ def _confidential(name: str) -> str | None:
 def _holds_a_key(name: str, content: bytes) -> bool:
     """Whether a file holds a private key; Python files name them in checks such as this one."""
     return not name.endswith(".py") and _KEY.search(content) is not None
-
-
-class _Runs:
-    """The folders of a checkout that are runs, or hold them: their checkpoints and code are not part of it."""
-
-    def __init__(self, root: Path, runs: Path) -> None:
-        """``runs`` is the folder of the runs, which may lie inside of the checkout."""
-        self._root = root
-        is_inside = runs != root and runs.is_relative_to(root)
-        self._known: dict[PurePosixPath, bool] = {PurePosixPath("."): False}
-        if is_inside:
-            self._known[PurePosixPath(runs.relative_to(root))] = True
-
-    def hold(self, name: str) -> bool:
-        return self._is_run(PurePosixPath(name).parent)
-
-    def _is_run(self, folder: PurePosixPath) -> bool:
-        if folder not in self._known:
-            is_run = os.path.isfile(self._root / folder / "run.json")
-            self._known[folder] = is_run or self._is_run(folder.parent)
-        return self._known[folder]

@@ -1,33 +1,46 @@
-"""Starting what is missing of a plan, by one submission."""
+"""Evaluations and tunings of runs: what is asked for, and starting what is missing of it, by one submission."""
 
+import contextlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
-from cld_core.codec import whole
+from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
-from cld_core.errors import CldError, UsageError
+from cld_core.config.data import ImageDataSpec
+from cld_core.data import store
+from cld_core.errors import CldError, DataError, NotFoundError, UsageError
 from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of
-from cld_core.evaluate.request import EvalRequest
-from cld_core.files import read_object
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.sweeps import Sweep
 from cld_core.ownership import require_may_change
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
+from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
+from cld_core.run.work import Work
+from cld_core.sanitize import one_line
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
-from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation
+from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average
 from cldctl.jobs import specs
 
 from . import cluster_choice, sharded, training
-from .options import Say, as_typed, named_as_typed, refuse_twice
-from .resume import Skipped
+from .options import as_typed, named_as_typed, refuse_twice
+from .sharded import Say
 from .status import work_state
-from .training import is_finished
+from .training import Skipped, is_finished
+
+# The keys of these sections that have an effect on a tuning.
+_READ_BY_TUNINGS = (
+    *("sampling.eps", "sampling.denoise", "sampling.guidance", "sampling.guidance_from", "sampling.guidance_to"),
+    "eval.batch_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +48,7 @@ class EvalOptions:
     """Evaluations of a run, as somebody asked for them.
 
     Attributes:
-        named: further metrics by name, separated by commas; plug-ins of the run may register them.
+        named: further metrics, lists of names with commas; plug-ins of the run may register them.
         samples: number of samples, or of test points if none are drawn; None for that of the recipe.
         sweep: settings of which each is evaluated, as "KEY=a,b,c".
         checkpoint: "last", "all" or a step.
@@ -43,8 +56,8 @@ class EvalOptions:
         allow_plugin: whether code that others can write may run.
     """
 
-    metrics: tuple[str, ...]
-    named: str | None = None
+    metrics: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     samples: int | None = None
     sweep: tuple[str, ...] = ()
@@ -54,14 +67,42 @@ class EvalOptions:
     allow_plugin: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(kw_only=True)
 class Planned:
-    """Evaluations that a run should have; what is missing is computed by jobs of the size that its training has."""
+    """Evaluations or tunings that a run should have; what is missing is computed by jobs of the size of its training.
+
+    Attributes:
+        works: as they are asked for; their folders need not exist.
+        sweep: the table whose cells they are.
+        together: whether one task computes all of them, one after another.
+        complete, running, started: their names, by the state that `start` found them in; ``job`` computes the last.
+        said: what people should know about how the work was divided.
+    """
 
     run: RunFolder
-    plan: EvaluationPlan
+    works: tuple[Work, ...]
     cluster: Cluster
     size: ClusterSpec
+    sweep: Sweep | None = None
+    together: bool = False
+    complete: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    job: JobRef | None = None
+    said: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, run: RunFolder, made: EvaluationPlan, cluster: Cluster, size: ClusterSpec) -> Self:
+        works = tuple(Evaluation(run.evals / request.id, request) for request in made.requests)
+        return cls(run=run, works=works, cluster=cluster, size=size, sweep=made.sweep)
+
+    @property
+    def names(self) -> list[str]:
+        return [work.name for work in self.works]
+
+    @property
+    def is_over(self) -> bool:
+        return not (self.running or self.started)
 
 
 def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
@@ -72,9 +113,9 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
         UsageError: an option is wrong, or the plug-in of the run may not be run.
     """
     overrides, axes, metrics = options.overrides, parse(options.sweep), options.metrics
-    if options.named is not None:
+    if options.named:
         trusted_recipe(run, allow_plugin=options.allow_plugin)
-        metrics += registry.parse_metrics(options.named, "--metric")
+        metrics += registry.parse_metrics(",".join(options.named), "--metric")
     if options.samples is not None:
         key = f"eval.{'samples' if registry.draws_samples(metrics) else 'points'}"
         refuse_twice("--samples", [key], [*overrides, *options.sweep])
@@ -82,12 +123,13 @@ def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
     require_may_change(run.path, "Nothing was evaluated")
     refuse_twice("--sweep", [axis.key for axis in axes], overrides)
     with named_as_typed(run):
-        where, size = _place(run, options.cluster, overrides, options.allow_plugin)
+        where, recipe = _place(run, options, overrides)
         steps = steps_of(run, options.checkpoint, say)
         made = make(run, metrics, steps, overrides, axes, options.shards)
-    for text in _division(run, made.requests, options.shards):
+    planned = Planned.of(run, made, where, recipe.cluster)
+    for text in (*_other_images(run, recipe), *_division(planned, options.shards)):
         say(text)
-    return Planned(run, made, where, size)
+    return planned
 
 
 def plan_group(group: Group, options: EvalOptions, say: Say) -> tuple[list[Planned], list[Skipped]]:
@@ -136,21 +178,74 @@ def plan_samplers(
     with named_as_typed(run, typed):
         # The other keys are those of all samplers, which are looked at one by one.
         of_cluster = [text for text in overrides if text.startswith("cluster.")]
-        where, size = _place(run, options.cluster, of_cluster, options.allow_plugin)
+        where, recipe = _place(run, options, of_cluster)
         (step,) = steps_of(run, options.checkpoint, say)
         made = samplers.make(run, bench, step, overrides, options.shards)
+    planned = Planned.of(run, made, where, recipe.cluster)
     left_out = (as_typed(text, run, typed) for text in made.left_out)
-    for text in (*left_out, *_division(run, made.requests, options.shards)):
+    for text in (*left_out, *_division(planned, options.shards)):
         say(text)
-    return made, Planned(run, made, where, size)
+    return made, planned
 
 
-def _place(
-    run: RunFolder, cluster: str | None, overrides: Sequence[str], allow_plugin: bool
-) -> tuple[Cluster, ClusterSpec]:
-    """Where evaluations of a run are computed, and the jobs that a training with these settings would get."""
-    where, recipe = cluster_choice.chosen(cluster, run), trusted_recipe(run, allow_plugin=allow_plugin)
-    return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file)).cluster
+def plan_tunings(
+    run: RunFolder,
+    options: EvalOptions,
+    say: Say,
+    *,
+    nfe: Sequence[int],
+    points: int | None,
+    budget_min: float | None,
+    seed: int,
+) -> Planned:
+    """The requested tunings, to an intact checkpoint of a run. Writes nothing.
+
+    Args:
+        options: of which overrides, checkpoint, cluster and allow_plugin are read.
+        nfe: numbers of network evaluations, of which each is a tuning; one starts from the next smaller one.
+        points: draws of the noise to fit to; None for the default of such data.
+        budget_min: minutes for each fit; None for no limit.
+
+    Raises:
+        CldError: the run belongs to somebody else.
+        UsageError: a key has no effect on a tuning, or the plug-in of the run may not be run.
+        NotFoundError: there is no such checkpoint.
+    """
+    require_may_change(run.path, "Nothing was tuned")
+    for text in options.overrides:
+        key = text.partition("=")[0]
+        if key.startswith(("sampling.", "eval.")) and key not in _READ_BY_TUNINGS:
+            known = ", ".join(_READ_BY_TUNINGS)
+            raise UsageError(f"'{key}' has no effect on a tuning. Leave it out; there are: {known}.")
+    if options.checkpoint == "all":
+        raise UsageError("--checkpoint all: a sampler is tuned to one network. Use 'last' or a step.")
+    where, recipe = _place(run, options, options.overrides)
+    (step,) = steps_of(run, options.checkpoint, say, "tuning to")
+    require_average(run, step, recipe.ema.length)
+    works = []
+    for one in sorted(nfe):
+        request = TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed)
+        works.append(Tuning(run.tuned / request.id, request))
+    return Planned(run=run, works=tuple(works), cluster=where, size=recipe.cluster, together=True)
+
+
+def minutes(text: str) -> float | None:
+    """The minutes of ``--budget``; None for no limit.
+
+    Raises:
+        UsageError: it is not a number of them.
+    """
+    try:
+        return None if text.strip() == "none" else float(text)
+    except ValueError:
+        fix = "Write a number of them, or none to set no limit"
+        raise UsageError(f"--budget {one_line(text)}: that is not a number of minutes. {fix}.") from None
+
+
+def _place(run: RunFolder, options: EvalOptions, overrides: Sequence[str]) -> tuple[Cluster, Recipe]:
+    """Where evaluations of a run are computed, and its recipe with these settings."""
+    where, recipe = cluster_choice.chosen(options.cluster, run), trusted_recipe(run, allow_plugin=options.allow_plugin)
+    return where, recipe_for_evaluation(recipe, overrides, str(run.recipe_file))
 
 
 def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating") -> list[int]:
@@ -167,150 +262,112 @@ def steps_of(run: RunFolder, checkpoint: str, say: Say, doing: str = "evaluating
     return steps
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Evaluations or tunings by the state that they were in; ``job`` computes those of ``started``.
+def start(planned: Iterable[Planned], group: Group | None = None, parallel: int | None = None) -> Iterator[Planned]:
+    """Start what is neither complete nor being computed, and lost tasks of the latter.
 
-    Attributes:
-        said: what people should know about how the work was divided.
-    """
+    One submission is for all that are computed on the same cluster by jobs of the same size, as runs of a group usually
+    are.
 
-    complete: tuple[str, ...] = ()
-    running: tuple[str, ...] = ()
-    started: tuple[str, ...] = ()
-    job: JobRef | None = None
-    said: tuple[str, ...] = ()
-
-    @property
-    def is_over(self) -> bool:
-        return not (self.running or self.started)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """The evaluations of a plan by their state; those to start, and what was made for them, are on the disk.
-
-    Attributes:
-        shards: those to start of each work, by its folder.
-        made: names of folders in ``evals/`` that are removed if nothing can be started.
-        logs: where the output goes; None for the folder of the first work.
-    """
-
-    run: RunFolder
-    complete: tuple[str, ...]
-    running: tuple[str, ...]
-    works: tuple[Evaluation, ...]
-    shards: Mapping[Path, Sequence[int]]
-    made: frozenset[str]
-    logs: Path | None
-
-    def undo(self) -> None:
-        for name in self.made:
-            shutil.rmtree(self.run.evals / name)
-
-    def outcome(self, job: JobRef | None, said: Sequence[str]) -> Outcome:
-        return Outcome(self.complete, self.running, tuple(work.name for work in self.works), job, tuple(said))
-
-
-def start(planned: Planned, parallel: int | None = None) -> Outcome:
-    """Start those evaluations that are neither complete nor being computed, and lost tasks of the latter.
+    Args:
+        group: has the output in its folder; None for the run of each submission.
 
     Raises:
         RecipeError: the cluster has no such jobs. Nothing is written.
         SchedulerRefused, SchedulerAway: nothing was started, and what was made for it is removed again.
         UsageError: a job of one of them belongs to a cluster that this cldctl does not know.
     """
-    ((_, outcome),) = start_several([planned], None, parallel)
-    return outcome
-
-
-def start_several(
-    planned: Iterable[Planned], group: Group | None, parallel: int | None = None
-) -> Iterator[tuple[Planned, Outcome]]:
-    """As `start`, by one submission for all of the same cluster and size, as runs of a group usually are.
-
-    Args:
-        group: has the output in its folder; None for the run of each submission.
-    """
     alike: dict[tuple[str, ClusterSpec], list[Planned]] = {}
     for one in planned:
         alike.setdefault((one.cluster.name, one.size), []).append(one)
     for these in alike.values():
-        with training.locked([one.run for one in these], these[0].cluster):
-            prepared: list[_Prepared] = []
-            # What people should know about the submission is said once.
-            said: list[str] = []
+        first, job = these[0], None
+        of_sweep = None if first.sweep is None else first.run.evals / first.sweep.id / "logs"
+        missing: list[tuple[Work, Sequence[int]]] = []
+        made: list[Path] = []
+        said: list[str] = []
+        with training.locked([one.run for one in these], first.cluster):
             try:
                 for one in these:
-                    prepared.append(_prepared(one))
-                logs = prepared[0].logs if group is None else group.logs
-                job = _submitted(prepared, these[0], logs, parallel, said.append)
+                    _prepare(one, missing, made)
+                if missing:
+                    job = sharded.start(
+                        missing,
+                        first.cluster,
+                        first.size,
+                        run=next(one.run for one in these if one.started),
+                        logs=of_sweep if group is None else group.logs,
+                        parallel=parallel,
+                        together=first.together,
+                        say=said.append,
+                    )
             # Of other errors a job may be left, which needs them.
             except (UsageError, SchedulerRefused, SchedulerAway):
-                for made in prepared:
-                    made.undo()
+                for path in made:
+                    shutil.rmtree(path, ignore_errors=True)
                 raise
-        first = next((its for its in prepared if its.works), None)
-        for which, its in zip(these, prepared, strict=True):
-            yield which, its.outcome(job if its.works else None, said if its is first else ())
+        for one in these:
+            if one.started:
+                one.job = job
+                # What people should know about the submission is said once.
+                one.said, said = said, []
+            yield one
 
 
-def _submitted(
-    prepared: Sequence[_Prepared], alike: Planned, logs: Path | None, parallel: int | None, say: Say
-) -> JobRef | None:
-    works = [work for one in prepared for work in one.works]
-    if not works:
-        return None
-    run = next(one.run for one in prepared if one.works)
-    only = {folder: shards for one in prepared for folder, shards in one.shards.items()}
-    return sharded.start(works, alike.cluster, alike.size, run=run, logs=logs, parallel=parallel, only=only, say=say)
+def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: list[Path]) -> None:
+    """Find the state of works.
 
-
-def _prepared(planned: Planned) -> _Prepared:
-    run, cluster, size, plan = planned.run, planned.cluster, planned.size, planned.plan
-    works = {work.name: work for work in evaluations_of(run)}
-    begun = [works[request.id] for request in plan.requests if request.id in works]
-    answers = sharded.ask_about(work for work in begun if not work.is_done)
-    by_state: dict[str, list[str]] = {"FINISHED": [], "RUNNING": [], "PENDING": [], "STOPPED": []}
-    for request in plan.requests:
-        state = work_state(works[request.id], answers) if request.id in works else "STOPPED"
-        by_state[state].append(request.id)
-    left = {
-        name: shards
-        for name in (*by_state["RUNNING"], *by_state["PENDING"])
-        if (shards := sharded.unclaimed(works[name], answers))
-    }
-    missing = by_state["STOPPED"] + list(left)
-    if missing:
-        spec = specs.sharded([run.evals / missing[0]], size, cluster, run=run)
+    Args:
+        missing: is told those to start, which are on the disk then, and their shards.
+        made: is told the folders that did not exist before.
+    """
+    run, cluster = planned.run, planned.cluster
+    begun = {work.name: found for work in planned.works if (found := _begun(work)) is not None}
+    answers = sharded.ask_about(work for work in begun.values() if not work.is_done)
+    states = {name: work_state(begun[name], answers) if name in begun else "STOPPED" for name in planned.names}
+    alive = [name for name, state in states.items() if state in ("RUNNING", "PENDING")]
+    left = {name: shards for name in alive if (shards := sharded.unclaimed(begun[name], answers))}
+    stopped = [work for work in planned.works if states[work.name] == "STOPPED"]
+    if left or stopped:
+        spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
         cluster.check(spec)
-        cluster.max_tasks(replace(spec, size=size))
-    existing = {path.name for path in run.evals.iterdir()} if run.evals.is_dir() else set()
-    folder = plan.sweep.save(run) if plan.sweep is not None else None
-    for request in plan.requests:
-        if request.id in by_state["STOPPED"]:
-            request.save(run)
-    # A request that was damaged is written again above; its report may be there already.
-    started = tuple(work for name in missing if not (work := Evaluation(run.evals / name)).is_done)
-    names = [work.name for work in started]
-    return _Prepared(
-        run,
-        complete=(*by_state["FINISHED"], *(name for name in missing if name not in names)),
-        running=tuple(name for name in (*by_state["RUNNING"], *by_state["PENDING"]) if name not in left),
-        works=started,
-        shards={work.folder: left.get(work.name) or work.to_start() for work in started},
-        made=frozenset({*missing, *([folder.name] if folder is not None else [])} - existing),
-        logs=folder / "logs" if folder is not None else None,
-    )
+        cluster.max_tasks(replace(spec, size=planned.size))
+    sweep = [] if planned.sweep is None else [run.evals / planned.sweep.id]
+    made += [folder for folder in (*sweep, *(work.folder for work in stopped)) if not folder.exists()]
+    if planned.sweep is not None:
+        planned.sweep.save(run)
+    # A request that was damaged is written again: its product may be there already.
+    written = [type(work)(work.request.store(work.folder)) for work in stopped]
+    wanted = [(work, work.to_start()) for work in written] + [(begun[name], shards) for name, shards in left.items()]
+    missing += ((work, shards) for work, shards in wanted if shards)
+    planned.started = [work.name for work, shards in wanted if shards]
+    planned.running = [name for name in alive if name not in left]
+    planned.complete = [name for name in states if name not in (*alive, *planned.started)]
 
 
-def _division(run: RunFolder, requests: Sequence[EvalRequest], asked: int | None) -> Iterator[str]:
+def _begun(work: Work) -> Work | None:
+    """Work, divided as it was begun; None if it was not, or its request is damaged."""
+    with contextlib.suppress(NotFoundError):
+        return type(work)(work.folder, replace(work.request, shards=work.request_type.load(work.folder).shards))
+    return None
+
+
+def _other_images(run: RunFolder, recipe: Recipe) -> Iterator[str]:
+    """Whether the images were prepared again since the run has trained on them, in a line."""
+    data = recipe.data
+    with contextlib.suppress(DataError):  # A metric that reads them says so.
+        if isinstance(data, ImageDataSpec):
+            now = {IMAGES: store.split_of(data, "train").digest}
+            if are_other_data(now, run.ledger.history().data):
+                yield f"the images in {data.path} are not those that {run.name} has trained on"
+
+
+def _division(planned: Planned, asked: int | None) -> Iterator[str]:
     """Which evaluations have another number of shards than somebody asked for, a line each."""
     if asked is None:
         return
-    if (most := max(request.shards for request in requests)) < asked:
+    if (most := max(work.request.shards for work in planned.works)) < asked:
         yield f"--shards {asked}: {most} shards instead, one for each file of rows"
-    for request in requests:
-        begun = whole(read_object(run.evals / request.id / "request.json").get("shards"))
-        if begun not in (None, request.shards):
-            yield f"{request.id} was begun in {begun} shards and keeps them"
+    for work in planned.works:
+        begun = _begun(work)
+        if begun is not None and begun.request.shards != work.request.shards:
+            yield f"{work.name} was begun in {begun.request.shards} shards and keeps them"

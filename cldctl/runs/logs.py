@@ -23,8 +23,8 @@ from cld_core.run.lease import newest
 from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.clusters import job_logs
-from cldctl.jobs.blame import is_secondary
-from cldctl.jobs.marks import MARK
+from cldctl.jobs.failures import is_secondary
+from cldctl.jobs.process import MARK
 
 from . import survey
 from .survey import started_works

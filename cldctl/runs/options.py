@@ -1,110 +1,249 @@
-"""What a new run, or a sweep of new runs, is to be: one record from the command line to the job."""
+"""What a new run, or a sweep of new runs, is to be: from the command line to recipes and names. Writes nothing."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from cld_core.config import Recipe, load
+from cld_core.config import Recipe, load, load_frozen
 from cld_core.config.loader import COMMAND_LINE
+from cld_core.config.schema import leaves
+from cld_core.digests import digest
 from cld_core.errors import UsageError
 from cld_core.evaluate.registry import parse_metrics
+from cld_core.evaluate.sweeps import Axis
 from cld_core.run import RunFolder
 from cld_core.run.folder import check_name
-from cld_core.run.groups import Group
+from cld_core.run.groups import Group, values_of
 from cld_core.run.identity import new_name
 from cld_core.sanitize import is_count
+from cldctl.evals.plan import combinations, meaning, named, parse
 from cldctl.lookup import find_profile, find_recipe
 
 from . import selection
-from .cells import Cell, axes_of, cells_of, settings
 
-# Tells people something, in one line.
-Say = Callable[[str], None]
+# Each is a run with a folder of its own, which is locked while the jobs are submitted.
+MAX_CELLS = 500
+# The rest of a name of 100 letters is for what a run has of its own.
+MAX_GROUP_NAME = 60
+_MAX_NAME = 100
+_NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
+_UNUSABLE = re.compile(r"[^A-Za-z0-9._-]+")
+_NOT_SWEPT = {
+    "cluster": "the jobs of a sweep are one array, in which all are of the same size. Submit a group for each value",
+    **dict.fromkeys(
+        ("sampling", "eval", "ema"),
+        "it changes no training. Sweep over it afterwards: `cldctl eval RUN --sweep KEY=a,b`",
+    ),
+}
+_SECTIONS = tuple(entry.name for entry in fields(Recipe) if entry.name not in ("name", *_NOT_SWEPT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run: its name, that of its group, its value on each axis of a sweep, and its recipe."""
+
+    name: str
+    group: str
+    values: Mapping[str, str]
+    recipe: Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitOptions:
-    """A new run, or the runs of a sweep, as somebody asked for it.
+    """A new run, or the runs of a sweep, as somebody asked for it. Nothing is written.
 
     Attributes:
-        path: the run's folder; of a sweep, the folder of its runs with the name of the group behind it.
-        recipe: with ``given`` and ``profile``; of a sweep, that of its first run.
-        file: where the recipe was read from.
+        recipe: its name or file.
+        root: the folder of the runs.
+        name: of the run, or of a sweep's group; None for one that begins with that of the recipe.
         given: overrides of the command line; ``profile``: what it names.
-        metrics: of the evaluation that follows the training; none without one.
+        sweep: "KEY=a,b,c", of which each combination of values is a run; ``parallel``: how many may train at once.
+        chained: metrics of the evaluation that follows each training, lists of names with commas; none without one.
         tags: to find it again by; ``note``: what it is for.
         live_code: run the checkout itself, in place of a copy in the run's folder.
-        cells: the runs of a sweep; ``parallel``: how many of them may train at once.
-        group: the runs that are submitted together, and ``sweep``, what this one has of its own, value by key.
     """
 
-    path: Path
-    recipe: Recipe
-    file: Path
+    recipe: str
+    root: Path
+    name: str | None = None
     given: tuple[str, ...] = ()
     profile: str | None = None
-    metrics: tuple[str, ...] = ()
+    sweep: tuple[str, ...] = ()
+    parallel: int | None = None
+    chained: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     note: str | None = None
     live_code: bool = False
-    cells: tuple[Cell, ...] = ()
-    parallel: int | None = None
-    group: Group | None = None
-    sweep: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, cell: Cell) -> "SubmitOptions":
-        """One of the runs of a sweep."""
-        assert self.group is not None, "a sweep has a group"
-        given, path = (*self.given, *settings(cell.values)), self.group.root / cell.name
-        one = replace(self, path=path, recipe=cell.recipe, given=given, sweep=cell.values)
-        return replace(one, cells=(), parallel=None)
+    @cached_property
+    def file(self) -> Path:
+        """Where the recipe is read from."""
+        return find_recipe(self.recipe)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """The runs of a sweep, the last axis changing fastest, or the only run.
+
+        Raises:
+            RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be imported.
+            UsageError: the name cannot be one, options are wrong or do not go together, a value is invalid, the jobs
+                are not of the same size, or two cells are the same; names the cell.
+        """
+        selection.check_labels(self.tags, self.note)
+        if self.parallel is not None and not self.sweep:
+            raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
+        profile = find_profile(self.profile)
+        if not self.sweep:
+            recipe = load(self.file, self.given, profile)
+            name = new_name(recipe.name) if self.name is None else self.name
+            check_name(name)
+            return (Cell(name=name, group=name, values={}, recipe=recipe),)
+        axes = axes_of(self.sweep)
+        refuse_twice("--sweep", [axis.key for axis in axes], self.given)
+        # A recipe may be complete only with the values of a cell: its name is in any of them.
+        first = [*self.given, *(f"{axis.key}={axis.values[0]}" for axis in axes)]
+        name = new_name(load(self.file, first, profile).name) if self.name is None else self.name
+        check_group_name(name)
+        cells: dict[str, Cell] = {}
+        for values in combinations(axes):
+            own = settings(values)
+            with named(own):
+                recipe = load(self.file, [*self.given, *own], profile)
+                cell = Cell(name=run_name(name, values), group=name, values=values, recipe=recipe)
+                check_name(cell.name)
+                _check_size(next(iter(cells.values()), cell), cell)
+                if (other := cells.get(digest(recipe.to_dict()))) is not None:
+                    which = " ".join(settings(other.values))
+                    raise UsageError(f"the recipe is the same as at {which}. Leave one of them out.")
+            cells[digest(recipe.to_dict())] = cell
+        return tuple(cells.values())
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of the evaluation that follows each training; plug-ins of the recipe may have registered some."""
+        return parse_metrics(",".join(self.chained) if self.cells and self.chained else None)
+
+    @property
+    def group(self) -> Group | None:
+        """The runs of a sweep."""
+        return Group(self.root, self.cells[0].group) if self.sweep else None
+
+    def run(self, cell: Cell | None = None) -> RunFolder:
+        """The folder of a run; default: the first one."""
+        return RunFolder(self.root / (cell or self.cells[0]).name)
 
 
-def resolve(
-    recipe: str,
-    root: Path,
-    *,
-    name: str | None = None,
-    given: Sequence[str] = (),
-    profile: str | None = None,
-    sweep: Sequence[str] = (),
-    parallel: int | None = None,
-    metrics: str | None = None,
-    tags: Sequence[str] = (),
-    note: str | None = None,
-    live_code: bool = False,
-) -> SubmitOptions:
-    """The options of `cldctl submit` as the record that is submitted. Writes nothing.
+def axes_of(texts: Sequence[str]) -> tuple[Axis, ...]:
+    """The axes of ``submit --sweep KEY=a,b,c`` options.
 
     Raises:
-        RecipeError: there is no such recipe, it cannot be read, or its plug-in cannot be imported.
-        UsageError: the name cannot be one, or options are wrong or do not go together.
+        UsageError: one is not of this form, cannot be swept, or a key or value is given twice; or there are too many
+            cells.
     """
-    selection.check_labels(tags, note)
-    if parallel is not None and not sweep:
-        raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-    file, settings_file = find_recipe(recipe), find_profile(profile)
-    common: dict[str, Any] = {"file": file, "given": tuple(given), "profile": profile}
-    common |= {"tags": tuple(tags), "note": note, "live_code": live_code}
-    if not sweep:
-        resolved = load(file, given, settings_file)
-        new = new_name(resolved.name) if name is None else name
-        check_name(new)
-        # Plug-ins of the recipe may have registered some.
-        wanted = parse_metrics(metrics)
-        return SubmitOptions(path=root / new, recipe=resolved, metrics=wanted, **common)
-    axes = axes_of(sweep)
-    refuse_twice("--sweep", [axis.key for axis in axes], given)
-    # A recipe may be complete only with the values of a cell: its name is in any of them.
-    first = [f"{axis.key}={axis.values[0]}" for axis in axes]
-    new = new_name(load(file, [*given, *first], settings_file).name) if name is None else name
-    cells = cells_of(new, axes, file, given, settings_file)
-    group, common = Group(root, new), {**common, "metrics": parse_metrics(metrics)}
-    return SubmitOptions(path=root / new, recipe=cells[0].recipe, cells=cells, parallel=parallel, group=group, **common)
+    for text in texts:
+        key = text.partition("=")[0]
+        if (why := _NOT_SWEPT.get(key.split(".")[0])) is not None:
+            raise UsageError(f"--sweep '{key}': {why}.")
+    axes = parse(texts, _SECTIONS, " `cldctl render RECIPE` lists the keys.", "train.seed=0,1,2")
+    cells = len(combinations(axes))
+    if cells > MAX_CELLS:
+        raise UsageError(
+            f"--sweep: {cells} runs are more than {MAX_CELLS} at once. Sweep over fewer values, then add the others "
+            "with the same --name."
+        )
+    return axes
+
+
+def check_group_name(name: str) -> None:
+    """Refuse what cannot name a group.
+
+    Raises:
+        UsageError
+    """
+    check_name(name)
+    if len(name) > MAX_GROUP_NAME:
+        text = f"the name of a group has at most {MAX_GROUP_NAME} letters, because the names of its runs begin with it"
+        raise UsageError(f"--name {name}: {text}. Use a shorter one.")
+
+
+def run_name(group: str, values: Mapping[str, str]) -> str:
+    """The name of a run of a group, made of its values alone: toy-seed0-lr1e-4.
+
+    Values that cannot be part of a name as they are, or could be read in two ways, are told apart by a digest.
+    """
+    shorts = [key.rpartition(".")[2] for key in values]
+    words, is_plain = [], True
+    for key, value in values.items():
+        short = key.rpartition(".")[2]
+        is_number = _NUMBER.fullmatch(value) is not None
+        is_plain &= is_number or not (_UNUSABLE.search(value) or "-" in value)
+        word = short if shorts.count(short) == 1 else key
+        words.append(f"{word}{'' if is_number else '-'}{_UNUSABLE.sub('_', value)}")
+    name = "-".join([group, *words])
+    if is_plain and len(name) <= _MAX_NAME:
+        return name
+    mark = digest(dict(values))[:8]
+    return f"{name[: _MAX_NAME - len(mark) - 1]}-{mark}"
+
+
+def existing(options: SubmitOptions) -> dict[str, RunFolder]:
+    """The runs of the group that cells have already, by the name of the cell.
+
+    Raises:
+        UsageError: a name is taken by a run of no group, or of another; or a run was submitted with another recipe.
+    """
+    if options.group is None:
+        return {}
+    by_values = {meaning(values_of(run)): run for run in options.group.runs()}
+    found = {}
+    for cell in options.cells:
+        run = by_values.get(meaning(cell.values))
+        if run is not None:
+            _check_same(run, cell)
+            found[cell.name] = run
+        elif (other := options.run(cell)).exists:
+            text = f"a run of this name exists, and is not part of the group {options.group.name}"
+            raise UsageError(f"{other.path}: {text}. Choose another --name.")
+    return found
+
+
+def _check_same(run: RunFolder, cell: Cell) -> None:
+    """Refuse to take a run for a cell if it was submitted with other settings, which would go unnoticed."""
+    wanted = _comparable(cell.recipe.anchored(Path.cwd()))
+    # As it was submitted, or as it was continued: both are what somebody asked for.
+    recipes = [_comparable(recipe) for recipe in (load_frozen(run.recipe_file), run.recipe())]
+    if wanted in recipes:
+        return
+    differing = [key for key, value in wanted.items() if recipes[0].get(key) != value] or ["a key of its recipe"]
+    texts = [f"{key}={recipes[0].get(key)}" for key in differing[:3]]
+    fix = "Use another --name, or the settings that the group was submitted with"
+    raise UsageError(f"{run.name} exists, and was submitted with {', '.join(texts)}. {fix}.")
+
+
+def _comparable(recipe: Recipe) -> dict[str, object]:
+    """By key, what a training depends on: not the jobs, and not where a plug-in lies."""
+    values = leaves(recipe.to_dict())
+    return {key: value for key, value in values.items() if not key.startswith("cluster.") and key != "plugins"}
+
+
+def _check_size(first: Cell, cell: Cell) -> None:
+    if cell.recipe.cluster != first.recipe.cluster:
+        differing = [
+            f"cluster.{entry.name}"
+            for entry in fields(cell.recipe.cluster)
+            if getattr(cell.recipe.cluster, entry.name) != getattr(first.recipe.cluster, entry.name)
+        ]
+        text = f"{', '.join(differing)} differs from that of {' '.join(settings(first.values))}"
+        raise UsageError(f"{text}: the jobs of an array are all of the same size. Set it to one value.")
+
+
+def settings(values: Mapping[str, str]) -> list[str]:
+    """The values of a cell as overrides."""
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 def refuse_twice(option: str, keys: Iterable[str], overrides: Iterable[str]) -> None:

@@ -1,13 +1,13 @@
 """Continuing runs from their newest good checkpoints."""
 
-import os
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
-from cld_core.config import Recipe, plugins
+from cld_core.config import Recipe, plugins, with_overrides
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.loader import anchored_overrides, as_overrides
 from cld_core.data import store
@@ -17,6 +17,7 @@ from cld_core.ownership import require_may_change
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
+from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
@@ -31,26 +32,12 @@ from . import snapshot, survey
 from .index import Index
 from .state import OVER, RESUMABLE, Situation
 from .status import RunStatus, files_of, status_of, status_or_reason
-from .submit import Begun, require_inputs, require_native
 from .survey import Answers
-from .training import Start, train
+from .training import Begun, Skipped, Start, require_inputs, require_native, train
 
 # Called before a run continues: the run, its recipe, the step that it continues from, newer checkpoints that are
 # damaged, and warnings.
 About = Callable[[RunFolder, Recipe, int, Sequence[DamagedCheckpoint], Sequence[str]], None]
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A run that is left alone, and why.
-
-    Attributes:
-        exit_code: of the command; 0 if nothing failed: it is not known to be a run that this user could resume.
-    """
-
-    run: RunFolder
-    reason: str
-    exit_code: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +52,7 @@ class Continuation:
         other_data: whether it may train on other data than it has so far.
         max_age_s: how old an answer may be that says that the run is not alive, seconds: one question is enough for
             many runs.
-        checked: see `snapshot.Wish`.
+        checked: folders of code that are known to be whole: many runs may share one.
     """
 
     overrides: tuple[str, ...] = ()
@@ -116,53 +103,87 @@ def _require_answers(run: RunFolder, answers: Answers) -> None:
 
 
 def resume(
-    run: RunFolder,
+    which: RunFolder | Group,
     asked: Continuation,
     cluster: Cluster,
     about: About,
+    started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
-    """Continue a run.
+    """Continue a run, or those of a group that neither train nor are finished; finished ones with more ``train.steps``.
 
     Args:
-        about: called before the job is submitted.
+        about: called before a run continues.
+        started: called as soon as the job of a run exists.
 
     Raises:
-        CldError: it belongs to somebody else, its recipe names a plug-in that is not allowed, or its code is damaged.
+        CldError: a run belongs to somebody else, its recipe names a plug-in that is not allowed, or its code is
+            damaged. Of a group, such runs are skipped.
         SchedulerAway: the cluster that would know whether the run is alive, or the one to submit to, does not answer.
         SchedulerRefused: no job exists; the ledger says so.
         UsageError: it is alive, is finished, or the overrides do not allow it to continue.
         NotFoundError: it has no checkpoint of ``from_step``.
         RecipeError: its data are missing, or others than it has trained on.
     """
-    with locks.only_one(run.path, cluster):
-        continued = ready(run, asked, cluster, about)
-        said: list[str] = []
-        job = train(continued, cluster, say=said.append)
-    return Begun(run, job, cluster, tuple(work.name for work in continued.evaluations), tuple(said))
+    group = which if isinstance(which, Group) else None
+    begun = Begun(cluster=cluster, group=group, started=started)
+    begun.runs = [which] if isinstance(which, RunFolder) else which.runs()
+    with locks.only_one(which.path, cluster):
+        train(begun, continued(begun, begun.runs, asked, about))
+    return begun
 
 
-def ready(
+def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, about: About) -> list[Start]:
+    """The run, or those of the runs of a group that are to continue; what the others are is noted in ``begun``.
+
+    Raises:
+        UsageError, SchedulerAway: a cluster that would know which of them are alive cannot be asked.
+        CldError: the only run cannot continue.
+    """
+    if begun.group is None:
+        return [_ready(run, asked, begun.cluster, about, survey.lately(run, asked.max_age_s)) for run in runs]
+    answers = survey.of_runs(runs)
+    answers.require(answers.surveys, f"Which runs of {begun.group.name} are alive is unknown, and nothing was started")
+    starts = []
+    for run in runs:
+        row = status_or_reason(run, answers)
+        if not row.is_readable:
+            begun.skipped.append(Skipped(run, str(row.reason), 1))
+            continue
+        history = run.ledger.history()
+        # Who holds the group's lock knows that no other command is still making the run.
+        is_abandoned = not (history.request or history.submitted or history.attempts)
+        if row.state == "FINISHED" and not any(text.startswith("train.steps=") for text in asked.overrides):
+            begun.finished.append(run.name)
+        elif row.state not in {*RESUMABLE, "FINISHED"} and not is_abandoned:
+            begun.alive.append(run.name)
+        else:
+            try:
+                starts.append(_ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned))
+            except CldError as error:
+                begun.skipped.append(Skipped(run, str(error), error.exit_code))
+    return starts
+
+
+def _ready(
     run: RunFolder,
     asked: Continuation,
     cluster: Cluster,
     about: About,
-    answers: Answers | None = None,
+    answers: Answers,
     *,
     is_abandoned: bool = False,
 ) -> Start:
-    """What `resume` does before it asks for the job.
+    """What `resume` does with a run before it asks for the job.
 
     Args:
-        answers: what the clusters said about the run's jobs a moment ago; None to ask them.
+        answers: what the clusters said about the run's jobs a moment ago.
         is_abandoned: whether the command that made the run is known to have ended before it asked for a job.
 
     Raises:
         CldError: as `resume`.
     """
-    from cld_core.config import with_overrides
-
     require_may_change(run.path, "It was not resumed")
-    status = _status_of_dead(run, asked.max_age_s, answers, is_abandoned)
+    status = _status_of_dead(run, answers, is_abandoned)
     before, overrides = trusted_recipe(run, allow_plugin=asked.allow_plugin), asked.overrides
     recipe = with_overrides(before, overrides, str(run.recipe_file))
     overrides = tuple(anchored_overrides(overrides, recipe, Path.cwd()))
@@ -174,16 +195,17 @@ def ready(
         text = "its checkpoints depend on data, sde, network, the objective's score and the optimiser"
         raise RecipeError(f"{run.name}: {which} would make it another run: {text}. Submit a new run instead.")
     require_inputs(recipe)
-    slow: list[str] = []
-    require_native(recipe, cluster, slow.append)
-    start, skipped = _start(run, recipe, status, asked.from_step)
+    warnings: list[str] = []
+    require_native(recipe, cluster, warnings.append)
+    step, damaged = _first_step(run, recipe, status, asked.from_step)
     # Before anything is noted.
     cluster.check(specs.training(run, recipe, cluster))
-    warnings = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
+    changed = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = frozen.note(run)
-    about(run, recipe, start, skipped, (*([] if edited is None else [edited]), *warnings, *slow))
-    wish = snapshot.Wish(update=asked.update_code, trusted=asked.allow_plugin, checked=asked.checked)
-    stored = snapshot.for_continuation(run, recipe, cluster, wish)
+    about(run, recipe, step, damaged, (*([] if edited is None else [edited]), *changed, *warnings))
+    stored = snapshot.for_continuation(
+        run, recipe, cluster, asked.checked, update=asked.update_code, trusted=asked.allow_plugin
+    )
     return Start(
         run=run,
         recipe=replace(recipe, plugins=code.with_copies(recipe.plugins, run.path)),
@@ -203,22 +225,13 @@ def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:
         require_own_plugin(run, recipe, of_hooks=same_hook, of_loggers=same_address)
 
 
-def ask_about(runs: Sequence[RunFolder]) -> None:
-    """Ask about many runs at once, so that `resume` can do with these answers."""
-    survey.of_runs(runs)
-
-
-def _status_of_dead(
-    run: RunFolder, max_age_s: float, answers: Answers | None = None, is_abandoned: bool = False
-) -> RunStatus:
+def _status_of_dead(run: RunFolder, answers: Answers, is_abandoned: bool) -> RunStatus:
     """The status of a run that is not alive.
 
     Raises:
         UsageError: it is.
         SchedulerAway: the cluster that would know does not answer.
     """
-    if answers is None:
-        answers = survey.lately(run, max_age_s)
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)
@@ -238,36 +251,28 @@ def _was_abandoned(run: RunFolder) -> bool:
     return Situation(run.ledger.history(), Answers({}), time.time(), files).request in ("unasked", "lost")
 
 
-def _start(
+def _first_step(
     run: RunFolder, recipe: Recipe, status: RunStatus, from_step: int | None
-) -> tuple[int, tuple[DamagedCheckpoint, ...]]:
+) -> tuple[int, list[DamagedCheckpoint]]:
     """The step from which a run continues, and the checkpoints that are skipped for it."""
+    wanted, start = recipe.train.steps, from_step
+    reached = status.step if status.state == "FINISHED" and from_step is None else 0
     more = f"To continue, ask for more: `{command(f'resume {run.name} train.steps=...', run)}`"
-    steps = run.checkpoint_steps()
-
-    def beyond(step: int | None) -> str:
-        return f"{run.name} is already at step {step}, beyond train.steps={recipe.train.steps}. {more}."
-
-    if status.state == "FINISHED" and recipe.train.steps < status.step and from_step is None:
-        raise UsageError(beyond(status.step))
-    if status.state == "FINISHED" and recipe.train.steps == status.step and from_step is None:
-        raise UsageError(f"{run.name} is finished at step {status.step}. {more}.")
-    if from_step is not None and from_step not in steps:
+    if wanted == reached:
+        raise UsageError(f"{run.name} is finished at step {reached}. {more}.")
+    if from_step is not None and from_step not in (steps := run.checkpoint_steps()):
         existing = ", ".join(map(str, steps)) or "none"
         raise NotFoundError(f"{run.name} has no checkpoint of step {from_step}. It has: {existing}.")
-    skipped: tuple[DamagedCheckpoint, ...] = ()
-    start = from_step
-    if start is None:
+    skipped: list[DamagedCheckpoint] = []
+    if from_step is None and reached < wanted:
         start, damaged = newest_good(run)
-        skipped = tuple(entry for entry in damaged if entry.finished)
-    if recipe.train.steps < (start or 0):
-        raise UsageError(beyond(start))
+        skipped = [entry for entry in damaged if entry.finished]
+    if (most := max(reached, start or 0)) > wanted:
+        raise UsageError(f"{run.name} is already at step {most}, beyond train.steps={wanted}. {more}.")
     return start or 0, skipped
 
 
 def _makes_another(recipe: Recipe, override: str) -> bool:
-    from cld_core.config import with_overrides
-
     try:
         return with_overrides(recipe, [override]).model_digest() != recipe.model_digest()
     except RecipeError:
@@ -285,9 +290,9 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
     Raises:
         RecipeError: the data are known to be others; names the fix. Or a plug-in cannot be imported.
     """
-    copies = _copies(run)
+    copies = code.copies_of(run.path)
     warnings = [] if update else _changed(run, recipe, copies)
-    now, whose = _data_of(recipe, copies, update)
+    now, whose = _data_of(run, recipe, copies, update)
     if not are_other_data(now, run.ledger.history().data):
         return warnings
     text = f"{whose} are not those that {run.name} has trained on so far"
@@ -297,31 +302,21 @@ def _check_data(run: RunFolder, recipe: Recipe, *, update: bool = False, allowed
     return [*warnings, f"{text}: from now on it trains on other data"]
 
 
-def _copies(run: RunFolder) -> dict[str, code.Plugin]:
-    """The run's own copies of plug-in files, by their paths."""
-    folder = code.folder_of(run.path)
-    manifest = code.read(folder)
-    if manifest is None:
-        return {}
-    return {str(code.place(folder, manifest) / plugin.file): plugin for plugin in manifest.plugins}
-
-
 def _changed(run: RunFolder, recipe: Recipe, copies: Mapping[str, code.Plugin]) -> list[str]:
     """A line for each plug-in that has become another file since the run took its copy."""
-    used = [copies[path] for path in recipe.plugins if path in copies]
-    changed = [plugin.path for plugin in used if _is_other(plugin)]
     fix = f"`cldctl resume {run.name} --update-code` takes the new one"
-    return [f"{path} has changed since it was copied; {run.name} goes on with its own copy ({fix})" for path in changed]
+    warnings = []
+    for plugin in (copies[path] for path in recipe.plugins if path in copies):
+        with contextlib.suppress(OSError):
+            if checksum(Path(plugin.path)) != plugin.sha256:
+                text = f"{plugin.path} has changed since it was copied"
+                warnings.append(f"{text}; {run.name} goes on with its own copy ({fix})")
+    return warnings
 
 
-def _is_other(plugin: code.Plugin) -> bool:
-    try:
-        return checksum(Path(plugin.path)) != plugin.sha256
-    except OSError:
-        return False
-
-
-def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) -> tuple[Mapping[str, str], str]:
+def _data_of(
+    run: RunFolder, recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool
+) -> tuple[Mapping[str, str], str]:
     """What tells the data from others, and what messages call them; empty if nobody need ask.
 
     Those of a plug-in are drawn from, which loads torch: not if it is the run's own copy.
@@ -333,8 +328,6 @@ def _data_of(recipe: Recipe, copies: Mapping[str, code.Plugin], update: bool) ->
         return {}, ""
     from cld_core.data.source import identity
 
-    # As `snapshot.copied_plugins` takes them: those whose originals are gone stay.
-    originals = ((plugin, copies[plugin].path if update and plugin in copies else plugin) for plugin in recipe.plugins)
-    found = [path if os.path.isfile(path) else plugin for plugin, path in originals]
+    found = [file for file, _ in snapshot.plugin_files(run, recipe.plugins, renew=update)]
     plugins.use(found, "--update-code" if update else "command line")
     return identity(data, found), f"the data of {data.name}, as {', '.join(found)} makes them,"

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -68,9 +69,9 @@ class Observed:
             raise UsageError(f"--how {self.how}: expected gradient or replacement.")
         if self.how == "replacement" and self.gradient_scale is not None:
             raise UsageError("--gradient-scale is the factor of a gradient. Leave out --how replacement.")
-        for path in (self.inpaint, self.mask, self._file):
-            if path is not None and not path.is_file():
-                hint = ", or a coordinate of toy data as x=0.3" if path == self._file else ""
+        for path in (self.inpaint, self.mask, self._named):
+            if isinstance(path, Path) and not path.is_file():
+                hint = ", or a coordinate of toy data as x=0.3" if path == self._named else ""
                 raise UsageError(f"{path} is not a file. Pass the path of one{hint}.")
 
     @property
@@ -78,11 +79,12 @@ class Observed:
         """Whether anything is observed."""
         return self.observe is not None or self.inpaint is not None
 
-    @property
-    def _coordinate(self) -> tuple[str, float] | None:
+    @cached_property
+    def _named(self) -> Path | tuple[str, float] | None:
+        """The file that ``observe`` names, or the coordinate and its value."""
         found = re.fullmatch(r"\s*(\w+)\s*=\s*([^=]+)", self.observe or "")
         if found is None:
-            return None
+            return None if self.observe is None else Path(self.observe)
         try:
             value = float(found[2])
         except ValueError:
@@ -90,10 +92,6 @@ class Observed:
         if found[1] not in _COORDINATES or not math.isfinite(value):
             raise UsageError(f"--observe {self.observe}: expected a number for x or y, as in --observe x=0.3.")
         return found[1], value
-
-    @property
-    def _file(self) -> Path | None:
-        return None if self.observe is None or self._coordinate is not None else Path(self.observe)
 
     def observation(self, model: "Model") -> "Observation":
         """The observation of an example of ``model``.
@@ -106,10 +104,10 @@ class Observed:
         shape = model.data_shape
         if self.inpaint is not None and self.mask is not None:
             return files.from_pictures(self.inpaint, self.mask, shape, self.sigma)
-        if self._file is not None:
-            return files.from_arrays(self._file, shape, self.sigma)
-        assert self._coordinate is not None, "one of the three is given"
-        name, value = self._coordinate
+        if isinstance(self._named, Path):
+            return files.from_arrays(self._named, shape, self.sigma)
+        assert self._named is not None, "one of the three is given"
+        name, value = self._named
         if shape != (2,):
             raise UsageError(f"--observe {name}={value:g} is for points on the plane. Pass --inpaint, or a file.")
         return files.coordinate(_COORDINATES[name], value, self.sigma)

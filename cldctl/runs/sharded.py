@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,13 +25,14 @@ from cldctl.jobs.shards import ShardsWork, divided
 from . import survey
 from .survey import Answers
 
-# Seconds that jobs may take to end after their product is complete.
-PATIENCE_S = 10.0
-POLL_S = 0.2
+# Tells people something, in one line.
+Say = Callable[[str], None]
+# Seconds between looks at jobs that take a moment to end after their product is complete.
+PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8)
 
 
 def start(
-    works: Sequence[Work],
+    missing: Sequence[tuple[Work, Sequence[int]]],
     cluster: Cluster,
     size: ClusterSpec,
     *,
@@ -40,16 +41,14 @@ def start(
     after: After | None = None,
     parallel: int | None = None,
     code: Path | None = None,
-    only: Mapping[Path, Sequence[int]] | None = None,
     together: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> JobRef:
-    """Start what is missing of works by one submission, a shard a task where the cluster takes so many tasks.
+    """Start shards of works by one submission, a shard a task where the cluster takes so many tasks.
 
     Args:
         size: nodes, ranks and limits as a training would get them.
         code: what the job imports from, as in `JobSpec`.
-        only: by folder of the work, the shards to start; default: all that are missing.
         together: one task computes all of it, one work after another.
         say: told why tasks have several shards each, if a limit of the scheduler is the reason.
 
@@ -57,15 +56,14 @@ def start(
         RecipeError: the cluster has no such jobs.
         SchedulerRefused, SchedulerAway: nothing was started.
     """
-    folders = [work.folder for work in works]
+    works = {str(work.folder): work for work, _ in missing}
+    folders = [work.folder for work in works.values()]
     spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
     wide = replace(spec, size=size)
-    wanted = {work.folder: work.to_start() for work in works} if only is None else only
-    missing = [(str(work.folder), wanted[work.folder]) for work in works]
-    shares = divided(missing, 1 if together else cluster.max_tasks(wide))
+    wanted = [(str(work.folder), shards) for work, shards in missing]
+    shares = divided(wanted, 1 if together else cluster.max_tasks(wide))
     cluster.check(spec, len(shares))
     digest = _digest(code, cluster)
-    ledgers = {str(work.folder): work.ledger for work in works}
     jobs: list[JobRef] = []
 
     def note(refs: Sequence[JobRef]) -> None:
@@ -73,7 +71,7 @@ def start(
         for ref, share in zip(refs, shares, strict=True):
             for piece in share:
                 event = Submitted(job=ref, shards=piece.shards, code=digest, exclude=spec.exclude)
-                ledgers[piece.folder].append(event)
+                works[piece.folder].ledger.append(event)
 
     why = None if together else cluster.why_no_more(wide)
     while True:
@@ -85,7 +83,7 @@ def start(
             if len(shares) == 1:
                 raise
             why = f"{cluster.name} refuses {len(shares)} ({error.limit})"
-            shares = divided(missing, len(shares) // 2)
+            shares = divided(wanted, len(shares) // 2)
     if why and len(shares) < (pieces := sum(len(shards) for _, shards in missing)):
         say(f"{pieces} shards in {len(shares)} tasks: {why}")
     assert jobs, f"cluster {cluster.name} did not report its jobs"
@@ -103,7 +101,7 @@ def _digest(code: Path | None, cluster: Cluster) -> str | None:
 
 
 def start_statistics(
-    work: Statistics, cluster: Cluster, size: ClusterSpec, say: Callable[[str], None] = lambda text: None
+    work: Statistics, cluster: Cluster, size: ClusterSpec, say: Say = lambda text: None
 ) -> JobRef | None:
     """Start what is missing of statistics; None if they exist or are being computed.
 
@@ -119,7 +117,8 @@ def start_statistics(
     with locks.only_one(work.folder, cluster):
         if work.is_done or is_alive(work.folder):
             return None
-        return start([Statistics(work.request.save())], cluster, size, say=say)
+        stored = Statistics(work.request.save())
+        return start([(stored, stored.to_start())], cluster, size, say=say)
 
 
 def ask_about(works: Iterable[Work]) -> Answers:
@@ -133,16 +132,18 @@ def ask_about(works: Iterable[Work]) -> Answers:
     return answers
 
 
-def unclaimed(work: ShardedWork, answers: Answers) -> list[int]:
+def _alive(work: Work, answers: Answers) -> list[Submitted]:
+    return [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
+
+
+def unclaimed(work: Work, answers: Answers) -> list[int]:
     """The shards to start that no living task computes: others of its array may have been cancelled or given up."""
-    if work.is_done:
-        return []
-    alive = [event for event in work.ledger.history().submitted if not answers.of(event.job).is_gone]
-    missing = work.missing()
+    alive = _alive(work, answers)
+    missing = work.missing() if isinstance(work, ShardedWork) else work.to_start()
     if not missing and any(answers.of(event.job).phase != "pending" for event in alive):
         return []  # It is about to be merged.
     claimed = {shard for event in alive for shard in event.shards or ()}
-    return [shard for shard in missing or [0] if shard not in claimed]
+    return [shard for shard in work.to_start() if shard not in claimed]
 
 
 def is_alive(folder: Path) -> bool:
@@ -155,19 +156,15 @@ def is_alive(folder: Path) -> bool:
         work = open_work(folder)
     except NotFoundError:
         return False
-    answers = ask_about([work])
-    return not all(answers.of(event.job).is_gone for event in work.ledger.history().submitted)
+    return bool(_alive(work, ask_about([work])))
 
 
 def clear(folder: Path) -> None:
     """Remove the folder of work whose product is elsewhere, once no job writes its logs there."""
-    deadline, pause_s = time.monotonic() + PATIENCE_S, POLL_S
     with contextlib.suppress(SchedulerAway, UsageError):
-        while is_alive(folder):
-            if time.monotonic() > deadline:
+        for pause_s in PAUSES_S:
+            if not is_alive(folder):
+                if folder.exists() and ownership.is_mine(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
                 return
             time.sleep(pause_s)
-            pause_s *= 2
-        if folder.exists() and not ownership.is_mine(folder):
-            return
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,23 +1,28 @@
-"""The code that a run was submitted with is stored in its folder, and its jobs run that (`cld_core.run.code`)."""
+"""The code that a run was submitted with is stored in its folder, and its jobs run that (`cld_core.run.code`).
+
+The runs of a group share one copy in the folder of the group, to which each of them points.
+"""
 
 import contextlib
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cld_core import ownership
 from cld_core.codec import to_plain
 from cld_core.config import Recipe
-from cld_core.digests import checksum
+from cld_core.digests import checksum, digest
 from cld_core.errors import CldError, UsageError
 from cld_core.files import read_bytes, write_json
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest, Plugin
+from cld_core.run.groups import Group
+from cld_core.run.identity import identity
 from cld_core.version import __version__
 from cldctl.clusters.base import Cluster
 from cldctl.hints import command
@@ -30,75 +35,11 @@ _SHOWN = 5
 _MAX_PLUGIN_BYTES = 4 * 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What somebody wants of the code of a run.
-
-    Attributes:
-        live: run the checkout itself, whatever it becomes.
-        update: of a run that has code, take that of the checkout in its place.
-        trusted: whether code that somebody else has stored may run.
-        checked: folders of code that are known to be whole: many runs may share one.
-    """
-
-    live: bool = False
-    update: bool = False
-    trusted: bool = False
-    checked: set[Path] = field(default_factory=set)
-
-
-def store(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish = Wish()) -> Manifest:
-    """Store the code of this process, and the plug-ins of ``recipe``, in place of what the run has had.
-
-    Raises:
-        UsageError: it is too large, or the path of the run cannot be searched for modules.
-        RecipeError: a plug-in cannot be read.
-        CldError: it cannot be written.
-    """
-    folder = code.own_folder(run.path)
-    require_importable(run.path)
-    with draft_in(run.path) as draft:
-        git = run.identity().get("git") or {}
-        kind = kind_for(cluster, wish.live)
-        plugins = () if wish.live else copied_plugins(draft, run, recipe, renew=wish.update)
-        manifest = filled(draft, run.path.parent, kind, git, plugins, asked=wish.live)
-        write_manifest(draft, manifest)
-        store_recipe(draft, run)
-        _keep_earlier(folder, draft)
-        put_in_place(folder, draft)
-    return manifest
-
-
-def for_continuation(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish) -> Manifest:
-    """The code with which a run continues: its own, unless another one is wished for or it has none.
-
-    Raises:
-        CldError: it is damaged, or somebody else stored it; names the fix.
-    """
-    settle(run)
-    folder = code.own_folder(run.path)
-    manifest = code.read(folder)
-    if manifest is None and not wish.update and (theirs := code.read(run.path / "code")) is not None:
-        return _as_theirs(run, recipe, cluster, wish, theirs)
-    if manifest is None and not wish.update and _is_lost(run, folder):
-        raise _damaged(run, f"{code.MANIFEST} cannot be read")
-    keeps = manifest is not None and (manifest.kind == "copy" or (manifest.kind == "live" and manifest.asked))
-    if manifest is None or wish.update or not keeps:
-        return store(run, recipe, cluster, wish)
-    if manifest.kind == "copy":
-        for place in {folder, code.place(folder, manifest)}:
-            ownership.require_private(place, "the job would run what is in it")
-        if code.place(folder, manifest) not in wish.checked:
-            _require_whole(run, folder, manifest)
-            wish.checked.add(code.place(folder, manifest))
-    return _with_new_plugins(run, folder, manifest, recipe)
-
-
-def _is_lost(run: RunFolder, folder: Path) -> bool:
-    """Whether there is code without a manifest to go by, of a run that has asked for stored code."""
-    if os.path.lexists(folder / code.MANIFEST):
-        return True
-    return os.path.lexists(code.folder_of(run.path)) and run.ledger.history().code not in (None, "live")
+def kind_for(cluster: Cluster, live: bool = False) -> Literal["copy", "installed", "live"]:
+    """What `Manifest.kind` would be now: a cluster that blocks runs in this process."""
+    if live or cluster.blocks:
+        return "live"
+    return "copy" if code.installed() is None else "installed"
 
 
 def requested(manifest: Manifest, cluster: Cluster) -> str:
@@ -106,68 +47,151 @@ def requested(manifest: Manifest, cluster: Cluster) -> str:
     return "live" if cluster.blocks else manifest.code
 
 
-def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, wish: Wish, theirs: Manifest) -> Manifest:
+def store(run: RunFolder, recipe: Recipe, cluster: Cluster, *, live: bool = False, update: bool = False) -> Manifest:
+    """Store the code of this process, and the plug-ins of ``recipe``, in place of what the run has had.
+
+    Args:
+        live: run the checkout itself, whatever it becomes.
+        update: take plug-ins from where they were at first, not the run's own copies.
+
+    Raises:
+        UsageError: it is too large, or the path of the run cannot be searched for modules.
+        RecipeError: a plug-in cannot be read.
+        CldError: it cannot be written.
+    """
+    folder = code.own_folder(run.path)
+    with _draft_in(run.path) as draft:
+        files = [] if live else plugin_files(run, recipe.plugins, renew=update)
+        plugins = [_copy_plugin(draft, file, original) for file, original in files if file.endswith(".py")]
+        manifest = _filled(draft, run.path.parent, cluster, live, run.identity(), plugins)
+        if (before := code.read(folder)) is not None:
+            # What earlier attempts ran can be made again. As `status` names it, not what it is without its plug-ins.
+            kept, place = draft / code.EARLIER / before.code[:16], code.place(folder, before)
+            _copy(place, kept, (code.MANIFEST, code.PATCH, *(plugin.file for plugin in before.plugins)))
+        _put_in_place(run, draft)
+    return manifest
+
+
+def shared_folder(group: Group) -> Path:
+    """Where the code of the first sweep of a group is."""
+    return group.path / "code"
+
+
+def store_shared(
+    group: Group, recipes: Sequence[Recipe], file: Path, cluster: Cluster, *, live: bool = False
+) -> Manifest | None:
+    """Store the code of this process for new runs of a group, unless the group has it already.
+
+    Args:
+        file: where the recipes were read from.
+
+    Returns:
+        What `point` takes; None if there is nothing to share: jobs run an installed package, or the checkout itself.
+
+    Raises:
+        UsageError, RecipeError, CldError: as `store`.
+    """
+    if not recipes or kind_for(cluster, live) != "copy":
+        return None
+    with _draft_in(group.path) as draft:
+        files = dict.fromkeys(path for recipe in recipes for path in recipe.plugins if path.endswith(".py"))
+        plugins = [_copy_plugin(draft, path, path) for path in files]
+        manifest = _filled(draft, group.root, cluster, live, identity(group.name, file), plugins)
+        folder = shared_folder(group)
+        if folder.exists() and not _holds(folder, manifest):
+            folder = folder.with_name(f"code-{manifest.code[:12]}")
+        if not _holds(folder, manifest):
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
+    return replace(manifest, shared=str(folder.relative_to(group.root)))
+
+
+def _holds(folder: Path, manifest: Manifest) -> bool:
+    """Whether a folder has this very code, and nobody else can have changed it."""
+    found = code.read(folder)
+    is_same = found is not None and found.code == manifest.code and ownership.is_mine(folder)
+    return is_same and code.problem_of(folder, manifest) is None
+
+
+def point(run: RunFolder, manifest: Manifest) -> None:
+    """Let a new run of a group use the code that its runs share."""
+    assert manifest.shared is not None, "only a group's code is shared"
+    with _draft_in(run.path) as draft:
+        write_json(draft / code.MANIFEST, to_plain(code.Pointer(shared=manifest.shared, code=manifest.code)))
+        _put_in_place(run, draft)
+
+
+def for_continuation(
+    run: RunFolder, recipe: Recipe, cluster: Cluster, checked: set[Path], *, update: bool = False, trusted: bool = False
+) -> Manifest:
+    """The code with which a run continues: its own, unless another one is wished for or it has none.
+
+    Args:
+        checked: folders of code that are known to be whole, to which this one is added: many runs may share one.
+        update: take that of the checkout in its place.
+        trusted: whether code that somebody else has stored may run.
+
+    Raises:
+        CldError: it is damaged, or somebody else stored it; names the fix.
+    """
+    settle(run)
+    folder = code.own_folder(run.path)
+    manifest = code.read(folder)
+    if update:
+        return store(run, recipe, cluster, update=True)
+    if manifest is None:
+        if (theirs := code.read(run.path / "code")) is not None:
+            return _as_theirs(run, recipe, cluster, theirs, trusted)
+        had_code = os.path.lexists(code.folder_of(run.path)) and run.ledger.history().code not in (None, "live")
+        if had_code or os.path.lexists(folder / code.MANIFEST):
+            raise _damaged(run, f"{code.MANIFEST} cannot be read")
+    if manifest is None or manifest.kind == "installed" or (manifest.kind == "live" and not manifest.asked):
+        return store(run, recipe, cluster)
+    if manifest.kind == "live":
+        return manifest
+    place = code.place(folder, manifest)
+    for entry in {folder, place}:
+        ownership.require_private(entry, "the job would run what is in it")
+    if place not in checked:
+        _require_whole(run, folder, manifest)
+        checked.add(place)
+    # One that is named by the path of its original is wanted as it is now.
+    copies = code.copies_of(run.path)
+    new = [path for path in dict.fromkeys(recipe.plugins) if path.endswith(".py") and path not in copies]
+    # A copy of the run's own: the others of a group go on without what is added, and so does this one without a job.
+    return _copy_of(run, folder, manifest, new) if new else manifest
+
+
+def _as_theirs(run: RunFolder, recipe: Recipe, cluster: Cluster, theirs: Manifest, trusted: bool) -> Manifest:
     """The code of a run that somebody else has stored, in a folder of this user's: jobs run nothing of theirs unasked.
 
     Raises:
         CldError: it is not that of this user's checkout, and not trusted.
     """
     if theirs.kind != "copy" or cluster.blocks:
-        return store(run, recipe, cluster, replace(wish, live=theirs.asked))
-    source = run.path / "code"
-    is_mine_too = _has(code.ROOT, theirs)
-    if not is_mine_too and not wish.trusted:
+        return store(run, recipe, cluster, live=theirs.asked)
+    source, is_mine_too = run.path / "code", False
+    with contextlib.suppress(OSError):
+        is_mine_too = all(checksum(code.ROOT / name) == sha256 for name, sha256 in theirs.files.items())
+    if not is_mine_too and not trusted:
         owner = ownership.user_name(source.lstat().st_uid)
         text = f"{source}: it was stored by {owner}, is not the code of your checkout, and the job would run it"
         update = command(f"resume {run.name} --update-code", run)
         raise CldError(f"{text}. If you trust it, add --allow-plugin; to run your own: `{update}`.")
     _require_whole(run, source, theirs)
-    files, theirs = code.place(source, theirs), replace(theirs, shared=None)
-    with draft_in(run.path) as draft:
-        for name in theirs.files:
-            copy_file(code.ROOT if is_mine_too else files, draft, name)
-        others = [(files, plugin.file) for plugin in theirs.plugins]
-        others += [(place, name) for place, name in ((files, code.PATCH), (source, code.RECIPE))
-                   if os.path.isfile(place / name)]  # fmt: skip
-        for place, name in others:
-            copy_file(place, draft, name)
-        write_manifest(draft, theirs)
-        put_in_place(code.own_folder(run.path), draft)
-    return theirs
+    return _copy_of(run, source, theirs)
 
 
-def _has(root: Path, manifest: Manifest) -> bool:
-    """Whether a checkout holds the very files of a manifest."""
-    try:
-        return all(checksum(root / name) == sha256 for name, sha256 in manifest.files.items())
-    except OSError:
-        return False
-
-
-def _with_new_plugins(run: RunFolder, folder: Path, manifest: Manifest, recipe: Recipe) -> Manifest:
-    """Copy those plug-ins of ``recipe`` that the run's code lacks, such as one that an override names."""
-    if manifest.kind == "live":
-        return manifest
-    copies = {str(code.place(folder, manifest) / plugin.file) for plugin in manifest.plugins}
-    # One that is named by the path of its original is wanted as it is now.
-    new = [place for place in plugin_files(recipe) if place not in copies]
-    if not new:
-        return manifest
-    # A copy of the run's own: the others of a group go on without what is added, and so does this one without a job.
-    files = code.place(folder, manifest)
-    with draft_in(run.path) as draft:
-        for name in (*manifest.files, *(plugin.file for plugin in manifest.plugins)):
-            copy_file(files, draft, name)
-        if (files / code.PATCH).exists():
-            copy_file(files, draft, code.PATCH)
-        if (folder / code.EARLIER).is_dir():
-            shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
-        store_recipe(draft, run)
-        added = [copy_plugin(draft, Path(place), place) for place in new]
+def _copy_of(run: RunFolder, source: Path, manifest: Manifest, new: Sequence[str] = ()) -> Manifest:
+    """A copy of the code in ``source``, with further plug-ins, in this user's folder of code."""
+    with _draft_in(run.path) as draft:
+        plugins = (plugin.file for plugin in manifest.plugins)
+        _copy(code.place(source, manifest), draft, (*manifest.files, code.PATCH, *plugins))
+        added = [_copy_plugin(draft, path, path) for path in new]
         kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
         manifest = replace(manifest, plugins=(*kept, *added), shared=None)
-        write_manifest(draft, manifest)
-        put_in_place(folder, draft)
+        write_json(draft / code.MANIFEST, to_plain(manifest))
+        _put_in_place(run, draft)
     return manifest
 
 
@@ -185,22 +209,6 @@ def _damaged(run: RunFolder, problem: str) -> CldError:
     return code.DamagedCode(f"{text}. Restore it from a backup, or take that of your checkout: `{update}`.")
 
 
-def _keep_earlier(folder: Path, draft: Path) -> None:
-    """Of the code that is replaced, manifest, patch and plug-ins stay: what earlier attempts ran can be made again."""
-    if (folder / code.EARLIER).is_dir():
-        shutil.copytree(folder / code.EARLIER, draft / code.EARLIER)
-    before = code.read(folder)
-    if before is None:
-        return
-    # As `status` names it, which is not what it is without its plug-ins.
-    kept = draft / code.EARLIER / before.code[:16]
-    kept.mkdir(parents=True, exist_ok=True)
-    files = code.place(folder, before)
-    for name in (code.MANIFEST, code.PATCH, *(plugin.file for plugin in before.plugins)):
-        if os.path.isfile(files / name):
-            copy_file(files, kept, name)
-
-
 def left_out_code(run: RunFolder) -> str | None:
     """The Python files that were not copied with the code of a run, so that a job would miss them; None if all were."""
     manifest = code.read(code.own_folder(run.path))
@@ -210,160 +218,134 @@ def left_out_code(run: RunFolder) -> str | None:
     return f"not copied with the code: {', '.join([*missed[:_SHOWN], *more])}" if missed else None
 
 
-def kind_for(cluster: Cluster, live: bool = False) -> str:
-    """What `Manifest.kind` would be now: a cluster that blocks runs in this process."""
-    if live or cluster.blocks:
-        return "live"
-    return "copy" if code.installed() is None else "installed"
+def plugin_files(run: RunFolder, plugins: Sequence[str], *, renew: bool) -> list[tuple[str, str]]:
+    """Where each plug-in is imported from, and what it was called at first.
 
-
-def require_importable(path: Path) -> None:
-    """Refuse a folder from which Python cannot import.
-
-    Raises:
-        UsageError
+    Args:
+        renew: in place of the run's own copies, what they were made of, unless that is gone.
     """
-    if os.pathsep in str(path):
-        text = f"Python cannot import from a path with '{os.pathsep}'"
-        raise UsageError(f"{path}: {text}. Use another --runs-dir, or pass --live-code.")
+    copies, found = code.copies_of(run.path), []
+    for path in dict.fromkeys(plugins):
+        original = copies[path].path if path in copies else path
+        found.append((original if renew and os.path.isfile(original) else path, original))
+    return found
 
 
-def copy_file(source: Path, target: Path, name: str) -> None:
-    (target / name).parent.mkdir(parents=True, exist_ok=True)
-    (target / name).write_bytes(read_bytes(source / name))
-
-
-def filled(
-    draft: Path, root: Path, kind: str, git: Mapping[str, Any], plugins: Iterable[Plugin], *, asked: bool = False
+def _filled(
+    draft: Path, root: Path, cluster: Cluster, live: bool, about: Mapping[str, Any], plugins: Sequence[Plugin]
 ) -> Manifest:
     """Fill the folder ``draft`` with the code of this process, and describe what is in it.
 
     Args:
         root: the folder of the runs.
-        plugins: those that are copied into it, as `copied_plugins` does; of a checkout that was asked for, none.
+        live: as in `store`.
+        about: the identity of the run or group.
+        plugins: those that were copied into it.
     """
-    copied, digest = checkout.Copied(), ""
+    kind, git = kind_for(cluster, live), about.get("git") or {}
+    files: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    stored = ""
     if kind == "copy":
-        copied = checkout.copy(draft, root)
-        digest = copied.digest
-        (draft / code.PATCH).write_bytes(checkout.patch(copied.left_out).encode(errors="surrogateescape"))
+        if os.pathsep in str(draft):
+            text = f"Python cannot import from a path with '{os.pathsep}'"
+            raise UsageError(f"{draft.parent}: {text}. Use another --runs-dir, or pass --live-code.")
+        files, left_out = checkout.copy(draft, root)
+        stored = digest(files)
+        (draft / code.PATCH).write_bytes(checkout.patch(left_out).encode(errors="surrogateescape"))
     elif kind == "installed":
-        digest = code.installed() or ""
-    return Manifest(
-        kind="copy" if kind == "copy" else "installed" if kind == "installed" else "live",
-        asked=asked,
-        digest=digest,
-        commit=git.get("commit") if kind != "installed" else None,
-        dirty=git.get("dirty") if kind != "installed" else None,
+        git, stored = {}, code.installed() or ""
+    manifest = Manifest(
+        kind=kind,
+        asked=live,
+        digest=stored,
+        commit=git.get("commit"),
+        dirty=git.get("dirty"),
         version=__version__,
         root=str(code.ROOT),
-        files=copied.files,
-        left_out=copied.left_out,
+        files=files,
+        left_out=left_out,
         plugins=tuple(plugins),
     )
+    write_json(draft / code.MANIFEST, to_plain(manifest))
+    return manifest
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    write_json(folder / code.MANIFEST, to_plain(manifest))
+def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
+    """Copy those files that are there: there need be no patch, and of a group's code, the manifest is elsewhere."""
+    for name in names:
+        if os.path.isfile(source / name):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(read_bytes(source / name))
 
 
-def store_recipe(draft: Path, run: RunFolder) -> None:
-    """Keep the recipe as it was submitted beside the code."""
-    original = code.folder_of(run.path) / code.RECIPE
-    (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
-
-
-def copied_plugins(draft: Path, run: RunFolder, recipe: Recipe, *, renew: bool = False) -> Iterator[Plugin]:
-    """Copy the plug-in files of ``recipe``, or the run's own copies of them.
-
-    Args:
-        renew: take them from where they were at first, unless that is gone.
-    """
-    before = code.folder_of(run.path)
-    known = code.read(before)
-    files = before if known is None else code.place(before, known)
-    copies = {} if known is None else {str(files / plugin.file): plugin.path for plugin in known.plugins}
-    for place in plugin_files(recipe):
-        original = copies.get(place, place)
-        yield copy_plugin(draft, Path(original if renew and os.path.isfile(original) else place), original)
-
-
-def plugin_files(recipe: Recipe) -> list[str]:
-    return [place for place in dict.fromkeys(recipe.plugins) if place.endswith(".py")]
-
-
-def copy_plugin(folder: Path, source: Path, original: str) -> Plugin:
+def _copy_plugin(folder: Path, source: str, original: str) -> Plugin:
     """Copy a plug-in file, which may be a link, into a folder of code."""
-    content = read_bytes(source, limit=_MAX_PLUGIN_BYTES, follow=True)
+    content = read_bytes(Path(source), limit=_MAX_PLUGIN_BYTES, follow=True)
     sha256 = hashlib.sha256(content).hexdigest()
-    name = f"{code.PLUGINS}/{sha256[:16]}/{source.name}"
+    name = f"{code.PLUGINS}/{sha256[:16]}/{Path(source).name}"
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content)
     return Plugin(path=original, file=name, sha256=sha256)
 
 
 @contextlib.contextmanager
-def draft_in(folder: Path) -> Iterator[Path]:
+def _draft_in(folder: Path) -> Iterator[Path]:
     """A folder inside ``folder`` to be filled, which is gone afterwards unless it was given a name.
+
+    Meanwhile nobody else gets the right to write into new files: a job will run what is in them.
 
     Raises:
         CldError: it cannot be written.
     """
     draft = folder / f".code.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    umask = os.umask(0o077)
+    os.umask(umask | 0o022)
     try:
-        with ours_alone():
-            draft.mkdir()
-            yield draft
+        draft.mkdir()
+        yield draft
     except OSError as error:
         place = error.filename or draft
         text = f"{place}: the code of the run cannot be stored ({error.strerror or error})"
         raise CldError(f"{text}. Fix that, or pass --live-code.") from error
     finally:
+        os.umask(umask)
         shutil.rmtree(draft, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def ours_alone() -> Iterator[None]:
-    """In this block, nobody else gets the right to write into new files: a job will run what is in them."""
-    before = os.umask(0o077)
-    os.umask(before | 0o022)
-    try:
-        yield
-    finally:
-        os.umask(before)
+def _put_in_place(run: RunFolder, draft: Path) -> None:
+    """Make a draft the code of a run, with the recipe as it was submitted, and what is kept of earlier code.
 
-
-def put_in_place(folder: Path, draft: Path) -> None:
-    """Give a draft its name. What had the name is kept aside until there is a job: `drop_replaced`, `put_back`."""
+    What had its name is kept aside: see `settle`.
+    """
+    folder, original = code.own_folder(run.path), code.folder_of(run.path) / code.RECIPE
+    (draft / code.RECIPE).write_bytes(read_bytes(original if original.exists() else run.recipe_file))
     if os.path.lexists(folder):
+        if (folder / code.EARLIER).is_dir():
+            shutil.copytree(folder / code.EARLIER, draft / code.EARLIER, dirs_exist_ok=True)
         shutil.rmtree(_aside(folder), ignore_errors=True)
         folder.rename(_aside(folder))
     draft.rename(folder)
 
 
-def drop_replaced(run: RunFolder) -> None:
-    """A job runs the code of ``run``: what it replaced is not needed any more."""
-    shutil.rmtree(_aside(code.own_folder(run.path)), ignore_errors=True)
+def settle(run: RunFolder, *, has_job: bool | None = None) -> None:
+    """Which code the run has after it was replaced: the new one if a job runs it, else the one before.
 
-
-def put_back(run: RunFolder) -> None:
-    """There is no job: the code that was replaced for it is that of the run again."""
-    folder = code.own_folder(run.path)
-    if os.path.lexists(_aside(folder)):
-        shutil.rmtree(folder, ignore_errors=True)
-        _aside(folder).rename(folder)
-
-
-def settle(run: RunFolder) -> None:
-    """After a command that was killed between the code and the job: the ledger says which code was asked for."""
+    Args:
+        has_job: None after a command that was killed between the code and the job: the ledger says which code was
+            asked for.
+    """
     folder = code.own_folder(run.path)
     if not os.path.lexists(_aside(folder)):
         return
-    stored = code.read(folder)
-    if stored is None or stored.code != run.ledger.history().code:
-        put_back(run)
+    if has_job is None:
+        stored = code.read(folder)
+        has_job = stored is not None and stored.code == run.ledger.history().code
+    if has_job:
+        shutil.rmtree(_aside(folder), ignore_errors=True)
     else:
-        drop_replaced(run)
+        shutil.rmtree(folder, ignore_errors=True)
+        _aside(folder).rename(folder)
 
 
 def _aside(folder: Path) -> Path:

@@ -16,7 +16,7 @@ from cld_core.run.timeline import Stretch
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cldctl import locks
-from cldctl.jobs import crashes, nodes
+from cldctl.jobs import failures
 
 from . import usage
 from .differences import changed_between, changed_by_now
@@ -283,11 +283,11 @@ def with_trouble(reason: str | None, state: str, history: History, job_id: str |
         return reason
     now = time.time()
     parts = [reason] if reason else []
-    lately = crashes.lately(history, now)
-    if lately.crashes >= crashes.WORTH_TELLING:
-        parts.append(str(lately))
+    crashes, how = failures.lately(history, now)
+    if crashes >= failures.WORTH_TELLING:
+        parts.append(how)
     if avoided := history.avoided.get(job_id or "", ()):
-        why = nodes.bad(history.failures, now)
+        why = failures.bad(history.failures, now)
         parts.append("avoids " + ", ".join(f"{node} ({why[node]})" if node in why else node for node in avoided))
     return "; ".join(parts) or None
 

@@ -1,60 +1,65 @@
-"""Submitting: a recipe is frozen into a run folder, and its training is started."""
+"""Submitting: recipes are frozen into run folders, and their trainings are started."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from cld_core import processor
 from cld_core.config import Recipe
-from cld_core.data import store
-from cld_core.errors import CldError, DataError, RecipeError
+from cld_core.errors import CldError, RecipeError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
-from cld_core.run.events import JobRef, Labelled
-from cld_core.run.folder import check_name
+from cld_core.run.events import Labelled
 from cld_core.run.identity import identity
 from cldctl import locks
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import JobSpec
-from cldctl.jobs import specs
 
-from . import shared_code, snapshot
-from .options import SubmitOptions
-from .training import Start, train
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A training that was started, and the names of the evaluations that follow it.
-
-    Attributes:
-        said: what people should know about how the evaluations were divided.
-    """
-
-    run: RunFolder
-    job: JobRef
-    cluster: Cluster
-    evaluations: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
+from . import snapshot, training
+from .options import Cell, SubmitOptions, existing, settings
+from .resume import About, Continuation, continued
+from .sharded import Say
+from .training import Begun, Start, require_inputs, require_native
 
 
-def check(options: SubmitOptions, cluster: Cluster) -> JobSpec:
-    """Refuse what cannot be submitted, before anything is written; returns the job that trains.
+def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None) -> JobSpec:
+    """Refuse what cannot be submitted, before anything is written; returns the job of those runs that are missing.
+
+    What a run lacks that is submitted alone, `submit` says.
+
+    Args:
+        say: told what is unusual about the runs of a sweep.
 
     Raises:
-        RecipeError: the cluster has no such jobs.
-        UsageError: the name cannot be used or is taken.
+        CldError: the name is taken, a cell lacks what it needs, or the cluster has no such jobs or not so many.
     """
-    path, recipe = options.path, options.recipe
-    check_name(path.name)
-    RunFolder(path).require_free()
-    spec = specs.training(RunFolder(path), recipe, cluster)
+    group, _ = options.group, options.metrics  # An unknown metric is refused first.
+    if group is None:
+        options.run().require_free()
+    else:
+        if RunFolder(options.root / group.name).exists:
+            raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
+        _require_complete(options, cluster, say)
+    starts = [Start(run=options.run(cell), recipe=cell.recipe) for cell in missing(options)]
+    first = Start(run=options.run(), recipe=options.cells[0].recipe)
+    spec, _ = training.job_of(group, starts or [first], cluster, options.parallel)
     if snapshot.kind_for(cluster, options.live_code) == "copy":
-        spec = replace(spec, code=code.own_folder(path))
-    cluster.check(spec)
+        spec = replace(spec, code=code.own_folder(first.run.path) if group is None else snapshot.shared_folder(group))
+    for array in training.by_submission(starts, cluster):
+        cluster.check(spec, len(array))
     return spec
+
+
+def missing(options: SubmitOptions) -> list[Cell]:
+    """The cells whose run does not exist, or is not finished.
+
+    Raises:
+        UsageError: a name is taken, or a run was submitted with another recipe.
+    """
+    found = existing(options)
+    return [cell for cell in options.cells if cell.name not in found or not training.is_finished(found[cell.name])]
 
 
 def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
@@ -66,55 +71,77 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
     return EvalRequest.of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size) if metrics else None
 
 
+def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> None:
+    """Refuse new runs that lack what they or the evaluations that follow need, or whose samples would be useless.
+
+    Raises:
+        RecipeError, UsageError
+    """
+    for cell in options.cells:
+        recipe = cell.recipe
+        require_inputs(recipe)
+        # Continuing a run that has such settings is allowed: it may do without samples.
+        recipe.sampling.require_usable()
+        if recipe.sampling.needs_solution:
+            text = f"sampling.method={recipe.sampling.method} needs a trained network"
+            raise RecipeError(f"{text}. Train with another method, then `cldctl tune RUN --nfe N`.")
+        following(recipe, options.metrics)
+        require_native(recipe, cluster, say)
+
+
 def submit(
     options: SubmitOptions,
     cluster: Cluster,
+    about: About = lambda *what: None,
     started: Callable[[RunFolder], None] = lambda run: None,
 ) -> Begun:
     """Make a run's folder, with the evaluation that follows, and start its training.
 
+    Of a sweep, those runs are made that do not exist, and those are started that neither train nor are finished.
+
     Args:
-        started: called as soon as the job exists, before a blocking cluster begins.
+        about: called before a run of a sweep continues.
+        started: called as soon as the job of a run exists, before a blocking cluster begins.
 
     Raises:
         RecipeError: data are missing, samples drawn as the recipe says would be useless, or the processor emulates the
             precision.
         UsageError: the name is taken, or an evaluation lacks what it needs.
-        CldError: no job exists, and the run's folder is removed again: its name is free.
+        CldError: nothing was started, and what was made for it is removed again: names are free.
     """
-    recipe = options.recipe
-    said: list[str] = []
-    require_complete(recipe, options.metrics)
-    require_native(recipe, cluster, said.append)
-    run = create(options)
-    try:
-        # From here on, others see that a command is at work: the code may take long to store.
-        with locks.only_one(run.path, cluster):
-            start = prepare(run, options, cluster)
-            job = train(start, cluster, lambda job: started(run), said.append)
-    except CldError:
-        if not run.ledger.history().submitted:
-            shutil.rmtree(run.path)
-        raise
-    return Begun(run, job, cluster, tuple(work.name for work in start.evaluations), tuple(said))
+    group = options.group
+    begun = Begun(cluster=cluster, group=group, parallel=options.parallel, started=started)
+    if group is None:
+        _require_complete(options, cluster, begun.said.append)
+    with contextlib.ExitStack() as stack:
+        if group is not None:
+            stack.enter_context(locks.only_one(group.path, cluster))
+        try:
+            found = existing(options)
+            begun.runs = [found.get(cell.name) or options.run(cell) for cell in options.cells]
+            starts = continued(begun, list(found.values()), Continuation(), about) if found else []
+            new, shared = [cell for cell in options.cells if cell.name not in found], None
+            if group is not None:
+                group.add({cell.name: cell.values for cell in new})
+                recipes = [cell.recipe for cell in new]
+                shared = snapshot.store_shared(group, recipes, options.file, cluster, live=options.live_code)
+            for cell in new:
+                run = _create(options, cell)
+                begun.new.append(run.name)
+                if group is None:
+                    # From here on, others see that a command is at work: the code may take long to store.
+                    stack.enter_context(locks.only_one(run.path, cluster))
+                starts.append(_prepare(run, options, cell, cluster, shared))
+            order = [run.name for run in begun.runs]
+            starts.sort(key=lambda start: order.index(start.run.name))
+            training.train(begun, starts)
+        except CldError:
+            _remove_unsubmitted(options, begun)
+            raise
+    return begun
 
 
-def require_complete(recipe: Recipe, metrics: tuple[str, ...]) -> None:
-    """Refuse a new run that lacks what it or the evaluation that follows needs, or whose samples would be useless.
-
-    Raises:
-        RecipeError, UsageError
-    """
-    require_inputs(recipe)
-    # Continuing a run that has such settings is allowed: it may do without samples.
-    recipe.sampling.require_usable()
-    if recipe.sampling.needs_solution:
-        text = f"sampling.method={recipe.sampling.method} needs a trained network"
-        raise RecipeError(f"{text}. Train with another method, then `cldctl tune RUN --nfe N`.")
-    following(recipe, metrics)
-
-
-def create(options: SubmitOptions) -> RunFolder:
+def _create(options: SubmitOptions, cell: Cell) -> RunFolder:
     """The folder of a new run.
 
     Raises:
@@ -122,11 +149,11 @@ def create(options: SubmitOptions) -> RunFolder:
         CldError: it cannot be made.
     """
     group = None if options.group is None else options.group.name
-    named = identity(options.recipe.name, options.file, group=group, sweep=options.sweep)
-    return RunFolder.create(options.path, options.recipe, named)
+    named = identity(cell.recipe.name, options.file, group=group, sweep=cell.values)
+    return RunFolder.create(options.run(cell).path, cell.recipe, named)
 
 
-def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Manifest | None = None) -> Start:
+def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluster, shared: Manifest | None) -> Start:
     """Fill a new run's folder with all that was asked for.
 
     Args:
@@ -138,10 +165,10 @@ def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Ma
     Raises:
         CldError: the code cannot be stored.
     """
-    recipe = options.recipe
+    recipe = cell.recipe
     if shared is not None:
-        shared_code.point(run, shared)
-    stored = shared or snapshot.store(run, recipe, cluster, snapshot.Wish(live=options.live_code))
+        snapshot.point(run, shared)
+    stored = shared or snapshot.store(run, recipe, cluster, live=options.live_code)
     if stored.plugins:
         # From here on with the copies.
         recipe = run.recipe(with_plugins=True)
@@ -152,42 +179,16 @@ def prepare(run: RunFolder, options: SubmitOptions, cluster: Cluster, shared: Ma
         run=run,
         recipe=recipe,
         evaluations=() if chained is None else (Evaluation(chained.save(run)),),
-        given=options.given,
+        given=(*options.given, *settings(cell.values)),
         profile=options.profile,
         code=snapshot.requested(stored, cluster),
     )
 
 
-def require_inputs(recipe: Recipe) -> None:
-    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing.
-
-    Raises:
-        UsageError
-        RecipeError: data are not there, or a logger's package is not installed.
-    """
-    recipe.monitor.require_installed()
-    try:
-        store.require(recipe.data)
-    except DataError as error:
-        # Nothing has failed yet: the recipe names what is not there.
-        raise RecipeError(f"'data.path': {error}") from error
-    EvalRequest.periodic(recipe, "fid")
-    EvalRequest.periodic(recipe, "elbo")
-
-
-def require_native(recipe: Recipe, cluster: Cluster, say: Callable[[str], None]) -> None:
-    """Refuse to train on this machine in a precision that its processor emulates, unless `train.emulated` allows it.
-
-    Raises:
-        RecipeError
-    """
-    precision = recipe.train.precision
-    if precision == "fp32" or recipe.cluster.uses_gpu:
-        return
-    if cluster.queues:
-        say(f"{processor.warning(precision, 'most processors')} unless those of the nodes have instructions for it.")
-    elif processor.emulates(precision):
-        warning = processor.warning(precision)
-        if not recipe.train.emulated:
-            raise RecipeError(f"{warning}, or train.emulated=true.")
-        say(f"{warning}.")
+def _remove_unsubmitted(options: SubmitOptions, begun: Begun) -> None:
+    """Remove new runs that have no job, and a group without runs: their names are free again."""
+    for run in begun.runs:
+        if run.name in begun.new and not run.ledger.history().submitted:
+            shutil.rmtree(run.path)
+    if options.group is not None and not options.group.runs():
+        shutil.rmtree(options.group.path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Starting the trainings of one or several runs by one submission, and the evaluations that wait for their ends."""
+"""Starting trainings by as few submissions as possible, and the evaluations that wait for their ends."""
 
 import contextlib
 import os
@@ -7,12 +7,16 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from cld_core import processor
 from cld_core.config import Recipe
+from cld_core.data import store
+from cld_core.errors import CldError, DataError, RecipeError
 from cld_core.evaluate.evaluation import evaluations_of
+from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
@@ -25,6 +29,7 @@ from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
 from . import sharded, snapshot
+from .sharded import Say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,100 +53,182 @@ class Start:
     code: str | None = None
 
 
-def spec_of(group: Group, starts: Sequence[Start], cluster: Cluster, parallel: int | None = None) -> JobSpec:
-    """The job of an array. Without a queue, its tasks run one after another unless ``parallel`` says otherwise."""
-    return _array(group, starts, cluster, parallel)[0]
+@dataclass(frozen=True)
+class Skipped:
+    """A run that is left alone, and why.
+
+    Attributes:
+        exit_code: of the command; 0 if nothing failed: it is not known to be a run that this user could resume.
+    """
+
+    run: RunFolder
+    reason: str
+    exit_code: int = 0
 
 
-def of_one_size(starts: Sequence[Start]) -> list[list[Start]]:
-    """Starts by what their jobs are: the tasks of an array are all of the same size, and import the same code."""
+@dataclass(kw_only=True)
+class Begun:
+    """What was done about a run, or about each run of a group.
+
+    Attributes:
+        group: None for one run; ``parallel``: how many of its runs may train at once.
+        started: called as soon as the job of a run exists, before a blocking cluster begins.
+        runs: all that were asked for.
+        jobs: of those that were started, by name of the run; the rest by what they are: ``finished`` or ``alive``.
+        new: the names of those that were made.
+        evaluations: the names of those that follow, by name of the run.
+        skipped: runs that could not be started, and why.
+        said: what people should know about one run.
+    """
+
+    cluster: Cluster
+    group: Group | None = None
+    parallel: int | None = None
+    started: Callable[[RunFolder], None] = lambda run: None
+    runs: list[RunFolder] = field(default_factory=list)
+    jobs: dict[str, JobRef] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    alive: list[str] = field(default_factory=list)
+    evaluations: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def resumed(self) -> list[str]:
+        return [name for name in self.jobs if name not in self.new]
+
+
+def require_inputs(recipe: Recipe) -> None:
+    """Refuse a recipe whose data, loggers, or what its periodic evaluations need, is missing.
+
+    Raises:
+        UsageError
+        RecipeError: data are not there, or a logger's package is not installed.
+    """
+    recipe.monitor.require_installed()
+    try:
+        store.require(recipe.data)
+    except DataError as error:
+        # Nothing has failed yet: the recipe names what is not there.
+        raise RecipeError(f"'data.path': {error}") from error
+    EvalRequest.periodic(recipe, "fid")
+    EvalRequest.periodic(recipe, "elbo")
+
+
+def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:
+    """Refuse to train on this machine in a precision that its processor emulates, unless `train.emulated` allows it.
+
+    Raises:
+        RecipeError
+    """
+    precision = recipe.train.precision
+    if precision == "fp32" or recipe.cluster.uses_gpu:
+        return
+    if cluster.queues:
+        say(f"{processor.warning(precision, 'most processors')} unless those of the nodes have instructions for it.")
+    elif processor.emulates(precision):
+        warning = processor.warning(precision)
+        if not recipe.train.emulated:
+            raise RecipeError(f"{warning}, or train.emulated=true.")
+        say(f"{warning}.")
+
+
+def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]]:
+    """Starts by the job that they are tasks of: all of the same size, with the same code.
+
+    On a cluster that blocks, each is on its own, so that one may fail.
+    """
     arrays: dict[object, list[Start]] = {}
     for start in starts:
-        arrays.setdefault((start.recipe.cluster, code.path_of(start.run.path)), []).append(start)
+        alone = start.run.name if cluster.blocks else None
+        arrays.setdefault((alone, start.recipe.cluster, code.path_of(start.run.path)), []).append(start)
     return list(arrays.values())
 
 
-def train(
-    start: Start,
-    cluster: Cluster,
-    started: Callable[[JobRef], None] = lambda job: None,
-    say: Callable[[str], None] = lambda text: None,
-) -> JobRef:
-    """Start the training of a run, or its continuation, and the evaluations that wait for its end.
+def job_of(
+    group: Group | None, starts: Sequence[Start], cluster: Cluster, parallel: int | None = None
+) -> tuple[JobSpec, Path | None]:
+    """The job that trains a run, or runs of a group, and the file that lists these.
 
-    Args:
-        started: called as soon as the job exists, before a blocking cluster begins.
-        say: as in `sharded.start`.
-
-    Raises:
-        RecipeError: the cluster has no such jobs.
-        SchedulerRefused, SchedulerAway: no job exists; the ledger says so.
+    Without a queue, the tasks of an array run one after another unless ``parallel`` says otherwise.
     """
-    spec = specs.training(start.run, start.recipe, cluster)
-    cluster.check(spec)
-    with uninterrupted(unless=cluster.blocks):
-        (job,) = _submit(spec, [start], cluster, lambda jobs: started(jobs[0]))
-        follow_up(start, cluster, job, say)
-    return job
-
-
-def train_several(
-    group: Group,
-    starts: Sequence[Start],
-    cluster: Cluster,
-    parallel: int | None = None,
-    started: Callable[[Sequence[JobRef]], None] = lambda jobs: None,
-) -> list[JobRef]:
-    """Start the training of several runs, whose jobs are of the same size; returns a job for each.
-
-    Args:
-        started: as in `train`.
-
-    Raises:
-        CldError: others may write into the folder of the logs.
-        RecipeError: the cluster has no such jobs, or not so many.
-        SchedulerRefused, SchedulerAway: no job exists; the ledgers say so.
-    """
-    runs = [start.run for start in starts]
-    spec, listed = _array(group, starts, cluster, parallel)
-    cluster.check(spec, len(starts))
-    specs.list_runs(listed, runs)
-    with locked(runs, cluster):
-        return _submit(spec, starts, cluster, started)
-
-
-def _array(group: Group, starts: Sequence[Start], cluster: Cluster, parallel: int | None) -> tuple[JobSpec, Path]:
+    if group is None:
+        return specs.training(starts[0].run, starts[0].recipe, cluster), None
     at_once = parallel if parallel is not None or cluster.queues else 1
     return specs.trainings(group, [start.run for start in starts], starts[0].recipe, cluster, at_once)
 
 
-def _submit(
-    spec: JobSpec, starts: Sequence[Start], cluster: Cluster, started: Callable[[Sequence[JobRef]], None]
-) -> list[JobRef]:
+def train(begun: Begun, starts: Sequence[Start]) -> None:
+    """Start the trainings of runs, or their continuations, and the evaluations that wait for each.
+
+    Args:
+        begun: is told what was started.
+
+    Raises:
+        RecipeError: the cluster has no such jobs, or not so many.
+        SchedulerRefused, SchedulerAway: there is no job, and the ledgers say so; or the evaluations of the only run
+            have none, and the training goes on.
+        CldError: others may write into the folder of the logs. If something of a group was started, what fails is
+            noted in ``begun`` instead.
+    """
+    cluster = begun.cluster
+    for array in by_submission(starts, cluster):
+        try:
+            with uninterrupted(unless=cluster.blocks):
+                _submit(begun, array)
+                for start in array:
+                    follow_up(start, cluster, begun.jobs[start.run.name], begun.said.append)
+                    begun.evaluations[start.run.name] = tuple(work.name for work in start.evaluations)
+        except CldError as error:
+            if begun.group is None or not begun.jobs:
+                for start in starts:
+                    snapshot.settle(start.run)
+                raise
+            # Those without a job, or whose evaluations have none; on a cluster that blocks, the one that failed.
+            left = [start.run for start in array if start.run.name not in begun.evaluations]
+            begun.skipped += [Skipped(run, str(error), error.exit_code) for run in left]
+        if cluster.blocks and any(_was_stopped(start.run) for start in array):
+            return
+
+
+def _was_stopped(run: RunFolder) -> bool:
+    """Whether somebody ended the run, and with it the command that trains the others."""
+    last = run.ledger.history().last
+    return last is not None and last.cause in ("terminated", "cancelled", "timeout", "preempted")
+
+
+def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     """Start one job for each run.
 
     The requests are in the ledgers before the jobs exist, so that a job that starts immediately finds its own.
     """
-    jobs: list[JobRef] = []
+    cluster, runs = begun.cluster, [start.run for start in starts]
+    spec, listed = job_of(begun.group, starts, cluster, begun.parallel)
+    cluster.check(spec, len(starts))
+    if listed is not None:
+        specs.list_runs(listed, runs)
 
     def note(refs: Sequence[JobRef]) -> None:
-        for ref, start in zip(refs, starts, strict=True):
-            start.run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
-            snapshot.drop_replaced(start.run)
-        jobs.extend(refs)
-        started(refs)
+        for ref, run in zip(refs, runs, strict=True):
+            run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
+            snapshot.settle(run, has_job=True)
+            begun.jobs[run.name] = ref
+        for run in runs:
+            begun.started(run)
 
-    undo = [_request(start, cluster) for start in starts]
-    try:
-        cluster.submit(spec, [Task(work=TrainWork(str(start.run.path))) for start in starts], note)
-    except (SchedulerRefused, SchedulerAway) as error:
-        for start, put_back in zip(starts, undo, strict=True):
-            away = isinstance(error, SchedulerAway)
-            start.run.ledger.append(Refused("submission", reason=str(error), away=away))
-            put_back()
-        raise
-    assert jobs, f"cluster {cluster.name} did not report its jobs"
-    return jobs
+    # Who starts one run alone has locked it.
+    with locked([] if begun.group is None else runs, cluster):
+        undo = [_request(start, cluster) for start in starts]
+        try:
+            cluster.submit(spec, [Task(work=TrainWork(str(run.path))) for run in runs], note)
+        except (SchedulerRefused, SchedulerAway) as error:
+            for run, put_back in zip(runs, undo, strict=True):
+                away = isinstance(error, SchedulerAway)
+                run.ledger.append(Refused("submission", reason=str(error), away=away))
+                put_back()
+            raise
+    assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
 
 
 def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
@@ -150,8 +237,8 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     Returns:
         What puts back the code and the hook that the run had, for when there is no job after all.
     """
-    run, hook = start.run, hooks.settings(start.run)
-    hooks.allow(run, start.recipe)
+    run = start.run
+    put_back = hooks.allow(run, start.recipe)
     run.ledger.append(
         Requested(
             steps=start.recipe.train.steps,
@@ -167,13 +254,13 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     )
 
     def undo() -> None:
-        snapshot.put_back(run)
-        hooks.put_back(run, hook)
+        snapshot.settle(run, has_job=False)
+        put_back()
 
     return undo
 
 
-def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Callable[[str], None] = lambda text: None) -> None:
+def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambda text: None) -> None:
     """Start the evaluations that wait for a training to end; on a cluster that blocks, it has ended.
 
     Args:
@@ -187,7 +274,8 @@ def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Callable[[s
         return
     after, stored = After((training,)), code.path_of(run.path)
     try:
-        sharded.start(start.evaluations, cluster, start.recipe.cluster, run=run, after=after, code=stored, say=say)
+        missing = [(work, work.to_start()) for work in start.evaluations]
+        sharded.start(missing, cluster, start.recipe.cluster, run=run, after=after, code=stored, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
         text = f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}"
         raise type(error)(f"{text}. The reason: {error}") from error

@@ -1,7 +1,9 @@
-"""Two consoles: data goes to stdout, everything else to stderr. Colours and bars only on a terminal.
+"""Two consoles: data goes to stdout, everything else to stderr, with bars; and numbers as people read them.
 
-Names, reasons and details come from files and commands of others. The consoles show them as they are: markup is off
-unless a call asks for it, and nothing in a text steers the terminal.
+Colours and bars are on a terminal only.
+
+Names, reasons and details come from files and commands of others. The consoles show them as they are: there is
+no markup, and nothing in a text steers the terminal.
 """
 
 import contextlib
@@ -12,14 +14,16 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.text import Text
 
-from cld_core.sanitize import printable
+from cld_core.sanitize import one_line, printable
 
 if TYPE_CHECKING:
     from cld_core.run import RunFolder
@@ -30,30 +34,18 @@ for _stream in (sys.stdout, sys.stderr):
 
 # Whatever goes to a pipe or a file is whole: rich would fold it at 80 columns.
 _PIPED_WIDTH = 1000
+# From so many columns on there is room for a whole bar.
+_WIDE, _BAR = 100, 20
 
 
 class PlainConsole(Console):
     """Shows texts without escape sequences and control characters, wherever in a table or bar they are.
 
-    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be redrawn: rich alone
-    would take it for one.
+    If it is ``quiet``, all but `failure` and `error` is left out.
     """
 
     def __init__(self, **options: Any) -> None:
-        self._as_terminal: bool | None = options.get("force_terminal")
-        if os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR"):
-            options = {"color_system": "standard", **options}
         super().__init__(highlight=False, markup=False, emoji=False, **options)
-
-    @property
-    def is_terminal(self) -> bool:
-        """Whether what is written can be redrawn."""
-        if self._as_terminal is not None:
-            return self._as_terminal
-        try:
-            return bool(self.file.isatty())
-        except (AttributeError, ValueError):  # ValueError: it is closed
-            return False
 
     def print(self, *objects: Any, **how: Any) -> None:
         """As the base class, but a sentence breaks between words on a terminal, and nowhere else.
@@ -64,8 +56,7 @@ class PlainConsole(Console):
             how["soft_wrap"] = True
             is_sentence = not str(objects[0]).startswith(" ") and not any("\n" in str(it).strip() for it in objects)
             if self.is_terminal and is_sentence and not how.get("no_wrap"):
-                markup = how.get("markup")
-                texts = (self.render_str(it, markup=markup) if isinstance(it, str) else it for it in objects)
+                texts = (self.render_str(it) if isinstance(it, str) else it for it in objects)
                 objects = (_between_words(Text(" ").join(texts), self.width),)
         super().print(*objects, **how)
 
@@ -77,6 +68,18 @@ class PlainConsole(Console):
         """As the base class; for texts that were not strings. Control segments are rich's own, such as cursor moves."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+    def failure(self, *objects: Any, **how: Any) -> None:
+        """Print what went wrong with a run, an evaluation or another thing that was asked for; quiet or not."""
+        before, self.quiet = self.quiet, False
+        try:
+            self.print(*objects, **how)
+        finally:
+            self.quiet = before
+
+    def error(self, text: str) -> None:
+        """Say why a command fails, on one line."""
+        self.failure(Text("error:", "bold red"), " ".join(text.splitlines()))
 
 
 def _between_words(text: Text, width: int) -> Text:
@@ -91,29 +94,80 @@ def _between_words(text: Text, width: int) -> Text:
     )
 
 
-class Messages(PlainConsole):
-    """What is said beside the data. ``quiet`` leaves out all but `failure` and `error`."""
+def _options(stream: TextIO | None) -> dict[str, Any]:
+    """How rich shows what goes to a stream: without a terminal it is complete, however wide that is.
 
-    def failure(self, *objects: Any, **how: Any) -> None:
-        """Print what went wrong with a run, an evaluation or another thing that was asked for; quiet or not."""
-        before, self.quiet = self.quiet, False
-        try:
-            self.print(*objects, **{"markup": False, **how})
-        finally:
-            self.quiet = before
-
-    def error(self, text: str) -> None:
-        """Say why a command fails, on one line."""
-        self.failure(Text("error:", "bold red"), " ".join(text.splitlines()))
-
-
-def _width(stream: TextIO | None) -> int | None:
-    """Output that does not go to a terminal is complete, however wide that is."""
-    return None if (stream and stream.isatty()) or "COLUMNS" in os.environ else _PIPED_WIDTH
+    ``$FORCE_COLOR`` gives colours to a file or pipe. It makes no terminal of it, which could be redrawn: rich alone
+    would take it for one.
+    """
+    is_terminal = bool(stream and stream.isatty())
+    is_coloured = os.environ.get("FORCE_COLOR") and not os.environ.get("NO_COLOR")
+    return {
+        "force_terminal": is_terminal,
+        "color_system": "standard" if is_coloured else "auto",
+        "width": None if is_terminal or "COLUMNS" in os.environ else _PIPED_WIDTH,
+    }
 
 
-out = PlainConsole(width=_width(sys.stdout))
-err = Messages(stderr=True, width=_width(sys.stderr))
+out = PlainConsole(**_options(sys.stdout))
+err = PlainConsole(stderr=True, **_options(sys.stderr))
+
+
+def duration(seconds: float | None) -> str:
+    """For example 42s, 3m10s, 5h02m, 2d04h; a dash for None."""
+    if seconds is None:
+        return "-"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 24 * 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def age(since: float | None) -> str:
+    """How long ago a time was, seconds since 1970."""
+    return "-" if since is None else f"{duration(time.time() - since)} ago"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with ``digits`` significant digits; a dash for None."""
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def count(value: int | None) -> str:
+    """A whole number with thousands separated; a dash for None."""
+    return "-" if value is None else f"{value:,}"
+
+
+def short(value: int | None) -> str:
+    """A whole number with four digits, for example 950, 12k, 12.5k, 1.25M; a dash for None."""
+    if value is None:
+        return "-"
+    for size, unit in ((1_000_000, "M"), (1_000, "k")):
+        if value >= size:
+            return f"{value / size:.4g}{unit}"
+    return str(value)
+
+
+def keys_differ(number: int) -> str:
+    """How many keys of two recipes differ, as the beginning of a sentence."""
+    return "No key differs" if number == 0 else "1 key differs" if number == 1 else f"{number} keys differ"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Some names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def shortened(name: str, width: int) -> str:
+    """A name in ``width`` characters, or fewer: more of its end stays than of its start: it tells it from others."""
+    if len(name) <= width:
+        return name
+    last = max(width - 1, 0) * 3 // 5
+    return f"{name[: max(width - 1 - last, 0)]}…{name[len(name) - last :]}"
 
 
 def strong(*parts: str) -> Text:
@@ -136,6 +190,59 @@ def shows_bars() -> bool:
 def shows_phases() -> bool:
     """Whether each phase of what takes a while gets a line: where nobody sees a bar, unless they are hidden."""
     return not err.is_terminal and not err.quiet
+
+
+class _Head(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        head: Text = task.fields["head"]
+        return head
+
+
+class Bars(Progress):
+    """A context in which bars are on stderr, if somebody sees them there: with the fields ``head``, a text that may be
+    folded, and ``known``.
+    """
+
+    def __init__(self, *, is_transient: bool, **options: Any) -> None:
+        columns = (
+            SpinnerColumn(),
+            _Head(),
+            BarColumn(bar_width=_BAR if err.width >= _WIDE else _BAR // 2),
+            TextColumn("{task.fields[known]}", markup=False),
+        )
+        # What somebody follows says its own times.
+        times = [TimeElapsedColumn()] if is_transient else []
+        super().__init__(*columns, *times, console=err, transient=is_transient, disable=not shows_bars(), **options)
+
+
+class Working(Bars):
+    """A context in which a command says what it does. On a terminal, nothing of it stays there.
+
+    Args:
+        what: the first phase, such as "loading mine".
+        announced: print the first phase in a pipe, too. Not for a command that may still fail with a one-line error.
+    """
+
+    def __init__(self, what: str, *, announced: bool = False) -> None:
+        super().__init__(is_transient=True)
+        self._what = "" if announced else one_line(what)
+        self._task = self.add_task("", total=None, head=Text(self._what), known="")
+        self.phase(what)
+
+    def phase(self, what: str) -> None:
+        """Begin to do something else, of which nobody knows yet how far it is."""
+        before, self._what = self._what, one_line(what)
+        if before != self._what:
+            self.reset(self._task, total=None, head=Text(self._what), known="")
+            if shows_phases():
+                err.print(self._what, style="dim")
+
+    def at(self, done: int, total: int | None, unit: str = "") -> None:
+        """Show how much of the phase is done: a count, if nobody knows of how much."""
+        self.update(self._task, completed=done, total=total)
+        left, of = self.tasks[0].time_remaining, "" if total is None else f"/{total:,}"
+        known = one_line(f"{done:,}{of} {unit}") + ("" if left is None else f"  {duration(left)} left")
+        self.update(self._task, known=known)
 
 
 class _Log(logging.Handler):

@@ -29,8 +29,7 @@ from cldctl.runs import survey
 from cldctl.runs.status import evaluation_status, tuning_status
 from cldctl.runs.survey import Answers
 
-from .console import err, out, say_next
-from .format import count, number
+from .console import count, err, number, out, say_next
 from .tables import Cell, short_keys, state_text, table
 
 # What follows the best result of a column.
@@ -98,11 +97,9 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
         "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
         **{it.label: [result_of(entry, it) for entry in evals] for it in present_in(evals)},
     }
-    truths = [entry["true_entropy"] for entry in evals]
-    if any(truth is not None for truth in truths):
-        columns["true entropy"] = ["-" if truth is None else f"{truth:.3f}" for truth in truths]
-    right = [heading for heading in columns if heading not in ("evaluation", "state")]
-    return table(columns, right=right, optional=("shards",), title="evaluations")
+    truths = ["-" if entry["true_entropy"] is None else f"{entry['true_entropy']:.3f}" for entry in evals]
+    columns |= {"true entropy": truths} if {*truths} != {"-"} else {}
+    return table(columns, left=("evaluation", "state"), optional=("shards",), title="evaluations")
 
 
 def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
@@ -116,13 +113,11 @@ def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     for entry in evals:
         if entry["results"]:
             groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    for group in groups.values():
-        if len(group) > 1:
-            entries = [group[step] for step in sorted(group)]
-            columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
-            for it in present_in(entries):
-                columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
-            yield table(columns, right=columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
+    for entries in ([group[step] for step in sorted(group)] for group in groups.values() if len(group) > 1):
+        columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
+        for it in present_in(entries):
+            columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
+        yield table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
 def sweep_table(
@@ -159,7 +154,7 @@ def sweep_table(
             for value in across.values
         }
         title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-        drawn.append(table(columns | results, right=results, title=title))
+        drawn.append(table(columns | results, left=columns, title=title))
     return Lines(*drawn)
 
 
@@ -211,9 +206,8 @@ def _published(known: Sequence[PublishedSampler]) -> RenderableType:
         "FID": [f"{it.fid:.2f}" for it in known],
         "source": [it.source for it in known],
     }
-    return table(
-        columns, right=("NFE", "FID"), optional=["source"], names="model", title="published, not measured here"
-    )
+    left, title = ("model", "sampler", "source"), "published, not measured here"
+    return table(columns, left=left, optional=["source"], names="model", title=title)
 
 
 def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableType:
@@ -223,19 +217,20 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
         is_marked: mark what differs from the first line, a run, by more than the errors.
     """
     quantities = quantities_of([column for line in lines for column in line.columns])
-    columns = average_columns(lines)
-    if is_marked:
-        columns |= {it.label: [_result(lines[0], line, it) for line in lines] for it in quantities}
+    columns = average_columns(lines, lines[0] if is_marked else None)
     ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
     columns["of"] = [Text(_of(results), "dim") for results in ones]
     columns["how"] = [Text(_how(results), "dim") for results in ones]
-    first, *others = columns
-    right = [heading for heading in others if heading not in ("of", "how")]
-    return table(columns, right=right, optional=("how",), names=first, wraps="how")
+    names = next(iter(columns))
+    return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
-def average_columns(lines: Sequence[Line]) -> dict[str, Sequence[Cell]]:
-    """Names, cells, steps and results of lines, with their errors."""
+def average_columns(lines: Sequence[Line], first: Line | None = None) -> dict[str, Sequence[Cell]]:
+    """Names, cells, steps and results of lines, with their errors.
+
+    Args:
+        first: a run from which the others differ by more than the errors where that is marked.
+    """
     heads = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
     has_groups = any(len(line.columns) > 1 for line in lines)
     quantities = quantities_of([column for line in lines for column in line.columns])
@@ -244,7 +239,7 @@ def average_columns(lines: Sequence[Line]) -> dict[str, Sequence[Cell]]:
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
         "step": [_step(line) for line in lines],
         **({"runs": [str(len(line.columns)) for line in lines]} if has_groups else {}),
-        **{it.label: [average_text(line, it) for line in lines] for it in quantities},
+        **{it.label: [_result(first, line, it) for line in lines] for it in quantities},
     }
 
 
@@ -253,20 +248,16 @@ def _step(line: Line) -> str:
     return count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
 
 
-def _result(first: Line, line: Line, quantity: Quantity) -> Text:
-    text = average_text(line, quantity)
-    one, other = (it.columns[0].results.get(quantity.key) for it in (first, line))
-    mark = "" if first is line or one is None or other is None else verdict(one, other)
-    return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else Text(text)
-
-
-def average_text(line: Line, quantity: Quantity) -> str:
+def _result(first: Line | None, line: Line, quantity: Quantity) -> Cell:
     """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is none."""
     average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
         return "-"
     text = result_text(quantity, average.mean, average.spread if average.n > 1 else average.stderr)
-    return text if average.n == runs else f"{text} ({average.n} run{'' if average.n == 1 else 's'})"
+    text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
+    one, other = (it.columns[0].results.get(quantity.key) for it in (first or line, line))
+    mark = "" if first is None or first is line or one is None or other is None else verdict(one, other)
+    return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
 
 
 def _of(results: Sequence[Result]) -> str:
@@ -335,7 +326,8 @@ def show_plan(run: RunFolder, made: Comparison) -> None:
     """Print the samplers that would be compared."""
     names = made.sweep.axes[0].values
     settings = [made.options.settings[name] for name in names]
-    out.print(table({"sampler": names, "settings": settings}, wraps="settings"))
+    columns = {"sampler": names, "settings": settings}
+    out.print(table(columns, left=columns, wraps="settings"))
     nfe = ", ".join(map(str, made.options.nfe))
     text = f"{', '.join(made.options.metrics)} at {nfe} evaluations; {made.options.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
@@ -408,8 +400,7 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
 def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Tunings as `status` knows them."""
     columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
-    right = [heading for heading in columns if heading not in ("tuning", "state", "kept")]
-    return table(columns, right=right, optional=("step",), title="tunings")
+    return table(columns, left=("tuning", "state", "kept"), optional=("step",), title="tunings")
 
 
 def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:

@@ -1,10 +1,13 @@
 """`--follow`: the progress of runs, or of sharded work, until they end, then what became of them."""
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import typer
+from rich.progress import TaskID
+from rich.text import Text
 
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
@@ -17,19 +20,101 @@ from cldctl import clusters
 from cldctl.evals.table import rows as sweep_rows
 from cldctl.hints import command
 from cldctl.runs import sharded, survey
-from cldctl.runs.state import OVER
+from cldctl.runs.state import OVER, STATES
 from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason, work_state
 from cldctl.runs.survey import Answers, Ends
 
-from .console import err, out, say_next, shows_bars
+from .console import Bars, duration, err, number, out, say_next, shortened, shows_bars, shows_phases
 from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
-from .format import number
-from .progress import Shown, View
 from .runs import group_details, states
 from .tables import state_text
 
 # Of more runs of a group, and without a terminal, the line of the group alone is shown.
 _MOST_BARS = 12
+# A file gets a line about what gets on after so many seconds, or after this part of it, whichever is sooner.
+EVERY_S, EVERY_PART = 10.0, 0.05
+# Columns of a name; those that a name, a bar and a count need, and each other fact.
+_NAME, _LEAST, _FACT = 20, 50, 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """How far something is that somebody follows.
+
+    Attributes:
+        done, total: steps or rows (``unit``).
+        phase: what it does, in words; empty if the state says all.
+        facts: more about it, the most important one first.
+        elapsed_s, left_s: seconds since it began, and until it will be done; None if nobody knows.
+        remark: what is unusual.
+    """
+
+    name: str
+    done: int
+    total: int
+    state: str
+    phase: str = ""
+    unit: str = "steps"
+    facts: Sequence[str] = ()
+    elapsed_s: float | None = None
+    left_s: float | None = None
+    remark: str = ""
+
+    @property
+    def counted(self) -> str:
+        return f"{self.done:,}/{self.total:,} {self.unit}"
+
+
+class View(Bars):
+    """A context in which the progress of several things is shown on stderr."""
+
+    def __init__(self) -> None:
+        # A rate is that of the whole time.
+        super().__init__(is_transient=False, speed_estimate_period=math.inf)
+        self._bars: dict[str, TaskID] = {}
+        # The newest line about each thing, when it was written, and the phases of its state that have one.
+        self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
+
+    def show(self, shown: Shown, *, is_paced: bool = False) -> None:
+        """Show how far something is; of the same name, instead of what was shown before.
+
+        Args:
+            is_paced: it does not report its rate and times, which follow from what was shown first.
+        """
+        if shown.name not in self._bars:
+            self._bars[shown.name] = self.add_task("", head=Text(), known="")
+        bar = self._bars[shown.name]
+        self.update(bar, completed=shown.done, total=shown.total or 1)
+        if is_paced:
+            task = next(task for task in self.tasks if task.id == bar)
+            shown = replace(shown, elapsed_s=self.get_time() - (task.start_time or 0.0))
+            if task.speed:
+                facts = [*shown.facts, f"{number(task.speed, 3)}/s"]
+                shown = replace(shown, facts=facts, left_s=task.time_remaining)
+        if shows_phases():
+            self._print(shown)
+        head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
+        head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
+        elapsed = [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
+        known = [shown.counted, *([shown.remark] if shown.remark else shown.facts), *elapsed]
+        known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
+        known += [] if shown.left_s is None else [f"{duration(shown.left_s)} left"]
+        self.update(bar, head=head, known="  ".join(known), refresh=True)
+
+    def _print(self, shown: Shown) -> None:
+        """A line for a file, if it is time for one."""
+        now = time.monotonic()
+        last, when, phases = self._lines.get(shown.name, (shown, now, set()))
+        if (shown.state, bool(shown.remark)) != (last.state, bool(last.remark)):
+            phases = set()
+        # The phase of a group counts its states.
+        done, is_alive = shown.done - last.done, "RUNNING" in f"{shown.state} {shown.phase}"
+        is_due = (done > 0 or is_alive) and (now - when >= EVERY_S or done >= EVERY_PART * shown.total)
+        if is_due or shown.phase not in phases:
+            self._lines[shown.name] = (shown, now, phases | {shown.phase})
+            what = " ".join(filter(None, (shown.name, shown.state, shown.phase)))
+            eta = "" if shown.left_s is None else f"ETA {duration(shown.left_s)}"
+            err.print("; ".join(filter(None, [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark])))
 
 
 def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
@@ -93,16 +178,21 @@ def follow_statistics(work: Statistics) -> int:
     return 0
 
 
-@contextmanager
-def _watching(place: RunFolder | None) -> Iterator[View]:
-    """A context to watch in: Ctrl-C ends the watching, not the jobs.
+def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[Answers, set[str]]]) -> None:
+    """Watch until all is over: Ctrl-C ends the watching, not the jobs.
 
     Args:
         place: what `status` shows of it; None if that does not know it.
+        look: shows how far it is, by answers of an age in seconds; returns these, and the states that were found.
+
+    Raises:
+        typer.Exit: somebody stops watching.
     """
+    ends = Ends()
     try:
         with View() as view:
-            yield view
+            while not _is_over(ends, *look(view, ends.max_age_s)):
+                pass
     except KeyboardInterrupt:
         if place is None:
             err.print("\nno longer watching; the job goes on. Run the same command again to watch")
@@ -114,26 +204,29 @@ def _watching(place: RunFolder | None) -> Iterator[View]:
 
 def _watch_runs(place: RunFolder, runs: Sequence[RunFolder], group: Group | None = None) -> list[RunStatus]:
     """Show runs until all are over; those of a group below a line of the group."""
-    ends, warned = Ends(), False
-    with _watching(place) as view:
-        while True:
-            answers = survey.of_runs(runs, max_age_s=ends.max_age_s)
-            rows, remark = [status_or_reason(run, answers) for run in runs], answers.remark or ""
-            if group is None:
-                (row,) = rows
-                if row.state == "RUNNING" and row.reason and not warned:
-                    warned = True
-                    err.print(row.reason, style="yellow")
-                view.show(shown_of(row, remark=remark))
-            else:
-                done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows) or 1
-                # How many runs are in which state says more than any one state of the group.
-                shown = Shown(name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark)
-                view.show(shown, is_paced=True)
-                for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
-                    view.show(shown_of(row, name=f"  {row.name}"))
-            if _is_over(ends, answers, {row.state for row in rows}):
-                return rows
+    rows: list[RunStatus] = []
+    warned: set[str] = set()
+
+    def look(view: View, max_age_s: float) -> tuple[Answers, set[str]]:
+        answers = survey.of_runs(runs, max_age_s=max_age_s)
+        rows[:], remark = [status_or_reason(run, answers) for run in runs], answers.remark or ""
+        if group is None:
+            (row,) = rows
+            if row.state == "RUNNING" and row.reason and not warned:
+                warned.add(row.reason)
+                err.print(row.reason, style="yellow")
+            view.show(shown_of(row, remark=remark))
+        else:
+            done, total = sum(row.step for row in rows), sum(row.steps or 0 for row in rows) or 1
+            # How many runs are in which state says more than any one state of the group.
+            shown = Shown(name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark)
+            view.show(shown, is_paced=True)
+            for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
+                view.show(shown_of(row, name=f"  {row.name}"))
+        return answers, {row.state for row in rows}
+
+    _watch(place, look)
+    return rows
 
 
 def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str | None = None) -> None:
@@ -145,27 +238,23 @@ def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str |
     Raises:
         typer.Exit: somebody stops watching.
     """
-    title, ends = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations"), Ends()
-    with _watching(place) as view:
-        while works:
-            submitted = (event.job for work in works for event in work.ledger.history().submitted)
-            answers = survey.ask(submitted, max_age_s=ends.max_age_s)
-            found = [work_state(work, answers) for work in works]
-            done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
-            complete = "" if len(works) == 1 else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
-            state = next(state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found)
-            shown = Shown(
-                name=title,
-                done=done,
-                total=total,
-                state=state,
-                phase=_phase(works, state, done, total),
-                unit=_unit(works) + complete,
-                remark=answers.remark or "",
-            )
-            view.show(shown, is_paced=True)
-            if _is_over(ends, answers, set(found)):
-                return
+    name = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
+
+    def look(view: View, max_age_s: float) -> tuple[Answers, set[str]]:
+        submitted = (event.job for work in works for event in work.ledger.history().submitted)
+        answers = survey.ask(submitted, max_age_s=max_age_s)
+        found = [work_state(work, answers) for work in works]
+        done, total = map(sum, zip(*(work.rows_done() for work in works), strict=True))
+        complete = "" if len(works) == 1 else f"; {found.count('FINISHED')} of {len(works)} evaluations complete"
+        state = next(state for state in ("RUNNING", "PENDING", "STOPPED", "FINISHED") if state in found)
+        phase, remark = _phase(works, state, done, total), answers.remark or ""
+        unit = _unit(works) + complete
+        shown = Shown(name=name, done=done, total=total, state=state, phase=phase, unit=unit, remark=remark)
+        view.show(shown, is_paced=True)
+        return answers, set(found)
+
+    if works:
+        _watch(place, look)
 
 
 def _is_over(ends: Ends, answers: Answers, found: set[str]) -> bool:

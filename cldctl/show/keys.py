@@ -1,7 +1,6 @@
 """What `cldctl explain` says about keys of recipes, their sections and variants."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from cld_core.config import describe, load
 from cld_core.config.describe import Meanings
@@ -11,8 +10,7 @@ from cld_core.config.schema import leaves
 from cld_core.errors import CldError
 from cldctl.lookup import recipe_files
 
-from .console import out, strong
-from .format import listed
+from .console import listed, out, strong
 from .tables import table
 
 
@@ -54,13 +52,13 @@ def _section(name: str) -> None:
 
 def _table(keys: Mapping[str, Meanings]) -> None:
     """A line for each key: its default, or those of the variants, and what it is."""
-    columns: dict[str, list[Any]] = {"key": [], "default": [], "meaning": []}
+    rows = []
     for key, meanings in keys.items():
         whose = _variants_with(key, meanings).partition("=")[2]
-        columns["key"].append(key)
-        columns["default"].append(" or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings)))
-        columns["meaning"].append(f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}")
-    out.print(table(columns, wraps="meaning"))
+        default = " or ".join(dict.fromkeys(to_yaml_line(entry.usual) for entry in meanings))
+        rows.append((key, default, f"{next(iter(meanings)).doc}{f' ({whose})' if whose else ''}"))
+    columns = {heading: [row[place] for row in rows] for place, heading in enumerate(("key", "default", "meaning"))}
+    out.print(table(columns, left=columns, wraps="meaning"))
 
 
 def _key(key: str, meanings: Meanings) -> None:

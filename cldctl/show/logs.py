@@ -8,7 +8,6 @@ from pathlib import Path
 
 import typer
 
-from cld_core.errors import CldError
 from cld_core.sanitize import printable
 from cldctl.runs.logs import MOST_BYTES, Log, Part, latest_time, merged
 
@@ -79,16 +78,9 @@ class Printer:
         """Print what was not printed yet.
 
         Raises:
-            CldError: a log cannot be read.
+            OSError: a log cannot be read.
         """
-        logs = list(self._find())
-        try:
-            self._show([(log.rank, part) for log in logs for part in self._tail.new_parts(log)])
-        except OSError as error:
-            place = error.filename or next((log.job.logs for log in logs), "")
-            raise CldError(f"{place}: the log cannot be read ({error.strerror}). Look at the file itself.") from error
-
-    def _show(self, parts: Sequence[tuple[int, Part]]) -> None:
+        parts = [(log.rank, part) for log in self._find() for part in self._tail.new_parts(log)]
         if not self._merge:
             for _, part in parts:
                 for line in part.lines():

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Group as Lines
 from rich.console import RenderableType
+from rich.live import Live
 from rich.text import Text
 
 from cld_core.run import RunFolder
@@ -24,10 +25,8 @@ from cldctl.runs.status import WAITING, RunStatus, named_status
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 
-from .console import err, out
-from .format import age, count, duration, number, short
-from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table
-from .usage import usage_line
+from .console import age, count, duration, err, number, out, short
+from .tables import MANY, Cell, attempts, facts, progress_bar, short_keys, state_text, table, usage_line
 
 # The newest attempts, and the last words, that `why` shows, so that its answer fits on a screen.
 _MOST_ATTEMPTS, _MOST_LINES = 4, 6
@@ -79,9 +78,9 @@ def _table(
     }
     # What a group is compared by stays.
     optional = ("tags", "", "job", "last end", "attempts", "saved", *([] if own else results), "steps/s", "loss", "ETA")
-    right = ("step", "loss", "steps/s", "ETA", "saved", "attempts", *own, *(results if own else ()))
+    left = ("run", "state", "as of", "", "last end", "job", "tags", *(() if own else results))
     last = ("step", *(own if is_short else ())) if own else ()
-    return table(columns, right=right, optional=(*optional, *last), names="run")
+    return table(columns, left=left, optional=(*optional, *last), names="run")
 
 
 def _heading(rows: Sequence[RunStatus]) -> str:
@@ -162,7 +161,7 @@ def _groups(groups: Sequence[Sequence[RunStatus]]) -> RenderableType:
         "states": [states(rows) for rows in groups],
         "done": [f"{_share(rows):.0%}" for rows in groups],
     }
-    return table(columns, right=("runs", "done"), names="group", wraps="states")
+    return table(columns, left=("group", "states"), names="group", wraps="states")
 
 
 def states(rows: Iterable[RunStatus]) -> str:
@@ -174,19 +173,6 @@ def states(rows: Iterable[RunStatus]) -> str:
 def _share(rows: Sequence[RunStatus]) -> float:
     steps = sum(row.steps or 0 for row in rows)
     return sum(min(row.step, row.steps or 0) for row in rows) / steps if steps else 0.0
-
-
-def details_with_groups(rows: Sequence[RunStatus], groups: Sequence[str], height: int | None = None) -> RenderableType:
-    """These groups as tables, and everything about each of the other runs.
-
-    Args:
-        height: lines that there are: several things are shown as an overview does.
-    """
-    others = [row for row in rows if row.group not in groups]
-    if height is not None and len(groups) + len(others) > 1:
-        return overview_with_groups(rows, height)
-    tables = [group_details(name, [row for row in rows if row.group == name], height) for name in groups]
-    return Lines(*tables, *map(details, others))
 
 
 def group_details(name: str, members: Sequence[RunStatus], height: int | None = None) -> RenderableType:
@@ -214,45 +200,45 @@ def details(row: RunStatus) -> RenderableType:
     """Everything about a run: facts, attempts, evaluations, sweeps, tunings."""
     from .evaluations import by_step, evaluations, remarks, tunings
 
+    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
+    alone = [entry for entry in row.evals if entry["id"] not in swept]
     parts: list[RenderableType] = [facts(_facts(row))]
     if row.attempts:
         parts += [Text(), attempts(row.attempts, reason=row.reason, title="attempts")]
-    swept = {name for entry in row.sweeps for name in entry["evaluations"]}
-    alone = [entry for entry in row.evals if entry["id"] not in swept]
     if alone:
         parts += [Text(), evaluations(alone), *remarks(alone)]
     for drawn in by_step(alone):
         parts += [Text(), drawn]
     parts += _sweeps(row)
     if row.tunings:
-        parts += [Text(), tunings(row.tunings)]
-        parts += [Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"]]
+        reasons = (Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"])
+        parts += [Text(), tunings(row.tunings), *reasons]
     return Lines(*parts, Text())
 
 
 def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
-    yield "run", Text(row.name, style="bold")
     when = f" as of {age(row.as_of)}" if row.as_of is not None else ""
     # The reason of a run that waits says that it waits.
     phase = None if row.phase == WAITING and row.reason else row.phase
-    yield "state", Text.assemble(state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text))
     share = f"  ({100 * row.step / row.steps:.1f}%)" if row.steps else ""
-    yield "step", f"{count(row.step)} of {count(row.steps)}{share}"
-    if out.is_terminal:
-        yield "", progress_bar(row)
     smoothed = "-" if row.loss is None else f"{number(row.smoothed_loss, 5)} (smoothed), last {number(row.loss, 5)}"
-    yield "loss", smoothed
-    if row.steps_per_s is not None:
-        yield "rate", f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
-    yield "checkpoint", "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}"
-    yield "updated", age(row.updated)
-    if row.tags:
-        yield "tags", " ".join(row.tags)
-    if row.note is not None:
-        yield "note", row.note
-    if row.job_id is not None:
-        yield "job", f"{row.cluster} {row.job_id}" + (f" on {row.host}" if row.host else "")
-    yield "folder", row.path
+    rate = None if row.steps_per_s is None else f"{number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
+    where = f" on {row.host}" if row.host else ""
+    known: dict[str, Cell | None] = {
+        "run": Text(row.name, style="bold"),
+        "state": Text.assemble(state_text(row.state), when, *(f"  {text}" for text in (phase, row.reason) if text)),
+        "step": f"{count(row.step)} of {count(row.steps)}{share}",
+        "": progress_bar(row) if out.is_terminal else None,
+        "loss": smoothed,
+        "rate": rate,
+        "checkpoint": "none" if row.checkpoint_step is None else f"step {count(row.checkpoint_step)}",
+        "updated": age(row.updated),
+        "tags": " ".join(row.tags) or None,
+        "note": row.note,
+        "job": None if row.job_id is None else f"{row.cluster} {row.job_id}{where}",
+        "folder": row.path,
+    }
+    yield from ((name, cell) for name, cell in known.items() if cell is not None)
     yield from _remarks(row, row.usage, row.changes, row.problems)
 
 
@@ -260,8 +246,8 @@ def _remarks(
     row: RunStatus, usage: Mapping[str, Any] | None, changes: Sequence[str], problems: Sequence[str]
 ) -> Iterator[tuple[str, Text]]:
     """What a run has used, and what is to be known about it before it goes on."""
-    if usage is not None and usage["used"] > 0:
-        yield "usage", Text(usage_line(usage))
+    if used := usage_line(usage):
+        yield "usage", Text(used)
     if row.code == "live":
         yield "code", Text("the live checkout (--live-code)")
     yield from (("changed", Text(change, "yellow")) for change in changes)
@@ -342,15 +328,16 @@ class Query:
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
         return replace(look, rows=recent, older=len(rows) - len(recent))
 
-    def view(self, rows: Sequence[RunStatus], *, fits: bool) -> RenderableType:
+    def view(self, rows: Sequence[RunStatus], height: int | None) -> RenderableType:
         """How rows are shown.
 
         Args:
-            fits: leave out what the terminal has no lines for.
+            height: lines that there are: what does not fit is counted. None to show all.
         """
-        height = out.height if fits else None
-        if self.chosen:
-            return details_with_groups(rows, self.groups, height)
+        others = [row for row in rows if row.group not in self.groups]
+        if self.chosen and (height is None or len(self.groups) + len(others) == 1):
+            groups = {name: [row for row in rows if row.group == name] for name in self.groups}
+            return Lines(*(group_details(*it, height) for it in groups.items()), *map(details, others))
         is_sorted = self.sort != "created"
         # Who asks for certain runs, or for their order, wants to see these runs.
         is_grouped = out.is_terminal and not self.everything and self.which.is_empty and not is_sorted
@@ -359,12 +346,12 @@ class Query:
 
 def watch(query: Query) -> None:
     """Show runs on a terminal, again every second, until it is interrupted."""
-    # Most commands show nothing that moves.
-    from rich.live import Live
-
     with Live(console=out, auto_refresh=False) as live:
         while True:
-            live.update(query.view(query.look().rows, fits=True), refresh=True)
+            look = query.look()
+            remarks = [Text(remark, "yellow") for remark in look.remarks]
+            height = out.height - sum(len(remark.wrap(out, out.width)) for remark in remarks)
+            live.update(Lines(*remarks, query.view(look.rows, height)), refresh=True)
             time.sleep(1.0)
 
 
@@ -376,7 +363,8 @@ def show(query: Query) -> None:
     if not look.rows:
         err.print(nothing(query.index.root, query.which, look.older))
         return
-    out.print(query.view(look.rows, fits=out.is_terminal and not query.everything and not query.chosen))
+    fits = out.is_terminal and not query.everything and not query.chosen
+    out.print(query.view(look.rows, out.height if fits else None))
     if query.chosen:
         return
     if look.older:
@@ -429,15 +417,18 @@ def _fact(name: str, text: str, style: str = "") -> Text:
     return Text.assemble((f"{name:8}", "dim"), (text, style), overflow="fold")
 
 
-def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
+def failed_first(failed: FirstFailure) -> str:
+    """Which rank failed first, in which attempt and where."""
     where = f" on {failed.host}" if failed.host else ""
+    if failed.rank is None:
+        return f"attempt {failed.attempt}; the first rank to fail is unknown"
+    return f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
+
+
+def _failure(failed: FirstFailure, run: RunFolder) -> Iterator[Text]:
     when = f", {age(failed.time)}" if failed.time else ""
     reason = f": {one_line(failed.reason, out.width)}" if failed.reason else ""
-    if failed.rank is None:
-        text = f"attempt {failed.attempt}; the first rank to fail is unknown"
-    else:
-        text = f"rank {failed.rank}{where} failed first in attempt {failed.attempt}"
-    yield _fact("failed", f"{text}{when}{reason}", "red")
+    yield _fact("failed", f"{failed_first(failed)}{when}{reason}", "red")
     if failed.file is not None:
         yield _fact("", _shown(failed.file, run))
     for line in failed.lines[-_MOST_LINES:]:

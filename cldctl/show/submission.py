@@ -13,7 +13,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.tune.tuning import Tuning
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
 from cldctl.evals.samplers import Comparison
@@ -21,22 +21,18 @@ from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs import cluster_choice
-from cldctl.runs.evaluate import Outcome, Planned
-from cldctl.runs.groups import BegunGroup, missing
+from cldctl.runs.evaluate import Planned
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Continuation, Skipped, resume
+from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.snapshot import left_out_code
-from cldctl.runs.submit import Begun, following, submit
-from cldctl.runs.training import without_jobs
-from cldctl.runs.tune import Tunings
+from cldctl.runs.submit import following, missing, submit
+from cldctl.runs.training import Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
-from .console import err, out, say_next, shows_bars, strong
+from .console import Working, err, keys_differ, out, say_next, shows_bars, strong
 from .evaluations import show_samplers, show_tunings
 from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run, follow_works_of
-from .format import keys_differ
-from .progress import Working
-from .usage import estimate_line
+from .tables import estimate_line
 
 
 def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
@@ -55,7 +51,7 @@ def preview(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
 
 
 def _preview_run(options: SubmitOptions, cluster: Cluster, spec: JobSpec) -> None:
-    run, recipe = RunFolder(options.path), options.recipe
+    run, recipe = options.run(), options.cells[0].recipe
     _show(f"# run: {run.path}\n{dump(recipe)}")
     _show(cluster.script(spec))
     if (request := following(recipe, options.metrics)) is None:
@@ -120,52 +116,58 @@ def continues(
     err.print(strong("resuming ", run.name, f" from step {start} of {recipe.train.steps}"))
 
 
-def submit_run(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: bool) -> int:
-    """Submit a run; returns the exit code. Ctrl-C says what goes on."""
+def submit_runs(wanted: SubmitOptions, cluster: Cluster, spec: JobSpec, follow: bool) -> int:
+    """Submit a run, or those of a sweep that are missing; returns the exit code. Ctrl-C says what goes on."""
     # The scheduler thinks about it while the job is being written.
-    start = cluster.ask_for_start(spec)
+    start = cluster.ask_for_start(spec) if wanted.group is None else lambda: None
     try:
-        begun = submit(wanted, cluster, started)
+        begun = submit(wanted, cluster, continues, started)
     except KeyboardInterrupt:
-        run = RunFolder(wanted.path)
-        if cluster.blocks or not (run.exists and run.ledger.history().submitted):
+        run = wanted.run()
+        if wanted.group is not None or cluster.blocks or not (run.exists and run.ledger.history().submitted):
             raise
         _interrupted(run)
         return 130
-    if not cluster.blocks:
+    if wanted.group is None and not cluster.blocks:
         _say_estimate(wanted, start())
     return finish(begun, follow)
 
 
-def resume_run(run: RunFolder, wanted: Continuation, cluster: str | None, follow: bool) -> int:
-    """Continue a run; returns the exit code."""
-    where = cluster_choice.chosen(cluster, run)
+def resume_runs(which: RunFolder | Group, wanted: Continuation, cluster: str | None, follow: bool) -> int:
+    """Continue a run, or those of a group; returns the exit code."""
+    if isinstance(which, Group):
+        where = cluster_choice.chosen(cluster, which.runs()[-1])
+        return finish(resume(which, wanted, where, continues, started), follow)
+    where = cluster_choice.chosen(cluster, which)
     # Where a submission blocks, the training is in it, and has its own output.
-    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {run.name}"):
-        begun = resume(run, wanted, where, continues)
+    with nullcontext() if where.blocks else Working(f"checking the checkpoints of {which.name}"):
+        begun = resume(which, wanted, where, continues)
     return finish(begun, follow)
 
 
 def finish(begun: Begun, follow: bool) -> int:
     """Print what was started and what to type next; stay with it if asked to. Returns the exit code."""
-    run, cluster = begun.run, begun.cluster
+    if begun.group is not None:
+        return _finish_group(begun, begun.group, follow)
+    (run,), cluster = begun.runs, begun.cluster
+    evaluations = begun.evaluations[run.name]
     # On a terminal, its name has just been said.
     if not (out.is_terminal and shows_bars()):
         out.print(run.name)
     if not cluster.blocks:
         _left_out(run)
-        err.print(f"job {begun.job.job_id} ({cluster.name})")
-        for text in (*(f"then evaluation {name}" for name in begun.evaluations), *begun.said):
+        err.print(f"job {begun.jobs[run.name].job_id} ({cluster.name})")
+        for text in (*(f"then evaluation {name}" for name in evaluations), *begun.said):
             err.print(text)
     if follow or cluster.blocks:
-        return follow_run(run, begun.evaluations)
+        return follow_run(run, evaluations)
     say_next(run, f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")
     return 0
 
 
-def finish_group(begun: BegunGroup, follow: bool) -> int:
+def _finish_group(begun: Begun, group: Group, follow: bool) -> int:
     """As `finish`, for the runs of a group."""
-    group, cluster = begun.group, begun.cluster
+    cluster = begun.cluster
     out.print(group.name)
     done = {
         "new": begun.new,
@@ -215,61 +217,58 @@ def _interrupted(run: RunFolder) -> None:
 
 def _say_estimate(options: SubmitOptions, start: float | None) -> None:
     """Say how long a run will take, and when it begins, as far as this is known."""
-    found = estimate(options.path.parent, options.recipe, without=options.path.name)
+    found = estimate(options.root, options.cells[0].recipe, without=options.run().name)
     err.print(estimate_line(found, start))
 
 
-def say_outcome(planned: Planned, outcome: Outcome) -> None:
+def say_outcome(planned: Planned) -> None:
     """Say which evaluations are complete, which are being computed, and by which job."""
-    run, requests, sweep = planned.run, planned.plan.requests, planned.plan.sweep
-    many = len(requests) > 1
+    run, works, sweep = planned.run, planned.works, planned.sweep
+    many = len(works) > 1
     if many:
-        groups = {"already complete": outcome.complete, "being computed": outcome.running, "started": outcome.started}
+        groups = {"already complete": planned.complete, "being computed": planned.running, "started": planned.started}
         counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
-        err.print(strong(f"{len(requests)} evaluations of ", run.name, f": {counts}"))
+        err.print(strong(f"{len(works)} evaluations of ", run.name, f": {counts}"))
     else:
-        say_already(outcome)
-    if outcome.job is not None:
-        which = sweep.id if sweep is not None else outcome.started[0]
+        say_already(planned)
+    if planned.job is not None:
+        which = sweep.id if sweep is not None else planned.started[0]
         what = ("evaluations",) if many and sweep is None else ("evaluation ", which)
-        err.print(strong(*what), f"of {run.name}, job {outcome.job.job_id} ({planned.cluster.name})")
-    for text in outcome.said:
+        err.print(strong(*what), f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})")
+    for text in planned.said:
         err.print(text)
 
 
-def say_already(outcome: Outcome) -> None:
+def say_already(planned: Planned) -> None:
     """Say what need not be started."""
-    for names, state in ((outcome.complete, "complete"), (outcome.running, "being computed")):
+    for names, state in ((planned.complete, "complete"), (planned.running, "being computed")):
         for name in names:
             err.print(f"{name} is already {state}")
 
 
-def say_where(planned: Planned, outcome: Outcome) -> None:
+def say_where(planned: Planned) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
-    run, sweep = planned.run, planned.plan.sweep
-    out.print(sweep.id if sweep is not None else "\n".join(request.id for request in planned.plan.requests))
-    say_next(run, f"status {run.name}", f"logs {run.name} --eval {(outcome.started or outcome.running)[0]} -f")
+    run, sweep = planned.run, planned.sweep
+    out.print(sweep.id if sweep is not None else "\n".join(planned.names))
+    say_next(run, f"status {run.name}", f"logs {run.name} --eval {(planned.started or planned.running)[0]} -f")
 
 
-def finish_evaluations(planned: Planned, outcome: Outcome, follow: bool) -> int:
+def finish_evaluations(planned: Planned, follow: bool) -> int:
     """As `finish`, for evaluations of a run."""
-    say_outcome(planned, outcome)
-    if outcome.is_over or follow or planned.cluster.blocks:
-        names = [request.id for request in planned.plan.requests]
-        return follow_evaluations(planned.run, names, planned.plan.sweep)
-    say_where(planned, outcome)
+    say_outcome(planned)
+    if planned.is_over or follow or planned.cluster.blocks:
+        return follow_evaluations(planned.run, planned.names, planned.sweep)
+    say_where(planned)
     return 0
 
 
-def finish_group_evaluations(
-    group: Group, begun: Iterable[tuple[Planned, Outcome]], skipped: Sequence[Skipped], follow: bool
-) -> int:
+def finish_group_evaluations(group: Group, begun: Iterable[Planned], skipped: Sequence[Skipped], follow: bool) -> int:
     """As `finish`, for evaluations of the runs of a group."""
     code = _say_skipped(skipped)
     works: list[Evaluation] = []
-    for planned, outcome in begun:
-        say_outcome(planned, outcome)
-        works += (Evaluation(planned.run.evals / request.id) for request in planned.plan.requests)
+    for planned in begun:
+        say_outcome(planned)
+        works += (Evaluation(work.folder) for work in planned.works)
         follow |= planned.cluster.blocks
     place, compared = RunFolder(group.root / group.name), f"compare {group.name}"
     if not (works and follow):
@@ -285,39 +284,38 @@ def finish_group_evaluations(
 def finish_samplers(
     made: Comparison,
     planned: Planned,
-    outcome: Outcome,
     as_json: bool,
     csv: Path | None,
     plot: Path | None,
     follow: bool,
 ) -> int:
     """As `finish`, for a comparison of samplers."""
-    say_outcome(planned, outcome)
-    stays = follow or planned.cluster.blocks or outcome.is_over
+    say_outcome(planned)
+    stays = follow or planned.cluster.blocks or planned.is_over
     if not stays and not as_json:
-        say_where(planned, outcome)
+        say_where(planned)
         return 0
-    works = [Evaluation(planned.run.evals / request.id) for request in made.requests]
+    works = [Evaluation(work.folder) for work in planned.works]
     if stays and not all(work.is_done for work in works):
         follow_works_of(planned.run, works, made.sweep.id)
     return show_samplers(planned.run, made, as_json, csv, plot, waited=stays)
 
 
-def say_cost(planned: Tunings) -> None:
+def say_cost(planned: Planned) -> None:
     """Say how much tunings will compute, if any are to come."""
-    if not all(work.is_done for work in map(Tuning, planned.folders, planned.requests)):
-        first = planned.requests[0]
+    first = planned.works[0].request
+    if isinstance(first, TuneRequest) and not all(work.is_done for work in planned.works):
         err.print(f"step {first.checkpoint_step}: {first.cost} for each N")
 
 
-def finish_tunings(planned: Tunings, outcome: Outcome, as_json: bool, follow: bool) -> int:
+def finish_tunings(planned: Planned, as_json: bool, follow: bool) -> int:
     """As `finish`, for tunings."""
-    run, works = planned.run, list(map(Tuning, planned.folders))
-    say_already(outcome)
-    if outcome.job is not None:
-        text = f"of {run.name}, job {outcome.job.job_id} ({planned.cluster.name})"
-        err.print(strong("tuning ", ", ".join(outcome.started)), text)
+    run, works = planned.run, [Tuning(work.folder) for work in planned.works]
+    say_already(planned)
+    if planned.job is not None:
+        text = f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})"
+        err.print(strong("tuning ", ", ".join(planned.started)), text)
     stays = follow or planned.cluster.blocks
-    if stays and not outcome.is_over:
+    if stays and not planned.is_over:
         follow_works_of(run, works, f"tuning of {run.name}")
     return show_tunings(run, works, as_json, stays)

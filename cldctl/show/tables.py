@@ -1,5 +1,6 @@
-"""What all views of runs share: how a table is drawn, and how states, results, attempts and tunings are written."""
+"""What all views of runs share: how a table is drawn, and how states, attempts and usage are written."""
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,18 +10,23 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cld_core.run.events import state_after
+from cld_core.run.timeline import Stretch
 from cld_core.sanitize import printable
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
+from cldctl.runs.usage import Estimate, Usage
+from cldctl.runs.why import Why
 
-from .console import out
-from .format import age, count, duration, shortened
+from .console import age, count, duration, number, out, shortened
 
 Cell = str | Text | ProgressBar
 
 # More rows than this are plain lines: rich takes a millisecond for each.
 MANY = 200
 _BAR, _GAP = 12, 3
+# A start within so many seconds is one at once.
+AT_ONCE_S = 5.0
 # The least width of a column of names and of one of sentences, and the largest width of sentences in a pipe.
 _NAME, _SENTENCE, _LONGEST = 20, 36, 80
 
@@ -28,7 +34,7 @@ _NAME, _SENTENCE, _LONGEST = 20, 36, 80
 def table(
     columns: Mapping[str, Sequence[Cell]],
     *,
-    right: Collection[str] = (),
+    left: Collection[str] = (),
     optional: Sequence[str] = (),
     names: str | None = None,
     wraps: str | None = None,
@@ -38,7 +44,7 @@ def table(
 
     Args:
         columns: the cells of each heading.
-        right: headings of the columns of numbers.
+        left: headings of the columns that are no numbers.
         optional: headings of columns that a terminal leaves out if there is no room for them, the first one first; it
             leaves out those that are empty anyway.
         names: heading of the column whose cells lose their middle if there is no room for them.
@@ -56,17 +62,18 @@ def table(
     for heading in optional:
         if needed() > out.width:
             widths.pop(heading, None)
-    if needed() > out.width:
-        return _under(title, *_lists(columns))
     shown = {heading: columns[heading] for heading in widths}
+    above = [] if title is None else [Text(title, style="bold")]
+    if needed() > out.width:
+        return Group(*above, *_lists(columns))
     if names is not None:
         widths[names] = min(widths[names], out.width - needed() + min(widths[names], _NAME))
         shown[names] = [shortened(str(cell), widths[names]) for cell in columns[names]]
     if len(next(iter(shown.values()), ())) > MANY:
-        return _under(title, _plain(shown, widths, right))
+        return Group(*above, _plain(shown, widths, left))
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in shown:
-        is_number = heading in right
+        is_number = heading not in left
         limit = _LONGEST if heading == wraps and not out.is_terminal else None
         drawn.add_column(
             heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold", max_width=limit
@@ -74,12 +81,7 @@ def table(
     for row in zip(*shown.values(), strict=True):
         # A string is searched for markup, which is slow.
         drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
-    return _under(title, drawn)
-
-
-def _under(title: str | None, *drawn: RenderableType) -> RenderableType:
-    """What is drawn below a title, which is not folded to its width."""
-    return Group(*([] if title is None else [Text(title, style="bold")]), *drawn)
+    return Group(*above, drawn)
 
 
 def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
@@ -88,8 +90,8 @@ def _lists(columns: Mapping[str, Sequence[Cell]]) -> Iterator[RenderableType]:
         yield from (Text(f"{first} {cell}"), facts(zip(others, row, strict=True)), Text())
 
 
-def _plain(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], right: Collection[str]) -> Text:
-    fields = (f"{{:{'>' if heading in right else '<'}{width}}}" for heading, width in widths.items())
+def _plain(columns: Mapping[str, Sequence[Cell]], widths: Mapping[str, int], left: Collection[str]) -> Text:
+    fields = (f"{{:{'<' if heading in left else '>'}{width}}}" for heading, width in widths.items())
     line = f" {(_GAP * ' ').join(fields)} "
     rows = (map(str, cells) for cells in zip(*columns.values(), strict=True))
     shown = [line.format(*(printable(cell, keep="") for cell in row)) for row in rows]
@@ -101,7 +103,7 @@ def _width(cell: Cell) -> int:
     return _BAR if isinstance(cell, ProgressBar) else len(str(cell))
 
 
-def facts(lines: Iterable[tuple[str, Cell]]) -> Table:
+def facts(lines: Iterable[tuple[str, RenderableType]]) -> Table:
     """Names and values, a line each."""
     drawn = Table.grid(padding=(0, 2))
     drawn.add_column(style="dim", no_wrap=True)
@@ -130,9 +132,8 @@ def attempts(
         reason: is shown elsewhere, so that an attempt's detail is left out if it is the same.
     """
     columns = attempt_columns(rows, age, reason)
-    right = [heading for heading in columns if heading not in ("node", "ended by")]
     optional = ("to", "job", "when", "from", "node") if "gained" in columns else ("when", "node", "from", "ran", "job")
-    return table(columns, right=right, optional=optional, wraps="ended by", title=title)
+    return table(columns, left=("node", "ended by"), optional=optional, wraps="ended by", title=title)
 
 
 def attempt_columns(
@@ -155,6 +156,19 @@ def attempt_columns(
     return columns
 
 
+def ends_of(found: Why) -> list[tuple[Stretch, str, str]]:
+    """The attempts of a run, with the state in which each left it, or is, and what ended it in words."""
+    ends = []
+    for it, row in zip(found.stretches, found.attempts, strict=True):
+        cause, is_newest = row["cause"], it is found.stretches[-1]
+        if cause is None and is_newest and found.row.state == "RUNNING":
+            ends.append((it, "RUNNING", "running"))
+        else:
+            word = (cause or "no recorded end").replace("_", " ")
+            ends.append((it, state_after(cause) if cause else "LOST", word))
+    return ends
+
+
 def _nodes(row: Mapping[str, Any]) -> str:
     """One or two names, or one and how many more."""
     hosts = row.get("hosts") or ([row["host"]] if row.get("host") else [])
@@ -173,3 +187,66 @@ def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, st
         key: short if shorts.count(short) == 1 and short not in taken else key
         for key, short in zip(keys, shorts, strict=True)
     }
+
+
+def usage_line(usage: Mapping[str, Any] | None) -> str:
+    """What one run has used, in one line; ``usage`` is the field of ``status --json``. Empty if that is nothing."""
+    if usage is None or usage["used"] <= 0:
+        return ""
+    lost = {"lost_to_preemption": "lost to interruptions", "lost_to_crashes": "lost to crashes"}
+    parts = {"useful": "useful", **{key: text for key, text in lost.items() if usage[key] > 0}}
+    shares = [f"{share(usage[key], usage['used'])} {text}" for key, text in parts.items()]
+    waited = f"; queued {duration(usage['waited_s'])}" if usage["waited_s"] >= 1 else ""
+    return f"{hours(usage['used'])} {usage['unit']}: {', '.join(shares)}{waited}"
+
+
+def hours(value: float) -> str:
+    """Hours with three significant digits, for example 0.0123, 1.53, 1,234."""
+    return f"{value:,.0f}" if value >= 100 else number(value, 3)
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage; a dash of nothing."""
+    return f"{100 * part / whole:.0f}%" if whole > 0 else "-"
+
+
+def usage_table(
+    runs: Sequence[tuple[str, str | None, Usage]], groups: Mapping[str, Sequence[Usage]], totals: Sequence[Usage]
+) -> RenderableType:
+    """Runs, then groups, then totals by unit: a line each."""
+    lines = [
+        *((name, group or "-", usage) for name, group, usage in runs),
+        *((f"group {name}", name, usage) for name, usages in groups.items() for usage in usages),
+        *(("total", "-", usage) for usage in totals),
+    ]
+    names, of, usages = zip(*lines, strict=True)
+    spent = {"useful": "useful", "start-up": "startup", "preempted": "lost_to_preemption", "crashed": "lost_to_crashes"}
+    spent |= {"set aside": "set_aside"} if any(usage.set_aside for usage in usages) else {}
+    columns: dict[str, Sequence[Cell]] = {
+        "run": names,
+        **({"group": of} if any(group != "-" for group in of) else {}),
+        "used": [f"{hours(usage.used)} {usage.unit}" for usage in usages],
+        **{heading: [hours(getattr(usage, name)) for usage in usages] for heading, name in spent.items()},
+        "waited": [duration(usage.waited_s) for usage in usages],
+        "goodput": [share(usage.useful, usage.used) for usage in usages],
+        "attempts": [str(usage.attempts) for usage in usages],
+    }
+    note = "trainings only; preempted and crashed are hours lost to either; waited is the time of jobs in the queue"
+    optional = ("attempts", "group", "set aside", "start-up", "useful", "waited", "preempted", "crashed")
+    return Group(table(columns, left=("run", "group"), optional=optional, names="run"), Text(note, style="dim"))
+
+
+def estimate_line(estimate: Estimate | None, start: float | None) -> str:
+    """The line, which says also what nobody knows.
+
+    Args:
+        start: when the job would begin, seconds since 1970; None if nobody knows.
+    """
+    wait = None if start is None else start - time.time()
+    begins = None if wait is None else "begins at once" if wait < AT_ONCE_S else f"begins in about {duration(wait)}"
+    if estimate is None:
+        return "estimate: no comparable run yet" + (f"; {begins}" if begins else "")
+    others = f" and {len(estimate.runs) - 1} more" if len(estimate.runs) > 1 else ""
+    source = f"at {number(estimate.rate, 3)} steps/s as in {estimate.runs[0]}{others}"
+    cost = f"{duration(estimate.seconds)} of training, {hours(estimate.hours)} {estimate.unit}, {source}"
+    return f"estimate: {cost}" + (f"; {begins}" if begins else "")

@@ -14,7 +14,7 @@ from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl.hints import command
 from cldctl.runs import cluster_choice
-from cldctl.runs.state import OVER, RESUMABLE
+from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, said
 
 # Seconds between two looks at what a command has printed.
@@ -23,6 +23,7 @@ _EVERY_S = 0.2
 _LINES = 3
 # A filter chooses what is shown, not what is done to a group.
 _WHATEVER = ", filtered or not"
+_NONE = {"resume": "all of its runs are alive or finished", "cancel": "none of its runs is alive"}
 _CANCELLING = "A run saves a checkpoint first. Its evaluations end, too. It can be resumed."
 
 
@@ -106,94 +107,46 @@ class Command:
         return f"ended: {self.title}"
 
 
-def resume(row: RunStatus) -> Command:
-    """Continue a run from its newest good checkpoint.
+def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) -> Command:
+    """What a key does: resume or cancel a run, or what can be of a group; sample or report a run.
 
     Raises:
-        UsageError: there is nothing to resume.
+        UsageError: it can do nothing.
     """
-    _require_readable(row)
-    if row.state not in OVER:
-        raise UsageError(f"{row.name} is {row.state}: there is nothing to resume.")
-    run = RunFolder(row.path)
-    if row.state == "FINISHED" and row.step >= (row.steps or 0):
-        more = command(f"resume {row.name} train.steps=...", run)
-        raise UsageError(f"{row.name} is FINISHED at step {row.step:,}. To train it for longer: {more}")
-    place = "the beginning" if row.checkpoint_step is None else f"its checkpoint at step {row.checkpoint_step:,}"
-    return Command(f"Resume {row.name}", ["resume", row.path], f"A new job continues it from {place}.", run)
-
-
-def resume_group(name: str, rows: Sequence[RunStatus]) -> Command:
-    """Continue what can be continued of a group by one job.
-
-    Raises:
-        UsageError: nothing can be.
-    """
-    able = [row for row in rows if row.state in RESUMABLE and row.is_readable]
+    refusals = [_refusal(what, row) for row in rows]
+    able = [row for row, refusal in zip(rows, refusals, strict=True) if not refusal]
     if not able:
-        raise UsageError(f"{name}: all of its runs are alive or finished")
-    about = f"All of its runs that are neither alive nor finished continue, in one job{_WHATEVER}."
-    run = RunFolder(able[-1].path)
-    words = ["resume", name, "--runs-dir", str(run.path.parent)]
-    return Command(f"Resume {_runs(len(able))} of {name}", words, about, run)
+        raise UsageError(refusals[0] if group is None else f"{group}: {_NONE[what]}")
+    row, number = able[-1], f"{len(able)} run{'' if len(able) == 1 else 's'}"
+    name, run = row.name if group is None else f"{number} of {group}", RunFolder(row.path)
+    if what == "resume":
+        place = "the beginning" if row.checkpoint_step is None else f"its checkpoint at step {row.checkpoint_step:,}"
+        about, words = f"A new job continues it from {place}.", ["resume", row.path]
+        if group is not None:
+            about = f"All of its runs that are neither alive nor finished continue, in one job{_WHATEVER}."
+            words = ["resume", group, "--runs-dir", str(run.path.parent)]
+        return Command(f"Resume {name}", words, about, run)
+    if what == "cancel":
+        about = _CANCELLING if group is None else f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
+        if group is None and row.state in OVER:
+            name, about = f"the evaluations of {name}", f"Its training is {row.state}; only its evaluations end."
+        return Command(f"Cancel {name}", ["cancel", *(row.path for row in able)], about)
+    return Command(f"{what} {name}", [what, row.path])
 
 
-def cancel(row: RunStatus) -> Command:
-    """End a run and its evaluations.
-
-    Raises:
-        UsageError: there is nothing to end.
-    """
-    if not _is_alive(row):
-        raise UsageError(f"{row.name} is {row.state}: there is nothing to cancel.")
-    if row.state in OVER:
-        about = f"Its training is {row.state}; only its evaluations end."
-        return Command(f"Cancel the evaluations of {row.name}", ["cancel", row.path], about)
-    return Command(f"Cancel {row.name}", ["cancel", row.path], _CANCELLING)
-
-
-def cancel_group(name: str, rows: Sequence[RunStatus]) -> Command:
-    """End all runs of a group that are alive.
-
-    Raises:
-        UsageError: none is.
-    """
-    alive = [row.path for row in rows if _is_alive(row)]
-    if not alive:
-        raise UsageError(f"{name}: none of its runs is alive")
-    about = f"{_CANCELLING} All runs of the group that are alive end{_WHATEVER}."
-    return Command(f"Cancel {_runs(len(alive))} of {name}", ["cancel", *alive], about)
-
-
-def sample(row: RunStatus) -> Command:
-    """Draw samples of a run.
-
-    Raises:
-        UsageError: there is nothing to draw them with.
-    """
-    _require_readable(row)
-    if row.checkpoint_step is None:
-        raise UsageError(f"{row.name} has no checkpoint yet: there is nothing to draw samples with.")
-    return Command(f"sample {row.name}", ["sample", row.path])
-
-
-def report(row: RunStatus) -> Command:
-    """Write the page of a run into its folder, and open it where there is a display."""
-    return Command(f"report {row.name}", ["report", row.path])
-
-
-# By the name of a command: what it does to a run, and to a group of runs.
-ACTIONS: dict[str, tuple[Callable[[RunStatus], Command], Callable[[str, Sequence[RunStatus]], Command] | None]] = {
-    "resume": (resume, resume_group),
-    "cancel": (cancel, cancel_group),
-    "sample": (sample, None),
-    "report": (report, None),
-}
-
-
-def _require_readable(row: RunStatus) -> None:
-    if not row.is_readable:
-        raise UsageError(f"{row.name} cannot be read: {row.reason}")
+def _refusal(what: str, row: RunStatus) -> str:
+    """Why nothing can be done to a run; empty if it can."""
+    if what in ("resume", "sample") and not row.is_readable:
+        return f"{row.name} cannot be read: {row.reason}"
+    is_over = row.state in OVER
+    if (what == "resume" and not is_over) or (what == "cancel" and is_over and not row.is_evaluating):
+        return f"{row.name} is {row.state}: there is nothing to {what}."
+    if what == "resume" and row.state == "FINISHED" and row.step >= (row.steps or 0):
+        more = command(f"resume {row.name} train.steps=...", RunFolder(row.path))
+        return f"{row.name} is FINISHED at step {row.step:,}. To train it for longer: {more}"
+    if what == "sample" and row.checkpoint_step is None:
+        return f"{row.name} has no checkpoint yet: there is nothing to draw samples with."
+    return ""
 
 
 def _open(page: Path) -> str:
@@ -202,12 +155,3 @@ def _open(page: Path) -> str:
     if has_display and webbrowser.open(page.as_uri()):
         return ""
     return "no display here: copy it, or open it from elsewhere\n"
-
-
-def _is_alive(row: RunStatus) -> bool:
-    """Whether anything of a run is, be it an evaluation only."""
-    return row.state not in OVER or row.is_evaluating
-
-
-def _runs(number: int) -> str:
-    return "1 run" if number == 1 else f"{number} runs"

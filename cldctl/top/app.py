@@ -25,11 +25,11 @@ from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, OVER, RESUMABLE, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.why import Why
-from cldctl.show.format import duration, number, short
+from cldctl.show.console import duration, number, short
 from cldctl.show.runs import Look, Query, group_details, nothing, states
 from cldctl.show.tables import state_text
 
-from .actions import ACTIONS, Command
+from .actions import Command, command_for
 from .detail import Detail, Files, LossCurve, Printable, panel
 from .logs import LogScreen, OutputScreen, Watching
 
@@ -125,8 +125,6 @@ class RunTable(DataTable[RenderableType]):
         Binding("k", "cursor_up", "Up", show=False),
         Binding("home,g", "scroll_top", "First", show=False),
         Binding("end,G", "scroll_bottom", "Last", show=False),
-        Binding("left", "scroll_left", "Scroll left", show=False),
-        Binding("right", "scroll_right", "Scroll right", show=False),
     ]
 
     def __init__(self, losses: Callable[[RunStatus], Sequence[float]]) -> None:
@@ -395,12 +393,12 @@ class MainScreen(Watching):
 
     def action_act(self, name: str) -> None:
         """Do something to what is selected, after a question if there is one; or say why not."""
-        line, (of_run, of_group) = self.selected, ACTIONS[name]
+        line = self.selected
         try:
-            if line is not None and line.row is None and of_group is not None:
-                command = of_group(line.name, [row for row in self._look.found if row.group == line.group])
+            if line is not None and line.row is None and name in ("resume", "cancel"):
+                command = command_for(name, [row for row in self._look.found if row.group == line.group], line.name)
             elif (row := self._row()) is not None:
-                command = of_run(row)
+                command = command_for(name, [row])
             else:
                 return
         except UsageError as error:

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import starmap
 from statistics import fmean
 from typing import Any
 
@@ -13,15 +12,13 @@ from rich.color import Color
 from rich.columns import Columns
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 from textual.renderables.sparkline import Sparkline
 
 from cld_core.errors import CldError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
-from cld_core.run.events import CAUSES, Submitted, state_after
-from cld_core.run.timeline import Stretch
+from cld_core.run.events import CAUSES, Submitted
 from cld_core.sanitize import local_time, printable
 from cldctl.page.curves import LOSS, Curves
 from cldctl.runs import why
@@ -29,16 +26,16 @@ from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
-from cldctl.show.format import duration, number
+from cldctl.show.console import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import progress_bar
+from cldctl.show.tables import ends_of, facts, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
-LETTERS: dict[str | None, str] = {
-    **{cause: cause[0].upper() for cause in CAUSES},
-    **{"crashed": "X", "nonfinite": "~", "terminated": "E", None: "?"},
+LETTERS = {
+    **{cause.replace("_", " "): cause[0].upper() for cause in CAUSES},
+    **{"running": "▶", "crashed": "X", "nonfinite": "~", "terminated": "E"},
 }
-_WAITING, _STARTING, _TRAINING, _ALIVE, _NOTHING = "░", "▒", "█", "▶", "·"
+_WAITING, _STARTING, _TRAINING, _NOTHING = "░", "▒", "█", "·"
 _SHARDS = {
     "done": ("■", "green"),
     "running": ("▶", "bold cyan"),
@@ -83,43 +80,34 @@ class Files:
     """Reads the files of what is on the screen: the loss of every run, everything about the selected one."""
 
     def __init__(self) -> None:
-        # By the path of a run; of those whose curve is complete, the state and step that it was read for.
-        self._curves: dict[str, Curves] = {}
-        self._complete: dict[str, tuple[str, int]] = {}
+        # By the path of a run, with the state and step at which its curve was complete.
+        self._curves: dict[str, tuple[Curves, tuple[str, int] | None]] = {}
 
     def losses(self, row: RunStatus) -> Sequence[float]:
         """What is known of the losses of a run."""
-        curve = self._curves.get(row.path)
-        return () if curve is None else curve.losses
+        return self._curves[row.path][0].losses if row.path in self._curves else ()
 
     def read(
         self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers
     ) -> tuple[Detail | None, bool]:
         """Everything about the run that is selected, and whether there is more to read of any run."""
         detail = None if selected is None else detail_of(selected, answers)
-        rows = [*([] if selected is None else [selected]), *shown]
-        made = {row.path: Curves(RunFolder(row.path).tensorboard, LOSS) for row in rows}
-        curves, has_more = made | {path: self._curves[path] for path in made if path in self._curves}, False
-        for row in rows:
-            if row.state not in OVER or self._complete.get(row.path) != (row.state, row.step):
+        rows = {row.path: row for row in (*([] if selected is None else [selected]), *shown)}
+        found, has_more = {}, False
+        for path, row in rows.items():
+            curves, complete = self._curves.get(path) or (Curves(RunFolder(path).tensorboard, LOSS), None)
+            if row.state not in OVER or complete != (row.state, row.step):
                 with contextlib.suppress(OSError):
-                    if curves[row.path].look():
-                        has_more = True
-                    else:
-                        self._complete[row.path] = row.state, row.step
-        self._curves = curves
-        self._complete = {path: seen for path, seen in self._complete.items() if path in curves}
+                    is_more = curves.look()
+                    has_more, complete = has_more or is_more, None if is_more else (row.state, row.step)
+            found[path] = curves, complete
+        self._curves = found
         return detail, has_more
 
 
 def panel(detail: Detail, losses: Sequence[float]) -> RenderableType:
     """A run as it is shown."""
-    grid = Table.grid(padding=(0, 2), expand=True)
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(ratio=1)
-    for label, renderable in _pictures(detail, losses):
-        grid.add_row(label, renderable)
-    return Printable(Group(grid, Text(), details(detail.why.row)))
+    return Printable(Group(facts(_pictures(detail, losses)), Text(), details(detail.why.row)))
 
 
 def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, RenderableType]]:
@@ -163,9 +151,8 @@ class TimeLine:
     """The attempts of a run on a scale of time: when its job waited, started and trained, and how each ended."""
 
     def __init__(self, explained: Why) -> None:
-        causes = [row["cause"] for row in explained.attempts]
-        self._attempts, self._history = list(zip(explained.stretches, causes, strict=True)), explained.history
-        self._is_alive, self._waits = explained.row.state == "RUNNING", explained.row.state in WAITS
+        self._explained = explained
+        self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in ends_of(explained)]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
@@ -179,34 +166,23 @@ class TimeLine:
                 cells[max(stop - 1, 0)] = (letter, f"reverse {style}")
         yield Text.assemble(*cells, no_wrap=True)
         yield Text(f"{duration(total)} since {local_time(begin, '%b %d %H:%M')}", "dim")
-        yield self._legend()
+        # What the marks mean that are there, and how often attempts ended so.
+        legend = Text()
+        for (style, word, letter), times in Counter(end[1:] for end in self._ends).items():
+            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
+        yield legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
 
     def _pieces(self) -> Iterator[tuple[float, float, str, str]]:
         """From when to when each piece took, how it is drawn, with the letter at its end, and in which colour."""
         end = 0.0
-        for it, cause in self._attempts:
+        for it, style, _, letter in self._ends:
             yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
             yield it.began, it.began + it.startup_s, _STARTING, "cyan"
-            style, letter, _ = self._end(it, cause)
             yield it.until - it.trained_s, it.until, _TRAINING + letter, style
             end = it.until
-        if self._waits:
-            yield max([end, *(event.time for event in self._history.submitted)]), time.time(), _WAITING, "yellow"
-
-    def _end(self, it: Stretch, cause: str | None) -> tuple[str, str, str]:
-        """The colour of an attempt, by what ended it, its letter, and what that means."""
-        if cause is None and self._is_alive and it is self._attempts[-1][0]:
-            return "bold green", _ALIVE, "running"
-        # A later version may know more causes.
-        letter = LETTERS.get(cause, LETTERS[None])
-        return STATES[state_after(cause) if cause else "LOST"], letter, (cause or "no recorded end").replace("_", " ")
-
-    def _legend(self) -> Text:
-        """What the marks mean that are there, and how often attempts ended so."""
-        legend = Text()
-        for (style, letter, word), times in Counter(starmap(self._end, self._attempts)).items():
-            legend.append(letter, f"reverse {style}").append(f" {word}{f' ×{times}' if times > 1 else ''}  ")
-        return legend.append(_WAITING, "yellow").append(" queued  ").append(_STARTING, "cyan").append(" starting")
+        if self._explained.row.state in WAITS:
+            submitted = [event.time for event in self._explained.history.submitted]
+            yield max([end, *submitted]), time.time(), _WAITING, "yellow"
 
 
 def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> list[str]:

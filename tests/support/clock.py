@@ -1,6 +1,7 @@
 """Time that passes only while somebody sleeps: in place of the module `time` of the code under test."""
 
 from collections.abc import Callable
+from time import strftime
 
 
 class Clock:
@@ -18,3 +19,6 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         self.then(self.now)
+
+    def strftime(self, form: str) -> str:
+        return strftime(form)

@@ -137,8 +137,8 @@ def failed(fleet: Fleet) -> RunFolder:
     run = fleet.run("toy-spirals-1126-0715-p2mm", 2 * HOUR, 6_000)
     fleet.events(run, (2 * HOUR, events.Submitted, {"job": fleet.job(run, "4438")}))
     said = "ValueError: spiral arms must be odd"
-    about = {"job_id": "4438", "restart": 0, "rank": 2, "host": "n11", "reason": said}
-    fleet.events(run, (1.5 * HOUR, events.Failed, {"kind": "rank", **about}))
+    about = {"kind": "rank", "job_id": "4438", "restart": 0, "rank": 2, "host": "n11", "reason": said}
+    fleet.events(run, (1.5 * HOUR, events.Failed, about))
     end = {"end": 1.5 * HOUR, "cause": "crashed", "step": 6_400, "detail": f"rank 2 on n11: {said}", "bug": True}
     fleet.attempt(run, "4438", 1.9 * HOUR, **end)
     fleet.events(run, (1.5 * HOUR, events.GivenUp, {"reason": f"rank 2 on n11: {said}", "job_id": "4438"}))

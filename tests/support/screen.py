@@ -16,7 +16,6 @@ def screen(
         monkeypatch.setattr(console, "_width", width)
         monkeypatch.setattr(console, "_height", height)
         monkeypatch.setattr(console, "_force_terminal", terminal)
-        monkeypatch.setattr(console, "_as_terminal", terminal)
         monkeypatch.setattr(console, "_color_system", None)
 
     def shown(renderable: RenderableType) -> list[str]:

@@ -1,8 +1,12 @@
 """What attempts gained, lost and waited."""
 
+from dataclasses import replace
+
+import pytest
+
 from cld_core.run.events import Ended, Failed, Imported, Requested, Requeued, Started, Submitted, fate_of
 from cld_core.run.history import History
-from cld_core.run.timeline import stretches
+from cld_core.run.timeline import in_vain, stretches
 from tests.support.ledgers import job
 
 
@@ -80,6 +84,35 @@ def test_an_import_is_no_attempt_and_a_wait_without_a_submission_is_not_known():
 def test_a_clock_that_jumps_makes_no_time_negative():
     (only,) = told(Submitted(time=500.0, job=job("7")), started(0, 0, 100.0, began=300.0), heard=90.0, alive=True)
     assert (only.waited_s, only.startup_s, only.trained_s) == (0.0, 0.0, 0.0)
+
+
+HOUR = 3600.0
+END = Ended(time=2000.0, attempt=0, cause="crashed", step=100)
+AGAIN = Requeued(time=2010.0, job_id="7", cause="crashed")
+
+
+@pytest.mark.parametrize(
+    ("lines", "startup_s", "trained_s"),
+    [
+        ((started(0, 0, 1000.0, began=990.0), END, AGAIN), 10.0, 1000.0),
+        # While it trained: back, and not back again; ahead, until it had ended; ahead, when it began.
+        ((started(0, 0, 1000.0, began=990.0), replace(END, time=2000.0 - 2 * HOUR)), 10.0, 0.0),
+        ((started(0, 0, 1000.0, began=990.0), replace(END, time=2000.0 + 10 * HOUR), AGAIN), 10.0, 1010.0),
+        ((started(0, 0, 1000.0 + 10 * HOUR, began=990.0), END, AGAIN), 1010.0, 0.0),
+        # Its process reads a clock that says when the machine was started.
+        ((started(0, 0, 1000.0, began=990.0 - 28 * HOUR), END, AGAIN), 100.0, 1000.0),
+        # Nobody noted the end.
+        ((started(0, 0, 1000.0), started(1, 0, 3000.0, restart=1, heard=2000.0 + 10 * HOUR)), 0.0, 2000.0),
+    ],
+)
+def test_a_stretch_is_bounded_by_the_lines_around_it(lines, startup_s, trained_s):
+    first, *_ = told(Submitted(time=900.0, job=job("7")), *lines)
+    assert (first.startup_s, first.trained_s) == (startup_s, trained_s)
+
+
+def test_a_start_in_vain_began_after_its_job_was_put_into_the_queue():
+    early = Failed("early", time=1000.0, job_id="7", restart=1, reason="x", began=1000.0 - 28 * HOUR)
+    assert in_vain(History.of([Submitted(time=900.0, job=job("7")), early])) == [(900.0, 1000.0)]
 
 
 def test_failures_are_those_of_the_start_in_the_order_of_their_times():

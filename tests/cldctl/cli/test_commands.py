@@ -32,7 +32,7 @@ def test_watching_goes_on_until_it_is_interrupted(runs, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(console.out, "_as_terminal", True)
+    monkeypatch.setattr(console.out, "_force_terminal", True)
     monkeypatch.setattr(shown_runs.time, "sleep", interrupt)
     assert "done" in invoke("status", "--watch", runs=runs, code=130).stdout
 

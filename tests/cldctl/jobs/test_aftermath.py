@@ -33,7 +33,7 @@ def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> events.Ended
 
 
 def after(*happened: events.Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
-    return after_bad_end(History.of(happened), REF, restart, max_retries)
+    return after_bad_end(History.of(happened), inside(restart=restart), max_retries)
 
 
 @pytest.mark.parametrize("cause", ["crashed", "out_of_memory", "killed"])
@@ -53,8 +53,8 @@ def test_a_bug_is_given_up_at_once():
 
 
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
-    assert after_crash(1, code=137, retries=3) == Retry(1, 10.0)
-    assert after_crash(2, code=137, retries=3) == Retry(2, 20.0)
+    assert after_crash(1, code=137, retries=3) == Retry(10.0, "crash 1 of 3 allowed")
+    assert after_crash(2, code=137, retries=3) == Retry(20.0, "crash 2 of 3 allowed")
     assert after_crash(2, code=137, retries=1) == GiveUp("2 crashes (1 allowed)", "the budget is spent")
     assert after_crash(1, code=2, retries=3) is None, "a fault in the request"
     assert after_crash(1, code=3, retries=3) is None, "its checkpoint is gone"
@@ -64,7 +64,7 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
 def test_a_second_start_that_said_nothing_died_early():
     def missing(*happened: events.Event, code: int = 1) -> events.Event | None:
         happened = (started(0), ended(0, cause="preempted"), *happened)
-        return missing_event(History.of(happened), REF, 1, code, hung=False, step=30)
+        return missing_event(History.of(happened), inside(restart=1), code, hung=False, step=30)
 
     assert missing().kind == "early"
     assert missing(code=2) is None, "wrong usage is there at the next start, too"
@@ -122,7 +122,7 @@ def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spen
     assert "task 7: crash 1 of 1 allowed; again in 10 s" in capsys.readouterr().err
     job = inside(restart=1)
     aftermath.after_shards(work.folder, job, 137)
-    assert "task 7: 2 crashes (1 allowed); not started again" in capsys.readouterr().err
+    assert "task 7: 2 crashes (1 allowed); the budget is spent: not started again" in capsys.readouterr().err
     assert not hasattr(job, "delay_s")
     assert work.ledger.history().crashes == {"7": 2}
 
@@ -199,9 +199,9 @@ def loop(crashes: int, every_s: float = 600.0) -> History:
 
 def test_a_loop_of_crashes_with_progress_ends():
     def decided(crashes: int, **how: float) -> GiveUp | Retry | None:
-        return after_bad_end(loop(crashes, **how), REF, crashes - 1, 3, max_crashes_a_day=20)
+        return after_bad_end(loop(crashes, **how), inside(restart=crashes - 1), 3, max_crashes_a_day=20)
 
-    assert decided(20) == decided(40, every_s=7200.0) == Retry(1, 10.0), "only the last day counts"
+    assert decided(20) == decided(40, every_s=7200.0) == Retry(10.0, "crash 1 of 3 allowed"), "only the last day counts"
     decision = decided(21)
     assert isinstance(decision, GiveUp)
     assert decision.reason == "crashed 21 times in 3 h, 40 steps each (train.max_crashes_a_day=20)"

@@ -1,5 +1,6 @@
 """`hooks.on_change`: called once for each change, by whoever knows of it, and never in the way of the run."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,13 +17,12 @@ from cld_core.run import RunFolder, events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.process import find
-from cldctl.clusters.records import Seen
+from cldctl.clusters.records import Seen, Survey
 from cldctl.jobs import hook_runner, hooks
-from cldctl.jobs.hook_call import KEPT_BYTES, call
-from cldctl.jobs.hook_runner import sentence, variables
+from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, sentence, variables
 from cldctl.jobs.train import go_on
-from cldctl.jobs.transitions import changes
-from cldctl.runs.state import state_of
+from cldctl.runs.state import Situation, state_of
+from cldctl.runs.survey import Answers
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES, ROOT
 from tests.support.scripted import REF, inside
@@ -156,10 +156,30 @@ class TestFiring:
         job, seen = inside(), []
         job.requeue = lambda **more: seen.append(len(hooks._started))
         run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
-        assert go_on(run, job, "preempted") == "requeued"
+        assert go_on(RunFolder(run.path, hooks.heard(run.path)), job, "preempted") == "requeued"
         assert seen == [1]
         hooks.settle(run)
         assert states(run) == ["RUNNING", "REQUEUED"]
+
+
+@pytest.mark.parametrize(("slurm", "fails", "told_of"), [(False, True, True), (True, True, False), (True, False, True)])
+def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
+    """Which decides what comes next."""
+    job = inside()
+    job.cluster.restarts = slurm
+    run.ledger.append(ended("crashed"))
+    with contextlib.suppress(ValueError), hooks.settled(run, job):
+        if fails:
+            raise ValueError
+    assert ("FAILED" in states(run)) == told_of
+
+
+def test_a_job_that_cannot_begin_again_is_told_of(run):
+    never = events.GivenUp(job_id="7", reason="no checkpoint", never_began=True)
+    for event in (ended("preempted"), requeued("preempted"), never):
+        run.ledger.append(event)
+    hooks.end(run)
+    assert states(run) == ["RUNNING", "REQUEUED", "FAILED"]
 
 
 def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
@@ -211,15 +231,15 @@ def ended(cause, step=30, attempt=0, detail=None):
 
 
 def heard(*happened, is_over=False):
-    return [(change.state, change.cause, change.step) for change in changes(happened, is_over=is_over)]
+    return [(change["state"], change["cause"], change["step"]) for change in changes(happened, is_over=is_over)]
 
 
 def test_a_requeue_that_comes_to_nothing_is_told_as_a_change_of_its_own():
     happened = [submitted(), started(), ended("crashed"), events.Requeued(job_id="7", cause="crashed")]
-    before = changes(happened)[-1].place
+    before = changes(happened)[-1]["place"]
     last = changes([*happened, events.Refused("requeue", job_id="7", reason="no")])[-1]
-    assert last.state == "STOPPED"
-    assert last.place > before, "so that a hook that has heard of the requeue hears of this, too"
+    assert last["state"] == "STOPPED"
+    assert last["place"] > before, "so that a hook that has heard of the requeue hears of this, too"
 
 
 BEGUN = submitted(), started()
@@ -251,11 +271,11 @@ LEDGERS = {
 
 @pytest.mark.parametrize(("happened", "phase"), LEDGERS.values(), ids=LEDGERS)
 def test_a_hook_hears_the_state_that_status_shows(happened, phase):
-    """Two folds of the same ledger: one tells of changes, the other knows the launcher's answer."""
+    """One knows the ledger alone, the other the launcher's answer."""
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
-    seen = {"7": Seen("gone"), newest: Seen(phase)}
-    state, _ = state_of(History.of(happened), lambda job: seen[job.job_id], 1000.0)
-    assert changes(happened)[-1].state == state
+    seen = {("scripted", "7"): Seen("gone"), ("scripted", newest): Seen(phase)}
+    state, _ = state_of(Situation(History.of(happened), Answers({"scripted": Survey(seen)}), 1000.0))
+    assert changes(happened)[-1]["state"] == state
 
 
 @pytest.mark.parametrize("cause", events.CAUSES)

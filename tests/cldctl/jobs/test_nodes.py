@@ -11,8 +11,8 @@ from cld_core.ranks import RankError
 from cld_core.run.events import Failed, Requeued, Submitted
 from cld_core.run.history import History
 from cldctl.clusters.records import JobSpec
-from cldctl.jobs import failures, nodes
-from cldctl.jobs.nodes import Avoided, bad, for_next_start, for_submission
+from cldctl.jobs import failures
+from cldctl.jobs.failures import Avoided, bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT
 from tests.support.made_up import run_with
 from tests.support.scripted import REF, alone, inside
@@ -51,7 +51,7 @@ def test_one_failed_health_check_is_enough():
 
 
 def test_failures_of_yesterday_are_forgotten():
-    old = nodes.FORGOTTEN_AFTER_S + 1
+    old = failures.DAY_S + 1
     assert bad([failed("n1", 0, ago=old), failed("n1", 1), unfit("n2", ago=old)], NOW) == {}
 
 
@@ -64,7 +64,7 @@ def test_at_most_half_of_the_nodes_are_avoided_and_the_newest_count():
     assert for_next_start(found, inside(nodes=4), needed=1).nodes == ("n9", "n10")
     assert for_next_start(found, inside(nodes=4), needed=3).nodes == ("n10",)
     assert for_next_start(found, inside(nodes=2), needed=2).nodes == ()
-    assert len(for_next_start(found, inside(nodes=1000), needed=2).nodes) == nodes.MOST
+    assert len(for_next_start(found, inside(nodes=1000), needed=2).nodes) == failures.MOST
     assert for_next_start(found, inside(nodes=None), needed=1).nodes == (), "nobody knows how many there are"
 
 
@@ -79,9 +79,7 @@ def test_nodes_that_somebody_else_excluded_are_not_usable():
 
 
 def test_what_is_no_longer_to_be_avoided_is_readmitted():
-    before = history(
-        unfit("n1", ago=nodes.FORGOTTEN_AFTER_S + 1), Requeued(job_id="7", cause="crashed", exclude=("n1",))
-    )
+    before = history(unfit("n1", ago=failures.DAY_S + 1), Requeued(job_id="7", cause="crashed", exclude=("n1",)))
     assert for_next_start(before, inside(), needed=1) == Avoided({}, ("n1",))
     kept = for_next_start(before, inside(nodes=None), needed=1)
     assert (kept.nodes, kept.readmitted) == (("n1",), ()), "without an answer, nothing changes"

@@ -7,6 +7,7 @@ from cld_core.run import RunFolder
 from cld_core.run.identity import are_other_data
 from cld_core.stop import StopFlag
 from cld_core.train import session
+from cldctl.runs import evaluate
 from tests.support.images import make_images, run_folder
 from tests.support.tools import DEBUG, ONE, invoke
 
@@ -62,6 +63,10 @@ def test_other_images_in_the_same_folder(tmp_path):
     assert set(run.ledger.history().last.data) == {"images"}
     (tmp_path / "data").rename(tmp_path / "aside")
     make_images(tmp_path / "data", splits={"train": 22, "validation": 40})
+    said = []
+    planned = evaluate.plan(run, evaluate.EvalOptions(named=("loss", "elbo")), said.append)
+    assert planned.works[0].request.metrics == ("elbo", "loss"), "--metric may be repeated"
+    assert said == [f"the images in {tmp_path / 'data'} are not those that run has trained on"]
     refused = invoke("resume", "run", "train.steps=20", *DEBUG, runs=tmp_path, code=2)
     assert f"the images in {tmp_path / 'data'}" in refused.stderr
     invoke("resume", "run", "train.steps=14", "--other-data", *DEBUG, runs=tmp_path)

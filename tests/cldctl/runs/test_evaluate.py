@@ -30,11 +30,12 @@ def begun(run, **phases: str) -> Evaluation:
     return work
 
 
-def start(run) -> evaluate.Outcome:
+def start(run) -> evaluate.Planned:
     cluster = Scripted()
     cluster.most = 100
     made = plan.make(run, ("elbo",), [20], ASKED)
-    return evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
+    (outcome,) = evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)])
+    return outcome
 
 
 def newest(work: Evaluation, before: int) -> list[tuple[int, ...]]:
@@ -44,10 +45,10 @@ def newest(work: Evaluation, before: int) -> list[tuple[int, ...]]:
 def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scripted):
     work = begun(run, a="pending", b="gone", c="running", d="gone")
     outcome = start(run)
-    assert (outcome.started, outcome.running) == ((work.name,), ())
+    assert (outcome.started, outcome.running) == ([work.name], [])
     assert newest(work, 4) == [(1,), (3,)], "a task each"
     again = start(run)
-    assert (again.started, again.running, again.job) == ((), (work.name,), None)
+    assert (again.started, again.running, again.job) == ([], [work.name], None)
     assert len(work.ledger.history().submitted) == 6
 
 
@@ -55,23 +56,23 @@ def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scri
 def test_what_is_computed_is_left_alone(run, scripted, phase):
     work = begun(run, a=phase, b="running")
     outcome = start(run)
-    assert (outcome.started, outcome.running) == ((), (work.name,))
+    assert (outcome.started, outcome.running) == ([], [work.name])
 
 
 def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, monkeypatch):
     """A task that merged may have been killed, and another one be held."""
     work = begun(run, a="pending", b="gone")
     monkeypatch.setattr(Evaluation, "missing", lambda self: [])
-    assert start(run).running == (work.name,), "the task of the first shard will merge"
+    assert start(run).running == [work.name], "the task of the first shard will merge"
     Scripted.phases.update(a="gone", b="pending")
-    assert start(run).started == (work.name,)
+    assert start(run).started == [work.name]
     assert newest(work, 2) == [(0,)]
 
 
 def started(run, cluster, shards=64):
     made = plan.make(run, ("elbo",), [20], ["eval.samples=65536"], shards=shards)
-    outcome = evaluate.start(evaluate.Planned(run, made, cluster, run.recipe().cluster))
-    return Evaluation(run.evals / made.requests[0].id), outcome
+    (outcome,) = evaluate.start([evaluate.Planned.of(run, made, cluster, run.recipe().cluster)])
+    return Evaluation(outcome.works[0].folder), outcome
 
 
 def shards_of(work):
@@ -82,14 +83,14 @@ def test_shards_share_the_tasks_that_the_scheduler_takes(run):
     cluster = alone(takes=7, most=7)
     work, outcome = started(run, cluster)
     assert (cluster.sizes, shards_of(work)) == ([7], list(range(64)))
-    assert outcome.said == ("64 shards in 7 tasks: at most 7 jobs may be in the queue",)
+    assert outcome.said == ["64 shards in 7 tasks: at most 7 jobs may be in the queue"]
 
 
 def test_half_as_many_tasks_are_tried_until_the_scheduler_takes_them(run):
     cluster = alone(takes=10)
     work, outcome = started(run, cluster)
     assert (cluster.sizes, shards_of(work)) == ([64, 32, 16, 8], list(range(64)))
-    assert outcome.said == ("64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)",)
+    assert outcome.said == ["64 shards in 8 tasks: scripted refuses 16 (AssocMaxSubmitJobLimit)"]
 
 
 def task(number, job="8"):

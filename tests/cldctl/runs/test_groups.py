@@ -15,14 +15,13 @@ from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
 from cldctl.clusters.records import SchedulerRefused
 from cldctl.evals import plan
-from cldctl.runs import cells, checkout, evaluate, groups, logs, removal
+from cldctl.runs import checkout, evaluate, logs, options, removal, submit
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.resume import Continuation
+from cldctl.runs.resume import Continuation, resume
 from tests.support.made_up import report, run_with, seeds
 from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted, register
 
-TOY = RECIPES / "toy.yaml"
 SEEDS = ("train.seed=0,1,2",)
 
 
@@ -32,16 +31,13 @@ def arrays(monkeypatch, small):
     return register(monkeypatch, first=None, most=1000, queues=True)()
 
 
-def asked(tmp_path, sweep=SEEDS, overrides=(), **more):
-    axes = cells.axes_of(sweep)
-    found = cells.cells_of("g", axes, TOY, ["train.steps=20", "eval.samples=32", *overrides], None)
-    recipe = found[0].recipe
-    return SubmitOptions(path=tmp_path / "g", group=Group(tmp_path, "g"), recipe=recipe, cells=found, file=TOY, **more)
+def asked(tmp_path, sweep=SEEDS, given=("train.steps=20", "eval.samples=32"), **more):
+    return SubmitOptions(recipe="toy", root=tmp_path, name="g", sweep=sweep, given=given, **more)
 
 
 def start(wanted, cluster):
-    groups.check(wanted, cluster)
-    return groups.start(wanted, cluster, lambda *about: None, lambda run: None)
+    submit.check(wanted, cluster)
+    return submit.submit(wanted, cluster)
 
 
 def end(cluster, run, cause, step=5):
@@ -54,18 +50,21 @@ def end(cluster, run, cause, step=5):
 
 
 def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
-    begun = start(asked(tmp_path, given=("train.steps=20",), tags=("t",), parallel=2), arrays)
-    ((spec, tasks),) = arrays.submissions
+    begun = start(asked(tmp_path, tags=("t",), parallel=2, chained=("elbo", "loss")), arrays)
+    (spec, tasks), *evaluations = arrays.submissions
+    assert [spec.after.jobs[0].job_id for spec, _ in evaluations] == ["1_0", "1_1", "1_2"], "each waits for its own"
+    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.new, 1)
     assert (spec.name, spec.parallel, spec.logs) == ("g", 2, tmp_path / ".groups/g/logs")
     assert [task.work.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
     assert list(begun.jobs) == begun.new == ["g-seed0", "g-seed1", "g-seed2"]
     run = RunFolder(tmp_path / "g-seed1")
     assert (run.identity()["group"], values_of(run)) == ("g", {"train.seed": "1"})
     (request,) = [event for event in run.ledger.events() if type(event).__name__ == "Requested"]
-    assert request.given == ("train.steps=20", "train.seed=1")
+    assert request.given == ("train.steps=20", "eval.samples=32", "train.seed=1")
     history = run.ledger.history()
     assert ([event.job.job_id for event in history.jobs], history.tags) == (["1_1"], ("t",))
     assert [run.name for run in find_group(tmp_path, "g").runs()] == begun.new
+    assert evaluations_of(run)[0].request.metrics == ("elbo", "loss"), "--eval may be repeated"
 
 
 def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
@@ -83,39 +82,30 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
     assert (third.jobs, len(arrays.submissions)) == ({}, 2), "everything is finished or alive"
 
 
-def test_a_refused_submission_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
-    monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
-    with pytest.raises(SchedulerRefused):
-        start(asked(tmp_path), arrays)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [".groups"]
-    assert list((tmp_path / ".groups").iterdir()) == []
-
-
-def test_more_runs_than_an_array_has_tasks_are_refused_before_anything_is_written(tmp_path, arrays, monkeypatch):
+def test_what_is_refused_leaves_nothing_behind(tmp_path, arrays, monkeypatch):
     monkeypatch.setattr(Scripted, "most", 2)
     with pytest.raises(RecipeError, match="3 tasks do not fit"):
         start(asked(tmp_path), arrays)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(Scripted, "error", SchedulerRefused("no"))
+    with pytest.raises(SchedulerRefused):
+        start(asked(tmp_path, ("train.seed=0,1",)), arrays)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".groups"]
+    assert list((tmp_path / ".groups").iterdir()) == []
+    monkeypatch.setattr(Scripted, "error", None)
     start(asked(tmp_path, ("train.seed=0,1",)), arrays)
     end(arrays, RunFolder(tmp_path / "g-seed0"), "finished", 20)
     start(asked(tmp_path), arrays)
 
 
-def test_evaluations_wait_for_their_own_run(tmp_path, arrays):
-    begun = start(asked(tmp_path, metrics=("elbo",)), arrays)
-    after = [spec.after.jobs[0].job_id for spec, _ in arrays.submissions[1:]]
-    assert after == ["1_0", "1_1", "1_2"]
-    assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.new, 1)
-
-
 def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
-    start(asked(tmp_path, metrics=("elbo",)), arrays)
+    start(asked(tmp_path, chained=("elbo",)), arrays)
     runs = Group(tmp_path, "g").runs()
     for run, cause in zip(runs, ("finished", "crashed", "terminated"), strict=True):
         end(arrays, run, cause, 20 if cause == "finished" else 5)
     runs[1].identity_file.write_text(json.dumps({**runs[1].identity(), "format": 99}))
     before, longer = len(arrays.submissions), Continuation(overrides=("cluster.time_min=60",))
-    begun = groups.resume(Group(tmp_path, "g"), longer, arrays, lambda *it: None, lambda run: None)
+    begun = resume(Group(tmp_path, "g"), longer, arrays, lambda *it: None)
     assert (begun.finished, list(begun.jobs)) == (["g-seed0"], ["g-seed2"])
     assert "format 99" in begun.skipped[0].reason
     spec, _ = arrays.submissions[before]
@@ -129,9 +119,9 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
     report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
     size = runs[0].recipe().cluster
-    plans = [evaluate.Planned(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size) for run in runs]
+    plans = [evaluate.Planned.of(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size) for run in runs]
     group = Group(tmp_path, "g")
-    first, *others = (outcome for _, outcome in evaluate.start_several(plans, group))
+    first, *others = evaluate.start(plans, group)
     ((spec, tasks),) = arrays.submissions
     assert (spec.logs, len(tasks)) == (group.logs, 4)
     assert (len(first.complete), first.job) == (1, None)
@@ -139,7 +129,7 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     (work,) = evaluations_of(runs[2])
     assert [event.job.job_id for event in work.ledger.history().submitted] == ["1_2", "1_3"]
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
-    again = [outcome for _, outcome in evaluate.start_several(plans, group)]
+    again = list(evaluate.start(plans, group))
     assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
 
 
@@ -159,7 +149,7 @@ def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_
 
     def of_another_checkout(target, runs):
         (target / "cldctl.py").write_text("")
-        return checkout.Copied(files={"cldctl.py": checksum(target / "cldctl.py")})
+        return {"cldctl.py": checksum(target / "cldctl.py")}, {}
 
     monkeypatch.setattr(checkout, "copy", of_another_checkout)
     start(asked(tmp_path, ("train.seed=0,1,2,3,4",)), arrays)
@@ -180,17 +170,13 @@ def test_the_last_run_of_a_group_takes_what_they_shared_along(tmp_path, arrays):
     assert not (tmp_path / ".groups" / "g").exists()
 
 
-def made(*sweep, overrides=()):
-    return cells.cells_of("g", cells.axes_of(sweep), TOY, overrides, None)
-
-
 def test_names_are_usable_and_unique_whatever_the_values():
     awkward = [{"data.path": "/a b/c"}, {"data.path": "/a b_c"}, {"data.path": "ü"}, {"data.path": "x" * 300}]
     awkward += [{"data.name": "a-y-b", "data.y": "c"}, {"data.name": "a", "data.y": "b-y-c"}, {"data.path": "y" * 300}]
-    names = [cells.run_name("g" * cells.MAX_GROUP_NAME, values) for values in awkward]
+    names = [options.run_name("g" * options.MAX_GROUP_NAME, values) for values in awkward]
     assert len(set(names)) == len(names)
     assert all(map(is_name, names))
-    assert names == [cells.run_name("g" * cells.MAX_GROUP_NAME, values) for values in awkward], "each time the same"
+    assert names == [options.run_name("g" * options.MAX_GROUP_NAME, values) for values in awkward], "each time the same"
 
 
 @pytest.mark.parametrize(
@@ -204,20 +190,17 @@ def test_names_are_usable_and_unique_whatever_the_values():
         ([f"train.seed={','.join(map(str, range(501)))}"], "501 runs are more than 500"),
     ],
 )
-def test_a_mistake_is_named(sweep, message):
+def test_a_mistake_is_named(tmp_path, sweep, message):
     with pytest.raises(UsageError, match=message):
-        made(*sweep)
+        list(asked(tmp_path, sweep).cells)
 
 
 def test_a_run_that_was_submitted_otherwise_is_not_taken_for_the_cell(tmp_path):
-    seeds(tmp_path, "g", 1, infix="-seed", overrides=("train.seed=0", "train.steps=10", "cluster.time_min=9"))
-    group = Group(tmp_path, "g")
+    given = ("train.seed=0", "train.steps=10", "eval.samples=32")
+    seeds(tmp_path, "g", 1, infix="-seed", overrides=(*given, "cluster.time_min=9"))
     with pytest.raises(UsageError, match=r"g-seed0 exists, and was submitted with train.steps=10\. Use another --name"):
-        cells.existing(group, made("train.seed=0,1", overrides=["train.steps=20"]))
-    assert cells.existing(group, made("train.seed=0", overrides=["train.steps=10"])), "the jobs may differ"
-
-
-def test_a_run_of_another_group_or_none_keeps_its_name(tmp_path):
-    RunFolder.create(tmp_path / "g-seed1", load(TOY), {"created": 1.0})
+        options.existing(asked(tmp_path))
+    assert options.existing(asked(tmp_path, ("train.seed=0",), given[1:])), "the jobs may differ"
+    RunFolder.create(tmp_path / "g-seed1", load(RECIPES / "toy.yaml"), {"created": 1.0})
     with pytest.raises(UsageError, match=r"g-seed1: a run of this name exists, and is not part of the group g"):
-        cells.existing(Group(tmp_path, "g"), made("train.seed=0,1"))
+        options.existing(asked(tmp_path, ("train.seed=1",)))

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from cld_core.config import load
 from cld_core.errors import CldError, UsageError
 from cld_core.run import code
 from cld_core.run import recipe as frozen
@@ -16,13 +15,10 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from cldctl.runs import checkout, snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
-from cldctl.runs.snapshot import Wish
 from cldctl.runs.submit import submit
-from tests.support.paths import RECIPES
 from tests.support.scripted import Scripted, alone, trained
 from tests.support.tools import invoke
 
-TOY = RECIPES / "toy.yaml"
 RING = """\
 import torch
 from cld_core.data.toy import toy
@@ -40,9 +36,9 @@ def run(tmp_path, scripted, small):
 
 
 def begun(tmp_path, *overrides, cluster=None, **wanted):
-    recipe = load(TOY, ["train.steps=20", *overrides])
-    path = tmp_path / "runs" / "mine"
-    return submit(SubmitOptions(path=path, recipe=recipe, file=TOY, **wanted), cluster or Scripted()).run
+    given = ("train.steps=20", *overrides)
+    options = SubmitOptions(recipe="toy", root=tmp_path / "runs", name="mine", given=given, **wanted)
+    return submit(options, cluster or Scripted()).runs[0]
 
 
 def stop(run):
@@ -150,17 +146,19 @@ def test_code_of_somebody_else_is_not_run_unasked(tmp_path, run, small, monkeypa
     """A colleague gets a copy of their own: of the same code, or of what they trust."""
     own = run.path / "code-ann"
     monkeypatch.setattr(code, "own_folder", lambda path: own)
-    recipe, cluster = run.recipe(), Scripted()
-    same = snapshot.for_continuation(run, recipe, cluster, Wish())
+
+    def continued(**wish):
+        return snapshot.for_continuation(run, run.recipe(), Scripted(), set(), **wish)
+
+    same = continued()
     assert code.problem_of(own, same) is None
     assert same.code == requests(run)[0].code
     (small / "cld_core/a.py").write_text("A = 2\n")
     own.rename(tmp_path / "before")
     with pytest.raises(CldError, match=r"not the code of your checkout.*--allow-plugin.*--update-code"):
-        snapshot.for_continuation(run, recipe, cluster, Wish())
-    assert snapshot.for_continuation(run, recipe, cluster, Wish(trusted=True)).code == same.code
-    updated = snapshot.for_continuation(run, recipe, cluster, Wish(update=True))
-    assert updated.code != same.code
+        continued()
+    assert continued(trusted=True).code == same.code
+    assert continued(update=True).code != same.code
     assert (run.path / "code/cld_core/a.py").read_text() == "A = 1\n"
 
 
@@ -230,26 +228,20 @@ def copied(root, tmp_path, runs=None):
     return target, checkout.copy(target, runs or tmp_path / "runs", root)
 
 
-def test_tracked_files_as_they_are_now_and_new_ones(repository, tmp_path):
+def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without_secrets(repository, tmp_path):
     write(repository, {"cld_core/a.py": "A = 2\n", "ignored.py": "", "Größe.py": "g = 1\n"})
+    write(repository, {".env": "PASSWORD=secret\n", "tests/test_a.py": "T = 1\n"})
     (repository / "gone.py").unlink()
-    target, it = copied(repository, tmp_path)
-    assert set(it.files) == {".gitignore", "cld_core/__init__.py", "cld_core/a.py", "run.sh", "Größe.py"}
+    target, (files, left_out) = copied(repository, tmp_path)
+    assert set(files) == {".gitignore", "cld_core/__init__.py", "cld_core/a.py", "run.sh", "Größe.py"}
     assert (target / "cld_core/a.py").read_text() == "A = 2\n"
     assert os.access(target / "run.sh", os.X_OK)
     assert not os.access(target / "cld_core/a.py", os.X_OK)
-    assert set(it.left_out) == {".env", "weights.pt", "gone.py", "tests/"}
-
-
-def test_the_difference_from_the_commit_has_no_secrets(repository, tmp_path):
-    write(repository, {"cld_core/a.py": "A = 2\n", ".env": "PASSWORD=secret\n", "tests/test_a.py": "T = 1\n"})
-    _, it = copied(repository, tmp_path)
-    patch = checkout.patch(it.left_out, repository)
-    assert "+A = 2" in patch
-    assert "+T = 1" in patch
-    assert "secret" not in patch
-    git(repository, "checkout", "cld_core", "tests")
-    assert checkout.patch(it.left_out, repository) == ""
+    assert set(left_out) == {".env", "weights.pt", "gone.py", "tests/"}
+    patch = checkout.patch(left_out, repository)
+    assert ("+A = 2" in patch, "+T = 1" in patch, "secret" in patch) == (True, True, False)
+    git(repository, "checkout", ".")
+    assert checkout.patch(left_out, repository) == ""
 
 
 def test_what_is_no_file_of_the_checkout(repository, tmp_path):
@@ -259,13 +251,13 @@ def test_what_is_no_file_of_the_checkout(repository, tmp_path):
     key = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\n"
     write(repository, {"mine/run.json": "{}", "mine/code/cld_core/a.py": "", "runs/b/x.py": "", "deploy.txt": key})
     (repository / "large.csv").write_bytes(bytes(checkout.MAX_FILE_BYTES + 1))
-    _, it = copied(repository, tmp_path, runs=repository / "runs")
-    assert not {"link.py", "deploy.txt", "large.csv", "mine/run.json"} & set(it.files)
-    assert not any(name.startswith(("mine/", "runs/")) for name in it.files)
-    assert it.left_out["deploy.txt"] == "it holds a private key"
-    assert it.left_out["large.csv"] == "larger than 1 MiB"
-    assert "link" in it.left_out["link.py"]
-    assert it.left_out["mine/"] == it.left_out["runs/"] == "it belongs to a run"
+    _, (files, left_out) = copied(repository, tmp_path, runs=repository / "runs")
+    assert not {"link.py", "deploy.txt", "large.csv", "mine/run.json"} & set(files)
+    assert not any(name.startswith(("mine/", "runs/")) for name in files)
+    assert left_out["deploy.txt"] == "it holds a private key"
+    assert left_out["large.csv"] == "larger than 1 MiB"
+    assert "link" in left_out["link.py"]
+    assert left_out["mine/"] == left_out["runs/"] == "it belongs to a run"
 
 
 def test_more_than_fits_is_refused(repository, tmp_path, monkeypatch):

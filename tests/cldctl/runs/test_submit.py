@@ -19,8 +19,8 @@ from cldctl.evals import plan
 from cldctl.jobs.successor import chained
 from cldctl.runs import cluster_choice, evaluate, sharded
 from cldctl.runs.options import SubmitOptions
-from cldctl.runs.submit import require_native, submit
-from cldctl.runs.training import Start, train
+from cldctl.runs.submit import submit
+from cldctl.runs.training import Begun, Start, require_native, train
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
 from tests.support.scheduler import clients
@@ -32,8 +32,8 @@ TOY = RECIPES / "toy.yaml"
 
 
 def submitted(path, cluster, metrics=(), *overrides):
-    recipe = load(TOY, ["train.steps=20", "eval.samples=32", *overrides])
-    return submit(SubmitOptions(path=path, recipe=recipe, file=TOY, metrics=metrics), cluster)
+    given = ("train.steps=20", "eval.samples=32", *overrides)
+    return submit(SubmitOptions(recipe="toy", root=path.parent, name=path.name, given=given, chained=metrics), cluster)
 
 
 def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
@@ -44,7 +44,7 @@ def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
 
     begun = submitted(tmp_path / "mine", alone(before=look))
     assert [type(event) for event in events] == [Requested]
-    assert [type(event) for event in begun.run.ledger.events()] == [Requested, Submitted]
+    assert [type(event) for event in begun.runs[0].ledger.events()] == [Requested, Submitted]
 
 
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
@@ -52,44 +52,39 @@ def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4", "eval.points=4096")
     (training, _), (evaluation, tasks) = cluster.submissions
     assert training.after is None
-    assert evaluation.after == After((begun.job,))
+    assert evaluation.after == After((begun.jobs["mine"],))
     assert len(tasks) == 2, "four shards, at most two tasks"
-    (work,) = chained(begun.run, begun.run.recipe())
-    assert begun.evaluations == (work.name,)
+    (work,) = chained(begun.runs[0], begun.runs[0].recipe())
+    assert begun.evaluations == {"mine": (work.name,)}
     assert [event.shards for event in work.ledger.history().jobs] == [(0, 2), (1, 3)]
 
 
-@pytest.mark.parametrize("error", [SchedulerRefused("no"), SchedulerAway("nobody answers")])
-def test_a_new_run_that_was_not_submitted_leaves_its_name_free(tmp_path, error):
+@pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])
+def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_says_so(tmp_path, error, away):
     with pytest.raises(type(error)):
         submitted(tmp_path / "mine", alone(error=error), ("elbo",))
     assert not (tmp_path / "mine").exists()
-
-
-@pytest.mark.parametrize(("error", "away"), [(SchedulerRefused("no"), False), (SchedulerAway("no answer"), True)])
-def test_a_continuation_that_was_not_submitted_says_so_in_the_ledger(tmp_path, error, away):
     run = run_with(tmp_path / "mine", 10)
     with pytest.raises(type(error)):
-        train(Start(run=run, recipe=run.recipe()), alone(error=error))
+        train(Begun(cluster=alone(error=error)), [Start(run=run, recipe=run.recipe())])
     event = run.ledger.events()[-1]
-    assert event.what == "submission"
-    assert (event.reason, event.away) == (str(error), away)
+    assert (event.what, event.reason, event.away) == ("submission", str(error), away)
 
 
 def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripted, monkeypatch):
     """Otherwise it would be called "already being computed", and nobody would compute it."""
     run, cluster = run_with(tmp_path / "mine", 10, 20), scripted()
-    size = run.recipe().cluster
-    made = plan.make(run, ("elbo",), [10, 20], [])
-    evaluate.start(evaluate.Planned(run, made, cluster, size))
+    planned = evaluate.Planned.of(run, plan.make(run, ("elbo",), [10, 20], []), cluster, run.recipe().cluster)
+    list(evaluate.start([planned]))
     scripted.away.add("scripted")
     with pytest.raises(SchedulerAway, match=r"nobody answers\. Whether this is being computed is unknown; try again"):
-        evaluate.start(evaluate.Planned(run, made, cluster, size))
+        list(evaluate.start([planned]))
     with pytest.raises(SchedulerAway):
-        sharded.is_alive(run.evals / made.requests[0].id)
-    for request in made.requests:
-        report(run, request)
-    assert len(evaluate.start(evaluate.Planned(run, made, cluster, size)).complete) == 2, "nobody has to be asked"
+        sharded.is_alive(planned.works[0].folder)
+    for work in planned.works:
+        report(run, work.request)
+    (planned,) = evaluate.start([planned])
+    assert len(planned.complete) == 2, "nobody has to be asked"
 
 
 def natively(cluster, *overrides):

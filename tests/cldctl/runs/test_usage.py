@@ -10,7 +10,7 @@ from cld_core.files import write_json
 from cld_core.run.events import Ended, Failed, Requeued, Started, Submitted
 from cld_core.run.groups import Group
 from cldctl.runs.usage import estimate, usage_of
-from cldctl.show.usage import estimate_line
+from cldctl.show.tables import estimate_line
 from tests.support.ledgers import job
 from tests.support.made_up import TOY, run_with
 from tests.support.tools import invoke

@@ -5,9 +5,9 @@ import io
 import pytest
 from rich.text import Text
 
-from cldctl.show import console, progress
-from cldctl.show.console import PlainConsole, strong
-from cldctl.show.progress import Shown, View, Working
+from cldctl.show import console, follow
+from cldctl.show.console import PlainConsole, Working, strong
+from cldctl.show.follow import Shown, View
 from cldctl.show.tables import table
 
 ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x07\x08\u202eabc"
@@ -48,7 +48,7 @@ def stream(monkeypatch, request):
     """What stderr gets: a file, or a terminal of so many columns (`indirect`)."""
     stream, width = io.StringIO(), getattr(request, "param", None)
     err = PlainConsole(file=stream, width=width or 80, force_terminal=width is not None, color_system=None)
-    for module in (console, progress):
+    for module in (console, follow):
         monkeypatch.setattr(module, "err", err)
     return stream
 

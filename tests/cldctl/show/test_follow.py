@@ -1,4 +1,4 @@
-"""`--follow`: the exit code says how it ended, and Ctrl-C leaves the job alone."""
+"""`--follow` says how a run ended, and Ctrl-C leaves its job alone; `--watch` says what plain `status` does."""
 
 import time
 from types import SimpleNamespace
@@ -6,18 +6,21 @@ from types import SimpleNamespace
 import pytest
 
 from cld_core.run.events import Ended
-from cldctl.show import follow
+from cldctl.runs.index import Index
+from cldctl.runs.selection import Selection
+from cldctl.show import follow, runs
 from cldctl.show.follow import follow_run
 from tests.support.made_up import run_with
+from tests.support.screen import screen
 from tests.support.scripted import trained
 from tests.support.tools import invoke
 
 
+def interrupt(seconds):
+    raise KeyboardInterrupt
+
+
 def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch):
-
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(follow, "time", SimpleNamespace(monotonic=time.monotonic, time=time.time, sleep=interrupt))
     done = invoke("submit", "toy", "--name", "mine", "--cluster", "scripted", "--follow", runs=tmp_path, code=130)
     assert done.stdout.splitlines() == ["mine"]
@@ -38,3 +41,15 @@ def test_the_exit_code_says_how_a_run_ended(tmp_path, scripted, monkeypatch, cap
     for command in ("why", "logs", "resume"):
         assert (f"  cldctl {command} mine" in said.partition("next:\n")[2]) == (code != 0)
     assert ("cldctl sample mine" in said) == (code == 0), "what to type next"
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_watching_says_that_a_scheduler_is_away(tmp_path, scripted, monkeypatch, capsys, chosen):
+    run = trained(run_with(tmp_path / "mine", 10), "1", "running")
+    scripted.away = {"scripted"}
+    screen(monkeypatch, 80)
+    monkeypatch.setattr(runs, "time", SimpleNamespace(time=time.time, sleep=interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        runs.watch(runs.Query(Index(tmp_path), Selection(), chosen=[run] if chosen else []))
+    shown = capsys.readouterr().out
+    assert shown.index("nobody answers") < shown.index("mine"), "as plain `status` says"

@@ -70,8 +70,13 @@ def words(shown: list[str]) -> list[list[str]]:
 
 
 def test_every_run_has_its_line_with_state_step_and_eta(monkeypatch):
-    shown = screen(monkeypatch, 80)(runs.overview(every_state()))
-    assert shown[1:-1] == OVERVIEW.strip("\n").splitlines()
+    rows = every_state()
+    assert screen(monkeypatch, 80)(runs.overview(rows))[1:-1] == OVERVIEW.strip("\n").splitlines()
+    narrow = screen(monkeypatch, 60)(runs.overview(rows))
+    assert max(map(len, narrow)) <= 60
+    assert [line[1] for line in words(narrow)] == [*STATES], "a line each"
+    assert all(line[0].endswith(it.name[-10:]) for line, it in zip(words(narrow), rows, strict=True))
+    assert "59m23s" in narrow[-2], "when a run will be done is the last thing to go"
 
 
 def test_everything_about_a_run(monkeypatch):
@@ -91,15 +96,6 @@ def test_everything_about_a_run(monkeypatch):
     narrow = screen(monkeypatch, 60)(runs.details(it))
     assert max(map(len, narrow)) <= 60
     assert {*SENTENCE.split(), "-0.393"} <= {*" ".join(narrow).split()}
-
-
-def test_a_narrow_terminal_is_wide_enough(monkeypatch):
-    rows = every_state()
-    shown = screen(monkeypatch, 60)(runs.overview(rows))
-    assert max(map(len, shown)) <= 60
-    assert [line[1] for line in words(shown)] == [*STATES], "a line each"
-    assert all(line[0].endswith(it.name[-10:]) for line, it in zip(words(shown), rows, strict=True))
-    assert "59m23s" in shown[-2], "when a run will be done is the last thing to go"
 
 
 def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():

@@ -21,20 +21,13 @@ from tests.support.tools import invoke, wait_for
 COLOUR = re.compile(rb"\x1b\[(?:[0-9;]*;)?[349][0-8](?:;[0-9;]*)?m")
 
 
-def test_it_needs_a_terminal(tmp_path):
-    done = invoke("top", runs=tmp_path, code=2)
-    assert done.stderr == "error: `cldctl top` draws on a terminal, and this is not one. Use `cldctl status`.\n"
-
-
-def test_it_says_how_to_install_textual(tmp_path, monkeypatch):
+def test_it_needs_a_terminal_and_says_how_to_install_textual(tmp_path, monkeypatch):
+    assert "draws on a terminal, and this is not one" in invoke("top", runs=tmp_path, code=2).stderr
     find = importlib.util.find_spec
     monkeypatch.setattr(look.importlib.util, "find_spec", lambda name: None if name == "textual" else find(name))
-    monkeypatch.setattr(look.out, "_as_terminal", True)
+    monkeypatch.setattr(look.out, "_force_terminal", True)
     monkeypatch.setattr(look.sys.stdin, "isatty", lambda: True, raising=False)
-    done = invoke("top", runs=tmp_path, code=2)
-    assert done.stderr == (
-        "error: `cldctl top` needs textual, which is not installed. Install it: pip install 'cldctl[top]'\n"
-    )
+    assert "pip install 'cldctl[top]'" in invoke("top", runs=tmp_path, code=2).stderr
 
 
 @pytest.mark.parametrize(("variables", "leave"), [({}, b"q"), ({"NO_COLOR": "1"}, b"\x03")])

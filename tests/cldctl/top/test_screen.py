@@ -16,6 +16,9 @@ from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
 from tests.support.piloted import Screen, on_screen
 
+FAILED = "toy-spirals-1126-0715-p2mm"
+RUNNING = "celebahq-cld-1125-0911-k3fa"
+
 
 def row(name, state="RUNNING", **more):
     return RunStatus(name=name, path=f"/runs/{name}", state=state, **more)
@@ -43,25 +46,19 @@ def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
         (line,) = [line for line in screen.lines if line.startswith(" celebahq-cld-1125-0101-lost")]
         assert {"LOST", "0.7"} <= set(line.split())
         assert any("PENDING" in line and "Priority" in line for line in screen.lines)
-
-    on_screen(fleet.root, look, size=(200, 40))
-
-
-def test_keys_and_words_filter(fleet):
-    async def look(screen: Screen) -> None:
-        await screen.sees("FAILED")
+        # Keys and words filter.
         await screen.press("5")
         await screen.until(lambda: len(listed(screen)) == 3)
         await screen.press("slash", *"spirals", "enter")
-        await screen.until(lambda: listed(screen) == ["toy-spirals-1126-0715-p2mm"])
+        await screen.until(lambda: listed(screen) == [FAILED])
         await screen.sees('only failed "spirals"')
         await screen.press("1")
         await screen.sees("no run matches the filter; esc clears it")
         await screen.press("escape")
         # All of them, in whatever order: states change meanwhile.
-        await screen.until(lambda: {"celebahq-cld-1125-0911-k3fa", "toy-spirals-1126-0715-p2mm"} <= {*listed(screen)})
+        await screen.until(lambda: {RUNNING, FAILED} <= {*listed(screen)})
 
-    on_screen(fleet.root, look)
+    on_screen(fleet.root, look, size=(200, 40))
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
@@ -75,10 +72,10 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
 
 def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
     async def look(screen: Screen) -> None:
-        await screen.select("toy-spirals-1126-0715-p2mm")
-        place = listed(screen).index("toy-spirals-1126-0715-p2mm")
-        (fleet.root / "toy-spirals-1126-0715-p2mm").rename(tmp_path / "elsewhere")
-        await screen.until(lambda: "toy-spirals-1126-0715-p2mm" not in listed(screen))
+        await screen.select(FAILED)
+        place = listed(screen).index(FAILED)
+        (fleet.root / FAILED).rename(tmp_path / "elsewhere")
+        await screen.until(lambda: FAILED not in listed(screen))
         assert screen.app._main.selected.name == listed(screen)[place]
         shutil.rmtree(fleet.root)
         await screen.sees("no runs in")
@@ -88,7 +85,7 @@ def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
 
 def test_texts_of_others_steer_nothing(fleet):
     """Escape sequences, markup of rich and of textual, line breaks and wide characters."""
-    run = RunFolder(fleet.root / "toy-spirals-1126-0715-p2mm")
+    run = RunFolder(fleet.root / FAILED)
     evil = "\x1b]0;owned\x07\x1b[31mred\x1b[0m [bold red]markup[/] [@click=app.quit]x[/]\nsecond\u202eline 漢字漢字"
     write_json(run.identity_file, {**run.identity(), "user": evil})
     fleet.events(run, (1.0, Labelled, {"note": evil, "add": ("[red]tag",)}))
@@ -119,10 +116,10 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
     monkeypatch.setattr(app, "_PATIENCE_S", 0.0)
 
     async def look(screen: Screen) -> None:
-        await screen.select("celebahq-cld-1125-0911-k3fa")
+        await screen.select(RUNNING)
         hangs.set()
         await screen.sees("still looking after", "a scheduler or a disk does not answer")
-        await screen.select("toy-spirals-1126-0715-p2mm")
+        await screen.select(FAILED)
         await screen.sees("spiral arms must be odd", "attempts  ")
         await screen.press("enter")
         await screen.sees("failed first", "Traceback")
@@ -137,7 +134,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
 
 def test_a_run_is_shown_with_attempts_and_shards(fleet):
     async def look(screen: Screen) -> None:
-        await screen.select("celebahq-cld-1125-0911-k3fa")
+        await screen.select(RUNNING)
         await screen.sees("it trains on n07", "49.8%", "attempts", "█", "1d05h since")
         line = next(line for line in screen.lines if "attempts  " in line and "▶" in line)
         assert [mark for mark in line if mark in "PX▶"] == ["P", "X", "▶"]
@@ -151,11 +148,9 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
     on_screen(fleet.root, look)
 
 
-FAILED = "toy-spirals-1126-0715-p2mm"
-RUNNING = "celebahq-cld-1125-0911-k3fa"
+def test_a_log_opens_at_the_rank_that_failed_first_and_follows_one_that_trains(fleet, monkeypatch):
+    log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
 
-
-def test_it_opens_at_the_rank_that_failed_first(fleet):
     async def look(screen: Screen) -> None:
         await screen.select(FAILED)
         await screen.press("enter")
@@ -171,16 +166,8 @@ def test_it_opens_at_the_rank_that_failed_first(fleet):
         await screen.press("e")
         await screen.sees("no evaluation was started")
         await screen.press("escape")
-        await screen.sees("steps/s")
-
-    on_screen(fleet.root, look)
-
-
-def test_it_follows_a_run_that_trains_and_asks_no_scheduler(fleet, monkeypatch):
-    log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
-
-    async def look(screen: Screen) -> None:
         await screen.select(RUNNING)
+        # Following asks no scheduler.
         monkeypatch.setattr(Query, "look", lambda query: screen.app._main._look)
         before = fleet.slurm.calls.total()
         await screen.press("l")
