@@ -15,7 +15,7 @@ from benchmarks.harness import Report, Row, Settings
 from cld_core.run.events import JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
-from cldctl.clusters.slurm import asking, client, inside, shared
+from cldctl.clusters.slurm import client, job_env, poll
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.runs import cancel
@@ -67,7 +67,7 @@ class Person:
     """One user with their jobs, on a machine of their own."""
 
     def __init__(self, rng: random.Random, number: int, runs: int) -> None:
-        self.answers = shared.Answers(None, None)
+        self.memory = poll.Memory(None)
         self.jobs: dict[str, tuple[float, float, bool]] = {}
         for run in range(runs):
             begin = rng.uniform(-DAY_S, DAY_S)
@@ -88,7 +88,7 @@ class Person:
     def poll(self, now: float, max_age_s: float, jobs: list[str] | None = None) -> None:
         chosen = [job for job in jobs or self.jobs if self.jobs[job][0] <= now]
         settled = [job for job in chosen if self.jobs[job][1] <= now and not self.jobs[job][2]]
-        asking.poll(chosen, settled, max_age_s)
+        poll.survey(*([JobRef(cluster="slurm", job_id=job) for job in some] for some in (chosen, settled)), max_age_s)
 
 
 def plan(rng: random.Random, person: Person) -> Iterator[tuple[str, float, float]]:
@@ -169,7 +169,7 @@ def _interrupted(rng: random.Random) -> float:
 
 def _interruption(rng: random.Random) -> None:
     """What a job asks by itself: why it has to end, to be requeued, and when it is back, why it had ended."""
-    job = inside.SlurmJob(cluster=SlurmCluster(), ref=JobRef(cluster="slurm", job_id="7", logs="/nowhere"), node="n1")
+    job = job_env.SlurmJob(cluster=SlurmCluster(), ref=JobRef(cluster="slurm", job_id="7", logs="/nowhere"), node="n1")
     job.cause_of(StopCode.USR2, 0)
     job.requeue()
     if rng.random() < 0.3:  # Not everybody could say it in time.
@@ -178,13 +178,13 @@ def _interruption(rng: random.Random) -> None:
 
 @contextmanager
 def made_up(clock: Clock, run: object, current: list[Person]) -> Iterator[None]:
-    def answers() -> shared.Answers:
-        return current[0].answers
+    def memory() -> poll.Memory:
+        return current[0].memory
 
     with (
         mock.patch.object(client, "run", run),
-        mock.patch.object(asking, "time", clock),
-        mock.patch.object(asking, "answers", answers),
+        mock.patch.object(poll, "time", clock),
+        mock.patch.object(poll, "memory_of_this_user", memory),
         mock.patch.dict(os.environ, {"SLURM_JOB_ID": "7"}),
     ):
         os.environ.pop("CLDCTL_ASK_EVERY_S", None)

@@ -158,7 +158,7 @@ cancel-wins: a job that is cancelled does not requeue itself
 array-task: a task of an array requeues itself, not the array
   - return f"{array}_{task}" if array and task else
   + return array if array and task else
-  tests/cldctl/clusters/slurm/test_inside.py
+  tests/cldctl/clusters/slurm/test_job_env.py
 setup-limit: a time limit that falls into the setup lines is heard
   - "trap cldctl_told_to_end TERM",
   + "true",
@@ -166,7 +166,7 @@ setup-limit: a time limit that falls into the setup lines is heard
 polling: Slurm is asked at most every 30 s
   - EVERY_S = 30.0
   + EVERY_S = 0.0
-  tests/cldctl/clusters/slurm/test_asking.py
+  tests/cldctl/clusters/slurm/test_poll.py
 bad-nodes: a node on which a run crashed twice is avoided
   - counts[node] >= FAILURES
   + counts[node] > FAILURES

@@ -77,11 +77,11 @@ def prune(
     """
     from rich.filesize import decimal as size
 
-    from cldctl.runs import pruning
+    from cldctl.runs import removal
 
     chosen = options.find_runs_or_group(names, root, whole=yes or dry_run)
     with Working("verifying the checkpoints that stay"):
-        prunings = pruning.plan(chosen, keep_every, averages)
+        prunings = removal.plan_pruning(chosen, keep_every, averages)
     for entry in prunings:
         kept = ", ".join(f"{step} ({why})" for step, why in entry.keep.items())
         removed = [f"removes steps {', '.join(map(str, entry.remove))}, {size(entry.size)}"] if entry.remove else []
@@ -100,5 +100,5 @@ def prune(
     total = size(sum(entry.size + entry.size_of_averages + entry.size_of_rows for entry in prunings))
     options.agree(f"Remove {' and '.join(removed_kinds)}, {total}?", "prune", yes)
     for entry in prunings:
-        pruning.prune(entry)
+        removal.prune(entry)
     err.print(f"removed {total}")

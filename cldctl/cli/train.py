@@ -181,7 +181,7 @@ def cancel(
     endings = policy.cancel(runs, works)
     for ending in endings:
         if ending.problem is not None:
-            err.failure(policy.outcome(ending), style="red")
+            err.failure(f"{ending.run.name}: {ending.problem}", style="red")
         elif not ending.jobs:
             err.print(policy.outcome(ending))
     waiting = [ending for ending in endings if ending.jobs]

@@ -17,6 +17,7 @@ What the author of a cluster has to do:
 """
 
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,9 +80,9 @@ class Cluster(ABC):
     question_s: ClassVar[float] = 0.4
 
     @classmethod
-    @abstractmethod
     def unavailable(cls) -> str | None:
         """Why it cannot be used on this machine; None where it can."""
+        return None
 
     @classmethod
     def is_configured(cls) -> bool:
@@ -158,12 +159,12 @@ class Cluster(ABC):
         """By job id, the folder into which a job writes its logs, if the scheduler itself says so."""
         return {}
 
-    def why_waiting(self, job: JobRef, seen: Seen) -> Waiting | None:
-        """Why a job that waits does, in plain words; None if nobody says. The launcher may be asked."""
-        return self.explain_wait(job, seen)
+    def why_waiting(self, job: JobRef, seen: Seen, *, asks: bool) -> Waiting | None:
+        """Why a job that waits does, in plain words; None if nobody says.
 
-    def explain_wait(self, job: JobRef, seen: Seen) -> Waiting | None:
-        """As `why_waiting`, from what the last survey said: nobody is asked."""
+        Args:
+            asks: whether the launcher may be asked; else what the last survey said is all there is.
+        """
         return Waiting(seen.reason) if seen.reason else None
 
     def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
@@ -171,8 +172,9 @@ class Cluster(ABC):
 
         Returns:
             What reads the answer, seconds since 1970: it waits a few seconds at most, and None means that nobody knows.
+            Where nothing queues, it is now.
         """
-        return lambda: None
+        return lambda: None if self.queues else time.time()
 
     def redirect(self, waiting: Collection[JobRef], after: After) -> None:
         """Let jobs that have not begun wait for ``after`` in place of what they waited for."""

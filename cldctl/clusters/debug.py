@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
@@ -20,10 +19,6 @@ class DebugJob(InJob):
 class DebugCluster(Cluster):
     name: ClassVar[str] = "debug"
     blocks: ClassVar[bool] = True
-
-    @classmethod
-    def unavailable(cls) -> str | None:
-        return None
 
     def max_tasks(self, spec: JobSpec) -> int:
         self.check(spec)
@@ -44,9 +39,6 @@ class DebugCluster(Cluster):
         with this_machine.environment(spec.env):
             for job, task in zip(jobs, tasks, strict=True):
                 task.work(DebugJob(cluster=self, ref=job, node=details["host"]))
-
-    def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
-        return time.time
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
         return Survey({(self.name, job.job_id): _seen(job) for job in jobs})

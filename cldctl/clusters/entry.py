@@ -1,4 +1,4 @@
-"""What each process of a job that submitit starts runs: ``python -P -m cldctl.clusters.entry LOGS``.
+"""What each process of a job of submitit runs, ``python -P -m cldctl.clusters.entry LOGS``, and how it is called.
 
 submitit's own entry unpickles whatever lies in LOGS under the name of the job. This one makes sure that the file was
 written by this user, and by nobody else.
@@ -7,6 +7,7 @@ written by this user, and by nobody else.
 import errno
 import os
 import pickle
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,12 +16,39 @@ from typing import Any
 from cld_core import files, ownership, processor
 from cld_core.errors import CldError, UsageError
 from cld_core.files import passes
+from cld_core.rendezvous import Place
 
+# What a process of a job is known by, which has the log folder as its last argument.
+MODULE = "cldctl.clusters.entry"
 # A job may begin before the command that has submitted it knows its number, by which the file is named.
 PATIENCE_S = 60.0
 # Paths and numbers.
 MAX_BYTES = 64 * 2**20
 _WHY = "this job would run what is in it"
+
+
+def python_command() -> str:
+    """The Python of this environment, which imports nothing from the working directory."""
+    return f"{shlex.quote(sys.executable)} -P"
+
+
+def command(python: str, logs: Path) -> str:
+    """The command that each process of a job runs."""
+    return f"{python} -u -m {MODULE} {shlex.quote(str(logs))}"
+
+
+def place(init_method: str) -> Place:
+    """This process among those of its job."""
+    import submitit
+
+    environment = submitit.JobEnvironment()
+    return Place(
+        rank=environment.global_rank,
+        world_size=environment.num_tasks,
+        local_rank=environment.local_rank,
+        local_world_size=environment.num_tasks // environment.num_nodes,
+        init_method=init_method,
+    )
 
 
 def content_of(file: Path, patience_s: float = PATIENCE_S) -> bytes:

@@ -2,9 +2,11 @@
 
 Tasks of one process each share a controller, so that task k can work on the k-th GPU: submitit shows the processes of
 every controller the same GPUs. Wider tasks get a controller each. Each process enforces its own time limit: a
-controller's clock would begin before a wait for other jobs.
+controller's clock would begin before a wait for other jobs. Another command finds the processes by their controller,
+and by what submitit calls them.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -15,17 +17,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from cld_core.codec import whole
 from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
-from . import job_logs, local_tasks, submitit_jobs, this_machine
+from . import entry, job_logs, this_machine
 from .base import Cluster, InJob, Task, Work
-from .records import After, JobSpec, SchedulerRefused, Survey
+from .records import After, JobSpec, SchedulerRefused, Seen, Survey
 
 # Tells a process that each process of its controller is a task of its own.
 _POOL = "CLDCTL_LOCAL_POOL"
+# submitit wants a number of minutes.
+_FOREVER_MIN = 10 * 365 * 24 * 60
+# Seconds in which a controller starts its processes, also on a busy machine.
+_STARTING_S = 30.0
+# More than any machine runs.
+_MOST_RANKS = 4096
 # What `this_machine.details_of` says about one.
 _Controller = Mapping[str, Any]
 
@@ -34,16 +43,12 @@ class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
         meeting = Path(self.ref.logs) / f".meeting_{self.ref.job_id}"
-        place = submitit_jobs.place(f"file://{meeting}")
+        place = entry.place(f"file://{meeting}")
         return replace(place, rank=0, world_size=1) if _is_pooled() else place
 
 
 class LocalCluster(Cluster):
     name: ClassVar[str] = "local"
-
-    @classmethod
-    def unavailable(cls) -> str | None:
-        return None
 
     def max_tasks(self, spec: JobSpec) -> int:
         self.check(spec)
@@ -57,7 +62,7 @@ class LocalCluster(Cluster):
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         self.check(spec, tasks)
         processes = tasks * spec.size.ranks_per_node
-        return f"# local: {processes} process(es), each:\n{submitit_jobs.local_command(spec.logs)}\n"
+        return f"# local: {processes} process(es), each:\n{entry.command(entry.python_command(), spec.logs)}\n"
 
     def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
         self.check(spec, len(tasks))
@@ -82,24 +87,29 @@ class LocalCluster(Cluster):
             raise SchedulerRefused(f"{spec.logs}: {text}. Fix that and resume.") from error
         note(jobs)
 
-    def ask_for_start(self, spec: JobSpec) -> Callable[[], float | None]:
-        return time.time
-
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        return Survey(local_tasks.survey(jobs))
+        # Asked before the processes: a task that begins in between has not ended.
+        begun = {job.job_id: this_machine.is_here(job.details) and _has_begun(job) for job in jobs}
+        ranks = _Ranks()
+        return Survey({(self.name, job.job_id): _seen(job, begun[job.job_id], ranks) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
             this_machine.require_ours(this_machine.find(job.details))
         for job in jobs:
             # A signal that comes while the processes are being started would be lost.
-            local_tasks.wait_for_begin(job)
-            for process in local_tasks.Ranks().of(job):
+            deadline = time.monotonic() + _STARTING_S
+            while this_machine.is_alive(job.details) and not _has_begun(job) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            for process in _Ranks().of(job):
                 this_machine.send(process, signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
+        """In a pool, the siblings of a task live on, and so does their controller."""
         for job in jobs:
-            local_tasks.kill(job)
+            controller = [] if job.details.get("pooled") else [this_machine.find(job.details)]
+            for process in [*_Ranks().of(job), *controller]:
+                this_machine.kill_family(process)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id, process = os.environ["SUBMITIT_LOCAL_JOB_ID"], int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
@@ -183,18 +193,33 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
 
 
 def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
-    """Start the processes of ``start``; returns what finds their controller again."""
+    """Start the processes of ``start``; returns what finds their controller again.
+
+    Raises:
+        CldError: others may write into the folder of the logs.
+        OSError: a file could not be written, or the controller could not be started.
+    """
+    from submitit.core.utils import JobPaths
+    from submitit.local.local import start_controller
+
     pooled = len(start.works) > 1
-    processes = len(start.works) if pooled else spec.size.ranks_per_node
     env = {**this_machine.path_from(spec.code), **spec.env, _POOL: "1" if pooled else ""}
-    with this_machine.detached_children(env):
-        pid = submitit_jobs.start_local(
-            spec.logs,
-            start,
-            processes=processes,
-            gpus=spec.size.gpus_per_node * len(start.works),
-        )
-    return this_machine.details_of(pid)
+    job_logs.prepare(spec.logs)
+    pickled = job_logs.store(spec.logs, start, _FOREVER_MIN)
+    try:
+        with this_machine.detached_children(env):
+            controller = start_controller(
+                spec.logs,
+                entry.command(entry.python_command(), spec.logs),
+                tasks_per_node=len(start.works) if pooled else spec.size.ranks_per_node,
+                cuda_devices=",".join(map(str, range(spec.size.gpus_per_node * len(start.works)))),
+                timeout_min=_FOREVER_MIN,
+            )
+    except BaseException:
+        pickled.unlink(missing_ok=True)
+        raise
+    pickled.rename(JobPaths(spec.logs, str(controller.pid)).submitted_pickle)
+    return this_machine.details_of(int(controller.pid))
 
 
 def _refs(spec: JobSpec, start: _Start, controller: _Controller) -> list[JobRef]:
@@ -213,3 +238,75 @@ def _refs(spec: JobSpec, start: _Start, controller: _Controller) -> list[JobRef]
 
 def _is_pooled() -> bool:
     return bool(os.environ.get(_POOL))
+
+
+class _Ranks:
+    """The processes of local jobs that are alive at this moment, also those whose controller was killed."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        # By log folder, controller and number; the last two are None if this user may not read the environment.
+        self._processes: list[tuple[str, str | None, int | None, Any]] = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                if entry.MODULE in command:
+                    self._processes.append((command[-1], *_names(process), process))
+
+    def of(self, job: JobRef) -> list[Any]:
+        """The processes to signal for a task: its own, or its controller if no environment can be read."""
+        logs, pid = str(Path(job.logs).absolute()), str(job.details.get("pid"))
+        here = [rank for rank in self._processes if rank[0] == logs]
+        numbers = _numbers(job)
+        mine = [process for _, job_id, number, process in here if job_id == pid and number in numbers]
+        controller = this_machine.find(job.details)
+        if mine or controller is None or all(job_id is not None for _, job_id, _, _ in here):
+            return mine
+        return [controller]
+
+
+def _names(process: Any) -> tuple[str | None, int | None]:
+    """The controller of a rank, and its number."""
+    import psutil
+
+    try:
+        variables = process.environ()
+    except psutil.AccessDenied:
+        return None, None
+    number = variables.get("SUBMITIT_LOCAL_GLOBALID", "")
+    return variables.get("SUBMITIT_LOCAL_JOB_ID", ""), int(number) if number.isdecimal() else -1
+
+
+def _seen(job: JobRef, has_begun: bool, ranks: _Ranks) -> Seen:
+    host = str(job.details.get("host", ""))
+    if not this_machine.is_here(job.details):
+        return Seen("unknown", node=host, reason=f"started on {host}")
+    # A task of a pool is over before its controller, which has others to watch.
+    is_over = bool(job.details.get("pooled")) and has_begun
+    if not ranks.of(job) and (is_over or not this_machine.is_alive(job.details)):
+        return Seen("gone", node=host)
+    others = job.details.get("waits_for", ())
+    known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
+    waits_for = [str(other["pid"]) for other in known if this_machine.is_alive(other)]
+    if waits_for:
+        return Seen("pending", node=host, reason=f"waits for job {', '.join(waits_for)}")
+    return Seen("running", node=host)
+
+
+def _has_begun(job: JobRef) -> bool:
+    """Whether all processes of the task have begun: submitit writes a line to their logs first of all."""
+    logs = (Path(job.logs) / f"{job.details.get('pid')}_{number}_log.out" for number in _numbers(job))
+    return all(map(_has_content, logs))
+
+
+def _numbers(job: JobRef) -> range:
+    """The processes of a task among those of its controller."""
+    return range(job.process, job.process + min(whole(job.details.get("ranks", 1), least=1) or 1, _MOST_RANKS))
+
+
+def _has_content(log: Path) -> bool:
+    try:
+        return log.lstat().st_size > 0
+    except (OSError, ValueError):
+        return False

@@ -113,6 +113,11 @@ class Waiting:
     expected: float | None = None
 
 
+@dataclass(frozen=True)
+class Held(Waiting):
+    """Why a job waits that does not go on until somebody, whom ``advice`` names, releases it."""
+
+
 class SchedulerRefused(CldError):
     """The scheduler said no."""
 

@@ -175,15 +175,18 @@ def kill_family(process: Any) -> None:
             _signal(member, signal.SIGKILL)
 
 
-def safe_path() -> dict[str, str]:
+def safe_path(code: Path | None = None) -> dict[str, str]:
     """Variables with which Python, and what it starts, imports nothing from the folder where a command is typed.
 
     An empty element of PYTHONPATH, as in ``export PYTHONPATH=$PYTHONPATH:/mine``, means that folder, too. A relative
     one was meant; it becomes absolute, since a process in another folder would import whatever it has there.
+
+    Args:
+        code: a folder that is left out: a job that submits the next one has it, and the next one adds it.
     """
-    before = os.environ.get("PYTHONPATH", "")
-    kept = os.pathsep.join(os.path.abspath(element) for element in before.split(os.pathsep) if element)
-    return {**SAFE_PATH, **({"PYTHONPATH": kept} if kept != before else {})}
+    elements = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = [os.path.abspath(element) for element in elements if element not in ("", str(code))]
+    return {**SAFE_PATH, "PYTHONPATH": os.pathsep.join(kept)}
 
 
 def path_from(code: Path | None) -> dict[str, str]:
@@ -199,19 +202,7 @@ def path_from(code: Path | None) -> dict[str, str]:
     except (OSError, CldError) as error:
         text = str(error) if isinstance(error, CldError) else f"{code}: {error.strerror}"
         raise SchedulerRefused(text) from error
-    return {"PYTHONPATH": os.pathsep.join([str(code), *_without(code)])}
-
-
-def without(code: Path | None) -> dict[str, str]:
-    """`safe_path`, without the folder ``code``: a job that submits the next one has it, and the next one adds it."""
-    if code is None or str(code) not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
-        return safe_path()
-    return {**SAFE_PATH, "PYTHONPATH": os.pathsep.join(_without(code))}
-
-
-def _without(code: Path) -> list[str]:
-    before = safe_path().get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    return [element for element in before.split(os.pathsep) if element not in ("", str(code))]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(code), safe_path(code)["PYTHONPATH"]]))}
 
 
 @contextlib.contextmanager

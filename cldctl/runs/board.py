@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 
 from cld_core.errors import CldError, UsageError
 from cld_core.run import RunFolder
@@ -67,18 +66,13 @@ class Board:
         Raises:
             CldError: it ends by itself.
         """
-        with contextlib.suppress(KeyboardInterrupt), _interrupted_by_sigterm():
-            self.process.wait()
-            raise self._ended()
-
-    def end(self) -> None:
-        """End it, if it has not ended."""
-        self.process.terminate()
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            self.process.wait(_END_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            with contextlib.suppress(KeyboardInterrupt):
+                self.process.wait()
+                raise self._ended()
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     def _ended(self) -> CldError:
         lines = self._log.read_text(errors="replace").strip().splitlines() or ["without a message"]
@@ -115,11 +109,15 @@ def tensorboard(runs: Sequence[RunFolder], port: int | None = None) -> Iterator[
                 start_new_session=True,
                 preexec_fn=_end_with(os.getpid()),
             )
-        running = Board(process, port, log)
         try:
-            yield running
+            yield Board(process, port, log)
         finally:
-            running.end()
+            process.terminate()
+            try:
+                process.wait(_END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _end_with(parent: int) -> Callable[[], None]:
@@ -153,18 +151,6 @@ def _free_port(wanted: int | None) -> int:
             number: int = tried.getsockname()[1]
             return number
     raise CldError("this machine has no free port. Try again.")
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _host() -> str:

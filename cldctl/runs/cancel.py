@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cld_core.errors import CldError, UsageError
-from cld_core.ownership import require_may_change
+from cld_core.ownership import require_may_change, user_name
 from cld_core.run import RunFolder
-from cld_core.run.events import Cancelled, Event, JobRef, Refused
+from cld_core.run.events import Cancelled, JobRef, Refused
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
 from cld_core.run.work import Work
@@ -36,70 +36,57 @@ class Ending:
     """A run whose jobs were asked to end.
 
     Attributes:
-        jobs: those of it, of its evaluations and tunings that were alive.
-        trains: whether one of them trains the run, rather than evaluates it.
-        process: the id of a process on this machine that was ended, which cldctl did not start.
-        state: what the run was, if nothing was alive.
+        jobs: those of it, of its evaluations and tunings that were alive and are to end.
+        said: what was there instead, if no job was alive.
         problem: why it could not be cancelled, in full or in part.
         is_over: whether all its jobs have ended.
-        had_finished: whether its training was finished before it could be ended.
-        named: whether single evaluations or tunings were named, and the run itself goes on.
         ends: surveys in a row in which its jobs were gone.
     """
 
     run: RunFolder
     jobs: tuple[JobRef, ...] = ()
-    trains: bool = False
-    process: int | None = None
-    state: str = ""
+    said: str = ""
     problem: CldError | None = None
     is_over: bool = False
-    had_finished: bool = False
-    named: bool = False
     ends: Ends = field(default_factory=Ends)
 
-    def leave(self, cluster: str, problem: CldError) -> None:
-        """Do not wait for the jobs of a cluster that did not cancel them."""
-        left = {job.job_id for job in self.jobs if job.cluster == cluster}
-        _note(self.run, left, lambda job_id: Refused("cancellation", job_id=job_id, reason=str(problem)))
-        self.jobs = tuple(job for job in self.jobs if job.cluster != cluster)
-        self.problem = problem
+    @property
+    def trains(self) -> bool:
+        """Whether one of its jobs trains the run, rather than evaluates it."""
+        training = {event.job.job_id for event in self.run.ledger.history().submitted}
+        return any(job.job_id in training for job in self.jobs)
+
+    def leave(self, jobs: Collection[JobRef], problem: CldError) -> None:
+        """Do not wait for jobs that were not cancelled."""
+        _note(self.run, jobs, refusal=str(problem))
+        self.jobs = tuple(job for job in self.jobs if job not in jobs)
+        self.problem = problem if self.problem is None else type(problem)(f"{self.problem}; {problem}")
 
 
 def outcome(ending: Ending) -> str:
-    """How it ended, or has not ended, in one line."""
+    """How it ended, or has not ended, in one line; of jobs that could not be cancelled, `Ending.problem` tells."""
     run = ending.run
-    if ending.problem is not None:
-        return f"{run.name}: {ending.problem}"
-    if ending.process is not None:
-        return f"{run.name}: ended process {ending.process}, which cldctl did not start"
     if not ending.jobs:
-        return f"{run.name}: nothing is running ({ending.state})"
+        return f"{run.name}: {ending.problem or ending.said}"
     if not ending.is_over:
         return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
     if not ending.trains:
         return f"{run.name}: {_works_ended(ending)}"
-    steps = run.checkpoint_steps()
-    how = "had finished before it could be cancelled" if ending.had_finished else "cancelled"
+    steps, last = run.checkpoint_steps(), run.ledger.history().last
+    had_finished = last is not None and last.cause == "finished"
+    how = "had finished before it could be cancelled" if had_finished else "cancelled"
     return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
 
 
 def _works_ended(ending: Ending) -> str:
     """How the evaluations or tunings ended whose jobs were asked to: one may have been about to finish."""
-    asked = _works_of(ending)
-    finished = [work.name for work in asked if work.is_done]
-    kinds = sorted({work.called for work in asked}) or ["evaluation"]
-    plural = " and ".join(f"{kind}s" for kind in kinds)
-    if not finished and ending.named:
-        whole = f"{kinds[0]} {asked[0].name} is" if len(asked) == 1 else f"{plural} {_names(asked)} are"
-        return f"{whole} cancelled"
-    if not finished:
-        return f"its {plural} are cancelled"
-    names = ", ".join(finished)
-    had = f"{' or '.join(kinds)} {names} had finished before it could be cancelled"
-    if len(finished) > 1:
-        had = f"{plural} {names} had finished before they could be cancelled"
-    return had if len(finished) == len(asked) else f"{had}; its other {plural} are cancelled"
+    works = _works_of(ending)
+    finished = [work for work in works if work.is_done]
+    rest = [work for work in works if not work.is_done]
+    ended = [f"{_called(finished)} had finished before it could be cancelled"] if finished else []
+    if rest:
+        ended.append(f"{_called(rest)} {'is' if len(rest) == 1 else 'are'} cancelled")
+    return "; ".join(ended) or "cancelled"
 
 
 def _works_of(ending: Ending) -> list[Work]:
@@ -109,25 +96,23 @@ def _works_of(ending: Ending) -> list[Work]:
     return [work for work in works if ids & {event.job.job_id for event in work.ledger.history().submitted}]
 
 
-def _names(works: Collection[Work]) -> str:
-    return ", ".join(work.name for work in works)
+def _kinds(works: Sequence[Work]) -> str:
+    return " and ".join(sorted({f"{work.called}s" for work in works}))
 
 
-def called(ending: Ending) -> str:
-    """What is waited for: a run, or those of its evaluations and tunings that end without it."""
-    works = [] if ending.trains else _works_of(ending)
-    kinds = sorted({work.called for work in works})
-    if len(works) == 1:
-        return f"{kinds[0]} {works[0].name} of {ending.run.name}"
-    some = f"{len(works)} {' and '.join(f'{kind}s' for kind in kinds)} of "
-    return f"{some if works else ''}{ending.run.name}"
+def _called(works: Sequence[Work]) -> str:
+    kinds = works[0].called if len(works) == 1 else _kinds(works)
+    return f"{kinds} {', '.join(work.name for work in works)}"
 
 
 def waits_for(endings: Sequence[Ending]) -> str:
     """What a command waits for that has cancelled these, and for how long."""
     jobs = ", ".join(dict.fromkeys(job.job_id for ending in endings for job in ending.jobs))
-    names = called(endings[0]) if len(endings) == 1 else f"{len(endings)} runs"
-    saves = " to save and" if any(ending.trains for ending in endings) else " to"
+    trains = any(ending.trains for ending in endings)
+    names = endings[0].run.name if len(endings) == 1 else f"{len(endings)} runs"
+    if len(endings) == 1 and not trains and (works := _works_of(endings[0])):
+        names = f"{_called(works) if len(works) == 1 else f'{len(works)} {_kinds(works)}'} of {names}"
+    saves = " to save and" if trains else " to"
     return f"waiting for {names}{saves} end (job {one_line(jobs, 60)}), at most {GRACE_S:.0f} s"
 
 
@@ -161,25 +146,53 @@ def cancel(runs: Sequence[RunFolder], works: Collection[Work] = ()) -> list[Endi
     answers.require(filter(clusters.CLUSTERS.__contains__, answers.surveys), "Nothing was cancelled")
     endings = [_ending(run, answers, works) for run in runs]
     for name, jobs in by_cluster(job for ending in endings for job in ending.jobs).items():
-        mine = [ending for ending in endings if any(job.cluster == name for job in ending.jobs)]
-        for ending in mine:
-            # Before they end: what is written first tells the ledger what their end means.
-            wanted = {job.job_id for job in ending.jobs if job.cluster == name}
-            _note(ending.run, wanted)
+        # Before they end: what is written first tells the ledger what their end means.
+        for ending in endings:
+            _note(ending.run, [job for job in ending.jobs if job.cluster == name])
         try:
             clusters.find(name).cancel(jobs)
         except SchedulerAway as error:
-            for ending in mine:
-                ending.leave(name, error)
+            for ending in endings:
+                if left := [job for job in ending.jobs if job.cluster == name]:
+                    ending.leave(left, error)
         except SchedulerRefused:
-            for ending in mine:
-                _cancel_alone(ending, name)
+            _cancel_apart(endings, name, survey.ask(jobs))
     for ending in endings:
-        if ending.named and not ending.jobs:
-            ending.state = f"{_names(works)}: {'complete' if all(work.is_done for work in works) else 'not complete'}"
-        elif not ending.jobs and ending.problem is None:
+        if ending.jobs or ending.problem is not None:
+            continue
+        if works:
+            are_done = all(work.is_done for work in works)
+            names = ", ".join(work.name for work in works)
+            ending.said = f"nothing is running ({names}: {'complete' if are_done else 'not complete'})"
+        else:
             _end_process(ending, answers)
     return endings
+
+
+def _cancel_apart(endings: Sequence[Ending], cluster: str, answers: Answers) -> None:
+    """What a cluster refused for many jobs at once: some may have ended meanwhile, and some be of a colleague.
+
+    Whoever submits a job has its logs in a folder of their own (`job_logs`).
+    """
+    for ending in endings:
+        folders: dict[str, list[JobRef]] = {}
+        for job in ending.jobs:
+            if job.cluster == cluster and not answers.of(job).is_gone:
+                folders.setdefault(job.logs, []).append(job)
+        for logs, jobs in folders.items():
+            try:
+                clusters.find(cluster).cancel(jobs)
+            except (SchedulerRefused, SchedulerAway) as error:
+                ending.leave(jobs, _of_a_colleague(jobs, logs) or error)
+
+
+def _of_a_colleague(jobs: Sequence[JobRef], logs: str) -> SchedulerRefused | None:
+    """Whom to ask to cancel jobs that were refused; None if they are this user's."""
+    with contextlib.suppress(OSError, ValueError):
+        if (owner := os.stat(logs).st_uid) != os.geteuid():
+            ids = ", ".join(job.job_id for job in jobs)
+            return SchedulerRefused(f"job {ids} of {user_name(owner)} was not cancelled: ask them")
+    return None
 
 
 def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: float = GRACE_S) -> None:
@@ -192,9 +205,11 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
     """
     waiting = list(endings)
     deadline = time.monotonic() + grace_s
-    least_s = max((clusters.find(job.cluster).question_s for ending in waiting for job in ending.jobs), default=0.0)
-    pause_s, ended = least_s, _ended(waiting)
+    pause_s = least_s = max(
+        (clusters.find(job.cluster).question_s for ending in waiting for job in ending.jobs), default=0.0
+    )
     while waiting:
+        ended = _ended(waiting)
         answers = survey.ask(job for ending in waiting for job in ending.jobs)
         asked, is_late = time.monotonic(), time.monotonic() > deadline
         for ending in list(waiting):
@@ -210,8 +225,7 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
             pause_s = min(pause_s * _SLOWER, _LONGEST_S)
         while waiting and time.monotonic() < min(again, max(deadline, asked + least_s)):
             time.sleep(POLL_S)
-            if _ended(waiting) != ended and time.monotonic() >= asked + least_s:
-                ended = _ended(waiting)
+            if _ended(waiting) - ended and time.monotonic() >= asked + least_s:
                 break
 
 
@@ -233,7 +247,6 @@ def _look(ending: Ending, answers: Answers) -> None:
     )
     needed = max((clusters.find(job.cluster).looks_to_believe_an_end for job in ending.jobs), default=1)
     ending.is_over = ending.ends.seen >= (1 if is_sure else needed)
-    ending.had_finished = ending.is_over and ending.trains and _has_finished(ending.run)
 
 
 def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending:
@@ -242,13 +255,12 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
     jobs = {
         job.job_id: job
         for job, is_settled in survey.jobs_of(run)
-        if (not works or job.job_id in wanted)
-        and answers.of(job).phase not in ("gone", *(["unknown"] if is_settled else []))
+        if (not works or job.job_id in wanted) and answers.may_live(job, is_settled)
     }
     try:
         answers.require((job.cluster for job in jobs.values()), f"{run.name} was not cancelled")
     except UsageError as error:
-        return Ending(run, problem=error, named=bool(works))
+        return Ending(run, problem=error)
     for job in _as_seen(jobs.values()):
         if not _is_of(run, job):
             text = f"job {job.job_id} writes its logs to {job.logs}, so it belongs to another run"
@@ -260,8 +272,7 @@ def _ending(run: RunFolder, answers: Answers, works: Collection[Work]) -> Ending
                 text = f"{run.name}: whether job {job.job_id} is alive is unknown ({seen.reason})"
                 raise SchedulerAway(f"{text}. Nothing was cancelled. Try again in a minute.")
             raise UsageError(f"{run.name} was {seen.reason or 'started elsewhere'}. Cancel it there.")
-    training = {event.job.job_id for event in run.ledger.history().submitted}
-    return Ending(run, tuple(jobs.values()), trains=not training.isdisjoint(jobs), named=bool(works))
+    return Ending(run, tuple(jobs.values()))
 
 
 def _as_seen(jobs: Collection[JobRef]) -> Iterator[JobRef]:
@@ -292,33 +303,20 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return False
 
 
-def _cancel_alone(ending: Ending, cluster: str) -> None:
-    """What a cluster refused for many runs at once: one of their jobs may have ended meanwhile."""
-    jobs = [job for job in ending.jobs if job.cluster == cluster]
-    try:
-        clusters.find(cluster).cancel(jobs)
-    except (SchedulerRefused, SchedulerAway) as error:
-        answers = survey.ask(jobs)
-        if not all(answers.of(job).is_gone for job in jobs):
-            ending.leave(cluster, error)
-
-
-def _cancelled(job_id: str) -> Event:
-    return Cancelled(job_id=job_id)
-
-
-def _note(run: RunFolder, job_ids: set[str], event_of: Callable[[str], Event] = _cancelled) -> None:
+def _note(run: RunFolder, jobs: Collection[JobRef], refusal: str | None = None) -> None:
     """Note in the ledgers of a run, its evaluations and tunings that these jobs are cancelled, or after all are not."""
-    for ledger in (run.ledger, *(work.ledger for work in works_of(run))):
-        for job_id in sorted(job_ids & {event.job.job_id for event in ledger.history().submitted}):
-            ledger.append(event_of(job_id))
+    ids = {job.job_id for job in jobs}
+    for ledger in (run.ledger, *(work.ledger for work in works_of(run))) if ids else ():
+        for job_id in sorted(ids & {event.job.job_id for event in ledger.history().submitted}):
+            refused = Refused("cancellation", job_id=job_id, reason=refusal) if refusal is not None else None
+            ledger.append(refused or Cancelled(job_id=job_id))
 
 
 def _end_process(ending: Ending, answers: Answers) -> None:
     """End the process of this machine that writes into a run without a job of its own, if there is one."""
     run, holder = ending.run, local_holder(ending.run.leases)
     if holder is None:
-        ending.state = status_or_reason(run, answers).state.lower()
+        ending.said = f"nothing is running ({status_or_reason(run, answers).state.lower()})"
         return
     process = this_machine.find(holder)
     try:
@@ -328,9 +326,4 @@ def _end_process(ending: Ending, answers: Answers) -> None:
         return
     run.ledger.append(Cancelled(job_id=holder["job_id"]))
     this_machine.end(process, GRACE_S)
-    ending.process = holder["pid"]
-
-
-def _has_finished(run: RunFolder) -> bool:
-    last = run.ledger.history().last
-    return last is not None and last.cause == "finished"
+    ending.said = f"ended process {holder['pid']}, which cldctl did not start"

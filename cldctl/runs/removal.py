@@ -1,4 +1,4 @@
-"""Removing runs for good: what may be removed, how much it is, and a way that an interruption cannot spoil."""
+"""Removing runs for good, or checkpoints of runs that are over: what may go, how much it is, and that nothing lives."""
 
 import contextlib
 import errno
@@ -6,18 +6,20 @@ import os
 import re
 import secrets
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cld_core.checkpoint import files as checkpoint_files
 from cld_core.errors import CldError, LeaseHeldError, UsageError
+from cld_core.evaluate.evaluation import evaluations_of, unnamed_rows
 from cld_core.files import sync_folder
 from cld_core.ownership import is_mine, require_may_change, user_name
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
+from cld_core.tune.tuning import tunings_of
 from cldctl import clusters, locks
 from cldctl.hints import command
 
@@ -170,23 +172,8 @@ def _jobs(run: RunFolder) -> list[tuple[JobRef, bool]]:
 
 def size_of(folder: Path) -> int:
     """The bytes of all files in a folder; links are not followed, and a file of several names counts once."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for entry in _files_in(folder):
-        status = entry.stat(follow_symlinks=False)
-        if (status.st_dev, status.st_ino) not in seen:
-            seen.add((status.st_dev, status.st_ino))
-            total += status.st_size
-    return total
-
-
-def _files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files_in(Path(entry.path))
-            else:
-                yield entry
+    statuses = [os.lstat(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names]
+    return sum({(status.st_dev, status.st_ino): status.st_size for status in statuses}.values())
 
 
 def _require_removable(run: RunFolder) -> None:
@@ -203,18 +190,116 @@ def _require_removable(run: RunFolder) -> None:
         raise CldError(f"{run.path}: it belongs to {name}. Nothing was removed. Ask them to remove it.")
     if not os.access(run.path.parent, os.W_OK | os.X_OK):
         raise CldError(f"{run.path.parent}: you may not write into it. Nothing was removed. Ask its owner.")
-    for folder in _folders_in(run.path):
+    inner = [os.path.join(parent, name) for parent, names, _ in os.walk(run.path) for name in names]
+    for folder in (run.path, *(Path(name) for name in inner if not os.path.islink(name))):
         if not os.access(folder, os.W_OK | os.X_OK | os.R_OK):
             name = user_name(folder.lstat().st_uid)
             text = f"you may not remove what is in it, because it belongs to {name}"
             raise CldError(f"{folder}: {text}. Nothing was removed. Ask them to remove it first.")
 
 
-def _folders_in(folder: Path) -> Iterator[Path]:
-    yield folder
-    if not os.access(folder, os.R_OK | os.X_OK):
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
-                yield from _folders_in(Path(entry.path))
+@dataclass(frozen=True)
+class Pruning:
+    """What of a run's checkpoints is removed, and what stays.
+
+    Attributes:
+        remove: steps, ascending; ``size`` is the bytes of their files.
+        keep: why it is kept, by step.
+        averages: files of snapshots of averages that are removed; ``size_of_averages`` is their bytes.
+        rows: folders of what evaluations computed that none names any more; ``size_of_rows`` is their bytes.
+    """
+
+    run: RunFolder
+    remove: tuple[int, ...]
+    size: int
+    keep: dict[int, str]
+    averages: tuple[Path, ...] = ()
+    size_of_averages: int = 0
+    rows: tuple[Path, ...] = ()
+    size_of_rows: int = 0
+
+
+def plan_pruning(runs: Sequence[RunFolder], keep_every: int | None, averages: bool = False) -> list[Pruning]:
+    """What pruning these runs means. Nothing is changed. The last checkpoint of each is read and verified.
+
+    Args:
+        keep_every: checkpoints of every so many steps are kept, besides the milestones of the recipe.
+        averages: remove the snapshots of averages, too. The checkpoints keep their own.
+
+    Raises:
+        CldError: a run belongs to somebody else, or its checkpoints cannot be read.
+        SchedulerAway: a cluster that would know whether one is alive does not answer.
+        UsageError: one is alive, or has an evaluation that still needs the averages.
+    """
+    for run in runs:
+        require_may_change(run.path, "Nothing was removed")
+    answers = survey.of_runs(runs)
+    prunings = []
+    for run in runs:
+        require_over(run, answers, "Nothing was removed")
+        keep = _kept(run, keep_every)
+        others = tuple(step for step in run.listed_steps() if step not in keep)
+        size = _size(file for step in others for file in checkpoint_files.files_of(run.checkpoint_file(step)))
+        stored = _averages(run) if averages else ()
+        rows = tuple(unnamed_rows(run))
+        prunings.append(Pruning(run, others, size, keep, stored, _size(stored), rows, sum(map(size_of, rows))))
+    return prunings
+
+
+def prune(pruning: Pruning) -> None:
+    """Remove the checkpoints and rows, unless the run has come to life since.
+
+    Raises:
+        CldError: it has, or a job of it is being started.
+        OSError: a file cannot be removed.
+    """
+    run = pruning.run
+    with alone(run, "Nothing was removed") as check:
+        needed = run.steps_to_evaluate()
+        for step in pruning.remove:
+            if step not in needed:
+                check()
+                checkpoint_files.remove(run, step)
+        for file in pruning.averages:
+            check()
+            file.unlink(missing_ok=True)
+        unnamed = set(unnamed_rows(run))
+        for folder in pruning.rows:
+            if folder in unnamed:
+                check()
+                shutil.rmtree(folder)
+
+
+def _averages(run: RunFolder) -> tuple[Path, ...]:
+    works = [(work.request.ema.length, work) for work in evaluations_of(run)]
+    for length, work in (*works, *((work.request.ema_length, work) for work in tunings_of(run))):
+        if length is not None and not work.is_done:
+            fix = f"Run `{work.command}` again to finish it, or leave out --averages"
+            raise UsageError(f"{run.name}: {work.name} still needs the snapshots of averages. {fix}.")
+    return tuple(checkpoint_files.snapshot_files(run))
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(file.lstat().st_size for file in files if file.exists())
+
+
+def _kept(run: RunFolder, keep_every: int | None) -> dict[int, str]:
+    """The steps whose checkpoints are kept, and why."""
+    last, _ = checkpoint_files.newest_good(run)
+    history, recipe = run.ledger.history(), run.recipe()
+    evaluated = {work.request.checkpoint_step for work in evaluations_of(run)} | run.steps_to_evaluate()
+    tuned = {work.request.checkpoint_step for work in tunings_of(run)}
+    keep: dict[int, str] = {}
+    for step in run.listed_steps():
+        reasons = {
+            "the last": step == last,
+            "after the last intact one": last is None or step > last,
+            "evaluated": step in evaluated,
+            "a sampler was tuned to it": step in tuned,
+            "imported": step == history.imported_step,
+            "a milestone of the recipe": recipe.train.is_milestone(step),
+            f"a multiple of {keep_every}": keep_every is not None and step % keep_every == 0,
+        }
+        if any(reasons.values()):
+            keep[step] = next(reason for reason, holds in reasons.items() if holds)
+    return keep

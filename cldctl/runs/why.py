@@ -12,7 +12,7 @@ from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import one_line
 from cldctl import clusters
-from cldctl.clusters.records import Waiting
+from cldctl.clusters.records import Held, Waiting
 
 from . import survey, usage
 from .differences import changed_by_now
@@ -180,10 +180,10 @@ def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) 
     job = next((event.job for event in history.submitted if event.job.job_id == row.job_id), None)
     if row.state not in WAITS or job is None or job.cluster not in clusters.CLUSTERS:
         return None
-    seen, cluster = answers.of(job), clusters.find(job.cluster)
+    seen = answers.of(job)
     if seen.phase not in ("pending", "unknown"):
         return None
-    return cluster.why_waiting(job, seen) if asks else cluster.explain_wait(job, seen)
+    return clusters.find(job.cluster).why_waiting(job, seen, asks=asks)
 
 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
@@ -210,7 +210,8 @@ def _headline(row: RunStatus, waiting: Waiting | None) -> str:
         case "PENDING":
             text = f"job {row.job_id} waits in the queue" if row.job_id else "no job exists yet"
         case "REQUEUED":
-            text = f"it {ended or 'was interrupted'} at {done}, and waits to continue automatically"
+            waits = "waits" if isinstance(waiting, Held) else "waits to continue automatically"
+            text = f"it {ended or 'was interrupted'} at {done}, and {waits}"
         case "CANCELLED" if last is not None and last["cause"] != "cancelled":
             text = f"its job was cancelled at {done}; {saved}"
         case "STOPPED" | "CANCELLED":

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from cld_core.run import RunFolder
-from cldctl.clusters.submitit_jobs import ENTRY
+from cldctl.clusters.entry import MODULE
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.lab import Lab
 from tests.slurm.processes import end
@@ -138,7 +138,7 @@ def ranks_of(run: RunFolder) -> dict[int, list[psutil.Process]]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             command = process.cmdline()
-            if ENTRY not in command or str(run.logs) not in command or "python" not in process.name():
+            if MODULE not in command or str(run.logs) not in command or "python" not in process.name():
                 continue
             number = next((value for name in _RANK if (value := process.environ().get(name)) is not None), None)
             if number is not None and process.status() != psutil.STATUS_ZOMBIE:

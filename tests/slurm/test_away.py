@@ -10,7 +10,7 @@ import pytest
 
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run.events import Ended, GivenUp, Started
-from cldctl.clusters.submitit_jobs import ENTRY
+from cldctl.clusters.entry import MODULE
 from tests.support.tools import wait_for
 
 from .lab import give
@@ -53,7 +53,7 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(lab, orde
     lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
     work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
     wait_for(lambda: 0 < work.rows_done()[0] < 200, what="a shard in progress")
-    processes = lab.slurm.processes.in_jobs(ENTRY, "SLURM_PROCID")
+    processes = lab.slurm.processes.in_jobs(MODULE, "SLURM_PROCID")
     (task,) = (process for process in processes if str(work.folder) in process.cmdline()[-1])
     lab.slurm.kill_controller()
     task.send_signal(signal.SIGUSR2)

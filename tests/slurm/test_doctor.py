@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
-from cldctl.clusters.slurm import node_probe
+from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
 from .lab import Lab
@@ -90,8 +90,9 @@ def test_a_job_that_does_not_start_in_time_is_cancelled(lab):
 
 def test_runs_on_a_disk_that_nodes_do_not_have(lab, monkeypatch):
     """All nodes are this machine, so the job is given another folder."""
-    written = node_probe.script
-    monkeypatch.setattr(node_probe, "script", lambda folder, hosts: written(folder / "elsewhere", hosts))
+    written = doctor.probe_script
+    monkeypatch.setattr(doctor, "probe_script", lambda folder, hosts: written(folder / "elsewhere", hosts))
     folder = lab.runs.parent / "here"
     folder.mkdir()
-    assert node_probe.probe(folder, ["n1"], ["--partition=low"], 60).outcome == "not_shared"
+    (check,) = doctor.probe(folder, ["n1"], ["--partition=low"], 60, lab.runs)
+    assert (check.name, check.verdict) == ("runs folder on a node", "fail")

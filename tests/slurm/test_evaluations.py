@@ -10,7 +10,7 @@ import signal
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
 from cld_core.run.events import Failed
-from cldctl.clusters.submitit_jobs import ENTRY
+from cldctl.clusters.entry import MODULE
 from tests.support.tools import wait_for
 
 from .lab import ENDLESS
@@ -100,7 +100,7 @@ def _kill_a_task(slurm):
     """SIGKILL to a process that computes a shard, as the OOM killer would."""
 
     def killed():
-        tasks = slurm.processes.in_jobs(ENTRY, "SLURM_ARRAY_TASK_ID", "SLURM_PROCID")
+        tasks = slurm.processes.in_jobs(MODULE, "SLURM_ARRAY_TASK_ID", "SLURM_PROCID")
         for task in tasks[:1]:
             task.send_signal(signal.SIGKILL)
         return bool(tasks)

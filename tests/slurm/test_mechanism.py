@@ -11,7 +11,7 @@ from cld_core.run.events import JobRef
 from cldctl.clusters.base import Task
 from cldctl.clusters.records import After, JobSpec, SchedulerRefused, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
-from cldctl.clusters.slurm.inside import SlurmJob
+from cldctl.clusters.slurm.job_env import SlurmJob
 from tests.cldctl.clusters.works import Report
 from tests.support.paths import ROOT
 from tests.support.tools import wait_for

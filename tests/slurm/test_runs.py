@@ -125,6 +125,15 @@ def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab, orders):
     said = lab.cldctl("submit", "toy", *ENDLESS, "cluster.partition=low", "--dry-run").stderr
     assert "steps/s as in mine; begins at once" in said, said
 
+    lab.slurm.run(["scontrol", "requeuehold", found["job_id"]])
+    row = lab.until("mine", "its job to be held", lambda row: "held" in (row["reason"] or ""))
+    release = f"release it: `scontrol release {found['job_id']}`"
+    assert release in row["reason"]
+    found = why(lab, "mine")
+    assert "it is held" in found["headline"], found
+    assert "automatically" not in found["headline"]
+    assert release in found["do"]
+
 
 def test_submitting_from_inside_an_array_task_that_was_requeued(lab, tmp_path):
     """Its task number, its memory and its restarts are not those of the new job."""

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from cldctl.clusters.slurm import asking, client, shared
+from cldctl.clusters.slurm import client, poll
 from cldctl.clusters.slurm.client import Answer
 from tests.support.clock import Clock
 
@@ -60,8 +60,7 @@ def register(monkeypatch, clock: Clock) -> Scheduler:
     """Let commands of this test ask a made-up Slurm."""
     scheduler = Scheduler(clock)
     monkeypatch.setattr(client, "run", scheduler)
-    monkeypatch.setattr(asking, "time", clock)
-    monkeypatch.setattr(shared, "time", clock)
+    monkeypatch.setattr(poll, "time", clock)
     monkeypatch.delenv("CLDCTL_ASK_EVERY_S", raising=False)
     return scheduler
 

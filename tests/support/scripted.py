@@ -15,7 +15,7 @@ from cldctl import clusters
 from cldctl.clusters.base import InJob
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
-from cldctl.clusters.slurm import client, failed_tasks
+from cldctl.clusters.slurm import client, job_env
 from tests.support.made_up import run_with
 
 REF = JobRef(cluster="scripted", job_id="7", restarts=True)
@@ -208,7 +208,7 @@ class Inside(InJob):
         return self.excluded
 
     def ended_tasks(self, text):
-        return failed_tasks.parse(text)
+        return job_env.ended_tasks(text)
 
     def requeue(self, *, delay_s=0.0, exclude=(), readmit=()):
         self.asked += 1

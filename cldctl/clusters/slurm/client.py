@@ -24,14 +24,14 @@ _AWAY = re.compile(
     r"|no route to host|network is unreachable|connection reset",
     re.IGNORECASE,
 )
-
-
 # Where Slurm's clients look for their configuration; the last is that of sackd, on machines without a file.
 _CONFIGURATIONS = (
     *("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/usr/local/etc/slurm.conf"),
     *("/opt/slurm/etc/slurm.conf", "/run/slurm/conf/slurm.conf"),
 )
 _CONFIGURED_WITHIN_S = 2.0
+# Beyond it, Slurm has only added up the limits of the jobs before, which may have none.
+_FORESEEN_S = 30 * 24 * 3600.0
 # A job, or a task of an array.
 _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
@@ -55,14 +55,14 @@ def completed(
     command: Sequence[str],
     stdin: str,
     within_s: float,
-    variables: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     *,
     detached: bool = False,
 ) -> "subprocess.CompletedProcess[str]":
     """Call a client; what it prints may be in any encoding.
 
     Args:
-        variables: of its environment, beside those of this process.
+        environment: its variables; those of this process if None.
         detached: whether Ctrl-C in the terminal does not reach it.
 
     Raises:
@@ -80,17 +80,17 @@ def completed(
             errors="replace",
             timeout=within_s,
             input=stdin,
-            env={**os.environ, **(variables or {})},
+            env=environment,
             start_new_session=detached,
         )
     finally:
         _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
 
 
-def run(command: Sequence[str], stdin: str = "") -> Answer:
+def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] = os.environ) -> Answer:
     """Call a client for at most `TIMEOUT_S` seconds. The form of times does not depend on the user's settings."""
     try:
-        done = completed(command, stdin, TIMEOUT_S, {"SLURM_TIME_FORMAT": "standard"})
+        done = completed(command, stdin, TIMEOUT_S, {**environment, "SLURM_TIME_FORMAT": "standard"})
     except subprocess.TimeoutExpired:
         return Answer(-1, f"no answer within {TIMEOUT_S:.0f} s", away=True)
     except ValueError as error:  # a word with a NUL
@@ -104,9 +104,14 @@ def run(command: Sequence[str], stdin: str = "") -> Answer:
     return Answer(done.returncode, text, away=is_away(text))
 
 
+def configuration() -> str:
+    """The file that Slurm's clients are configured by; empty if there is none."""
+    return os.environ.get("SLURM_CONF") or next(filter(os.path.exists, _CONFIGURATIONS), "")
+
+
 def is_configured() -> bool:
     """Whether Slurm's clients know a cluster: by $SLURM_CONF, a file, or a controller that answers within 2 s."""
-    return bool(os.environ.get("SLURM_CONF")) or any(map(os.path.exists, _CONFIGURATIONS)) or _answers()
+    return bool(configuration()) or _answers()
 
 
 @functools.cache
@@ -130,14 +135,14 @@ def output_of(command: Sequence[str]) -> str | None:
 
 def show_job(job_id: str) -> dict[str, str]:
     """`scontrol show job` as a dictionary; empty if the controller does not know the job or does not answer."""
-    text = output_of(["scontrol", "--oneliner", "show", "job", job_id]) or ""
-    return dict(word.split("=", 1) for word in text.split() if "=" in word)
+    text = output_of(["scontrol", "--oneliner", "show", "job", job_id]) if is_job_id(job_id) else None
+    return dict(word.split("=", 1) for word in (text or "").split() if "=" in word)
 
 
-def restarts_of(job: Mapping[str, str]) -> int | None:
-    """How often Slurm has started a job again, from `show_job`; None if it does not say."""
+def restarts_of(job: Mapping[str, str]) -> int:
+    """How often Slurm has started a job again, from `show_job`; 0 if it does not say."""
     text = job.get("Restarts", "")
-    return int(text) if is_count(text) else None
+    return int(text) if is_count(text) else 0
 
 
 def seconds_of(moment: str) -> float | None:
@@ -146,6 +151,12 @@ def seconds_of(moment: str) -> float | None:
         return time.mktime(time.strptime(moment, "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OverflowError):
         return None
+
+
+def start_of(moment: str) -> float | None:
+    """As `seconds_of`, of the start that Slurm expects; None for one so far ahead that it is no estimate."""
+    start = seconds_of(moment)
+    return start if start is not None and start < time.time() + _FORESEEN_S else None
 
 
 def cancel(job_ids: Collection[str]) -> None:
@@ -249,8 +260,7 @@ def usable_nodes(partition: str | None, features: str | None = None, without: Co
 def _waits(job_id: str, restart: int) -> bool:
     """Whether a job was requeued since start number ``restart``, maybe by a request that was heard late."""
     job = show_job(job_id)
-    again = (restarts_of(job) or 0) > restart
-    return again or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
+    return restarts_of(job) > restart or job.get("JobState", "") in ("PENDING", "REQUEUED", "REQUEUE_HOLD")
 
 
 def submitted_since(name: str, when: float) -> list[str] | None:

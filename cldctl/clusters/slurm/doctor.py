@@ -1,22 +1,59 @@
-"""Whether a Slurm is fit for runs: its part of `cldctl doctor`."""
+"""Whether a Slurm is fit for runs, its part of `cldctl doctor`: its configuration, and what a small job sees on a node.
 
+The job runs ``python -m cldctl.clusters.slurm.doctor`` and writes its answer into a folder beside the runs; that it
+arrives proves that the folder is shared. Loads no torch.
+"""
+
+import os
 import platform
+import shlex
+import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core import rendezvous
-from cldctl.clusters import this_machine
-from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
+from cld_core.codec import find_record, to_plain
+from cld_core.files import write_json
+from cld_core.sanitize import is_count
+from cldctl.clusters import entry, this_machine
+from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves, SchedulerAway, SchedulerRefused
 
-from . import client, configuration, node_probe, preemption
+from . import client, configuration, poll, submit
 from .configuration import Configuration, Partition
-from .node_probe import Probe
 
 # At most so many names of nodes are looked up from a node.
 MAX_HOSTS = 64
+_ANSWER, _TOKEN = "answer.json", "token"
+# Exit codes of the batch script.
+_NOT_SHARED, _NO_PYTHON, _NO_CLDCTL = 20, 21, 22
+# How long a file written on a node may take to appear here: attribute caches of NFS last up to a minute.
+_APPEARS_LATE_S = 15.0
+_JOB, _FOLDER = "a job on a node", "runs folder on a node"
 _SHARE = "Put the runs on a file system that all nodes have (--runs-dir, or $CLDCTL_RUNS)."
 _INSTALL = "Install it where all nodes see it."
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromNode:
+    """What a job finds on a node.
+
+    Attributes:
+        unresolved: names of nodes that cannot be resolved there.
+        own_address: what the node's own name resolves to.
+        interfaces: of the network, and ``variables`` that choose among them.
+    """
+
+    host: str
+    node: str | None
+    python: str
+    file_system: str
+    unresolved: tuple[str, ...]
+    own_address: str | None
+    interfaces: tuple[str, ...]
+    variables: Mapping[str, str]
 
 
 def checks(runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
@@ -30,9 +67,9 @@ def checks(runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[C
         return
     slurm = configuration.parse_configuration(answer.text)
     yield Check("slurm", "ok", f"{slurm.version}, cluster {slurm.cluster}")
-    yield preemption.requeueing("requeue", slurm)
+    yield configuration.requeueing("requeue", slurm)
     answer = client.run(["sacct", "--allocations", "--noheader", "--starttime=now-1hours"])
-    yield preemption.accounting("accounting", slurm, answer.code == 0, answer.text.strip())
+    yield configuration.accounting("accounting", slurm, answer.code == 0, answer.text.strip())
     partitions = configuration.parse_partitions(client.output_of(["scontrol", "--oneliner", "show", "partition"]) or "")
     wanted = [partition for partition in partitions if asked.partition in (None, partition.name)]
     if not wanted:
@@ -55,8 +92,8 @@ def _partition(
     name = f"partition {partition.name}" + (" (default)" if partition.default else "")
     if not partition.up:
         yield Check(name, "warn", "is not up: jobs wait", "Use another partition, or ask the administrators.")
-    yield preemption.on_preemption(f"{name}: preemption", partition, every, slurm, saves.slowest_s)
-    yield preemption.at_the_limit(f"{name}: time limit", partition, saves.notice_s)
+    yield configuration.on_preemption(f"{name}: preemption", partition, every, slurm, saves.slowest_s)
+    yield configuration.at_the_limit(f"{name}: time limit", partition, saves.notice_s)
 
 
 def _by_qos(slurm: Configuration, saves: MeasuredSaves) -> Iterator[Check]:
@@ -68,7 +105,7 @@ def _by_qos(slurm: Configuration, saves: MeasuredSaves) -> Iterator[Check]:
         advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
         yield Check("QOS: preemption", "warn", f"sacctmgr does not say which QOS there are: {problem}", advice)
     for qos in every:
-        yield preemption.on_preemption_by_qos(f"QOS {qos.name}: preemption", qos, every, slurm, saves.slowest_s)
+        yield configuration.on_preemption_by_qos(f"QOS {qos.name}: preemption", qos, every, slurm, saves.slowest_s)
 
 
 def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iterator[Check]:
@@ -78,50 +115,94 @@ def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iter
     asked.say(f"waiting for a small job on partition {partition.name}, at most {asked.wait_s:.0f} s")
     try:
         with this_machine.scratch_folder(runs) as folder:
-            probe = node_probe.probe(Path(folder), hosts, options, asked.wait_s)
+            yield from probe(Path(folder), hosts, options, asked.wait_s, runs)
     except OSError as error:
-        yield Check("a job on a node", "fail", str(error), "Fix the folder, or choose another --runs-dir.")
+        yield Check(_JOB, "fail", str(error), "Fix the folder, or choose another --runs-dir.")
+
+
+def probe(folder: Path, hosts: Sequence[str], options: Sequence[str], wait_s: float, runs: Path) -> Iterator[Check]:
+    """Submit the job, wait at most ``wait_s`` seconds for its end, and cancel it if it has none.
+
+    Args:
+        folder: new and empty, beside ``runs``; the caller removes it.
+        hosts: names that the node should resolve.
+        options: of sbatch.
+    """
+    (folder / _TOKEN).write_text("here\n")
+    command = [
+        *("sbatch", "--parsable", "--job-name=cldctl-doctor", "--nodes=1", "--ntasks=1", "--time=1", "--requeue"),
+        *("--output=/dev/null", *options, "--wrap", probe_script(folder, hosts)),
+    ]
+    submitted = client.run(command, environment={**submit.environment(), **this_machine.safe_path()})
+    job_id = submitted.last_line.split(";")[0].strip()
+    if submitted.away:
+        yield Check(_JOB, "fail", f"slurmctld does not answer ({submitted.last_line})", "Run this command again later.")
         return
-    if probe.outcome == "answered":
-        yield from _answered(probe, len(hosts))
-    else:
-        yield _without_an_answer(probe, runs)
-
-
-def _answered(probe: Probe, hosts: int) -> Iterator[Check]:
-    answer = probe.answer
-    node = answer["node"] or answer["host"]
-    yield Check("a job on a node", "ok", f"job {probe.job_id} ran on {node}, Python {answer['python']}")
+    if submitted.code != 0 or not is_count(job_id):
+        advice = "Name --partition or --account, or pass --no-job."
+        yield Check(_JOB, "fail", f"sbatch: {submitted.last_line}", advice)
+        return
+    try:
+        job, answer = _wait(folder, job_id, wait_s)
+    finally:
+        try:
+            client.cancel([job_id])
+        except (SchedulerRefused, SchedulerAway) as error:
+            print(f"job {job_id}: {error}", file=sys.stderr, flush=True)
+    if answer is None:
+        yield _without_an_answer(f"job {job_id}", job, runs)
+        return
+    yield Check(_JOB, "ok", f"job {job_id} ran on {answer.node or answer.host}, Python {answer.python}")
     # A node that is this machine proves nothing about the others.
-    here = ", but that node is this machine" if answer["host"] == platform.node() else ""
-    yield Check("runs folder on a node", "ok", f"seen and written there ({answer['file_system']}){here}")
-    yield _names(answer["unresolved"], hosts)
-    if hosts > 1:
-        yield _own_name(answer["host"], answer["own_address"])
-    for variable, value in answer["variables"].items():
-        yield _interface(variable, value, answer["interfaces"])
-    yield _requeueable(probe.job)
+    here = ", but that node is this machine" if answer.host == platform.node() else ""
+    yield Check(_FOLDER, "ok", f"seen and written there ({answer.file_system}){here}")
+    yield _names(answer.unresolved, len(hosts))
+    if len(hosts) > 1:
+        yield _own_name(answer.host, answer.own_address)
+    for variable, value in answer.variables.items():
+        yield _interface(variable, value, answer.interfaces)
+    yield _requeueable(job)
 
 
-def _without_an_answer(probe: Probe, runs: Path) -> Check:
-    name, job = "a job on a node", f"job {probe.job_id}"
-    match probe.outcome:
-        case "refused":
-            return Check(name, "fail", f"sbatch: {probe.message}", "Name --partition or --account, or pass --no-job.")
-        case "away":
-            return Check(name, "fail", f"slurmctld does not answer ({probe.message})", "Run this command again later.")
-        case "waiting":
-            return Check(name, "warn", f"{job} did not run ({probe.message})", "Wait longer: --wait SECONDS.")
-        case "not_shared":
-            return Check("runs folder on a node", "fail", f"{job} does not see {runs.absolute()}", _SHARE)
-        case "unseen":
-            return Check("runs folder on a node", "fail", f"what {job} wrote is not seen here", _SHARE)
-        case "no_python":
-            return Check(name, "fail", f"{job} has no {sys.executable}", _INSTALL)
-        case "no_cldctl":
-            return Check(name, "fail", f"{job} cannot load cldctl", _INSTALL)
-        case _:
-            return Check(name, "fail", f"{job}: {probe.message}", "Ask the administrators, or pass --no-job.")
+def probe_script(folder: Path, hosts: Sequence[str]) -> str:
+    """The shell lines that the job runs."""
+    python = entry.python_command()
+    token, words = shlex.quote(str(folder / _TOKEN)), shlex.join([str(folder), *hosts])
+    return (
+        f"test -e {token} || exit {_NOT_SHARED}\n"
+        f"{python} -c pass || exit {_NO_PYTHON}\n"
+        f"{python} -m {__name__} {words} || exit {_NO_CLDCTL}\n"
+    )
+
+
+def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
+    """The job's `scontrol show job` once it is over or the time is up, and its answer if there is one."""
+    deadline, is_over = time.monotonic() + wait_s, False
+    job: dict[str, str] = {}
+    while (answer := find_record(FromNode, folder / _ANSWER)) is None and time.monotonic() < deadline:
+        if not is_over:
+            job = client.show_job(job_id) or job
+            is_over = poll.seen_of(job.get("JobState", "")).is_gone
+            if is_over:
+                deadline = time.monotonic() + (_APPEARS_LATE_S if job["JobState"] == "COMPLETED" else 0.0)
+        time.sleep(0.3)
+    return (job if answer is None else client.show_job(job_id) or job), answer
+
+
+def _without_an_answer(name: str, job: Mapping[str, str], runs: Path) -> Check:
+    state, code = job.get("JobState", ""), job.get("ExitCode", "").split(":")[0]
+    if not poll.seen_of(state).is_gone:
+        reason = job.get("Reason", "no answer from slurmctld")
+        return Check(_JOB, "warn", f"{name} did not run ({reason})", "Wait longer: --wait SECONDS.")
+    if state == "COMPLETED":
+        return Check(_FOLDER, "fail", f"what {name} wrote is not seen here", _SHARE)
+    known = {
+        str(_NOT_SHARED): Check(_FOLDER, "fail", f"{name} does not see {runs.absolute()}", _SHARE),
+        str(_NO_PYTHON): Check(_JOB, "fail", f"{name} has no {sys.executable}", _INSTALL),
+        str(_NO_CLDCTL): Check(_JOB, "fail", f"{name} cannot load cldctl", _INSTALL),
+    }
+    found = f"{name}: {state}, exit code {code}"
+    return known.get(code) or Check(_JOB, "fail", found, "Ask the administrators, or pass --no-job.")
 
 
 def _names(unresolved: Sequence[str], count: int) -> Check:
@@ -165,8 +246,28 @@ def _usable_by_nccl(value: str, interfaces: Sequence[str]) -> list[str]:
     return [interface for interface in interfaces if named(interface) is not excluded]
 
 
-def _requeueable(job: dict[str, str]) -> Check:
+def _requeueable(job: Mapping[str, str]) -> Check:
     if job.get("Requeue", "1") == "1":
         return Check("--requeue", "ok", "accepted")
     advice = "A job that is preempted or loses a node does not come back; set cluster.successor=true."
     return Check("--requeue", "fail", "this cluster drops it", advice)
+
+
+def main() -> int:
+    folder, hosts = Path(sys.argv[1]), sys.argv[2:]
+    answer = FromNode(
+        host=socket.gethostname(),
+        node=os.environ.get("SLURMD_NODENAME"),
+        python=platform.python_version(),
+        file_system=this_machine.file_system_of(folder)[0],
+        unresolved=tuple(host for host in hosts if rendezvous.address_of(host) is None),
+        own_address=rendezvous.address_of(socket.gethostname()),
+        interfaces=tuple(rendezvous.interfaces()),
+        variables={name: os.environ[name] for name in (rendezvous.GLOO, rendezvous.NCCL) if name in os.environ},
+    )
+    write_json(folder / _ANSWER, to_plain(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

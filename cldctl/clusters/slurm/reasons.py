@@ -3,13 +3,18 @@
 import re
 from collections.abc import Mapping
 
-from cldctl.clusters.records import Seen, Waiting
+from cldctl.clusters.records import Held, Seen, Waiting
 
 from . import client
 
 _LIMITS = "wait for your other jobs, or cancel some"
 _SMALLER = "fewer nodes, or a shorter cluster.time_min, begin earlier"
-# The first pattern that the reason begins with decides; {id}, {dependency} and {nodes} are of the job.
+# A job that nobody releases waits for ever; `Held` is known by it.
+_HELD = "it is held"
+_RELEASE = "release it: `scontrol release {id}`"
+_TOLD = "; held: "
+_OR_ASK = "or ask an administrator if that is refused"
+# The first pattern that the reason begins with decides; {id} and {dependency} are of the job.
 _WORDS: tuple[tuple[str, str, str], ...] = (
     ("None$", "it was just submitted", ""),
     ("Priority", "jobs of higher priority come first", f"{_SMALLER}; `sprio -j {{id}}` shows its priority"),
@@ -21,15 +26,17 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("Dependency", "it waits for another job to end ({dependency})", ""),
     ("BeginTime", "it may not begin yet: a pause after a crash, or a requeue that Slurm is still doing", ""),
-    ("JobHeldUser", "somebody holds it", "release it: `scontrol release {id}`"),
-    ("JobHeldAdmin", "an administrator holds it", "ask them why: only they can release it"),
+    ("JobHeldUser", f"{_HELD} by its user", _RELEASE),
+    ("JobHeldAdmin", f"{_HELD} by an administrator", "ask them why: only they can release it"),
+    ("job requeued in held state", f"{_HELD}, as `scontrol requeuehold` leaves it", f"{_RELEASE}, {_OR_ASK}"),
     (
-        "JobHoldMaxRequeue|launch failed requeued held|.*requeued held",
-        "Slurm holds it, because its last starts failed on the node",
-        "exclude that node (cluster.exclude), then `scontrol release {id}`",
+        "JobHoldMaxRequeue|launch failed requeued held",
+        f"{_HELD}, because its last start failed on the node, as in a prolog",
+        f"avoid that node: `scontrol update jobid={{id}} excnodelist=NODE`; then {_RELEASE}, {_OR_ASK}",
     ),
+    (".*held", _HELD, f"{_RELEASE}, {_OR_ASK}"),
     (
-        "ReqNodeNotAvail",
+        "ReqNodeNotAvail|Nodes required for job|Required nodes? not available",
         "nodes that it needs are down, drained or reserved, maybe for a maintenance",
         "`sinfo -R` and `scontrol show reservation` say why; a shorter cluster.time_min may fit before it",
     ),
@@ -46,20 +53,19 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
         "lower cluster.nodes, or use another cluster.partition",
     ),
     ("QOSMax|QOSUser", "you have as much running as the quality of service allows one user", _LIMITS),
-    (
-        "QOSGrp",
-        "all users of its quality of service have reached its limit",
-        "wait, or use another cluster.qos",
-    ),
+    ("QOSGrp", "all users of its quality of service have reached its limit", "wait, or use another cluster.qos"),
     ("QOS", "its quality of service does not allow it now", "see `sacctmgr show qos`, or use another cluster.qos"),
     (
         "Assoc(?:Grp|Max).*Minutes|AssocGrpBilling",
         "the budget of its account is used up",
         "`sshare -l` shows it; use another cluster.account, or ask for more",
     ),
-    ("AssocGrp", "all users of its account have reached its limit", "wait, or use another cluster.account"),
+    (
+        "AssocGrp|Max.*PerAccount",
+        "all users of its account have reached its limit",
+        "wait, or use another cluster.account",
+    ),
     ("Assoc", "you have as much running as your account allows", _LIMITS),
-    ("Max.*PerAccount", "its account has reached its limit", "wait, or use another cluster.account"),
     ("JobArrayTaskLimit", "as many tasks of its array run as were allowed at once", ""),
     ("Licenses", "it waits for a licence", ""),
     (
@@ -75,7 +81,7 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
 
 
 def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None:
-    """Why a job waits.
+    """Why a job waits; `Held` if somebody has to release it.
 
     Args:
         job: what `client.show_job` says about it; empty if nothing.
@@ -84,10 +90,21 @@ def explained(job_id: str, job: Mapping[str, str], seen: Seen) -> Waiting | None
     word = job.get("Reason") or seen.reason or ("None" if job.get("JobState") == "PENDING" else "")
     if not word:
         return None
-    begin = client.seconds_of(job.get("StartTime", ""))
+    # scontrol writes what squeue says without its blanks; `told` may have added to it.
+    word = word.replace("_", " ").partition(_TOLD)[0]
+    begin = client.start_of(job.get("StartTime", ""))
     values = {"id": job_id, "dependency": job.get("Dependency", "squeue --format=%E names it")}
     for pattern, reason, advice in _WORDS:
         if re.match(pattern, word):
             said = "" if word == "None" else f" ({word})"
-            return Waiting(reason.format_map(values) + said, advice.format_map(values), begin)
+            kind = Held if reason.startswith(_HELD) else Waiting
+            return kind(reason.format_map(values) + said, advice.format_map(values), begin)
     return Waiting(f"Slurm says {word}", "`man squeue`, section JOB REASON CODES, explains it", begin)
+
+
+def told(job_id: str, reason: str) -> str:
+    """What squeue says about a job that waits, and of one that is held what to do: it does not go on by itself."""
+    if re.search("held|hold", reason, re.IGNORECASE) is None:
+        return reason
+    waiting = explained(job_id, {}, Seen("pending", reason=reason))
+    return f"{reason}{_TOLD}{waiting.advice}" if isinstance(waiting, Held) else reason

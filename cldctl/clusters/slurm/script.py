@@ -1,4 +1,4 @@
-"""From a `JobSpec` to sbatch: parameters and the text of the script. Pure: nobody is asked."""
+"""From a `JobSpec` to the text of a batch script. Pure: nobody is asked."""
 
 import re
 import shlex
@@ -8,10 +8,8 @@ from typing import Any
 from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
 from cld_core.sanitize import printable
-from cldctl.clusters import submitit_jobs, this_machine
-from cldctl.clusters.records import After, JobSpec
-
-from . import submission
+from cldctl.clusters import entry, this_machine
+from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -20,8 +18,26 @@ _OWN = ("array", "dependency", "error", "job-name", "open-mode", "output", "test
 
 
 def text(spec: JobSpec, tasks: int) -> str:
-    """The batch script of a job, or of an array of ``tasks``."""
-    return submission.script(spec.logs, python_command(spec.size), parameters(spec), tasks)
+    """The batch script of a job, or of an array of ``tasks``, byte for byte as it is submitted.
+
+    Raises:
+        RecipeError, UsageError: as `parameters`.
+        SchedulerRefused: there is no Slurm here, or submitit does not accept the parameters.
+    """
+    import submitit
+
+    python, wanted = _python_command(spec.size), parameters(spec)
+    try:
+        executor = submitit.SlurmExecutor(folder=spec.logs, python=python)
+    except RuntimeError as error:
+        raise SchedulerRefused(f"there is no Slurm on this machine ({error}). Use --cluster local.") from error
+    try:
+        executor.update_parameters(**wanted)
+    except ValueError as error:
+        raise SchedulerRefused(f"this job cannot be described to sbatch: {error}") from error
+    if tasks > 1:
+        executor.parameters["map_count"] = tasks
+    return str(executor._make_submission_file_text(entry.command(python, executor.folder), uid=""))
 
 
 def parameters(spec: JobSpec) -> dict[str, Any]:
@@ -62,9 +78,9 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if value is not None or name in ("wckey", "time")}
 
 
-def python_command(size: ClusterSpec) -> str:
+def _python_command(size: ClusterSpec) -> str:
     """The Python of this environment, behind the container's command if there is one."""
-    python = submitit_jobs.python_command()
+    python = entry.python_command()
     return f"{size.container} {python}" if size.container else python
 
 
@@ -155,7 +171,7 @@ def _trap(spec: JobSpec) -> list[str]:
     """If the time limit comes during the setup, nobody but the batch script is there to hear of it."""
     if not spec.aftermath:
         return []
-    command = f"{python_command(spec.size)} -m {shlex.join(spec.aftermath)} 143 setup $cldctl_begin"
+    command = f"{_python_command(spec.size)} -m {shlex.join(spec.aftermath)} 143 setup $cldctl_begin"
     # The lines below that set the environment have not run yet.
     body = ["trap - TERM", *_exports(spec), command, "exit 143"]
     return [
@@ -171,7 +187,7 @@ def _trap(spec: JobSpec) -> list[str]:
 def _teardown(spec: JobSpec) -> list[str]:
     if not spec.aftermath:
         return []
-    return ["code=$?", f"{python_command(spec.size)} -m {shlex.join(spec.aftermath)} $code", "exit $code"]
+    return ["code=$?", f"{_python_command(spec.size)} -m {shlex.join(spec.aftermath)} $code", "exit $code"]
 
 
 def _never_satisfied(after: After | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
 from cld_core.run.groups import Group
-from cldctl.runs import pruning, removal
+from cldctl.runs import removal
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
 from tests.support.made_up import CONTENT, TOY, damage, report, run_with, seeds
@@ -138,9 +138,9 @@ def test_what_is_alive_or_may_be_is_left_alone(request, root, scripted, job, cod
 
 def test_a_run_that_comes_to_life_while_somebody_is_asked_is_left_alone(root, scripted):
     planned = removal.plan([RunFolder(root / "toy-1")])
-    pruned = pruning.plan([RunFolder(root / "toy-1")], None)
+    pruned = removal.plan_pruning([RunFolder(root / "toy-1")], None)
     lives(root, scripted)
-    for act in (lambda: removal.remove(planned[0]), lambda: pruning.prune(pruned[0])):
+    for act in (lambda: removal.remove(planned[0]), lambda: removal.prune(pruned[0])):
         with pytest.raises(Exception, match=r"job 9 may still run|is pending"):
             act()
     assert RunFolder(root / "toy-1").checkpoint_steps() == [10, 20, 30, 40]
@@ -187,10 +187,10 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
 def test_prune_keeps_milestones_and_what_was_imported(root):
     run = over(root / "m", "5", 1, 10, 15, 20, 30)
     run.ledger.append(Imported(step=1, source="elsewhere"))
-    assert pruning.plan([run], 15)[0].keep == {1: "imported", 15: "a multiple of 15", 30: "the last"}
+    assert removal.plan_pruning([run], 15)[0].keep == {1: "imported", 15: "a multiple of 15", 30: "the last"}
     text = run.recipe_file.read_text()
     run.recipe_file.write_text(text.replace("milestone_every: 50000", "milestone_every: 10").replace("300000", "0"))
-    assert pruning.plan([run], None)[0].keep == {
+    assert removal.plan_pruning([run], None)[0].keep == {
         1: "imported",
         **dict.fromkeys((10, 20), "a milestone of the recipe"),
         30: "the last",

@@ -1,24 +1,22 @@
 """Jobs in the process of the command."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
-from cld_core.config import load
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
 from cld_core.rendezvous import Place
-from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cldctl.clusters import find
 from cldctl.clusters.base import Task
 from cldctl.clusters.debug import DebugCluster
 from cldctl.clusters.records import JobSpec
 from cldctl.clusters.this_machine import details_of
-from cldctl.jobs import specs
-from tests.support.paths import RECIPES
 
 CLUSTER = DebugCluster()
 
@@ -77,10 +75,7 @@ def test_a_job_of_another_command_is_seen_cancelled_and_killed(tmp_path):
 )
 def test_gpus_that_are_not_there_are_refused(tmp_path, monkeypatch, cluster, seen, asked, refused):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    recipe = load(RECIPES / "toy.yaml", [f"cluster.gpus_per_node={asked}"])
-    spec = specs.training(RunFolder(tmp_path / "mine"), recipe, find(cluster))
-    if refused:
-        with pytest.raises(RecipeError, match=r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"):
-            find(cluster).check(spec)
-    else:
-        find(cluster).check(spec)
+    wanted = replace(spec(tmp_path), size=ClusterSpec(gpus_per_node=asked))
+    says = r"cluster.gpus_per_node' is 1.* set cluster.gpus_per_node=0"
+    with pytest.raises(RecipeError, match=says) if refused else contextlib.nullcontext():
+        find(cluster).check(wanted)

@@ -20,10 +20,6 @@ class Here(Cluster):
     blocks = True
     running = ""
 
-    @classmethod
-    def unavailable(cls):
-        return None
-
     def max_tasks(self, spec):
         return 2
 

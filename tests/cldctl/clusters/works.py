@@ -50,9 +50,3 @@ class Stubborn:
         (Path(self.folder) / "ready").touch()
         while True:
             time.sleep(1)
-
-
-@dataclass(frozen=True)
-class Fail:
-    def __call__(self, job: InJob) -> None:
-        raise RuntimeError("as it was told to")

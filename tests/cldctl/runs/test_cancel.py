@@ -1,5 +1,6 @@
 """Ending several runs at once, on clusters that are made up."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ import pytest
 from cld_core.errors import UsageError
 from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.evaluate.request import EvalRequest
-from cld_core.run.events import Cancelled, Ended, JobRef, Submitted
+from cld_core.ownership import user_name
+from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel, logs, removal
 from tests.support.made_up import run_with
+from tests.support.other_users import give_away
 from tests.support.scripted import Scripted, over, trained
 from tests.support.tools import invoke
 
@@ -40,16 +43,19 @@ def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scrip
     done.ledger.append(Ended(attempt=0, cause="finished", step=10))
     endings = cancel.cancel([first, second, done])
     assert scripted.calls == [("cancel", ["1", "2", "3"])]
-    assert [(ending.trains, ending.state) for ending in endings] == [(True, ""), (True, ""), (False, "finished")]
+    assert [(ending.trains, ending.said) for ending in endings] == [
+        *((True, ""), (True, "")),
+        (False, "nothing is running (finished)"),
+    ]
     assert all(ending.is_over for ending in ended(endings))
     assert isinstance(second.ledger.events()[-1], Cancelled)
     assert work.ledger.history().cancelled == {"3"}
 
 
-def evaluated(run, job_id, metric="elbo"):
+def evaluated(run, job_id, metric="elbo", logs=""):
     EvalRequest.of(run.recipe(), (metric,), 10).save(run)
     work = next(work for work in evaluations_of(run) if work.name.startswith(metric))
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id), shards=(0,)))
+    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(logs)), shards=(0,)))
     Scripted.phases[job_id] = "running"
     return work
 
@@ -82,7 +88,7 @@ def test_a_tuning_is_a_job_of_its_run(tmp_path, scripted):
     (ending,) = endings = cancel.cancel([run])
     ended(endings)
     assert tuning.ledger.history().cancelled == {"9"}
-    assert cancel.outcome(ending) == "a: its tunings are cancelled"
+    assert cancel.outcome(ending) == f"a: tuning {tuning.name} is cancelled"
 
 
 def test_what_is_left_after_the_grace_is_killed(tmp_path, scripted):
@@ -115,6 +121,27 @@ def test_a_cluster_that_refuses_keeps_no_other_from_being_asked(tmp_path, script
     assert runs[0].ledger.history().cancelled == set(), "a later SIGTERM is not taken for a cancellation"
     said = invoke("cancel", "a", "b", runs=tmp_path, code=4).stderr
     assert "a: no" in said
+
+
+def test_what_a_colleague_evaluates_goes_on_and_the_rest_ends(tmp_path, scripted):
+    """scancel ends the jobs that are ours, and refuses the others."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    run = run_of(tmp_path / "a", "1")
+    logs = run.path / "logs-colleague"
+    logs.mkdir()
+    give_away(logs)
+    theirs, ours = evaluated(run, "2", logs=logs), evaluated(run, "3", "loss")
+    scripted.refused.add("2")
+    done = invoke("cancel", "a", runs=tmp_path, code=4)
+    owner = user_name(logs.stat().st_uid)
+    assert f"a: job 2 of {owner} was not cancelled: ask them" in done.stderr
+    assert "a: cancelled; last checkpoint: step 10" in done.stderr
+    assert scripted.phases == {"1": "gone", "2": "running", "3": "gone"}
+    assert (run.ledger.history().cancelled, ours.ledger.history().cancelled) == ({"1"}, {"3"})
+    assert theirs.ledger.history().cancelled == set()
+    noted = [event for work in (run, ours, theirs) for event in work.ledger.events() if isinstance(event, Refused)]
+    assert [event.job_id for event in noted] == ["2"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
-from cldctl.clusters.slurm import shared
+from cldctl.clusters.slurm import poll
 from cldctl.runs import logs, selection, status
 from cldctl.runs.index import Index
 from cldctl.show import follow
@@ -36,7 +36,7 @@ def clock(monkeypatch) -> Clock:
 @pytest.fixture
 def slurm(monkeypatch, clock) -> Iterator[Scheduler]:
     yield scheduler.register(monkeypatch, clock)
-    shared._answers.cache_clear()
+    poll._memory.cache_clear()
 
 
 def training(path: Path, job_id: str, when: float) -> RunFolder:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
-from cldctl.clusters.records import Waiting
+from cldctl.clusters.records import Held, Waiting
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.ledgers import job
@@ -83,12 +83,20 @@ def test_an_error_that_another_start_would_meet_again_is_to_be_fixed_first(run):
 def test_a_job_that_waits_says_why_and_what_to_do(run, scripted, monkeypatch):
     scripted.phases["7"] = "pending"
     waiting = Waiting("somebody holds it", "release it", 2e9)
-    monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen: waiting, raising=False)
+    monkeypatch.setattr(scripted, "why_waiting", lambda self, job, seen, asks: waiting, raising=False)
     found = why(run)
     assert (found.headline, found.do) == ("job 7 waits in the queue: somebody holds it", "release it")
     shown = invoke("why", "mine", runs=run.path.parent).stdout
     assert "as the scheduler expects" in shown
     assert "cldctl status mine --watch" in shown
+    for kind, then in ((Waiting, "waits to continue automatically"), (Held, "and waits: somebody holds it")):
+        waiting = kind("somebody holds it", "release it")
+        run.ledger.append(Started(attempt=0, job_id="7", step=0))
+        run.ledger.append(Ended(attempt=0, cause="preempted", step=150))
+        run.ledger.append(Requeued(job_id="7", cause="preempted"))
+        found = why(run)
+        assert found.row.state == "REQUEUED"
+        assert then in found.headline
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cldctl.clusters.slurm import client, shared
+from cldctl.clusters.slurm import client, poll
 from cldctl.top.actions import Command
 from tests.support import on_screen
 from tests.support.on_screen import Fleet
@@ -18,7 +18,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
     monkeypatch.setattr(client, "run", fleet.slurm)
     monkeypatch.delenv("CLDCTL_ASK_EVERY_S", raising=False)
     yield fleet
-    shared._answers.cache_clear()
+    poll._memory.cache_clear()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """How a Slurm is set up, and what that means for jobs: preemption, limits of the queue, why a job waits."""
 
-import dataclasses
 import time
 from dataclasses import replace
 
@@ -8,27 +7,22 @@ import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
-from cldctl.clusters.records import JobSpec, Seen
-from cldctl.clusters.slurm import client, configuration, limits, preemption
+from cldctl.clusters.records import Held, JobSpec, Seen
+from cldctl.clusters.slurm import client, configuration, submit
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.reasons import explained
 from tests.support.ledgers import job
 from tests.support.scheduler import clients
 
 SCONTROL = """\
-Configuration data as of 2026-11-25T01:42:53
 AccountingStorageType   = accounting_storage/slurmdbd
 ClusterName             = big
 JobRequeue              = 1
 KillWait                = 30 sec
 PreemptMode             = GANG,SUSPEND
-PreemptParameters       = (null)
 PreemptType             = preempt/partition_prio
-SlurmctldHost[0]        = head(10.0.0.1)
 SlurmctldParameters     = enable_configless,preempt_send_user_signal
 SLURM_VERSION           = 23.02.7
-
-Slurmctld(primary) at head is UP
 """
 PARTITIONS = """\
 PartitionName=spot AllowQos=ALL Default=NO QoS=N/A DefaultTime=NONE GraceTime=120 MaxTime=1-12:00:00 Nodes=g[1-40] \
@@ -44,15 +38,15 @@ SPOT, GPU = configuration.parse_partitions(PARTITIONS)
     ("save_s", "verdict"), [(None, "ok"), (10.0, "ok"), (80.0, "warn"), (151.0, "fail")]
 )  # of 120 + 30 s
 def test_a_save_must_fit_into_the_notice(save_s, verdict):
-    judged = preemption.on_preemption("it", SPOT, [SPOT, GPU], SLURM, save_s)
+    judged = configuration.on_preemption("it", SPOT, [SPOT, GPU], SLURM, save_s)
     assert (judged.name, judged.verdict) == ("it", verdict)
     assert "SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged.found
 
 
 def test_modes_of_preemption():
     def outcome(mode, **changes):
-        partition = dataclasses.replace(SPOT, preempt_mode=mode)
-        return preemption.on_preemption("it", partition, [partition, GPU], dataclasses.replace(SLURM, **changes), 1.0)
+        partition = replace(SPOT, preempt_mode=mode)
+        return configuration.on_preemption("it", partition, [partition, GPU], replace(SLURM, **changes), 1.0)
 
     assert outcome("OFF").verdict == "ok"
     assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
@@ -61,7 +55,7 @@ def test_modes_of_preemption():
     assert "not restarted" in outcome("CANCEL", user_signal=False).found
     assert "successor" in outcome("CANCEL").advice
     assert "by QOS" in outcome("REQUEUE", preempt_type="qos").found
-    highest = preemption.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0)
+    highest = configuration.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0)
     assert highest.found == "never: no partition has a higher PriorityTier"
 
 
@@ -71,10 +65,10 @@ def test_preemption_by_qos():
     )
     normal, spot, urgent = every
     assert spot == configuration.Qos("spot", (), "REQUEUE", 120)
-    setup = dataclasses.replace(SLURM, preempt_type="qos", preempt_mode="CANCEL")
+    setup = replace(SLURM, preempt_type="qos", preempt_mode="CANCEL")
 
     def judged(qos):
-        return preemption.on_preemption_by_qos("it", qos, every, setup, 80.0)
+        return configuration.on_preemption_by_qos("it", qos, every, setup, 80.0)
 
     assert (judged(spot).verdict, judged(urgent).verdict, judged(normal).verdict) == ("warn", "ok", "fail")
     assert "by urgent: REQUEUE: SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged(spot).found
@@ -83,16 +77,13 @@ def test_preemption_by_qos():
 
 
 def test_time_limits():
-    assert preemption.at_the_limit("it", SPOT, 90).verdict == "ok"
-    assert preemption.at_the_limit("it", GPU, 90).verdict == "ok"
-    assert "30 min, at most unlimited" in preemption.at_the_limit("it", GPU, 90).found
-    assert "cluster.time_min" in preemption.at_the_limit("it", GPU, 1790).advice
-    assert preemption.at_the_limit("it", SPOT, 36 * 3600).verdict == "fail"
-    assert [configuration.parse_duration(text) for text in ("00:01:00", "2-00:00:00", "UNLIMITED")] == [
-        60,
-        172800,
-        None,
-    ]
+    assert configuration.at_the_limit("it", SPOT, 90).verdict == "ok"
+    assert configuration.at_the_limit("it", GPU, 90).verdict == "ok"
+    assert "30 min, at most unlimited" in configuration.at_the_limit("it", GPU, 90).found
+    assert "cluster.time_min" in configuration.at_the_limit("it", GPU, 1790).advice
+    assert configuration.at_the_limit("it", SPOT, 36 * 3600).verdict == "fail"
+    durations = {"00:01:00": 60, "2-00:00:00": 172800, "UNLIMITED": None}
+    assert {text: configuration.parse_duration(text) for text in durations} == durations
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
@@ -140,7 +131,7 @@ ANN = {"user": "ann(8)", "lineage": "/lab/deep/0-ann/", "default": "Yes"}
     ],
 )
 def test_jobs_that_may_wait_less_those_that_do(text, account, most):
-    assert [limit.tasks for limit in limits.of_jobs(text, "ann", account, "normal")] == most
+    assert [limit.tasks for limit in submit.limits_of_jobs(text, "ann", account, "normal")] == most
 
 
 @pytest.fixture
@@ -152,26 +143,23 @@ def said(monkeypatch):
         asked.append(" ".join(command[1:3]))
         return answers.get(asked[-1])
 
-    limits.most_tasks.cache_clear()
+    submit.most_tasks.cache_clear()
     monkeypatch.setattr(client, "output_of", output_of)
-    monkeypatch.setattr(limits, "user_name", lambda number: "ann")
+    monkeypatch.setattr(submit, "user_name", lambda number: "ann")
     yield answers, asked
-    limits.most_tasks.cache_clear()
+    submit.most_tasks.cache_clear()
 
 
-def spec(tmp_path, **size):
-    from cld_core.config.cluster import ClusterSpec
+@pytest.fixture
+def spec(tmp_path):
+    return JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec(partition="gpu"))
 
-    return replace(JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec()), size=ClusterSpec(**size))
 
-
-def test_the_tightest_limit_counts_and_is_named(said, tmp_path):
+def test_the_tightest_limit_counts_and_is_named(said, spec):
     answers, asked = said
     answers["show assoc_mgr"] = shown(association("deep", each="12(5)", **ANN))
-    cluster = SlurmCluster()
-    assert cluster.max_tasks(spec(tmp_path)) == 7
-    why = "at most 12 jobs may be in the queue (MaxSubmitJobs of your association), and 5 are"
-    assert cluster.why_no_more(spec(tmp_path)) == why
+    assert SlurmCluster().max_tasks(spec) == 7
+    assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in SlurmCluster().why_no_more(spec)
     assert asked == ["show config", "show assoc_mgr"], "each once"
 
 
@@ -184,13 +172,12 @@ def test_the_tightest_limit_counts_and_is_named(said, tmp_path):
         (None, 1000, "MaxArraySize"),
     ],
 )
-def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, tmp_path, config, most, why):
+def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
     said[0]["show config"] = config
-    assert SlurmCluster().max_tasks(spec(tmp_path)) == most
-    SlurmCluster().check(spec(tmp_path), most)
-    with pytest.raises(RecipeError, match=f"Submit at most {most}"):
-        SlurmCluster().check(spec(tmp_path), most + 1)
-    assert why in SlurmCluster().why_no_more(spec(tmp_path))
+    assert SlurmCluster().max_tasks(spec) == most
+    SlurmCluster().check(spec, most)
+    with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
+        SlurmCluster().check(spec, most + 1)
 
 
 PENDING = Seen("pending", word="PENDING")
@@ -205,7 +192,11 @@ PENDING = Seen("pending", word="PENDING")
         ("ReqNodeNotAvail,_UnavailableNodes:n[1-4]", "down, drained or reserved", "sinfo -R"),
         ("Dependency", "another job to end (afterany:6)", ""),
         ("DependencyNeverSatisfied", "it never begins", "cancel it"),
-        ("JobHeldUser", "somebody holds it", "scontrol release 7"),
+        ("JobHeldUser", "it is held by its user", "scontrol release 7"),
+        ("JobHeldAdmin", "it is held by an administrator", "only they can release it"),
+        ("job_requeued_in_held_state", "it is held", "scontrol release 7"),
+        ("launch_failed_requeued_held", "it is held, because its last start failed on the node", "excnodelist"),
+        ("Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs", "down, drained or reserved", "sinfo -R"),
         ("PartitionTimeLimit", "it never begins", "lower cluster.time_min"),
         ("SomethingNew", "Slurm says SomethingNew", "man squeue"),
     ],
@@ -215,6 +206,7 @@ def test_every_reason_is_said_in_words_with_what_to_do(word, reason, advice):
     assert reason in found.reason
     assert advice in found.advice
     assert found.expected is None
+    assert isinstance(found, Held) == ("held" in found.reason)
 
 
 def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing():
@@ -223,27 +215,29 @@ def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing
     assert explained("7", {"Reason": "a{b}"}, PENDING).reason == "Slurm says a{b}"
 
 
-def test_the_start_that_slurm_expects(monkeypatch):
-    monkeypatch.setattr(client, "show_job", lambda job_id: {"Reason": "Resources", "StartTime": "2030-01-02T03:04:05"})
-    found = SlurmCluster().why_waiting(job("7", "slurm"), PENDING)
-    assert found.expected == time.mktime((2030, 1, 2, 3, 4, 5, 0, 0, -1))
-    assert SlurmCluster().why_waiting(job("no-job", "slurm"), PENDING) is None, "scontrol is not asked about that"
+# Seconds until a job begins, as Slurm writes it, and what is made of it: far ahead it has only added up limits.
+STARTS = pytest.mark.parametrize(("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)])
 
 
-@pytest.fixture
-def sbatch(tmp_path, monkeypatch):
-    """Replaces sbatch by the lines of a shell script, behind those that keep the script of the job."""
-    return lambda lines: clients(tmp_path, monkeypatch, f"cat > {tmp_path}/script\n{lines}")
+def moment(ahead: float) -> tuple[str, float]:
+    when = float(int(time.time() + ahead))
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)), when
 
 
-def asked(tmp_path):
-    spec = JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec(partition="gpu"))
-    return SlurmCluster().ask_for_start(spec)()
+@STARTS
+def test_the_start_that_slurm_expects(monkeypatch, ahead, is_believed):
+    text, when = moment(ahead)
+    monkeypatch.setattr(client, "show_job", lambda job_id: {"Reason": "Resources", "StartTime": text})
+    found = SlurmCluster().why_waiting(job("7", "slurm"), PENDING, asks=True)
+    assert found.expected == (when if is_believed else None)
 
 
-def test_one_test_only_call_with_the_script_of_the_job(sbatch, tmp_path, monkeypatch):
-    calls = sbatch("echo 'sbatch: Job 9 to start at 2030-01-02T03:04:05 using 2 processors on nodes n1' >&2")
+@STARTS
+def test_one_test_only_call_with_the_script_of_the_job(spec, tmp_path, monkeypatch, ahead, is_believed):
+    text, when = moment(ahead)
+    said = f"echo 'sbatch: Job 9 to start at {text} using 2 processors on nodes n1' >&2"
+    calls = clients(tmp_path, monkeypatch, f"cat > {tmp_path}/script\n{said}")
     monkeypatch.setenv("SLURM_JOB_ID", "1")
-    assert asked(tmp_path) == time.mktime((2030, 1, 2, 3, 4, 5, 0, 0, -1))
+    assert SlurmCluster().ask_for_start(spec)() == (when if is_believed else None)
     assert calls.read_text() == "sbatch --test-only\n"
     assert "#SBATCH --partition=gpu" in (tmp_path / "script").read_text()

@@ -8,7 +8,7 @@ import pytest
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl.clusters.records import SchedulerRefused
-from cldctl.clusters.slurm import client, inside
+from cldctl.clusters.slurm import client, job_env
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
@@ -24,7 +24,7 @@ def logs(tmp_path, monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
-    monkeypatch.setattr(inside, "_NOTICE_WITHIN_S", 0.0)
+    monkeypatch.setattr(job_env, "_NOTICE_WITHIN_S", 0.0)
     return tmp_path
 
 
@@ -102,21 +102,26 @@ def controlled_by(monkeypatch):
     return control
 
 
-def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by):
-    asked = controlled_by(Answer(0, ""), Answer(0, ""), shows=({"ExcNodeList": "n[3-4]"},))
-    job = SlurmCluster().current_job(logs)
-    job.requeue(delay_s=20, exclude=("n1",))
-    job.requeue()
-    assert asked == [
-        "requeue 7\nupdate jobid=7 starttime=now+20\nupdate jobid=7 excnodelist=n[3-4],n1\n",
-        "requeue 7\n",
-    ]
-
-
-def test_nodes_that_are_readmitted_leave_those_of_others(logs, controlled_by):
-    asked = controlled_by(Answer(0, "n3\nn4\nn5\n"), Answer(0, ""), shows=({"ExcNodeList": "n[3-5]"},))
-    SlurmCluster().current_job(logs).requeue(exclude=("n1",), readmit=("n4",))
-    assert asked[-1] == "requeue 7\nupdate jobid=7 excnodelist=n3,n5,n1\n"
+@pytest.mark.parametrize(
+    ("how", "excluded", "names", "changes"),
+    [
+        ({}, "", [], ""),
+        (
+            {"delay_s": 20, "exclude": ("n1",)},
+            *("n[3-4]", []),
+            "update jobid=7 starttime=now+20\nupdate jobid=7 excnodelist=n[3-4],n1\n",
+        ),
+        (
+            {"exclude": ("n1",), "readmit": ("n4",)},
+            *("n[3-5]", [Answer(0, "n3\nn4\nn5\n")]),
+            "update jobid=7 excnodelist=n3,n5,n1\n",
+        ),
+    ],
+)
+def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by, how, excluded, names, changes):
+    asked = controlled_by(*names, Answer(0, ""), shows=({"ExcNodeList": excluded},))
+    SlurmCluster().current_job(logs).requeue(**how)
+    assert asked[-1] == f"requeue 7\n{changes}"
 
 
 SINFO = """\
@@ -142,27 +147,20 @@ def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
 def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop):
     monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + max(left, 0)))
-    monkeypatch.setattr(inside.time, "time", lambda: 1000.0 + max(-left, 0))
+    monkeypatch.setattr(job_env.time, "time", lambda: 1000.0 + max(-left, 0))
     assert SlurmCluster().current_job(logs).late_notice_s() == stop
     monkeypatch.delenv("SLURM_JOB_END_TIME")
     assert SlurmCluster().current_job(logs).late_notice_s() is None
 
 
-def test_a_job_that_waits_already_is_requeued(logs, controlled_by):
-    refused = Answer(1, "Job is pending execution for job 7\n")
-    controlled_by(refused, shows=({"JobState": "PENDING"},))
-    SlurmCluster().current_job(logs).requeue()
-    controlled_by(refused, shows=({"JobState": "COMPLETING", "Restarts": "2"},))
-    SlurmCluster().current_job(logs).requeue()
-
-
-def test_a_refused_requeue_says_so(logs, controlled_by):
-    running = {"Restarts": "1", "JobState": "RUNNING"}
-    controlled_by(Answer(1, "Requested operation is presently disabled\n"), shows=(running,))
-    with pytest.raises(
-        SchedulerRefused, match="job 7 could not be requeued: Requested operation is presently disabled"
-    ):
-        SlurmCluster().current_job(logs).requeue()
+def test_a_refused_requeue_says_so_unless_the_job_waits_already(logs, controlled_by):
+    refused, job = Answer(1, "Requested operation is presently disabled\n"), SlurmCluster().current_job(logs)
+    for known in ({"JobState": "PENDING"}, {"JobState": "COMPLETING", "Restarts": "2"}):
+        controlled_by(refused, shows=(known,))
+        job.requeue()
+    controlled_by(refused, shows=({"Restarts": "1", "JobState": "RUNNING"},))
+    with pytest.raises(SchedulerRefused, match="job 7 could not be requeued: Requested operation is presently"):
+        job.requeue()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,278 @@
+"""Submitting to Slurm: how many tasks it takes, when a job would begin, and sbatch, with what its errors mean."""
+
+import contextlib
+import functools
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cld_core.errors import CldError
+from cld_core.files import retried
+from cld_core.ownership import user_name
+from cldctl.clusters import job_logs, this_machine
+from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused, TooManyTasks
+
+from . import client, script
+
+# Seconds that sbatch may take.
+SBATCH_WITHIN_S = 120
+# Seconds for which a file is tried to be renamed; its job waits for `entry.PATIENCE_S`.
+_NAMED_WITHIN_S = 30.0
+# Seconds that a controller which did not answer is given to say what it has accepted.
+_AWAY_S = 60.0
+# Seconds after which nobody waits any more for an estimate.
+_ESTIMATED_WITHIN_S = 5.0
+_START = re.compile(r"to start at (\S+)")
+_PREFIX = re.compile(r"sbatch: (error|fatal): ")
+
+# What Slurm, and nobody else, sets; a shell that hides the id of its job has the others nevertheless.
+_MARKS = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID", "SLURM_PROCID")
+_PREFIXES = ("SLURM_", "SLURMD_", "SRUN_")
+# Which Slurm is asked, as whom, and how its clients print. SBATCH_ variables are what a user wants for all their jobs.
+_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT", "SLURM_TIME_FORMAT")
+
+# The most tasks of an array if Slurm does not say: one below the default of MaxArraySize.
+_UNKNOWN = 1000
+_ASSOCIATION = re.compile(r"ClusterName=\S* Account=(?P<account>\S*) UserName=(?P<user>[^\s(]*)")
+# What sbatch says if there would be too many jobs, by name; without a name, it may mean that.
+_NAMED = re.compile(r"\b((?:Assoc|QOS)[A-Za-z]*Limit)\b")
+_UNNAMED = {
+    "job submit limit": "a limit on jobs of your account or QOS",
+    "Invalid job array specification": "MaxArraySize",
+}
+
+
+def environment() -> dict[str, str]:
+    """The variables for sbatch, which passes them on: those of the job that this process is in are left out.
+
+    A new job would take itself for task 3 of an array or for a second start, and srun would refuse memory that is asked
+    for in two ways.
+    """
+    is_inside = any(mark in os.environ for mark in _MARKS)
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not is_inside or name in _KEPT or not name.startswith(_PREFIXES)
+    }
+
+
+def expected_start(spec: JobSpec) -> Callable[[], float | None]:
+    """Ask when such a job would begin, by a ``sbatch --test-only``, which submits nothing.
+
+    Returns:
+        What reads the answer, seconds since 1970. Whatever goes wrong is None: an estimate must neither delay a
+        submission nor break it.
+    """
+    text, deadline = script.text(spec, 1), time.monotonic() + _ESTIMATED_WITHIN_S
+    variables = {**environment(), "SLURM_TIME_FORMAT": "standard"}
+    said: list[str] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
+            done = client.completed(["sbatch", "--test-only"], text, _ESTIMATED_WITHIN_S, variables)
+            said.append(done.stdout + done.stderr)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+
+    def answer() -> float | None:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        found = _START.search(said[0]) if said else None
+        return client.start_of(found[1]) if found else None
+
+    return answer
+
+
+def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
+    """Submit one job, or an array if there are several ``calls``; returns the job ids.
+
+    Raises:
+        SchedulerRefused: Slurm said no, or a file could not be written; no job is left.
+        SchedulerAway: Slurm gave no answer.
+    """
+    try:
+        return _submit(spec, calls)
+    except (SchedulerRefused, SchedulerAway):
+        raise
+    except CldError as error:
+        raise SchedulerRefused(str(error)) from error
+    except OSError as error:
+        raise SchedulerRefused(f"{spec.logs}: the job could not be written ({error.strerror or error}).") from error
+
+
+def _submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
+    from submitit.core.utils import JobPaths
+
+    logs, text = spec.logs, script.text(spec, len(calls))
+    job_logs.prepare(logs)
+    job_id, files = None, []
+    try:
+        for call in calls:
+            files.append(job_logs.store(logs, call, spec.size.time_min))
+        job_id = _sbatch(spec, text)
+        job_ids = [job_id] if len(calls) == 1 else [f"{job_id}_{number}" for number in range(len(calls))]
+        for number, name in enumerate(job_ids):
+            files[number] = _named(files[number], JobPaths(logs, name).submitted_pickle)
+    except BaseException:
+        if job_id is not None:
+            try:
+                client.cancel([job_id])
+            except (SchedulerRefused, SchedulerAway) as error:
+                about = f"job {job_id} has nothing to run, and could not be cancelled"
+                print(f"warning: {about}: {error}", file=sys.stderr)
+        for file in files:
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
+        raise
+    # For people: sbatch has its own copy. "x" follows no link.
+    with contextlib.suppress(OSError), JobPaths(logs, job_id).submission_file.open("x") as script_file:
+        script_file.write(text)
+    return job_ids
+
+
+def _named(file: Path, target: Path) -> Path:
+    """Give a pickle the name under which its job, which may be waiting for it already, looks for it.
+
+    Raises:
+        OSError: the file system fails for too long.
+    """
+
+    def rename() -> None:
+        try:
+            file.rename(target)
+        except FileNotFoundError:
+            # A network file system may repeat a request that was already done.
+            if not target.exists():
+                raise
+
+    retried(rename, _NAMED_WITHIN_S)
+    return target
+
+
+def _sbatch(spec: JobSpec, text: str) -> str:
+    """Submit a script, which no file holds that somebody could exchange; returns the job id."""
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedSubmissionError
+
+    began, variables = time.time(), {**environment(), **this_machine.safe_path(spec.code)}
+    try:
+        done = client.completed(["sbatch"], text, SBATCH_WITHIN_S, variables, detached=True)
+        if done.returncode == 0:
+            return str(SlurmExecutor._get_job_id_from_submission_command(done.stdout))
+        said = done.stderr.strip() or f"sbatch ended with {done.returncode}"
+    except subprocess.TimeoutExpired:
+        said = f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s"
+    except FailedSubmissionError as error:
+        said = str(error).strip()
+    raise _explained(spec.name, said, began)
+
+
+def _explained(name: str, error: str, since: float) -> SchedulerRefused | SchedulerAway:
+    """The error of an sbatch that failed with ``error``, with what to do about it."""
+    lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)] or error.splitlines()
+    if "timed out" in error.lower():
+        return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(name, since)}.")
+    if client.is_away(error):
+        fix = "Try again when it does, or use --cluster local"
+        return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}.")
+    fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
+    refused = f"sbatch refused the job {name}: {'; '.join(lines)}"
+    if (limit := _reached(error)) is None:
+        return SchedulerRefused(f"{refused}. {fix}.")
+    wait = "You may have no more jobs in the queue: wait until some have ended, then re-run the command"
+    return TooManyTasks(f"{refused}. {wait if limit in error else fix}.", limit)
+
+
+def _reached(error: str) -> str | None:
+    """The limit in what sbatch said, by name, if fewer tasks would be accepted; else None."""
+    if named := _NAMED.findall(error):
+        return next((name for name in named if "Submit" in name), None)
+    return next((name for text, name in _UNNAMED.items() if text in error), None)
+
+
+def _withdrawn(name: str, since: float) -> str:
+    """Cancel what an sbatch without an answer may have submitted all the same; returns what to do next."""
+    deadline = time.monotonic() + _AWAY_S
+    while (jobs := client.submitted_since(name, since)) is None and time.monotonic() < deadline:
+        time.sleep(1.0)
+    if jobs is None:
+        return f"The job may wait there all the same: before you try again, look with `squeue --me --name={name}`"
+    try:
+        client.cancel(jobs)
+    except (SchedulerRefused, SchedulerAway) as error:
+        return f"The job was submitted as {', '.join(jobs)} and could not be cancelled ({error}): scancel it"
+    done = f"The job that had been submitted ({', '.join(jobs)}) is cancelled. " if jobs else ""
+    return f"{done}Try again when it answers, or use --cluster local"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most tasks of a submission, at least one, and where that comes from."""
+
+    tasks: int
+    why: str
+
+
+@functools.cache
+def most_tasks(account: str | None = None, qos: str | None = None) -> Limit:
+    """The limit for jobs of this account and QOS, asked once per process; limits that nobody tells are ignored."""
+    config = client.output_of(["scontrol", "show", "config"]) or ""
+    size = re.search(r"^MaxArraySize\s*=\s*([0-9]{1,9})\b", config, re.MULTILINE)
+    few = re.search(r"^SchedulerParameters\s*=.*\bmax_array_tasks=([0-9]{1,9})\b", config, re.MULTILINE)
+    sizes = [("MaxArraySize", int(size[1]) if size else _UNKNOWN), ("max_array_tasks", int(few[1]) if few else None)]
+    known = [
+        Limit(max(1, most), f"an array has at most {max(1, most)} ({name})") for name, most in sizes if most is not None
+    ]
+    if re.search(r"^AccountingStorageEnforce\s*=.*\b(limits|safe)\b", config, re.MULTILINE):
+        user = user_name(os.geteuid())
+        shown = ["scontrol", "show", "assoc_mgr", f"users={user}", "flags=assoc,qos"]
+        known += limits_of_jobs(client.output_of(shown) or "", user, account, qos or "normal")
+    return min(known, key=lambda limit: limit.tasks)
+
+
+def limits_of_jobs(text: str, user: str, account: str | None, qos: str) -> list[Limit]:
+    """From `scontrol show assoc_mgr`: how many jobs there may be, less those that are in the queue.
+
+    A limit of the QOS is in force in place of the same one of the association. One for each user is shown only to
+    those who have jobs already.
+    """
+    blocks = re.split(r"^(?=ClusterName=|QOS=)|\n\n", text, flags=re.MULTILINE)
+    mine, above = _associations(blocks, user, account)
+    quality = next((block for block in blocks if block.startswith(f"QOS={qos}(")), "")
+    # Limits of users and accounts follow those of the QOS itself.
+    head = quality.partition("Account Limits")[0]
+    of_user = re.search(rf"^ +{re.escape(user)}\([0-9]+\)\n(.*)", quality, re.MULTILINE)
+    each = _count("MaxSubmitJobsPU", of_user[1] if of_user else "", f"of QOS {qos}")
+    together = _count("GrpSubmitJobs", head, f"of QOS {qos}")
+    each = each or _count("MaxSubmitJobs", mine, "of your association")
+    together = together or [limit for part in (mine, *above) for limit in _count("GrpSubmitJobs", part, "of a group")]
+    return [*each, *together]
+
+
+def _associations(blocks: Sequence[str], user: str, account: str | None) -> tuple[str, list[str]]:
+    """What is said about the association of a user, and about the accounts above it."""
+    parts = [(match["account"], match["user"], block) for block in blocks if (match := _ASSOCIATION.match(block))]
+    own = [(name, part) for name, who, part in parts if who == user and account in (None, name)]
+    own.sort(key=lambda entry: "DefAssoc=Yes" not in entry[1])
+    if not own:
+        return "", []
+    name, mine = own[0]
+    lineage = re.search(r"\bLineage=(\S*)", mine)
+    names = {"root", name, *(lineage[1].split("/") if lineage else ())}
+    return mine, [part for name, who, part in parts if not who and name in names]
+
+
+def _count(name: str, text: str, whose: str) -> list[Limit]:
+    """A limit such as "5(2)": two of five are in use; "N(2)" and nothing are none."""
+    found = re.search(rf"\b{name}=([0-9]{{1,9}})\(([0-9]{{1,9}})\)", text)
+    if found is None:
+        return []
+    most, used = int(found[1]), int(found[2])
+    return [Limit(max(1, most - used), f"at most {most} jobs may be in the queue ({name} {whose}), and {used} are")]
