@@ -228,7 +228,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
     if waited < _FIRST * SLOW_S:
         return [*first, *(function(item) for item in items[_FIRST:])]
-    size = -(-len(items) // _THREADS)
+    size = 1 + len(items) // _THREADS
     parts = [items[begin : begin + size] for begin in range(_FIRST, len(items), size)]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda part: [function(item) for item in part], parts)
