@@ -105,6 +105,20 @@ def test_whatever_a_record_holds_it_counts_as_missing_or_is_refused_in_one_line(
     holds()
 
 
+def test_a_damaged_report_keeps_what_can_be_read(tmp_path):
+    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    (work,) = evaluations_of(run)
+    content = json.loads((work.folder / "report.json").read_text())
+    content["elbo"] = {"nll": [1], "stderr": 0.1, "n": 3, "nfe_mean": "many"}
+    (work.folder / "report.json").write_text(
+        json.dumps({**content, "fid": "none", "loss": {"value": 10**400}, "ema": "x"})
+    )
+    read = current_report(work.folder)
+    assert read is not None
+    assert not {"fid", "ema"} & read.keys()
+    assert read["elbo"] == {"stderr": 0.1, "n": 3}
+
+
 # Checkpoints.
 
 
@@ -117,6 +131,13 @@ def published(path, change=bytes, method=zipfile.ZIP_STORED):
     return with_members(path, changed, method)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_published_example_is_otherwise_sound(tmp_path, zipped):
+    net, content = tensors.published()
+    torch.save(content, tmp_path / "p.pth", _use_new_zipfile_serialization=zipped)
+    assert read_published(tmp_path / "p.pth", net, OptimSpec())[0] == 3
+
+
 @pytest.mark.parametrize(
     ("change", "method"),
     [
@@ -125,7 +146,7 @@ def published(path, change=bytes, method=zipfile.ZIP_STORED):
     ],
 )
 def test_archives_that_would_unpack_to_terabytes_are_refused(tmp_path, change, method):
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="cannot be read as plain tensors"):
         read_published(published(tmp_path / "p.pth", change, method), tensors.published()[0], OptimSpec())
 
 
@@ -136,6 +157,19 @@ def test_strays_among_the_checkpoints_are_nobodys(tmp_path, name):
     run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
     shutil.copy(run.checkpoint_file(120).with_suffix(".json"), run.checkpoints / name)
     assert run.checkpoint_steps() == [120]
+
+
+@pytest.mark.parametrize("name", ["step", "bytes"])
+@pytest.mark.parametrize("value", ["1e400", "-1", "[1]"])
+def test_wrong_values_in_a_sidecar(tmp_path, name, value):
+    run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
+    sidecar = run.checkpoint_file(120).with_suffix(".json")
+    own = json.loads(sidecar.read_text())
+    own = {**own, **own["state"]}[name]
+    text = sidecar.read_text().replace(f'"{name}": {own}', f'"{name}": {value}', 1)
+    assert text != sidecar.read_text()
+    sidecar.write_text(text)
+    assert sidecar_of(sidecar) is None
 
 
 # Archives and pictures.
@@ -209,13 +243,6 @@ def member(array):
     return out.getvalue()
 
 
-def archive(path, members):
-    with zipfile.ZipFile(path, "w") as made:
-        for name, content in members.items():
-            made.writestr(name, content)
-    return path
-
-
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_arrays_come_back(tmp_path, save):
     save(tmp_path / "a.npz", **ARRAYS)
@@ -242,12 +269,12 @@ def test_arrays_come_back(tmp_path, save):
 )
 def test_what_is_not_an_array(tmp_path, members):
     with pytest.raises(DamagedError) as caught:
-        npz.load(archive(tmp_path / "a.npz", members))
+        npz.load(with_members(tmp_path / "a.npz", members))
     assert "\n" not in str(caught.value)
 
 
 def test_a_flipped_bit_is_noticed(tmp_path):
-    path = archive(tmp_path / "a.npz", {"a.npy": member(np.full(24, 7, np.uint8))})
+    path = with_members(tmp_path / "a.npz", {"a.npy": member(np.full(24, 7, np.uint8))})
     content = bytearray(path.read_bytes())
     content[content.index(b"\7" * 24) + 3] ^= 1
     path.write_bytes(content)

@@ -109,6 +109,13 @@ def test_a_damaged_folder_is_a_row_with_the_reason(root):
     assert (runs["a-new"].state, runs["c-waiting"].problem) == ("RUNNING", None)
 
 
+def test_texts_of_others_stay_texts(root):
+    write_json(root / "b-done" / "run.json", {"format": 4, "recipe": "x"})
+    (root / "b-done" / "recipe.yaml").write_text('name: "<b>\\e[31m</b>"\n')
+    runs = cld_core.runs(root)
+    assert "\x1b" not in repr(runs)
+
+
 def test_no_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("CLDCTL_RUNS", str(tmp_path / "none"))
     runs = cld_core.runs()
@@ -119,6 +126,7 @@ def test_no_runs(tmp_path, monkeypatch):
 
 
 def test_listing_loads_no_torch(root):
-    code = f"import sys, cld_core; print(len(cld_core.runs({str(root)!r})), {{'torch', 'numpy'}} & set(sys.modules))"
+    heavy = "{'torch', 'numpy'} & set(sys.modules)"
+    code = f"import sys, cld_core, cld_core.stop; print(len(cld_core.runs({str(root)!r})), {heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["3", "set()"]

@@ -8,14 +8,18 @@ import torch
 import cld_core
 from cld_core.analytic import gaussian
 from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint.tensors import write
 from cld_core.config import load
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import EvalRequest
 from cld_core.likelihood import Likelihood
 from cld_core.model import Model
+from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
+from cld_core.stop import StopFlag
+from cld_core.train import session
 from tests.support.paths import RECIPES
 from tests.support.tools import trained
 
@@ -67,6 +71,21 @@ def test_the_weights_are_the_averaged_ones_and_nothing_else_is_read(run, monkeyp
         assert not torch.equal(net[name], state["model"][name])
 
 
+@pytest.mark.parametrize("spoil", ["Missing", "Unexpected", "size mismatch"])
+def test_averages_of_another_network_are_refused(run, tmp_path, spoil):
+    folder = RunFolder.create(tmp_path / "spoilt", run.recipe(), {"created": 1.0})
+    state = load_checkpoint(run, 20)
+    averages = state["ema"]["average"]
+    name, tensor = next(iter(averages.items()))
+    if spoil == "Missing":
+        del averages[name], state["model"][name]
+    else:
+        averages["other" if spoil == "Unexpected" else name] = tensor[:1].clone()
+    write(folder, 20, state)
+    with pytest.raises(CheckpointError, match=f"does not fit the recipe: .*{spoil}"):
+        cld_core.load(folder.path)
+
+
 def test_a_chosen_checkpoint(run):
     assert cld_core.load(run.path, 10).step == 10
     with pytest.raises(NotFoundError, match=r"no checkpoint of step 15.*10, 20"):
@@ -98,6 +117,16 @@ def test_never_random_weights(tmp_path):
     folder = RunFolder.create(tmp_path / "empty", load(TOY, SMALL), {"created": 1.0})
     with pytest.raises(NotFoundError, match="no usable checkpoint yet"):
         cld_core.load(folder.path)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(run, tmp_path):
+    other = RunFolder.create(tmp_path / "other", load(TOY, [*SMALL, "sde.beta0=5"]), {"created": 1.0})
+    for file in run.checkpoints.glob("step_00000020.*"):
+        (other.checkpoints / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        cld_core.load(other.path)
+    with pytest.raises(CheckpointError, match="belongs to another recipe"):
+        session.run(other, Ranks(), StopFlag(), job_id="test")
 
 
 def test_exported_weights_come_back(run, tmp_path):
@@ -185,6 +214,17 @@ def test_the_bound_is_that_of_an_evaluation(toy):
     x = toy.source.dequantised_test_data(request.seed, 0, 5)
     theirs = ElboRows(toy, request).compute(0, 5)["elbo"]
     torch.testing.assert_close(toy.log_likelihood(x, seed=request.seed), torch.from_numpy(theirs), rtol=0, atol=1e-6)
+
+
+def test_an_example_does_not_depend_on_its_batch(toy):
+    x = toy.source.dequantised_test_data(0, 0, 7)
+    whole = toy.likelihood(x, velocities=2, seed=1)
+    parts = toy.likelihood(x, velocities=2, seed=1, batch_size=3)
+    alone = toy.log_likelihood(x[4:5], velocities=2, seed=1, first=4)
+    assert parts.log_joint.shape == (7, 2)
+    torch.testing.assert_close(parts.elbo, whole.elbo, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone, whole.elbo[4:5], rtol=1e-4, atol=1e-4)
+    assert torch.isfinite(whole.elbo_error).all()
 
 
 @pytest.mark.parametrize("x", [torch.zeros(4), torch.zeros(4, 3), torch.zeros(0, 2), [[0.0, 0.0]]], ids=str)

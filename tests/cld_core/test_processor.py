@@ -44,6 +44,7 @@ def test_they_wait_briefly(main):
     ("machine", "line", "emulated"),
     [
         ("x86_64", "flags\t\t: fpu avx2 f16c", ["bf16", "fp16"]),
+        ("x86_64", "flags\t\t: avx512f avx512_bf16", ["fp16"]),
         ("x86_64", "flags\t\t: avx512_fp16 amx_bf16", []),
         ("aarch64", "Features\t: fp asimd asimdhp", ["bf16"]),
         ("aarch64", "Features\t: fp asimd bf16 asimdhp", []),

@@ -154,6 +154,15 @@ def test_more_rows_compute_those_that_are_not_there(folder, tmp_path):
     assert (less.computed, result(less.folder)) == ([], sum(i * i for i in range(9)))
 
 
+def test_a_lost_chunk_is_missing_and_its_task_computes_it(folder):
+    work = complete(folder)
+    work.rows("squares").file(2, 4).unlink()
+    assert work.missing() == work.to_start() == [1]
+    assert work.compute(Ranks(), only=work.to_start())
+    assert work.computed == [(8, 11), (11, 12)]
+    assert (work.missing(), result(folder)) == ([], SUM)
+
+
 @pytest.mark.parametrize("damage", ["short", "changed", "empty", "fewer"])
 def test_a_damaged_chunk_is_computed_again_by_the_task_that_merges(folder, damage, capsys):
     work = complete(folder)
@@ -356,6 +365,28 @@ def test_a_disk_that_fails_now_and_then_costs_no_row(folder, disk, every, error)
     assert work.compute(Ranks())
     assert result(folder) == SUM
     assert sum(last - first for first, last in work.computed) == N, "nothing is computed twice"
+
+
+def test_a_disk_that_stays_full_ends_the_task_and_the_next_start_continues(folder, disk, monkeypatch):
+    work = Squares(folder)
+    disk(1)
+    with pytest.raises(OSError, match="No space left"):
+        work.compute(Ranks())
+    monkeypatch.undo()
+    assert work.compute(Ranks())
+    assert result(folder) == SUM
+
+
+def test_work_can_be_seen_to_be_computed_before_its_first_batch_is_done(folder, monkeypatch):
+    """``--follow`` says so, though a batch may take minutes."""
+    work, seen = Squares(folder), []
+    original = SquareRows.compute
+    monkeypatch.setattr(
+        SquareRows, "compute", lambda self, *rows: seen.append(work.moved_at()) or original(self, *rows)
+    )
+    assert work.moved_at() is None
+    assert work.compute(Ranks())
+    assert seen[0] is not None
 
 
 def test_a_thousand_chunks_are_counted_by_one_look_into_their_folder(tmp_path, monkeypatch):

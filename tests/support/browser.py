@@ -48,6 +48,31 @@ CLIPPED = """() => {
   return found;
 }"""
 
+# Texts whose colour is too close to what is behind them (WCAG 2, level AA).
+FAINT = """() => {
+  const channel = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = (element) => {
+    for (let it = element; it; it = it.parentElement) {
+      const color = parse(getComputedStyle(it).backgroundColor);
+      if (color.length === 3 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  for (const element of document.querySelectorAll("body *")) {
+    const hasText = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!hasText || !element.checkVisibility() || element.closest("script, style, title")) continue;
+    const isLabel = element.tagName === "text";
+    const style = getComputedStyle(element);
+    const [a, b] = [luminance(parse(isLabel ? style.fill : style.color)), luminance(behind(element))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(`${ratio.toFixed(1)}: ${element.textContent.trim().slice(0, 40)}`);
+  }
+  return found;
+}"""
+
 
 @dataclass
 class Opened:

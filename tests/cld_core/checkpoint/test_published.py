@@ -251,6 +251,7 @@ def without(content, name):
             lambda c: {**c, "state_dict": {"clf_fn.weight": torch.ones(1)}},
             "'clf_fn.weight' belongs neither",
         ),
+        (lambda c: {**c, "optimizer_states": []}, "the states of 0 optimisers, not of one"),
         (lambda c: {**c, "global_step": "3"}, "its step is '3', not a whole number"),
         (lambda c: {"state_dict": {}, "epoch": 3}, "it holds epoch, state_dict; a published checkpoint holds model"),
     ],

@@ -58,9 +58,12 @@ def test_a_mask_of_pixels_is_for_all_channels():
 X = torch.zeros(2)
 WRONG = [
     (lambda: Observation.masked(X, torch.tensor([1, 0])), "the mask has the type torch.int64"),
+    (lambda: Observation.masked(X, torch.tensor([True])), r"the mask has the shape \(1,\), and x \(2,\)"),
+    (lambda: Observation.masked(X, torch.tensor([False, False])), "true nowhere"),
     (lambda: Observation.masked(X, torch.tensor([True, True])), "true everywhere"),
     (lambda: Observation.masked(X * torch.nan, torch.tensor([True, False])), "not finite"),
     (lambda: Observation.masked(X, torch.tensor([True, False]), -1.0), "sigma=-1"),
+    (lambda: Observation.linear(torch.tensor([[torch.nan, 1.0]]), torch.zeros(1), 0.1), "H has entries that are not"),
     (lambda: Observation.linear(torch.ones(1, 2), torch.zeros(2)), r"y has the shape \(2,\), and 1 values"),
     (lambda: Observation.linear(torch.ones(2, 2), torch.zeros(2)), "the rows of H depend on each other"),
     (lambda: Observation.linear(torch.ones(2, 3), torch.zeros(2), shape=(2,)), r"Pass a matrix \(k, 2\)"),

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cld_core.config import dump, from_dict, load, load_frozen, with_overrides
@@ -216,6 +216,8 @@ def is_other(text):
 
 @steadily
 @given(text=TEXTS.filter(is_text).filter(lambda text: not is_other(text)))
+@example("${oc.env:HOME}")
+@example("plain")
 def test_a_literal_stays_what_it_is(file, text):
     recipe = read(file, literal({"name": text, "cluster": {"setup": [text, text]}}))
     assert (recipe.name, recipe.cluster.setup) == (text, (text, text))

@@ -133,6 +133,17 @@ def test_other_files_are_skipped(source, tmp_path):
     assert "validation" not in about.splits
 
 
+def test_a_bad_picture_may_simply_be_removed(source, tmp_path):
+    bad = source / "more" / "11.png"
+    bad.write_bytes(b"hello")
+    with pytest.raises(DataError, match="cannot be used"):
+        prepare("folder", source, tmp_path / "out", size=8, split=0.4)
+    bad.unlink()
+    made = prepare("folder", source, tmp_path / "out", size=8, split=0.4)
+    assert sum(info.count for info in made.splits.values()) == 19
+    assert made.splits == prepare("folder", source, tmp_path / "afresh", size=8, split=0.4).splits
+
+
 def test_a_split_depends_on_the_name_alone(source):
     before = names_of(source, "validation", 0.4)
     assert 2 <= len(before) <= 14

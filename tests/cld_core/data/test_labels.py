@@ -140,6 +140,11 @@ def test_a_toy_with_labels_needs_their_probabilities():
         toy.toy("half", label=lambda x: x[:, 0] > 0)
 
 
+def test_toy_data_without_labels_cannot_have_them():
+    with pytest.raises(DataError, match=r"have no labels\. Set data\.labels=false"):
+        source(ToyDataSpec(name=TOYS_WITHOUT_LABELS[0], labels=True))
+
+
 def test_labels_of_toys_follow_their_points():
     of = source(ToyDataSpec(name="diamond", labels=True))
     x, label = of.labelled_batch(1, 0, 5, 64, slice(10, 20))

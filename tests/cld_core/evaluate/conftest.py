@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from cld_core import pictures
+from cld_core.evaluate.features import FeatureRows
+from cld_core.evaluate.likelihood import ElboRows
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
@@ -45,6 +47,21 @@ def run(trained, tmp_path):
 def chunks(monkeypatch):
     """Cut rows into chunks of so many, instead of hundreds."""
     return functools.partial(cut, monkeypatch)
+
+
+@pytest.fixture
+def ranges(monkeypatch):
+    """The ranges of rows that are computed, of likelihood bounds and of features."""
+    ranges = []
+
+    def watch(kind, compute):
+        monkeypatch.setattr(
+            kind, "compute", lambda self, first, last: ranges.append((first, last)) or compute(self, first, last)
+        )
+
+    for kind in (ElboRows, FeatureRows):
+        watch(kind, kind.compute)
+    return ranges
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core import pictures
 from cld_core.data.images import to_pixels
 from cld_core.errors import UsageError
 from cld_core.evaluate import registry, stats_file
@@ -90,3 +91,10 @@ def test_guidance_is_part_of_what_samples_are(labelled):
     assert plain.id != guided.id
     assert plain.row_settings("features") != guided.row_settings("features")
     assert evaluated(labelled, "sampling.guidance=2")["fid"]["nfe_mean"] == 6.0
+
+
+def test_each_row_of_a_picture_has_one_class(labelled, tmp_path):
+    model = Model.from_run(labelled.path)
+    assert pictures.in_rows(model, 16).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4
+    pictures.samples(model, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()

@@ -12,7 +12,7 @@ from cld_core.config import load
 from cld_core.config.train import EmaSpec
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of, unnamed_rows
-from cld_core.evaluate.likelihood import ElboRows
+from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_object, write_json
 from cld_core.model import Model
@@ -29,16 +29,6 @@ LOOSE = ("eval.elbo.rtol=0.01", "eval.elbo.atol=0.01")
 @pytest.fixture
 def run(toy, no_pictures):
     return toy
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The ranges that likelihood bounds are computed of."""
-    ranges, compute = [], ElboRows.compute
-    monkeypatch.setattr(
-        ElboRows, "compute", lambda self, first, last: ranges.append((first, last)) or compute(self, first, last)
-    )
-    return ranges
 
 
 def evaluation(run, *overrides, shards=1, metrics=("elbo",)):
@@ -75,23 +65,23 @@ def test_shards_do_not_change_a_bit_of_the_report_and_batches_only_rounding(run,
     assert report["elbo"]["n"] == 70
 
 
-def test_rows_of_another_evaluation_are_not_computed_again(run, asked, chunks):
+def test_rows_of_another_evaluation_are_not_computed_again(run, ranges, chunks):
     """More metrics, more examples, another number of shards or batch size: only what is nowhere is computed."""
     chunks(16)
     first = computed(run, shards=2)
-    asked.clear()
+    ranges.clear()
     both = computed(run, "eval.batch_size=5", shards=3, metrics=("elbo", "loss"))
-    assert asked == []
+    assert ranges == []
     assert both.report["elbo"] == first.report["elbo"]
     assert both.report["loss"]["n"] == 70
 
     more = computed(run, "eval.samples=90")
-    assert asked == [(70, 80), (80, 90)], "the rest of the last chunk, and another one"
+    assert ranges == [(70, 80), (80, 90)], "the rest of the last chunk, and another one"
     assert more.report["elbo"]["n"] == 90
     np.testing.assert_array_equal(bounds(more)[:70], bounds(first))
 
     computed(run, "eval.elbo.velocities=2")
-    assert len(asked) == 2 + 5, "with other settings nothing is the same"
+    assert len(ranges) == 2 + 5, "with other settings nothing is the same"
 
 
 def test_shards_of_a_replaced_checkpoint_are_missing(run, chunks):
@@ -122,13 +112,13 @@ def test_the_report_says_what_it_promises(toy):
     assert (work.folder / "samples.png").stat().st_size > 1000
 
 
-def test_an_interrupted_shard_resumes_at_its_next_batch(run, asked):
+def test_an_interrupted_shard_resumes_at_its_next_batch(run, ranges):
     work = evaluation(run, "eval.batch_size=16")
-    assert not work.compute(Ranks(), should_stop=lambda: len(asked) >= 2)
+    assert not work.compute(Ranks(), should_stop=lambda: len(ranges) >= 2)
     again = evaluation(run, "eval.batch_size=24")
     assert again.folder == work.folder, "another batch size is the same evaluation"
     assert again.compute(Ranks())
-    assert asked == [(0, 16), (16, 32), (32, 56), (56, 70)]
+    assert ranges == [(0, 16), (16, 32), (32, 56), (56, 70)]
     before = again.report
     assert again.compute(Ranks())
     assert again.report == before, "nothing is left to do"
@@ -213,3 +203,11 @@ def test_lost_snapshots_make_another_average(averaged, chunks):
     assert report["ema"]["error"] > whole.ema_error
     assert work(averaged, None).compute(Ranks())
     assert "ema" not in work(averaged, None).report
+
+
+def test_readers_are_told_of_a_bad_fit():
+    assert remarks({"ema": {"length": 0.07, "error": 0.01}}) == []
+    assert remarks({"ema": {"length": 0.07, "error": 0.05}}) == [
+        "the average of length 0.07 is made of others, with a relative error of its profile of 0.05"
+    ]
+    assert remarks({"ema": {"error": 0.05}}) == []

@@ -10,7 +10,7 @@ import torch
 from cld_core.config import load, with_overrides
 from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
-from cld_core.errors import DataError, NotFoundError, UsageError
+from cld_core.errors import CldError, DataError, NotFoundError, UsageError
 from cld_core.evaluate import extraction, extractors, stats_file
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.extraction import Extraction
@@ -105,6 +105,28 @@ def test_both_layouts_of_statistics(tmp_path):
     assert np.array_equal(read.features, features)
 
 
+SOUND = {"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array(json.dumps({"images": 7}))}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"mu": np.zeros(3)},
+        {**SOUND, "sigma": np.eye(4)},
+        {**SOUND, "mu": np.full(3, "text")},
+        {**SOUND, "about": np.array("{")},
+        {"pool_3": np.zeros((1, 3))},
+        {},
+    ],
+    ids=range(6),
+)
+def test_arrays_that_are_no_statistics(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(CldError) as caught:
+        stats_file.read(tmp_path / "a.npz", features=True)
+    assert str(caught.value).isprintable()
+
+
 REAL = (f"eval.fid.extractor={INCEPTION}", "plugins=[]")
 
 
@@ -166,3 +188,8 @@ def test_what_is_not_a_list_of_named_tensors(tmp_path, content):
     extraction = Extraction(extractor=INCEPTION, layer="64", weights=digest_of(tmp_path / "w.pth"))
     with pytest.raises(UsageError, match=r"w\.pth: these are not weights of inception-v3-compat \("):
         extractors.load(extraction, {"weights": str(tmp_path / "w.pth")}, "cpu")
+
+
+def test_files_of_old_versions_of_torch_are_read(tmp_path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(extractors.tensors_of(tmp_path / "w.pth", INCEPTION)["a"], torch.arange(3))

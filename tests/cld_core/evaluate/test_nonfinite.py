@@ -7,7 +7,6 @@ import torch
 
 from cld_core.errors import UnusableSamplesError
 from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.ranks import Ranks
@@ -19,14 +18,7 @@ BAD = (0, 17, 39)
 SOME = "eval.max_nonfinite=0.1"
 
 
-@pytest.fixture
-def drawn(monkeypatch, no_pictures):
-    """The ranges of samples that are drawn; pictures are left out."""
-    ranges, compute = [], FeatureRows.compute
-    monkeypatch.setattr(
-        FeatureRows, "compute", lambda self, first, last: ranges.append((first, last)) or compute(self, first, last)
-    )
-    return ranges
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def work_of(run, *overrides, metrics=("fid",), shards=1):
@@ -56,7 +48,7 @@ def test_the_limit_is_a_fraction_of_all_samples(count, samples, allowed, passes)
         require_few_lost(count, samples, samples=samples, allowed=allowed)
 
 
-def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, drawn, capsys, chunks):
+def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, ranges, capsys, chunks):
     chunks(8)
     spoil(monkeypatch, BAD, -math.inf)
     metrics = ("fid", "kid", "isc", "prc")
@@ -71,28 +63,28 @@ def test_shards_and_batches_do_not_change_the_count(run, monkeypatch, drawn, cap
         run.evals.mkdir()
 
 
-def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, drawn):
+def test_too_many_end_the_work_at_once_and_nothing_is_lost(run, monkeypatch, ranges):
     spoil(monkeypatch, BAD)
     work = work_of(run, "eval.batch_size=16")
     words = r"1 of 16 samples is not finite, a fraction of 0\.025 of the 40 .* allows 0\.001\. Likely causes"
     with pytest.raises(UnusableSamplesError, match=words) as refusal:
         work.compute(Ranks())
-    assert (drawn, refusal.value.exit_code, len(str(refusal.value).splitlines())) == ([(0, 16)], 1, 1)
+    assert (ranges, refusal.value.exit_code, len(str(refusal.value).splitlines())) == ([(0, 16)], 1, 1)
     with pytest.raises(UnusableSamplesError, match="1 of 16 samples"):
         work.compute(Ranks())
-    assert (drawn, work.report) == ([(0, 16)], None)
+    assert (ranges, work.report) == ([(0, 16)], None)
     # The same evaluation, which continues where it was ended.
     more = work_of(run, "eval.max_nonfinite=0.05", "eval.batch_size=23")
     assert more.folder == work.folder
     with pytest.raises(UnusableSamplesError, match=r"3 of 40 samples are not finite, a fraction of 0\.075, but"):
         more.compute(Ranks())
-    assert (drawn[1:], more.report) == ([(16, 39), (39, 40)], None)
+    assert (ranges[1:], more.report) == ([(16, 39), (39, 40)], None)
     enough = work_of(run, SOME)
     assert (enough.folder, enough.compute(Ranks())) == (work.folder, True)
-    assert (enough.report["fid"]["nonfinite"], len(drawn)) == (3, 3)
+    assert (enough.report["fid"]["nonfinite"], len(ranges)) == (3, 3)
 
 
-def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, drawn, chunks):
+def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, ranges, chunks):
     chunks(10)
     spoil(monkeypatch, BAD)
     work = work_of(run, "eval.max_nonfinite=0.05", shards=4)
@@ -100,6 +92,6 @@ def test_processes_that_each_see_few_are_refused_when_merged(run, monkeypatch, d
         assert work.compute(Ranks(rank=shard, world_size=4))
     with pytest.raises(UnusableSamplesError, match="3 of 40 samples are not finite"):
         work.compute(Ranks(rank=3, world_size=4))
-    assert (work.missing(), work.to_start(), work.report, len(drawn)) == ([], [0], None, 4)
+    assert (work.missing(), work.to_start(), work.report, len(ranges)) == ([], [0], None, 4)
     assert work_of(run, SOME).compute(Ranks(), only=[0])
-    assert (work.report["fid"]["nonfinite"], len(drawn)) == (3, 4)
+    assert (work.report["fid"]["nonfinite"], len(ranges)) == (3, 4)

@@ -1,6 +1,7 @@
 """Pictures of samples: the background and the axes of points, and grids of images."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,28 @@ import torch
 from PIL import Image
 
 from cld_core import pictures
+from cld_core.analytic import GaussianMixture
 from cld_core.config import load
+from cld_core.data import toy
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
 from tests.support.paths import RECIPES
+
+# Right of the middle and below it.
+LAW = GaussianMixture(torch.tensor([[2.0, -1.0]]), 0.3)
+KNOWN = replace(toy.get("gaussian"), log_density=LAW.log_density, on_grid=LAW.density_on_grid)
+
+
+@pytest.mark.parametrize("density", [KNOWN, replace(KNOWN, on_grid=None)], ids=["grid", "points"])
+def test_a_row_is_a_line_of_equal_height(density):
+    x, y = (torch.linspace(-end, end, pictures._GRID, dtype=torch.float64) for end in (3, 2))
+    shade = torch.from_numpy(pictures._shade(density, (-3, -2), (3, 2), None))
+    expected = torch.exp(-0.25 * ((x[None] - 2.0) ** 2 + (y[:, None] + 1.0) ** 2) / 0.3**2)
+    torch.testing.assert_close(shade, expected / expected.max(), rtol=1e-10, atol=1e-12)
+
+
+def test_what_is_not_known_is_not_drawn():
+    assert pictures._shade(replace(KNOWN, on_grid=None, log_density=None), (0, 0), (1, 1), None) is None
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import SampleRows
-from cld_core.evaluate.toy import sliced_w2
+from cld_core.evaluate.toy import _true_points, sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.samplers import Samples
@@ -252,3 +252,16 @@ def test_a_model_without_labels_has_no_laws_of_classes():
     plain = load(RECIPES / "toy_labels.yaml", ["data.labels=false"])
     with pytest.raises(UsageError, match=r"--class-law needs a class-conditional model.* data\.labels of .* is false"):
         EvalRequest.of(plain, ("class-law",), 4)
+
+
+def test_a_class_that_the_data_hardly_have_is_named():
+    class Source:
+        def dequantised_test_data(self, seed, first, last):
+            return torch.zeros(last - first, 2)
+
+        def test_labels(self, seed, first, last):
+            return torch.zeros(last - first, dtype=torch.int64)
+
+    assert len(_true_points(Source(), 0, {0: 70}, 10)[0]) == 70
+    with pytest.raises(UsageError, match=r"of 640 test points, 0 are of class 1\. Correct the `label`"):
+        _true_points(Source(), 0, {0: 3, 1: 3}, 10)

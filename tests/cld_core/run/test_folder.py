@@ -1,7 +1,5 @@
 """The run folder: what it holds, its name, and the version of its format."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -79,12 +77,6 @@ def test_overrides_of_continuations_add_up(run):
     run.ledger.append(events.Requested(steps=9, overrides=("train.steps=9",)))
     recipe = run.recipe()
     assert (recipe.train.steps, recipe.optim.lr) == (9, 0.1)
-
-
-def test_loads_no_torch():
-    code = "import sys, cld_core, cld_core.run, cld_core.config, cld_core.stop; print('torch' in sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
 
 
 def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cld_core import pictures, seeds
 from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate import likelihood
 from cld_core.evaluate.evaluation import Evaluation
@@ -32,7 +33,8 @@ from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.extractor import TINY
-from tests.support.images import run_folder, tiny_recipe
+from tests.support.images import make_images, run_folder, tiny_recipe
+from tests.support.paths import RECIPES
 from tests.support.spoiled import spoil
 from tests.support.tools import same
 
@@ -182,6 +184,30 @@ def test_training_lowers_the_loss_and_the_bits(data):
     assert after[1] < before[1] - 0.4, (before, after)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("cifar10", 32), pytest.param("celebahq256_paper", 256, marks=pytest.mark.by_hand), ("celebahq256", 64)],
+)
+def test_one_step_of_the_full_recipe_on_the_cpu(name, pixels, tmp_path):
+    """Batch 1, float32; prints loss, time and memory, which docs/reproducing.md records.
+
+    `celebahq256` is a deeper `celebahq256_paper`: images of fewer pixels pass all of its layers and parameters.
+    """
+    import time
+
+    data = make_images(tmp_path / "set", size=pixels, splits={"train": 2, "validation": 1})
+    overrides = ["data.name=folder", f"data.path={data}", f"data.size={pixels}", "train.precision=fp32"]
+    overrides += [f"network.image_size={pixels}", "train.batch_size=1", "cluster.nodes=1", "cluster.gpus_per_node=0"]
+    made = Trainer(load(RECIPES / f"{name}.yaml", overrides), Ranks())
+    started = time.perf_counter()
+    made.step(0)
+    seconds, scalars = time.perf_counter() - started, made.take_scalars()
+    print(f"\n{name}: loss {scalars['loss']:.1f}, {seconds:.1f} s, {scalars['memory_gib']:.2f} GiB")
+    assert math.isfinite(scalars["loss"])
+    assert math.isfinite(scalars["grad_norm"])
+
+
 STEP = 2
 QUICK = (f"train.steps={STEP}", "sampling.nfe=3", "periodic.batch_size=3", "eval.samples=7")
 
@@ -201,11 +227,23 @@ def worked(tmp_path, data, capsys):
     return train
 
 
+def test_pictures_with_samples_that_are_not_finite(worked, monkeypatch):
+    spoil(monkeypatch, [0, 4])
+    assert "step 2: 2 of 5 samples are not finite" in worked("periodic.samples_every=2", "periodic.samples=5")
+
+
 def test_too_many_of_them_and_there_is_no_fid_this_time(worked, monkeypatch):
     spoil(monkeypatch, [0, 4])
     lines = worked("periodic.fid_every=2", "periodic.fid_samples=7")
     (line,) = [line for line in lines if "FID" in line]
     assert line.startswith("no FID this time: 2 of 7 samples are not finite, a fraction of 0.286, but")
+
+
+def test_a_few_of_them_are_named_beside_the_fid(worked, monkeypatch):
+    spoil(monkeypatch, [0, 4])
+    lines = worked("periodic.fid_every=2", "periodic.fid_samples=7", settings=("eval.max_nonfinite=0.3",))
+    assert "step 2: 2 of 7 samples are not finite" in lines
+    assert any(line.startswith("step 2: FID ") for line in lines)
 
 
 def test_an_extractor_that_is_gone_ends_no_training(worked, monkeypatch):

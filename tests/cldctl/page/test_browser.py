@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.browser import CLIPPED, chromium, opened
+from tests.support.browser import CLIPPED, FAINT, chromium, opened
 from tests.support.made_up import run_with
 from tests.support.reported import everything
 from tests.support.tools import invoke
@@ -30,4 +30,5 @@ def test_nothing_is_cut_off_and_nothing_is_asked_for(folder, width, scheme):
             with opened(browser, folder / f"{name}.html", width=width, scheme=scheme) as shown:
                 assert shown.page.locator("h1").is_visible()
                 assert shown.page.evaluate(CLIPPED) == [], name
+                assert shown.page.evaluate(FAINT) == [], name
                 assert (shown.complaints, shown.requests) == ([], [])

@@ -1,5 +1,6 @@
 """Which file the output of a process is in."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -11,7 +12,9 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
 from cldctl.runs.logs import Part, cut, merged
+from cldctl.show import logs as show_logs
 from tests.support.made_up import run_with
+from tests.support.scripted import trained
 from tests.support.tools import invoke
 
 
@@ -162,3 +165,15 @@ def test_lines_of_ranks_are_merged_by_their_times_and_those_without_one_follow_t
     year = time.localtime().tm_year
     assert lines[:4] == [(0, "a"), (0, "a"), (1, "b"), (0, "c")]
     assert len(lines) == 5 or year != 2026
+
+
+def test_the_end_of_a_huge_log_is_shown(tmp_path, scripted, monkeypatch):
+    monkeypatch.setattr(show_logs, "MOST_BYTES", 2**16)
+    run = trained(run_with(tmp_path / "a", 10), "1")
+    with (run.logs / "1_0_log.out").open("wb") as file:
+        file.truncate(2**40)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\nthe end\n")
+    done = invoke("logs", "a", runs=tmp_path)
+    assert done.stdout.endswith("the end\n")
+    assert "are not shown" in done.stderr

@@ -124,8 +124,9 @@ def test_a_controller_that_is_away_is_said_to_be_also_to_who_shares_the_answer(s
 @pytest.mark.parametrize(("is_away", "phase"), [(True, "unknown"), (False, "gone")])
 def test_without_squeue_a_job_that_slurm_starts_again_may_be_alive(is_away, phase, slurm):
     """Accounting hears of a start later than of the end of the one before."""
-    slurm.is_away, slurm.ends = is_away, {"1": "PREEMPTED|n1", "2": "CANCELLED by 0|n1", "3": "COMPLETED|n1"}
-    assert phases("1", "2", "3", max_age_s=0) == [phase, "gone", "gone"]
+    ends = ("PREEMPTED", "CANCELLED by 0", "NODE_FAIL", "COMPLETED", "BOOT_FAIL")
+    slurm.is_away, slurm.ends = is_away, {str(number): f"{end}|n1" for number, end in enumerate(ends, start=1)}
+    assert phases(*slurm.ends, max_age_s=0) == [phase, "gone", phase, "gone", phase]
 
 
 def asked_within(slurm, clock, seconds):
@@ -226,11 +227,12 @@ def test_a_torn_answer_never_ends_a_job():
         assert poll.is_torn(cut) == (cut != "" and cut[-1] != "\n")
 
 
-@pytest.mark.parametrize("text", ["rubbish", "|||\n===\n", "\x00\ufffd|\n", SACCT[:20]])
+@pytest.mark.parametrize("text", ["", "rubbish", "|||\n===\n", "\x00\ufffd|\n", SACCT[:20]])
 def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
     monkeypatch.setattr(client, "run", lambda command, stdin="": Answer(0, text))
     assert {*phases("12", "13_4", max_age_s=0)} <= {"gone", "unknown"}
     client.submitted_since("toy", 0.0)
+    client.show_job("12")
     job_env.states_of_starts("12")
     submit.most_tasks.cache_clear()
     assert submit.most_tasks().tasks > 0
