@@ -123,8 +123,12 @@ def _load(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise NotFoundError(f"{file}: no such file. Pass a checkpoint, such as checkpoint_800000.pth.")
     try:
-        # torch refuses to map what is compressed, and may unpack to any size.
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        # What is mapped cannot unpack to any size; torch may take the bytes of a compressed tensor for its numbers.
+        if is_zip := zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise zipfile.BadZipFile("it is compressed")
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:
         with file.open("rb") as opened:
             start = opened.read(2)
