@@ -110,10 +110,12 @@ def test_a_damaged_folder_is_a_row_with_the_reason(root):
 
 
 def test_texts_of_others_stay_texts(root):
-    write_json(root / "b-done" / "run.json", {"format": 4, "recipe": "x"})
     (root / "b-done" / "recipe.yaml").write_text('name: "<b>\\e[31m</b>"\n')
-    runs = cld_core.runs(root)
-    assert "\x1b" not in repr(runs)
+    (root / "a-new").rename(root / "a-\x1b[31m")
+    shown = repr(cld_core.runs(root))
+    assert "\x1b" not in shown
+    assert "<b>" in shown
+    assert "a-" in shown
 
 
 def test_no_runs(tmp_path, monkeypatch):
