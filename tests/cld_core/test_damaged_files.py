@@ -164,6 +164,7 @@ def test_strays_among_the_checkpoints_are_nobodys(tmp_path, name):
 def test_wrong_values_in_a_sidecar(tmp_path, name, value):
     run = RunFolder(shutil.copytree(FIXTURES / "run", tmp_path / "run"))
     sidecar = run.checkpoint_file(120).with_suffix(".json")
+    assert sidecar_of(sidecar) is not None
     own = json.loads(sidecar.read_text())
     own = {**own, **own["state"]}[name]
     text = sidecar.read_text().replace(f'"{name}": {own}', f'"{name}": {value}', 1)
