@@ -108,15 +108,18 @@ def runs_dir() -> Path:
 def _content(path: Path) -> Any:
     # Nobody without such a file pays for these.
     from cld_core.config.loader import parse
-    from cld_core.files import read_bytes
+    from cld_core.files import opened
 
     try:
-        problem, content = shared_with(path.stat()), read_bytes(path, limit=_MAX_BYTES, follow=True)
+        with opened(path, follow=True) as file:
+            problem, content = shared_with(os.fstat(file.fileno())), file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Correct or remove it.") from error
     if problem is not None:
         text = f"{path}: {problem}, and jobs would run what the profile in it says"
         raise UsageError(f"{text}. Make it yours alone, or set $XDG_CONFIG_HOME to another folder.")
+    if len(content) > _MAX_BYTES:
+        raise UsageError(f"{path}: has more than {_MAX_BYTES} bytes. Shorten it.")
     try:
         return parse(content.decode("utf-8-sig"), str(path))[0]
     except UnicodeDecodeError as error:

@@ -76,8 +76,8 @@ def _defaults(cluster: str) -> Check:
 
 
 def _torch() -> Check:
-    answers, ending = _answers((sys.executable, "-P", "-c", _TORCH), TORCH_TIMEOUT_S)
-    if not answers:
+    answers, ending, is_cut = _answers((sys.executable, "-P", "-c", _TORCH), TORCH_TIMEOUT_S)
+    if not answers or is_cut:
         return Check("torch", "fail", ending, "Reinstall torch.")
     answer = answers[-1]
     version, gpus = answer["version"], answer["gpus"]
@@ -163,12 +163,12 @@ def _fid_weights(given: str | None) -> Check:
 
 def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
     """One check for the card, and one for each finding; ``timeout_s`` is their limit in seconds, for all together."""
-    answers, ending = _answers(GPU_COMMAND, timeout_s)
+    answers, ending, is_cut = _answers(GPU_COMMAND, timeout_s)
     first, *findings = answers or [{}]
     if first.get("card", "") is None:
         yield Check("gpu", "warn", "torch sees no card here", f"{_ELSEWHERE}. {_OTHERWISE}")
         return
-    if first.get("checks") == len(findings):
+    if first.get("checks") == len(findings) and not is_cut:
         yield Check("gpu", "ok", str(first["card"]))
     else:
         last = f" after the check '{findings[-1]['name']}'" if findings else ""
@@ -177,19 +177,22 @@ def gpu_checks(timeout_s: float = GPU_TIMEOUT_S) -> Iterator[Check]:
         yield Check(f"gpu: {finding['name']}", finding["verdict"], finding["found"], finding["advice"])
 
 
-def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, Any]], str]:
-    """The JSON objects that a command prints, a line each, and in one line how it ended."""
+def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, Any]], str, bool]:
+    """The JSON objects that a command prints, a line each; in one line how it ended, and whether it was ended."""
+    is_cut = True
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout_s,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **this_machine.safe_path()},
         )
         printed, reason = done.stdout, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         killed = done.returncode < 0 and f"killed by {signal.Signals(-done.returncode).name}"
+        is_cut = bool(killed)
         ending = killed or f"ended with {done.returncode}: {reason}"
     except subprocess.TimeoutExpired as error:
         # Bytes, whatever was asked for.
@@ -201,4 +204,4 @@ def _answers(command: Sequence[str], timeout_s: float) -> tuple[list[dict[str, A
         # The last one may be cut short.
         with contextlib.suppress(ValueError):
             answers.append(json.loads(line))
-    return answers, ending
+    return [answer for answer in answers if isinstance(answer, dict)], ending, is_cut

@@ -157,7 +157,8 @@ def copies_of(run: Path) -> dict[str, Plugin]:
 
 def running(run: Path) -> str:
     """The digest of the code that this process has imported, and of the plug-ins of ``run``."""
-    return imported([*copies_of(run).values()])
+    manifest = read(folder_of(run))
+    return imported(() if manifest is None else manifest.plugins)
 
 
 def imported(plugins: Sequence[Plugin] = ()) -> str:
@@ -211,8 +212,11 @@ def sources() -> list[str]:
 
 def with_copies(plugins: Sequence[str], run: Path) -> tuple[str, ...]:
     """Plug-ins with the copies of files that the folder of ``run`` holds in place of the files."""
-    has_files = any(plugin.endswith(".py") for plugin in plugins)
-    copies = {plugin.path: path for path, plugin in copies_of(run).items()} if has_files else {}
+    folder = folder_of(run)
+    manifest = read(folder) if any(plugin.endswith(".py") for plugin in plugins) else None
+    if manifest is None:
+        return tuple(plugins)
+    copies = {plugin.path: str(place(folder, manifest) / plugin.file) for plugin in manifest.plugins}
     return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
 

@@ -215,7 +215,8 @@ def _follow(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None
 
 def _give_up(name: str, ledger: Ledger, job: InJob, decision: GiveUp) -> None:
     event = GivenUp(reason=decision.reason, job_id=job.ref.job_id, never_began=decision.never_began)
-    ledger.note(event, within_s=_NOTE_WITHIN_S)
+    # Slurm ends a batch script soon after the limit that came during the setup.
+    ledger.note(event, within_s=_IN_SETUP_WITHIN_S if decision.never_began else _NOTE_WITHIN_S)
     print(f"{name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr, flush=True)
 
 
@@ -242,7 +243,9 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
         failures.announce(name, decision.why, decision.delay_s)
         # Tasks of this work, or its run, may have failed there.
         of_run = specs.failures_in(work.run.ledger) if isinstance(work, Evaluation) else []
-        failures.begin_again(name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, told_to_end)
+        failures.begin_again(
+            name, work.ledger, job, "crashed", decision.delay_s, 1, of_run, told_to_end, _NOTE_WITHIN_S
+        )
 
 
 def after_blindness(name: str, job: InJob, code: int, error: OSError, told_to_end: Callable[[], bool]) -> None:

@@ -237,12 +237,14 @@ def begin_again(
     needed: int,
     also: Iterable[Failed] = (),
     told_to_end: Callable[[], bool] = lambda: False,
+    within_s: float = NOTE_WITHIN_S,
 ) -> bool:
     """Put a job back into the queue, away from nodes where it failed, and note that; whether it is there.
 
     Args:
         needed, also: as in `for_next_start`.
         told_to_end: see `process.requeue`.
+        within_s: for how many seconds lines are tried to be written that the next start will need.
     """
     history = ledger.full_history()
     avoided = for_next_start(history, job, needed, also)
@@ -251,12 +253,12 @@ def begin_again(
             print(f"{name}: node {node} is avoided from now on: {why}", file=sys.stderr, flush=True)
     # The ledger comes first: the requeue ends this process.
     event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
-    ledger.note(event, within_s=NOTE_WITHIN_S)
+    ledger.note(event, within_s=within_s)
     problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
     if problem is not None:
-        ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=NOTE_WITHIN_S)
+        ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=within_s)
         return False
-    ledger.settle(NOTE_WITHIN_S)
+    ledger.settle(within_s)
     return True
 
 

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,8 @@ from typing import Any
 
 from cld_core.codec import find_record, to_plain
 from cld_core.config.monitor import HooksSpec
-from cld_core.files import descriptor_for_writing, write_json, write_text
+from cld_core.errors import CldError
+from cld_core.files import descriptor_for_writing, read_bytes, write_json, write_text
 from cld_core.run import RunFolder, events
 from cld_core.run.events import Event
 from cld_core.run.history import Attempt, History
@@ -50,8 +50,11 @@ def main(arguments: Sequence[str]) -> int:
     evaluation = Path(options[options.index("--evaluation") + 1]) if "--evaluation" in options else None
     try:
         hook = allowed(logs)
-        if hook is None or hook.on_change is None:
-            return 0
+    except (OSError, CldError):
+        return 1  # Whose folder it is, nobody knows: nothing is written there.
+    if hook is None or hook.on_change is None:
+        return 0
+    try:
         with open(descriptor_for_writing(logs / _LOCK)) as lock:
             # Of several processes one calls the hook at a time; without locks, or after a while, nobody waits.
             with contextlib.suppress(OSError):
@@ -152,7 +155,7 @@ def _of_run(run: RunFolder, told: _Told, is_over: bool) -> Iterator[tuple[Conten
     # Another ledger may be in the place of the one that was told about.
     is_same = 0 < told.events <= len(ledger) and ledger[told.events - 1].time == told.time
     requests = [place for place, event in enumerate(ledger) if isinstance(event, events.Requested)]
-    first = max(told.events if is_same else 0, *requests[-1:])
+    first = max([told.events if is_same else 0, *requests[-1:]])
     for change in changes(ledger, is_over=is_over):
         if (place := change.pop("place")) >= first:
             progress = run.progress()
@@ -232,14 +235,14 @@ def call(command: str, *, environment: Mapping[str, str], content: str, timeout_
         folder: its working directory.
     """
     began = time.monotonic()
-    with tempfile.TemporaryFile() as stdin:
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
         stdin.write(content.encode())
         stdin.seek(0)
         try:
             process = subprocess.Popen(
                 ["/bin/sh", "-c", command],
                 stdin=stdin,
-                stdout=subprocess.PIPE,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 env=dict(environment),
@@ -247,27 +250,23 @@ def call(command: str, *, environment: Mapping[str, str], content: str, timeout_
             )
         except (OSError, ValueError) as error:
             return Result("", time.monotonic() - began, f"could not be started: {error}")
-    assert process.stdout is not None, "its output is a pipe"
-    output, problem, stream = bytearray(), None, process.stdout
-    # Beyond that, it waits until somebody reads.
-    reader = threading.Thread(target=lambda: output.extend(stream.read(MOST_BYTES + 1)), daemon=True)
-    reader.start()
-    # It is not reaped before its group is ended: until then nobody else has its number.
-    while problem is None and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        reader.join(_LOOK_S) if reader.is_alive() else time.sleep(_LOOK_S)
-        if time.monotonic() - began > timeout_s:
-            problem = f"did not end within {timeout_s:g} s (hooks.timeout_s) and was ended"
-        elif len(output) > MOST_BYTES:
-            problem = f"wrote more than {MOST_BYTES:,} bytes and was ended"
-    with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-    code = process.wait()
-    reader.join(1.0)
-    if not reader.is_alive():
-        stream.close()
-    if problem is None and code != 0:
-        problem = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
-    return Result(output[:KEPT_BYTES].decode(errors="replace"), time.monotonic() - began, problem)
+        problem = None
+        try:
+            # It is not reaped before its group is ended: until then nobody else has its number.
+            while problem is None and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(_LOOK_S)
+                if time.monotonic() - began > timeout_s:
+                    problem = f"did not end within {timeout_s:g} s (hooks.timeout_s) and was ended"
+                elif os.fstat(output.fileno()).st_size > MOST_BYTES:
+                    problem = f"wrote more than {MOST_BYTES:,} bytes and was ended"
+        finally:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        if problem is None and code != 0:
+            problem = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
+        kept = os.pread(output.fileno(), KEPT_BYTES, 0).decode(errors="replace")
+        return Result(kept, time.monotonic() - began, problem)
 
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
@@ -293,7 +292,7 @@ def _log(logs: Path, text: str) -> None:
     """Append to the log of the hook, and keep that short."""
     with contextlib.suppress(OSError):
         file, text = logs / LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
-        before = file.read_text(errors="replace") if file.exists() else ""
+        before = read_bytes(file).decode(errors="replace") if os.path.lexists(file) else ""
         write_text(file, (before + text)[-_MOST_LOG:])
 
 

@@ -156,12 +156,23 @@ def settled(run: RunFolder, job: InJob) -> Iterator[None]:
 
 def end(run: RunFolder) -> None:
     """Call the hook for what is left, such as an end that nothing followed, and wait for it. It never fails."""
-    with contextlib.suppress(Exception):
-        if isinstance(run.ledger.history().verdict, Requeued):
-            settle(run, HURRY_S)
-            return
     fire(run)
-    settle(run)
+    within_s = None
+    with contextlib.suppress(Exception):
+        within_s = HURRY_S if isinstance(run.ledger.full_history(within_s=0.0).verdict, Requeued) else None
+    settle(run, within_s)
+
+
+@contextlib.contextmanager
+def told_of_works(job: InJob, folders: Iterable[Path]) -> Iterator[None]:
+    """As `settled`, of the evaluations in these folders that are finished or given up after the block."""
+    follows = job.cluster.restarts
+    try:
+        yield
+        follows = False
+    finally:
+        if not follows:
+            tell_of_works(folders)
 
 
 def tell_of_works(folders: Iterable[Path]) -> None:

@@ -52,10 +52,13 @@ in_command = InCommand()
 
 
 @contextlib.contextmanager
-def one_line_errors(job: InJob) -> Iterator[None]:
+def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Errors that name their fix need no traceback, and the process ends with their exit code.
 
     Inside a command they propagate, and stdout, which is the command's own for data, is left alone.
+
+    Args:
+        before_leaving: what rank 0 does where no aftermath follows, if the process ends without leaving other blocks.
     """
     if job.in_process:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if in_command.quiet else sys.stderr):
@@ -66,6 +69,8 @@ def one_line_errors(job: InJob) -> Iterator[None]:
     except CldError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, UnfitError):
+            if not job.cluster.restarts and job.place().rank == 0:
+                before_leaving()
             # At once, although a check hangs in one of its threads: a driver, or a network file system.
             with contextlib.suppress(Exception):
                 sys.stdout.flush()

@@ -56,11 +56,8 @@ class ShardsWork:
         with one_line_errors(job):
             for piece in self.pieces:
                 use_plugins(Path(piece.folder))
-        try:
-            with one_line_errors(job):
-                is_done = self._compute(job, stop)
-        finally:
-            hooks.tell_of_works(Path(piece.folder) for piece in self.pieces)
+        with hooks.told_of_works(job, [Path(piece.folder) for piece in self.pieces]), one_line_errors(job):
+            is_done = self._compute(job, stop)
         if is_done or not job.ref.restarts:
             return
         if stop.code is StopCode.USR2 or job.cause_of(stop.code, offset) == "timeout":

@@ -21,9 +21,7 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:
-            run.ledger.note(
-                Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=NOTE_WITHIN_S
-            )
+            run.ledger.note(Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=60.0)
 
     try:
         job.cluster.submit(spec, [Task(work=work)], note)

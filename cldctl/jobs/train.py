@@ -42,8 +42,8 @@ class TrainWork:
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
         stop_before_limit(job, stop)
-        with one_line_errors(job), hooks.settled(run, job):
-            with failures.noted(run, job):
+        with hooks.settled(run, job):
+            with one_line_errors(job, lambda: hooks.end(run)), failures.noted(run, job):
                 recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
                 _check_size(run, recipe, job)
                 ended = self._train(run, recipe, job, stop)

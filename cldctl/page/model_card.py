@@ -22,7 +22,7 @@ from cld_core.config.train import EmaSpec
 from cld_core.errors import UsageError, did_you_mean
 from cld_core.files import by_age, read_bytes, replacing, write_text
 from cld_core.run import RunFolder
-from cld_core.sanitize import fenced, one_line
+from cld_core.sanitize import fenced, has_control, one_line
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
 from cldctl.show.console import keys_differ, number
@@ -96,6 +96,8 @@ def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
     Raises:
         UsageError: nothing can be written there, or somebody's own file would be lost.
     """
+    if has_control(str(wish)):
+        raise UsageError("--card: the name has control characters. Use another one.")
     is_file = wish.suffix == ".md"
     if is_file and not os.path.isdir(wish.absolute().parent):
         raise UsageError(f"--card {wish}: there is no folder {wish.absolute().parent}. Create it first.")
@@ -176,7 +178,7 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         "seed": str(recipe.train.seed),
         "last loss": None if row.loss is None else number(row.loss, 5),
         "attempts": f"{len(row.attempts)}{ends and f' ({ends})'}",
-        "time used": usage_line(row.usage),
+        "time used": usage_line(row.usage) if row.usage and row.usage["used"] > 0 else None,
         "hardware": ", ".join(dict.fromkeys(f"{it.gpus or 1} x {it.gpu}" for it in attempts if it.gpu)) or "CPUs",
         **software(run, attempts),
     }

@@ -213,7 +213,7 @@ def _effort(row: RunStatus) -> Iterator[Markup]:
         about = f"step {count(row.step)}; last loss {number(row.loss)}"
         yield part("tile", label="loss (smoothed)", value=number(row.shown_loss), about=[about])
     used, _, about = usage_line(row.usage).partition(": ")
-    if used:
+    if about:
         yield part("tile", label="used", value=used, about=[about])
 
 
@@ -308,6 +308,8 @@ def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]
         words = _WORDS.get(tag, tag.removeprefix("train/").replace("_", " "))
         members = {run: own.get(tag, ()) for run, own in curves.items()}
         known = [[value for _, value in points] for points in members.values() if points]
+        if not known:
+            continue  # Of an attempt that began again, and has not reported it yet.
         if all(max(values) - min(values) <= _CONSTANT * max(map(abs, values)) for values in known):
             constant.append(f"{words} {number(known[-1][-1])}")
         elif len(known) > 1 or len(curves) == 1:

@@ -183,7 +183,9 @@ def _cancel_apart(endings: Sequence[Ending], cluster: str, answers: Answers) -> 
             try:
                 clusters.find(cluster).cancel(jobs)
             except (SchedulerRefused, SchedulerAway) as error:
-                ending.leave(jobs, _of_a_colleague(jobs, logs) or error)
+                now = survey.ask(jobs)
+                if left := [job for job in jobs if not now.of(job).is_gone]:
+                    ending.leave(left, _of_a_colleague(left, logs) or error)
 
 
 def _of_a_colleague(jobs: Sequence[JobRef], logs: str) -> SchedulerRefused | None:

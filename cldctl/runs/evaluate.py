@@ -16,7 +16,7 @@ from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.ownership import require_may_change
-from cld_core.run import RunFolder
+from cld_core.run import Ledger, RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
@@ -303,7 +303,8 @@ def start(planned: Iterable[Planned], group: Group | None = None, parallel: int 
             # Of other errors a job may be left, which needs them.
             except (UsageError, SchedulerRefused, SchedulerAway):
                 for path in made:
-                    shutil.rmtree(path, ignore_errors=True)
+                    if not Ledger(path / "jobs.jsonl").events():
+                        shutil.rmtree(path, ignore_errors=True)
                 raise
         for one in these:
             if one.started:
@@ -330,11 +331,16 @@ def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: 
     if left or stopped:
         spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
         cluster.check(spec)
-        cluster.max_tasks(replace(spec, size=planned.size))
+        if not planned.together:
+            cluster.max_tasks(replace(spec, size=planned.size))
     sweep = [] if planned.sweep is None else [run.evals / planned.sweep.id]
     made += [folder for folder in (*sweep, *(work.folder for work in stopped)) if not folder.exists()]
     if planned.sweep is not None:
         planned.sweep.save(run)
+    if planned.together:
+        # A tuning that is being computed goes on to the budget that was asked for last, when it is started again.
+        for name in alive:
+            begun[name].request.store(begun[name].folder)
     # A request that was damaged is written again: its product may be there already.
     written = [type(work)(work.request.store(work.folder)) for work in stopped]
     wanted = [(work, work.to_start()) for work in written] + [(begun[name], shards) for name, shards in left.items()]
@@ -345,10 +351,10 @@ def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: 
 
 
 def _begun(work: Work) -> Work | None:
-    """Work, divided as it was begun; None if it was not, or its request is damaged."""
+    """Work, divided as it was begun; None if it was not, or its request is damaged and no job computes it."""
     with contextlib.suppress(NotFoundError):
         return type(work)(work.folder, replace(work.request, shards=work.request_type.load(work.folder).shards))
-    return None
+    return work if work.ledger.history().submitted else None
 
 
 def _other_images(run: RunFolder, recipe: Recipe) -> Iterator[str]:

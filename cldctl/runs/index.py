@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cld_core.evaluate
-import cld_core.run
-import cldctl.runs
+import cld_core
+import cldctl
 from cld_core.files import MAX_BYTES, opened, replacing
 from cld_core.ownership import problem_of
 from cld_core.run import RunFolder
@@ -37,8 +36,9 @@ from .survey import Answers, works_of
 
 # What a row is made of. Of evaluations and tunings that are not finished, `_Read.files` has more.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
-# What has changed less than so many seconds before it was read may change again without another time.
-QUIET_S = 5.0
+# What has changed less than so many seconds before it was read may change again without another time. A job that is
+# gone, though nothing says that it has ended for good, may be about to return to the queue, or be put there by hand.
+QUIET_S, UNSURE_S = 5.0, 600.0
 _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,7 +47,7 @@ _THREADS = 64
 SLOW_S = 0.001
 _FIRST = 4
 # A row that other code has made is not used: these packages make them.
-_MADE_BY = (cld_core.evaluate, cld_core.run, cldctl.runs)
+_MADE_BY = {cld_core: ("evaluate", "run", "tune"), cldctl: ("jobs", "runs")}
 # Inode, size and time of the last change of files by name; None for those that are not there.
 Files = Mapping[str, Sequence[int] | None]
 
@@ -199,7 +199,8 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
-    is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - QUIET_S) * 1e9
+    least_s = QUIET_S if _is_for_good(row) else UNSURE_S
+    is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
         return row, None
     # A finished evaluation or tuning does not change; asking for more of it changes `evals` or `tuned`.
@@ -209,12 +210,19 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
 
 
+def _is_for_good(row: RunStatus) -> bool:
+    """Whether the files say that nothing of a run goes on by itself, whatever its cluster does."""
+    is_finished = all(entry["state"] == "FINISHED" for entry in (*row.evals, *row.tunings))
+    is_cancelled = row.state == "CANCELLED" and bool(row.attempts) and row.attempts[-1]["cause"] == "cancelled"
+    return is_finished and (row.state == "FINISHED" or is_cancelled)
+
+
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
     """How files in a folder are now."""
     found: dict[str, Sequence[int] | None] = {}
     for name in names:
         try:
-            status = os.lstat(f"{folder}/{name}")
+            status = os.stat(f"{folder}/{name}")
             found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
         except OSError:
             found[name] = None
@@ -274,6 +282,6 @@ def _header(content: bytes) -> str:
 @functools.cache
 def _code() -> str:
     """What makes rows: the version, and name, size and time of the modules, which change in a checkout."""
-    folders = [Path(folder) for package in _MADE_BY for folder in package.__path__]
+    folders = [Path(root, name) for it, names in _MADE_BY.items() for root in it.__path__ for name in names]
     modules = [(it.name, it.stat().st_size, it.stat().st_mtime_ns) for folder in folders for it in folder.glob("*.py")]
     return hashlib.sha256(repr((__version__, sorted(modules))).encode()).hexdigest()[:16]

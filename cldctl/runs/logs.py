@@ -105,8 +105,10 @@ class Part:
                 before, *found = stream.read(end - start)[:-1].rsplit(b"\n", max(lines, 0))
                 if len(found) == max(lines, 0):
                     return replace(self, begin=start + len(before) + 1)
-                length = 8 * length if start > self.begin else 2 * MOST_BYTES
-            return self
+                if start == self.begin:
+                    break
+                length *= 8
+            return replace(self, begin=max(self.begin, end - MOST_BYTES))
 
 
 # What each rank has printed at last.

@@ -28,7 +28,7 @@ from .survey import Answers
 # Tells people something, in one line.
 Say = Callable[[str], None]
 # Seconds between looks at jobs that take a moment to end after their product is complete.
-PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8)
+PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.2, 3.8, 0.0)
 
 
 def start(

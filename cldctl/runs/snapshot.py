@@ -190,6 +190,9 @@ def _copy_of(run: RunFolder, source: Path, manifest: Manifest, new: Sequence[str
         added = [_copy_plugin(draft, path, path) for path in new]
         kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
         manifest = replace(manifest, plugins=(*kept, *added), shared=None)
+        # Others may have changed what was whole a moment ago.
+        if (problem := code.problem_of(draft, manifest)) is not None:
+            raise _damaged(run, problem)
         write_json(draft / code.MANIFEST, to_plain(manifest))
         _put_in_place(run, draft)
     return manifest

@@ -116,28 +116,31 @@ def submit(
     with contextlib.ExitStack() as stack:
         if group is not None:
             stack.enter_context(locks.only_one(group.path, cluster))
-        try:
-            found = existing(options)
-            begun.runs = [found.get(cell.name) or options.run(cell) for cell in options.cells]
-            starts = continued(begun, list(found.values()), Continuation(), about) if found else []
-            new, shared = [cell for cell in options.cells if cell.name not in found], None
-            if group is not None:
-                group.add({cell.name: cell.values for cell in new})
-                recipes = [cell.recipe for cell in new]
-                shared = snapshot.store_shared(group, recipes, options.file, cluster, live=options.live_code)
-            for cell in new:
-                run = _create(options, cell)
-                begun.new.append(run.name)
-                if group is None:
-                    # From here on, others see that a command is at work: the code may take long to store.
-                    stack.enter_context(locks.only_one(run.path, cluster))
-                starts.append(_prepare(run, options, cell, cluster, shared))
-            order = [run.name for run in begun.runs]
-            starts.sort(key=lambda start: order.index(start.run.name))
-            training.train(begun, starts)
-        except CldError:
-            _remove_unsubmitted(options, begun)
-            raise
+
+        def undo(kind: object, error: BaseException | None, trace: object) -> None:
+            """It comes after the locks of new runs are gone: a network file system keeps files that are still open."""
+            if isinstance(error, CldError):
+                _remove_unsubmitted(options, begun)
+
+        stack.push(undo)
+        found = existing(options)
+        begun.runs = [found.get(cell.name) or options.run(cell) for cell in options.cells]
+        starts = continued(begun, list(found.values()), Continuation(), about) if found else []
+        new, shared = [cell for cell in options.cells if cell.name not in found], None
+        if group is not None:
+            group.add({cell.name: cell.values for cell in new})
+            recipes = [cell.recipe for cell in new]
+            shared = snapshot.store_shared(group, recipes, options.file, cluster, live=options.live_code)
+        for cell in new:
+            run = _create(options, cell)
+            begun.new.append(run.name)
+            if group is None:
+                # From here on, others see that a command is at work: the code may take long to store.
+                stack.enter_context(locks.only_one(run.path, cluster))
+            starts.append(_prepare(run, options, cell, cluster, shared))
+        order = [run.name for run in begun.runs]
+        starts.sort(key=lambda start: order.index(start.run.name))
+        training.train(begun, starts)
     return begun
 
 

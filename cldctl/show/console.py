@@ -214,6 +214,10 @@ class Bars(Progress):
         times = [TimeElapsedColumn()] if is_transient else []
         super().__init__(*columns, *times, console=err, transient=is_transient, disable=not shows_bars(), **options)
 
+    def stop(self) -> None:
+        if not self.disable:  # Some versions of rich end with an empty line where they have shown nothing.
+            super().stop()
+
 
 class Working(Bars):
     """A context in which a command says what it does. On a terminal, nothing of it stays there.

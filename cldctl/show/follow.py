@@ -1,6 +1,5 @@
 """`--follow`: the progress of runs, or of sharded work, until they end, then what became of them."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,9 +68,10 @@ class View(Bars):
     """A context in which the progress of several things is shown on stderr."""
 
     def __init__(self) -> None:
-        # A rate is that of the whole time.
-        super().__init__(is_transient=False, speed_estimate_period=math.inf)
+        super().__init__(is_transient=False)
         self._bars: dict[str, TaskID] = {}
+        # When each thing was shown first, and how far it was then.
+        self._first: dict[str, tuple[float, int]] = {}
         # The newest line about each thing, when it was written, and the phases of its state that have one.
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
 
@@ -86,11 +86,14 @@ class View(Bars):
         bar = self._bars[shown.name]
         self.update(bar, completed=shown.done, total=shown.total or 1)
         if is_paced:
-            task = next(task for task in self.tasks if task.id == bar)
-            shown = replace(shown, elapsed_s=self.get_time() - (task.start_time or 0.0))
-            if task.speed:
-                facts = [*shown.facts, f"{number(task.speed, 3)}/s"]
-                shown = replace(shown, facts=facts, left_s=task.time_remaining)
+            now = self.get_time()
+            begun, before = self._first.setdefault(shown.name, (now, shown.done))
+            shown = replace(shown, elapsed_s=now - begun)
+            if shown.done > before and now > begun:
+                # Of the whole time: rows come in bursts, and what stands still gets slower.
+                rate = (shown.done - before) / (now - begun)
+                left_s = None if shown.total is None else max(0, shown.total - shown.done) / rate
+                shown = replace(shown, facts=[*shown.facts, f"{number(rate, 3)}/s"], left_s=left_s)
         if shows_phases():
             self._print(shown)
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)

@@ -246,8 +246,8 @@ def _remarks(
     row: RunStatus, usage: Mapping[str, Any] | None, changes: Sequence[str], problems: Sequence[str]
 ) -> Iterator[tuple[str, Text]]:
     """What a run has used, and what is to be known about it before it goes on."""
-    if used := usage_line(usage):
-        yield "usage", Text(used)
+    if usage is not None and usage["used"] > 0:
+        yield "usage", Text(usage_line(usage))
     if row.code == "live":
         yield "code", Text("the live checkout (--live-code)")
     yield from (("changed", Text(change, "yellow")) for change in changes)
@@ -340,7 +340,8 @@ class Query:
             return Lines(*(group_details(*it, height) for it in groups.items()), *map(details, others))
         is_sorted = self.sort != "created"
         # Who asks for certain runs, or for their order, wants to see these runs.
-        is_grouped = out.is_terminal and not self.everything and self.which.is_empty and not is_sorted
+        is_any = not self.everything and self.which.is_empty and not is_sorted
+        is_grouped = bool(self.chosen) or (out.is_terminal and is_any)
         return overview_with_groups(rows, height, is_grouped=is_grouped, is_sorted=is_sorted)
 
 

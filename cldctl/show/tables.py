@@ -191,13 +191,14 @@ def short_keys(keys: Sequence[str], taken: Collection[str] = ()) -> dict[str, st
 
 def usage_line(usage: Mapping[str, Any] | None) -> str:
     """What one run has used, in one line; ``usage`` is the field of ``status --json``. Empty if that is nothing."""
-    if usage is None or usage["used"] <= 0:
+    if usage is None or (usage["used"] <= 0 and usage["waited_s"] < 1):
         return ""
     lost = {"lost_to_preemption": "lost to interruptions", "lost_to_crashes": "lost to crashes"}
     parts = {"useful": "useful", **{key: text for key, text in lost.items() if usage[key] > 0}}
     shares = [f"{share(usage[key], usage['used'])} {text}" for key, text in parts.items()]
     waited = f"; queued {duration(usage['waited_s'])}" if usage["waited_s"] >= 1 else ""
-    return f"{hours(usage['used'])} {usage['unit']}: {', '.join(shares)}{waited}"
+    used = f"{hours(usage['used'])} {usage['unit']}"
+    return f"{used}: {', '.join(shares)}{waited}" if usage["used"] > 0 else used + waited
 
 
 def hours(value: float) -> str:

@@ -113,7 +113,7 @@ def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) 
     Raises:
         UsageError: it can do nothing.
     """
-    refusals = [_refusal(what, row) for row in rows]
+    refusals = [_refusal(what, row, group is not None) for row in rows]
     able = [row for row, refusal in zip(rows, refusals, strict=True) if not refusal]
     if not able:
         raise UsageError(refusals[0] if group is None else f"{group}: {_NONE[what]}")
@@ -134,14 +134,14 @@ def command_for(what: str, rows: Sequence[RunStatus], group: str | None = None) 
     return Command(f"{what} {name}", [what, row.path])
 
 
-def _refusal(what: str, row: RunStatus) -> str:
-    """Why nothing can be done to a run; empty if it can."""
+def _refusal(what: str, row: RunStatus, in_group: bool) -> str:
+    """Why nothing can be done to a run, as one of a group or alone; empty if it can."""
     if what in ("resume", "sample") and not row.is_readable:
         return f"{row.name} cannot be read: {row.reason}"
     is_over = row.state in OVER
     if (what == "resume" and not is_over) or (what == "cancel" and is_over and not row.is_evaluating):
         return f"{row.name} is {row.state}: there is nothing to {what}."
-    if what == "resume" and row.state == "FINISHED" and row.step >= (row.steps or 0):
+    if what == "resume" and row.state == "FINISHED" and (in_group or row.step >= (row.steps or 0)):
         more = command(f"resume {row.name} train.steps=...", RunFolder(row.path))
         return f"{row.name} is FINISHED at step {row.step:,}. To train it for longer: {more}"
     if what == "sample" and row.checkpoint_step is None:

@@ -85,7 +85,9 @@ class Files:
 
     def losses(self, row: RunStatus) -> Sequence[float]:
         """What is known of the losses of a run."""
-        return self._curves[row.path][0].losses if row.path in self._curves else ()
+        # Another thread may replace them meanwhile.
+        found = self._curves.get(row.path)
+        return () if found is None else found[0].losses
 
     def read(
         self, selected: RunStatus | None, shown: Sequence[RunStatus], answers: Answers

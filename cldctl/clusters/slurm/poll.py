@@ -46,6 +46,8 @@ _FORGOTTEN_S, _ACCOUNTING_AGAIN_S = 24 * 3600.0, 600.0
 _WANTED_S = 600.0
 # Seconds that a first or a fresh question waits for another process's.
 _PATIENCE_S = 2 * client.TIMEOUT_S
+# Of the file of answers: another one has another name.
+_FORMAT = 2
 _MAX_BYTES = 20_000_000
 # Files of machines that have not been used for this many seconds are removed.
 _UNUSED_S = 7 * 24 * 3600.0
@@ -189,6 +191,8 @@ class Memory:
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._own = Known()
+        # The file that it was read from: inode, size and time.
+        self._version: tuple[int, int, int] | None = None
 
     def load(self) -> Known:
         """What is known by now; nothing if the file is of a time to come."""
@@ -196,7 +200,12 @@ class Memory:
             return self._own
         try:
             with opened(self._file) as file:
+                status = os.fstat(file.fileno())
+                version = status.st_ino, status.st_size, status.st_mtime_ns
+                if version == self._version:
+                    return self._own
                 known = from_plain(Known, parse_json(file.read(_MAX_BYTES)))
+            self._version = version
             self._own = known if max(known.asked_at, known.as_of) <= time.time() + 1.0 else Known()
         except FileNotFoundError:
             self._own = Known()
@@ -251,7 +260,7 @@ def memory_of_this_user() -> Memory:
 def _memory(slurm: str, where: tuple[str, ...]) -> Memory:
     folder = config.cache_folder()
     # Of this machine alone: on a network file system, machines see each other's locks and files late.
-    name = f"{socket.gethostname()}\n{slurm}"
+    name = f"{_FORMAT}\n{socket.gethostname()}\n{slurm}"
     key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
     return Memory(folder / f"slurm-{key}.json" if folder is not None else None)
 

@@ -135,6 +135,15 @@ class TestWhatCanBeWrongWithIt:
         path.chmod(path.stat().st_mode | 0o020)
         assert dispatch(run) == 1
         assert told(run) == []
+        assert log(run) == "", "nothing is written into a folder of others"
+
+    def test_a_log_that_is_a_link_to_a_secret(self, run, tmp_path):
+        (tmp_path / "secret").write_text("a key")
+        (run.logs / hook_runner.LOG).symlink_to(tmp_path / "secret")
+        dispatch(run)
+        assert states(run) == ["RUNNING"]
+        assert (run.logs / hook_runner.LOG).is_symlink(), "it was not replaced by a copy"
+        assert (tmp_path / "secret").read_text() == "a key"
 
 
 class TestFiring:
