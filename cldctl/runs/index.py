@@ -43,9 +43,6 @@ _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
 _THREADS = 64
-# They are used if each of the first few items made this process wait so many seconds; on a local disk, they cost more.
-SLOW_S = 0.001
-_FIRST = 4
 # A row that other code has made is not used: these packages make them.
 _MADE_BY = {cld_core: ("evaluate", "run", "tune"), cldctl: ("jobs", "runs")}
 # Inode, size and time of the last change of files by name; None for those that are not there.
@@ -127,29 +124,18 @@ class Index:
         rows = sorted([*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name))
         return Found(rows, answers, dict(sorted(closed.items())))
 
-    def unfinished(self) -> list[RunFolder]:
-        """The runs that are not known to be finished, oldest first."""
-        folders = _folders(self.root)
-        self._forget_changed(folders)
-        done = {name for name, entry in self._entries.items() if entry.row["state"] == "FINISHED"}
-        return self._by_age({name: inode for name, inode in folders.items() if name not in done})
-
     def newest(self) -> RunFolder | None:
         """The run that was made last; None without runs."""
-        return next(reversed(self._by_age(_folders(self.root))), None)
 
-    def _by_age(self, folders: Mapping[str, int]) -> list[RunFolder]:
-        """Those of the folders that are runs, oldest first."""
+        def age(folder: tuple[str, int]) -> tuple[float, str] | None:
+            (name, inode), run = folder, RunFolder(self.root / folder[0])
+            entry = self._entries.get(name)
+            if entry is not None and entry.inode == inode:
+                return entry.row["created"] or 0.0, name
+            return (run.identity().get("created", 0.0), name) if run.exists else None
 
-        def created(run: RunFolder) -> float | None:
-            entry = self._entries.get(run.name)
-            if entry is not None and entry.inode == folders[run.name]:
-                return entry.row["created"] or 0.0
-            return run.identity().get("created", 0.0) if run.exists else None
-
-        runs = [RunFolder(self.root / name) for name in folders]
-        aged = [(age, run) for run, age in zip(runs, side_by_side(created, runs), strict=True) if age is not None]
-        return [run for _, run in sorted(aged, key=lambda it: (it[0], it[1].name))]
+        ages = filter(None, side_by_side(age, list(_folders(self.root).items())))
+        return next((RunFolder(self.root / name) for _, name in sorted(ages, reverse=True)), None)
 
     def _forget_changed(self, folders: Mapping[str, int]) -> None:
         """Forget runs that are gone, were replaced, or whose files have changed."""
@@ -230,17 +216,12 @@ def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | Non
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The results for all items, in their order; where the disk is slow, several are worked on at the same time."""
-    wall, busy = time.perf_counter(), time.thread_time()
-    first = [function(item) for item in items[:_FIRST]]
-    waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
-    if waited < _FIRST * SLOW_S:
-        return [*first, *(function(item) for item in items[_FIRST:])]
+    """The results for all items, in their order; of many, several are worked on at the same time: disks may be slow."""
     size = 1 + len(items) // _THREADS
-    parts = [items[begin : begin + size] for begin in range(_FIRST, len(items), size)]
+    parts = [items[begin : begin + size] for begin in range(0, len(items), size)]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda part: [function(item) for item in part], parts)
-        return [*first, *itertools.chain.from_iterable(found)]
+        return [*itertools.chain.from_iterable(found)]
 
 
 def _file_for(root: Path) -> Path | None:

@@ -53,9 +53,7 @@ def looked(root, monkeypatch) -> tuple[list[str], dict[str, str]]:
 STATES = {"a": "FINISHED", "b": "STOPPED", "c": "FAILED"}
 
 
-@pytest.mark.parametrize("slow_s", [index.SLOW_S, -1.0])
-def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root, monkeypatch, slow_s):
-    monkeypatch.setattr(index, "SLOW_S", slow_s)
+def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root, monkeypatch):
     for _ in range(2):
         assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
         rows = Index(root).look().rows
