@@ -153,8 +153,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
     goes_on = is_running and situation.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
-    attempts = usage.attempts_of(history, progress, checkpoints, alive=is_running)
-    used = usage.used_by(run, history, attempts, alive=is_running).to_dict() if attempts else None
+    attempts, used = usage.used_by(run, history, alive=is_running)
     # A checkpoint may be later than the last report.
     step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
     works = works_of(run) if works is None else works
@@ -193,7 +192,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         tunings=tunings,
         sweeps=_sweeps(run, evals),
         changes=changed_between(history),
-        usage=used,
+        usage=used.to_dict() if attempts else None,
         code=history.code,
     )
     stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)
