@@ -25,14 +25,14 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.lease import seems_alive
-from cld_core.run.work import Work
+from cld_core.run.work import Work, works_of
 from cld_core.version import __version__
 from cldctl import config, locks
 
 from . import survey
 from .state import OVER
 from .status import RunStatus, status_or_reason
-from .survey import Answers, works_of
+from .survey import Answers
 
 # What a row is made of. Of evaluations and tunings that are not finished, `_Read.files` has more.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
@@ -185,7 +185,9 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
-    least_s = QUIET_S if _is_for_good(row) else UNSURE_S
+    # Nothing of a finished run goes on by itself, whatever its cluster does.
+    is_finished = all(it["state"] == "FINISHED" for it in (*row.evals, *row.tunings, vars(row)))
+    least_s = QUIET_S if is_finished else UNSURE_S
     is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
         return row, None
@@ -194,13 +196,6 @@ def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | 
     done += [f"tuned/{it['id']}" for it in row.tunings if it["state"] == "FINISHED"]
     files = {name: it for name, it in read.files.items() if name.removesuffix("/jobs.jsonl") not in done}
     return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
-
-
-def _is_for_good(row: RunStatus) -> bool:
-    """Whether the files say that nothing of a run goes on by itself, whatever its cluster does."""
-    is_finished = all(entry["state"] == "FINISHED" for entry in (*row.evals, *row.tunings))
-    is_cancelled = row.state == "CANCELLED" and bool(row.attempts) and row.attempts[-1]["cause"] == "cancelled"
-    return is_finished and (row.state == "FINISHED" or is_cancelled)
 
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:

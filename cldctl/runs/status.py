@@ -12,7 +12,7 @@ from cld_core.run.events import JobRef
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
-from cld_core.run.work import Work
+from cld_core.run.work import Work, works_of
 from cld_core.sanitize import one_line
 from cldctl.jobs import failures
 
@@ -20,7 +20,7 @@ from . import usage
 from .differences import changed_between, changed_by_now
 from .logs import with_culprits
 from .state import ALIVE, WAITS, Situation, state_of
-from .survey import Answers, works_of
+from .survey import Answers
 
 if TYPE_CHECKING:
     from cld_core.evaluate.evaluation import Evaluation
@@ -163,13 +163,10 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         name=run.name,
         path=str(run.path),
         state=state,
-        recipe=identity.get("recipe"),
-        user=identity.get("user"),
-        group=identity.get("group"),
+        **{name: identity.get(name) for name in ("recipe", "user", "group", "created")},
         sweep=identity.get("sweep") or {},
         tags=list(history.tags),
         note=history.note,
-        created=identity.get("created"),
         step=step,
         steps=steps,
         loss=progress.get("loss"),
