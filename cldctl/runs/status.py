@@ -159,11 +159,12 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     works = works_of(run) if works is None else works
     evals = [evaluation_status(cast("Evaluation", it), answers) for it in works if it.request.kind == "evaluation"]
     tunings = [tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"]
+    made: dict[str, Any] = {name: identity.get(name) for name in ("recipe", "user", "group", "created")}
     row = RunStatus(
         name=run.name,
         path=str(run.path),
         state=state,
-        **{name: identity.get(name) for name in ("recipe", "user", "group", "created")},
+        **made,
         sweep=identity.get("sweep") or {},
         tags=list(history.tags),
         note=history.note,
