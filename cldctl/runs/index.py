@@ -34,7 +34,8 @@ from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 
-# What a row is made of. Of evaluations and tunings that are not finished, `_Read.files` has more.
+# What a row is made of. A finished evaluation or tuning does not change; asking for more of it changes `evals` or
+# `tuned`. With others that are not finished, a run is read each time.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
 # What has changed less than so many seconds before it was read may change again without another time. A job that is
 # gone, though nothing says that it has ended for good, may be about to return to the queue, or be put there by hand.
@@ -171,8 +172,6 @@ def _read(run: RunFolder) -> _Read | str | None:
     now, files = time.time(), files_of(str(run.path), _FILES)
     try:
         works = works_of(run)
-        folders = [str(work.folder.relative_to(run.path)) for work in works]
-        files |= files_of(str(run.path), [f"{folder}{file}" for folder in folders for file in ("", "/jobs.jsonl")])
         return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
     except Exception:  # What is wrong with one run does not hide the others; its row says what it is.
         return _Read(run, now, files, None, ())
@@ -181,21 +180,17 @@ def _read(run: RunFolder) -> _Read | str | None:
 def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
     """The row of a run, and what to remember of it; None if the row may change without its files."""
     run, row = read.run, status_or_reason(read.run, answers, read.works)
-    is_over = row.is_readable and row.state in OVER and row.as_of is None and not row.is_evaluating
+    is_over = row.is_readable and row.state in OVER and row.as_of is None
+    is_over = is_over and all(work["state"] == "FINISHED" for work in (*row.evals, *row.tunings))
     is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
     # Nothing of a finished run goes on by itself, whatever its cluster does.
-    is_finished = all(it["state"] == "FINISHED" for it in (*row.evals, *row.tunings, vars(row)))
-    least_s = QUIET_S if is_finished else UNSURE_S
+    least_s = QUIET_S if row.state == "FINISHED" else UNSURE_S
     is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
         return row, None
-    # A finished evaluation or tuning does not change; asking for more of it changes `evals` or `tuned`.
-    done = [f"evals/{it['id']}" for it in row.evals if it["state"] == "FINISHED"]
-    done += [f"tuned/{it['id']}" for it in row.tunings if it["state"] == "FINISHED"]
-    files = {name: it for name, it in read.files.items() if name.removesuffix("/jobs.jsonl") not in done}
-    return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
+    return row, Entry(inode, read.files, {name: value for name, value in row.to_dict().items() if name != "path"})
 
 
 def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:

@@ -19,7 +19,7 @@ from cld_core.run.events import Failed, JobRef, TurnedAway, fate_of
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.run.history import Attempt, History
-from cld_core.run.lease import newest
+from cld_core.run.lease import seems_alive
 from cld_core.sanitize import printable
 from cldctl import clusters
 from cldctl.clusters import job_logs
@@ -234,12 +234,8 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
 def _is_over(run: RunFolder, job: JobRef) -> bool:
     """Whether a job of a run has trained to its end, or was cancelled, and writes nothing more into its folder."""
     last = run.ledger.history().last
-    if last is None or last.job_id != job.job_id or last.cause not in _FOR_GOOD:
-        return False
-    try:
-        return newest(run.leases)[1] is None
-    except OSError:
-        return False
+    has_ended = last is not None and last.job_id == job.job_id and last.cause in _FOR_GOOD
+    return has_ended and not seems_alive(run.leases)
 
 
 def cut(file: Path, restart: int) -> Part:

@@ -245,8 +245,5 @@ def _next(
 def _recipe_fix(run: RunFolder) -> str:
     """What to do about a damaged recipe."""
     copy = code.folder_of(run.path) / code.RECIPE
-    return (
-        f"restore recipe.yaml: {copy} is how it was submitted"
-        if os.path.lexists(copy)
-        else "restore recipe.yaml from a backup"
-    )
+    where = f": {copy} is how it was submitted" if os.path.lexists(copy) else " from a backup"
+    return f"restore recipe.yaml{where}"
