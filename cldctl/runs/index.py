@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +46,8 @@ R = TypeVar("R")
 _THREADS = 64
 # A row that other code has made is not used: these packages make them.
 _MADE_BY = {cld_core: ("evaluate", "run", "tune"), cldctl: ("jobs", "runs")}
-# Inode, size and time of the last change of files by name; None for those that are not there.
-Files = Mapping[str, Sequence[int] | None]
+# Inode, size and time of the last change of each of `_FILES`; None for those that are not there.
+Files = Sequence[Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Index:
         """Forget runs that are gone, were replaced, or whose files have changed."""
         there = [(name, entry) for name, entry in self._entries.items() if folders.get(name) == entry.inode]
         root = str(self.root)
-        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there)
+        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}") == it[1].files, there)
         self._entries = dict(it for it, is_same in zip(there, same, strict=True) if is_same)
 
 
@@ -169,7 +169,7 @@ def _read(run: RunFolder) -> _Read | str | None:
     if not run.exists:
         return None
     # First, so that a row is never older than what is remembered of its files.
-    now, files = time.time(), files_of(str(run.path), _FILES)
+    now, files = time.time(), files_of(str(run.path))
     try:
         works = works_of(run)
         return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
@@ -180,28 +180,28 @@ def _read(run: RunFolder) -> _Read | str | None:
 def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
     """The row of a run, and what to remember of it; None if the row may change without its files."""
     run, row = read.run, status_or_reason(read.run, answers, read.works)
-    is_over = row.is_readable and row.state in OVER and row.as_of is None
-    is_over = is_over and all(work["state"] == "FINISHED" for work in (*row.evals, *row.tunings))
+    is_done = all(work["state"] == "FINISHED" for work in (*row.evals, *row.tunings))
+    is_over = row.is_readable and row.state in OVER and is_done
     is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
     # Nothing of a finished run goes on by itself, whatever its cluster does.
     least_s = QUIET_S if row.state == "FINISHED" else UNSURE_S
-    is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - least_s) * 1e9
+    is_quiet = max(it[2] for it in read.files if it) < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
         return row, None
     return row, Entry(inode, read.files, {name: value for name, value in row.to_dict().items() if name != "path"})
 
 
-def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
-    """How files in a folder are now."""
-    found: dict[str, Sequence[int] | None] = {}
-    for name in names:
+def files_of(folder: str) -> Files:
+    """How the files of a run are now."""
+    found: list[Sequence[int] | None] = []
+    for name in _FILES:
         try:
             status = os.stat(f"{folder}/{name}")
-            found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
+            found.append([status.st_ino, status.st_size, status.st_mtime_ns])
         except OSError:
-            found[name] = None
+            found.append(None)
     return found
 
 
