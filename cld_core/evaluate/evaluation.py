@@ -19,6 +19,7 @@ from cld_core.errors import NotFoundError, RecipeError, UsageError
 from cld_core.files import by_age, write_json
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
+from cld_core.run.work import readable
 from cld_core.shards import Computer, Rows, ShardedWork, Task, joined
 
 from . import registry, reports
@@ -137,11 +138,8 @@ class Evaluation(ShardedWork):
 
 def evaluations_of(run: RunFolder) -> list[Evaluation]:
     """The evaluations of a run, oldest first; those that are damaged or of another version of cldctl are skipped."""
-    works = []
-    for file in by_age(run.evals / name / "request.json" for name in run.evaluation_names()):
-        with contextlib.suppress(NotFoundError):
-            works.append(Evaluation(file.parent))
-    return works
+    requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
+    return readable(Evaluation, (file.parent for file in requests))
 
 
 def unnamed_rows(run: RunFolder) -> list[Path]:

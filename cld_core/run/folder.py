@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from cld_core.config import Recipe
 
 FORMAT = 5
+# A folder that is not there holds nothing.
+_ABSENT: tuple[type[OSError], ...] = (FileNotFoundError, NotADirectoryError)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # As `RunFolder.checkpoint_file` writes it: other files, such as copies that somebody made, are nobody's checkpoints.
 _CHECKPOINT = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,17})\.(json|pt)")
@@ -235,17 +237,11 @@ class RunFolder:
 
     def evaluation_names(self) -> list[str]:
         """The names of what is in the folder of evaluations and sweeps; none if it cannot be listed."""
-        try:
-            return _names_in(self.evals)
-        except OSError:
-            return []
+        return _names_in(self.evals, (OSError,))
 
     def tuning_names(self) -> list[str]:
         """The names of the tunings, sorted; none if they cannot be listed. Beside them is what they share."""
-        try:
-            return sorted(name for name in _names_in(self.tuned) if not name.endswith(".npz"))
-        except OSError:
-            return []
+        return sorted(name for name in _names_in(self.tuned, (OSError,)) if not name.endswith(".npz"))
 
     def steps_to_evaluate(self) -> set[int]:
         """Steps of the checkpoints that an evaluation or a tuning was requested for and has no result of.
@@ -298,10 +294,7 @@ class RunFolder:
 
     def checkpoint_steps(self) -> list[int]:
         """The steps of completely written checkpoints, ascending; empty if they cannot be listed."""
-        try:
-            return self.listed_steps()
-        except OSError:
-            return []
+        return _steps_in(self.checkpoints, empty=(OSError,))
 
     def listed_steps(self, *, unfinished: bool = False) -> list[int]:
         """As `checkpoint_steps`, and with ``unfinished`` those without a sidecar, too.
@@ -321,19 +314,23 @@ class RunFolder:
         Raises:
             OSError: they cannot be listed at this moment.
         """
-        return _steps_in(self.averages, unfinished=False)
+        return _steps_in(self.averages)
 
 
-def _steps_in(folder: Path, unfinished: bool) -> list[int]:
-    matches = (_CHECKPOINT.fullmatch(name) for name in _names_in(folder))
+def _steps_in(folder: Path, unfinished: bool = False, empty: tuple[type[OSError], ...] = _ABSENT) -> list[int]:
+    matches = (_CHECKPOINT.fullmatch(name) for name in _names_in(folder, empty))
     return sorted({int(match[1]) for match in matches if match and (unfinished or match[2] == "json")})
 
 
-def _names_in(folder: Path) -> list[str]:
-    """What a folder holds; nothing if there is none: copies and archives of runs leave empty folders out."""
+def _names_in(folder: Path, empty: tuple[type[OSError], ...] = _ABSENT) -> list[str]:
+    """What a folder holds; nothing if there is none: copies and archives of runs leave empty folders out.
+
+    Args:
+        empty: errors after which it counts as empty.
+    """
     try:
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except empty:
         return []
 
 

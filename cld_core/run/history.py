@@ -80,6 +80,8 @@ class History:
         queued: by attempt, when its job was put into the queue for it, if known, and the seconds that it was to wait.
         followed: by attempt, the earliest time of a line after its end, unless that is before it began: clocks jump.
         verdict: what last changed the `state`; None since a request.
+        heard: when the newest attempt last reported (`with_progress`), and ``saved``, the step of the newest
+            checkpoint, from which a next attempt would begin; None if there is none.
     """
 
     attempts: list[Attempt] = field(default_factory=list)
@@ -114,6 +116,8 @@ class History:
     queued: dict[int, tuple[float | None, float]] = field(default_factory=dict)
     followed: dict[int, float] = field(default_factory=dict)
     verdict: Event | None = None
+    heard: float | None = None
+    saved: int | None = None
     _by_number: dict[int, Attempt] = field(default_factory=dict, repr=False, compare=False)
     _given_up_by: str | None = field(default=None, repr=False, compare=False)
     _before_cancelled: dict[str, Event | None] = field(default_factory=dict, repr=False, compare=False)
@@ -135,22 +139,23 @@ class History:
         return history
 
     def with_progress(self, progress: Mapping[str, Any], saved: Sequence[int] = ()) -> "History":
-        """The last step, and what is wrong, of an attempt without an end, from the ``progress`` that it wrote.
+        """With what the files say: of an attempt without an end, the last step and what is wrong.
 
         Args:
+            progress: what an attempt has reported, `RunFolder.progress`.
             saved: the steps of the checkpoints, ascending; one may be later than the last report.
         """
-        number = progress.get("attempt")
-        if not any(attempt.attempt == number and attempt.last_step is None for attempt in self.attempts):
-            return self
-        reached, warning = progress.get("step"), progress.get("warning")
-        if reached is not None and self.last is not None and self.last.attempt == number:
+        number, reached, warning = progress.get("attempt"), progress.get("step"), progress.get("warning")
+        is_newest = self.last is not None and self.last.attempt == number
+        if reached is not None and self.last is not None and is_newest:
             reached = max(reached, *saved[-1:], self.last.first_step)
 
         def now(it: Attempt) -> Attempt:
-            return replace(it, last_step=reached, warning=it.warning or warning) if it.attempt == number else it
+            is_open = it.attempt == number and it.last_step is None
+            return replace(it, last_step=reached, warning=it.warning or warning) if is_open else it
 
-        return replace(self, attempts=list(map(now, self.attempts)))
+        heard = progress.get("time") if is_newest else None
+        return replace(self, attempts=list(map(now, self.attempts)), heard=heard, saved=max(saved, default=None))
 
     @property
     def jobs(self) -> tuple[Submitted, ...]:

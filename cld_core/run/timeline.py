@@ -67,24 +67,23 @@ class Stretch:
         return kept, lost, aside
 
 
-def stretches(history: History, *, saved: int | None, heard: float | None, alive: bool) -> list[Stretch]:
+def stretches(history: History, *, alive: bool) -> list[Stretch]:
     """The attempts of a run, oldest first, without an import.
 
     Clocks jump. The order of the lines does not: an attempt began after its job was put into the queue, and was over
     before the next line after its end was written.
 
     Args:
-        saved: the step of the newest checkpoint, from which a next attempt would begin.
-        heard: when the newest attempt last reported, in case nobody has recorded its end.
+        history: with the progress of the run (`History.with_progress`).
         alive: whether the newest attempt is still training.
     """
     attempts = [it for it in history.attempts if not (it.attempt == 0 and history.imported_step is not None)]
-    steps = _steps(attempts, saved, alive)
+    steps = _steps(attempts, history.saved, alive)
     failed = sorted((it for it in history.failures if it.kind in ("rank", "unfit")), key=lambda it: it.time)
     found: list[Stretch] = []
     for place, attempt in enumerate(attempts):
         following = attempts[place + 1] if place + 1 < len(attempts) else None
-        last_heard = heard if following is None else following.heard
+        last_heard = history.heard if following is None else following.heard
         kept, lost, aside = steps[place]
         queued, delay_s = history.queued[attempt.attempt]
         # A launcher puts a job back without a line in the ledger; a successor is in the queue before its turn comes.

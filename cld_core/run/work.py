@@ -3,10 +3,10 @@
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from cld_core.codec import from_plain, text, to_plain
 from cld_core.errors import NotFoundError
@@ -14,11 +14,13 @@ from cld_core.files import existing_object, passes, retried, write_json
 from cld_core.imports import resolve
 from cld_core.sanitize import one_line
 
+from .folder import RunFolder
 from .ledger import Ledger
 
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
+_Kind = TypeVar("_Kind", bound="Work")
 # By the ``kind`` field of their request.json.
 KINDS = {
     "evaluation": "cld_core.evaluate.evaluation:Evaluation",
@@ -47,6 +49,24 @@ def open_work(folder: Path) -> "Work":
         raise NotFoundError(f"{folder}: {what}. Start the work again.")
     work: Work = resolve(KINDS[kind])(folder)
     return work
+
+
+def readable(kind: type[_Kind], folders: Iterable[Path]) -> list[_Kind]:
+    """The works of a kind in folders, without those that are damaged or of another version of cldctl."""
+    works = []
+    for folder in folders:
+        with contextlib.suppress(NotFoundError):
+            works.append(kind(folder))
+    return works
+
+
+def works_of(run: RunFolder) -> list["Work"]:
+    """The evaluations of a run, oldest first, and then its tunings, if they are `readable`.
+
+    What reads them is loaded for runs that have some.
+    """
+    evaluations = resolve("cld_core.evaluate.evaluation:evaluations_of")(run) if run.evaluation_names() else []
+    return evaluations + (resolve("cld_core.tune.tuning:tunings_of")(run) if run.tuning_names() else [])
 
 
 def content_of(folder: Path) -> dict[str, Any] | None:

@@ -26,10 +26,10 @@ from cld_core.checkpoint.files import weights_digest
 from cld_core.codec import find_record, real, to_plain
 from cld_core.config import Recipe
 from cld_core.digests import digest
-from cld_core.errors import NotFoundError, UsageError
+from cld_core.errors import UsageError
 from cld_core.imports import resolve
 from cld_core.run import RunFolder
-from cld_core.run.work import Request, Work
+from cld_core.run.work import Request, Work, readable
 from cld_core.solutions import Coefficients, Flow, Solution
 
 if TYPE_CHECKING:
@@ -276,8 +276,4 @@ class Tuning(Work):
 
 def tunings_of(run: RunFolder) -> list[Tuning]:
     """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
-    works = []
-    for name in run.tuning_names():
-        with contextlib.suppress(NotFoundError):
-            works.append(Tuning(run.tuned / name))
-    return works
+    return readable(Tuning, (run.tuned / name for name in run.tuning_names()))

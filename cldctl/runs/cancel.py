@@ -13,7 +13,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, JobRef, Refused
 from cld_core.run.groups import Group
 from cld_core.run.lease import local_holder
-from cld_core.run.work import Work
+from cld_core.run.work import Work, works_of
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters import this_machine
@@ -21,7 +21,7 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 
 from . import survey
 from .status import status_or_reason
-from .survey import Answers, Ends, by_cluster, started_works, works_of
+from .survey import Answers, Ends, by_cluster, started_works
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0

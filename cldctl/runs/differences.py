@@ -26,7 +26,8 @@ def changed_between(history: History) -> list[str]:
             if value != before:
                 lines.pop(name, None)
                 lines[name] = f"{name} {_short(value)} instead of {_short(before)}, {_since(attempt)}"
-    return [*lines.values(), *_other_data(history), *_other_code(history), *_edited(history)]
+    edited = [f"recipe.yaml was edited by hand: {history.edited}"] if history.edited else []
+    return [*lines.values(), *_other_data(history), *_other_code(history), *edited]
 
 
 def changed_by_now(run: RunFolder, history: History) -> list[str]:
@@ -47,11 +48,8 @@ def _other_data(history: History) -> Iterator[str]:
         if are_other_data(attempt.data, before.data):
             yield f"other data than before, {_since(attempt)}"
             return
-        if (
-            (now := attempt.data.get(PLUGIN)) != (was := before.data.get(PLUGIN))
-            and now is not None
-            and was is not None
-        ):
+        now, was = attempt.data.get(PLUGIN), before.data.get(PLUGIN)
+        if now is not None and was is not None and now != was:
             text = f"plug-in {_short(now)} instead of {_short(was)}, {_since(attempt)}"
             yield f"{text}; its first points are the same"
             return
@@ -63,11 +61,6 @@ def _other_code(history: History) -> Iterator[str]:
     if last is None or last.code is None or last.asked in (None, "live", last.code):
         return
     yield f"attempt {last.attempt} runs code {_short(last.code)}, not that of the run, {_short(last.asked or '')}"
-
-
-def _edited(history: History) -> Iterator[str]:
-    if history.edited:
-        yield f"recipe.yaml was edited by hand: {history.edited}"
 
 
 def _since(attempt: Attempt) -> str:

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +25,17 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import is_name
 from cld_core.run.lease import seems_alive
-from cld_core.run.work import Work
+from cld_core.run.work import Work, works_of
 from cld_core.version import __version__
 from cldctl import config, locks
 
 from . import survey
 from .state import OVER
 from .status import RunStatus, status_or_reason
-from .survey import Answers, works_of
+from .survey import Answers
 
-# What a row is made of. Of evaluations and tunings that are not finished, `_Read.files` has more.
+# What a row is made of. A finished evaluation or tuning does not change; asking for more of it changes `evals` or
+# `tuned`. With others that are not finished, a run is read each time.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
 # What has changed less than so many seconds before it was read may change again without another time. A job that is
 # gone, though nothing says that it has ended for good, may be about to return to the queue, or be put there by hand.
@@ -43,13 +44,10 @@ _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
 _THREADS = 64
-# They are used if each of the first few items made this process wait so many seconds; on a local disk, they cost more.
-SLOW_S = 0.001
-_FIRST = 4
 # A row that other code has made is not used: these packages make them.
 _MADE_BY = {cld_core: ("evaluate", "run", "tune"), cldctl: ("jobs", "runs")}
-# Inode, size and time of the last change of files by name; None for those that are not there.
-Files = Mapping[str, Sequence[int] | None]
+# Inode, size and time of the last change of each of `_FILES`; None for those that are not there.
+Files = Sequence[Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -127,35 +125,24 @@ class Index:
         rows = sorted([*kept, *(row for row, _ in found_rows)], key=lambda row: (row.created or 0.0, row.name))
         return Found(rows, answers, dict(sorted(closed.items())))
 
-    def unfinished(self) -> list[RunFolder]:
-        """The runs that are not known to be finished, oldest first."""
-        folders = _folders(self.root)
-        self._forget_changed(folders)
-        done = {name for name, entry in self._entries.items() if entry.row["state"] == "FINISHED"}
-        return self._by_age({name: inode for name, inode in folders.items() if name not in done})
-
     def newest(self) -> RunFolder | None:
         """The run that was made last; None without runs."""
-        return next(reversed(self._by_age(_folders(self.root))), None)
 
-    def _by_age(self, folders: Mapping[str, int]) -> list[RunFolder]:
-        """Those of the folders that are runs, oldest first."""
+        def age(folder: tuple[str, int]) -> tuple[float, str] | None:
+            (name, inode), run = folder, RunFolder(self.root / folder[0])
+            entry = self._entries.get(name)
+            if entry is not None and entry.inode == inode:
+                return entry.row["created"] or 0.0, name
+            return (run.identity().get("created", 0.0), name) if run.exists else None
 
-        def created(run: RunFolder) -> float | None:
-            entry = self._entries.get(run.name)
-            if entry is not None and entry.inode == folders[run.name]:
-                return entry.row["created"] or 0.0
-            return run.identity().get("created", 0.0) if run.exists else None
-
-        runs = [RunFolder(self.root / name) for name in folders]
-        aged = [(age, run) for run, age in zip(runs, side_by_side(created, runs), strict=True) if age is not None]
-        return [run for _, run in sorted(aged, key=lambda it: (it[0], it[1].name))]
+        ages = filter(None, side_by_side(age, list(_folders(self.root).items())))
+        return next((RunFolder(self.root / name) for _, name in sorted(ages, reverse=True)), None)
 
     def _forget_changed(self, folders: Mapping[str, int]) -> None:
         """Forget runs that are gone, were replaced, or whose files have changed."""
         there = [(name, entry) for name, entry in self._entries.items() if folders.get(name) == entry.inode]
         root = str(self.root)
-        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}", it[1].files) == it[1].files, there)
+        same = side_by_side(lambda it: files_of(f"{root}/{it[0]}") == it[1].files, there)
         self._entries = dict(it for it, is_same in zip(there, same, strict=True) if is_same)
 
 
@@ -182,11 +169,9 @@ def _read(run: RunFolder) -> _Read | str | None:
     if not run.exists:
         return None
     # First, so that a row is never older than what is remembered of its files.
-    now, files = time.time(), files_of(str(run.path), _FILES)
+    now, files = time.time(), files_of(str(run.path))
     try:
         works = works_of(run)
-        folders = [str(work.folder.relative_to(run.path)) for work in works]
-        files |= files_of(str(run.path), [f"{folder}{file}" for folder in folders for file in ("", "/jobs.jsonl")])
         return _Read(run, now, files, works, tuple(survey.jobs_of(run, works)))
     except Exception:  # What is wrong with one run does not hide the others; its row says what it is.
         return _Read(run, now, files, None, ())
@@ -195,52 +180,38 @@ def _read(run: RunFolder) -> _Read | str | None:
 def _row(read: _Read, answers: Answers, inode: int) -> tuple[RunStatus, Entry | None]:
     """The row of a run, and what to remember of it; None if the row may change without its files."""
     run, row = read.run, status_or_reason(read.run, answers, read.works)
-    is_over = row.is_readable and row.state in OVER and row.as_of is None and not row.is_evaluating
+    is_done = all(work["state"] == "FINISHED" for work in (*row.evals, *row.tunings))
+    is_over = row.is_readable and row.state in OVER and is_done
     is_known = read.works is not None and not answers.is_stale(row.cluster) and inode != _LINK and is_name(run.name)
     if not (is_over and is_known) or any(answers.may_live(*job) for job in read.jobs):
         return row, None
-    least_s = QUIET_S if _is_for_good(row) else UNSURE_S
-    is_quiet = max(it[2] for it in read.files.values() if it) < (read.time - least_s) * 1e9
+    # Nothing of a finished run goes on by itself, whatever its cluster does.
+    least_s = QUIET_S if row.state == "FINISHED" else UNSURE_S
+    is_quiet = max(it[2] for it in read.files if it) < (read.time - least_s) * 1e9
     if not is_quiet or seems_alive(run.leases) or locks.is_locked(run.path):
         return row, None
-    # A finished evaluation or tuning does not change; asking for more of it changes `evals` or `tuned`.
-    done = [f"evals/{it['id']}" for it in row.evals if it["state"] == "FINISHED"]
-    done += [f"tuned/{it['id']}" for it in row.tunings if it["state"] == "FINISHED"]
-    files = {name: it for name, it in read.files.items() if name.removesuffix("/jobs.jsonl") not in done}
-    return row, Entry(inode, files, {name: value for name, value in row.to_dict().items() if name != "path"})
+    return row, Entry(inode, read.files, {name: value for name, value in row.to_dict().items() if name != "path"})
 
 
-def _is_for_good(row: RunStatus) -> bool:
-    """Whether the files say that nothing of a run goes on by itself, whatever its cluster does."""
-    is_finished = all(entry["state"] == "FINISHED" for entry in (*row.evals, *row.tunings))
-    is_cancelled = row.state == "CANCELLED" and bool(row.attempts) and row.attempts[-1]["cause"] == "cancelled"
-    return is_finished and (row.state == "FINISHED" or is_cancelled)
-
-
-def files_of(folder: str, names: Iterable[str]) -> dict[str, Sequence[int] | None]:
-    """How files in a folder are now."""
-    found: dict[str, Sequence[int] | None] = {}
-    for name in names:
+def files_of(folder: str) -> Files:
+    """How the files of a run are now."""
+    found: list[Sequence[int] | None] = []
+    for name in _FILES:
         try:
             status = os.stat(f"{folder}/{name}")
-            found[name] = [status.st_ino, status.st_size, status.st_mtime_ns]
+            found.append([status.st_ino, status.st_size, status.st_mtime_ns])
         except OSError:
-            found[name] = None
+            found.append(None)
     return found
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The results for all items, in their order; where the disk is slow, several are worked on at the same time."""
-    wall, busy = time.perf_counter(), time.thread_time()
-    first = [function(item) for item in items[:_FIRST]]
-    waited = (time.perf_counter() - wall) - (time.thread_time() - busy)
-    if waited < _FIRST * SLOW_S:
-        return [*first, *(function(item) for item in items[_FIRST:])]
+    """The results for all items, in their order; of many, several are worked on at the same time: disks may be slow."""
     size = 1 + len(items) // _THREADS
-    parts = [items[begin : begin + size] for begin in range(_FIRST, len(items), size)]
+    parts = [items[begin : begin + size] for begin in range(0, len(items), size)]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda part: [function(item) for item in part], parts)
-        return [*first, *itertools.chain.from_iterable(found)]
+        return [*itertools.chain.from_iterable(found)]
 
 
 def _file_for(root: Path) -> Path | None:

@@ -1,7 +1,6 @@
 """Continuing runs from their newest good checkpoints."""
 
 import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,8 +29,8 @@ from cldctl.lookup import find_profile
 
 from . import snapshot, survey
 from .index import Index
-from .state import OVER, RESUMABLE, Situation
-from .status import RunStatus, files_of, status_of, status_or_reason
+from .state import OVER, RESUMABLE
+from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers
 from .training import Begun, Skipped, Start, require_inputs, require_native, train
 
@@ -77,7 +76,8 @@ def with_profile(profile: str | None, overrides: Sequence[str]) -> tuple[str, ..
 
 def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
     """The runs under ``root`` that can be resumed and are not alive, and those that could not be judged or changed."""
-    runs = Index(root).unfinished()
+    rows = Index(root).look(max_age_s=survey.TO_LOOK_S).rows
+    runs = [RunFolder(row.path) for row in rows if row.state != "FINISHED"]
     answers = survey.of_runs(runs)
     chosen, skipped = [], []
     for run in runs:
@@ -235,7 +235,7 @@ def _status_of_dead(run: RunFolder, answers: Answers, is_abandoned: bool) -> Run
     status = status_of(run, answers)
     if status.state != "FINISHED":
         _require_answers(run, answers)
-    if status.state not in OVER and not (is_abandoned or _was_abandoned(run)):
+    if status.state not in OVER and not is_abandoned:
         job = f" as job {status.job_id}" if status.job_id else ""
         text = f"is {status.state.lower()}{job}" + (f" ({status.reason})" if status.reason and not job else "")
         cancel = command(f"cancel {run.name}", run)
@@ -243,12 +243,6 @@ def _status_of_dead(run: RunFolder, answers: Answers, is_abandoned: bool) -> Run
     if seems_alive(run.leases):
         raise UsageError(held_message(run.path, newest(run.leases)[1] or {}))
     return status
-
-
-def _was_abandoned(run: RunFolder) -> bool:
-    """Whether the command that made the run ended before it asked for a job."""
-    files = replace(files_of(run), is_starting=lambda: False)
-    return Situation(run.ledger.history(), Answers({}), time.time(), files).request in ("unasked", "lost")
 
 
 def _first_step(

@@ -1,12 +1,15 @@
 """The state of a run: a table over its history, what its launcher says, and its files. It knows no cluster by name."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from cld_core.run import events
+from cld_core.run import RunFolder, events
 from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused, Requested, state_after
 from cld_core.run.history import History
+from cld_core.run.lease import local_holder
+from cldctl import locks
 from cldctl.clusters.records import Phase, Seen
 
 from .survey import Answers
@@ -42,28 +45,6 @@ _DECIDING = "the attempt failed; its job is deciding whether to start again"
 _DECIDING_S = 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Files:
-    """What the folder of a run says besides its ledger; it is asked only if a row depends on it.
-
-    Attributes:
-        created: when the run was made, seconds since 1970.
-        saved: the steps of its checkpoints, ascending.
-        has_progress: whether it has reported any.
-        ledger: in a word, what is wrong with a ledger that holds nothing.
-        is_starting: whether a process, other than this one, submits a job of the run at this moment.
-        writer: who owns the folder, if that is a live process of this machine.
-    """
-
-    name: str = ""
-    created: Callable[[], float] = lambda: 0.0
-    saved: Callable[[], Sequence[int]] = lambda: ()
-    has_progress: Callable[[], bool] = lambda: False
-    ledger: Callable[[], str] = lambda: "missing"
-    is_starting: Callable[[], bool] = lambda: False
-    writer: Callable[[], Mapping[str, Any] | None] = lambda: None
-
-
 class Situation:
     """The columns of the table, and what reasons are made of. A column without a value is empty.
 
@@ -71,6 +52,7 @@ class Situation:
         now: seconds since 1970.
 
     Attributes:
+        run: what its folder says besides the ledger is read only if a row depends on it.
         seen: what is known about a job.
         current: the job that counts, and ``answer``, what is known about it.
         request: of a request that no job or attempt followed: "refused", "open", or "stale" after `SUBMITTING_S`.
@@ -87,10 +69,10 @@ class Situation:
         stuck: whether the job ended because it could not put itself back into the queue.
     """
 
-    def __init__(self, history: History, answers: Answers, now: float, files: Files | None = None) -> None:
-        self.history, self.files = history, files or Files()
+    def __init__(self, run: RunFolder, history: History, answers: Answers, now: float) -> None:
+        self.run, self.history = run, history
         self.seen = seen_by(history, answers, now)
-        self.request = _request(history, now, self.files)
+        self.request = _request(run, history, now)
         last, submitted = history.last, history.current(lambda job: self.seen(job).is_gone)
         has_ended = last is not None and last.cause is not None
         self.attempt = "none" if last is None else "ended" if has_ended else "open"
@@ -119,10 +101,14 @@ class Situation:
         # A requeue failed, or one that was asked for was not done before the job was killed.
         self.stuck = history.not_requeued is not None or (history.requeued is not None and answer.is_gone)
 
+    @functools.cached_property
+    def owner(self) -> Mapping[str, Any] | None:
+        """The process of this machine that writes into the run: started without cldctl, or orphaned by it."""
+        return local_holder(self.run.leases)
+
     @property
     def writer(self) -> bool:
-        """Whether a process of this machine writes into the run: started without cldctl, or orphaned by it."""
-        return self.files.writer() is not None
+        return self.owner is not None
 
     @property
     def left_over(self) -> list[str]:
@@ -143,18 +129,26 @@ def _submitter(situation: Situation) -> str | None:
 
 
 def _unasked(situation: Situation) -> str:
-    return f"the submission was interrupted before it asked for a job; `cldctl resume {situation.files.name}` does"
+    return f"the submission was interrupted before it asked for a job; `cldctl resume {situation.run.name}` does"
 
 
 def _lost(situation: Situation) -> str:
-    files, saved = situation.files, situation.files.saved()
+    run, saved = situation.run, situation.run.checkpoint_steps()
     again = f"continues from the checkpoint of step {saved[-1]}" if saved else "begins again"
     lost = "without the keys that earlier continuations changed"
-    return f"its ledger attempts.jsonl is {files.ledger()}; `cldctl resume {files.name}` {again}, {lost}"
+    return f"its ledger attempts.jsonl is {_how(run)}; `cldctl resume {run.name}` {again}, {lost}"
+
+
+def _how(run: RunFolder) -> str:
+    """What is wrong with a ledger of which no line could be read."""
+    try:
+        return "damaged" if run.ledger.path.lstat().st_size else "empty"
+    except OSError:
+        return "missing"
 
 
 def _writer(situation: Situation) -> str | None:
-    owner = situation.files.writer()
+    owner = situation.owner
     return None if owner is None else f"process {owner['pid']} on this machine writes into it (job {owner['job_id']})"
 
 
@@ -254,10 +248,8 @@ def state_of(situation: Situation) -> tuple[str, str | None]:
     row = row_of(situation)
     state = situation.after if row.state == "<after>" else row.state
     if state in OVER and (left_over := situation.left_over):
-        return (
-            state,
-            f"job {', '.join(left_over)} still waits, with nothing to do: `cldctl cancel {situation.files.name}`",
-        )
+        waits = f"job {', '.join(left_over)} still waits, with nothing to do"
+        return state, f"{waits}: `cldctl cancel {situation.run.name}`"
     return state, row.reason(situation) if callable(row.reason) else row.reason
 
 
@@ -266,15 +258,15 @@ def row_of(situation: Situation) -> Row:
     return next(row for row in TABLE if row.matches(situation))
 
 
-def _request(history: History, now: float, files: Files) -> str:
+def _request(run: RunFolder, history: History, now: float) -> str:
     request, is_empty = history.request, not (history.request or history.submitted or history.attempts)
     if isinstance(request, Refused):
         return "refused"
     if request is None and not is_empty:
         return ""
-    was_more = is_empty and bool(files.saved() or files.has_progress())
-    begun = files.created() if request is None else request.time
-    if not (was_more or now - begun > SUBMITTING_S) or files.is_starting():
+    was_more = is_empty and bool(run.checkpoint_steps() or run.progress())
+    begun = run.identity().get("created", 0.0) if request is None else request.time
+    if not (was_more or now - begun > SUBMITTING_S) or locks.is_starting(run):
         return "open"
     return "stale" if not is_empty else "lost" if was_more else "unasked"
 

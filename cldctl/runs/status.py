@@ -11,18 +11,16 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import History
-from cld_core.run.lease import local_holder
 from cld_core.run.timeline import Stretch
-from cld_core.run.work import Work
+from cld_core.run.work import Work, works_of
 from cld_core.sanitize import one_line
-from cldctl import locks
 from cldctl.jobs import failures
 
 from . import usage
 from .differences import changed_between, changed_by_now
 from .logs import with_culprits
-from .state import ALIVE, WAITS, Files, Situation, state_of
-from .survey import Answers, works_of
+from .state import ALIVE, WAITS, Situation, state_of
+from .survey import Answers
 
 if TYPE_CHECKING:
     from cld_core.evaluate.evaluation import Evaluation
@@ -147,7 +145,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     progress, identity = run.progress(), run.identity()
     checkpoints = run.checkpoint_steps()
     history = with_culprits(run.ledger.history().with_progress(progress, checkpoints))
-    situation = Situation(history, answers, time.time(), files_of(run))
+    situation = Situation(run, history, answers, time.time())
     state, reason = state_of(situation)
     job, last, is_running = situation.current, history.last, state == "RUNNING"
     steps = history.steps if history.steps is not None else progress.get("steps")
@@ -155,24 +153,21 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
     goes_on = is_running and situation.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
-    attempts = usage.attempts_of(history, progress, checkpoints, alive=is_running)
-    used = usage.used_by(run, history, attempts, alive=is_running).to_dict() if attempts else None
+    attempts, used = usage.used_by(run, history, alive=is_running)
     # A checkpoint may be later than the last report.
     step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
     works = works_of(run) if works is None else works
     evals = [evaluation_status(cast("Evaluation", it), answers) for it in works if it.request.kind == "evaluation"]
     tunings = [tuning_status(cast("Tuning", it), answers) for it in works if it.request.kind == "tuning"]
+    made: dict[str, Any] = {name: identity.get(name) for name in ("recipe", "user", "group", "created")}
     row = RunStatus(
         name=run.name,
         path=str(run.path),
         state=state,
-        recipe=identity.get("recipe"),
-        user=identity.get("user"),
-        group=identity.get("group"),
+        **made,
         sweep=identity.get("sweep") or {},
         tags=list(history.tags),
         note=history.note,
-        created=identity.get("created"),
         step=step,
         steps=steps,
         loss=progress.get("loss"),
@@ -195,32 +190,11 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         tunings=tunings,
         sweeps=_sweeps(run, evals),
         changes=changed_between(history),
-        usage=used,
+        usage=used.to_dict() if attempts else None,
         code=history.code,
     )
     stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)
     return replace(row, as_of=row.heard_of) if stale else row
-
-
-def files_of(run: RunFolder) -> Files:
-    """What the table of states asks the folder of a run."""
-    return Files(
-        name=run.name,
-        created=lambda: run.identity().get("created", 0.0),
-        saved=run.checkpoint_steps,
-        has_progress=lambda: bool(run.progress()),
-        ledger=lambda: _how(run),
-        is_starting=lambda: locks.is_starting(run),
-        writer=lambda: local_holder(run.leases),
-    )
-
-
-def _how(run: RunFolder) -> str:
-    """What is wrong with a ledger of which no line could be read."""
-    try:
-        return "damaged" if run.ledger.path.lstat().st_size else "empty"
-    except OSError:
-        return "missing"
 
 
 def _last_begun(history: History, progress: ReportedProgress) -> float:

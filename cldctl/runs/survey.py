@@ -9,7 +9,7 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.run import RunFolder
 from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
-from cld_core.run.work import Work
+from cld_core.run.work import Work, works_of
 from cldctl import clusters
 from cldctl.clusters.records import SchedulerAway, Seen, Survey
 
@@ -19,6 +19,8 @@ _SETTLED_S = 3600.0
 _ENDS = ("finished", "cancelled", "crashed", "out_of_memory", "nonfinite", "save_failed")
 # Who only looks takes an answer of this age, in seconds; who decides something by it asks now.
 TO_LOOK_S = 30.0
+# Of a cluster that was not asked.
+_NOTHING = Survey({})
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,15 @@ class Answers:
     surveys: Mapping[str, Survey]
 
     def of(self, job: JobRef) -> Seen:
-        survey = self.surveys.get(job.cluster)
-        return Seen("unknown") if survey is None else survey.of(job)
+        return self.surveys.get(job.cluster, _NOTHING).of(job)
 
     def as_of(self, cluster: str) -> float | None:
         """When a cluster said so, seconds since 1970; None if it was asked just now."""
-        survey = self.surveys.get(cluster)
-        return None if survey is None else survey.as_of
+        return self.surveys.get(cluster, _NOTHING).as_of
 
     def among(self, names: Iterable[str]) -> "Answers":
         """Those of some clusters."""
         return Answers({name: self.surveys[name] for name in dict.fromkeys(names) if name in self.surveys})
-
-    def is_older(self, than_s: float, now: float) -> bool:
-        """Whether one of the answers is more than ``than_s`` seconds old."""
-        times = [survey.as_of for survey in self.surveys.values() if survey.as_of is not None]
-        return any(not 0.0 <= now - when <= than_s for when in times)
 
     def may_live(self, job: JobRef, is_settled: bool) -> bool:
         """Whether a job may still do something; of one whose end is known, its launcher need not know anything."""
@@ -64,8 +59,7 @@ class Answers:
 
     def is_stale(self, cluster: str | None) -> bool:
         """Whether this cluster could not be asked, so that states are those that the runs wrote themselves."""
-        survey = self.surveys.get(cluster or "")
-        return survey is not None and survey.problem is not None
+        return self.surveys.get(cluster or "", _NOTHING).problem is not None
 
     def require(self, names: Iterable[str], otherwise: str) -> None:
         """Refuse to go on unless these clusters could be asked.
@@ -95,23 +89,6 @@ def ask(jobs: Iterable[JobRef], settled: Iterable[JobRef] = (), *, max_age_s: fl
     known = by_cluster(settled)
     asked = by_cluster(jobs).items()
     return Answers({name: _survey(name, mine, known.get(name, []), max_age_s) for name, mine in asked})
-
-
-def works_of(run: RunFolder) -> list[Work]:
-    """The evaluations of a run, oldest first, and then its tunings; what is damaged or of another version is skipped.
-
-    What reads them is loaded for runs that have some.
-    """
-    works: list[Work] = []
-    if run.evaluation_names():
-        from cld_core.evaluate.evaluation import evaluations_of
-
-        works += evaluations_of(run)
-    if run.tuning_names():
-        from cld_core.tune.tuning import tunings_of
-
-        works += tunings_of(run)
-    return works
 
 
 def started_works(run: RunFolder, name: str) -> list[Work]:
@@ -159,7 +136,8 @@ def lately(run: RunFolder, max_age_s: float) -> Answers:
     """Answers about a run that are not older than this: one question about many runs is enough for each of them."""
     if max_age_s > 0.0:
         answers = of_runs([run], max_age_s=max_age_s)
-        if answers.problem is None and not answers.is_older(max_age_s, time.time()):
+        ages = [time.time() - it.as_of for it in answers.surveys.values() if it.as_of is not None]
+        if answers.problem is None and all(0.0 <= age <= max_age_s for age in ages):
             return answers
     return of_runs([run])
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from cld_core.run import RunFolder, timeline
 from cld_core.run.events import fate_of
-from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import Attempt, History
 from cld_core.run.timeline import Stretch, stretches
 from cld_core.sanitize import one_line
@@ -70,32 +69,16 @@ class Usage:
         return {**asdict(self), "goodput": self.goodput}
 
 
-def attempts_of(
-    history: History, progress: ReportedProgress, checkpoints: Sequence[int], *, alive: bool
-) -> list[Stretch]:
-    """The attempts of a run with their costs, oldest first.
+def used_by(run: RunFolder, history: History, *, alive: bool, since: float = 0.0) -> tuple[list[Stretch], Usage]:
+    """The attempts of a run with their times, oldest first, and what it has used after ``since``, seconds since 1970.
+
+    That is of its attempts, and of starts that ended before they trained.
 
     Args:
-        checkpoints: their steps, ascending.
+        history: with the progress of the run (`History.with_progress`).
         alive: whether the newest attempt is training.
     """
-    saved = checkpoints[-1] if checkpoints else None
-    return stretches(history, saved=saved, heard=_heard(history, progress), alive=alive)
-
-
-def _heard(history: History, progress: ReportedProgress) -> float | None:
-    """When the newest attempt last reported."""
-    last = history.last
-    return progress.get("time") if last is not None and progress.get("attempt") == last.attempt else None
-
-
-def used_by(run: RunFolder, history: History, attempts: Sequence[Stretch], *, alive: bool, since: float = 0.0) -> Usage:
-    """What a run has used after ``since``, seconds since 1970: its attempts, and starts that ended before they trained.
-
-    Args:
-        attempts: as `attempts_of` has them.
-        alive: whether the newest one is training.
-    """
+    attempts = stretches(history, alive=alive)
     in_vain = timeline.in_vain(history)
     # What a start in vain got, nobody recorded: as much as an attempt, or what the recipe asks for.
     is_unknown = any(it.attempt.ranks is None for it in attempts) or bool(in_vain and not attempts)
@@ -110,7 +93,7 @@ def used_by(run: RunFolder, history: History, attempts: Sequence[Stretch], *, al
         lives = alive and stretch.attempt.cause is None and stretch.attempt is attempts[-1].attempt
         total += _of(stretch, before, size[unit], unit, lives, since)
         before = stretch.attempt
-    return total
+    return attempts, total
 
 
 def _devices(attempt: Attempt, asked: "ClusterSpec | None") -> dict[str, int]:
@@ -173,13 +156,10 @@ def size_of(run: RunFolder) -> "ClusterSpec | None":
 
 def usage_of(run: RunFolder, *, since: float = 0.0) -> Usage:
     """What a run has used, by its files alone: its newest attempt is alive unless it has been silent."""
-    progress = run.progress()
-    history = run.ledger.history().with_progress(progress)
+    history = run.ledger.history().with_progress(run.progress(), run.checkpoint_steps())
     last = history.last
-    heard = (_heard(history, progress) or last.started) if last is not None and last.cause is None else None
-    alive = heard is not None and time.time() - heard < SILENT_S
-    attempts = attempts_of(history, progress, run.checkpoint_steps(), alive=alive)
-    return used_by(run, history, attempts, alive=alive, since=since)
+    heard = (history.heard or last.started) if last is not None and last.cause is None else 0.0
+    return used_by(run, history, alive=time.time() - heard < SILENT_S, since=since)[1]
 
 
 @dataclass(frozen=True)

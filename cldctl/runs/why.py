@@ -23,8 +23,7 @@ from .survey import Answers
 from .usage import Usage
 
 _Part = TypeVar("_Part")
-# An answer of the scheduler of this age, in seconds, is good enough.
-MAX_AGE_S = 30.0
+_ATTEMPT = ("attempt", "job_id", "restart", "started", "ended", "cause", "detail", "first_step", "last_step")
 # What happened, by the cause of the ledger.
 _ENDS = {
     "preempted": "was preempted",
@@ -100,7 +99,7 @@ class Why:
 def why(run: RunFolder) -> Why:
     """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
     problems: list[str] = []
-    answers = _tried(problems, "the scheduler", lambda: survey.of_runs([run], max_age_s=MAX_AGE_S), Answers({}))
+    answers = _tried(problems, "the scheduler", lambda: survey.of_runs([run], max_age_s=survey.TO_LOOK_S), Answers({}))
     problems += [answers.remark] if answers.remark else []
     return _explained(run, status_or_reason(run, answers), answers, problems, asks=True)
 
@@ -125,13 +124,12 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
         if run.identity().get("format") is not None and run.format_problem() is not None:
             return Why(row=row, headline="nothing is known about it", problems=problems)
     tried = functools.partial(_tried, problems)
-    progress, checkpoints, alive = run.progress(), run.checkpoint_steps(), row.state == "RUNNING"
+    progress, checkpoints = run.progress(), run.checkpoint_steps()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
     damaged = damages(run)
     problems += damaged
-    attempts = tried(
-        "the attempts", lambda: usage.attempts_of(history, progress, checkpoints, alive=alive), list[Stretch]()
-    )
+    nothing: tuple[list[Stretch], Usage | None] = [], None
+    attempts, used = tried("usage", lambda: usage.used_by(run, history, alive=row.state == "RUNNING"), nothing)
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
@@ -147,7 +145,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
         waiting=waiting,
-        usage=tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive), None),
+        usage=used,
         problems=problems,
         do=do,
         next=following,
@@ -158,16 +156,8 @@ def attempt_row(stretch: Stretch) -> dict[str, Any]:
     """One attempt: what it gained and lost, and how long it waited and ran."""
     attempt = stretch.attempt
     return {
-        "attempt": attempt.attempt,
-        "job_id": attempt.job_id,
-        "restart": attempt.restart,
+        **{name: getattr(attempt, name) for name in _ATTEMPT},
         "hosts": list(dict.fromkeys(attempt.hosts)) or ([attempt.host] if attempt.host else []),
-        "started": attempt.started,
-        "ended": attempt.ended,
-        "cause": attempt.cause,
-        "detail": attempt.detail,
-        "first_step": attempt.first_step,
-        "last_step": attempt.last_step,
         "gained": stretch.kept,
         "lost": stretch.lost,
         "set_aside": stretch.set_aside,
@@ -255,8 +245,5 @@ def _next(
 def _recipe_fix(run: RunFolder) -> str:
     """What to do about a damaged recipe."""
     copy = code.folder_of(run.path) / code.RECIPE
-    return (
-        f"restore recipe.yaml: {copy} is how it was submitted"
-        if os.path.lexists(copy)
-        else "restore recipe.yaml from a backup"
-    )
+    where = f": {copy} is how it was submitted" if os.path.lexists(copy) else " from a backup"
+    return f"restore recipe.yaml{where}"

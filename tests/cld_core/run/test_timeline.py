@@ -12,7 +12,7 @@ from tests.support.ledgers import job
 
 def told(*events, saved=None, heard=None, alive=False, progress=None):
     history = History.of(events).with_progress(progress or {})
-    return stretches(history, saved=saved, heard=heard, alive=alive)
+    return stretches(replace(history, saved=saved, heard=heard), alive=alive)
 
 
 def started(attempt, step, time, **more):

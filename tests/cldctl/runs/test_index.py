@@ -10,8 +10,8 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from cld_core.run.events import Ended, GivenUp, JobRef, Started, Submitted
-from cld_core.tune.tuning import TuneRequest, Tuning, tunings_of
+from cld_core.run.events import Ended, JobRef, Started, Submitted
+from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import label
@@ -53,9 +53,7 @@ def looked(root, monkeypatch) -> tuple[list[str], dict[str, str]]:
 STATES = {"a": "FINISHED", "b": "STOPPED", "c": "FAILED"}
 
 
-@pytest.mark.parametrize("slow_s", [index.SLOW_S, -1.0])
-def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root, monkeypatch, slow_s):
-    monkeypatch.setattr(index, "SLOW_S", slow_s)
+def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root, monkeypatch):
     for _ in range(2):
         assert looked(root, monkeypatch) == (["a", "b", "c"], STATES)
         rows = Index(root).look().rows
@@ -77,14 +75,11 @@ def _begin_evaluation(run):
     Evaluation(EvalRequest.of(load(TOY), ("elbo",), 20, 1).save(run))
 
 
-def _ask_for_tuning(run, minutes=1.0):
-    request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=minutes, seed=0)
-    return Tuning(request.store(run.tuned / request.id))
-
-
 def _tune(run):
-    work = _ask_for_tuning(run)
-    work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0"), shards=(0,)))
+    request = TuneRequest.of(run.recipe(), 20, 5, points=8, budget_min=1.0, seed=0)
+    Tuning(request.store(run.tuned / request.id)).ledger.append(
+        Submitted(job=JobRef(cluster="scripted", job_id="0"), shards=(0,))
+    )
 
 
 CHANGES = {
@@ -106,20 +101,12 @@ def test_what_changes_is_read_again(root, monkeypatch, how):
     assert read == ["a"]
 
 
-def test_work_that_is_not_finished_is_compared_and_what_is_asked_for_again_is_read(root, monkeypatch, scripted):
-    run = RunFolder(root / "a")
-    _tune(run)
+def test_a_run_with_work_that_is_not_finished_is_read_each_time(root, monkeypatch, scripted):
+    _tune(RunFolder(root / "a"))
     scripted.phases["0"] = "gone"
     settle(root)
     assert looked(root, monkeypatch)[0] == ["a", "b", "c"]
-    assert looked(root, monkeypatch)[0] == [], "it has stopped"
-    _ask_for_tuning(run)
-    assert looked(root, monkeypatch)[0] == ["a"]
-    settle(root)
-    looked(root, monkeypatch)
-    (tuning,) = tunings_of(run)
-    tuning.ledger.append(GivenUp(reason="often"))
-    assert looked(root, monkeypatch)[0] == ["a"]
+    assert looked(root, monkeypatch)[0] == ["a"], "it has stopped, and may be given up"
 
 
 def test_what_may_change_is_read_each_time(root, monkeypatch, scripted):

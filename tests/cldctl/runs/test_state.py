@@ -1,20 +1,25 @@
 """The table of states, row by row, without a cluster."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cld_core.run import events
+from cld_core.files import write_json
+from cld_core.run import RunFolder, events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
+from cldctl import locks
 from cldctl.clusters.records import Phase, Seen, Survey
-from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, state_of
+from cldctl.runs import state as states
+from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
 
 NOW = 1000.0
+NOWHERE = RunFolder("/nowhere/mine")
 STATES = {"PENDING", "RUNNING", "REQUEUED", *OVER}
 GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority"), Seen("running"), Seen("unknown")
 
@@ -56,14 +61,14 @@ SUCCESSOR = (submitted(restarts=True), SECOND, started(), ended("node_failure"))
 def situated(
     happened: Iterable[Event],
     looks: Looks | None = None,
-    files: Files | None = None,
+    run: RunFolder = NOWHERE,
     *,
     now: float = NOW,
     as_of: float | None = None,
     problem: str | None = None,
 ) -> Situation:
     jobs = {("any", job_id): seen for job_id, seen in (looks or {}).items()}
-    return Situation(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
+    return Situation(run, History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now)
 
 
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the
@@ -118,7 +123,7 @@ CASES: list[tuple[Any, ...]] = [
     (5, (), {}, "PENDING", None, {"created": NOW}),
     (5, (), {}, "PENDING", None, {"is_starting": True}),
     (4, (), {}, "LOST", "is missing; `cldctl resume mine` continues from the", {"saved": [10, 20]}),
-    (4, (), {}, "LOST", "is damaged; ", {"created": NOW, "has_progress": True, "ledger": "damaged"}),
+    (4, (), {}, "LOST", "is damaged; ", {"created": NOW, "step": 5, "ledger": "?"}),
     (0, (), {}, "RUNNING", "process 7 on this machine writes into it (job torchrun)", {"saved": [10], "writer": OWNER}),
     (16, (submitted(), started()), {"1": GONE}, "RUNNING", "process 7 on this machine", {"writer": OWNER}),
     (16, (submitted(), CANCELLED), {"1": GONE}, "RUNNING", "process 7 on this machine", {"writer": OWNER}),
@@ -129,11 +134,27 @@ CASES: list[tuple[Any, ...]] = [
 ]
 
 
+def folder(path: Path, *, created: float = 0.0, saved: Sequence[int] = (), step: int | None = None, ledger: str = ""):
+    run = RunFolder(path / "mine")
+    run.checkpoints.mkdir(parents=True)
+    write_json(run.identity_file, {"created": created})
+    for number in saved:
+        run.checkpoint_file(number).with_suffix(".json").touch()
+    if step is not None:
+        write_json(run.progress_file, {"step": step})
+    if ledger:
+        run.ledger.path.write_text(ledger)
+    return run
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_a_row(case):
-    row, happened, looks, state, reason, *folder = case
-    asked: Any = {name: lambda value=value: value for it in folder for name, value in it.items()}
-    situation = situated(happened, looks, Files(name="mine", **asked))
+def test_a_row(case, tmp_path, monkeypatch):
+    row, happened, looks, state, reason, *files = case
+    told = dict(*files)
+    owner, is_starting = told.pop("writer", None), told.pop("is_starting", False)
+    monkeypatch.setattr(states, "local_holder", lambda leases: owner)
+    monkeypatch.setattr(locks, "is_starting", lambda run: is_starting)
+    situation = situated(happened, looks, folder(tmp_path, **told))
     assert TABLE.index(row_of(situation)) == row
     found, why = state_of(situation)
     assert (found, why is None) == (state, reason is None)
@@ -186,7 +207,7 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
     states = set()
     for _ in range(500):
         happened, looks = random_history(rng)
-        situation = situated(happened, looks, Files(created=lambda: NOW))
+        situation = situated(happened, looks)
         history, (state, reason) = situation.history, state_of(situation)
         states.add(state)
         assert state in STATES
