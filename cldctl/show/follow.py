@@ -81,7 +81,8 @@ class View(Bars):
             is_paced: it does not report its rate and times, which follow from what was shown first.
         """
         if shown.name not in self._bars:
-            self._bars[shown.name] = self.tasks[self.add_task("", head=Text(), known="", first=shown.done)]
+            self.add_task("", head=Text(), known="", first=shown.done)
+            self._bars[shown.name] = self.tasks[-1]
         bar = self._bars[shown.name]
         self.update(bar.id, completed=shown.done, total=shown.total or 1)
         if is_paced:
