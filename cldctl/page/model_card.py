@@ -194,7 +194,6 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,
         paper=paper,
-        sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
         metrics=[{"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in finite],
         results=results,
         own=own,

@@ -302,14 +302,14 @@ def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]
     """The curves but losses and results, those of the training first: a chart for each, of several runs for each that
     more than one has. Those that are constant are listed for one run, and left out for several.
     """
-    tags = {tag for own in curves.values() for tag in own if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
+    # An attempt that began again may have no points yet.
+    tags = {tag for own in curves.values() for tag, points in own.items() if points}
+    tags = {tag for tag in tags if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
     constant = []
     for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
         words = _WORDS.get(tag, tag.removeprefix("train/").replace("_", " "))
         members = {run: own.get(tag, ()) for run, own in curves.items()}
         known = [[value for _, value in points] for points in members.values() if points]
-        if not known:
-            continue  # Of an attempt that began again, and has not reported it yet.
         if all(max(values) - min(values) <= _CONSTANT * max(map(abs, values)) for values in known):
             constant.append(f"{words} {number(known[-1][-1])}")
         elif len(known) > 1 or len(curves) == 1:

@@ -387,15 +387,14 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
 
 def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Tunings as `status` knows them."""
-    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
-    return table(columns, left=("tuning", "state", "kept"), optional=("step",), title="tunings")
+    return table(tuning_columns(entries), left=("tuning", "state", "kept"), optional=("step",), title="tunings")
 
 
 def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
     """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
     return {
         "tuning": [it["id"] for it in entries],
-        "state": [it["state"] for it in entries],
+        "state": [state_text(it["state"]) for it in entries],
         "NFE": [str(it["nfe"]) for it in entries],
         "step": [count(it["checkpoint_step"]) for it in entries],
         "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],

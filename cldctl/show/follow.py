@@ -21,7 +21,6 @@ from cldctl.hints import command
 from cldctl.runs import sharded, survey
 from cldctl.runs.state import OVER, STATES
 from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason, work_state
-from cldctl.runs.survey import Answers, Ends
 
 from .console import Bars, duration, err, number, out, say_next, shortened
 from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
@@ -181,7 +180,7 @@ def follow_statistics(work: Statistics) -> int:
     return 0
 
 
-def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[Answers, set[str]]]) -> None:
+def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[survey.Answers, set[str]]]) -> None:
     """Watch until all is over: Ctrl-C ends the watching, not the jobs.
 
     Args:
@@ -191,7 +190,7 @@ def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[Answers,
     Raises:
         typer.Exit: somebody stops watching.
     """
-    ends = Ends()
+    ends = survey.Ends()
     try:
         with View() as view:
             while not _is_over(ends, *look(view, ends.max_age_s)):
@@ -210,7 +209,7 @@ def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatu
     rows: list[RunStatus] = []
     warned: set[str] = set()
 
-    def look(view: View, max_age_s: float) -> tuple[Answers, set[str]]:
+    def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
         answers = survey.of_runs(runs, max_age_s=max_age_s)
         rows[:], remark = [status_or_reason(run, answers) for run in runs], answers.remark or ""
         if group is None:
@@ -243,7 +242,7 @@ def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str |
     """
     name = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
 
-    def look(view: View, max_age_s: float) -> tuple[Answers, set[str]]:
+    def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
         submitted = (event.job for work in works for event in work.ledger.history().submitted)
         answers = survey.ask(submitted, max_age_s=max_age_s)
         found = [work_state(work, answers) for work in works]
@@ -260,7 +259,7 @@ def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str |
         _watch(place, look)
 
 
-def _is_over(ends: Ends, answers: Answers, found: set[str]) -> bool:
+def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> bool:
     """Whether to believe that all is over, by the states that were found, after a pause if not.
 
     A job that is about to return to the queue looks over for a moment.

@@ -163,7 +163,8 @@ def finish(begun: Begun, follow: bool) -> int:
         counted = ", ".join(f"{len(entries)} {what}" for what, entries in done.items() if entries)
         err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"))
     if begun.jobs and not cluster.blocks:
-        _left_out(next(run for run in begun.runs if run.name in begun.jobs))
+        if (line := left_out_code(next(run for run in begun.runs if run.name in begun.jobs))) is not None:
+            remark(line)
         ids = [job.job_id if group is None else job.job_id.partition("_")[0] for job in begun.jobs.values()]
         err.print(f"job {', '.join(dict.fromkeys(ids))} ({cluster.name})")
         if group is None:
@@ -187,12 +188,6 @@ def _say_skipped(skipped: Sequence[Skipped]) -> int:
     for entry in skipped:
         err.failure(f"{entry.run.name}: {entry.reason}", style="red")
     return max((entry.exit_code for entry in skipped), default=0)
-
-
-def _left_out(run: RunFolder) -> None:
-    """Say which Python files the jobs of a run will miss."""
-    if (line := left_out_code(run)) is not None:
-        remark(line)
 
 
 def _interrupted(run: RunFolder) -> None:

@@ -25,7 +25,6 @@ from cldctl.runs import why
 from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
-from cldctl.runs.why import Why
 from cldctl.show.console import duration, number
 from cldctl.show.runs import details
 from cldctl.show.tables import ends_of, facts, progress_bar
@@ -57,7 +56,7 @@ class Detail:
         shards: what became of each shard of the evaluations that are not finished, by their names.
     """
 
-    why: Why
+    why: why.Why
     shards: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -65,7 +64,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
     """What the files of a run say, and the clusters said last: nobody is asked."""
     run, shards = RunFolder(row.path), {}
     if not run.exists:
-        return Detail(Why(row=row, headline="the run is gone"))
+        return Detail(why.Why(row=row, headline="the run is gone"))
     explained = why.explained(row, answers)
     for entry in row.evals:
         if entry["state"] != "FINISHED":
@@ -152,7 +151,7 @@ class LossCurve(Sparkline[float]):
 class TimeLine:
     """The attempts of a run on a scale of time: when its job waited, started and trained, and how each ended."""
 
-    def __init__(self, explained: Why) -> None:
+    def __init__(self, explained: why.Why) -> None:
         self._explained = explained
         self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in ends_of(explained)]
 
