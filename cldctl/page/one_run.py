@@ -30,7 +30,7 @@ from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
 from cldctl.show.evaluations import cell_text, result_text, tuning_columns
 from cldctl.show.runs import failed_first
-from cldctl.show.tables import attempt_columns, ends_of, usage_line
+from cldctl.show.tables import attempt_columns, usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, chart, code, colour_of, gallery, part, render, table, text
@@ -222,7 +222,7 @@ def _time_line(found: Why) -> Markup:
     stretches = found.stretches
     begin, last = min(it.began - it.waited_s for it in stretches), max(it.until for it in stretches)
     share, bars, legend = 100 / max(last - begin, 1e-3), [], {}
-    for it, state, end in ends_of(found):
+    for it, state, end in found.ends:
         attempt = it.attempt
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
         for what, since, until, colour in (

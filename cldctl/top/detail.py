@@ -27,7 +27,7 @@ from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
 from cldctl.show.console import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import ends_of, facts, progress_bar
+from cldctl.show.tables import facts, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS = {
@@ -153,7 +153,7 @@ class TimeLine:
 
     def __init__(self, explained: why.Why) -> None:
         self._explained = explained
-        self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in ends_of(explained)]
+        self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
