@@ -123,7 +123,7 @@ def sweep_table(
         best: results that are marked, as (key, number of the row); None to mark none.
     """
     *down, across = sweep.axes
-    heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
+    heads = list(short_keys([axis.key for axis in down]).values()) or [""]
     for key in keys_of(rows) or [""]:
         quantity = registry.quantity(key) if key else None
         label = "states" if quantity is None else quantity.label

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
 from cldctl.hints import command
 from cldctl.runs import selection, survey
-from cldctl.runs.index import Index
+from cldctl.runs.index import Found, Index
 from cldctl.runs.logs import FirstFailure
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
@@ -276,25 +276,22 @@ class Look:
     """What was seen in one look.
 
     Attributes:
+        seen: all runs, those that are not listed, too.
         rows: that are listed.
         older: how many more ended over a week ago.
-        found: all runs, those that are not listed, too.
-        closed: folders that cannot be seen, and why.
         problem: why nothing could be seen.
     """
 
+    seen: Found = field(default_factory=lambda: Found([], survey.Answers({}), {}))
     rows: Sequence[RunStatus] = ()
     older: int = 0
-    found: Sequence[RunStatus] = ()
-    answers: survey.Answers = field(default_factory=lambda: survey.Answers({}))
-    closed: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 
     @property
     def remarks(self) -> list[str]:
         """What is worth knowing about the answers of clusters, and about folders."""
-        remark = [self.answers.remark] if self.answers.remark else []
-        return [*remark, *(f"{name}: {reason}" for name, reason in self.closed.items())]
+        remark = self.seen.answers.remark
+        return [*([remark] if remark else []), *(f"{name}: {reason}" for name, reason in self.seen.closed.items())]
 
 
 @dataclass
@@ -318,16 +315,15 @@ class Query:
         """What there is now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            look = Look(found=[named_status(run, answers) for run in self.chosen], answers=answers)
+            seen = Found([named_status(run, answers) for run in self.chosen], answers, {})
         else:
             seen = self.index.look(max_age_s=survey.TO_LOOK_S)
-            look = Look(found=seen.rows, answers=seen.answers, closed=seen.closed)
-        rows = recent = self.which.of(look.found)
+        rows = recent = self.which.of(seen.rows)
         if not self.chosen and not self.everything and self.which.is_empty:
             recent = selection.recent(rows)
         if not self.chosen or self.sort != "created":
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
-        return replace(look, rows=recent, older=len(rows) - len(recent))
+        return Look(seen, recent, len(rows) - len(recent))
 
     def view(self, rows: Sequence[RunStatus], height: int | None) -> RenderableType:
         """How rows are shown.

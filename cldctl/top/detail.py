@@ -178,8 +178,8 @@ class TimeLine:
         end = 0.0
         for it, style, _, letter in self._ends:
             yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
-            yield it.began, it.began + it.startup_s, _STARTING, "cyan"
-            yield it.until - it.trained_s, it.until, _TRAINING + letter, style
+            yield it.began, it.started, _STARTING, "cyan"
+            yield it.started, it.until, _TRAINING + letter, style
             end = it.until
         if self._explained.row.state in WAITS:
             submitted = [event.time for event in self._explained.history.submitted]
