@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.statistics import Statistics, StatsRequest
-from cld_core.evaluate.sweeps import Axis, Cell, Sweep, sweeps_of
+from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.ranks import Ranks
 from cld_core.stop import StopFlag
 from cld_core.train import session
@@ -66,13 +66,6 @@ def test_table_csv_and_plot_of_a_sweep(run):
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert Sweep.load(folder) == made.sweep
     assert sweeps_of(run) == [(folder, made.sweep)]
-
-
-def test_axes_with_the_same_last_word_are_told_apart():
-    cell = Cell({"eval.elbo.rtol": "1e-3", "sampling.rtol": "1e-4", "eval.seed": "0"}, "elbo-1")
-    sweep = Sweep(tuple(Axis(key, (value,)) for key, value in cell.values.items()), (cell,))
-    shown = text(sweep_table(sweep, [{**cell.values, "evaluation": "elbo-1"}], {}))
-    assert "eval.elbo.rtol   sampling.rtol   seed 0" in shown
 
 
 @pytest.mark.slow
