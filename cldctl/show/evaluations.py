@@ -1,7 +1,7 @@
 """Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side by side."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +46,18 @@ def result_of(entry: Mapping[str, Any], quantity: registry.Quantity, *, with_cou
 
 
 def counts_of(
-    entry: Mapping[str, Any], quantities: Iterable[registry.Quantity] | None = None, show: Callable[[int], str] = count
+    entry: Mapping[str, Any], quantities: Sequence[registry.Quantity] | None = None, show: Callable[[int], str] = count
 ) -> list[str]:
     """Of how many samples and test points the results of an evaluation are: ["50,000 samples", "2,000 points"].
 
     Args:
         quantities: of which results; None for all.
     """
-    keys = None if quantities is None else {quantity.key for quantity in quantities}
     words = (
         f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
         for metric, quantity in registry.quantities()
-        if (result := entry["results"].get(quantity.key)) and result.get("n") is not None
-        if keys is None or quantity.key in keys
+        if (quantities is None or quantity in quantities) and (result := entry["results"].get(quantity.key))
+        if result.get("n") is not None
     )
     return list(dict.fromkeys(words))
 
