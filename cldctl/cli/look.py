@@ -70,8 +70,8 @@ def status(
         shown.watch(query)
     elif as_json:
         look = query.look()
-        if look.answers.remark is not None:
-            err.print(look.answers.remark, style="yellow")
+        if look.seen.answers.remark is not None:
+            err.print(look.seen.answers.remark, style="yellow")
         rows = [row.to_dict() for row in look.rows]
         many = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]"
         typer.echo(many if len(rows) > _MANY else json.dumps(rows, indent=1))

@@ -19,6 +19,7 @@ from cld_core.run.groups import Group, values_of
 from cld_core.sanitize import is_count, one_line
 
 from .plan import meaning
+from .table import quantities_in
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 _NONE = (
@@ -183,11 +184,6 @@ def best_of(results: Sequence[Result]) -> list[Result]:
     return best
 
 
-def quantities_of(columns: Sequence[Column]) -> list[Quantity]:
-    """The results that any column has, in the order of the table of metrics."""
-    return [it for _, it in registry.quantities() if any(it.key in column.results for column in columns)]
-
-
 def verdict(first: Result, other: Result) -> str:
     """Whether the other is "better", "worse" or the "same" by `RULE`; empty if that cannot be said."""
     a, b = first.number, other.number
@@ -244,7 +240,7 @@ def _shown(value: Any) -> str:
 
 def warnings(columns: Sequence[Column]) -> list[str]:
     """Messages: what cannot be compared with the first column, and why; and what is unusual about results."""
-    first, quantities = columns[0], quantities_of(columns)
+    first, quantities = columns[0], quantities_in(column.results for column in columns)
     texts = []
     for quantity in quantities:
         for other in columns[1:]:
@@ -347,7 +343,7 @@ class Line:
         """For ``--json``."""
         runs = [column.run for column in self.columns]
         entry = {"name": self.name, "cell": dict(self.cell), "runs": runs, "checkpoint_step": self.step}
-        for key in (quantity.key for quantity in quantities_of(self.columns)):
+        for key in (quantity.key for quantity in quantities_in(column.results for column in self.columns)):
             if (it := self.average(key)) is not None:
                 values = {one.run: one.results[key].number.value for one in self.columns if key in one.results}
                 numbers = {"mean": it.mean, "std": it.spread, "stderr": it.stderr, "n": it.n}

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def rows(run: RunFolder, sweep: Sweep) -> list[dict[str, Any]]:
     """
     reports = {name: current_report(run.evals / name) or {} for name in sweep.evaluations}
     results = {name: numbers(report) for name, report in reports.items()}
-    present = [it for _, it in registry.quantities() if any(it.key in result for result in results.values())]
+    present = quantities_in(results.values())
     table = []
     for cell in sweep.cells:
         # A cell is as far as the last of its evaluations.
@@ -67,10 +67,15 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
     return Number(math.fsum(values) / len(values), stderr, known[0].n)
 
 
+def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:
+    """The numbers that any of these results has, of which each is by its key, in the order of the table of metrics."""
+    keys = set[str]().union(*results)
+    return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
+
+
 def keys_of(table: Sequence[Mapping[str, Any]]) -> list[str]:
     """The results of samples or test points that the rows have, in the order of the table of metrics."""
-    shown = [quantity.key for _, quantity in registry.quantities() if not quantity.is_reference]
-    return [key for key in shown if table and key in table[0]]
+    return [quantity.key for quantity in quantities_in(table[:1]) if not quantity.is_reference]
 
 
 def to_csv(table: Sequence[Mapping[str, Any]]) -> str:

@@ -80,10 +80,8 @@ def licence(text: str) -> str:
         if re.fullmatch(r"(?!licenseref-)[a-z0-9.-]+", word):
             return canonicalize_license_expression(word).lower()
     fix = did_you_mean(word[:60], _USUAL) or did_you_mean(word[:60], _NOT_OF_SPDX.split())
-    expected = (
-        "It takes one that Hugging Face lists, or one of https://spdx.org/licenses: cc-by-4.0, mit, ..., or other"
-    )
-    raise UsageError(f"--license '{one_line(text, 60)}' is not a licence that cards can name.{fix} {expected}.")
+    fix += " It takes one that Hugging Face lists, or one of https://spdx.org/licenses: cc-by-4.0, mit, ..., or other"
+    raise UsageError(f"--license '{one_line(text, 60)}' is not a licence that cards can name.{fix}.")
 
 
 def places(wish: Path, weights: Path | None, default: Path) -> CardFiles:
@@ -194,7 +192,6 @@ def card(run: RunFolder, row: RunStatus, model: "Model", files: CardFiles, licen
         parameters=sum(parameter.numel() for parameter in model.net.parameters()),
         diffusion=diffusion,
         paper=paper,
-        sampler=", ".join(f"{name}: {value}" for name, value in recipe.to_dict()["sampling"].items()),
         metrics=[{"type": it.quantity.key, "name": it.quantity.label, "value": it.number.value} for it in finite],
         results=results,
         own=own,

@@ -30,7 +30,7 @@ from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number
 from cldctl.show.evaluations import cell_text, result_text, tuning_columns
 from cldctl.show.runs import failed_first
-from cldctl.show.tables import attempt_columns, ends_of, usage_line
+from cldctl.show.tables import attempt_columns, usage_line
 
 from .curves import LOSS, Points, is_inside, read
 from .document import Section, chart, code, colour_of, gallery, part, render, table, text
@@ -222,7 +222,7 @@ def _time_line(found: Why) -> Markup:
     stretches = found.stretches
     begin, last = min(it.began - it.waited_s for it in stretches), max(it.until for it in stretches)
     share, bars, legend = 100 / max(last - begin, 1e-3), [], {}
-    for it, state, end in ends_of(found):
+    for it, state, end in found.ends:
         attempt = it.attempt
         steps = f"attempt {attempt.attempt}, steps {count(attempt.first_step)} to {count(attempt.last_step)}"
         for what, since, until, colour in (
@@ -302,14 +302,14 @@ def other_charts(curves: Mapping[str, Mapping[str, Points]]) -> Iterator[Markup]
     """The curves but losses and results, those of the training first: a chart for each, of several runs for each that
     more than one has. Those that are constant are listed for one run, and left out for several.
     """
-    tags = {tag for own in curves.values() for tag in own if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
+    # An attempt that began again may have no points yet.
+    tags = {tag for own in curves.values() for tag, points in own.items() if points}
+    tags = {tag for tag in tags if not tag.startswith(LOSS) and _EVALUATIONS not in tag}
     constant = []
     for tag in sorted(tags, key=lambda tag: (not tag.startswith("train/"), tag)):
         words = _WORDS.get(tag, tag.removeprefix("train/").replace("_", " "))
         members = {run: own.get(tag, ()) for run, own in curves.items()}
         known = [[value for _, value in points] for points in members.values() if points]
-        if not known:
-            continue  # Of an attempt that began again, and has not reported it yet.
         if all(max(values) - min(values) <= _CONSTANT * max(map(abs, values)) for values in known):
             constant.append(f"{words} {number(known[-1][-1])}")
         elif len(known) > 1 or len(curves) == 1:

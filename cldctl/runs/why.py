@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from cld_core.run import RunFolder, code
-from cld_core.run.events import GivenUp
+from cld_core.run.events import GivenUp, state_after
 from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import one_line
@@ -76,6 +76,15 @@ class Why:
         if rows and rows[-1]["cause"] is None and self.row.attempts:
             rows[-1]["cause"] = self.row.attempts[-1]["cause"]
         return rows
+
+    @property
+    def ends(self) -> list[tuple[Stretch, str, str]]:
+        """The attempts, with the state in which each left the run, or is, and what ended it in words."""
+        causes = [row["cause"] for row in self.attempts]
+        ends = [(state_after(it), it.replace("_", " ")) if it else ("LOST", "no recorded end") for it in causes]
+        if ends and causes[-1] is None and self.row.state == "RUNNING":
+            ends[-1] = "RUNNING", "running"
+        return [(it, state, words) for it, (state, words) in zip(self.stretches, ends, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         row, failed = self.row, self.failed

@@ -182,16 +182,6 @@ def say_next(place: "RunFolder", *texts: str) -> None:
     err.print("next:\n" + "\n".join(f"  {command(text, place)}" for text in texts))
 
 
-def shows_bars() -> bool:
-    """Whether bars and spinners are shown: on a terminal, unless they are hidden."""
-    return err.is_terminal and not err.quiet
-
-
-def shows_phases() -> bool:
-    """Whether each phase of what takes a while gets a line: where nobody sees a bar, unless they are hidden."""
-    return not err.is_terminal and not err.quiet
-
-
 class _Head(ProgressColumn):
     def render(self, task: Task) -> Text:
         head: Text = task.fields["head"]
@@ -199,11 +189,12 @@ class _Head(ProgressColumn):
 
 
 class Bars(Progress):
-    """A context in which bars are on stderr, if somebody sees them there: with the fields ``head``, a text that may be
-    folded, and ``known``.
+    """A context in which bars are on stderr: with the fields ``head``, a text that may be folded, and ``known``.
+
+    They are on a terminal, unless they are hidden. Elsewhere it is disabled, and whoever shows them says a line.
     """
 
-    def __init__(self, *, is_transient: bool, **options: Any) -> None:
+    def __init__(self, *, is_transient: bool) -> None:
         columns = (
             SpinnerColumn(),
             _Head(),
@@ -212,7 +203,8 @@ class Bars(Progress):
         )
         # What somebody follows says its own times.
         times = [TimeElapsedColumn()] if is_transient else []
-        super().__init__(*columns, *times, console=err, transient=is_transient, disable=not shows_bars(), **options)
+        is_hidden = err.quiet or not err.is_terminal
+        super().__init__(*columns, *times, console=err, transient=is_transient, disable=is_hidden)
 
     def stop(self) -> None:
         if not self.disable:  # Some versions of rich end with an empty line where they have shown nothing.
@@ -238,7 +230,7 @@ class Working(Bars):
         before, self._what = self._what, one_line(what)
         if before != self._what:
             self.reset(self._task, total=None, head=Text(self._what), known="")
-            if shows_phases():
+            if self.disable:
                 err.print(self._what, style="dim")
 
     def at(self, done: int, total: int | None, unit: str = "") -> None:

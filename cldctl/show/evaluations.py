@@ -1,33 +1,28 @@
 """Results: evaluations and tunings of a run, sweeps, samplers side by side, and runs or groups side by side."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group as Lines
-from rich.console import RenderableType
+from rich.console import RenderableType, group
 from rich.text import Text
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluate import registry
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.published import PublishedSampler, published_samplers
-from cld_core.evaluate.registry import Quantity
 from cld_core.evaluate.sweeps import Sweep
 from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.tune.tuning import Tuning
 from cldctl.evals import compare
-from cldctl.evals.compare import Line, Result, quantities_of, verdict
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
-from cldctl.evals.table import keys_of, rows, write_finished
-from cldctl.evals.table import plot as draw
+from cldctl.evals.table import keys_of, plot, quantities_in, rows, write_finished
 from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.status import evaluation_status, tuning_status
-from cldctl.runs.survey import Answers
 
 from .console import count, err, number, out, say_next
 from .tables import Cell, short_keys, state_text, table
@@ -37,13 +32,7 @@ BEST = "*"
 _STYLE = {"better": "bold green", "worse": "bold red"}
 
 
-def present_in(evals: Sequence[Mapping[str, Any]]) -> list[Quantity]:
-    """The numbers that any of these evaluations has, in the order of the table of metrics."""
-    keys = {key for entry in evals for key in entry["results"]}
-    return [quantity for _, quantity in registry.quantities() if quantity.key in keys]
-
-
-def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_count: bool = False) -> str:
+def result_of(entry: Mapping[str, Any], quantity: registry.Quantity, *, with_count: bool = False) -> str:
     """A result of an evaluation's row of ``status``; a dash if it has none.
 
     Args:
@@ -57,30 +46,29 @@ def result_of(entry: Mapping[str, Any], quantity: Quantity, *, with_count: bool 
 
 
 def counts_of(
-    entry: Mapping[str, Any], quantities: Iterable[Quantity] | None = None, show: Callable[[int], str] = count
+    entry: Mapping[str, Any], quantities: Sequence[registry.Quantity] | None = None, show: Callable[[int], str] = count
 ) -> list[str]:
     """Of how many samples and test points the results of an evaluation are: ["50,000 samples", "2,000 points"].
 
     Args:
         quantities: of which results; None for all.
     """
-    keys = None if quantities is None else {quantity.key for quantity in quantities}
     words = (
         f"{show(result['n'])} {registry.ROWS[metric.rows].over}"
         for metric, quantity in registry.quantities()
-        if (result := entry["results"].get(quantity.key)) and result.get("n") is not None
-        if keys is None or quantity.key in keys
+        if (quantities is None or quantity in quantities) and (result := entry["results"].get(quantity.key))
+        if result.get("n") is not None
     )
     return list(dict.fromkeys(words))
 
 
-def result_text(quantity: Quantity, value: float, stderr: float | None) -> str:
+def result_text(quantity: registry.Quantity, value: float, stderr: float | None) -> str:
     """A result and its standard error, with the decimals of its kind."""
     error = "" if stderr is None else f" ± {stderr:.{quantity.digits}f}"
     return f"{value:.{quantity.digits}f}{error}"
 
 
-def cell_text(quantity: Quantity, row: Mapping[str, Any]) -> str:
+def cell_text(quantity: registry.Quantity, row: Mapping[str, Any]) -> str:
     """`result_text` of a row of a sweep (`evals.table.rows`) that has the result, with the share of lost samples."""
     text = result_text(quantity, row[quantity.key], row[f"{quantity.key}_stderr"])
     share = row.get(f"{quantity.key}_nonfinite")
@@ -95,7 +83,7 @@ def evaluations(evals: Sequence[Mapping[str, Any]]) -> RenderableType:
         "shards": [f"{entry['shards_done']}/{entry['shards']}" for entry in evals],
         "step": [count(entry["checkpoint_step"]) for entry in evals],
         "of": [", ".join(counts_of(entry)) or "-" for entry in evals],
-        **{it.label: [result_of(entry, it) for entry in evals] for it in present_in(evals)},
+        **{it.label: [result_of(entry, it) for entry in evals] for it in quantities_in(it["results"] for it in evals)},
     }
     truths = ["-" if entry["true_entropy"] is None else f"{entry['true_entropy']:.3f}" for entry in evals]
     columns |= {"true entropy": truths} if {*truths} != {"-"} else {}
@@ -109,23 +97,24 @@ def remarks(evals: Sequence[Mapping[str, Any]]) -> list[Text]:
 
 def by_step(evals: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """For settings with results at several steps, a table of the results against the step."""
-    groups: dict[str, dict[int, Mapping[str, Any]]] = {}
+    settings: dict[str, dict[int, Mapping[str, Any]]] = {}
     for entry in evals:
         if entry["results"]:
-            groups.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
-    for entries in ([group[step] for step in sorted(group)] for group in groups.values() if len(group) > 1):
+            settings.setdefault(entry["settings"], {})[entry["checkpoint_step"]] = entry
+    for entries in ([alike[step] for step in sorted(alike)] for alike in settings.values() if len(alike) > 1):
         columns = {"step": [count(entry["checkpoint_step"]) for entry in entries]}
-        for it in present_in(entries):
+        for it in quantities_in(entry["results"] for entry in entries):
             columns[it.label] = [result_of(entry, it, with_count=True) for entry in entries]
         yield table(columns, title=f"{', '.join(entries[0]['metrics'])} against the step")
 
 
+@group()
 def sweep_table(
     sweep: Sweep,
     rows: Sequence[Mapping[str, Any]],
     evals: Mapping[str, Mapping[str, Any]],
     best: Collection[tuple[str, int]] | None = None,
-) -> RenderableType:
+) -> Iterator[RenderableType]:
     """A table for each result, the last axis across; cells without one show the state of their evaluation.
 
     Args:
@@ -133,8 +122,7 @@ def sweep_table(
         best: results that are marked, as (key, number of the row); None to mark none.
     """
     *down, across = sweep.axes
-    heads = {axis.key.split(".")[-1]: axis.key for axis in down} or {"": ""}
-    drawn: list[RenderableType] = []
+    heads = list(short_keys([axis.key for axis in down]).values()) or [""]
     for key in keys_of(rows) or [""]:
         quantity = registry.quantity(key) if key else None
         label = "states" if quantity is None else quantity.label
@@ -154,18 +142,18 @@ def sweep_table(
             for value in across.values
         }
         title = f"{label} by {' and '.join(axis.key for axis in sweep.axes)}{_count_of(sweep, evals, quantity)}"
-        drawn.append(table(columns | results, left=columns, title=title))
-    return Lines(*drawn)
+        yield table(columns | results, left=columns, title=title)
 
 
-def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: Quantity | None) -> str:
+def _count_of(sweep: Sweep, evals: Mapping[str, Mapping[str, Any]], quantity: registry.Quantity | None) -> str:
     """Of how many samples or test points the results of a sweep are, unless they differ in that."""
     only = [] if quantity is None else [quantity]
     counts = {text for name in sweep.evaluations if name in evals for text in counts_of(evals[name], only)}
     return f", {counts.pop()}" if len(counts) == 1 else ""
 
 
-def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]) -> RenderableType:
+@group()
+def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
     """Samplers side by side: a table for each metric, what samples could reach, and what is published.
 
     Args:
@@ -173,11 +161,10 @@ def samplers(run: RunFolder, sweep: Sweep, statuses: Sequence[Mapping[str, Any]]
     """
     found = rows(run, sweep)
     marked = best(run, sweep, found)
-    shown: list[RenderableType] = [sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)]
-    shown += map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
+    yield sweep_table(sweep, found, {entry["id"]: entry for entry in statuses}, marked)
+    yield from map(Text, _notes(run, sweep, found, is_marked=bool(marked)))
     if known := published_samplers(run.recipe().data.name):
-        shown += [Text(), _published(known)]
-    return Lines(*shown)
+        yield from (Text(), _published(known))
 
 
 def _notes(run: RunFolder, sweep: Sweep, found: Sequence[Mapping[str, Any]], *, is_marked: bool) -> Iterator[str]:
@@ -210,14 +197,14 @@ def _published(known: Sequence[PublishedSampler]) -> RenderableType:
     return table(columns, left=left, optional=["source"], names="model", title=title)
 
 
-def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableType:
+def compared(lines: Sequence[compare.Line], *, is_marked: bool = False) -> RenderableType:
     """Results of runs, and of groups: a line for each cell, averaged over seeds.
 
     Args:
         is_marked: mark what differs from the first line, a run, by more than the errors.
     """
-    quantities = quantities_of([column for line in lines for column in line.columns])
     columns = average_columns(lines, lines[0] if is_marked else None)
+    quantities = quantities_in(column.results for line in lines for column in line.columns)
     ones = [[found.one for it in quantities if (found := line.average(it.key)) is not None] for line in lines]
     columns["of"] = [Text(_of(results), "dim") for results in ones]
     columns["how"] = [Text(_how(results), "dim") for results in ones]
@@ -225,7 +212,7 @@ def compared(lines: Sequence[Line], *, is_marked: bool = False) -> RenderableTyp
     return table(columns, left=(names, "of", "how"), optional=("how",), names=names, wraps="how")
 
 
-def average_columns(lines: Sequence[Line], first: Line | None = None) -> dict[str, Sequence[Cell]]:
+def average_columns(lines: Sequence[compare.Line], first: compare.Line | None = None) -> dict[str, Sequence[Cell]]:
     """Names, cells, steps and results of lines, with their errors.
 
     Args:
@@ -233,7 +220,7 @@ def average_columns(lines: Sequence[Line], first: Line | None = None) -> dict[st
     """
     heads = short_keys(list(dict.fromkeys(key for line in lines for key in line.cell)))
     has_groups = any(len(line.columns) > 1 for line in lines)
-    quantities = quantities_of([column for line in lines for column in line.columns])
+    quantities = quantities_in(column.results for line in lines for column in line.columns)
     return {
         "group or run" if has_groups else "run": [line.name for line in lines],
         **{head: [line.cell.get(key, "-") for line in lines] for key, head in heads.items()},
@@ -243,12 +230,12 @@ def average_columns(lines: Sequence[Line], first: Line | None = None) -> dict[st
     }
 
 
-def _step(line: Line) -> str:
+def _step(line: compare.Line) -> str:
     steps = line.columns[0].steps
     return count(line.step) if steps in (None, line.step) else f"{count(line.step)} of {count(steps)}"
 
 
-def _result(first: Line | None, line: Line, quantity: Quantity) -> Cell:
+def _result(first: compare.Line | None, line: compare.Line, quantity: registry.Quantity) -> Cell:
     """A mean with its error, and of how many runs it is if not of all of the line; "-" if there is none."""
     average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
@@ -256,16 +243,16 @@ def _result(first: Line | None, line: Line, quantity: Quantity) -> Cell:
     text = result_text(quantity, average.mean, average.spread if average.n > 1 else average.stderr)
     text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
     one, other = (it.columns[0].results.get(quantity.key) for it in (first or line, line))
-    mark = "" if first is None or first is line or one is None or other is None else verdict(one, other)
+    mark = "" if first is None or first is line or one is None or other is None else compare.verdict(one, other)
     return Text(f"{text} {mark}", _STYLE[mark]) if mark in _STYLE else text
 
 
-def _of(results: Sequence[Result]) -> str:
+def _of(results: Sequence[compare.Result]) -> str:
     texts = (f"{size:,} {name}" for it in results for name, size in it.counts.items())
     return ", ".join(dict.fromkeys(texts)) or "-"
 
 
-def _how(results: Sequence[Result]) -> str:
+def _how(results: Sequence[compare.Result]) -> str:
     texts = (it.how + ("" if it.number.nfe is None else f", {it.number.nfe:.0f} NFE") for it in results)
     return "; ".join(dict.fromkeys(texts)) or "-"
 
@@ -278,7 +265,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
         UsageError: these cannot be compared.
     """
     of_step = "" if checkpoint == "last" else f" of step {checkpoint}"
-    lines: list[Line] = []
+    lines: list[compare.Line] = []
     missing: list[str] = []
     has_groups = any(isinstance(one, Group) for one in chosen)
     for one in {one.name: one for one in chosen}.values() if has_groups else chosen:
@@ -288,7 +275,7 @@ def show_compared(chosen: Sequence[Group | RunFolder], checkpoint: str, as_json:
             missing += without
         else:
             first = lines[0].columns[0] if lines else None
-            lines.append(Line(one.name, {}, (compare.column(one, checkpoint, first),)))
+            lines.append(compare.Line(one.name, {}, (compare.column(one, checkpoint, first),)))
     if not lines:
         names, fix = ", ".join(it.name for it in chosen), f"Make some: `cldctl eval {chosen[0].name} --elbo`."
         raise NotFoundError(f"no run of {names} has a finished evaluation{of_step}. {fix}")
@@ -335,10 +322,10 @@ def show_plan(run: RunFolder, made: Comparison) -> None:
 
 
 def show_samplers(
-    run: RunFolder, made: Comparison, as_json: bool, csv: Path | None, plot: Path | None, *, waited: bool
+    works: Sequence[Evaluation], made: Comparison, as_json: bool, csv: Path | None, image: Path | None, *, waited: bool
 ) -> int:
     """Print the results of a comparison of samplers, and write the files; returns the exit code."""
-    statuses = statuses_of([Evaluation(run.evals / request.id) for request in made.requests])
+    run, statuses = works[0].run, statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if as_json:
         found = to_json(run, made.sweep, made.options.settings)
@@ -355,10 +342,10 @@ def show_samplers(
         say_files(run, made.sweep)
     if csv is not None:
         write_text(csv, to_table(run, made.sweep))
-    if plot is not None:
+    if image is not None:
         cells = rows(run, made.sweep)
-        draw(plot, made.sweep, cells, keys_of(cells), run.name)
-    for file in filter(None, (csv, plot)):
+        plot(image, made.sweep, cells, keys_of(cells), run.name)
+    for file in filter(None, (csv, image)):
         err.print(str(file), no_wrap=True)
     return 0
 
@@ -370,7 +357,7 @@ def show_tunings(run: RunFolder, works: Sequence[Tuning], as_json: bool, waited:
     if as_json:
         print(json.dumps({"run": run.name, "tunings": [_tuning_to_json(work) for work in works]}, indent=1))
     elif done:
-        out.print(tunings([tuning_status(work, Answers({})) for work in done]))
+        out.print(tunings([tuning_status(work, survey.Answers({})) for work in done]))
         err.print("rms distance from the network's own flow on held-out noise, per coordinate")
         for work in done:
             if work.solution is not None and work.solution.cut_off:
@@ -399,15 +386,14 @@ def _tuning_to_json(work: Tuning) -> dict[str, Any]:
 
 def tunings(entries: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Tunings as `status` knows them."""
-    columns = tuning_columns(entries) | {"state": [state_text(entry["state"]) for entry in entries]}
-    return table(columns, left=("tuning", "state", "kept"), optional=("step",), title="tunings")
+    return table(tuning_columns(entries), left=("tuning", "state", "kept"), optional=("step",), title="tunings")
 
 
 def tuning_columns(entries: Sequence[Mapping[str, Any]]) -> dict[str, Sequence[Cell]]:
     """Tunings: how far they are, rms distances from the network's flow, and what was gained."""
     return {
         "tuning": [it["id"] for it in entries],
-        "state": [it["state"] for it in entries],
+        "state": [state_text(it["state"]) for it in entries],
         "NFE": [str(it["nfe"]) for it in entries],
         "step": [count(it["checkpoint_step"]) for it in entries],
         "rows": [f"{count(it['rows_done'])}/{count(it['rows'])}" for it in entries],

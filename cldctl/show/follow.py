@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import typer
-from rich.progress import TaskID
+from rich.progress import Task
 from rich.text import Text
 
 from cld_core.evaluate import registry
@@ -21,9 +21,8 @@ from cldctl.hints import command
 from cldctl.runs import sharded, survey
 from cldctl.runs.state import OVER, STATES
 from cldctl.runs.status import STARTING, WAITING, RunStatus, status_or_reason, work_state
-from cldctl.runs.survey import Answers, Ends
 
-from .console import Bars, duration, err, number, out, say_next, shortened, shows_bars, shows_phases
+from .console import Bars, duration, err, number, out, say_next, shortened
 from .evaluations import by_step, evaluations, remarks, say_files, statuses_of, sweep_table
 from .runs import group_details, states
 from .tables import state_text
@@ -69,9 +68,8 @@ class View(Bars):
 
     def __init__(self) -> None:
         super().__init__(is_transient=False)
-        self._bars: dict[str, TaskID] = {}
-        # When each thing was shown first, and how far it was then.
-        self._first: dict[str, tuple[float, int]] = {}
+        # A bar for each thing, with the field ``first``: how far it was when it was shown first.
+        self._bars: dict[str, Task] = {}
         # The newest line about each thing, when it was written, and the phases of its state that have one.
         self._lines: dict[str, tuple[Shown, float, set[str]]] = {}
 
@@ -82,19 +80,18 @@ class View(Bars):
             is_paced: it does not report its rate and times, which follow from what was shown first.
         """
         if shown.name not in self._bars:
-            self._bars[shown.name] = self.add_task("", head=Text(), known="")
+            self.add_task("", head=Text(), known="", first=shown.done)
+            self._bars[shown.name] = self.tasks[-1]
         bar = self._bars[shown.name]
-        self.update(bar, completed=shown.done, total=shown.total or 1)
+        self.update(bar.id, completed=shown.done, total=shown.total or 1)
         if is_paced:
-            now = self.get_time()
-            begun, before = self._first.setdefault(shown.name, (now, shown.done))
-            shown = replace(shown, elapsed_s=now - begun)
-            if shown.done > before and now > begun:
-                # Of the whole time: rows come in bursts, and what stands still gets slower.
-                rate = (shown.done - before) / (now - begun)
-                left_s = None if shown.total is None else max(0, shown.total - shown.done) / rate
+            shown = replace(shown, elapsed_s=bar.elapsed)
+            # Of the whole time: rows come in bursts, and what stands still gets slower.
+            if (gained := shown.done - bar.fields["first"]) > 0 and bar.elapsed:
+                rate = gained / bar.elapsed
+                left_s = max(0, shown.total - shown.done) / rate
                 shown = replace(shown, facts=[*shown.facts, f"{number(rate, 3)}/s"], left_s=left_s)
-        if shows_phases():
+        if self.disable:
             self._print(shown)
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
         head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
@@ -102,7 +99,7 @@ class View(Bars):
         known = [shown.counted, *([shown.remark] if shown.remark else shown.facts), *elapsed]
         known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
         known += [] if shown.left_s is None else [f"{duration(shown.left_s)} left"]
-        self.update(bar, head=head, known="  ".join(known), refresh=True)
+        self.update(bar.id, head=head, known="  ".join(known), refresh=True)
 
     def _print(self, shown: Shown) -> None:
         """A line for a file, if it is time for one."""
@@ -120,43 +117,45 @@ class View(Bars):
             err.print("; ".join(filter(None, [f"{what}: {shown.counted}", *shown.facts, eta, shown.remark])))
 
 
-def follow_run(run: RunFolder, names: Sequence[str] = ()) -> int:
-    """Show a run until it ends, then its chained evaluations; returns the exit code of docs/cli.md."""
-    (row,) = _watch_runs(run, [run])
-    if row.state == "FINISHED":
-        follow_works_of(run, _evaluations(run, names))
-    saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
-    say = err.print if row.state == "FINISHED" else err.failure
-    say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
-    if row.reason:
-        say(row.reason)
-    if row.state == "FINISHED":
-        code = _results(run, names)
-        say_next(run, f"sample {run.name}", f"report {run.name}" if names else f"eval {run.name} --elbo")
-        return code
-    say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
-    return exit_code([row])
-
-
-def follow_group(group: Group, runs: Sequence[RunFolder], evaluations: Mapping[str, Sequence[str]]) -> int:
-    """Show the runs of a group until they end, then their chained evaluations; returns the exit code of docs/cli.md.
+def follow_runs(
+    runs: Sequence[RunFolder], evaluations: Mapping[str, Sequence[str]] | None = None, group: Group | None = None
+) -> int:
+    """Show a run, or those of a group, until they end, then their chained evaluations.
 
     Args:
         evaluations: the names of those that wait for a run, by the run's name.
+
+    Returns:
+        The exit code of docs/cli.md.
     """
-    rows = _watch_runs(_place(group), runs, group)
+    rows = _watch_runs(runs, group)
+    chained = evaluations or {}
     finished = [run for run, row in zip(runs, rows, strict=True) if row.state == "FINISHED"]
-    works = [work for run in finished for work in _evaluations(run, evaluations.get(run.name, ()))]
-    ended = follow_group_evaluations(group, runs, works)
-    code = exit_code(rows) or ended
-    say_next(_place(group), *next_of_group(group, rows, code, evaluated=bool(works)))
-    return code
+    works = [Evaluation(run.evals / name) for run in finished for name in chained.get(run.name, ())]
+    if group is not None:
+        ended = follow_group_evaluations(group, runs, works)
+        code = exit_code(rows) or ended
+        say_next(place_of(group), *next_of_group(group, rows, code, evaluated=bool(works)))
+        return code
+    (run,), (row,) = runs, rows
+    follow_works_of(run, works)
+    saved = "" if row.checkpoint_step is None else f", checkpoint of step {row.checkpoint_step}"
+    say = err.print if finished else err.failure
+    say(state_text(row.state), f"at step {row.step} of {row.steps}{saved}")
+    if row.reason:
+        say(row.reason)
+    if finished:
+        code = _results(works)
+        say_next(run, f"sample {run.name}", f"report {run.name}" if works else f"eval {run.name} --elbo")
+        return code
+    say_next(run, f"why {run.name}", f"logs {run.name}", f"resume {run.name}")
+    return exit_code(rows)
 
 
-def follow_evaluations(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
+def follow_evaluations(run: RunFolder, works: Sequence[Evaluation], sweep: Sweep | None = None) -> int:
     """Show evaluations, or the cells of a sweep, until they end; returns the exit code."""
-    follow_works_of(run, _evaluations(run, names), sweep.id if sweep is not None else None)
-    code = _results(run, names, sweep)
+    follow_works_of(run, works, sweep.id if sweep is not None else None)
+    code = _results(works, sweep)
     if code == 0:
         say_next(run, f"report {run.name}", f"status {run.name}")
     return code
@@ -164,7 +163,7 @@ def follow_evaluations(run: RunFolder, names: Sequence[str], sweep: Sweep | None
 
 def follow_group_evaluations(group: Group, runs: Sequence[RunFolder], works: Sequence[Evaluation]) -> int:
     """Show evaluations of runs of a group until they end, then the group; returns the exit code."""
-    follow_works_of(_place(group), works, f"{len(works)} evaluations of {group.name}")
+    follow_works_of(place_of(group), works, f"{len(works)} evaluations of {group.name}")
     answers = survey.of_runs(runs)
     out.print(group_details(group.name, [status_or_reason(run, answers) for run in runs]))
     return _incomplete([work for work in works if not work.is_done])
@@ -181,7 +180,7 @@ def follow_statistics(work: Statistics) -> int:
     return 0
 
 
-def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[Answers, set[str]]]) -> None:
+def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[survey.Answers, set[str]]]) -> None:
     """Watch until all is over: Ctrl-C ends the watching, not the jobs.
 
     Args:
@@ -191,7 +190,7 @@ def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[Answers,
     Raises:
         typer.Exit: somebody stops watching.
     """
-    ends = Ends()
+    ends = survey.Ends()
     try:
         with View() as view:
             while not _is_over(ends, *look(view, ends.max_age_s)):
@@ -205,12 +204,12 @@ def _watch(place: RunFolder | None, look: Callable[[View, float], tuple[Answers,
         raise typer.Exit(130) from None
 
 
-def _watch_runs(place: RunFolder, runs: Sequence[RunFolder], group: Group | None = None) -> list[RunStatus]:
+def _watch_runs(runs: Sequence[RunFolder], group: Group | None) -> list[RunStatus]:
     """Show runs until all are over; those of a group below a line of the group."""
     rows: list[RunStatus] = []
     warned: set[str] = set()
 
-    def look(view: View, max_age_s: float) -> tuple[Answers, set[str]]:
+    def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
         answers = survey.of_runs(runs, max_age_s=max_age_s)
         rows[:], remark = [status_or_reason(run, answers) for run in runs], answers.remark or ""
         if group is None:
@@ -224,11 +223,11 @@ def _watch_runs(place: RunFolder, runs: Sequence[RunFolder], group: Group | None
             # How many runs are in which state says more than any one state of the group.
             shown = Shown(name=group.name, done=done, total=total, state="", phase=states(rows), remark=remark)
             view.show(shown, is_paced=True)
-            for row in rows if shows_bars() and len(rows) <= _MOST_BARS else ():
+            for row in () if view.disable or len(rows) > _MOST_BARS else rows:
                 view.show(shown_of(row, name=f"  {row.name}"))
         return answers, {row.state for row in rows}
 
-    _watch(place, look)
+    _watch(runs[0] if group is None else place_of(group), look)
     return rows
 
 
@@ -243,7 +242,7 @@ def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str |
     """
     name = title or (works[0].name if len(works) == 1 else f"{len(works)} evaluations")
 
-    def look(view: View, max_age_s: float) -> tuple[Answers, set[str]]:
+    def look(view: View, max_age_s: float) -> tuple[survey.Answers, set[str]]:
         submitted = (event.job for work in works for event in work.ledger.history().submitted)
         answers = survey.ask(submitted, max_age_s=max_age_s)
         found = [work_state(work, answers) for work in works]
@@ -260,7 +259,7 @@ def follow_works_of(place: RunFolder | None, works: Sequence[Work], title: str |
         _watch(place, look)
 
 
-def _is_over(ends: Ends, answers: Answers, found: set[str]) -> bool:
+def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> bool:
     """Whether to believe that all is over, by the states that were found, after a pause if not.
 
     A job that is about to return to the queue looks over for a moment.
@@ -316,12 +315,12 @@ def _unit(works: Sequence[Work]) -> str:
     return " and ".join(sorted(over, reverse=True))
 
 
-def _results(run: RunFolder, names: Sequence[str], sweep: Sweep | None = None) -> int:
+def _results(works: Sequence[Evaluation], sweep: Sweep | None = None) -> int:
     """Print the results of evaluations; 1 if one has none."""
-    works = _evaluations(run, names)
     rows = statuses_of(works)
     missing = [work for work, row in zip(works, rows, strict=True) if row["state"] != "FINISHED"]
     if sweep is not None:
+        run = works[0].run
         out.print(sweep_table(sweep, sweep_rows(run, sweep), {row["id"]: row for row in rows}))
         if not missing:
             say_files(run, sweep)
@@ -342,11 +341,7 @@ def _incomplete(works: Sequence[Evaluation]) -> int:
     return int(bool(works))
 
 
-def _evaluations(run: RunFolder, names: Sequence[str]) -> list[Evaluation]:
-    return [Evaluation(run.evals / name) for name in names]
-
-
-def _place(group: Group) -> RunFolder:
+def place_of(group: Group) -> RunFolder:
     """Beside the runs of a group, so that commands about it find them."""
     return RunFolder(group.root / group.name)
 

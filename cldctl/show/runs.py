@@ -4,12 +4,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group as Lines
-from rich.console import RenderableType
+from rich.console import RenderableType, group
 from rich.live import Live
 from rich.text import Text
 
@@ -17,12 +17,10 @@ from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
 from cldctl.hints import command
 from cldctl.runs import selection, survey
-from cldctl.runs.index import Index
+from cldctl.runs.index import Found, Index
 from cldctl.runs.logs import FirstFailure
-from cldctl.runs.selection import Selection
 from cldctl.runs.state import ALIVE, STATES
 from cldctl.runs.status import WAITING, RunStatus, named_status
-from cldctl.runs.survey import Answers
 from cldctl.runs.why import Why
 
 from .console import age, count, duration, err, number, out, short
@@ -181,14 +179,16 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     Args:
         height: lines that there are: what does not fit is counted.
     """
-    from .evaluations import present_in, result_of
+    from cldctl.evals.table import quantities_in
+
+    from .evaluations import result_of
 
     shown, note = _on_screen([[row] for row in members], height and height - 1)
     rows = [row for (row,) in shown]
     heads = short_keys(list(dict.fromkeys(key for row in members for key in row.sweep)), _HEADINGS)
     own = {head: [row.sweep.get(key, "-") for row in rows] for key, head in heads.items()}
     results: dict[str, Sequence[Cell]] = {}
-    for quantity in present_in([entry for row in rows for entry in row.evals]):
+    for quantity in quantities_in(entry["results"] for row in rows for entry in row.evals):
         known = [[entry for entry in row.evals if quantity.key in entry["results"]] for row in rows]
         results[quantity.label] = [result_of(it[-1], quantity, with_count=True) if it else "-" for it in known]
     title = Text.assemble("group ", (name, "bold"), f"  {states(members)}")
@@ -196,24 +196,25 @@ def group_details(name: str, members: Sequence[RunStatus], height: int | None = 
     return Lines(title, _table(rows, own, results, is_short=height is not None), *reasons, *note)
 
 
-def details(row: RunStatus) -> RenderableType:
+@group()
+def details(row: RunStatus) -> Iterator[RenderableType]:
     """Everything about a run: facts, attempts, evaluations, sweeps, tunings."""
     from .evaluations import by_step, evaluations, remarks, tunings
 
     swept = {name for entry in row.sweeps for name in entry["evaluations"]}
     alone = [entry for entry in row.evals if entry["id"] not in swept]
-    parts: list[RenderableType] = [facts(_facts(row))]
+    yield facts(_facts(row))
     if row.attempts:
-        parts += [Text(), attempts(row.attempts, reason=row.reason, title="attempts")]
+        yield from (Text(), attempts(row.attempts, reason=row.reason, title="attempts"))
     if alone:
-        parts += [Text(), evaluations(alone), *remarks(alone)]
+        yield from (Text(), evaluations(alone), *remarks(alone))
     for drawn in by_step(alone):
-        parts += [Text(), drawn]
-    parts += _sweeps(row)
+        yield from (Text(), drawn)
+    yield from _sweeps(row)
     if row.tunings:
         reasons = (Text(f"{it['id']}: {it['reason']}", "yellow") for it in row.tunings if it["reason"])
-        parts += [Text(), tunings(row.tunings), *reasons]
-    return Lines(*parts, Text())
+        yield from (Text(), tunings(row.tunings), *reasons)
+    yield Text()
 
 
 def _facts(row: RunStatus) -> Iterator[tuple[str, Cell]]:
@@ -275,25 +276,22 @@ class Look:
     """What was seen in one look.
 
     Attributes:
+        seen: all runs, those that are not listed, too.
         rows: that are listed.
         older: how many more ended over a week ago.
-        found: all runs, those that are not listed, too.
-        closed: folders that cannot be seen, and why.
         problem: why nothing could be seen.
     """
 
+    seen: Found = field(default_factory=lambda: Found([], survey.Answers({}), {}))
     rows: Sequence[RunStatus] = ()
     older: int = 0
-    found: Sequence[RunStatus] = ()
-    answers: Answers = field(default_factory=lambda: Answers({}))
-    closed: Mapping[str, str] = field(default_factory=dict)
     problem: str | None = None
 
     @property
     def remarks(self) -> list[str]:
         """What is worth knowing about the answers of clusters, and about folders."""
-        remark = [self.answers.remark] if self.answers.remark else []
-        return [*remark, *(f"{name}: {reason}" for name, reason in self.closed.items())]
+        remark = self.seen.answers.remark
+        return [*([remark] if remark else []), *(f"{name}: {reason}" for name, reason in self.seen.closed.items())]
 
 
 @dataclass
@@ -306,7 +304,7 @@ class Query:
     """
 
     index: Index
-    which: Selection
+    which: selection.Selection
     everything: bool = False
     chosen: Sequence[RunFolder] = ()
     groups: Sequence[str] = ()
@@ -317,16 +315,15 @@ class Query:
         """What there is now."""
         if self.chosen:
             answers = survey.of_runs(self.chosen, max_age_s=survey.TO_LOOK_S)
-            look = Look(found=[named_status(run, answers) for run in self.chosen], answers=answers)
+            seen = Found([named_status(run, answers) for run in self.chosen], answers, {})
         else:
             seen = self.index.look(max_age_s=survey.TO_LOOK_S)
-            look = Look(found=seen.rows, answers=seen.answers, closed=seen.closed)
-        rows = recent = self.which.of(look.found)
+        rows = recent = self.which.of(seen.rows)
         if not self.chosen and not self.everything and self.which.is_empty:
             recent = selection.recent(rows)
         if not self.chosen or self.sort != "created":
             recent = selection.in_order(recent, self.sort, reverse=self.reverse)
-        return replace(look, rows=recent, older=len(rows) - len(recent))
+        return Look(seen, recent, len(rows) - len(recent))
 
     def view(self, rows: Sequence[RunStatus], height: int | None) -> RenderableType:
         """How rows are shown.
@@ -375,7 +372,7 @@ def show(query: Query) -> None:
             err.print(f"{row.name}: {row.reason}", style="yellow")
 
 
-def nothing(root: Path, which: Selection, older: int) -> str:
+def nothing(root: Path, which: selection.Selection, older: int) -> str:
     """Why there are no rows, and what to do."""
     if not which.is_empty:
         return f"no run in {root} matches these filters; --all shows every run"
@@ -384,12 +381,9 @@ def nothing(root: Path, which: Selection, older: int) -> str:
     return f"no runs in {root}. Start one: cldctl submit toy_demo"
 
 
-def explanation(why: Why) -> RenderableType:
+@group()
+def explanation(why: Why) -> Iterator[RenderableType]:
     """The answer of `cldctl why`, on one screen, the most important first."""
-    return Lines(*_explained(why))
-
-
-def _explained(why: Why) -> Iterator[RenderableType]:
     row = why.row
     yield Text.assemble((row.name, "bold"), "  ", state_text(row.state), f"  {why.headline}", overflow="fold")
     if why.waiting is not None and why.waiting.expected is not None:

@@ -29,9 +29,9 @@ from cldctl.runs.submit import following, missing, submit
 from cldctl.runs.training import Begun, Skipped, without_jobs
 from cldctl.runs.usage import estimate
 
-from .console import Working, err, keys_differ, out, say_next, shows_bars, strong
+from .console import Working, err, keys_differ, out, say_next, strong
 from .evaluations import show_samplers, show_tunings
-from .follow import follow_evaluations, follow_group, follow_group_evaluations, follow_run, follow_works_of
+from .follow import follow_evaluations, follow_group_evaluations, follow_runs, follow_works_of, place_of
 from .tables import estimate_line
 
 
@@ -147,49 +147,38 @@ def resume_runs(which: RunFolder | Group, wanted: Continuation, cluster: str | N
 
 def finish(begun: Begun, follow: bool) -> int:
     """Print what was started and what to type next; stay with it if asked to. Returns the exit code."""
-    if begun.group is not None:
-        return _finish_group(begun, begun.group, follow)
-    (run,), cluster = begun.runs, begun.cluster
-    evaluations = begun.evaluations[run.name]
-    # On a terminal, its name has just been said.
-    if not (out.is_terminal and shows_bars()):
-        out.print(run.name)
-    if not cluster.blocks:
-        _left_out(run)
-        err.print(f"job {begun.jobs[run.name].job_id} ({cluster.name})")
-        for text in (*(f"then evaluation {name}" for name in evaluations), *begun.said):
-            err.print(text)
-    if follow or cluster.blocks:
-        return follow_run(run, evaluations)
-    say_next(run, f"status {run.name}", f"logs {run.name} -f", f"cancel {run.name}")
-    return 0
-
-
-def _finish_group(begun: Begun, group: Group, follow: bool) -> int:
-    """As `finish`, for the runs of a group."""
-    cluster = begun.cluster
-    out.print(group.name)
-    done = {
-        "new": begun.new,
-        "resumed": begun.resumed,
-        "running already": begun.alive,
-        "finished already": begun.finished,
-        "not started": [entry.run.name for entry in begun.skipped if entry.run.name not in begun.jobs],
-    }
-    counted = ", ".join(f"{len(entries)} {what}" for what, entries in done.items() if entries)
-    err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"))
+    group, cluster, evaluations = begun.group, begun.cluster, begun.evaluations
+    place = begun.runs[0] if group is None else place_of(group)
+    # On a terminal, the name of a run has just been said.
+    if group is not None or not (out.is_terminal and err.is_terminal and not err.quiet):
+        out.print(place.name)
+    if group is not None:
+        done = {
+            "new": begun.new,
+            "resumed": begun.resumed,
+            "running already": begun.alive,
+            "finished already": begun.finished,
+            "not started": [entry.run.name for entry in begun.skipped if entry.run.name not in begun.jobs],
+        }
+        counted = ", ".join(f"{len(entries)} {what}" for what, entries in done.items() if entries)
+        err.print(strong(f"{len(begun.runs)} runs of the group ", group.name, f": {counted}"))
     if begun.jobs and not cluster.blocks:
-        _left_out(next(run for run in begun.runs if run.name in begun.jobs))
-        ids = dict.fromkeys(job.job_id.partition("_")[0] for job in begun.jobs.values())
-        err.print(f"job {', '.join(ids)} ({cluster.name})")
-        if chained := sum(map(len, begun.evaluations.values())):
+        if (line := left_out_code(next(run for run in begun.runs if run.name in begun.jobs))) is not None:
+            remark(line)
+        ids = [job.job_id if group is None else job.job_id.partition("_")[0] for job in begun.jobs.values()]
+        err.print(f"job {', '.join(dict.fromkeys(ids))} ({cluster.name})")
+        if group is None:
+            for text in (*(f"then evaluation {name}" for name in evaluations[place.name]), *begun.said):
+                err.print(text)
+        elif chained := sum(map(len, evaluations.values())):
             err.print(f"then an evaluation of {'each' if chained == len(begun.jobs) else chained}")
     code = _say_skipped(begun.skipped)
     if follow or cluster.blocks:
-        return follow_group(group, begun.runs, begun.evaluations) or code
-    is_evaluated = any(begun.evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
-    results = f"compare {group.name}" if is_evaluated else f"eval {group.name} --elbo"
-    say_next(RunFolder(group.root / group.name), f"status {group.name}", results, f"cancel {group.name}")
+        return follow_runs(begun.runs, evaluations, group) or code
+    is_evaluated = any(evaluations.values()) or any(run.evaluation_names() for run in begun.runs)
+    of_group = f"compare {place.name}" if is_evaluated else f"eval {place.name} --elbo"
+    more = f"logs {place.name} -f" if group is None else of_group
+    say_next(place, f"status {place.name}", more, f"cancel {place.name}")
     return code
 
 
@@ -198,12 +187,6 @@ def _say_skipped(skipped: Sequence[Skipped]) -> int:
     for entry in skipped:
         err.failure(f"{entry.run.name}: {entry.reason}", style="red")
     return max((entry.exit_code for entry in skipped), default=0)
-
-
-def _left_out(run: RunFolder) -> None:
-    """Say which Python files the jobs of a run will miss."""
-    if (line := left_out_code(run)) is not None:
-        remark(line)
 
 
 def _interrupted(run: RunFolder) -> None:
@@ -257,7 +240,8 @@ def finish_evaluations(planned: Planned, follow: bool) -> int:
     """As `finish`, for evaluations of a run."""
     say_outcome(planned)
     if planned.is_over or follow or planned.cluster.blocks:
-        return follow_evaluations(planned.run, planned.names, planned.sweep)
+        works = [Evaluation(work.folder) for work in planned.works]
+        return follow_evaluations(planned.run, works, planned.sweep)
     say_where(planned)
     return 0
 
@@ -270,7 +254,7 @@ def finish_group_evaluations(group: Group, begun: Iterable[Planned], skipped: Se
         say_outcome(planned)
         works += (Evaluation(work.folder) for work in planned.works)
         follow |= planned.cluster.blocks
-    place, compared = RunFolder(group.root / group.name), f"compare {group.name}"
+    place, compared = place_of(group), f"compare {group.name}"
     if not (works and follow):
         out.print(group.name)
         say_next(place, f"status {group.name}", compared)
@@ -282,12 +266,7 @@ def finish_group_evaluations(group: Group, begun: Iterable[Planned], skipped: Se
 
 
 def finish_samplers(
-    made: Comparison,
-    planned: Planned,
-    as_json: bool,
-    csv: Path | None,
-    plot: Path | None,
-    follow: bool,
+    made: Comparison, planned: Planned, as_json: bool, csv: Path | None, plot: Path | None, follow: bool
 ) -> int:
     """As `finish`, for a comparison of samplers."""
     say_outcome(planned)
@@ -298,7 +277,7 @@ def finish_samplers(
     works = [Evaluation(work.folder) for work in planned.works]
     if stays and not all(work.is_done for work in works):
         follow_works_of(planned.run, works, made.sweep.id)
-    return show_samplers(planned.run, made, as_json, csv, plot, waited=stays)
+    return show_samplers(works, made, as_json, csv, plot, waited=stays)
 
 
 def say_cost(planned: Planned) -> None:

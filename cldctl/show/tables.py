@@ -10,13 +10,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cld_core.run.events import state_after
-from cld_core.run.timeline import Stretch
 from cld_core.sanitize import printable
 from cldctl.runs.state import STATES
 from cldctl.runs.status import RunStatus
 from cldctl.runs.usage import Estimate, Usage
-from cldctl.runs.why import Why
 
 from .console import age, count, duration, number, out, shortened
 
@@ -154,19 +151,6 @@ def attempt_columns(
     columns["ran"] = [duration(row.get("ran_s")) for row in rows]
     columns["ended by"] = [_end(row, reason) for row in rows]
     return columns
-
-
-def ends_of(found: Why) -> list[tuple[Stretch, str, str]]:
-    """The attempts of a run, with the state in which each left it, or is, and what ended it in words."""
-    ends = []
-    for it, row in zip(found.stretches, found.attempts, strict=True):
-        cause, is_newest = row["cause"], it is found.stretches[-1]
-        if cause is None and is_newest and found.row.state == "RUNNING":
-            ends.append((it, "RUNNING", "running"))
-        else:
-            word = (cause or "no recorded end").replace("_", " ")
-            ends.append((it, state_after(cause) if cause else "LOST", word))
-    return ends
 
 
 def _nodes(row: Mapping[str, Any]) -> str:

@@ -286,7 +286,7 @@ class MainScreen(Watching):
             self._changed.clear()
             detail, has_more = None, False
             try:
-                (detail, has_more), self._problem = self._files.read(*self._wanted, self._look.answers), ""
+                (detail, has_more), self._problem = self._files.read(*self._wanted, self._look.seen.answers), ""
             except Exception as error:
                 self._problem = f"the files of runs cannot be read: {said(error)}"
             self._detail = detail
@@ -396,7 +396,7 @@ class MainScreen(Watching):
         line = self.selected
         try:
             if line is not None and line.row is None and name in ("resume", "cancel"):
-                command = command_for(name, [row for row in self._look.found if row.group == line.group], line.name)
+                command = command_for(name, [row for row in self._look.seen.rows if row.group == line.group], line.name)
             elif (row := self._row()) is not None:
                 command = command_for(name, [row])
             else:

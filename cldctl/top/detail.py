@@ -25,10 +25,9 @@ from cldctl.runs import why
 from cldctl.runs.state import OVER, STATES, WAITS
 from cldctl.runs.status import RunStatus, said
 from cldctl.runs.survey import Answers
-from cldctl.runs.why import Why
 from cldctl.show.console import duration, number
 from cldctl.show.runs import details
-from cldctl.show.tables import ends_of, facts, progress_bar
+from cldctl.show.tables import facts, progress_bar
 
 # The letter at the end of an attempt, so that the line can be read without colours.
 LETTERS = {
@@ -57,7 +56,7 @@ class Detail:
         shards: what became of each shard of the evaluations that are not finished, by their names.
     """
 
-    why: Why
+    why: why.Why
     shards: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -65,7 +64,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
     """What the files of a run say, and the clusters said last: nobody is asked."""
     run, shards = RunFolder(row.path), {}
     if not run.exists:
-        return Detail(Why(row=row, headline="the run is gone"))
+        return Detail(why.Why(row=row, headline="the run is gone"))
     explained = why.explained(row, answers)
     for entry in row.evals:
         if entry["state"] != "FINISHED":
@@ -152,9 +151,9 @@ class LossCurve(Sparkline[float]):
 class TimeLine:
     """The attempts of a run on a scale of time: when its job waited, started and trained, and how each ended."""
 
-    def __init__(self, explained: Why) -> None:
+    def __init__(self, explained: why.Why) -> None:
         self._explained = explained
-        self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in ends_of(explained)]
+        self._ends = [(it, STATES[state], word, LETTERS.get(word, "?")) for it, state, word in explained.ends]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pieces = list(self._pieces())
@@ -179,8 +178,8 @@ class TimeLine:
         end = 0.0
         for it, style, _, letter in self._ends:
             yield max(it.began - it.waited_s, end), it.began, _WAITING, "yellow"
-            yield it.began, it.began + it.startup_s, _STARTING, "cyan"
-            yield it.until - it.trained_s, it.until, _TRAINING + letter, style
+            yield it.began, it.started, _STARTING, "cyan"
+            yield it.started, it.until, _TRAINING + letter, style
             end = it.until
         if self._explained.row.state in WAITS:
             submitted = [event.time for event in self._explained.history.submitted]

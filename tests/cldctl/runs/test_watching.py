@@ -71,7 +71,7 @@ def test_three_minutes_of_watchers_are_at_most_10_calls(tmp_path, clock, slurm, 
 
     clock.then = others_look
     with pytest.raises(Over):
-        follow.follow_run(run)
+        follow.follow_runs([run])
     assert slurm.calls.total() <= 10, slurm.calls
     assert slurm.calls["squeue"] >= 5, "they do look"
     assert "RUNNING" in capsys.readouterr().err
@@ -96,6 +96,6 @@ def test_what_happens_is_seen_at_once(tmp_path, clock, slurm):
             seen.append(rows_of(tmp_path)[0].state)
 
     clock.then = happen
-    assert follow.follow_run(run) == 0, "--follow ends with the run"
+    assert follow.follow_runs([run]) == 0, "--follow ends with the run"
     assert seen == ["REQUEUED", "RUNNING", "FINISHED"]
     assert slurm.calls.total() <= (clock.now - began) / 30 + 1

@@ -9,7 +9,7 @@ from cld_core.run.events import Ended
 from cldctl.runs.index import Index
 from cldctl.runs.selection import Selection
 from cldctl.show import follow, runs
-from cldctl.show.follow import follow_run
+from cldctl.show.follow import follow_runs
 from tests.support.made_up import run_with
 from tests.support.screen import screen
 from tests.support.scripted import trained
@@ -35,7 +35,7 @@ def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch)
 def test_the_exit_code_says_how_a_run_ended(tmp_path, scripted, monkeypatch, capsys, cause, state, code):
     run = trained(run_with(tmp_path / "mine", 10), "1", "gone")
     run.ledger.append(Ended(attempt=0, cause=cause, step=10))
-    assert follow_run(run) == code
+    assert follow_runs([run]) == code
     said = capsys.readouterr().err
     assert f"{state} at step 10" in said
     for command in ("why", "logs", "resume"):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from cld_core.evaluate.sweeps import Axis, Cell, Sweep
 from cldctl.runs.status import RunStatus
-from cldctl.show import runs
+from cldctl.show import evaluations, runs
 from tests.support.screen import screen
 
 SENTENCE = "another rank is gone, killed or crashed; `cldctl logs --rank N` shows the last output of each"
@@ -105,6 +106,13 @@ def test_a_stopped_evaluation_does_not_hide_the_result_of_an_earlier_one():
     assert runs.newest_result([known, {**stopped, "state": "RUNNING"}]) == "0/2 shards"
     assert runs.newest_result([stopped]) == "-", "it was never started"
     assert runs.newest_result([{**stopped, "cause": "crashed"}]) == "0/2 crashed"
+
+
+def test_axes_with_the_same_last_word_are_told_apart(monkeypatch):
+    cell = Cell({"eval.elbo.rtol": "1e-3", "sampling.rtol": "1e-4", "eval.seed": "0"}, "elbo-1")
+    sweep = Sweep(tuple(Axis(key, (value,)) for key, value in cell.values.items()), (cell,))
+    table = evaluations.sweep_table(sweep, [{**cell.values, "evaluation": "elbo-1"}], {})
+    assert " eval.elbo.rtol   sampling.rtol   seed 0" in screen(monkeypatch, 80)(table)
 
 
 # Short terminals: a run that trains is never hidden, and what does not fit is counted.
