@@ -199,7 +199,7 @@ def _ready(
     require_native(recipe, cluster, warnings.append)
     step, damaged = _first_step(run, recipe, status, asked.from_step)
     # Before anything is noted.
-    cluster.check(specs.training(run, recipe, cluster))
+    cluster.check(specs.training([run], recipe, cluster))
     changed = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = frozen.note(run)
     about(run, recipe, step, damaged, (*([] if edited is None else [edited]), *changed, *warnings))
