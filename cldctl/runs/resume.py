@@ -23,7 +23,7 @@ from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cldctl import locks
 from cldctl.clusters.base import Cluster
-from cldctl.hints import command
+from cldctl.config import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile

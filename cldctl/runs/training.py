@@ -23,7 +23,7 @@ from cld_core.run.work import Work
 from cldctl import locks
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
-from cldctl.hints import command
+from cldctl.config import command
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 

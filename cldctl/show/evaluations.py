@@ -19,12 +19,12 @@ from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.tune.tuning import Tuning
+from cldctl.config import command
 from cldctl.evals import compare
 from cldctl.evals.compare import Line, Result, quantities_of, verdict
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.evals.table import keys_of, rows, write_finished
 from cldctl.evals.table import plot as draw
-from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.status import evaluation_status, tuning_status
 from cldctl.runs.survey import Answers
@@ -325,11 +325,11 @@ def say_files(run: RunFolder, sweep: Sweep) -> None:
 def show_plan(run: RunFolder, made: Comparison) -> None:
     """Print the samplers that would be compared."""
     names = made.sweep.axes[0].values
-    settings = [made.options.settings[name] for name in names]
+    settings = [made.settings[name] for name in names]
     columns = {"sampler": names, "settings": settings}
     out.print(table(columns, left=columns, wraps="settings"))
-    nfe = ", ".join(map(str, made.options.nfe))
-    text = f"{', '.join(made.options.metrics)} at {nfe} evaluations; {made.options.seeds} seeds"
+    nfe = ", ".join(made.sweep.axes[1].values)
+    text = f"{', '.join(made.metrics)} at {nfe} evaluations; {made.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
     out.print(f"{len(made.requests)} evaluations, of which nothing was started")
 
@@ -341,7 +341,7 @@ def show_samplers(
     statuses = statuses_of([Evaluation(run.evals / request.id) for request in made.requests])
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if as_json:
-        found = to_json(run, made.sweep, made.options.settings)
+        found = to_json(run, made.sweep, made.settings)
         print(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
     else:
         out.print(samplers(run, made.sweep, statuses))
