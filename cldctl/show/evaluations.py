@@ -253,7 +253,7 @@ def _result(first: Line | None, line: Line, quantity: Quantity) -> Cell:
     average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
         return "-"
-    text = result_text(quantity, average.mean, average.spread if average.n > 1 else average.stderr)
+    text = result_text(quantity, average.mean, average.error)
     text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
     one, other = (it.columns[0].results.get(quantity.key) for it in (first or line, line))
     mark = "" if first is None or first is line or one is None or other is None else verdict(one, other)
