@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 from cld_core.errors import (
     LeaseHeldError,
@@ -187,19 +186,24 @@ def for_next_start(
     found = bad([*history.failures, *also], time.time())
     if not found and not before:
         return {}, ()
-    why = _newest(found, job.excluded_nodes(), job.usable_nodes, needed, before)
-    if why is None:
+    excluded = job.excluded_nodes()
+    # Those of somebody else, who did not say until when.
+    others = None if excluded is None else set(excluded) - set(before)
+    usable = None if others is None else job.usable_nodes(others)
+    if others is None or usable is None:
         return {node: found.get(node, "avoided before") for node in before}, ()
+    why = _newest(found, others, usable, needed)
     return why, tuple(node for node in before if node not in why)
 
 
 def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
     """The job with the nodes that it avoids, of those that one of this kind failed on."""
-    size, found = spec.size, bad(failures, time.time()) if cluster.restarts else {}
-    if not found:
+    found = bad(failures, time.time()) if cluster.restarts else {}
+    others = cluster.excluded_nodes(spec.size) if found else None
+    usable = cluster.usable_nodes(spec.size, others) if others is not None else None
+    if others is None or usable is None:
         return spec
-    why = _newest(found, cluster.excluded_nodes(size), partial(cluster.usable_nodes, size), size.nodes)
-    return replace(spec, exclude=(*spec.exclude, *(why or ())))
+    return replace(spec, exclude=(*spec.exclude, *_newest(found, others, usable, spec.size.nodes)))
 
 
 def begin_again(
@@ -236,22 +240,7 @@ def begin_again(
     return True
 
 
-def _newest(
-    found: Mapping[str, str],
-    excluded: Collection[str] | None,
-    usable_nodes: Callable[[Collection[str]], int | None],
-    needed: int,
-    before: Collection[str] = (),
-) -> dict[str, str] | None:
-    """As many as may be avoided: half of the nodes, as long as enough are left. None if nobody knows how many.
-
-    Args:
-        excluded: by the job, of which ``before`` were avoided for failures. The others are those of somebody else, who
-            did not say until when.
-    """
-    others = None if excluded is None else set(excluded) - set(before)
-    usable = None if others is None else usable_nodes(others)
-    if others is None or usable is None:
-        return None
+def _newest(found: Mapping[str, str], others: Collection[str], usable: int, needed: int) -> dict[str, str]:
+    """As many as may be avoided, without those of others: half of the nodes, as long as enough are left."""
     mine = [(node, why) for node, why in found.items() if node not in others]
     return dict(mine[len(mine) - min(max(0, min(MOST, usable // 2, usable - needed)), len(mine)) :])
