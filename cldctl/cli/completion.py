@@ -6,15 +6,14 @@ are left to the shell.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.models import ArgumentInfo
-
-from cldctl.show.console import err
 
 from . import options
 
@@ -190,6 +189,7 @@ def _words(ctx: typer.Context) -> list[str]:
 
 def _run(ctx: typer.Context) -> "RunFolder":
     """The run that is named, perhaps by the beginning of its name, or the newest."""
+    name = next((word for word in _words(ctx) if "=" not in word), None)
     # A shell wants words, and not which run is meant.
-    err.quiet = True
-    return options.find_run(next((word for word in _words(ctx) if "=" not in word), None), _root(ctx))
+    with redirect_stderr(StringIO()):
+        return options.find_run(name, _root(ctx))
