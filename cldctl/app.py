@@ -117,7 +117,7 @@ def _options(
     if quiet or "cldctl.jobs.process" in sys.modules:
         from cldctl.jobs import process
 
-        process.in_command.quiet = quiet
+        process.quiet = quiet
     console.verbose(verbose)
 
 

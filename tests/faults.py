@@ -168,8 +168,8 @@ polling: Slurm is asked at most every 30 s
   + EVERY_S = 0.0
   tests/cldctl/clusters/slurm/test_poll.py
 bad-nodes: a node on which a run crashed twice is avoided
-  - counts[node] >= FAILURES
-  + counts[node] > FAILURES
+  - crashes >= FAILURES
+  + crashes > FAILURES
   tests/cldctl/jobs/test_nodes.py
 lost: a run whose job is gone without a message is LOST
   - Row("LOST", _VANISHED

@@ -6,13 +6,19 @@ are left to the shell.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.models import ArgumentInfo
+
+from . import options
+
+if TYPE_CHECKING:
+    from cld_core.run import RunFolder
 
 # Of more runs, a shell asks whether it is to list them.
 _MOST = 500
@@ -120,13 +126,13 @@ def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
 
 
 def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    return ["last", *(str(step) for run in _run(ctx) for step in reversed(run.checkpoint_steps()))]
+    return ["last", *map(str, reversed(_run(ctx).checkpoint_steps()))]
 
 
 def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     from cld_core.run.folder import is_name
 
-    return filter(is_name, sorted(entry.name for run in _run(ctx) for entry in run.evals.iterdir()))
+    return filter(is_name, sorted(entry.name for entry in _run(ctx).evals.iterdir()))
 
 
 def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
@@ -181,14 +187,9 @@ def _words(ctx: typer.Context) -> list[str]:
     return [str(word) for value in (*given, ctx.args) for word in ([value] if isinstance(value, str) else value)]
 
 
-def _run(ctx: typer.Context) -> list[Any]:
-    """The run that is named, perhaps by the beginning of its name, or the newest; empty if it is none."""
-    from cld_core.run.folder import meant, runs_beginning
-    from cldctl.runs.index import Index
-
-    root = _root(ctx)
+def _run(ctx: typer.Context) -> "RunFolder":
+    """The run that is named, perhaps by the beginning of its name, or the newest."""
     name = next((word for word in _words(ctx) if "=" not in word), None)
-    if name is None:
-        return [newest for newest in [Index(root).newest()] if newest is not None]
-    found = [run] if (run := meant(name, root)).exists else runs_beginning(root, name)
-    return found if len(found) == 1 else []
+    # A shell wants words, and not which run is meant.
+    with redirect_stderr(StringIO()):
+        return options.find_run(name, _root(ctx))

@@ -425,7 +425,7 @@ def bench_samplers(
     numbers = network_evaluations(nfe)
     run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(
-        metrics=parse_metrics(options.joined(metrics), "--metric", comparing(run.recipe())),
+        metrics=parse_metrics(",".join(metrics) if metrics else None, "--metric", comparing(run.recipe())),
         overrides=tuple(overrides),
         samples=samples,
         checkpoint=checkpoint,

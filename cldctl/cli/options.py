@@ -172,11 +172,6 @@ def split_runs(words: list[str] | None) -> tuple[list[str], list[str]]:
     return runs, overrides
 
 
-def joined(values: list[str] | None) -> str | None:
-    """The values of an option that may be repeated, or have several values with commas between them."""
-    return ",".join(values) if values else None
-
-
 def one_run(words: list[str] | None) -> tuple[str | None, list[str]]:
     """At most one run name, and the overrides."""
     names, overrides = split_runs(words)

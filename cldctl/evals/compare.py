@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from cld_core.run.groups import Group, values_of
 from cld_core.sanitize import is_count, one_line
 
 from .plan import meaning
-from .table import quantities_in
+from .table import mean_of, quantities_in
 
 RULE = "marked: |a - b| > 2 sqrt(sa^2 + sb^2) against the first run, with standard errors sa and sb"
 _NONE = (
@@ -65,11 +64,6 @@ class Result:
     def counts(self) -> dict[str, int]:
         """Of how many samples or test points it is."""
         return {name: self.question[name] for name in COUNTS if name in self.question}
-
-    @property
-    def size(self) -> int:
-        """How many these are; 0 if nobody knows."""
-        return next(iter(self.counts.values()), 0)
 
     @property
     def of(self) -> str:
@@ -179,7 +173,7 @@ def best_of(results: Sequence[Result]) -> list[Result]:
     for _, quantity in registry.quantities():
         own = [it for it in results if it.quantity.key == quantity.key and math.isfinite(it.number.value)]
         sign = -1 if quantity.larger_is_better else 1
-        ranked = sorted(own, key=lambda it: (-it.size, sign * it.number.value))
+        ranked = sorted(own, key=lambda it: (-next(iter(it.counts.values()), 0), sign * it.number.value))
         best += [] if quantity.is_reference else ranked[:1]
     return best
 
@@ -298,19 +292,14 @@ class Average:
     """A result of ``n`` seeds.
 
     Attributes:
-        spread: the standard deviation over seeds; None of a single run.
+        error: the standard deviation over seeds; of a single run, its standard error. None if there is none.
         one: the result of one of them: settings and counts are the same in all.
     """
 
     mean: float
-    spread: float | None
+    error: float | None
     n: int
     one: Result
-
-    @property
-    def stderr(self) -> float | None:
-        """Of a single run, its standard error, if it has one."""
-        return self.one.number.stderr if self.n == 1 else None
 
 
 @dataclass(frozen=True)
@@ -335,9 +324,8 @@ class Line:
         results = [column.results[key] for column in self.columns if key in column.results]
         if not results:
             return None
-        values = [result.number.value for result in results]
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        return Average(statistics.fmean(values), spread, len(values), results[0])
+        mean, spread = mean_of([result.number.value for result in results])
+        return Average(mean, spread if len(results) > 1 else results[0].number.stderr, len(results), results[0])
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -346,7 +334,8 @@ class Line:
         for key in (quantity.key for quantity in quantities_in(column.results for column in self.columns)):
             if (it := self.average(key)) is not None:
                 values = {one.run: one.results[key].number.value for one in self.columns if key in one.results}
-                numbers = {"mean": it.mean, "std": it.spread, "stderr": it.stderr, "n": it.n}
+                std, stderr = (it.error, None) if it.n > 1 else (None, it.error)
+                numbers = {"mean": it.mean, "std": std, "stderr": stderr, "n": it.n}
                 entry[key] = {**numbers, "values": values, "how": it.one.how, **it.one.counts}
         return entry
 

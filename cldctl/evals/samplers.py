@@ -55,31 +55,19 @@ SETTINGS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """What is compared.
-
-    Attributes:
-        settings: keys of `sampling` by the names of samplers, as in `SETTINGS`.
-        nfe: numbers of network evaluations.
-        seeds: number of repetitions with new noise.
-    """
-
-    metrics: tuple[str, ...]
-    settings: Mapping[str, str]
-    nfe: tuple[int, ...]
-    seeds: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison(EvaluationPlan):
     """The evaluations of a comparison.
 
     Attributes:
+        settings: keys of `sampling` by the names of samplers, as in `SETTINGS`.
+        seeds: number of repetitions with new noise.
         left_out: messages about what cannot be computed, and why.
         noisy: the samplers that lack a requested metric, because they do not follow the flow.
     """
 
-    options: BenchOptions
+    metrics: tuple[str, ...]
+    settings: Mapping[str, str]
+    seeds: int
     sweep: Sweep
     left_out: tuple[str, ...]
     noisy: tuple[str, ...] = ()
@@ -156,18 +144,28 @@ def chosen(texts: Sequence[str]) -> dict[str, str]:
 
 
 def make(
-    run: RunFolder, options: BenchOptions, step: int, overrides: Sequence[str] = (), shards: int | None = None
+    run: RunFolder,
+    step: int,
+    overrides: Sequence[str] = (),
+    shards: int | None = None,
+    *,
+    metrics: tuple[str, ...],
+    settings: Mapping[str, str],
+    nfe: Sequence[int],
+    seeds: int,
 ) -> Comparison:
     """The evaluations of all samplers at all numbers of evaluations, of one checkpoint.
 
     Args:
         overrides: keys for all of them; of `sampling`, those that every method has.
+        nfe: numbers of network evaluations.
+        settings, seeds: as in `Comparison`.
 
     Raises:
         UsageError: an override is wrong, something that is needed is missing, or nothing can be compared.
     """
     source = str(run.recipe_file)
-    number = len(options.settings) * len(options.nfe) * options.seeds
+    number = len(settings) * len(nfe) * seeds
     if number > MAX_CELLS:
         raise UsageError(f"{number} evaluations are more than {MAX_CELLS}. Compare fewer at once.")
     base = _common(run.recipe(with_plugins=True), overrides, source)
@@ -175,35 +173,37 @@ def make(
     cells: list[Cell] = []
     problems: dict[tuple[str, str], list[int]] = {}
     noisy: dict[str, None] = {}
-    for name, settings in options.settings.items():
-        keys = [f"sampling.{entry.strip().removeprefix('sampling.')}" for entry in settings.split(",")]
-        for nfe in options.nfe:
+    for name, listed in settings.items():
+        keys = [f"sampling.{entry.strip().removeprefix('sampling.')}" for entry in listed.split(",")]
+        for number in nfe:
             try:
-                recipe = recipe_for_evaluation(base, [*keys, f"{NFE}={nfe}"], source, idle=[NFE])
+                recipe = recipe_for_evaluation(base, [*keys, f"{NFE}={number}"], source, idle=[NFE])
                 recipe.sampling.require_usable()
                 recipe = with_solution(run, recipe, step)
-                metrics = _computable(recipe.sampling, options.metrics)
+                computable = _computable(recipe.sampling, metrics)
             except UsageError as error:
-                problems.setdefault((name, str(error)), []).append(nfe)
+                problems.setdefault((name, str(error)), []).append(number)
                 continue
-            if metrics != options.metrics:
+            if computable != metrics:
                 noisy[name] = None
-            seeds = range(recipe.eval.seed, recipe.eval.seed + options.seeds)
-            repeats = [replace(recipe, eval=replace(recipe.eval, seed=seed)) for seed in seeds]
-            same = [EvalRequest.of(it, metrics, step, shards or recipe.cluster.world_size) for it in repeats]
+            first = recipe.eval.seed
+            repeats = [replace(recipe, eval=replace(recipe.eval, seed=seed)) for seed in range(first, first + seeds)]
+            same = [EvalRequest.of(it, computable, step, shards or recipe.cluster.world_size) for it in repeats]
             requests |= {request.id: request for request in same if request.id not in requests}
-            first, *others = (request.id for request in same)
-            cells.append(Cell({SAMPLER: name, NFE: str(nfe)}, first, tuple(others)))
+            evaluation, *others = (request.id for request in same)
+            cells.append(Cell({SAMPLER: name, NFE: str(number)}, evaluation, tuple(others)))
     left_out = []
     for (name, why), where in problems.items():
-        which = "" if len(where) == len(options.nfe) else f" at {', '.join(map(str, where))} evaluations"
+        which = "" if len(where) == len(nfe) else f" at {', '.join(map(str, where))} evaluations"
         left_out.append(f"{name}{which} is left out: {why}")
     if not cells:
         raise UsageError(f"none of these samplers can be compared. {' '.join(left_out)}")
     names = tuple(dict.fromkeys(cell.values[SAMPLER] for cell in cells))
-    axes = (Axis(SAMPLER, names), Axis(NFE, tuple(map(str, options.nfe))))
+    axes = (Axis(SAMPLER, names), Axis(NFE, tuple(map(str, nfe))))
     return Comparison(
-        options=options,
+        metrics=metrics,
+        settings=settings,
+        seeds=seeds,
         sweep=Sweep(axes, tuple(cells)),
         requests=tuple(requests.values()),
         left_out=tuple(left_out),

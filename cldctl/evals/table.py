@@ -61,10 +61,15 @@ def averaged(numbers: Sequence[Number | None]) -> Number | None:
         return None
     if len(known) == 1:
         return known[0]
-    values = [number.value for number in known]
-    is_finite = all(map(math.isfinite, values))
-    stderr = statistics.stdev(values) / math.sqrt(len(values)) if is_finite else None
-    return Number(math.fsum(values) / len(values), stderr, known[0].n)
+    mean, spread = mean_of([number.value for number in known])
+    return Number(mean, None if spread is None else spread / math.sqrt(len(known)), known[0].n)
+
+
+def mean_of(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the standard deviation (n - 1 in the denominator); None of one value, or if any is not finite."""
+    if not all(map(math.isfinite, values)):
+        return sum(values) / len(values), None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def quantities_in(results: Iterable[Collection[str]]) -> list[registry.Quantity]:

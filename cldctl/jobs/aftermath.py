@@ -53,15 +53,6 @@ _IN_SETUP = "the time limit came during cluster.setup"
 
 
 @dataclass(frozen=True)
-class GiveUp:
-    """Another start would end in the same way, or the budget is spent (``why``); ``never_began`` as in `GivenUp`."""
-
-    reason: str
-    why: str
-    never_began: bool = False
-
-
-@dataclass(frozen=True)
 class Retry:
     """Start the job again after ``delay_s`` seconds; ``why``, for people, and the cause, for the ledger."""
 
@@ -70,7 +61,7 @@ class Retry:
     cause: Cause = "crashed"
 
 
-def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_day: int = 20) -> GiveUp | Retry | None:
+def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_day: int) -> GivenUp | Retry | None:
     """What to do about a training job that ended badly in this start.
 
     None if it never began, or noted itself why it cannot continue.
@@ -84,13 +75,13 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
         # No retry is spent.
         count = len({event.start for event in history.unfit})
         reason = f"{count} starts in a row found an unfit machine, at last {unfit[-1].reason}"
-        return _within(count, UNFIT_STARTS, reason, f"unfit: {unfit[0].reason}", "unfit")
+        return _within(count, UNFIT_STARTS, job, reason, f"unfit: {unfit[0].reason}", "unfit")
     heard, last, count = history.last_of.get(job_id), history.last, history.crashes_in_a_row
     early = heard if isinstance(heard, Failed) and heard.kind == "early" else None
     if early is not None and early.reason == _IN_SETUP:
         reason = f"{_IN_SETUP}, {count} times (train.max_retries={max_retries}); set cluster.time_min higher and resume"
         why = f"{_IN_SETUP}: attempt {count} of {max_retries} allowed"
-        return _within(count, max_retries, reason, why, "timeout")
+        return _within(count, max_retries, job, reason, why, "timeout")
     starts = [attempt for attempt in history.attempts if attempt.job_id == job_id]
     if not starts or last is None:
         return None
@@ -98,26 +89,27 @@ def after_bad_end(history: History, job: InJob, max_retries: int, max_crashes_a_
     if not (has_crashed if starts[-1].restart == job.restart else early):
         return None
     if history.bug is not None:
-        return GiveUp(history.bug, "a fault in code or recipe")
+        return GivenUp(reason=history.bug, job_id=job_id)
     crashes, how = failures.lately(history, time.time())
     if crashes > max_crashes_a_day:
-        return GiveUp(f"{how} (train.max_crashes_a_day={max_crashes_a_day})", "the budget is spent")
+        return GivenUp(reason=f"{how} (train.max_crashes_a_day={max_crashes_a_day})", job_id=job_id)
     reason = f"{count} crashes in a row without a new checkpoint (train.max_retries={max_retries})"
     cause = "crashed" if early else last.cause or "crashed"
-    return _within(count, max_retries, reason, f"crash {count} of {max_retries} allowed", cause)
+    return _within(count, max_retries, job, reason, f"crash {count} of {max_retries} allowed", cause)
 
 
-def after_crash(crashes: int, code: int, retries: int) -> GiveUp | Retry | None:
+def after_crash(crashes: int, code: int, retries: int, job: InJob) -> GivenUp | Retry | None:
     """What to do about a task of sharded work that ended with exit code ``code``, its crash number ``crashes``."""
     if code in _HOPELESS:
         return None
-    return _within(crashes, retries, f"{crashes} crashes ({retries} allowed)", f"crash {crashes} of {retries} allowed")
+    why = f"crash {crashes} of {retries} allowed"
+    return _within(crashes, retries, job, f"{crashes} crashes ({retries} allowed)", why)
 
 
-def _within(count: int, allowed: int, reason: str, why: str, cause: Cause = "crashed") -> GiveUp | Retry:
+def _within(count: int, allowed: int, job: InJob, reason: str, why: str, cause: Cause = "crashed") -> GivenUp | Retry:
     """Another start, the longer after the last one the more there were, or the ``reason`` for which there is none."""
     if count > allowed:
-        return GiveUp(reason, "the budget is spent", never_began=cause == "timeout")
+        return GivenUp(reason=reason, job_id=job.ref.job_id, never_began=cause == "timeout")
     delay_s = BACK_OFF_S * 2 ** (count - 1)
     return Retry(min(delay_s, _MOST_UNFIT_S) if cause == "unfit" else delay_s, why, cause)
 
@@ -205,19 +197,19 @@ def _follow(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None
     """Do what is decided about a training job that ended badly."""
     train = run.recipe(within_s=READ_WITHIN_S).train
     decision = after_bad_end(run.ledger.full_history(), job, train.max_retries, train.max_crashes_a_day)
-    if isinstance(decision, GiveUp):
-        _give_up(run.name, run.ledger, job, decision)
+    if isinstance(decision, GivenUp):
+        _give_up(run.name, run.ledger, decision)
         successor.withdraw(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
         go_on(run, job, decision.cause, delay_s=decision.delay_s, told_to_end=told_to_end)
 
 
-def _give_up(name: str, ledger: Ledger, job: InJob, decision: GiveUp) -> None:
-    event = GivenUp(reason=decision.reason, job_id=job.ref.job_id, never_began=decision.never_began)
+def _give_up(name: str, ledger: Ledger, event: GivenUp) -> None:
+    why = "a fault in code or recipe" if event.reason == ledger.full_history().bug else "the budget is spent"
     # Slurm ends a batch script soon after the limit that came during the setup.
-    ledger.note(event, within_s=_IN_SETUP_WITHIN_S if decision.never_began else _NOTE_WITHIN_S)
-    print(f"{name}: {decision.reason}; {decision.why}: not started again", file=sys.stderr, flush=True)
+    ledger.note(event, within_s=_IN_SETUP_WITHIN_S if event.never_began else _NOTE_WITHIN_S)
+    print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)
 
 
 def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], bool] = lambda: False) -> None:
@@ -236,9 +228,9 @@ def after_shards(folder: Path, job: InJob, code: int, told_to_end: Callable[[], 
     if code not in _HOPELESS:
         crash = Failed("crash", job_id=job.ref.job_id, restart=job.restart, code=code, host=job.node)
         work.ledger.note(crash, within_s=_NOTE_WITHIN_S)
-    decision = after_crash(work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries)
-    if isinstance(decision, GiveUp):
-        _give_up(name, work.ledger, job, decision)
+    decision = after_crash(work.ledger.full_history().crashes.get(job.ref.job_id, 0), code, work.request.retries, job)
+    if isinstance(decision, GivenUp):
+        _give_up(name, work.ledger, decision)
     if isinstance(decision, Retry):
         failures.announce(name, decision.why, decision.delay_s)
         # Tasks of this work, or its run, may have failed there.

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from cld_core.errors import (
     LeaseHeldError,
@@ -154,51 +154,29 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.0f} h"
 
 
-@dataclass(frozen=True)
-class Avoided:
-    """The nodes that a job avoids from now on, each with the reason, and those that it need not avoid any longer."""
-
-    why: Mapping[str, str] = field(default_factory=dict)
-    readmitted: tuple[str, ...] = ()
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        return tuple(self.why)
-
-
 def bad(failures: Iterable[Failed], now: float) -> dict[str, str]:
     """Nodes with enough failures lately, and in words, why; the one that failed last comes last."""
     recent = [it for it in failures if it.kind in _NAMES_A_NODE and it.time > now - DAY_S]
-    counts: dict[str, int] = {}
-    unfit: dict[str, str] = {}
-    last: dict[str, float] = {}
-    for event in sorted(_first_of_each_start(recent), key=lambda event: event.time):
-        if not event.host:
-            continue
-        last[event.host] = event.time
-        if event.kind == "unfit":
-            unfit[event.host] = f"unfit ({event.check})"
-        else:
-            counts[event.host] = counts.get(event.host, 0) + 1
-    found = {node: unfit.get(node) or f"{counts[node]} crashes" for node in last
-             if node in unfit or counts[node] >= FAILURES}  # fmt: skip
-    return {node: found[node] for node in sorted(found, key=lambda node: last[node])}
+    recent.sort(key=lambda event: event.time)
+    # Of the ranks that failed in one start, the first: the others may have failed because of it.
+    first = {event.start: event for event in reversed(recent) if event.kind == "rank"}
+    of_node: dict[str, list[Failed]] = {}
+    for event in recent:
+        if event.host and (event.kind != "rank" or event is first[event.start]):
+            of_node.setdefault(event.host, []).append(event)
+    found = {}
+    for node, events in sorted(of_node.items(), key=lambda pair: pair[1][-1].time):
+        unfit = [event.check for event in events if event.kind == "unfit"]
+        crashes = len(events) - len(unfit)
+        if unfit or crashes >= FAILURES:
+            found[node] = f"unfit ({unfit[-1]})" if unfit else f"{crashes} crashes"
+    return found
 
 
-def _first_of_each_start(failures: Iterable[Failed]) -> list[Failed]:
-    """Of the ranks that failed in one start of a job, the first: the others may have failed because of it."""
-    first: dict[tuple[str, int], Failed] = {}
-    others: list[Failed] = []
-    for event in failures:
-        if event.kind != "rank":
-            others.append(event)
-        elif event.start not in first or event.time < first[event.start].time:
-            first[event.start] = event
-    return [*others, *first.values()]
-
-
-def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Failed] = ()) -> Avoided:
-    """What a job that requeues itself avoids from now on.
+def for_next_start(
+    history: History, job: InJob, needed: int, also: Iterable[Failed] = ()
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The nodes that a job that requeues itself avoids from now on, and why; and those that it need not any longer.
 
     Args:
         needed: nodes that it runs on.
@@ -207,15 +185,15 @@ def for_next_start(history: History, job: InJob, needed: int, also: Iterable[Fai
     before = history.avoided.get(job.ref.job_id, ())
     found = bad([*history.failures, *also], time.time())
     if not found and not before:
-        return Avoided()
+        return {}, ()
     excluded = job.excluded_nodes()
     # Those of somebody else, who did not say until when.
     others = None if excluded is None else set(excluded) - set(before)
     usable = None if others is None else job.usable_nodes(others)
     if others is None or usable is None:
-        return Avoided({node: found.get(node, "avoided before") for node in before})
+        return {node: found.get(node, "avoided before") for node in before}, ()
     why = _newest(found, others, usable, needed)
-    return Avoided(why, tuple(node for node in before if node not in why))
+    return why, tuple(node for node in before if node not in why)
 
 
 def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
@@ -247,14 +225,14 @@ def begin_again(
         within_s: for how many seconds lines are tried to be written that the next start will need.
     """
     history = ledger.full_history()
-    avoided = for_next_start(history, job, needed, also)
-    for node, why in avoided.why.items():
+    avoided, readmitted = for_next_start(history, job, needed, also)
+    for node, why in avoided.items():
         if node not in history.avoided.get(job.ref.job_id, ()):
             print(f"{name}: node {node} is avoided from now on: {why}", file=sys.stderr, flush=True)
     # The ledger comes first: the requeue ends this process.
-    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=avoided.nodes)
+    event = Requeued(job_id=job.ref.job_id, cause=cause, delay_s=delay_s, exclude=tuple(avoided))
     ledger.note(event, within_s=within_s)
-    problem = requeue(job, delay_s, exclude=avoided.nodes, readmit=avoided.readmitted, told_to_end=told_to_end)
+    problem = requeue(job, delay_s, exclude=tuple(avoided), readmit=readmitted, told_to_end=told_to_end)
     if problem is not None:
         ledger.note(Refused("requeue", job_id=job.ref.job_id, reason=problem), within_s=within_s)
         return False

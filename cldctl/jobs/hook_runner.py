@@ -212,27 +212,25 @@ def _tell(run: RunFolder, logs: Path, hook: HooksSpec, about: Content) -> None:
     content["text"] = sentence(content)
     assert hook.on_change is not None, "there is something to call"
     environment = {**os.environ, **variables(content)}
-    text = json.dumps(content) + "\n"
-    result = call(hook.on_change, environment=environment, content=text, timeout_s=hook.timeout_s, folder=run.path)
-    said = "".join(f"  {line}\n" for line in printable(result.output).splitlines())
-    _log(logs, f"{content['text']}: {result.problem or 'done'} ({result.seconds:.1f} s)\n{said}")
+    text, began = json.dumps(content) + "\n", time.monotonic()
+    output, problem = call(
+        hook.on_change, environment=environment, content=text, timeout_s=hook.timeout_s, folder=run.path
+    )
+    said = "".join(f"  {line}\n" for line in printable(output).splitlines())
+    _log(logs, f"{content['text']}: {problem or 'done'} ({time.monotonic() - began:.1f} s)\n{said}")
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a call ended; ``problem`` is None if that was by itself with exit code 0."""
-
-    output: str
-    seconds: float
-    problem: str | None = None
-
-
-def call(command: str, *, environment: Mapping[str, str], content: str, timeout_s: float, folder: Path) -> Result:
+def call(
+    command: str, *, environment: Mapping[str, str], content: str, timeout_s: float, folder: Path
+) -> tuple[str, str | None]:
     """Run a shell command with ``content`` on its standard input. Whatever it started is ended when this returns.
 
     Args:
         environment: all of it.
         folder: its working directory.
+
+    Returns:
+        The beginning of its output, and what was wrong; None if it ended by itself with exit code 0.
     """
     began = time.monotonic()
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as output:
@@ -249,7 +247,7 @@ def call(command: str, *, environment: Mapping[str, str], content: str, timeout_
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            return Result("", time.monotonic() - began, f"could not be started: {error}")
+            return "", f"could not be started: {error}"
         problem = None
         try:
             # It is not reaped before its group is ended: until then nobody else has its number.
@@ -265,8 +263,7 @@ def call(command: str, *, environment: Mapping[str, str], content: str, timeout_
             code = process.wait()
         if problem is None and code != 0:
             problem = f"ended with exit code {code}" if code > 0 else f"was ended by signal {-code}"
-        kept = os.pread(output.fileno(), KEPT_BYTES, 0).decode(errors="replace")
-        return Result(kept, time.monotonic() - began, problem)
+        return os.pread(output.fileno(), KEPT_BYTES, 0).decode(errors="replace"), problem
 
 
 def variables(content: dict[str, Any]) -> dict[str, str]:

@@ -140,8 +140,8 @@ def settle(run: RunFolder, within_s: float | None = None) -> None:
 
 
 @contextlib.contextmanager
-def settled(run: RunFolder, job: InJob) -> Iterator[None]:
-    """Call the hook for how the training inside the block ends, on rank 0, and wait for it.
+def settled(job: InJob, tell: Callable[[], None]) -> Iterator[None]:
+    """Call the hook, by ``tell``, for how the work inside the block ends, on rank 0.
 
     Where an aftermath follows a bad end, that is left to it: it decides what comes next.
     """
@@ -151,7 +151,7 @@ def settled(run: RunFolder, job: InJob) -> Iterator[None]:
         follows = False
     finally:
         if not follows and job.place().rank == 0:
-            end(run)
+            tell()
 
 
 def end(run: RunFolder) -> None:
@@ -161,18 +161,6 @@ def end(run: RunFolder) -> None:
     with contextlib.suppress(Exception):
         within_s = HURRY_S if isinstance(run.ledger.full_history(within_s=0.0).verdict, Requeued) else None
     settle(run, within_s)
-
-
-@contextlib.contextmanager
-def told_of_works(job: InJob, folders: Iterable[Path]) -> Iterator[None]:
-    """As `settled`, of the evaluations in these folders that are finished or given up after the block."""
-    follows = job.cluster.restarts
-    try:
-        yield
-        follows = False
-    finally:
-        if not follows:
-            tell_of_works(folders)
 
 
 def tell_of_works(folders: Iterable[Path]) -> None:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core import files
@@ -41,14 +40,8 @@ MARK = re.compile(
 )
 
 
-@dataclass
-class InCommand:
-    """How a job behaves inside a command: ``quiet``, it keeps to itself how far it is (`cldctl -q`)."""
-
-    quiet: bool = False
-
-
-in_command = InCommand()
+# Inside a command (`cldctl -q`): a job keeps to itself how far it is.
+quiet = False
 
 
 @contextlib.contextmanager
@@ -61,7 +54,7 @@ def one_line_errors(job: InJob, before_leaving: Callable[[], None] = lambda: Non
         before_leaving: what rank 0 does where no aftermath follows, if the process ends without leaving other blocks.
     """
     if job.in_process:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if in_command.quiet else sys.stderr):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere if quiet else sys.stderr):
             yield
         return
     try:
@@ -129,19 +122,13 @@ def requeue(
                 return "it was cancelled"
             job.requeue(delay_s=delay_s, exclude=exclude, readmit=readmit)
             return None
-        except SchedulerRefused as error:
-            return _not_requeued(job, error)
-        except SchedulerAway as error:
-            if time.monotonic() + pause > deadline:
-                return _not_requeued(job, error)
+        except (SchedulerRefused, SchedulerAway) as error:
+            if isinstance(error, SchedulerRefused) or time.monotonic() + pause > deadline:
+                print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
+                return str(error).partition(". ")[0]
             print(f"job {job.ref.job_id} is not requeued yet: {error}", flush=True)
         time.sleep(pause)
     raise AssertionError("pauses never end")
-
-
-def _not_requeued(job: InJob, error: SchedulerRefused | SchedulerAway) -> str:
-    print(f"could not requeue job {job.ref.job_id}: {error}", flush=True)
-    return str(error).partition(". ")[0]
 
 
 def begin(job: InJob) -> None:

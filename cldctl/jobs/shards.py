@@ -56,7 +56,8 @@ class ShardsWork:
         with one_line_errors(job):
             for piece in self.pieces:
                 use_plugins(Path(piece.folder))
-        with hooks.told_of_works(job, [Path(piece.folder) for piece in self.pieces]), one_line_errors(job):
+        folders = [Path(piece.folder) for piece in self.pieces]
+        with hooks.settled(job, lambda: hooks.tell_of_works(folders)), one_line_errors(job):
             is_done = self._compute(job, stop)
         if is_done or not job.ref.restarts:
             return

@@ -32,54 +32,50 @@ class _Listed:
     runs: tuple[str, ...]
 
 
-def training(run: RunFolder, recipe: Recipe, cluster: Cluster, after: After | None = None) -> JobSpec:
-    """The job that trains a run."""
-    logs = job_logs.folder_for(run.logs)
-    spec = JobSpec(
-        name=run.name,
-        logs=logs,
-        size=recipe.cluster,
-        notice_s=notice_s(slowest_saves([run]), recipe.cluster),
-        after=after,
-        code=code.path_of(run.path),
-        aftermath=_aftermath("training", run.path, logs, cluster),
-    )
-    return failures.for_submission(failures_in(run.ledger), cluster, spec)
-
-
-def trainings(
-    group: Group, runs: Sequence[RunFolder], recipe: Recipe, cluster: Cluster, parallel: int | None = None
-) -> tuple[JobSpec, Path]:
-    """The job whose tasks train several runs of a group, and the file that lists them, which `list_runs` writes.
+def training(
+    runs: Sequence[RunFolder],
+    recipe: Recipe,
+    cluster: Cluster,
+    *,
+    group: Group | None = None,
+    after: After | None = None,
+    parallel: int | None = None,
+) -> JobSpec:
+    """The job that trains a run, or whose tasks train the runs of a group, of which `list_runs` writes the list.
 
     Args:
         recipe: of any of them; their jobs are of the same size.
     """
-    logs = job_logs.folder_for(group.logs)
-    listed = logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json"
-    one = training(runs[0], recipe, cluster)
-    spec = replace(
-        one,
-        name=group.name,
+    of = runs[0] if group is None else group
+    logs = job_logs.folder_for(of.logs)
+    kind, folder = ("training", runs[0].path) if group is None else ("trainings", _listed_in(logs, runs))
+    spec = JobSpec(
+        name=of.name,
         logs=logs,
+        size=recipe.cluster,
         notice_s=notice_s(slowest_saves(runs), recipe.cluster),
+        after=after,
         parallel=parallel,
-        exclude=(),
-        aftermath=_aftermath("trainings", listed, logs, cluster),
+        code=code.path_of(runs[0].path),
+        aftermath=_aftermath(kind, folder, logs, cluster),
     )
     # The nodes that any of them should avoid: an array has one list.
-    return failures.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec), listed
+    return failures.for_submission(failures_in(*(run.ledger for run in runs)), cluster, spec)
 
 
-def list_runs(listed: Path, runs: Sequence[RunFolder]) -> None:
+def _listed_in(logs: Path, runs: Sequence[RunFolder]) -> Path:
+    return logs / f"runs-{digest([str(run.path) for run in runs])[:8]}.json"
+
+
+def list_runs(spec: JobSpec, runs: Sequence[RunFolder]) -> None:
     """Write which run each task of an array trains: its batch script, and so its aftermath, is the same for all.
 
     Raises:
         CldError: others may write into the folder.
         OSError: it cannot be written.
     """
-    job_logs.prepare(listed.parent)
-    write_json(listed, to_plain(_Listed(tuple(str(run.path) for run in runs))))
+    job_logs.prepare(spec.logs)
+    write_json(_listed_in(spec.logs, runs), to_plain(_Listed(tuple(str(run.path) for run in runs))))
 
 
 def listed_run(listed: Path, task: int) -> Path | None:

@@ -17,7 +17,7 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
     """Submit the next job of the run, which begins only if this one fails, unless there is one already."""
     if run.ledger.full_history().successors_of(job.ref.job_id):
         return
-    spec = specs.training(run, run.recipe(within_s=READ_WITHIN_S), job.cluster, After((job.ref,), "failed"))
+    spec = specs.training([run], run.recipe(within_s=READ_WITHIN_S), job.cluster, after=After((job.ref,), "failed"))
 
     def note(refs: Collection[JobRef]) -> None:
         for ref in refs:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cld_core.errors import UsageError
 from cld_core.files import forgive_output
@@ -42,7 +42,7 @@ class TrainWork:
             print(f"{run.name}: job {job.ref.job_id} was withdrawn. Nothing to do.", flush=True)
             return
         stop_before_limit(job, stop)
-        with hooks.settled(run, job):
+        with hooks.settled(job, lambda: hooks.end(run)):
             with one_line_errors(job, lambda: hooks.end(run)), failures.noted(run, job):
                 recipe = run.recipe(within_s=READ_WITHIN_S, with_plugins=True)
                 _check_size(run, recipe, job)
@@ -52,10 +52,9 @@ class TrainWork:
                 if ended.cause == "cancelled":
                     successor.withdraw(run, job)
                 # The notice may have come before there was anybody to hear it, so the limit itself ends the training.
-                if ended.code is StopCode.USR2 or ended.cause == "timeout":
-                    followed = go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM)
-                    if followed == "not requeued":
-                        sys.exit(NOT_REQUEUED)
+                follows = ended.code is StopCode.USR2 or ended.cause == "timeout"
+                if follows and not go_on(run, job, ended.cause, told_to_end=lambda: stop.code >= StopCode.TERM):
+                    sys.exit(NOT_REQUEUED)
 
     def _train(self, run: RunFolder, recipe: "Recipe", job: InJob, stop: StopFlag) -> "SessionResult":
         if job.place().rank == 0:
@@ -129,13 +128,16 @@ def go_on(
     *,
     delay_s: float = 0.0,
     told_to_end: Callable[[], bool] = lambda: False,
-) -> Literal["requeued", "given up", "not requeued"]:
+) -> bool:
     """Requeue this job, and note in the ledger what follows.
 
     A time limit that came before a single step was done would come again: the run is given up.
 
     Args:
         told_to_end: see `process.requeue`.
+
+    Returns:
+        False if it could not be requeued.
     """
     history = run.ledger.full_history()
     last = history.last
@@ -144,7 +146,6 @@ def go_on(
         reason = "the time limit came before a single step; set cluster.time_min higher and resume"
         run.ledger.note(GivenUp(reason=reason, job_id=job.ref.job_id), within_s=NOTE_WITHIN_S)
         print(f"{run.name}: {reason}", flush=True)
-        return "given up"
+        return True
     needed = run.recipe(within_s=READ_WITHIN_S).cluster.nodes
-    is_back = failures.begin_again(run.name, run.ledger, job, cause, delay_s, needed, told_to_end=told_to_end)
-    return "requeued" if is_back else "not requeued"
+    return failures.begin_again(run.name, run.ledger, job, cause, delay_s, needed, told_to_end=told_to_end)

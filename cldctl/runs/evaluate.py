@@ -174,13 +174,14 @@ def plan_samplers(
     settings = samplers.chosen(named)
     samplers.require_numbers(nfe)
     metrics, usual = samplers.suited(run.recipe(), options.metrics)
-    bench = samplers.BenchOptions(metrics=metrics, settings=settings, nfe=tuple(nfe), seeds=seeds or usual)
     with named_as_typed(run, typed):
         # The other keys are those of all samplers, which are looked at one by one.
         of_cluster = [text for text in overrides if text.startswith("cluster.")]
         where, recipe = _place(run, options, of_cluster)
         (step,) = steps_of(run, options.checkpoint, say)
-        made = samplers.make(run, bench, step, overrides, options.shards)
+        made = samplers.make(
+            run, step, overrides, options.shards, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds or usual
+        )
     planned = Planned.of(run, made, where, recipe.cluster)
     left_out = (as_typed(text, run, typed) for text in made.left_out)
     for text in (*left_out, *_division(planned, options.shards)):

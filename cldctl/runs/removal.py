@@ -21,7 +21,7 @@ from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
 from cld_core.tune.tuning import tunings_of
 from cldctl import clusters, locks
-from cldctl.hints import command
+from cldctl.config import command
 
 from . import cluster_choice, survey
 from .state import OVER

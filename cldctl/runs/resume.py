@@ -22,7 +22,7 @@ from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cldctl import locks
 from cldctl.clusters.base import Cluster
-from cldctl.hints import command
+from cldctl.config import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
@@ -199,7 +199,7 @@ def _ready(
     require_native(recipe, cluster, warnings.append)
     step, damaged = _first_step(run, recipe, status, asked.from_step)
     # Before anything is noted.
-    cluster.check(specs.training(run, recipe, cluster))
+    cluster.check(specs.training([run], recipe, cluster))
     changed = _check_data(run, recipe, update=asked.update_code, allowed=asked.other_data)
     edited = frozen.note(run)
     about(run, recipe, step, damaged, (*([] if edited is None else [edited]), *changed, *warnings))

@@ -25,7 +25,7 @@ from cld_core.run.groups import Group
 from cld_core.run.identity import identity
 from cld_core.version import __version__
 from cldctl.clusters.base import Cluster
-from cldctl.hints import command
+from cldctl.config import command
 
 from . import checkout
 

@@ -44,7 +44,7 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         _require_complete(options, cluster, say)
     starts = [Start(run=options.run(cell), recipe=cell.recipe) for cell in missing(options)]
     first = Start(run=options.run(), recipe=options.cells[0].recipe)
-    spec, _ = training.job_of(group, starts or [first], cluster, options.parallel)
+    spec = training.job_of(group, starts or [first], cluster, options.parallel)
     if snapshot.kind_for(cluster, options.live_code) == "copy":
         spec = replace(spec, code=code.own_folder(first.run.path) if group is None else snapshot.shared_folder(group))
     for array in training.by_submission(starts, cluster):

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
 from cld_core import processor
@@ -24,7 +23,7 @@ from cld_core.run.work import Work
 from cldctl import locks
 from cldctl.clusters.base import Cluster, Task
 from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
-from cldctl.hints import command
+from cldctl.config import command
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
@@ -146,17 +145,14 @@ def by_submission(starts: Sequence[Start], cluster: Cluster) -> list[list[Start]
     return list(arrays.values())
 
 
-def job_of(
-    group: Group | None, starts: Sequence[Start], cluster: Cluster, parallel: int | None = None
-) -> tuple[JobSpec, Path | None]:
-    """The job that trains a run, or runs of a group, and the file that lists these.
+def job_of(group: Group | None, starts: Sequence[Start], cluster: Cluster, parallel: int | None = None) -> JobSpec:
+    """The job that trains a run, or runs of a group.
 
     Without a queue, the tasks of an array run one after another unless ``parallel`` says otherwise.
     """
-    if group is None:
-        return specs.training(starts[0].run, starts[0].recipe, cluster), None
-    at_once = parallel if parallel is not None or cluster.queues else 1
-    return specs.trainings(group, [start.run for start in starts], starts[0].recipe, cluster, at_once)
+    at_once = parallel if group is None or parallel is not None or cluster.queues else 1
+    runs = [start.run for start in starts]
+    return specs.training(runs, starts[0].recipe, cluster, group=group, parallel=at_once)
 
 
 def train(begun: Begun, starts: Sequence[Start]) -> None:
@@ -204,10 +200,10 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     The requests are in the ledgers before the jobs exist, so that a job that starts immediately finds its own.
     """
     cluster, runs = begun.cluster, [start.run for start in starts]
-    spec, listed = job_of(begun.group, starts, cluster, begun.parallel)
+    spec = job_of(begun.group, starts, cluster, begun.parallel)
     cluster.check(spec, len(starts))
-    if listed is not None:
-        specs.list_runs(listed, runs)
+    if begun.group is not None:
+        specs.list_runs(spec, runs)
 
     def note(refs: Sequence[JobRef]) -> None:
         for ref, run in zip(refs, runs, strict=True):

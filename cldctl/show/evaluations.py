@@ -17,10 +17,10 @@ from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.tune.tuning import Tuning
+from cldctl.config import command
 from cldctl.evals import compare
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.evals.table import keys_of, plot, quantities_in, rows, write_finished
-from cldctl.hints import command
 from cldctl.runs import survey
 from cldctl.runs.status import evaluation_status, tuning_status
 
@@ -240,7 +240,7 @@ def _result(first: compare.Line | None, line: compare.Line, quantity: registry.Q
     average, runs = line.average(quantity.key), len(line.columns)
     if average is None:
         return "-"
-    text = result_text(quantity, average.mean, average.spread if average.n > 1 else average.stderr)
+    text = result_text(quantity, average.mean, average.error)
     text += "" if average.n == runs else f" ({average.n} run{'' if average.n == 1 else 's'})"
     one, other = (it.columns[0].results.get(quantity.key) for it in (first or line, line))
     mark = "" if first is None or first is line or one is None or other is None else compare.verdict(one, other)
@@ -312,11 +312,11 @@ def say_files(run: RunFolder, sweep: Sweep) -> None:
 def show_plan(run: RunFolder, made: Comparison) -> None:
     """Print the samplers that would be compared."""
     names = made.sweep.axes[0].values
-    settings = [made.options.settings[name] for name in names]
+    settings = [made.settings[name] for name in names]
     columns = {"sampler": names, "settings": settings}
     out.print(table(columns, left=columns, wraps="settings"))
-    nfe = ", ".join(map(str, made.options.nfe))
-    text = f"{', '.join(made.options.metrics)} at {nfe} evaluations; {made.options.seeds} seeds"
+    nfe = ", ".join(made.sweep.axes[1].values)
+    text = f"{', '.join(made.metrics)} at {nfe} evaluations; {made.seeds} seeds"
     out.print(f"{run.name}, step {made.requests[0].checkpoint_step}: {text}")
     out.print(f"{len(made.requests)} evaluations, of which nothing was started")
 
@@ -328,7 +328,7 @@ def show_samplers(
     run, statuses = works[0].run, statuses_of(works)
     missing = [entry["id"] for entry in statuses if entry["state"] != "FINISHED"]
     if as_json:
-        found = to_json(run, made.sweep, made.options.settings)
+        found = to_json(run, made.sweep, made.settings)
         print(json.dumps({**found, "left_out": made.left_out, "noisy": made.noisy}, indent=1))
     else:
         out.print(samplers(run, made.sweep, statuses))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from cld_core.run import RunFolder
 from cld_core.sanitize import one_line
-from cldctl.hints import command
+from cldctl.config import command
 from cldctl.runs import selection, survey
 from cldctl.runs.index import Found, Index
 from cldctl.runs.logs import FirstFailure

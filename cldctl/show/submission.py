@@ -16,8 +16,8 @@ from cld_core.run.groups import Group
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster
 from cldctl.clusters.records import After, JobSpec
+from cldctl.config import command
 from cldctl.evals.samplers import Comparison
-from cldctl.hints import command
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs import cluster_choice

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
-from cldctl.hints import command
+from cldctl.config import command
 from cldctl.runs import cluster_choice
 from cldctl.runs.state import OVER
 from cldctl.runs.status import RunStatus, said

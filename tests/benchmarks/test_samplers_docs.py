@@ -25,8 +25,7 @@ def test_the_page_has_the_published_numbers_of_the_code():
 def test_the_tables_of_runs_are_those_of_their_newest_comparison(tmp_path, monkeypatch):
     run = run_with(tmp_path / "mixed", 20)
     names = samplers.chosen(("em-quadratic", "exponential"))
-    asked = samplers.BenchOptions(metrics=("w2", "flow-distance"), settings=names, nfe=(10, 20), seeds=1)
-    made = samplers.make(run, asked, 20)
+    made = samplers.make(run, 20, metrics=("w2", "flow-distance"), settings=names, nfe=(10, 20), seeds=1)
     made.sweep.save(run)
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- trained: begin -->\nold\n<!-- trained: end -->\nb\n" + PAGE.read_text())

@@ -8,7 +8,7 @@ from cld_core.errors import UsageError
 from cld_core.run import RunFolder
 from cldctl import config, lookup
 from cldctl.clusters.debug import DebugCluster
-from cldctl.hints import command
+from cldctl.config import command
 from cldctl.runs import cluster_choice
 from tests.support.made_up import run_with
 from tests.support.tools import ONE, invoke

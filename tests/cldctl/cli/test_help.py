@@ -40,6 +40,17 @@ EXAMPLES = [
 ]
 
 
+NAMES = """
+submit resume cancel status top logs why usage board report eval compare sample tune export import note rm prune
+recipes render explain doctor bench samplers data stats data prepare data verify
+"""
+
+
+def test_the_commands_are_those_that_are_promised():
+    """Every public function of `cldctl.cli` is one, and so a helper might become one."""
+    assert [word for name in COMMANDS for word in name] == NAMES.split()
+
+
 @pytest.mark.parametrize("name", COMMANDS, ids=" ".join)
 def test_every_command_has_an_example_and_help_for_everything(name):
     command = COMMANDS[name]

@@ -62,7 +62,6 @@ SWEEP = ("submit", "toy", "--sweep", "train.seed=0,1", *DEBUG)
         (["note", "done", "--tag", "a", "--untag", "a"], 2, ["both name a"]),
         (["cancel", "done", "dome"], 3, ["no run at", "Nothing was cancelled"]),
         ([*BENCH, "--nfe", "10,x"], 2, ["--nfe: 'x' is not a number", "--nfe 5,7,10"]),
-        ([*BENCH, "--metric", "fid"], 2, ["fid does not compare samplers", "w2, density, flow-distance"]),
         ([*BENCH, "--sampler", "tuned"], 2, ["none of these samplers", "done has no tuned sampler of 10"]),
         ([*BENCH, "--csv", "a.txt"], 2, ["--csv a.txt: numbers are written as .csv"]),
         ([*BENCH, "sampling.order=2"], 2, ["'sampling.order' is not a key of all methods"]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import statistics
 
 import pytest
@@ -124,10 +125,12 @@ def test_seeds_of_a_cell_are_averaged_with_their_standard_deviation(tmp_path):
     first, second = compare.lines("g", members)
     average = first.average("nll")
     assert (average.mean, average.n) == (2.5, 4), "0.0001 is 1e-4"
-    assert average.spread == pytest.approx(statistics.stdev([*values, 3.0]))
+    assert average.error == pytest.approx(statistics.stdev([*values, 3.0]))
     assert second.cell == {"optim.lr": "2e-4"}
     alone = second.average("nll")
-    assert (alone.mean, alone.spread, alone.stderr, alone.n) == (7.0, None, 0.1, 1)
+    assert (alone.mean, alone.error, alone.n) == (7.0, 0.1, 1)
+    diverged = compare.lines("g", [*members[:2], member(tmp_path / "a5", math.inf, "5")])[0].average("nll")
+    assert (diverged.mean, diverged.error) == (math.inf, None)
     assert compare.group_warnings([first, second]) == []
 
 

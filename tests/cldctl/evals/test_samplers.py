@@ -15,7 +15,7 @@ from cld_core.evaluate.published import published_samplers
 from cld_core.evaluate.sweeps import Axis, Cell, Sweep, sweeps_of
 from cld_core.run import RunFolder
 from cldctl.evals import samplers, table
-from cldctl.evals.samplers import SETTINGS, BenchOptions
+from cldctl.evals.samplers import SETTINGS, Comparison
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
@@ -30,8 +30,9 @@ def run(tmp_path):
     return run_with(tmp_path / "mine", 20)
 
 
-def asked(*names, metrics=TOYS, nfe=(10, 20), seeds=1):
-    return BenchOptions(metrics=metrics, settings=samplers.chosen(names), nfe=nfe, seeds=seeds)
+def made_of(run, *names, overrides=(), metrics=TOYS, nfe=(10, 20), seeds=1) -> Comparison:
+    settings = samplers.chosen(names)
+    return samplers.make(run, 20, overrides, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds)
 
 
 def text(view) -> str:
@@ -56,7 +57,7 @@ def test_every_method_is_among_the_settings():
 
 
 def test_one_evaluation_for_each_setting_number_and_seed(run):
-    made = samplers.make(run, asked("em-quadratic", "exponential", "ode", seeds=2), 20, ["eval.seed=5"])
+    made = made_of(run, "em-quadratic", "exponential", "ode", overrides=["eval.seed=5"], seeds=2)
     assert made.left_out == ()
     assert made.noisy == ("em-quadratic",)
     # The adaptive flow takes no number of evaluations, and is computed once.
@@ -110,7 +111,7 @@ def test_metrics_fit_the_data(run):
 
 
 def test_the_best_of_each_column_and_the_error_over_seeds(run):
-    made = samplers.make(run, asked("ode", "em-quadratic", "exponential", seeds=2), 20)
+    made = made_of(run, "ode", "em-quadratic", "exponential", seeds=2)
 
     def value(request):
         base = {"ode": 0.25, "em": 4.0, "exponential": 2.0}[request.sampling.method]
@@ -148,7 +149,7 @@ def test_the_best_of_each_column_and_the_error_over_seeds(run):
 
 def test_samplers_that_lost_samples_are_not_the_best(run):
     """They are judged by those that are left, and the floor is that of as many points as the others have."""
-    made = samplers.make(run, asked("em-quadratic", "sscs-quadratic", "exponential", metrics=("w2",), nfe=(10,)), 20)
+    made = made_of(run, "em-quadratic", "sscs-quadratic", "exponential", metrics=("w2",), nfe=(10,))
     for request, (value, lost) in zip(made.requests, ((0.5, 90), (1.0, 0), (2.0, 0)), strict=True):
         about = {"floor": 4.0 if lost else 0.25, "samples": 100, "nonfinite": lost, "nfe_mean": 10.0}
         report(run, request, w2={"value": value, **about})
@@ -164,9 +165,9 @@ def test_samplers_that_lost_samples_are_not_the_best(run):
 
 
 def test_json(run):
-    made = samplers.make(run, asked("em-quadratic", "exponential", seeds=2), 20)
+    made = made_of(run, "em-quadratic", "exponential", seeds=2)
     answered(run, made, lambda request: math.inf if request.sampling.method == "em" else 2.0 + request.seed)
-    found = samplers.to_json(run, made.sweep, made.options.settings)
+    found = samplers.to_json(run, made.sweep, made.settings)
     assert (found["run"], found["checkpoint_step"], found["complete"]) == ("mine", 20, True)
     first, *_, last = found["rows"]
     assert (first["sampler"], first["nfe"], len(first["evaluations"])) == ("em-quadratic", 10, 2)

@@ -165,7 +165,7 @@ class TestFiring:
         job, seen = inside(), []
         job.requeue = lambda **more: seen.append(len(hooks._started))
         run.ledger.append(events.Ended(attempt=0, cause="preempted", step=30))
-        assert go_on(RunFolder(run.path, hooks.heard(run.path)), job, "preempted") == "requeued"
+        assert go_on(RunFolder(run.path, hooks.heard(run.path)), job, "preempted")
         assert seen == [1]
         hooks.settle(run)
         assert states(run) == ["RUNNING", "REQUEUED"]
@@ -177,7 +177,7 @@ def test_an_end_is_told_unless_an_aftermath_follows(run, slurm, fails, told_of):
     job = inside()
     job.cluster.restarts = slurm
     run.ledger.append(ended("crashed"))
-    with contextlib.suppress(ValueError), hooks.settled(run, job):
+    with contextlib.suppress(ValueError), hooks.settled(job, lambda: hooks.end(run)):
         if fails:
             raise ValueError
     assert ("FAILED" in states(run)) == told_of
@@ -202,19 +202,19 @@ def called(command, tmp_path, timeout_s=60.0, content="{}"):
 
 
 def test_it_is_ended_with_everything_that_it_started(tmp_path):
-    result = called("sleep 600 & echo $!; exec sleep 600", tmp_path, timeout_s=0.5)
-    assert "did not end within 0.5 s" in result.problem
-    wait_for(lambda: find(int(result.output)) is None)
+    output, problem = called("sleep 600 & echo $!; exec sleep 600", tmp_path, timeout_s=0.5)
+    assert "did not end within 0.5 s" in problem
+    wait_for(lambda: find(int(output)) is None)
 
 
 def test_a_command_that_cannot_be_started_is_a_problem(tmp_path):
-    assert "could not be started" in called("nul\0", tmp_path).problem
+    assert "could not be started" in called("nul\0", tmp_path)[1]
 
 
 def test_of_a_flood_little_is_kept(tmp_path):
-    result = called("yes", tmp_path)
-    assert "wrote more than" in result.problem
-    assert len(result.output) == KEPT_BYTES
+    output, problem = called("yes", tmp_path)
+    assert "wrote more than" in problem
+    assert len(output) == KEPT_BYTES
 
 
 def submitted(job_id="7", restarts=True, successor_of=None):
@@ -319,8 +319,8 @@ def said(name: str, home: Path) -> tuple[list[str], str]:
     content = {**CONTENT, "text": TEXT}
     environment = {**os.environ, "HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}", **variables(content)}
     line, command = json.dumps(content) + "\n", COMMANDS[NAMES.index(name)]
-    result = call(command, environment=environment, content=line, timeout_s=60.0, folder=home)
-    assert result.problem is None, result.output
+    output, problem = call(command, environment=environment, content=line, timeout_s=60.0, folder=home)
+    assert problem is None, output
     return (home / "arguments").read_text().splitlines(), (home / "input").read_text()
 
 
