@@ -45,10 +45,10 @@ def newest(work: Evaluation, before: int) -> list[tuple[int, ...]]:
 def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scripted):
     work = begun(run, a="pending", b="gone", c="running", d="gone")
     outcome = start(run)
-    assert (outcome.started, outcome.running) == ([work.name], [])
+    assert outcome.found == {work.name: "started"}
     assert newest(work, 4) == [(1,), (3,)], "a task each"
     again = start(run)
-    assert (again.started, again.running, again.job) == ([], [work.name], None)
+    assert (again.found, again.job) == ({work.name: "being computed"}, None)
     assert len(work.ledger.history().submitted) == 6
 
 
@@ -56,16 +56,16 @@ def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scri
 def test_what_is_computed_is_left_alone(run, scripted, phase):
     work = begun(run, a=phase, b="running")
     outcome = start(run)
-    assert (outcome.started, outcome.running) == ([], [work.name])
+    assert outcome.found == {work.name: "being computed"}
 
 
 def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, monkeypatch):
     """A task that merged may have been killed, and another one be held."""
     work = begun(run, a="pending", b="gone")
     monkeypatch.setattr(Evaluation, "missing", lambda self: [])
-    assert start(run).running == [work.name], "the task of the first shard will merge"
+    assert start(run).found == {work.name: "being computed"}, "the task of the first shard will merge"
     Scripted.phases.update(a="gone", b="pending")
-    assert start(run).started == [work.name]
+    assert start(run).found == {work.name: "started"}
     assert newest(work, 2) == [(0,)]
 
 
