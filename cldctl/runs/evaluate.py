@@ -318,7 +318,7 @@ def start(planned: Iterable[Planned], group: Group | None = None, parallel: int 
             yield one
 
 
-def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, Sequence[int]]]:
+def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]:
     """Find the state of works; returns those to start, which are on the disk then, and their shards.
 
     Args:

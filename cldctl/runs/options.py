@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -232,11 +232,8 @@ def _comparable(recipe: Recipe) -> dict[str, object]:
 
 def _check_size(first: Cell, cell: Cell) -> None:
     if cell.recipe.cluster != first.recipe.cluster:
-        differing = [
-            f"cluster.{entry.name}"
-            for entry in fields(cell.recipe.cluster)
-            if getattr(cell.recipe.cluster, entry.name) != getattr(first.recipe.cluster, entry.name)
-        ]
+        own, other = asdict(cell.recipe.cluster), asdict(first.recipe.cluster)
+        differing = [f"cluster.{name}" for name, value in own.items() if value != other[name]]
         text = f"{', '.join(differing)} differs from that of {' '.join(settings(first.values))}"
         raise UsageError(f"{text}: the jobs of an array are all of the same size. Set it to one value.")
 

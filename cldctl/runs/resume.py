@@ -17,6 +17,7 @@ from cld_core.ownership import require_may_change
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
+from cld_core.run.events import Requested
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
@@ -206,15 +207,15 @@ def _ready(
     stored = snapshot.for_continuation(
         run, recipe, cluster, asked.checked, update=asked.update_code, trusted=asked.allow_plugin
     )
-    return Start(
-        run=run,
-        recipe=replace(recipe, plugins=code.with_copies(recipe.plugins, run.path)),
+    request = Requested(
+        steps=recipe.train.steps,
         overrides=overrides,
         profile=asked.profile,
         from_step=asked.from_step,
         code=snapshot.requested(stored, cluster),
-        evaluations=tuple(chained(run, recipe)),
     )
+    recipe = replace(recipe, plugins=code.with_copies(recipe.plugins, run.path))
+    return Start(run=run, recipe=recipe, request=request, evaluations=tuple(chained(run, recipe)))
 
 
 def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:
