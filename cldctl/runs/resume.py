@@ -91,10 +91,9 @@ def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
                 if row.state in RESUMABLE:
                     require_may_change(run.path, "It was not resumed")
                     chosen.append(run)
-            except UsageError as error:
-                skipped.append(Skipped(run, str(error)))
             except CldError as error:
-                skipped.append(Skipped(run, str(error), error.exit_code))
+                exit_code = 0 if isinstance(error, UsageError) else error.exit_code
+                skipped.append(Skipped(run, str(error), exit_code))
     return chosen, skipped
 
 
