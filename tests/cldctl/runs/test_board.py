@@ -50,16 +50,11 @@ def started(runs):
         process.communicate()
 
 
-def served(url):
-    with urllib.request.urlopen(f"{url}data/runs", timeout=30) as answer:
-        return sorted(json.load(answer))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -9)])
 def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, code):
     process, url = started("one", "two")
-    wait_for(lambda: served(url) == ["one", "two"])
+    wait_for(lambda: sorted(json.load(urllib.request.urlopen(f"{url}data/runs", timeout=30))) == ["one", "two"])
     own = psutil.Process(process.pid)
     family = [own, *own.children(recursive=True)]
 
