@@ -212,11 +212,9 @@ def sources() -> list[str]:
 
 def with_copies(plugins: Sequence[str], run: Path) -> tuple[str, ...]:
     """Plug-ins with the copies of files that the folder of ``run`` holds in place of the files."""
-    folder = folder_of(run)
-    manifest = read(folder) if any(plugin.endswith(".py") for plugin in plugins) else None
-    if manifest is None:
+    if not any(plugin.endswith(".py") for plugin in plugins):
         return tuple(plugins)
-    copies = {plugin.path: str(place(folder, manifest) / plugin.file) for plugin in manifest.plugins}
+    copies = {plugin.path: copy for copy, plugin in copies_of(run).items()}
     return tuple(copies.get(plugin, plugin) for plugin in plugins)
 
 

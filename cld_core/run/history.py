@@ -174,6 +174,11 @@ class History:
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def cause(self) -> str | None:
+        """Why the newest attempt ended; None if it has not, or there is none."""
+        return None if self.last is None else self.last.cause
+
+    @property
     def data(self) -> Mapping[str, str]:
         """What identifies the data of the newest attempt that notes it; empty if none does."""
         return next((attempt.data for attempt in reversed(self.attempts) if attempt.data), {})
@@ -244,8 +249,7 @@ class History:
             if newest.successor_of is None or began:
                 break
             before = next((event.job for event in jobs if event.job.job_id == newest.successor_of), None)
-            ended_well = last is not None and last.cause in ("finished", "cancelled")
-            if (before is None or is_gone(before)) and not ended_well:
+            if (before is None or is_gone(before)) and self.cause not in ("finished", "cancelled"):
                 break
             jobs.pop()
         return jobs[-1] if jobs else None

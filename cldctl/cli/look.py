@@ -1,5 +1,6 @@
 """What runs do, print, cost, and show: `cldctl status`, `top`, `logs`, `why`, `usage`, `board`, `report`."""
 
+import contextlib
 import importlib.util
 import json
 import shlex
@@ -235,14 +236,14 @@ def board(
     for run in runs:
         if not (run.tensorboard.is_dir() and any(run.tensorboard.iterdir())):
             err.print(f"{run.name} has no curves yet; they will appear", style="yellow")
-    with policy.tensorboard(runs, port) as running:
+    with contextlib.ExitStack() as stack:
         with err.status("starting TensorBoard"):
-            running.wait_until_ready()
-        out.print(running.url)
+            serving = stack.enter_context(policy.tensorboard(runs, port))
+        out.print(f"http://localhost:{serving}/")
         err.print("from your own machine:")
-        err.print(running.tunnel, no_wrap=True)
+        err.print(policy.tunnel(serving), no_wrap=True)
         err.print("Ctrl-C ends it", style="dim")
-        running.stay()
+        policy.stay()
 
 
 def report(

@@ -22,6 +22,7 @@ from cldctl.clusters.records import SchedulerAway, SchedulerRefused
 from . import survey
 from .status import status_or_reason
 from .survey import Answers, Ends, by_cluster, started_works
+from .training import is_finished
 
 # Seconds that cancelled jobs are given to save and end.
 GRACE_S = 60.0
@@ -72,9 +73,8 @@ def outcome(ending: Ending) -> str:
         return f"{run.name}: asked to end; it saves first. `cldctl status {run.name}` shows when it has."
     if not ending.trains:
         return f"{run.name}: {_works_ended(ending)}"
-    steps, last = run.checkpoint_steps(), run.ledger.history().last
-    had_finished = last is not None and last.cause == "finished"
-    how = "had finished before it could be cancelled" if had_finished else "cancelled"
+    steps = run.checkpoint_steps()
+    how = "had finished before it could be cancelled" if is_finished(run) else "cancelled"
     return f"{run.name}: {how}; last checkpoint: {f'step {steps[-1]}' if steps else 'none'}"
 
 
@@ -233,15 +233,13 @@ def wait(endings: Sequence[Ending], over: Callable[[Ending], None], grace_s: flo
 
 def _ended(endings: Sequence[Ending]) -> set[Path]:
     """The runs whose newest attempt has ended by its ledger."""
-    lasts = ((ending.run.path, ending.run.ledger.history().last) for ending in endings)
-    return {path for path, last in lasts if last is not None and last.cause is not None}
+    return {ending.run.path for ending in endings if ending.run.ledger.history().cause is not None}
 
 
 def _look(ending: Ending, answers: Answers) -> None:
     """Whether the jobs of a run are gone for good: one that is about to return to the queue looks gone for a moment."""
     history = ending.run.ledger.history()
-    last = history.last
-    ended = last.job_id if last is not None and last.cause in ("cancelled", "finished") else None
+    ended = history.last.job_id if history.last and history.cause in ("cancelled", "finished") else None
     seen = {job.job_id: answers.of(job) for job in ending.jobs}
     is_sure = all(it.ended == "cancelled" or job_id == ended for job_id, it in seen.items())
     ending.ends.look(

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -60,8 +61,8 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> tuple[dict[str, st
     """
     files: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    sizes: dict[str, int] = {}
-    total = 0
+    # Bytes by folder at the top.
+    sizes: Counter[str] = Counter()
 
     @functools.cache
     def is_of_run(folder: PurePosixPath) -> bool:
@@ -86,11 +87,10 @@ def copy(target: Path, runs: Path, root: Path = code.ROOT) -> tuple[dict[str, st
             is_whole = reason in ("no job needs it", "it belongs to a run")
             left_out.setdefault(f"{name.partition('/')[0]}/" if is_whole else name, reason)
             continue
-        sizes[name] = len(content)
-        total += len(content)
-        _require_small(root, sizes, total)
-        _write(target / name, content, executable=os.access(root / name, os.X_OK))
+        sizes[name.partition("/")[0]] += len(content)
         files[name] = hashlib.sha256(content).hexdigest()
+        _require_small(root, sizes, len(files))
+        write(target / name, content, executable=os.access(root / name, os.X_OK))
     if more := max(len(left_out) - _MAX_LEFT_OUT, 0):
         left_out = {**dict(list(left_out.items())[:_MAX_LEFT_OUT]), "...": f"and {more} more"}
     return files, left_out
@@ -126,7 +126,8 @@ def _names(root: Path) -> Sequence[str]:
     return sorted(names) if "cld_core/__init__.py" in names else code.sources()
 
 
-def _write(target: Path, content: bytes, *, executable: bool) -> None:
+def write(target: Path, content: bytes, *, executable: bool = False) -> None:
+    """Write a file of a folder of code."""
     if target.suffix == ".py":
         # Python would make this folder with the rights that a job's umask gives.
         (target.parent / "__pycache__").mkdir(parents=True, exist_ok=True)
@@ -135,16 +136,11 @@ def _write(target: Path, content: bytes, *, executable: bool) -> None:
         stream.write(content)
 
 
-def _require_small(root: Path, sizes: Mapping[str, int], total: int) -> None:
-    if len(sizes) <= MAX_FILES and total <= MAX_BYTES:
-        return
-    first: dict[str, int] = {}
-    for name, size in sizes.items():
-        top = name.partition("/")[0]
-        first[top] = first.get(top, 0) + size
-    largest = ", ".join(sorted(first, key=lambda top: -first[top])[:3])
-    limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files"
-    raise UsageError(f"{root}: the code of a run may have {limit}, and this is more; most is in {largest}. {_FIX}.")
+def _require_small(root: Path, sizes: Counter[str], files: int) -> None:
+    if files > MAX_FILES or sizes.total() > MAX_BYTES:
+        largest = ", ".join(top for top, _ in sizes.most_common(3))
+        limit = f"{MAX_BYTES // 2**20} MiB or {MAX_FILES} files"
+        raise UsageError(f"{root}: the code of a run may have {limit}, and this is more; most is in {largest}. {_FIX}.")
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -41,6 +41,8 @@ _READ_BY_TUNINGS = (
     *("sampling.eps", "sampling.denoise", "sampling.guidance", "sampling.guidance_from", "sampling.guidance_to"),
     "eval.batch_size",
 )
+# What `start` finds, or does.
+STATES = ("already complete", "being computed", "started")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Planned:
         works: as they are asked for; their folders need not exist.
         sweep: the table whose cells they are.
         together: whether one task computes all of them, one after another.
-        complete, running, started: their names, by the state that `start` found them in; ``job`` computes the last.
+        found: one of `STATES` by name, as `start` found them; ``job`` computes the last.
         said: what people should know about how the work was divided.
     """
 
@@ -85,9 +87,7 @@ class Planned:
     size: ClusterSpec
     sweep: Sweep | None = None
     together: bool = False
-    complete: list[str] = field(default_factory=list)
-    running: list[str] = field(default_factory=list)
-    started: list[str] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)
     job: JobRef | None = None
     said: list[str] = field(default_factory=list)
 
@@ -100,9 +100,13 @@ class Planned:
     def names(self) -> list[str]:
         return [work.name for work in self.works]
 
+    def those(self, state: str) -> list[str]:
+        """The names of what `start` found in a state."""
+        return [name for name, found in self.found.items() if found == state]
+
     @property
     def is_over(self) -> bool:
-        return not (self.running or self.started)
+        return not set(self.found.values()) - {"already complete"}
 
 
 def plan(run: RunFolder, options: EvalOptions, say: Say) -> Planned:
@@ -289,13 +293,13 @@ def start(planned: Iterable[Planned], group: Group | None = None, parallel: int 
         with training.locked([one.run for one in these], first.cluster):
             try:
                 for one in these:
-                    _prepare(one, missing, made)
+                    missing += _prepare(one, made)
                 if missing:
                     job = sharded.start(
                         missing,
                         first.cluster,
                         first.size,
-                        run=next(one.run for one in these if one.started),
+                        run=next(one.run for one in these if one.those("started")),
                         logs=of_sweep if group is None else group.logs,
                         parallel=parallel,
                         together=first.together,
@@ -308,28 +312,26 @@ def start(planned: Iterable[Planned], group: Group | None = None, parallel: int 
                         shutil.rmtree(path, ignore_errors=True)
                 raise
         for one in these:
-            if one.started:
+            if one.those("started"):
                 one.job = job
                 # What people should know about the submission is said once.
                 one.said, said = said, []
             yield one
 
 
-def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: list[Path]) -> None:
-    """Find the state of works.
+def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]:
+    """Find the state of works; returns those to start, which are on the disk then, and their shards.
 
     Args:
-        missing: is told those to start, which are on the disk then, and their shards.
         made: is told the folders that did not exist before.
     """
     run, cluster = planned.run, planned.cluster
     begun = {work.name: found for work in planned.works if (found := _begun(work)) is not None}
     answers = sharded.ask_about(work for work in begun.values() if not work.is_done)
     states = {name: work_state(begun[name], answers) if name in begun else "STOPPED" for name in planned.names}
-    alive = [name for name, state in states.items() if state in ("RUNNING", "PENDING")]
-    left = {name: shards for name in alive if (shards := sharded.unclaimed(begun[name], answers))}
+    alive = {name: sharded.unclaimed(begun[name], answers) for name in states if states[name] in ("RUNNING", "PENDING")}
     stopped = [work for work in planned.works if states[work.name] == "STOPPED"]
-    if left or stopped:
+    if stopped or any(alive.values()):
         spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
         cluster.check(spec)
         if not planned.together:
@@ -344,11 +346,11 @@ def _prepare(planned: Planned, missing: list[tuple[Work, Sequence[int]]], made: 
             begun[name].request.store(begun[name].folder)
     # A request that was damaged is written again: its product may be there already.
     written = [type(work)(work.request.store(work.folder)) for work in stopped]
-    wanted = [(work, work.to_start()) for work in written] + [(begun[name], shards) for name, shards in left.items()]
-    missing += ((work, shards) for work, shards in wanted if shards)
-    planned.started = [work.name for work, shards in wanted if shards]
-    planned.running = [name for name in alive if name not in left]
-    planned.complete = [name for name in states if name not in (*alive, *planned.started)]
+    wanted = [(work, work.to_start()) for work in written] + [(begun[name], shards) for name, shards in alive.items()]
+    missing = [(work, shards) for work, shards in wanted if shards]
+    planned.found = {name: "being computed" if name in alive else "already complete" for name in states}
+    planned.found |= {work.name: "started" for work, _ in missing}
+    return missing
 
 
 def _begun(work: Work) -> Work | None:

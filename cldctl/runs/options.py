@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -96,23 +96,18 @@ class SubmitOptions:
         selection.check_labels(self.tags, self.note)
         if self.parallel is not None and not self.sweep:
             raise UsageError("--parallel goes with --sweep: one run is one job. Leave it out.")
-        profile = find_profile(self.profile)
-        if not self.sweep:
-            recipe = load(self.file, self.given, profile)
-            name = new_name(recipe.name) if self.name is None else self.name
-            check_name(name)
-            return (Cell(name=name, group=name, values={}, recipe=recipe),)
-        axes = axes_of(self.sweep)
+        profile, axes = find_profile(self.profile), axes_of(self.sweep)
         refuse_twice("--sweep", [axis.key for axis in axes], self.given)
-        # A recipe may be complete only with the values of a cell: its name is in any of them.
-        first = [*self.given, *(f"{axis.key}={axis.values[0]}" for axis in axes)]
-        name = new_name(load(self.file, first, profile).name) if self.name is None else self.name
-        check_group_name(name)
+        check, name = check_group_name if axes else check_name, self.name
         cells: dict[str, Cell] = {}
         for values in combinations(axes):
             own = settings(values)
             with named(own):
                 recipe = load(self.file, [*self.given, *own], profile)
+            # A recipe may be complete only with the values of a cell: its name is in any of them.
+            name = new_name(recipe.name) if name is None else name
+            check(name)
+            with named(own):
                 cell = Cell(name=run_name(name, values), group=name, values=values, recipe=recipe)
                 check_name(cell.name)
                 _check_size(next(iter(cells.values()), cell), cell)
@@ -232,11 +227,8 @@ def _comparable(recipe: Recipe) -> dict[str, object]:
 
 def _check_size(first: Cell, cell: Cell) -> None:
     if cell.recipe.cluster != first.recipe.cluster:
-        differing = [
-            f"cluster.{entry.name}"
-            for entry in fields(cell.recipe.cluster)
-            if getattr(cell.recipe.cluster, entry.name) != getattr(first.recipe.cluster, entry.name)
-        ]
+        own, other = asdict(cell.recipe.cluster), asdict(first.recipe.cluster)
+        differing = [f"cluster.{name}" for name, value in own.items() if value != other[name]]
         text = f"{', '.join(differing)} differs from that of {' '.join(settings(first.values))}"
         raise UsageError(f"{text}: the jobs of an array are all of the same size. Set it to one value.")
 

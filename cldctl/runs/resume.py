@@ -16,6 +16,7 @@ from cld_core.ownership import require_may_change
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
+from cld_core.run.events import Requested
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.lease import held_message, newest, seems_alive
@@ -90,10 +91,9 @@ def resumable(root: Path) -> tuple[list[RunFolder], list[Skipped]]:
                 if row.state in RESUMABLE:
                     require_may_change(run.path, "It was not resumed")
                     chosen.append(run)
-            except UsageError as error:
-                skipped.append(Skipped(run, str(error)))
             except CldError as error:
-                skipped.append(Skipped(run, str(error), error.exit_code))
+                exit_code = 0 if isinstance(error, UsageError) else error.exit_code
+                skipped.append(Skipped(run, str(error), exit_code))
     return chosen, skipped
 
 
@@ -206,15 +206,15 @@ def _ready(
     stored = snapshot.for_continuation(
         run, recipe, cluster, asked.checked, update=asked.update_code, trusted=asked.allow_plugin
     )
-    return Start(
-        run=run,
-        recipe=replace(recipe, plugins=code.with_copies(recipe.plugins, run.path)),
+    request = Requested(
+        steps=recipe.train.steps,
         overrides=overrides,
         profile=asked.profile,
         from_step=asked.from_step,
         code=snapshot.requested(stored, cluster),
-        evaluations=tuple(chained(run, recipe)),
     )
+    recipe = replace(recipe, plugins=code.with_copies(recipe.plugins, run.path))
+    return Start(run=run, recipe=recipe, request=request, evaluations=tuple(chained(run, recipe)))
 
 
 def _require_own(run: RunFolder, recipe: Recipe, before: Recipe) -> None:

@@ -191,8 +191,7 @@ def _copy_of(run: RunFolder, source: Path, manifest: Manifest, new: Sequence[str
         kept = [plugin for plugin in manifest.plugins if plugin.path not in new]
         manifest = replace(manifest, plugins=(*kept, *added), shared=None)
         # Others may have changed what was whole a moment ago.
-        if (problem := code.problem_of(draft, manifest)) is not None:
-            raise _damaged(run, problem)
+        _require_whole(run, draft, manifest)
         write_json(draft / code.MANIFEST, to_plain(manifest))
         _put_in_place(run, draft)
     return manifest
@@ -278,8 +277,7 @@ def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
     """Copy those files that are there: there need be no patch, and of a group's code, the manifest is elsewhere."""
     for name in names:
         if os.path.isfile(source / name):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes(read_bytes(source / name))
+            checkout.write(target / name, read_bytes(source / name))
 
 
 def _copy_plugin(folder: Path, source: str, original: str) -> Plugin:
@@ -287,8 +285,7 @@ def _copy_plugin(folder: Path, source: str, original: str) -> Plugin:
     content = read_bytes(Path(source), limit=_MAX_PLUGIN_BYTES, follow=True)
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"{code.PLUGINS}/{sha256[:16]}/{Path(source).name}"
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
+    checkout.write(folder / name, content)
     return Plugin(path=original, file=name, sha256=sha256)
 
 

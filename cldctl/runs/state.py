@@ -74,9 +74,8 @@ class Situation:
         self.seen = seen_by(history, answers, now)
         self.request = _request(run, history, now)
         last, submitted = history.last, history.current(lambda job: self.seen(job).is_gone)
-        has_ended = last is not None and last.cause is not None
-        self.attempt = "none" if last is None else "ended" if has_ended else "open"
-        self.after = state_after(last.cause) if last is not None and last.cause is not None else ""
+        self.attempt = "none" if last is None else "open" if history.cause is None else "ended"
+        self.after = "" if history.cause is None else state_after(history.cause)
         self.job = "none"
         self.phase = self.end = ""
         self.current: JobRef | None = None
@@ -95,7 +94,7 @@ class Situation:
         self.end = "cancelled" if is_cancelled else "failed" if answer.ended in _FAILURES else "quiet"
         self.restarts = submitted.job.restarts
         # While the launcher does not answer, it may start the job again, too.
-        by_launcher = last is not None and last.cause in RESTARTED_BY_LAUNCHER
+        by_launcher = history.cause in RESTARTED_BY_LAUNCHER
         self.back = history.requeued is not None or (by_launcher and self.phase in ("running", "ending", "unknown"))
         self.given_up = history.given_up is not None
         # A requeue failed, or one that was asked for was not done before the job was killed.

@@ -11,7 +11,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
-from cld_core.run.events import Labelled
+from cld_core.run.events import Labelled, Requested
 from cld_core.run.identity import identity
 from cldctl import locks
 from cldctl.clusters.base import Cluster
@@ -42,11 +42,15 @@ def check(options: SubmitOptions, cluster: Cluster, say: Say = lambda text: None
         if RunFolder(options.root / group.name).exists:
             raise UsageError(f"--name {group.name}: a run has this name. Choose another one for the group.")
         _require_complete(options, cluster, say)
-    starts = [Start(run=options.run(cell), recipe=cell.recipe) for cell in missing(options)]
-    first = Start(run=options.run(), recipe=options.cells[0].recipe)
-    spec = training.job_of(group, starts or [first], cluster, options.parallel)
+
+    def start_of(cell: Cell) -> Start:
+        return Start(run=options.run(cell), recipe=cell.recipe, request=Requested(steps=cell.recipe.train.steps))
+
+    starts = [start_of(cell) for cell in missing(options)]
+    spec = training.job_of(group, starts or [start_of(options.cells[0])], cluster, options.parallel)
     if snapshot.kind_for(cluster, options.live_code) == "copy":
-        spec = replace(spec, code=code.own_folder(first.run.path) if group is None else snapshot.shared_folder(group))
+        own = code.own_folder(options.run().path)
+        spec = replace(spec, code=own if group is None else snapshot.shared_folder(group))
     for array in training.by_submission(starts, cluster):
         cluster.check(spec, len(array))
     return spec
@@ -178,14 +182,14 @@ def _prepare(run: RunFolder, options: SubmitOptions, cell: Cell, cluster: Cluste
     if options.tags or options.note:
         run.ledger.append(Labelled(note=options.note or None, add=options.tags))
     chained = following(recipe, options.metrics)
-    return Start(
-        run=run,
-        recipe=recipe,
-        evaluations=() if chained is None else (Evaluation(chained.save(run)),),
+    request = Requested(
+        steps=recipe.train.steps,
         given=(*options.given, *settings(cell.values)),
         profile=options.profile,
         code=snapshot.requested(stored, cluster),
     )
+    evaluations = () if chained is None else (Evaluation(chained.save(run)),)
+    return Start(run=run, recipe=recipe, request=request, evaluations=evaluations)
 
 
 def _remove_unsubmitted(options: SubmitOptions, begun: Begun) -> None:

@@ -153,8 +153,8 @@ def jobs_of(run: RunFolder, works: Iterable[Work] | None = None) -> Iterator[tup
     if run.format_problem() is not None and not run.is_damaged:
         return
     history = run.ledger.history()
-    last, over = history.last, _over(history)
-    finished_at = (last.ended or 0.0) if last is not None and last.cause == "finished" else 0.0
+    over = _over(history)
+    finished_at = (history.last.ended or 0.0) if history.last and history.cause == "finished" else 0.0
     for event in history.submitted:
         yield event.job, event.time < finished_at or event.job.job_id in over
     for work in works_of(run) if works is None else works:

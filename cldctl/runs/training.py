@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from cld_core import processor
@@ -36,20 +36,14 @@ class Start:
     """A run that is to train, for the first time or again.
 
     Attributes:
+        request: what the ledger is told, before who asks whom is added.
         evaluations: those that wait for its end.
-        given: overrides of the command line of a new run; ``overrides``, of a continuation.
-        from_step: the step of the checkpoint to continue from, if somebody named one.
-        code: what the request says about the code.
     """
 
     run: RunFolder
     recipe: Recipe
+    request: Requested
     evaluations: tuple[Work, ...] = ()
-    overrides: tuple[str, ...] = ()
-    given: tuple[str, ...] = ()
-    profile: str | None = None
-    from_step: int | None = None
-    code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -190,8 +184,7 @@ def train(begun: Begun, starts: Sequence[Start]) -> None:
 
 def _was_stopped(run: RunFolder) -> bool:
     """Whether somebody ended the run, and with it the command that trains the others."""
-    last = run.ledger.history().last
-    return last is not None and last.cause in ("terminated", "cancelled", "timeout", "preempted")
+    return run.ledger.history().cause in ("terminated", "cancelled", "timeout", "preempted")
 
 
 def _submit(begun: Begun, starts: Sequence[Start]) -> None:
@@ -235,19 +228,7 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     """
     run = start.run
     put_back = hooks.allow(run, start.recipe)
-    run.ledger.append(
-        Requested(
-            steps=start.recipe.train.steps,
-            overrides=start.overrides,
-            given=start.given,
-            profile=start.profile,
-            code=start.code,
-            from_step=start.from_step,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            cluster=cluster.name,
-        )
-    )
+    run.ledger.append(replace(start.request, host=socket.gethostname(), pid=os.getpid(), cluster=cluster.name))
 
     def undo() -> None:
         snapshot.settle(run, has_job=False)
@@ -290,8 +271,7 @@ def without_jobs(run: RunFolder) -> str | None:
 
 def is_finished(run: RunFolder) -> bool:
     """Whether the newest attempt did all steps that it was asked for."""
-    last = run.ledger.history().last
-    return last is not None and last.cause == "finished"
+    return run.ledger.history().cause == "finished"
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What people are shown of runs that begin or continue: what would be submitted, what was, and what to type next."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,7 +22,7 @@ from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
 from cldctl.runs import cluster_choice
-from cldctl.runs.evaluate import Planned
+from cldctl.runs.evaluate import STATES, Planned
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.snapshot import left_out_code
@@ -209,13 +210,13 @@ def say_outcome(planned: Planned) -> None:
     run, works, sweep = planned.run, planned.works, planned.sweep
     many = len(works) > 1
     if many:
-        groups = {"already complete": planned.complete, "being computed": planned.running, "started": planned.started}
-        counts = ", ".join(f"{len(names)} {words}" for words, names in groups.items() if names)
+        counted = Counter(planned.found.values())
+        counts = ", ".join(f"{counted[state]} {state}" for state in STATES if counted[state])
         err.print(strong(f"{len(works)} evaluations of ", run.name, f": {counts}"))
     else:
         say_already(planned)
     if planned.job is not None:
-        which = sweep.id if sweep is not None else planned.started[0]
+        which = sweep.id if sweep is not None else planned.those("started")[0]
         what = ("evaluations",) if many and sweep is None else ("evaluation ", which)
         err.print(strong(*what), f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})")
     for text in planned.said:
@@ -224,16 +225,17 @@ def say_outcome(planned: Planned) -> None:
 
 def say_already(planned: Planned) -> None:
     """Say what need not be started."""
-    for names, state in ((planned.complete, "complete"), (planned.running, "being computed")):
-        for name in names:
-            err.print(f"{name} is already {state}")
+    for name, state in planned.found.items():
+        if state != "started":
+            err.print(f"{name} is already {state.removeprefix('already ')}")
 
 
 def say_where(planned: Planned) -> None:
     """Print the names of evaluations that are not waited for, and what to type next."""
     run, sweep = planned.run, planned.sweep
     out.print(sweep.id if sweep is not None else "\n".join(planned.names))
-    say_next(run, f"status {run.name}", f"logs {run.name} --eval {(planned.started or planned.running)[0]} -f")
+    (alive, *_) = planned.those("started") or planned.those("being computed")
+    say_next(run, f"status {run.name}", f"logs {run.name} --eval {alive} -f")
 
 
 def finish_evaluations(planned: Planned, follow: bool) -> int:
@@ -293,7 +295,7 @@ def finish_tunings(planned: Planned, as_json: bool, follow: bool) -> int:
     say_already(planned)
     if planned.job is not None:
         text = f"of {run.name}, job {planned.job.job_id} ({planned.cluster.name})"
-        err.print(strong("tuning ", ", ".join(planned.started)), text)
+        err.print(strong("tuning ", ", ".join(planned.those("started"))), text)
     stays = follow or planned.cluster.blocks
     if stays and not planned.is_over:
         follow_works_of(run, works, f"tuning of {run.name}")

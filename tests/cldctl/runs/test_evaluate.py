@@ -38,17 +38,13 @@ def start(run) -> evaluate.Planned:
     return outcome
 
 
-def newest(work: Evaluation, before: int) -> list[tuple[int, ...]]:
-    return [event.shards for event in work.ledger.history().submitted[before:]]
-
-
 def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scripted):
     work = begun(run, a="pending", b="gone", c="running", d="gone")
     outcome = start(run)
-    assert (outcome.started, outcome.running) == ([work.name], [])
-    assert newest(work, 4) == [(1,), (3,)], "a task each"
+    assert outcome.found == {work.name: "started"}
+    assert [event.shards for event in work.ledger.history().submitted[4:]] == [(1,), (3,)], "a task each"
     again = start(run)
-    assert (again.started, again.running, again.job) == ([], [work.name], None)
+    assert (again.found, again.job) == ({work.name: "being computed"}, None)
     assert len(work.ledger.history().submitted) == 6
 
 
@@ -56,17 +52,17 @@ def test_a_held_task_does_not_keep_a_cancelled_one_from_being_computed(run, scri
 def test_what_is_computed_is_left_alone(run, scripted, phase):
     work = begun(run, a=phase, b="running")
     outcome = start(run)
-    assert (outcome.started, outcome.running) == ([], [work.name])
+    assert outcome.found == {work.name: "being computed"}
 
 
 def test_what_is_complete_is_merged_unless_somebody_is_about_to(run, scripted, monkeypatch):
     """A task that merged may have been killed, and another one be held."""
     work = begun(run, a="pending", b="gone")
     monkeypatch.setattr(Evaluation, "missing", lambda self: [])
-    assert start(run).running == [work.name], "the task of the first shard will merge"
+    assert start(run).found == {work.name: "being computed"}, "the task of the first shard will merge"
     Scripted.phases.update(a="gone", b="pending")
-    assert start(run).started == [work.name]
-    assert newest(work, 2) == [(0,)]
+    assert start(run).found == {work.name: "started"}
+    assert [event.shards for event in work.ledger.history().submitted[2:]] == [(0,)]
 
 
 def started(run, cluster, shards=64):

@@ -124,13 +124,13 @@ def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arr
     first, *others = evaluate.start(plans, group)
     ((spec, tasks),) = arrays.submissions
     assert (spec.logs, len(tasks)) == (group.logs, 4)
-    assert (len(first.complete), first.job) == (1, None)
-    assert all(len(outcome.started) == 1 for outcome in others)
+    assert (len(first.those("already complete")), first.job) == (1, None)
+    assert all(outcome.those("started") == outcome.names for outcome in others)
     (work,) = evaluations_of(runs[2])
     assert [event.job.job_id for event in work.ledger.history().submitted] == ["1_2", "1_3"]
     assert logs.of_evaluation(runs[2], work.name, 1, 0).job.logs == str(group.logs)
     again = list(evaluate.start(plans, group))
-    assert ([len(outcome.running) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
+    assert ([len(outcome.those("being computed")) for outcome in again], len(arrays.submissions)) == ([0, 1, 1], 1)
 
 
 def test_runs_share_one_copy_of_the_code_and_other_code_is_stored_beside_it(tmp_path, arrays, monkeypatch):

@@ -66,7 +66,7 @@ def test_a_new_run_that_was_not_submitted_leaves_its_name_free_and_another_one_s
     assert not (tmp_path / "mine").exists()
     run = run_with(tmp_path / "mine", 10)
     with pytest.raises(type(error)):
-        train(Begun(cluster=alone(error=error)), [Start(run=run, recipe=run.recipe())])
+        train(Begun(cluster=alone(error=error)), [Start(run=run, recipe=run.recipe(), request=Requested(steps=10))])
     event = run.ledger.events()[-1]
     assert (event.what, event.reason, event.away) == ("submission", str(error), away)
 
@@ -84,7 +84,7 @@ def test_whether_an_evaluation_is_being_computed_must_be_known(tmp_path, scripte
     for work in planned.works:
         report(run, work.request)
     (planned,) = evaluate.start([planned])
-    assert len(planned.complete) == 2, "nobody has to be asked"
+    assert len(planned.those("already complete")) == 2, "nobody has to be asked"
 
 
 def natively(cluster, *overrides):
