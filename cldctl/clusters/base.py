@@ -1,13 +1,13 @@
 """The protocol of a cluster: what commands ask of it, and what a job asks of it from inside.
 
-A task is one world of processes. A submission is one or many tasks: an array, a pool of local processes and a loop in
-this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and nothing
-outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
-`Cluster.max_tasks`).
+A task is one world of processes, which call a `Work`. A submission is one or many tasks: an array, local processes and
+a loop in this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and
+nothing outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
+`Cluster.limit`).
 
 What the author of a cluster has to do:
 
-- start one process for each rank, which calls ``Entry(task.work, self)()`` and so needs `Cluster.current_job`;
+- start one process for each rank, which calls `Cluster.run` and so needs `Cluster.current_job`;
 - let a job wait for `JobSpec.after`: the work itself does not wait. Where `Cluster.restarts` is False,
   ``how="failed"`` is refused with `SchedulerRefused`;
 - enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
@@ -35,7 +35,8 @@ from .records import (
     DoctorOptions,
     EndedTask,
     JobSpec,
-    MeasuredSaves,
+    Limit,
+    Nodes,
     SchedulerRefused,
     Seen,
     Survey,
@@ -47,16 +48,12 @@ if TYPE_CHECKING:
 
 
 class Work(Protocol):
-    """What a task does. Picklable: it holds names and paths, and loads torch only when it is called."""
+    """What a task does: one start of `JobSpec.size` (nodes x ranks), whose processes form one world.
+
+    Picklable: it holds names and paths, and loads torch only when it is called.
+    """
 
     def __call__(self, job: "InJob") -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One start of `JobSpec.size` (nodes x ranks), whose processes form one world."""
-
-    work: Work
 
 
 class Cluster(ABC):
@@ -66,16 +63,14 @@ class Cluster(ABC):
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
         queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted.
-        poll_s: seconds between two looks of ``--follow``.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
-        question_s: seconds at least between two surveys of those who wait for jobs to end.
+        question_s: seconds at least between two looks of ``--follow``, or of those who wait for jobs to end.
     """
 
     name: ClassVar[str]
     blocks: ClassVar[bool] = False
     restarts: ClassVar[bool] = False
     queues: ClassVar[bool] = False
-    poll_s: ClassVar[float] = 0.4
     looks_to_believe_an_end: ClassVar[int] = 1
     question_s: ClassVar[float] = 0.4
 
@@ -90,7 +85,7 @@ class Cluster(ABC):
         return cls.unavailable() is None
 
     @abstractmethod
-    def max_tasks(self, spec: JobSpec) -> int:
+    def limit(self, spec: JobSpec) -> Limit:
         """The most tasks that one submission should be divided into.
 
         Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
@@ -99,10 +94,6 @@ class Cluster(ABC):
         Raises:
             RecipeError: the cluster has no jobs of this size.
         """
-
-    def why_no_more(self, spec: JobSpec) -> str:
-        """Where `max_tasks` comes from, for people; empty if it is the size of this machine, which they know."""
-        return ""
 
     @abstractmethod
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
@@ -117,8 +108,11 @@ class Cluster(ABC):
         """What ``--dry-run`` shows: what would be submitted, except for ids that are made at submission."""
 
     @abstractmethod
-    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
-        """Start the tasks. ``note`` gets one `JobRef` per task as soon as they exist, before a blocking cluster begins.
+    def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+        """Start a task for each work.
+
+        Args:
+            note: gets one `JobRef` per task as soon as they exist, before a blocking cluster begins.
 
         Raises:
             SchedulerRefused: the scheduler said no.
@@ -135,13 +129,9 @@ class Cluster(ABC):
                 often may give those who do not need it now an older one, and says so (`Survey.as_of`).
         """
 
-    def usable_nodes(self, size: "ClusterSpec", without: Collection[str] = ()) -> int | None:
-        """How many nodes jobs of this kind could run on if they avoided those ``without``; None if nobody knows."""
+    def nodes_for(self, size: "ClusterSpec") -> Nodes | None:
+        """The nodes for jobs of this kind; None if nobody can tell."""
         return None
-
-    def excluded_nodes(self, size: "ClusterSpec") -> tuple[str, ...] | None:
-        """The nodes that ``size.exclude`` names, one by one; None if nobody can tell."""
-        return () if size.exclude is None else None
 
     @abstractmethod
     def cancel(self, jobs: Collection[JobRef]) -> None:
@@ -190,6 +180,10 @@ class Cluster(ABC):
         """What this launcher says in a piece of a log about processes that ended badly, in order."""
         return ()
 
+    def run(self, work: Work) -> None:
+        """What each process of a task calls. The launcher pickles this cluster too, so that a job looks up no name."""
+        work(self.current_job())
+
     def current_job(self, logs: Path | None = None) -> "InJob":
         """The task of this cluster that this process belongs to, from its environment. Loads no torch.
 
@@ -198,7 +192,7 @@ class Cluster(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define current_job, which its jobs call")
 
-    def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
+    def checks(self, runs: Path, asked: DoctorOptions) -> Iterator[Check]:
         """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
         yield from ()
 
@@ -222,7 +216,7 @@ class InJob:
     node: str = ""
     log: Path | None = None
     began: float | None = None
-    in_process: ClassVar[bool] = False
+    in_process: bool = False
 
     def place(self) -> Place:
         """This process among those of its task."""
@@ -244,17 +238,9 @@ class InJob:
         """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
         return None
 
-    def usable_nodes(self, without: Collection[str] = ()) -> int | None:
-        """How many nodes could run this task if it avoided only those ``without``; None if nobody knows."""
+    def nodes(self) -> Nodes | None:
+        """The nodes for this task, with those that it avoids, whoever excluded them; None if nobody can tell."""
         return None
-
-    def excluded_nodes(self) -> tuple[str, ...] | None:
-        """The nodes that this task avoids, whoever excluded them, one by one; None if nobody can tell."""
-        return None
-
-    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
-        """What the launcher says in a piece of `log` about processes that ended badly, in order."""
-        return self.cluster.ended_tasks(text)
 
     def late_notice_s(self) -> float | None:
         """Seconds from now at which to stop on its own, if the notice of the time limit may have come already."""
@@ -279,17 +265,6 @@ class InJob:
     def is_cancelled(self) -> bool:
         """Whether the launcher says that somebody cancelled this task; False if it does not answer."""
         return False
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a launcher pickles: the work, and its cluster, so that a job looks up no name."""
-
-    work: Work
-    cluster: Cluster
-
-    def __call__(self) -> None:
-        self.work(self.cluster.current_job())
 
 
 def read_from(path: Path, offset: int) -> str:

@@ -1,7 +1,7 @@
 """What clusters are asked, and what they answer: the records that pass between them and who calls them."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -77,7 +77,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Survey:
-    """Answers about many jobs of one or several clusters, by (cluster, job id).
+    """Answers about many jobs of a cluster, by job id.
 
     Attributes:
         problem: one line on who could not be asked.
@@ -85,13 +85,33 @@ class Survey:
         remark: one line on why the answers are older than people may expect; they are good nevertheless.
     """
 
-    jobs: Mapping[tuple[str, str], Seen]
+    jobs: Mapping[str, Seen]
     problem: str | None = None
     as_of: float | None = None
     remark: str | None = None
 
     def of(self, job: JobRef) -> Seen:
-        return self.jobs.get((job.cluster, job.job_id), Seen("unknown"))
+        return self.jobs.get(job.job_id, Seen("unknown"))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most tasks of a submission, at least one, and where that comes from.
+
+    Attributes:
+        why: for people; empty if it is the size of this machine, which they know.
+    """
+
+    tasks: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a cluster, by name: those that could run a job if it avoided none, and those that it avoids."""
+
+    usable: Collection[str]
+    excluded: Collection[str]
 
 
 @dataclass(frozen=True)
@@ -151,33 +171,22 @@ class Check:
     found: str
     advice: str = ""
 
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
     """What `cldctl doctor` was asked: one partition or all, and whether to look from a node by a small job.
 
     Attributes:
+        slowest_save_s: how long saving took in the runs so far; None before the first save.
+        notice_s: how early before a time limit a job is told to stop.
         say: told what is waited for.
     """
+
+    slowest_save_s: float | None
+    notice_s: int
 
     partition: str | None = None
     job: bool = True
     account: str | None = None
     wait_s: float = 120.0
     say: Callable[[str], object] = lambda text: None
-
-
-@dataclass(frozen=True)
-class MeasuredSaves:
-    """How long saving took in the runs so far.
-
-    Attributes:
-        slowest_s: None before the first save.
-        notice_s: how early before a time limit a job is told to stop.
-    """
-
-    slowest_s: float | None
-    notice_s: int

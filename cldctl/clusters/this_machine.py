@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cld_core.codec import real, whole
-from cld_core.errors import CldError, RecipeError
+from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
 from cld_core.run import process as processes
 
@@ -107,11 +107,6 @@ def is_here(details: Mapping[str, Any]) -> bool:
     return details.get("host") == socket.gethostname()
 
 
-def task_ids(pid: int, tasks: int) -> list[str]:
-    """Job ids of the tasks that share a process: its id, with a number behind it if there are several."""
-    return [str(pid)] if tasks == 1 else [f"{pid}_{number}" for number in range(tasks)]
-
-
 def find(details: Mapping[str, Any]) -> Any:
     """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on another machine.
 
@@ -119,10 +114,6 @@ def find(details: Mapping[str, Any]) -> Any:
     """
     pid, started = whole(details.get("pid"), least=2), real(details.get("process_started"))
     return processes.find(pid, started) if is_here(details) and pid is not None and started is not None else None
-
-
-def is_alive(details: Mapping[str, Any]) -> bool:
-    return find(details) is not None
 
 
 def require_ours(process: Any) -> None:
@@ -150,29 +141,20 @@ def end(process: Any, grace_s: float = 60.0) -> None:
     send(process, signal.SIGKILL)
 
 
-def send(process: Any, number: int) -> None:
-    """Send a signal to a `psutil.Process`, unless it is None, has ended, or is not one of ours."""
-    if process is not None and processes.not_ours(process) is None:
-        _signal(process, number)
+def send(process: Any, number: int, *, family: bool = False) -> None:
+    """Send a signal to a `psutil.Process`, unless it is None, has ended, or is not one of ours.
 
-
-def _signal(process: Any, number: int) -> None:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        if processes.is_up(process):
-            process.send_signal(number)
-
-
-def kill_family(process: Any) -> None:
-    """Kill a `psutil.Process` with its descendants, unless it is None, has ended, or is not one of ours."""
+    Args:
+        family: its descendants get the signal, too.
+    """
     import psutil
 
     if process is None or processes.not_ours(process) is not None:
         return
     with contextlib.suppress(psutil.Error):
-        for member in (process, *process.children(recursive=True)):
-            _signal(member, signal.SIGKILL)
+        for member in (process, *(process.children(recursive=True) if family else ())):
+            with contextlib.suppress(psutil.Error):
+                member.send_signal(number)
 
 
 def safe_path(code: Path | None = None) -> dict[str, str]:
@@ -193,15 +175,12 @@ def path_from(code: Path | None) -> dict[str, str]:
     """Variables with which Python imports from the folder ``code`` before anything else; none without one.
 
     Raises:
-        SchedulerRefused: it is missing, or somebody else may have put it there or can write into it.
+        CldError: somebody else may have put it there or can write into it.
+        OSError: it is missing.
     """
     if code is None:
         return {}
-    try:
-        require_private(code, "the job would run what is in it")
-    except (OSError, CldError) as error:
-        text = str(error) if isinstance(error, CldError) else f"{code}: {error.strerror}"
-        raise SchedulerRefused(text) from error
+    require_private(code, "the job would run what is in it")
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(code), safe_path(code)["PYTHONPATH"]]))}
 
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from cldctl.clusters.records import Check
 
@@ -156,9 +155,11 @@ def _outcome(name: str, mode: str, grace_s: int, slurm: Configuration, save_s: f
         comes_back = slurm.user_signal and grace_s > 0
         then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
         advice = "Set cluster.successor=true: a waiting job then starts the run again."
-        verdict: Literal["warn", "fail"] = "fail" if fits.verdict == "fail" else "warn"
         return replace(
-            fits, verdict=verdict, found=f"{found}; {then}; {fits.found}", advice=f"{advice} {fits.advice}".strip()
+            fits,
+            verdict="fail" if fits.verdict == "fail" else "warn",
+            found=f"{found}; {then}; {fits.found}",
+            advice=f"{advice} {fits.advice}".strip(),
         )
     return replace(fits, found=f"{found}; requeued by Slurm; {fits.found}")
 
@@ -190,13 +191,6 @@ def at_the_limit(name: str, partition: Partition, notice_s: int) -> Check:
         advice = "Set cluster.time_min: with the default limit a job is told to stop as soon as it begins."
         return Check(name, "warn", found, advice)
     return Check(name, "ok", found)
-
-
-def requeueing(name: str, slurm: Configuration) -> Check:
-    """Whether jobs can be requeued."""
-    if slurm.job_requeue:
-        return Check(name, "ok", "JobRequeue=1, and cldctl submits with --requeue")
-    return Check(name, "ok", "JobRequeue=0, but cldctl submits with --requeue", "Other jobs of yours need --requeue.")
 
 
 def accounting(name: str, slurm: Configuration, sacct_answers: bool, said: str) -> Check:

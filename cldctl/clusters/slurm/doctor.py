@@ -19,7 +19,7 @@ from cld_core.codec import find_record, to_plain
 from cld_core.files import write_json
 from cld_core.sanitize import is_count
 from cldctl.clusters import entry, this_machine
-from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves, SchedulerAway, SchedulerRefused
+from cldctl.clusters.records import Check, DoctorOptions, SchedulerAway, SchedulerRefused
 
 from . import client, configuration, poll, submit
 from .configuration import Configuration, Partition
@@ -56,7 +56,7 @@ class FromNode:
     variables: Mapping[str, str]
 
 
-def checks(runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
+def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
     """All partitions or the one that was asked for, and what a small job sees from a node.
 
     If there is no Slurm or it does not answer, the check "slurm" fails and is the last.
@@ -67,7 +67,8 @@ def checks(runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[C
         return
     slurm = configuration.parse_configuration(answer.text)
     yield Check("slurm", "ok", f"{slurm.version}, cluster {slurm.cluster}")
-    yield configuration.requeueing("requeue", slurm)
+    advice = "" if slurm.job_requeue else "Other jobs of yours need --requeue."
+    yield Check("requeue", "ok", f"JobRequeue={int(slurm.job_requeue)}, and cldctl submits with --requeue", advice)
     answer = client.run(["sacct", "--allocations", "--noheader", "--starttime=now-1hours"])
     yield configuration.accounting("accounting", slurm, answer.code == 0, answer.text.strip())
     partitions = configuration.parse_partitions(client.output_of(["scontrol", "--oneliner", "show", "partition"]) or "")
@@ -78,25 +79,25 @@ def checks(runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[C
         yield Check("partitions", "fail", problem, f"There are: {others}.")
         return
     for partition in wanted:
-        yield from _partition(partition, partitions, slurm, saves)
+        yield from _partition(partition, partitions, slurm, asked)
     if slurm.preempt_type == "qos":
-        yield from _by_qos(slurm, saves)
+        yield from _by_qos(slurm, asked)
     if asked.job:
         chosen = next((partition for partition in wanted if partition.default), wanted[0])
         yield from _from_a_node(runs, chosen, asked)
 
 
 def _partition(
-    partition: Partition, every: Sequence[Partition], slurm: Configuration, saves: MeasuredSaves
+    partition: Partition, every: Sequence[Partition], slurm: Configuration, asked: DoctorOptions
 ) -> Iterator[Check]:
     name = f"partition {partition.name}" + (" (default)" if partition.default else "")
     if not partition.up:
         yield Check(name, "warn", "is not up: jobs wait", "Use another partition, or ask the administrators.")
-    yield configuration.on_preemption(f"{name}: preemption", partition, every, slurm, saves.slowest_s)
-    yield configuration.at_the_limit(f"{name}: time limit", partition, saves.notice_s)
+    yield configuration.on_preemption(f"{name}: preemption", partition, every, slurm, asked.slowest_save_s)
+    yield configuration.at_the_limit(f"{name}: time limit", partition, asked.notice_s)
 
 
-def _by_qos(slurm: Configuration, saves: MeasuredSaves) -> Iterator[Check]:
+def _by_qos(slurm: Configuration, asked: DoctorOptions) -> Iterator[Check]:
     columns = f"format={','.join(configuration.QOS_COLUMNS)}"
     answer = client.run(["sacctmgr", "--noheader", "--parsable2", "show", "qos", columns])
     every = configuration.parse_qos(answer.text) if answer.code == 0 else []
@@ -105,7 +106,7 @@ def _by_qos(slurm: Configuration, saves: MeasuredSaves) -> Iterator[Check]:
         advice = "Ask the administrators which QOS preempts yours, and for its GraceTime."
         yield Check("QOS: preemption", "warn", f"sacctmgr does not say which QOS there are: {problem}", advice)
     for qos in every:
-        yield configuration.on_preemption_by_qos(f"QOS {qos.name}: preemption", qos, every, slurm, saves.slowest_s)
+        yield configuration.on_preemption_by_qos(f"QOS {qos.name}: preemption", qos, every, slurm, asked.slowest_save_s)
 
 
 def _from_a_node(runs: Path, partition: Partition, asked: DoctorOptions) -> Iterator[Check]:

@@ -61,11 +61,11 @@ def history(*events) -> History:
 
 def test_at_most_half_of_the_nodes_are_avoided_and_the_newest_count():
     found = history(*(unfit(f"n{number}", ago=100 - number) for number in range(1, 11)))
-    assert for_next_start(found, inside(nodes=4), needed=1).nodes == ("n9", "n10")
-    assert for_next_start(found, inside(nodes=4), needed=3).nodes == ("n10",)
-    assert for_next_start(found, inside(nodes=2), needed=2).nodes == ()
-    assert len(for_next_start(found, inside(nodes=1000), needed=2).nodes) == failures.MOST
-    assert for_next_start(found, inside(nodes=None), needed=1).nodes == (), "nobody knows how many there are"
+    assert for_next_start(found, inside(count=4), needed=1).nodes == ("n9", "n10")
+    assert for_next_start(found, inside(count=4), needed=3).nodes == ("n10",)
+    assert for_next_start(found, inside(count=2), needed=2).nodes == ()
+    assert len(for_next_start(found, inside(count=1000), needed=2).nodes) == failures.MOST
+    assert for_next_start(found, inside(count=None), needed=1).nodes == (), "nobody knows how many there are"
 
 
 def test_nodes_that_somebody_else_excluded_are_not_usable():
@@ -81,7 +81,7 @@ def test_nodes_that_somebody_else_excluded_are_not_usable():
 def test_what_is_no_longer_to_be_avoided_is_readmitted():
     before = history(unfit("n1", ago=failures.DAY_S + 1), Requeued(job_id="7", cause="crashed", exclude=("n1",)))
     assert for_next_start(before, inside(), needed=1) == Avoided({}, ("n1",))
-    kept = for_next_start(before, inside(nodes=None), needed=1)
+    kept = for_next_start(before, inside(count=None), needed=1)
     assert (kept.nodes, kept.readmitted) == (("n1",), ()), "without an answer, nothing changes"
 
 

@@ -62,8 +62,7 @@ def situated(
     as_of: float | None = None,
     problem: str | None = None,
 ) -> Situation:
-    jobs = {("any", job_id): seen for job_id, seen in (looks or {}).items()}
-    return Situation(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
+    return Situation(History.of(happened), Answers({"any": Survey(looks or {}, problem, as_of)}), now, files)
 
 
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the

@@ -158,8 +158,9 @@ def spec(tmp_path):
 def test_the_tightest_limit_counts_and_is_named(said, spec):
     answers, asked = said
     answers["show assoc_mgr"] = shown(association("deep", each="12(5)", **ANN))
-    assert SlurmCluster().max_tasks(spec) == 7
-    assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in SlurmCluster().why_no_more(spec)
+    limit = SlurmCluster().limit(spec)
+    assert limit.tasks == 7
+    assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in limit.why
     assert asked == ["show config", "show assoc_mgr"], "each once"
 
 
@@ -174,7 +175,7 @@ def test_the_tightest_limit_counts_and_is_named(said, spec):
 )
 def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
     said[0]["show config"] = config
-    assert SlurmCluster().max_tasks(spec) == most
+    assert SlurmCluster().limit(spec).tasks == most
     SlurmCluster().check(spec, most)
     with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
         SlurmCluster().check(spec, most + 1)
