@@ -31,8 +31,6 @@ _SHARE = "CLDCTL_LOCAL_SHARE"
 _FOREVER_MIN = 10 * 365 * 24 * 60
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
-# More than any machine runs.
-_MOST_RANKS = 4096
 # What `this_machine.details_of` says about one.
 _Controller = Mapping[str, Any]
 
@@ -262,12 +260,7 @@ def _seen(job: JobRef, ranks: _Ranks) -> Seen:
 
 def _has_begun(job: JobRef) -> bool:
     """Whether all processes of the task have begun: submitit writes a line to their logs first of all."""
-    ranks = min(whole(job.details.get("ranks", 1), least=1) or 1, _MOST_RANKS)
-    return all(_has_content(Path(job.logs) / f"{job.job_id}_{number}_log.out") for number in range(ranks))
-
-
-def _has_content(log: Path) -> bool:
-    try:
-        return log.lstat().st_size > 0
-    except (OSError, ValueError):
-        return False
+    ranks = whole(job.details.get("ranks"), least=1) or 1
+    with contextlib.suppress(OSError, ValueError):
+        return all((Path(job.logs) / f"{job.job_id}_{number}_log.out").lstat().st_size > 0 for number in range(ranks))
+    return False

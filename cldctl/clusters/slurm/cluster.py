@@ -213,8 +213,7 @@ class SlurmJob(InJob):
 
     def late_notice_s(self) -> float | None:
         """The signal of the limit goes to steps, up to a minute early: before the first step began, nobody heard it."""
-        end = os.environ.get("SLURM_JOB_END_TIME", "")
-        left, notice = (float(end) if is_count(end) else 1e12) - time.time(), _notice_s()
+        left, notice = _seconds_left({}), _notice_s()
         return max(left - notice, left / 2, 0.0) if left < notice + _EARLY_S else None
 
     def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:

@@ -236,10 +236,9 @@ def _associations(blocks: Sequence[str], user: str, account: str | None) -> tupl
     """What is said about the association of a user, and about the accounts above it."""
     parts = [(match["account"], match["user"], block) for block in blocks if (match := _ASSOCIATION.match(block))]
     own = [(name, part) for name, who, part in parts if who == user and account in (None, name)]
-    own.sort(key=lambda entry: "DefAssoc=Yes" not in entry[1])
     if not own:
         return "", []
-    name, mine = own[0]
+    name, mine = min(own, key=lambda entry: "DefAssoc=Yes" not in entry[1])
     lineage = re.search(r"\bLineage=(\S*)", mine)
     names = {"root", name, *(lineage[1].split("/") if lineage else ())}
     return mine, [part for name, who, part in parts if not who and name in names]
