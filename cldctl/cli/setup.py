@@ -107,7 +107,7 @@ def doctor(
     from cld_core.config import load
     from cld_core.run import find_runs
     from cldctl import clusters, machine
-    from cldctl.clusters.records import DoctorOptions
+    from cldctl.clusters.base import DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
     from cldctl.runs import cluster_choice

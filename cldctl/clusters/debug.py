@@ -8,8 +8,7 @@ from typing import ClassVar
 from cld_core.run.events import JobRef
 
 from . import this_machine
-from .base import Cluster, InJob, Work
-from .records import JobSpec, Limit, Seen, Survey
+from .base import Cluster, InJob, JobSpec, Limit, Seen, Survey, Work
 
 
 class DebugCluster(Cluster):

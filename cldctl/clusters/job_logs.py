@@ -23,7 +23,7 @@ from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.sanitize import has_control
 
-from .records import SchedulerAway, SchedulerRefused
+from .base import SchedulerAway, SchedulerRefused
 
 # What submitit replaces in paths.
 _TAG = re.compile(r"%[jtAa]")

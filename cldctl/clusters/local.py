@@ -22,8 +22,7 @@ from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
 from . import entry, job_logs, this_machine
-from .base import Cluster, InJob, Work
-from .records import After, JobSpec, Limit, SchedulerRefused, Seen, Survey
+from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Work
 
 # The number of a task of one process among those that share the GPUs, and how many those are.
 _SHARE = "CLDCTL_LOCAL_SHARE"

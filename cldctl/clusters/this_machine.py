@@ -16,7 +16,7 @@ from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
 from cld_core.run import process as processes
 
-from .records import JobSpec, SchedulerRefused
+from .base import JobSpec, SchedulerRefused
 
 if TYPE_CHECKING:
     from cld_core.config.cluster import ClusterSpec

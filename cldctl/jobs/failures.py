@@ -28,8 +28,7 @@ from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Refused, Re
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import Cluster, InJob
-from cldctl.clusters.records import JobSpec
+from cldctl.clusters.base import Cluster, InJob, JobSpec
 
 from .process import NOTE_WITHIN_S, UNFIT, requeue
 

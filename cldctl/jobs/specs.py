@@ -16,8 +16,7 @@ from cld_core.run import Ledger, RunFolder, code
 from cld_core.run.events import Failed
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import After, JobSpec
+from cldctl.clusters.base import After, Cluster, JobSpec
 
 from . import failures
 from .process import READ_WITHIN_S

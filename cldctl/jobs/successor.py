@@ -6,8 +6,7 @@ from cld_core.config import Recipe
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted, TurnedAway
-from cldctl.clusters.base import InJob, Work
-from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Work
 
 from . import specs
 from .process import NOTE_WITHIN_S, READ_WITHIN_S

@@ -24,8 +24,7 @@ from cld_core.run.recipe import trusted_recipe
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cld_core.tune.tuning import TuneRequest, Tuning
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
 from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average
 from cldctl.jobs import specs

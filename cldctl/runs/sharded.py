@@ -17,8 +17,7 @@ from cld_core.run.events import JobRef, Submitted
 from cld_core.run.work import Work, open_work
 from cld_core.shards import ShardedWork
 from cldctl import locks
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import After, Limit, SchedulerAway, TooManyTasks
+from cldctl.clusters.base import After, Cluster, Limit, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 

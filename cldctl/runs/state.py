@@ -7,7 +7,7 @@ from typing import Any
 from cld_core.run import events
 from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused, Requested, state_after
 from cld_core.run.history import History
-from cldctl.clusters.records import Phase, Seen
+from cldctl.clusters.base import Phase, Seen
 
 from .survey import Answers
 

@@ -22,8 +22,7 @@ from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl import locks
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.hints import command
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
+from cldctl.clusters.base import JobSpec
 from cldctl.clusters.local import LocalCluster
-from cldctl.clusters.records import JobSpec
 from tests.cldctl.clusters.works import Report
 from tests.support.paths import ROOT
 from tests.support.tools import wait_for

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cldctl.clusters.records import Check, DoctorOptions
+from cldctl.clusters.base import Check, DoctorOptions
 from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
 

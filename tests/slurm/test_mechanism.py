@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.config.schema import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters.records import After, JobSpec, SchedulerRefused, Seen
+from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
 from cldctl.clusters.slurm.cluster import SlurmJob
 from tests.cldctl.clusters.works import Report

@@ -12,9 +12,8 @@ from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.events import Cause, Ended, JobRef, Started, Submitted
 from cldctl import clusters
-from cldctl.clusters.base import InJob
+from cldctl.clusters.base import InJob, Limit, Nodes, SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import Limit, Nodes, SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.made_up import run_with

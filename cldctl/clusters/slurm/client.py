@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cld_core.files import passes
 from cld_core.sanitize import is_count
-from cldctl.clusters.records import Nodes, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
 # The form of times does not depend on the settings of a user.

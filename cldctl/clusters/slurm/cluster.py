@@ -22,18 +22,21 @@ from cld_core.run.history import Attempt
 from cld_core.sanitize import is_count
 from cld_core.stop import StopCode
 from cldctl.clusters import entry, job_logs
-from cldctl.clusters.base import Cluster, InJob, Work, read_from
-from cldctl.clusters.records import (
+from cldctl.clusters.base import (
     After,
     Check,
+    Cluster,
     DoctorOptions,
     EndedTask,
+    InJob,
     JobSpec,
     Limit,
     Nodes,
     Seen,
     Survey,
     Waiting,
+    Work,
+    read_from,
 )
 
 from . import client, doctor, poll, reasons, script, submit

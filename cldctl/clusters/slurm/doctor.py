@@ -1,7 +1,7 @@
 """Whether a Slurm is fit for runs, its part of `cldctl doctor`: its configuration, and what a small job sees on a node.
 
-What the configuration means for a run asks nobody. The job runs ``python -m cldctl.clusters.slurm.doctor`` and writes its
-answer into a folder beside the runs; that it arrives proves that the folder is shared. Loads no torch.
+What the configuration means for a run asks nobody. The job runs ``python -m cldctl.clusters.slurm.doctor`` and writes
+its answer into a folder beside the runs; that it arrives proves that the folder is shared. Loads no torch.
 """
 
 import os
@@ -20,7 +20,7 @@ from cld_core.codec import find_record, to_plain
 from cld_core.files import write_json
 from cld_core.sanitize import is_count
 from cldctl.clusters import entry, this_machine
-from cldctl.clusters.records import Check, DoctorOptions, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Check, DoctorOptions, SchedulerAway, SchedulerRefused
 
 from . import client, poll, submit
 

@@ -21,7 +21,7 @@ from cld_core.codec import from_plain, to_plain
 from cld_core.files import descriptor_for_writing, opened, parse_json, write_text
 from cld_core.run.events import Cause, JobRef
 from cldctl import config
-from cldctl.clusters.records import Phase, Seen, Survey
+from cldctl.clusters.base import Phase, Seen, Survey
 from cldctl.locks import locked_within
 
 from . import client, reasons

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from cldctl.clusters.records import Held, Seen, Waiting
+from cldctl.clusters.base import Held, Seen, Waiting
 
 from . import client
 

@@ -9,7 +9,7 @@ from cld_core.config.cluster import ClusterSpec, misread, not_plain
 from cld_core.errors import RecipeError, UsageError
 from cld_core.sanitize import printable
 from cldctl.clusters import entry, this_machine
-from cldctl.clusters.records import After, JobSpec, SchedulerRefused
+from cldctl.clusters.base import After, JobSpec, SchedulerRefused
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

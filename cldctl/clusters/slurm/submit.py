@@ -14,7 +14,7 @@ from typing import Any
 from cld_core.files import retried
 from cld_core.ownership import user_name
 from cldctl.clusters import job_logs, this_machine
-from cldctl.clusters.records import JobSpec, Limit, SchedulerAway, SchedulerRefused, TooManyTasks
+from cldctl.clusters.base import JobSpec, Limit, SchedulerAway, SchedulerRefused, TooManyTasks
 
 from . import client, script
 

@@ -8,7 +8,7 @@ import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cldctl.clusters import job_logs, this_machine
-from cldctl.clusters.records import JobSpec, SchedulerRefused
+from cldctl.clusters.base import JobSpec, SchedulerRefused
 from cldctl.clusters.slurm import script
 from tests.support.other_users import give_away
 

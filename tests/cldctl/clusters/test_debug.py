@@ -13,8 +13,8 @@ from cld_core.errors import RecipeError
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cldctl.clusters import find
+from cldctl.clusters.base import JobSpec
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import JobSpec
 from cldctl.clusters.this_machine import details_of
 
 CLUSTER = DebugCluster()

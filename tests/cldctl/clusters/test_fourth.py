@@ -4,8 +4,7 @@ import pytest
 
 from cld_core.run.events import JobRef
 from cldctl.clusters import CLUSTERS
-from cldctl.clusters.base import Cluster, InJob
-from cldctl.clusters.records import Limit, Seen, Survey
+from cldctl.clusters.base import Cluster, InJob, Limit, Seen, Survey
 from tests.support.chunks import cut
 from tests.support.tools import ONE, invoke, status
 

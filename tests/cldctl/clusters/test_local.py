@@ -14,8 +14,8 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.ledger import parse, to_line
+from cldctl.clusters.base import After, JobSpec, SchedulerRefused
 from cldctl.clusters.local import LocalCluster
-from cldctl.clusters.records import After, JobSpec, SchedulerRefused
 from cldctl.clusters.this_machine import details_of
 from tests.support.tools import wait_for
 

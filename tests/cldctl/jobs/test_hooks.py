@@ -17,7 +17,7 @@ from cld_core.run import RunFolder, events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.process import find
-from cldctl.clusters.records import Seen, Survey
+from cldctl.clusters.base import Seen, Survey
 from cldctl.jobs import hook_runner, hooks
 from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, sentence, variables
 from cldctl.jobs.train import go_on

@@ -10,7 +10,7 @@ from cld_core.errors import NonFiniteError
 from cld_core.ranks import RankError
 from cld_core.run.events import Failed, Requeued, Submitted
 from cld_core.run.history import History
-from cldctl.clusters.records import JobSpec
+from cldctl.clusters.base import JobSpec
 from cldctl.jobs import failures
 from cldctl.jobs.failures import Avoided, bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT

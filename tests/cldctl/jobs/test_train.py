@@ -18,8 +18,8 @@ from cld_core.run.events import Ended, GivenUp, JobRef, Requeued, Started, Submi
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
 from cld_core.stop import StopCode, StopFlag
+from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.jobs import process, specs, successor
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided

@@ -11,7 +11,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.ownership import user_name
 from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
 from cld_core.tune.tuning import TuneRequest, Tuning
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel, logs, removal
 from tests.support.made_up import run_with
 from tests.support.other_users import give_away

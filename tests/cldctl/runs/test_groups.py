@@ -13,7 +13,7 @@ from cld_core.run import RunFolder, code
 from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
-from cldctl.clusters.records import SchedulerRefused
+from cldctl.clusters.base import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.runs import checkout, evaluate, logs, options, removal, submit
 from cldctl.runs.options import SubmitOptions

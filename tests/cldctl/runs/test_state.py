@@ -10,7 +10,7 @@ import pytest
 from cld_core.run import events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
-from cldctl.clusters.records import Phase, Seen, Survey
+from cldctl.clusters.base import Phase, Seen, Survey
 from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
 

@@ -19,7 +19,7 @@ from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 from cldctl import clusters
 from cldctl.clusters import entry
-from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.clusters.slurm import client, cluster
 from cldctl.clusters.slurm import submit as submitting
 from cldctl.clusters.slurm.client import Answer

@@ -7,7 +7,7 @@ import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
-from cldctl.clusters.records import Held, JobSpec, Seen
+from cldctl.clusters.base import Held, JobSpec, Seen
 from cldctl.clusters.slurm import client, doctor, submit
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.reasons import explained

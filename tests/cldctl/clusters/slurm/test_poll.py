@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cld_core.run.events import JobRef
-from cldctl.clusters.records import Seen
+from cldctl.clusters.base import Seen
 from cldctl.clusters.slurm import client, cluster, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster

@@ -11,7 +11,7 @@ import pytest
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError, UsageError
 from cld_core.run.events import JobRef
-from cldctl.clusters.records import After, JobSpec
+from cldctl.clusters.base import After, JobSpec
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
 GOLDEN = Path(__file__).parent / "golden"
