@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cld_core.codec import real, whole
 from cld_core.errors import RecipeError
@@ -17,10 +17,6 @@ from cld_core.ownership import require_private
 from cld_core.run import process as processes
 
 from .base import JobSpec, SchedulerRefused
-
-if TYPE_CHECKING:
-    from cld_core.config.cluster import ClusterSpec
-
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -33,31 +29,25 @@ def check_fits(spec: JobSpec) -> None:
         RecipeError
     """
     size, found = spec.size, gpus()
-    if size.nodes <= 1:
-        _check_gpus(size, found)
+    lacks = size.uses_gpu and not found
+    if size.nodes > 1:
+        text = f"'cluster.nodes' is {size.nodes}, but this cluster is one machine"
+        text += " without a GPU that can be seen" if lacks else ""
+        settings = "cluster.nodes=1"
+        if size.gpus_per_node and size.gpus_per_node != found:
+            settings += f" cluster.gpus_per_node={found}"
+        if size.tasks_per_node is not None and size.uses_gpu:
+            settings += f" cluster.tasks_per_node={max(found, 1)}"
+    elif not lacks:
         return
-    settings = "cluster.nodes=1"
-    text, fix = f"'cluster.nodes' is {size.nodes}, but this cluster is one machine", "Set"
-    if size.uses_gpu and not found:
-        text += " without a GPU that can be seen"
-        fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set"
-    if size.gpus_per_node and size.gpus_per_node != found:
-        settings += f" cluster.gpus_per_node={found}"
-    if size.tasks_per_node is not None and size.uses_gpu:
-        settings += f" cluster.tasks_per_node={max(found, 1)}"
-    raise RecipeError(f"recipe: {text}. {fix} {settings}.")
-
-
-def _check_gpus(size: "ClusterSpec", found: int) -> None:
-    if not size.uses_gpu or found:
-        return
-    text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
-    settings = "cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]"
-    if size.gpus_per_node:
+    elif size.gpus_per_node:
         text = f"'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is seen on this machine"
         settings = "cluster.gpus_per_node=0"
-    fix = f"Submit it where the GPUs are, or to try it on the CPU, which is slow, set {settings}"
-    raise RecipeError(f"recipe: {text}. {fix}.")
+    else:
+        text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
+        settings = "cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]"
+    fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set" if lacks else "Set"
+    raise RecipeError(f"recipe: {text}. {fix} {settings}.")
 
 
 def gpus() -> int:
@@ -193,24 +183,20 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
     `cldctl submit | ...` sees their end; the output of a job goes to its logs. They import nothing from the working
     directory (`safe_path`).
     """
-    ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(descriptor) for descriptor in range(3)]
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(nowhere, descriptor)
-    try:
+    with contextlib.ExitStack() as after:
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+            after.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        after.callback(os.close, nowhere)
+        for descriptor in range(3):
+            kept = os.dup(descriptor)
+            after.callback(os.close, kept)
+            os.dup2(nowhere, descriptor)
+            after.callback(os.dup2, kept, descriptor)
         with environment({**safe_path(), **env, **SAFE_PATH}):
             yield
-    finally:
-        for descriptor, copy in enumerate(kept):
-            os.dup2(copy, descriptor)
-        for descriptor in (*kept, nowhere):
-            os.close(descriptor)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -116,8 +116,11 @@ class SlurmCluster(Cluster):
         folders = {
             job: Path(found["log"]).parent for found in _LOG.finditer(text) for job in found.group("job", "array")
         }
-        seen = {job_id: folders.get(job_id, folders.get(job_id.partition("_")[0])) for job_id in ids}
-        return {job_id: folder for job_id, folder in seen.items() if folder is not None}
+        return {
+            job_id: folder
+            for job_id in ids
+            if (folder := folders.get(job_id, folders.get(job_id.partition("_")[0]))) is not None
+        }
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         client.cancel([job.job_id for job in jobs])
