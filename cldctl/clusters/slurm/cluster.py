@@ -102,7 +102,8 @@ class SlurmCluster(Cluster):
         return script.text(spec, tasks)
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
-        job_ids = submit.submit(spec, [functools.partial(self.run, work) for work in works])
+        with job_logs.refusals(spec.logs):
+            job_ids = submit.submit(spec, [functools.partial(self.run, work) for work in works])
         note([JobRef(cluster=self.name, job_id=job, logs=str(spec.logs), restarts=self.restarts) for job in job_ids])
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:

@@ -92,14 +92,9 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
     """Submit one job, or an array if there are several ``calls``; returns the job ids.
 
     Raises:
-        SchedulerRefused: Slurm said no, or a file could not be written; no job is left.
+        SchedulerRefused, CldError, OSError: Slurm said no, or a file could not be written; no job is left.
         SchedulerAway: Slurm gave no answer.
     """
-    with job_logs.refusals(spec.logs):
-        return _submit(spec, calls)
-
-
-def _submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
     from submitit.core.utils import JobPaths
 
     logs, text = spec.logs, script.text(spec, len(calls))
