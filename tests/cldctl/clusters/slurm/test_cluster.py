@@ -88,11 +88,7 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monke
 @pytest.mark.parametrize(
     ("said", "error", "says"),
     [
-        (
-            "sbatch: error: invalid partition: nope",
-            SchedulerRefused,
-            "refused the job mine: invalid partition: nope",
-        ),
+        ("sbatch: error: invalid partition: nope", SchedulerRefused, "refused the job mine: invalid partition: nope"),
         (CONTROLLER, SchedulerAway, "does not answer, and the job mine was not submitted: Unable to contact"),
         (NOWHERE, SchedulerAway, "does not answer, and the job mine was not submitted: Could not establish"),
     ],
@@ -338,7 +334,7 @@ m1|high|allocated|v100
 def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
     controlled_by(Answer(0, SINFO))
     found = client.nodes(partition, features, "n3")
-    assert (found and (len(found.usable), found.excluded)) == (None if count is None else (count, ("n3",)))
+    assert (None if found is None else len(found.usable)) == count
 
 
 @pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
