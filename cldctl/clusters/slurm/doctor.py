@@ -11,6 +11,7 @@ import shlex
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,18 +38,8 @@ _SHARE = "Put the runs on a file system that all nodes have (--runs-dir, or $CLD
 _INSTALL = "Install it where all nodes see it."
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """What `scontrol show config` says that matters to a run; times in seconds."""
-
-    version: str
-    cluster: str
-    preempt_type: str
-    preempt_mode: str
-    user_signal: bool
-    kill_wait_s: int
-    job_requeue: bool
-    accounting: str
+# What `scontrol show config` says, by its own names; what it does not mention is empty.
+Configuration = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -106,9 +97,10 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
         yield Check("slurm", "fail", answer.last_line, "Run this command again later, or use --cluster local.")
         return
     slurm = parse_configuration(answer.text)
-    yield Check("slurm", "ok", f"{slurm.version}, cluster {slurm.cluster}")
-    advice = "" if slurm.job_requeue else "Other jobs of yours need --requeue."
-    yield Check("requeue", "ok", f"JobRequeue={int(slurm.job_requeue)}, and cldctl submits with --requeue", advice)
+    yield Check("slurm", "ok", f"{slurm['SLURM_VERSION']}, cluster {slurm['ClusterName']}")
+    requeues = slurm["JobRequeue"] == "1"
+    advice = "" if requeues else "Other jobs of yours need --requeue."
+    yield Check("requeue", "ok", f"JobRequeue={int(requeues)}, and cldctl submits with --requeue", advice)
     answer = client.run(["sacct", "--allocations", "--noheader", "--starttime=now-1hours"])
     yield accounting("accounting", slurm, answer.code == 0, answer.text.strip())
     partitions = parse_partitions(client.output_of(["scontrol", "--oneliner", "show", "partition"]) or "")
@@ -120,7 +112,7 @@ def checks(runs: Path, asked: DoctorOptions) -> Iterator[Check]:
         return
     for partition in wanted:
         yield from _partition(partition, partitions, slurm, asked)
-    if slurm.preempt_type == "qos":
+    if slurm["PreemptType"] == "preempt/qos":
         yield from _by_qos(slurm, asked)
     if asked.job:
         chosen = next((partition for partition in wanted if partition.default), wanted[0])
@@ -150,18 +142,10 @@ def _by_qos(slurm: Configuration, asked: DoctorOptions) -> Iterator[Check]:
 
 
 def parse_configuration(text: str) -> Configuration:
-    """From the text of `scontrol show config`; what it does not mention counts as off."""
-    pairs = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in text.splitlines())}
-    return Configuration(
-        version=_word(pairs, "SLURM_VERSION"),
-        cluster=_word(pairs, "ClusterName"),
-        preempt_type=_word(pairs, "PreemptType").removeprefix("preempt/"),
-        preempt_mode=_word(pairs, "PreemptMode").upper(),
-        user_signal="preempt_send_user_signal" in _word(pairs, "SlurmctldParameters").split(","),
-        kill_wait_s=_leading_number(pairs.get("KillWait", "")),
-        job_requeue=_leading_number(pairs.get("JobRequeue", "")) == 1,
-        accounting=_word(pairs, "AccountingStorageType").removeprefix("accounting_storage/"),
-    )
+    """From the text of `scontrol show config`."""
+    rows = (line.partition("=") for line in text.splitlines())
+    pairs = {key.strip(): value.strip() for key, _, value in rows}
+    return defaultdict(str, {key: _word(pairs, key) for key in pairs})
 
 
 def parse_partitions(text: str) -> list[Partition]:
@@ -174,7 +158,7 @@ def parse_partitions(text: str) -> list[Partition]:
             up=pairs.get("State", "UP") == "UP",
             nodes=_word(pairs, "Nodes"),
             tier=_leading_number(pairs.get("PriorityTier", "1")),
-            preempt_mode=_word(pairs, "PreemptMode").upper(),
+            preempt_mode=_word(pairs, "PreemptMode"),
             grace_s=_leading_number(pairs.get("GraceTime", "0")),
             default_time_s=parse_duration(pairs.get("DefaultTime", "NONE")),
             max_time_s=parse_duration(pairs.get("MaxTime", "UNLIMITED")),
@@ -197,7 +181,7 @@ def parse_qos(text: str) -> list[Qos]:
     """From `sacctmgr --noheader --parsable2 show qos` with the columns of `QOS_COLUMNS`, in its order."""
     rows = [line.split("|") for line in text.splitlines() if line.count("|") == len(QOS_COLUMNS) - 1]
     return [
-        Qos(name, tuple(filter(None, preempts.split(","))), mode.upper(), parse_duration(grace) or 0)
+        Qos(name, tuple(filter(None, preempts.split(","))), mode, parse_duration(grace) or 0)
         for name, preempts, mode, grace in rows
     ]
 
@@ -220,14 +204,14 @@ def on_preemption(
     Args:
         save_s: seconds of the slowest save that was measured, None before the first.
     """
-    if slurm.preempt_type in ("", "none"):
+    if slurm["PreemptType"] in ("", "preempt/none"):
         return Check(name, "ok", "never: preemption is off on this cluster")
-    if slurm.preempt_type == "qos":
+    if slurm["PreemptType"] == "preempt/qos":
         return Check(name, "ok", "by QOS, whatever the partition says: see the lines of the QOS")
-    mode = _mode(partition.preempt_mode, slurm.preempt_mode)
+    mode = _mode(partition.preempt_mode, slurm["PreemptMode"])
     if mode in ("OFF", ""):
         return Check(name, "ok", "never: PreemptMode=OFF")
-    if slurm.preempt_type == "partition_prio" and not any(other.tier > partition.tier for other in others):
+    if slurm["PreemptType"] == "preempt/partition_prio" and not any(other.tier > partition.tier for other in others):
         return Check(name, "ok", "never: no partition has a higher PriorityTier")
     return _outcome(name, mode, partition.grace_s, slurm, save_s)
 
@@ -237,7 +221,7 @@ def on_preemption_by_qos(
 ) -> Check:
     """What preemption does to a run of this QOS if PreemptType=preempt/qos; as `on_preemption`."""
     stronger = [other.name for other in others if qos.name in other.preempts]
-    mode = _mode(qos.preempt_mode, slurm.preempt_mode)
+    mode = _mode(qos.preempt_mode, slurm["PreemptMode"])
     if not stronger or mode in ("OFF", ""):
         return Check(name, "ok", "never: " + ("PreemptMode=OFF" if stronger else "no QOS preempts it"))
     judged = _outcome(name, mode, qos.grace_s, slurm, save_s)
@@ -249,11 +233,11 @@ def _outcome(name: str, mode: str, grace_s: int, slurm: Configuration, save_s: f
     if mode == "SUSPEND":
         advice = "Set train.hang_timeout_s above the longest suspension, or the watchdog takes it for a hang."
         return Check(name, "warn", "SUSPEND: frozen in memory, continued later", advice)
-    notice = grace_s + slurm.kill_wait_s
+    notice = grace_s + _leading_number(slurm["KillWait"])
     found = f"{mode}: {_first_signals(grace_s, slurm)}, SIGKILL after {notice} s or more"
     fits = save_fits(name, notice, save_s)
     if mode != "REQUEUE":
-        comes_back = slurm.user_signal and grace_s > 0
+        comes_back = _sends_user_signal(slurm) and grace_s > 0
         then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
         advice = "Set cluster.successor=true: a waiting job then starts the run again."
         return replace(
@@ -297,15 +281,20 @@ def at_the_limit(name: str, partition: Partition, notice_s: int) -> Check:
 def accounting(name: str, slurm: Configuration, sacct_answers: bool, said: str) -> Check:
     """Whether sacct can say how jobs ended."""
     fallback = "Works without: causes then come from the job's log and from squeue, as long as it remembers."
-    if slurm.accounting in ("", "none"):
+    kind = slurm["AccountingStorageType"].removeprefix("accounting_storage/")
+    if kind in ("", "none"):
         return Check(name, "warn", "off (AccountingStorageType=none)", fallback)
     if not sacct_answers:
-        return Check(name, "warn", f"{slurm.accounting}, but sacct does not answer: {said}", fallback)
-    return Check(name, "ok", f"{slurm.accounting}, sacct answers")
+        return Check(name, "warn", f"{kind}, but sacct does not answer: {said}", fallback)
+    return Check(name, "ok", f"{kind}, sacct answers")
+
+
+def _sends_user_signal(slurm: Configuration) -> bool:
+    return "preempt_send_user_signal" in slurm["SlurmctldParameters"].split(",")
 
 
 def _first_signals(grace_s: int, slurm: Configuration) -> str:
-    if not slurm.user_signal:
+    if not _sends_user_signal(slurm):
         return "SIGTERM at once"
     if grace_s == 0:
         return "SIGUSR2 and SIGTERM at once"
@@ -315,7 +304,7 @@ def _first_signals(grace_s: int, slurm: Configuration) -> str:
 def _mode(own: str, clusters: str) -> str:
     """The word that counts in for example ``GANG,REQUEUE``; the cluster's if partition or QOS has none."""
     for text in (own, clusters):
-        words = [word for word in text.split(",") if word not in ("", "CLUSTER", "GANG", "WITHIN", "PRIORITY")]
+        words = [word for word in text.upper().split(",") if word not in ("", "CLUSTER", "GANG", "WITHIN", "PRIORITY")]
         if words:
             return words[0]
     return ""

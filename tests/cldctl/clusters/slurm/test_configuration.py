@@ -44,17 +44,17 @@ def test_a_save_must_fit_into_the_notice(save_s, verdict):
 
 
 def test_modes_of_preemption():
-    def outcome(mode, **changes):
+    def outcome(mode, *changes):
         partition = replace(SPOT, preempt_mode=mode)
-        return doctor.on_preemption("it", partition, [partition, GPU], replace(SLURM, **changes), 1.0)
+        return doctor.on_preemption("it", partition, [partition, GPU], SLURM | dict(changes), 1.0)
 
     assert outcome("OFF").verdict == "ok"
     assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
     assert "hang_timeout_s" in outcome("GANG,SUSPEND").advice
     assert "requeued by the run itself" in outcome("CANCEL").found
-    assert "not restarted" in outcome("CANCEL", user_signal=False).found
+    assert "not restarted" in outcome("CANCEL", ("SlurmctldParameters", "")).found
     assert "successor" in outcome("CANCEL").advice
-    assert "by QOS" in outcome("REQUEUE", preempt_type="qos").found
+    assert "by QOS" in outcome("REQUEUE", ("PreemptType", "preempt/qos")).found
     highest = doctor.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0)
     assert highest.found == "never: no partition has a higher PriorityTier"
 
@@ -63,7 +63,7 @@ def test_preemption_by_qos():
     every = doctor.parse_qos("normal||cluster|00:00:00\nspot||REQUEUE|00:02:00\nurgent|spot,normal|cluster|00:00:00\n")
     normal, spot, urgent = every
     assert spot == doctor.Qos("spot", (), "REQUEUE", 120)
-    setup = replace(SLURM, preempt_type="qos", preempt_mode="CANCEL")
+    setup = SLURM | {"PreemptType": "preempt/qos", "PreemptMode": "CANCEL"}
 
     def judged(qos):
         return doctor.on_preemption_by_qos("it", qos, every, setup, 80.0)
