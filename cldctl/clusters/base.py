@@ -7,7 +7,7 @@ nothing outside its own package compares its name. Commands ask for capabilities
 
 What the author of a cluster has to do:
 
-- start one process for each rank, which calls `Cluster.run` and so needs `Cluster.current_job`;
+- start one process for each rank, which calls ``Entry(work, self)()`` and so needs `Cluster.current_job`;
 - let a job wait for `JobSpec.after`: the work itself does not wait. Where `Cluster.restarts` is False,
   ``how="failed"`` is refused with `SchedulerRefused`;
 - enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
@@ -347,10 +347,6 @@ class Cluster(ABC):
         """What this launcher says in a piece of a log about processes that ended badly, in order."""
         return ()
 
-    def run(self, work: Work) -> None:
-        """What each process of a task calls. The launcher pickles this cluster too, so that a job looks up no name."""
-        work(self.current_job())
-
     def current_job(self, logs: Path | None = None) -> "InJob":
         """The task of this cluster that this process belongs to, from its environment. Loads no torch.
 
@@ -432,6 +428,20 @@ class InJob:
     def is_cancelled(self) -> bool:
         """Whether the launcher says that somebody cancelled this task; False if it does not answer."""
         return False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a launcher pickles: the work, and its cluster, so that a job looks up no name.
+
+    It is unpickled by the code that the run was submitted with, which may be older.
+    """
+
+    work: Work
+    cluster: Cluster
+
+    def __call__(self) -> None:
+        self.work(self.cluster.current_job())
 
 
 def read_from(path: Path, offset: int) -> str:

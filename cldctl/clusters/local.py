@@ -68,7 +68,7 @@ class LocalCluster(Cluster):
             try:
                 for number, work in enumerate(works):
                     before = (_controller_of(jobs[number - at_once]),) if number >= at_once else ()
-                    start = _Start(work, (*others, *before), spec.size.time_min, spec.notice_s)
+                    start = _Start((work,), (*others, *before), spec.size.time_min, spec.notice_s)
                     jobs.append(_started(spec, start, number, at_once))
             except BaseException:
                 for job in jobs:
@@ -121,15 +121,16 @@ class LocalCluster(Cluster):
 
 @dataclass(frozen=True)
 class _Start:
-    """What every process of a controller runs, pickled.
+    """What every process of a controller runs, pickled; the code of the run that unpickles it may be older.
 
     Attributes:
+        works: one, which code that is older looks for here.
         waits_for: details of the controllers that must have ended before the work begins.
         time_min: limit of the work, minutes; None for no limit.
         notice_s: seconds before the limit at which SIGUSR2 asks it to save and end.
     """
 
-    work: Work
+    works: tuple[Work, ...]
     waits_for: tuple[_Controller, ...]
     time_min: int | None
     notice_s: float
@@ -138,7 +139,7 @@ class _Start:
         _wait_for(self.waits_for)
         if self.time_min is not None:
             _limit(60 * self.time_min, self.notice_s)
-        LocalCluster().run(self.work)
+        self.works[0](LocalCluster().current_job())
 
 
 def _limit(seconds: float, notice_s: float) -> None:

@@ -3,7 +3,6 @@
 A task knows who it is, what signals and notices mean, and how it begins again.
 """
 
-import functools
 import os
 import random
 import re
@@ -28,6 +27,7 @@ from cldctl.clusters.base import (
     Cluster,
     DoctorOptions,
     EndedTask,
+    Entry,
     InJob,
     JobSpec,
     Limit,
@@ -103,7 +103,7 @@ class SlurmCluster(Cluster):
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         with job_logs.refusals(spec.logs):
-            job_ids = submit.submit(spec, [functools.partial(self.run, work) for work in works])
+            job_ids = submit.submit(spec, [Entry(work, self) for work in works])
         note([JobRef(cluster=self.name, job_id=job, logs=str(spec.logs), restarts=self.restarts) for job in job_ids])
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
