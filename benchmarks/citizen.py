@@ -15,9 +15,9 @@ from benchmarks.harness import Report, Row, Settings
 from cld_core.run.events import JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
-from cldctl.clusters.slurm import client, job_env, poll
+from cldctl.clusters.slurm import client, poll
 from cldctl.clusters.slurm.client import Answer
-from cldctl.clusters.slurm.cluster import SlurmCluster
+from cldctl.clusters.slurm.cluster import SlurmCluster, SlurmJob
 from cldctl.runs import cancel
 from cldctl.runs.survey import TO_LOOK_S
 
@@ -169,7 +169,7 @@ def _interrupted(rng: random.Random) -> float:
 
 def _interruption(rng: random.Random) -> None:
     """What a job asks by itself: why it has to end, to be requeued, and when it is back, why it had ended."""
-    job = job_env.SlurmJob(cluster=SlurmCluster(), ref=JobRef(cluster="slurm", job_id="7", logs="/nowhere"), node="n1")
+    job = SlurmJob(cluster=SlurmCluster(), ref=JobRef(cluster="slurm", job_id="7", logs="/nowhere"), node="n1")
     job.cause_of(StopCode.USR2, 0)
     job.requeue()
     if rng.random() < 0.3:  # Not everybody could say it in time.

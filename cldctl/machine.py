@@ -22,7 +22,7 @@ from cld_core.errors import CldError
 
 from . import config
 from .clusters import this_machine
-from .clusters.records import Check
+from .clusters.base import Check
 
 TORCH_TIMEOUT_S = 120.0
 # With less room than this, a few checkpoints fill the disk.

@@ -27,7 +27,7 @@ from cld_core.run.events import Ended, JobRef, Labelled, Requested, Submitted
 from cld_core.run.process import not_ours
 from cld_core.run.recipe import require_own_plugin
 from cldctl.clusters import entry, job_logs
-from cldctl.clusters.records import SchedulerRefused
+from cldctl.clusters.base import SchedulerRefused
 from cldctl.clusters.slurm import client
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.this_machine import details_of

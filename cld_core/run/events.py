@@ -74,7 +74,6 @@ class JobRef:
 
     Attributes:
         job_id: the launcher's name for it; ``ARRAY_TASK`` for a task of a Slurm array.
-        process: where one job pools many tasks, the number of the process that runs this one.
         logs: the folder that the job's output goes to.
         restarts: whether the launcher may start the job again, on its own or when asked from inside.
         details: what only the job's own cluster reads, such as host, process id and its start time.
@@ -82,7 +81,6 @@ class JobRef:
 
     cluster: str
     job_id: str
-    process: int = 0
     logs: str = ""
     restarts: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)

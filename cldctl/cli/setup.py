@@ -107,7 +107,7 @@ def doctor(
     from cld_core.config import load
     from cld_core.run import find_runs
     from cldctl import clusters, machine
-    from cldctl.clusters.records import DoctorOptions
+    from cldctl.clusters.base import DoctorOptions
     from cldctl.jobs.specs import measured_saves
     from cldctl.lookup import find_recipe
     from cldctl.runs import cluster_choice
@@ -115,17 +115,18 @@ def doctor(
     where = cluster_choice.default() if cluster is None else clusters.find(cluster)
     wanted = None if recipe is None else load(find_recipe(recipe), overrides or ())
     with Working("checking this machine: torch, folders") as working:
-        about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase)
+        saves = measured_saves(find_runs(root))
+        about = DoctorOptions(partition=partition, job=job, account=account, wait_s=wait, say=working.phase, **saves)
         checks = list(machine.checks(root, wanted, where.name))
         working.phase(f"asking the cluster ({where.name})")
-        checks += where.checks(root, about, measured_saves(find_runs(root)))
+        checks += where.checks(root, about)
         if gpu:
             working.phase("checking the GPU")
             checks += machine.gpu_checks()
     verdicts = {check.verdict for check in checks}
     worst = next((verdict for verdict in ("fail", "warn") if verdict in verdicts), "ok")
     if as_json:
-        typer.echo(json.dumps({"verdict": worst, "checks": [check.to_dict() for check in checks]}, indent=1))
+        typer.echo(json.dumps({"verdict": worst, "checks": [vars(check) for check in checks]}, indent=1))
     else:
         # Nothing is cut, so that paths and commands can be copied.
         for check in checks:

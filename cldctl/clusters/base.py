@@ -1,13 +1,13 @@
 """The protocol of a cluster: what commands ask of it, and what a job asks of it from inside.
 
-A task is one world of processes. A submission is one or many tasks: an array, a pool of local processes and a loop in
-this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and nothing
-outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
-`Cluster.max_tasks`).
+A task is one world of processes, which call a `Work`. A submission is one or many tasks: an array, local processes and
+a loop in this process are three ways to run them. A cluster is mechanism: it writes no ledger, knows no policy, and
+nothing outside its own package compares its name. Commands ask for capabilities (`Cluster.blocks`, `Cluster.restarts`,
+`Cluster.limit`).
 
 What the author of a cluster has to do:
 
-- start one process for each rank, which calls ``Entry(task.work, self)()`` and so needs `Cluster.current_job`;
+- start one process for each rank, which calls ``Entry(work, self)()`` and so needs `Cluster.current_job`;
 - let a job wait for `JobSpec.after`: the work itself does not wait. Where `Cluster.restarts` is False,
   ``how="failed"`` is refused with `SchedulerRefused`;
 - enforce ``size.time_min``: send SIGUSR2 ``notice_s`` seconds before the limit, and kill what is left at the limit;
@@ -20,43 +20,207 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import Cause, JobRef
 from cld_core.run.history import Attempt
 from cld_core.stop import StopCode
 
-from .records import (
-    After,
-    Check,
-    DoctorOptions,
-    EndedTask,
-    JobSpec,
-    MeasuredSaves,
-    SchedulerRefused,
-    Seen,
-    Survey,
-    Waiting,
-)
-
 if TYPE_CHECKING:
     from cld_core.config.cluster import ClusterSpec
 
 
-class Work(Protocol):
-    """What a task does. Picklable: it holds names and paths, and loads torch only when it is called."""
+Phase = Literal["pending", "running", "suspended", "ending", "gone", "unknown"]
 
-    def __call__(self, job: "InJob") -> None: ...
+
+@dataclass(frozen=True)
+class After:
+    """What a job waits for: that others ended, or that they failed (a successor; only where `Cluster.restarts`).
+
+    The cluster waits, not the work. The jobs are of the same cluster.
+    """
+
+    jobs: tuple[JobRef, ...]
+    how: Literal["ended", "failed"] = "ended"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """One start of `JobSpec.size` (nodes x ranks), whose processes form one world."""
+class JobSpec:
+    """What one submission of one or many tasks needs.
 
-    work: Work
+    Attributes:
+        size: nodes, ranks, GPUs and limits of a single task, and how the recipe or profile wants its jobs. Where
+            several one-GPU tasks share the GPUs of a machine, task k is shown all of them and works on the k-th, its
+            `Place.local_rank`.
+        notice_s: seconds before its time limit at which a task is told to save and end.
+        parallel: tasks that may run at once; None for no limit.
+        exclude: nodes to avoid, beside ``size.exclude``.
+        env: environment variables of the job.
+        code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
+        aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
+    """
+
+    name: str
+    logs: Path
+    size: "ClusterSpec"
+    notice_s: int = 90
+    after: After | None = None
+    parallel: int | None = None
+    exclude: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    code: Path | None = None
+    aftermath: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a launcher says about a job.
+
+    Attributes:
+        ended: a cause of the ledger, where the launcher says how the job ended.
+        reason: why it waits, or why nothing is known about it ("started on HOST").
+        word: the launcher's own word for the state; shown to people, compared by nobody.
+    """
+
+    phase: Phase
+    ended: Cause | None = None
+    node: str = ""
+    reason: str = ""
+    word: str = ""
+
+    @property
+    def is_gone(self) -> bool:
+        return self.phase == "gone"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Answers about many jobs of a cluster, by job id.
+
+    Attributes:
+        problem: one line on who could not be asked.
+        as_of: when the launcher said so, seconds since 1970; None if it was asked just now.
+        remark: one line on why the answers are older than people may expect; they are good nevertheless.
+    """
+
+    jobs: Mapping[str, Seen]
+    problem: str | None = None
+    as_of: float | None = None
+    remark: str | None = None
+
+    def of(self, job: JobRef) -> Seen:
+        return self.jobs.get(job.job_id, Seen("unknown"))
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most tasks of a submission, at least one, and where that comes from.
+
+    Attributes:
+        why: for people; empty if it is the size of this machine, which they know.
+    """
+
+    tasks: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Nodes of a cluster, by name: those that could run a job if it avoided none, and those that it avoids."""
+
+    usable: Collection[str]
+    excluded: Collection[str]
+
+
+@dataclass(frozen=True)
+class EndedTask:
+    """A process of a job that ended badly, as the launcher tells: its node, and ``how``, with its exit code if any."""
+
+    rank: int
+    node: str
+    how: str
+    code: int | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a job waits, in plain words, what somebody can do about it, and when it may begin, seconds since 1970."""
+
+    reason: str
+    advice: str = ""
+    expected: float | None = None
+
+
+@dataclass(frozen=True)
+class Held(Waiting):
+    """Why a job waits that does not go on until somebody, whom ``advice`` names, releases it."""
+
+
+class SchedulerRefused(CldError):
+    """The scheduler said no."""
+
+    exit_code = 4
+
+
+class TooManyTasks(SchedulerRefused):
+    """The scheduler may accept fewer tasks.
+
+    Args:
+        limit: the name of what it allows no more of.
+    """
+
+    def __init__(self, text: str, limit: str = "a limit that it does not name") -> None:
+        super().__init__(text)
+        self.limit = limit
+
+
+class SchedulerAway(CldError):
+    """The scheduler gave no answer. Never worded as a refusal."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `cldctl doctor`: its subject, ``verdict``, what was found, and what to do."""
+
+    name: str
+    verdict: Literal["ok", "warn", "fail", "skip"]
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """What `cldctl doctor` was asked: one partition or all, and whether to look from a node by a small job.
+
+    Attributes:
+        slowest_save_s: how long saving took in the runs so far; None before the first save.
+        notice_s: how early before a time limit a job is told to stop.
+        say: told what is waited for.
+    """
+
+    slowest_save_s: float | None
+    notice_s: int
+
+    partition: str | None = None
+    job: bool = True
+    account: str | None = None
+    wait_s: float = 120.0
+    say: Callable[[str], object] = lambda text: None
+
+
+class Work(Protocol):
+    """What a task does: one start of `JobSpec.size` (nodes x ranks), whose processes form one world.
+
+    Picklable: it holds names and paths, and loads torch only when it is called.
+    """
+
+    def __call__(self, job: "InJob") -> None: ...
 
 
 class Cluster(ABC):
@@ -66,16 +230,14 @@ class Cluster(ABC):
         blocks: `submit` returns when the work is done: no lock is held during it, and there is nothing to follow.
         restarts: it requeues jobs, runs an aftermath, and keeps a successor waiting.
         queues: what is submitted waits until there is room for it, so that any number of tasks may be submitted.
-        poll_s: seconds between two looks of ``--follow``.
         looks_to_believe_an_end: how many surveys in a row must say that a job is gone before it is believed.
-        question_s: seconds at least between two surveys of those who wait for jobs to end.
+        question_s: seconds at least between two looks of ``--follow``, or of those who wait for jobs to end.
     """
 
     name: ClassVar[str]
     blocks: ClassVar[bool] = False
     restarts: ClassVar[bool] = False
     queues: ClassVar[bool] = False
-    poll_s: ClassVar[float] = 0.4
     looks_to_believe_an_end: ClassVar[int] = 1
     question_s: ClassVar[float] = 0.4
 
@@ -90,7 +252,7 @@ class Cluster(ABC):
         return cls.unavailable() is None
 
     @abstractmethod
-    def max_tasks(self, spec: JobSpec) -> int:
+    def limit(self, spec: JobSpec) -> Limit:
         """The most tasks that one submission should be divided into.
 
         Ask with the ``size`` of the recipe, not yet reduced to a single task: on one machine, its ranks are the
@@ -99,10 +261,6 @@ class Cluster(ABC):
         Raises:
             RecipeError: the cluster has no jobs of this size.
         """
-
-    def why_no_more(self, spec: JobSpec) -> str:
-        """Where `max_tasks` comes from, for people; empty if it is the size of this machine, which they know."""
-        return ""
 
     @abstractmethod
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
@@ -117,8 +275,11 @@ class Cluster(ABC):
         """What ``--dry-run`` shows: what would be submitted, except for ids that are made at submission."""
 
     @abstractmethod
-    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
-        """Start the tasks. ``note`` gets one `JobRef` per task as soon as they exist, before a blocking cluster begins.
+    def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+        """Start a task for each work.
+
+        Args:
+            note: gets one `JobRef` per task as soon as they exist, before a blocking cluster begins.
 
         Raises:
             SchedulerRefused: the scheduler said no.
@@ -135,13 +296,9 @@ class Cluster(ABC):
                 often may give those who do not need it now an older one, and says so (`Survey.as_of`).
         """
 
-    def usable_nodes(self, size: "ClusterSpec", without: Collection[str] = ()) -> int | None:
-        """How many nodes jobs of this kind could run on if they avoided those ``without``; None if nobody knows."""
+    def nodes_for(self, size: "ClusterSpec") -> Nodes | None:
+        """The nodes for jobs of this kind; None if nobody can tell."""
         return None
-
-    def excluded_nodes(self, size: "ClusterSpec") -> tuple[str, ...] | None:
-        """The nodes that ``size.exclude`` names, one by one; None if nobody can tell."""
-        return () if size.exclude is None else None
 
     @abstractmethod
     def cancel(self, jobs: Collection[JobRef]) -> None:
@@ -198,7 +355,7 @@ class Cluster(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define current_job, which its jobs call")
 
-    def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
+    def checks(self, runs: Path, asked: DoctorOptions) -> Iterator[Check]:
         """Whether this cluster is fit for runs in the folder ``runs``, for `cldctl doctor`."""
         yield from ()
 
@@ -222,7 +379,7 @@ class InJob:
     node: str = ""
     log: Path | None = None
     began: float | None = None
-    in_process: ClassVar[bool] = False
+    in_process: bool = False
 
     def place(self) -> Place:
         """This process among those of its task."""
@@ -244,17 +401,9 @@ class InJob:
         """Why an earlier attempt ended that could not say so itself, a cause of the ledger; None if unknown."""
         return None
 
-    def usable_nodes(self, without: Collection[str] = ()) -> int | None:
-        """How many nodes could run this task if it avoided only those ``without``; None if nobody knows."""
+    def nodes(self) -> Nodes | None:
+        """The nodes for this task, with those that it avoids, whoever excluded them; None if nobody can tell."""
         return None
-
-    def excluded_nodes(self) -> tuple[str, ...] | None:
-        """The nodes that this task avoids, whoever excluded them, one by one; None if nobody can tell."""
-        return None
-
-    def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
-        """What the launcher says in a piece of `log` about processes that ended badly, in order."""
-        return self.cluster.ended_tasks(text)
 
     def late_notice_s(self) -> float | None:
         """Seconds from now at which to stop on its own, if the notice of the time limit may have come already."""
@@ -283,7 +432,10 @@ class InJob:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a launcher pickles: the work, and its cluster, so that a job looks up no name."""
+    """What a launcher pickles: the work, and its cluster, so that a job looks up no name.
+
+    It is unpickled by the code that the run was submitted with, which may be older.
+    """
 
     work: Work
     cluster: Cluster

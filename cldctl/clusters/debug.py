@@ -8,21 +8,16 @@ from typing import ClassVar
 from cld_core.run.events import JobRef
 
 from . import this_machine
-from .base import Cluster, InJob, Task
-from .records import JobSpec, Seen, Survey
-
-
-class DebugJob(InJob):
-    in_process: ClassVar[bool] = True
+from .base import Cluster, InJob, JobSpec, Limit, Seen, Survey, Work
 
 
 class DebugCluster(Cluster):
     name: ClassVar[str] = "debug"
     blocks: ClassVar[bool] = True
 
-    def max_tasks(self, spec: JobSpec) -> int:
+    def limit(self, spec: JobSpec) -> Limit:
         self.check(spec)
-        return 1
+        return Limit(1)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         this_machine.check_fits(spec)
@@ -30,18 +25,18 @@ class DebugCluster(Cluster):
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return "# debug: in the process of the command itself\n"
 
-    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
-        """Run the tasks; an error of one of them is raised, and those after it do not run."""
-        details = this_machine.details_of(os.getpid())
-        ids = this_machine.task_ids(os.getpid(), len(tasks))
+    def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+        """Run the works; an error of one of them is raised, and those after it do not run."""
+        pid, details = os.getpid(), this_machine.details_of(os.getpid())
+        ids = [str(pid)] if len(works) == 1 else [f"{pid}_{number}" for number in range(len(works))]
         jobs = [JobRef(cluster=self.name, job_id=job_id, logs=str(spec.logs), details=details) for job_id in ids]
         note(jobs)
         with this_machine.environment(spec.env):
-            for job, task in zip(jobs, tasks, strict=True):
-                task.work(DebugJob(cluster=self, ref=job, node=details["host"]))
+            for job, work in zip(jobs, works, strict=True):
+                work(InJob(cluster=self, ref=job, node=details["host"], in_process=True))
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        return Survey({(self.name, job.job_id): _seen(job) for job in jobs})
+        return Survey({job.job_id: _seen(job) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
@@ -51,7 +46,7 @@ class DebugCluster(Cluster):
 
     def kill(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
-            this_machine.kill_family(this_machine.find(job.details))
+            this_machine.send(this_machine.find(job.details), signal.SIGKILL, family=True)
 
 
 def _seen(job: JobRef) -> Seen:
@@ -60,4 +55,4 @@ def _seen(job: JobRef) -> Seen:
         return Seen("unknown", node=host, reason=f"started on {host}")
     # `submit` blocks: a process that can ask has left it.
     own = job.details.get("pid") == os.getpid()
-    return Seen("running" if this_machine.is_alive(job.details) and not own else "gone", node=host)
+    return Seen("running" if this_machine.find(job.details) and not own else "gone", node=host)

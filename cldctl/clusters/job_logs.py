@@ -9,19 +9,21 @@ nobody else may write into it. In a run that a group shares, everybody but its o
 Jobs that train several runs of a group have such folders in that of the group (`cld_core.run.groups`).
 """
 
+import contextlib
 import os
-import pwd
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from cld_core import ownership
-from cld_core.errors import UsageError
+from cld_core.errors import CldError, UsageError
 from cld_core.run.folder import is_name
 from cld_core.run.groups import GROUPS
 from cld_core.sanitize import has_control
+
+from .base import SchedulerAway, SchedulerRefused
 
 # What submitit replaces in paths.
 _TAG = re.compile(r"%[jtAa]")
@@ -66,6 +68,25 @@ def prepare(logs: Path) -> None:
     ownership.make_private(logs, _WHY)
 
 
+@contextlib.contextmanager
+def refusals(logs: Path) -> Iterator[None]:
+    """What keeps a job with these logs from being started is a refusal.
+
+    Raises:
+        SchedulerRefused: a file cannot be written, or somebody else may write what the job runs.
+        SchedulerAway
+    """
+    try:
+        yield
+    except (SchedulerRefused, SchedulerAway):
+        raise
+    except CldError as error:
+        raise SchedulerRefused(str(error)) from error
+    except OSError as error:
+        text = f"the job could not be started ({error.strerror or error}). Fix that and resume"
+        raise SchedulerRefused(f"{error.filename or logs}: {text}.") from error
+
+
 def store(logs: Path, call: Callable[[], Any], timeout_min: int | None) -> Path:
     """Write what a job of submitit calls into a file that only this user may read or write.
 
@@ -90,8 +111,5 @@ def store(logs: Path, call: Callable[[], Any], timeout_min: int | None) -> Path:
 
 def _user() -> str:
     """The name of this user as part of a file's name; the number if there is no such name."""
-    try:
-        name = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        name = ""
+    name = ownership.user_name(os.geteuid())
     return name if re.fullmatch(r"[A-Za-z0-9._-]+", name) else str(os.geteuid())

@@ -1,9 +1,8 @@
 """``--cluster local``: processes of this machine that outlive the command, started by submitit's local executor.
 
-Tasks of one process each share a controller, so that task k can work on the k-th GPU: submitit shows the processes of
-every controller the same GPUs. Wider tasks get a controller each. Each process enforces its own time limit: a
-controller's clock would begin before a wait for other jobs. Another command finds the processes by their controller,
-and by what submitit calls them.
+Each task has a controller, which starts its processes. Each process enforces its own time limit: a controller's clock
+would begin before a wait for other jobs. Another command finds the processes by their controller, and by what submitit
+calls them.
 """
 
 import contextlib
@@ -18,23 +17,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cld_core.codec import whole
-from cld_core.errors import CldError
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cld_core.stop import StopFlag
 
 from . import entry, job_logs, this_machine
-from .base import Cluster, InJob, Task, Work
-from .records import After, JobSpec, SchedulerRefused, Seen, Survey
+from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Work
 
-# Tells a process that each process of its controller is a task of its own.
-_POOL = "CLDCTL_LOCAL_POOL"
+# The number of a task of one process among those that share the GPUs, and how many those are.
+_SHARE = "CLDCTL_LOCAL_SHARE"
 # submitit wants a number of minutes.
 _FOREVER_MIN = 10 * 365 * 24 * 60
 # Seconds in which a controller starts its processes, also on a busy machine.
 _STARTING_S = 30.0
-# More than any machine runs.
-_MOST_RANKS = 4096
 # What `this_machine.details_of` says about one.
 _Controller = Mapping[str, Any]
 
@@ -42,18 +37,18 @@ _Controller = Mapping[str, Any]
 class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
-        meeting = Path(self.ref.logs) / f".meeting_{self.ref.job_id}"
-        place = entry.place(f"file://{meeting}")
-        return replace(place, rank=0, world_size=1) if _is_pooled() else place
+        place = entry.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
+        number, tasks = map(int, os.environ[_SHARE].split("/"))
+        return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
 
 
 class LocalCluster(Cluster):
     name: ClassVar[str] = "local"
 
-    def max_tasks(self, spec: JobSpec) -> int:
+    def limit(self, spec: JobSpec) -> Limit:
         self.check(spec)
-        # As many tasks as GPUs: a pool must not show more of them than the recipe asks for.
-        return min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node)
+        # As many tasks as GPUs: they must not be shown more of them than the recipe asks for.
+        return Limit(min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node))
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         this_machine.check_fits(spec)
@@ -64,34 +59,26 @@ class LocalCluster(Cluster):
         processes = tasks * spec.size.ranks_per_node
         return f"# local: {processes} process(es), each:\n{entry.command(entry.python_command(), spec.logs)}\n"
 
-    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
-        self.check(spec, len(tasks))
-        limit = spec.parallel or len(tasks)
-        width, at_once = (limit, 1) if spec.size.ranks_per_node == 1 else (1, limit)
+    def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+        self.check(spec, len(works))
+        at_once = spec.parallel or len(works)
         others = self._controllers_of(spec.after)
-        controllers: list[_Controller] = []
         jobs: list[JobRef] = []
-        try:
-            for number, first in enumerate(range(0, len(tasks), width)):
-                before = (controllers[number - at_once],) if number >= at_once else ()
-                works = tuple(task.work for task in tasks[first : first + width])
-                start = _Start(works, (*others, *before), spec.size.time_min, spec.notice_s)
-                controllers.append(_start_controller(spec, start))
-                jobs += _refs(spec, start, controllers[-1])
-        except (OSError, CldError) as error:
-            for controller in controllers:
-                this_machine.kill_family(this_machine.find(controller))
-            if isinstance(error, CldError):
-                raise SchedulerRefused(str(error)) from error
-            text = f"the local job could not be started ({error.strerror or error})"
-            raise SchedulerRefused(f"{spec.logs}: {text}. Fix that and resume.") from error
+        with job_logs.refusals(spec.logs):
+            try:
+                for number, work in enumerate(works):
+                    before = (_controller_of(jobs[number - at_once]),) if number >= at_once else ()
+                    start = _Start((work,), (*others, *before), spec.size.time_min, spec.notice_s)
+                    jobs.append(_started(spec, start, number, at_once))
+            except BaseException:
+                for job in jobs:
+                    this_machine.send(this_machine.find(job.details), signal.SIGKILL, family=True)
+                raise
         note(jobs)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        # Asked before the processes: a task that begins in between has not ended.
-        begun = {job.job_id: this_machine.is_here(job.details) and _has_begun(job) for job in jobs}
         ranks = _Ranks()
-        return Survey({(self.name, job.job_id): _seen(job, begun[job.job_id], ranks) for job in jobs})
+        return Survey({job.job_id: _seen(job, ranks) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
@@ -99,33 +86,21 @@ class LocalCluster(Cluster):
         for job in jobs:
             # A signal that comes while the processes are being started would be lost.
             deadline = time.monotonic() + _STARTING_S
-            while this_machine.is_alive(job.details) and not _has_begun(job) and time.monotonic() < deadline:
+            while this_machine.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
                 time.sleep(0.05)
             for process in _Ranks().of(job):
                 this_machine.send(process, signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
-        """In a pool, the siblings of a task live on, and so does their controller."""
         for job in jobs:
-            controller = [] if job.details.get("pooled") else [this_machine.find(job.details)]
-            for process in [*_Ranks().of(job), *controller]:
-                this_machine.kill_family(process)
+            for process in [*_Ranks().of(job), this_machine.find(job.details)]:
+                this_machine.send(process, signal.SIGKILL, family=True)
 
     def current_job(self, logs: Path | None = None) -> InJob:
-        job_id, process = os.environ["SUBMITIT_LOCAL_JOB_ID"], int(os.environ["SUBMITIT_LOCAL_GLOBALID"])
-        details, pooled = this_machine.details_of(int(job_id)), _is_pooled()
-        ref = JobRef(
-            cluster=self.name,
-            job_id=f"{job_id}_{process}" if pooled else job_id,
-            process=process if pooled else 0,
-            logs=str(logs or os.environ["SUBMITIT_FOLDER"]),
-            details={**details, "pooled": pooled},
-        )
+        job_id = os.environ["SUBMITIT_LOCAL_JOB_ID"]
+        details, folder = this_machine.details_of(int(job_id)), str(logs or os.environ["SUBMITIT_FOLDER"])
+        ref = JobRef(cluster=self.name, job_id=job_id, logs=folder, details=details)
         return LocalJob(cluster=self, ref=ref, node=details["host"])
-
-    def log_files(self, job: JobRef, rank: int) -> list[Path]:
-        controller = job.job_id.partition("_")[0]
-        return super().log_files(replace(job, job_id=controller), rank + job.process)
 
     def _controllers_of(self, after: After | None) -> tuple[_Controller, ...]:
         """The controllers of jobs to wait for.
@@ -141,14 +116,15 @@ class LocalCluster(Cluster):
             if job.cluster != self.name or not this_machine.is_here(job.details):
                 text = f"a local job cannot wait for job {job.job_id} of {job.details.get('host', job.cluster)}"
                 raise SchedulerRefused(f"{text}. Submit it there, or when that job has ended.")
-        return tuple(dict(job.details) for job in after.jobs)
+        return tuple(map(_controller_of, after.jobs))
 
 
 @dataclass(frozen=True)
 class _Start:
-    """What every process of a controller runs, pickled: one work for all of them, or one for each.
+    """What every process of a controller runs, pickled; the code of the run that unpickles it may be older.
 
     Attributes:
+        works: one, which code that is older looks for here.
         waits_for: details of the controllers that must have ended before the work begins.
         time_min: limit of the work, minutes; None for no limit.
         notice_s: seconds before the limit at which SIGUSR2 asks it to save and end.
@@ -163,8 +139,7 @@ class _Start:
         _wait_for(self.waits_for)
         if self.time_min is not None:
             _limit(60 * self.time_min, self.notice_s)
-        job = LocalCluster().current_job()
-        self.works[job.ref.process](job)
+        self.works[0](LocalCluster().current_job())
 
 
 def _limit(seconds: float, notice_s: float) -> None:
@@ -182,7 +157,7 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
         return
     stop = StopFlag().listen()
     print(f"waits for job {', '.join(str(controller['pid']) for controller in controllers)}", flush=True)
-    while stop.code == 0 and any(map(this_machine.is_alive, controllers)):
+    while stop.code == 0 and any(map(this_machine.find, controllers)):
         time.sleep(0.2)
     # Nothing has begun: until the work listens, a signal may end the process at once.
     for number in (signal.SIGTERM, signal.SIGUSR2):
@@ -192,8 +167,15 @@ def _wait_for(controllers: Sequence[_Controller]) -> None:
         sys.exit(0)
 
 
-def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
-    """Start the processes of ``start``; returns what finds their controller again.
+def _controller_of(job: JobRef) -> _Controller:
+    return {name: job.details[name] for name in ("host", "pid", "process_started") if name in job.details}
+
+
+def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
+    """Start a task of a submission, the one with this number.
+
+    Args:
+        at_once: how many of them run at the same time.
 
     Raises:
         CldError: others may write into the folder of the logs.
@@ -202,8 +184,9 @@ def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
     from submitit.core.utils import JobPaths
     from submitit.local.local import start_controller
 
-    pooled = len(start.works) > 1
-    env = {**this_machine.path_from(spec.code), **spec.env, _POOL: "1" if pooled else ""}
+    ranks = spec.size.ranks_per_node
+    shared_by = at_once if ranks == 1 else 1
+    env = {**this_machine.path_from(spec.code), **spec.env, _SHARE: f"{number % shared_by}/{shared_by}"}
     job_logs.prepare(spec.logs)
     pickled = job_logs.store(spec.logs, start, _FOREVER_MIN)
     try:
@@ -211,33 +194,20 @@ def _start_controller(spec: JobSpec, start: _Start) -> _Controller:
             controller = start_controller(
                 spec.logs,
                 entry.command(entry.python_command(), spec.logs),
-                tasks_per_node=len(start.works) if pooled else spec.size.ranks_per_node,
-                cuda_devices=",".join(map(str, range(spec.size.gpus_per_node * len(start.works)))),
+                tasks_per_node=ranks,
+                cuda_devices=",".join(map(str, range(spec.size.gpus_per_node * shared_by))),
                 timeout_min=_FOREVER_MIN,
             )
     except BaseException:
         pickled.unlink(missing_ok=True)
         raise
     pickled.rename(JobPaths(spec.logs, str(controller.pid)).submitted_pickle)
-    return this_machine.details_of(int(controller.pid))
-
-
-def _refs(spec: JobSpec, start: _Start, controller: _Controller) -> list[JobRef]:
-    """One `JobRef` for each task that a controller runs."""
     details = {
-        **controller,
+        **this_machine.details_of(int(controller.pid)),
         "waits_for": [dict(other) for other in start.waits_for],
-        "pooled": len(start.works) > 1,
-        "ranks": spec.size.ranks_per_node,
+        "ranks": ranks,
     }
-    return [
-        JobRef(cluster=LocalCluster.name, job_id=job_id, process=number, logs=str(spec.logs), details=details)
-        for number, job_id in enumerate(this_machine.task_ids(controller["pid"], len(start.works)))
-    ]
-
-
-def _is_pooled() -> bool:
-    return bool(os.environ.get(_POOL))
+    return JobRef(cluster=LocalCluster.name, job_id=str(controller.pid), logs=str(spec.logs), details=details)
 
 
 class _Ranks:
@@ -246,49 +216,43 @@ class _Ranks:
     def __init__(self) -> None:
         import psutil
 
-        # By log folder, controller and number; the last two are None if this user may not read the environment.
-        self._processes: list[tuple[str, str | None, int | None, Any]] = []
+        # By log folder and controller, which is None if this user may not read the environment.
+        self._processes: list[tuple[str, str | None, Any]] = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
                 if entry.MODULE in command:
-                    self._processes.append((command[-1], *_names(process), process))
+                    self._processes.append((command[-1], _controller_id(process), process))
 
     def of(self, job: JobRef) -> list[Any]:
         """The processes to signal for a task: its own, or its controller if no environment can be read."""
         logs, pid = str(Path(job.logs).absolute()), str(job.details.get("pid"))
         here = [rank for rank in self._processes if rank[0] == logs]
-        numbers = _numbers(job)
-        mine = [process for _, job_id, number, process in here if job_id == pid and number in numbers]
+        mine = [process for _, job_id, process in here if job_id == pid]
         controller = this_machine.find(job.details)
-        if mine or controller is None or all(job_id is not None for _, job_id, _, _ in here):
+        if mine or controller is None or all(job_id is not None for _, job_id, _ in here):
             return mine
         return [controller]
 
 
-def _names(process: Any) -> tuple[str | None, int | None]:
-    """The controller of a rank, and its number."""
+def _controller_id(process: Any) -> str | None:
     import psutil
 
     try:
-        variables = process.environ()
+        return str(process.environ().get("SUBMITIT_LOCAL_JOB_ID", ""))
     except psutil.AccessDenied:
-        return None, None
-    number = variables.get("SUBMITIT_LOCAL_GLOBALID", "")
-    return variables.get("SUBMITIT_LOCAL_JOB_ID", ""), int(number) if number.isdecimal() else -1
+        return None
 
 
-def _seen(job: JobRef, has_begun: bool, ranks: _Ranks) -> Seen:
+def _seen(job: JobRef, ranks: _Ranks) -> Seen:
     host = str(job.details.get("host", ""))
     if not this_machine.is_here(job.details):
         return Seen("unknown", node=host, reason=f"started on {host}")
-    # A task of a pool is over before its controller, which has others to watch.
-    is_over = bool(job.details.get("pooled")) and has_begun
-    if not ranks.of(job) and (is_over or not this_machine.is_alive(job.details)):
+    if not ranks.of(job) and this_machine.find(job.details) is None:
         return Seen("gone", node=host)
     others = job.details.get("waits_for", ())
     known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
-    waits_for = [str(other["pid"]) for other in known if this_machine.is_alive(other)]
+    waits_for = [str(other["pid"]) for other in known if this_machine.find(other) is not None]
     if waits_for:
         return Seen("pending", node=host, reason=f"waits for job {', '.join(waits_for)}")
     return Seen("running", node=host)
@@ -296,17 +260,7 @@ def _seen(job: JobRef, has_begun: bool, ranks: _Ranks) -> Seen:
 
 def _has_begun(job: JobRef) -> bool:
     """Whether all processes of the task have begun: submitit writes a line to their logs first of all."""
-    logs = (Path(job.logs) / f"{job.details.get('pid')}_{number}_log.out" for number in _numbers(job))
-    return all(map(_has_content, logs))
-
-
-def _numbers(job: JobRef) -> range:
-    """The processes of a task among those of its controller."""
-    return range(job.process, job.process + min(whole(job.details.get("ranks", 1), least=1) or 1, _MOST_RANKS))
-
-
-def _has_content(log: Path) -> bool:
-    try:
-        return log.lstat().st_size > 0
-    except (OSError, ValueError):
-        return False
+    ranks = whole(job.details.get("ranks"), least=1) or 1
+    with contextlib.suppress(OSError, ValueError):
+        return all((Path(job.logs) / f"{job.job_id}_{number}_log.out").lstat().st_size > 0 for number in range(ranks))
+    return False

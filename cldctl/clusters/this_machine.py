@@ -9,18 +9,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cld_core.codec import real, whole
-from cld_core.errors import CldError, RecipeError
+from cld_core.errors import RecipeError
 from cld_core.ownership import require_private
 from cld_core.run import process as processes
 
-from .records import JobSpec, SchedulerRefused
-
-if TYPE_CHECKING:
-    from cld_core.config.cluster import ClusterSpec
-
+from .base import JobSpec, SchedulerRefused
 
 # The working directory is not searched for modules.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
@@ -33,31 +29,25 @@ def check_fits(spec: JobSpec) -> None:
         RecipeError
     """
     size, found = spec.size, gpus()
-    if size.nodes <= 1:
-        _check_gpus(size, found)
+    lacks = size.uses_gpu and not found
+    if size.nodes > 1:
+        text = f"'cluster.nodes' is {size.nodes}, but this cluster is one machine"
+        text += " without a GPU that can be seen" if lacks else ""
+        settings = "cluster.nodes=1"
+        if size.gpus_per_node and size.gpus_per_node != found:
+            settings += f" cluster.gpus_per_node={found}"
+        if size.tasks_per_node is not None and size.uses_gpu:
+            settings += f" cluster.tasks_per_node={max(found, 1)}"
+    elif not lacks:
         return
-    settings = "cluster.nodes=1"
-    text, fix = f"'cluster.nodes' is {size.nodes}, but this cluster is one machine", "Set"
-    if size.uses_gpu and not found:
-        text += " without a GPU that can be seen"
-        fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set"
-    if size.gpus_per_node and size.gpus_per_node != found:
-        settings += f" cluster.gpus_per_node={found}"
-    if size.tasks_per_node is not None and size.uses_gpu:
-        settings += f" cluster.tasks_per_node={max(found, 1)}"
-    raise RecipeError(f"recipe: {text}. {fix} {settings}.")
-
-
-def _check_gpus(size: "ClusterSpec", found: int) -> None:
-    if not size.uses_gpu or found:
-        return
-    text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
-    settings = "cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]"
-    if size.gpus_per_node:
+    elif size.gpus_per_node:
         text = f"'cluster.gpus_per_node' is {size.gpus_per_node}, but no GPU is seen on this machine"
         settings = "cluster.gpus_per_node=0"
-    fix = f"Submit it where the GPUs are, or to try it on the CPU, which is slow, set {settings}"
-    raise RecipeError(f"recipe: {text}. {fix}.")
+    else:
+        text = "'cluster.gres' or an argument of sbatch or srun asks for GPUs, but none is seen on this machine"
+        settings = "cluster.gres=null cluster.sbatch_args=[] cluster.srun_args=[]"
+    fix = "Submit it where the GPUs are, or to try it on the CPU, which is slow, set" if lacks else "Set"
+    raise RecipeError(f"recipe: {text}. {fix} {settings}.")
 
 
 def gpus() -> int:
@@ -107,11 +97,6 @@ def is_here(details: Mapping[str, Any]) -> bool:
     return details.get("host") == socket.gethostname()
 
 
-def task_ids(pid: int, tasks: int) -> list[str]:
-    """Job ids of the tasks that share a process: its id, with a number behind it if there are several."""
-    return [str(pid)] if tasks == 1 else [f"{pid}_{number}" for number in range(tasks)]
-
-
 def find(details: Mapping[str, Any]) -> Any:
     """The `psutil.Process` that `details_of` describes; None if it has ended, or was started on another machine.
 
@@ -119,10 +104,6 @@ def find(details: Mapping[str, Any]) -> Any:
     """
     pid, started = whole(details.get("pid"), least=2), real(details.get("process_started"))
     return processes.find(pid, started) if is_here(details) and pid is not None and started is not None else None
-
-
-def is_alive(details: Mapping[str, Any]) -> bool:
-    return find(details) is not None
 
 
 def require_ours(process: Any) -> None:
@@ -150,29 +131,20 @@ def end(process: Any, grace_s: float = 60.0) -> None:
     send(process, signal.SIGKILL)
 
 
-def send(process: Any, number: int) -> None:
-    """Send a signal to a `psutil.Process`, unless it is None, has ended, or is not one of ours."""
-    if process is not None and processes.not_ours(process) is None:
-        _signal(process, number)
+def send(process: Any, number: int, *, family: bool = False) -> None:
+    """Send a signal to a `psutil.Process`, unless it is None, has ended, or is not one of ours.
 
-
-def _signal(process: Any, number: int) -> None:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        if processes.is_up(process):
-            process.send_signal(number)
-
-
-def kill_family(process: Any) -> None:
-    """Kill a `psutil.Process` with its descendants, unless it is None, has ended, or is not one of ours."""
+    Args:
+        family: its descendants get the signal, too.
+    """
     import psutil
 
     if process is None or processes.not_ours(process) is not None:
         return
     with contextlib.suppress(psutil.Error):
-        for member in (process, *process.children(recursive=True)):
-            _signal(member, signal.SIGKILL)
+        for member in (process, *(process.children(recursive=True) if family else ())):
+            with contextlib.suppress(psutil.Error):
+                member.send_signal(number)
 
 
 def safe_path(code: Path | None = None) -> dict[str, str]:
@@ -193,15 +165,12 @@ def path_from(code: Path | None) -> dict[str, str]:
     """Variables with which Python imports from the folder ``code`` before anything else; none without one.
 
     Raises:
-        SchedulerRefused: it is missing, or somebody else may have put it there or can write into it.
+        CldError: somebody else may have put it there or can write into it.
+        OSError: it is missing.
     """
     if code is None:
         return {}
-    try:
-        require_private(code, "the job would run what is in it")
-    except (OSError, CldError) as error:
-        text = str(error) if isinstance(error, CldError) else f"{code}: {error.strerror}"
-        raise SchedulerRefused(text) from error
+    require_private(code, "the job would run what is in it")
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(code), safe_path(code)["PYTHONPATH"]]))}
 
 
@@ -214,24 +183,20 @@ def detached_children(env: Mapping[str, str]) -> Iterator[None]:
     `cldctl submit | ...` sees their end; the output of a job goes to its logs. They import nothing from the working
     directory (`safe_path`).
     """
-    ignored = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
-    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(descriptor) for descriptor in range(3)]
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(3):
-        os.dup2(nowhere, descriptor)
-    try:
+    with contextlib.ExitStack() as after:
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+            after.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        after.callback(os.close, nowhere)
+        for descriptor in range(3):
+            kept = os.dup(descriptor)
+            after.callback(os.close, kept)
+            os.dup2(nowhere, descriptor)
+            after.callback(os.dup2, kept, descriptor)
         with environment({**safe_path(), **env, **SAFE_PATH}):
             yield
-    finally:
-        for descriptor, copy in enumerate(kept):
-            os.dup2(copy, descriptor)
-        for descriptor in (*kept, nowhere):
-            os.close(descriptor)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -28,8 +28,7 @@ from cld_core.run.events import CRASHES, Cause, Event, Failed, Kind, Refused, Re
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from cld_core.sanitize import one_line
-from cldctl.clusters.base import Cluster, InJob
-from cldctl.clusters.records import JobSpec
+from cldctl.clusters.base import Cluster, InJob, JobSpec
 
 from .process import NOTE_WITHIN_S, UNFIT, requeue
 
@@ -84,7 +83,7 @@ def _events(job: InJob, error: Exception) -> Sequence[Event]:
 
 def unfit_by_log(job: InJob, offset: int, code: int) -> list[Failed]:
     """Machines that found themselves unfit and could not write it down, by the exit codes of their ranks."""
-    tasks = [task for task in job.ended_tasks(_of_this_start(job, offset)) if task.code == UNFIT]
+    tasks = [task for task in job.cluster.ended_tasks(_of_this_start(job, offset)) if task.code == UNFIT]
     if not tasks and code != UNFIT:
         return []
     reason = "its ranks could not write down which health check failed; see cldctl logs"
@@ -100,7 +99,7 @@ def killed_rank(job: InJob, offset: int, *, hung: bool, trained: bool) -> Failed
         hung: whether ranks ended because no step was finished: then it is the one that had to be killed.
         trained: whether the start came so far; before, the first rank that ends is to blame.
     """
-    tasks = job.ended_tasks(_of_this_start(job, offset))
+    tasks = job.cluster.ended_tasks(_of_this_start(job, offset))
     by_signal = [task for task in tasks if not task.how.startswith(_BY_ITSELF)]
     if hung:
         stuck = [task for task in by_signal if task.how.startswith(_HANGING)]
@@ -186,24 +185,22 @@ def for_next_start(
     found = bad([*history.failures, *also], time.time())
     if not found and not before:
         return {}, ()
-    excluded = job.excluded_nodes()
-    # Those of somebody else, who did not say until when.
-    others = None if excluded is None else set(excluded) - set(before)
-    usable = None if others is None else job.usable_nodes(others)
-    if others is None or usable is None:
+    nodes = job.nodes()
+    if nodes is None:
         return {node: found.get(node, "avoided before") for node in before}, ()
-    why = _newest(found, others, usable, needed)
+    # Those of somebody else, who did not say until when.
+    others = set(nodes.excluded) - set(before)
+    why = _newest(found, others, nodes.usable, needed)
     return why, tuple(node for node in before if node not in why)
 
 
 def for_submission(failures: Iterable[Failed], cluster: Cluster, spec: JobSpec) -> JobSpec:
     """The job with the nodes that it avoids, of those that one of this kind failed on."""
     found = bad(failures, time.time()) if cluster.restarts else {}
-    others = cluster.excluded_nodes(spec.size) if found else None
-    usable = cluster.usable_nodes(spec.size, others) if others is not None else None
-    if others is None or usable is None:
+    nodes = cluster.nodes_for(spec.size) if found else None
+    if nodes is None:
         return spec
-    return replace(spec, exclude=(*spec.exclude, *_newest(found, others, usable, spec.size.nodes)))
+    return replace(spec, exclude=(*spec.exclude, *_newest(found, nodes.excluded, nodes.usable, spec.size.nodes)))
 
 
 def begin_again(
@@ -240,7 +237,8 @@ def begin_again(
     return True
 
 
-def _newest(found: Mapping[str, str], others: Collection[str], usable: int, needed: int) -> dict[str, str]:
+def _newest(found: Mapping[str, str], others: Collection[str], usable: Collection[str], needed: int) -> dict[str, str]:
     """As many as may be avoided, without those of others: half of the nodes, as long as enough are left."""
+    count = len(set(usable) - set(others))
     mine = [(node, why) for node, why in found.items() if node not in others]
-    return dict(mine[len(mine) - min(max(0, min(MOST, usable // 2, usable - needed)), len(mine)) :])
+    return dict(mine[len(mine) - min(max(0, min(MOST, count // 2, count - needed)), len(mine)) :])

@@ -15,8 +15,7 @@ from cld_core.errors import CldError, SolverError, UnfitError, UnusableSamplesEr
 from cld_core.files import passes, pauses, retried
 from cld_core.run.process import start_time
 from cld_core.stop import StopCode, StopFlag
-from cldctl.clusters.base import InJob
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import InJob, SchedulerAway, SchedulerRefused
 
 # Seconds for which a job tries to requeue itself while the scheduler is away; its end may come earlier.
 REQUEUE_WITHIN_S = 3600.0

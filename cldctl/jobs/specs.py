@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cld_core.checkpoint.files import slowest_save_s
 from cld_core.codec import RecordError, read_record, to_plain
@@ -15,8 +16,7 @@ from cld_core.run import Ledger, RunFolder, code
 from cld_core.run.events import Failed
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import After, JobSpec, MeasuredSaves
+from cldctl.clusters.base import After, Cluster, JobSpec
 
 from . import failures
 from .process import READ_WITHIN_S
@@ -156,7 +156,7 @@ def slowest_saves(runs: Iterable[RunFolder]) -> list[float]:
     return [seconds for run in runs if (seconds := slowest_save_s(run)) is not None]
 
 
-def measured_saves(runs: Iterable[RunFolder]) -> MeasuredSaves:
-    """The saves of all runs, as `cldctl doctor` judges a cluster by them."""
+def measured_saves(runs: Iterable[RunFolder]) -> dict[str, Any]:
+    """What `DoctorOptions` says about the saves of all runs, by which `cldctl doctor` judges a cluster."""
     saves = slowest_saves(runs)
-    return MeasuredSaves(slowest_s=max(saves, default=None), notice_s=notice_s(saves, ClusterSpec()))
+    return {"slowest_save_s": max(saves, default=None), "notice_s": notice_s(saves, ClusterSpec())}

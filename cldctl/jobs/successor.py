@@ -6,8 +6,7 @@ from cld_core.config import Recipe
 from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Submitted, TurnedAway
-from cldctl.clusters.base import InJob, Task, Work
-from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Work
 
 from . import specs
 from .process import NOTE_WITHIN_S, READ_WITHIN_S
@@ -24,7 +23,7 @@ def submit(run: RunFolder, job: InJob, work: Work) -> None:
             run.ledger.note(Submitted(job=ref, successor_of=job.ref.job_id, exclude=spec.exclude), within_s=60.0)
 
     try:
-        job.cluster.submit(spec, [Task(work=work)], note)
+        job.cluster.submit(spec, [work], note)
     except (SchedulerRefused, SchedulerAway) as error:
         print(f"{run.name} has no successor: {error}", flush=True)
         return

@@ -17,7 +17,7 @@ from cld_core.run.work import Work, works_of
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters import this_machine
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 
 from . import survey
 from .status import status_or_reason

@@ -24,8 +24,7 @@ from cld_core.run.recipe import trusted_recipe
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
 from cld_core.tune.tuning import TuneRequest, Tuning
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
 from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average
 from cldctl.jobs import specs
@@ -335,7 +334,7 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
         spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
         cluster.check(spec)
         if not planned.together:
-            cluster.max_tasks(replace(spec, size=planned.size))
+            cluster.limit(replace(spec, size=planned.size))
     sweep = [] if planned.sweep is None else [run.evals / planned.sweep.id]
     made += [folder for folder in (*sweep, *(work.folder for work in stopped)) if not folder.exists()]
     if planned.sweep is not None:

@@ -225,10 +225,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
     # Those of a whole group are beside the runs.
     home = run.path if Path(job.logs).parent.parent.name == GROUPS else work.folder.parent / own
     there = job_logs.moved(home / "logs", job.logs)
-    if shard is None:
-        # Of a pool of tasks that share a job, ``rank`` is the process.
-        return Log(replace(job, logs=str(there), process=0), rank)
-    return Log(replace(job, logs=str(there)), 0)
+    return Log(replace(job, logs=str(there)), rank if shard is None else 0)
 
 
 def _is_over(run: RunFolder, job: JobRef) -> bool:

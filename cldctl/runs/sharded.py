@@ -17,8 +17,7 @@ from cld_core.run.events import JobRef, Submitted
 from cld_core.run.work import Work, open_work
 from cld_core.shards import ShardedWork
 from cldctl import locks
-from cldctl.clusters.base import Cluster, Task
-from cldctl.clusters.records import After, SchedulerAway, TooManyTasks
+from cldctl.clusters.base import After, Cluster, Limit, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs
 from cldctl.jobs.shards import ShardsWork, divided
 
@@ -61,7 +60,8 @@ def start(
     spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
     wide = replace(spec, size=size)
     wanted = [(str(work.folder), shards) for work, shards in missing]
-    shares = divided(wanted, 1 if together else cluster.max_tasks(wide))
+    limit = Limit(1) if together else cluster.limit(wide)
+    shares, why = divided(wanted, limit.tasks), limit.why
     cluster.check(spec, len(shares))
     digest = _digest(code, cluster)
     jobs: list[JobRef] = []
@@ -73,11 +73,9 @@ def start(
                 event = Submitted(job=ref, shards=piece.shards, code=digest, exclude=spec.exclude)
                 works[piece.folder].ledger.append(event)
 
-    why = None if together else cluster.why_no_more(wide)
     while True:
         try:
-            tasks = [Task(work=ShardsWork(share, gpu=size.uses_gpu, code=digest)) for share in shares]
-            cluster.submit(spec, tasks, note)
+            cluster.submit(spec, [ShardsWork(share, gpu=size.uses_gpu, code=digest) for share in shares], note)
             break
         except TooManyTasks as error:
             if len(shares) == 1:

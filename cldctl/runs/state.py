@@ -10,7 +10,7 @@ from cld_core.run.events import CRASHES, RESTARTED_BY_LAUNCHER, JobRef, Refused,
 from cld_core.run.history import History
 from cld_core.run.lease import local_holder
 from cldctl import locks
-from cldctl.clusters.records import Phase, Seen
+from cldctl.clusters.base import Phase, Seen
 
 from .survey import Answers
 

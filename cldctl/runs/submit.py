@@ -14,8 +14,7 @@ from cld_core.run.code import Manifest
 from cld_core.run.events import Labelled, Requested
 from cld_core.run.identity import identity
 from cldctl import locks
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import JobSpec
+from cldctl.clusters.base import Cluster, JobSpec
 
 from . import snapshot, training
 from .options import Cell, SubmitOptions, existing, settings

@@ -11,7 +11,7 @@ from cld_core.run.events import Cancelled, GivenUp, JobRef
 from cld_core.run.history import History
 from cld_core.run.work import Work, works_of
 from cldctl import clusters
-from cldctl.clusters.records import SchedulerAway, Seen, Survey
+from cldctl.clusters.base import SchedulerAway, Seen, Survey
 
 # Seconds after which nothing more is expected of a job that wrote why it ends.
 _SETTLED_S = 3600.0

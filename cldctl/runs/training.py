@@ -21,8 +21,7 @@ from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl import locks
-from cldctl.clusters.base import Cluster, Task
-from cldctl.clusters.records import After, JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.config import command
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
@@ -210,7 +209,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
     with locked([] if begun.group is None else runs, cluster):
         undo = [_request(start, cluster) for start in starts]
         try:
-            cluster.submit(spec, [Task(work=TrainWork(str(run.path))) for run in runs], note)
+            cluster.submit(spec, [TrainWork(str(run.path)) for run in runs], note)
         except (SchedulerRefused, SchedulerAway) as error:
             for run, put_back in zip(runs, undo, strict=True):
                 away = isinstance(error, SchedulerAway)

@@ -12,7 +12,7 @@ from cld_core.run.history import History
 from cld_core.run.timeline import Stretch
 from cld_core.sanitize import one_line
 from cldctl import clusters
-from cldctl.clusters.records import Held, Waiting
+from cldctl.clusters.base import Held, Waiting
 
 from . import survey, usage
 from .differences import changed_by_now

@@ -269,7 +269,7 @@ def _is_over(ends: survey.Ends, answers: survey.Answers, found: set[str]) -> boo
     known = [clusters.find(name) for name in answers.surveys if name in clusters.CLUSTERS]
     if found <= {"FINISHED"} or ends.seen >= max((it.looks_to_believe_an_end for it in known), default=1):
         return True
-    time.sleep(max((it.poll_s for it in known), default=0.4))
+    time.sleep(max((it.question_s for it in known), default=0.4))
     return False
 
 

@@ -15,8 +15,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.tune.tuning import TuneRequest, Tuning
-from cldctl.clusters.base import Cluster
-from cldctl.clusters.records import After, JobSpec
+from cldctl.clusters.base import After, Cluster, JobSpec
 from cldctl.config import command
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs

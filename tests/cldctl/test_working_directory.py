@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
-from cldctl.clusters.base import Task
+from cldctl.clusters.base import JobSpec
 from cldctl.clusters.local import LocalCluster
-from cldctl.clusters.records import JobSpec
 from tests.cldctl.clusters.works import Report
 from tests.support.paths import ROOT
 from tests.support.tools import wait_for
@@ -36,7 +35,7 @@ def test_local_jobs(here, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f":{ROOT}:")
     jobs = []
     spec = JobSpec(name="mine", logs=tmp_path / "logs", size=ClusterSpec())
-    LocalCluster().submit(spec, [Task(work=Report(str(tmp_path), "a"))], jobs.extend)
+    LocalCluster().submit(spec, [Report(str(tmp_path), "a")], jobs.extend)
     wait_for(lambda: LocalCluster().survey(jobs).of(jobs[0]).is_gone, 120)
     assert imported(here) == []
     assert (tmp_path / "a.json").exists()

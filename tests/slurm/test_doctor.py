@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from cldctl.clusters.records import Check, DoctorOptions, MeasuredSaves
+from cldctl.clusters.base import Check, DoctorOptions
 from cldctl.clusters.slurm import doctor
 from cldctl.clusters.slurm.cluster import SlurmCluster
 
 from .lab import Lab
 
-NO_SAVES = MeasuredSaves(slowest_s=None, notice_s=90)
+NO_SAVES = {"job": False, "slowest_save_s": None, "notice_s": 90}
 PARTITIONS = ("low", "low0", "cancel", "short", "high")
 
 
@@ -30,9 +30,9 @@ def command(lab, *options, code=0):
     return _by_name([Check(**check) for check in report["checks"]])
 
 
-def checks(lab, saves=NO_SAVES, **asked):
+def checks(lab, **asked):
     """The checks of the cluster alone, from this process; without a job unless asked for."""
-    return _by_name(list(SlurmCluster().checks(lab.runs, DoctorOptions(**{"job": False, **asked}), saves)))
+    return _by_name(list(SlurmCluster().checks(lab.runs, DoctorOptions(**{**NO_SAVES, **asked}))))
 
 
 def _by_name(checks):
@@ -64,7 +64,7 @@ def test_every_partition_and_a_job_on_a_node(lab):
 
 def test_the_user_signal_and_saves_that_do_not_fit(lab):
     lab.slurm.configure(user_signal=True, grace_time=10, requeue=False)
-    found = checks(lab, MeasuredSaves(slowest_s=8.0, notice_s=84))
+    found = checks(lab, slowest_save_s=8.0, notice_s=84)
     low, low0, cancel = (found[f"partition {name}: preemption"] for name in ("low", "low0", "cancel"))
     assert "SIGUSR2 at once, SIGTERM after 10 s, SIGKILL after 15 s" in low.found
     assert (low.verdict, low0.verdict) == ("warn", "fail")

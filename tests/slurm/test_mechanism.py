@@ -8,10 +8,9 @@ import pytest
 
 from cld_core.config.schema import ClusterSpec
 from cld_core.run.events import JobRef
-from cldctl.clusters.base import Task
-from cldctl.clusters.records import After, JobSpec, SchedulerRefused, Seen
+from cldctl.clusters.base import After, JobSpec, SchedulerRefused, Seen
 from cldctl.clusters.slurm.cluster import SlurmCluster as Slurm
-from cldctl.clusters.slurm.job_env import SlurmJob
+from cldctl.clusters.slurm.cluster import SlurmJob
 from tests.cldctl.clusters.works import Report
 from tests.support.paths import ROOT
 from tests.support.tools import wait_for
@@ -28,8 +27,7 @@ class Bench:
 
     def submit(self, *works, **changes):
         jobs: list[JobRef] = []
-        tasks = [Task(work=work) for work in works]
-        Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)  # type: ignore[arg-type]
+        Slurm().submit(replace(self.spec, **changes), works, jobs.extend)  # type: ignore[arg-type]
         return jobs
 
     def report(self, name):

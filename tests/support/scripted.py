@@ -12,10 +12,10 @@ from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
 from cld_core.run.events import Cause, Ended, JobRef, Started, Submitted
 from cldctl import clusters
-from cldctl.clusters.base import InJob
+from cldctl.clusters.base import InJob, Limit, Nodes, SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey, TooManyTasks
-from cldctl.clusters.slurm import client, job_env
+from cldctl.clusters.slurm import client
+from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.made_up import run_with
 
 REF = JobRef(cluster="scripted", job_id="7", restarts=True)
@@ -58,11 +58,8 @@ class Scripted(DebugCluster):
     before = staticmethod(lambda number: None)
     current = staticmethod(lambda: inside())
 
-    def max_tasks(self, spec):
-        return self.most
-
-    def why_no_more(self, spec):
-        return f"at most {self.most} jobs may be in the queue"
+    def limit(self, spec):
+        return Limit(self.most, f"at most {self.most} jobs may be in the queue")
 
     def check(self, spec, tasks=1):
         super().check(spec, tasks)
@@ -74,7 +71,7 @@ class Scripted(DebugCluster):
             raise SchedulerAway("nobody answers")
         if self.name in self.broken:
             raise RuntimeError("a bug")
-        return Survey({(self.name, job.job_id): Seen(self.phases[job.job_id], reason="started on far") for job in jobs})
+        return Survey({job.job_id: Seen(self.phases[job.job_id], reason="started on far") for job in jobs})
 
     def submit(self, spec, tasks, note):
         self.sizes.append(len(tasks))
@@ -104,11 +101,11 @@ class Scripted(DebugCluster):
             raise SchedulerRefused("no")
         self.phases.update(dict.fromkeys(gone, "gone"))
 
-    def usable_nodes(self, size, without=()):
-        return None if self.nodes is None else self.nodes - len(without)
+    def nodes_for(self, size):
+        return _nodes(self.nodes, client.nodes_in(size.exclude or ""))
 
-    def excluded_nodes(self, size):
-        return client.nodes_in(size.exclude or "")
+    def ended_tasks(self, text):
+        return SlurmCluster().ended_tasks(text)
 
     def current_job(self, logs=None):
         return self.current()
@@ -172,16 +169,23 @@ def settle(root: Path) -> None:
             os.utime(path, (past, past), follow_symlinks=False)
 
 
+def _nodes(count: int | None, excluded: tuple[str, ...] | None) -> Nodes | None:
+    """So many nodes, those that are excluded among them."""
+    if count is None or excluded is None:
+        return None
+    return Nodes([*excluded, *map(str, range(count - len(excluded)))], excluded)
+
+
 @dataclass(kw_only=True)
 class Inside(InJob):
     """Job 7 from inside.
 
     Attributes:
         cause: why it ended, as its launcher says; ``said``: what it printed into the log.
+        count: of the nodes, if it is known, and ``excluded``: those that it avoids.
         refusal: what asking for a requeue raises, ``refusals`` times; ``asked``: how often it was asked for.
     """
 
-    in_process: ClassVar[bool] = False
     cause: str | None = None
     refusal: Exception | None = None
     refusals: float = float("inf")
@@ -189,7 +193,7 @@ class Inside(InJob):
     cancelled: bool = False
     size: int = 1
     said: str = ""
-    nodes: int | None = 4
+    count: int | None = 4
     excluded: tuple[str, ...] | None = ()
 
     def place(self):
@@ -201,14 +205,8 @@ class Inside(InJob):
     def why_ended(self, attempt):
         return self.cause
 
-    def usable_nodes(self, without=()):
-        return None if self.nodes is None else self.nodes - len(without)
-
-    def excluded_nodes(self):
-        return self.excluded
-
-    def ended_tasks(self, text):
-        return job_env.ended_tasks(text)
+    def nodes(self):
+        return _nodes(self.count, self.excluded)
 
     def requeue(self, *, delay_s=0.0, exclude=(), readmit=()):
         self.asked += 1

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from cld_core.files import passes
 from cld_core.sanitize import is_count
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import Nodes, SchedulerAway, SchedulerRefused
 
 TIMEOUT_S = 15.0
+# The form of times does not depend on the settings of a user.
+TIMES = {"SLURM_TIME_FORMAT": "standard"}
 _LOG = logging.getLogger(__name__)
 # What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.
 _AWAY = re.compile(
@@ -38,41 +40,41 @@ _JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client printed and its exit code; -1 if it does not exist, or did not answer in time (``away``)."""
+    """What a client printed and its exit code; -1 if it does not exist, or did not answer in time (``away``).
+
+    Attributes:
+        errors: what it wrote to its error stream, if it succeeded; else that is part of ``text``.
+    """
 
     code: int
     text: str
     away: bool = False
+    errors: str = ""
 
     @property
     def last_line(self) -> str:
         """The line that says what went wrong."""
-        lines = self.text.strip().splitlines()
-        return lines[-1] if lines else f"it ended with {self.code}"
+        return (self.text.strip().splitlines() or [f"it ended with {self.code}"])[-1]
 
 
-def completed(
+def run(
     command: Sequence[str],
-    stdin: str,
-    within_s: float,
+    stdin: str = "",
     environment: Mapping[str, str] | None = None,
+    within_s: float | None = None,
     *,
     detached: bool = False,
-) -> "subprocess.CompletedProcess[str]":
+) -> Answer:
     """Call a client; what it prints may be in any encoding.
 
     Args:
-        environment: its variables; those of this process if None.
+        environment: its variables; default: those of this process, and `TIMES`.
+        within_s: seconds after which it is killed; default: `TIMEOUT_S`.
         detached: whether Ctrl-C in the terminal does not reach it.
-
-    Raises:
-        subprocess.TimeoutExpired: it took longer than ``within_s`` seconds, and was killed.
-        OSError: it could not be started.
-        ValueError: there is a NUL in a word.
     """
-    begin = time.monotonic()
+    begin, within_s = time.monotonic(), within_s or TIMEOUT_S
     try:
-        return subprocess.run(
+        done = subprocess.run(
             command,
             capture_output=True,
             text=True,
@@ -80,28 +82,22 @@ def completed(
             errors="replace",
             timeout=within_s,
             input=stdin,
-            env=environment,
+            env=environment or {**os.environ, **TIMES},
             start_new_session=detached,
         )
-    finally:
-        _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
-
-
-def run(command: Sequence[str], stdin: str = "", environment: Mapping[str, str] = os.environ) -> Answer:
-    """Call a client for at most `TIMEOUT_S` seconds. The form of times does not depend on the user's settings."""
-    try:
-        done = completed(command, stdin, TIMEOUT_S, {**environment, "SLURM_TIME_FORMAT": "standard"})
     except subprocess.TimeoutExpired:
-        return Answer(-1, f"no answer within {TIMEOUT_S:.0f} s", away=True)
+        return Answer(-1, f"no answer within {within_s:.0f} s", away=True)
     except ValueError as error:  # a word with a NUL
         return Answer(-1, str(error))
     except OSError as error:
         # A machine that cannot start a process at this moment knows no more about the controller.
         return Answer(-1, str(error), away=passes(error))
+    finally:
+        _LOG.debug("%.3f s: %s", time.monotonic() - begin, shlex.join(command))
     if done.returncode == 0:
-        return Answer(0, done.stdout)
+        return Answer(0, done.stdout, errors=done.stderr)
     text = done.stdout + done.stderr
-    return Answer(done.returncode, text, away=is_away(text))
+    return Answer(done.returncode, text, away=_AWAY.search(text) is not None)
 
 
 def configuration() -> str:
@@ -116,15 +112,7 @@ def is_configured() -> bool:
 
 @functools.cache
 def _answers() -> bool:
-    try:
-        return completed(["scontrol", "show", "config"], "", _CONFIGURED_WITHIN_S).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def is_away(text: str) -> bool:
-    """Whether the text of a failed client says that the controller gave no answer."""
-    return _AWAY.search(text) is not None
+    return run(["scontrol", "show", "config"], within_s=_CONFIGURED_WITHIN_S).code == 0
 
 
 def output_of(command: Sequence[str]) -> str | None:
@@ -200,10 +188,11 @@ def requeue(
     """
     changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
     if exclude or readmit:
-        nodes = show_job(job_id).get("ExcNodeList", "(null)")
-        known = [] if nodes == "(null)" else _names(nodes) if readmit else [nodes]
-        avoided = dict.fromkeys([*(node for node in known if node not in readmit), *exclude])
-        if list(avoided) != known:
+        expression = show_job(job_id).get("ExcNodeList", "")
+        known = nodes_in(expression)
+        before = [expression] if known is None else list(known)
+        avoided = dict.fromkeys([*(node for node in before if node not in readmit), *exclude])
+        if list(avoided) != before:
             changes.append(f"excnodelist={','.join(avoided)}")
     lines = [f"requeue {job_id}", *(f"update jobid={job_id} {change}" for change in changes)]
     answer = run(["sh", "-c", "trap '' TERM; exec scontrol"], "\n".join([*lines, ""]))
@@ -213,48 +202,43 @@ def requeue(
     _must(answer, f"job {job_id} could not be requeued")
 
 
-def _names(nodes: str) -> list[str]:
-    """The single nodes of an expression such as "n[1-3],m7"; the expression itself if it cannot be read."""
-    if "[" not in nodes:
-        return nodes.split(",")
-    return (output_of(["scontrol", "show", "hostnames", nodes]) or nodes).split()
-
-
 def nodes_in(expression: str) -> tuple[str, ...] | None:
-    """The single nodes of an expression, as ``--exclude`` takes it; None if it cannot be read."""
-    if expression.strip() in ("", "(null)"):
+    """The single nodes of an expression such as "n[1-3],m7", as ``--exclude`` takes it; None if it cannot be read."""
+    text = expression.strip()
+    if text in ("", "(null)"):
         return ()
-    names = [name.strip() for name in _names(expression.strip())]
+    if "[" in text:
+        text = output_of(["scontrol", "show", "hostnames", text]) or text
+    names = re.split(r"[\s,]+", text.strip())
     return tuple(names) if all(re.fullmatch(r"[\w.-]+", name) for name in names) else None
 
 
-def usable_nodes(partition: str | None, features: str | None = None, without: Collection[str] = ()) -> int | None:
-    """How many nodes of a partition are neither down nor drained; None without an answer.
+def nodes(partition: str | None, features: str | None, exclude: str) -> Nodes | None:
+    """The nodes of a partition that are neither down nor drained, and those to avoid; None without an answer.
 
     Args:
         partition: several, with commas between them, count together; None is the default one.
         features: what a node must have, as ``--constraint`` takes it; only names joined by "&" are understood.
-        without: nodes that do not count.
+        exclude: as ``--exclude`` takes it.
     """
+    excluded = nodes_in(exclude)
     wanted = set() if features in (None, "", "(null)") else set(str(features).split("&"))
-    if any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
+    if excluded is None or any(not re.fullmatch(r"[\w.:-]+", feature) for feature in wanted):
         return None
     where = [f"--partition={partition}"] if partition else []
     text = output_of(["sinfo", "--noheader", "--Node", *where, "--format=%N|%P|%T|%f"])
     if text is None:
         return None
     rows = [line.strip().split("|") for line in text.splitlines()]
-    return len(
-        {
-            row[0]
-            for row in rows
-            if len(row) == 4
-            and row[0] not in without
-            and (partition or row[1].endswith("*"))
-            and not re.search("down|drain|fail|unknown", row[2])
-            and wanted <= set(row[3].split(","))
-        }
-    )
+    usable = {
+        row[0]
+        for row in rows
+        if len(row) == 4
+        and (partition or row[1].endswith("*"))
+        and not re.search("down|drain|fail|unknown", row[2])
+        and wanted <= set(row[3].split(","))
+    }
+    return Nodes(usable, excluded)
 
 
 def _waits(job_id: str, restart: int) -> bool:
@@ -271,17 +255,10 @@ def submitted_since(name: str, when: float) -> list[str] | None:
     text = output_of(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
     if text is None:
         return None
-    found = set()
-    for line in text.splitlines():
-        job, _, at = line.strip().partition("|")
-        if not job[:1].isdecimal():
-            continue
-        submitted = seconds_of(at) if is_count(job) else None
-        if submitted is None:
-            return None
-        if submitted >= int(when):
-            found.add(job)
-    return sorted(found)
+    rows = [line.strip().partition("|") for line in text.splitlines() if line.strip()[:1].isdecimal()]
+    times = [(job, seconds_of(at) if is_count(job) else None) for job, _, at in rows]
+    known = [(job, at) for job, at in times if at is not None]
+    return sorted({job for job, at in known if at >= int(when)}) if len(known) == len(times) else None
 
 
 def sacct(fields: str, job_ids: Sequence[str]) -> str | None:

@@ -1,8 +1,13 @@
-"""Slurm as a `Cluster`: several tasks are one array."""
+"""Slurm as a `Cluster`, where several tasks are one array; and a task seen from inside.
+
+A task knows who it is, what signals and notices mean, and how it begins again.
+"""
 
 import os
+import random
 import re
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,34 +15,67 @@ from typing import ClassVar
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
-from cld_core.run.events import JobRef
-from cldctl.clusters import job_logs
-from cldctl.clusters.base import Cluster, Entry, InJob, Task
-from cldctl.clusters.records import (
+from cld_core.rendezvous import Place
+from cld_core.run.events import Cause, JobRef
+from cld_core.run.history import Attempt
+from cld_core.sanitize import is_count
+from cld_core.stop import StopCode
+from cldctl.clusters import entry, job_logs
+from cldctl.clusters.base import (
     After,
     Check,
+    Cluster,
     DoctorOptions,
     EndedTask,
+    Entry,
+    InJob,
     JobSpec,
-    MeasuredSaves,
+    Limit,
+    Nodes,
     Seen,
     Survey,
     Waiting,
+    Work,
+    read_from,
 )
 
-from . import client, doctor, job_env, poll, reasons, script, submit
+from . import client, doctor, poll, reasons, script, submit
 
 # A job's line of `scontrol --oneliner show job`.
 _LOG = re.compile(
     r"JobId=(?P<job>[0-9]+) (?:ArrayJobId=(?P<array>[0-9]+) )?.* StdOut=(?P<log>/.*?)(?: [A-Z]\w*=.*)?$", re.MULTILINE
 )
+# Slurm may send the signal of the time limit up to a minute early.
+_EARLY_S = 90.0
+_NOT_PREEMPTED = ("None", "Unknown", "")
+# How long slurmstepd, which writes at its own pace, may take to say why a job was requeued.
+_NOTICE_WITHIN_S = 1.0
+_NOTICE = re.compile(r"\*\*\* (JOB|STEP) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))?(?:,.*)? \*\*\*")
+_CAUSE_OF_NOTICE: dict[str, Cause] = {
+    "PREEMPTION": "preempted",
+    "TIME LIMIT": "timeout",
+    "NODE FAILURE": "node_failure",
+    "JOB REQUEUE": "requeued",
+}
+# Slurm's own lines, or the error that torch ends with on a GPU; others may speak of memory and live on.
+_OUT_OF_MEMORY = re.compile(
+    r"^(?:slurmstepd|slurmd|srun)\b.*(?:oom[-_]kill|exceeded (?:job |step )?memory limit|out of memory)"
+    r"|^torch\.(?:cuda\.)?OutOfMemoryError:",
+    re.IGNORECASE | re.MULTILINE,
+)
+# What srun says about tasks that ended badly, apart from those that it ends itself: "srun: error: n2: task 1: Killed".
+_ENDED = re.compile(
+    r"^srun: error: (?P<node>[\w.-]+): tasks? (?P<tasks>[0-9,-]+): (?P<how>(?!Terminated).+?)\s*$", re.MULTILINE
+)
+_CODE = re.compile(r"Exited with exit code ([0-9]{1,3})")
+# No step has more.
+_MOST_TASKS = 1_000_000
 
 
 class SlurmCluster(Cluster):
     name: ClassVar[str] = "slurm"
     restarts: ClassVar[bool] = True
     queues: ClassVar[bool] = True
-    poll_s: ClassVar[float] = 2.0
     # A job that is about to return to the queue looks gone for a moment.
     looks_to_believe_an_end: ClassVar[int] = 3
     question_s: ClassVar[float] = 2.0
@@ -50,24 +88,22 @@ class SlurmCluster(Cluster):
     def is_configured(cls) -> bool:
         return cls.unavailable() is None and client.is_configured()
 
-    def max_tasks(self, spec: JobSpec) -> int:
-        return submit.most_tasks(spec.size.account, spec.size.qos).tasks
-
-    def why_no_more(self, spec: JobSpec) -> str:
-        return submit.most_tasks(spec.size.account, spec.size.qos).why
+    def limit(self, spec: JobSpec) -> Limit:
+        return submit.most_tasks(spec.size.account, spec.size.qos)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
         job_logs.check(spec.logs)
-        if tasks > 1 and tasks > (most := self.max_tasks(spec)):
-            why = self.why_no_more(spec)
-            raise RecipeError(f"{tasks} tasks do not fit into one array of Slurm: {why}. Submit at most {most}.")
+        if tasks > 1 and tasks > (limit := self.limit(spec)).tasks:
+            text = f"{tasks} tasks do not fit into one array of Slurm: {limit.why}"
+            raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
 
     def script(self, spec: JobSpec, tasks: int = 1) -> str:
         return script.text(spec, tasks)
 
-    def submit(self, spec: JobSpec, tasks: Sequence[Task], note: Callable[[Sequence[JobRef]], None]) -> None:
-        job_ids = submit.submit(spec, [Entry(task.work, self) for task in tasks])
+    def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
+        with job_logs.refusals(spec.logs):
+            job_ids = submit.submit(spec, [Entry(work, self) for work in works])
         note([JobRef(cluster=self.name, job_id=job, logs=str(spec.logs), restarts=self.restarts) for job in job_ids])
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
@@ -81,8 +117,11 @@ class SlurmCluster(Cluster):
         folders = {
             job: Path(found["log"]).parent for found in _LOG.finditer(text) for job in found.group("job", "array")
         }
-        seen = {job_id: folders.get(job_id, folders.get(job_id.partition("_")[0])) for job_id in ids}
-        return {job_id: folder for job_id, folder in seen.items() if folder is not None}
+        return {
+            job_id: folder
+            for job_id in ids
+            if (folder := folders.get(job_id, folders.get(job_id.partition("_")[0]))) is not None
+        }
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         client.cancel([job.job_id for job in jobs])
@@ -102,16 +141,165 @@ class SlurmCluster(Cluster):
             client.set_dependency(job_id, script.dependency(after))
 
     def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
-        return job_env.ended_tasks(text)
+        """By line and number: in about the order in which they ended."""
+        return tuple(
+            EndedTask(rank, found["node"], found["how"], int(code[1]) if code else None)
+            for found in _ENDED.finditer(text)
+            for code in [_CODE.match(found["how"])]
+            for rank in _numbers(found["tasks"])
+        )
 
     def current_job(self, logs: Path | None = None) -> InJob:
-        return job_env.SlurmJob.of_this_process(self, logs or Path(os.environ["SUBMITIT_FOLDER"]))
+        logs = logs or Path(os.environ["SUBMITIT_FOLDER"])
+        job_id, start = _job_id(os.environ), os.environ.get("SLURM_JOB_START_TIME", "")
+        return SlurmJob(
+            cluster=self,
+            ref=JobRef(cluster=self.name, job_id=job_id, logs=str(logs), restarts=self.restarts),
+            task=int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0),
+            # The variable is not set at the first start.
+            restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            node=os.environ.get("SLURMD_NODENAME", ""),
+            log=_log_file(logs, job_id),
+            # Slurm does not say it before 23.02.
+            began=float(start) if is_count(start) else None,
+        )
 
-    def usable_nodes(self, size: ClusterSpec, without: Collection[str] = ()) -> int | None:
-        return client.usable_nodes(size.partition or os.environ.get("SLURM_JOB_PARTITION"), size.constraint, without)
+    def nodes_for(self, size: ClusterSpec) -> Nodes | None:
+        partition = size.partition or os.environ.get("SLURM_JOB_PARTITION")
+        return client.nodes(partition, size.constraint, size.exclude or "")
 
-    def excluded_nodes(self, size: ClusterSpec) -> tuple[str, ...] | None:
-        return client.nodes_in(size.exclude or "")
+    def checks(self, runs: Path, asked: DoctorOptions) -> Iterator[Check]:
+        return doctor.checks(runs, asked)
 
-    def checks(self, runs: Path, asked: DoctorOptions, saves: MeasuredSaves) -> Iterator[Check]:
-        yield from doctor.checks(runs, asked, saves)
+
+class SlurmJob(InJob):
+    def place(self) -> Place:
+        import submitit
+
+        return entry.place(f"tcp://{submitit.JobEnvironment().hostnames[0]}:{self._port()}")
+
+    def _port(self) -> int:
+        """Where the ranks meet: the same for all of a start, another one at the next, in case this one is taken.
+
+        submitit's own depends on the job id alone, and lies among those that the kernel gives to outgoing connections.
+        """
+        # By its logs too: the node may belong to several clusters, which count their jobs alike.
+        return random.Random(f"{self.ref.job_id} {self.restart} {self.ref.logs}").randrange(20000, 32768)
+
+    def cause_of(self, code: StopCode, log_offset: int) -> Cause | None:
+        """What a signal means, by the notice in the log and by what the controller knows."""
+        job = client.show_job(os.environ["SLURM_JOB_ID"])
+        if job.get("PreemptTime", "None") not in _NOT_PREEMPTED:
+            return "preempted"
+        if code is StopCode.USR2:
+            return "timeout" if _seconds_left(job) < _notice_s() + _EARLY_S else "preempted"
+        noticed = notice_in(self.log_since(log_offset))
+        if noticed not in (None, "cancelled"):
+            return noticed
+        if client.restarts_of(job) > self.restart:
+            return notice_in(self._log_with_a_reason(log_offset)) or "requeued"
+        if "COMPLETING" in job.get("JobState", "") or job.get("JobState") == "CANCELLED":
+            return "timeout" if 0 <= -_seconds_left(job) < 60 and _limit_reached(job) else "cancelled"
+        return None
+
+    def why_ended(self, attempt: Attempt) -> Cause | None:
+        """What the log or else accounting says about the end of an attempt of this job or an earlier one."""
+        if attempt.log_offset is None or attempt.job_id is None:
+            return None
+        noticed = notice_in(read_from(_log_file(Path(self.ref.logs), attempt.job_id), attempt.log_offset))
+        if noticed not in (None, "cancelled"):
+            return noticed
+        states = states_of_starts(attempt.job_id)
+        if attempt.restart < len(states):
+            # A job that exited on its own within the grace time is COMPLETED or FAILED, which is not a cause.
+            cause = poll.CAUSE_OF_STATE.get(states[attempt.restart])
+            if cause not in (None, "crashed"):
+                return cause
+        # srun --kill-on-bad-exit leaves the same notice as scancel.
+        return None if attempt.cause == "crashed" else noticed
+
+    def late_notice_s(self) -> float | None:
+        """The signal of the limit goes to steps, up to a minute early: before the first step began, nobody heard it."""
+        left, notice = _seconds_left({}), _notice_s()
+        return max(left - notice, left / 2, 0.0) if left < notice + _EARLY_S else None
+
+    def requeue(self, *, delay_s: float = 0.0, exclude: Sequence[str] = (), readmit: Sequence[str] = ()) -> None:
+        client.requeue(self.ref.job_id, self.restart, delay_s=delay_s, exclude=exclude, readmit=readmit)
+
+    def nodes(self) -> Nodes | None:
+        job = client.show_job(self.ref.job_id)
+        if not {"Partition", "ExcNodeList"} <= job.keys():
+            return None
+        return client.nodes(job["Partition"], job.get("Features"), job["ExcNodeList"])
+
+    def is_cancelled(self) -> bool:
+        job = client.show_job(self.ref.job_id)
+        state = job.get("JobState", "")
+        by_slurm = _limit_reached(job) or job.get("PreemptTime", "None") not in _NOT_PREEMPTED
+        is_back = client.restarts_of(job) > self.restart
+        return ("COMPLETING" in state or state.startswith("CANCELLED")) and not by_slurm and not is_back
+
+    def _log_with_a_reason(self, offset: int) -> str:
+        """The log of this attempt, once it has a reason in it."""
+        deadline = time.monotonic() + _NOTICE_WITHIN_S
+        while " DUE TO " not in (text := self.log_since(offset)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return text
+
+
+def _job_id(environment: Mapping[str, str]) -> str:
+    """The id of this job, ARRAY_TASK for a task of an array: to requeue a bare array id requeues every task."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"]
+
+
+def _log_file(logs: Path, job: str) -> Path:
+    """Where slurmstepd writes its notices: the error log of rank 0, which is also that of the batch script."""
+    return logs / f"{job}_0_log.err"
+
+
+def _notice_s() -> float:
+    """How early before its limit the job asked to be told, seconds."""
+    return float(os.environ.get("CLDCTL_SIGNAL_S", "90"))
+
+
+def _seconds_left(job: Mapping[str, str]) -> float:
+    """Until the job's end as the controller knows it; negative after it, large if it does not say."""
+    end = client.seconds_of(job.get("EndTime", ""))
+    if end is None:
+        known = os.environ.get("SLURM_JOB_END_TIME", "")
+        end = float(known) if is_count(known) else None
+    return 1e9 if end is None else end - time.time()
+
+
+def _limit_reached(job: Mapping[str, str]) -> bool:
+    return job.get("JobState", "").startswith("TIMEOUT") or job.get("Reason") == "TimeLimit"
+
+
+def states_of_starts(job_id: str) -> list[str]:
+    """From accounting, the state in which every start of a job ended, oldest first; empty without accounting."""
+    return poll.parse_sacct(client.sacct("JobID,State", [job_id]) or "").get(job_id, [])
+
+
+def notice_in(log: str) -> Cause | None:
+    """The cause in slurmstepd's last notice in a log: "... CANCELLED AT ... DUE TO PREEMPTION ***".
+
+    Returns:
+        "cancelled" for a notice about the job without a reason, which is what scancel leaves; one about a step is
+        also left by srun's --kill-on-bad-exit, and says nothing. None without a notice.
+    """
+    notices = [(match[1], match[2]) for match in _NOTICE.finditer(log)]
+    reasons = [reason for _, reason in notices if reason is not None]
+    if reasons:
+        return _CAUSE_OF_NOTICE.get(reasons[-1].strip(), "killed")
+    if _OUT_OF_MEMORY.search(log):
+        return "out_of_memory"
+    return "cancelled" if ("JOB", None) in notices else None
+
+
+def _numbers(tasks: str) -> Iterator[int]:
+    """The numbers of "0,2-4"."""
+    for part in tasks.split(","):
+        first, _, last = part.partition("-")
+        if first.isdecimal() and (last or first).isdecimal():
+            yield from range(int(first), min(int(last or first), int(first) + _MOST_TASKS) + 1)

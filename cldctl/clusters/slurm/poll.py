@@ -21,7 +21,7 @@ from cld_core.codec import from_plain, to_plain
 from cld_core.files import descriptor_for_writing, opened, parse_json, write_text
 from cld_core.run.events import Cause, JobRef
 from cldctl import config
-from cldctl.clusters.records import Phase, Seen, Survey
+from cldctl.clusters.base import Phase, Seen, Survey
 from cldctl.locks import locked_within
 
 from . import client, reasons
@@ -49,8 +49,6 @@ _PATIENCE_S = 2 * client.TIMEOUT_S
 # Of the file of answers: another one has another name.
 _FORMAT = 2
 _MAX_BYTES = 20_000_000
-# Files of machines that have not been used for this many seconds are removed.
-_UNUSED_S = 7 * 24 * 3600.0
 _INVALID = re.compile(r"invalid job id", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+")
 _JOB = re.compile(r"[0-9]+(?:[_+][0-9]+)?")
@@ -93,13 +91,12 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
     found = {job.job_id: _GONE for job in jobs if not client.is_job_id(job.job_id)}
     ids, ended = {job.job_id for job in jobs} - found.keys(), {job.job_id for job in settled}
     if not ids:
-        return Survey({(job.cluster, job.job_id): found[job.job_id] for job in jobs})
+        return Survey(found)
     known, is_new = _known(ids - ended, max_age_s)
     found |= known.of(ids, ended)
-    seen = {(job.cluster, job.job_id): found[job.job_id] for job in jobs if job.job_id in found}
     if is_new:
-        return Survey(seen, known.problem)
-    return Survey(seen, known.problem, known.as_of, known.remark(time.time()))
+        return Survey(found, known.problem)
+    return Survey(found, known.problem, known.as_of, known.remark(time.time()))
 
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
@@ -219,8 +216,6 @@ class Memory:
         if self._file is None:
             return
         try:
-            if not os.path.lexists(self._file):
-                _sweep(self._file.parent)
             write_text(self._file, json.dumps(to_plain(known)) + "\n")
         except (OSError, ValueError):
             self._file = None
@@ -247,30 +242,18 @@ class Memory:
 
 def memory_of_this_user() -> Memory:
     """Of the Slurm that commands of this process would ask."""
-    where = tuple(os.environ.get(name, "") for name in ("CLDCTL_CACHE", "XDG_CACHE_HOME", "HOME"))
     mark, file = "", client.configuration()
     # Another cluster may take its place at the same path.
     with contextlib.suppress(OSError):
         status = os.stat(file)
         mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
-    return _memory(f"{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}", where)
-
-
-@functools.lru_cache(maxsize=16)
-def _memory(slurm: str, where: tuple[str, ...]) -> Memory:
-    folder = config.cache_folder()
     # Of this machine alone: on a network file system, machines see each other's locks and files late.
-    name = f"{_FORMAT}\n{socket.gethostname()}\n{slurm}"
-    key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
-    return Memory(folder / f"slurm-{key}.json" if folder is not None else None)
+    name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}"
+    key, folder = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16], config.cache_folder()
+    return _memory(folder / f"slurm-{key}.json" if folder is not None else None)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the answers of other machines and clusters that nobody has written for a long time."""
-    for file in folder.glob("slurm-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - file.lstat().st_mtime > _UNUSED_S:
-                file.unlink()
+_memory = functools.lru_cache(maxsize=16)(Memory)
 
 
 def _asked(known: Known, wanted: frozenset[str]) -> Known:

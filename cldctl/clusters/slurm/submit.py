@@ -4,20 +4,17 @@ import contextlib
 import functools
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cld_core.errors import CldError
 from cld_core.files import retried
 from cld_core.ownership import user_name
 from cldctl.clusters import job_logs, this_machine
-from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused, TooManyTasks
+from cldctl.clusters.base import JobSpec, Limit, SchedulerAway, SchedulerRefused, TooManyTasks
 
 from . import client, script
 
@@ -31,6 +28,9 @@ _AWAY_S = 60.0
 _ESTIMATED_WITHIN_S = 5.0
 _START = re.compile(r"to start at (\S+)")
 _PREFIX = re.compile(r"sbatch: (error|fatal): ")
+_SUBMITTED = re.compile(r"\bjob ([0-9]+)")
+# What it says if nobody knows whether the job was accepted.
+_UNHEARD = re.compile("timed out|no answer within", re.IGNORECASE)
 
 # What Slurm, and nobody else, sets; a shell that hides the id of its job has the others nevertheless.
 _MARKS = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_ID", "SLURM_PROCID")
@@ -71,13 +71,11 @@ def expected_start(spec: JobSpec) -> Callable[[], float | None]:
         submission nor break it.
     """
     text, deadline = script.text(spec, 1), time.monotonic() + _ESTIMATED_WITHIN_S
-    variables = {**environment(), "SLURM_TIME_FORMAT": "standard"}
     said: list[str] = []
 
     def ask() -> None:
-        with contextlib.suppress(OSError, ValueError, subprocess.TimeoutExpired):
-            done = client.completed(["sbatch", "--test-only"], text, _ESTIMATED_WITHIN_S, variables)
-            said.append(done.stdout + done.stderr)
+        answer = client.run(["sbatch", "--test-only"], text, {**environment(), **client.TIMES}, _ESTIMATED_WITHIN_S)
+        said.append(answer.text + answer.errors)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -94,20 +92,9 @@ def submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
     """Submit one job, or an array if there are several ``calls``; returns the job ids.
 
     Raises:
-        SchedulerRefused: Slurm said no, or a file could not be written; no job is left.
+        SchedulerRefused, CldError, OSError: Slurm said no, or a file could not be written; no job is left.
         SchedulerAway: Slurm gave no answer.
     """
-    try:
-        return _submit(spec, calls)
-    except (SchedulerRefused, SchedulerAway):
-        raise
-    except CldError as error:
-        raise SchedulerRefused(str(error)) from error
-    except OSError as error:
-        raise SchedulerRefused(f"{spec.logs}: the job could not be written ({error.strerror or error}).") from error
-
-
-def _submit(spec: JobSpec, calls: Sequence[Callable[[], Any]]) -> list[str]:
     from submitit.core.utils import JobPaths
 
     logs, text = spec.logs, script.text(spec, len(calls))
@@ -158,28 +145,20 @@ def _named(file: Path, target: Path) -> Path:
 
 def _sbatch(spec: JobSpec, text: str) -> str:
     """Submit a script, which no file holds that somebody could exchange; returns the job id."""
-    from submitit import SlurmExecutor
-    from submitit.core.utils import FailedSubmissionError
-
     began, variables = time.time(), {**environment(), **this_machine.safe_path(spec.code)}
-    try:
-        done = client.completed(["sbatch"], text, SBATCH_WITHIN_S, variables, detached=True)
-        if done.returncode == 0:
-            return str(SlurmExecutor._get_job_id_from_submission_command(done.stdout))
-        said = done.stderr.strip() or f"sbatch ended with {done.returncode}"
-    except subprocess.TimeoutExpired:
-        said = f"sbatch: error: timed out: no answer within {SBATCH_WITHIN_S} s"
-    except FailedSubmissionError as error:
-        said = str(error).strip()
-    raise _explained(spec.name, said, began)
+    answer = client.run(["sbatch"], text, variables, SBATCH_WITHIN_S, detached=True)
+    if answer.code == 0 and (found := _SUBMITTED.search(answer.text)):
+        return found[1]
+    raise _explained(spec.name, answer, began)
 
 
-def _explained(name: str, error: str, since: float) -> SchedulerRefused | SchedulerAway:
-    """The error of an sbatch that failed with ``error``, with what to do about it."""
+def _explained(name: str, answer: client.Answer, since: float) -> SchedulerRefused | SchedulerAway:
+    """The error of an sbatch that failed, with what to do about it."""
+    error = answer.text.strip() or answer.last_line
     lines = [_PREFIX.sub("", line) for line in error.splitlines() if _PREFIX.match(line)] or error.splitlines()
-    if "timed out" in error.lower():
+    if _UNHEARD.search(error):
         return SchedulerAway(f"slurmctld does not answer: {lines[-1]}. {_withdrawn(name, since)}.")
-    if client.is_away(error):
+    if answer.away:
         fix = "Try again when it does, or use --cluster local"
         return SchedulerAway(f"slurmctld does not answer, and the job {name} was not submitted: {lines[-1]}. {fix}.")
     fix = "Fix the cluster.* keys or the profile (`cldctl submit --dry-run` shows the script), or use --cluster local"
@@ -210,14 +189,6 @@ def _withdrawn(name: str, since: float) -> str:
         return f"The job was submitted as {', '.join(jobs)} and could not be cancelled ({error}): scancel it"
     done = f"The job that had been submitted ({', '.join(jobs)}) is cancelled. " if jobs else ""
     return f"{done}Try again when it answers, or use --cluster local"
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The most tasks of a submission, at least one, and where that comes from."""
-
-    tasks: int
-    why: str
 
 
 @functools.cache
@@ -260,10 +231,9 @@ def _associations(blocks: Sequence[str], user: str, account: str | None) -> tupl
     """What is said about the association of a user, and about the accounts above it."""
     parts = [(match["account"], match["user"], block) for block in blocks if (match := _ASSOCIATION.match(block))]
     own = [(name, part) for name, who, part in parts if who == user and account in (None, name)]
-    own.sort(key=lambda entry: "DefAssoc=Yes" not in entry[1])
     if not own:
         return "", []
-    name, mine = own[0]
+    name, mine = min(own, key=lambda entry: "DefAssoc=Yes" not in entry[1])
     lineage = re.search(r"\bLineage=(\S*)", mine)
     names = {"root", name, *(lineage[1].split("/") if lineage else ())}
     return mine, [part for name, who, part in parts if not who and name in names]

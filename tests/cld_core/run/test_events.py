@@ -9,7 +9,7 @@ from cld_core.run import events
 from cld_core.run.events import KINDS, JobRef
 from cld_core.run.ledger import Ledger, parse, to_line
 
-JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
+JOB = JobRef(cluster="local", job_id="7", logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
 STARTED = events.Started(
     attempt=1, job_id="7", step=10, host="n3", warning="no GPU", versions={"torch": "2"}, hosts=("n3", "n4"), began=2.5
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
-from cldctl.clusters import this_machine
-from cldctl.clusters.records import JobSpec, SchedulerRefused
+from cldctl.clusters import job_logs, this_machine
+from cldctl.clusters.base import JobSpec, SchedulerRefused
 from cldctl.clusters.slurm import script
 from tests.support.other_users import give_away
 
@@ -62,5 +62,5 @@ def test_what_somebody_else_may_have_put_there_is_not_imported(code, how):
     assert (done.returncode, done.stdout) == (1, "")
     assert f"{code}: the code of the run is missing, or is not only yours to write" in done.stderr
     assert "cldctl resume mine --update-code" in done.stderr
-    with pytest.raises(SchedulerRefused, match="my run/code: "):
+    with pytest.raises(SchedulerRefused, match="my run/code: "), job_logs.refusals(Path("/logs")):
         this_machine.path_from(code)

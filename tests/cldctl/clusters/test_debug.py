@@ -13,9 +13,8 @@ from cld_core.errors import RecipeError
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
 from cldctl.clusters import find
-from cldctl.clusters.base import Task
+from cldctl.clusters.base import JobSpec
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import JobSpec
 from cldctl.clusters.this_machine import details_of
 
 CLUSTER = DebugCluster()
@@ -39,7 +38,7 @@ def test_tasks_run_one_after_another_after_they_were_noted(tmp_path):
         assert not done
         done.extend(jobs)
 
-    CLUSTER.submit(spec(tmp_path, env={"SPECIAL": "yes"}), [Task(work=work(n)) for n in range(2)], note)
+    CLUSTER.submit(spec(tmp_path, env={"SPECIAL": "yes"}), [work(n) for n in range(2)], note)
     jobs, ran = done[:2], done[2:]
     assert ran == [(0, jobs[0], "yes"), (1, jobs[1], "yes")]
     assert "SPECIAL" not in os.environ
@@ -52,7 +51,7 @@ def test_an_error_is_the_commands_own(tmp_path):
         raise RuntimeError("as it was told to")
 
     with pytest.raises(RuntimeError, match="as it was told to"):
-        CLUSTER.submit(spec(tmp_path), [Task(work=fail)], lambda jobs: None)
+        CLUSTER.submit(spec(tmp_path), [fail], lambda jobs: None)
     with pytest.raises(RecipeError, match=r"Set cluster.nodes=1"):
         CLUSTER.check(JobSpec(name="mine", logs=tmp_path, size=ClusterSpec(nodes=2)))
 

@@ -4,8 +4,7 @@ import pytest
 
 from cld_core.run.events import JobRef
 from cldctl.clusters import CLUSTERS
-from cldctl.clusters.base import Cluster, Entry, InJob
-from cldctl.clusters.records import Seen, Survey
+from cldctl.clusters.base import Cluster, Entry, InJob, Limit, Seen, Survey
 from tests.support.chunks import cut
 from tests.support.tools import ONE, invoke, status
 
@@ -20,8 +19,8 @@ class Here(Cluster):
     blocks = True
     running = ""
 
-    def max_tasks(self, spec):
-        return 2
+    def limit(self, spec):
+        return Limit(2)
 
     def check(self, spec, tasks=1):
         """Everything fits."""
@@ -29,15 +28,15 @@ class Here(Cluster):
     def script(self, spec, tasks=1):
         return f"# here: {tasks} process(es), {spec.name}\n"
 
-    def submit(self, spec, tasks, note):
-        jobs = [JobRef(cluster=self.name, job_id=f"{spec.name}-{k}", logs=str(spec.logs)) for k in range(len(tasks))]
+    def submit(self, spec, works, note):
+        jobs = [JobRef(cluster=self.name, job_id=f"{spec.name}-{k}", logs=str(spec.logs)) for k in range(len(works))]
         note(jobs)
-        for job, task in zip(jobs, tasks, strict=True):
+        for job, work in zip(jobs, works, strict=True):
             Here.running = job.job_id
-            Entry(task.work, self)()
+            Entry(work, self)()
 
     def survey(self, jobs, *, settled=(), max_age_s=30.0):
-        return Survey({(self.name, job.job_id): Seen("gone") for job in jobs})
+        return Survey({job.job_id: Seen("gone") for job in jobs})
 
     def cancel(self, jobs):
         """Nothing runs while a command asks for that."""

@@ -17,7 +17,7 @@ from cld_core.run import RunFolder, events
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.process import find
-from cldctl.clusters.records import Seen, Survey
+from cldctl.clusters.base import Seen, Survey
 from cldctl.jobs import hook_runner, hooks
 from cldctl.jobs.hook_runner import KEPT_BYTES, call, changes, sentence, variables
 from cldctl.jobs.train import go_on
@@ -282,7 +282,7 @@ LEDGERS = {
 def test_a_hook_hears_the_state_that_status_shows(happened, phase):
     """One knows the ledger alone, the other the launcher's answer."""
     newest = [event for event in happened if isinstance(event, events.Submitted)][-1].job.job_id
-    seen = {("scripted", "7"): Seen("gone"), ("scripted", newest): Seen(phase)}
+    seen = {"7": Seen("gone"), newest: Seen(phase)}
     state, _ = state_of(Situation(RunFolder("none"), History.of(happened), Answers({"scripted": Survey(seen)}), 1000.0))
     assert changes(happened)[-1]["state"] == state
 

@@ -10,7 +10,7 @@ from cld_core.errors import NonFiniteError
 from cld_core.ranks import RankError
 from cld_core.run.events import Failed, Requeued, Submitted
 from cld_core.run.history import History
-from cldctl.clusters.records import JobSpec
+from cldctl.clusters.base import JobSpec
 from cldctl.jobs import failures
 from cldctl.jobs.failures import bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT
@@ -65,11 +65,11 @@ def avoided(found: History, job, needed: int) -> list[str]:
 
 def test_at_most_half_of_the_nodes_are_avoided_and_the_newest_count():
     found = history(*(unfit(f"n{number}", ago=100 - number) for number in range(1, 11)))
-    assert avoided(found, inside(nodes=4), 1) == ["n9", "n10"]
-    assert avoided(found, inside(nodes=4), 3) == ["n10"]
-    assert avoided(found, inside(nodes=2), 2) == []
-    assert len(avoided(found, inside(nodes=1000), 2)) == failures.MOST
-    assert avoided(found, inside(nodes=None), 1) == [], "nobody knows how many there are"
+    assert avoided(found, inside(count=4), 1) == ["n9", "n10"]
+    assert avoided(found, inside(count=4), 3) == ["n10"]
+    assert avoided(found, inside(count=2), 2) == []
+    assert len(avoided(found, inside(count=1000), 2)) == failures.MOST
+    assert avoided(found, inside(count=None), 1) == [], "nobody knows how many there are"
 
 
 def test_nodes_that_somebody_else_excluded_are_not_usable():
@@ -85,7 +85,7 @@ def test_nodes_that_somebody_else_excluded_are_not_usable():
 def test_what_is_no_longer_to_be_avoided_is_readmitted():
     before = history(unfit("n1", ago=failures.DAY_S + 1), Requeued(job_id="7", cause="crashed", exclude=("n1",)))
     assert for_next_start(before, inside(), needed=1) == ({}, ("n1",))
-    kept = for_next_start(before, inside(nodes=None), needed=1)
+    kept = for_next_start(before, inside(count=None), needed=1)
     assert kept == ({"n1": "avoided before"}, ()), "without an answer, nothing changes"
 
 

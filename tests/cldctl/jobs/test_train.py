@@ -18,8 +18,8 @@ from cld_core.run.events import Ended, GivenUp, JobRef, Requeued, Started, Submi
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
 from cld_core.stop import StopCode, StopFlag
+from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.clusters.debug import DebugCluster
-from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
 from cldctl.jobs import process, specs, successor
 from cldctl.jobs.process import HOPELESS
 from cldctl.jobs.shards import Piece, ShardsWork, divided
@@ -137,7 +137,7 @@ def test_one_successor_waits_for_a_job_to_fail_and_is_withdrawn_with_the_run(sho
         successor.submit(short, job, work)
     ((spec, tasks),) = job.cluster.submissions
     assert spec.after == After((REF,), "failed")
-    assert tasks[0].work == work
+    assert tasks[0] == work
     (ref,) = short.ledger.history().successors_of("7")
     assert ref.job_id == "8"
     assert not successor.is_withdrawn(short, ref)
@@ -186,7 +186,7 @@ def test_the_notice_comes_from_measured_saves_for_training_and_shards_alike(shor
     assert notices(load(TOY, ["cluster.signal_s=45"])) == {45}
     statistics = specs.sharded([short.evals / "e"], short.recipe().cluster, DebugCluster())
     assert statistics.notice_s == 90, "no save was measured"
-    assert specs.measured_saves([short]).slowest_s == 100.0
+    assert specs.measured_saves([short])["slowest_save_s"] == 100.0
 
 
 def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():

@@ -11,7 +11,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.ownership import user_name
 from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
 from cld_core.tune.tuning import TuneRequest, Tuning
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused, Seen, Survey
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel, logs, removal
 from tests.support.made_up import run_with
 from tests.support.other_users import give_away
@@ -157,6 +157,6 @@ def test_a_job_that_looks_gone_for_a_moment_has_not_ended(tmp_path, scripted, mo
     monkeypatch.setattr(Scripted, "looks_to_believe_an_end", 3)
     monkeypatch.setattr(Scripted, "question_s", 0.0)
     endings = cancel.cancel([run_of(tmp_path / "a", "1")])
-    monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: Survey({("scripted", "1"): answers.pop(0)}))
+    monkeypatch.setattr(Scripted, "survey", lambda self, jobs, **how: Survey({"1": answers.pop(0)}))
     assert [ending.is_over for ending in ended(endings)] == [True]
     assert len(answers) == left

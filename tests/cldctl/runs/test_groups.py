@@ -13,7 +13,7 @@ from cld_core.run import RunFolder, code
 from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
-from cldctl.clusters.records import SchedulerRefused
+from cldctl.clusters.base import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.runs import checkout, evaluate, logs, options, removal, submit
 from cldctl.runs.options import SubmitOptions
@@ -55,7 +55,7 @@ def test_all_runs_are_one_submission_and_know_their_group(tmp_path, arrays):
     assert [spec.after.jobs[0].job_id for spec, _ in evaluations] == ["1_0", "1_1", "1_2"], "each waits for its own"
     assert {name: len(names) for name, names in begun.evaluations.items()} == dict.fromkeys(begun.new, 1)
     assert (spec.name, spec.parallel, spec.logs) == ("g", 2, tmp_path / ".groups/g/logs")
-    assert [task.work.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
+    assert [task.run for task in tasks] == [str(tmp_path / f"g-seed{seed}") for seed in range(3)]
     assert list(begun.jobs) == begun.new == ["g-seed0", "g-seed1", "g-seed2"]
     run = RunFolder(tmp_path / "g-seed1")
     assert (run.identity()["group"], values_of(run)) == ("g", {"train.seed": "1"})
@@ -77,7 +77,7 @@ def test_submitting_again_starts_only_what_is_missing(tmp_path, arrays):
         ["g-seed0"], ["g-seed1"], ["g-seed2"], ["g-seed3"],
     )  # fmt: skip
     (_, (_, tasks)) = arrays.submissions
-    assert [task.work.run for task in tasks] == [str(runs[1].path), str(tmp_path / "g-seed3")]
+    assert [task.run for task in tasks] == [str(runs[1].path), str(tmp_path / "g-seed3")]
     third = start(asked(tmp_path, ("train.seed=0,1,2,3",)), arrays)
     assert (third.jobs, len(arrays.submissions)) == ({}, 2), "everything is finished or alive"
 

@@ -9,7 +9,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import read_object, write_json
 from cld_core.run.events import JobRef, Requested, Submitted
-from cldctl.clusters.records import SchedulerAway
+from cldctl.clusters.base import SchedulerAway
 from cldctl.jobs import hooks
 from cldctl.runs.resume import Continuation, resumable, resume
 from tests.support.made_up import damage, run_with

@@ -11,7 +11,7 @@ from cld_core.errors import CldError, UsageError
 from cld_core.run import code
 from cld_core.run import recipe as frozen
 from cld_core.run.events import Ended, Remarked, Requested
-from cldctl.clusters.records import SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import SchedulerAway, SchedulerRefused
 from cldctl.runs import checkout, snapshot
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume

@@ -13,7 +13,7 @@ from cld_core.run import RunFolder, events
 from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
 from cldctl import locks
-from cldctl.clusters.records import Phase, Seen, Survey
+from cldctl.clusters.base import Phase, Seen, Survey
 from cldctl.runs import state as states
 from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
@@ -67,8 +67,7 @@ def situated(
     as_of: float | None = None,
     problem: str | None = None,
 ) -> Situation:
-    jobs = {("any", job_id): seen for job_id, seen in (looks or {}).items()}
-    return Situation(run, History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now)
+    return Situation(run, History.of(happened), Answers({"any": Survey(looks or {}, problem, as_of)}), now)
 
 
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the

@@ -14,7 +14,7 @@ from cld_core.files import read_object, write_json
 from cld_core.run import Lease, RunFolder, events
 from cld_core.run.events import JobRef
 from cldctl import locks
-from cldctl.clusters.records import SchedulerAway, Seen, Survey
+from cldctl.clusters.base import SchedulerAway, Seen, Survey
 from cldctl.runs import survey
 from cldctl.runs.resume import Continuation, resume
 from cldctl.runs.status import RunStatus, evaluation_status, named_status, status_of

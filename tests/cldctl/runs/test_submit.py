@@ -14,7 +14,7 @@ from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl import clusters, locks
-from cldctl.clusters.records import After, SchedulerAway, SchedulerRefused
+from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan
 from cldctl.jobs.successor import chained
 from cldctl.runs import cluster_choice, evaluate, sharded

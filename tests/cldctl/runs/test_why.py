@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
-from cldctl.clusters.records import Held, Waiting
+from cldctl.clusters.base import Held, Waiting
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.ledgers import job

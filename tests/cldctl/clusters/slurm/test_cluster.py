@@ -1,4 +1,7 @@
-"""Submitting to a made-up Slurm: refusals, no answer, and what a job inherits."""
+"""Submitting to a made-up Slurm: refusals, no answer, and what a job inherits; and a task of a job from inside.
+
+From inside: what signals mean, why attempts ended, how it requeues.
+"""
 
 import functools
 import itertools
@@ -6,16 +9,18 @@ import os
 import stat
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.run.events import JobRef
+from cld_core.run.history import Attempt
+from cld_core.stop import StopCode
 from cldctl import clusters
 from cldctl.clusters import entry
-from cldctl.clusters.base import Task
-from cldctl.clusters.records import JobSpec, SchedulerAway, SchedulerRefused
-from cldctl.clusters.slurm import client
+from cldctl.clusters.base import JobSpec, SchedulerAway, SchedulerRefused
+from cldctl.clusters.slurm import client, cluster
 from cldctl.clusters.slurm import submit as submitting
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
@@ -41,7 +46,7 @@ def sbatch(tmp_path, monkeypatch):
 
 def submit(spec, count=1):
     noted = []
-    SlurmCluster().submit(spec, [Task(work=Report("folder", "name"))] * count, noted.extend)
+    SlurmCluster().submit(spec, [Report("folder", "name")] * count, noted.extend)
     return noted
 
 
@@ -83,11 +88,7 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(spec, sbatch, tmp_path, monke
 @pytest.mark.parametrize(
     ("said", "error", "says"),
     [
-        (
-            "sbatch: error: invalid partition: nope",
-            SchedulerRefused,
-            "refused the job mine: invalid partition: nope",
-        ),
+        ("sbatch: error: invalid partition: nope", SchedulerRefused, "refused the job mine: invalid partition: nope"),
         (CONTROLLER, SchedulerAway, "does not answer, and the job mine was not submitted: Unable to contact"),
         (NOWHERE, SchedulerAway, "does not answer, and the job mine was not submitted: Could not establish"),
     ],
@@ -117,9 +118,11 @@ TIMED_OUT = ("echo 'sbatch: error: Socket timed out on send/recv' >&2; exit 1", 
 )
 def test_an_sbatch_without_an_answer_leaves_no_job_behind(spec, sbatch, monkeypatch, how, answers, advice, cancelled):
     """Slurm may have accepted the job all the same; nobody would know of it."""
-    asked, left, passed = [], list(answers), itertools.count()
+    asked, left, passed, call = [], list(answers), itertools.count(), client.run
 
-    def run(command, stdin=""):
+    def run(command, *about, **how):
+        if command[0] == "sbatch":
+            return call(command, *about, **how)
         asked.append(command)
         answer = left.pop(0) if command[0] == "squeue" else Answer(0, "")
         return Answer(answer.code, answer.text.format(now=time.strftime("%Y-%m-%dT%H:%M:%S")))
@@ -200,3 +203,170 @@ def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkey
         submit(spec)
     assert cancelled == ["77"]
     assert list(spec.logs.glob("*.pkl")) == []
+
+
+NOTICE = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 DUE TO {} ***\n"
+SCANCEL = "slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-25T00:32:06 ***\n"
+
+
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_END_TIME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"JOB_ID": "7", "RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("CLDCTL_SIGNAL_S", "60")
+    monkeypatch.setattr(cluster, "_NOTICE_WITHIN_S", 0.0)
+    return tmp_path
+
+
+def in_seconds(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
+
+
+def test_who_it_is(logs, monkeypatch):
+    job = SlurmCluster().current_job(logs)
+    assert (job.ref.job_id, job.ref.restarts, job.restart, job.node) == ("7", True, 1, "n1")
+    assert job.log == logs / "7_0_log.err"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "6")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    task = SlurmCluster().current_job(logs)
+    assert (task.ref.job_id, task.restart, task.log) == ("6_2", 0, logs / "6_2_0_log.err")
+
+
+@pytest.mark.parametrize(
+    ("code", "known", "log", "cause"),
+    [
+        (StopCode.USR2, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
+        (StopCode.USR2, {"EndTime": 100}, "", "timeout"),
+        (StopCode.TERM, {"PreemptTime": "2026-11-25T00:00:00"}, "", "preempted"),
+        (StopCode.TERM, {}, NOTICE.format("TIME LIMIT"), "timeout"),
+        (StopCode.TERM, {"Restarts": "2"}, NOTICE.format("NODE FAILURE"), "node_failure"),
+        (StopCode.TERM, {"Restarts": "2"}, "", "requeued"),
+        (StopCode.TERM, {"Restarts": "1", "JobState": "COMPLETING"}, SCANCEL, "cancelled"),
+        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -10}, "", "timeout"),
+        (StopCode.TERM, {"JobState": "COMPLETING", "Reason": "TimeLimit", "EndTime": -100}, "", "cancelled"),
+        (StopCode.TERM, {"JobState": "RUNNING"}, "", None),
+    ],
+)
+def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
+    times = {name: in_seconds(value) for name, value in known.items() if name == "EndTime"}
+    monkeypatch.setattr(client, "show_job", lambda job_id: {**known, **times})
+    job = SlurmCluster().current_job(logs)
+    job.log.write_text(f"{NOTICE.format('JOB REQUEUE')}{log}")
+    assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, "notices of earlier starts do not count"
+
+
+def attempt(**changes: Any) -> Attempt:
+    about = {"attempt": 3, "job_id": "5", "time": 1.0, "step": 0, "log_offset": 2, "restart": 1}
+    return Attempt(**{**about, **changes})
+
+
+@pytest.mark.parametrize(
+    ("about", "log", "accounting", "cause"),
+    [
+        ({}, f"..{NOTICE.format('NODE FAILURE')}", "", "node_failure"),
+        ({}, "..", "5|NODE_FAIL\n5|PREEMPTED\n", "preempted"),
+        ({}, "..", "5|NODE_FAIL\n", None),
+        ({}, f"..{SCANCEL}", "", "cancelled"),
+        ({"cause": "crashed"}, f"..{SCANCEL}", "", None),
+        ({"cause": "crashed"}, "..srun: error: n1: task 0: Out Of Memory\n", "", "out_of_memory"),
+        ({"log_offset": None}, f"..{NOTICE.format('NODE FAILURE')}", "5|NODE_FAIL\n5|NODE_FAIL\n", None),
+    ],
+)
+def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting, cause):
+    monkeypatch.setattr(client, "sacct", lambda fields, job_ids: accounting if job_ids == ["5"] else None)
+    (logs / "5_0_log.err").write_text(log)
+    assert SlurmCluster().current_job(logs).why_ended(attempt(**about)) == cause
+
+
+@pytest.fixture
+def controlled_by(monkeypatch):
+    """What scontrol answers: those of `show job`, and those of its standard input; returns what that was."""
+
+    def control(*answers: Answer, shows: tuple[dict[str, str], ...] = ()) -> list[str]:
+        left, shown, stdin = list(answers), list(shows), []
+        monkeypatch.setattr(client, "run", lambda command, said="": stdin.append(said) or left.pop(0))
+        monkeypatch.setattr(client, "show_job", lambda job_id: shown.pop(0) if shown else {})
+        return stdin
+
+    return control
+
+
+@pytest.mark.parametrize(
+    ("how", "excluded", "names", "changes"),
+    [
+        ({}, "", [], ""),
+        (
+            {"delay_s": 20, "exclude": ("n1",)},
+            *("n[3-4]", [Answer(0, "n3\nn4\n")]),
+            "update jobid=7 starttime=now+20\nupdate jobid=7 excnodelist=n3,n4,n1\n",
+        ),
+        (
+            {"exclude": ("n1",), "readmit": ("n4",)},
+            *("n[3-5]", [Answer(0, "n3\nn4\nn5\n")]),
+            "update jobid=7 excnodelist=n3,n5,n1\n",
+        ),
+    ],
+)
+def test_it_requeues_elsewhere_and_later_by_one_command(logs, controlled_by, how, excluded, names, changes):
+    asked = controlled_by(*names, Answer(0, ""), shows=({"ExcNodeList": excluded},))
+    SlurmCluster().current_job(logs).requeue(**how)
+    assert asked[len(names) :] == [f"requeue 7\n{changes}"]
+
+
+SINFO = """\
+n1|low*|idle|a100,nvme
+n1|high|idle|a100,nvme
+n2|low*|mixed|a100
+n3|low*|drained|a100
+n4|low*|down*|a100
+m1|high|allocated|v100
+"""
+
+
+@pytest.mark.parametrize(
+    ("partition", "features", "count"),
+    [(None, None, 2), (None, "(null)", 2), (None, "a100&nvme", 1), (None, "[a|b]", None), (None, "h100", 0)],
+)
+def test_nodes_that_could_run_a_job(controlled_by, partition, features, count):
+    controlled_by(Answer(0, SINFO))
+    found = client.nodes(partition, features, "n3")
+    assert (None if found is None else len(found.usable)) == count
+
+
+@pytest.mark.parametrize(("left", "stop"), [(3600, None), (150, 75.0), (100, 50.0), (20, 10.0), (-5, 0.0)])
+def test_a_notice_that_nobody_heard_is_made_up_for(logs, monkeypatch, left, stop):
+    monkeypatch.setenv("CLDCTL_SIGNAL_S", "90")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(1000 + max(left, 0)))
+    monkeypatch.setattr(cluster.time, "time", lambda: 1000.0 + max(-left, 0))
+    assert SlurmCluster().current_job(logs).late_notice_s() == stop
+    monkeypatch.delenv("SLURM_JOB_END_TIME")
+    assert SlurmCluster().current_job(logs).late_notice_s() is None
+
+
+def test_a_refused_requeue_says_so_unless_the_job_waits_already(logs, controlled_by):
+    refused, job = Answer(1, "Requested operation is presently disabled\n"), SlurmCluster().current_job(logs)
+    for known in ({"JobState": "PENDING"}, {"JobState": "COMPLETING", "Restarts": "2"}):
+        controlled_by(refused, shows=(known,))
+        job.requeue()
+    controlled_by(refused, shows=({"Restarts": "1", "JobState": "RUNNING"},))
+    with pytest.raises(SchedulerRefused, match="job 7 could not be requeued: Requested operation is presently"):
+        job.requeue()
+
+
+@pytest.mark.parametrize(
+    ("known", "cancelled"),
+    [
+        ({}, False),
+        ({"JobState": "COMPLETING"}, True),
+        ({"JobState": "COMPLETING", "PreemptTime": "2026-11-25T00:00:00"}, False),
+        ({"JobState": "COMPLETING", "Reason": "TimeLimit"}, False),
+        ({"JobState": "COMPLETING", "Restarts": "2"}, False),
+    ],
+)
+def test_whether_somebody_cancelled_it(logs, monkeypatch, known, cancelled):
+    monkeypatch.setattr(client, "show_job", lambda job_id: known)
+    assert SlurmCluster().current_job(logs).is_cancelled() is cancelled

@@ -7,8 +7,8 @@ import pytest
 
 from cld_core.config.cluster import ClusterSpec
 from cld_core.errors import RecipeError
-from cldctl.clusters.records import Held, JobSpec, Seen
-from cldctl.clusters.slurm import client, configuration, submit
+from cldctl.clusters.base import Held, JobSpec, Seen
+from cldctl.clusters.slurm import client, doctor, submit
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.reasons import explained
 from tests.support.ledgers import job
@@ -30,45 +30,43 @@ PriorityTier=1 PreemptMode=REQUEUE State=UP TRES=cpu=8,mem=16000M,node=4
 PartitionName=gpu AllowQos=ALL Default=YES QoS=N/A DefaultTime=00:30:00 GraceTime=0 MaxTime=UNLIMITED Nodes=g[1-40] \
 PriorityTier=10 PreemptMode=GANG,SUSPEND State=DOWN TRES=cpu=8,mem=16000M,node=4
 """
-SLURM = configuration.parse_configuration(SCONTROL)
-SPOT, GPU = configuration.parse_partitions(PARTITIONS)
+SLURM = doctor.parse_configuration(SCONTROL)
+SPOT, GPU = doctor.parse_partitions(PARTITIONS)
 
 
 @pytest.mark.parametrize(
     ("save_s", "verdict"), [(None, "ok"), (10.0, "ok"), (80.0, "warn"), (151.0, "fail")]
 )  # of 120 + 30 s
 def test_a_save_must_fit_into_the_notice(save_s, verdict):
-    judged = configuration.on_preemption("it", SPOT, [SPOT, GPU], SLURM, save_s)
+    judged = doctor.on_preemption("it", SPOT, [SPOT, GPU], SLURM, save_s)
     assert (judged.name, judged.verdict) == ("it", verdict)
     assert "SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged.found
 
 
 def test_modes_of_preemption():
-    def outcome(mode, **changes):
+    def outcome(mode, *changes):
         partition = replace(SPOT, preempt_mode=mode)
-        return configuration.on_preemption("it", partition, [partition, GPU], replace(SLURM, **changes), 1.0)
+        return doctor.on_preemption("it", partition, [partition, GPU], SLURM | dict(changes), 1.0)
 
     assert outcome("OFF").verdict == "ok"
     assert outcome("").found.startswith("SUSPEND"), "the cluster's mode, since the partition has none"
     assert "hang_timeout_s" in outcome("GANG,SUSPEND").advice
     assert "requeued by the run itself" in outcome("CANCEL").found
-    assert "not restarted" in outcome("CANCEL", user_signal=False).found
+    assert "not restarted" in outcome("CANCEL", ("SlurmctldParameters", "")).found
     assert "successor" in outcome("CANCEL").advice
-    assert "by QOS" in outcome("REQUEUE", preempt_type="qos").found
-    highest = configuration.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0)
+    assert "by QOS" in outcome("REQUEUE", ("PreemptType", "preempt/qos")).found
+    highest = doctor.on_preemption("it", GPU, [SPOT, GPU], SLURM, 1.0)
     assert highest.found == "never: no partition has a higher PriorityTier"
 
 
 def test_preemption_by_qos():
-    every = configuration.parse_qos(
-        "normal||cluster|00:00:00\nspot||REQUEUE|00:02:00\nurgent|spot,normal|cluster|00:00:00\n"
-    )
+    every = doctor.parse_qos("normal||cluster|00:00:00\nspot||REQUEUE|00:02:00\nurgent|spot,normal|cluster|00:00:00\n")
     normal, spot, urgent = every
-    assert spot == configuration.Qos("spot", (), "REQUEUE", 120)
-    setup = replace(SLURM, preempt_type="qos", preempt_mode="CANCEL")
+    assert spot == doctor.Qos("spot", (), "REQUEUE", 120)
+    setup = SLURM | {"PreemptType": "preempt/qos", "PreemptMode": "CANCEL"}
 
     def judged(qos):
-        return configuration.on_preemption_by_qos("it", qos, every, setup, 80.0)
+        return doctor.on_preemption_by_qos("it", qos, every, setup, 80.0)
 
     assert (judged(spot).verdict, judged(urgent).verdict, judged(normal).verdict) == ("warn", "ok", "fail")
     assert "by urgent: REQUEUE: SIGUSR2 at once, SIGTERM after 120 s, SIGKILL after 150 s" in judged(spot).found
@@ -77,13 +75,13 @@ def test_preemption_by_qos():
 
 
 def test_time_limits():
-    assert configuration.at_the_limit("it", SPOT, 90).verdict == "ok"
-    assert configuration.at_the_limit("it", GPU, 90).verdict == "ok"
-    assert "30 min, at most unlimited" in configuration.at_the_limit("it", GPU, 90).found
-    assert "cluster.time_min" in configuration.at_the_limit("it", GPU, 1790).advice
-    assert configuration.at_the_limit("it", SPOT, 36 * 3600).verdict == "fail"
+    assert doctor.at_the_limit("it", SPOT, 90).verdict == "ok"
+    assert doctor.at_the_limit("it", GPU, 90).verdict == "ok"
+    assert "30 min, at most unlimited" in doctor.at_the_limit("it", GPU, 90).found
+    assert "cluster.time_min" in doctor.at_the_limit("it", GPU, 1790).advice
+    assert doctor.at_the_limit("it", SPOT, 36 * 3600).verdict == "fail"
     durations = {"00:01:00": 60, "2-00:00:00": 172800, "UNLIMITED": None}
-    assert {text: configuration.parse_duration(text) for text in durations} == durations
+    assert {text: doctor.parse_duration(text) for text in durations} == durations
 
 
 CONFIG = "AccountingStorageEnforce = associations,limits\nMaxArraySize            = 1001\n"
@@ -158,8 +156,9 @@ def spec(tmp_path):
 def test_the_tightest_limit_counts_and_is_named(said, spec):
     answers, asked = said
     answers["show assoc_mgr"] = shown(association("deep", each="12(5)", **ANN))
-    assert SlurmCluster().max_tasks(spec) == 7
-    assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in SlurmCluster().why_no_more(spec)
+    limit = SlurmCluster().limit(spec)
+    assert limit.tasks == 7
+    assert "at most 12 jobs may be in the queue (MaxSubmitJobs of your" in limit.why
     assert asked == ["show config", "show assoc_mgr"], "each once"
 
 
@@ -174,7 +173,7 @@ def test_the_tightest_limit_counts_and_is_named(said, spec):
 )
 def test_without_limits_of_jobs_an_array_is_as_long_as_arrays_may_be(said, spec, config, most, why):
     said[0]["show config"] = config
-    assert SlurmCluster().max_tasks(spec) == most
+    assert SlurmCluster().limit(spec).tasks == most
     SlurmCluster().check(spec, most)
     with pytest.raises(RecipeError, match=f"{why}.*Submit at most {most}"):
         SlurmCluster().check(spec, most + 1)

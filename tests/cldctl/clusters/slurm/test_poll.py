@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from cld_core.run.events import JobRef
-from cldctl.clusters.records import Seen
-from cldctl.clusters.slurm import client, job_env, poll, submit
+from cldctl.clusters.base import Seen
+from cldctl.clusters.slurm import client, cluster, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.clock import Clock
@@ -215,7 +215,7 @@ def test_squeue_and_sacct():
     ],
 )
 def test_notices(log, cause):
-    assert job_env.notice_in(f"before\n{log}\nafter") == cause
+    assert cluster.notice_in(f"before\n{log}\nafter") == cause
 
 
 def test_a_torn_answer_never_ends_a_job():
@@ -233,7 +233,7 @@ def test_whatever_clients_print_nothing_breaks(monkeypatch, text):
     assert {*phases("12", "13_4", max_age_s=0)} <= {"gone", "unknown"}
     client.submitted_since("toy", 0.0)
     client.show_job("12")
-    job_env.states_of_starts("12")
+    cluster.states_of_starts("12")
     submit.most_tasks.cache_clear()
     assert submit.most_tasks().tasks > 0
     submit.most_tasks.cache_clear()
