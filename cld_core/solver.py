@@ -1,6 +1,6 @@
 """Dormand-Prince 5(4) with a step size for every row, so that no row's result depends on its neighbours.
 
-The step control is scipy's RK45, row by row: a single row takes scipy's steps (tests/cld_core/test_solver.py).
+The step control is scipy's RK45, row by row: a single row takes scipy's steps (tests/cld_core/test_likelihood.py).
 Rows that have reached the end leave the batch, some of them a little later, so the work is about the sum of what
 each row needs (docs/math.md section 9).
 The host waits for the device once per step.

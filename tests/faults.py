@@ -62,7 +62,7 @@ eta: samplers with noise: the score is as strong as the noise needs
 guidance: classifier-free guidance: 1 is the conditional score
   - free + self._spec.guidance * (given[rows] - free)
   + given[rows] + self._spec.guidance * (given[rows] - free)
-  tests/cld_core/test_guidance.py
+  tests/cld_core/test_labelled_model.py
 hutchinson: likelihood: the trace is estimated without bias
   - total = total + (sde.scored(product) * direction)
   + total = total - (sde.scored(product) * direction)
@@ -86,7 +86,7 @@ quantisation: FID: samples are rounded to grey levels
 keyed-samples: sample i is the same in whatever batch
   - start = first - blocks[0] * SAMPLE_BLOCK
   + start = 0
-  tests/cld_core/test_seeds.py tests/cld_core/test_model.py
+  tests/cld_core/test_model.py
 one-origin: rows of different checkpoints are not mixed
   - if self._places() != self._rows:
   + if False:
@@ -118,7 +118,7 @@ consensus: all ranks stop at the same step if one is asked to
 ema: the average of the weights forgets the start soon
   - else min(decay, decays)
   + else decay
-  tests/cld_core/test_ema.py
+  tests/cld_core/train/test_averages.py
 clip: optim.grad_clip limits the gradient
   - clip if clip is not None else math.inf
   + math.inf
@@ -190,7 +190,7 @@ exit-5: exit code 5: the run that was followed ended cancelled
 escapes: control characters of others do not reach the terminal
   - _ESCAPES.sub("", text)
   + text
-  tests/cld_core/test_sanitize.py
+  tests/cld_core/test_listing.py
 plugins: code of a folder that others can write does not run without --allow-plugin
   - if real.exists() and (problem := shared_with(real.stat())) is not None:
   + if False:

@@ -1,8 +1,11 @@
-"""The checks of a GPU, on the CPU with a small network: what is not the same numbers is found."""
+"""The checks of a GPU, on the CPU with a small network: other numbers are found; what a processor emulates."""
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import cld_core
 import cldctl
-from cld_core import gpu, numerics
+from cld_core import gpu, numerics, processor
 from cld_core.nets.ncsnpp import Attention
 from tests.support.images import SMALL
 
@@ -150,3 +153,54 @@ def test_nothing_else_sets_them():
     files = [file for folder in folders for file in folder.rglob("*.py") if file.name != "numerics.py"]
     assert len(files) > 100
     assert [str(file) for file in files if setting.search(file.read_text())] == []
+
+
+_SCRIPT = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("torch is loaded under", os.environ.get("GOMP_SPINCOUNT"))
+
+sys.meta_path.insert(0, Watch())
+{}
+import torch
+"""
+MAINS = {
+    "command": "from cldctl.app import main\nsys.argv = ['cldctl', '--version']\ntry: main()\nexcept SystemExit: pass",
+    "job": "from cldctl.clusters.entry import main\ntry: main(['nowhere'])\nexcept RuntimeError: pass",
+    "training": "from cld_core.train.__main__ import main\nsys.argv = ['train', 'nowhere']\nmain()",
+}
+
+
+def spins(main, env):
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    words = [sys.executable, "-P", "-c", _SCRIPT.format(main)]
+    done = subprocess.run(words, env=clean | env, capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("torch is loaded under"))
+    return line.split()[-1]
+
+
+@pytest.mark.parametrize("main", MAINS.values(), ids=MAINS)
+def test_they_wait_briefly(main):
+    assert spins(main, {}) == "1000"
+
+
+@pytest.mark.parametrize(
+    ("machine", "line", "emulated"),
+    [
+        ("x86_64", "flags\t\t: fpu avx2 f16c", ["bf16", "fp16"]),
+        ("x86_64", "flags\t\t: avx512f avx512_bf16", ["fp16"]),
+        ("x86_64", "flags\t\t: avx512_fp16 amx_bf16", []),
+        ("aarch64", "Features\t: fp asimd asimdhp", ["bf16"]),
+        ("aarch64", "Features\t: fp asimd bf16 asimdhp", []),
+        ("x86_64", "", []),
+    ],
+)
+def test_precisions_that_a_processor_emulates(tmp_path, monkeypatch, machine, line, emulated):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\n{line}\n")
+    monkeypatch.setattr(processor, "_INFORMATION", file)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert [name for name in ("fp32", "bf16", "fp16") if processor.emulates(name)] == emulated

@@ -7,14 +7,22 @@ import cld_core
 from benchmarks.diamond import sliced_w2
 from cld_core.analytic import diamond
 from cld_core.config import load, with_overrides
+from cld_core.config.eval import ElboSpec
+from cld_core.config.sampling import ExponentialSpec
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
+from cld_core.guidance import Conditional, Guided, bound, counted
+from cld_core.likelihood import likelihood
 from cld_core.ranks import Ranks
-from cld_core.seeds import generator
+from cld_core.samplers import sample
+from cld_core.samplers.split import grid_of
+from cld_core.sde import CLD, VPSDE
+from cld_core.seeds import SampleNoise, generator
 from cld_core.train.step import Trainer
 from tests.support.chunks import cut
 from tests.support.paths import RECIPES
+from tests.support.sampling import spec_of
 from tests.support.tools import trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
@@ -144,3 +152,110 @@ def test_a_trained_network_has_the_conditional_laws():
         assert sliced_w2(x[label == number], law.means[number] + law.std * noise) < 0.02
     modes = torch.cdist(free.double(), law.means).argmin(1)
     assert torch.bincount(modes, minlength=9).min() > 100, "without labels, samples are of all classes"
+
+
+LAW, CLASSES = diamond(), torch.arange(9)
+NONE = 9
+SDES = {"cld": CLD(), "vpsde": VPSDE()}
+METHODS = {
+    "exponential": {"nfe": 30, "order": 2, "corrector": False},
+    "em": {"nfe": 100, "grid": "quadratic"},
+    "sscs": {"nfe": 100, "grid": "quadratic"},
+    "ode": {"rtol": 1e-4, "atol": 1e-4},
+}
+
+
+def exact(sde):
+    return LAW.score(sde, CLASSES)
+
+
+def noise(n, purpose="sample"):
+    return SampleNoise(0, purpose, first=0, last=n)
+
+
+def drawn(score, sde, spec, n):
+    return sample(score, sde, spec, noise(n), (2,))
+
+
+def state(n=6, seed=0):
+    return torch.randn(n, 4, generator=generator(seed, "state"), dtype=torch.float64)
+
+
+def test_the_exact_conditional_score_is_that_of_the_component():
+    score, u, label = exact(CLD()), state(), torch.tensor([0, 1, 2, 3, 4, NONE])
+    given = score(u, 0.3, label)
+    for row, number in enumerate(label.tolist()):
+        law = LAW if number == NONE else type(LAW)(LAW.means[number : number + 1], LAW.std)
+        torch.testing.assert_close(given[row], law.score(CLD())(u, 0.3)[row], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize("method", METHODS)
+def test_samples_given_a_label_have_the_conditional_law(name, method):
+    """Of each class as near to its true law as so many true samples are to others."""
+    if (name, method) == ("vpsde", "sscs"):
+        pytest.skip("VPSDE cannot be split")
+    sde, n = SDES[name], 9 * 200
+    label = torch.arange(n) % 9
+    x = drawn(Conditional(exact(sde), label), sde, spec_of(method, **METHODS[method]), n).x
+    for number in range(9):
+        mine = x[label == number]
+        true = LAW.means[number] + LAW.std * torch.randn(200, 2, generator=generator(number), dtype=torch.float64)
+        other = LAW.means[number] + LAW.std * torch.randn(200, 2, generator=generator(number, 2), dtype=torch.float64)
+        assert sliced_w2(true, other) < 0.012  # 0.04 is the width of the mode
+        assert sliced_w2(mine, true) < 0.014, (number, mine.mean(0), mine.std(0))
+
+
+@pytest.mark.parametrize("w", [0.0, 0.5, 1.5, 4.0])
+def test_a_guided_score_is_the_formula_and_outside_its_interval_the_conditional_score(w):
+    score, u, label = exact(CLD()), state(), torch.arange(6)
+    guided = Guided(score, label, NONE, ExponentialSpec(guidance=w, guidance_from=0.1, guidance_to=0.5))
+    t = torch.tensor([0.05, 0.1, 0.3, 0.5, 0.6, 1.0], dtype=torch.float64)
+    given, free = score(u, t, label), score(u, t)
+    expected = torch.where(((t >= 0.1) & (t <= 0.5))[:, None], free + w * (given - free), given)
+    torch.testing.assert_close(guided(u, t), expected, rtol=1e-12, atol=1e-12)
+    for row, time in enumerate(t.tolist()):
+        torch.testing.assert_close(guided(u, time)[row], expected[row], rtol=1e-12, atol=1e-12)
+    # Three rows at their own times; all rows at each of the three times within.
+    once = 0 if w == 0 else 1
+    assert guided.extra.tolist() == [3 * once + once * inside for inside in (0, 1, 1, 1, 0, 0)]
+
+
+def test_every_evaluation_of_the_network_counts():
+    sde, label = CLD(), torch.arange(9)
+    spec = ExponentialSpec(nfe=20, guidance=2.0)
+    score = bound(exact(sde), spec, label, NONE)
+    assert counted(drawn(score, sde, spec, 9), score).nfe_each.tolist() == [40] * 9
+    part = ExponentialSpec(nfe=20, guidance=2.0, guidance_from=0.2, guidance_to=0.9)
+    score = bound(exact(sde), part, label, NONE)
+    inside = sum(0.2 <= t <= 0.9 for t in grid_of(part, sde.schedule))
+    assert counted(drawn(score, sde, part, 9), score).nfe_each.tolist() == [20 + inside] * 9
+    assert 0 < inside < 20
+
+
+def test_a_sample_of_the_adaptive_flow_keeps_its_label_when_others_have_arrived():
+    """Rows leave the solver's batch; each of the others stays with its own label and its own steps."""
+    sde, label = CLD(), torch.arange(64) % 9
+    spec = spec_of("ode", rtol=1e-4, atol=1e-4, guidance=1.5)
+    whole = drawn(Guided(exact(sde), label, NONE, spec), sde, spec, 64)
+    few = sample(
+        Guided(exact(sde), label[40:50], NONE, spec), sde, spec, SampleNoise(0, "sample", first=40, last=50), (2,)
+    )
+    torch.testing.assert_close(few.x, whole.x[40:50], rtol=1e-4, atol=1e-4)
+    assert torch.equal(torch.cdist(whole.x.double(), LAW.means).argmin(1), label)
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_the_likelihood_given_a_label_is_the_conditional_density(name):
+    sde, n = SDES[name], 18
+    label = torch.arange(n) % 9
+    x = LAW.means[label] + LAW.std * torch.randn(n, 2, generator=generator(5), dtype=torch.float64)
+    truth = torch.distributions.Normal(LAW.means[label], LAW.std).log_prob(x).sum(1)
+    spec = ElboSpec(velocities=2, eps=1e-6, rtol=1e-5, atol=1e-5)
+    result = likelihood(Conditional(exact(sde), label), sde, spec, noise(n, "elbo"), x, exact_trace=True)
+    # VPSDE is exact except for the prior, which the mode's law at t = 1 is not quite; the bound of CLD varies.
+    assert float((result.elbo - truth).abs().max()) < (0.01 if sde.n == 1 else 0.05)
+    assert float((result.elbo - truth).mean()) == pytest.approx(0.0, abs=2e-3 if sde.n == 1 else 0.02)
+    free = likelihood(exact(sde), sde, spec, noise(n, "elbo"), x, exact_trace=True)
+    # One of nine classes: the density without the label is a ninth.
+    assert float((result.elbo - free.elbo).mean()) == pytest.approx(torch.tensor(9.0).log().item(), abs=5e-3)

@@ -1,16 +1,22 @@
-import math
+"""Bounds of the likelihood, the solver that they need, and the laws that they are held against."""
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from cld_core.analytic import gaussian
+from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.config.eval import ElboSpec
+from cld_core.errors import SolverError
 from cld_core.likelihood import density_field, likelihood, log_density
 from cld_core.sde import CLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from cld_core.solver import solve
 from tests.support import parity
+from tests.support.waits import Waits
 
 SDES = {"cld": CLD(), "cld_rising": CLD(beta0=0.1, beta1=6.9), "vpsde": VPSDE()}
 
@@ -181,3 +187,156 @@ def test_summary_numbers():
     assert 100 < result.nfe < 250
     one = likelihood(law.score(sde), sde, ElboSpec(), SampleNoise(0, first=0, last=1), x[:1], exact_trace=True)
     assert math.isnan(one.standard_error)
+
+
+def pendulum(t, y, rows):
+    return torch.stack([y[:, 1], -torch.sin(3.0 * y[:, 0]) - 0.2 * t * y[:, 1]], dim=1)
+
+
+STARTS = torch.tensor([[0.1, 0.0], [2.0, -1.0], [0.5, 7.0], [-30.0, 11.0], [0.0, 0.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("span", [(0.0, 3.0), (1.0, 1e-3)])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-9])
+def test_every_row_takes_scipys_steps(span, tolerance):
+    ours = solve(pendulum, STARTS, *span, rtol=tolerance, atol=tolerance)
+    for i, start in enumerate(STARTS):
+
+        def field(t, y):
+            return pendulum(t, torch.from_numpy(y)[None], None)[0].numpy()
+
+        theirs = solve_ivp(field, span, start.numpy(), method="RK45", rtol=tolerance, atol=tolerance)
+        assert int(ours.nfe[i]) == theirs.nfev
+        # An error estimate that happens to be nearly 0 hands the processor's rounding on to the next step's size.
+        close = max(1e-9, 1e-5 * tolerance)
+        np.testing.assert_allclose(ours.y[i].numpy(), theirs.y[:, -1], rtol=close, atol=1e-2 * close)
+
+
+def test_a_row_does_not_depend_on_its_neighbours():
+    together = solve(pendulum, STARTS, 0.0, 3.0, rtol=1e-6, atol=1e-6)
+    for i in range(len(STARTS)):
+        alone = solve(pendulum, STARTS[i : i + 1], 0.0, 3.0, rtol=1e-6, atol=1e-6)
+        # The matrix products of other sizes may round otherwise in the last bit.
+        torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-13, atol=1e-14)
+        assert int(together.nfe[i]) == int(alone.nfe[0])
+
+
+def test_rows_that_are_done_wait_until_enough_others_are():
+    """Then the batch becomes one of a few sizes, since libraries prepare for each."""
+    rates, sizes = torch.linspace(1.0, 60.0, 100, dtype=torch.float64), []
+
+    def field(t, y, rows):
+        sizes.append(len(y))
+        assert len(t) == len(rows) == len(y)
+        return -rates[rows, None] * (y - torch.cos(rates[rows] * t)[:, None])
+
+    together = solve(field, torch.ones(100, 1, dtype=torch.float64), 0.0, 1.0, rtol=1e-6, atol=1e-6)
+    assert sizes[0] == 100
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes) - {100} <= {*range(1, 17), *range(18, 33, 2), *range(36, 65, 4), *range(72, 129, 8)}
+    assert sum(sizes) < 1.1 * int(together.nfe.sum())
+    for i in (0, 40, 99):
+        alone = solve(lambda t, y, rows, i=i: field(t, y, rows + i), torch.ones(1, 1), 0.0, 1.0, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(together.y[i], alone.y[0], rtol=1e-12, atol=0)
+        assert int(together.nfe[i]) == int(alone.nfe[0])
+
+
+def test_the_host_waits_for_the_device_once_per_step(monkeypatch):
+    """On a GPU it would otherwise launch nothing while it waits."""
+    steps = []
+
+    def prepare(times):
+        steps.append(len(waits.names))
+        return times.unbind()
+
+    with Waits() as waits:
+        waits.watch_reading(monkeypatch)
+        solve(pendulum, STARTS, 0.0, 3.0, rtol=1e-6, atol=1e-6, prepare=prepare)
+    # The first two calls are for the first step size, which is checked before the first step.
+    _, _, first, *later = [*steps, len(waits.names)]
+    assert first <= 3
+    assert len(later) > 10
+    assert later == [first + k for k in range(1, len(later) + 1)]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_field_that_is_not_finite_is_named(bad):
+    def field(t, y, rows):
+        return torch.where(t[:, None] > 0.5, bad, y)
+
+    with pytest.raises(SolverError, match=r"row 0 is at t = 0\.\d+.*Raise rtol and atol"):
+        solve(field, torch.ones(2, 1), 0.0, 1.0, rtol=1e-5, atol=1e-5)
+
+
+def test_the_number_of_steps_is_bounded():
+    with pytest.raises(SolverError, match="3 steps are not enough"):
+        solve(pendulum, STARTS, 0.0, 30.0, rtol=1e-8, atol=1e-8, max_steps=3)
+
+
+FORWARD = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
+
+
+def points(law, sde, n=6):
+    generator = torch.Generator().manual_seed(0)
+    x = law.sample(n, generator).double()
+    v = 0.1 * torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    return torch.cat([x, v], dim=1) if sde.n == 2 else x
+
+
+@pytest.mark.parametrize("sde", FORWARD)
+def test_law_is_that_of_the_forward_process(sde):
+    """Log-density at t against a plain mixture of normals with the kernel's mean and covariance."""
+    law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
+    u = points(law, sde)
+    for t in (1e-3, 0.3, 1.0):
+        densities = []
+        for mean, weight in zip(law.means, law.weights, strict=True):
+            # With Sigma = L L^T of the kernel, the data's variance adds a term along the first column of Psi.
+            bare = replace(sde, numerical_eps=0.0)
+            psi, factor = bare.mean(t), bare.factor(t)
+            covariance = factor @ factor.T + 0.09 * torch.outer(psi[:, 0], psi[:, 0])
+            location, covariance = torch.kron(psi[:, 0], mean), torch.kron(covariance, torch.eye(2).double())
+            normal = torch.distributions.MultivariateNormal(location, covariance)
+            densities.append(normal.log_prob(u) + weight.log())
+        expected = torch.logsumexp(torch.stack(densities), 0)
+        torch.testing.assert_close(law.score(sde).log_density(u, t), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_entropy_by_quadrature():
+    for std in (0.5, 0.04):
+        assert gaussian(std).entropy() == pytest.approx(math.log(2 * math.pi * math.e * std**2), abs=1e-10)
+    # Two components so close that no closed form helps: twice the nodes give the same.
+    law = GaussianMixture(torch.tensor([[0.0, 0.0], [0.1, 0.05]]), 0.05)
+    assert law.entropy() == pytest.approx(law.entropy(per_std=8.0), abs=1e-9)
+
+
+def test_samples_have_the_moments_of_the_law():
+    law = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.2, torch.tensor([1.0, 3.0]))
+    x = law.sample(20_000, torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(x.mean(0), (law.weights[:, None] * law.means).sum(0), rtol=0, atol=0.03)
+    assert float(law.log_density(x).mean()) == pytest.approx(-law.entropy(), abs=0.03)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.3])
+def test_a_mixture_given_a_linear_observation(sigma):
+    """Against Bayes' rule on the exact joint density of x and y, and on a line if y is exact."""
+    law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
+    h, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64)
+    given = law.given(h, y, sigma)
+    axis = torch.linspace(-4, 4, 1601, dtype=torch.float64)
+    if sigma:
+        nodes = torch.cartesian_prod(axis[::4], axis[::4])
+        joint = law.log_density(nodes) - 0.5 * ((y - nodes @ h.T) / sigma).square().sum(1)
+        area = float(axis[4] - axis[0]) ** 2
+    else:
+        direction = torch.tensor([-0.5, 1.0], dtype=torch.float64) / math.sqrt(1.25)
+        nodes = y * h[0] / 1.25 + axis[:, None] * direction
+        joint, area = law.log_density(nodes), float(axis[1] - axis[0])
+    expected = joint - torch.logsumexp(joint, 0) - math.log(area)
+    near = expected > -20
+    torch.testing.assert_close(given.log_density(nodes[near]), expected[near], rtol=0, atol=1e-6)
+    x = given.sample(20_000, torch.Generator().manual_seed(0)).double()
+    p = expected.exp() * area
+    torch.testing.assert_close(x.mean(0), p @ nodes, rtol=0, atol=0.01)
+    if not sigma:
+        torch.testing.assert_close(x @ h[0], y.expand(len(x)), rtol=0, atol=1e-6)

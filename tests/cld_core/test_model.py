@@ -1,11 +1,16 @@
-"""Library use without any cluster."""
+"""Library use without any cluster: models, the noise of their samples, and their types."""
 
 import math
+import re
+import subprocess
+import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import cld_core
+from cld_core import seeds
 from cld_core.analytic import gaussian
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.checkpoint.tensors import write
@@ -18,9 +23,10 @@ from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
+from cld_core.seeds import SAMPLE_BLOCK, SampleNoise, generator
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, ROOT
 from tests.support.tools import trained
 
 TOY = RECIPES / "toy.yaml"
@@ -268,3 +274,82 @@ def test_names_of_the_package():
     assert all(getattr(cld_core, name) is not None for name in cld_core.__all__)
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         cld_core.other  # noqa: B018
+
+
+DRAWS = {
+    "normal": lambda noise: noise.normal((3, 2)),
+    "uniform": lambda noise: noise.uniform((3, 2)),
+    "uniform in float64": lambda noise: noise.uniform((), torch.float64),
+    "rademacher": lambda noise: noise.rademacher((3, 2)),
+}
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (30, 70), (64, 96)])
+def test_a_sample_has_the_numbers_of_its_block(first, last):
+    noise = SampleNoise(3, "sample", first=first, last=last)
+    blocks = range(first // SAMPLE_BLOCK, (last - 1) // SAMPLE_BLOCK + 1)
+    generators = [generator(3, "sample", "block", block) for block in blocks]
+    for shape in ((3, 2), (5,)):  # one call after another
+        whole = torch.cat([torch.randn(SAMPLE_BLOCK, *shape, generator=g) for g in generators])
+        start = first - blocks[0] * SAMPLE_BLOCK
+        assert torch.equal(noise.normal(shape), whole[start : start + last - first])
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_another_device_gets_the_numbers_of_the_cpu(draw, monkeypatch):
+    """A device without generators stands for a GPU, whose generators depend on the model of the card."""
+    delivered, to = [], torch.Tensor.to
+
+    def record(tensor, *args, **keywords):
+        if torch.device("meta") in args:
+            delivered.append(tensor)
+        return to(tensor, *args, **keywords)
+
+    monkeypatch.setattr(torch.Tensor, "to", record)
+    wanted = draw(SampleNoise(3, first=30, last=70))
+    found = draw(SampleNoise(3, first=30, last=70, device="meta"))
+    assert (found.device.type, found.shape, found.dtype) == ("meta", wanted.shape, wanted.dtype)
+    (numbers,) = delivered
+    assert torch.equal(numbers, wanted)
+
+
+def test_cuda_devices_get_it_through_pinned_memory_without_waiting():
+    numbers, device = Mock(), torch.device("cuda:1")
+    assert seeds.delivered(numbers, torch.device("cpu")) is numbers
+    assert seeds.delivered(numbers, device) is numbers.pin_memory().to.return_value
+    numbers.pin_memory().to.assert_called_once_with(device, non_blocking=True)
+
+
+SCRIPT = """
+import cld_core
+
+model = cld_core.load("toy")
+x = model.sample(4, method="em", nfe=20, seed=1, denoise=False)
+reveal_type(x)
+reveal_type(model.log_likelihood(x, velocities=2, rtol=1e-4))
+reveal_type(model.trajectory(2, points=5).t)
+reveal_type(model.plot())
+reveal_type(cld_core.runs()["toy"].loss)
+model.sample("4")
+model.sample(4, nfe="20")
+model.sample(4, seed=None)
+"""
+
+
+@pytest.mark.by_hand
+def test_the_library_is_typed(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    # Its own settings and cache: those of this project are not those of a user.
+    command = ["mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(tmp_path / "script.py")]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT)
+    assert re.findall('Revealed type is "(.*)"', done.stdout) == [
+        "torch._tensor.Tensor",
+        "torch._tensor.Tensor",
+        "torch._tensor.Tensor",
+        "matplotlib.figure.Figure",
+        "float | None",
+    ], done.stdout
+    errors = re.findall(r"(\S+):(\d+): error: (.*?) +\[", done.stdout)
+    assert [(file, int(line)) for file, line, _ in errors if file.endswith("script.py")] == [
+        (str(tmp_path / "script.py"), line) for line in (11, 12, 13)
+    ], done.stdout

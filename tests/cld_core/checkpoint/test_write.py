@@ -25,13 +25,35 @@ from cld_core.checkpoint.files import (
     weights_digest,
     weights_file,
 )
-from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints
+from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints, write
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from tests.cld_core.checkpoint.conftest import TOY, fill, state
+from tests.support.paths import RECIPES
+
+TOY = RECIPES / "toy.yaml"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+
+
+def state(value=1.0):
+    """A state whose averaged weights are half of the others; ``fixed`` is not trained."""
+    return {
+        "model": {"w": torch.full((100,), value), "fixed": torch.ones(2)},
+        "ema": {"updates": 3, "average": {"w": torch.full((100,), value / 2)}},
+        "nested": [{"a": torch.ones(3)}],
+        "model_digest": "abc",
+    }
+
+
+def fill(run, *steps):
+    for step in steps:
+        write(run, step, state(step))
 
 
 def test_what_was_saved_is_loaded(run):

@@ -1,4 +1,4 @@
-"""Variants: what a registry holds, how a section changes from one to another, and which keys each has."""
+"""Variants and keys: what a registry holds, how a section changes, which keys each has, and what is said about them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from cld_core.config import dump, load, with_overrides
+from cld_core.config import describe, dump, load, shipped, with_overrides
 from cld_core.config.arguments import elbo_spec, sampling_spec
 from cld_core.config.data import ImageDataSpec
+from cld_core.config.describe import dump_with_comments, from_base
 from cld_core.config.keys import key
+from cld_core.config.loader import to_yaml_line
 from cld_core.config.network import MlpSpec, ResnetSpec
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import EmSpec, ExponentialSpec, FixedStepSpec, OdeSpec, SscsSpec
@@ -230,3 +232,96 @@ def test_the_bound_starts_where_the_network_was_trained():
     assert (spec.velocities, spec.probes, spec.eps) == (4, 1, 1e-3)
     with pytest.raises(RecipeError, match=r"^f: unknown key 'velocites'\. Did you mean 'velocities'"):
         elbo_spec(recipe, {"velocites": 4}, "f")
+
+
+def test_every_section_and_key_has_a_line():
+    assert all(describe.sections().values())
+    for entry in (entry for meanings in describe.keys().values() for entry in meanings):
+        assert entry.doc
+        assert "a value" not in entry.expects
+        assert "\n" not in entry.doc + to_yaml_line(entry.usual)
+
+
+@pytest.mark.parametrize("key", list(describe.keys()))
+def test_what_is_expected_is_what_recipes_take(key):
+    """The defaults and all listed values are accepted, with the variant that has the key."""
+    section = key.partition(".")[0]
+    for entry, variants in describe.keys()[key].items():
+        variant = variants[0] if variants else None
+        chosen = [] if variant is None else [f"{SECTIONS[section].selector}={variant}"]
+        base = "cifar10" if variant in ("cifar10", "celebahq256", "folder", "ncsnpp") else "toy"
+        for value in (to_yaml_line(entry.usual), *entry.options):
+            # A pair of keys may not go together; the value itself is accepted.
+            assert "; expected" not in problem_of(base, [*chosen, f"{key}={value}"])
+
+
+def problem_of(base, overrides):
+    try:
+        load(RECIPES / f"{base}.yaml", overrides)
+    except RecipeError as error:
+        return str(error)
+    return ""
+
+
+def test_names_are_found():
+    found = {name: describe.find(name) for name in ("train.ema", "eval.fid", "sde.cld", "sampling.conjugate")}
+    assert found == {
+        "train.ema": ("train", "train.ema"),
+        "eval.fid": ("eval.fid", ""),
+        "sde.cld": ("sde", "cld"),
+        "sampling.conjugate": ("sampling", "sampling.conjugate"),  # a key of this name comes before the variant
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train.emma", "Did you mean 'train.ema'"),
+        ("steps", "Did you mean 'train.steps'"),
+        ("sde.vpsd", "Did you mean 'sde.vpsde'"),
+        ("xyzzy", "`cldctl explain` lists"),
+    ],
+)
+def test_a_typo_is_answered_with_the_nearest(name, words):
+    with pytest.raises(RecipeError, match=words):
+        describe.find(name)
+
+
+@pytest.mark.parametrize("name", [file.stem for file in RECIPES.glob("*.yaml")])
+def test_yaml_with_comments_is_read_back(tmp_path, name):
+    odd = ["cluster.setup=['a # b','c']", "cluster.container='a: # \"b\"'", "hooks.on_change='echo ${x}'"]
+    recipe = load(RECIPES / f"{name}.yaml", [text.replace("${", r"\${") for text in odd])
+    text = dump_with_comments(recipe)
+    (tmp_path / f"{name}.yaml").write_text(text)
+    assert load(tmp_path / f"{name}.yaml") == recipe
+    lines = text.splitlines()
+    assert all(len(line) <= 120 for line in lines if "#" in line.lstrip()[1:])
+    assert any(line.startswith("  ema: ") and "decay of the moving average of the weights" in line for line in lines)
+    plain = dump(recipe).splitlines()
+    assert next(line for line in plain if line.strip().startswith("ema:")) in "\n".join(lines)
+
+
+def test_what_differs_and_what_set_it(tmp_path):
+    (tmp_path / "base.yaml").write_text("extends: toy\nname: base\ntrain: {steps: 10}\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\ntrain:\n  ema: 0.5\n  seed: 3\nsde: {name: vpsde}\n")
+    (tmp_path / "site.yaml").write_text("cluster: {partition: gpu}\n")
+    overrides = ["train.seed=4", "objective.name=dsm"]
+    base, found = from_base(tmp_path / "mine.yaml", overrides, tmp_path / "site.yaml")
+    assert base is not None
+    assert base.samefile(shipped.find("toy"))
+    typed = ["train.seed", "objective.name"]
+    assert sorted(entry.key for entry in found[:2]) == sorted(typed), "what was typed comes first"
+    by_key = {entry.key: entry for entry in found}
+    assert (by_key["train.steps"].value, by_key["train.steps"].before) == ("10", "800000")
+    assert by_key["train.steps"].place == f"{tmp_path}/base.yaml, line 3"
+    assert by_key["train.ema"].place == f"{tmp_path}/mine.yaml, line 3"
+    assert by_key["train.seed"].place == "command line"
+    assert by_key["cluster.partition"].place == f"profile {tmp_path}/site.yaml, line 1"
+    assert by_key["sde.name"].value == "vpsde"
+    assert by_key["sde.beta0"].before == "4.0"
+    assert "sde.m_inv" not in by_key, "the new diffusion has no mass"
+
+
+def test_shipped_recipes_say_what_they_are():
+    for file in RECIPES.glob("*.yaml"):
+        assert 20 < len(shipped.description(file)) < 200

@@ -1,13 +1,17 @@
-"""FID, precision and recall of each class: those of the samples and images of that class alone."""
+"""FID, precision and recall of each class; exact conditional densities by quadrature, against those of mixtures."""
 
 import numpy as np
 import pytest
 import torch
 
 from cld_core import pictures
+from cld_core.analytic import GaussianMixture, diamond
+from cld_core.conditioning import GradientGuidance, Observation, Replacement
+from cld_core.config import load
+from cld_core.data import toy
 from cld_core.data.images import to_pixels
 from cld_core.errors import UsageError
-from cld_core.evaluate import registry, stats_file
+from cld_core.evaluate import conditional, registry, stats_file
 from cld_core.evaluate.features import _precision_and_recall, frechet
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
@@ -16,6 +20,7 @@ from cld_core.stop import StopFlag
 from cld_core.train import session
 from tests.support.extractor import TINY
 from tests.support.images import labelled_images, run_folder
+from tests.support.paths import RECIPES
 
 from .on_images import SETTINGS, evaluated, request, stats_of
 
@@ -98,3 +103,55 @@ def test_each_row_of_a_picture_has_one_class(labelled, tmp_path):
     assert pictures.in_rows(model, 16).tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4
     pictures.samples(model, tmp_path / "a.png")
     assert (tmp_path / "a.png").is_file()
+
+
+MASK = torch.tensor([True, False])
+FIRST = Observation.masked(torch.tensor([0.3, 0.0]), MASK)
+CASES = {
+    "exact": FIRST,
+    "noisy": Observation.masked(torch.tensor([0.3, 0.0]), MASK, 0.1),
+    "mean of both": Observation.linear(torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]), 0.1),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model(load(RECIPES / "toy_diamond.yaml", ["network.width=16", "network.layers=3"]))
+
+
+@pytest.mark.parametrize("label", [None, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_log_densities_are_those_of_the_mixture_or_of_a_component(model, name, label):
+    observation, law = CASES[name], diamond()
+    matrix = observation.apply(torch.eye(2)).T
+    law = law if label is None else GaussianMixture(law.means[label : label + 1], law.std)
+    given = law.given(matrix, observation.y, observation.sigma)
+    density = conditional.ConditionalDensity.of(model, observation, label)
+    x = given.sample(2000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(density.log_density(x), given.log_density(x), rtol=0, atol=1e-5)
+    assert density.mean_log_density == pytest.approx(float(given.log_density(x).mean()), abs=0.1)
+
+
+def test_nothing_is_claimed_without_a_density(model, monkeypatch):
+    oblique = Observation.linear(torch.tensor([[0.5, 0.5]]), torch.tensor([0.2]))
+    assert conditional.ConditionalDensity.of(model, oblique) is None
+    monkeypatch.setattr(model.source, "density", toy.Toy("none", lambda n, g: torch.zeros(n, 2)))
+    assert conditional.ConditionalDensity.of(model, FIRST) is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pictures_and_words(model, tmp_path, name):
+    x = diamond().sample(50, torch.Generator().manual_seed(0))
+    density = conditional.ConditionalDensity.of(model, CASES[name])
+    conditional.show(tmp_path / "p.png", x, model, CASES[name], density, "by hand")
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+    said = conditional.agreement(x, CASES[name], density)
+    assert "mean conditional log-density" in said
+
+
+def test_a_sample_given_an_observation_does_not_depend_on_its_batch(model):
+    for by in (None, GradientGuidance(covariance="isotropic"), Replacement()):
+        keys = {"method": "exponential", "nfe": 8, "observation": FIRST, "by": by}
+        whole = model.sample(6, batch_size=6, **keys)
+        torch.testing.assert_close(model.sample(6, batch_size=4, **keys), whole, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(whole, model.sample(6, method="exponential", nfe=8))

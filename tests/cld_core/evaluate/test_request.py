@@ -1,16 +1,19 @@
-"""The id of an evaluation is made of everything that its numbers depend on, and of nothing else."""
+"""The id of an evaluation is made of all that its numbers depend on, and of nothing else; its curves in TensorBoard."""
 
 from dataclasses import replace
 from typing import get_type_hints
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
+from cld_core.config import load
 from cld_core.config.eval import FlowSpec
 from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.evaluate import registry
+from cld_core.evaluate import registry, reports
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.registry import Metric, Quantity, RowKind
 from cld_core.evaluate.reports import numbers
@@ -19,6 +22,8 @@ from cld_core.evaluate.rows import RowComputer
 from cld_core.imports import resolve
 from cld_core.ranks import Ranks
 from cld_core.run.work import KINDS, Work
+from tests.support.made_up import run_with
+from tests.support.paths import RECIPES
 
 
 def asked(sampling):
@@ -123,3 +128,46 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
         EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
+
+
+ELBO = {"elbo": {"nll": 1.25, "stderr": 0.5, "n": 512, "nfe_mean": 101.6}}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    # Files of one second are read in the order of a counter of the process, as texts: 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+    return run_with(tmp_path / "mine", 20, 40)
+
+
+def written(run, metric, report, *overrides):
+    """What there is in TensorBoard about one evaluation of two checkpoints."""
+    for step in (20, 40):
+        request = EvalRequest.of(load(RECIPES / "toy.yaml", overrides), (metric,), step)
+        reports.to_tensorboard(run, request, report)
+    (folder,) = run.tensorboard.iterdir()
+    assert folder.name == f"eval-{request.settings}"
+    return EventAccumulator(str(folder)).Reload()
+
+
+def test_bounds_of_several_steps_are_one_curve_under_a_readable_name(run):
+    events = written(run, "elbo", ELBO)
+    assert set(events.Tags()["scalars"]) == {
+        "evaluation/nll (n=512)",
+        "evaluation/nll standard error (n=512)",
+        "evaluation/nll NFE (n=512)",
+    }
+    assert [(point.step, point.value) for point in events.Scalars("evaluation/nll (n=512)")] == [(20, 1.25), (40, 1.25)]
+    text = events.Tensors("evaluation/results/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert "elbo-00000040-" in text
+    assert "| 1.25 | 0.5 | 512 | 102 |" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "how"),
+    [((), "ode, n=2000"), (("sampling.method=em", "sampling.nfe=50"), "em, 50 NFE, n=2000")],
+)
+def test_samples_are_told_by_how_they_were_drawn(run, overrides, how):
+    report = {"w2": {"value": 1.0, "samples": 2000, "nfe_mean": 50.0}}
+    scalars = written(run, "w2", report, *overrides).Tags()["scalars"]
+    assert scalars == [f"evaluation/w2 ({how})", f"evaluation/w2 NFE ({how})"]

@@ -1,14 +1,19 @@
-"""The run folder: what it holds, its name, and the version of its format."""
+"""The run folder: what it holds, its name and identity, the version of its format, and the manifest of its code."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from cld_core.config import load
+from cld_core.digests import digest
 from cld_core.errors import NotFoundError, UsageError
 from cld_core.files import write_json
-from cld_core.run import RunFolder, events, find_runs
+from cld_core.run import RunFolder, code, events, find_runs
+from cld_core.run import identity as identities
 from cld_core.run.folder import FORMAT, FormatError, named
+from cld_core.run.identity import identity, new_name
+from cld_core.train import session
 from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 
@@ -149,3 +154,83 @@ def test_who_is_not_found_is_told_where_it_was_looked_for(here):
     assert str(caught.value) == f"no run at {places}. Did you mean 'toy-1'?"
     with pytest.raises(NotFoundError, match=f"^no run at {here}/none. `cldctl status`"):
         named(here / "none")
+
+
+def test_code_outside_a_checkout_has_no_commit(tmp_path):
+    assert identities._git(tmp_path) is None
+
+
+def test_a_user_without_a_name(monkeypatch):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert identity("toy", None)["user"] == "4711"
+
+
+def test_runs_of_the_same_second_have_different_names(monkeypatch):
+    suffixes = iter(("00ff", "a1b2"))
+    monkeypatch.setattr("secrets.token_hex", lambda size: next(suffixes) if size == 2 else "")
+    monkeypatch.setattr("time.strftime", lambda form: {"%m%d-%H%M%S": "0103-040506"}[form])
+    assert [new_name("toy") for _ in range(2)] == ["toy-0103-040506-00ff", "toy-0103-040506-a1b2"]
+
+
+FILES = {"cld_core/a.py": "a" * 64}
+
+
+def manifest(tmp_path, **changes):
+    content = {"kind": "copy", "files": FILES, "digest": digest(FILES), "plugins": [], **changes}
+    (tmp_path / code.MANIFEST).write_text(json.dumps(content))
+    return code.read(tmp_path)
+
+
+def test_a_manifest(tmp_path):
+    it = manifest(tmp_path, commit="abc", dirty=True)
+    assert (it.kind, it.files, it.code, it.commit, it.dirty) == ("copy", FILES, digest(FILES), "abc", True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "other"},
+        {"digest": "b" * 64},
+        {"files": {"../a.py": "a" * 64}, "digest": digest({"../a.py": "a" * 64})},
+        {"files": {"/a.py": "a" * 64}, "digest": digest({"/a.py": "a" * 64})},
+        {"files": []},
+    ],
+)
+def test_a_damaged_manifest_is_none(tmp_path, changes):
+    assert manifest(tmp_path, **changes) is None
+
+
+def test_plugins_outside_of_the_folder_are_damage(tmp_path):
+    inside = {"path": "/x/ring.py", "file": "plugins/1/ring.py", "sha256": "c" * 64}
+    it = manifest(tmp_path, plugins=[inside])
+    assert it.code not in (digest(FILES), manifest(tmp_path).code), "a plug-in is part of the code"
+    for other in ({**inside, "file": "../ring.py"}, {"path": 3}, "x"):
+        assert manifest(tmp_path, plugins=[inside, other]) is None
+
+
+def test_a_checkout_says_that_it_is_live_and_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "installed", lambda: None)
+    kind, told = code.running(tmp_path).split()
+    assert (kind, len(told)) == ("live", 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\nGCC", "535.104.05"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  550.54  Release Build  (dvs)\n", "550.54"),
+        ("something else\n", None),
+    ],
+)
+def test_the_version_of_a_driver(tmp_path, text, version):
+    import torch
+
+    file = tmp_path / "version"
+    file.write_text(text)
+    assert session.driver(torch.device("cuda"), file) == version
+    assert session.driver(torch.device("cuda"), tmp_path / "missing") is None
+    assert session.driver(torch.device("cpu"), file) is None

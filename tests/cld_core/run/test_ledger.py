@@ -1,15 +1,18 @@
-"""The file of a ledger: it is read again when it has changed, and what cannot be written waits."""
+"""The lines of a ledger lose nothing; its file is read again when it has changed, and what cannot be written waits."""
 
 import errno
 import gc
+import json
 import os
 
 import pytest
 
 from cld_core import files
-from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
+from cld_core.codec import RecordError, from_plain
+from cld_core.run import events
+from cld_core.run.events import KINDS, Ended, Failed, JobRef, Started, Submitted
 from cld_core.run.history import History
-from cld_core.run.ledger import Ledger
+from cld_core.run.ledger import Ledger, parse, to_line
 from tests.support.clock import Clock
 
 STARTED = Started(attempt=0, job_id="7", step=0)
@@ -94,3 +97,82 @@ def test_a_ledger_that_grows_is_read_again_and_its_earlier_histories_are_forgott
     gc.collect()
     mine = [it for it in gc.get_objects() if type(it) is History and "1_0" in it.crashes]
     assert len(mine) == 1
+
+
+JOB = JobRef(cluster="local", job_id="7", process=1, logs="/logs", restarts=True, details={"pid": 12, "host": "a"})
+BEGUN = events.Started(
+    attempt=1, job_id="7", step=10, host="n3", warning="no GPU", versions={"torch": "2"}, hosts=("n3", "n4"), began=2.5
+)
+EXAMPLES = (
+    events.Requested(steps=5, overrides=("train.steps=5",), profile="juwels", code="ab12", from_step=2, pid=12),
+    events.Submitted(job=JOB, successor_of="6", shards=(3, 7), code="ab12"),
+    BEGUN,
+    events.Ended(attempt=1, cause="crashed", step=17, detail="KeyError", bug=True),
+    events.Requeued(job_id="7", cause="crashed", delay_s=10.0, exclude=("n1",)),
+    events.Labelled(add=("paper",), remove=("draft",)),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_every_kind_has_fields_that_a_line_can_hold(kind):
+    with pytest.raises(RecordError, match=r"missing|an object"):
+        from_plain(kind, {} if kind is not events.Labelled else [])
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: events.name_of(type(event)))
+def test_a_line_turns_back_into_an_equal_event(event):
+    line = to_line(event)
+    assert "\n" not in line
+    assert parse(line) == event
+    assert list(json.loads(line))[:2] == ["time", "event"]
+
+
+def test_a_line_leaves_out_what_has_its_default():
+    event = events.Ended(time=2.0, attempt=0, cause="finished", step=30)
+    assert to_line(event) == '{"time": 2.0, "event": "ended", "attempt": 0, "cause": "finished", "step": 30}'
+
+
+def test_unknown_fields_are_kept():
+    line = '{"time": 1.0, "event": "cancelled", "job_id": "7", "by": "ann", "why": ["a", "b"]}'
+    event = parse(line)
+    assert isinstance(event, events.Cancelled)
+    assert event.extra == {"by": "ann", "why": ["a", "b"]}
+    assert to_line(event) == line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"time": 1, "event": "paused", "job_id": "7"}',
+        '{"time": 1, "event": "ended", "reason": "tired"}',
+        '{"time": 1, "event": "submitted", "job_id": "7"}',
+        '{"time": 1, "event": "started", "attempt": "first", "job_id": "17", "step": 0}',
+        '{"time": 1, "event": "ended", "attempt": 1, "cause": {"a": 1}}',
+        '{"time": 1, "event": "requested", "steps": 99999999999999999999}',
+        '{"time": 1, "event": "requeued", "job_id": "1", "cause": "crashed", "delay_s": 1e300}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "--user=root"}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": "1,2"}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "../x", "job_id": "1"}}',
+        '{"time": 1, "event": "submitted", "job": {"cluster": "slurm", "job_id": ""}}',
+        *("", "{", "[]", "3", "[" * 5000, '{"event": "ended"}', '{"time": null, "event": "ended"}'),
+        *('{"time": 1e999, "event": "x"}', '{"time": NaN, "event": "x"}', '{"time": 1, "event": 3}'),
+    ],
+)
+def test_what_is_no_event_of_this_version_is_skipped(line):
+    assert parse(line) is None
+
+
+def test_unknown_causes_are_kept():
+    event = parse('{"time": 1.0, "event": "ended", "attempt": 1, "cause": "moved"}')
+    assert isinstance(event, events.Ended)
+    assert event.cause == "moved"
+
+
+def test_a_torn_line_spoils_only_itself(tmp_path):
+    ledger = Ledger(tmp_path / "attempts.jsonl")
+    assert ledger.events() == []
+    ledger.append(EXAMPLES[0])
+    with ledger.path.open("a") as file:
+        file.write('{"time": 1, "event": "sta')
+    ledger.append(BEGUN)
+    assert ledger.events() == [EXAMPLES[0], BEGUN]

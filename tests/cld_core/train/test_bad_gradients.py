@@ -1,6 +1,9 @@
-"""What a bad gradient does: it changes nothing, and training rolls back a bounded number of times."""
+"""What a bad gradient does: training rolls back a bounded number of times; and the look at each machine before it."""
 
+import json
 import math
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,13 +11,14 @@ import torch.multiprocessing as multiprocessing
 
 from cld_core import optim
 from cld_core.checkpoint.tensors import load
-from cld_core.errors import NonFiniteError
+from cld_core.errors import NonFiniteError, UnfitError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import events
-from cld_core.train import session
+from cld_core.train import health, session
+from cld_core.train.health import IN_A_ROW, Stragglers
 from cld_core.train.monitoring import Monitor
-from cld_core.train.step import GradientFilter, Trainer
+from cld_core.train.step import GradientFilter, Interval, Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.images import clone, run_folder, tiny_recipe
 from tests.support.tools import same
@@ -221,3 +225,110 @@ def test_a_run_survives_an_overflow_in_a_forward_pass(data, tmp_path, monkeypatc
     assert not any(isinstance(event, events.RolledBack) for event in run.ledger.events())
     assert seen[9]["skipped_steps"] >= 1
     assert all(math.isfinite(scalars.get("loss", 0.0)) for scalars in seen.values())
+
+
+def check(folder, **changes):
+    health.alone(folder, Place(rank=3), **{"gpu": False, "allotted": True, "node": "n7", **changes})
+
+
+def test_a_healthy_machine_passes_and_nothing_is_left(tmp_path):
+    before = torch.get_rng_state()
+    check(tmp_path, gpu=True, allotted=False)
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(torch.get_rng_state(), before), "the numbers of a training do not change"
+
+
+def test_a_machine_without_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(health, "HOST_BYTES", 2**62)
+    with pytest.raises(UnfitError, match=r"n7: memory: only \d+ MiB of memory are free") as error:
+        check(tmp_path)
+    assert (error.value.check, error.value.hosts) == ("memory", {3: "n7"})
+
+
+def test_a_disk_that_is_full_for_a_while_is_not_the_machines_fault(tmp_path, monkeypatch):
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    check(tmp_path)
+
+
+def test_a_gpu_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(UnfitError, match="n7: gpu: the job was given a GPU, and torch sees none"):
+        check(tmp_path, gpu=True)
+    check(tmp_path, gpu=True, allotted=False)
+
+
+def test_products_are_compared_with_whole_numbers(monkeypatch):
+    health.require_product(torch.device("cpu"))
+    product = torch.Tensor.__matmul__
+
+    def wrong(left, right):
+        result = product(left, right)
+        return result + 1 if result.is_floating_point() else result
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", wrong)
+    with pytest.raises(health._Failed, match="has 262144 wrong numbers of 262144"):
+        health.require_product(torch.device("cpu"))
+
+
+def test_a_check_that_hangs_is_given_up(tmp_path, monkeypatch):
+    stuck = threading.Event()
+    monkeypatch.setattr(health, "_memory", stuck.wait)
+    monkeypatch.setattr(health, "_within", lambda seconds, work, within=health._within: within(0.05, work))
+    with pytest.raises(UnfitError, match="n7: memory: no answer within 0 s"):
+        check(tmp_path)
+    stuck.set()
+
+
+def _looking(rank, meeting, out):
+    place = Place(rank=rank, world_size=3, local_rank=rank, local_world_size=3, init_method=f"file://{meeting}")
+    settings = {"gpu": False, "timeout_s": 60.0, "allotted": False, "node": f"n{rank}"}
+    ranks = health.join(Path(out), place, check=True, **settings)
+    said = [Stragglers(ranks, ["n0", "n1", "n2"]).compare([0.1, 0.2, 0.1][rank])]
+    right = health._sum
+
+    def wrong(ranks):
+        return right(ranks) or ("512 of 512 sums are wrong" if ranks.rank == 2 else None)
+
+    health._sum = wrong
+    try:
+        health.together(ranks, node=f"n{rank}")
+    except UnfitError as error:
+        said += [str(error), error.check, sorted(error.hosts.items())]
+    Path(out, f"{rank}.json").write_text(json.dumps(said))
+    ranks.leave()
+
+
+def test_what_ranks_find_out_together(tmp_path):
+    """They compare their times, which rank 0 reports; a rank that adds up wrongly is named on all."""
+    multiprocessing.spawn(_looking, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=3)
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    line = "own step time: median 100 ms, slowest rank 1 on n1 200 ms (2.0x), fastest 100 ms"
+    assert [entry[0] for entry in said] == [[line, None], None, None]
+    wrong = ["n2: all-reduce: 512 of 512 sums are wrong", "all-reduce", [[2, "n2"]]]
+    assert [entry[1:] for entry in said] == [wrong] * 3
+
+
+def of(*hosts):
+    return Stragglers(Ranks(world_size=len(hosts)), hosts)
+
+
+def test_the_slowest_rank_is_in_the_log():
+    line, warning = of("n1", "n2", "n3").judge([0.12, 0.1, 0.18])
+    assert line == "own step time: median 120 ms, slowest rank 2 on n3 180 ms (1.5x), fastest 100 ms"
+    assert warning is None, "once is no pattern"
+
+
+def test_a_rank_that_is_slow_several_times_in_a_row_is_named():
+    ranks = of("n1", "n2", "n3")
+    said = [ranks.judge([0.1, 0.1, 0.15])[1] for _ in range(IN_A_ROW)]
+    assert said == [None] * (IN_A_ROW - 1) + ["rank 2 on n3 is slow: 1.5 times the median"]
+    assert ranks.judge([0.1, 0.1, 0.1])[1] is None
+    assert ranks.judge([0.1, 0.1, 0.15])[1] is None, "it begins again"
+
+
+def test_a_single_rank_has_nobody_to_be_compared_with():
+    assert Stragglers(Ranks(), ["n1"]).compare(Interval(Ranks()).take_own_time()) is None
