@@ -26,10 +26,9 @@ from cld_core.samplers import Samples
 from cld_core.seeds import SAMPLE_BLOCK, SampleNoise, generator
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from tests.support.paths import RECIPES, ROOT
+from tests.support.paths import RECIPES, ROOT, TOY
 from tests.support.tools import trained
 
-TOY = RECIPES / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
 
 
@@ -152,7 +151,7 @@ SAMPLED = [{"method": "ode"}, *({"method": method, "nfe": 12} for method in ("em
 
 @pytest.fixture(scope="module")
 def toy():
-    return Model(load(RECIPES / "toy.yaml", SHALLOW), step=1200)
+    return Model(load(TOY, SHALLOW), step=1200)
 
 
 @pytest.fixture(scope="module")
@@ -190,14 +189,14 @@ def test_a_trajectory_ends_at_the_samples(toy, method):
 
 
 def test_a_diffusion_of_x_alone_has_no_velocities():
-    recipe = load(RECIPES / "toy.yaml", [*SHALLOW, "sde.name=vpsde", "objective.name=dsm"])
+    recipe = load(TOY, [*SHALLOW, "sde.name=vpsde", "objective.name=dsm"])
     path = Model(recipe).trajectory(4, method="em", nfe=6)
     assert path.v is None
     assert path.x.shape == (7, 4, 2)
 
 
 def test_the_likelihood_of_normal_data_is_exact(monkeypatch):
-    exact, law = Model(load(RECIPES / "toy.yaml", [*SHALLOW, "data.name=gaussian"])), gaussian(0.5)
+    exact, law = Model(load(TOY, [*SHALLOW, "data.name=gaussian"])), gaussian(0.5)
     monkeypatch.setattr(exact, "score_of", lambda **how: law.score(exact.sde))
     x = law.sample(40, torch.Generator().manual_seed(1))
     bound = exact.log_likelihood(x, exact_trace=True, rtol=1e-6, atol=1e-6)

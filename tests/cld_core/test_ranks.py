@@ -18,7 +18,7 @@ from cld_core.ranges import share
 from cld_core.ranks import Consensus, RankError, Ranks, alone, join
 from cld_core.rendezvous import Place
 from cld_core.stop import StopCode
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_batch_smaller_than_the_world_is_refused():
     ],
 )
 def test_what_requests_gpus(key, uses):
-    assert load(RECIPES / "toy.yaml", [f"cluster.{key}"]).cluster.uses_gpu is uses
+    assert load(TOY, [f"cluster.{key}"]).cluster.uses_gpu is uses
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ STEP = 7
 
 def _toy() -> Any:
     from cld_core.config import load
-    from tests.support.paths import RECIPES
+    from tests.support.paths import TOY
 
-    return load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2"])
+    return load(TOY, ["network.width=8", "network.layers=2"])
 
 
 def _prepare() -> None:

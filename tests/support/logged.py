@@ -15,7 +15,7 @@ from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.tools import wait_for
 
 SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=10", "train.steps=60"]
@@ -31,7 +31,7 @@ def killed_and_resumed(path: Path, *overrides: str, **env: str) -> RunFolder:
     Args:
         overrides: switch the logger on.
     """
-    run = RunFolder.create(path, load(RECIPES / "toy.yaml", [*SMALL, *overrides]), {"created": 1.0})
+    run = RunFolder.create(path, load(TOY, [*SMALL, *overrides]), {"created": 1.0})
     for code in (-signal.SIGKILL, 0):
         words = [sys.executable, "-m", "tests.support.logged", str(path)]
         done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)

@@ -1,4 +1,4 @@
-"""Runs with made-up checkpoints and reports, for tests of code that only reads them."""
+"""Runs with made-up checkpoints, jobs and reports, for tests of code that only reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from cld_core.digests import checksum
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 
-TOY = RECIPES / "toy.yaml"
 CONTENT = b"tensors"
 
 
@@ -60,3 +60,7 @@ def report(run: RunFolder, request: EvalRequest, **sections: dict[str, Any]) -> 
     step = request.checkpoint_step
     about = {"checkpoint_step": step, "checkpoint": weights_digest(run, step), "created": 1.0}
     write_json(run.evals / request.id / "report.json", {**about, **sections})
+
+
+def job(job_id: str, cluster: str = "scripted", logs: str = "") -> JobRef:
+    return JobRef(cluster=cluster, job_id=job_id, logs=logs, restarts=True)

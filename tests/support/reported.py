@@ -12,8 +12,7 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Cause, Ended, Failed, Labelled, Requeued, Started, Submitted
 from cldctl.evals import plan
-from tests.support.ledgers import job
-from tests.support.made_up import report, run_with
+from tests.support.made_up import job, report, run_with
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}\u202eabc"
 ENTROPY = -1.4

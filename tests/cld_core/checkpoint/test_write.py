@@ -31,9 +31,7 @@ from cld_core.config import load
 from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from tests.support.paths import RECIPES
-
-TOY = RECIPES / "toy.yaml"
+from tests.support.paths import TOY
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from cld_core.checkpoint.tensors import FORMAT
 from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
 from cld_core.errors import CheckpointError, DataError, RecipeError
 from cld_core.model import Model
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 from tests.support.tools import trained
 
 FRICTION = """
@@ -68,7 +68,7 @@ def test_a_plugin_beside_the_recipe_registers_a_diffusion(heavy, tmp_path):
     assert recipe.plugins == (str(tmp_path / "heavy.py"),)
     assert (recipe.sde.name, recipe.sde.factor) == ("heavy", 3.0)
     assert cld_core.sde.build(recipe.sde).factor == 3.0
-    assert load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/heavy.py", "sde.name=heavy"]).sde.factor == 2.0
+    assert load(TOY, [f"plugins={tmp_path}/heavy.py", "sde.name=heavy"]).sde.factor == 2.0
     heavy.write_text(heavy.read_text().replace("factor: 3", "factor: 0"))
     with pytest.raises(RecipeError, match=r"mine.yaml, line 3: 'sde.factor' cannot be 0"):
         load(heavy)
@@ -101,18 +101,17 @@ def test_the_plugins_of_the_recipe_that_was_read_last_are_in_force(heavy, tmp_pa
     other = tmp_path / "copies" / "heavy.py"
     other.parent.mkdir()
     other.write_text(FRICTION.format(factor=9.0))
-    toy = RECIPES / "toy.yaml"
     assert [
-        load(toy, [f"plugins={file}", *default]).sde.factor
+        load(TOY, [f"plugins={file}", *default]).sde.factor
         for file in (tmp_path / "heavy.py", other, heavy.parent / "heavy.py")
     ] == [2.0, 9.0, 2.0]
     with pytest.raises(RecipeError, match=r"both register the sde 'heavy'"):
-        load(toy, [f"plugins=[{tmp_path}/heavy.py, {other}]", *default])
+        load(TOY, [f"plugins=[{tmp_path}/heavy.py, {other}]", *default])
 
 
 def test_what_a_plugin_may_register(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
-    load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/everything.py"])
+    load(TOY, [f"plugins={tmp_path}/everything.py"])
     from cld_core.evaluate import extractors
     from cld_core.evaluate import registry as metrics
     from cld_core.train.loggers import LOGGERS
@@ -142,7 +141,7 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
     (tmp_path / "mine.py").write_bytes(content)
     before = set(sys.modules)
     with pytest.raises(RecipeError, match=words) as caught:
-        load(RECIPES / "toy.yaml", [f"plugins=[{tmp_path}/mine.py]"])
+        load(TOY, [f"plugins=[{tmp_path}/mine.py]"])
     assert str(caught.value).startswith("command line: ")
     assert not any(name.startswith("cld_plugin_mine_") for name in set(sys.modules) - before)
 
@@ -150,7 +149,7 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
 @pytest.mark.parametrize("plugin", ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py"])
 def test_what_cannot_be_imported(plugin):
     with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
-        load(RECIPES / "toy.yaml", [f"plugins=['{plugin}']"])
+        load(TOY, [f"plugins=['{plugin}']"])
 
 
 def test_fingerprints(tmp_path):
@@ -209,7 +208,7 @@ def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
 
 
 def changed(section, **keys):
-    tree = load(RECIPES / "toy.yaml", SMALL).to_dict()
+    tree = load(TOY, SMALL).to_dict()
     tree[section] |= keys
     return tree
 

@@ -29,7 +29,7 @@ from cld_core.registration import Variant
 from cld_core.run import RunFolder
 from cld_core.sde import build
 from cld_core.seeds import SampleNoise
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.tools import trained
 
 from .on_images import gather
@@ -184,7 +184,7 @@ def test_a_length_is_part_of_what_is_asked(averaged):
     assert len({request.id for request in (usual, short, long)}) == 3
     assert len({request.settings for request in (usual, short, long)}) == 3
     assert len({work(averaged, length).rows("loss") for length in (None, 0.05, 0.07)}) == 3
-    periodic = load(RECIPES / "toy.yaml", ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
+    periodic = load(TOY, ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
     assert EvalRequest.periodic(periodic, "elbo").ema == EmaSpec()
     assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
 
@@ -230,7 +230,7 @@ class Exact(torch.nn.Module):
 
     def __init__(self, spec, data_shape, halves_in, halves_out):
         super().__init__()
-        self.sde = build(load(RECIPES / "toy.yaml", ["sde.beta0=6"]).sde)
+        self.sde = build(load(TOY, ["sde.beta0=6"]).sde)
         self.score = gaussian(0.5).score(self.sde)
         # As many tensors as a network of this many layers has at least.
         self.unused = torch.nn.ParameterList(torch.zeros(()) for _ in range(spec.layers))
@@ -251,7 +251,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     chunks(15)
     exact = Variant(MlpSpec, f"{__name__}:Exact")
     monkeypatch.setitem(registry.SECTIONS["network"].variants, "mlp", exact)
-    recipe = load(RECIPES / "toy.yaml", ["data.name=gaussian", *TIGHT])
+    recipe = load(TOY, ["data.name=gaussian", *TIGHT])
     run = RunFolder.create(tmp_path / "exact", recipe, {"created": 1.0})
     weights = {f"unused.{layer}": torch.zeros(()) for layer in range(recipe.network.layers)}
     averages = {"average": weights, "updates": 0}
@@ -273,7 +273,7 @@ RAISED = "the bound starts at t = 0.001, because training used no smaller t (obj
 
 
 def toy_request(*overrides):
-    return EvalRequest.of(load(RECIPES / "toy.yaml", overrides), ("elbo",), 20)
+    return EvalRequest.of(load(TOY, overrides), ("elbo",), 20)
 
 
 def test_it_is_the_later_of_two_times():

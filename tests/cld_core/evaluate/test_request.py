@@ -23,7 +23,7 @@ from cld_core.imports import resolve
 from cld_core.ranks import Ranks
 from cld_core.run.work import KINDS, Work
 from tests.support.made_up import run_with
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 
 
 def asked(sampling):
@@ -143,7 +143,7 @@ def run(tmp_path, monkeypatch):
 def written(run, metric, report, *overrides):
     """What there is in TensorBoard about one evaluation of two checkpoints."""
     for step in (20, 40):
-        request = EvalRequest.of(load(RECIPES / "toy.yaml", overrides), (metric,), step)
+        request = EvalRequest.of(load(TOY, overrides), (metric,), step)
         reports.to_tensorboard(run, request, report)
     (folder,) = run.tensorboard.iterdir()
     assert folder.name == f"eval-{request.settings}"

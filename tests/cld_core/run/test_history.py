@@ -8,7 +8,7 @@ from cld_core.run import events
 from cld_core.run.events import Ended, Event, Failed, Imported, JobRef, Requested, Requeued, Started, Submitted, fate_of
 from cld_core.run.history import History
 from cld_core.run.timeline import in_vain, stretches
-from tests.support.ledgers import job
+from tests.support.made_up import job
 
 
 def history(*happened: Event, progress=None) -> History:

@@ -36,7 +36,7 @@ from tests.cld_core.train.conftest import attempt
 from tests.support import tracing
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder, tiny_recipe
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 from tests.support.spoiled import spoil
 from tests.support.tools import same
 
@@ -327,7 +327,7 @@ def trained_or_resumed(recipe, ranks, *, stop_at=None):
 def _compare(rank, world_size, meeting, out):
     ranks, found = _join(rank, world_size, meeting), {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
-        plain, compiling = (load(RECIPES / "toy.yaml", [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))
+        plain, compiling = (load(TOY, [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))
         eager = trained_or_resumed(plain, ranks)
         before = len(tracing.graphs)
         fast = trained_or_resumed(compiling, ranks)

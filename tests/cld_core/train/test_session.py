@@ -30,7 +30,7 @@ from cld_core.train import __main__, monitoring, session
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.images import TINY, make_images
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 from tests.support.tools import same, wait_for
 
 
@@ -337,7 +337,7 @@ def test_handlers_set_the_flag():
             signal.signal(number, handler)
 
 
-RECIPE = load(RECIPES / "toy.yaml")
+RECIPE = load(TOY)
 WEIGHTS = {"model": {"w": torch.ones(3)}, "ema": {"updates": 1, "average": {"w": torch.ones(3)}}}
 
 

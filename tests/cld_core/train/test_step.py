@@ -18,11 +18,10 @@ from cld_core.train import step as stepping
 from cld_core.train.step import ENDS, RANGES, Interval, Trainer, moved
 from tests.support.clock import Clock
 from tests.support.images import clone
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 from tests.support.tools import same
 from tests.support.waits import Waits
 
-TOY = RECIPES / "toy.yaml"
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
 
 
@@ -274,7 +273,7 @@ def test_the_median_of_a_ranks_own_times(monkeypatch):
 
 @pytest.mark.parametrize("more", [(), ("train.micro_batch=4",)], ids=["whole", "micro-batches"])
 def test_their_mean_is_the_loss_of_the_default_weighting(more):
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, *more])
+    recipe = load(TOY, [*SMALL, *more])
     made = Trainer(recipe, Ranks())
     counted: Counter[str] = Counter()
     for step in range(5):

@@ -64,10 +64,10 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
 def test_weights_carry_no_commands_and_accounts(tmp_path):
     from cld_core.config import load
     from cld_core.model import Model
-    from tests.support.paths import RECIPES
+    from tests.support.paths import TOY
 
     private = ["hooks.on_change=secret", "cluster.account=secret"]
-    recipe = load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2", *private])
+    recipe = load(TOY, ["network.width=8", "network.layers=2", *private])
     Model(recipe).export(tmp_path / "w.safetensors")
     assert b"secret" not in (tmp_path / "w.safetensors").read_bytes()
     loaded = cld_core.load(tmp_path / "w.safetensors").recipe

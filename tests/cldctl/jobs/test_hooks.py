@@ -24,7 +24,7 @@ from cldctl.jobs.train import go_on
 from cldctl.runs.state import Situation, state_of
 from cldctl.runs.survey import Answers
 from tests.support.made_up import report, run_with
-from tests.support.paths import RECIPES, ROOT
+from tests.support.paths import ROOT, TOY
 from tests.support.scripted import REF, inside
 from tests.support.tools import wait_for
 
@@ -60,7 +60,7 @@ def log(run: RunFolder) -> str:
 
 
 def with_command(run: RunFolder, command: str, **more) -> RunFolder:
-    recipe = load(RECIPES / "toy.yaml")
+    recipe = load(TOY)
     object.__setattr__(recipe, "hooks", HooksSpec(on_change=command, **more))
     hooks.allow(run, recipe)
     return run
@@ -192,7 +192,7 @@ def test_a_job_that_cannot_begin_again_is_told_of(run):
 
 
 def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
-    plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
+    plain, hooked = load(TOY), load(TOY, ["hooks.on_change=date"])
     assert plain.model_digest() == hooked.model_digest()
     assert EvalRequest.of(plain, ("elbo",), 20).id == EvalRequest.of(hooked, ("elbo",), 20).id
 
@@ -340,7 +340,7 @@ def home(tmp_path) -> Path:
 def test_every_example_is_a_recipe():
     assert len(COMMANDS) == len(NAMES)
     for name, command in zip(NAMES, COMMANDS, strict=True):
-        recipe = load(RECIPES / "toy.yaml", [f"hooks.on_change={json.dumps(command)}"])
+        recipe = load(TOY, [f"hooks.on_change={json.dumps(command)}"])
         assert name in recipe.hooks.on_change
 
 

@@ -16,7 +16,8 @@ from cldctl.runs import index, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import label
 from cldctl.runs.status import status_or_reason
-from tests.support.made_up import TOY, report
+from tests.support.made_up import report
+from tests.support.paths import TOY
 from tests.support.scripted import over, settle
 
 

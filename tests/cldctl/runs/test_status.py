@@ -22,11 +22,9 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
 from cldctl.show.runs import details, overview
 from tests.support.made_up import report, run_with
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
-
-TOY = RECIPES / "toy.yaml"
 
 
 @pytest.fixture
