@@ -225,7 +225,7 @@ class Fault:
     tests: tuple[str, ...]
 
 
-def faults() -> list[Fault]:
+def faults():
     """Those of `TABLE`."""
     form = re.compile(r"^(\S+): (.+)\n  - (.+)\n  \+ (.+)\n  (.+)$", re.MULTILINE)
     rows = [match.groups() for match in form.finditer(TABLE)]
@@ -233,18 +233,18 @@ def faults() -> list[Fault]:
     return [Fault(*texts, tuple(tests.split())) for *texts, tests in rows]
 
 
-def left_out(folder: str, names: list[str]) -> list[str]:
+def left_out(folder, names):
     """The names in a folder of the repository that are not copied."""
     return [name for name in names if name == "__pycache__" or (Path(folder) == ROOT and name in LEFT_OUT)]
 
 
-def find(folder: Path, text: str) -> Path | None:
+def find(folder, text):
     """The one file of the packages that has a text, once; None if there is none."""
     counts = {file: file.read_text().count(text) for name in PACKAGES for file in (folder / name).rglob("*.py")}
     return next((file for file in counts if counts[file]), None) if sum(counts.values()) == 1 else None
 
 
-def failing(copy: Path, *tests: str) -> str | None:
+def failing(copy, *tests):
     """The first test that fails in a copy; None if none does."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", *PYTEST, *tests]
@@ -257,7 +257,7 @@ def failing(copy: Path, *tests: str) -> str | None:
     return found[1] if found else None if done.returncode in (0, 5) else done.stdout.strip()[-200:]
 
 
-def verdict(fault: Fault, copy: Path) -> tuple[bool | None, str]:
+def verdict(fault, copy):
     """Whether a fault is caught, and by which test; None if it cannot be told."""
     file = find(copy, fault.old)
     if file is None:
@@ -279,7 +279,7 @@ def verdict(fault: Fault, copy: Path) -> tuple[bool | None, str]:
     return True, test
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="faults; default: all")
     given = parser.parse_args()

@@ -19,9 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +61,7 @@ _TEXTS = (
 )
 
 
-def text(words: str, folder: Path) -> str:
+def text(words, folder):
     """A text without what is of this machine and this moment."""
     for path, name in ((str(folder), "HERE"), (str(ROOT), "REPOSITORY"), (socket.gethostname(), "HOST")):
         words = words.replace(path, name)
@@ -72,7 +70,7 @@ def text(words: str, folder: Path) -> str:
     return words
 
 
-def plain(value: Any, folder: Path, key: str = "") -> Any:
+def plain(value, folder, key=""):
     """A JSON value to be compared: without sentences, and without what varies."""
     if isinstance(value, dict):
         return {text(name, folder): plain(inner, folder, name) for name, inner in value.items()}
@@ -87,7 +85,7 @@ def plain(value: Any, folder: Path, key: str = "") -> Any:
     return value
 
 
-def structure(value: Any, path: str = "") -> set[str]:
+def structure(value, path=""):
     """The keys of a JSON value and their types."""
     if isinstance(value, dict):
         return set().union(*(structure(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()))
@@ -97,7 +95,7 @@ def structure(value: Any, path: str = "") -> set[str]:
     return {f"{path}: {'number' if number else type(value).__name__}"}
 
 
-def content(file: Path) -> Any:
+def content(file):
     """What a file that a command has written holds, as far as scripts rely on it."""
     if file.suffix == ".npz":
         with np.load(file) as arrays:
@@ -112,11 +110,11 @@ def content(file: Path) -> Any:
 class Record:
     """What commands do in a folder of their own, one entry each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder, self.runs = folder, folder / "runs"
-        self.commands: dict[str, Any] = {}
+        self.commands = {}
 
-    def __call__(self, line: str, note: str = "", **env: str) -> None:
+    def __call__(self, line, note="", **env):
         """Run a command and keep its entry."""
         words, before, begun = shlex.split(line), self.files(), time.monotonic()
         done = invoke(*words, runs=self.runs, code=None, **env)
@@ -129,15 +127,15 @@ class Record:
             **{name: "removed" for name in before if name not in after},
         }
 
-    def all(self, *texts: str, note: str = "") -> None:
+    def all(self, *texts, note=""):
         for line in "".join(texts).splitlines():
             if line:
                 self(line, note)
 
-    def keep(self, words: list[str], code: int, printed: str, note: str) -> dict[str, Any]:
+    def keep(self, words, code, printed, note):
         key = text(" ".join(words), self.folder) + (f"  # {note}" if note else "")
         assert key not in self.commands, f"recorded twice: {key}"
-        entry: dict[str, Any] = {"code": code}
+        entry = {"code": code}
         if "--json" in words and printed.strip():
             entry["json"] = plain(json.loads(printed), self.folder)
         elif words[:1] == ["render"] and code == 0:
@@ -152,7 +150,7 @@ class Record:
         self.commands[key] = entry
         return entry
 
-    def files(self) -> dict[str, Path]:
+    def files(self):
         """All files but those that come and go, and one for each of many of a kind."""
         found = {}
         for file in sorted(self.folder.rglob("*")):
@@ -163,7 +161,7 @@ class Record:
         return found
 
     @contextlib.contextmanager
-    def process(self, line: str) -> Iterator["subprocess.Popen[str]"]:
+    def process(self, line):
         """A command in a process of its own, which the caller disturbs; its entry is kept at the end."""
         command = [sys.executable, "-m", "cldctl", *shlex.split(line)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -175,10 +173,10 @@ class Record:
             process.kill()
         self.keep(shlex.split(line), process.returncode, printed, "disturbed")
 
-    def trains(self, name: str) -> None:
+    def trains(self, name):
         """Wait until a run trains."""
 
-        def row() -> Any:
+        def row():
             found = json.loads(invoke("status", name, "--json", runs=self.runs, code=None).stdout or "[{}]")[0]
             return found.get("state") == "RUNNING" and found["attempts"][-1].get("ended") is None and found["step"]
 
@@ -311,7 +309,7 @@ data stats toy
 """
 
 
-def disturbed(record: Record) -> None:
+def disturbed(record):
     """Ctrl-C in front of a run, cancel behind its back; then damaged folders beside it."""
     with record.process(f"submit toy {ONE} {LOCAL} train.steps=1000000 --name long --follow") as process:
         record.trains("long")
@@ -327,7 +325,7 @@ def disturbed(record: Record) -> None:
     (record.runs / "damaged" / "run.json").write_text("{")
 
 
-def refused_by_slurm(record: Record) -> None:
+def refused_by_slurm(record):
     """A scheduler that refuses (4)."""
     (record.folder / "clients").mkdir()
     refusing = record.folder / "clients" / "sbatch"
@@ -337,10 +335,10 @@ def refused_by_slurm(record: Record) -> None:
     record("submit toy --name none --cluster slurm", PATH=f"{refusing.parent}:{os.environ['PATH']}")
 
 
-def options() -> dict[str, Any]:
+def options():
     """The options of all commands, and whether their help has an example."""
 
-    def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    def walk(command, name):
         for inner, below in getattr(command, "commands", {}).items():
             yield from walk(below, f"{name} {inner}".strip())
         used = sorted(option for parameter in command.params for option in parameter.opts if option.startswith("-"))
@@ -350,9 +348,9 @@ def options() -> dict[str, Any]:
     return dict(walk(typer.main.get_command(app), ""))
 
 
-def run_folders(record: Record) -> dict[str, Any]:
+def run_folders(record):
     """The structure of the JSON in all run folders, by kind of file; of ledgers, by event."""
-    found: dict[str, set[str]] = {}
+    found = {}
     for file in sorted(record.runs.rglob("*.json*")):
         kind = re.sub(r"[0-9a-f]{8,}|\d+", "N", str(file.relative_to(record.runs).as_posix()).partition("/")[2])
         kind = re.sub(r"(evals|tuned)/[^/]+/", r"\1/ID/", kind)
@@ -366,7 +364,7 @@ def run_folders(record: Record) -> dict[str, Any]:
     return {kind: sorted(fields) for kind, fields in found.items()}
 
 
-def make(out: Path) -> None:
+def make(out):
     """Write the record of the code that is imported here."""
     with tempfile.TemporaryDirectory(prefix="interface-") as name:
         here = Path(name).resolve()
@@ -385,7 +383,7 @@ def make(out: Path) -> None:
     out.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
 
 
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value, path=""):
     """Each leaf of a record with the way to it; texts of a list have no order, so that one more is one difference."""
     if value and isinstance(value, list) and all(isinstance(inner, str) for inner in value):
         yield from ((f"{path} / {inner}", "listed") for inner in value)
@@ -396,11 +394,11 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def differences(old: Path, new: Path) -> list[str]:
+def differences(old, new):
     """What differs between two records, beyond rounding."""
     a, b = (dict(flat(json.loads(file.read_text()))) for file in (old, new))
 
-    def same(path: str) -> bool:
+    def same(path):
         x, y = a.get(path, "missing"), b.get(path, "missing")
         return x == y or (isinstance(x, float) and isinstance(y, float) and math.isclose(x, y, rel_tol=1e-5))
 

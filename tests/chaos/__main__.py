@@ -8,8 +8,6 @@ Ends with a table of what was done, what the ledger says about it and how many s
 promise was broken.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import random
@@ -26,7 +24,7 @@ from .shim import library
 from .stage import stage
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

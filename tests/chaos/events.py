@@ -1,15 +1,11 @@
 """What a campaign does to a run, wherever it trains: each event by name, and what it may lead to."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
-import random
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 
@@ -17,9 +13,6 @@ from cld_core.files import write_text
 
 from .shim import CLASSES, GROWING, WRITING
 from .stage import ranks_of
-
-if TYPE_CHECKING:
-    from .campaign import Campaign
 
 NAME = "chaos"
 OVER = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
@@ -50,31 +43,31 @@ class Event:
 
     name: str
     causes: Sequence[str | None]
-    do: Callable[[Campaign], Repair | None]
+    do: Callable
     announced: bool = False
     saves: bool = True
     ends: bool = False
     strict: bool = False
 
 
-def kill(*ranks: int) -> Callable[[Campaign], None]:
-    def do(campaign: Campaign) -> None:
+def kill(*ranks):
+    def do(campaign):
         hit = campaign.signal(signal.SIGKILL, *ranks)
         campaign.until(lambda: not any(map(is_alive, hit)), "the end of killed ranks")
 
     return do
 
 
-def is_alive(process: psutil.Process) -> bool:
+def is_alive(process):
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 
-def stop(*ranks: int) -> Callable[[Campaign], None]:
+def stop(*ranks):
     """SIGSTOP for a while, and SIGCONT; `status` is asked meanwhile."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         hit = campaign.signal(signal.SIGSTOP, *ranks)
         try:
             row = campaign.look()
@@ -88,10 +81,10 @@ def stop(*ranks: int) -> Callable[[Campaign], None]:
     return do
 
 
-def burst(calls: Sequence[str], error: int, *, rate: float = 1.0, times: int = -1) -> Callable[[Campaign], None]:
+def burst(calls, error, *, rate=1.0, times=-1):
     """Calls on the run's folder fail: for a while, or until so many have."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         faults = campaign.stage.faults
         before = faults.failed
         faults.fail(calls, error, rate, times)
@@ -109,7 +102,7 @@ def burst(calls: Sequence[str], error: int, *, rate: float = 1.0, times: int = -
     return do
 
 
-def restarted(campaign: Campaign) -> None:
+def restarted(campaign):
     """The ranks are killed, and an attempt after the current one begins to report."""
     newest = len(campaign.folder.ledger.history().attempts)
     kill()(campaign)
@@ -128,7 +121,7 @@ def restarted(campaign: Campaign) -> None:
     )
 
 
-def listings(campaign: Campaign) -> None:
+def listings(campaign):
     """The run starts again while listings are slow, shuffled and stale, as on NFS."""
     campaign.stage.faults.list_badly(stale_s=1.0)
     campaign.stage.faults.be_slow(0.2, rate=0.02)
@@ -138,10 +131,10 @@ def listings(campaign: Campaign) -> None:
         campaign.stage.faults.calm()
 
 
-def clock(seconds: int) -> Callable[[Campaign], Repair]:
+def clock(seconds):
     """The clock jumps under a running attempt, and stays there over a restart."""
 
-    def do(campaign: Campaign) -> Repair:
+    def do(campaign):
         campaign.stage.faults.jump(seconds)
         step = campaign.folder.progress().get("step", 0)
         campaign.until(lambda: campaign.folder.progress().get("step", 0) > step + 20 or not campaign.ranks(), "steps")
@@ -151,12 +144,12 @@ def clock(seconds: int) -> Callable[[Campaign], Repair]:
     return do
 
 
-def resume(campaign: Campaign) -> None:
+def resume(campaign):
     """`cldctl resume`, whose job meets the faults."""
     campaign.stage.cldctl("resume", NAME, **campaign.stage.faults.environment())
 
 
-def two_resumes(campaign: Campaign) -> None:
+def two_resumes(campaign):
     """Two people resume the same run at the same moment; one of them is enough."""
     ended(campaign)
     both = [campaign.stage.start("resume", NAME, **campaign.stage.faults.environment()) for _ in range(2)]
@@ -168,7 +161,7 @@ def two_resumes(campaign: Campaign) -> None:
             campaign.note(f"one of two resumes ended with {code}: {err[-1500:]}")
 
 
-def dying_resume(campaign: Campaign) -> None:
+def dying_resume(campaign):
     """The command that submits is killed at one of its writes; what it leaves can be continued."""
     ended(campaign)
     faults = campaign.stage.faults
@@ -186,7 +179,7 @@ def dying_resume(campaign: Campaign) -> None:
     )
 
 
-def ended(campaign: Campaign) -> None:
+def ended(campaign):
     """The run has ended and stays so."""
     if campaign.stage.comes_back:
         campaign.stage.cldctl("cancel", NAME)
@@ -195,10 +188,10 @@ def ended(campaign: Campaign) -> None:
     campaign.ended()
 
 
-def order(what: str) -> Callable[[Campaign], None]:
+def order(what):
     """The data set of one rank raises an error, kills its process, and so on."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         write_text(campaign.stage.orders / f"rank{campaign.rng.randrange(2)}", what)
 
     return do
@@ -227,15 +220,15 @@ LOCAL = (
 )
 
 
-def draw(rng: random.Random, kinds: Sequence[Event], number: int) -> list[Event]:
+def draw(rng, kinds, number):
     """Events in random order; every kind comes once before any comes again."""
-    drawn: list[Event] = []
+    drawn = []
     while len(drawn) < number:
         drawn += rng.sample(list(kinds), len(kinds))
     return drawn[:number]
 
 
-def named(kinds: Sequence[Event], names: Sequence[str]) -> list[Event]:
+def named(kinds, names):
     """The events of these names, in this order."""
     by_name = {event.name: event for event in kinds}
     return [by_name[name] for name in names]

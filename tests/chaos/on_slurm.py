@@ -1,34 +1,27 @@
 """What only a Slurm can do to a run: mishaps of jobs and nodes, and daemons that are down, stopped or slow."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import psutil
 
-from .events import DEAD, LOCAL, OVER, PATIENCE_S, Event, Repair, kill, order
+from .events import DEAD, LOCAL, OVER, PATIENCE_S, Event, kill, order
 from .stage import KILL_WAIT_S
-
-if TYPE_CHECKING:
-    from .campaign import Campaign
 
 # Seconds for which a daemon is away, shorter than a job tries to requeue.
 AWAY_S = 10.0
 
 
-def preempt(*, user_signal: bool, grace_time: int) -> Callable[[Campaign], None]:
-    def do(campaign: Campaign) -> None:
+def preempt(*, user_signal, grace_time):
+    def do(campaign):
         campaign.stage.lab.slurm.configure(user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S)
         campaign.stage.lab.slurm.preempt_all(1)
 
     return do
 
 
-def lose_a_node(campaign: Campaign) -> Repair:
+def lose_a_node(campaign):
     slurm = campaign.stage.lab.slurm
     hosts = slurm.run(["scontrol", "show", "hostnames", slurm.job_info(campaign.job)["NodeList"]]).stdout.split()
     node = campaign.rng.choice(hosts)
@@ -36,32 +29,32 @@ def lose_a_node(campaign: Campaign) -> Repair:
     return lambda: slurm.restore_node(node)
 
 
-def expire(campaign: Campaign) -> Repair:
+def expire(campaign):
     campaign.stage.lab.slurm.expire(campaign.job, 40)
     # This changes the limit of the job itself, which it keeps when it starts again.
     return lambda: campaign.stage.lab.slurm.run(["scontrol", "update", f"jobid={campaign.job}", "TimeLimit=30"])
 
 
-def restart_the_controller(campaign: Campaign) -> None:
+def restart_the_controller(campaign):
     campaign.stage.lab.slurm.kill_controller()
     time.sleep(campaign.rng.uniform(0, 5))
     campaign.stage.lab.slurm.start_controller()
 
 
-def scancel(campaign: Campaign) -> None:
+def scancel(campaign):
     campaign.stage.lab.slurm.run(["scancel", campaign.job])
     campaign.ended()
     campaign.stage.lab.slurm.wait_end(campaign.job, PATIENCE_S)
 
 
-def requeue(campaign: Campaign) -> None:
+def requeue(campaign):
     campaign.stage.lab.slurm.run(["scontrol", "requeue", campaign.job])
 
 
-def away(then: Callable[[Campaign], None]) -> Callable[[Campaign], None]:
+def away(then):
     """slurmctld is down while ``then`` happens, and comes back a while later."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         campaign.stage.lab.slurm.kill_controller()
         try:
             then(campaign)
@@ -74,10 +67,10 @@ def away(then: Callable[[Campaign], None]) -> Callable[[Campaign], None]:
     return do
 
 
-def stopped(name: str, then: Callable[[Campaign], None], seconds: float = AWAY_S) -> Callable[[Campaign], None]:
+def stopped(name, then, seconds=AWAY_S):
     """A daemon takes connections and does not answer while ``then`` happens."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         processes = campaign.stage.lab.slurm.processes
         processes.send(name, signal.SIGSTOP)
         try:
@@ -89,12 +82,12 @@ def stopped(name: str, then: Callable[[Campaign], None], seconds: float = AWAY_S
     return do
 
 
-def notice(campaign: Campaign) -> None:
+def notice(campaign):
     """What Slurm sends before it preempts, without slurmctld."""
     campaign.signal(signal.SIGUSR2)
 
 
-def batch_script(campaign: Campaign) -> None:
+def batch_script(campaign):
     """The shell around the ranks is killed, and with it whoever could requeue the job."""
     for process in psutil.process_iter():
         try:

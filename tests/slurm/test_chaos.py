@@ -1,7 +1,5 @@
 """A minute of chaos on Slurm; `python -m tests.chaos` goes on for hours."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

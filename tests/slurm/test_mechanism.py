@@ -1,7 +1,5 @@
 """`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import pytest
@@ -27,9 +25,9 @@ class Bench:
     spec: JobSpec
 
     def submit(self, *works, **changes):
-        jobs: list[JobRef] = []
+        jobs = []
         tasks = [Task(work=work) for work in works]
-        Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)  # type: ignore[arg-type]
+        Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)
         return jobs
 
     def report(self, name):

@@ -1,7 +1,5 @@
 """Nodes that are broken: a run and an evaluation go elsewhere, and a limit that comes too early is no end."""
 
-from __future__ import annotations
-
 import os
 
 from cld_core.run.events import Failed, Requeued

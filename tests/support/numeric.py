@@ -4,50 +4,48 @@
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import apply, spread
 
 
-def dense(rows: Sequence[Sequence[float]]) -> Tensor:
+def dense(rows):
     """Constants of a diffusion as a matrix (n, n), float64."""
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def diagonal(stds: Sequence[float]) -> Tensor:
+def diagonal(stds):
     """The covariance (n, n) of independent halves."""
     return torch.diag(torch.tensor(stds, dtype=torch.float64).square())
 
 
-def psi(sde: Diffusion, big_b: float) -> Tensor:
+def psi(sde, big_b):
     """Psi(B), (n, n)."""
     return torch.matrix_exp(big_b * dense(sde.A))
 
 
-def covariance(sde: Diffusion, t: float, initial: Sequence[float]) -> Tensor:
+def covariance(sde, t, initial):
     """Sigma_t (n, n), from independent halves of standard deviations ``initial``, if the prior is stationary."""
     moved, prior = psi(sde, sde.schedule.integral(t)), diagonal(sde.prior_std)
     return prior + moved @ (diagonal(initial) - prior) @ moved.mT
 
 
-def reverse(sde: Diffusion, big_d: float) -> tuple[Tensor, Tensor]:
+def reverse(sde, big_d):
     """Mean map Sigma_inf Psi^T Sigma_inf^-1 and covariance of the reverse of the stationary process."""
     prior = diagonal(sde.prior_std)
     back = prior @ psi(sde, big_d).mT @ torch.linalg.inv(prior)
     return back, prior - back @ prior @ back.T
 
 
-def drift(sde: Diffusion, u: Tensor, t: float | Tensor) -> Tensor:
+def drift(sde, u, t):
     """beta(t) A u."""
     return spread(sde.schedule.beta(t), u) * apply(dense(sde.A), u)
 
 
-def check(sde: Diffusion) -> None:
+def check(sde):
     """Compare what a diffusion answers with what follows from its A, D and prior."""
     same = functools.partial(torch.testing.assert_close, rtol=1e-8, atol=1e-10)
     a, prior = dense(sde.A), diagonal(sde.prior_std)

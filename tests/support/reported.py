@@ -1,7 +1,6 @@
 """A made-up run that has everything a report shows, and texts that would break a page which does not escape them."""
 
 import math
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -9,8 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
-from cld_core.run import RunFolder
-from cld_core.run.events import Cause, Ended, Failed, Labelled, Requeued, Started, Submitted
+from cld_core.run.events import Ended, Failed, Labelled, Requeued, Started, Submitted
 from cldctl.evals import plan
 from tests.support.made_up import job, report, run_with
 
@@ -20,7 +18,7 @@ ENTROPY = -1.4
 BEGAN = 1.7e9
 
 
-def everything(path: Path, *, end: Cause = "finished", points: int = 2_000) -> RunFolder:
+def everything(path, *, end="finished", points=2_000):
     """Attempts that ended for several reasons, the last one by ``end``; curves, pictures, evaluations and a sweep.
 
     Args:
@@ -35,9 +33,9 @@ def everything(path: Path, *, end: Cause = "finished", points: int = 2_000) -> R
     return run
 
 
-def _attempts(run: RunFolder, end: Cause) -> None:
+def _attempts(run, end):
     run.ledger.append(Submitted(job=job("7", "local", logs=str(run.logs)), time=BEGAN))
-    causes: tuple[Cause, ...] = ("preempted", "node_failure", "out_of_memory", end)
+    causes = ("preempted", "node_failure", "out_of_memory", end)
     for number, cause in enumerate(causes):
         began, last = BEGAN + 5_000.0 * number + 900, 2_000 * (number + 1)
         about = {"attempt": number, "job_id": "7", "restart": number, "host": f"node{number}", "ranks": 2}
@@ -53,7 +51,7 @@ def _attempts(run: RunFolder, end: Cause) -> None:
     run.ledger.append(Labelled(note=HOSTILE, add=("paper",)))
 
 
-def _curves(run: RunFolder, points: int) -> None:
+def _curves(run, points):
     with SummaryWriter(str(run.tensorboard)) as board:
         for place in range(points):
             step = 8_000 * (place + 1) // points
@@ -66,18 +64,18 @@ def _curves(run: RunFolder, points: int) -> None:
         board.add_image("periodic/samples", _pixels(8_000), 8_000, dataformats="HWC")
 
 
-def _pictures(run: RunFolder) -> None:
+def _pictures(run):
     """Samples of two steps, of which TensorBoard has the newer one as well, compressed in another way."""
     for step in (4_000, 8_000):
         Image.fromarray(_pixels(step).numpy()).save(run.samples / f"step_{step:08d}.png", compress_level=0)
 
 
-def _pixels(seed: int) -> torch.Tensor:
+def _pixels(seed):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8)
 
 
-def _evaluations(run: RunFolder) -> None:
+def _evaluations(run):
     for step, nll in ((4_000, -0.5), (8_000, -1.1)):
         _answer(run, EvalRequest.of(run.recipe(), ("elbo",), step), nll)
     axes = plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"])
@@ -87,5 +85,5 @@ def _evaluations(run: RunFolder) -> None:
         _answer(run, request, -1.2 + 0.05 * place)
 
 
-def _answer(run: RunFolder, request: EvalRequest, nll: float) -> None:
+def _answer(run, request, nll):
     report(run, request, elbo={"nll": nll, "stderr": 0.04, "nfe_mean": 312.0, "true_entropy": ENTROPY})

@@ -65,7 +65,6 @@ def test_what_was_saved_is_loaded(run):
     tensors = averaged_weights(run, 10).tensors
     assert sorted(tensors) == ["fixed", "w"], "all that a network has"
     sidecar = sidecar_of(run.checkpoint_file(10))
-    assert sidecar is not None
     assert sidecar.state.bytes == run.checkpoint_file(10).stat().st_size
     assert sidecar.weights.bytes == weights_file(run, 10).stat().st_size
     assert sidecar.seconds == slowest_save_s(run)

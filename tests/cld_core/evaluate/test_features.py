@@ -208,7 +208,7 @@ EXACT, TF32 = (False, False, False), (True, True, False)
 @contextmanager
 def seen(net):
     """TF32 of products and of convolutions and cuDNN's benchmark, during the calls of ``net``."""
-    found: set[tuple[bool, bool, bool]] = set()
+    found = set()
 
     def record(*_):
         backends = torch.backends

@@ -137,7 +137,7 @@ def images(tmp_path_factory):
 
 def layers_of(model, kind):
     """The outputs of its layers of a kind, in a list that grows with every call."""
-    outputs: list[torch.Tensor] = []
+    outputs = []
     for layer in model.net.modules():
         if isinstance(layer, kind):
             layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))

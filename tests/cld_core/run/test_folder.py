@@ -19,7 +19,7 @@ from tests.support.paths import TOY
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 

@@ -30,10 +30,10 @@ class Recorder:
     """A logger that remembers; ``gate`` holds it up, ``problem`` is raised."""
 
     def __init__(self):
-        self.calls: list[tuple] = []
+        self.calls = []
         self.gate = threading.Event()
         self.gate.set()
-        self.problem: Exception | None = None
+        self.problem = None
         self.busy = threading.Event()
 
     def _take(self, *call):

@@ -275,7 +275,7 @@ def test_the_median_of_a_ranks_own_times(monkeypatch):
 def test_their_mean_is_the_loss_of_the_default_weighting(more):
     recipe = load(TOY, [*SMALL, *more])
     made = Trainer(recipe, Ranks())
-    counted: Counter[str] = Counter()
+    counted = Counter()
     for step in range(5):
         made.step(step)
         t = made.loss.draw(seeds.generator(recipe.train.seed, 0, step, "noise"), 10, (2,)).t

@@ -29,7 +29,7 @@ cluster: {{nodes: 1, gpus_per_node: 0}}
 
 
 @pytest.fixture
-def recipe(tmp_path) -> str:
+def recipe(tmp_path):
     (tmp_path / "small.yaml").write_text(RECIPE)
     return str(tmp_path / "small.yaml")
 
@@ -138,7 +138,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def prepare(name: str, source: str, out: str = "out", *more: str) -> list[str]:
+def prepare(name, source, out="out", *more):
     return ["data", "prepare", name, "--source", source, "--out", out, *more]
 
 

@@ -34,7 +34,7 @@ def asked(*names, metrics=TOYS, nfe=(10, 20), seeds=1):
     return BenchOptions(metrics=metrics, settings=samplers.chosen(names), nfe=nfe, seeds=seeds)
 
 
-def text(view) -> str:
+def text(view):
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(view)
     return console.export_text()

@@ -20,7 +20,7 @@ from tests.support.images import make_images, run_folder
 from tests.support.made_up import report, run_with
 
 
-def text(view) -> str:
+def text(view):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(view)
     return console.export_text()

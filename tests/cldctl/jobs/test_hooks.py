@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -32,7 +31,7 @@ TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path):
     run = run_with(tmp_path / "mine", 20, overrides=(f"hooks.on_change={TELL}", "train.steps=100"))
     hooks.allow(run, run.recipe())
     run.ledger.append(events.Requested(steps=100))
@@ -41,25 +40,25 @@ def run(tmp_path) -> RunFolder:
     return run
 
 
-def dispatch(run: RunFolder, *options: str) -> int:
+def dispatch(run, *options):
     return hook_runner.main([str(run.path), str(run.logs), *options])
 
 
-def told(run: RunFolder) -> list[dict]:
+def told(run):
     file = run.path / "told"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def states(run: RunFolder) -> list[str]:
+def states(run):
     return [content["state"] for content in told(run)]
 
 
-def log(run: RunFolder) -> str:
+def log(run):
     file = run.logs / hook_runner.LOG
     return file.read_text() if file.exists() else ""
 
 
-def with_command(run: RunFolder, command: str, **more) -> RunFolder:
+def with_command(run, command, **more):
     recipe = load(TOY)
     object.__setattr__(recipe, "hooks", HooksSpec(on_change=command, **more))
     hooks.allow(run, recipe)
@@ -314,7 +313,7 @@ NAMES = ("mail", "sendmail", "webhook", "slack", "ntfy")
 COMMANDS = [yaml.safe_load(block)["hooks"]["on_change"] for block in re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)]
 
 
-def said(name: str, home: Path) -> tuple[list[str], str]:
+def said(name, home):
     """What a documented command tells the program that it calls: arguments and standard input."""
     content = {**CONTENT, "text": TEXT}
     environment = {**os.environ, "HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}", **variables(content)}
@@ -325,7 +324,7 @@ def said(name: str, home: Path) -> tuple[list[str], str]:
 
 
 @pytest.fixture
-def home(tmp_path) -> Path:
+def home(tmp_path):
     """A home in whose programs write down what they get, and in which addresses are kept."""
     (tmp_path / ".config" / "cldctl").mkdir(parents=True)
     for name in ("mail", "sendmail", "curl"):

@@ -165,7 +165,7 @@ def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch):
     assert (waiting.job_id, after) == ("9", After((ref,)))
 
 
-def saved(short: RunFolder, step: int, seconds: float) -> None:
+def saved(short, step, seconds):
     sidecar = Sidecar(format=FORMAT, step=step, state=Content(0, ""), seconds=seconds)
     write_json(short.checkpoint_file(step).with_suffix(".json"), to_plain(sidecar))
 

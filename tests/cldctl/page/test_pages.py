@@ -3,7 +3,6 @@
 import math
 import os
 import re
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -31,7 +30,7 @@ from tests.support.tools import invoke
 START = "--- start 3 of job 7: rank 1 on node3, 2023-11-15T02:00:00 ---\n"
 
 
-def page_of(*runs: RunFolder | str, options: tuple[str, ...] = (), root: Path | None = None) -> Parsed:
+def page_of(*runs, options=(), root=None):
     root = root or next(run.path.parent for run in runs if isinstance(run, RunFolder))
     names = [run.name if isinstance(run, RunFolder) else run for run in runs]
     target = root / "page.html"
@@ -39,11 +38,11 @@ def page_of(*runs: RunFolder | str, options: tuple[str, ...] = (), root: Path | 
     return Parsed(target.read_text())
 
 
-def words(parsed: Parsed) -> str:
+def words(parsed):
     return " ".join(parsed.text.split())
 
 
-def titles(parsed: Parsed) -> list[str]:
+def titles(parsed):
     return [text for tag, text in parsed.texts if tag == "figcaption"]
 
 
@@ -159,7 +158,7 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     assert invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
 
 
-def with_losses(path, *overrides) -> RunFolder:
+def with_losses(path, *overrides):
     run = run_with(path, 10, overrides=overrides)
     with SummaryWriter(str(run.tensorboard)) as board:
         for step in range(30):
@@ -172,7 +171,7 @@ def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path
     first = everything(root / "first", points=2)
     run_with(root / "third").path.rename(root / "javascript:alert(1)")
 
-    def links() -> list[str]:
+    def links():
         return [str(it["href"]) for it in Parsed((root / "index.html").read_text()).all("a")]
 
     invoke("report", "--all", runs=root)
@@ -268,11 +267,11 @@ def test_pictures_say_what_they_are_the_newest_first_and_nothing_else_is_shown(t
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path):
     return run_with(tmp_path / "mine", 60)
 
 
-def attempt(run: RunFolder, number: int, first: int, last: int, every: int = 10) -> None:
+def attempt(run, number, first, last, every=10):
     """What an attempt writes that begins after step ``first``; its files are those of a second of its own."""
     before = set(run.tensorboard.glob("*"))
     about = About(folder=run, recipe=run.recipe(), attempt=number, first_step=first)

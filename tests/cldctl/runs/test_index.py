@@ -32,9 +32,9 @@ def root(tmp_path, scripted, monkeypatch):
     return root
 
 
-def looked(root, monkeypatch) -> tuple[list[str], dict[str, str]]:
+def looked(root, monkeypatch):
     """The runs that a new command reads, and the states that it shows; these are the same without an index."""
-    read: list[str] = []
+    read = []
 
     def noted(run, *known):
         read.append(run.name)

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -28,15 +27,15 @@ from tests.support.tools import invoke
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
-def ref(job_id: str = "7", **more) -> JobRef:
+def ref(job_id="7", **more):
     return JobRef(cluster="elsewhere", job_id=job_id, **more)
 
 
-def saying(seen: Seen, problem: str | None = None) -> Answers:
+def saying(seen, problem=None):
     """Every job of the cluster `elsewhere` is in the same phase."""
 
     class Same(dict):
@@ -49,7 +48,7 @@ def saying(seen: Seen, problem: str | None = None) -> Answers:
 GONE = saying(Seen("gone"))
 
 
-def text(view) -> str:
+def text(view):
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(view)
     return console.export_text()

@@ -109,7 +109,7 @@ def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
     assert natively(here) == []
 
 
-def interrupted(at: int, times: int = 1, error: Exception | None = None):
+def interrupted(at, times=1, error=None):
     """Accepts jobs; before it answers for number ``at``, Ctrl-C is typed ``times``."""
 
     def before(number):
@@ -129,7 +129,7 @@ def _as_in_a_terminal():
     signal.signal(signal.SIGINT, before)
 
 
-def jobs(run: RunFolder) -> tuple[list[str], list[str]]:
+def jobs(run):
     (work,) = evaluations_of(run)
     ledgers = run.ledger, work.ledger
     training, evaluation = ([event.job.job_id for event in it.history().submitted] for it in ledgers)

@@ -3,7 +3,7 @@
 import pytest
 
 from cld_core.run import RunFolder
-from tests.support.piloted import Screen, on_screen
+from tests.support.piloted import on_screen
 from tests.support.tools import ONE, cldctl, wait_step
 
 QUICK = ("sampling.method=em", "sampling.nfe=2", "train.steps=1000000", "train.checkpoint_every=100000")
@@ -17,7 +17,7 @@ def test_a_run_is_watched_cancelled_resumed_sampled_and_reported(fresh_runs, mon
     run = RunFolder(fresh_runs / "mine")
     wait_step(run, 50)
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.sees("mine", "RUNNING")
         await screen.press("enter")
         await screen.sees("rank 0", "loss")

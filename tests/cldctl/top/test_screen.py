@@ -14,7 +14,7 @@ from cldctl.runs.status import RunStatus
 from cldctl.show.runs import Query
 from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
-from tests.support.piloted import Screen, on_screen
+from tests.support.piloted import on_screen
 
 FAILED = "toy-spirals-1126-0715-p2mm"
 RUNNING = "celebahq-cld-1125-0911-k3fa"
@@ -24,7 +24,7 @@ def row(name, state="RUNNING", **more):
     return RunStatus(name=name, path=f"/runs/{name}", state=state, **more)
 
 
-def listed(screen: Screen) -> list[str]:
+def listed(screen):
     return [line.name for line in screen.app._main.query_one(RunTable).lines]
 
 
@@ -38,7 +38,7 @@ def test_runs_of_a_group_stay_together_and_are_folded_when_they_are_over():
 
 
 def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.sees(*STATES, "2 RUNNING", str(fleet.root))
         await screen.until(lambda: any("k3fa" in line and "▇" in line for line in screen.lines))
         (line,) = [line for line in screen.lines if line.startswith(" celebahq-cld-1125-0911-k3fa")]
@@ -62,7 +62,7 @@ def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.sees("no runs in", "Start one: cldctl submit toy_demo")
         await screen.press("enter", "r", "c", "s", "o", "space", "down", "end")
         await screen.sees("There are no runs yet.")
@@ -71,7 +71,7 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
 
 
 def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(FAILED)
         place = listed(screen).index(FAILED)
         (fleet.root / FAILED).rename(tmp_path / "elsewhere")
@@ -92,7 +92,7 @@ def test_texts_of_others_steer_nothing(fleet):
     text = run.ledger.path.read_text()
     run.ledger.path.write_text(text.replace("spiral arms must be odd", r"\u001b[2J[bold]spiral\u0007[/nothing] 漢字"))
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(run.name)
         await screen.sees("[bold]spiral[/nothing]", "[red]tag")
         await screen.press("tab", "end")
@@ -115,7 +115,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
     monkeypatch.setattr(survey, "TO_LOOK_S", 0.0)
     monkeypatch.setattr(app, "_PATIENCE_S", 0.0)
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(RUNNING)
         hangs.set()
         await screen.sees("still looking after", "a scheduler or a disk does not answer")
@@ -133,7 +133,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
 
 
 def test_a_run_is_shown_with_attempts_and_shards(fleet):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(RUNNING)
         await screen.sees("it trains on n07", "49.8%", "attempts", "█", "1d05h since")
         line = next(line for line in screen.lines if "attempts  " in line and "▶" in line)
@@ -151,7 +151,7 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
 def test_a_log_opens_at_the_rank_that_failed_first_and_follows_one_that_trains(fleet, monkeypatch):
     log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(FAILED)
         await screen.press("enter")
         await screen.sees(f"{FAILED} · attempt 0, rank 2: failed first")
