@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -26,8 +25,7 @@ from cld_core.evaluate.rows import Table
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.nets import compiled
-from cld_core.ranks import Ranks, join
-from cld_core.rendezvous import Place
+from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.run.events import Remarked
 from cld_core.stop import StopCode, StopFlag
@@ -37,6 +35,7 @@ from tests.support import tracing
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder, tiny_recipe
 from tests.support.paths import RECIPES, TOY
+from tests.support.spawned import spawned
 from tests.support.spoiled import spoil
 from tests.support.tools import same
 
@@ -69,20 +68,14 @@ def assert_only_rounding_differs(found, expected):
         torch.testing.assert_close(found["net"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def _rank(rank, world_size, meeting, recipes, out):
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
-    found = [outcome(recipe, ranks) for recipe in recipes]
-    if ranks.is_first:
-        torch.save(found, out)
-    ranks.leave()
+def _outcomes(ranks, recipes):
+    return [outcome(recipe, ranks) for recipe in recipes]
 
 
 def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path, alone):
     augmented = "network.augment=0.5"
     recipes = (tiny_recipe(data), tiny_recipe(data, augmented, "train.micro_batch=2"))
-    multiprocessing.spawn(_rank, args=(2, str(tmp_path / "meeting"), recipes, str(tmp_path / "out")), nprocs=2)
-    whole, cut = torch.load(tmp_path / "out", weights_only=True)
+    (whole, cut), _ = spawned(_outcomes, tmp_path, 2, recipes)
     assert_only_rounding_differs(whole, alone)
     assert_only_rounding_differs(cut, outcome(tiny_recipe(data, augmented)))
 
@@ -304,12 +297,6 @@ WIDE = ("network.width=512", "network.layers=4", "train.batch_size=9", "train.bu
 COMPILED_STEPS = 3
 
 
-def _join(rank, world_size, meeting):
-    torch.set_num_threads(1)
-    compiled.BACKEND = tracing.differentiate
-    return join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=300)
-
-
 def trained_or_resumed(recipe, ranks, *, stop_at=None):
     """After all steps; with ``stop_at``, the state of that step went into another trainer, as on resuming."""
     made = Trainer(recipe, ranks)
@@ -324,8 +311,8 @@ def trained_or_resumed(recipe, ranks, *, stop_at=None):
     return made
 
 
-def _compare(rank, world_size, meeting, out):
-    ranks, found = _join(rank, world_size, meeting), {}
+def _compared(ranks):
+    compiled.BACKEND, found = tracing.differentiate, {}
     for name, more in {"whole": (), "cut": ("train.micro_batch=2",)}.items():
         plain, compiling = (load(TOY, [*WIDE, *more, f"train.compile={it}"]) for it in (False, True))
         eager = trained_or_resumed(plain, ranks)
@@ -337,16 +324,13 @@ def _compare(rank, world_size, meeting, out):
             "compiled": fast.net.state_dict(),
             "resumed": trained_or_resumed(compiling, ranks, stop_at=2).net.state_dict(),
         }
-    torch.save(found, f"{out}.{rank}")
-    ranks.leave()
+    return found
 
 
 @pytest.mark.slow
 def test_compiled_ranks_train_as_others_and_resume_to_the_last_bit(tmp_path):
     """With three ranks, the rounding of a sum depends on the bucket that it is in."""
-    arguments = (3, str(tmp_path / "meeting"), str(tmp_path / "out"))
-    multiprocessing.spawn(_compare, args=arguments, nprocs=3)
-    results = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(3)]
+    results = spawned(_compared, tmp_path, 3)
     for name, found in results[0].items():
         # Of one size of batch, or two if the last micro-batch is smaller, and more than one piece of each.
         assert found["graphs"] >= 2, name
