@@ -18,7 +18,6 @@ import runpy
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,8 +78,6 @@ eval.samples=20 eval.points=6 eval.batch_size=8 eval.kid.subset_size=5 eval.kid.
 eval.fid.extractor=tiny plugins={ROOT}/tests/support/tiny_extractor.py
 """
 METRICS = "--fid --kid --isc --prc --elbo --loss"
-
-Entries = dict[str, dict[str, Any]]
 
 
 def command(text):

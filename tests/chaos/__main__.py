@@ -18,8 +18,7 @@ from tests.slurm.cluster import SlurmCluster
 
 from . import submitting
 from .campaign import Campaign
-from .events import LOCAL, draw
-from .on_slurm import SLURM
+from .events import LOCAL, SLURM, draw
 from .shim import library
 from .stage import stage
 

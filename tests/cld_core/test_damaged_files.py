@@ -34,9 +34,9 @@ from cld_core.npz import DamagedError
 from cld_core.run import RunFolder, code
 from cld_core.solutions import in_run
 from tests.fuzz import tensors
+from tests.fuzz.__main__ import TARGETS
 from tests.fuzz.campaign import one
 from tests.fuzz.mutations import changed, damaged, json_bytes
-from tests.fuzz.targets import TARGETS
 from tests.support.paths import FIXTURES
 
 steadily = settings(derandomize=True, deadline=None, max_examples=15, database=None)

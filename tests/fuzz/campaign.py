@@ -3,7 +3,7 @@
     python -m tests.fuzz --target recipes --cases 2000 --seed 7     a campaign
     python -m tests.fuzz --target recipes --replay 7:1234           one case of it again
 
-A target (`TARGETS` in `tests.fuzz.targets`) makes case number i of a seed from `random.Random(f"{seed}:{i}")` alone.
+A target (`TARGETS` in `tests.fuzz.__main__`) makes case number i of a seed from `random.Random(f"{seed}:{i}")` alone.
 A case may end well or with an error that a user can act on. It may not end with any other exception, run longer or use
 more memory than allowed, start a process, or write outside its folder.
 """

@@ -11,8 +11,6 @@ from pathlib import Path
 from .campaign import Target
 from .mutations import changed, damaged, json_bytes
 
-SIZE = 16
-
 
 def _prepare():
     import torch

@@ -2,8 +2,8 @@
 
 import pytest
 
+from .__main__ import TARGETS
 from .campaign import campaign
-from .targets import TARGETS
 
 
 @pytest.mark.by_hand

@@ -5,8 +5,7 @@ import random
 import pytest
 
 from tests.chaos.campaign import Campaign
-from tests.chaos.events import named
-from tests.chaos.on_slurm import SLURM
+from tests.chaos.events import SLURM, named
 from tests.chaos.shim import library
 from tests.chaos.stage import stage
 

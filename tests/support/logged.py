@@ -21,7 +21,6 @@ SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.l
 SMALL += ["train.checkpoint_every=20", "periodic.samples_every=null", "periodic.elbo_every=null"]
 # What both attempts report: the first is killed after 35 steps, the second begins at 20.
 REPORTED = [(0, 10), (0, 20), (0, 30), (1, 30), (1, 40), (1, 50), (1, 60)]
-Points = list[tuple[int, int]]
 
 
 def killed_and_resumed(path, *overrides, **env):

@@ -16,8 +16,6 @@ NOW = 1000.0
 STATES = {"PENDING", "RUNNING", "REQUEUED", *OVER}
 GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority"), Seen("running"), Seen("unknown")
 
-Looks = dict[str, Seen]
-
 
 def requested(ago=1.0, **more):
     return events.Requested(time=NOW - ago, steps=9, **more)
