@@ -170,8 +170,8 @@ def test_times_are_as_frequent_as_their_weight():
     assert ends.tolist() == pytest.approx([EPS, 1.0], rel=1e-9)
 
 
-class NoNoise(torch.nn.Module):
-    """Predicts no noise: the error is the noise itself, and every loss is known."""
+class Zero(torch.nn.Module):
+    """Predicts no noise: the error is the noise itself, and that is all there is to learn of Gaussian data."""
 
     def __init__(self, sde):
         super().__init__()
@@ -200,7 +200,7 @@ def test_the_likelihood_weighted_loss_keeps_its_mean_and_loses_variance(sde, gai
         draws = matching.draw_each(SampleNoise(0, "test", first=0, last=n), (d,))
     else:
         draws = matching.draw(torch.Generator().manual_seed(0), n, (d,))
-    losses = matching.per_sample(Score(sde, objective, NoNoise(sde)), torch.zeros(n, d), draws).double()
+    losses = matching.per_sample(Score(sde, objective, Zero(sde)), torch.zeros(n, d), draws).double()
     assert float(losses.mean()) == pytest.approx(mean, rel=4 * float(losses.std()) / mean / n**0.5)
     assert uniform / float(losses.var()) > gain
     if sde.m == 1:
@@ -216,17 +216,6 @@ SDES = pytest.mark.parametrize(
     ids=["vpsde", "cld", "n=2, m=2", "n=3, m=1"],
 )
 OBJECTIVES = pytest.mark.parametrize("name", ["hsm", "dsm"])
-
-
-class Zero(torch.nn.Module):
-    """A network that has learned nothing, which is what there is to learn of Gaussian data."""
-
-    def __init__(self, sde):
-        super().__init__()
-        self.sde = sde
-
-    def forward(self, u, t):
-        return torch.zeros_like(self.sde.scored(u))
 
 
 def drawn_numbers(*shape, seed=0):

@@ -1,4 +1,8 @@
-"""A terminal of a given size in place of this process's output."""
+"""A terminal of a given size in place of this process's output, and the text of what is shown."""
+
+import io
+
+from rich.console import Console
 
 from cldctl.show.console import err, out
 
@@ -16,3 +20,10 @@ def screen(monkeypatch, width, height=25, *, terminal=True):
         return ["".join(segment.text for segment in line if not segment.control).rstrip() for line in lines]
 
     return shown
+
+
+def text(view, width=150):
+    """What is shown of a renderable where there is no terminal."""
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(view)
+    return console.export_text()

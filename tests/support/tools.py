@@ -85,6 +85,11 @@ def _signal_handlers():
 def trained(path, recipe, *overrides):
     """A run of a shipped recipe that was trained in this process."""
     run = RunFolder.create(path, load(RECIPES / f"{recipe}.yaml", overrides), {"created": 1.0})
+    return train(run)
+
+
+def train(run):
+    """Train a run to its end in this process."""
     assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
     return run
 

@@ -9,14 +9,11 @@ import pytest
 from PIL import Image
 
 from cld_core.files import read_object
-from cld_core.ranks import Ranks
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.cld_core.checkpoint.test_published import published
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 from tests.support.paths import FIXTURES, ROOT
-from tests.support.tools import DEBUG, invoke, status
+from tests.support.tools import DEBUG, invoke, status, train
 
 FILE = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
 RECIPE = f"""
@@ -96,7 +93,7 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     runs.mkdir()
     settings = (*TINY, "sampling.method=em", "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
     run = run_folder(runs, make_images(tmp_path / "set"), *settings)
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    train(run)
     # What is missing is said before there is a run.
     data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
     arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from cld_core.config import load
 from cld_core.config.registry import SECTIONS
@@ -19,7 +18,7 @@ from cldctl.evals.samplers import SETTINGS, BenchOptions
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
-from tests.support.screen import screen
+from tests.support.screen import screen, text
 
 TOYS = ("w2", "density", "flow-distance")
 CELL = {"sampler": "ode", "sampling.nfe": "10"}
@@ -32,12 +31,6 @@ def run(tmp_path):
 
 def asked(*names, metrics=TOYS, nfe=(10, 20), seeds=1):
     return BenchOptions(metrics=metrics, settings=samplers.chosen(names), nfe=nfe, seeds=seeds)
-
-
-def text(view):
-    console = Console(width=150, record=True, file=io.StringIO())
-    console.print(view)
-    return console.export_text()
 
 
 def answered(run, made, value):

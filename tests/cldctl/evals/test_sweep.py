@@ -1,29 +1,21 @@
 """A sweep's table, its CSV and plot, and what is shown while cells are missing."""
 
 import csv
-import io
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.ranks import Ranks
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cldctl.evals import plan, table
 from cldctl.show.evaluations import sweep_table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 from tests.support.made_up import report, run_with
-
-
-def text(view):
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(view)
-    return console.export_text()
+from tests.support.screen import text
+from tests.support.tools import train
 
 
 @pytest.fixture
@@ -73,7 +65,7 @@ def test_fid_by_sampler_and_nfe(tmp_path):
     """The paper's table of a tiny model of images: every cell is drawn as it says."""
     settings = ("train.steps=2", "eval.samples=24", "eval.batch_size=24")
     run = run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *TINY)
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    train(run)
     assert Statistics(StatsRequest.of(run.recipe(), None, features=False, shards=1).save()).compute(Ranks())
     axes = plan.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
     made = plan.make(run, ("fid",), [2], [], axes, shards=2)

@@ -4,7 +4,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from cld_core.config import load
 from cld_core.evaluate.evaluation import evaluations_of
@@ -22,6 +21,7 @@ from cldctl.runs.why import why
 from cldctl.show.runs import details, overview
 from tests.support.made_up import report, run_with
 from tests.support.paths import TOY
+from tests.support.screen import text
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
@@ -46,12 +46,6 @@ def saying(seen, problem=None):
 
 
 GONE = saying(Seen("gone"))
-
-
-def text(view):
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(view)
-    return console.export_text()
 
 
 def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):
