@@ -29,6 +29,7 @@ from safetensors import safe_open
 
 from cldctl.app import app
 from tests.support import extractor, tools
+from tests.support.images import SMALL_RECIPE
 from tests.support.paths import FIXTURES, ROOT
 from tests.support.tools import invoke, wait_for
 
@@ -38,16 +39,11 @@ FEW = "--method em --nfe 4 -n 6"
 BENCH = "--nfe 2 --samples 20 --seeds 2 --sampler em-quadratic --sampler gddim"
 PUBLISHED = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
 PREPARE = f"data prepare folder --source {FIXTURES}/cifar --out set"
-SMALL_IMAGES = f"""
-extends: {ROOT}/recipes/cifar10.yaml
-name: small
-data: {{name: folder, size: 16, path: set}}
-network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
+SMALL_IMAGES = f"""{SMALL_RECIPE}
 train: {{steps: 4, checkpoint_every: 2, batch_size: 2, log_every: 2, precision: fp32}}
 periodic: {{samples_every: null, elbo_every: null}}
 eval: {{samples: 20, points: 10}}
 sampling: {{method: em, nfe: 3}}
-cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
 """
 
 # JSON fields that depend on the clock, the machine or chance.
@@ -266,36 +262,25 @@ usage --json damaged
 rm damaged --yes
 rm pair --yes
 """
-# Wrong usage (2), and what is not there (3).
+# Wrong usage (2), and what is not there (3); more of both is in tests/cldctl/cli/test_refusals.py.
 REFUSED = f"""
 submit toy train.stepz=3
-submit toyy
-submit toy --eval elb {DEBUG}
-submit toy --name done {DEBUG}
 submit toy cluster.nodes=2 {LOCAL}
-submit
-frobnicate
 render nowhere.yaml
 explain train.stepz
-resume done
 resume done --from 15
 resume nobody
-eval done
 eval done --elbo --checkpoint 15
 eval nobody --elbo
-sample done -o x.jpg
 sample done --checkpoint 15
 tune done --nfe 0
 bench samplers nobody
-status dome
 status --watch --json
-status --state RUNING
 cancel done nobody
 cancel done
 logs nobody
 why nobody
 usage nobody
-compare done
 report nobody
 board nobody
 top

@@ -22,6 +22,14 @@ TINY = (
 )
 # The same of any recipe for images.
 SMALL = (*TINY, "data.name=folder", "network.blocks=1")
+# A file of a recipe on pictures of 16 x 16 pixels in the folder `set`, with the network of the published checkpoint.
+SMALL_RECIPE = f"""
+extends: {RECIPES}/cifar10.yaml
+name: small
+data: {{name: folder, size: 16, path: set}}
+network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
+cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
+"""
 
 
 def store_images(

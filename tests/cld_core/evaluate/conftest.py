@@ -28,8 +28,7 @@ def trained(tmp_path_factory):
     """A run on 8x8 images, whose samples a tiny extractor looks at, and the statistics of its training set."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("features")
-    run = run_folder(root, make_images(root / "set"), *SETTINGS, *TINY)
-    train(run)
+    run = train(run_folder(root, make_images(root / "set"), *SETTINGS, *TINY))
     stats_of(run)
     return run
 

@@ -31,8 +31,7 @@ def labelled(tmp_path_factory):
     root = tmp_path_factory.mktemp("classes")
     data = labelled_images(root / "set", {"train": 40, "validation": 10})
     settings = [text for text in SETTINGS if not text.startswith("eval.samples")]
-    run = run_folder(root, data, *settings, *TINY, *LABELLED)
-    train(run)
+    run = train(run_folder(root, data, *settings, *TINY, *LABELLED))
     return run
 
 

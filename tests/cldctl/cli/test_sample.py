@@ -5,13 +5,10 @@ import pytest
 from PIL import Image
 
 from cld_core.classes import numbered
-from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.run import RunFolder
 from cldctl.runs.sample import Observed
 from tests.support.images import make_images, run_folder
-from tests.support.paths import RECIPES
-from tests.support.tools import ONE, invoke, train
+from tests.support.tools import ONE, invoke, train, trained
 
 FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 
@@ -19,9 +16,7 @@ FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    for name, keys in {"modes": [], "always": ["objective.label_dropout=0"], "plain": ["data.labels=false"]}.items():
-        run = RunFolder.create(root / name, load(RECIPES / "toy_labels.yaml", [*ONE, *keys]), {"created": 1.0})
-        train(run)
+    trained(root / "modes", "toy_labels", *ONE)
     return root
 
 
@@ -56,9 +51,7 @@ def test_options_that_do_not_go_together(options, said):
 
 
 def test_points_given_a_coordinate(tmp_path):
-    recipe = load(RECIPES / "toy_diamond.yaml", [*ONE, "train.steps=4", "periodic.samples_every=null"])
-    run = RunFolder.create(tmp_path / "toy", recipe, {"created": 1.0})
-    train(run)
+    run = trained(tmp_path / "toy", "toy_diamond", *ONE, "train.steps=4", "periodic.samples_every=null")
     asked = ("sample", str(run.path), "-n", "30", *QUICK, "--observe")
     done = invoke(*asked, "x=0.3", runs=tmp_path)
     assert "30 samples of step" in done.stderr
@@ -77,8 +70,7 @@ def test_points_given_a_coordinate(tmp_path):
 
 
 def test_a_picture_is_painted_where_the_mask_is_white(tmp_path):
-    run = run_folder(tmp_path, make_images(tmp_path / "set"), "train.steps=4")
-    train(run)
+    run = train(run_folder(tmp_path, make_images(tmp_path / "set"), "train.steps=4"))
     pixels = np.full((8, 8, 3), (10, 100, 250), dtype=np.uint8)
     white = np.zeros((8, 8), dtype=np.uint8)
     white[:, 4:] = 255

@@ -64,8 +64,7 @@ def test_table_csv_and_plot_of_a_sweep(run):
 def test_fid_by_sampler_and_nfe(tmp_path):
     """The paper's table of a tiny model of images: every cell is drawn as it says."""
     settings = ("train.steps=2", "eval.samples=24", "eval.batch_size=24")
-    run = run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *TINY)
-    train(run)
+    run = train(run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *TINY))
     assert Statistics(StatsRequest.of(run.recipe(), None, features=False, shards=1).save()).compute(Ranks())
     axes = plan.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
     made = plan.make(run, ("fid",), [2], [], axes, shards=2)

@@ -55,8 +55,7 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
 
 def test_other_images_in_the_same_folder(tmp_path):
     make_images(tmp_path / "data")
-    run = run_folder(tmp_path, tmp_path / "data")
-    train(run)
+    run = train(run_folder(tmp_path, tmp_path / "data"))
     assert set(run.ledger.history().last.data) == {"images"}
     (tmp_path / "data").rename(tmp_path / "aside")
     make_images(tmp_path / "data", splits={"train": 22, "validation": 40})
