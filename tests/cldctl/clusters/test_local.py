@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +27,7 @@ CLUSTER = LocalCluster()
 PATIENCE_S = 300
 
 
-def wait_for_end(pids):
+def wait_for_end(pids: Iterable[int]) -> None:
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(timeout=300)
@@ -33,12 +36,12 @@ def wait_for_end(pids):
 class Submitter:
     """Submits work that reports into ``folder``, and leaves no process behind."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.folder, self.jobs = folder, []
         self.spec = JobSpec(name="mine", logs=folder / "logs", size=ClusterSpec())
 
-    def __call__(self, *works, **changes):
-        noted = []
+    def __call__(self, *works: Any, **changes: Any) -> list[JobRef]:
+        noted: list[JobRef] = []
         spec = replace(self.spec, **changes)
         CLUSTER.submit(spec, [Task(work=work) for work in works], noted.extend)
         # As another command finds them.
@@ -46,30 +49,30 @@ class Submitter:
         self.jobs += noted
         return noted
 
-    def report(self, name, waits=True):
+    def report(self, name: str, waits: bool = True) -> Report:
         return Report(str(self.folder), name, waits)
 
-    def facts(self, name):
+    def facts(self, name: str) -> dict[str, Any]:
         file = self.folder / f"{name}.json"
         wait_for(file.exists, PATIENCE_S)
         return json.loads(file.read_text())
 
-    def until_logged(self, job, text):
-        def logged():
+    def until_logged(self, job: JobRef, text: str) -> None:
+        def logged() -> bool:
             return any(text in file.read_text() for file in CLUSTER.log_files(job, 0))
 
         wait_for(logged, PATIENCE_S)
 
-    def phase(self, job):
+    def phase(self, job: JobRef) -> str:
         return CLUSTER.survey([job]).of(job).phase
 
-    def until_gone(self, *jobs):
+    def until_gone(self, *jobs: JobRef) -> None:
         for job in jobs:
             wait_for(lambda job=job: self.phase(job) == "gone", PATIENCE_S)
 
 
 @pytest.fixture
-def submit(tmp_path):
+def submit(tmp_path: Path) -> Iterator[Submitter]:
     submitter = Submitter(tmp_path)
     yield submitter
     CLUSTER.kill(submitter.jobs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.stop import StopFlag
+from cldctl.clusters.base import InJob
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Report:
     name: str
     waits: bool = False
 
-    def __call__(self, job):
+    def __call__(self, job: InJob) -> None:
         stop = StopFlag().listen() if self.waits else None
         place = job.place()
         folder = Path(self.folder)
@@ -44,7 +45,7 @@ class Stubborn:
 
     folder: str
 
-    def __call__(self, job):
+    def __call__(self, job: InJob) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         (Path(self.folder) / "ready").touch()
         while True:

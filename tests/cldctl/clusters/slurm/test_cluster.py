@@ -186,7 +186,7 @@ def test_where_slurm_says_that_jobs_write(monkeypatch):
 def test_a_submission_that_cannot_be_finished_leaves_no_job(spec, sbatch, monkeypatch):
     """What its tasks are to run could not get the name by which they look for it."""
     sbatch("echo Submitted batch job 77")
-    cancelled = []
+    cancelled: list[str] = []
     monkeypatch.setattr(client, "cancel", cancelled.extend)
 
     def failing(*arguments):

@@ -219,7 +219,7 @@ def test_without_scontrol_the_survey_s_word_is_explained_and_without_any_nothing
 STARTS = pytest.mark.parametrize(("ahead", "is_believed"), [(3600.0, True), (40 * 86400.0, False), (3e10, False)])
 
 
-def moment(ahead):
+def moment(ahead: float) -> tuple[str, float]:
     when = float(int(time.time() + ahead))
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(when)), when
 

@@ -1,6 +1,7 @@
 """A task of a Slurm job from inside, with a made-up Slurm: what signals mean, why attempts ended, how it requeues."""
 
 import time
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def logs(tmp_path, monkeypatch):
     return tmp_path
 
 
-def in_seconds(seconds):
+def in_seconds(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
 
 
@@ -65,7 +66,7 @@ def test_what_a_signal_means(logs, monkeypatch, code, known, log, cause):
     assert job.cause_of(code, len(NOTICE.format("JOB REQUEUE"))) == cause, "notices of earlier starts do not count"
 
 
-def attempt(**changes):
+def attempt(**changes: Any) -> Attempt:
     about = {"attempt": 3, "job_id": "5", "time": 1.0, "step": 0, "log_offset": 2, "restart": 1}
     return Attempt(**{**about, **changes})
 
@@ -92,7 +93,7 @@ def test_why_an_earlier_attempt_ended(logs, monkeypatch, about, log, accounting,
 def controlled_by(monkeypatch):
     """What scontrol answers: those of `show job`, and those of its standard input; returns what that was."""
 
-    def control(*answers, shows=()):
+    def control(*answers: Answer, shows: tuple[dict[str, str], ...] = ()) -> list[str]:
         left, shown, stdin = list(answers), list(shows), []
         monkeypatch.setattr(client, "run", lambda command, said="": stdin.append(said) or left.pop(0))
         monkeypatch.setattr(client, "show_job", lambda job_id: shown.pop(0) if shown else {})

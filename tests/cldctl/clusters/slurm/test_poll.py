@@ -12,16 +12,16 @@ from cldctl.clusters.slurm import client, job_env, poll, submit
 from cldctl.clusters.slurm.client import Answer
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from tests.support.clock import Clock
-from tests.support.scheduler import register
+from tests.support.scheduler import Scheduler, register
 
 
 @pytest.fixture
-def clock():
+def clock() -> Clock:
     return Clock(now=1_000_000.0)
 
 
 @pytest.fixture
-def slurm(monkeypatch, clock):
+def slurm(monkeypatch, clock) -> Scheduler:
     return register(monkeypatch, clock)
 
 
