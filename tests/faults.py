@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -214,23 +213,15 @@ remove-live: a run that is alive is not removed
 """
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A broken promise; ``old`` is in one file only, and there once. Of ``tests``, what is not there is left out."""
-
-    name: str
-    promise: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
-
 def faults():
-    """Those of `TABLE`."""
-    form = re.compile(r"^(\S+): (.+)\n  - (.+)\n  \+ (.+)\n  (.+)$", re.MULTILINE)
-    rows = [match.groups() for match in form.finditer(TABLE)]
-    assert len(rows) == len(re.findall(r"^  - ", TABLE, re.MULTILINE)), "a fault has another form"
-    return [Fault(*texts, tuple(tests.split())) for *texts, tests in rows]
+    """Those of `TABLE` by their names: the text, which is in one file only, and there once; its substitute; tests.
+
+    Of the tests, what is not there is left out.
+    """
+    form = re.compile(r"^(\S+): .+\n  - (.+)\n  \+ (.+)\n  (.+)$", re.MULTILINE)
+    found = {name: (old, new, tests.split()) for name, old, new, tests in form.findall(TABLE)}
+    assert len(found) == len(re.findall(r"^  - ", TABLE, re.MULTILINE)), "a fault has another form"
+    return found
 
 
 def left_out(folder, names):
@@ -257,16 +248,16 @@ def failing(copy, *tests):
     return found[1] if found else None if done.returncode in (0, 5) else done.stdout.strip()[-200:]
 
 
-def verdict(fault, copy):
+def verdict(copy, old, new, tests):
     """Whether a fault is caught, and by which test; None if it cannot be told."""
-    file = find(copy, fault.old)
+    file = find(copy, old)
     if file is None:
         return None, "its text is gone, or there more than once: rewrite it"
     package = file.relative_to(copy).parts[0]
-    likely = tuple(path for path in fault.tests if (copy / path).exists()) or (f"tests/{package}",)
+    likely = tuple(path for path in tests if (copy / path).exists()) or (f"tests/{package}",)
     text, before = file.read_text(), file.stat()
     try:
-        file.write_text(text.replace(fault.old, fault.new))
+        file.write_text(text.replace(old, new))
         test = failing(copy, *likely)
     finally:
         file.write_text(text)
@@ -283,16 +274,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="faults; default: all")
     given = parser.parse_args()
-    known = {fault.name: fault for fault in faults()}
+    known = faults()
     if unknown := set(given.names) - set(known):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(ROOT, Path(folder) / "copy", ignore=left_out))
-        for fault in [known[name] for name in given.names or known]:
-            caught, why = verdict(fault, copy)
+        for name in given.names or known:
+            caught, why = verdict(copy, *known[name])
             missed += caught is not True
-            print(f"{fault.name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}", flush=True)
+            print(f"{name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}", flush=True)
     return 1 if missed else 0
 
 

@@ -10,11 +10,9 @@ an array, and how much they may differ, relative to the largest of them (coeffic
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
-import runpy
 import sys
 import tempfile
 from pathlib import Path
@@ -23,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+from tests.support.tools import invoke
+
 # Tolerances: somewhat more than what changes if all weights do by one unit in the last place. The steps of an adaptive
 # solver jump, the demo's network is steep near the data, and a fit goes far from where it begins.
 KERNEL, BOUND, SAMPLES, STEEP, METRIC, TRAINING, FIT = 1e-12, 1e-9, 1e-5, 1e-4, 1e-6, 1e-6, 1e-2
@@ -81,20 +81,8 @@ METRICS = "--fid --kid --isc --prc --elbo --loss"
 
 
 def command(text):
-    """Run a command in this process, at once if there is a scheduler in it; its output is shown only if it fails."""
-    argv, code = sys.argv, None
-    with tempfile.TemporaryFile("w+") as shown:
-        try:
-            sys.argv = ["cldctl", *text.split()]
-            with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-                runpy.run_module("cldctl", run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        finally:
-            sys.argv = argv
-        if code:
-            shown.seek(0)
-            raise SystemExit(f"cldctl {text} ended with {code}:\n{shown.read()}")
+    """Run a command in this process, at once if there is a scheduler in it."""
+    invoke(*text.split(), runs=os.environ["CLDCTL_RUNS"])
 
 
 def entry(values, tolerance):

@@ -20,9 +20,9 @@ from cld_core.samplers.split import grid_of
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise, generator
 from cld_core.train.step import Trainer
+from tests.support.affine import spec_of
 from tests.support.chunks import cut
 from tests.support.paths import RECIPES
-from tests.support.sampling import spec_of
 from tests.support.tools import trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]

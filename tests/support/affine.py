@@ -9,6 +9,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from cld_core.analytic import gaussian
+from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import SplittingSpec
 from cld_core.samplers import sample
 from cld_core.samplers.splitting import evaluating
@@ -90,3 +91,8 @@ def _drawn(sde, spec):
     steps = getattr(spec, "nfe", 0) - int(spec.denoise) if width else 0
     # SSCS has noise between its steps, before the first and after the last.
     return width, steps + (spec.method == "sscs")
+
+
+def spec_of(method, **keys):
+    """The spec of a sampler by the name of its method, for tests that run over several."""
+    return SECTIONS["sampling"].find(method).spec(**keys)

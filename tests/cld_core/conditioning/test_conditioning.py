@@ -12,8 +12,8 @@ from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde.estimate import estimate, posterior_mean
 from cld_core.seeds import SampleNoise
+from tests.support.affine import spec_of
 from tests.support.numeric import BothScored, ThirdOrder
-from tests.support.sampling import spec_of
 
 CLD_EXACT = CLD(numerical_eps=0.0)
 SDES = pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from cld_core.loss import Draws, ScoreMatching
 from cld_core.score import Score
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde.matrices import apply
-from tests.support.affine import flow_covariance, output_covariance
+from tests.support.affine import flow_covariance, output_covariance, spec_of
 from tests.support.numeric import BothScored, ThirdOrder, drift
-from tests.support.sampling import spec_of
 
 # Of normal data. For 0.5, K is exact if x is scored, and nothing is left to interpolate.
 STD = {BothScored(): 0.8, ThirdOrder(): 0.5}

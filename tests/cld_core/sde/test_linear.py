@@ -12,9 +12,8 @@ from cld_core.likelihood import likelihood
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.seeds import SampleNoise
 from tests.support import exact
-from tests.support.affine import output_covariance
+from tests.support.affine import output_covariance, spec_of
 from tests.support.numeric import BothScored, ThirdOrder, check
-from tests.support.sampling import spec_of
 
 TIMES = (1e-12, 1e-7, 1e-3, 0.2, 1.0)
 

@@ -23,8 +23,8 @@ from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
+from tests.support.affine import spec_of
 from tests.support.paths import TOY
-from tests.support.sampling import spec_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from cld_core.sde import CLD, PSLD, VPSDE
 from cld_core.sde import cld as kernel
 from cld_core.sde.matrices import apply
 from tests.support import parity
+from tests.support.affine import spec_of
 from tests.support.numeric import drift
-from tests.support.sampling import spec_of
 
 SETTINGS = {
     "cifar10": (CLD(numerical_eps=1e-9), "hsm"),
