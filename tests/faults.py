@@ -195,8 +195,8 @@ plugins: code of a folder that others can write does not run without --allow-plu
   + if False:
   tests/test_security.py
 private-code: folders that a job runs code from are not group-writable
-  - os.umask(before | 0o022)
-  + os.umask(before)
+  - os.umask(umask | 0o022)
+  + os.umask(umask)
   tests/test_security.py
 damaged-run: a damaged run spoils no other row
   - problem = f"its files cannot be read: {one_line(error) or type(error).__name__}"

@@ -1,18 +1,21 @@
-"""A made-up folder of runs for a screen: one of every state, a group, evaluations, logs and curves, and their Slurm."""
+"""Made-up runs to look at: a folder with one of every state and its Slurm, and one that has all that a report shows."""
 
 import math
 import time
 
+import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import events
-from cld_core.run.events import JobRef
+from cld_core.run.events import Ended, Failed, JobRef, Labelled, Requeued, Started, Submitted
 from cld_core.run.groups import Group
 from cldctl.evals import plan
 from tests.support.clock import Clock
-from tests.support.made_up import report, run_with
+from tests.support.made_up import job, report, run_with
 from tests.support.scheduler import Scheduler
 
 HOUR = 3600.0
@@ -202,3 +205,80 @@ def everything(root):
     ended(fleet, "cifar10-cld-1124-0930-b0c1", 52 * HOUR, "preempted", "4380")
     ended(fleet, "cifar10-cld-1124-0931-b0c2", 51 * HOUR, "cancelled", "4381")
     return fleet
+
+
+HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}\u202eabc"
+ENTROPY = -1.4
+# When its first job was submitted, seconds since 1970.
+REPORTED_FROM = 1.7e9
+
+
+def reported(path, *, end="finished", points=2_000):
+    """Attempts that ended for several reasons, the last one by ``end``; curves, pictures, evaluations and a sweep.
+
+    Args:
+        points: of the curves.
+    """
+    run = run_with(path, 4_000, 8_000, overrides=("train.steps=8000", "optim.lr=0.002"))
+    write_json(run.identity_file, run.identity() | {"recipe": "toy", "user": HOSTILE, "host": HOSTILE})
+    _attempts(run, end)
+    _curves(run, points)
+    _pictures(run)
+    _evaluations(run)
+    return run
+
+
+def _attempts(run, end):
+    run.ledger.append(Submitted(job=job("7", "local", logs=str(run.logs)), time=REPORTED_FROM))
+    causes = ("preempted", "node_failure", "out_of_memory", end)
+    for number, cause in enumerate(causes):
+        began, last = REPORTED_FROM + 5_000.0 * number + 900, 2_000 * (number + 1)
+        about = {"attempt": number, "job_id": "7", "restart": number, "host": f"node{number}", "ranks": 2}
+        how = {"gpu": f"card {HOSTILE}", "versions": {"torch": "2.6"}}
+        run.ledger.append(Started(step=2_000 * number, began=began, time=began + 60, **about, **how))
+        if cause == "crashed":
+            first = {"job_id": "7", "restart": number, "rank": 1, "host": "node3", "reason": f"OSError: {HOSTILE}"}
+            run.ledger.append(Failed("rank", time=began + 3_990, **first))
+        detail = HOSTILE if number else None
+        run.ledger.append(Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000))
+        if number < len(causes) - 1:
+            run.ledger.append(Requeued(job_id="7", cause=cause, time=began + 4_001))
+    run.ledger.append(Labelled(note=HOSTILE, add=("paper",)))
+
+
+def _curves(run, points):
+    with SummaryWriter(str(run.tensorboard)) as board:
+        for place in range(points):
+            step = 8_000 * (place + 1) // points
+            noise = math.sin(place * 12.9898) * 0.05
+            board.add_scalar("train/loss", 3 * math.exp(-step / 2_000) + 0.3 + noise, step)
+            board.add_scalar("train/grad_norm", 1 + noise, step)
+            board.add_scalar("train/lr", 2e-3, step)
+        board.add_scalar(f"periodic/{HOSTILE}", 1.0, 4_000)
+        board.add_scalar(f"periodic/{HOSTILE}", 2.0, 8_000)
+        board.add_image("periodic/samples", _pixels(8_000), 8_000, dataformats="HWC")
+
+
+def _pictures(run):
+    """Samples of two steps, of which TensorBoard has the newer one as well, compressed in another way."""
+    for step in (4_000, 8_000):
+        Image.fromarray(_pixels(step).numpy()).save(run.samples / f"step_{step:08d}.png", compress_level=0)
+
+
+def _pixels(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8)
+
+
+def _evaluations(run):
+    for step, nll in ((4_000, -0.5), (8_000, -1.1)):
+        _answer(run, EvalRequest.of(run.recipe(), ("elbo",), step), nll)
+    axes = plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"])
+    made = plan.make(run, ("elbo",), [8_000], ["eval.points=500"], axes)
+    made.sweep.save(run)
+    for place, request in enumerate(made.requests):
+        _answer(run, request, -1.2 + 0.05 * place)
+
+
+def _answer(run, request, nll):
+    report(run, request, elbo={"nll": nll, "stderr": 0.04, "nfe_mean": 312.0, "true_entropy": ENTROPY})
