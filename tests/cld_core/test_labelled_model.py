@@ -1,13 +1,17 @@
-"""A class-conditional model from training to its report: labels by number and name, guidance, export, evaluation."""
+"""A class-conditional model from training to its report, guidance, and augmentation that does not leak."""
+
+import math
 
 import pytest
 import torch
 
 import cld_core
 from benchmarks.diamond import sliced_w2
+from cld_core import augment, nets, seeds
 from cld_core.analytic import diamond
 from cld_core.config import load, with_overrides
 from cld_core.config.eval import ElboSpec
+from cld_core.config.network import NcsnppSpec
 from cld_core.config.sampling import ExponentialSpec
 from cld_core.errors import RecipeError, UsageError
 from cld_core.evaluate.evaluation import Evaluation
@@ -22,8 +26,9 @@ from cld_core.seeds import SampleNoise, generator
 from cld_core.train.step import Trainer
 from tests.support.affine import spec_of
 from tests.support.chunks import cut
+from tests.support.images import clone, make_images, tiny_recipe
 from tests.support.paths import RECIPES
-from tests.support.tools import trained
+from tests.support.tools import same, trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
 FAST = {"method": "exponential", "nfe": 5}
@@ -259,3 +264,111 @@ def test_the_likelihood_given_a_label_is_the_conditional_density(name):
     free = likelihood(exact(sde), sde, spec, noise(n, "elbo"), x, exact_trace=True)
     # One of nine classes: the density without the label is a ninth.
     assert float((result.elbo - free.elbo).mean()) == pytest.approx(torch.tensor(9.0).log().item(), abs=5e-3)
+
+
+SIZE = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("data") / "set")
+
+
+def changes(probability=1.0, batch=64, seed=0):
+    return augment.draw(seeds.generator(seed), batch, SIZE, probability)
+
+
+def one(*, flipped=(False, False), shift=(0, 0), sources=((1.0, 0.0), (0.0, 1.0)), warped=False):
+    parts = (torch.tensor([flipped]), torch.tensor([shift]), torch.tensor([warped]), torch.tensor([sources]))
+    return augment.Changes(*parts, torch.zeros(1, 9))
+
+
+def images(count=1):
+    return 2.0 * torch.rand(count, 3, SIZE, SIZE, generator=seeds.generator(7)) - 1.0
+
+
+def test_without_a_change_images_stay_and_the_network_is_told_zeros():
+    none, x = changes(0.0), images(64)
+    assert torch.equal(none.apply(x), x)
+    assert not none.conditions.any()
+
+
+def test_mirrored_and_shifted_images_are_exact():
+    x = images()
+    assert torch.equal(one(flipped=(True, False)).apply(x), x.flip(3))
+    assert torch.equal(one(flipped=(False, True)).apply(x), x.flip(2))
+    moved = one(shift=(2, -1)).apply(x)
+    assert torch.equal(moved[:, :, :-1, 2:], x[:, :, 1:, :-2])
+    # Beyond the edge as in a mirror, which repeats the outermost pixel.
+    assert torch.equal(moved[:, :, :-1, :2], x[:, :, 1:, :2].flip(3))
+    assert torch.equal(moved[:, :, -1, 2:], x[:, :, -1, :-2])
+    assert torch.equal(one(shift=(2 * SIZE, 0)).apply(x), x)
+    both = one(flipped=(True, False), shift=(1, 0)).apply(x)
+    assert torch.equal(both[..., 1:], x.flip(3)[..., :-1])
+
+
+def test_warped_images_are_those_of_their_map():
+    x = images()
+    quarter = one(sources=((0.0, 1.0), (-1.0, 0.0)), warped=True).apply(x)
+    torch.testing.assert_close(quarter, torch.rot90(x, -1, (2, 3)), rtol=0, atol=1e-5)
+    # A ramp that is twice as wide is half as steep.
+    ramp = (torch.arange(SIZE) - (SIZE - 1) / 2).expand(1, 3, SIZE, SIZE) / SIZE
+    wide = one(sources=((0.5, 0.0), (0.0, 1.0)), warped=True).apply(ramp)
+    torch.testing.assert_close(wide[..., 2:-2], 0.5 * ramp[..., 2:-2], rtol=0, atol=0.01)
+    assert float(one(sources=((0.7, 0.2), (0.0, 1.1)), warped=True).apply(x.sign()).abs().max()) <= 1.0
+
+
+def test_the_map_is_what_the_network_is_told():
+    """Both ways: the numbers describe the change completely, and equal changes have equal numbers."""
+    made = changes(0.5, batch=256)
+    told = made.conditions.double()
+    assert torch.equal(told[:, :2] == 1, made.flipped)
+    torch.testing.assert_close((told[:, 2:4] * SIZE / 8).round().long(), made.shift)
+    octave = 0.2 * math.log(2.0)
+    scale = (octave * told[:, 4]).exp()
+    turn = torch.stack([told[:, 5] + 1, -told[:, 6], told[:, 6], told[:, 5] + 1], dim=1).view(-1, 2, 2)
+    stretch = octave * torch.stack([told[:, 7], told[:, 8], told[:, 8], -told[:, 7]], dim=1).view(-1, 2, 2)
+    forward = turn @ torch.linalg.matrix_exp(stretch) * scale[:, None, None]
+    torch.testing.assert_close(torch.linalg.inv(forward), made.sources.double(), rtol=1e-4, atol=1e-5)
+    assert torch.equal(made.warped, (told[:, 4:] != 0).any(1))
+
+
+def test_each_change_has_the_probability():
+    told = changes(0.12, batch=20_000).conditions
+    for columns in ((0,), (1,), (2, 3), (4,), (5, 6), (7, 8)):
+        # One shift in sixty is of less than half a pixel in both directions, and none at all.
+        made = float((told[:, columns] != 0).any(1).double().mean())
+        assert made == pytest.approx(0.12, abs=0.03 if columns == (2, 3) else 0.012)
+    assert float(told[told[:, 4] != 0, 4].std()) == pytest.approx(1.0, abs=0.05)
+
+
+def network(spec):
+    torch.manual_seed(0)
+    return nets.build(spec, data_shape=(3, SIZE, SIZE), halves_in=2, halves_out=1)
+
+
+def test_a_network_that_is_told_nothing_is_one_without_augmentation():
+    keys = {"image_size": SIZE, "channels": 8, "multipliers": (1, 2), "attention": (4,), "blocks": 1, "init_scale": 1.0}
+    plain, told = network(NcsnppSpec(**keys)).eval(), network(NcsnppSpec(**keys, augment=0.1)).eval()
+    own = told.state_dict()
+    assert set(own) - set(plain.state_dict()) == {"augmentation.weight"}
+    assert all(torch.equal(tensor, own[name]) for name, tensor in plain.state_dict().items())
+    u, t = torch.cat([images(4), images(4)], dim=1), torch.tensor([0.1, 0.2, 0.3, 1.0])
+    assert torch.equal(told(u, t), plain(u, t))
+    assert torch.equal(told(u, t, augmented=torch.zeros(4, 9)), plain(u, t))
+    assert not torch.equal(told(u, t, augmented=changes(batch=4).conditions), plain(u, t))
+
+
+def trained_on(recipe, steps=4, made=None, first=0):
+    made = made or Trainer(recipe, Ranks())
+    for step in range(first, steps):
+        made.step(step)
+    return made
+
+
+def test_training_is_exactly_resumed(data):
+    recipe = tiny_recipe(data, "network.augment=0.5")
+    whole = trained_on(recipe)
+    resumed = Trainer(recipe, Ranks())
+    resumed.load_state_dict(clone(trained_on(recipe, 2).state_dict()))
+    assert same(trained_on(recipe, made=resumed, first=2).state_dict(), whole.state_dict())
