@@ -13,9 +13,10 @@ from cld_core.errors import CldError
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, GivenUp, Remarked, Started
 from cld_core.run.lease import newest
+from cldctl.runs.state import OVER
 from tests.support.tools import same, wait_for
 
-from .events import NAME, OVER, PATIENCE_S
+from .events import NAME, PATIENCE_S
 from .stage import RANKS, processes_of, ranks_of
 
 # Steps after which a run counts as training again.

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import psutil
 
 from cld_core.files import write_text
+from cldctl.runs.state import OVER
+from tests.support.tools import is_gone
 
 from .shim import CLASSES, GROWING, WRITING
 from .stage import KILL_WAIT_S, ranks_of
 
 NAME = "chaos"
-OVER = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
 # Seconds for which a disk or a process is out of order: many steps, several reports and some checkpoints.
 SPELL_S = 4.0
 # Seconds within which something has to happen, on a busy machine.
@@ -52,15 +53,9 @@ class Event:
 def kill(*ranks):
     def do(campaign):
         hit = campaign.signal(signal.SIGKILL, *ranks)
-        campaign.until(lambda: not any(map(is_alive, hit)), "the end of killed ranks")
+        campaign.until(lambda: all(map(is_gone, hit)), "the end of killed ranks")
 
     return do
-
-
-def is_alive(process):
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def stop(*ranks):

@@ -3,9 +3,10 @@
 import signal
 
 from cld_core.run import RunFolder
+from cldctl.runs.state import OVER
 from tests.support.tools import wait_for
 
-from .events import OVER, PATIENCE_S
+from .events import PATIENCE_S
 from .stage import ranks_of
 
 SHORT = (

@@ -6,6 +6,7 @@ from unittest import mock
 
 from cld_core.files import write_text
 from cld_core.run import RunFolder
+from cldctl.runs.state import OVER
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import wait_for
@@ -83,5 +84,4 @@ class Lab:
 
     def ended(self, name, timeout=90):
         """The status once the run is over."""
-        over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
-        return self.until(name, f"{name} to end", lambda row: row["state"] in over, timeout)
+        return self.until(name, f"{name} to end", lambda row: row["state"] in OVER, timeout)

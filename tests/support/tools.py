@@ -21,6 +21,7 @@ from cld_core.run.process import is_up
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cldctl.clusters.this_machine import environment
+from cldctl.runs.state import OVER
 from tests.support.paths import RECIPES
 
 # A toy that trains in no time, on two processes.
@@ -152,8 +153,7 @@ def wait_step(run, step):
 
 def wait_ended(runs, name, timeout=120):
     """The status of a run once it is over."""
-    over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
-    return wait_for(lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.1)
+    return wait_for(lambda: (row := status(runs, name))["state"] in OVER and row, timeout, every=0.1)
 
 
 def ranks_of(run):
