@@ -273,9 +273,6 @@ def test_the_number_of_steps_is_bounded():
         solve(pendulum, STARTS, 0.0, 30.0, rtol=1e-8, atol=1e-8, max_steps=3)
 
 
-FORWARD = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
-
-
 def points(law, sde, n=6):
     generator = torch.Generator().manual_seed(0)
     x = law.sample(n, generator).double()
@@ -283,7 +280,7 @@ def points(law, sde, n=6):
     return torch.cat([x, v], dim=1) if sde.n == 2 else x
 
 
-@pytest.mark.parametrize("sde", FORWARD)
+@pytest.mark.parametrize("sde", SDES.values())
 def test_law_is_that_of_the_forward_process(sde):
     """Log-density at t against a plain mixture of normals with the kernel's mean and covariance."""
     law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))

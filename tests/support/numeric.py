@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cld_core.sde import Diffusion
+from cld_core.sde import PSLD, Diffusion
 from cld_core.sde.matrices import apply, spread
 
 
@@ -65,18 +65,8 @@ def check(sde):
     same((back, factor @ factor.T), reverse(sde, 0.3))
 
 
-@dataclass(frozen=True, kw_only=True)
-class BothScored(Diffusion):
-    """n = m = 2: noise in x and in v (PSLD, arXiv 2303.01748, with Gamma = 0.5, nu = 4.5, M = 1/4)."""
-
-    n = 2
-    m = 2
-    A = ((-0.25, 2.0), (-0.5, -2.25))
-    D = (0.5, 1.125)
-    prior_std = (1.0, 0.5)
-    initial_std = (0.2,)
-    beta0: float = 8.0
-    beta1: float = 0.0
+# n = m = 2: noise in x and in v (PSLD, arXiv 2303.01748, with Gamma = 0.5, nu = 4.5, M = 1/4).
+BothScored = functools.partial(PSLD, friction=0.5, nu=4.5, kappa=0.16, numerical_eps=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
