@@ -44,7 +44,7 @@ def _events(job_id: str, begun: float) -> Iterator[Event]:
     yield Submitted(job=job, time=begun + 1.0)
     for attempt in range(10):
         cause, step, at = "finished" if attempt == 9 else "preempted", 100 * attempt, begun + 40.0 * attempt
-        yield Started(attempt=attempt, step=step, job_id=job_id, time=at + 2.0)
+        yield Started(attempt=attempt, step=step, job_id=job_id, time=at + 2.0, ranks=1, gpus=0, cores=1)
         yield Ended(attempt=attempt, cause=cause, step=step + 100, time=at + 38.0)
 
 
