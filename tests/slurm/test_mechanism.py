@@ -1,5 +1,7 @@
 """`cldctl.clusters.slurm` on the test cluster: submit, survey, cancel, redirect."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import pytest
@@ -25,9 +27,9 @@ class Bench:
     spec: JobSpec
 
     def submit(self, *works, **changes):
-        jobs = []
+        jobs: list[JobRef] = []
         tasks = [Task(work=work) for work in works]
-        Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)
+        Slurm().submit(replace(self.spec, **changes), tasks, jobs.extend)  # type: ignore[arg-type]
         return jobs
 
     def report(self, name):

@@ -1,27 +1,15 @@
-"""From what is typed to requests: which checkpoints, which combinations, what is refused at once; tables of sweeps."""
-
-import csv
+"""From what is typed to requests: which checkpoints, which combinations, and what is refused at once."""
 
 import pytest
-from PIL import Image
 
 from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import extraction
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.extraction import FeatureInputs
-from cld_core.evaluate.statistics import Statistics, StatsRequest
-from cld_core.evaluate.sweeps import Sweep, sweeps_of
 from cld_core.files import write_json
-from cld_core.ranks import Ranks
 from cld_core.solutions import FILE, Coefficients, Flow, Solution, Solutions
-from cldctl.evals import plan, table
-from cldctl.show.evaluations import sweep_table
-from tests.support.extractor import TINY
-from tests.support.images import make_images, run_folder
-from tests.support.made_up import damage, report, run_with
-from tests.support.screen import text
-from tests.support.tools import train
+from cldctl.evals import plan
+from tests.support.made_up import damage, run_with
 
 
 @pytest.fixture
@@ -127,69 +115,3 @@ def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run
     found = {request.checkpoint_step: request.sampling.solution for request in made.requests}
     assert found == {one.step: one.digest for one in Solutions.of_run(run).read()}
     assert len(set(found.values())) == 3
-
-
-@pytest.fixture
-def swept(tmp_path):
-    return run_with(tmp_path / "mine", 10, 20)
-
-
-def answer(swept, request, nll):
-    report(swept, request, elbo={"nll": nll, "stderr": 0.25, "nfe_mean": 80.0})
-
-
-def test_table_csv_and_plot_of_a_sweep(swept):
-    made = plan.make(swept, ("elbo",), [20], [], plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"]))
-    folder = made.sweep.save(swept)
-    values = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]
-    for request, value in zip(made.requests[:-1], values[:-1], strict=True):
-        answer(swept, request, value)
-    made.requests[-1].save(swept)
-    table.write_finished(swept)
-    assert not (folder / "table.csv").exists(), "a cell is missing"
-    finished = {"state": "FINISHED", "results": {"nll": {"value": 1.0, "stderr": 0.25, "n": 2000}}}
-    evals = {request.id: finished for request in made.requests[:-1]}
-    evals[made.requests[-1].id] = {"state": "RUNNING", "results": {}}
-    shown = text(sweep_table(made.sweep, table.rows(swept, made.sweep), evals)).splitlines()
-    assert shown[0].strip() == "NLL bound, nats by eval.elbo.velocities and eval.elbo.probes, 2,000 points"
-    assert [line.split() for line in shown if "±" in line] == [
-        ["1", "1.000", "±", "0.250", "1.500", "±", "0.250", "2.000", "±", "0.250"],
-        ["4", "2.500", "±", "0.250", "3.000", "±", "0.250", "running"],
-    ]
-    answer(swept, made.requests[-1], values[-1])
-    table.write_finished(swept)
-    with (folder / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["eval.elbo.velocities"], row["eval.elbo.probes"], float(row["nll"])) for row in rows] == [
-        (str(velocities), str(probes), values[3 * (velocities == 4) + index])
-        for velocities in (1, 4)
-        for index, probes in enumerate((1, 2, 8))
-    ]
-    assert rows[0]["nll_stderr"] == "0.25"
-    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert Sweep.load(folder) == made.sweep
-    assert sweeps_of(swept) == [(folder, made.sweep)]
-
-
-@pytest.mark.slow
-def test_fid_by_sampler_and_nfe(tmp_path):
-    """The paper's table of a tiny model of images: every cell is drawn as it says."""
-    settings = ("train.steps=2", "eval.samples=24", "eval.batch_size=24")
-    swept = train(run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *TINY))
-    assert Statistics(StatsRequest.of(swept.recipe(), None, features=False, shards=1).save()).compute(Ranks())
-    axes = plan.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
-    made = plan.make(swept, ("fid",), [2], [], axes, shards=2)
-    made.sweep.save(swept)
-    for request in made.requests:
-        assert Evaluation(request.save(swept)).compute(Ranks())
-    table.write_finished(swept)
-    rows = table.rows(swept, made.sweep)
-    assert [row["fid_nfe"] for row in rows] == [2.0, 3.0, 2.0, 3.0], "each cell is drawn as it says"
-    assert len({row["fid"] for row in rows}) == 4
-    for row in rows:
-        work = Evaluation(swept.evals / row["evaluation"])
-        assert row["fid"] == work.report["fid"]["value"]
-        about = Image.open(work.folder / "samples.png").info["Description"]
-        how = f"{row['sampling.method']}, {row['sampling.nfe']} NFE"
-        assert about.endswith(f" samples, {how}"), "the picture is drawn in the same way"
-    assert (swept.evals / made.sweep.id / "table.csv").read_text() == table.to_csv(rows)

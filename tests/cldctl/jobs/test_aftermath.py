@@ -3,6 +3,7 @@
 import errno
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,15 +24,15 @@ from tests.support.made_up import run_with
 from tests.support.scripted import LAUNCHER, REF, Scripted, inside
 
 
-def started(attempt=0, step=0, restart=0, job_id="7"):
+def started(attempt: int = 0, step: int = 0, restart: int = 0, job_id: str = "7") -> events.Started:
     return events.Started(attempt=attempt, job_id=job_id, step=step, restart=restart)
 
 
-def ended(attempt=0, cause="crashed", **more):
+def ended(attempt: int = 0, cause: str = "crashed", **more: Any) -> events.Ended:
     return events.Ended(attempt=attempt, cause=cause, **more)
 
 
-def after(*happened, restart=0, max_retries=3):
+def after(*happened: events.Event, restart: int = 0, max_retries: int = 3) -> GiveUp | Retry | None:
     return after_bad_end(History.of(happened), inside(restart=restart), max_retries)
 
 
@@ -61,7 +62,7 @@ def test_a_task_of_sharded_work_has_a_budget_of_its_own():
 
 
 def test_a_second_start_that_said_nothing_died_early():
-    def missing(*happened, code=1):
+    def missing(*happened: events.Event, code: int = 1) -> events.Event | None:
         happened = (started(0), ended(0, cause="preempted"), *happened)
         return missing_event(History.of(happened), inside(restart=1), code, hung=False, step=30)
 
@@ -184,9 +185,9 @@ def test_a_job_that_saved_and_could_not_requeue_itself_is_left(run, work):
     assert work.ledger.history().crashes == {}
 
 
-def loop(crashes, every_s=600.0):
+def loop(crashes: int, every_s: float = 600.0) -> History:
     """Each attempt gains 40 steps, saves them, and crashes."""
-    happened = []
+    happened: list[events.Event] = []
     for number in range(crashes):
         began = time.time() - (crashes - number) * every_s
         happened += [
@@ -197,7 +198,7 @@ def loop(crashes, every_s=600.0):
 
 
 def test_a_loop_of_crashes_with_progress_ends():
-    def decided(crashes, **how):
+    def decided(crashes: int, **how: float) -> GiveUp | Retry | None:
         return after_bad_end(loop(crashes, **how), inside(restart=crashes - 1), 3, max_crashes_a_day=20)
 
     assert decided(20) == decided(40, every_s=7200.0) == Retry(10.0, "crash 1 of 3 allowed"), "only the last day counts"
@@ -212,7 +213,7 @@ def test_status_tells_it():
     assert with_trouble(None, "FINISHED", loop(7), "7") is None
 
 
-def unfit_found(restart, host="n1"):
+def unfit_found(restart: int, host: str = "n1") -> events.Failed:
     return events.Failed(
         "unfit", job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=f"{host}: gpu: it is gone"
     )

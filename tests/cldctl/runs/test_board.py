@@ -61,7 +61,7 @@ def test_it_serves_the_chosen_runs_and_dies_with_the_command(started, number, co
     wait_for(lambda: served(url) == ["one", "two"])
     (child,) = psutil.Process(process.pid).children()
 
-    def addresses():
+    def addresses() -> set[str]:
         return {connection.laddr.ip for connection in child.net_connections() if connection.status == "LISTEN"}
 
     # The kernel's table of connections, read while others change, may lack one.

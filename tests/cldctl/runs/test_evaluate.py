@@ -20,7 +20,7 @@ def run(tmp_path):
     return run_with(tmp_path / "mine", 20)
 
 
-def begun(run, **phases):
+def begun(run, **phases: str) -> Evaluation:
     """An evaluation in as many shards as there are tasks, each in its phase."""
     made = plan.make(run, ("elbo",), [20], ASKED, shards=len(phases))
     work = Evaluation(made.requests[0].save(run))
@@ -30,7 +30,7 @@ def begun(run, **phases):
     return work
 
 
-def start(run):
+def start(run) -> evaluate.Planned:
     cluster = Scripted()
     cluster.most = 100
     made = plan.make(run, ("elbo",), [20], ASKED)
@@ -38,7 +38,7 @@ def start(run):
     return outcome
 
 
-def newest(work, before):
+def newest(work: Evaluation, before: int) -> list[tuple[int, ...]]:
     return [event.shards for event in work.ledger.history().submitted[before:]]
 
 
@@ -127,5 +127,6 @@ CRASH = events.Failed("crash", job_id="8_0", restart=0, code=1)
 )
 def test_why_an_evaluation_has_stopped(happened, done, cause, why):
     found = why_stopped(History.of(happened), done, 3)
+    assert found is not None
     assert found[0] == cause
     assert why in found[1]

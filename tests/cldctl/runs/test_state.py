@@ -1,14 +1,16 @@
 """The table of states, row by row, without a cluster."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from cld_core.run import events
-from cld_core.run.events import CAUSES, JobRef
+from cld_core.run.events import CAUSES, Event, JobRef
 from cld_core.run.history import History
-from cldctl.clusters.records import Seen, Survey
+from cldctl.clusters.records import Phase, Seen, Survey
 from cldctl.runs.state import OVER, SUBMITTING_S, TABLE, Files, Situation, row_of, state_of
 from cldctl.runs.survey import Answers
 
@@ -16,21 +18,23 @@ NOW = 1000.0
 STATES = {"PENDING", "RUNNING", "REQUEUED", *OVER}
 GONE, PENDING, RUNNING, UNKNOWN = Seen("gone"), Seen("pending", reason="Priority"), Seen("running"), Seen("unknown")
 
+Looks = dict[str, Seen]
 
-def requested(ago=1.0, **more):
+
+def requested(ago: float = 1.0, **more: Any) -> Event:
     return events.Requested(time=NOW - ago, steps=9, **more)
 
 
-def submitted(job_id="1", *, restarts=False, successor_of=None):
+def submitted(job_id: str = "1", *, restarts: bool = False, successor_of: str | None = None) -> Event:
     job = JobRef(cluster="any", job_id=job_id, restarts=restarts)
     return events.Submitted(time=NOW - 50, job=job, successor_of=successor_of)
 
 
-def started(attempt=0, job_id="1", warning=None):
+def started(attempt: int = 0, job_id: str = "1", warning: str | None = None) -> Event:
     return events.Started(time=NOW - 40, attempt=attempt, job_id=job_id, step=0, warning=warning)
 
 
-def ended(cause, attempt=0):
+def ended(cause: str, attempt: int = 0) -> Event:
     return events.Ended(time=NOW - 30, attempt=attempt, cause=cause, step=5, detail="what it died of")
 
 
@@ -40,7 +44,7 @@ REQUEUED = events.Requeued(time=NOW - 20, job_id="1", cause="preempted")
 NOT_REQUEUED = events.Refused("requeue", time=NOW - 20, job_id="1", reason="nobody answers")
 NOT_BEGUN = events.GivenUp(never_began=True, time=NOW - 5, job_id="1", reason="bad recipe")
 GIVEN_UP = events.GivenUp(time=NOW - 20, reason="budget spent")
-PHASES = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
+PHASES: tuple[Phase, ...] = ("pending", "running", "suspended", "ending", "gone", "gone", "gone", "unknown")
 ELSEWHERE = Seen("unknown", reason="started on n7")
 OWNER = {"pid": 7, "job_id": "torchrun"}
 WAITED = events.TurnedAway(job_id="2", why="finished")
@@ -50,21 +54,21 @@ SUCCESSOR = (submitted(restarts=True), SECOND, started(), ended("node_failure"))
 
 
 def situated(
-    happened,
-    looks=None,
-    files=None,
+    happened: Iterable[Event],
+    looks: Looks | None = None,
+    files: Files | None = None,
     *,
-    now=NOW,
-    as_of=None,
-    problem=None,
-):
+    now: float = NOW,
+    as_of: float | None = None,
+    problem: str | None = None,
+) -> Situation:
     jobs = {("any", job_id): seen for job_id, seen in (looks or {}).items()}
     return Situation(History.of(happened), Answers({"any": Survey(jobs, problem, as_of)}), now, files)
 
 
 # Row of the table, what happened, what the launcher says about each job, state, and what its reason says; what the
 # folder says, if it is asked.
-CASES = [
+CASES: list[tuple[Any, ...]] = [
     (1, (requested(), events.Refused("submission", reason="no such partition")), {}, "FAILED", "no such partition"),
     (2, (requested(SUBMITTING_S + 1),), {}, "FAILED", "interrupted"),
     (5, (requested(SUBMITTING_S - 1),), {}, "PENDING", None),
@@ -128,7 +132,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_a_row(case):
     row, happened, looks, state, reason, *folder = case
-    asked = {name: lambda value=value: value for it in folder for name, value in it.items()}
+    asked: Any = {name: lambda value=value: value for it in folder for name, value in it.items()}
     situation = situated(happened, looks, Files(name="mine", **asked))
     assert TABLE.index(row_of(situation)) == row
     found, why = state_of(situation)
@@ -140,10 +144,10 @@ def test_every_row_has_a_case():
     assert {row for row, *_ in CASES} == set(range(len(TABLE)))
 
 
-def random_history(rng):
+def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
     """Events in any order that ledgers can have, also after crashes of their writers, and any answers."""
-    jobs = []
-    happened = []
+    jobs: list[str] = []
+    happened: list[Event] = []
     attempt = -1
     for _ in range(rng.randrange(14)):
         job_id = rng.choice(jobs) if jobs else "none"
@@ -189,6 +193,7 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
         assert state != "FAILED" or reason or situation.attempt == "ended", "a failure says why"
         last = history.last
         if state == "FINISHED":
+            assert last is not None
             assert last.cause == "finished"
         if state == "RUNNING":
             assert situation.phase not in ("", "gone", "pending")
@@ -207,11 +212,11 @@ def test_whatever_happened_there_is_one_sensible_state(seed):
 ASKED = NOW - 20
 
 
-def before(*happened):
+def before(*happened: Event) -> tuple[Event, ...]:
     return tuple(replace(event, time=ASKED - 100) for event in happened)
 
 
-def since(*happened):
+def since(*happened: Event) -> tuple[Event, ...]:
     return tuple(replace(event, time=ASKED + 15) for event in happened)
 
 
