@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -214,37 +213,29 @@ remove-live: a run that is alive is not removed
 """
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A broken promise; ``old`` is in one file only, and there once. Of ``tests``, what is not there is left out."""
+def faults():
+    """Those of `TABLE` by their names: the text, which is in one file only, and there once; its substitute; tests.
 
-    name: str
-    promise: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
-
-def faults() -> list[Fault]:
-    """Those of `TABLE`."""
-    form = re.compile(r"^(\S+): (.+)\n  - (.+)\n  \+ (.+)\n  (.+)$", re.MULTILINE)
-    rows = [match.groups() for match in form.finditer(TABLE)]
-    assert len(rows) == len(re.findall(r"^  - ", TABLE, re.MULTILINE)), "a fault has another form"
-    return [Fault(*texts, tuple(tests.split())) for *texts, tests in rows]
+    Of the tests, what is not there is left out.
+    """
+    form = re.compile(r"^(\S+): .+\n  - (.+)\n  \+ (.+)\n  (.+)$", re.MULTILINE)
+    found = {name: (old, new, tests.split()) for name, old, new, tests in form.findall(TABLE)}
+    assert len(found) == len(re.findall(r"^  - ", TABLE, re.MULTILINE)), "a fault has another form"
+    return found
 
 
-def left_out(folder: str, names: list[str]) -> list[str]:
+def left_out(folder, names):
     """The names in a folder of the repository that are not copied."""
     return [name for name in names if name == "__pycache__" or (Path(folder) == ROOT and name in LEFT_OUT)]
 
 
-def find(folder: Path, text: str) -> Path | None:
+def find(folder, text):
     """The one file of the packages that has a text, once; None if there is none."""
     counts = {file: file.read_text().count(text) for name in PACKAGES for file in (folder / name).rglob("*.py")}
     return next((file for file in counts if counts[file]), None) if sum(counts.values()) == 1 else None
 
 
-def failing(copy: Path, *tests: str) -> str | None:
+def failing(copy, *tests):
     """The first test that fails in a copy; None if none does."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", *PYTEST, *tests]
@@ -257,16 +248,16 @@ def failing(copy: Path, *tests: str) -> str | None:
     return found[1] if found else None if done.returncode in (0, 5) else done.stdout.strip()[-200:]
 
 
-def verdict(fault: Fault, copy: Path) -> tuple[bool | None, str]:
+def verdict(copy, old, new, tests):
     """Whether a fault is caught, and by which test; None if it cannot be told."""
-    file = find(copy, fault.old)
+    file = find(copy, old)
     if file is None:
         return None, "its text is gone, or there more than once: rewrite it"
     package = file.relative_to(copy).parts[0]
-    likely = tuple(path for path in fault.tests if (copy / path).exists()) or (f"tests/{package}",)
+    likely = tuple(path for path in tests if (copy / path).exists()) or (f"tests/{package}",)
     text, before = file.read_text(), file.stat()
     try:
-        file.write_text(text.replace(fault.old, fault.new))
+        file.write_text(text.replace(old, new))
         test = failing(copy, *likely)
     finally:
         file.write_text(text)
@@ -279,20 +270,20 @@ def verdict(fault: Fault, copy: Path) -> tuple[bool | None, str]:
     return True, test
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="faults; default: all")
     given = parser.parse_args()
-    known = {fault.name: fault for fault in faults()}
+    known = faults()
     if unknown := set(given.names) - set(known):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     missed = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(shutil.copytree(ROOT, Path(folder) / "copy", ignore=left_out))
-        for fault in [known[name] for name in given.names or known]:
-            caught, why = verdict(fault, copy)
+        for name in given.names or known:
+            caught, why = verdict(copy, *known[name])
             missed += caught is not True
-            print(f"{fault.name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}", flush=True)
+            print(f"{name:18} {'-' if caught is None else 'yes' if caught else 'no':4} {why}", flush=True)
     return 1 if missed else 0
 
 

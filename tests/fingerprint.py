@@ -4,28 +4,27 @@ By hand: ``python -m tests.fingerprint OUT.json`` computes them in about a minut
 ``python -m tests.fingerprint --compare OLD NEW`` prints which differ, and ends with 1 if any do. Compare files of one
 machine: another processor rounds differently. ``tests/fingerprint.json`` is one, to compare later versions with.
 
-It uses the command line, `cld_core.load`, `Model` and the diffusion, whose names are promises. Weights are those of
-docs/demo.safetensors, or numbers that `fill` puts into a network. Each entry holds statistics and the first values of
-an array, and how much they may differ, relative to the largest of them (coefficients of diffusions: each to itself).
+It uses the command line, `cld_core.load`, `Model` and the diffusion, whose names are promises, and of the tests
+`paths` and `tools` in tests/support. Weights are those of docs/demo.safetensors, or numbers that `fill` puts into a
+network. Each entry holds statistics and the first values of an array, and how much they may differ, relative to the
+largest of them (coefficients of diffusions: each to itself).
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
-import runpy
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+from tests.support.tools import invoke
+
 # Tolerances: somewhat more than what changes if all weights do by one unit in the last place. The steps of an adaptive
 # solver jump, the demo's network is steep near the data, and a fit goes far from where it begins.
 KERNEL, BOUND, SAMPLES, STEEP, METRIC, TRAINING, FIT = 1e-12, 1e-9, 1e-5, 1e-4, 1e-6, 1e-6, 1e-2
@@ -33,7 +32,7 @@ KERNEL, BOUND, SAMPLES, STEEP, METRIC, TRAINING, FIT = 1e-12, 1e-9, 1e-5, 1e-4, 
 FIRST, SHORT = 6, 12
 
 FIXED = {"nfe": 8}
-SAMPLERS: dict[str, dict[str, Any]] = {
+SAMPLERS = {
     "ode": {"method": "ode", "rtol": 1e-3, "atol": 1e-3},
     "em": {"method": "em", **FIXED},
     "em quadratic": {"method": "em", "grid": "quadratic", "denoise": False, **FIXED},
@@ -81,27 +80,13 @@ eval.fid.extractor=tiny plugins={ROOT}/tests/support/tiny_extractor.py
 """
 METRICS = "--fid --kid --isc --prc --elbo --loss"
 
-Entries = dict[str, dict[str, Any]]
+
+def command(text):
+    """Run a command in this process, at once if there is a scheduler in it."""
+    invoke(*text.split(), runs=os.environ["CLDCTL_RUNS"])
 
 
-def command(text: str) -> None:
-    """Run a command in this process, at once if there is a scheduler in it; its output is shown only if it fails."""
-    argv, code = sys.argv, None
-    with tempfile.TemporaryFile("w+") as shown:
-        try:
-            sys.argv = ["cldctl", *text.split()]
-            with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-                runpy.run_module("cldctl", run_name="__main__")
-        except SystemExit as end:
-            code = end.code
-        finally:
-            sys.argv = argv
-        if code:
-            shown.seek(0)
-            raise SystemExit(f"cldctl {text} ended with {code}:\n{shown.read()}")
-
-
-def entry(values: Tensor | Iterable[float], tolerance: float) -> dict[str, Any]:
+def entry(values, tolerance):
     """What is kept of an array, and the tolerance."""
     flat = torch.as_tensor(values if isinstance(values, Tensor) else list(values)).detach().double().flatten()
     statistics = [flat.mean(), flat.square().mean().sqrt(), flat.abs().max(), flat.abs().min()]
@@ -110,9 +95,9 @@ def entry(values: Tensor | Iterable[float], tolerance: float) -> dict[str, Any]:
     return {"size": len(flat), "tolerance": tolerance, "values": [float(f"{number:.{digits}g}") for number in kept]}
 
 
-def fill(net: torch.nn.Module) -> None:
+def fill(net):
     """Put fixed numbers into the weights of a network, which depend on their shapes and order alone."""
-    met: dict[tuple[int, ...], int] = {}
+    met = {}
     for weight in net.parameters():
         shape = tuple(weight.shape)
         met[shape] = met.get(shape, 0) + 1
@@ -121,7 +106,7 @@ def fill(net: torch.nn.Module) -> None:
         weight.data.copy_(numbers * spread)
 
 
-def losses(runs: Path, name: str) -> list[float]:
+def losses(runs, name):
     """The loss of each step of a run, from its event files of TensorBoard, those of later attempts last."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -133,10 +118,10 @@ def losses(runs: Path, name: str) -> list[float]:
     return [value for _, value in sorted(found)]
 
 
-def kernel(sde: Any, objectives: Iterable[str]) -> Iterator[tuple[str, list[float]]]:
+def kernel(sde, objectives):
     """The coefficients of a diffusion at some times, by name."""
 
-    def numbers(found: Any) -> list[float]:
+    def numbers(found):
         return (
             [number for one in found for number in numbers(one)]
             if isinstance(found, tuple)
@@ -152,11 +137,11 @@ def kernel(sde: Any, objectives: Iterable[str]) -> Iterator[tuple[str, list[floa
                 yield f"{what} of {objective} at {t:g}", numbers(found(t, objective))
 
 
-def sampled(model: Any, name: str, samplers: Iterable[str], n: int) -> Entries:
+def sampled(model, name, samplers, n):
     """Samples of a model by several samplers; what a sampler refuses is kept as such."""
     from cld_core.errors import CldError
 
-    found: Entries = {}
+    found = {}
     for sampler in samplers:
         try:
             x = model.sample(n, seed=1, first=3, batch_size=n - 1, **SAMPLERS[sampler])
@@ -167,7 +152,7 @@ def sampled(model: Any, name: str, samplers: Iterable[str], n: int) -> Entries:
     return found
 
 
-def bounds(model: Any, name: str, **settings: Any) -> Entries:
+def bounds(model, name, **settings):
     """Bounds of log p(x), by a network in float64: in float32, the solver's choice of steps amplifies rounding."""
     model.net.double()
     x = 0.5 * torch.randn(6, *model.data_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -180,27 +165,27 @@ def bounds(model: Any, name: str, **settings: Any) -> Entries:
     }
 
 
-def inpainted(model: Any, name: str) -> Entries:
+def inpainted(model, name):
     from cld_core.conditioning import Observation, Replacement
 
     known = Observation.masked(torch.tensor([0.8, 0.0]), torch.tensor([True, False]))
     ways = {"gradient": None, "replacement": Replacement()}
-    settings: dict[str, Any] = {"method": "exponential", "nfe": 8, "observation": known}
+    settings = {"method": "exponential", "nfe": 8, "observation": known}
     found = {how: model.sample(12, by=by, **settings) for how, by in ways.items()}
     return {f"{name}: inpainted by {how}": entry(x, SAMPLES) for how, x in found.items()}
 
 
-def of_demo() -> Entries:
+def of_demo():
     import cld_core
 
     model = cld_core.load(ROOT / "docs" / "demo.safetensors", device="cpu")
     return sampled(model, "demo", DEMO_SAMPLERS, 40)
 
 
-def of_toys(runs: Path) -> Entries:
+def of_toys(runs):
     import cld_core
 
-    found: Entries = {}
+    found = {}
     for name, (recipe, steps, overrides) in TOYS.items():
         command(f"submit {recipe} {SMALL} train.steps={steps} {overrides} --name {name} --cluster debug --live-code")
         found[f"{name}: losses"] = entry(losses(runs, name), TRAINING)
@@ -229,7 +214,7 @@ def of_toys(runs: Path) -> Entries:
     return found
 
 
-def of_images(runs: Path) -> Entries:
+def of_images(runs):
     """A tiny NCSN++: its losses, samples, and evaluations of a run with fixed weights in one and in three shards."""
     import cld_core
 
@@ -265,11 +250,11 @@ def of_images(runs: Path) -> Entries:
     return found
 
 
-def _weights(model: Any) -> Tensor:
+def _weights(model):
     return torch.cat([weight.flatten() for weight in model.net.parameters()])
 
 
-def compute(folder: Path) -> Entries:
+def compute(folder):
     torch.set_num_threads(1)
     runs = folder / "runs"
     os.environ |= {"CLDCTL_RUNS": str(runs), "CLDCTL_CACHE": f"{folder}/cache", "XDG_CONFIG_HOME": f"{folder}/config"}
@@ -277,7 +262,7 @@ def compute(folder: Path) -> Entries:
     return of_demo() | of_toys(runs) | of_images(runs)
 
 
-def difference(before: dict[str, Any], after: dict[str, Any]) -> str | None:
+def difference(before, after):
     """How an entry differs by more than its tolerance; None if it does not."""
     if before.get("size") != after.get("size"):
         return f"{before.get('size', 'no')} numbers before, {after.get('size', 'no')} now"
@@ -288,7 +273,7 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> str | None:
     return None if gap <= tolerance else f"differs by {gap:.1e}, more than {tolerance:.0e}"
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", nargs="?", type=Path, metavar="OUT.json", help="where the numbers go")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="compare two files")

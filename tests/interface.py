@@ -19,9 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +29,7 @@ from safetensors import safe_open
 
 from cldctl.app import app
 from tests.support import extractor, tools
+from tests.support.images import SMALL_RECIPE
 from tests.support.paths import FIXTURES, ROOT
 from tests.support.tools import invoke, wait_for
 
@@ -40,16 +39,11 @@ FEW = "--method em --nfe 4 -n 6"
 BENCH = "--nfe 2 --samples 20 --seeds 2 --sampler em-quadratic --sampler gddim"
 PUBLISHED = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
 PREPARE = f"data prepare folder --source {FIXTURES}/cifar --out set"
-SMALL_IMAGES = f"""
-extends: {ROOT}/recipes/cifar10.yaml
-name: small
-data: {{name: folder, size: 16, path: set}}
-network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
+SMALL_IMAGES = f"""{SMALL_RECIPE}
 train: {{steps: 4, checkpoint_every: 2, batch_size: 2, log_every: 2, precision: fp32}}
 periodic: {{samples_every: null, elbo_every: null}}
 eval: {{samples: 20, points: 10}}
 sampling: {{method: em, nfe: 3}}
-cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
 """
 
 # JSON fields that depend on the clock, the machine or chance.
@@ -63,7 +57,7 @@ _TEXTS = (
 )
 
 
-def text(words: str, folder: Path) -> str:
+def text(words, folder):
     """A text without what is of this machine and this moment."""
     for path, name in ((str(folder), "HERE"), (str(ROOT), "REPOSITORY"), (socket.gethostname(), "HOST")):
         words = words.replace(path, name)
@@ -72,7 +66,7 @@ def text(words: str, folder: Path) -> str:
     return words
 
 
-def plain(value: Any, folder: Path, key: str = "") -> Any:
+def plain(value, folder, key=""):
     """A JSON value to be compared: without sentences, and without what varies."""
     if isinstance(value, dict):
         return {text(name, folder): plain(inner, folder, name) for name, inner in value.items()}
@@ -87,7 +81,7 @@ def plain(value: Any, folder: Path, key: str = "") -> Any:
     return value
 
 
-def structure(value: Any, path: str = "") -> set[str]:
+def structure(value, path=""):
     """The keys of a JSON value and their types."""
     if isinstance(value, dict):
         return set().union(*(structure(inner, f"{path}.{name}".lstrip(".")) for name, inner in value.items()))
@@ -97,7 +91,7 @@ def structure(value: Any, path: str = "") -> set[str]:
     return {f"{path}: {'number' if number else type(value).__name__}"}
 
 
-def content(file: Path) -> Any:
+def content(file):
     """What a file that a command has written holds, as far as scripts rely on it."""
     if file.suffix == ".npz":
         with np.load(file) as arrays:
@@ -112,11 +106,11 @@ def content(file: Path) -> Any:
 class Record:
     """What commands do in a folder of their own, one entry each."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder, self.runs = folder, folder / "runs"
-        self.commands: dict[str, Any] = {}
+        self.commands = {}
 
-    def __call__(self, line: str, note: str = "", **env: str) -> None:
+    def __call__(self, line, note="", **env):
         """Run a command and keep its entry."""
         words, before, begun = shlex.split(line), self.files(), time.monotonic()
         done = invoke(*words, runs=self.runs, code=None, **env)
@@ -129,15 +123,15 @@ class Record:
             **{name: "removed" for name in before if name not in after},
         }
 
-    def all(self, *texts: str, note: str = "") -> None:
+    def all(self, *texts, note=""):
         for line in "".join(texts).splitlines():
             if line:
                 self(line, note)
 
-    def keep(self, words: list[str], code: int, printed: str, note: str) -> dict[str, Any]:
+    def keep(self, words, code, printed, note):
         key = text(" ".join(words), self.folder) + (f"  # {note}" if note else "")
         assert key not in self.commands, f"recorded twice: {key}"
-        entry: dict[str, Any] = {"code": code}
+        entry = {"code": code}
         if "--json" in words and printed.strip():
             entry["json"] = plain(json.loads(printed), self.folder)
         elif words[:1] == ["render"] and code == 0:
@@ -152,7 +146,7 @@ class Record:
         self.commands[key] = entry
         return entry
 
-    def files(self) -> dict[str, Path]:
+    def files(self):
         """All files but those that come and go, and one for each of many of a kind."""
         found = {}
         for file in sorted(self.folder.rglob("*")):
@@ -163,7 +157,7 @@ class Record:
         return found
 
     @contextlib.contextmanager
-    def process(self, line: str) -> Iterator["subprocess.Popen[str]"]:
+    def process(self, line):
         """A command in a process of its own, which the caller disturbs; its entry is kept at the end."""
         command = [sys.executable, "-m", "cldctl", *shlex.split(line)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -175,10 +169,10 @@ class Record:
             process.kill()
         self.keep(shlex.split(line), process.returncode, printed, "disturbed")
 
-    def trains(self, name: str) -> None:
+    def trains(self, name):
         """Wait until a run trains."""
 
-        def row() -> Any:
+        def row():
             found = json.loads(invoke("status", name, "--json", runs=self.runs, code=None).stdout or "[{}]")[0]
             return found.get("state") == "RUNNING" and found["attempts"][-1].get("ended") is None and found["step"]
 
@@ -311,7 +305,7 @@ data stats toy
 """
 
 
-def disturbed(record: Record) -> None:
+def disturbed(record):
     """Ctrl-C in front of a run, cancel behind its back; then damaged folders beside it."""
     with record.process(f"submit toy {ONE} {LOCAL} train.steps=1000000 --name long --follow") as process:
         record.trains("long")
@@ -327,7 +321,7 @@ def disturbed(record: Record) -> None:
     (record.runs / "damaged" / "run.json").write_text("{")
 
 
-def refused_by_slurm(record: Record) -> None:
+def refused_by_slurm(record):
     """A scheduler that refuses (4)."""
     (record.folder / "clients").mkdir()
     refusing = record.folder / "clients" / "sbatch"
@@ -337,10 +331,10 @@ def refused_by_slurm(record: Record) -> None:
     record("submit toy --name none --cluster slurm", PATH=f"{refusing.parent}:{os.environ['PATH']}")
 
 
-def options() -> dict[str, Any]:
+def options():
     """The options of all commands, and whether their help has an example."""
 
-    def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    def walk(command, name):
         for inner, below in getattr(command, "commands", {}).items():
             yield from walk(below, f"{name} {inner}".strip())
         used = sorted(option for parameter in command.params for option in parameter.opts if option.startswith("-"))
@@ -350,9 +344,9 @@ def options() -> dict[str, Any]:
     return dict(walk(typer.main.get_command(app), ""))
 
 
-def run_folders(record: Record) -> dict[str, Any]:
+def run_folders(record):
     """The structure of the JSON in all run folders, by kind of file; of ledgers, by event."""
-    found: dict[str, set[str]] = {}
+    found = {}
     for file in sorted(record.runs.rglob("*.json*")):
         kind = re.sub(r"[0-9a-f]{8,}|\d+", "N", str(file.relative_to(record.runs).as_posix()).partition("/")[2])
         kind = re.sub(r"(evals|tuned)/[^/]+/", r"\1/ID/", kind)
@@ -366,7 +360,7 @@ def run_folders(record: Record) -> dict[str, Any]:
     return {kind: sorted(fields) for kind, fields in found.items()}
 
 
-def make(out: Path) -> None:
+def make(out):
     """Write the record of the code that is imported here."""
     with tempfile.TemporaryDirectory(prefix="interface-") as name:
         here = Path(name).resolve()
@@ -385,7 +379,7 @@ def make(out: Path) -> None:
     out.write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
 
 
-def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value, path=""):
     """Each leaf of a record with the way to it; texts of a list have no order, so that one more is one difference."""
     if value and isinstance(value, list) and all(isinstance(inner, str) for inner in value):
         yield from ((f"{path} / {inner}", "listed") for inner in value)
@@ -396,11 +390,11 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def differences(old: Path, new: Path) -> list[str]:
+def differences(old, new):
     """What differs between two records, beyond rounding."""
     a, b = (dict(flat(json.loads(file.read_text()))) for file in (old, new))
 
-    def same(path: str) -> bool:
+    def same(path):
         x, y = a.get(path, "missing"), b.get(path, "missing")
         return x == y or (isinstance(x, float) and isinstance(y, float) and math.isclose(x, y, rel_tol=1e-5))
 

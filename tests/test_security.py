@@ -37,12 +37,11 @@ from cldctl.runs.submit import submit
 from tests.support.crafted import KINDS, Crafted, crafted
 from tests.support.made_up import run_with, vouch
 from tests.support.other_users import give_away, needs_root
-from tests.support.paths import FIXTURES, RECIPES
+from tests.support.paths import FIXTURES, TOY
 from tests.support.scheduler import clients
 from tests.support.scripted import Scripted, stopped, trained
 from tests.support.tools import invoke, wait_for
 
-TOY = RECIPES / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
 
 

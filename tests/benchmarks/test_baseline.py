@@ -17,21 +17,7 @@ from cld_core.loss import Draws, ScoreMatching
 from cld_core.samplers import sample
 from cld_core.score import Score
 from cld_core.sde import CLD
-
-
-class Fixed:
-    """Prior noise first, then zeros: samplers without their noise."""
-
-    def __init__(self, prior):
-        self.prior = prior
-
-    def normal(self, shape):
-        noise, self.prior = self.prior, None
-        return torch.zeros(self.rows, *shape) if noise is None else self._first(noise)
-
-    def _first(self, noise):
-        self.rows = len(noise)
-        return noise
+from tests.support.parity import InjectedNoise
 
 
 @pytest.fixture(params=[False, True], ids=["plain score", "mixed score"])
@@ -61,10 +47,10 @@ def test_samplers_and_likelihood_agree(both, monkeypatch):
     noise = torch.randn(8, 4)
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     for spec, theirs in ((EmSpec(nfe=20), baseline.sample_em), (SscsSpec(nfe=20), baseline.sample_sscs)):
-        ours = sample(score, score.sde, spec, Fixed(noise), (2,)).x
+        ours = sample(score, score.sde, spec, InjectedNoise(noise), (2,)).x
         times = score.sde.schedule.grid("linear", 19, spec.eps)
         torch.testing.assert_close(ours, theirs(plain, noise, times), rtol=1e-4, atol=1e-4)
-    ours = sample(score, score.sde, OdeSpec(), Fixed(noise), (2,)).x
+    ours = sample(score, score.sde, OdeSpec(), InjectedNoise(noise), (2,)).x
     torch.testing.assert_close(ours, baseline.sample_ode(plain, noise)[0], rtol=1e-3, atol=1e-3)
     x, v, probe = torch.randn(8, 2), 0.1 * torch.randn(8, 2), torch.ones(8, 2)
     joint, _, _ = log_density(score, score.sde, torch.cat([x, v], dim=1), probe[:, None], eps=1e-5)

@@ -8,8 +8,6 @@ Ends with a table of what was done, what the ledger says about it and how many s
 promise was broken.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import random
@@ -20,13 +18,12 @@ from tests.slurm.cluster import SlurmCluster
 
 from . import submitting
 from .campaign import Campaign
-from .events import LOCAL, draw
-from .on_slurm import SLURM
+from .events import LOCAL, SLURM, draw
 from .shim import library
 from .stage import stage
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

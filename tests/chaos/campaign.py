@@ -1,28 +1,23 @@
 """A run, many events, and after each of them the question whether every promise was kept."""
 
-from __future__ import annotations
-
 import contextlib
 import os
-import random
-import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import psutil
 
 from cld_core.checkpoint.files import verify
 from cld_core.checkpoint.tensors import load
 from cld_core.errors import CldError
-from cld_core.run import Attempt, RunFolder
+from cld_core.run import RunFolder
 from cld_core.run.events import Ended, GivenUp, Remarked, Started
 from cld_core.run.lease import newest
+from cldctl.runs.state import OVER
 from tests.support.tools import same, wait_for
 
-from .events import NAME, OVER, PATIENCE_S, Event
-from .stage import RANKS, Stage, processes_of, ranks_of
+from .events import NAME, PATIENCE_S
+from .stage import RANKS, processes_of, ranks_of
 
 # Steps after which a run counts as training again.
 STEPS = 20
@@ -41,14 +36,14 @@ class Campaign:
         broken: the promises, a line each.
     """
 
-    def __init__(self, stage: Stage, rng: random.Random) -> None:
+    def __init__(self, stage, rng):
         self.stage, self.rng = stage, rng
         self.folder = RunFolder(stage.runs / NAME)
-        self.reached: dict[int, int] = {}
-        self.broken: list[str] = []
+        self.reached = {}
+        self.broken = []
         self._during, self._over = "before the first event", threading.Event()
 
-    def run(self, events: Sequence[Event]) -> list[str]:
+    def run(self, events):
         """Do everything, print a line for each event, and return every promise that was broken."""
         self._began = time.monotonic()
         endless = (f"train.checkpoint_every={EVERY}", "train.steps=100000000")
@@ -71,19 +66,19 @@ class Campaign:
     # --- what events do with the run -------------------------------------------------------------------
 
     @property
-    def job(self) -> str:
+    def job(self):
         """The current one."""
         return str(self._attempts()[-1].job_id)
 
-    def note(self, problem: str) -> None:
+    def note(self, problem):
         """A promise was broken."""
         self.broken.append(f"{self._during}: {problem}")
         print(f"  BROKEN: {problem}", flush=True)
 
-    def ranks(self) -> dict[int, psutil.Process]:
+    def ranks(self):
         return {number: processes[0] for number, processes in ranks_of(self.folder).items()}
 
-    def signal(self, number: signal.Signals, *ranks: int) -> list[psutil.Process]:
+    def signal(self, number, *ranks):
         """Send a signal to these ranks, or to all; returns their processes."""
         hit = [process for rank, process in self.ranks().items() if not ranks or rank in ranks]
         for process in hit:
@@ -91,7 +86,7 @@ class Campaign:
                 process.send_signal(number)
         return hit
 
-    def look(self) -> dict[str, Any]:
+    def look(self):
         """The status, which has to come in time; whether it is right depends on the event."""
         began = time.monotonic()
         row = self.stage.status(NAME)
@@ -101,16 +96,16 @@ class Campaign:
             self.note(f"status failed: {row['reason']}")
         return row
 
-    def until(self, condition: Callable[[], Any], what: str) -> None:
+    def until(self, condition, what):
         wait_for(condition, PATIENCE_S, what=what, last_seen=self.stage.describe)
 
-    def ended(self) -> None:
+    def ended(self):
         """Wait until nothing of the run is alive any more."""
         self.until(lambda: self.look()["state"] in OVER and not ranks_of(self.folder), f"{NAME} to end")
 
     # --- event after event -----------------------------------------------------------------------------
 
-    def _apply(self, event: Event) -> None:
+    def _apply(self, event):
         self._train(self.rng.randrange(2 * EVERY))
         first = self._attempts()[-1].attempt
         repair = event.do(self)
@@ -136,7 +131,7 @@ class Campaign:
             self.note(f"{before - after} steps were trained twice, from {after} to {before}")
         self._check(event)
 
-    def _check(self, event: Event) -> None:
+    def _check(self, event):
         """What has to be true whenever the run trains again."""
         for step in self.folder.checkpoint_steps():
             try:
@@ -159,22 +154,22 @@ class Campaign:
             except AssertionError:
                 self.note("the lease is not renewed any more, though the run trains")
 
-    def _sign_of_life(self) -> tuple[int, int, int]:
+    def _sign_of_life(self):
         """What changes whenever the owner of the run renews its lease."""
         number = newest(self.folder.leases)[0]
         stat = os.stat(self.folder.leases / f"{number:08d}.json")
         return number, stat.st_ino, stat.st_mtime_ns
 
-    def _train(self, steps: int, *, since: dict[int, int] | None = None, ends: bool = False, least: int = 0) -> None:
+    def _train(self, steps, *, since=None, ends=False, least=0):
         """Until the newest attempt, of number ``least`` or more, has done so many steps, ``since`` some moment.
 
         A run that ended is resumed: where its cluster starts it again, that is a broken promise.
         """
         moved = time.monotonic()
-        seen: tuple[int, int] | None = None
+        seen = None
         resumed = 0
 
-        def trains() -> bool:
+        def trains():
             nonlocal moved, seen, resumed, ends
             attempts = self._attempts()
             if attempts and attempts[-1].cause is None:
@@ -202,12 +197,12 @@ class Campaign:
 
         self.until(trains, "the run to train again")
 
-    def _is_alone(self) -> bool:
+    def _is_alone(self):
         """Whether each rank is one process, and none is left of earlier attempts."""
         ranks = ranks_of(self.folder)
         return sorted(ranks) == list(range(RANKS)) and all(len(processes) == 1 for processes in ranks.values())
 
-    def _finish(self) -> None:
+    def _finish(self):
         """Cancel the endless run, resume it with few steps left, and compare it with one that nothing happened to."""
         self._train(STEPS)
         self._must("cancel", NAME)
@@ -231,28 +226,28 @@ class Campaign:
         for process in processes_of(self.stage.runs):
             self.note(f"left behind: {process}")
 
-    def _must(self, *arguments: str) -> None:
+    def _must(self, *arguments):
         done = self.stage.cldctl(*arguments)
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}\n{self.stage.describe()}"
 
-    def _end_of(self, name: str) -> dict[str, Any]:
+    def _end_of(self, name):
         """The status once a run is over."""
 
-        def over() -> Any:
+        def over():
             row = self.stage.status(name)
             return row["state"] in OVER and not ranks_of(RunFolder(self.stage.runs / name)) and row
 
         return wait_for(over, 2 * PATIENCE_S, 0.5, what=f"{name} to end", last_seen=self.stage.describe)
 
-    def _attempts(self) -> tuple[Attempt, ...]:
+    def _attempts(self):
         return self.folder.ledger.history().attempts
 
-    def _seconds(self) -> float:
+    def _seconds(self):
         return time.monotonic() - self._began
 
     # --- what is seen from outside ---------------------------------------------------------------------
 
-    def _watch(self) -> None:
+    def _watch(self):
         """How far the run gets, and what is saved when, independently of its ledger."""
         saved, begun, writer = 0, set[int](), -1
         while not self._over.wait(0.05):
@@ -269,7 +264,7 @@ class Campaign:
                     self.note(f"attempt {number} wrote its progress after attempt {writer}")
                 writer = number
 
-    def _judge_the_ledger(self) -> None:
+    def _judge_the_ledger(self):
         newest_attempt = -1
         for event in self.folder.ledger.events():
             match event:

@@ -1,28 +1,23 @@
-"""What a campaign does to a run, wherever it trains: each event by name, and what it may lead to."""
-
-from __future__ import annotations
+"""What a campaign does to a run, each event by name, and what it may lead to; at the end, what only a Slurm can do."""
 
 import contextlib
 import errno
-import random
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psutil
 
 from cld_core.files import write_text
+from cldctl.runs.state import OVER
+from tests.support.tools import is_gone
 
 from .shim import CLASSES, GROWING, WRITING
-from .stage import ranks_of
-
-if TYPE_CHECKING:
-    from .campaign import Campaign
+from .stage import KILL_WAIT_S, ranks_of
 
 NAME = "chaos"
-OVER = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
 # Seconds for which a disk or a process is out of order: many steps, several reports and some checkpoints.
 SPELL_S = 4.0
 # Seconds within which something has to happen, on a busy machine.
@@ -31,8 +26,6 @@ PATIENCE_S = 240.0
 DEAD = ("killed", "crashed")
 # Nothing but a checkpoint that cannot be written for long may end an attempt.
 HURT = (None, "save_failed")
-
-Repair = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -50,31 +43,25 @@ class Event:
 
     name: str
     causes: Sequence[str | None]
-    do: Callable[[Campaign], Repair | None]
+    do: Callable
     announced: bool = False
     saves: bool = True
     ends: bool = False
     strict: bool = False
 
 
-def kill(*ranks: int) -> Callable[[Campaign], None]:
-    def do(campaign: Campaign) -> None:
+def kill(*ranks):
+    def do(campaign):
         hit = campaign.signal(signal.SIGKILL, *ranks)
-        campaign.until(lambda: not any(map(is_alive, hit)), "the end of killed ranks")
+        campaign.until(lambda: all(map(is_gone, hit)), "the end of killed ranks")
 
     return do
 
 
-def is_alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def stop(*ranks: int) -> Callable[[Campaign], None]:
+def stop(*ranks):
     """SIGSTOP for a while, and SIGCONT; `status` is asked meanwhile."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         hit = campaign.signal(signal.SIGSTOP, *ranks)
         try:
             row = campaign.look()
@@ -88,10 +75,10 @@ def stop(*ranks: int) -> Callable[[Campaign], None]:
     return do
 
 
-def burst(calls: Sequence[str], error: int, *, rate: float = 1.0, times: int = -1) -> Callable[[Campaign], None]:
+def burst(calls, error, *, rate=1.0, times=-1):
     """Calls on the run's folder fail: for a while, or until so many have."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         faults = campaign.stage.faults
         before = faults.failed
         faults.fail(calls, error, rate, times)
@@ -109,7 +96,7 @@ def burst(calls: Sequence[str], error: int, *, rate: float = 1.0, times: int = -
     return do
 
 
-def restarted(campaign: Campaign) -> None:
+def restarted(campaign):
     """The ranks are killed, and an attempt after the current one begins to report."""
     newest = len(campaign.folder.ledger.history().attempts)
     kill()(campaign)
@@ -128,7 +115,7 @@ def restarted(campaign: Campaign) -> None:
     )
 
 
-def listings(campaign: Campaign) -> None:
+def listings(campaign):
     """The run starts again while listings are slow, shuffled and stale, as on NFS."""
     campaign.stage.faults.list_badly(stale_s=1.0)
     campaign.stage.faults.be_slow(0.2, rate=0.02)
@@ -138,10 +125,10 @@ def listings(campaign: Campaign) -> None:
         campaign.stage.faults.calm()
 
 
-def clock(seconds: int) -> Callable[[Campaign], Repair]:
+def clock(seconds):
     """The clock jumps under a running attempt, and stays there over a restart."""
 
-    def do(campaign: Campaign) -> Repair:
+    def do(campaign):
         campaign.stage.faults.jump(seconds)
         step = campaign.folder.progress().get("step", 0)
         campaign.until(lambda: campaign.folder.progress().get("step", 0) > step + 20 or not campaign.ranks(), "steps")
@@ -151,12 +138,12 @@ def clock(seconds: int) -> Callable[[Campaign], Repair]:
     return do
 
 
-def resume(campaign: Campaign) -> None:
+def resume(campaign):
     """`cldctl resume`, whose job meets the faults."""
     campaign.stage.cldctl("resume", NAME, **campaign.stage.faults.environment())
 
 
-def two_resumes(campaign: Campaign) -> None:
+def two_resumes(campaign):
     """Two people resume the same run at the same moment; one of them is enough."""
     ended(campaign)
     both = [campaign.stage.start("resume", NAME, **campaign.stage.faults.environment()) for _ in range(2)]
@@ -168,7 +155,7 @@ def two_resumes(campaign: Campaign) -> None:
             campaign.note(f"one of two resumes ended with {code}: {err[-1500:]}")
 
 
-def dying_resume(campaign: Campaign) -> None:
+def dying_resume(campaign):
     """The command that submits is killed at one of its writes; what it leaves can be continued."""
     ended(campaign)
     faults = campaign.stage.faults
@@ -186,7 +173,7 @@ def dying_resume(campaign: Campaign) -> None:
     )
 
 
-def ended(campaign: Campaign) -> None:
+def ended(campaign):
     """The run has ended and stays so."""
     if campaign.stage.comes_back:
         campaign.stage.cldctl("cancel", NAME)
@@ -195,10 +182,10 @@ def ended(campaign: Campaign) -> None:
     campaign.ended()
 
 
-def order(what: str) -> Callable[[Campaign], None]:
+def order(what):
     """The data set of one rank raises an error, kills its process, and so on."""
 
-    def do(campaign: Campaign) -> None:
+    def do(campaign):
         write_text(campaign.stage.orders / f"rank{campaign.rng.randrange(2)}", what)
 
     return do
@@ -227,15 +214,127 @@ LOCAL = (
 )
 
 
-def draw(rng: random.Random, kinds: Sequence[Event], number: int) -> list[Event]:
+def draw(rng, kinds, number):
     """Events in random order; every kind comes once before any comes again."""
-    drawn: list[Event] = []
+    drawn = []
     while len(drawn) < number:
         drawn += rng.sample(list(kinds), len(kinds))
     return drawn[:number]
 
 
-def named(kinds: Sequence[Event], names: Sequence[str]) -> list[Event]:
+def named(kinds, names):
     """The events of these names, in this order."""
     by_name = {event.name: event for event in kinds}
     return [by_name[name] for name in names]
+
+
+# Seconds for which a daemon is away, shorter than a job tries to requeue.
+AWAY_S = 10.0
+
+
+def preempt(*, user_signal, grace_time):
+    def do(campaign):
+        campaign.stage.lab.slurm.configure(user_signal=user_signal, grace_time=grace_time, kill_wait=KILL_WAIT_S)
+        campaign.stage.lab.slurm.preempt_all(1)
+
+    return do
+
+
+def lose_a_node(campaign):
+    slurm = campaign.stage.lab.slurm
+    hosts = slurm.run(["scontrol", "show", "hostnames", slurm.job_info(campaign.job)["NodeList"]]).stdout.split()
+    node = campaign.rng.choice(hosts)
+    slurm.kill_node(node)
+    return lambda: slurm.restore_node(node)
+
+
+def expire(campaign):
+    campaign.stage.lab.slurm.expire(campaign.job, 40)
+    # This changes the limit of the job itself, which it keeps when it starts again.
+    return lambda: campaign.stage.lab.slurm.run(["scontrol", "update", f"jobid={campaign.job}", "TimeLimit=30"])
+
+
+def restart_the_controller(campaign):
+    campaign.stage.lab.slurm.kill_controller()
+    time.sleep(campaign.rng.uniform(0, 5))
+    campaign.stage.lab.slurm.start_controller()
+
+
+def scancel(campaign):
+    campaign.stage.lab.slurm.run(["scancel", campaign.job])
+    campaign.ended()
+    campaign.stage.lab.slurm.wait_end(campaign.job, PATIENCE_S)
+
+
+def requeue(campaign):
+    campaign.stage.lab.slurm.run(["scontrol", "requeue", campaign.job])
+
+
+def away(then):
+    """slurmctld is down while ``then`` happens, and comes back a while later."""
+
+    def do(campaign):
+        campaign.stage.lab.slurm.kill_controller()
+        try:
+            then(campaign)
+            time.sleep(AWAY_S)
+            if (row := campaign.look())["state"] in OVER and campaign.ranks():
+                campaign.note(f"status calls a living run {row['state']}: {row['reason']}")
+        finally:
+            campaign.stage.lab.slurm.start_controller()
+
+    return do
+
+
+def stopped(name, then, seconds=AWAY_S):
+    """A daemon takes connections and does not answer while ``then`` happens."""
+
+    def do(campaign):
+        processes = campaign.stage.lab.slurm.processes
+        processes.send(name, signal.SIGSTOP)
+        try:
+            then(campaign)
+            time.sleep(seconds)
+        finally:
+            processes.send(name, signal.SIGCONT)
+
+    return do
+
+
+def notice(campaign):
+    """What Slurm sends before it preempts, without slurmctld."""
+    campaign.signal(signal.SIGUSR2)
+
+
+def batch_script(campaign):
+    """The shell around the ranks is killed, and with it whoever could requeue the job."""
+    for process in psutil.process_iter():
+        try:
+            is_script = any(word.endswith("/slurm_script") for word in process.cmdline())
+            # Another cluster of this machine has a job of the same number.
+            if is_script and process.environ().get("CHAOS_PREFIX") == str(campaign.stage.runs):
+                os.kill(process.pid, signal.SIGKILL)
+        except (psutil.Error, OSError):
+            continue
+    campaign.ended()
+
+
+SLURM = (
+    Event("preempted, user signal", ("preempted",), preempt(user_signal=True, grace_time=15), announced=True),
+    Event("preempted, SIGTERM only", ("preempted",), preempt(user_signal=False, grace_time=15), announced=True),
+    # Partition `low` with the one setting in which `low0` differs: a running job cannot change partitions.
+    Event("preempted, no grace", ("preempted",), preempt(user_signal=False, grace_time=0), announced=True),
+    # The ranks on other nodes, and the batch script there, may notice before Slurm does.
+    Event("node failure", ("node_failure", "crashed"), lose_a_node),
+    Event("a rank is killed", ("crashed",), order("die")),
+    Event("requeued by an admin", ("requeued",), requeue, announced=True),
+    Event("time limit", ("timeout",), expire, announced=True),
+    Event("slurmctld restarts", (None,), restart_the_controller, announced=True),
+    Event("scancel", ("cancelled",), scancel, announced=True, ends=True),
+    *LOCAL,
+    Event("kill the batch script", (*DEAD, "cancelled"), batch_script, ends=True),
+    Event("slurmctld down at a notice", ("preempted", "timeout"), away(notice), announced=True),
+    Event("slurmctld down at a crash", DEAD, away(order("raise"))),
+    Event("slurmctld down at a kill", DEAD, away(kill(1))),
+    Event("slurmctld stopped at a notice", ("preempted", "timeout"), stopped("slurmctld", notice, 40), announced=True),
+)

@@ -1,7 +1,5 @@
 """The file system and the clock of other processes, made unreliable: shim.c, and the memory that it is told through."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import functools
@@ -9,7 +7,6 @@ import mmap
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 # The calls that can fail, as shim.c counts them.
@@ -36,7 +33,7 @@ class _Control(ctypes.Structure):
 
 
 @functools.cache
-def library() -> Path | None:
+def library():
     """The compiled shim, in a folder of its own until this process ends; None without a C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
@@ -49,7 +46,7 @@ def library() -> Path | None:
     return built
 
 
-_folders: list[tempfile.TemporaryDirectory[str]] = []
+_folders = []
 
 
 class Faults:
@@ -60,7 +57,7 @@ class Faults:
         prefix: the folder on which calls fail.
     """
 
-    def __init__(self, control: Path, prefix: Path, seed: int = 0) -> None:
+    def __init__(self, control, prefix, seed=0):
         self._control, self._prefix = control, prefix.resolve()
         size = ctypes.sizeof(_Control)
         control.write_bytes(bytes(size))
@@ -68,7 +65,7 @@ class Faults:
             self.control = _Control.from_buffer(mmap.mmap(file.fileno(), size))
         self._set(seed=seed, budget=-1)
 
-    def environment(self, *, kill_at: int | None = None, torn: bool = False) -> dict[str, str]:
+    def environment(self, *, kill_at=None, torn=False):
         """Variables for a process and its descendants.
 
         Args:
@@ -86,9 +83,7 @@ class Faults:
             **dying,
         }
 
-    def fail(
-        self, calls: Collection[str] = CLASSES, error: int = errno.ESTALE, rate: float = ALWAYS, times: int = -1
-    ) -> None:
+    def fail(self, calls=CLASSES, error=errno.ESTALE, rate=ALWAYS, times=-1):
         """From now on, calls fail with ``error``, each with this probability, at most so many ``times`` in all."""
         self._set(budget=times)
         for number, name in enumerate(CLASSES):
@@ -96,32 +91,32 @@ class Faults:
             self.control.ppm[number] = round(1e6 * rate) if name in calls else 0
         self._set(armed=1)
 
-    def be_slow(self, seconds: float, rate: float = ALWAYS) -> None:
+    def be_slow(self, seconds, rate=ALWAYS):
         """Delay calls by ``seconds``, each with this probability."""
         self._set(delay_us=round(1e6 * seconds), delay_ppm=round(1e6 * rate), armed=1)
 
-    def list_badly(self, stale_s: float = 0.0) -> None:
+    def list_badly(self, stale_s=0.0):
         """Listings come in random order, and without what other processes made in the last ``stale_s`` seconds."""
         self._set(shuffle=1, stale_ms=round(1000 * stale_s), armed=1)
 
-    def jump(self, seconds: int) -> None:
+    def jump(self, seconds):
         """The time of day is this far from the truth."""
         self._set(clock_ns=seconds * 10**9, armed=1)
 
-    def calm(self) -> None:
+    def calm(self):
         """Nothing fails any more."""
         self._set(armed=0, clock_ns=0, shuffle=0, stale_ms=0, delay_ppm=0, budget=-1)
         self.control.ppm[:] = [0] * len(CLASSES)
 
     @property
-    def failed(self) -> int:
+    def failed(self):
         """How many calls have failed so far."""
         return sum(self.control.injected)
 
-    def forget_writes(self) -> None:
+    def forget_writes(self):
         """Count the writing calls of the next process from 1."""
         self._set(writes=0)
 
-    def _set(self, **values: int) -> None:
+    def _set(self, **values):
         for name, value in values.items():
             setattr(self.control, name, value)

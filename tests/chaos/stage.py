@@ -1,23 +1,18 @@
 """Where a campaign takes place: on this machine alone, or on the throw-away Slurm."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from cld_core.run import RunFolder
 from cldctl.clusters.entry import MODULE
-from tests.slurm.cluster import SlurmCluster
 from tests.slurm.lab import Lab
 from tests.slurm.processes import end
 from tests.support.paths import MISBEHAVING
@@ -50,11 +45,11 @@ class Stage:
     lab: Lab | None = None
 
     @property
-    def comes_back(self) -> bool:
+    def comes_back(self):
         """Whether a job that was interrupted starts again without anybody's help."""
         return self.lab is not None
 
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, *arguments, **variables):
         """Begin a command; its output can be read once it has ended."""
         own = {
             "CLDCTL_RUNS": str(self.runs), "CLDCTL_TEST_ORDERS": str(self.orders), "OMP_NUM_THREADS": "1",
@@ -65,7 +60,7 @@ class Stage:
         environment = {**(os.environ if self.lab is None else self.lab.slurm.env), **own}
         return subprocess.Popen([sys.executable, "-m", "cldctl", *arguments], text=True, env=environment, **pipes)
 
-    def cldctl(self, *arguments: str, timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
+    def cldctl(self, *arguments, timeout=240, **variables):
         """Run a command to its end, whatever its exit code."""
         with self.start(*arguments, **variables) as process:
             try:
@@ -76,7 +71,7 @@ class Stage:
                 err += f"\nkilled after {timeout:g} s"
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
-    def submit(self, name: str, *overrides: str, **variables: str) -> RunFolder:
+    def submit(self, name, *overrides, **variables):
         size = ("--cluster", "local", f"cluster.tasks_per_node={RANKS}")
         if self.lab is not None:
             limits = ("cluster.time_min=30", "cluster.signal_s=20", "cluster.partition=low")
@@ -85,14 +80,14 @@ class Stage:
         assert done.returncode == 0, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         return RunFolder(self.runs / name)
 
-    def status(self, name: str) -> dict[str, Any]:
+    def status(self, name):
         """What `status` says; where it fails, only why."""
         done = self.cldctl("status", name, "--json", timeout=120)
         if done.returncode != 0:
             return {"state": "UNKNOWN", "reason": f"exit code {done.returncode}: {done.stderr[-2000:]}"}
         return dict(json.loads(done.stdout)[0])
 
-    def describe(self) -> str:
+    def describe(self):
         """For messages: the end of every log, and what Slurm says."""
         files = sorted(
             file for kind in ("attempts.jsonl", "logs/*.err", "logs/*.out") for file in self.runs.glob(f"*/{kind}")
@@ -102,7 +97,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(seed: int, slurm: SlurmCluster | None = None) -> Iterator[Stage]:
+def stage(seed, slurm=None):
     """Jobs that are processes of this machine, or those of a throw-away Slurm that is up."""
     with tempfile.TemporaryDirectory(prefix="cldctl-chaos") as text:
         runs, orders = (Path(text).resolve() / name for name in ("runs", "orders"))
@@ -119,7 +114,7 @@ def stage(seed: int, slurm: SlurmCluster | None = None) -> Iterator[Stage]:
                 end(found)
 
 
-def processes_of(folder: Path) -> list[psutil.Process]:
+def processes_of(folder):
     """Processes with ``folder`` in their command line, environment or working directory, except for our own."""
     me = psutil.Process()
     spared = {me.pid, *(parent.pid for parent in me.parents())}
@@ -132,9 +127,9 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def ranks_of(run: RunFolder) -> dict[int, list[psutil.Process]]:
+def ranks_of(run):
     """The living processes that train a run, by their numbers."""
-    found: dict[int, list[psutil.Process]] = {}
+    found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             command = process.cmdline()

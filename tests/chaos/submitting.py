@@ -1,15 +1,13 @@
 """`cldctl submit`, killed at each of its writes: what it leaves is a run that goes on, or refused with what to do."""
 
-from __future__ import annotations
-
 import signal
-from collections.abc import Iterable
 
 from cld_core.run import RunFolder
+from cldctl.runs.state import OVER
 from tests.support.tools import wait_for
 
-from .events import OVER, PATIENCE_S
-from .stage import Stage, ranks_of
+from .events import PATIENCE_S
+from .stage import ranks_of
 
 SHORT = (
     *("toy", "network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=4", "eval.samples=64"),
@@ -17,7 +15,7 @@ SHORT = (
 )
 
 
-def count(stage: Stage) -> int:
+def count(stage):
     """How many writing calls a submission makes."""
     stage.faults.forget_writes()
     done = stage.cldctl("submit", *SHORT, "--name", "whole", **stage.faults.environment(kill_at=0))
@@ -25,7 +23,7 @@ def count(stage: Stage) -> int:
     return int(stage.faults.control.writes)
 
 
-def sweep(stage: Stage, numbers: Iterable[int]) -> list[str]:
+def sweep(stage, numbers):
     """Die at each of these writes; returns every broken promise."""
     broken = []
     for number in numbers:
@@ -36,7 +34,7 @@ def sweep(stage: Stage, numbers: Iterable[int]) -> list[str]:
     return broken
 
 
-def _one(stage: Stage, number: int, torn: bool) -> tuple[list[str], str]:
+def _one(stage, number, torn):
     name, faults = f"died{number}{'t' * torn}", stage.faults
     faults.calm()
     faults.forget_writes()

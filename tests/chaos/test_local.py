@@ -1,7 +1,5 @@
 """A minute of chaos without Slurm; `python -m tests.chaos --local` goes on for hours."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

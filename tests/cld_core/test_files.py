@@ -1,7 +1,5 @@
 """Files: whatever lies there, reading ends, within bounds; writing is whole or not at all, and is tried again."""
 
-from __future__ import annotations
-
 import errno
 import io
 import json

@@ -13,7 +13,7 @@ from cld_core.samplers import sample
 from cld_core.samplers.split import grid_of
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise, generator
-from tests.support.sampling import spec_of
+from tests.support.affine import spec_of
 
 LAW, CLASSES = diamond(), torch.arange(9)
 NONE = 9

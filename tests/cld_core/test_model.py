@@ -1,6 +1,9 @@
-"""Library use without any cluster."""
+"""Library use without any cluster, and its types."""
 
 import math
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -20,10 +23,9 @@ from cld_core.run import RunFolder
 from cld_core.samplers import Samples
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, ROOT, TOY
 from tests.support.tools import trained
 
-TOY = RECIPES / "toy.yaml"
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
 
 
@@ -146,7 +148,7 @@ SAMPLED = [{"method": "ode"}, *({"method": method, "nfe": 12} for method in ("em
 
 @pytest.fixture(scope="module")
 def toy():
-    return Model(load(RECIPES / "toy.yaml", SHALLOW), step=1200)
+    return Model(load(TOY, SHALLOW), step=1200)
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +186,14 @@ def test_a_trajectory_ends_at_the_samples(toy, method):
 
 
 def test_a_diffusion_of_x_alone_has_no_velocities():
-    recipe = load(RECIPES / "toy.yaml", [*SHALLOW, "sde.name=vpsde", "objective.name=dsm"])
+    recipe = load(TOY, [*SHALLOW, "sde.name=vpsde", "objective.name=dsm"])
     path = Model(recipe).trajectory(4, method="em", nfe=6)
     assert path.v is None
     assert path.x.shape == (7, 4, 2)
 
 
 def test_the_likelihood_of_normal_data_is_exact(monkeypatch):
-    exact, law = Model(load(RECIPES / "toy.yaml", [*SHALLOW, "data.name=gaussian"])), gaussian(0.5)
+    exact, law = Model(load(TOY, [*SHALLOW, "data.name=gaussian"])), gaussian(0.5)
     monkeypatch.setattr(exact, "score_of", lambda **how: law.score(exact.sde))
     x = law.sample(40, torch.Generator().manual_seed(1))
     bound = exact.log_likelihood(x, exact_trace=True, rtol=1e-6, atol=1e-6)
@@ -268,3 +270,38 @@ def test_names_of_the_package():
     assert all(getattr(cld_core, name) is not None for name in cld_core.__all__)
     with pytest.raises(AttributeError, match="no attribute 'other'"):
         cld_core.other  # noqa: B018
+
+
+SCRIPT = """
+import cld_core
+
+model = cld_core.load("toy")
+x = model.sample(4, method="em", nfe=20, seed=1, denoise=False)
+reveal_type(x)
+reveal_type(model.log_likelihood(x, velocities=2, rtol=1e-4))
+reveal_type(model.trajectory(2, points=5).t)
+reveal_type(model.plot())
+reveal_type(cld_core.runs()["toy"].loss)
+model.sample("4")
+model.sample(4, nfe="20")
+model.sample(4, seed=None)
+"""
+
+
+@pytest.mark.by_hand
+def test_the_library_is_typed(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    # Its own settings and cache: those of this project are not those of a user.
+    command = ["mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(tmp_path / "script.py")]
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, cwd=ROOT)
+    assert re.findall('Revealed type is "(.*)"', done.stdout) == [
+        "torch._tensor.Tensor",
+        "torch._tensor.Tensor",
+        "torch._tensor.Tensor",
+        "matplotlib.figure.Figure",
+        "float | None",
+    ], done.stdout
+    errors = re.findall(r"(\S+):(\d+): error: (.*?) +\[", done.stdout)
+    assert [(file, int(line)) for file, line, _ in errors if file.endswith("script.py")] == [
+        (str(tmp_path / "script.py"), line) for line in (11, 12, 13)
+    ], done.stdout

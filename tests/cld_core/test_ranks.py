@@ -8,7 +8,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from cld_core import ranks as distributed
 from cld_core import rendezvous
@@ -18,7 +17,8 @@ from cld_core.ranges import share
 from cld_core.ranks import Consensus, RankError, Ranks, alone, join
 from cld_core.rendezvous import Place
 from cld_core.stop import StopCode
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
+from tests.support.spawned import spawned
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_batch_smaller_than_the_world_is_refused():
     ],
 )
 def test_what_requests_gpus(key, uses):
-    assert load(RECIPES / "toy.yaml", [f"cluster.{key}"]).cluster.uses_gpu is uses
+    assert load(TOY, [f"cluster.{key}"]).cluster.uses_gpu is uses
 
 
 @pytest.fixture
@@ -196,20 +196,16 @@ def test_this_machine():
             ipaddress.ip_address(address)
 
 
-def _talk(rank, meeting, out):
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
-    said = (ranks.on_first(lambda: "hello"), ranks.gather(rank))
-    said = (*said, ranks.sums(torch.tensor([1.0, float(rank)])).tolist())
+def _talk(ranks):
+    said = (ranks.on_first(lambda: "hello"), ranks.gather(ranks.rank))
+    said = (*said, ranks.sums(torch.tensor([1.0, float(ranks.rank)])).tolist())
     consensus = Consensus(ranks)
     consensus.begin(StopCode.NONE if ranks.is_first else StopCode.USR2)
-    torch.save((*said, int(consensus.result())), f"{out}.{rank}")
-    ranks.leave()
+    return (*said, int(consensus.result()))
 
 
 def test_ranks_meet_at_a_file_talk_and_leave_nothing(tmp_path):
-    multiprocessing.spawn(_talk, args=(str(tmp_path / "meeting"), str(tmp_path / "out")), nprocs=2)
-    first, second = (torch.load(tmp_path / f"out.{rank}") for rank in range(2))
+    first, second = spawned(_talk, tmp_path, 2)
     assert first == ("hello", [0, 1], [2.0, 1.0], StopCode.USR2)
     assert second == ("hello", None, [2.0, 1.0], StopCode.USR2)
     assert not (tmp_path / "meeting").exists()

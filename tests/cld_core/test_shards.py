@@ -67,7 +67,7 @@ class Squares(ShardedWork):
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.computed: list[tuple[int, int]] = []
+        self.computed = []
 
     name = "squares"
 

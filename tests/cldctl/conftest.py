@@ -1,7 +1,6 @@
 """Fixtures of the command-line tests."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -11,7 +10,7 @@ from tests.support.tools import DEBUG, ONE, invoke
 
 
 @pytest.fixture
-def fresh_runs(tmp_path: Path) -> Iterator[Path]:
+def fresh_runs(tmp_path):
     """A folder for runs of one test; whatever still runs in it afterwards is killed."""
     yield tmp_path / "runs"
     for process in psutil.process_iter(["cmdline"]):
@@ -20,7 +19,7 @@ def fresh_runs(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def _finished(tmp_path_factory) -> Path:
+def _finished(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     done = invoke("submit", "toy_diamond", *ONE, "--name", "done", *DEBUG, "--eval", "elbo", runs=runs)
     assert done.stdout.splitlines()[0] == "done"
@@ -29,6 +28,6 @@ def _finished(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(_finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(_finished, tmp_path_factory):
     """A finished run `done` with an evaluation, shared by the tests of a file that only look."""
     return Path(shutil.copytree(_finished, tmp_path_factory.mktemp("copied") / "runs"))

@@ -11,8 +11,8 @@ from tests.support.tools import invoke
 def failing(monkeypatch, tmp_path):
     """Let `cldctl recipes` raise an error; returns stderr and the exit code."""
 
-    def fail(error: BaseException, **env: str):
-        def command() -> None:
+    def fail(error, **env):
+        def command():
             raise error
 
         broken = typer.Typer(pretty_exceptions_enable=False)

@@ -21,7 +21,7 @@ def write(tmp_path, monkeypatch):
     monkeypatch.delenv("CLDCTL_RUNS", raising=False)
     monkeypatch.chdir(tmp_path)
 
-    def write(text: str):
+    def write(text):
         file = tmp_path / "config" / "cldctl" / "config.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class Block:
     run: bool
 
     @property
-    def place(self) -> str:
+    def place(self):
         return f"{self.page}:{self.line}"
 
 
@@ -41,43 +40,42 @@ class Command:
     words: tuple[str, ...]
     prose: bool = False
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.place} cldctl {shlex.join(self.words)}"
 
 
-def pages() -> list[Path]:
+def pages():
     """All Markdown files that users read, except for the changelog, which tells of commands as they were."""
     found = [*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]
     return [page for page in found if page.name != "CHANGELOG.md"]
 
 
-def blocks() -> Iterator[Block]:
+def blocks():
     """Every fenced block of every page."""
     for page in pages():
         above = ""
         for token in MarkdownIt("commonmark").parse(page.read_text()):
             if token.type == "fence":
-                assert token.map is not None
                 run = not _NOT_RUN.search(above)
                 name = str(page.relative_to(ROOT))
                 yield Block(name, token.map[0] + 1, token.info.strip(), token.content, run)
             above = token.content
 
 
-def commands() -> list[Command]:
+def commands():
     """Every `cldctl ...` line of the shell blocks, and every piece of code in prose that is a whole command."""
     found = [Command(block.place, words) for block in blocks() if block.language in SHELL for words in _lines(block)]
     return found + list(_in_prose())
 
 
-def _lines(block: Block) -> Iterator[tuple[str, ...]]:
+def _lines(block):
     for line in block.text.replace("\\\n", " ").splitlines():
         words = _words(line.removeprefix("$ "))
         if words:
             yield words
 
 
-def _in_prose() -> Iterator[Command]:
+def _in_prose():
     parser = MarkdownIt("commonmark").enable("table")
     for page in pages():
         for token in parser.parse(page.read_text()):
@@ -89,7 +87,7 @@ def _in_prose() -> Iterator[Command]:
                         yield Command(f"{page.relative_to(ROOT)}:{line}", words, prose=True)
 
 
-def _words(line: str) -> tuple[str, ...]:
+def _words(line):
     """The words after `cldctl` if the line calls it, without comments, redirections, and what follows a pipe."""
     if not line.startswith("cldctl "):
         return ()
@@ -103,6 +101,6 @@ def _words(line: str) -> tuple[str, ...]:
     return tuple(words[1:])
 
 
-def filled_in(words: tuple[str, ...]) -> list[str]:
+def filled_in(words):
     """The words with something valid for each placeholder."""
     return ["toy" if word == "RECIPE" else _PLACEHOLDER.sub("1", word) for word in words]

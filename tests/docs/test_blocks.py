@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from itertools import pairwise
-from typing import Any
 from unittest import mock
 
 import matplotlib
@@ -86,7 +85,7 @@ SLOW = dict.fromkeys(("README.md", "docs/api.md"), pytest.mark.slow)
 @pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW.get(page, ())) for page in PAGES])
 def test_python_runs(page, reader, capsys):
     """A page's blocks go on from each other, as in one session, and print what is shown."""
-    names: dict[str, Any] = {"__name__": page}
+    names = {"__name__": page}
     said = ""
     for block in (block for block in BLOCKS if block.page == page):
         if block.language == "python" and block.run:

@@ -46,10 +46,10 @@ def test_the_site_has_all_pages_and_loads_nothing_from_elsewhere(site):
 def test_search_finds_pages_of_a_site_on_the_disk(site):
     with chromium() as browser:
         context = browser.new_context()
-        asked: list[str] = []
+        asked = []
         context.on("request", lambda request: asked.append(request.url))
         page = context.new_page()
-        complaints: list[str] = []
+        complaints = []
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto((site / "start/tutorial.html").as_uri())

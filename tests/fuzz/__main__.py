@@ -1,7 +1,5 @@
 """`python -m tests.fuzz`: campaigns of any length, and single cases again."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 
@@ -9,7 +7,7 @@ from .campaign import campaign, one
 from .targets import TARGETS
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="default: all of them")
     parser.add_argument("--seed", type=int, default=1)

@@ -8,8 +8,6 @@ A case may end well or with an error that a user can act on. It may not end with
 more memory than allowed, start a process, or write outside its folder.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import faulthandler
@@ -71,7 +69,7 @@ class Verdict:
     detail: str = ""
 
     @property
-    def is_good(self) -> bool:
+    def is_good(self):
         return self.outcome in ("ok", "refused")
 
 
@@ -79,14 +77,14 @@ class Forbidden(BaseException):
     """Raised in the case itself when it does what it must not; no `except Exception` hides it."""
 
 
-def campaign(target: Target, seed: int, cases: float = float("inf"), seconds: float = float("inf")) -> list[str]:
+def campaign(target, seed, cases=float("inf"), seconds=float("inf")):
     """Run cases of a target until so many are done or ``seconds`` are over.
 
     Prints how many ended how; returns a line for each that ended badly, with how to see it again.
     """
     target.prepare()
     began, number, bad = time.monotonic(), 0, []
-    counts: collections.Counter[str] = collections.Counter()
+    counts = collections.Counter()
     while number < cases and time.monotonic() - began < seconds:
         verdict = one(target, seed, number)
         counts[verdict.outcome] += 1
@@ -99,7 +97,7 @@ def campaign(target: Target, seed: int, cases: float = float("inf"), seconds: fl
     return bad
 
 
-def one(target: Target, seed: int, number: int) -> Verdict:
+def one(target, seed, number):
     """Case ``number`` of a seed, in a temporary folder of its own, below which alone it may write.
 
     It is a fork of this process: whatever it needs, such as torch, should be imported before.
@@ -122,7 +120,7 @@ def one(target: Target, seed: int, number: int) -> Verdict:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _answer(child: int, pipe: io.BufferedReader) -> Verdict:
+def _answer(child, pipe):
     """What the child writes before it ends; one that takes too long is killed."""
     ready, _, _ = select.select([pipe], [], [], TIME_S)
     if not ready:
@@ -139,7 +137,7 @@ def _answer(child: int, pipe: io.BufferedReader) -> Verdict:
     return Verdict(outcome, detail)
 
 
-def _inside(case: Callable[[], Any], folder: Path) -> Verdict:
+def _inside(case, folder):
     faulthandler.register(signal.SIGUSR1)
     limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -169,11 +167,11 @@ class Guard:
     Names are believed to be relative to it, also those that are relative to an open folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.allowed, self.on = (str(folder.resolve()), "/dev/null", "/dev/shm", "/dev/tty"), True
         sys.addaudithook(self._hook)  # It cannot be removed: this process ends with the case.
 
-    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _hook(self, event, arguments):
         if not self.on:
             return
         if event in _PROCESSES:

@@ -1,25 +1,18 @@
 """Zip files of pictures, and the records of prepared sets."""
 
-from __future__ import annotations
-
 import io
 import json
-import random
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from .campaign import Target
 from .mutations import changed, damaged, json_bytes
 
-SIZE = 16
 
-
-def _prepare() -> None:
+def _prepare():
     import torch
 
     from cld_core.data import folder, images, prepare, store  # noqa: F401 (forks have them)
@@ -33,14 +26,12 @@ def _prepare() -> None:
 
 
 @cache
-def _pictures() -> dict[str, list[bytes]]:
+def _pictures():
     from PIL import Image
 
     Image.init()
     base = Image.radial_gradient("L").resize((20, 24)).convert("RGB")
-    made: dict[str, list[bytes]] = {
-        "EPS": [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) (w) file\nshowpage\n"]
-    }
+    made = {"EPS": [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(x) (w) file\nshowpage\n"]}
     for form in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "ICO", "TGA", "DDS", "PDF", "EPS", "JPEG2000"):
         for mode in ("RGB", "RGBA", "L", "P", "I;16", "F"):
             out = io.BytesIO()
@@ -52,7 +43,7 @@ def _pictures() -> dict[str, list[bytes]]:
     return made
 
 
-def _archive(rng: random.Random, folder: Path) -> Callable[[], Any]:
+def _archive(rng, folder):
     """A few pictures, of which some, or the archive, are damaged."""
     from cld_core.data.prepare import prepare, verify
 
@@ -69,7 +60,7 @@ def _archive(rng: random.Random, folder: Path) -> Callable[[], Any]:
 # --- prepared sets
 
 
-def _read_images(root: Path, size: int) -> None:
+def _read_images(root, size):
     import torch
 
     from cld_core.config.data import ImageDataSpec
@@ -84,7 +75,7 @@ def _read_images(root: Path, size: int) -> None:
 
 
 @cache
-def _prepared() -> Path:
+def _prepared():
     import numpy as np
 
     from tests.support.images import store_images
@@ -94,7 +85,7 @@ def _prepared() -> Path:
     return store_images(root, {split: np.zeros((n, 3, 8, 8), np.uint8) for split, n in counts.items()})
 
 
-def _record(rng: random.Random, folder: Path) -> Callable[[], Any]:
+def _record(rng, folder):
     from cld_core.data.prepare import verify
 
     root = Path(shutil.copytree(_prepared(), folder / "set"))

@@ -1,13 +1,9 @@
 """Damage to bytes and to trees of plain values, the same for every format."""
 
-from __future__ import annotations
-
 import json
-import random
-from typing import Any
 
 # Values that readers tend not to expect.
-ODD_VALUES: tuple[Any, ...] = (
+ODD_VALUES = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 1e308, -1e308, 1e-320),
     *(float("nan"), float("inf"), "", " ", "\x00", "\x1b[31mred\x1b[0m", "a\nb", "²", "𝟙", "../../x", "/dev/zero"),
     *("null", "~", "1e9", "1_000", "0x10", "${oc.env:HOME}", "${", "x" * 10_000, [], {}, [[]], {"": None}),
@@ -15,7 +11,7 @@ ODD_VALUES: tuple[Any, ...] = (
 )
 
 
-def damaged(rng: random.Random, content: bytes) -> bytes:
+def damaged(rng, content):
     """``content`` with one to four random changes: flips, cuts, repeats, insertions, odd numbers."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 4)):
@@ -38,14 +34,14 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
     return bytes(data)
 
 
-def changed(rng: random.Random, tree: Any) -> Any:
+def changed(rng, tree):
     """A copy of nested dicts and lists in which one to three places are odd, gone, renamed or nested deeper."""
     for _ in range(rng.randint(1, 3)):
         tree = _change(rng, tree)
     return tree
 
 
-def _change(rng: random.Random, tree: Any) -> Any:
+def _change(rng, tree):
     if isinstance(tree, dict) and tree and rng.random() < 0.8:
         key = rng.choice(list(tree))
         match rng.randrange(8):
@@ -59,14 +55,14 @@ def _change(rng: random.Random, tree: Any) -> Any:
         place = rng.randrange(len(tree))
         return [*tree[:place], _change(rng, tree[place]), *tree[place + 1 :]]
     if rng.random() < 0.1:
-        deep: Any = tree
+        deep = tree
         for _ in range(rng.choice((60, 2000))):
             deep = [deep]
         return deep
     return rng.choice(ODD_VALUES)
 
 
-def json_bytes(tree: Any) -> bytes:
+def json_bytes(tree):
     """A tree of odd values as JSON; one that is too deep for the writer, as JSON that is as deep."""
     try:
         return json.dumps(tree).encode(errors="surrogatepass")

@@ -1,13 +1,7 @@
 """Recipes, profiles and overrides: refused in one line, or frozen and read again to the same values."""
 
-from __future__ import annotations
-
 import functools
 import json
-import random
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -31,18 +25,18 @@ SNIPPETS = (
 
 
 @functools.cache
-def _shipped() -> tuple[tuple[str, str, dict[str, Any]], ...]:
+def _shipped():
     found = [load(file) for file in sorted(RECIPES.glob("*.yaml"))]
     return tuple((recipe.name, dump(recipe), recipe.to_dict()) for recipe in found)
 
 
 @functools.cache
-def _keys() -> tuple[str, ...]:
+def _keys():
     files = sorted(RECIPES.glob("*.yaml"))
     return tuple(key for file in files for key, entry in known(specs_of(load(file))).items() if not entry.is_section)
 
 
-def text_of(rng: random.Random) -> bytes:
+def text_of(rng):
     """A recipe, or a part of one, with something wrong in it."""
     _, text, tree = rng.choice(_shipped())
     match rng.randrange(5):
@@ -65,22 +59,22 @@ def text_of(rng: random.Random) -> bytes:
             return text.encode()
 
 
-def literal_of(rng: random.Random) -> str:
+def literal_of(rng):
     """An assignment of a text that a recipe accepts, with what means something in YAML or to references."""
     name = rng.choice(("name", "monitor.mlflow.experiment", "cluster.account", "cluster.partition", "eval.fid.stats"))
     pieces = ("a", "\\", "\\${", "}", "${train.steps}", " ", ": ", "#", "1e3", "\u00e9", "true", '"', "[", "&b", "*b")
     return f"{name}='{''.join(rng.choice(pieces) for _ in range(rng.randint(1, 5)))}'"
 
 
-def _value(rng: random.Random) -> str:
+def _value(rng):
     return rng.choice(SNIPPETS) if rng.random() < 0.5 else str(_short(rng.choice(ODD_VALUES)))
 
 
-def _short(value: Any) -> Any:
+def _short(value):
     return "9" * 400 if value == 10**400 else value
 
 
-def override_of(rng: random.Random) -> str:
+def override_of(rng):
     """An assignment of one key, mostly an odd one."""
     key = rng.choice(_keys())
     match rng.randrange(6):
@@ -98,7 +92,7 @@ def override_of(rng: random.Random) -> str:
             return f"{key}={_value(rng)}"
 
 
-def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
+def _make(rng, folder):
     mine, parent, profile = (folder / name for name in ("mine.yaml", "parent.yaml", "profile.yaml"))
     overrides = [override_of(rng) for _ in range(rng.choice((0, 0, 1, 2, 4)))]
     content = text_of(rng)
@@ -112,7 +106,7 @@ def _make(rng: random.Random, folder: Path) -> Callable[[], Any]:
     with_profile = profile if rng.random() < 0.1 else None
     is_frozen = rng.random() < 0.2
 
-    def case() -> None:
+    def case():
         recipe = load_frozen(mine, overrides) if is_frozen else load(mine, overrides, with_profile)
         frozen = folder / "frozen.yaml"
         frozen.write_text(dump(recipe))

@@ -1,18 +1,13 @@
 """Files of tensors: checkpoints and their sidecars, published checkpoints, weights, exported models, arrays."""
 
-from __future__ import annotations
-
 import io
 import json
-import random
 import shutil
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +18,14 @@ from .mutations import ODD_VALUES, changed, damaged, json_bytes
 STEP = 7
 
 
-def _toy() -> Any:
+def _toy():
     from cld_core.config import load
-    from tests.support.paths import RECIPES
+    from tests.support.paths import TOY
 
-    return load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2"])
+    return load(TOY, ["network.width=8", "network.layers=2"])
 
 
-def _prepare() -> None:
+def _prepare():
     from cld_core import nets, optim, shards  # noqa: F401
     from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
@@ -46,7 +41,7 @@ def _prepare() -> None:
 
 
 @cache
-def _run() -> Path:
+def _run():
     """A run with one checkpoint."""
     from cld_core.checkpoint.tensors import write
     from cld_core.model import Model
@@ -62,7 +57,7 @@ def _run() -> Path:
 
 
 @cache
-def published() -> tuple[Any, dict[str, Any]]:
+def published():
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     parameters = list(net.parameters())
     moments = {
@@ -77,25 +72,25 @@ def published() -> tuple[Any, dict[str, Any]]:
     }
 
 
-def _saved(content: Any, *, is_zip: bool = True) -> bytes:
+def _saved(content, *, is_zip=True):
     out = io.BytesIO()
     torch.save(content, out, _use_new_zipfile_serialization=is_zip)
     return out.getvalue()
 
 
-def _odd_tensors(rng: random.Random, tree: Any) -> Any:
+def _odd_tensors(rng, tree):
     if isinstance(tree, dict):
         return {name: _odd_tensors(rng, value) for name, value in tree.items()}
     if not isinstance(tree, torch.Tensor) or rng.random() > 0.2:
         return tree
-    odd: tuple[Callable[[], Any], ...] = (
+    odd = (
         *(lambda: tree.to(torch.complex64), lambda: tree.to(torch.int8), tree.to_sparse, lambda: tree.to("meta")),
         *(tree.flatten, lambda: torch.zeros(1).expand(10**6, 10**6), lambda: torch.nn.Parameter(tree.float())),
     )
     return rng.choice(odd)()
 
 
-def _spoilt(rng: random.Random, content: Any) -> bytes:
+def _spoilt(rng, content):
     """A file of the changed content, or the file of the content changed."""
     whole = _saved(content)
     try:
@@ -106,7 +101,7 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
     return raw
 
 
-def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
+def _checkpoint(rng, folder):
     from cld_core import importing
     from cld_core.checkpoint.files import weights_file
     from cld_core.checkpoint.tensors import load
@@ -141,7 +136,7 @@ def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
 
 
 @cache
-def _exported() -> tuple[dict[str, Any], bytes]:
+def _exported():
     """The header and the tensors of a file."""
     from cld_core.model import Model
 
@@ -152,7 +147,7 @@ def _exported() -> tuple[dict[str, Any], bytes]:
     return json.loads(raw[8 : 8 + length]), raw[8 + length :]
 
 
-def _odd_recipe(rng: random.Random, recipe: dict[str, Any], folder: Path) -> Any:
+def _odd_recipe(rng, recipe, folder):
     match rng.randrange(3):
         case 0:
             key = rng.choice(("width", "layers", "channels", "blocks", "multipliers", "image_size"))
@@ -166,13 +161,13 @@ def _odd_recipe(rng: random.Random, recipe: dict[str, Any], folder: Path) -> Any
             return changed(rng, recipe)
 
 
-def _safetensors(rng: random.Random, folder: Path) -> Callable[[], Any]:
+def _safetensors(rng, folder):
     import cld_core
 
     header, tensors = _exported()
     about = dict(header["__metadata__"])
 
-    def written(head: bytes) -> bytes:
+    def written(head):
         return struct.pack("<Q", len(head)) + head + tensors
 
     match rng.randrange(4):
@@ -194,24 +189,24 @@ def _safetensors(rng: random.Random, folder: Path) -> Callable[[], Any]:
 # --- arrays
 
 
-def _array(value: Any) -> bytes:
+def _array(value):
     out = io.BytesIO()
     np.save(out, value, allow_pickle=True)
     return out.getvalue()
 
 
 @cache
-def _arrays() -> list[dict[str, bytes]]:
+def _arrays():
     """Statistics of both layouts, and what shards keep."""
     rows = np.random.default_rng(1).normal(size=(6, 3))
     about = {"identity": "0" * 64, "images": 6, "extractor": "x", "layer": "y", "weights": None, "plugin": None}
     moments = {"mu": rows.mean(0), "sigma": np.cov(rows.T), "about": np.array(json.dumps(about))}
     sharded = {"n": np.array(6), "mean": rows.mean(0), "scatter": np.cov(rows.T), "nfe": np.ones(6)}
-    sets: list[dict[str, Any]] = [moments, {"pool_3": rows.astype(np.float32)}, {**moments, "pool_3": rows}, sharded]
+    sets = [moments, {"pool_3": rows.astype(np.float32)}, {**moments, "pool_3": rows}, sharded]
     return [{name: _array(value) for name, value in one.items()} for one in sets]
 
 
-def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
+def _npz(rng, folder):
     from cld_core.evaluate import stats_file
     from cld_core.shards import Rows
 

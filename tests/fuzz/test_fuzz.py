@@ -1,7 +1,5 @@
 """Every target for some seconds; a bad case is printed with the command that runs it again."""
 
-from __future__ import annotations
-
 import pytest
 
 from .campaign import campaign

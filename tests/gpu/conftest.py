@@ -4,13 +4,11 @@ CLDCTL_TEST_DEVICE=cpu tries the tests themselves on a processor, with small net
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from cld_core.config import Recipe
 from cld_core.nets import compiled
 from tests.support import tracing
 from tests.support.images import image_recipe
@@ -18,9 +16,6 @@ from tests.support.images import image_recipe
 HERE = Path(__file__).parent
 DEVICE = torch.device(os.environ.get("CLDCTL_TEST_DEVICE", "cuda"))
 ON_GPU = DEVICE.type == "cuda"
-
-# A recipe by its name, on generated images, with overrides such as "train.precision=fp32".
-Recipes = Callable[..., Recipe]
 
 
 def pytest_collection_modifyitems(items):

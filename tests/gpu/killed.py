@@ -12,11 +12,11 @@ from cld_core.train import __main__ as training
 from cld_core.train.step import Trainer
 
 
-def die_in(folder: RunFolder, at: int) -> None:
+def die_in(folder, at):
     """Let step ``at`` kill this process between its gradients and its update, once a checkpoint is there."""
     whole = Trainer.step
 
-    def die(*_: object) -> None:
+    def die(*_):
         while not folder.checkpoint_steps():
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)

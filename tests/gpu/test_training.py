@@ -93,7 +93,7 @@ def test_steps_of_a_recipe(recipe, name):
 
 def stepped(recipe):
     """Steps until one is not skipped, the first aside."""
-    seconds: list[float] = []
+    seconds = []
     with trainer_of(recipe) as made:
         before = on_cpu(parts(made.state_dict()))
         while len(seconds) < MOST_STEPS:
@@ -180,7 +180,7 @@ def _rank(rank, recipe, folder):
 
 def trained(recipe, ranks):
     """The gradients of the first step, and the weights after some, on the CPU."""
-    gradients: dict[str, Tensor] = {}
+    gradients = {}
     with numerics.using(tf32=False):
         made = Trainer(recipe, ranks)
         made.warm_up()

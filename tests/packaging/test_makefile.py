@@ -80,7 +80,6 @@ def test_without_one_a_single_line_says_what_to_do(tmp_path, variables):
 
 
 LINES = (ROOT / "CHANGELOG.md").read_text().splitlines()
-KINDS = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
 
 
 def _releases():

@@ -1,7 +1,5 @@
 """A Slurm to try things on: `python -m tests.slurm up|down|status`, as root, in the repository's .slurm-test/."""
 
-from __future__ import annotations
-
 import sys
 
 from tests.support.paths import ROOT
@@ -20,7 +18,7 @@ export SLURM_CONF={FOLDER}/slurm.conf
 #   make slurm-down                                          stop everything"""
 
 
-def up() -> int:
+def up():
     """Start the cluster, or report that it is running; standard output is the same either way."""
     if _is_up():
         print("It is already up.", file=sys.stderr)
@@ -34,14 +32,14 @@ def up() -> int:
     return 0
 
 
-def down() -> int:
+def down():
     """Stop the cluster and remove its folder; does nothing if there is none."""
     print("The test Slurm is down." if FOLDER.exists() else "There is no test Slurm to stop.")
     destroy(FOLDER)
     return 0
 
 
-def status() -> int:
+def status():
     """List the daemons that are running; exit code 0 if the cluster is up, 3 if it is not (like `systemctl status`)."""
     if not _is_up():
         print("The test Slurm is down (make slurm-up starts it).")
@@ -52,7 +50,7 @@ def status() -> int:
     return 0
 
 
-def _is_up() -> bool:
+def _is_up():
     return Processes(FOLDER).daemon("slurmctld") is not None
 
 

@@ -1,7 +1,5 @@
 """A Slurm cluster on this machine: controller, four nodes, accounting. Starts in seconds and leaves nothing behind."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import itertools
@@ -12,9 +10,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tests.support.tools import wait_for
 
@@ -39,7 +35,7 @@ ENDED = frozenset(
 UP = frozenset({"idle", "mixed", "allocated", "completing", "planned"})
 
 
-def why_unusable() -> str | None:
+def why_unusable():
     """Why no cluster can be started on this machine (one line), or None if one can."""
     if os.geteuid() != 0:
         return "the test Slurm runs as root only (slurmd has to start jobs)"
@@ -62,13 +58,13 @@ class SlurmCluster:
         process that started it, until `destroy(root)`.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root=None):
         self._wanted_root = root
         self.settings = Settings()
 
     # --- lifecycle -----------------------------------------------------------------------------------------
 
-    def start(self) -> SlurmCluster:
+    def start(self):
         """Bring up every daemon; return when all nodes are idle; fails with the log of one that does not come up."""
         reason = why_unusable()
         assert reason is None, reason
@@ -96,20 +92,20 @@ class SlurmCluster:
                 raise
         return self
 
-    def stop(self) -> None:
+    def stop(self):
         """End every process of the cluster and remove its folder."""
         destroy(self.root)
         self._owner.close()
 
-    def __enter__(self) -> SlurmCluster:
+    def __enter__(self):
         return self.start()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error):
         self.stop()
 
     # --- settings -------------------------------------------------------------------------------------
 
-    def configure(self, **changes: Any) -> None:
+    def configure(self, **changes):
         """Give the running cluster the default Settings with `changes`; returns when they are in effect.
 
         Settings that are not named return to their defaults, so that one call shows everything a test changes.
@@ -129,7 +125,7 @@ class SlurmCluster:
     # --- what users do ---------------------------------------------------------------------------------
 
     @property
-    def env(self) -> dict[str, str]:
+    def env(self):
         """Environment for client calls: this cluster's SLURM_CONF, and nothing of any other Slurm."""
         foreign = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_")
         clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
@@ -137,12 +133,12 @@ class SlurmCluster:
 
     def run(
         self,
-        command: str | Sequence[str],
-        timeout: float = 30,
+        command,
+        timeout=30,
         *,
-        check: bool = True,
-        env: Mapping[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[str]:
+        check=True,
+        env=None,
+    ):
         """Run a client (no shell; a string is split as a shell would split it), for at most `timeout` seconds.
 
         `env` is added to `self.env`. With `check`, fails with what the command printed if it fails.
@@ -160,55 +156,55 @@ class SlurmCluster:
         assert not failed, f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done
 
-    def sbatch(self, *options: str, wrap: str | None = None) -> str:
+    def sbatch(self, *options, wrap=None):
         """Submit a job and return its id. `options`: sbatch's own, then a script unless `wrap` is given."""
         wrapped = [] if wrap is None else ["--wrap", wrap]
         # Later options win: unless the caller passes --output, no slurm-N.out is left behind.
         done = self.run(["sbatch", "--parsable", "--output=/dev/null", *wrapped, *options])
         return done.stdout.strip().split(";")[0]
 
-    def job_state(self, job_id: str) -> str:
+    def job_state(self, job_id):
         """Slurm's long name of a job's state (PENDING, RUNNING, ...); "" for an unknown job."""
         return self.run(["squeue", "-h", "--states=all", "-j", job_id, "-o", "%T"], check=False).stdout.strip()
 
-    def job_info(self, job_id: str) -> dict[str, str]:
+    def job_info(self, job_id):
         """`scontrol show job` as a dict; {} for an unknown job."""
         done = self.run(["scontrol", "--oneliner", "show", "job", job_id], check=False)
         pairs = (word.split("=", 1) for word in done.stdout.split() if "=" in word)
         return {pair[0]: pair[1] for pair in pairs}
 
-    def wait_state(self, job_id: str, *states: str, timeout: float = 60) -> str:
+    def wait_state(self, job_id, *states, timeout=60):
         """Wait until the job is in one of `states` and return that state."""
         return wait_for(
             lambda: (state := self.job_state(job_id)) in states and state,
             timeout, 0.1, what=f"job {job_id} to be {' or '.join(sorted(states))}", last_seen=self.describe,
         )  # fmt: skip
 
-    def wait_end(self, job_id: str, timeout: float = 60) -> str:
+    def wait_end(self, job_id, timeout=60):
         """Wait until the job has ended for good and return its last state."""
         return self.wait_state(job_id, *ENDED, timeout=timeout)
 
-    def wait_requeued(self, job_id: str) -> None:
+    def wait_requeued(self, job_id):
         """Wait until Slurm has requeued the job; by then it may be pending or running again."""
         wait_for(
             lambda: int(self.job_info(job_id).get("Restarts", 0)) >= 1,
             60, 0.1, what=f"a requeue of job {job_id}", last_seen=self.describe,
         )  # fmt: skip
 
-    def expire(self, job_id: str, seconds: int = 1) -> None:
+    def expire(self, job_id, seconds=1):
         """Move a running job's time limit to `seconds` from now; Slurm checks limits only every 30 s."""
         self.run(["scontrol", "update", f"jobid={job_id}", f"EndTime=now+{seconds}seconds"])
 
-    def preempt_all(self, seconds: int) -> str:
+    def preempt_all(self, seconds):
         """Submit a job to `high` that takes every node for `seconds`; return its id immediately."""
         size = (f"--nodes={len(NODES)}", "--exclusive", "--partition=high", "--job-name=preempt")
         return self.sbatch(*size, wrap=f"sleep {seconds}")
 
-    def node_states(self, *options: str) -> list[str]:
+    def node_states(self, *options):
         """Slurm's long names of the states of nodes: idle, mixed, allocated, down*, ..."""
         return self.run(["sinfo", "-h", "-N", "-p", "low", *options, "-o", "%T"]).stdout.split()
 
-    def describe(self) -> str:
+    def describe(self):
         """Nodes and jobs as Slurm shows them, for error messages."""
         nodes = self.run(["sinfo", "-N", "-p", "low", "-o", "%N %T %E"], check=False).stdout
         jobs = self.run(["squeue", "-o", "%i %P %T %r %N"], check=False).stdout
@@ -216,17 +212,17 @@ class SlurmCluster:
 
     # --- failures -------------------------------------------------------------------------------------
 
-    def kill_node(self, name: str) -> None:
+    def kill_node(self, name):
         """Cut the power of a node (slurmd, job steps and tasks vanish), and tell the controller."""
         self.processes.kill(name)
         self.run(["scontrol", "update", f"nodename={name}", "state=down", "reason=test"])
 
-    def restore_node(self, name: str) -> None:
+    def restore_node(self, name):
         """Bring a node back from whatever state it is in; returns when it accepts jobs."""
         if not self.processes.daemon(f"slurmd.{name}"):
             self._start_slurmd(name)
 
-        def is_up() -> bool:
+        def is_up():
             (state,) = self.node_states("-n", name)
             if any(word in state for word in ("down", "drain", "fail")) and not state.endswith("*"):
                 self.run(["scontrol", "update", f"nodename={name}", "state=resume"], check=False)
@@ -235,23 +231,23 @@ class SlurmCluster:
 
         wait_for(is_up, START_TIMEOUT_S, 0.1, what=f"node {name} to come back", last_seen=self.describe)
 
-    def restore_nodes(self) -> None:
+    def restore_nodes(self):
         """Bring back every node that is down."""
         for node in NODES:
             if not set(self.node_states("-n", node)) <= UP or not self.processes.daemon(f"slurmd.{node}"):
                 self.restore_node(node)
 
-    def kill_controller(self) -> None:
+    def kill_controller(self):
         """Stop slurmctld."""
         self.processes.stop("slurmctld")
 
-    def start_controller(self) -> None:
+    def start_controller(self):
         """Start slurmctld if it is not running; returns when it answers."""
         if not self.processes.daemon("slurmctld"):
             self.processes.start("slurmctld", ["slurmctld", "-D"], self.env)
         self._wait_controller()
 
-    def start_accounting(self) -> None:
+    def start_accounting(self):
         """Start slurmdbd if it is not running; returns when it answers."""
         if not self.processes.daemon("slurmdbd"):
             self.processes.start("slurmdbd", ["slurmdbd", "-D"], self.env)
@@ -259,21 +255,21 @@ class SlurmCluster:
 
     # --- cleanup ----------------------------------------------------------------------------------------
 
-    def wait_idle(self, timeout: float = 60) -> None:
+    def wait_idle(self, timeout=60):
         """Wait until no job is waiting, running or cleaning up, and every node is idle."""
 
-        def is_idle() -> bool:
+        def is_idle():
             return not self._active_jobs() and set(self.node_states()) == {"idle"}
 
-        def current_state() -> str:
+        def current_state():
             return f"{self.describe()}\nslurmctld's log ends with:\n{self.processes.log_tail('slurmctld')}"
 
         wait_for(is_idle, timeout, 0.1, what="an idle cluster", last_seen=current_state)
 
-    def reset(self) -> None:
+    def reset(self):
         """Undo whatever a test did: daemons up, no jobs, nodes up, default settings."""
 
-        def no_job_is_left() -> bool:
+        def no_job_is_left():
             jobs = self._active_jobs()
             if jobs:
                 # Slurm turns even scancel --signal=KILL into SIGTERM, KillWait, SIGKILL. A job may have ended
@@ -291,7 +287,7 @@ class SlurmCluster:
 
     # --- internals ---------------------------------------------------------------------------------------
 
-    def _write_config(self) -> None:
+    def _write_config(self):
         host = socket.gethostname().split(".")[0]
         for name, text in files(self.root, host, self.ports, self.settings).items():
             unfinished = self.root / f".{name}"
@@ -299,7 +295,7 @@ class SlurmCluster:
             unfinished.chmod(0o600 if name == "slurmdbd.conf" else 0o644)
             unfinished.rename(self.root / name)
 
-    def _start_munge(self) -> None:
+    def _start_munge(self):
         key = self.root / "key" / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
@@ -312,7 +308,7 @@ class SlurmCluster:
             lambda: self.processes.check_alive("munged") and socket_file.exists(), START_TIMEOUT_S, 0.02, what="munged"
         )
 
-    def _start_database(self) -> None:
+    def _start_database(self):
         own = ["--no-defaults", "--user=root", f"--datadir={self.root}/db"]
         plain = ["--skip-test-db", "--auth-root-authentication-method=normal"]
         self.run(["mariadb-install-db", *own, *plain], START_TIMEOUT_S)
@@ -330,18 +326,18 @@ class SlurmCluster:
         )
         self.run(["mariadb", "--no-defaults", place[0], "--user=root", "--execute", statements])
 
-    def _start_slurmd(self, node: str) -> None:
+    def _start_slurmd(self, node):
         self.processes.start(f"slurmd.{node}", ["slurmd", "-D", "-N", node], self.env, node=node)
 
-    def _wait_port(self, daemon: str, port: int) -> None:
-        def is_listening() -> bool:
+    def _wait_port(self, daemon, port):
+        def is_listening():
             with socket.socket() as probe:
                 probe.settimeout(1)
                 return self.processes.check_alive(daemon) and probe.connect_ex(("127.0.0.1", port)) == 0
 
         wait_for(is_listening, START_TIMEOUT_S, what=f"{daemon} to listen on port {port}")
 
-    def _wait_controller(self) -> None:
+    def _wait_controller(self):
         # Clients block for a long time on a controller that does not listen yet.
         self._wait_port("slurmctld", self.ports[0])
         wait_for(
@@ -349,14 +345,14 @@ class SlurmCluster:
             START_TIMEOUT_S, 0.1, what="slurmctld to answer",
         )  # fmt: skip
 
-    def _active_jobs(self) -> list[str]:
+    def _active_jobs(self):
         return sorted(set(self.run(["squeue", "-h", "-o", "%A"]).stdout.split()))
 
 
 # --- what a cluster takes from the machine ------------------------------------------------------------------
 
 
-def name_nodes(hosts: Path = Path("/etc/hosts")) -> None:
+def name_nodes(hosts=Path("/etc/hosts")):
     """Let the nodes' names resolve to this machine: torch's MASTER_ADDR is one of them."""
     text = hosts.read_text()
     known = {name for line in text.splitlines() for name in line.partition("#")[0].split()[1:]}
@@ -366,10 +362,10 @@ def name_nodes(hosts: Path = Path("/etc/hosts")) -> None:
             file.write(f"{newline}127.0.0.1 {' '.join(missing)}\n")
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count):
     """Ports that nobody listens on. Call it, and start what uses them, within `starting_alone()`."""
 
-    def is_free(port: int) -> bool:
+    def is_free(port):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("", port))
@@ -380,7 +376,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def starting_alone() -> Iterator[None]:
+def starting_alone():
     """Keep other clusters from starting: two at the same moment would pick the same free ports."""
     ROOTS.mkdir(mode=0o755, exist_ok=True)
     with open(ROOTS / "lock", "w") as lock:
@@ -388,7 +384,7 @@ def starting_alone() -> Iterator[None]:
         yield
 
 
-def prepare(root: Path) -> Any:
+def prepare(root):
     """Make the folders of a cluster, in place of one that is down; returns the file that its owner locks."""
     assert Processes(root).daemon("slurmctld") is None, f"a cluster is already running in {root}: make slurm-down"
     assert len(f"{root}/munge.socket") < 108, f"{root} is too long for the path of a socket: use another folder"
@@ -403,7 +399,7 @@ def prepare(root: Path) -> Any:
     return open(root / "owner", "w")
 
 
-def sweep() -> None:
+def sweep():
     """End the processes and remove the folders of test runs that crashed."""
     if os.geteuid() != 0:
         return
@@ -414,13 +410,13 @@ def sweep() -> None:
                 destroy(file.parent)
 
 
-def destroy(root: Path) -> None:
+def destroy(root):
     """End every process of the cluster in `root`, and remove the folder, if it is one of a cluster."""
     if (root / "owner").exists():
         Processes(root).kill()
         shutil.rmtree(root, onerror=_unless_gone)
 
 
-def _unless_gone(_function: object, path: str, error: tuple[type, BaseException, object]) -> None:
+def _unless_gone(_function, path, error):
     if os.path.lexists(path):
         raise error[1]

@@ -1,10 +1,6 @@
 """The text of every configuration file of the test cluster (pure: no process, no file)."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 NODES = ("n1", "n2", "n3", "n4")
 CPUS_PER_NODE = 2
@@ -31,7 +27,7 @@ class Settings:
     """False hides slurmdbd: sacct says that accounting is disabled, as on a cluster without it."""
 
 
-def files(root: Path, host: str, ports: Sequence[int], settings: Settings) -> dict[str, str]:
+def files(root, host, ports, settings):
     """The files of the cluster in `root` on the machine with the short name `host`, by their names.
 
     ports: of the controller, the accounting, the database and each node, all on 127.0.0.1.
@@ -47,9 +43,7 @@ def files(root: Path, host: str, ports: Sequence[int], settings: Settings) -> di
     }
 
 
-def slurm_conf(
-    root: Path, host: str, controller: int, accounting: int, nodes: Sequence[int], settings: Settings
-) -> str:
+def slurm_conf(root, host, controller, accounting, nodes, settings):
     lines = [
         f"ClusterName={CLUSTER_NAME}",
         f"SlurmctldHost={host}(127.0.0.1)",
@@ -120,7 +114,7 @@ def slurm_conf(
     return "\n".join(lines) + "\n"
 
 
-def slurmdbd_conf(root: Path, host: str, accounting: int, database: int) -> str:
+def slurmdbd_conf(root, host, accounting, database):
     """Slurm wants the file with mode 600."""
     return f"""\
 AuthType=auth/munge
@@ -140,6 +134,6 @@ PidFile={root}/run/slurmdbd.pid
 """
 
 
-def gpu_files(root: Path) -> list[Path]:
+def gpu_files(root):
     """The devices that stand for a node's GPUs (Slurm ignores a GPU without one); links to /dev/null do."""
     return [root / "gpu" / f"gpu{index}" for index in range(GPUS_PER_NODE)]

@@ -1,7 +1,5 @@
 """The fixture `slurm`: one real cluster for the whole test run, reset before each test, and cldctl on it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

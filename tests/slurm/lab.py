@@ -1,22 +1,15 @@
 """Runs of cldctl on the test cluster: the command line with its environment, and waiting for states."""
 
-from __future__ import annotations
-
 import os
-import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 from unittest import mock
 
 from cld_core.files import write_text
 from cld_core.run import RunFolder
+from cldctl.runs.state import OVER
 from tests.support import tools
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import wait_for
-
-from .cluster import SlurmCluster
 
 # A toy on two nodes with one rank each that trains until it is told to stop.
 ENDLESS = (
@@ -27,7 +20,7 @@ ENDLESS = (
 )
 
 
-def give(orders: Path, rank: int, what: str) -> None:
+def give(orders, rank, what):
     """Tell a rank of a run on the data set `misbehaving` what to do.
 
     The file is written atomically: a rank checks up to a hundred times a second, and removes what it reads.
@@ -38,10 +31,10 @@ def give(orders: Path, rank: int, what: str) -> None:
 class Lab:
     """cldctl on ``slurm``, with its runs under ``runs``."""
 
-    def __init__(self, slurm: SlurmCluster, runs: Path) -> None:
+    def __init__(self, slurm, runs):
         self.slurm, self.runs = slurm, runs
 
-    def cldctl(self, *arguments: str, code: int | None = 0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def cldctl(self, *arguments, code=0, timeout=120):
         """Run the command line; fails if the exit code is not ``code``."""
         command = [sys.executable, "-m", "cldctl", *arguments]
         done = self.slurm.run(command, timeout, check=False, env=self._environment)
@@ -49,25 +42,25 @@ class Lab:
         return done
 
     @property
-    def _environment(self) -> dict[str, str]:
+    def _environment(self):
         # Tests wait for what Slurm says at this moment, unless they are about how often it is asked.
         return {"CLDCTL_RUNS": str(self.runs), "CLDCTL_ASK_EVERY_S": "0", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
-    def submit(self, name: str, *overrides: str, partition: str = "low") -> RunFolder:
+    def submit(self, name, *overrides, partition="low"):
         """Submit a run and return its folder."""
         self.cldctl("submit", "toy", *ENDLESS, f"cluster.partition={partition}", *overrides, "--name", name)
         return RunFolder(self.runs / name)
 
-    def status(self, name: str) -> dict[str, Any]:
+    def status(self, name):
         """In this process: starting Python takes half a second of processor."""
         with mock.patch.dict(os.environ, self.slurm.env | self._environment, clear=True):
             return tools.status(self.runs, name)
 
-    def until(self, name: str, what: str, wanted: Callable[[dict[str, Any]], Any], timeout: float = 90) -> Any:
+    def until(self, name, what, wanted, timeout=90):
         """The status once ``wanted`` is true of it."""
-        seen: dict[str, Any] = {}
+        seen = {}
 
-        def look() -> dict[str, Any] | None:
+        def look():
             seen.update(self.status(name))
             return dict(seen) if wanted(seen) else None
 
@@ -77,7 +70,7 @@ class Lab:
             last_seen=lambda: f"{seen}\n{ledger.read_text()}\n{self.slurm.describe()}",
         )  # fmt: skip
 
-    def training(self, name: str, attempt: int = 0, steps: int = 30) -> dict[str, Any]:
+    def training(self, name, attempt=0, steps=30):
         """The status once attempt number ``attempt`` has trained for some steps."""
         return self.until(
             name,
@@ -89,7 +82,6 @@ class Lab:
             ),
         )
 
-    def ended(self, name: str, timeout: float = 90) -> dict[str, Any]:
+    def ended(self, name, timeout=90):
         """The status once the run is over."""
-        over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
-        return self.until(name, f"{name} to end", lambda row: row["state"] in over, timeout)
+        return self.until(name, f"{name} to end", lambda row: row["state"] in OVER, timeout)

@@ -9,13 +9,10 @@ A process belongs to a cluster
   shell has; or it descends from one of the above.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -28,10 +25,10 @@ ROOT_MARK = "CLDCTL_TEST_SLURM_ROOT"
 class Processes:
     """The processes of the cluster whose files are in `root`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root):
         self.root = root
 
-    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str], node: str | None = None) -> None:
+    def start(self, name, argv, env, node=None):
         """Start a daemon (`argv` keeps it in the foreground) detached from this process; record its pid.
 
         node: the node of which it is the slurmd.
@@ -50,7 +47,7 @@ class Processes:
         daemon.returncode = 0
         (self.root / "pids" / name).write_text(str(daemon.pid))
 
-    def daemon(self, name: str) -> psutil.Process | None:
+    def daemon(self, name):
         """The daemon called `name` if it is running, and no other process that has its pid now."""
         with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):
             process = psutil.Process(int((self.root / "pids" / name).read_text()))
@@ -59,18 +56,18 @@ class Processes:
                 return process
         return None
 
-    def check_alive(self, name: str) -> bool:
+    def check_alive(self, name):
         """True; fails with the end of the log of the daemon that died."""
         assert self.daemon(name), f"{name} died. The end of its log:\n{self.log_tail(name)}"
         return True
 
-    def log_tail(self, name: str, lines: int = 15) -> str:
+    def log_tail(self, name, lines=15):
         """The last lines of what the daemon called `name` printed (in the foreground: all that it logs)."""
         output = self.root / "log" / f"{name}.out"
         text = output.read_text(errors="replace") if output.exists() else "(nothing)"
         return "\n".join(text.splitlines()[-lines:])
 
-    def stop(self, name: str, timeout: float = 20) -> None:
+    def stop(self, name, timeout=20):
         """SIGTERM, then SIGKILL after `timeout` seconds."""
         process = self.daemon(name)
         if process is not None:
@@ -79,29 +76,29 @@ class Processes:
                 wait_for(lambda: not _runs(process), timeout, 0.02)
             end([process])
 
-    def send(self, name: str, number: signal.Signals) -> None:
+    def send(self, name, number):
         """Send a signal to a daemon that is alive."""
         process = self.daemon(name)
         assert process is not None, f"{name} is not alive"
         process.send_signal(number)
 
-    def kill_tasks(self) -> None:
+    def kill_tasks(self):
         """SIGKILL what jobs run, but not the slurmstepd around it, which then reports the end."""
         steps = [process for process in self.found() if _is_step(process)]
         end(child for step in steps for child in _descendants(step) if not _is_step(child))
 
-    def kill(self, node: str | None = None) -> None:
+    def kill(self, node=None):
         """End every process of this cluster, or all that runs on a node, as a power cut does; none is left."""
 
         # A process may fork between the scan and the kill: scan until nothing is left.
-        def none_left() -> bool:
+        def none_left():
             found = self.found(node)
             end([*found, *(child for process in found for child in _descendants(process))])
             return not found
 
         wait_for(none_left, 20, 0.02, what=f"the end of the processes of {self.root}")
 
-    def in_jobs(self, module: str, *variables: str) -> list[psutil.Process]:
+    def in_jobs(self, module, *variables):
         """Processes of this cluster's jobs that run a module of Python, and have these variables."""
         found = []
         for process in self.found():
@@ -113,7 +110,7 @@ class Processes:
                     found.append(process)
         return found
 
-    def found(self, node: str | None = None) -> list[psutil.Process]:
+    def found(self, node=None):
         """What is running of this cluster, or on a node: daemons, job steps, tasks."""
         me = psutil.Process()
         spared = {me.pid, *(parent.pid for parent in me.parents())}
@@ -123,7 +120,7 @@ class Processes:
             if process.pid not in spared and self._is_ours(process, node) and _runs(process)
         ]
 
-    def _is_ours(self, process: psutil.Process, node: str | None) -> bool:
+    def _is_ours(self, process, node):
         try:
             environ = process.environ()
             name, folder = process.name(), Path(process.cwd())
@@ -136,11 +133,11 @@ class Processes:
         is_task = "SLURMD_NODENAME" in environ and environ.get("SLURM_CONF") == str(self.root / "slurm.conf")
         return is_task and node in (None, environ["SLURMD_NODENAME"])
 
-    def _node_folder(self, node: str) -> Path:
+    def _node_folder(self, node):
         return self.root / "spool" / node
 
 
-def end(processes: Iterable[psutil.Process]) -> None:
+def end(processes):
     """SIGKILL each process, and wait until all are gone."""
     doomed = list(processes)
     for process in doomed:
@@ -148,7 +145,7 @@ def end(processes: Iterable[psutil.Process]) -> None:
     wait_for(lambda: not any(map(_runs, doomed)), 10, 0.02, what="the end after SIGKILL", last_seen=lambda: doomed)
 
 
-def _runs(process: psutil.Process) -> bool:
+def _runs(process):
     """Whether `process` is running; a child of ours that has ended is reaped."""
     with contextlib.suppress(psutil.NoSuchProcess):
         if process.status() != psutil.STATUS_ZOMBIE:
@@ -158,19 +155,19 @@ def _runs(process: psutil.Process) -> bool:
     return False
 
 
-def _signal(process: psutil.Process, signum: signal.Signals) -> None:
+def _signal(process, signum):
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(signum)
 
 
-def _is_step(process: psutil.Process) -> bool:
+def _is_step(process):
     # A new task has this name too until it executes its own program.
     with contextlib.suppress(psutil.Error):
         return bool(process.name() == "slurmstepd")
     return False
 
 
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
+def _descendants(process):
     with contextlib.suppress(psutil.Error):
         return list(process.children(recursive=True))
     return []

@@ -1,14 +1,11 @@
 """A minute of chaos on Slurm; `python -m tests.chaos` goes on for hours."""
 
-from __future__ import annotations
-
 import random
 
 import pytest
 
 from tests.chaos.campaign import Campaign
-from tests.chaos.events import named
-from tests.chaos.on_slurm import SLURM
+from tests.chaos.events import SLURM, named
 from tests.chaos.shim import library
 from tests.chaos.stage import stage
 

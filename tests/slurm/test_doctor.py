@@ -1,7 +1,5 @@
 """`cldctl doctor` on the test cluster: what it says about different partitions, and if Slurm does not answer."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Evaluations as arrays on a real Slurm: chained, throttled, preempted, killed. The numbers stay the same."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -109,5 +107,5 @@ def _kill_a_task(slurm):
 
 
 def _elbo(evaluation):
-    elbo: dict[str, float] = json.loads((evaluation / "report.json").read_text())["elbo"]
+    elbo = json.loads((evaluation / "report.json").read_text())["elbo"]
     return elbo

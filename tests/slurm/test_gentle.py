@@ -1,7 +1,5 @@
 """How often a real Slurm is asked by those who watch, and what they see meanwhile."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import subprocess
@@ -40,7 +38,7 @@ class Watchers:
     def __init__(self, lab, folder, path):
         more = {"CLDCTL_RUNS": str(lab.runs), "PATH": path, "CLDCTL_ASK_EVERY_S": ONCE, "COLUMNS": "200"}
         self._env, self._folder = lab.slurm.env | more, folder
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes = []
 
     def start(self, *arguments, terminal=False):
         """Start a command; returns the file of its output. With ``terminal`` it believes to be on one."""

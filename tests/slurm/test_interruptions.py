@@ -1,7 +1,5 @@
 """Everything that a cluster can do to a run, done by a real Slurm: each case ends as docs/slurm.md promises."""
 
-from __future__ import annotations
-
 import re
 import time
 

@@ -1,11 +1,17 @@
-"""Nodes that are broken: a run and an evaluation go elsewhere, and a limit that comes too early is no end."""
-
-from __future__ import annotations
+"""Nodes that are broken, a limit that comes too early, and a controller that is away when a job wants it."""
 
 import os
+import signal
+import time
 
-from cld_core.run.events import Failed, Requeued
+import pytest
+
+from cld_core.evaluate.evaluation import Evaluation
+from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started
+from cldctl.clusters.entry import MODULE
 from tests.support.tools import wait_for
+
+from .lab import give
 
 ALONE = ("cluster.nodes=1", "train.steps=60")
 # Health checks of n1 cannot write into the run folder.
@@ -68,3 +74,56 @@ def test_a_time_limit_during_the_setup(lab, tmp_path):
     lab.slurm.run(["scontrol", "update", f"jobid={job}", "TimeLimit=30"])
     row = lab.ended("mine", timeout=120)
     assert (row["state"], len(row["attempts"])) == ("FINISHED", 1), run.ledger.path.read_text()
+
+
+# Longer than a job that asks once a minute, each time for half a minute, would notice.
+OUTAGE_S = 110.0
+
+
+def pid_of_rank_0(run):
+    started = [event for event in run.ledger.events() if isinstance(event, Started)]
+    return started[-1].pid
+
+
+def until(ledger, kind):
+    wait_for(
+        lambda: any(isinstance(event, kind) for event in ledger.events()),
+        timeout=60, what=f"{kind.__name__} in the ledger", last_seen=ledger.path.read_text,
+    )  # fmt: skip
+
+
+def went_on(lab, run, cause):
+    first, second = lab.training(run.name, 1)["attempts"]
+    assert first["cause"] == cause
+    assert first["job_id"] == second["job_id"]
+    assert not any(isinstance(event, GivenUp) for event in run.ledger.events()), run.ledger.path.read_text()
+
+
+@pytest.mark.by_hand
+def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(lab, orders, monkeypatch):
+    crashed = lab.submit("crashed")
+    monkeypatch.delenv("CLDCTL_TEST_ORDERS")  # Orders are for that run alone.
+    noticed = lab.submit("noticed")
+    lab.training("crashed", steps=250)
+    lab.training("noticed")
+    run = lab.submit("mine", "cluster.nodes=1", "train.steps=100")
+    lab.ended("mine")
+    settings = ("eval.samples=480", "eval.batch_size=16", "eval.elbo.velocities=4")
+    monkeypatch.setenv("CLDCTL_TEST_PACE", "0.2")
+    lab.cldctl("eval", "mine", "--elbo", "--shards", "1", *settings)
+    work = Evaluation(run.evals / lab.status("mine")["evals"][0]["id"])
+    wait_for(lambda: 0 < work.rows_done()[0] < 200, what="a shard in progress")
+    processes = lab.slurm.processes.in_jobs(MODULE, "SLURM_PROCID")
+    (task,) = (process for process in processes if str(work.folder) in process.cmdline()[-1])
+    lab.slurm.kill_controller()
+    task.send_signal(signal.SIGUSR2)
+    os.kill(pid_of_rank_0(noticed), signal.SIGUSR2)
+    give(orders, 1, "raise")
+    until(crashed.ledger, Ended)
+    until(noticed.ledger, Ended)
+    time.sleep(OUTAGE_S)  # The fault itself.
+    lab.slurm.start_controller()
+    went_on(lab, crashed, "crashed")
+    went_on(lab, noticed, "preempted")
+    lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
+    assert not work.ledger.history().crashes

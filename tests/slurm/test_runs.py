@@ -1,13 +1,10 @@
 """Sweeps, hooks, `why`, and the code of a run on a real Slurm."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex
 import signal
 import sys
-from typing import Any
 
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
@@ -34,7 +31,6 @@ def test_each_run_of_an_array_is_preempted_killed_cancelled_and_resumed_alone(la
 
     lab.slurm.run(["scancel", "--signal=USR2", jobs[0]])
     holder = local_holder(RunFolder(lab.runs / NAMES[1]).leases)
-    assert holder is not None
     os.kill(holder["pid"], signal.SIGKILL)
     lab.cldctl("cancel", NAMES[2])
     assert lab.training(NAMES[0], attempt=1)["attempts"][0]["cause"] == "preempted"
@@ -74,7 +70,7 @@ def test_each_change_is_told_once(slurm, lab):
     lab.training("mine", 1)
     lab.cldctl("cancel", "mine")
     step = lab.ended("mine")["step"]
-    expected: list[tuple[str, str | None]] = [
+    expected = [
         ("RUNNING", None),
         ("REQUEUED", "preempted"),
         ("RUNNING", "preempted"),
@@ -91,7 +87,7 @@ def test_each_change_is_told_once(slurm, lab):
 
 
 def why(lab, name):
-    found: dict[str, Any] = json.loads(lab.cldctl("why", name, "--json").stdout)
+    found = json.loads(lab.cldctl("why", name, "--json").stdout)
     return found
 
 

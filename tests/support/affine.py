@@ -2,19 +2,17 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any
 
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from cld_core.analytic import gaussian
-from cld_core.config.sampling import SamplingSpec, SplittingSpec
+from cld_core.config.registry import SECTIONS
+from cld_core.config.sampling import SplittingSpec
 from cld_core.samplers import sample
 from cld_core.samplers.splitting import evaluating
-from cld_core.sde import Diffusion
 
 
 class UnitNoise:
@@ -24,12 +22,12 @@ class UnitNoise:
     covariance. ``width`` is the number of draws per step, ``first`` that of the prior.
     """
 
-    def __init__(self, *, first: int, steps: int, width: int) -> None:
+    def __init__(self, *, first, steps, width):
         self.first, self.steps, self.width = first, steps, width
         self.rows = first + steps * width
         self._calls = 0
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
+    def normal(self, shape):
         self._calls += 1
         if self._calls == 1:
             return torch.eye(self.rows, dtype=torch.float64)[:, : self.first].reshape(self.rows, *shape)
@@ -41,7 +39,7 @@ class UnitNoise:
 
 
 @functools.cache
-def linear_score(sde: Diffusion, std: float) -> Callable[[Tensor, float | Tensor], Tensor]:
+def linear_score(sde, std):
     """The exact score (B, m) of data N(0, std^2) at u (B, n): the matrix of a time is that of all unit vectors.
 
     The grids of a test, and of the tests of a process, have many times in common.
@@ -49,17 +47,17 @@ def linear_score(sde: Diffusion, std: float) -> Callable[[Tensor, float | Tensor
     exact, unit = gaussian(std, d=1).score(sde), torch.eye(sde.n, dtype=torch.float64)
 
     @functools.cache
-    def matrix(t: float) -> Tensor:
+    def matrix(t):
         return exact(unit, t)
 
     return lambda u, t: exact(u, t) if isinstance(t, Tensor) else u @ matrix(t)
 
 
-def flow_covariance(sde: Diffusion, eps: float = 1e-3, std: float = 0.5) -> Tensor:
+def flow_covariance(sde, eps=1e-3, std=0.5):
     """Covariance (n, n) to which the probability flow carries the prior for data N(0, std^2), by a solver of scipy."""
     score, start = linear_score(sde, std), sde.prior(torch.eye(sde.n, dtype=torch.float64))
 
-    def field(t: float, flat: Any) -> Any:
+    def field(t, flat):
         u = torch.from_numpy(flat).view_as(start)
         return sde.flow(u, score(u, t), t).flatten().numpy()
 
@@ -68,7 +66,7 @@ def flow_covariance(sde: Diffusion, eps: float = 1e-3, std: float = 0.5) -> Tens
     return columns.T @ columns
 
 
-def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> Tensor:
+def output_covariance(sde, spec, std=0.5):
     """Covariance (n, n) of the halves of samples for data N(0, std^2)."""
     width, steps = _drawn(sde, spec)
     noise = UnitNoise(first=sde.n, steps=steps, width=width)
@@ -77,14 +75,14 @@ def output_covariance(sde: Diffusion, spec: SamplingSpec, std: float = 0.5) -> T
     return columns.T @ columns
 
 
-def convergence(sde: Diffusion, specs: Iterable[SamplingSpec], std: float = 0.5) -> tuple[list[Tensor], list[float]]:
+def convergence(sde, specs, std=0.5):
     """The covariances of specs with ever more steps, and the orders in which their differences fall."""
     found = [output_covariance(sde, spec, std) for spec in specs]
     differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
     return found, [math.log2(coarse / fine) for coarse, fine in pairwise(differences)]
 
 
-def _drawn(sde: Diffusion, spec: SamplingSpec) -> tuple[int, int]:
+def _drawn(sde, spec):
     """Numbers that a sampler draws at once, and how often."""
     if isinstance(spec, SplittingSpec):
         per_step = sum(evaluating(sde, spec))
@@ -93,3 +91,8 @@ def _drawn(sde: Diffusion, spec: SamplingSpec) -> tuple[int, int]:
     steps = getattr(spec, "nfe", 0) - int(spec.denoise) if width else 0
     # SSCS has noise between its steps, before the first and after the last.
     return width, steps + (spec.method == "sscs")
+
+
+def spec_of(method, **keys):
+    """The spec of a sampler by the name of its method, for tests that run over several."""
+    return SECTIONS["sampling"].find(method).spec(**keys)

@@ -3,9 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,7 +82,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Any]:
+def chromium():
     """Debian's Chromium. Without it, the test is skipped, or fails if CLDCTL_REQUIRE_CHROMIUM=1."""
     program = shutil.which("chromium")
     if program is None:
@@ -102,16 +100,14 @@ def chromium() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def opened(
-    browser: Any, file: Path, *, width: int = 1280, scripts: bool = True, scheme: str = "light"
-) -> Iterator[Opened]:
+def opened(browser, file, *, width=1280, scripts=True, scheme="light"):
     """A file in a window of its own, which can reach nothing else."""
     context = browser.new_context(
         viewport={"width": width, "height": 800}, java_script_enabled=scripts, color_scheme=scheme
     )
     result = Opened(context.new_page())
 
-    def route(it: Any) -> None:
+    def route(it):
         if it.request.url == file.as_uri():
             it.continue_()
         else:

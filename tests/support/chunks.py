@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 
-import pytest
-
 from cld_core.evaluate import registry
 
 
-def cut(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+def cut(monkeypatch, rows):
     """Let files of this process hold so many rows of any kind."""
     for kind, it in list(registry.ROWS.items()):
         monkeypatch.setitem(registry.ROWS, kind, replace(it, chunk=rows))

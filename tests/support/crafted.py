@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from pathlib import Path
 
 import torch
 
@@ -10,14 +9,14 @@ KINDS = ("zip", "legacy", "bare")
 
 
 class Crafted:
-    def __init__(self, marker: Path) -> None:
+    def __init__(self, marker):
         self.marker = marker
 
     def __reduce__(self):
         return os.mkdir, (str(self.marker),)
 
 
-def crafted(path: Path, kind: str, marker: Path) -> Path:
+def crafted(path, kind, marker):
     """A file as torch writes it, of either format, or a bare pickle."""
     content = {"a": torch.zeros(1), "b": Crafted(marker)}
     if kind == "bare":

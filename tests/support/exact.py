@@ -1,19 +1,15 @@
 """Kernels of linear diffusions in 200 decimal digits, where cancellation does no harm."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import mpmath
-
-from cld_core.sde import Diffusion
 
 _DIGITS = 200
 
 
 # A test asks for those of a time again with other initial halves.
 @functools.cache
-def moments(sde: Diffusion, a: tuple[tuple[float, ...], ...], big_b: float) -> tuple[Any, Any]:
+def moments(sde, a, big_b):
     """exp(A B), and the covariance of the noise by the exponential of a matrix of twice the size (Van Loan)."""
     n = sde.n
     with mpmath.workdps(_DIGITS):
@@ -28,7 +24,7 @@ def moments(sde: Diffusion, a: tuple[tuple[float, ...], ...], big_b: float) -> t
         return psi, whole[:n, n:] * psi.T
 
 
-def covariance(sde: Diffusion, t: float, initial: Sequence[float], eps: float = 0.0) -> Any:
+def covariance(sde, t, initial, eps=0.0):
     """Sigma_t from independent halves of standard deviations ``initial``, plus ``eps`` on the diagonal."""
     with mpmath.workdps(_DIGITS):
         psi, noise = moments(sde, sde.A, sde.schedule.integral(t))
@@ -36,7 +32,7 @@ def covariance(sde: Diffusion, t: float, initial: Sequence[float], eps: float = 
         return noise + psi * start * psi.T + mpmath.mpf(eps) * mpmath.eye(sde.n)
 
 
-def lower_factor(matrix: Any, order: Sequence[int] | None = None) -> Any:
+def lower_factor(matrix, order=None):
     """Its factor that is lower triangular if rows and columns are in this order."""
     n = matrix.rows
     order = range(n) if order is None else order
@@ -49,12 +45,12 @@ def lower_factor(matrix: Any, order: Sequence[int] | None = None) -> Any:
         return out
 
 
-def inverse(matrix: Any) -> Any:
+def inverse(matrix):
     with mpmath.workdps(_DIGITS):
         return mpmath.inverse(matrix)
 
 
-def errors(ours: Sequence[Sequence[float]], exact: Any) -> list[float]:
+def errors(ours, exact):
     """Of each entry, relative to itself, or to 1e-5 of the largest in its row if that is more.
 
     Two halves of equal initial variance and opposite coupling stay uncorrelated to first order: the terms of such an

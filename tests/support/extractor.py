@@ -1,10 +1,8 @@
 """A feature extractor of microseconds for tests, and random weights for the real one, Inception."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from cld_core.config.eval import INCEPTION
 
@@ -12,14 +10,14 @@ from cld_core.config.eval import INCEPTION
 TINY = ("eval.fid.extractor=tiny", f"plugins={Path(__file__).parent / 'tiny_extractor.py'}")
 
 
-def random_inception(path: Path) -> Path:
+def random_inception(path):
     """A file of weights for torch-fidelity's Inception, random but such that signals neither vanish nor explode."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class Unloaded(FeatureExtractorInceptionV3):
         """It keeps its first weights: the class itself cannot be made without a file of others."""
 
-        def load_state_dict(self, *arguments: Any, **options: Any) -> None:
+        def load_state_dict(self, *arguments, **options):
             """Load nothing."""
 
     torch.save({}, path)
@@ -29,7 +27,7 @@ def random_inception(path: Path) -> Path:
     return path
 
 
-def _random(weight: Tensor, generator: torch.Generator) -> Tensor:
+def _random(weight, generator):
     if weight.ndim <= 1:
         return weight
     return torch.randn(weight.shape, generator=generator) * (2.0 / weight[0].numel()) ** 0.5

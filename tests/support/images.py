@@ -1,17 +1,12 @@
 """Small prepared image data and recipes that train on them, for tests of what comes after preparation."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 
-from cld_core.config import Recipe, load, shipped
+from cld_core.config import load, shipped
 from cld_core.config.data import ImageDataSpec
-from cld_core.data.images import ImageSet, open_images
+from cld_core.data.images import open_images
 from cld_core.data.prepare import Part, Plan, build
-from cld_core.data.store import Split
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES
 
@@ -27,16 +22,24 @@ TINY = (
 )
 # The same of any recipe for images.
 SMALL = (*TINY, "data.name=folder", "network.blocks=1")
+# A file of a recipe on pictures of 16 x 16 pixels in the folder `set`, with the network of the published checkpoint.
+SMALL_RECIPE = f"""
+extends: {RECIPES}/cifar10.yaml
+name: small
+data: {{name: folder, size: 16, path: set}}
+network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
+cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
+"""
 
 
 def store_images(
-    root: Path,
-    images: Mapping[Split, np.ndarray],
+    root,
+    images,
     *,
-    name: str = "folder",
-    labels: Mapping[Split, Sequence[int]] | None = None,
-    classes: Sequence[str] = (),
-) -> Path:
+    name="folder",
+    labels=None,
+    classes=(),
+):
     """A prepared data set of these images, uint8 of shape (n, 3, H, W)."""
     parts = [
         Part(
@@ -53,15 +56,15 @@ def store_images(
     return root
 
 
-def opened(path: Path | str, split: Split, **keys: Any) -> ImageSet:
+def opened(path, split, **keys):
     """A split of the images in a folder, by default of 8 x 8 pixels."""
     return open_images(ImageDataSpec(path=str(path), **{"size": 8, **keys}), split)
 
 
-def make_images(root: Path, *, size: int = 8, splits: Mapping[Split, int] | None = None) -> Path:
+def make_images(root, *, size=8, splits=None):
     """A prepared folder of smooth random images; by default 20 for training and 40 for validation."""
 
-    def smooth(count: int, seed: int) -> np.ndarray:
+    def smooth(count, seed):
         coarse = np.random.default_rng(seed).integers(0, 256, (count, 2, 2, 3)).transpose(0, 3, 1, 2)
         return np.kron(coarse, np.ones((size // 2, size // 2))).astype(np.uint8)
 
@@ -69,12 +72,12 @@ def make_images(root: Path, *, size: int = 8, splits: Mapping[Split, int] | None
     return store_images(root, {split: smooth(count, seed) for seed, (split, count) in enumerate(counts.items())})
 
 
-def tiny_recipe(data: Path, *overrides: str) -> Recipe:
+def tiny_recipe(data, *overrides):
     """The smoke recipe at 8x8 pixels."""
     return load(RECIPES / "cifar10_smoke.yaml", [*TINY, f"data.path={data}", *overrides])
 
 
-def image_recipe(folder: Path, name: str, *overrides: str, small: bool = False, gpus: int = 1) -> Recipe:
+def image_recipe(folder, name, *overrides, small=False, gpus=1):
     """The recipe ``name`` on images in ``folder``, with the rows of a batch that one of its ranks gets.
 
     Args:
@@ -82,27 +85,27 @@ def image_recipe(folder: Path, name: str, *overrides: str, small: bool = False, 
     """
     file = shipped.find(name)
     published = load(file)
-    network: Any = published.network
+    network = published.network
     size, rows = 8 if small else network.image_size, published.train.batch_size // published.cluster.world_size
     images = make_images(folder / f"images-{size}", size=size)
     own = [f"train.batch_size={rows}", "cluster.nodes=1", f"cluster.gpus_per_node={gpus}", f"data.path={images}"]
     return load(file, ["data.name=folder", f"data.size={size}", *(SMALL if small else ()), *own, *overrides])
 
 
-def run_folder(folder: Path, data: Path, *overrides: str) -> RunFolder:
+def run_folder(folder, data, *overrides):
     """A run of 12 steps on those images, with checkpoints every 4."""
     small = ("train.steps=12", "train.checkpoint_every=4", "train.log_every=3", "periodic.samples_every=null")
     return RunFolder.create(folder / "run", tiny_recipe(data, *small, *overrides), {"created": 1.0})
 
 
-def clone(value: Any) -> Any:
+def clone(value):
     """A copy of a state of nested dictionaries of tensors."""
     if isinstance(value, torch.Tensor):
         return value.clone()
     return {name: clone(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
-def labelled_images(root: Path, splits: Mapping[Split, int]) -> Path:
+def labelled_images(root, splits):
     """As `make_images` at 8 x 8 pixels, in three classes: the remainder of an image's number by 3."""
     plain = make_images(root.parent / f"{root.name}-plain", splits=splits)
     sets = {split: opened(plain, split, cache="memory") for split in splits}

@@ -6,7 +6,6 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from cld_core.config import load
@@ -15,23 +14,22 @@ from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.tools import wait_for
 
 SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=10", "train.steps=60"]
 SMALL += ["train.checkpoint_every=20", "periodic.samples_every=null", "periodic.elbo_every=null"]
 # What both attempts report: the first is killed after 35 steps, the second begins at 20.
 REPORTED = [(0, 10), (0, 20), (0, 30), (1, 30), (1, 40), (1, 50), (1, 60)]
-Points = list[tuple[int, int]]
 
 
-def killed_and_resumed(path: Path, *overrides: str, **env: str) -> RunFolder:
+def killed_and_resumed(path, *overrides, **env):
     """A run that was killed with SIGKILL, once a logger had the last report, and trained to its end in another process.
 
     Args:
         overrides: switch the logger on.
     """
-    run = RunFolder.create(path, load(RECIPES / "toy.yaml", [*SMALL, *overrides]), {"created": 1.0})
+    run = RunFolder.create(path, load(TOY, [*SMALL, *overrides]), {"created": 1.0})
     for code in (-signal.SIGKILL, 0):
         words = [sys.executable, "-m", "tests.support.logged", str(path)]
         done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, timeout=300)
@@ -40,14 +38,14 @@ def killed_and_resumed(path: Path, *overrides: str, **env: str) -> RunFolder:
     return run
 
 
-def in_wandb(run: RunFolder) -> Points:
+def in_wandb(run):
     """The (attempt, step) of each report of a loss in the offline files of W&B, in their order."""
     files = sorted((run.path / "wandb").glob("offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
     rows = [row for file in files for row in _history(file)]
     return [(row["attempt"], row["step"]) for row in rows if "train/loss" in row]
 
 
-def in_mlflow(uri: str, run: RunFolder) -> Points:
+def in_mlflow(uri, run):
     """The same in MLflow, of the only run that is marked as this one."""
     import mlflow
 
@@ -60,7 +58,7 @@ def in_mlflow(uri: str, run: RunFolder) -> Points:
     return [(of_time[metric.timestamp, metric.step], metric.step) for metric in losses]
 
 
-def _history(file: Path) -> Iterator[dict]:
+def _history(file):
     from wandb.proto.wandb_internal_pb2 import Record
 
     for content in _records(file.read_bytes()):
@@ -70,7 +68,7 @@ def _history(file: Path) -> Iterator[dict]:
             yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
 
 
-def _records(data: bytes) -> Iterator[bytes]:
+def _records(data):
     """The records of a log of LevelDB, which W&B's files are after seven bytes: blocks of 32 KiB, split records."""
     place, parts = 7, b""
     while place + 7 <= len(data):
@@ -87,11 +85,11 @@ def _records(data: bytes) -> Iterator[bytes]:
         place += 7 + length
 
 
-def _main(path: str) -> None:
+def _main(path):
     run, original = RunFolder(Path(path)), Trainer.step
     spec = run.recipe().monitor
 
-    def kept() -> bool:
+    def kept():
         try:
             points = in_wandb(run) if spec.wandb.is_on else in_mlflow(str(spec.mlflow.tracking_uri), run)
         except Exception:

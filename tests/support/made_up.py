@@ -1,23 +1,19 @@
-"""Runs with made-up checkpoints and reports, for tests of code that only reads them."""
-
-from pathlib import Path
-from typing import Any
+"""Runs with made-up checkpoints, jobs and reports, for tests of code that only reads them."""
 
 from cld_core.checkpoint.files import FORMAT, Content, Sidecar, weights_digest, weights_file
 from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.digests import checksum
-from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 
-TOY = RECIPES / "toy.yaml"
 CONTENT = b"tensors"
 
 
-def run_with(path: Path, *steps: int, overrides: tuple[str, ...] = ()) -> RunFolder:
+def run_with(path, *steps, overrides=()):
     """A run with checkpoints that verify, but hold no tensors."""
     run = RunFolder.create(path, load(TOY, overrides), {"created": 1.0})
     for step in steps:
@@ -27,7 +23,7 @@ def run_with(path: Path, *steps: int, overrides: tuple[str, ...] = ()) -> RunFol
     return run
 
 
-def vouch(run: RunFolder, step: int, **about: Any) -> None:
+def vouch(run, step, **about):
     """Write the sidecar of files that are there, whatever they hold."""
     state, weights = (
         Content(file.stat().st_size, checksum(file)) for file in (run.checkpoint_file(step), weights_file(run, step))
@@ -36,9 +32,7 @@ def vouch(run: RunFolder, step: int, **about: Any) -> None:
     write_json(run.checkpoint_file(step).with_suffix(".json"), to_plain(sidecar, sparse=True))
 
 
-def seeds(
-    root: Path, group: str, number: int, *steps: int, infix: str = "-", overrides: tuple[str, ...] = ()
-) -> list[RunFolder]:
+def seeds(root, group, number, *steps, infix="-", overrides=()):
     """A group of runs that differ in `train.seed`, from 0, which ends their names; checkpoints as in `run_with`."""
     values = {f"{group}{infix}{seed}": {"train.seed": str(seed)} for seed in range(number)}
     runs = []
@@ -50,13 +44,17 @@ def seeds(
     return runs
 
 
-def damage(run: RunFolder, step: int) -> None:
+def damage(run, step):
     run.checkpoint_file(step).write_bytes(CONTENT.upper())
 
 
-def report(run: RunFolder, request: EvalRequest, **sections: dict[str, Any]) -> None:
+def report(run, request, **sections):
     """Make a request complete with these results."""
     request.save(run)
     step = request.checkpoint_step
     about = {"checkpoint_step": step, "checkpoint": weights_digest(run, step), "created": 1.0}
     write_json(run.evals / request.id / "report.json", {**about, **sections})
+
+
+def job(job_id, cluster="scripted", logs=""):
+    return JobRef(cluster=cluster, job_id=job_id, logs=logs, restarts=True)

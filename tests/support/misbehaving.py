@@ -21,7 +21,7 @@ _pace = float(os.environ.get("CLDCTL_TEST_PACE", "0.01"))
 
 
 @toy("misbehaving")
-def misbehaving(n: int, generator: torch.Generator) -> torch.Tensor:
+def misbehaving(n, generator):
     if n in (source.COUNT, source.MANY):
         # No batch has so many: the start of a job looks at what the data are, and is not to be disturbed.
         return torch.randn(n, 2, generator=generator)

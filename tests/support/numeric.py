@@ -4,50 +4,48 @@
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from cld_core.sde import Diffusion
+from cld_core.sde import PSLD, Diffusion
 from cld_core.sde.matrices import apply, spread
 
 
-def dense(rows: Sequence[Sequence[float]]) -> Tensor:
+def dense(rows):
     """Constants of a diffusion as a matrix (n, n), float64."""
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def diagonal(stds: Sequence[float]) -> Tensor:
+def diagonal(stds):
     """The covariance (n, n) of independent halves."""
     return torch.diag(torch.tensor(stds, dtype=torch.float64).square())
 
 
-def psi(sde: Diffusion, big_b: float) -> Tensor:
+def psi(sde, big_b):
     """Psi(B), (n, n)."""
     return torch.matrix_exp(big_b * dense(sde.A))
 
 
-def covariance(sde: Diffusion, t: float, initial: Sequence[float]) -> Tensor:
+def covariance(sde, t, initial):
     """Sigma_t (n, n), from independent halves of standard deviations ``initial``, if the prior is stationary."""
     moved, prior = psi(sde, sde.schedule.integral(t)), diagonal(sde.prior_std)
     return prior + moved @ (diagonal(initial) - prior) @ moved.mT
 
 
-def reverse(sde: Diffusion, big_d: float) -> tuple[Tensor, Tensor]:
+def reverse(sde, big_d):
     """Mean map Sigma_inf Psi^T Sigma_inf^-1 and covariance of the reverse of the stationary process."""
     prior = diagonal(sde.prior_std)
     back = prior @ psi(sde, big_d).mT @ torch.linalg.inv(prior)
     return back, prior - back @ prior @ back.T
 
 
-def drift(sde: Diffusion, u: Tensor, t: float | Tensor) -> Tensor:
+def drift(sde, u, t):
     """beta(t) A u."""
     return spread(sde.schedule.beta(t), u) * apply(dense(sde.A), u)
 
 
-def check(sde: Diffusion) -> None:
+def check(sde):
     """Compare what a diffusion answers with what follows from its A, D and prior."""
     same = functools.partial(torch.testing.assert_close, rtol=1e-8, atol=1e-10)
     a, prior = dense(sde.A), diagonal(sde.prior_std)
@@ -67,18 +65,8 @@ def check(sde: Diffusion) -> None:
     same((back, factor @ factor.T), reverse(sde, 0.3))
 
 
-@dataclass(frozen=True, kw_only=True)
-class BothScored(Diffusion):
-    """n = m = 2: noise in x and in v (PSLD, arXiv 2303.01748, with Gamma = 0.5, nu = 4.5, M = 1/4)."""
-
-    n = 2
-    m = 2
-    A = ((-0.25, 2.0), (-0.5, -2.25))
-    D = (0.5, 1.125)
-    prior_std = (1.0, 0.5)
-    initial_std = (0.2,)
-    beta0: float = 8.0
-    beta1: float = 0.0
+# n = m = 2: noise in x and in v (PSLD, arXiv 2303.01748, with Gamma = 0.5, nu = 4.5, M = 1/4).
+BothScored = functools.partial(PSLD, friction=0.5, nu=4.5, kappa=0.16, numerical_eps=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,20 +1,21 @@
-"""A made-up folder of runs for a screen: one of every state, a group, evaluations, logs and curves, and their Slurm."""
+"""Made-up runs to look at: a folder with one of every state and its Slurm, and one that has all that a report shows."""
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+import torch
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
-from cld_core.run import RunFolder, events
-from cld_core.run.events import JobRef
+from cld_core.run import events
+from cld_core.run.events import Ended, Failed, JobRef, Labelled, Requeued, Started, Submitted
 from cld_core.run.groups import Group
 from cldctl.evals import plan
 from tests.support.clock import Clock
-from tests.support.made_up import report, run_with
+from tests.support.made_up import job, report, run_with
 from tests.support.scheduler import Scheduler
 
 HOUR = 3600.0
@@ -25,31 +26,29 @@ GROUP = "celeba-lr"
 class Fleet:
     """Runs under ``root`` and the jobs that Slurm knows of them; ``now`` is when all of this is looked at."""
 
-    def __init__(self, root: Path, now: float | None = None) -> None:
+    def __init__(self, root, now=None):
         self.root, self.now = root, time.time() if now is None else now
         self.slurm = Scheduler(Clock(self.now))
 
-    def job(self, run: RunFolder, job_id: str, squeue: str | None = None) -> JobRef:
+    def job(self, run, job_id, squeue=None):
         """A job of a run, as squeue shows it; None if it is gone."""
         if squeue is not None:
             self.slurm.mine[job_id] = squeue
         return JobRef(cluster="slurm", job_id=job_id, logs=str(run.logs), restarts=True)
 
-    def run(self, name: str, ago: float, *steps: int, **identity: object) -> RunFolder:
+    def run(self, name, ago, *steps, **identity):
         """A run that was made ``ago`` seconds before now, with checkpoints of these steps."""
         run = run_with(self.root / name, *steps, overrides=(f"train.steps={STEPS}",))
         write_json(run.identity_file, {**run.identity(), "created": self.now - ago, "user": "ada", **identity})
         self.events(run, (ago, events.Requested, {"steps": STEPS, "cluster": "slurm"}))
         return run
 
-    def events(self, run: RunFolder, *happened: tuple[float, type[events.Event], Mapping[str, object]]) -> None:
+    def events(self, run, *happened):
         """Events, each so many seconds before now."""
         for ago, kind, fields in happened:
             run.ledger.append(kind(time=self.now - ago, **fields))
 
-    def attempt(
-        self, run, job_id, ago, *, number=0, first=0, end=0.0, cause="", step=0, is_requeued=False, **more
-    ) -> None:
+    def attempt(self, run, job_id, ago, *, number=0, first=0, end=0.0, cause="", step=0, is_requeued=False, **more):
         """An attempt that began ``ago`` seconds before now; its end by ``cause``, if it had one, and what was asked."""
         about = {"attempt": number, "job_id": job_id, "step": first, "ranks": 8, "host": "n07", "restart": number}
         self.events(run, (ago, events.Started, {**about, "began": self.now - ago - 0.1 * HOUR}))
@@ -58,7 +57,7 @@ class Fleet:
         if is_requeued:
             self.events(run, (end, events.Requeued, {"job_id": job_id, "cause": cause}))
 
-    def reports(self, run: RunFolder, step: int, loss: float, rate: float, ago: float = 2.0, attempt: int = 0) -> None:
+    def reports(self, run, step, loss, rate, ago=2.0, attempt=0):
         write_json(
             run.progress_file,
             {"attempt": attempt, "step": step, "steps": STEPS, "loss": loss, "steps_per_s": rate}
@@ -66,7 +65,7 @@ class Fleet:
         )
 
 
-def curve(run: RunFolder, steps: Sequence[int], begin: int = 0, level: float = 0.4) -> None:
+def curve(run, steps, begin=0, level=0.4):
     """A loss that falls and wobbles, as training writes it."""
     with SummaryWriter(str(run.tensorboard), purge_step=begin + 1) as board:
         for step in steps:
@@ -74,20 +73,20 @@ def curve(run: RunFolder, steps: Sequence[int], begin: int = 0, level: float = 0
             board.add_scalar("train/loss", level + 1.6 * math.exp(-step / 90_000.0) + wobble, step)
 
 
-def evaluation(run: RunFolder, step: int, shards: int) -> Evaluation:
+def evaluation(run, step, shards):
     """An evaluation of a checkpoint of which nothing is computed; a shard is a chunk."""
     request = plan.make(run, ("elbo",), [step], (f"eval.samples={1024 * shards}",), shards=shards).requests[0]
     return Evaluation(request.save(run))
 
 
-def complete(work: Evaluation, shards: Sequence[int]) -> None:
+def complete(work, shards):
     """Let shards be complete."""
     for shard in shards:
         for kind, numbers in work.request.chunks(shard).items():
             begin(work, kind, numbers, work.request.chunk(kind))
 
 
-def begin(work: Evaluation, kind: str, numbers: Sequence[int], length: int) -> None:
+def begin(work, kind, numbers, length):
     """Let so many rows of chunks be there."""
     rows = work.rows(kind)
     rows.folder.mkdir(parents=True, exist_ok=True)
@@ -95,11 +94,11 @@ def begin(work: Evaluation, kind: str, numbers: Sequence[int], length: int) -> N
         rows.file(number, length).touch()
 
 
-def log(run: RunFolder, job_id: str, rank: int, text: str, stream: str = "out") -> None:
+def log(run, job_id, rank, text, stream="out"):
     (run.logs / f"{job_id}_{rank}_log.{stream}").write_text(text)
 
 
-def running(fleet: Fleet) -> RunFolder:
+def running(fleet):
     """Its third attempt trains: the first was preempted, the second crashed; an evaluation is being computed."""
     run = fleet.run("celebahq-cld-1125-0911-k3fa", 30 * HOUR, 380_000, 392_000)
     fleet.events(run, (30 * HOUR, events.Submitted, {"job": fleet.job(run, "4410", "RUNNING|n07|None")}))
@@ -123,7 +122,7 @@ def running(fleet: Fleet) -> RunFolder:
     return run
 
 
-def requeued(fleet: Fleet) -> RunFolder:
+def requeued(fleet):
     run = fleet.run("cifar10-vpsde-1125-1730-x9e0", 16 * HOUR, 120_000)
     fleet.events(run, (16 * HOUR, events.Submitted, {"job": fleet.job(run, "4421", "PENDING||BeginTime")}))
     fleet.attempt(run, "4421", 15 * HOUR, end=0.2 * HOUR, cause="timeout", step=120_000, is_requeued=True)
@@ -132,7 +131,7 @@ def requeued(fleet: Fleet) -> RunFolder:
     return run
 
 
-def failed(fleet: Fleet) -> RunFolder:
+def failed(fleet):
     """Rank 2 failed first; rank 0 only says that its peer is gone."""
     run = fleet.run("toy-spirals-1126-0715-p2mm", 2 * HOUR, 6_000)
     fleet.events(run, (2 * HOUR, events.Submitted, {"job": fleet.job(run, "4438")}))
@@ -150,7 +149,7 @@ def failed(fleet: Fleet) -> RunFolder:
     return run
 
 
-def ended(fleet: Fleet, name: str, ago: float, cause: str | None, job_id: str) -> RunFolder:
+def ended(fleet, name, ago, cause, job_id):
     """A run whose only attempt ended by a cause; None if nobody has recorded its end."""
     run = fleet.run(name, ago, 50_000)
     fleet.events(run, (ago, events.Submitted, {"job": fleet.job(run, job_id)}))
@@ -161,7 +160,7 @@ def ended(fleet: Fleet, name: str, ago: float, cause: str | None, job_id: str) -
     return run
 
 
-def finished(fleet: Fleet) -> RunFolder:
+def finished(fleet):
     run = fleet.run("toy-diamond-1124-1502-aa10", 47 * HOUR, STEPS)
     fleet.events(run, (47 * HOUR, events.Submitted, {"job": fleet.job(run, "4391")}))
     fleet.attempt(run, "4391", 46.9 * HOUR, end=44 * HOUR, cause="finished", step=STEPS)
@@ -172,7 +171,7 @@ def finished(fleet: Fleet) -> RunFolder:
     return run
 
 
-def group(fleet: Fleet) -> list[RunFolder]:
+def group(fleet):
     """Two runs of a sweep: one trains, one waits."""
     rates, runs = ("1e-4", "3e-4"), []
     for number, rate in enumerate(rates):
@@ -187,13 +186,13 @@ def group(fleet: Fleet) -> list[RunFolder]:
     return runs
 
 
-def damaged(fleet: Fleet) -> RunFolder:
+def damaged(fleet):
     run = fleet.run("somebodys-copy", 60 * HOUR)
     write_json(run.identity_file, {"format": 99, "created": fleet.now - 60 * HOUR})
     return run
 
 
-def everything(root: Path) -> Fleet:
+def everything(root):
     """One run of every state, a group, and a folder of another format."""
     fleet = Fleet(root)
     running(fleet)
@@ -206,3 +205,80 @@ def everything(root: Path) -> Fleet:
     ended(fleet, "cifar10-cld-1124-0930-b0c1", 52 * HOUR, "preempted", "4380")
     ended(fleet, "cifar10-cld-1124-0931-b0c2", 51 * HOUR, "cancelled", "4381")
     return fleet
+
+
+HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}\u202eabc"
+ENTROPY = -1.4
+# When its first job was submitted, seconds since 1970.
+REPORTED_FROM = 1.7e9
+
+
+def reported(path, *, end="finished", points=2_000):
+    """Attempts that ended for several reasons, the last one by ``end``; curves, pictures, evaluations and a sweep.
+
+    Args:
+        points: of the curves.
+    """
+    run = run_with(path, 4_000, 8_000, overrides=("train.steps=8000", "optim.lr=0.002"))
+    write_json(run.identity_file, run.identity() | {"recipe": "toy", "user": HOSTILE, "host": HOSTILE})
+    _attempts(run, end)
+    _curves(run, points)
+    _pictures(run)
+    _evaluations(run)
+    return run
+
+
+def _attempts(run, end):
+    run.ledger.append(Submitted(job=job("7", "local", logs=str(run.logs)), time=REPORTED_FROM))
+    causes = ("preempted", "node_failure", "out_of_memory", end)
+    for number, cause in enumerate(causes):
+        began, last = REPORTED_FROM + 5_000.0 * number + 900, 2_000 * (number + 1)
+        about = {"attempt": number, "job_id": "7", "restart": number, "host": f"node{number}", "ranks": 2}
+        how = {"gpu": f"card {HOSTILE}", "versions": {"torch": "2.6"}}
+        run.ledger.append(Started(step=2_000 * number, began=began, time=began + 60, **about, **how))
+        if cause == "crashed":
+            first = {"job_id": "7", "restart": number, "rank": 1, "host": "node3", "reason": f"OSError: {HOSTILE}"}
+            run.ledger.append(Failed("rank", time=began + 3_990, **first))
+        detail = HOSTILE if number else None
+        run.ledger.append(Ended(attempt=number, cause=cause, step=last, detail=detail, time=began + 4_000))
+        if number < len(causes) - 1:
+            run.ledger.append(Requeued(job_id="7", cause=cause, time=began + 4_001))
+    run.ledger.append(Labelled(note=HOSTILE, add=("paper",)))
+
+
+def _curves(run, points):
+    with SummaryWriter(str(run.tensorboard)) as board:
+        for place in range(points):
+            step = 8_000 * (place + 1) // points
+            noise = math.sin(place * 12.9898) * 0.05
+            board.add_scalar("train/loss", 3 * math.exp(-step / 2_000) + 0.3 + noise, step)
+            board.add_scalar("train/grad_norm", 1 + noise, step)
+            board.add_scalar("train/lr", 2e-3, step)
+        board.add_scalar(f"periodic/{HOSTILE}", 1.0, 4_000)
+        board.add_scalar(f"periodic/{HOSTILE}", 2.0, 8_000)
+        board.add_image("periodic/samples", _pixels(8_000), 8_000, dataformats="HWC")
+
+
+def _pictures(run):
+    """Samples of two steps, of which TensorBoard has the newer one as well, compressed in another way."""
+    for step in (4_000, 8_000):
+        Image.fromarray(_pixels(step).numpy()).save(run.samples / f"step_{step:08d}.png", compress_level=0)
+
+
+def _pixels(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8)
+
+
+def _evaluations(run):
+    for step, nll in ((4_000, -0.5), (8_000, -1.1)):
+        _answer(run, EvalRequest.of(run.recipe(), ("elbo",), step), nll)
+    axes = plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"])
+    made = plan.make(run, ("elbo",), [8_000], ["eval.points=500"], axes)
+    made.sweep.save(run)
+    for place, request in enumerate(made.requests):
+        _answer(run, request, -1.2 + 0.05 * place)
+
+
+def _answer(run, request, nll):
+    report(run, request, elbo={"nll": nll, "stderr": 0.04, "nfe_mean": 312.0, "true_entropy": ENTROPY})

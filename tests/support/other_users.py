@@ -7,9 +7,7 @@ import os
 import pkgutil
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +16,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 @functools.cache
-def load_all() -> None:
+def load_all():
     """Import what commands import late: another user may be unable to read Python's own folder."""
     import zoneinfo
 
@@ -33,13 +31,13 @@ def load_all() -> None:
 
 
 def as_user(
-    function: Callable[[], Any],
+    function,
     *,
-    uid: int = NOBODY,
-    gid: int = NOBODY,
-    groups: tuple[int, ...] = (),
-    umask: int = 0o022,
-) -> Any:
+    uid=NOBODY,
+    gid=NOBODY,
+    groups=(),
+    umask=0o022,
+):
     """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised here."""
     load_all()
     reading, writing = os.pipe()
@@ -64,20 +62,20 @@ def as_user(
     return answer["value"]
 
 
-def give_away(*paths: Path, uid: int = NOBODY, gid: int = NOBODY) -> None:
+def give_away(*paths, uid=NOBODY, gid=NOBODY):
     """Let these files and folders, without what is in them, belong to another user."""
     for path in paths:
         os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def give(path: Path, uid: int = NOBODY, gid: int = NOBODY) -> Path:
+def give(path, uid=NOBODY, gid=NOBODY):
     """Let a folder, with all that is in it, belong to another user."""
     give_away(path, *path.rglob("*"), uid=uid, gid=gid)
     return path
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
+def open_folder():
     """A folder that every user may enter, unlike pytest's tmp_path, and may make runs in."""
     with tempfile.TemporaryDirectory(prefix="cldctl-users-") as name:
         Path(name).chmod(0o1777)

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ TOYS = ("mlp_cld", "mlp_cld_mixed", "resnet_cld_mixed", "mlp_vpsde")
 PSLD_TOYS = ("big_gamma", "cifar10")
 
 
-def arrays(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def arrays(name):
     """All arrays of NAME.npz, and its settings."""
     with np.load(FOLDER / f"{name}.npz") as file:
         return {k: torch.from_numpy(file[k]) for k in file.files if k != "meta"}, json.loads(str(file["meta"]))
@@ -33,13 +32,13 @@ class Toy:
     objective: ObjectiveSpec
     net: torch.nn.Module
 
-    def score(self, **changes: Any) -> Score:
+    def score(self, **changes):
         return Score(self.sde, replace(self.objective, **changes), self.net)
 
 
-def load(name: str) -> Toy:
+def load(name):
     data, meta = arrays(f"toy_{name}")
-    sde: Diffusion = VPSDE(beta0=meta["beta0"], beta1=meta["beta1"])
+    sde = VPSDE(beta0=meta["beta0"], beta1=meta["beta1"])
     if meta["sde"] == "cld":
         sde = CLD(**{k: meta[k] for k in ("beta0", "beta1", "m_inv", "gamma", "numerical_eps")})
     spec = MlpSpec() if meta["network"] == "mlp" else ResnetSpec()
@@ -48,7 +47,7 @@ def load(name: str) -> Toy:
     return Toy(data, sde, ObjectiveSpec(name=meta["cld_objective"], mixed_score=meta["mixed_score"]), net)
 
 
-def psld(settings: dict[str, Any]) -> PSLD:
+def psld(settings):
     """The diffusion of the settings of PSLD's published code."""
     return PSLD(
         beta0=settings["beta_min"],
@@ -59,7 +58,7 @@ def psld(settings: dict[str, Any]) -> PSLD:
     )
 
 
-def load_psld(name: str) -> Toy:
+def load_psld(name):
     data, meta = arrays(f"psld_toy_{name}")
     spec = MlpSpec(width=meta["width"], layers=meta["layers"])
     net = nets.build(spec, data_shape=(2,), halves_in=2, halves_out=2)
@@ -70,11 +69,11 @@ def load_psld(name: str) -> Toy:
 class InjectedNoise:
     """A given draw of the prior, then zeros."""
 
-    def __init__(self, prior: Tensor) -> None:
+    def __init__(self, prior):
         self.prior = prior
         self._first = True
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
+    def normal(self, shape):
         if self._first:
             self._first = False
             return self.prior

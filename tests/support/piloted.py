@@ -2,10 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-
-from textual.pilot import Pilot
 
 from cldctl.runs.selection import Selection
 from cldctl.top.app import RunTable, Top
@@ -16,36 +12,36 @@ PATIENCE_S = 90.0
 class Screen:
     """What somebody sees and does."""
 
-    def __init__(self, app: Top, pilot: Pilot[None]) -> None:
+    def __init__(self, app, pilot):
         self.app, self._pilot = app, pilot
 
     @property
-    def lines(self) -> list[str]:
+    def lines(self):
         """The lines on the screen, without blanks at their ends."""
         strips = self.app.screen._compositor.render_strips()
         return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
 
     @property
-    def text(self) -> str:
+    def text(self):
         return "\n".join(self.lines)
 
-    async def press(self, *keys: str) -> None:
+    async def press(self, *keys):
         await self._pilot.press(*keys)
 
-    async def until(self, what: Callable[[], object]) -> None:
+    async def until(self, what):
         """Wait until something is so; fails with what is on the screen."""
         deadline = time.monotonic() + PATIENCE_S
         while not what():
             assert time.monotonic() < deadline, f"waited {PATIENCE_S} s in vain; the screen:\n{self.text}"
             await self._pilot.pause(0.02)
 
-    async def sees(self, *texts: str) -> None:
+    async def sees(self, *texts):
         """Wait until all of these are on the screen, on one line or more: where lines break depends on folders."""
         await self.until(
             lambda: all(text in self.text or text in " ".join(self.text.replace("│", " ").split()) for text in texts)
         )
 
-    async def select(self, name: str) -> None:
+    async def select(self, name):
         """Move to the run or group of this name, and wait for what is said about it."""
         main = self.app._main
         table = main.query_one(RunTable)
@@ -57,17 +53,17 @@ class Screen:
 
 
 def on_screen(
-    root: Path,
-    do: Callable[[Screen], Awaitable[None]],
+    root,
+    do,
     *,
-    size: tuple[int, int] = (120, 40),
-    which: Selection | None = None,
-    everything: bool = False,
-) -> Top:
+    size=(120, 40),
+    which=None,
+    everything=False,
+):
     """Show the runs under ``root``, and do something with the screen; returns the application, which has ended."""
     app = Top(root, which or Selection(), everything=everything)
 
-    async def main() -> None:
+    async def main():
         async with app.run_test(size=size, notifications=True) as pilot:
             await do(Screen(app, pilot))
 

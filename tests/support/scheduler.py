@@ -2,11 +2,9 @@
 
 import os
 from collections import Counter
-from pathlib import Path
 
 from cldctl.clusters.slurm import client, poll
 from cldctl.clusters.slurm.client import Answer
-from tests.support.clock import Clock
 
 
 class Scheduler:
@@ -19,13 +17,13 @@ class Scheduler:
         refuses_lists: it refuses to name several jobs if it does not know one of them.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock):
         self.clock = clock
-        self.mine: dict[str, str] = {}
-        self.others: dict[str, str] = {}
-        self.ends: dict[str, str] | None = {}
-        self.calls: Counter[str] = Counter()
-        self.asked: list[list[str]] = []
+        self.mine = {}
+        self.others = {}
+        self.ends = {}
+        self.calls = Counter()
+        self.asked = []
         self.takes_s, self.is_away, self.refuses_lists = 0.0, False, False
 
     def __call__(self, command, stdin=""):
@@ -56,7 +54,7 @@ class Scheduler:
         return "".join(f"{job}|{text}\n" for job, text in jobs.items())
 
 
-def register(monkeypatch, clock: Clock) -> Scheduler:
+def register(monkeypatch, clock):
     """Let commands of this test ask a made-up Slurm."""
     scheduler = Scheduler(clock)
     monkeypatch.setattr(client, "run", scheduler)
@@ -65,7 +63,7 @@ def register(monkeypatch, clock: Clock) -> Scheduler:
     return scheduler
 
 
-def clients(folder: Path, monkeypatch, lines: str = "exit 1") -> Path:
+def clients(folder, monkeypatch, lines="exit 1"):
     """Clients of Slurm on PATH: each notes how it was called in the file that is returned, then does ``lines``."""
     place, calls = folder / "bin", folder / "called"
     place.mkdir(exist_ok=True)

@@ -9,9 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +18,6 @@ from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.process import is_up
-from cld_core.solutions import Solution
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cldctl.clusters.this_machine import environment
@@ -40,7 +36,7 @@ ONE = (*SMALL, "cluster.tasks_per_node=1", "train.steps=20", "train.checkpoint_e
 DEBUG = ("--cluster", "debug")
 
 
-def cldctl(*arguments: str, runs: Path, code: int | None = 0, timeout: float = 180, **env: str) -> Any:
+def cldctl(*arguments, runs, code=0, timeout=180, **env):
     """Run the command line; stdout, stderr and returncode. Fails where the exit code is not ``code``."""
     done = subprocess.run(
         [sys.executable, "-m", "cldctl", *arguments],
@@ -55,9 +51,7 @@ def cldctl(*arguments: str, runs: Path, code: int | None = 0, timeout: float = 1
     return done
 
 
-def invoke(
-    *arguments: str, runs: Path, code: int | None = 0, width: int = 200, **env: str
-) -> subprocess.CompletedProcess[str]:
+def invoke(*arguments, runs, code=0, width=200, **env):
     """As `cldctl`, in this process: for tests whose subject is not a process, a signal or what is imported."""
     from cldctl import app
     from cldctl.show import console
@@ -77,7 +71,7 @@ def invoke(
 
 
 @contextlib.contextmanager
-def _signal_handlers() -> Iterator[None]:
+def _signal_handlers():
     """Put back the handlers that a job in this process replaces."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -88,25 +82,30 @@ def _signal_handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def trained(path: Path, recipe: str, *overrides: str) -> RunFolder:
+def trained(path, recipe, *overrides):
     """A run of a shipped recipe that was trained in this process."""
     run = RunFolder.create(path, load(RECIPES / f"{recipe}.yaml", overrides), {"created": 1.0})
+    return train(run)
+
+
+def train(run):
+    """Train a run to its end in this process."""
     assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"
     return run
 
 
-def status(runs: Path, name: str) -> dict[str, Any]:
+def status(runs, name):
     return json.loads(invoke("status", name, "--json", runs=runs).stdout)[0]
 
 
 def wait_for(
-    condition: Callable[[], Any],
-    timeout: float = 90,
-    every: float = 0.05,
+    condition,
+    timeout=90,
+    every=0.05,
     *,
-    what: str = "something",
-    last_seen: Callable[[], object] = lambda: "",
-) -> Any:
+    what="something",
+    last_seen=lambda: "",
+):
     """The first true value of ``condition``; fails after ``timeout`` seconds, and says ``what`` was waited for."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -116,7 +115,7 @@ def wait_for(
 
 
 @contextlib.contextmanager
-def held_port() -> Iterator[int]:
+def held_port():
     """A port that only sockets which ask for this number and set SO_REUSEADDR, as torch's do, can have meanwhile."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -125,7 +124,7 @@ def held_port() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, megabytes: int = 48) -> Iterator[None]:
+def small_disk(folder, megabytes=48):
     """A file system of its own at an empty folder; the test is skipped where none can be mounted."""
     mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
@@ -136,7 +135,7 @@ def small_disk(folder: Path, megabytes: int = 48) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(disk: Path) -> Path:
+def fill(disk):
     """Use all space that is left, down to the last byte; returns the file that takes it."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
@@ -147,17 +146,17 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-def wait_step(run: RunFolder, step: int) -> None:
+def wait_step(run, step):
     wait_for(lambda: run.progress().get("step", 0) >= step)
 
 
-def wait_ended(runs: Path, name: str, timeout: float = 120) -> dict[str, Any]:
+def wait_ended(runs, name, timeout=120):
     """The status of a run once it is over."""
     over = ("STOPPED", "FAILED", "CANCELLED", "FINISHED", "LOST")
     return wait_for(lambda: (row := status(runs, name))["state"] in over and row, timeout, every=0.1)
 
 
-def ranks_of(run: RunFolder) -> list[psutil.Process]:
+def ranks_of(run):
     """The living rank processes of a run's newest job, in the order of their ranks."""
     jobs = run.ledger.history().jobs
     if not jobs:
@@ -172,12 +171,12 @@ def ranks_of(run: RunFolder) -> list[psutil.Process]:
     return [child for _, child in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def is_gone(process: psutil.Process) -> bool:
+def is_gone(process):
     """Whether a process has ended; one that nobody waited for counts as ended."""
     return not is_up(process)
 
 
-def same(a: Any, b: Any) -> bool:
+def same(a, b):
     """Whether two states of nested dicts, lists and tensors are equal to the last bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
@@ -188,7 +187,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def told_by_solution(solution: Solution | None) -> dict[str, Any]:
+def told_by_solution(solution):
     """What a tuning found, apart from how long that took and when it was."""
     assert solution is not None, "the tuning is not complete"
     about = {name: value for name, value in solution.about.items() if name not in ("seconds", "created")}

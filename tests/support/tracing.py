@@ -6,7 +6,7 @@ They take the place of `cld_core.nets.compiled.BACKEND`.
 from torch._dynamo.backends.registry import lookup_backend
 
 # The graphs that were to be turned into code, by their number of operations.
-graphs: list[int] = []
+graphs = []
 
 
 def trace(graph, inputs, **options):

@@ -1,9 +1,5 @@
 """What would make the host wait for a GPU, noticed on any device."""
 
-from collections.abc import Callable
-from typing import Any
-
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,28 +12,28 @@ _READING = ("tolist", "item", "numpy")
 class Waits(TorchDispatchMode):
     """Records in ``names`` each operation inside the block for which the host would wait."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.names: list[str] = []
+        self.names = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         if name in _WAITING or (name in _INDEXING and any(_is_mask(i) for i in args[1])):
             self.names.append(name)
         return func(*args, **kwargs or {})
 
-    def watch_reading(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def watch_reading(self, monkeypatch):
         """Record the methods, too, that read a tensor on the CPU without an operation."""
         for name in _READING:
             monkeypatch.setattr(torch.Tensor, name, self._recording(name, getattr(torch.Tensor, name)))
 
-    def _recording(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def recorded(*args: Any, **kwargs: Any) -> Any:
+    def _recording(self, name, method):
+        def recorded(*args, **kwargs):
             self.names.append(name)
             return method(*args, **kwargs)
 
         return recorded
 
 
-def _is_mask(index: Any) -> bool:
+def _is_mask(index):
     return isinstance(index, torch.Tensor) and index.dtype == torch.bool

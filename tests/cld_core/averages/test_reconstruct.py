@@ -17,7 +17,7 @@ from cld_core.config import load
 from cld_core.config.train import UNIFORM_LENGTH
 from cld_core.errors import CheckpointError, UsageError
 from cld_core.run import RunFolder
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.tools import same
 
 STEPS, EVERY = 700, 20
@@ -48,7 +48,7 @@ class Averaged:
     """
 
     def __init__(self, folder, lengths=LENGTHS, dtype=torch.float64, half=False):
-        self.run = RunFolder.create(folder, load(RECIPES / "toy.yaml"), {"created": 1.0})
+        self.run = RunFolder.create(folder, load(TOY), {"created": 1.0})
         self.net = nn.ParameterDict({"weight": nn.Parameter(torch.zeros(5, dtype=dtype))})
         self.power = PowerAverages(self.net, lengths)
         self._snapshots, self._checkpoints = snapshots(self.run, half=half), checkpoints(self.run, keep=9)

@@ -20,7 +20,7 @@ from cld_core.stop import StopFlag
 from cld_core.train import session
 from cld_core.train.step import Trainer
 from tests.support.images import make_images, tiny_recipe
-from tests.support.paths import FIXTURES, RECIPES, ROOT
+from tests.support.paths import FIXTURES, RECIPES, ROOT, TOY
 
 FILE = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
 SMALL = (
@@ -269,7 +269,7 @@ SMALL_TOY = ("network.width=8", "network.layers=2", "train.batch_size=4", "train
 
 def published(path, step):
     """A checkpoint in the published layout of the toy's network, after one optimiser step."""
-    trainer = Trainer(load(RECIPES / "toy.yaml", SMALL_TOY), Ranks())
+    trainer = Trainer(load(TOY, SMALL_TOY), Ranks())
     trainer.step(0)
     state = trainer.state_dict()
     content = {
@@ -283,7 +283,7 @@ def published(path, step):
 
 
 def made(tmp_path, step, *overrides):
-    recipe = load(RECIPES / "toy.yaml", [*SMALL_TOY, *overrides])
+    recipe = load(TOY, [*SMALL_TOY, *overrides])
     file = published(tmp_path / "checkpoint_20.pth", step)
     return import_published(file, recipe, tmp_path / "runs" / "mine", {"created": 1.0})
 

@@ -25,13 +25,33 @@ from cld_core.checkpoint.files import (
     weights_digest,
     weights_file,
 )
-from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints
+from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints, write
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
 from cld_core.files import write_json
 from cld_core.run import RunFolder
-from tests.cld_core.checkpoint.conftest import TOY, fill, state
+from tests.support.paths import TOY
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
+
+
+def state(value=1.0):
+    """A state whose averaged weights are half of the others; ``fixed`` is not trained."""
+    return {
+        "model": {"w": torch.full((100,), value), "fixed": torch.ones(2)},
+        "ema": {"updates": 3, "average": {"w": torch.full((100,), value / 2)}},
+        "nested": [{"a": torch.ones(3)}],
+        "model_digest": "abc",
+    }
+
+
+def fill(run, *steps):
+    for step in steps:
+        write(run, step, state(step))
 
 
 def test_what_was_saved_is_loaded(run):
@@ -45,7 +65,6 @@ def test_what_was_saved_is_loaded(run):
     tensors = averaged_weights(run, 10).tensors
     assert sorted(tensors) == ["fixed", "w"], "all that a network has"
     sidecar = sidecar_of(run.checkpoint_file(10))
-    assert sidecar is not None
     assert sidecar.state.bytes == run.checkpoint_file(10).stat().st_size
     assert sidecar.weights.bytes == weights_file(run, 10).stat().st_size
     assert sidecar.seconds == slowest_save_s(run)

@@ -10,8 +10,8 @@ from cld_core.samplers import sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.sde.estimate import estimate, posterior_mean
 from cld_core.seeds import SampleNoise
+from tests.support.affine import spec_of
 from tests.support.numeric import BothScored, ThirdOrder
-from tests.support.sampling import spec_of
 
 CLD_EXACT = CLD(numerical_eps=0.0)
 SDES = pytest.mark.parametrize(
@@ -219,11 +219,6 @@ def test_wrong_settings_of_guidance(keys, said):
         GradientGuidance(**keys)
 
 
-EXACT_SDES = pytest.mark.parametrize(
-    "sde", [CLD(numerical_eps=0.0), VPSDE(), BothScored(), ThirdOrder()], ids=["cld", "vpsde", "n=2, m=2", "n=3, m=1"]
-)
-
-
 def states(sde, law, t, n=50):
     """Draws of u at t."""
     generator = torch.Generator().manual_seed(0)
@@ -243,7 +238,7 @@ def by_bayes(sde, law, u, t):
     return (responsibility[:, :, None] * each).sum(1)
 
 
-@EXACT_SDES
+@SDES
 @pytest.mark.parametrize("law", [gaussian(), diamond()], ids=["gaussian", "diamond"])
 def test_the_scored_halves_alone_give_the_posterior_mean(sde, law):
     for t in (1e-3, 0.05, 0.4, 1.0):
@@ -254,7 +249,7 @@ def test_the_scored_halves_alone_give_the_posterior_mean(sde, law):
         torch.testing.assert_close(posterior_mean(sde, u, law.score(sde)(u, times), times), ours, rtol=0, atol=1e-9)
 
 
-@EXACT_SDES
+@SDES
 def test_its_derivative_is_the_covariance_times_the_pull(sde):
     law, t = gaussian(0.5), 0.2
     u = states(sde, law, t, 1).requires_grad_()

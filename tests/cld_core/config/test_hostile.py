@@ -11,9 +11,8 @@ from cld_core.config import dump, from_dict, load, load_frozen, with_overrides
 from cld_core.config.keys import is_text
 from cld_core.config.loader import MAX_BYTES, anchored_overrides, literal
 from cld_core.errors import RecipeError
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 
-TOY = RECIPES / "toy.yaml"
 LAUGHS = "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
 )  # 9**9 values

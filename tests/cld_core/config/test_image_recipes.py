@@ -12,7 +12,7 @@ from cld_core.config.network import NcsnppSpec
 from cld_core.config.sde import CldSpec, PsldSpec
 from cld_core.config.train import ObjectiveSpec, OptimSpec
 from cld_core.errors import RecipeError
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 
 CIFAR = {
     "data": Cifar10Spec(path="data/cifar10", flip=True),
@@ -138,7 +138,7 @@ def test_periodic_work_is_due_from_its_threshold_on():
     periodic = load(RECIPES / "cifar10.yaml", ["periodic.elbo_every=50000", "periodic.elbo_from=300000"]).periodic
     assert [step for step in (0, 250_000, 300_000, 310_000, 350_000) if periodic.wants_elbo(step)] == [300_000, 350_000]
     assert [periodic.wants_samples(step) for step in (10_000, 10_001)] == [True, False]
-    assert not load(RECIPES / "toy.yaml").periodic.wants_samples(10_000)
+    assert not load(TOY).periodic.wants_samples(10_000)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from cld_core.config.network import MlpSpec
 from cld_core.config.sde import CldSpec
 from cld_core.config.train import ObjectiveSpec
 from cld_core.errors import RecipeError
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 
 
 def write(folder, text, name="mine.yaml"):
@@ -79,7 +79,7 @@ def test_extends_overrides_and_defaults(tmp_path):
     ],
 )
 def test_a_wrong_override_is_answered_with_the_right_one(override, words):
-    message = refused(RECIPES / "toy.yaml", [override])
+    message = refused(TOY, [override])
     assert message.startswith("command line")
     for word in words:
         assert word in message
@@ -138,13 +138,13 @@ VPSDE = ["sde.name=vpsde", "objective.name=dsm"]
     ],
 )
 def test_pairs_that_do_not_go_together(overrides, key):
-    message = refused(RECIPES / "toy.yaml", overrides)
+    message = refused(TOY, overrides)
     assert f"'{key}'" in message
     assert message.startswith("command line"), "the command line comes before the file"
 
 
 def test_a_pair_names_the_place_of_either(tmp_path):
-    message = refused(RECIPES / "toy.yaml", ["sde.name=vpsde"])
+    message = refused(TOY, ["sde.name=vpsde"])
     assert re.match(r"command line, and .*toy\.yaml, line \d+: 'objective\.name'", message)
     message = refused(write(tmp_path, "sde: {name: vpsde}\nobjective:\n  name: hsm\n"))
     assert re.match(r".*mine\.yaml, line 3: 'objective\.name'", message)
@@ -153,22 +153,22 @@ def test_a_pair_names_the_place_of_either(tmp_path):
 @pytest.mark.parametrize("value", ["1:00:00", "12:00", "0123", "1:30.5"])
 def test_numbers_that_yaml_misreads_are_refused(tmp_path, value):
     words = f"'cluster.account' cannot be {re.escape(value)}, which YAML reads as another number"
-    assert re.match(f"command line: {words}", refused(RECIPES / "toy.yaml", [f"cluster.account={value}"]))
+    assert re.match(f"command line: {words}", refused(TOY, [f"cluster.account={value}"]))
     file = write(tmp_path, f"extends: {RECIPES}/toy.yaml\ncluster:\n  account: {value}\n")
     assert re.search(f"mine.yaml, line 3: {words}", refused(file))
-    assert load(RECIPES / "toy.yaml", [f"cluster.account='{value}'"]).cluster.account == value
+    assert load(TOY, [f"cluster.account='{value}'"]).cluster.account == value
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [("1e-4", 1e-4), ("1.5e3", 1500.0), (".5", 0.5), ("2", 2.0), ("1E-4", 1e-4)]
 )
 def test_numbers_may_have_an_exponent(text, value):
-    assert load(RECIPES / "toy.yaml", [f"optim.lr={text}"]).optim.lr == value
+    assert load(TOY, [f"optim.lr={text}"]).optim.lr == value
 
 
 @pytest.mark.parametrize("text", ["12345", "2026-01-31"])
 def test_a_name_like_a_number_or_a_date_needs_no_quotes(text):
-    assert load(RECIPES / "toy.yaml", [f"cluster.account={text}"]).cluster.account == text
+    assert load(TOY, [f"cluster.account={text}"]).cluster.account == text
 
 
 @pytest.mark.parametrize("place", ["beside", "recipes", "shipped"])
@@ -183,7 +183,7 @@ def test_extends_takes_names(tmp_path, monkeypatch, place):
         (tmp_path / "mine/toy.yaml").write_text("train:\n  steps: 22\n")
     (tmp_path / "mine/new.yaml").write_text("extends: toy\n")
     steps = load(tmp_path / "mine/new.yaml").train.steps
-    assert steps == {"beside": 22, "recipes": 11, "shipped": load(RECIPES / "toy.yaml").train.steps}[place]
+    assert steps == {"beside": 22, "recipes": 11, "shipped": load(TOY).train.steps}[place]
 
 
 def test_a_recipe_may_extend_another_one_of_its_own_name(tmp_path, monkeypatch):
@@ -191,7 +191,7 @@ def test_a_recipe_may_extend_another_one_of_its_own_name(tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()
     mine = write(tmp_path / "recipes", "extends: toy\ntrain: {steps: 7}\n", "toy.yaml")
     recipe = load(mine)
-    assert (recipe.train.steps, recipe.network) == (7, load(RECIPES / "toy.yaml").network)
+    assert (recipe.train.steps, recipe.network) == (7, load(TOY).network)
     assert "circle" in refused(write(tmp_path, "extends: alone\n", "alone.yaml"))
 
 
@@ -227,7 +227,7 @@ def test_every_path_of_a_recipe_is_anchored(name, tmp_path):
 
 
 def test_what_is_not_a_relative_path_stays(tmp_path):
-    recipe = load(RECIPES / "toy.yaml", ["plugins=json.tool", "eval.fid.stats=/x/s.npz"])
+    recipe = load(TOY, ["plugins=json.tool", "eval.fid.stats=/x/s.npz"])
     assert recipe.plugins == ("json.tool",)
     assert recipe.anchored(tmp_path) == recipe
     home = load(RECIPES / "cifar10.yaml", ["data.path=~/images"]).anchored(tmp_path)
@@ -251,7 +251,6 @@ def test_paths_that_lead_nowhere():
         load(RECIPES / "cifar10.yaml", ["data.path=~nobody-is-called-so/x"]).anchored(Path.cwd())
 
 
-TOY = RECIPES / "toy.yaml"
 ON = ["monitor.wandb.project=p", "monitor.mlflow.tracking_uri=https://host/m"]
 
 
@@ -334,4 +333,4 @@ def test_what_people_write():
 
 def test_the_message_names_key_and_place():
     with pytest.raises(RecipeError, match=r"^command line: 'cluster\.partition' cannot be 'low x #': "):
-        load(RECIPES / "toy.yaml", ["cluster.partition='low x #'"])
+        load(TOY, ["cluster.partition='low x #'"])

@@ -1,15 +1,22 @@
-"""Plug-ins: imported before a recipe is checked, in force for what they register, and never by those who only look."""
+"""Plug-ins: imported before a recipe is checked, in force for what they register, never by those who only look."""
 
+import json
 import sys
 from dataclasses import asdict
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import cld_core
+from cld_core import model as model_module
 from cld_core import registration
+from cld_core.checkpoint.tensors import FORMAT
 from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
-from cld_core.errors import RecipeError
-from tests.support.paths import RECIPES
+from cld_core.errors import CheckpointError, DataError, RecipeError
+from cld_core.model import Model
+from tests.support.paths import RECIPES, TOY
+from tests.support.tools import trained
 
 FRICTION = """
 from dataclasses import dataclass
@@ -61,7 +68,7 @@ def test_a_plugin_beside_the_recipe_registers_a_diffusion(heavy, tmp_path):
     assert recipe.plugins == (str(tmp_path / "heavy.py"),)
     assert (recipe.sde.name, recipe.sde.factor) == ("heavy", 3.0)
     assert cld_core.sde.build(recipe.sde).factor == 3.0
-    assert load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/heavy.py", "sde.name=heavy"]).sde.factor == 2.0
+    assert load(TOY, [f"plugins={tmp_path}/heavy.py", "sde.name=heavy"]).sde.factor == 2.0
     heavy.write_text(heavy.read_text().replace("factor: 3", "factor: 0"))
     with pytest.raises(RecipeError, match=r"mine.yaml, line 3: 'sde.factor' cannot be 0"):
         load(heavy)
@@ -94,18 +101,17 @@ def test_the_plugins_of_the_recipe_that_was_read_last_are_in_force(heavy, tmp_pa
     other = tmp_path / "copies" / "heavy.py"
     other.parent.mkdir()
     other.write_text(FRICTION.format(factor=9.0))
-    toy = RECIPES / "toy.yaml"
     assert [
-        load(toy, [f"plugins={file}", *default]).sde.factor
+        load(TOY, [f"plugins={file}", *default]).sde.factor
         for file in (tmp_path / "heavy.py", other, heavy.parent / "heavy.py")
     ] == [2.0, 9.0, 2.0]
     with pytest.raises(RecipeError, match=r"both register the sde 'heavy'"):
-        load(toy, [f"plugins=[{tmp_path}/heavy.py, {other}]", *default])
+        load(TOY, [f"plugins=[{tmp_path}/heavy.py, {other}]", *default])
 
 
 def test_what_a_plugin_may_register(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
-    load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/everything.py"])
+    load(TOY, [f"plugins={tmp_path}/everything.py"])
     from cld_core.evaluate import extractors
     from cld_core.evaluate import registry as metrics
     from cld_core.train.loggers import LOGGERS
@@ -135,7 +141,7 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
     (tmp_path / "mine.py").write_bytes(content)
     before = set(sys.modules)
     with pytest.raises(RecipeError, match=words) as caught:
-        load(RECIPES / "toy.yaml", [f"plugins=[{tmp_path}/mine.py]"])
+        load(TOY, [f"plugins=[{tmp_path}/mine.py]"])
     assert str(caught.value).startswith("command line: ")
     assert not any(name.startswith("cld_plugin_mine_") for name in set(sys.modules) - before)
 
@@ -143,7 +149,7 @@ def test_a_plugin_that_does_not_work(tmp_path, content, words):
 @pytest.mark.parametrize("plugin", ["nowhere.py", "no.such.module", ".x", "", "a b", "x" * 3000, "${name}.py"])
 def test_what_cannot_be_imported(plugin):
     with pytest.raises(RecipeError, match=r"^command line: .*plug-?in"):
-        load(RECIPES / "toy.yaml", [f"plugins=['{plugin}']"])
+        load(TOY, [f"plugins=['{plugin}']"])
 
 
 def test_fingerprints(tmp_path):
@@ -158,3 +164,80 @@ def test_fingerprints(tmp_path):
     assert plugins.fingerprint([str(file), "json"]) != both
     with pytest.raises(RecipeError, match="cannot be read"):
         plugins.fingerprint([str(tmp_path / "gone.py")])
+
+
+SMALL = ["network.width=16", "network.layers=3", "train.steps=2", "train.checkpoint_every=2", "train.batch_size=16"]
+PLUGIN = """
+from pathlib import Path
+import torch
+from cld_core.data.toy import toy
+Path({marker!r}).touch()
+
+@toy({name!r})
+def ring(n, generator):
+    return torch.randn(n, 2, generator=generator)
+"""
+
+
+def plugin(folder, name):
+    """A plug-in, and the file that it makes when it runs."""
+    code, marker = folder / f"{name}.py", folder / "it ran"
+    code.write_text(PLUGIN.format(marker=str(marker), name=name))
+    return code, marker
+
+
+def saved(path, tree, tensors=None, **about):
+    metadata = {"format": FORMAT, "step": "3", "recipe": json.dumps(tree), **about}
+    save_file({"a": torch.zeros(1)} if tensors is None else tensors, path, metadata)
+    return path
+
+
+def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
+    code, marker = plugin(tmp_path, "own_ring")
+    run = trained(tmp_path / "mine", "toy", *SMALL, "data.name=own_ring", f"plugins={code}")
+    model = cld_core.load(run.path)
+    assert marker.exists(), "the plug-in of one's own run runs"
+    model.export(tmp_path / "w.safetensors")
+    monkeypatch.setattr(model_module, "source", lambda *_: pytest.fail("the data were made"))
+    again = cld_core.load(tmp_path / "w.safetensors")
+    assert (again.recipe, again.data_shape, again.is_image) == (run.recipe(), (2,), False)
+    settings = {"method": "em", "nfe": 3}
+    assert torch.equal(again.sample(4, **settings), model.sample(4, **settings))
+    with pytest.raises(DataError, match=r"own_ring\.py.*allow_plugin=True"):
+        again.source.test_data(0, 0, 4)
+
+
+def changed(section, **keys):
+    tree = load(TOY, SMALL).to_dict()
+    tree[section] |= keys
+    return tree
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        changed("network", width=65_536, layers=1000),
+        {**changed("data"), "network": {"name": "ncsnpp", "channels": 2**20}},
+        {**changed("data"), "network": {"name": "resnet", "width": 10**9, "layers": 10**8}},
+        "text",
+        {**changed("data"), "data": None},
+        {**changed("data"), "sde": {"beta0": 1e308, "beta1": 1e308}},
+    ],
+    ids=range(6),
+)
+def test_a_described_network_takes_no_memory_before_it_fits(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(Model, "__init__", lambda *_, **__: pytest.fail("the network was made"))
+    file = saved(tmp_path / "w.safetensors", recipe)
+    with pytest.raises(CheckpointError) as caught:
+        cld_core.load(file)
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"shape": 2}, {"shape": [True]}, {"shape": [2**40]}, {"shape": [2**20, 2**20]}, {"shape": [0]}]
+)
+def test_wrong_forms_of_data(tmp_path, data):
+    recipe = {**changed("data", name="some"), "plugins": ["some.py"]}
+    with pytest.raises(CheckpointError, match="shape"):
+        cld_core.load(saved(tmp_path / "w.safetensors", recipe, data=json.dumps(data)))

@@ -18,9 +18,7 @@ from cld_core.config.sde import VpsdeSpec
 from cld_core.errors import RecipeError
 from cld_core.imports import resolve
 from cld_core.registration import register
-from tests.support.paths import RECIPES
-
-TOY = RECIPES / "toy.yaml"
+from tests.support.paths import TOY
 
 
 def sampling(*overrides):
@@ -179,7 +177,7 @@ def test_a_name_cannot_be_registered_twice(flow):
 
 
 METHODS = "ode, em, sscs, exponential, gddim, conjugate, splitting, tuned"
-RECIPE = load(RECIPES / "toy.yaml", ["sampling.eps=2e-3"])
+RECIPE = load(TOY, ["sampling.eps=2e-3"])
 
 
 def test_nothing_given_is_the_recipe():
@@ -188,7 +186,7 @@ def test_nothing_given_is_the_recipe():
 
 def test_another_method_keeps_what_both_have():
     assert sampling_spec(RECIPE, {"method": "em", "nfe": 7}, "f") == EmSpec(eps=2e-3, nfe=7)
-    recipe = load(RECIPES / "toy.yaml", ["sampling.method=exponential", "sampling.nfe=9", "sampling.order=2"])
+    recipe = load(TOY, ["sampling.method=exponential", "sampling.nfe=9", "sampling.order=2"])
     assert sampling_spec(recipe, {"eta": 1}, "f") == ExponentialSpec(nfe=9, order=2, eta=1.0)
 
 
@@ -219,13 +217,13 @@ def test_messages_name_the_argument_and_the_fix(arguments, words):
 
 
 def test_a_method_that_the_diffusion_cannot_have():
-    recipe = load(RECIPES / "toy.yaml", ["sde.name=vpsde", "objective.name=dsm"])
+    recipe = load(TOY, ["sde.name=vpsde", "objective.name=dsm"])
     with pytest.raises(RecipeError, match=r"^f: 'method' cannot be sscs with sde\.name=vpsde.* Set method=exponential"):
         sampling_spec(recipe, {"method": "sscs"}, "f")
 
 
 def test_the_bound_starts_where_the_network_was_trained():
-    recipe = load(RECIPES / "toy.yaml", ["objective.loss_eps=1e-3"])
+    recipe = load(TOY, ["objective.loss_eps=1e-3"])
     spec = elbo_spec(recipe, {"velocities": 4, "eps": 1e-6}, "f")
     assert (spec.velocities, spec.probes, spec.eps) == (4, 1, 1e-3)
     with pytest.raises(RecipeError, match=r"^f: unknown key 'velocites'\. Did you mean 'velocities'"):

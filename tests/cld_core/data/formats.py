@@ -2,16 +2,13 @@
 
 import io
 import tarfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import lmdb
 import numpy as np
 from tfrecord.writer import TFRecordWriter
 
 
-def write_records(path: Path, records: Sequence[Mapping[str, tuple[Any, str]]]) -> None:
+def write_records(path, records):
     """A TFRecord file; a record has values, and "int", "byte" or "float", for each feature."""
     writer = TFRecordWriter(str(path))
     for record in records:
@@ -19,16 +16,16 @@ def write_records(path: Path, records: Sequence[Mapping[str, tuple[Any, str]]]) 
     writer.close()
 
 
-def image_record(image: np.ndarray, label: int = 0) -> dict[str, tuple[Any, str]]:
+def image_record(image, label=0):
     return {"shape": (list(image.shape), "int"), "data": (image.tobytes(), "byte"), "label": (label, "int")}
 
 
-def celebahq_images(count: int, size: int, seed: int = 0) -> np.ndarray:
+def celebahq_images(count, size, seed=0):
     """uint8 of shape (count, size, size, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def write_celebahq(root: Path, images: Mapping[str, np.ndarray], shards: Mapping[str, int], size: int) -> list[Path]:
+def write_celebahq(root, images, shards, size):
     """GLOW's layout; the images of each split dealt out to its shards in order."""
     written = []
     for split, all_images in images.items():
@@ -41,7 +38,7 @@ def write_celebahq(root: Path, images: Mapping[str, np.ndarray], shards: Mapping
     return written
 
 
-def write_lmdb(folder: Path, images: Sequence[np.ndarray]) -> Path:
+def write_lmdb(folder, images):
     """The published form: raw bytes under the numbers of the images."""
     folder.mkdir(parents=True)
     with lmdb.open(str(folder), map_size=1 << 26) as env, env.begin(write=True) as transaction:
@@ -50,18 +47,18 @@ def write_lmdb(folder: Path, images: Sequence[np.ndarray]) -> Path:
     return folder
 
 
-def _string(text: bytes) -> bytes:
+def _string(text):
     """A str of Python 2 in a pickle of protocol 2."""
     if len(text) < 256:
         return b"U" + bytes([len(text)]) + text
     return b"T" + len(text).to_bytes(4, "little") + text
 
 
-def _integer(value: int) -> bytes:
+def _integer(value):
     return b"J" + value.to_bytes(4, "little", signed=True)
 
 
-def cifar_batch(rows: np.ndarray, name: str = "training batch 1 of 5") -> bytes:
+def cifar_batch(rows, name="training batch 1 of 5"):
     """A batch file as Python 2 pickled it: rows of shape (n, 3072) uint8, with labels and file names."""
     state = (
         b"(" + _integer(1) + _integer(rows.shape[0]) + _integer(rows.shape[1]) + b"\x86"
@@ -87,7 +84,7 @@ CIFAR_BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4",
 _ARCHIVE_ORDER = ("data_batch_4", "test_batch", "data_batch_3", "data_batch_2", "data_batch_5", "data_batch_1")
 
 
-def write_cifar_archive(path: Path, batches: Mapping[str, bytes], order: Sequence[str] = _ARCHIVE_ORDER) -> Path:
+def write_cifar_archive(path, batches, order=_ARCHIVE_ORDER):
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         for name in ("batches.meta", *order):
             data = batches.get(name, b"\x80\x02}." if name == "batches.meta" else None)
@@ -98,10 +95,10 @@ def write_cifar_archive(path: Path, batches: Mapping[str, bytes], order: Sequenc
     return path
 
 
-def cifar_rows(count: int, seed: int) -> np.ndarray:
+def cifar_rows(count, seed):
     return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
 
 
-def images_of_rows(rows: np.ndarray) -> np.ndarray:
+def images_of_rows(rows):
     """(n, 3072) planes after one another -> (n, 3, 32, 32)."""
     return rows.reshape(-1, 3, 32, 32)

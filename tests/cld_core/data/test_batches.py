@@ -66,7 +66,7 @@ def test_ranks_share_the_batches_of_one(images, world):
 
 
 def test_a_resumed_epoch_shows_every_image_once(images):
-    numbers: list[int] = []
+    numbers = []
     for first, last in ((0, 2), (2, 3), (3, 8), (8, 12)):  # killed after steps 2, 3 and 8; read ahead each time
         with images() as of:
             numbers += [number for batch in batches(of, first, last) for number in seen(batch)[0]]

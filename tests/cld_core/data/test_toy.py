@@ -10,7 +10,7 @@ from cld_core.config.registry import SECTIONS
 from cld_core.data import toy
 from cld_core.data.toy import ToySource
 from cld_core.errors import DataError
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 
 TOY_DATA = [name for name, variant in SECTIONS["data"].variants.items() if variant.spec is ToyDataSpec]
 
@@ -106,7 +106,7 @@ def square(n, generator):
 
 
 def recipe_with(plugin, name):
-    return load(RECIPES / "toy.yaml", [f"plugins={plugin}", f"data.name={name}"])
+    return load(TOY, [f"plugins={plugin}", f"data.name={name}"])
 
 
 def test_plugin_file(tmp_path):

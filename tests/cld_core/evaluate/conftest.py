@@ -9,13 +9,11 @@ import torch
 from cld_core import pictures
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
-from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.support.chunks import cut
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
+from tests.support.tools import train
 from tests.support.tools import trained as trained_run
 
 from .on_images import SETTINGS, stats_of
@@ -30,8 +28,7 @@ def trained(tmp_path_factory):
     """A run on 8x8 images, whose samples a tiny extractor looks at, and the statistics of its training set."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("features")
-    run = run_folder(root, make_images(root / "set"), *SETTINGS, *TINY)
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    run = train(run_folder(root, make_images(root / "set"), *SETTINGS, *TINY))
     stats_of(run)
     return run
 

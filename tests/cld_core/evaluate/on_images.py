@@ -10,8 +10,7 @@ from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
-from cld_core.shards import Arrays, Task, joined
+from cld_core.shards import Task, joined
 
 STEP = 2
 SETTINGS = (
@@ -28,7 +27,7 @@ SETTINGS = (
 )
 
 
-def stats_of(run: RunFolder, *overrides: str, shards: int = 3) -> Path:
+def stats_of(run, *overrides, shards=3):
     recipe = with_overrides(run.recipe(), list(overrides), "test")
     work = Statistics(StatsRequest.of(recipe, None, features=True, shards=shards).save())
     assert work.compute(Ranks())
@@ -36,17 +35,17 @@ def stats_of(run: RunFolder, *overrides: str, shards: int = 3) -> Path:
     return Path(work.request.output)
 
 
-def request(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> EvalRequest:
+def request(run, *overrides, metrics=("fid", "kid"), shards=1):
     return EvalRequest.of(with_overrides(run.recipe(), list(overrides), "test"), metrics, STEP, shards)
 
 
-def evaluated(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> dict:
+def evaluated(run, *overrides, metrics=("fid", "kid"), shards=1):
     work = Evaluation(request(run, *overrides, metrics=metrics, shards=shards).save(run))
     assert work.compute(Ranks())
     return work.report
 
 
-def gather(work: Evaluation) -> dict[str, Arrays]:
+def gather(work):
     """By kind, the rows of all chunks, in the order of samples or test points."""
     task = Task(work, torch.device("cpu"), lambda: False)
     return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

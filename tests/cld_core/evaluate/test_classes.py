@@ -11,11 +11,9 @@ from cld_core.evaluate import registry, stats_file
 from cld_core.evaluate.features import _precision_and_recall, frechet
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
-from cld_core.ranks import Ranks
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.support.extractor import TINY
 from tests.support.images import labelled_images, run_folder
+from tests.support.tools import train
 
 from .on_images import SETTINGS, evaluated, request, stats_of
 
@@ -28,8 +26,7 @@ def labelled(tmp_path_factory):
     root = tmp_path_factory.mktemp("classes")
     data = labelled_images(root / "set", {"train": 40, "validation": 10})
     settings = [text for text in SETTINGS if not text.startswith("eval.samples")]
-    run = run_folder(root, data, *settings, *TINY, *LABELLED)
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    run = train(run_folder(root, data, *settings, *TINY, *LABELLED))
     return run
 
 

@@ -14,7 +14,7 @@ from cld_core.config import load
 from cld_core.data import toy
 from cld_core.data.images import to_pixels
 from cld_core.model import Model
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 
 # Right of the middle and below it.
 LAW = GaussianMixture(torch.tensor([[2.0, -1.0]]), 0.3)
@@ -36,7 +36,7 @@ def test_what_is_not_known_is_not_drawn():
 @pytest.fixture(scope="module")
 def model():
     """A toy whose data are twice as wide as they are high, so that axes that fill their box would stretch it."""
-    made = Model(load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2"]), torch.device("cpu"), step=7)
+    made = Model(load(TOY, ["network.width=8", "network.layers=2"]), torch.device("cpu"), step=7)
     wide = torch.tensor([2.0, 1.0])
     source = made.source
     draw = source.dequantised_test_data

@@ -1,24 +1,39 @@
-"""The id of an evaluation is made of everything that its numbers depend on, and of nothing else."""
+"""What the name of an evaluation and its curves depend on; what is refused at once, or when it vanishes meanwhile."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
 import pytest
+import torch
+from tensorboard.summary.writer import event_file_writer
 
-from cld_core.config.eval import FlowSpec
+from cld_core.config import load, with_overrides
+from cld_core.config.eval import INCEPTION, FlowSpec
 from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
-from cld_core.digests import digest
-from cld_core.errors import UsageError
-from cld_core.evaluate import registry
+from cld_core.digests import digest, digest_of
+from cld_core.errors import CldError, DataError, NotFoundError, UsageError
+from cld_core.evaluate import extraction, extractors, registry, stats_file
 from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate.extraction import Extraction
 from cld_core.evaluate.registry import Metric, Quantity, RowKind
 from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import RowComputer
+from cld_core.evaluate.statistics import StatsRequest
 from cld_core.imports import resolve
 from cld_core.ranks import Ranks
 from cld_core.run.work import KINDS, Work
+from tests.support.crafted import KINDS as PICKLES
+from tests.support.crafted import crafted
+from tests.support.images import make_images
+from tests.support.made_up import run_with
+from tests.support.paths import RECIPES
+
+from .on_images import request
 
 
 def asked(sampling):
@@ -123,3 +138,180 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
         EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path, monkeypatch):
+    # Files of one second are read in the order of a counter of the process, as texts: 10 comes before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+    return run_with(tmp_path / "mine", 20, 40)
+
+
+def refused(run, words, *overrides, metrics=("fid",), error=UsageError):
+    with pytest.raises(error, match=words):
+        request(run, *overrides, metrics=metrics)
+    assert not list(run.evals.iterdir()), "nothing is begun"
+
+
+def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    inception = ("eval.fid.extractor=inception-v3-compat", "plugins=[]")
+    refused(run, r"Download https://.*6726825d\.pth and put it at .*torch/hub/checkpoints", *inception)
+    refused(run, "no such file", *inception, f"eval.fid.weights={tmp_path / 'none.pth'}")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
+    (tmp_path / "text.pth").write_text("not found")
+    for name in ("wrong", "text"):
+        weights = f"eval.fid.weights={tmp_path / name}.pth"
+        refused(run, "these are not weights of inception-v3-compat .*https://", *inception, weights)
+    refused(run, "'tinny', but torch-fidelity has clip.*inception-v3-compat.*tiny", "eval.fid.extractor=tinny")
+    refused(run, "layer' is 'most', but tiny has all, some", "eval.fid.layer=most")
+    refused(run, "vgg16 needs weights", "eval.fid.extractor=vgg16")
+    refused(run, r"no statistics of the training images.*`cldctl data stats RECIPE.RUN`", "eval.fid.layer=some")
+    np.savez(tmp_path / "small.npz", mu=np.zeros(3), sigma=np.eye(3))
+    words = "statistics of 3 features, but tiny, layer all, has 12.*cldctl data stats"
+    refused(run, words, f"eval.fid.stats={tmp_path / 'small.npz'}")
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(12))
+    refused(run, r"neither mu and sigma nor pool_3, but mu \(12,\)", f"eval.fid.stats={tmp_path / 'odd.npz'}")
+    np.savez(tmp_path / "nan.npz", mu=np.full(12, np.nan), sigma=np.eye(12))
+    refused(run, "statistics that are not finite", f"eval.fid.stats={tmp_path / 'nan.npz'}")
+    refused(run, "not an .npz file of statistics", f"eval.fid.stats={tmp_path / 'text.pth'}")
+    refused(run, "subset_size' is 30, too many for 20 features", "eval.kid.subset_size=30", metrics=("kid",))
+    refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
+    refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
+    with pytest.raises(UsageError, match=r"--fid compares images, but .*data\.name=diamond are vectors"):
+        EvalRequest.of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
+
+
+def test_weights_are_fetched_and_held_against_their_hash(tmp_path):
+    (tmp_path / "there").write_bytes(b"weights")
+    source, kept = (tmp_path / "there").as_uri(), tmp_path / "hub" / "kept.pth"
+    with pytest.raises(UsageError, match=f"cannot be downloaded.*Put the file at {kept} by hand"):
+        extractors.download(source, kept, extraction.PUBLISHED_SHA256)
+    assert not kept.exists()
+    extractors.download(source, kept, digest_of(tmp_path / "there"))
+    assert kept.read_bytes() == b"weights"
+
+
+def test_no_test_set(run, tmp_path):
+    data = make_images(tmp_path / "only", splits={"train": 4})
+    refused(run, "no validation images.*data prepare", f"data.path={data}", metrics=("elbo",), error=DataError)
+
+
+def test_what_vanishes_or_changes_meanwhile_is_reported(run, tmp_path, chunks):
+    chunks(20)
+    stats = tmp_path / "stats.npz"
+    theirs = stats_file.read(Path(str(request(run).files["stats"])))
+    np.savez(stats, mu=theirs.mu, sigma=theirs.sigma)
+    work = Evaluation(request(run, f"eval.fid.stats={stats}", metrics=("fid",), shards=2).save(run))
+    assert work.compute(Ranks(), only=[0])
+    np.savez(stats, mu=theirs.mu + 1, sigma=theirs.sigma)
+    with pytest.raises(UsageError, match="other statistics than when the evaluation was asked for"):
+        work.compute(Ranks(), only=[1])
+    stats.unlink()
+    with pytest.raises(UsageError, match="statistics are gone"):
+        work.compute(Ranks(), only=[1])
+    assert work.missing() == [1], "what was computed is kept"
+    for file in run.checkpoints.iterdir():
+        file.unlink()
+    with pytest.raises(NotFoundError, match="no checkpoint of step 2"):
+        work.compute(Ranks(), only=[1])
+
+
+def test_both_layouts_of_statistics(tmp_path):
+    about = np.array(json.dumps({"images": 7}))
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3), about=about)
+    assert stats_file.read(tmp_path / "a.npz").outline.images == 7
+    features = np.random.default_rng(1).normal(size=(5, 3))
+    np.savez(tmp_path / "b.npz", pool_3=features)
+    read = stats_file.read(tmp_path / "b.npz", features=True)
+    assert np.allclose(read.sigma, np.cov(features.T))
+    assert np.array_equal(read.features, features)
+
+
+SOUND = {"mu": np.zeros(3), "sigma": np.eye(3), "about": np.array(json.dumps({"images": 7}))}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {**SOUND, "sigma": np.eye(4)},
+        {**SOUND, "mu": np.full(3, "text")},
+        {**SOUND, "about": np.array("{")},
+        {"pool_3": np.zeros((1, 3))},
+        {},
+    ],
+    ids=range(5),
+)
+def test_arrays_that_are_no_statistics(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(CldError) as caught:
+        stats_file.read(tmp_path / "a.npz", features=True)
+    assert str(caught.value).isprintable()
+
+
+REAL = (f"eval.fid.extractor={INCEPTION}", "plugins=[]")
+
+
+def recipe_of(run, *overrides):
+    return with_overrides(run.recipe(), [*REAL, *overrides], "test")
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+@pytest.mark.parametrize("extractor", [INCEPTION, "vgg16"])
+def test_a_crafted_file_that_is_named(run, tmp_path, kind, extractor):
+    file = crafted(tmp_path / "w.pth", kind, tmp_path / "marker")
+    named = (f"eval.fid.weights={file}", f"eval.fid.extractor={extractor}")
+    with pytest.raises(UsageError, match=rf"w\.pth: these are not weights of {extractor}") as refusal:
+        StatsRequest.of(recipe_of(run, *named), tmp_path / "s.npz", features=False, shards=1)
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(UsageError, match="these are not weights"):
+        request(run, *REAL, *named, metrics=("isc",))
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_crafted_file_where_torch_keeps_downloads(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = extraction.weights_path()
+    place.parent.mkdir(parents=True)
+    crafted(place, "zip", tmp_path / "marker")
+    with pytest.raises(UsageError, match=rf"{place}: not the published weights.*Remove it and download https://"):
+        StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
+    # A request that somebody else wrote names none.
+    for name in (INCEPTION, "vgg16", "clip-vit-b-32", "dinov2-vit-s-14"):
+        layer = extractors.find(name).get_provided_features_list()[0]
+        with pytest.raises(UsageError, match=f"{name} needs weights"):
+            extractors.load(Extraction(extractor=name, layer=layer), {}, "cpu")
+    assert not (tmp_path / "marker").exists()
+
+
+def test_only_all_digits_make_a_file_the_published_one(run, tmp_path, monkeypatch):
+    assert len(extraction.PUBLISHED_SHA256) == 64
+    # torch's own weights there are accepted without being loaded, as far as their digest says that they are those.
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = extraction.weights_path()
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"published")
+    monkeypatch.setattr(extraction, "PUBLISHED_SHA256", digest_of(place))
+    made = StatsRequest.of(recipe_of(run), tmp_path / "s.npz", features=False, shards=1)
+    assert (made.extraction.weights, made.files["weights"]) == (digest_of(place), str(place))
+
+
+@pytest.mark.parametrize("name", ["clip-vit-b-32", "dinov2-vit-s-14"])
+def test_extractors_whose_files_are_programs(run, tmp_path, name):
+    scripted = torch.jit.script(torch.nn.Linear(1, 1))
+    torch.jit.save(scripted, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"not the published file|runs code from the internet"):
+        request(run, *REAL, f"eval.fid.weights={tmp_path / 'w.pth'}", f"eval.fid.extractor={name}", metrics=("isc",))
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"a": {"b": torch.zeros(1)}}, torch.zeros(1)])
+def test_what_is_not_a_list_of_named_tensors(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    extraction = Extraction(extractor=INCEPTION, layer="64", weights=digest_of(tmp_path / "w.pth"))
+    with pytest.raises(UsageError, match=r"w\.pth: these are not weights of inception-v3-compat \("):
+        extractors.load(extraction, {"weights": str(tmp_path / "w.pth")}, "cpu")
+
+
+def test_files_of_old_versions_of_torch_are_read(tmp_path):
+    torch.save({"a": torch.arange(3)}, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    assert torch.equal(extractors.tensors_of(tmp_path / "w.pth", INCEPTION)["a"], torch.arange(3))

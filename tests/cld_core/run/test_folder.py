@@ -10,13 +10,11 @@ from cld_core.files import write_json
 from cld_core.run import RunFolder, events, find_runs
 from cld_core.run.folder import FORMAT, FormatError, named
 from tests.support.made_up import run_with
-from tests.support.paths import RECIPES
-
-TOY = RECIPES / "toy.yaml"
+from tests.support.paths import TOY
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
@@ -85,7 +83,7 @@ def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tm
     def killed(*arguments):
         raise SystemExit
 
-    recipe = load(RECIPES / "toy.yaml")
+    recipe = load(TOY)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda *arguments, **settings: None)
         patch.setattr("pathlib.Path.rename", killed)
@@ -98,7 +96,7 @@ def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tm
 
 
 def test_of_two_commands_that_make_a_run_of_a_name_one_does(tmp_path, monkeypatch):
-    recipe = load(RECIPES / "toy.yaml")
+    recipe = load(TOY)
     rename, others = Path.rename, []
 
     def late(self, target):

@@ -3,23 +3,23 @@
 import pytest
 
 from cld_core.run import events
-from cld_core.run.events import Event, JobRef
+from cld_core.run.events import JobRef
 from cld_core.run.history import History
 
 
-def history(*happened: Event, progress=None) -> History:
+def history(*happened, progress=None):
     return History.of(happened).with_progress(progress or {})
 
 
-def submitted(job_id: str, successor_of: str | None = None) -> events.Submitted:
+def submitted(job_id, successor_of=None):
     return events.Submitted(job=JobRef(cluster="any", job_id=job_id), successor_of=successor_of)
 
 
-def started(attempt: int, *, step: int = 0, job_id: str = "1", time: float = 0.0, **more) -> events.Started:
+def started(attempt, *, step=0, job_id="1", time=0.0, **more):
     return events.Started(time=time, attempt=attempt, job_id=job_id, step=step, **more)
 
 
-def ended(attempt: int, cause: str, **more) -> events.Ended:
+def ended(attempt, cause, **more):
     return events.Ended(attempt=attempt, cause=cause, **more)
 
 
@@ -121,7 +121,7 @@ def test_jobs_that_were_turned_away_do_not_count():
     assert made.turned_away == {"2": "held"}
 
 
-def current(*happened: Event, gone: tuple[str, ...] = ()) -> str | None:
+def current(*happened, gone=()):
     job = history(*happened).current(lambda job: job.job_id in gone)
     return None if job is None else job.job.job_id
 

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 
 import pytest
 
@@ -128,7 +127,7 @@ def test_of_many_that_want_it_one_gets_it(folder):
 class Failing:
     """A function of the operating system that fails a number of times, then works."""
 
-    def __init__(self, function: Callable[..., object], times: float, error: int = errno.ESTALE) -> None:
+    def __init__(self, function, times, error=errno.ESTALE):
         self.function, self.times, self.error, self.called = function, times, error, 0
 
     def __call__(self, *arguments, **options):
@@ -143,7 +142,7 @@ def blind(monkeypatch):
     """Let `os.listdir` fail so many times."""
     real = os.listdir
 
-    def let(times: float) -> Failing:
+    def let(times):
         failing = Failing(real, times)
         monkeypatch.setattr(leases.os, "listdir", failing)
         return failing
@@ -202,7 +201,7 @@ def test_a_newcomer_that_cannot_see_the_owner_waits(folder, monkeypatch, blind):
     assert clock.now >= 30.0
 
 
-def seen(clock: Clock, names: list[str], folder) -> list[str]:
+def seen(clock, names, folder):
     """A listing that fails between 1 and 30 seconds; then the owner has beaten once more."""
     if 1 <= clock.now < 30:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))

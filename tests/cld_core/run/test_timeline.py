@@ -7,7 +7,7 @@ import pytest
 from cld_core.run.events import Ended, Failed, Imported, Requested, Requeued, Started, Submitted, fate_of
 from cld_core.run.history import History
 from cld_core.run.timeline import in_vain, stretches
-from tests.support.ledgers import job
+from tests.support.made_up import job
 
 
 def told(*events, saved=None, heard=None, alive=False, progress=None):

@@ -15,8 +15,7 @@ from cld_core.samplers.path import Recorder
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
-from tests.support.affine import convergence, flow_covariance, output_covariance
-from tests.support.sampling import spec_of
+from tests.support.affine import convergence, flow_covariance, output_covariance, spec_of
 
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
 

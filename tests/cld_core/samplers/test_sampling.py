@@ -14,8 +14,7 @@ from cld_core.samplers.sscs import exact_part
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support import parity
-from tests.support.affine import output_covariance
-from tests.support.sampling import spec_of
+from tests.support.affine import output_covariance, spec_of
 
 CONSTANT, RISING = CLD(), CLD(beta0=0.1, beta1=6.9)
 

@@ -12,8 +12,7 @@ from cld_core.samplers.gddim import whole_score
 from cld_core.samplers.splitting import evaluating, steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
-from tests.support.affine import convergence, output_covariance
-from tests.support.sampling import spec_of
+from tests.support.affine import convergence, output_covariance, spec_of
 
 EXACT = {"numerical_eps": 0.0}
 CONSTANT, RISING, VP = CLD(**EXACT), CLD(beta0=0.1, beta1=6.9, **EXACT), VPSDE()

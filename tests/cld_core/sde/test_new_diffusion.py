@@ -23,8 +23,8 @@ from cld_core.score import Score
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
-from tests.support.paths import RECIPES
-from tests.support.sampling import spec_of
+from tests.support.affine import spec_of
+from tests.support.paths import TOY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
     settings += ("eval.elbo.rtol=1e-3", "eval.elbo.atol=1e-3")
     results = []
     for name in ("langevin", "cld"):
-        recipe = load(RECIPES / "toy.yaml", [f"sde.name={name}", *settings])
+        recipe = load(TOY, [f"sde.name={name}", *settings])
         trainer = Trainer(recipe, Ranks())
         assert isinstance(trainer.sde, Langevin if name == "langevin" else CLD)
         for step in range(20):
@@ -92,4 +92,4 @@ class Unsplit(LangevinSpec):
 def test_a_spec_says_that_its_diffusion_is_not_to_be_split():
     SECTIONS["sde"].variants["langevin"] = Variant(Unsplit, f"{__name__}:Langevin")
     with pytest.raises(RecipeError, match=r"cannot be sscs with sde\.name=langevin, which cannot be split"):
-        load(RECIPES / "toy.yaml", ["sde.name=langevin", "sampling.method=sscs"])
+        load(TOY, ["sde.name=langevin", "sampling.method=sscs"])

@@ -15,8 +15,8 @@ from cld_core.score import Score
 from cld_core.sde import CLD, PSLD
 from cld_core.sde.matrices import apply
 from tests.support import parity
+from tests.support.affine import spec_of
 from tests.support.numeric import drift
-from tests.support.sampling import spec_of
 
 PUBLISHED, SETTINGS = parity.arrays("psld_kernel")
 T, U = PUBLISHED["t"], PUBLISHED["u"]

@@ -9,7 +9,7 @@ from cld_core.stop import StopFlag
 from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
 from tests.support.images import make_images
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5")
 SMALL += ("train.steps=40", "train.checkpoint_every=10")
@@ -26,7 +26,7 @@ def make(tmp_path):
     """Makes a run of 40 steps, unless overrides say otherwise."""
 
     def make(*overrides, name="mine"):
-        return RunFolder.create(tmp_path / name, load(RECIPES / "toy.yaml", [*SMALL, *overrides]), {"created": 1.0})
+        return RunFolder.create(tmp_path / name, load(TOY, [*SMALL, *overrides]), {"created": 1.0})
 
     return make
 

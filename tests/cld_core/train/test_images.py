@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -25,8 +24,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import Table
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
-from cld_core.ranks import Ranks, join
-from cld_core.rendezvous import Place
+from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.run.events import Remarked
 from cld_core.stop import StopCode, StopFlag
@@ -35,6 +33,7 @@ from tests.cld_core.train.conftest import attempt
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder, tiny_recipe
 from tests.support.paths import RECIPES
+from tests.support.spawned import spawned
 from tests.support.spoiled import spoil
 from tests.support.tools import same
 
@@ -67,20 +66,14 @@ def assert_only_rounding_differs(found, expected):
         torch.testing.assert_close(found["net"][name], tensor, rtol=1e-3, atol=1e-4)
 
 
-def _rank(rank, world_size, meeting, recipes, out):
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
-    found = [outcome(recipe, ranks) for recipe in recipes]
-    if ranks.is_first:
-        torch.save(found, out)
-    ranks.leave()
+def _outcomes(ranks, recipes):
+    return [outcome(recipe, ranks) for recipe in recipes]
 
 
 def test_two_ranks_and_micro_batches_train_as_one(data, tmp_path, alone):
     augmented = "network.augment=0.5"
     recipes = (tiny_recipe(data), tiny_recipe(data, augmented, "train.micro_batch=2"))
-    multiprocessing.spawn(_rank, args=(2, str(tmp_path / "meeting"), recipes, str(tmp_path / "out")), nprocs=2)
-    whole, cut = torch.load(tmp_path / "out", weights_only=True)
+    (whole, cut), _ = spawned(_outcomes, tmp_path, 2, recipes)
     assert_only_rounding_differs(whole, alone)
     assert_only_rounding_differs(cut, outcome(tiny_recipe(data, augmented)))
 

@@ -20,7 +20,7 @@ from cld_core.train.monitoring import Monitor
 from tests.cld_core.train.conftest import attempt
 from tests.support.clock import Clock
 from tests.support.logged import REPORTED, in_mlflow, in_wandb, killed_and_resumed
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.tools import wait_for
 
 with_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
@@ -30,10 +30,10 @@ class Recorder:
     """A logger that remembers; ``gate`` holds it up, ``problem`` is raised."""
 
     def __init__(self):
-        self.calls: list[tuple] = []
+        self.calls = []
         self.gate = threading.Event()
         self.gate.set()
-        self.problem: Exception | None = None
+        self.problem = None
         self.busy = threading.Event()
 
     def _take(self, *call):
@@ -214,7 +214,7 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.setattr(wandb, "teardown", lambda exit_code: None)
-    recipe = load(RECIPES / "toy.yaml", ["monitor.wandb.project=p"])
+    recipe = load(TOY, ["monitor.wandb.project=p"])
     logger = WandbLogger(About(folder=run, recipe=recipe, attempt=3, first_step=0))
     logger.scalars({"train/loss": 1.0}, 7)
     assert asked == ["online", "offline"]
@@ -230,7 +230,7 @@ def failing(*arguments, **options):
 
 @pytest.fixture
 def reporting(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml", ["train.steps=100"]), {"created": 1.0})
+    return RunFolder.create(tmp_path / "mine", load(TOY, ["train.steps=100"]), {"created": 1.0})
 
 
 @pytest.fixture

@@ -6,23 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from cld_core import optim, seeds
 from cld_core.config import load
 from cld_core.config.train import OptimSpec
 from cld_core.errors import CheckpointError
-from cld_core.ranks import Ranks, join
-from cld_core.rendezvous import Place
+from cld_core.ranks import Ranks
 from cld_core.train import step as stepping
 from cld_core.train.step import ENDS, RANGES, Interval, Trainer, moved
 from tests.support.clock import Clock
 from tests.support.images import clone
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
+from tests.support.spawned import spawned
 from tests.support.tools import same
 from tests.support.waits import Waits
 
-TOY = RECIPES / "toy.yaml"
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
 
 
@@ -89,25 +87,19 @@ def test_micro_batches_change_the_rounding_only(micro_batch):
         torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def _rank(rank, world_size, meeting, out, overrides):
-    torch.set_num_threads(1)
-    ranks = join(Place(rank, world_size, init_method=f"file://{meeting}"), gpu=False, timeout_s=600.0)
+def _trained(ranks, overrides):
     made = Trainer(load(TOY, [*SMALL, *overrides]), ranks)
     made.warm_up()
     for step in range(5):
         made.step(step)
-    torch.save({"net": made.net.state_dict(), "loss": made.take_scalars()["loss"]}, f"{out}.{rank}")
-    ranks.leave()
+    return {"net": made.net.state_dict(), "loss": made.take_scalars()["loss"]}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world_size", "overrides"), [(2, ()), (3, ()), (3, ("data.labels=true",))])
 def test_ranks_change_the_rounding_only(tmp_path, world_size, overrides):
     """10 examples on 3 ranks: shares of 4, 3 and 3 are weighed by their rows."""
-    arguments = (world_size, str(tmp_path / "meeting"), str(tmp_path / "out"), overrides)
-    multiprocessing.spawn(_rank, args=arguments, nprocs=world_size)
-    alone = trained(5, *overrides)
-    found = [torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(world_size)]
+    found, alone = spawned(_trained, tmp_path, world_size, overrides), trained(5, *overrides)
     loss = alone.take_scalars()["loss"]
     for entry in found:
         assert entry["loss"] == pytest.approx(loss, rel=1e-5)
@@ -274,9 +266,9 @@ def test_the_median_of_a_ranks_own_times(monkeypatch):
 
 @pytest.mark.parametrize("more", [(), ("train.micro_batch=4",)], ids=["whole", "micro-batches"])
 def test_their_mean_is_the_loss_of_the_default_weighting(more):
-    recipe = load(RECIPES / "toy.yaml", [*SMALL, *more])
+    recipe = load(TOY, [*SMALL, *more])
     made = Trainer(recipe, Ranks())
-    counted: Counter[str] = Counter()
+    counted = Counter()
     for step in range(5):
         made.step(step)
         t = made.loss.draw(seeds.generator(recipe.train.seed, 0, step, "noise"), 10, (2,)).t

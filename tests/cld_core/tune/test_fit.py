@@ -1,22 +1,36 @@
-"""The stages of a fit: each row follows from those before it, and held-out noise decides."""
+"""A fit: its stages, its linear problem and its gradients."""
 
 import dataclasses
+import functools
 import math
 
 import pytest
 import torch
 
 from cld_core import samplers
-from cld_core.analytic import diamond, gaussian
-from cld_core.config.sampling import ExponentialSpec
-from cld_core.samplers.tuned import Linear
+from cld_core.analytic import GaussianMixture, diamond, gaussian
+from cld_core.config.sampling import ExponentialSpec, TunedSpec
+from cld_core.samplers.tuned import Linear, sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import Coefficients
+from cld_core.solutions import Coefficients, Flow, Solution
 from cld_core.tune import job as fit
 from cld_core.tune.job import Ends, Problem, advanced
-from cld_core.tune.linear import Fitted
-from cld_core.tune.tuning import STAGES, Row
+from cld_core.tune.linear import (
+    MEMORY,
+    Fitted,
+    by_backpropagation,
+    by_copies,
+    extended,
+    of_exponential,
+    packed,
+    shares_of,
+    spaced,
+    times_of,
+    unpacked,
+    with_memory,
+)
+from cld_core.tune.tuning import CANDIDATES, STAGES, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3
@@ -115,3 +129,111 @@ def test_an_iteration_that_finds_nothing_better_stays_and_is_damped():
     after, damping, _ = advanced(before, 0.1, ones, errors, lambda *_: [torch.ones(2, 4, 1).double()], robust=True)
     assert torch.equal(after, before)
     assert damping > 1e3
+
+
+DIFFUSIONS = [CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE(), BothScored(), ThirdOrder()]
+
+
+class InFloat64(SampleNoise):
+    def normal(self, shape, dtype=torch.float64):
+        return super().normal(shape, torch.float64)
+
+
+def prior(sde, n=8, d=2):
+    return sde.prior(InFloat64(0, "linear", first=0, last=n).normal((d * sde.n,)))
+
+
+@pytest.mark.parametrize(
+    ("sde", "order", "corrector"),
+    [(CLD(), *settings) for settings in (*CANDIDATES, (0, True))]
+    + [(sde, *settings) for sde in DIFFUSIONS[1:] for settings in ((1, False), (3, True))],
+    ids=str,
+)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_the_exponential_sampler_is_a_linear_one(sde, order, corrector, denoise):
+    score, eps = GaussianMixture(torch.tensor([[0.5, 0.0], [-0.5, 0.2]]), 0.3).score(sde), 1e-2
+    spec = ExponentialSpec(nfe=6, eps=eps, denoise=denoise, order=order, corrector=corrector)
+    wanted = samplers.sample(score, sde, spec, InFloat64(0, "linear", first=0, last=8), (2,))
+    linear = of_exponential(sde, spaced(sde, 6, eps, denoise, "power 6"), order, corrector, denoise)
+    flow = Flow(eps=eps, denoise=denoise)
+    solution = Solution(coefficients=with_memory(linear).plain(), flow=flow, rms={}, about={})
+    found, _ = sample(score, sde, TunedSpec(nfe=6), prior(sde), None, solution=solution)
+    whole = wanted.x if wanted.v is None else torch.cat([wanted.x, wanted.v], dim=1)
+    assert solution.nfe == wanted.nfe == 6
+    assert torch.allclose(found, whole, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(Fitted(score, sde, 5).samples(linear, prior(sde)), wanted.x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("sde", DIFFUSIONS, ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_idle_evaluations_leave_the_samples_as_they_are(sde, denoise):
+    fitted, u = Fitted(diamond().score(sde), sde, 1000), prior(sde)
+    few = with_memory(of_exponential(sde, spaced(sde, 5, 1e-2, denoise, "power 6"), 3, True, denoise))
+    more = with_memory(extended(few, sde, 9, 1e-2, denoise))
+    assert len(more.times) == 9
+    assert bool((more.times.diff() < 0).all())
+    assert torch.allclose(fitted.samples(more, u), fitted.samples(few, u), rtol=0, atol=1e-11)
+    assert more.memory > MEMORY
+    again = unpacked(packed(more, denoise), more, denoise, 1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(again.matrices, more.matrices, strict=True))
+
+
+@functools.cache
+def central_differences(sde, denoise):
+    """A sampler, the noise that it starts from, and the derivatives of its samples by each parameter."""
+    fitted, eps, u = Fitted(diamond().score(sde), sde, 3), 1e-2, prior(sde, 4)
+    origin = with_memory(of_exponential(sde, spaced(sde, 4, eps, denoise, "power 3"), 2, False, denoise))
+    parameters = packed(origin, denoise)
+
+    def at(moved):
+        return fitted.samples(unpacked(moved, origin, denoise, eps), u)
+
+    units = torch.eye(len(parameters), dtype=torch.float64)
+    found = [(at(parameters + 1e-6 * unit) - at(parameters - 1e-6 * unit)) / 2e-6 for unit in units]
+    return fitted, origin, u, found
+
+
+@pytest.mark.parametrize(("way", "tolerance"), [(by_copies, 0.02), (by_backpropagation, 1e-4)])
+@pytest.mark.parametrize("sde", [CLD(), VPSDE(), BothScored(), ThirdOrder()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("denoise", [True, False])
+def test_derivatives_are_those_of_central_differences(sde, denoise, way, tolerance):
+    fitted, origin, u, expected = central_differences(sde, denoise)
+    slopes = way(fitted, origin, u, denoise)
+    assert len(slopes) == len(expected)
+    for found, wanted in zip(slopes, expected, strict=True):
+        least = tolerance * float(wanted.abs().max()) + 1e-6
+        assert torch.allclose(found, wanted, rtol=2.5 * tolerance, atol=least)
+
+
+def test_backwards_derivatives_are_right_for_a_network_of_float32():
+    """Differences of 1e-5 see its rounding in the numbers of early steps."""
+    sde, eps, u = CLD(), 1e-2, prior(CLD(), 8)
+    exact = diamond().score(sde)
+    rounded = Fitted(lambda u, t: exact(u.float(), t).to(u), sde, 1000)
+    origin = with_memory(of_exponential(sde, spaced(sde, 6, eps, True, "power 3"), 2, False, True))
+    wanted = by_backpropagation(Fitted(exact, sde, 1000), origin, u, True)
+    found = by_backpropagation(rounded, origin, u, True)
+    forwards = by_copies(rounded, origin, u, True)
+    size = wanted.flatten(1).norm(dim=1)
+    assert ((found - wanted).flatten(1).norm(dim=1) < 1e-2 * size).all()
+    assert ((forwards - wanted).flatten(1).norm(dim=1) > size).any()
+
+
+@pytest.mark.parametrize("sde", [CLD(), CLD(beta0=0.1, beta1=6.9)])
+def test_a_grid_comes_back_from_its_shares(sde):
+    times = spaced(sde, 8, 1e-3, True, "power 3")
+    assert times_of(sde.schedule, shares_of(sde.schedule, times), 1e-3) == pytest.approx(times, rel=1e-9)
+
+
+def test_images_are_fitted_as_points_are():
+    """Coefficients are those of halves, whatever shape these have."""
+    sde, d = CLD(), 3 * 2 * 2
+    points = Fitted(GaussianMixture(torch.tensor([[0.5] * d, [-0.5] * d]), 0.3).score(sde), sde, 1000)
+    images = Fitted(lambda u, t: points.score(u.flatten(1), t).unflatten(1, (3, 2, 2)), sde, 3)
+    linear = with_memory(of_exponential(sde, spaced(sde, 3, 1e-2, True, "power 3"), 1, False, True))
+    u = prior(sde, 4, d)
+    (slopes,), (found,) = (
+        fitted.slopes(linear, one, True) for fitted, one in ((points, u), (images, u.unflatten(1, (6, 2, 2))))
+    )
+    assert found.shape[1:] == (4, 3, 2, 2)
+    assert torch.allclose(found.flatten(2), slopes)

@@ -17,7 +17,7 @@ from cld_core.evaluate.request import EvalRequest
 from cld_core.run import RunFolder
 from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
-from cldctl.runs.status import RunStatus, status_of
+from cldctl.runs.status import status_of
 from tests.support.made_up import report, run_with
 from tests.support.tools import invoke
 
@@ -64,10 +64,10 @@ def test_what_would_be_lost_or_cannot_be_written_is_refused(runs, tmp_path):
 def test_weights_carry_no_commands_and_accounts(tmp_path):
     from cld_core.config import load
     from cld_core.model import Model
-    from tests.support.paths import RECIPES
+    from tests.support.paths import TOY
 
     private = ["hooks.on_change=secret", "cluster.account=secret"]
-    recipe = load(RECIPES / "toy.yaml", ["network.width=8", "network.layers=2", *private])
+    recipe = load(TOY, ["network.width=8", "network.layers=2", *private])
     Model(recipe).export(tmp_path / "w.safetensors")
     assert b"secret" not in (tmp_path / "w.safetensors").read_bytes()
     loaded = cld_core.load(tmp_path / "w.safetensors").recipe
@@ -77,29 +77,29 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
 FILES = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
 
 
-def model_of(**changes) -> SimpleNamespace:
+def model_of(**changes):
     """Weights of step 20."""
     about = {"step": 20, "data_shape": (2,), "is_image": False, "ema_length": None, "net": torch.nn.Linear(2, 2)}
     return SimpleNamespace(**{**about, **changes})
 
 
-def card_of(made, license_="unknown", row=None, **changes) -> str:
+def card_of(made, license_="unknown", row=None, **changes):
     return card(made, row or status_of_run(made), model_of(**changes), FILES, license_)
 
 
-def status_of_run(made) -> RunStatus:
+def status_of_run(made):
     return status_of(made, survey.of_runs([made]))
 
 
-def head_of(text: str) -> dict:
+def head_of(text):
     return yaml.safe_load(text.split("---\n")[1])
 
 
-def section(text: str, title: str) -> str:
+def section(text, title):
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def asked(made, metric: str, step: int) -> EvalRequest:
+def asked(made, metric, step):
     recipe = made.recipe()
     return EvalRequest.of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
 

@@ -9,28 +9,18 @@ import pytest
 from PIL import Image
 
 from cld_core.files import read_object
-from cld_core.ranks import Ranks
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.cld_core.checkpoint.test_published import published
 from tests.support.extractor import TINY
-from tests.support.images import make_images, run_folder
+from tests.support.images import SMALL_RECIPE, make_images, run_folder
 from tests.support.paths import FIXTURES, ROOT
-from tests.support.tools import DEBUG, invoke, status
+from tests.support.tools import DEBUG, invoke, status, train
 
 FILE = FIXTURES / "parity" / "published_checkpoint_ncsnpp.pth"
-RECIPE = f"""
-extends: {ROOT}/recipes/cifar10.yaml
-name: small
-data: {{name: folder, size: 16, path: set}}
-network: {{image_size: 16, channels: 16, multipliers: [1, 2], blocks: 1, attention: [8]}}
-cluster: {{nodes: 1, gpus_per_node: 0}}
-"""
 
 
 @pytest.fixture
-def recipe(tmp_path) -> str:
-    (tmp_path / "small.yaml").write_text(RECIPE)
+def recipe(tmp_path):
+    (tmp_path / "small.yaml").write_text(SMALL_RECIPE)
     return str(tmp_path / "small.yaml")
 
 
@@ -95,8 +85,7 @@ def test_fid_from_the_statistics_to_the_status(tmp_path, recipe):
     runs = tmp_path / "runs"
     runs.mkdir()
     settings = (*TINY, "sampling.method=em", "sampling.nfe=3", "eval.samples=20", "eval.points=10", "train.steps=2")
-    run = run_folder(runs, make_images(tmp_path / "set"), *settings)
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    run = train(run_folder(runs, make_images(tmp_path / "set"), *settings))
     # What is missing is said before there is a run.
     data = (f"data.path={tmp_path / 'set'}", "data.size=8", "network.image_size=8", *settings)
     arguments = ("submit", recipe, *data, "--eval", "fid", "--cluster", "debug")
@@ -138,7 +127,7 @@ def place(tmp_path_factory):
     return folder
 
 
-def prepare(name: str, source: str, out: str = "out", *more: str) -> list[str]:
+def prepare(name, source, out="out", *more):
     return ["data", "prepare", name, "--source", source, "--out", out, *more]
 
 

@@ -14,8 +14,9 @@ from cld_core.run.groups import Group
 from cldctl.runs import removal
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
-from tests.support.made_up import CONTENT, TOY, damage, report, run_with, seeds
+from tests.support.made_up import CONTENT, damage, report, run_with, seeds
 from tests.support.other_users import as_user, needs_root, open_folder
+from tests.support.paths import TOY
 from tests.support.scripted import over
 from tests.support.tools import DEBUG, ONE, invoke, status
 

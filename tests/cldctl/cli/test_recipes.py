@@ -7,13 +7,13 @@ import pytest
 from cld_core.config import dump, load
 from cld_core.errors import RecipeError
 from cldctl.lookup import find_profile, find_recipe, recipe_files
-from tests.support.paths import RECIPES
+from tests.support.paths import RECIPES, TOY
 from tests.support.tools import invoke
 
 
 def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_recipe(str(RECIPES / "toy.yaml")) == RECIPES / "toy.yaml"
+    assert find_recipe(str(TOY)) == TOY
     assert find_recipe("toy").name == "toy.yaml"
     (tmp_path / "recipes").mkdir()
     mine = tmp_path / "recipes" / "toy.yaml"

@@ -5,38 +5,30 @@ import pytest
 from PIL import Image
 
 from cld_core.classes import numbered
-from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.ranks import Ranks
-from cld_core.run import RunFolder
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cldctl.runs.sample import Observed
 from tests.support.images import make_images, run_folder
-from tests.support.paths import RECIPES
-from tests.support.tools import ONE, invoke
+from tests.support.tools import ONE, invoke, train, trained
 
 FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def labelled(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    for name, keys in {"modes": [], "always": ["objective.label_dropout=0"], "plain": ["data.labels=false"]}.items():
-        run = RunFolder.create(root / name, load(RECIPES / "toy_labels.yaml", [*ONE, *keys]), {"created": 1.0})
-        session.run(run, Ranks(), StopFlag(), job_id="test")
+    trained(root / "modes", "toy_labels", *ONE)
     return root
 
 
-def test_samples_of_a_class_with_guidance(runs, tmp_path):
+def test_samples_of_a_class_with_guidance(labelled, tmp_path):
     out = tmp_path / "samples.npz"
-    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=runs)
+    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=labelled)
     assert "18 samples of step 20, 10 network evaluations each (exponential)" in done.stderr
     content = np.load(out)
     assert content["label"].tolist() == [3] * 18
     assert content["nfe"].tolist() == [10] * 18
     assert content["x"].shape == content["v"].shape == (18, 2)
-    invoke("sample", "modes", *FAST, "-o", str(out), runs=runs)
+    invoke("sample", "modes", *FAST, "-o", str(out), runs=labelled)
     assert np.load(out)["label"].tolist() == numbered([1] * 9).drawn(0, 18)
 
 
@@ -59,9 +51,7 @@ def test_options_that_do_not_go_together(options, said):
 
 
 def test_points_given_a_coordinate(tmp_path):
-    recipe = load(RECIPES / "toy_diamond.yaml", [*ONE, "train.steps=4", "periodic.samples_every=null"])
-    run = RunFolder.create(tmp_path / "toy", recipe, {"created": 1.0})
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    run = trained(tmp_path / "toy", "toy_diamond", *ONE, "train.steps=4", "periodic.samples_every=null")
     asked = ("sample", str(run.path), "-n", "30", *QUICK, "--observe")
     done = invoke(*asked, "x=0.3", runs=tmp_path)
     assert "30 samples of step" in done.stderr
@@ -80,8 +70,7 @@ def test_points_given_a_coordinate(tmp_path):
 
 
 def test_a_picture_is_painted_where_the_mask_is_white(tmp_path):
-    run = run_folder(tmp_path, make_images(tmp_path / "set"), "train.steps=4")
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    run = train(run_folder(tmp_path, make_images(tmp_path / "set"), "train.steps=4"))
     pixels = np.full((8, 8, 3), (10, 100, 250), dtype=np.uint8)
     white = np.zeros((8, 8), dtype=np.uint8)
     white[:, 4:] = 255

@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from cld_core.config import load
 from cld_core.config.registry import SECTIONS
@@ -19,7 +18,7 @@ from cldctl.evals.samplers import SETTINGS, Comparison
 from cldctl.show.evaluations import samplers as drawn
 from tests.support.made_up import report, run_with
 from tests.support.paths import RECIPES
-from tests.support.screen import screen
+from tests.support.screen import screen, text
 
 TOYS = ("w2", "density", "flow-distance")
 CELL = {"sampler": "ode", "sampling.nfe": "10"}
@@ -33,12 +32,6 @@ def run(tmp_path):
 def made_of(run, *names, overrides=(), metrics=TOYS, nfe=(10, 20), seeds=1) -> Comparison:
     settings = samplers.chosen(names)
     return samplers.make(run, 20, overrides, metrics=metrics, settings=settings, nfe=nfe, seeds=seeds)
-
-
-def text(view) -> str:
-    console = Console(width=150, record=True, file=io.StringIO())
-    console.print(view)
-    return console.export_text()
 
 
 def answered(run, made, value):

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-from pathlib import Path
 
 import pytest
 import yaml
@@ -24,7 +23,7 @@ from cldctl.jobs.train import go_on
 from cldctl.runs.state import Situation, state_of
 from cldctl.runs.survey import Answers
 from tests.support.made_up import report, run_with
-from tests.support.paths import RECIPES, ROOT
+from tests.support.paths import ROOT, TOY
 from tests.support.scripted import REF, inside
 from tests.support.tools import wait_for
 
@@ -32,7 +31,7 @@ TELL = 'cat >> "$CLDCTL_RUN_PATH/told"'
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path):
     run = run_with(tmp_path / "mine", 20, overrides=(f"hooks.on_change={TELL}", "train.steps=100"))
     hooks.allow(run, run.recipe())
     run.ledger.append(events.Requested(steps=100))
@@ -41,26 +40,26 @@ def run(tmp_path) -> RunFolder:
     return run
 
 
-def dispatch(run: RunFolder, *options: str) -> int:
+def dispatch(run, *options):
     return hook_runner.main([str(run.path), str(run.logs), *options])
 
 
-def told(run: RunFolder) -> list[dict]:
+def told(run):
     file = run.path / "told"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def states(run: RunFolder) -> list[str]:
+def states(run):
     return [content["state"] for content in told(run)]
 
 
-def log(run: RunFolder) -> str:
+def log(run):
     file = run.logs / hook_runner.LOG
     return file.read_text() if file.exists() else ""
 
 
-def with_command(run: RunFolder, command: str, **more) -> RunFolder:
-    recipe = load(RECIPES / "toy.yaml")
+def with_command(run, command, **more):
+    recipe = load(TOY)
     object.__setattr__(recipe, "hooks", HooksSpec(on_change=command, **more))
     hooks.allow(run, recipe)
     return run
@@ -192,7 +191,7 @@ def test_a_job_that_cannot_begin_again_is_told_of(run):
 
 
 def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
-    plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
+    plain, hooked = load(TOY), load(TOY, ["hooks.on_change=date"])
     assert plain.model_digest() == hooked.model_digest()
     assert EvalRequest.of(plain, ("elbo",), 20).id == EvalRequest.of(hooked, ("elbo",), 20).id
 
@@ -314,7 +313,7 @@ NAMES = ("mail", "sendmail", "webhook", "slack", "ntfy")
 COMMANDS = [yaml.safe_load(block)["hooks"]["on_change"] for block in re.findall(r"```yaml\n(.*?)```", DOC, re.DOTALL)]
 
 
-def said(name: str, home: Path) -> tuple[list[str], str]:
+def said(name, home):
     """What a documented command tells the program that it calls: arguments and standard input."""
     content = {**CONTENT, "text": TEXT}
     environment = {**os.environ, "HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}", **variables(content)}
@@ -325,7 +324,7 @@ def said(name: str, home: Path) -> tuple[list[str], str]:
 
 
 @pytest.fixture
-def home(tmp_path) -> Path:
+def home(tmp_path):
     """A home in whose programs write down what they get, and in which addresses are kept."""
     (tmp_path / ".config" / "cldctl").mkdir(parents=True)
     for name in ("mail", "sendmail", "curl"):
@@ -340,7 +339,7 @@ def home(tmp_path) -> Path:
 def test_every_example_is_a_recipe():
     assert len(COMMANDS) == len(NAMES)
     for name, command in zip(NAMES, COMMANDS, strict=True):
-        recipe = load(RECIPES / "toy.yaml", [f"hooks.on_change={json.dumps(command)}"])
+        recipe = load(TOY, [f"hooks.on_change={json.dumps(command)}"])
         assert name in recipe.hooks.on_change
 
 

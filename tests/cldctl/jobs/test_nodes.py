@@ -20,15 +20,15 @@ from tests.support.scripted import REF, alone, inside
 NOW = time.time()
 
 
-def failed(host: str, restart: int, ago: float = 60.0, rank: int = 0) -> Failed:
+def failed(host, restart, ago=60.0, rank=0):
     return Failed("rank", time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke")
 
 
-def unfit(host: str, ago: float = 60.0) -> Failed:
+def unfit(host, ago=60.0):
     return Failed("unfit", time=NOW - ago, job_id="7", restart=0, rank=0, host=host, check="gpu", reason="it is gone")
 
 
-def crashed(host: str, job_id: str = "8_0", ago: float = 60.0) -> Failed:
+def crashed(host, job_id="8_0", ago=60.0):
     return Failed("crash", time=NOW - ago, job_id=job_id, restart=0, code=1, host=host)
 
 
@@ -55,7 +55,7 @@ def test_failures_of_yesterday_are_forgotten():
     assert bad([failed("n1", 0, ago=old), failed("n1", 1), unfit("n2", ago=old)], NOW) == {}
 
 
-def history(*events) -> History:
+def history(*events):
     return History.of([Submitted(job=REF), *events])
 
 
@@ -127,7 +127,7 @@ def test_a_rank_that_fails_because_of_another_one_blames_nobody(run, error):
     assert noted(run, error) == []
 
 
-def killed(log: str, *, hung: bool = False, trained: bool = True) -> tuple[int, str, str] | None:
+def killed(log, *, hung=False, trained=True):
     event = failures.killed_rank(inside(said=log), 0, hung=hung, trained=trained)
     return None if event is None else (event.rank, event.host, event.reason)
 

@@ -26,13 +26,13 @@ from cldctl.jobs.shards import Piece, ShardsWork, divided
 from cldctl.jobs.train import TrainWork, explain_previous, go_on
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.scripted import REF, inside
 
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml"), {"created": 1.0})
+    run = RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
     run.ledger.append(Started(attempt=0, job_id="7", step=0))
     return run
 
@@ -165,10 +165,7 @@ def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch):
     assert (waiting.job_id, after) == ("9", After((ref,)))
 
 
-TOY = RECIPES / "toy.yaml"
-
-
-def saved(short: RunFolder, step: int, seconds: float) -> None:
+def saved(short, step, seconds):
     sidecar = Sidecar(format=FORMAT, step=step, state=Content(0, ""), seconds=seconds)
     write_json(short.checkpoint_file(step).with_suffix(".json"), to_plain(sidecar))
 

@@ -15,12 +15,12 @@ class Parsed(HTMLParser):
         text: everything but styles, scripts and drawings.
     """
 
-    def __init__(self, page: str) -> None:
+    def __init__(self, page):
         super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[tuple[str, str]] = []
+        self.elements = []
+        self.texts = []
         self.text = ""
-        self._inside: list[str] = []
+        self._inside = []
         self.feed(page)
         self.close()
 
@@ -45,5 +45,5 @@ class Parsed(HTMLParser):
             tag, before = self.texts[-1]
             self.texts[-1] = (tag, before or data.strip())
 
-    def all(self, tag: str) -> list[dict[str, str | None]]:
+    def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]

@@ -1,9 +1,8 @@
-"""What pages of one and of many runs say and draw, and that nothing in a run folder gets out of its place."""
+"""What pages of one and of many runs say and draw; nothing in a run folder gets out of its place, or is cut off."""
 
 import math
 import os
 import re
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -23,15 +22,16 @@ from cldctl.page.document import chart
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.cldctl.page.parsed import Parsed
+from tests.support.browser import CLIPPED, FAINT, chromium, opened
 from tests.support.made_up import report, run_with, seeds
-from tests.support.reported import HOSTILE, everything
+from tests.support.on_screen import HOSTILE, reported
 from tests.support.tools import invoke
 
 # What the last start of the made-up run writes first into its log.
 START = "--- start 3 of job 7: rank 1 on node3, 2023-11-15T02:00:00 ---\n"
 
 
-def page_of(*runs: RunFolder | str, options: tuple[str, ...] = (), root: Path | None = None) -> Parsed:
+def page_of(*runs, options=(), root=None):
     root = root or next(run.path.parent for run in runs if isinstance(run, RunFolder))
     names = [run.name if isinstance(run, RunFolder) else run for run in runs]
     target = root / "page.html"
@@ -39,17 +39,17 @@ def page_of(*runs: RunFolder | str, options: tuple[str, ...] = (), root: Path | 
     return Parsed(target.read_text())
 
 
-def words(parsed: Parsed) -> str:
+def words(parsed):
     return " ".join(parsed.text.split())
 
 
-def titles(parsed: Parsed) -> list[str]:
+def titles(parsed):
     return [text for tag, text in parsed.texts if tag == "figcaption"]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return everything(tmp_path_factory.mktemp("runs") / "mine", points=300)
+    return reported(tmp_path_factory.mktemp("runs") / "mine", points=300)
 
 
 def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
@@ -97,7 +97,7 @@ def test_nothing_of_a_run_becomes_markup_and_nothing_is_asked_for(made):
 
 
 def test_a_run_that_failed_shows_its_last_words_unless_they_are_from_elsewhere(tmp_path):
-    run = everything(tmp_path / "mine", end="crashed", points=2)
+    run = reported(tmp_path / "mine", end="crashed", points=2)
     (run.logs / "7_1_log.err").write_text(f"{START}Traceback\nOSError: <b>disk</b>\n")
     text = words(page_of(run))
     assert "Rank 1 on node3 failed first in attempt 3: OSError:" in text
@@ -114,7 +114,7 @@ def test_a_run_without_anything_or_with_damaged_files_has_a_page(tmp_path):
     text = words(page_of(run_with(tmp_path / "empty")))
     assert "No loss has been recorded" in text
     assert "Failed: the submission was interrupted" in text
-    run = everything(tmp_path / "mine", points=2)
+    run = reported(tmp_path / "mine", points=2)
     run.ledger.path.write_text("no ledger\n")
     run.recipe_file.write_text("no: recipe")
     write_json(run.identity_file, {"format": FORMAT, "created": 1e17, "versions": "x", "git": "y", "sweep": "z"})
@@ -159,7 +159,7 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     assert invoke("report", "one", "two", runs=tmp_path).stdout == f"{tmp_path / 'comparison.html'}\n"
 
 
-def with_losses(path, *overrides) -> RunFolder:
+def with_losses(path, *overrides):
     run = run_with(path, 10, overrides=overrides)
     with SummaryWriter(str(run.tensorboard)) as board:
         for step in range(30):
@@ -169,10 +169,10 @@ def with_losses(path, *overrides) -> RunFolder:
 
 def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path, monkeypatch):
     root = tmp_path / "runs"
-    first = everything(root / "first", points=2)
+    first = reported(root / "first", points=2)
     run_with(root / "third").path.rename(root / "javascript:alert(1)")
 
-    def links() -> list[str]:
+    def links():
         return [str(it["href"]) for it in Parsed((root / "index.html").read_text()).all("a")]
 
     invoke("report", "--all", runs=root)
@@ -214,7 +214,7 @@ def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_p
 
 @pytest.mark.parametrize("arguments", [("mine",), ("--all", "--pages")])
 def test_what_is_noted_while_a_page_is_made_is_in_the_next_one(tmp_path, monkeypatch, arguments):
-    finished = everything(tmp_path / "runs" / "mine", points=2)
+    finished = reported(tmp_path / "runs" / "mine", points=2)
     explain = one_run.why
 
     def why(run):
@@ -268,11 +268,11 @@ def test_pictures_say_what_they_are_the_newest_first_and_nothing_else_is_shown(t
 
 
 @pytest.fixture
-def run(tmp_path) -> RunFolder:
+def run(tmp_path):
     return run_with(tmp_path / "mine", 60)
 
 
-def attempt(run: RunFolder, number: int, first: int, last: int, every: int = 10) -> None:
+def attempt(run, number, first, last, every=10):
     """What an attempt writes that begins after step ``first``; its files are those of a second of its own."""
     before = set(run.tensorboard.glob("*"))
     about = About(folder=run, recipe=run.recipe(), attempt=number, first_step=first)
@@ -306,3 +306,28 @@ def test_what_is_not_finite_is_no_point_and_a_subfolder_names_its_tags(run):
         for step, value in enumerate((1.0, float("nan"), float("inf"), 2.0)):
             board.add_scalar("other", value, step)
     assert curves.read(run)["eval-1: other"] == [(0, 1.0), (3, 2.0)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The page of a run, the index over three of them, and two beside each other."""
+    runs = tmp_path_factory.mktemp("shown") / "runs"
+    reported(runs / "a_run_with_a_name_that_is_rather_long-1126-160401-ab12")
+    reported(runs / "failed", end="crashed", points=50)
+    run_with(runs / "empty")
+    for names, target in ((["a_run"], "one"), (["--all"], "all"), (["a_run", "failed"], "two")):
+        invoke("report", *names, "-o", str(runs.parent / f"{target}.html"), runs=runs)
+    return runs.parent
+
+
+@pytest.mark.by_hand
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_is_cut_off_and_nothing_is_asked_for(folder, width, scheme):
+    with chromium() as browser:
+        for name in ("one", "all", "two"):
+            with opened(browser, folder / f"{name}.html", width=width, scheme=scheme) as shown:
+                assert shown.page.locator("h1").is_visible()
+                assert shown.page.evaluate(CLIPPED) == [], name
+                assert shown.page.evaluate(FAINT) == [], name
+                assert (shown.complaints, shown.requests) == ([], [])

@@ -2,14 +2,11 @@
 
 import pytest
 
-from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.identity import are_other_data
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cldctl.runs import evaluate
 from tests.support.images import make_images, run_folder
-from tests.support.tools import DEBUG, ONE, invoke
+from tests.support.tools import DEBUG, ONE, invoke, train
 
 RING = """
 import torch
@@ -58,8 +55,7 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
 
 def test_other_images_in_the_same_folder(tmp_path):
     make_images(tmp_path / "data")
-    run = run_folder(tmp_path, tmp_path / "data")
-    session.run(run, Ranks(), StopFlag(), job_id="1")
+    run = train(run_folder(tmp_path, tmp_path / "data"))
     assert set(run.ledger.history().last.data) == {"images"}
     (tmp_path / "data").rename(tmp_path / "aside")
     make_images(tmp_path / "data", splits={"train": 22, "validation": 40})

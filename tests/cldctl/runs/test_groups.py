@@ -19,7 +19,7 @@ from cldctl.runs import checkout, evaluate, logs, options, removal, submit
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
 from tests.support.made_up import report, run_with, seeds
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.scripted import Scripted, register
 
 SEEDS = ("train.seed=0,1,2",)
@@ -201,6 +201,6 @@ def test_a_run_that_was_submitted_otherwise_is_not_taken_for_the_cell(tmp_path):
     with pytest.raises(UsageError, match=r"g-seed0 exists, and was submitted with train.steps=10\. Use another --name"):
         options.existing(asked(tmp_path))
     assert options.existing(asked(tmp_path, ("train.seed=0",), given[1:])), "the jobs may differ"
-    RunFolder.create(tmp_path / "g-seed1", load(RECIPES / "toy.yaml"), {"created": 1.0})
+    RunFolder.create(tmp_path / "g-seed1", load(TOY), {"created": 1.0})
     with pytest.raises(UsageError, match=r"g-seed1: a run of this name exists, and is not part of the group g"):
         options.existing(asked(tmp_path, ("train.seed=1",)))

@@ -16,7 +16,8 @@ from cldctl.runs import index, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import label
 from cldctl.runs.status import status_or_reason
-from tests.support.made_up import TOY, report
+from tests.support.made_up import report
+from tests.support.paths import TOY
 from tests.support.scripted import over, settle
 
 
@@ -31,9 +32,9 @@ def root(tmp_path, scripted, monkeypatch):
     return root
 
 
-def looked(root, monkeypatch) -> tuple[list[str], dict[str, str]]:
+def looked(root, monkeypatch):
     """The runs that a new command reads, and the states that it shows; these are the same without an index."""
-    read: list[str] = []
+    read = []
 
     def noted(run, *known):
         read.append(run.name)

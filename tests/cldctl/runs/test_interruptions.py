@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -152,13 +150,13 @@ def test_a_second_job_refuses_a_folder_that_a_live_job_holds(runs):
 
 
 @pytest.fixture
-def disk(fresh_runs: Path) -> Iterator[Path]:
+def disk(fresh_runs):
     fresh_runs.mkdir()
     with small_disk(fresh_runs):
         yield fresh_runs
 
 
-def test_a_full_disk_costs_a_training_nothing(disk: Path) -> None:
+def test_a_full_disk_costs_a_training_nothing(disk):
     settings = ("train.steps=1000000", "train.checkpoint_every=200", "train.keep=2")
     cldctl("submit", "toy", *SMALL, *settings, "--name", "mine", "--cluster", "local", runs=disk)
     run = RunFolder(disk / "mine")

@@ -3,9 +3,7 @@
 import json
 import os
 import stat
-from pathlib import Path
 
-from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Requested, Submitted
 from tests.support.made_up import run_with
 from tests.support.other_users import NOBODY, SHARED_GROUP, as_user, give, needs_root, open_folder
@@ -16,7 +14,7 @@ __all__ = ["open_folder"]
 pytestmark = needs_root
 
 
-def shared(root: Path, name: str = "ours", job_id: str = "1") -> RunFolder:
+def shared(root, name="ours", job_id="1"):
     """A run of root in a folder as docs/slurm.md says that groups should set theirs up."""
     folder = root / "group"
     folder.mkdir(exist_ok=True)
@@ -29,7 +27,7 @@ def shared(root: Path, name: str = "ours", job_id: str = "1") -> RunFolder:
         os.umask(before)
 
 
-def said(*arguments: str, runs: Path, **user) -> tuple[int, str, str]:
+def said(*arguments, runs, **user):
     """Exit code, stdout and stderr of a command of another user."""
 
     def command():
@@ -39,11 +37,11 @@ def said(*arguments: str, runs: Path, **user) -> tuple[int, str, str]:
     return tuple(as_user(command, **user))
 
 
-def colleague(*arguments: str, runs: Path) -> tuple[int, str, str]:
+def colleague(*arguments, runs):
     return said(*arguments, runs=runs, groups=(SHARED_GROUP,), umask=0o002)
 
 
-def modes(run: RunFolder) -> dict[str, int]:
+def modes(run):
     return {str(path.relative_to(run.path)): stat.S_IMODE(path.lstat().st_mode) for path in run.path.rglob("*")}
 
 

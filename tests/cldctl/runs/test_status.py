@@ -2,10 +2,8 @@
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from cld_core.config import load
 from cld_core.evaluate.evaluation import evaluations_of
@@ -22,23 +20,22 @@ from cldctl.runs.survey import Answers
 from cldctl.runs.why import why
 from cldctl.show.runs import details, overview
 from tests.support.made_up import report, run_with
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
+from tests.support.screen import text
 from tests.support.scripted import Scripted, trained
 from tests.support.tools import invoke
 
-TOY = RECIPES / "toy.yaml"
-
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
+def run(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
-def ref(job_id: str = "7", **more) -> JobRef:
+def ref(job_id="7", **more):
     return JobRef(cluster="elsewhere", job_id=job_id, **more)
 
 
-def saying(seen: Seen, problem: str | None = None) -> Answers:
+def saying(seen, problem=None):
     """Every job of the cluster `elsewhere` is in the same phase."""
 
     class Same(dict):
@@ -49,12 +46,6 @@ def saying(seen: Seen, problem: str | None = None) -> Answers:
 
 
 GONE = saying(Seen("gone"))
-
-
-def text(view) -> str:
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(view)
-    return console.export_text()
 
 
 def test_a_run_of_another_format_gets_one_line_from_every_command(run, tmp_path):

@@ -22,13 +22,12 @@ from cldctl.runs.options import SubmitOptions
 from cldctl.runs.submit import submit
 from cldctl.runs.training import Begun, Start, require_native, train
 from tests.support.made_up import report, run_with
-from tests.support.paths import RECIPES
+from tests.support.paths import TOY
 from tests.support.scheduler import clients
 from tests.support.scripted import alone
 from tests.support.tools import DEBUG, ONE, invoke, status
 
 pytestmark = pytest.mark.usefixtures("small")
-TOY = RECIPES / "toy.yaml"
 
 
 def submitted(path, cluster, metrics=(), *overrides):
@@ -110,7 +109,7 @@ def test_a_precision_that_this_processor_emulates_needs_permission(monkeypatch):
     assert natively(here) == []
 
 
-def interrupted(at: int, times: int = 1, error: Exception | None = None):
+def interrupted(at, times=1, error=None):
     """Accepts jobs; before it answers for number ``at``, Ctrl-C is typed ``times``."""
 
     def before(number):
@@ -130,7 +129,7 @@ def _as_in_a_terminal():
     signal.signal(signal.SIGINT, before)
 
 
-def jobs(run: RunFolder) -> tuple[list[str], list[str]]:
+def jobs(run):
     (work,) = evaluations_of(run)
     ledgers = run.ledger, work.ledger
     training, evaluation = ([event.job.job_id for event in it.history().submitted] for it in ledgers)
@@ -169,7 +168,7 @@ def sbatch(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mine(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(RECIPES / "toy.yaml"), {"created": 1.0})
+    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
 def test_a_run_stays_on_its_cluster_although_there_is_an_sbatch(tmp_path, sbatch):

@@ -11,8 +11,8 @@ from cld_core.run.events import Ended, Failed, Requeued, Started, Submitted
 from cld_core.run.groups import Group
 from cldctl.runs.usage import estimate, usage_of
 from cldctl.show.tables import estimate_line
-from tests.support.ledgers import job
-from tests.support.made_up import TOY, run_with
+from tests.support.made_up import job, run_with
+from tests.support.paths import TOY
 from tests.support.tools import invoke
 
 GPUS = {"ranks": 8, "gpus": 8, "cores": 8}

@@ -1,13 +1,10 @@
 """Several people who watch runs on Slurm: how often it is asked, and how soon they see what happens."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from cld_core.files import write_json
-from cld_core.run import RunFolder
 from cld_core.run.events import Ended, JobRef, Requeued, Started, Submitted
 from cldctl.clusters.slurm import poll
 from cldctl.runs import logs, selection, status
@@ -18,7 +15,6 @@ from cldctl.show import runs as shown_runs
 from tests.support import scheduler
 from tests.support.clock import Clock
 from tests.support.made_up import run_with
-from tests.support.scheduler import Scheduler
 
 
 class Over(BaseException):
@@ -26,7 +22,7 @@ class Over(BaseException):
 
 
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
+def clock(monkeypatch):
     clock = Clock(now=1_000_000.0)
     for module in (shown_runs, shown_logs, selection, status, follow):
         monkeypatch.setattr(module, "time", clock)
@@ -34,12 +30,12 @@ def clock(monkeypatch) -> Clock:
 
 
 @pytest.fixture
-def slurm(monkeypatch, clock) -> Iterator[Scheduler]:
+def slurm(monkeypatch, clock):
     yield scheduler.register(monkeypatch, clock)
     poll._memory.cache_clear()
 
 
-def training(path: Path, job_id: str, when: float) -> RunFolder:
+def training(path, job_id, when):
     run = run_with(path, 10)
     job = JobRef(cluster="slurm", job_id=job_id, logs=str(run.logs), restarts=True)
     run.ledger.append(Submitted(time=when, job=job))

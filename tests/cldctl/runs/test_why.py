@@ -8,8 +8,7 @@ from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submi
 from cldctl.clusters.base import Held, Waiting
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
-from tests.support.ledgers import job
-from tests.support.made_up import run_with
+from tests.support.made_up import job, run_with
 from tests.support.tools import invoke
 
 

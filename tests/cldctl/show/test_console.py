@@ -14,7 +14,7 @@ ESCAPES = "\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b]8;;http://x\x1b\\link\x1b]8;;
 SENTENCE = "no longer watching; its jobs go on, each of them, as long as they need. Again: cldctl status demo --watch"
 
 
-def shown(*objects, terminal: bool = False, width: int = 200, **how) -> str:
+def shown(*objects, terminal=False, width=200, **how):
     stream = io.StringIO()
     # Without colours, so that every escape sequence on the terminal comes from a text.
     PlainConsole(file=stream, width=width, force_terminal=terminal, no_color=True).print(*objects, **how)
@@ -83,6 +83,6 @@ def test_a_file_gets_a_line_for_each_phase(stream, monkeypatch):
     assert len(stream.getvalue().splitlines()) == 3, "nothing is said where progress is hidden"
 
 
-def training(**known) -> Shown:
+def training(**known):
     usual = {"name": "mine", "done": 5_400, "total": 12_000, "state": "RUNNING", "phase": "training"}
     return Shown(**{**usual, "facts": ("loss 0.12", "221 steps/s"), "elapsed_s": 80.0, "left_s": 190.0, **known})

@@ -27,7 +27,7 @@ OVERVIEW = """
 NAME = "toy_published-1125-1020{:02d}-11{:02x}"
 
 
-def row(name: str, state: str = "RUNNING", **known: object) -> RunStatus:
+def row(name, state="RUNNING", **known):
     """A run as `status` knows it: half way, with what belongs to its state, unless ``known`` says otherwise."""
     attempt = {"attempt": 0, "job_id": "4123456", "first_step": 0, "last_step": 12_350, "detail": None, "ran_s": 61.0}
     cause = {"FINISHED": "finished", "FAILED": "nonfinite", "CANCELLED": "cancelled"}.get(state, "preempted")
@@ -43,10 +43,10 @@ def row(name: str, state: str = "RUNNING", **known: object) -> RunStatus:
         "job_id": "4123456",
         **({"steps_per_s": 221.0, "eta_s": 3_563.0} if state == "RUNNING" else {}),
     }
-    return RunStatus(name=name, path=f"runs/{name}", state=state, **{**usual, **known})  # type: ignore[arg-type]
+    return RunStatus(name=name, path=f"runs/{name}", state=state, **{**usual, **known})
 
 
-def evaluation(name: str = "elbo-00800000-1f2e3d4c5b", n: int | None = 2000, **known: object) -> dict[str, object]:
+def evaluation(name="elbo-00800000-1f2e3d4c5b", n=2000, **known):
     """A finished evaluation as `status` knows it."""
     results = {"nll": {"value": -0.3931, "stderr": 0.0123, "n": n}}
     numbers = {"fid": None, "bpd": None, "nll": -0.3931, "stderr": 0.0123, "true_entropy": None}
@@ -58,14 +58,14 @@ def evaluation(name: str = "elbo-00800000-1f2e3d4c5b", n: int | None = 2000, **k
 STATES = ("FINISHED", "STOPPED", "FAILED", "CANCELLED", "LOST", "PENDING", "REQUEUED", "RUNNING")
 
 
-def every_state() -> list[RunStatus]:
+def every_state():
     """A run of each state, under names that differ in their ends only; the last one trains."""
     rows = [row(NAME.format(place, place), state) for place, state in enumerate(STATES)]
     rows[0].evals.append(evaluation())
     return rows
 
 
-def words(shown: list[str]) -> list[list[str]]:
+def words(shown):
     """The rows below the heading of a table, in words."""
     return [line.split() for line in shown if line.strip() and "─" not in line][1:]
 
@@ -130,5 +130,5 @@ def test_runs_that_train_come_first(monkeypatch, is_sorted):
     assert f"and {len(rows) - len(names)} more" in shown[-1]
 
 
-def old(number: int):
+def old(number):
     return [row(f"old-{place:02d}", "FINISHED") for place in range(number)]

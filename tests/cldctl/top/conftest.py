@@ -1,18 +1,14 @@
 """Fixtures of the tests of `cldctl top`."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from cldctl.clusters.slurm import client, poll
 from cldctl.top.actions import Command
 from tests.support import on_screen
-from tests.support.on_screen import Fleet
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+def fleet(tmp_path, monkeypatch):
     """A run of every state, and the Slurm that knows their jobs."""
     fleet = on_screen.everything(tmp_path / "runs")
     monkeypatch.setattr(client, "run", fleet.slurm)
@@ -24,7 +20,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 @pytest.fixture
 def ran(monkeypatch):
     """The commands that were started; each of them says something and ends, unless a test lets it speak."""
-    ran: list[list[str]] = []
+    ran = []
 
     def run(self, printed):
         ran.append(list(self.words))

@@ -14,13 +14,13 @@ from cldctl.runs.status import RunStatus
 from cldctl.top import actions
 from cldctl.top.actions import Command, command_for
 from tests.support.made_up import seeds
-from tests.support.piloted import Screen, on_screen
+from tests.support.piloted import on_screen
 from tests.support.scripted import stopped, trained
 
 STEPS = ("train.steps=50",)
 
 
-def refused(what: str, row: RunStatus) -> str:
+def refused(what, row):
     """Why nothing is done; empty if it is."""
     try:
         command_for(what, [row])
@@ -52,7 +52,7 @@ def test_what_cannot_be_read_is_neither_resumed_nor_sampled():
 def test_an_action_asks_first_and_says_what_it_did(tmp_path, scripted, ran, monkeypatch):
     run = stopped(tmp_path / "mine")
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select("mine")
         for no in ("n", "escape", "enter", "q"):
             await screen.press("r")
@@ -80,7 +80,7 @@ def test_a_group_is_cancelled_and_resumed_as_a_whole_filtered_or_not(tmp_path, s
     for run in runs[:2]:
         run.ledger.append(Labelled(add=("odd",)))
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select("g")
         await screen.press("slash", *"odd", "enter")
         await screen.until(lambda: "g-2" not in screen.text)
@@ -106,7 +106,7 @@ def test_samples_are_drawn_beside_the_screen_and_end_with_it(tmp_path, scripted,
     code = "import time; print('drawing \\x1b[31m[red]', flush=True); time.sleep(600)"
     started = speaking(monkeypatch, code)
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select("mine")
         await screen.press("s")
         await screen.sees("sample mine: goes on until you quit", "drawing [red]")
@@ -117,7 +117,7 @@ def test_samples_are_drawn_beside_the_screen_and_end_with_it(tmp_path, scripted,
     assert started[0].wait(60) != 0
 
 
-def speaking(monkeypatch, code: str) -> list:
+def speaking(monkeypatch, code):
     """Let commands be a piece of Python; the processes that were started."""
     started, popen = [], actions.subprocess.Popen
 

@@ -43,7 +43,7 @@ def test_on_a_terminal_it_shows_runs_until_somebody_leaves_in_colour_unless_refu
     os.close(slave)
     output = bytearray()
 
-    def read() -> bytes:
+    def read():
         with contextlib.suppress(OSError):  # Nothing to read, or closed.
             output.extend(os.read(master, 2**20))
         return bytes(output)

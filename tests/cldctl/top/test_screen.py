@@ -1,8 +1,10 @@
-"""What is on the screen: the list of runs in every state, the run that is selected, and its logs."""
+"""What is on the screen: the list of runs in every state, the run that is selected, its logs; a run that trains."""
 
 import dataclasses
 import shutil
 import threading
+
+import pytest
 
 from cld_core.files import write_json
 from cld_core.run import RunFolder
@@ -14,7 +16,8 @@ from cldctl.runs.status import RunStatus
 from cldctl.show.runs import Query
 from cldctl.top import app
 from cldctl.top.app import RunTable, arranged
-from tests.support.piloted import Screen, on_screen
+from tests.support.piloted import on_screen
+from tests.support.tools import ONE, cldctl, wait_step
 
 FAILED = "toy-spirals-1126-0715-p2mm"
 RUNNING = "celebahq-cld-1125-0911-k3fa"
@@ -24,7 +27,7 @@ def row(name, state="RUNNING", **more):
     return RunStatus(name=name, path=f"/runs/{name}", state=state, **more)
 
 
-def listed(screen: Screen) -> list[str]:
+def listed(screen):
     return [line.name for line in screen.app._main.query_one(RunTable).lines]
 
 
@@ -38,7 +41,7 @@ def test_runs_of_a_group_stay_together_and_are_folded_when_they_are_over():
 
 
 def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.sees(*STATES, "2 RUNNING", str(fleet.root))
         await screen.until(lambda: any("k3fa" in line and "▇" in line for line in screen.lines))
         (line,) = [line for line in screen.lines if line.startswith(" celebahq-cld-1125-0911-k3fa")]
@@ -62,7 +65,7 @@ def test_every_state_is_shown_with_its_progress_and_why_it_waits(fleet):
 
 
 def test_an_empty_folder_says_what_to_do(tmp_path):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.sees("no runs in", "Start one: cldctl submit toy_demo")
         await screen.press("enter", "r", "c", "s", "o", "space", "down", "end")
         await screen.sees("There are no runs yet.")
@@ -71,7 +74,7 @@ def test_an_empty_folder_says_what_to_do(tmp_path):
 
 
 def test_a_run_that_vanishes_leaves_its_place_to_the_next_one(tmp_path, fleet):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(FAILED)
         place = listed(screen).index(FAILED)
         (fleet.root / FAILED).rename(tmp_path / "elsewhere")
@@ -92,7 +95,7 @@ def test_texts_of_others_steer_nothing(fleet):
     text = run.ledger.path.read_text()
     run.ledger.path.write_text(text.replace("spiral arms must be odd", r"\u001b[2J[bold]spiral\u0007[/nothing] 漢字"))
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(run.name)
         await screen.sees("[bold]spiral[/nothing]", "[red]tag")
         await screen.press("tab", "end")
@@ -115,7 +118,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
     monkeypatch.setattr(survey, "TO_LOOK_S", 0.0)
     monkeypatch.setattr(app, "_PATIENCE_S", 0.0)
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(RUNNING)
         hangs.set()
         await screen.sees("still looking after", "a scheduler or a disk does not answer")
@@ -133,7 +136,7 @@ def test_a_scheduler_that_hangs_keeps_nobody_waiting(fleet, monkeypatch):
 
 
 def test_a_run_is_shown_with_attempts_and_shards(fleet):
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(RUNNING)
         await screen.sees("it trains on n07", "49.8%", "attempts", "█", "1d05h since")
         line = next(line for line in screen.lines if "attempts  " in line and "▶" in line)
@@ -151,7 +154,7 @@ def test_a_run_is_shown_with_attempts_and_shards(fleet):
 def test_a_log_opens_at_the_rank_that_failed_first_and_follows_one_that_trains(fleet, monkeypatch):
     log = fleet.root / RUNNING / "logs" / "4410_0_log.out"
 
-    async def look(screen: Screen) -> None:
+    async def look(screen):
         await screen.select(FAILED)
         await screen.press("enter")
         await screen.sees(f"{FAILED} · attempt 0, rank 2: failed first")
@@ -184,3 +187,37 @@ def test_a_log_opens_at_the_rank_that_failed_first_and_follows_one_that_trains(f
         await screen.sees("steps/s")
 
     on_screen(fleet.root, look)
+
+
+QUICK = ("sampling.method=em", "sampling.nfe=2", "train.steps=1000000", "train.checkpoint_every=100000")
+
+
+@pytest.mark.slow
+def test_a_run_is_watched_cancelled_resumed_sampled_and_reported(fresh_runs, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    cldctl("submit", "toy_diamond", *ONE, *QUICK, "--name", "mine", "--cluster", "local", runs=fresh_runs)
+    run = RunFolder(fresh_runs / "mine")
+    wait_step(run, 50)
+
+    async def look(screen):
+        await screen.sees("mine", "RUNNING")
+        await screen.press("enter")
+        await screen.sees("rank 0", "loss")
+        await screen.press("escape", "c", "y")
+        # Messages vanish after a while: what stays is looked for afterwards.
+        await screen.sees("mine: cancelled; last checkpoint: step")
+        await screen.sees("CANCELLED")
+        await screen.press("r", "y")
+        await screen.sees("resuming mine from step")
+        await screen.sees("C cancelled  ▶ running")
+        await screen.press("c", "y")
+        await screen.sees("C cancelled ×2")
+        await screen.press("s")
+        await screen.sees("samples of step", ".png", "done")
+        await screen.press("escape", "o")
+        await screen.sees("no display here")
+
+    on_screen(fresh_runs, look)
+    assert (run.path / "report.html").exists()
+    assert list(run.samples.glob("step_*_em_*.png"))

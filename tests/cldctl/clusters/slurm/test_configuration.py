@@ -11,7 +11,7 @@ from cldctl.clusters.base import Held, JobSpec, Seen
 from cldctl.clusters.slurm import client, doctor, submit
 from cldctl.clusters.slurm.cluster import SlurmCluster
 from cldctl.clusters.slurm.reasons import explained
-from tests.support.ledgers import job
+from tests.support.made_up import job
 from tests.support.scheduler import clients
 
 SCONTROL = """\
