@@ -175,13 +175,6 @@ def inpainted(model, name):
     return {f"{name}: inpainted by {how}": entry(x, SAMPLES) for how, x in found.items()}
 
 
-def of_demo():
-    import cld_core
-
-    model = cld_core.load(ROOT / "docs" / "demo.safetensors", device="cpu")
-    return sampled(model, "demo", DEMO_SAMPLERS, 40)
-
-
 def of_toys(runs):
     import cld_core
 
@@ -255,11 +248,14 @@ def _weights(model):
 
 
 def compute(folder):
+    import cld_core
+
     torch.set_num_threads(1)
     runs = folder / "runs"
     os.environ |= {"CLDCTL_RUNS": str(runs), "CLDCTL_CACHE": f"{folder}/cache", "XDG_CONFIG_HOME": f"{folder}/config"}
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return of_demo() | of_toys(runs) | of_images(runs)
+    demo = cld_core.load(ROOT / "docs" / "demo.safetensors", device="cpu")
+    return sampled(demo, "demo", DEMO_SAMPLERS, 40) | of_toys(runs) | of_images(runs)
 
 
 def difference(before, after):

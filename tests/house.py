@@ -15,6 +15,7 @@ import tokenize
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,30 +131,12 @@ def graph(files: Mapping[str, File]) -> dict[str, set[str]]:
 
 
 def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """The groups of modules that import each other (Tarjan's strongly connected components)."""
-    index, low, stack, found = dict[str, int](), dict[str, int](), list[str](), list[list[str]]()
-
-    def visit(node: str) -> None:
-        index[node] = low[node] = len(index)
-        stack.append(node)
-        for other in edges[node]:
-            if other not in index:
-                visit(other)
-                low[node] = min(low[node], low[other])
-            elif other in stack:
-                low[node] = min(low[node], index[other])
-        if low[node] == index[node]:
-            place = stack.index(node)
-            group = stack[place:]
-            del stack[place:]
-            if len(group) > 1:
-                found.append(sorted(group))
-
-    sys.setrecursionlimit(10_000)
-    for node in edges:
-        if node not in index:
-            visit(node)
-    return found
+    """A group of modules that import each other, if there is one."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return [sorted(set(error.args[1]))]
+    return []
 
 
 def of_packages(edges: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:

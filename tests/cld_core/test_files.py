@@ -7,24 +7,11 @@ import os
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from cld_core.files import (
-    Dropping,
-    append_line,
-    descriptor_for_writing,
-    existing_object,
-    forgive_output,
-    opened,
-    parse_json,
-    passes,
-    read_bytes,
-    read_object,
-    replacing,
-    retried,
-    write_json,
-)
+from cld_core import files
 from tests.support.clock import Clock
 
 
@@ -43,8 +30,8 @@ def test_all_of_a_file_is_read_whatever_its_status_says(size, said, at_once, tmp
 
     monkeypatch.setattr(os, "fstat", fstat)
     monkeypatch.setattr(os, "read", lambda descriptor, most: real_read(descriptor, min(most, at_once)))
-    assert read_bytes(file) == content
-    assert read_bytes(file, limit=size) == content
+    assert files.read_bytes(file) == content
+    assert files.read_bytes(file, limit=size) == content
 
 
 def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path):
@@ -52,7 +39,7 @@ def test_a_file_that_is_too_large_is_refused_without_being_read(tmp_path):
     with file.open("wb") as opened_file:
         opened_file.truncate(2**40)
     with pytest.raises(OSError, match="larger than 1024 bytes") as refused:
-        read_bytes(file, limit=1024)
+        files.read_bytes(file, limit=1024)
     assert refused.value.errno == errno.EFBIG
 
 
@@ -66,83 +53,79 @@ def test_anything_but_a_regular_file_is_refused_at_once(kind, tmp_path):
     else:
         path = Path("/dev/zero")
     with pytest.raises(OSError):
-        read_bytes(path)
-    assert read_object(path) == {}
+        files.read_bytes(path)
+    assert files.read_object(path) == {}
 
 
 def test_links_are_followed_only_where_the_caller_says_so(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("{}")
     link.symlink_to(target)
-    with pytest.raises(OSError) as refused, opened(link):
+    with pytest.raises(OSError) as refused, files.opened(link):
         pass
     assert refused.value.errno == errno.ELOOP
-    assert read_bytes(link, follow=True) == b"{}"
+    assert files.read_bytes(link, follow=True) == b"{}"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000 + "]" * 100_000, "[" * 100_000])
 def test_what_is_not_json(text):
     with pytest.raises(ValueError):
-        parse_json(text)
+        files.parse_json(text)
 
 
 @pytest.mark.parametrize(("text", "content"), [('{"a": 1}', {"a": 1}), ("[1]", {}), ("null", {}), ("{", {})])
 def test_an_object(text, content, tmp_path):
     file = tmp_path / "file.json"
     file.write_text(text)
-    assert read_object(file) == content
-    assert read_object(tmp_path / "none") == {}
+    assert files.read_object(file) == content
+    assert files.read_object(tmp_path / "none") == {}
 
 
 def test_a_file_is_changed_in_place_unless_it_is_a_link(tmp_path):
     file, link, pipe = tmp_path / "file", tmp_path / "link", tmp_path / "pipe"
-    os.close(descriptor_for_writing(file))
+    os.close(files.descriptor_for_writing(file))
     file.write_text("kept")
-    os.close(descriptor_for_writing(file))
+    os.close(files.descriptor_for_writing(file))
     assert file.read_text() == "kept"
     link.symlink_to(file)
     os.mkfifo(pipe)
     for other in (link, pipe, tmp_path):
         with pytest.raises(OSError):
-            descriptor_for_writing(other)
+            files.descriptor_for_writing(other)
 
 
 def test_what_is_missing_is_another_matter_than_what_cannot_be_read(tmp_path, monkeypatch):
     file = tmp_path / "a.json"
-    assert existing_object(file) is None
+    assert files.existing_object(file) is None
     for content, expected in (("{", None), ("[]", None), ('{"a": 1}', {"a": 1})):
         file.write_text(content)
-        assert existing_object(file) == expected
+        assert files.existing_object(file) == expected
     os.mkfifo(tmp_path / "pipe")
-    assert existing_object(tmp_path / "pipe") is None
-
-    def failing(*arguments, **options):
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "open", failing)
+    assert files.existing_object(tmp_path / "pipe") is None
+    monkeypatch.setattr(os, "open", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
-        existing_object(file)
+        files.existing_object(file)
 
 
 def test_replacing_is_all_or_nothing(tmp_path):
     path = tmp_path / "file.json"
-    write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
 
     def fail():
-        with replacing(path) as file:
+        with files.replacing(path) as file:
             file.write(b"half")
             raise ValueError
 
     with pytest.raises(ValueError):
         fail()
-    assert read_object(path) == {"a": 1}
+    assert files.read_object(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["file.json"]
 
 
 def test_lines_of_many_writers_do_not_mix(tmp_path):
     path = tmp_path / "lines"
     text = json.dumps({"text": "x" * 3000})
-    threads = [threading.Thread(target=lambda: [append_line(path, text) for _ in range(20)]) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: [files.append_line(path, text) for _ in range(20)]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -172,31 +155,31 @@ def failing(times, error=errno.ENOSPC):
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
 def test_a_fault_that_passes_is_waited_for(error, clock):
-    assert retried(failing(5, error), 60.0) == 6
+    assert files.retried(failing(5, error), 60.0) == 6
     assert 0 < clock.now < 60
 
 
 def test_it_is_waited_for_no_longer_than_allowed(clock):
     with pytest.raises(OSError, match="the disk"):
-        retried(failing(float("inf")), 60.0)
+        files.retried(failing(float("inf")), 60.0)
     assert 45 < clock.now <= 60
     clock.now = 0.0
     with pytest.raises(OSError, match="the disk"):
-        retried(failing(float("inf")), 60.0, stop=lambda: clock.now > 3)
+        files.retried(failing(float("inf")), 60.0, stop=lambda: clock.now > 3)
     assert clock.now < 10
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ENOENT, errno.ENAMETOOLONG, errno.EISDIR])
 def test_what_does_not_pass_is_not_waited_for(error, clock):
     with pytest.raises(OSError, match="the disk"):
-        retried(failing(1, error), 60.0)
+        files.retried(failing(1, error), 60.0)
     assert clock.now == 0
-    assert not passes(ValueError())
+    assert not files.passes(ValueError())
 
 
 def test_what_is_dropped_is_counted_and_reported_twice(capsys):
     noted = []
-    dropping = Dropping("progress.json", lambda count, reason: noted.append((count, reason)))
+    dropping = files.Dropping("progress.json", lambda count, reason: noted.append((count, reason)))
     call = failing(3)
     assert [dropping.attempt(call) for _ in range(5)] == [False, False, False, True, True]
     assert noted == [(3, "the disk")]
@@ -207,17 +190,11 @@ def test_what_is_dropped_is_counted_and_reported_twice(capsys):
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(monkeypatch):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(errno.ENOSPC, "full")
-
-        def flush(self):
-            raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(sys, "stdout", Full())
+    full = Mock(side_effect=OSError(errno.ENOSPC, "full"))
+    monkeypatch.setattr(sys, "stdout", Mock(spec=io.StringIO, write=full, flush=full))
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    forgive_output()
-    forgive_output()
+    files.forgive_output()
+    files.forgive_output()
     print("lost", flush=True)
     print("kept", file=sys.stderr, flush=True)
     assert sys.stderr.getvalue() == "kept\n"

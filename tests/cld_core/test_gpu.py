@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -107,9 +108,7 @@ def test_findings_are_lines_of_json(monkeypatch, capsys):
     class Card:
         name, total_memory = "A card", 80 * 2**30
 
-    def broken(device):
-        raise RuntimeError("no kernel\nimage is available")
-
+    broken = Mock(side_effect=RuntimeError("no kernel\nimage is available"))
     for name, value in {"is_available": True, "current_device": 0, "get_device_properties": Card()}.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)

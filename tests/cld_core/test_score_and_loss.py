@@ -18,7 +18,7 @@ from cld_core.sde.matrices import apply
 from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
 from tests.support import parity
-from tests.support.numeric import BothScored, ThirdOrder
+from tests.support.numeric import BothScored, ThirdOrder, standard_normal
 from tests.support.paths import RECIPES
 from tests.support.waits import Waits
 
@@ -220,10 +220,6 @@ SDES = pytest.mark.parametrize(
 OBJECTIVES = pytest.mark.parametrize("name", ["hsm", "dsm"])
 
 
-def drawn_numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def network(sde):
     torch.manual_seed(0)
     spec = MlpSpec(width=8, layers=2)
@@ -233,7 +229,7 @@ def network(sde):
 @SDES
 @OBJECTIVES
 def test_nothing_is_left_to_learn_of_gaussian_data(sde, name):
-    u, exact = drawn_numbers(20, 2 * sde.n), gaussian(STD).score(sde)
+    u, exact = standard_normal(20, 2 * sde.n), gaussian(STD).score(sde)
     score = Score(sde, replace(PRECONDITIONED, name=name), NoNoise(sde))
     times = torch.tensor([1e-4, 1e-2, 0.3, 1.0], dtype=torch.float64)
     for t in times.tolist():
@@ -267,7 +263,7 @@ def test_input_and_target_have_unit_variance_and_the_linear_part_is_the_best_one
 def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     objective = replace(PRECONDITIONED, name=name, weighting="likelihood")
     score, matching = Score(sde, objective, network(sde)), ScoreMatching(sde, objective)
-    t, u = torch.linspace(0.05, 1.0, 6, dtype=torch.float64), drawn_numbers(6, 2 * sde.n)
+    t, u = torch.linspace(0.05, 1.0, 6, dtype=torch.float64), standard_normal(6, 2 * sde.n)
     target = sde.target(t, name)
     expected = -apply(torch.linalg.inv(target), score(u, t))
     torch.testing.assert_close(score.predicted_noise(u, t), expected, rtol=1e-9, atol=1e-9)
@@ -275,7 +271,7 @@ def test_predicted_noise_and_losses_are_those_of_the_score(sde, name):
     draws = replace(
         draws, t=t, noise=draws.noise.double(), initial=None if draws.initial is None else draws.initial.double()
     )
-    x = drawn_numbers(6, 2, seed=1)
+    x = standard_normal(6, 2, seed=1)
     error = score(matching.perturb(x, draws), t) + apply(target, sde.scored(draws.noise))
     rates = (0.5 * sde.diffusion2(t)).unbind(1)
     squares = sum(g * part.square().sum(1) for g, part in zip(rates, sde.scored_halves(error), strict=True))
@@ -286,7 +282,7 @@ def test_numerical_eps_is_part_of_what_the_linear_part_knows():
     sde = CLD(numerical_eps=1e-3)
     matching, n = ScoreMatching(sde, PRECONDITIONED), 200_000
     draws = replace(matching.draw(torch.Generator().manual_seed(0), n, (1,)), t=torch.full((n,), 0.02).double())
-    u = matching.perturb(STD * drawn_numbers(n, 1, seed=1).float(), draws)
+    u = matching.perturb(STD * standard_normal(n, 1, seed=1).float(), draws)
     z = u.double() @ preconditioning(sde, 0.02, STD).whiten.T
     torch.testing.assert_close(torch.cov(z.T), torch.eye(2, dtype=torch.float64), rtol=0, atol=5e-3 * 3)
 

@@ -128,8 +128,7 @@ def _checkpoint(rng, folder):
             weights.write_bytes(damaged(rng, weights.read_bytes()))
         if rng.random() < 0.8:
             vouch(run, STEP, model=run.recipe().model_digest())
-    read = rng.choice((lambda: Model.from_run(run.path, rng.choice(("last", STEP))), lambda: load(run, STEP)))
-    return read
+    return rng.choice((lambda: Model.from_run(run.path, rng.choice(("last", STEP))), lambda: load(run, STEP)))
 
 
 # --- exported models

@@ -11,7 +11,6 @@ import time
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -21,12 +20,12 @@ from cld_core.checkpoint.tensors import checkpoints
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
 from cld_core.nets import compiled
-from cld_core.ranks import Ranks, join
-from cld_core.rendezvous import Place
+from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer
 from tests.support import tracing
 from tests.support.paths import RECIPES, ROOT
+from tests.support.spawned import spawned
 from tests.support.tools import same
 
 from .conftest import DEVICE, ON_GPU
@@ -159,8 +158,7 @@ def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
     keys = ("network.dropout=0", "network.init_scale=1", "train.precision=fp32", "train.tf32=false", *PLAIN, *SHALLOW)
     expected = trained(recipe("cifar10", *keys), Ranks(device=DEVICE))
     two = recipe("cifar10", *keys, f"train.compile={compiles}")
-    multiprocessing.spawn(_rank, args=(two, str(tmp_path)), nprocs=2, daemon=True)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = spawned(_in_step, tmp_path, 2, two, gpu=ON_GPU)
     assert same(first["weights"], second["weights"]), "the ranks drift apart"
     gradients, expected = (
         torch.cat([it.flatten() for it in found["gradients"].values()]) for found in (first, expected)
@@ -168,14 +166,10 @@ def test_two_ranks_compute_what_one_does(recipe, tmp_path, compiles):
     assert float((gradients - expected).norm() / expected.norm()) <= RANKS_TOLERANCE
 
 
-def _rank(rank, recipe, folder):
+def _in_step(ranks, recipe):
     if not ON_GPU:
-        torch.set_num_threads(1)
         compiled.BACKEND = tracing.differentiate
-    place = Place(rank, 2, local_rank=rank, local_world_size=2, init_method=f"file://{folder}/meeting")
-    ranks = join(place, gpu=ON_GPU, timeout_s=600)
-    torch.save(trained(recipe, ranks), f"{folder}/{rank}.pt")
-    ranks.leave()
+    return trained(recipe, ranks)
 
 
 def trained(recipe, ranks):

@@ -131,14 +131,7 @@ class SlurmCluster:
         clean = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return clean | {"SLURM_CONF": str(self.root / "slurm.conf"), "PATH": SEARCH_PATH}
 
-    def run(
-        self,
-        command,
-        timeout=30,
-        *,
-        check=True,
-        env=None,
-    ):
+    def run(self, command, timeout=30, *, check=True, env=None):
         """Run a client (no shell; a string is split as a shell would split it), for at most `timeout` seconds.
 
         `env` is added to `self.env`. With `check`, fails with what the command printed if it fails.

@@ -107,5 +107,4 @@ def _kill_a_task(slurm):
 
 
 def _elbo(evaluation):
-    elbo = json.loads((evaluation / "report.json").read_text())["elbo"]
-    return elbo
+    return json.loads((evaluation / "report.json").read_text())["elbo"]

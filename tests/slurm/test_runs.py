@@ -87,8 +87,7 @@ def test_each_change_is_told_once(slurm, lab):
 
 
 def why(lab, name):
-    found = json.loads(lab.cldctl("why", name, "--json").stdout)
-    return found
+    return json.loads(lab.cldctl("why", name, "--json").stdout)
 
 
 def test_the_rank_that_crashed_first_and_what_its_attempt_printed(lab, orders):

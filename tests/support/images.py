@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from cld_core.config import load, shipped
 from cld_core.config.data import ImageDataSpec
@@ -32,14 +33,7 @@ cluster: {{nodes: 1, gpus_per_node: 0, tasks_per_node: 1}}
 """
 
 
-def store_images(
-    root,
-    images,
-    *,
-    name="folder",
-    labels=None,
-    classes=(),
-):
+def store_images(root, images, *, name="folder", labels=None, classes=()):
     """A prepared data set of these images, uint8 of shape (n, 3, H, W)."""
     parts = [
         Part(
@@ -100,9 +94,7 @@ def run_folder(folder, data, *overrides):
 
 def clone(value):
     """A copy of a state of nested dictionaries of tensors."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    return {name: clone(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+    return tree_map_only(torch.Tensor, torch.clone, value)
 
 
 def labelled_images(root, splits):

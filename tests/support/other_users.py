@@ -30,14 +30,7 @@ def load_all():
                 importlib.import_module(module.name)
 
 
-def as_user(
-    function,
-    *,
-    uid=NOBODY,
-    gid=NOBODY,
-    groups=(),
-    umask=0o022,
-):
+def as_user(function, *, uid=NOBODY, gid=NOBODY, groups=(), umask=0o022):
     """What ``function`` returns, JSON, in a fork that belongs to another user; its error is raised here."""
     load_all()
     reading, writing = os.pipe()

@@ -52,14 +52,7 @@ class Screen:
         await self.until(lambda: is_group or (main._detail is not None and main._detail.why.row.name == name))
 
 
-def on_screen(
-    root,
-    do,
-    *,
-    size=(120, 40),
-    which=None,
-    everything=False,
-):
+def on_screen(root, do, *, size=(120, 40), which=None, everything=False):
     """Show the runs under ``root``, and do something with the screen; returns the application, which has ended."""
     app = Top(root, which or Selection(), everything=everything)
 

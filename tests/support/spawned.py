@@ -7,15 +7,16 @@ from cld_core.ranks import join
 from cld_core.rendezvous import Place
 
 
-def spawned(work, folder, size, *arguments):
+def spawned(work, folder, size, *arguments, gpu=False):
     """By rank, the tensors that ``work(ranks, *arguments)``, a function of a module, returns."""
-    multiprocessing.spawn(_rank, args=(size, folder, work, arguments), nprocs=size)
+    multiprocessing.spawn(_rank, args=(size, folder, gpu, work, arguments), nprocs=size)
     return [torch.load(folder / f"out.{rank}", weights_only=True) for rank in range(size)]
 
 
-def _rank(rank, size, folder, work, arguments):
+def _rank(rank, size, folder, gpu, work, arguments):
     place = Place(rank, size, local_rank=rank, local_world_size=size, init_method=f"file://{folder}/meeting")
-    ranks = join(place, gpu=False, timeout_s=600.0)
-    torch.set_num_threads(1)
+    ranks = join(place, gpu=gpu, timeout_s=600.0)
+    if not gpu:
+        torch.set_num_threads(1)
     torch.save(work(ranks, *arguments), folder / f"out.{rank}")
     ranks.leave()

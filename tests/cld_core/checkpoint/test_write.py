@@ -4,27 +4,16 @@ import errno
 import itertools
 import json
 import os
-import subprocess
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from cld_core.checkpoint import files
 from cld_core.checkpoint import tensors as writing
-from cld_core.checkpoint.files import (
-    all_whole,
-    newest_good,
-    pick_checkpoint,
-    prune,
-    set_aside,
-    sidecar_of,
-    slowest_save_s,
-    verify,
-    weights_digest,
-    weights_file,
-)
 from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints, write
 from cld_core.checkpoint.tensors import load as load_checkpoint
 from cld_core.config import load
@@ -32,6 +21,7 @@ from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, Save
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from tests.support.paths import TOY
+from tests.support.tools import small_disk
 
 
 @pytest.fixture
@@ -64,10 +54,10 @@ def test_what_was_saved_is_loaded(run):
     assert "average" not in torch.load(run.checkpoint_file(10), weights_only=True)["ema"], "it is stored once"
     tensors = averaged_weights(run, 10).tensors
     assert sorted(tensors) == ["fixed", "w"], "all that a network has"
-    sidecar = sidecar_of(run.checkpoint_file(10))
+    sidecar = files.sidecar_of(run.checkpoint_file(10))
     assert sidecar.state.bytes == run.checkpoint_file(10).stat().st_size
-    assert sidecar.weights.bytes == weights_file(run, 10).stat().st_size
-    assert sidecar.seconds == slowest_save_s(run)
+    assert sidecar.weights.bytes == files.weights_file(run, 10).stat().st_size
+    assert sidecar.seconds == files.slowest_save_s(run)
 
 
 def test_a_state_may_change_once_it_is_being_saved(run):
@@ -106,25 +96,16 @@ def test_the_last_k_and_the_milestones_are_kept(run):
 
 
 def test_an_owner_that_lost_the_lease_writes_nothing(run):
-    def lost():
-        raise LeaseLostError("taken over")
-
-    writer = checkpoints(run, keep=2, check_owner=lost)
+    writer = checkpoints(run, keep=2, check_owner=Mock(side_effect=LeaseLostError("taken over")))
     writer.save(10, state())
     with pytest.raises(LeaseLostError):
         writer.wait()
     assert list(run.checkpoints.iterdir()) == []
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this machine does not let root mount a tmpfs")
-    try:
-        run = RunFolder.create(small / "mine", load(TOY), {"created": 1.0})
+    with small_disk(tmp_path, megabytes=1):
+        run = RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
         writer = checkpoints(run, keep=3)
         writer.save(1, state())
         writer.save(2, {**state(), "more": torch.zeros(1_000_000)})
@@ -132,12 +113,10 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
             writer.wait()
         assert run.checkpoint_steps() == [1]
         assert {name.split(".")[0] for name in os.listdir(run.checkpoints)} == {"step_00000001"}
-        assert newest_good(run) == (1, [])
+        assert files.newest_good(run) == (1, [])
         writer.save(3, state())
         writer.wait()
         assert run.checkpoint_steps() == [1, 3]
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 class Disk:
@@ -162,7 +141,7 @@ def test_a_save_is_repeated_until_the_disk_takes_it(run, monkeypatch, capsys, er
     writer = checkpoints(run, keep=3)
     writer.save(1, state())
     writer.wait(within_s=300)
-    assert newest_good(run) == (1, [])
+    assert files.newest_good(run) == (1, [])
     assert disk.tries == 6
     said = capsys.readouterr().out.splitlines()
     assert said == [
@@ -207,13 +186,10 @@ def test_a_file_that_is_written_again_has_no_sidecar_meanwhile(run, monkeypatch)
     """Whoever is killed between two files leaves no sidecar that promises another file."""
     fill(run, 10)
 
-    def killed(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(writing, "write_json", killed)
+    monkeypatch.setattr(writing, "write_json", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         writing.write(run, 10, state(2.0))
-    assert weights_file(run, 10).exists()
+    assert files.weights_file(run, 10).exists()
     assert run.checkpoint_steps() == []
 
 
@@ -257,7 +233,7 @@ def age_format(path):
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(run, damage, words):
     fill(run, 10, 20)
     damage(run.checkpoint_file(20))
-    step, damaged = newest_good(run, "abc")
+    step, damaged = files.newest_good(run, "abc")
     assert step == 10
     assert [entry.step for entry in damaged] == [20]
     assert words in damaged[0].reason
@@ -268,34 +244,34 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(run, da
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 def test_training_needs_the_averaged_weights_and_who_samples_needs_nothing_else(run, damage, caplog):
     fill(run, 10, 20, 30)
-    damage(weights_file(run, 30))
+    damage(files.weights_file(run, 30))
     damage(run.checkpoint_file(20))
-    step, damaged = newest_good(run, "abc")
+    step, damaged = files.newest_good(run, "abc")
     assert (step, [entry.step for entry in damaged]) == (10, [30, 20])
-    assert weights_file(run, 30).name in damaged[0].reason
-    assert pick_checkpoint(run, "abc", "last") == pick_checkpoint(run, "abc", 20) == 20
+    assert files.weights_file(run, 30).name in damaged[0].reason
+    assert files.pick_checkpoint(run, "abc", "last") == files.pick_checkpoint(run, "abc", 20) == 20
     assert caplog.messages[0].startswith("skipped the checkpoint of step 30")
     with pytest.raises(CheckpointError):
-        pick_checkpoint(run, "abc", 30)
+        files.pick_checkpoint(run, "abc", 30)
     with pytest.raises(CheckpointError):
-        verify(run, 20)
+        files.verify(run, 20)
 
 
 def test_a_checkpoint_is_what_its_averaged_weights_are(run):
     fill(run, 10)
-    digest = weights_digest(run, 10)
+    digest = files.weights_digest(run, 10)
     again = RunFolder(run.path)
     fill(again, 10)
-    assert weights_digest(again, 10) == digest, "whoever writes them"
+    assert files.weights_digest(again, 10) == digest, "whoever writes them"
     fill(run, 20)
-    assert weights_digest(run, 20) not in (digest, None)
-    assert weights_digest(run, 30) is None
+    assert files.weights_digest(run, 20) not in (digest, None)
+    assert files.weights_digest(run, 30) is None
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_not_skipped(run):
     fill(run, 10)
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        newest_good(run, "another")
+        files.newest_good(run, "another")
 
 
 def test_a_missing_step_names_the_existing_ones(run):
@@ -308,7 +284,7 @@ def test_a_write_that_was_killed_leaves_nothing_usable(run):
     fill(run, 10)
     (run.checkpoints / ".step_00000020.pt.1.tmp").write_bytes(b"half")
     run.checkpoint_file(30).write_bytes(b"complete, but its sidecar was never written")
-    step, damaged = newest_good(run)
+    step, damaged = files.newest_good(run)
     assert step == 10
     assert [entry.step for entry in damaged] == [30]
 
@@ -317,14 +293,14 @@ def test_all_intact_ones_are_listed_with_the_damaged(run):
     fill(run, 10, 20, 30)
     cut(run.checkpoint_file(20))
     run.checkpoint_file(40).write_bytes(b"its sidecar was never written")
-    whole, damaged = all_whole(run)
+    whole, damaged = files.all_whole(run)
     assert whole == [10, 30]
     assert [(entry.step, entry.finished) for entry in damaged] == [(20, True)]
 
 
 def test_later_checkpoints_are_set_aside_not_lost(run):
     fill(run, 10, 20, 30)
-    assert set_aside(run, after=10) == [20, 30]
+    assert files.set_aside(run, after=10) == [20, 30]
     assert run.checkpoint_steps() == [10]
     assert len(list((run.checkpoints / "set_aside").iterdir())) == 6
 
@@ -338,8 +314,8 @@ def test_a_checkpoint_that_an_evaluation_waits_for_is_kept(run):
         if done:
             write_json(folder / "report.json", {})
     for step in (10, 20):
-        weights_file(run, step, 0.1).touch()
-    prune(run, keep=1)
+        files.weights_file(run, step, 0.1).touch()
+    files.prune(run, keep=1)
     assert run.checkpoint_steps() == [10, 30]
-    assert weights_file(run, 10, 0.1).exists()
+    assert files.weights_file(run, 10, 0.1).exists()
     assert not list(run.checkpoints.glob("step_00000020*"))

@@ -11,7 +11,7 @@ from cld_core.sde import CLD, VPSDE
 from cld_core.sde.estimate import estimate, posterior_mean
 from cld_core.seeds import SampleNoise
 from tests.support.affine import spec_of
-from tests.support.numeric import BothScored, ThirdOrder
+from tests.support.numeric import BothScored, ThirdOrder, standard_normal
 
 CLD_EXACT = CLD(numerical_eps=0.0)
 SDES = pytest.mark.parametrize(
@@ -23,10 +23,6 @@ EXACT = {
     "jacobian": GradientGuidance(score_error=0.0),
     "isotropic": GradientGuidance(covariance="isotropic", data_std=0.5, score_error=0.0),
 }
-
-
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def drawn(law, sde, observation, way, n, **keys):
@@ -41,7 +37,7 @@ def drawn(law, sde, observation, way, n, **keys):
 @pytest.mark.parametrize("matrix", [H, TWO], ids=["one value", "two values"])
 def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, matrix):
     d, y = matrix.shape[1], torch.tensor([0.4, -0.7])[: len(matrix)]
-    law, u = gaussian(0.5, d), numbers(5, sde.n * d)
+    law, u = gaussian(0.5, d), standard_normal(5, sde.n * d)
     given = law.given(matrix, y, sigma)
     guided = EXACT[name].conditioned(law.score(sde), sde, Observation.linear(matrix, y, sigma), None)
     for t in (0.01, 0.3, 1.0):
@@ -76,7 +72,7 @@ def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
 
 
 def test_gradient_scale_is_a_factor_of_the_gradient():
-    law, u = gaussian(), numbers(3, 4)
+    law, u = gaussian(), standard_normal(3, 4)
     observation = Observation.linear(H, torch.tensor([0.6]))
     plain, once, twice = (
         GradientGuidance(scale=scale).conditioned(law.score(CLD_EXACT), CLD_EXACT, observation, None)(u, 0.3)
@@ -106,7 +102,7 @@ def test_replaced_coordinates_have_the_kernel_of_all_halves(sde):
     observation, n, t = Observation.masked(torch.tensor([0.7, 9.0]), torch.tensor([True, False])), 40_000, 0.2
     noise = SampleNoise(0, "observation", first=0, last=n)
     replaced = Replacement().conditioned(gaussian().score(sde), sde, observation, noise)
-    u = numbers(n, 2 * sde.n)
+    u = standard_normal(n, 2 * sde.n)
     halves = torch.stack(sde.halves(replaced.replaced(u, t)), dim=1)
     assert torch.equal(halves[:, :, 1], torch.stack(sde.halves(u), dim=1)[:, :, 1])
     known, factor = halves[:, :, 0], sde.factor(t)
@@ -120,7 +116,7 @@ def test_replaced_coordinates_have_the_kernel_of_all_halves(sde):
 
 def test_noise_is_renewed_or_kept():
     observation = Observation.masked(torch.tensor([0.7, 9.0]), torch.tensor([True, False]))
-    u = numbers(8, 4)
+    u = standard_normal(8, 4)
     for renew in (True, False):
         noise = SampleNoise(0, "observation", first=0, last=8)
         score = gaussian().score(CLD_EXACT)

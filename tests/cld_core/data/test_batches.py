@@ -3,6 +3,7 @@
 import math
 import threading
 from contextlib import closing
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -95,10 +96,7 @@ def test_the_same_on_any_number_of_threads(images):
 
 
 def test_an_error_reaches_the_caller(root, monkeypatch):
-    def fail(*_):
-        raise DataError("the disk is gone")
-
-    monkeypatch.setattr(ImageSet, "batch", fail)
+    monkeypatch.setattr(ImageSet, "batch", Mock(side_effect=DataError("the disk is gone")))
     before = threading.active_count()
     with (
         closing(ImageSource(ImageDataSpec(path=str(root), size=SIZE, cache="disk"))) as of,

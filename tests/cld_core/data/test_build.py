@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -178,9 +179,7 @@ def test_a_list_of_finished_parts_that_is_wrong_counts_as_none(out, whole, damag
 
 
 def test_nothing_is_left_of_an_attempt_that_finished_nothing(out):
-    def broken(number):
-        raise DataError("the second picture is damaged")
-
+    broken = Mock(side_effect=DataError("the second picture is damaged"))
     for _ in range(2):
         with pytest.raises(DataError, match=r"damaged\. 0 images were finished, so nothing is kept"):
             build(plan(broken), out)

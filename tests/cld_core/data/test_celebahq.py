@@ -2,6 +2,7 @@ import os
 import pickle
 import sys
 import tarfile
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,19 +13,10 @@ from cld_core.data.celebahq import plan_celebahq
 from cld_core.data.prepare import build, prepare, verify
 from cld_core.data.store import partial_path
 from cld_core.errors import DataError, UsageError, WrongSourceError
+from tests.support.crafted import Crafted
 from tests.support.images import opened
 
-from .formats import (
-    CIFAR_BATCHES,
-    celebahq_images,
-    cifar_batch,
-    cifar_rows,
-    images_of_rows,
-    write_celebahq,
-    write_cifar_archive,
-    write_lmdb,
-    write_records,
-)
+from . import formats
 
 SIZE = 16
 COUNTS = {"train": 11, "validation": 4}
@@ -34,19 +26,19 @@ SHARDS = {"train": 4, "validation": 2}
 @pytest.fixture
 def images(monkeypatch):
     monkeypatch.setattr(celebahq, "SIZE", SIZE)
-    return {split: celebahq_images(count, SIZE, seed=count) for split, count in COUNTS.items()}
+    return {split: formats.celebahq_images(count, SIZE, seed=count) for split, count in COUNTS.items()}
 
 
 @pytest.fixture
 def source(tmp_path, images):
-    write_celebahq(tmp_path / "celeba-tfr", images, SHARDS, SIZE)
+    formats.write_celebahq(tmp_path / "celeba-tfr", images, SHARDS, SIZE)
     return tmp_path / "celeba-tfr"
 
 
 @pytest.fixture
 def lmdbs(tmp_path, images):
     for split, some in images.items():
-        write_lmdb(tmp_path / "celeba-lmdb" / f"{split}.lmdb", some)
+        formats.write_lmdb(tmp_path / "celeba-lmdb" / f"{split}.lmdb", some)
     return tmp_path / "celeba-lmdb"
 
 
@@ -101,8 +93,8 @@ def test_archive_and_lmdb_files_give_the_same_images_as_the_folder(source, lmdbs
 
 
 def test_published_size_through_prepare(tmp_path):
-    images = {"train": celebahq_images(3, 256), "validation": celebahq_images(1, 256, seed=1)}
-    write_celebahq(tmp_path / "tfr", images, {"train": 2, "validation": 1}, 256)
+    images = {"train": formats.celebahq_images(3, 256), "validation": formats.celebahq_images(1, 256, seed=1)}
+    formats.write_celebahq(tmp_path / "tfr", images, {"train": 2, "validation": 1}, 256)
     about = prepare("celebahq256", tmp_path / "tfr", tmp_path / "out", expect={"train": 3})
     assert (about.name, about.size) == ("celebahq256", 256)
     with pytest.raises(DataError, match=r"train has 3 images, but 27000 are expected"):
@@ -136,7 +128,7 @@ def test_something_else_than_raw_pixels(source, lmdbs, tmp_path, monkeypatch):
         {"shape": ([8, 8, 3], "int"), "data": (bytes(192), "byte")},
         {"label": (1, "int")},
     ):
-        write_records(shard(source, 1), [record])
+        formats.write_records(shard(source, 1), [record])
         fails(source, tmp_path / "out", "record 0 is not an image of 16x16 raw pixels")
     monkeypatch.setattr(celebahq, "SIZE", 32)
     with pytest.raises(WrongSourceError, match="16x16, not 32x32"):
@@ -164,12 +156,12 @@ FEW = {"train": 50, "validation": 10}
 
 @pytest.fixture
 def rows():
-    return {name: cifar_rows(10, seed) for seed, name in enumerate(CIFAR_BATCHES)}
+    return {name: formats.cifar_rows(10, seed) for seed, name in enumerate(formats.CIFAR_BATCHES)}
 
 
 @pytest.fixture
 def batches(rows):
-    return {name: cifar_batch(some) for name, some in rows.items()}
+    return {name: formats.cifar_batch(some) for name, some in rows.items()}
 
 
 def cifar_images(path, split):
@@ -181,18 +173,22 @@ def test_the_official_archive_at_its_true_size(tmp_path):
     number = np.arange(10_000)
     rows = np.repeat((number % 256).astype(np.uint8)[:, None], 3072, axis=1)
     rows[:, ::7] = (number // 256)[:, None]
-    batches = {name: cifar_batch(np.roll(rows, shift, axis=0)) for shift, name in enumerate(CIFAR_BATCHES)}
-    archive = write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
+    batches = {
+        name: formats.cifar_batch(np.roll(rows, shift, axis=0)) for shift, name in enumerate(formats.CIFAR_BATCHES)
+    }
+    archive = formats.write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
     about = prepare("cifar10", archive, tmp_path / "out")
     assert {split: info.count for split, info in about.splits.items()} == {"train": 50_000, "validation": 10_000}
     train = cifar_images(tmp_path / "out", "train")
-    assert np.array_equal(train[:10_000], images_of_rows(rows))
-    assert np.array_equal(train[40_000:], images_of_rows(np.roll(rows, 4, axis=0)))
-    assert np.array_equal(cifar_images(tmp_path / "out", "validation"), images_of_rows(np.roll(rows, 5, axis=0)))
+    assert np.array_equal(train[:10_000], formats.images_of_rows(rows))
+    assert np.array_equal(train[40_000:], formats.images_of_rows(np.roll(rows, 4, axis=0)))
+    assert np.array_equal(
+        cifar_images(tmp_path / "out", "validation"), formats.images_of_rows(np.roll(rows, 5, axis=0))
+    )
 
 
 def test_archive_and_folders_give_the_same(tmp_path, rows, batches):
-    archive = write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
+    archive = formats.write_cifar_archive(tmp_path / "cifar-10-python.tar.gz", batches)
     folder = tmp_path / "unpacked" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for name, data in batches.items():
@@ -203,38 +199,34 @@ def test_archive_and_folders_give_the_same(tmp_path, rows, batches):
     ]
     assert made[0].splits == made[1].splits == made[2].splits
     assert made[0].source_digest == made[1].source_digest == made[2].source_digest
-    expected = np.concatenate([images_of_rows(rows[name]) for name in CIFAR_BATCHES[:5]])
+    expected = np.concatenate([formats.images_of_rows(rows[name]) for name in formats.CIFAR_BATCHES[:5]])
     assert np.array_equal(cifar_images(tmp_path / "out0", "train"), expected)
 
 
 def test_batches_that_python_3_pickled_are_read_too(tmp_path, rows):
     batches = {name: pickle.dumps({b"data": some, b"labels": [0] * 10}, protocol=2) for name, some in rows.items()}
-    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     prepare("cifar10", archive, tmp_path / "out", expect=FEW)
-    assert np.array_equal(cifar_images(tmp_path / "out", "validation"), images_of_rows(rows["test_batch"]))
+    assert np.array_equal(cifar_images(tmp_path / "out", "validation"), formats.images_of_rows(rows["test_batch"]))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_pickle_never_runs_code(tmp_path, batches, protocol):
-    class Evil:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "owned"),)
-
-    batches["data_batch_2"] = pickle.dumps({b"data": Evil()}, protocol=protocol)
-    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    batches["data_batch_2"] = pickle.dumps({b"data": Crafted(tmp_path / "it-ran")}, protocol=protocol)
+    archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     with pytest.raises(DataError, match=r"data_batch_2 is not a batch of CIFAR-10.*mkdir"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
-    assert not (tmp_path / "owned").exists()
+    assert not (tmp_path / "it-ran").exists()
 
 
 def test_missing_batches_and_cut_archives(tmp_path, batches):
-    archive = write_cifar_archive(tmp_path / "a.tar.gz", batches)
+    archive = formats.write_cifar_archive(tmp_path / "a.tar.gz", batches)
     content = archive.read_bytes()
     archive.write_bytes(content[: int(0.6 * len(content))])
     with pytest.raises(DataError, match="not complete"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
     del batches["data_batch_3"], batches["test_batch"]
-    write_cifar_archive(archive, batches)
+    formats.write_cifar_archive(archive, batches)
     with pytest.raises(DataError, match="has no data_batch_3, test_batch"):
         prepare("cifar10", archive, tmp_path / "out", expect=FEW)
     assert not (tmp_path / "out").exists()
@@ -248,7 +240,7 @@ def test_missing_batches_and_cut_archives(tmp_path, batches):
 def test_a_batch_of_something_else(tmp_path, batches, batch):
     batches["data_batch_1"] = pickle.dumps(batch, protocol=2)
     with pytest.raises(DataError, match="data_batch_1 is not a batch of CIFAR-10"):
-        prepare("cifar10", write_cifar_archive(tmp_path / "a.tar.gz", batches), tmp_path / "out", expect={})
+        prepare("cifar10", formats.write_cifar_archive(tmp_path / "a.tar.gz", batches), tmp_path / "out", expect={})
 
 
 def test_downloads(tmp_path, monkeypatch):
@@ -265,10 +257,7 @@ def test_downloads(tmp_path, monkeypatch):
         assert cifar10.download(tmp_path / given) == tmp_path / "new" / cifar10.ARCHIVE
         url, folder, name, md5 = fetched.pop()
         assert (folder, name, url.endswith(name), len(md5)) == (str(tmp_path / "new"), cifar10.ARCHIVE, True, 32)
-
-    def fail(*_):
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
+    unknown = Mock(side_effect=OSError("Name or service not known"))
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", unknown)
     with pytest.raises(DataError, match=r"could not be downloaded.*Fetch it by hand"):
         cifar10.download(tmp_path / "new")

@@ -26,8 +26,7 @@ def labelled(tmp_path_factory):
     root = tmp_path_factory.mktemp("classes")
     data = labelled_images(root / "set", {"train": 40, "validation": 10})
     settings = [text for text in SETTINGS if not text.startswith("eval.samples")]
-    run = train(run_folder(root, data, *settings, *TINY, *LABELLED))
-    return run
+    return train(run_folder(root, data, *settings, *TINY, *LABELLED))
 
 
 def test_each_class_is_compared_with_its_own_images(labelled, chunks):

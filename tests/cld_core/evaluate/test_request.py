@@ -1,4 +1,4 @@
-"""What the name of an evaluation and its curves depend on; what is refused at once, or when it vanishes meanwhile."""
+"""What the name of an evaluation depends on; what is refused at once, or when it vanishes meanwhile."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,6 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 import torch
-from tensorboard.summary.writer import event_file_writer
 
 from cld_core.config import load, with_overrides
 from cld_core.config.eval import INCEPTION, FlowSpec
@@ -30,7 +29,6 @@ from cld_core.run.work import KINDS, Work
 from tests.support.crafted import KINDS as PICKLES
 from tests.support.crafted import crafted
 from tests.support.images import make_images
-from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 
 from .on_images import request
@@ -138,13 +136,6 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
         EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
-
-
-@pytest.fixture
-def two_checkpoints(tmp_path, monkeypatch):
-    # Files of one second are read in the order of a counter of the process, as texts: 10 comes before 9.
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
-    return run_with(tmp_path / "mine", 20, 40)
 
 
 def refused(run, words, *overrides, metrics=("fid",), error=UsageError):

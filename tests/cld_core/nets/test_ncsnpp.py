@@ -1,5 +1,4 @@
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -7,9 +6,8 @@ import torch
 
 from cld_core.config.network import NcsnppSpec
 from cld_core.nets.ncsnpp import ConvResample, FourierEmbedding, Ncsnpp, Resample, positional_embedding
-from tests.support.paths import FIXTURES
+from tests.support import parity
 
-PARITY = FIXTURES / "parity"
 TAPS = (1, 3, 3, 1)
 
 
@@ -61,16 +59,10 @@ def published_spec(settings):
     )
 
 
-def load(name):
-    with np.load(PARITY / f"{name}.npz") as file:
-        spec = published_spec(json.loads(str(file["meta"])))
-        return spec, {key: torch.from_numpy(file[key]) for key in file.files if key != "meta"}
-
-
 @pytest.mark.parametrize("name", ["ncsnpp_cifar_like", "ncsnpp_celeba_like"])
 def test_computes_what_the_published_network_computes(name):
-    spec, arrays = load(name)
-    net = build(spec)
+    arrays, settings = parity.arrays(name)
+    net = build(published_spec(settings))
     net.load_state_dict(
         {key.removeprefix("state/"): array for key, array in arrays.items() if key.startswith("state/")}
     )
@@ -81,9 +73,9 @@ def test_computes_what_the_published_network_computes(name):
 
 
 def test_published_checkpoint_loads_with_strict_names_and_its_ema_in_the_order_of_the_parameters():
-    spec, arrays = load("published_checkpoint_ncsnpp")
-    checkpoint = torch.load(PARITY / "published_checkpoint_ncsnpp.pth", map_location="cpu", weights_only=True)
-    net = build(spec)
+    arrays, settings = parity.arrays("published_checkpoint_ncsnpp")
+    checkpoint = torch.load(parity.FOLDER / "published_checkpoint_ncsnpp.pth", map_location="cpu", weights_only=True)
+    net = build(published_spec(settings))
     net.load_state_dict({name.removeprefix("module."): array for name, array in checkpoint["model"].items()})
     assert list(net.state_dict()) == [name.removeprefix("module.") for name in checkpoint["model"]]
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]

@@ -1,6 +1,7 @@
 """The run folder: what it holds, its name, and the version of its format."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -79,14 +80,10 @@ def test_overrides_of_continuations_add_up(run):
 
 def test_a_command_that_is_killed_while_it_makes_a_run_has_not_taken_the_name(tmp_path, monkeypatch):
     """As after SIGKILL, no clean-up follows."""
-
-    def killed(*arguments):
-        raise SystemExit
-
     recipe = load(TOY)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda *arguments, **settings: None)
-        patch.setattr("pathlib.Path.rename", killed)
+        patch.setattr("pathlib.Path.rename", Mock(side_effect=SystemExit))
         with pytest.raises(SystemExit):
             RunFolder.create(tmp_path / "mine", recipe, {"created": 1.0})
     assert list(tmp_path.iterdir()), "the draft was left behind"

@@ -1,5 +1,7 @@
 """What a run was made with."""
 
+from unittest.mock import Mock
+
 from cld_core.run import identity as identities
 from cld_core.run.identity import identity, new_name
 
@@ -9,10 +11,7 @@ def test_code_outside_a_checkout_has_no_commit(tmp_path):
 
 
 def test_a_user_without_a_name(monkeypatch):
-    def nameless():
-        raise KeyError("getpwuid(): uid not found: 4711")
-
-    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("getpass.getuser", Mock(side_effect=KeyError("getpwuid(): uid not found: 4711")))
     monkeypatch.setattr("os.getuid", lambda: 4711)
     assert identity("toy", None)["user"] == "4711"
 

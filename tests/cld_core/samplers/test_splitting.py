@@ -13,6 +13,7 @@ from cld_core.samplers.splitting import evaluating, steps
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE
 from cld_core.seeds import SampleNoise
 from tests.support.affine import convergence, output_covariance, spec_of
+from tests.support.numeric import standard_normal
 
 EXACT = {"numerical_eps": 0.0}
 CONSTANT, RISING, VP = CLD(**EXACT), CLD(beta0=0.1, beta1=6.9, **EXACT), VPSDE()
@@ -32,17 +33,13 @@ class GivenNoise:
         return block
 
 
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
 def last_step(sde, noise=(), **keys):
     """u before and after a single step from t = 1 to 0.8 with a made-up score, and that score as a function."""
 
     def score(u, t):
         return (1.3 + t) * torch.sin(sde.scored(u)) - 0.3
 
-    z = numbers(4, sde.n)
+    z = standard_normal(4, sde.n)
     per_step = sum(evaluating(sde, spec_of("splitting", **keys)))
     spec = spec_of("splitting", nfe=per_step, eps=0.8, denoise=False, grid="linear", **keys)
     out = sample(score, sde, spec, GivenNoise(z, *noise), (1,))
@@ -77,7 +74,7 @@ def test_a_reduced_velocity_verlet_step_of_psld():
 @pytest.mark.parametrize("noise_scale", [1.0, 0.3])
 def test_a_reduced_oba_step_of_psld(noise_scale):
     """The exact relaxation with noise, then v, then x, both with the score after the relaxation."""
-    e = numbers(4, 1, 2, seed=1)
+    e = standard_normal(4, 1, 2, seed=1)
     (x, v), found, score = last_step(BOTH, (e,), scheme="oba", noise_scale=noise_scale)
     m_inv, friction, nu = BOTH.m_inv, BOTH.friction, BOTH.nu
     x = math.exp(-D / 2 * friction) * x + math.sqrt(1 - math.exp(-noise_scale * D * friction)) * e[:, 0, [0]]

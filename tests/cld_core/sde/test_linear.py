@@ -1,8 +1,6 @@
 """The kernel by series and doubling, against 200 decimal digits; what is written for n halves, the last m scored."""
 
-import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,15 +9,15 @@ import torch
 from cld_core.analytic import GaussianMixture, gaussian
 from cld_core.config.eval import ElboSpec
 from cld_core.config.train import ObjectiveSpec
-from cld_core.likelihood import likelihood, log_density
+from cld_core.likelihood import likelihood
 from cld_core.loss import Draws, ScoreMatching
 from cld_core.score import Score
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.sde.matrices import apply
 from cld_core.seeds import SampleNoise
 from tests.support import exact
-from tests.support.affine import flow_covariance, output_covariance, spec_of
-from tests.support.numeric import BothScored, ThirdOrder, check, drift
+from tests.support.affine import convergence, flow_covariance, output_covariance, spec_of
+from tests.support.numeric import AlphaOf, BothScored, ThirdOrder, dense, drift, standard_normal
 
 TIMES = (1e-12, 1e-7, 1e-3, 0.2, 1.0)
 
@@ -118,8 +116,10 @@ def test_the_reverse_process_is_as_exact(sde, big_d):
 
 
 @EACH
-def test_they_are_what_the_matrices_say(sde):
-    check(sde)
+def test_the_prior_is_the_stationary_law_of_the_matrices(sde):
+    a, prior = dense(sde.A), torch.diag(dense(sde.prior_std).square())
+    noise = torch.diag(dense([0.0] * (sde.n - sde.m) + list(sde.D)))
+    torch.testing.assert_close(a @ prior + prior @ a.T, -noise, rtol=1e-8, atol=1e-10)
 
 
 @EACH
@@ -207,23 +207,6 @@ ALL = pytest.mark.parametrize("sde", [CLD(beta0=0.1, beta1=6.9), VPSDE(), *STD],
 LAW = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
 
 
-def standard_normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-class AlphaOfExactScore(torch.nn.Module):
-    """The network whose score, plain or mixed, is the exact one."""
-
-    def __init__(self, sde, objective):
-        super().__init__()
-        self.sde, self.objective, self.exact = sde, objective, LAW.score(sde)
-
-    def forward(self, u, t):
-        target, known, _ = self.sde.mixed(t, self.objective.name)
-        rest = self.exact(u, t) + (apply(known, self.sde.scored(u)) if self.objective.mixed_score else 0.0)
-        return -apply(torch.linalg.inv(target), rest)
-
-
 @ALL
 def test_the_score_is_the_derivative_of_the_log_density(sde):
     score = LAW.score(sde)
@@ -258,7 +241,7 @@ def test_scores_and_losses(sde, mixed):
     e = sde.scored(draws.noise)
     for weighting in ("reweightedv2", "reweightedv1", "likelihood"):
         objective = ObjectiveSpec(weighting=weighting, mixed_score=mixed)
-        score, matching = Score(sde, objective, AlphaOfExactScore(sde, objective)), ScoreMatching(sde, objective)
+        score, matching = Score(sde, objective, AlphaOf(sde, objective, LAW.score(sde))), ScoreMatching(sde, objective)
         u = matching.perturb(x, draws)
         exact, target = LAW.score(sde)(u, t), sde.target(t)
         torch.testing.assert_close(score(u, t), exact, rtol=1e-9, atol=1e-9)
@@ -314,19 +297,7 @@ def test_samplers_converge_to_the_law_of_the_flow(sde, keys, order, ends):
         keys = {**keys, "grid": "quadratic" if sde.n == 2 else "linear"}
     # Three halves show their orders later than two.
     numbers = (20, 40, 80) if sde.n == 2 else (80, 160, 320)
-    found = [output_covariance(sde, spec_of(**keys, nfe=n, eps=0.1, denoise=False), STD[sde]) for n in numbers]
-    differences = [float((a - b).abs().max()) for a, b in pairwise(found)]
-    assert math.log2(differences[0] / differences[1]) == pytest.approx(order, abs=0.35), differences
+    found, falls = convergence(sde, [spec_of(**keys, nfe=n, eps=0.1, denoise=False) for n in numbers], STD[sde])
+    assert falls == pytest.approx([order], abs=0.35)
     # The reverse SDE forgets how far the prior is from the law at t = 1; the flow does not.
     assert float((found[-1] - ends[sde]).abs().max()) < (0.15 if order == 1.0 else 1e-3)
-
-
-@SHAPES
-def test_probes_average_to_the_exact_trace(sde):
-    law = GaussianMixture(torch.tensor([[-0.4], [0.7]]), 0.3)
-    score, u = law.score(sde), standard_normal(2, sde.n)
-    # The field is the same, and so are the steps, however long they are.
-    exact = log_density(score, sde, u, None, eps=0.3, rtol=1e-3, atol=1e-3)[0]
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * sde.m).view(-1, sde.m)
-    averaged = log_density(score, sde, u, signs.expand(2, -1, sde.m), eps=0.3, rtol=1e-3, atol=1e-3)[0]
-    torch.testing.assert_close(averaged, exact, rtol=0, atol=1e-10)

@@ -16,7 +16,7 @@ from cld_core.sde import CLD, PSLD
 from cld_core.sde.matrices import apply
 from tests.support import parity
 from tests.support.affine import spec_of
-from tests.support.numeric import drift
+from tests.support.numeric import AlphaOf, drift
 
 PUBLISHED, SETTINGS = parity.arrays("psld_kernel")
 T, U = PUBLISHED["t"], PUBLISHED["u"]
@@ -86,19 +86,6 @@ def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
     assert ours.trace_weights == theirs.trace_weights == (1.0,)
 
 
-class AlphaOf(torch.nn.Module):
-    """The network whose score is ``wanted``."""
-
-    def __init__(self, sde, objective, wanted):
-        super().__init__()
-        self.sde, self.objective, self.wanted = sde, objective, wanted
-
-    def forward(self, u, t):
-        target, _, shift = self.sde.mixed(t, self.objective.name)
-        noise = -apply(torch.linalg.inv(target), self.wanted)
-        return noise - apply(shift, self.sde.scored(u)) if self.objective.mixed_score else noise
-
-
 @pytest.mark.parametrize("mixed", [False, True])
 def test_both_factors_stand_for_the_same_score_and_loss(mixed):
     """The noise of one is a rotation of that of the other; errors of the score cost the same with either."""
@@ -110,7 +97,10 @@ def test_both_factors_stand_for_the_same_score_and_loss(mixed):
     rotated = apply(torch.linalg.inv(upper.factor(t)), apply(lower.factor(t), noise))
     losses, states = [], []
     for sde, own in ((lower, noise), (upper, rotated)):
-        score, matching = Score(sde, objective, AlphaOf(sde, objective, wanted)), ScoreMatching(sde, objective)
+        score, matching = (
+            Score(sde, objective, AlphaOf(sde, objective, lambda u, t: wanted)),
+            ScoreMatching(sde, objective),
+        )
         states.append(matching.perturb(x, Draws(t, own, None)))
         torch.testing.assert_close(score(states[-1], t), wanted, rtol=1e-9, atol=1e-9)
         losses.append(matching.per_sample(score, x, Draws(t, own, None)))

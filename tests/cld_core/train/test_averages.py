@@ -1,5 +1,7 @@
 """Power-function averages in trainings: what is stored, and what a continuation does."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -17,12 +19,8 @@ KEPT = ("train.ema_every=4", "train.ema_lengths=[0.05,0.1]")
 
 def crash(run, step):
     """An attempt that crashes while it computes a step."""
-
-    def crashing():
-        raise MemoryError("no more")
-
     with pytest.MonkeyPatch.context() as patch:
-        at_step(patch, step, crashing)
+        at_step(patch, step, Mock(side_effect=MemoryError("no more")))
         with pytest.raises(MemoryError):
             attempt(run)
 

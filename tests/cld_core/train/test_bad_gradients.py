@@ -4,19 +4,18 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 
 from cld_core import optim
 from cld_core.checkpoint.tensors import load
 from cld_core.errors import NonFiniteError
-from cld_core.ranks import Ranks, join
-from cld_core.rendezvous import Place
+from cld_core.ranks import Ranks
 from cld_core.run import events
 from cld_core.train import session
 from cld_core.train.monitoring import Monitor
 from cld_core.train.step import GradientFilter, Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.images import clone, run_folder, tiny_recipe
+from tests.support.spawned import spawned
 from tests.support.tools import same
 
 
@@ -184,30 +183,23 @@ def test_a_deferred_step_is_the_same_step(data):
         torch.testing.assert_close(second["ema"]["average"][name], tensor, rtol=1e-5, atol=1e-7)
 
 
-def _rank(rank, meeting, recipe, out):
-    ranks = join(Place(rank, 2, init_method=f"file://{meeting}"), gpu=False, timeout_s=60.0)
+def _overflowing(ranks, recipe):
+    """Three steps, of which the last overflows on rank 1."""
     made = Trainer(recipe, ranks)
     made.warm_up()
     for step in range(3):
-        hook = made.net.register_forward_hook(overflow) if (rank, step) == (1, 2) else None
+        hook = made.net.register_forward_hook(overflow) if (ranks.rank, step) == (1, 2) else None
         made.step(step)
         if hook is not None:
             hook.remove()
         if step == 1:
             made.take_scalars()
     scalars = made.take_scalars()
-    torch.save((scalars["skipped_steps"], scalars.get("loss"), made.net.state_dict()), f"{out}.{rank}")
-    ranks.leave()
+    return scalars["skipped_steps"], scalars.get("loss"), made.net.state_dict()
 
 
 def test_an_overflow_on_one_rank_is_skipped_by_all(data, tmp_path):
-    recipe = tiny_recipe(data, "train.precision=fp16")
-    shared = (str(tmp_path / "meeting"), recipe, str(tmp_path / "out"))
-    other = multiprocessing.get_context("spawn").Process(target=_rank, args=(1, *shared))
-    other.start()
-    _rank(0, *shared)
-    other.join()
-    first, second = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in range(2))
+    first, second = spawned(_overflowing, tmp_path, 2, tiny_recipe(data, "train.precision=fp16"))
     assert first[:2] == second[:2] == (1.0, None)
     assert same(first[2], second[2])
     assert all(bool(torch.isfinite(tensor).all()) for tensor in first[2].values())

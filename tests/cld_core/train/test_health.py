@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -35,10 +36,7 @@ def test_a_machine_without_memory(tmp_path, monkeypatch):
 
 
 def test_a_disk_that_is_full_for_a_while_is_not_the_machines_fault(tmp_path, monkeypatch):
-    def full(file, content):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", Mock(side_effect=OSError(28, "No space left on device")))
     check(tmp_path)
 
 

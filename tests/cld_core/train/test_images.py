@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -240,10 +241,7 @@ def test_a_few_of_them_are_named_beside_the_fid(worked, monkeypatch):
 
 
 def test_an_extractor_that_is_gone_ends_no_training(worked, monkeypatch):
-    def gone(*_):
-        raise UsageError("the weights are gone")
-
-    monkeypatch.setattr(FeatureRows, "__init__", gone)
+    monkeypatch.setattr(FeatureRows, "__init__", Mock(side_effect=UsageError("the weights are gone")))
     assert "no FID this time: the weights are gone" in worked("periodic.fid_every=2", "periodic.fid_samples=7")
 
 

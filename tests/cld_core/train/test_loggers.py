@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from importlib.util import find_spec
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -144,11 +145,8 @@ def run(make):
 
 @pytest.mark.parametrize("problem", [RuntimeError("broken"), OSError(28, "No space left on device")])
 def test_a_training_ends_well_whatever_a_logger_does(make, monkeypatch, problem):
-    def failing(about):
-        raise problem
-
     monkeypatch.setitem(loggers.LOGGERS, "wandb", f"{__name__}:Recorder")
-    monkeypatch.setattr(loggers, "resolve", lambda name: failing)
+    monkeypatch.setattr(loggers, "resolve", lambda name: Mock(side_effect=problem))
     monkeypatch.setattr("cld_core.config.monitor.find_spec", lambda name: True)
     run = make("train.steps=10", "monitor.wandb.project=p")
     assert attempt(run).cause == "finished"
@@ -224,10 +222,6 @@ def test_a_server_out_of_reach_leaves_wandb_offline(run, tmp_path, monkeypatch, 
     assert "wandb sync" in said
 
 
-def failing(*arguments, **options):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 @pytest.fixture
 def reporting(tmp_path):
     return RunFolder.create(tmp_path / "mine", load(TOY, ["train.steps=100"]), {"created": 1.0})
@@ -250,7 +244,8 @@ def dropped(reporting):
 
 def test_progress_that_cannot_be_written_is_dropped_and_noted_later(reporting, monitor, monkeypatch, capsys):
     with monkeypatch.context() as patched:
-        patched.setattr(monitoring, "write_json", failing)
+        full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        patched.setattr(monitoring, "write_json", full)
         monitor.write(1)
         monitor.write(2)
     assert reporting.progress() == {}

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -172,11 +173,7 @@ def test_an_owner_that_lost_the_run_ends_without_writing(make, monkeypatch):
 
 def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
     run = make("train.steps=100000")
-
-    def full(*arguments, **keywords):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", Mock(side_effect=OSError(28, "No space left on device")))
     monkeypatch.setattr("cld_core.checkpoint.tensors._GIVE_UP_S", -1.0)
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
@@ -190,11 +187,8 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
 
 @pytest.mark.parametrize(("error", "bug"), [(ZeroDivisionError("by zero"), True), (RuntimeError("device lost"), False)])
 def test_a_crash_is_a_bug_unless_the_machine_may_be_to_blame(make, monkeypatch, error, bug):
-    def failing(self, step, **more):
-        raise error
-
     run = make()
-    monkeypatch.setattr(Trainer, "step", failing)
+    monkeypatch.setattr(Trainer, "step", Mock(side_effect=error))
     with pytest.raises(type(error)):
         attempt(run)
     last = attempts(run)[-1]
@@ -341,8 +335,7 @@ def run(tmp_path):
     return run
 
 
-def stale(*arguments, **options):
-    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+stale = Mock(side_effect=OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
 
 
 def test_checkpoints_that_cannot_be_listed_are_not_missing(run, monkeypatch):

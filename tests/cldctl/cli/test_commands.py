@@ -2,6 +2,7 @@
 
 import json
 import os
+from unittest.mock import Mock
 
 import pytest
 
@@ -29,11 +30,8 @@ def test_status_as_json_has_the_promised_fields(runs):
 
 
 def test_watching_goes_on_until_it_is_interrupted(runs, monkeypatch):
-    def interrupt(seconds):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(console.out, "_force_terminal", True)
-    monkeypatch.setattr(shown_runs.time, "sleep", interrupt)
+    monkeypatch.setattr(shown_runs.time, "sleep", Mock(side_effect=KeyboardInterrupt))
     assert "done" in invoke("status", "--watch", runs=runs, code=130).stdout
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -73,10 +74,7 @@ def test_a_process_that_ends_early_is_told_with_the_last_check_it_finished(monke
 
 
 def test_a_runs_folder_that_cannot_hold_runs(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("os.link", Mock(side_effect=OSError(1, "Operation not permitted")))
     check = machine._runs_folder(tmp_path)
     assert check.verdict == "fail"
     assert "hard links" in check.found

@@ -156,7 +156,6 @@ def test_wrong_usage_and_damage_have_different_codes(place, monkeypatch, tmp_pat
     done = invoke(*arguments, runs=tmp_path / "runs", code=code)
     assert done.stdout == ""
     message = " ".join(done.stderr.split())
-    for word in words:
-        assert word in message
+    assert [word for word in words if word not in message] == []
     assert sorted(path.name for path in place.iterdir()) == before
     assert not (tmp_path / "runs").exists()

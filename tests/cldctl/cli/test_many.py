@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -77,12 +78,8 @@ def test_the_beginning_of_a_name_is_enough_if_it_is_of_one_run(root):
 def test_a_removed_run_is_gone_with_what_an_interrupted_removal_left(root, tmp_path, monkeypatch):
     (tmp_path / "precious").write_text("kept")
     (RunFolder(root / "toy-1").samples / "link").symlink_to(tmp_path / "precious")
-
-    def killed(path, **options):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", killed)
+        patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
         assert invoke("rm", "toy-2", "--yes", runs=root, code=130).returncode == 130
     assert listed(root, "--all") == ["toy-1", "toy-20"], "it disappears at once"
     assert [path.name for path in root.glob(".*.removed")]

@@ -83,8 +83,7 @@ def test_wrong_usage_is_refused_with_the_fix_and_the_code(runs, arguments, code,
     before = sorted(path.name for path in runs.iterdir())
     done = invoke(*arguments, runs=runs, code=code, CUDA_VISIBLE_DEVICES="")
     message = " ".join(done.stderr.split())
-    for word in words:
-        assert word in message
+    assert [word for word in words if word not in message] == []
     assert done.stderr.splitlines()[-1].startswith("error: "), "one line, which no terminal obeys"
     assert done.stderr.replace("\n", "").isprintable()
     assert sorted(path.name for path in runs.iterdir()) == before, "nothing is half-written"

@@ -2,6 +2,7 @@
 
 import time
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,9 +16,7 @@ from tests.support.screen import screen
 from tests.support.scripted import trained
 from tests.support.tools import invoke
 
-
-def interrupt(seconds):
-    raise KeyboardInterrupt
+interrupt = Mock(side_effect=KeyboardInterrupt)
 
 
 def test_interrupted_is_130_and_the_job_goes_on(tmp_path, scripted, monkeypatch):
