@@ -10,7 +10,6 @@ network. Each entry holds statistics and the first values of an array, and how m
 largest of them (coefficients of diffusions: each to itself).
 """
 
-import argparse
 import json
 import math
 import os
@@ -269,20 +268,15 @@ def difference(before, after):
     return None if gap <= tolerance else f"differs by {gap:.1e}, more than {tolerance:.0e}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", nargs="?", type=Path, metavar="OUT.json", help="where the numbers go")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="compare two files")
-    given = parser.parse_args()
-    if given.compare is None:
-        if given.output is None:
-            parser.error("name a file to write, or two with --compare")
+def main(*arguments):
+    if arguments[:1] != ("--compare",):
+        (output,) = arguments
         with tempfile.TemporaryDirectory() as folder:
             entries = compute(Path(folder))
         lines = [f"  {json.dumps(name)}: {json.dumps(content)}" for name, content in sorted(entries.items())]
-        given.output.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        Path(output).write_text("{\n" + ",\n".join(lines) + "\n}\n")
         return 0
-    old, new = (json.loads(file.read_text()) for file in given.compare)
+    old, new = (json.loads(Path(file).read_text()) for file in arguments[1:])
     for name in new.keys() - old.keys():
         print(f"{name}: new")
     found = {name: "gone" if name not in new else difference(old[name], new[name]) for name in old}
@@ -292,4 +286,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

@@ -139,18 +139,6 @@ def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return []
 
 
-def of_packages(edges: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """As `graph`, between packages of the second level."""
-
-    def package(module: str) -> str:
-        return ".".join(module.split(".")[:2])
-
-    found = {package(module): set[str]() for module in edges}
-    for module, others in edges.items():
-        found[package(module)] |= {package(other) for other in others} - {package(module)}
-    return found
-
-
 def measure() -> tuple[dict[str, int], dict[str, object]]:
     """The figures, by the names of their ceilings, and what is behind them."""
     files: dict[str, File] = {}
@@ -181,7 +169,7 @@ def measure() -> tuple[dict[str, int], dict[str, object]]:
     names = Counter(file.path.stem for file in plain.values())
     vague = [module for module, file in plain.items() if VAGUE.fullmatch(file.path.stem)]
     rules = (ROOT / "pyproject.toml").read_text()
-    circles = cycles(edges) + cycles(of_packages(edges))
+    circles = cycles(edges)
     compared = sum(len(_COMPARED.findall(file.text)) for file in files.values() if "clusters" not in file.path.parts)
     figures = {
         **{top: lines[top] for top in FOLDERS},

@@ -38,6 +38,7 @@ from tests.support.crafted import KINDS, Crafted, crafted
 from tests.support.made_up import run_with, vouch
 from tests.support.other_users import give_away, needs_root
 from tests.support.paths import FIXTURES, TOY
+from tests.support.plugin import toy_plugin
 from tests.support.scheduler import clients
 from tests.support.scripted import Scripted, stopped, trained
 from tests.support.tools import invoke, wait_for
@@ -47,10 +48,7 @@ SMALL = ["network.width=16", "network.layers=3", "train.steps=2"]
 
 def plugin(folder, marker, name="ring"):
     """A plug-in that makes the folder ``marker`` when it is imported."""
-    code = folder / f"{name}.py"
-    toy = f"@toy({name!r})\ndef ring(n, generator):\n    return torch.randn(n, 2, generator=generator)\n"
-    code.write_text(f"import os, torch\nfrom cld_core.data.toy import toy\nos.mkdir({str(marker)!r})\n{toy}")
-    return code
+    return toy_plugin(folder / f"{name}.py", name, first=f"import os\nos.mkdir({str(marker)!r})")
 
 
 # No code runs from data, weights, checkpoints, .safetensors or a run folder, unless --allow-plugin is given.

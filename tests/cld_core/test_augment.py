@@ -9,15 +9,10 @@ from cld_core import augment, nets, seeds
 from cld_core.config.network import NcsnppSpec
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
-from tests.support.images import clone, make_images, tiny_recipe
+from tests.support.images import clone, tiny_recipe
 from tests.support.tools import same
 
 SIZE = 8
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "set")
 
 
 def changes(probability=1.0, batch=64, seed=0):

@@ -13,6 +13,7 @@ import pytest
 
 from cld_core import files
 from tests.support.clock import Clock
+from tests.support.failing import Failing
 
 
 @pytest.mark.parametrize("size", [0, 1, 2**16, 200_000])
@@ -141,21 +142,14 @@ def clock(monkeypatch):
 
 
 def failing(times, error=errno.ENOSPC):
-    """A call that fails so many times, then returns how often it was called."""
-    called = []
-
-    def call():
-        called.append(None)
-        if len(called) <= times:
-            raise OSError(error, "the disk")
-        return len(called)
-
-    return call
+    """A call that fails so many times."""
+    return Failing(lambda: None, lambda call: call <= times, OSError(error, "the disk"))
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
 def test_a_fault_that_passes_is_waited_for(error, clock):
-    assert files.retried(failing(5, error), 60.0) == 6
+    files.retried(call := failing(5, error), 60.0)
+    assert call.calls == 6
     assert 0 < clock.now < 60
 
 

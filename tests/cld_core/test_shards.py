@@ -23,6 +23,7 @@ from cld_core.run import work as works
 from cld_core.run.work import KINDS, open_work
 from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork
 from tests.support.clock import Clock
+from tests.support.failing import Failing
 
 N = 22
 SUM = sum(i * i for i in range(N))
@@ -236,28 +237,19 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "unlink"])
 def test_a_task_that_is_killed_at_any_write_loses_nothing(tmp_path, monkeypatch, call):
-    real, left = getattr(os, call), [0]
-
-    def dying(*arguments, **more):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-        return real(*arguments, **more)
-
-    monkeypatch.setattr(os, call, dying)
     for at in itertools.count(1):
         folder = stored(tmp_path / str(at) / "work")
-        left[0] = at
-        try:
-            Squares(folder).compute(Ranks())
-            break
-        except Killed:
-            left[0] = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, Failing(getattr(os, call), lambda number, at=at: number == at, Killed()))
+            try:
+                Squares(folder).compute(Ranks())
+                break
+            except Killed:
+                pass
         again = Squares(folder)
         assert again.compute(Ranks())
         assert result(folder) == SUM, f"killed at call {at} of {call}"
     assert at > 3
-    left[0] = 0
 
 
 def test_rows_are_not_made_of_something_that_is_replaced_meanwhile(folder, monkeypatch):
@@ -344,15 +336,10 @@ def test_one_error_of_the_file_system_does_not_mean_that_work_was_never_asked_fo
 @pytest.fixture
 def disk(monkeypatch):
     """Let every n-th flush of a file to the disk fail, whatever it belongs to."""
-    real, count = os.fsync, itertools.count(1)
 
     def let(every, error=errno.ENOSPC):
-        def fsync(descriptor):
-            if next(count) % every == 0:
-                raise OSError(error, os.strerror(error))
-            real(descriptor)
-
-        monkeypatch.setattr("os.fsync", fsync)
+        fails = OSError(error, os.strerror(error))
+        monkeypatch.setattr("os.fsync", Failing(os.fsync, lambda call: call % every == 0, fails))
 
     monkeypatch.setattr("cld_core.files.time", Clock())
     return let

@@ -72,9 +72,9 @@ def published():
     }
 
 
-def _saved(content, *, is_zip=True):
+def _saved(content):
     out = io.BytesIO()
-    torch.save(content, out, _use_new_zipfile_serialization=is_zip)
+    torch.save(content, out)
     return out.getvalue()
 
 

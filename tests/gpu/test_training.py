@@ -138,9 +138,8 @@ def test_an_overflow_in_float16_changes_nothing_but_the_loss_scale(recipe):
         made.take_scalars()
         before = on_cpu(parts(made.state_dict()))
         first = next(module for module in made.net.modules() if isinstance(module, nn.Conv2d))
-        hook = first.register_forward_hook(lambda module, arguments, output: output * TOO_LARGE)
-        made.step(3)
-        hook.remove()
+        with first.register_forward_hook(lambda module, arguments, output: output * TOO_LARGE):
+            made.step(3)
         assert changed(before, parts(made.state_dict())) == []
         assert made.scaler.get_scale() == SCALE / 2
         made.step(4)

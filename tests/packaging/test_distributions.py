@@ -60,11 +60,6 @@ def wheel(built):
     return built / f"cldctl-{__version__}-py3-none-any.whl"
 
 
-def in_wheel(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
-
-
 def files_below(folder):
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
@@ -81,7 +76,9 @@ def test_the_wheel_holds_the_packages_and_the_recipes_and_nothing_else(source, w
     recipes = {f"cld_core/recipes/{name}" for name in files_below(RECIPES)}
     assert "cldctl/py.typed" in code
     assert "cld_core/recipes/profiles/example.yaml" in recipes
-    found = {name for name in in_wheel(wheel) if f"-{__version__}.dist-info/" not in name}
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    found = {name for name in names if f"-{__version__}.dist-info/" not in name}
     assert found == code | recipes
 
 

@@ -80,11 +80,6 @@ def test_a_time_limit_during_the_setup(lab, tmp_path):
 OUTAGE_S = 110.0
 
 
-def pid_of_rank_0(run):
-    started = [event for event in run.ledger.events() if isinstance(event, Started)]
-    return started[-1].pid
-
-
 def until(ledger, kind):
     wait_for(
         lambda: any(isinstance(event, kind) for event in ledger.events()),
@@ -117,7 +112,8 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(lab, orde
     (task,) = (process for process in processes if str(work.folder) in process.cmdline()[-1])
     lab.slurm.kill_controller()
     task.send_signal(signal.SIGUSR2)
-    os.kill(pid_of_rank_0(noticed), signal.SIGUSR2)
+    (started,) = (event for event in noticed.ledger.events() if isinstance(event, Started))
+    os.kill(started.pid, signal.SIGUSR2)
     give(orders, 1, "raise")
     until(crashed.ledger, Ended)
     until(noticed.ledger, Ended)

@@ -9,6 +9,7 @@ import sys
 from cld_core.run import RunFolder
 from cld_core.run.events import Started
 from cld_core.run.lease import local_holder
+from tests.support.plugin import toy_plugin
 from tests.support.tools import wait_for
 
 from .lab import ENDLESS, give
@@ -166,9 +167,7 @@ def _said(output):
 
 def test_a_requeued_job_runs_the_code_that_was_submitted(lab, tmp_path):
     """Whatever becomes of the plug-in file meanwhile; the job imports the packages from the run's folder, too."""
-    plugin = tmp_path / "mine.py"
-    source = "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('mine')\ndef mine(n, generator):\n"
-    plugin.write_text(f"{source}    return torch.randn(n, 2, generator=generator)\n")
+    plugin = toy_plugin(tmp_path / "mine.py", "mine")
     run = lab.submit("mine", "data.name=mine", f"plugins={plugin}", "cluster.nodes=1")
     row = lab.training("mine")
     plugin.write_text("raise SystemExit('this is not the plug-in that was submitted')\n")

@@ -100,11 +100,9 @@ def chromium():
 
 
 @contextlib.contextmanager
-def opened(browser, file, *, width=1280, scripts=True, scheme="light"):
+def opened(browser, file, *, width=1280, scheme="light"):
     """A file in a window of its own, which can reach nothing else."""
-    context = browser.new_context(
-        viewport={"width": width, "height": 800}, java_script_enabled=scripts, color_scheme=scheme
-    )
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     result = Opened(context.new_page())
 
     def route(it):

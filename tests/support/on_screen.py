@@ -65,9 +65,9 @@ class Fleet:
         )
 
 
-def curve(run, steps, begin=0, level=0.4):
+def curve(run, steps, level=0.4):
     """A loss that falls and wobbles, as training writes it."""
-    with SummaryWriter(str(run.tensorboard), purge_step=begin + 1) as board:
+    with SummaryWriter(str(run.tensorboard), purge_step=1) as board:
         for step in steps:
             wobble = 0.06 * math.sin(step / 9_000.0) + 0.03 * math.cos(step / 2_100.0)
             board.add_scalar("train/loss", level + 1.6 * math.exp(-step / 90_000.0) + wobble, step)
@@ -77,13 +77,6 @@ def evaluation(run, step, shards):
     """An evaluation of a checkpoint of which nothing is computed; a shard is a chunk."""
     request = plan.make(run, ("elbo",), [step], (f"eval.samples={1024 * shards}",), shards=shards).requests[0]
     return Evaluation(request.save(run))
-
-
-def complete(work, shards):
-    """Let shards be complete."""
-    for shard in shards:
-        for kind, numbers in work.request.chunks(shard).items():
-            begin(work, kind, numbers, work.request.chunk(kind))
 
 
 def begin(work, kind, numbers, length):
@@ -111,7 +104,9 @@ def running(fleet):
     curve(run, range(4_000, 398_000, 4_000))
     log(run, "4410", 0, "step 398000/800000 loss 0.41402 steps/s 5.2\nstep 398200/800000 loss 0.4137 steps/s 5.21\n")
     work = evaluation(run, 380_000, 40)
-    complete(work, range(17))
+    for shard in range(17):
+        for kind, numbers in work.request.chunks(shard).items():
+            begin(work, kind, numbers, work.request.chunk(kind))
     jobs = {"4433_0": range(17), "4433_1": range(17, 22), "4433_2": range(22, 23), "4433_3": range(23, 38)}
     phases = {"4433_1": "RUNNING|n02|None", "4433_3": "PENDING||Resources"}
     for job_id, shards in jobs.items():

@@ -57,7 +57,7 @@ def invoke(*arguments, runs, code=0, width=200, **env):
     from cldctl.show import console
 
     out, err = io.StringIO(), io.StringIO()
-    with environment({"CLDCTL_RUNS": str(runs), **env}), _signal_handlers():
+    with environment({"CLDCTL_RUNS": str(runs), **env}), signal_handlers():
         before, console.out.width = console.out._width, width
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -71,8 +71,8 @@ def invoke(*arguments, runs, code=0, width=200, **env):
 
 
 @contextlib.contextmanager
-def _signal_handlers():
-    """Put back the handlers that a job in this process replaces."""
+def signal_handlers():
+    """Put back the handlers that a job in this process, or a test, replaces."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
     before = {number: signal.getsignal(number) for number in numbers}
     try:

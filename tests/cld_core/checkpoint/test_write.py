@@ -20,13 +20,9 @@ from cld_core.config import load
 from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from tests.support.failing import Failing
 from tests.support.paths import TOY
 from tests.support.tools import small_disk
-
-
-@pytest.fixture
-def run(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
 
 
 def state(value=1.0):
@@ -119,30 +115,27 @@ def test_a_full_disk_is_reported_and_leaves_the_earlier_checkpoints(tmp_path):
         assert run.checkpoint_steps() == [1, 3]
 
 
-class Disk:
-    """`torch.save` on a disk that fails while ``fails`` says so."""
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """Let `torch.save` fail at some calls."""
 
-    def __init__(self, monkeypatch, error=errno.ENOSPC):
-        self.tries, self.fails, self._error, self._save = 0, lambda tries: False, error, torch.save
-        monkeypatch.setattr(torch, "save", self)
+    def let(fails, error=errno.ENOSPC):
         monkeypatch.setattr(writing, "pauses", lambda **options: itertools.repeat(0.01))
+        disk = Failing(torch.save, fails, OSError(error, os.strerror(error)))
+        monkeypatch.setattr(torch, "save", disk)
+        return disk
 
-    def __call__(self, content, file):
-        self.tries += 1
-        if self.fails(self.tries):
-            raise OSError(self._error, os.strerror(self._error))
-        self._save(content, file)
+    return let
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN])
-def test_a_save_is_repeated_until_the_disk_takes_it(run, monkeypatch, capsys, error):
-    disk = Disk(monkeypatch, error)
-    disk.fails = lambda tries: tries <= 5
+def test_a_save_is_repeated_until_the_disk_takes_it(run, failing_disk, capsys, error):
+    disk = failing_disk(lambda call: call <= 5, error)
     writer = checkpoints(run, keep=3)
     writer.save(1, state())
     writer.wait(within_s=300)
     assert files.newest_good(run) == (1, [])
-    assert disk.tries == 6
+    assert disk.calls == 6
     said = capsys.readouterr().out.splitlines()
     assert said == [
         f"the checkpoint of step 1 cannot be written yet ({os.strerror(error)}); trying again",
@@ -150,13 +143,12 @@ def test_a_save_is_repeated_until_the_disk_takes_it(run, monkeypatch, capsys, er
     ]
 
 
-def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_place(run, monkeypatch, capsys):
-    disk = Disk(monkeypatch)
-    disk.fails = lambda tries: not disk_is_free.is_set()
+def test_training_goes_on_while_a_save_is_repeated_and_the_next_one_takes_its_place(run, failing_disk, capsys):
     disk_is_free = threading.Event()
+    disk = failing_disk(lambda call: not disk_is_free.is_set())
     writer = checkpoints(run, keep=3)
     writer.save(1, state(1.0))
-    while disk.tries < 3:
+    while disk.calls < 3:
         time.sleep(0.01)
     assert not writer.failed
     writer.save(2, state(2.0))

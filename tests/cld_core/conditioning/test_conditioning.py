@@ -12,6 +12,7 @@ from cld_core.sde.estimate import estimate, posterior_mean
 from cld_core.seeds import SampleNoise
 from tests.support.affine import spec_of
 from tests.support.numeric import BothScored, ThirdOrder, standard_normal
+from tests.support.parity import InjectedNoise
 
 CLD_EXACT = CLD(numerical_eps=0.0)
 SDES = pytest.mark.parametrize(
@@ -48,16 +49,6 @@ def test_on_normal_data_guidance_is_the_exact_score_given_y(sde, name, sigma, ma
         torch.testing.assert_close(guided(u, t), sde.scored(exact), rtol=1e-6, atol=1e-6)
 
 
-class AffineNoise:
-    """The first row is 0, the others are the units of the prior's noise."""
-
-    def __init__(self, size):
-        self.rows = torch.cat([torch.zeros(1, size), torch.eye(size)]).double()
-
-    def normal(self, shape):
-        return self.rows.view(-1, *shape)
-
-
 @SDES
 def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     """A sampler without noise is an affine map of the prior's, so it shows them without sampling."""
@@ -65,7 +56,8 @@ def test_samples_of_normal_data_have_the_conditional_mean_and_covariance(sde):
     given = law.given(H, observation.y, 0.2)
     guided = EXACT["jacobian"].conditioned(law.score(sde), sde, observation, None)
     spec = spec_of("exponential", nfe=100, order=3, corrector=False, grid_power=3.0)
-    x = sample(guided, sde, spec, AffineNoise(sde.n * 2), (2,)).x
+    zero_and_units = torch.cat([torch.zeros(1, sde.n * 2), torch.eye(sde.n * 2)]).double()
+    x = sample(guided, sde, spec, InjectedNoise(zero_and_units), (2,)).x
     columns = x[1:] - x[0]
     torch.testing.assert_close(x[:1], given.means, rtol=0, atol=6e-3)
     torch.testing.assert_close(columns.T @ columns, given.covariance, rtol=0, atol=6e-3)

@@ -5,12 +5,9 @@ from PIL import Image
 
 from cld_core.conditioning import Observation, files
 from cld_core.errors import DataError, UsageError, WrongSourceError
+from tests.support.numeric import standard_normal
 
 IMAGE = (3, 4, 4)
-
-
-def numbers(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def every_other(x):
@@ -22,10 +19,10 @@ def back_to_all(w):
 
 
 OBSERVATIONS = {
-    "masked": Observation.masked(numbers(*IMAGE), numbers(*IMAGE) > 0),
-    "pooled": Observation.downscaled(numbers(3, 2, 2), 2),
-    "matrix": Observation.linear(numbers(5, 48), numbers(5), shape=IMAGE),
-    "functions": Observation.of_functions(every_other, back_to_all, numbers(24), IMAGE),
+    "masked": Observation.masked(standard_normal(*IMAGE), standard_normal(*IMAGE) > 0),
+    "pooled": Observation.downscaled(standard_normal(3, 2, 2), 2),
+    "matrix": Observation.linear(standard_normal(5, 48), standard_normal(5), shape=IMAGE),
+    "functions": Observation.of_functions(every_other, back_to_all, standard_normal(24), IMAGE),
 }
 OF_EACH = pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=OBSERVATIONS)
 
@@ -33,7 +30,7 @@ OF_EACH = pytest.mark.parametrize("observation", OBSERVATIONS.values(), ids=OBSE
 @OF_EACH
 def test_observations_have_their_transpose_and_their_gram_matrix(observation):
     assert observation.shape == IMAGE
-    x, w = numbers(2, *IMAGE), numbers(2, observation.count, seed=1)
+    x, w = standard_normal(2, *IMAGE), standard_normal(2, observation.count, seed=1)
     there, back = observation.apply(x), observation.transpose(w)
     assert there.shape == w.shape
     assert back.shape == x.shape
@@ -51,7 +48,7 @@ def test_what_is_shown_of_an_observation_has_it(observation):
 def test_a_mask_of_pixels_is_for_all_channels():
     mask = torch.zeros(4, 4, dtype=torch.bool)
     mask[0, 1] = True
-    observation = Observation.masked(numbers(*IMAGE), mask)
+    observation = Observation.masked(standard_normal(*IMAGE), mask)
     assert observation.count == 3
 
 

@@ -16,6 +16,7 @@ from cld_core.config import dump, from_dict, load, load_frozen, plugins, registr
 from cld_core.errors import CheckpointError, DataError, RecipeError
 from cld_core.model import Model
 from tests.support.paths import RECIPES, TOY
+from tests.support.plugin import toy_plugin
 from tests.support.tools import trained
 
 FRICTION = """
@@ -167,23 +168,6 @@ def test_fingerprints(tmp_path):
 
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=2", "train.checkpoint_every=2", "train.batch_size=16"]
-PLUGIN = """
-from pathlib import Path
-import torch
-from cld_core.data.toy import toy
-Path({marker!r}).touch()
-
-@toy({name!r})
-def ring(n, generator):
-    return torch.randn(n, 2, generator=generator)
-"""
-
-
-def plugin(folder, name):
-    """A plug-in, and the file that it makes when it runs."""
-    code, marker = folder / f"{name}.py", folder / "it ran"
-    code.write_text(PLUGIN.format(marker=str(marker), name=name))
-    return code, marker
 
 
 def saved(path, tree, tensors=None, **about):
@@ -193,7 +177,8 @@ def saved(path, tree, tensors=None, **about):
 
 
 def test_an_exported_model_is_sampled_without_its_plugin(tmp_path, monkeypatch):
-    code, marker = plugin(tmp_path, "own_ring")
+    marker = tmp_path / "it ran"
+    code = toy_plugin(tmp_path / "own_ring.py", "own_ring", first=f"open({str(marker)!r}, 'w').close()")
     run = trained(tmp_path / "mine", "toy", *SMALL, "data.name=own_ring", f"plugins={code}")
     model = cld_core.load(run.path)
     assert marker.exists(), "the plug-in of one's own run runs"

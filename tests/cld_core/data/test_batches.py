@@ -14,7 +14,7 @@ from cld_core.data.images import ImageSet, ImageSource, dequantise, order, to_mo
 from cld_core.data.source import source
 from cld_core.data.store import PROGRESS, require
 from cld_core.errors import DataError
-from tests.support.images import make_images, store_images
+from tests.support.images import store_images
 
 N, SIZE, BATCH, SEED = 37, 4, 12, 5
 
@@ -121,14 +121,9 @@ def test_half_are_mirrored_others_in_each_epoch():
     assert 0.4 < (first == second).float().mean() < 0.6
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "set")
-
-
 @pytest.fixture(params=["memory", "disk"])
-def smooth(prepared, request):
-    found = source(ImageDataSpec(path=str(prepared), size=8, cache=request.param))
+def smooth(data, request):
+    found = source(ImageDataSpec(path=str(data), size=8, cache=request.param))
     assert isinstance(found, ImageSource)
     yield found
     found.close()
@@ -173,15 +168,15 @@ def test_numbers_that_are_not_finite_become_defined_grey_levels(floor):
     assert to_pixels(x.to(torch.bfloat16), floor=floor).view(100, 4)[:, :3].unique(dim=0).tolist() == [[0, 255, 0]]
 
 
-def test_missing_data_are_noticed_before_anything_is_submitted(prepared, tmp_path):
+def test_missing_data_are_noticed_before_anything_is_submitted(data, tmp_path):
     require(ToyDataSpec())
-    require(ImageDataSpec(path=str(prepared), size=8))
+    require(ImageDataSpec(path=str(data), size=8))
     with pytest.raises(DataError, match=r"no prepared data set.*cldctl data prepare cifar10 --source PATH --out"):
         require(Cifar10Spec(path=str(tmp_path / "none")))
     with pytest.raises(DataError, match="holds folder, not cifar10"):
-        require(Cifar10Spec(path=str(prepared)))
+        require(Cifar10Spec(path=str(data)))
     with pytest.raises(DataError, match="8x8, not 16x16"):
-        require(ImageDataSpec(path=str(prepared), size=16))
+        require(ImageDataSpec(path=str(data), size=16))
     (tmp_path / "published" / "train.lmdb").mkdir(parents=True)
     (tmp_path / "published" / "train.lmdb" / "data.mdb").touch()
     with pytest.raises(DataError, match=r"train.lmdb cannot be opened as an LMDB file.*cldctl data prepare cifar10"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from cld_core.config import with_overrides
+from cld_core.config import load, with_overrides
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.statistics import Statistics, StatsRequest
@@ -43,6 +43,13 @@ def evaluated(run, *overrides, metrics=("fid", "kid"), shards=1):
     work = Evaluation(request(run, *overrides, metrics=metrics, shards=shards).save(run))
     assert work.compute(Ranks())
     return work.report
+
+
+def computed(run, metrics, *overrides, step=20, shards=1):
+    """An evaluation that is computed here, by the recipe in the folder of the run."""
+    work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), metrics, step, shards).save(run))
+    assert work.compute(Ranks())
+    return work
 
 
 def gather(work):

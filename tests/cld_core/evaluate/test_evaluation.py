@@ -32,6 +32,7 @@ from cld_core.seeds import SampleNoise
 from tests.support.paths import TOY
 from tests.support.tools import trained
 
+from . import on_images
 from .on_images import gather
 
 # How accurate the bounds are does not matter here.
@@ -122,18 +123,6 @@ def test_the_report_says_what_it_promises(toy):
     assert elbo["gap"] == pytest.approx(elbo["nll"] + float(truth), abs=1e-9), "the same examples on both sides"
     assert elbo["nll_importance"] <= elbo["nll"]
     assert (work.folder / "samples.png").stat().st_size > 1000
-
-
-def test_an_interrupted_shard_resumes_at_its_next_batch(run, ranges):
-    work = evaluation(run, "eval.batch_size=16")
-    assert not work.compute(Ranks(), should_stop=lambda: len(ranges) >= 2)
-    again = evaluation(run, "eval.batch_size=24")
-    assert again.folder == work.folder, "another batch size is the same evaluation"
-    assert again.compute(Ranks())
-    assert ranges == [(0, 16), (16, 32), (32, 56), (56, 70)]
-    before = again.report
-    assert again.compute(Ranks())
-    assert again.report == before, "nothing is left to do"
 
 
 def test_a_request_is_read_back_as_it_was_asked(run):
@@ -291,14 +280,8 @@ def later(toy, no_pictures):
     return toy
 
 
-def bounded(run, *overrides):
-    work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), ("elbo",), 20).save(run))
-    assert work.compute(Ranks())
-    return work
-
-
 def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earlier(later, capsys):
-    work = bounded(later, "eval.samples=10")
+    work = on_images.computed(later, ("elbo",), "eval.samples=10")
     assert (work.report["elbo"]["eps"], work.report["elbo"]["eps_asked"]) == (1e-3, 1e-5)
     assert remarks(work.report) == [RAISED]
     assert capsys.readouterr().out.splitlines().count(RAISED) == 1
@@ -310,6 +293,6 @@ def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earl
     }
     np.testing.assert_allclose(gather(work)["elbo"]["elbo"], at[1e-3].numpy(), rtol=1e-5)
     assert float((at[1e-3] - at[1e-5]).abs().max()) > 1e-3
-    later_still = bounded(later, "eval.samples=10", "eval.elbo.eps=0.01")
+    later_still = on_images.computed(later, ("elbo",), "eval.samples=10", "eval.elbo.eps=0.01")
     assert later_still.report["elbo"]["eps"] == 1e-2
     assert remarks(later_still.report) == []

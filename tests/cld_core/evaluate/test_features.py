@@ -38,10 +38,6 @@ from .on_images import evaluated, gather, request, stats_of
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def samples_of(run, n):
-    return to_pixels(Model.from_run(run.path).sample(n))
-
-
 def pngs(folder, images):
     folder.mkdir()
     for index, image in enumerate(images):
@@ -67,7 +63,7 @@ def test_all_numbers_are_those_of_torch_fidelity_on_the_same_pictures(run, tmp_p
     stats = stats_of(run, *settings, shards=1)
     report = evaluated(run, *settings, metrics=("fid", "kid", "isc", "prc"), shards=2)
     expected = calculate_metrics(
-        input1=pngs(tmp_path / "ours", samples_of(run, 5)),
+        input1=pngs(tmp_path / "ours", to_pixels(Model.from_run(run.path).sample(5))),
         input2=pngs(tmp_path / "theirs", data.batch(torch.arange(data.n))),
         **dict.fromkeys(("fid", "kid", "isc", "prc"), True),
         **{f"feature_layer_{metric}": "192" for metric in ("fid", "kid", "prc")},
@@ -214,12 +210,8 @@ def seen(net):
         backends = torch.backends
         found.add((backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark))
 
-    hook = net.register_forward_pre_hook(record)
-    try:
-        with numerics.using(tf32=True, fixed_shapes=True):
-            yield found
-    finally:
-        hook.remove()
+    with net.register_forward_pre_hook(record), numerics.using(tf32=True, fixed_shapes=True):
+        yield found
 
 
 @pytest.mark.parametrize("kind", ["elbo", "loss", "features"])

@@ -12,7 +12,7 @@ import torch
 from cld_core.config import load, with_overrides
 from cld_core.config.eval import INCEPTION, FlowSpec
 from cld_core.config.sampling import EmSpec, OdeSpec
-from cld_core.config.train import EmaSpec, ObjectiveSpec
+from cld_core.config.train import EmaSpec
 from cld_core.digests import digest, digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
 from cld_core.evaluate import extraction, extractors, registry, stats_file
@@ -35,18 +35,7 @@ from .on_images import request
 
 
 def asked(sampling):
-    return EvalRequest(
-        files={},
-        batch_size=64,
-        metrics=("fid", "elbo"),
-        checkpoint_step=120,
-        model_digest="3210ba733eb3d63c",
-        seed=0,
-        samples=2000,
-        points=4,
-        sampling=sampling,
-        objective=ObjectiveSpec(),
-    )
+    return replace(EvalRequest.of(load(RECIPES / "toy.yaml"), ("w2", "elbo"), 120), sampling=sampling)
 
 
 def test_another_division_is_the_same_evaluation():

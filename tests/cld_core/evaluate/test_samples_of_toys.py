@@ -7,23 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from cld_core import pictures
 from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.reports import numbers
 from cld_core.evaluate.request import EvalRequest
 from cld_core.evaluate.rows import SampleRows
 from cld_core.evaluate.toy import _true_points, sliced_w2
 from cld_core.model import Model
-from cld_core.ranks import Ranks
 from cld_core.samplers import Samples
 from cld_core.seeds import generator
 from tests.support.paths import RECIPES
 from tests.support.tools import trained
 
-from .on_images import gather
+from .on_images import computed, gather
 
 SHIFT = torch.tensor([0.06, 0.08])
 # Two flows by the same coarse steps are compared with each other as well as exact ones.
@@ -31,15 +28,7 @@ LOOSE = {"rtol": 1e-3, "atol": 1e-3}
 FLOW = ("sampling.method=exponential", "sampling.nfe=6", *(f"eval.flow.{key}={value}" for key, value in LOOSE.items()))
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(pictures, "samples", lambda *args, **keywords: None)
-
-
-def computed(run, metrics, *overrides, shards=1):
-    work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), metrics, 20, shards).save(run))
-    assert work.compute(Ranks())
-    return work
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture
@@ -101,12 +90,9 @@ def test_the_distance_is_the_root_mean_square_whatever_the_shards(toy, chunks):
 
 def test_the_flow_is_solved_once_for_samplers_of_the_same_noise(toy, monkeypatch):
     drawn, draw = [], Model.draw
-
-    def counted(self, n, **keys):
-        drawn.append(keys.get("method"))
-        return draw(self, n, **keys)
-
-    monkeypatch.setattr(Model, "draw", counted)
+    monkeypatch.setattr(
+        Model, "draw", lambda self, n, **keys: drawn.append(keys.get("method")) or draw(self, n, **keys)
+    )
     computed(toy, ("flow-distance",), *FLOW, "eval.seed=31")
     computed(toy, ("flow-distance",), *FLOW, "sampling.order=2", "eval.seed=31")
     assert drawn.count("ode") == 1
@@ -184,7 +170,7 @@ def points(label):
 
 
 @pytest.fixture
-def drawn(labelled, monkeypatch, no_pictures):
+def drawn(labelled, monkeypatch):
     """What the evaluation takes for samples of the model; a test may change them."""
     model = Model.from_run(labelled.path, device="cpu")
     x = points(torch.tensor(model.classes.drawn(0, DRAWN)))
@@ -198,9 +184,7 @@ def drawn(labelled, monkeypatch, no_pictures):
 
 def section(run, shards=1, seed=0):
     settings = [f"eval.seed={seed}", "eval.w2.sets=2", "eval.max_nonfinite=0.5"]
-    request = EvalRequest.of(load(run.recipe_file, settings), ("class-law",), 4, shards)
-    work = Evaluation(request.save(run))
-    assert work.compute(Ranks())
+    work = computed(run, ("class-law",), *settings, step=4, shards=shards)
     assert [*numbers(work.report)] == ["class_w2", "class_w2_floor", "class_density", "class_accuracy"]
     return work.report["class-law"]
 

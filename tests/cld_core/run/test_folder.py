@@ -14,11 +14,6 @@ from tests.support.made_up import run_with
 from tests.support.paths import TOY
 
 
-@pytest.fixture
-def run(tmp_path):
-    return RunFolder.create(tmp_path / "mine", load(TOY), {"created": 1.0})
-
-
 def test_a_new_run_holds_its_recipe(run):
     assert run.recipe() == load(TOY)
     assert run.identity()["name"] == "mine"

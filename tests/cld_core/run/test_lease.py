@@ -15,6 +15,7 @@ from cld_core.run import lease as leases
 from cld_core.run.lease import Lease, newest, seems_alive
 from cld_core.run.process import start_time
 from tests.support.clock import Clock
+from tests.support.failing import Failing
 from tests.support.tools import wait_for
 
 
@@ -124,17 +125,7 @@ def test_of_many_that_want_it_one_gets_it(folder):
     won[0].release()
 
 
-class Failing:
-    """A function of the operating system that fails a number of times, then works."""
-
-    def __init__(self, function, times, error=errno.ESTALE):
-        self.function, self.times, self.error, self.called = function, times, error, 0
-
-    def __call__(self, *arguments, **options):
-        self.called += 1
-        if self.called <= self.times:
-            raise OSError(self.error, os.strerror(self.error))
-        return self.function(*arguments, **options)
+STALE = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 @pytest.fixture
@@ -143,9 +134,7 @@ def blind(monkeypatch):
     real = os.listdir
 
     def let(times):
-        failing = Failing(real, times)
-        monkeypatch.setattr(leases.os, "listdir", failing)
-        return failing
+        monkeypatch.setattr(leases.os, "listdir", Failing(real, lambda call: call <= times, STALE))
 
     return let
 
@@ -154,10 +143,10 @@ def blind(monkeypatch):
 def test_the_heart_beats_on_after_a_fault(folder, monkeypatch, function):
     monkeypatch.setattr(leases, "HEARTBEAT_S", 0.02)
     lease = Lease.acquire(folder, job_id="1")
-    failing = Failing(getattr(os, function), 3)
+    failing = Failing(getattr(os, function), lambda call: call <= 3, STALE)
     with monkeypatch.context() as patched:
         patched.setattr(leases.os, function, failing)
-        wait_for(lambda: failing.called > 2)
+        wait_for(lambda: failing.calls > 2)
     beat = lease._file.stat().st_mtime_ns
     wait_for(lambda: lease._file.stat().st_mtime_ns > beat)
     assert lease._thread.is_alive()
@@ -204,7 +193,7 @@ def test_a_newcomer_that_cannot_see_the_owner_waits(folder, monkeypatch, blind):
 def seen(clock, names, folder):
     """A listing that fails between 1 and 30 seconds; then the owner has beaten once more."""
     if 1 <= clock.now < 30:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        raise STALE
     if clock.now >= 30:
         foreign(folder, beat=1)
     return names

@@ -11,6 +11,7 @@ from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger
 from tests.support.clock import Clock
+from tests.support.failing import Failing
 
 STARTED = Started(attempt=0, job_id="7", step=0)
 ENDED = Ended(attempt=0, cause="crashed", step=3)
@@ -24,14 +25,9 @@ def ledger(tmp_path):
 @pytest.fixture
 def full(monkeypatch):
     """Let the disk be full, or not."""
-    real, state = os.write, {"full": False}
-
-    def write(descriptor, data):
-        if state["full"]:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(descriptor, data)
-
-    monkeypatch.setattr(files.os, "write", write)
+    state = {"full": False}
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(files.os, "write", Failing(os.write, lambda call: state["full"], full))
     monkeypatch.setattr("cld_core.files.time", Clock())
     return state
 
@@ -61,14 +57,8 @@ def test_what_waits_is_written_before_the_next_event(ledger, full, capsys):
 
 
 def test_an_event_of_which_only_the_way_to_the_disk_failed_is_written_once(ledger, monkeypatch):
-    real, fails = os.fsync, [True]
-
-    def fsync(descriptor):
-        if fails.pop() if fails else False:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        real(descriptor)
-
-    monkeypatch.setattr(files.os, "fsync", fsync)
+    broken = OSError(errno.EIO, os.strerror(errno.EIO))
+    monkeypatch.setattr(files.os, "fsync", Failing(os.fsync, lambda call: call == 1, broken))
     assert ledger.note(STARTED, within_s=5.0)
     assert ledger.note(ENDED)
     assert ledger.events() == [STARTED, ENDED]

@@ -20,15 +20,6 @@ from tests.support.affine import convergence, flow_covariance, output_covariance
 CONSTANT, RISING, VP = CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE()
 
 
-class GivenNoise:
-    def __init__(self, first):
-        self.first = first
-
-    def normal(self, shape):
-        assert shape == self.first.shape[1:], "a deterministic sampler asks for the prior alone"
-        return self.first
-
-
 def affine_errors(sde, spec, numbers, reference, std=0.5):
     return [float((output_covariance(sde, spec_of(**spec, nfe=n), std) - reference).abs().max()) for n in numbers]
 
@@ -151,7 +142,7 @@ def test_order_zero_for_vpsde_is_ddim():
     """x' = a'/a x + (sigma' - sigma a'/a) e, e = the predicted noise: the published closed form."""
     score, u = diamond().score(VP), torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     spec = spec_of("exponential", order=0, corrector=False, grid="linear", nfe=12, denoise=False)
-    ours = sample(score, VP, spec, GivenNoise(u), (2,)).x
+    ours = sample(score, VP, spec, parity.InjectedNoise(u), (2,)).x
     for t, t_next in pairwise(VP.schedule.grid("linear", 12, 1e-3)):
         sigma, sigma_next = float(VP.factor(t)), float(VP.factor(t_next))
         ratio = float(VP.mean(t_next) / VP.mean(t))
@@ -199,11 +190,11 @@ def test_any_network_converges_to_its_own_flow(name, changes):
         pytest.skip("VPSDE is trained with DSM already")
     toy.net.double()
     generator = torch.Generator().manual_seed(0)
-    noise = GivenNoise(torch.randn(16, 2 * toy.sde.n, dtype=torch.float64, generator=generator))
+    start = torch.randn(16, 2 * toy.sde.n, dtype=torch.float64, generator=generator)
     score = toy.score(**changes)
 
     def run(method, **settings):
-        return sample(score, toy.sde, spec_of(method, eps=0.05, **settings), noise, (2,)).x
+        return sample(score, toy.sde, spec_of(method, eps=0.05, **settings), parity.InjectedNoise(start), (2,)).x
 
     flow = run("ode", rtol=1e-6, atol=1e-6)
     scale = float(flow.abs().max())

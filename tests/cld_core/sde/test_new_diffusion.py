@@ -57,14 +57,10 @@ def registered(monkeypatch):
     SECTIONS["sde"].variants.update(variants)
 
 
-def with_few_steps(method):
-    return spec_of(method, nfe=50)
-
-
 def test_from_a_recipe_through_training_to_samples_and_a_bound():
     settings = ("data.name=diamond", "network.width=16", "network.layers=3", "train.batch_size=16", "sde.beta0=6")
     settings += ("eval.elbo.rtol=1e-3", "eval.elbo.atol=1e-3")
-    results = []
+    results, fixed = [], [spec_of(method, nfe=50) for method in ("em", "sscs", "exponential")]
     for name in ("langevin", "cld"):
         recipe = load(TOY, [f"sde.name={name}", *settings])
         trainer = Trainer(recipe, Ranks())
@@ -76,7 +72,7 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
         bound = likelihood(score, trainer.sde, recipe.eval.elbo, SampleNoise(0, **keyed), x).elbo
         samples = [
             samplers.sample(score, trainer.sde, spec, SampleNoise(0, **keyed), (2,)).x
-            for spec in (spec_of("ode", rtol=1e-3, atol=1e-3), *map(with_few_steps, ("em", "sscs", "exponential")))
+            for spec in (spec_of("ode", rtol=1e-3, atol=1e-3), *fixed)
         ]
         results.append([*trainer.net.parameters(), bound.float(), *samples])
     # Training is in float32.

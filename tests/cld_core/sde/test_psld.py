@@ -65,7 +65,7 @@ def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
     times = torch.cat([torch.logspace(-12, 0, 60, dtype=torch.float64), torch.tensor([0.3, 0.7]).double()])
 
     def coefficients(sde):
-        parts = [sde.mean(times), sde.diffusion2(times), sde.known_precision(times), sde.law(times, data_std=0.5)]
+        parts = [sde.mean(times), sde.diffusion2(times), sde.known_precision(times)]
         for objective in ("hsm", "dsm"):
             parts += [sde.factor(times, objective), *sde.mixed(times, objective)]
         return parts
@@ -73,17 +73,10 @@ def test_without_friction_of_the_data_it_is_cld(beta0, beta1, triangle):
     for a, b in zip(coefficients(ours), coefficients(theirs), strict=True):
         # 1e-16 only where Psi_vv changes its sign, at b = 1.
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-16)
-    for big_d in (1e-11, 1e-4, 0.3, 2.0):
-        torch.testing.assert_close(ours.reverse(2 * big_d), theirs.reverse(big_d), rtol=1e-12, atol=1e-16)
-    torch.testing.assert_close(ours.auxiliary(0.05), theirs.auxiliary(0.05), rtol=1e-12, atol=0)
     generator = torch.Generator().manual_seed(0)
     u, s = (torch.randn(len(times), k, generator=generator, dtype=torch.float64) for k in (4, 2))
     torch.testing.assert_close(ours.flow(u, s, times), theirs.flow(u, s, times), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(
-        ours.euler_step(u, s, 0.4, 0.1), theirs.euler_step(u, s, 0.4, 0.1), rtol=1e-12, atol=1e-12
-    )
     torch.testing.assert_close(ours.prior_logp(u), theirs.prior_logp(u), rtol=1e-12, atol=1e-12)
-    assert ours.trace_weights == theirs.trace_weights == (1.0,)
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -8,7 +8,6 @@ from cld_core.run import RunFolder
 from cld_core.stop import StopFlag
 from cld_core.train import loggers, session
 from cld_core.train.step import Trainer
-from tests.support.images import make_images
 from tests.support.paths import TOY
 
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=16", "train.log_every=5")
@@ -29,11 +28,6 @@ def make(tmp_path):
         return RunFolder.create(tmp_path / name, load(TOY, [*SMALL, *overrides]), {"created": 1.0})
 
     return make
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    return make_images(tmp_path_factory.mktemp("data") / "set")
 
 
 def at_step(monkeypatch, step, act):

@@ -1,5 +1,6 @@
 """What a bad gradient does: it changes nothing, and training rolls back a bounded number of times."""
 
+import contextlib
 import math
 
 import pytest
@@ -107,33 +108,6 @@ def overflow(module, inputs, out):
     return 2.0 * (6e4 * out.half() + 6e4)
 
 
-def overflowing(monkeypatch, when):
-    """Let the network overflow in half precision in the forward passes of the steps for which ``when(step)`` holds."""
-    original = Trainer._backward
-
-    def backward(self, step):
-        hook = self.net.register_forward_hook(overflow) if when(step) else None
-        try:
-            return original(self, step)
-        finally:
-            if hook is not None:
-                hook.remove()
-
-    monkeypatch.setattr(Trainer, "_backward", backward)
-
-
-def reported(monkeypatch):
-    """What is reported at which number of steps, filled while a run trains."""
-    original, seen = Monitor.report, {}
-
-    def report(self, step, scalars):
-        seen[step] = scalars
-        original(self, step, scalars)
-
-    monkeypatch.setattr(Monitor, "report", report)
-    return seen
-
-
 def deferred(*arguments):
     """A trainer that leaves bad steps to the device, as on a GPU."""
     made = Trainer(*arguments)
@@ -151,9 +125,8 @@ def test_a_deferred_step_changes_nothing_and_is_reported_later(data, precision):
     made.take_scalars()
     names = ("model", "ema", "optimiser")
     before = clone({name: made.state_dict()[name] for name in names})
-    hook = made.net.register_forward_hook(lambda module, inputs, out: out * math.inf)
-    made.step(6)
-    hook.remove()
+    with made.net.register_forward_hook(lambda module, inputs, out: out * math.inf):
+        made.step(6)
     after = made.state_dict()
     assert same(before["model"], after["model"])
     assert same(before["ema"], after["ema"])
@@ -188,10 +161,9 @@ def _overflowing(ranks, recipe):
     made = Trainer(recipe, ranks)
     made.warm_up()
     for step in range(3):
-        hook = made.net.register_forward_hook(overflow) if (ranks.rank, step) == (1, 2) else None
-        made.step(step)
-        if hook is not None:
-            hook.remove()
+        is_overflowing = (ranks.rank, step) == (1, 2)
+        with made.net.register_forward_hook(overflow) if is_overflowing else contextlib.nullcontext():
+            made.step(step)
         if step == 1:
             made.take_scalars()
     scalars = made.take_scalars()
@@ -206,8 +178,17 @@ def test_an_overflow_on_one_rank_is_skipped_by_all(data, tmp_path):
 
 
 def test_a_run_survives_an_overflow_in_a_forward_pass(data, tmp_path, monkeypatch):
-    overflowing(monkeypatch, lambda step: step == 6)
-    seen = reported(monkeypatch)
+    original = Trainer._backward
+
+    def backward(self, step):
+        with self.net.register_forward_hook(overflow) if step == 6 else contextlib.nullcontext():
+            return original(self, step)
+
+    monkeypatch.setattr(Trainer, "_backward", backward)
+    seen, report = {}, Monitor.report
+    monkeypatch.setattr(
+        Monitor, "report", lambda self, step, scalars: seen.update({step: scalars}) or report(self, step, scalars)
+    )
     run = run_folder(tmp_path, data, "train.precision=fp16")
     assert attempt(run).cause == "finished"
     assert not any(isinstance(event, events.RolledBack) for event in run.ledger.events())

@@ -33,7 +33,8 @@ from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.images import TINY, make_images
 from tests.support.paths import RECIPES, TOY
-from tests.support.tools import same, wait_for
+from tests.support.plugin import toy_plugin
+from tests.support.tools import same, signal_handlers, wait_for
 
 
 def stop_at(step, monkeypatch, code=StopCode.USR2):
@@ -74,13 +75,8 @@ def test_reseeded_attempts_have_fresh_noise_and_the_loss_no_jump(make, monkeypat
     """Loss of every step, interrupted in the middle: the means before and after agree to the noise of a mean."""
     settings = ("train.steps=600", "train.log_every=1", "train.checkpoint_every=300", "train.batch_size=64")
     run, losses, keys = make(*settings), [], []
-    original = Trainer._backward
-
-    def spying(self, step):
-        keys.append(self._key)
-        return original(self, step)
-
-    monkeypatch.setattr(Trainer, "_backward", spying)
+    backward = Trainer._backward
+    monkeypatch.setattr(Trainer, "_backward", lambda self, step: keys.append(self._key) or backward(self, step))
     take = Trainer.take_scalars
 
     def taking(self):
@@ -311,16 +307,12 @@ def test_a_rank_without_progress_shows_its_stacks_and_ends(tmp_path):
 
 
 def test_handlers_set_the_flag():
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
-    try:
+    with signal_handlers():
         flag = StopFlag().listen()
         os.kill(os.getpid(), signal.SIGUSR2)
         assert flag.code is StopCode.USR2
         os.kill(os.getpid(), signal.SIGTERM)
         assert flag.code is StopCode.TERM
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 RECIPE = load(TOY)
@@ -375,19 +367,11 @@ def test_an_empty_folder_that_a_copy_left_out(tmp_path):
 QUICK = ("train.steps=4", "train.checkpoint_every=2", "periodic.samples_every=null", "train.on_resume=exact")
 
 
-def start(*arguments, **env):
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ended(process):
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+def ended(*arguments):
+    command, env = [sys.executable, *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -399,30 +383,16 @@ def words(tmp_path):
 
 def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cld_core.train")
-    code, out, err = ended(start(*torchrun, *words))
-    assert code == 0, err
-    assert out.count("mine: finished at step 4") == 2
+    assert ended(*torchrun, *words).count("mine: finished at step 4") == 2
     run = RunFolder(tmp_path / "runs" / "mine")
     assert run.recipe().train.steps == 4
     assert run.checkpoint_steps() == [2, 4]
-    code, out, err = ended(start("-m", "cld_core.train", words[0]))
-    assert code == 0, err
-    assert "Nothing to do" in out
+    assert "Nothing to do" in ended("-m", "cld_core.train", words[0])
     assert [entry.cause for entry in run.ledger.history().attempts] == ["finished"]
 
 
-PLUGIN = """
-import torch
-from cld_core.data.toy import toy
-
-@toy("from_a_file")
-def square(n, generator):
-    return 2 * torch.rand(n, 2, generator=generator) - 1
-"""
-
-
 def test_a_relative_path_is_recorded_as_an_absolute_one(tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(PLUGIN)
+    toy_plugin(tmp_path / "mine.py", "from_a_file")
     monkeypatch.chdir(tmp_path)
     arguments = ["runs/mine", "--recipe", "toy", *QUICK, "network.width=8", "network.layers=2"]
     monkeypatch.setattr("sys.argv", ["train", *arguments, "data.name=from_a_file", "plugins=mine.py"])

@@ -64,10 +64,6 @@ def compute(work, stop_after=None):
     return work.compute(ranks.alone(Place(), gpu=False), should_stop)
 
 
-def rows_of(work, stage):
-    return find_record(State, work.folder / STATE).rows.get(stage, ())
-
-
 def test_an_interrupted_tuning_goes_on_to_the_same_bits(run, tmp_path):
     """From the solution of fewer evaluations, wherever it is interrupted, whatever is solved meanwhile."""
     compute(tuning(run, nfe=2, budget_min=0.0))
@@ -105,7 +101,8 @@ def test_what_is_damaged_is_computed_again(run, tmp_path, place):
 def test_a_budget_ends_a_fit(tuned_run):
     (spent,) = tunings_of(tuned_run)
     assert spent.solution.about["evaluations"] < 300
-    assert [len(rows_of(spent, stage)) for stage in STAGES] == [STAGES["untuned"], 0, 1, 1]
+    rows = find_record(State, spent.folder / STATE).rows
+    assert [len(rows.get(stage, ())) for stage in STAGES] == [STAGES["untuned"], 0, 1, 1]
     assert spent.solution.cut_off
 
 

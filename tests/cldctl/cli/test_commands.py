@@ -13,6 +13,7 @@ from cld_core.run import RunFolder
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
 from tests.support.paths import ROOT
+from tests.support.plugin import toy_plugin
 from tests.support.tools import DEBUG, ONE, invoke, status, wait_ended, wait_for
 
 
@@ -83,12 +84,7 @@ def test_resume_without_a_name_takes_all_that_can_be(tmp_path):
 
 
 def test_a_plugin_brings_a_data_set(tmp_path):
-    plugin = tmp_path / "ring.py"
-    plugin.write_text(
-        "import math, torch\nfrom cld_core.data.toy import toy\n\n@toy('ring')\ndef ring(n, generator):\n"
-        "    angle = 2 * math.pi * torch.rand(n, generator=generator)\n"
-        "    return torch.stack([angle.cos(), angle.sin()], dim=1)\n"
-    )
+    plugin = toy_plugin(tmp_path / "ring.py", "ring")
     runs = tmp_path / "runs"
     recipe = tmp_path / "own.yaml"
     recipe.write_text(f"extends: {ROOT}/recipes/toy.yaml\nplugins: [ring.py]\ndata: {{name: ring}}\n")

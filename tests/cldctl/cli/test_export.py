@@ -19,6 +19,7 @@ from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
 from cldctl.runs.status import status_of
 from tests.support.made_up import report, run_with
+from tests.support.plugin import toy_plugin
 from tests.support.tools import invoke
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -130,8 +131,7 @@ def test_accounts_commands_and_folders_of_people_are_not_in_it(tmp_path):
     hook = "hooks.on_change=curl secret-address"
     file = tmp_path / "secret-person" / "ring.py"
     file.parent.mkdir()
-    code = "import torch\nfrom cld_core.data.toy import toy\n\n\n@toy('ring_of_a_card')\ndef ring(n, generator):\n"
-    file.write_text(f"{code}    return torch.zeros(n, 2)\n")
+    toy_plugin(file, "ring_of_a_card")
     overrides = (*secrets, hook, f"plugins=[{file}]", "data.name=ring_of_a_card")
     made = run_with(tmp_path / "mine", 20, overrides=overrides)
     text = card_of(made)

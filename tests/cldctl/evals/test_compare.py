@@ -1,12 +1,10 @@
 """Runs and groups side by side: what is marked, what is averaged, what is not, and why."""
 
 import dataclasses
-import io
 import math
 import statistics
 
 import pytest
-from rich.console import Console
 
 from cld_core.errors import NotFoundError
 from cld_core.evaluate.request import EvalRequest
@@ -16,6 +14,7 @@ from cldctl.evals.compare import Line
 from cldctl.show import tables
 from cldctl.show.evaluations import compared
 from tests.support.made_up import report, run_with
+from tests.support.screen import text
 from tests.support.tools import invoke
 
 
@@ -50,9 +49,8 @@ def test_a_difference_is_marked_beyond_twice_the_combined_error(tmp_path, monkey
     assert [entry["nll"].get("against_first") for entry in content["runs"]] == [None, "same", "worse", "better"]
     assert [entry["fid"].get("against_first") for entry in content["runs"]] == [None] * 4
     assert content["warnings"] == ["FID: no standard error, and so no difference is marked"]
-    console = Console(width=240, record=True, file=io.StringIO())
-    console.print(compared([Line(column.run, {}, (column,)) for column in columns], is_marked=True))
-    rows = console.export_text().splitlines()[3:-1]
+    table = compared([Line(column.run, {}, (column,)) for column in columns], is_marked=True)
+    rows = text(table, 240).splitlines()[3:-1]
     cells = ["3.000 ± 0.300", "3.990 ± 0.400", "4.010 ± 0.400 worse", "1.990 ± 0.400 better"]
     for column, row, cell in zip(columns, rows, cells, strict=True):
         assert row.split()[:2] == [column.run, "10"]

@@ -1,11 +1,9 @@
 """A sweep's table, its CSV and plot, and what is shown while cells are missing."""
 
 import csv
-import io
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.statistics import Statistics, StatsRequest
@@ -18,12 +16,7 @@ from cldctl.show.evaluations import sweep_table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 from tests.support.made_up import report, run_with
-
-
-def text(view) -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(view)
-    return console.export_text()
+from tests.support.screen import text
 
 
 @pytest.fixture
@@ -47,7 +40,7 @@ def test_table_csv_and_plot_of_a_sweep(run):
     finished = {"state": "FINISHED", "results": {"nll": {"value": 1.0, "stderr": 0.25, "n": 2000}}}
     evals = {request.id: finished for request in made.requests[:-1]}
     evals[made.requests[-1].id] = {"state": "RUNNING", "results": {}}
-    shown = text(sweep_table(made.sweep, table.rows(run, made.sweep), evals)).splitlines()
+    shown = text(sweep_table(made.sweep, table.rows(run, made.sweep), evals), 120).splitlines()
     assert shown[0].strip() == "NLL bound, nats by eval.elbo.velocities and eval.elbo.probes, 2,000 points"
     assert [line.split() for line in shown if "±" in line] == [
         ["1", "1.000", "±", "0.250", "1.500", "±", "0.250", "2.000", "±", "0.250"],

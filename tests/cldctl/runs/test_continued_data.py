@@ -6,25 +6,20 @@ from cld_core.run import RunFolder
 from cld_core.run.identity import are_other_data
 from cldctl.runs import evaluate
 from tests.support.images import make_images, run_folder
+from tests.support.plugin import toy_plugin
 from tests.support.tools import DEBUG, ONE, invoke, train
 
-RING = """
-import torch
-from cld_core.data.toy import toy
-print("hello")
-
-@toy("ring_of_a_test")
-def ring(n, generator):
-    return {} * torch.randn(n, 2, generator=generator)
-"""
 NAME = "ring_of_a_test"
 
 
 @pytest.fixture
 def ring(tmp_path):
-    file = tmp_path / "ring.py"
-    file.write_text(RING.format(1))
-    return file
+    return drawing(tmp_path / "ring.py", 1)
+
+
+def drawing(file, factor):
+    """A plug-in whose points are that many times as far away."""
+    return toy_plugin(file, NAME, first="print('hello')", points=f"{factor} * torch.randn(n, 2, generator=generator)")
 
 
 def submit(ring, runs, *more, code=0):
@@ -37,7 +32,7 @@ def test_a_run_goes_on_with_its_copy_and_says_that_the_file_has_changed(tmp_path
     run = RunFolder.open(tmp_path / "runs" / "mine")
     before = run.ledger.history().last.data
     assert set(before) == {"points", "means", "plugin"}
-    ring.write_text(RING.format(3))
+    drawing(ring, 3)
     done = invoke("resume", "mine", "train.steps=30", runs=tmp_path / "runs")
     assert f"{ring} has changed since it was copied" in done.stderr
     assert "--update-code" in done.stderr

@@ -1,0 +1,14 @@
+"""Functions of the system, or of libraries, that fail."""
+
+
+class Failing:
+    """``function``, which raises ``error`` instead at the calls, from 1, for whose number ``fails`` is true."""
+
+    def __init__(self, function, fails, error):
+        self.function, self.fails, self.error, self.calls = function, fails, error, 0
+
+    def __call__(self, *arguments, **options):
+        self.calls += 1
+        if self.fails(self.calls):
+            raise self.error
+        return self.function(*arguments, **options)
