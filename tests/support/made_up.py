@@ -1,11 +1,11 @@
 """Runs with made-up checkpoints, jobs and reports, for tests of code that only reads them."""
 
-from cld_core.checkpoint.files import FORMAT, Content, Sidecar, weights_digest, weights_file
 from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.digests import checksum
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import FORMAT, Content, Sidecar, weights_digest, weights_file
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from tests.support.paths import TOY

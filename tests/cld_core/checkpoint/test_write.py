@@ -12,10 +12,9 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from cld_core.checkpoint import files
-from cld_core.checkpoint import tensors as writing
-from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints, write
-from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core import checkpoint as writing
+from cld_core.checkpoint import KINDS, averaged_weights, checkpoints, files, write
+from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
 from cld_core.files import write_json

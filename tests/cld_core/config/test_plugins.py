@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 import cld_core
+from cld_core import metrics, registration
 from cld_core import model as model_module
-from cld_core import registration
-from cld_core.checkpoint.tensors import FORMAT
+from cld_core.checkpoint import FORMAT
 from cld_core.config import dump, from_dict, load, load_frozen, plugins, registry, with_overrides
 from cld_core.errors import CheckpointError, DataError, RecipeError
 from cld_core.model import Model
@@ -45,7 +45,7 @@ register("sde", "heavy", Heavy, HeavySpec)
 """
 EVERYTHING = """
 from cld_core import register
-from cld_core.evaluate.registry import metric
+from cld_core.metrics import metric
 import dataclasses
 
 print("imported")
@@ -114,7 +114,6 @@ def test_what_a_plugin_may_register(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
     load(TOY, [f"plugins={tmp_path}/everything.py"])
     from cld_core.evaluate import extractors
-    from cld_core.evaluate import registry as metrics
     from cld_core.train.loggers import LOGGERS
 
     try:

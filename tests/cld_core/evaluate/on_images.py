@@ -6,11 +6,12 @@ from pathlib import Path
 import torch
 
 from cld_core.config import load, with_overrides
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.statistics import Statistics, StatsRequest
+from cld_core.evaluate.task import EvaluationTask
 from cld_core.ranks import Ranks
-from cld_core.shards import Task, joined
+from cld_core.run.evaluations import Evaluation
+from cld_core.tasks import joined
 
 STEP = 2
 SETTINGS = (
@@ -36,7 +37,7 @@ def stats_of(run, *overrides, shards=3):
 
 
 def request(run, *overrides, metrics=("fid", "kid"), shards=1):
-    return EvalRequest.of(with_overrides(run.recipe(), list(overrides), "test"), metrics, STEP, shards)
+    return request_of(with_overrides(run.recipe(), list(overrides), "test"), metrics, STEP, shards)
 
 
 def evaluated(run, *overrides, metrics=("fid", "kid"), shards=1):
@@ -47,12 +48,12 @@ def evaluated(run, *overrides, metrics=("fid", "kid"), shards=1):
 
 def computed(run, metrics, *overrides, step=20, shards=1):
     """An evaluation that is computed here, by the recipe in the folder of the run."""
-    work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), metrics, step, shards).save(run))
+    work = Evaluation(request_of(load(run.recipe_file, overrides), metrics, step, shards).save(run))
     assert work.compute(Ranks())
     return work
 
 
 def gather(work):
     """By kind, the rows of all chunks, in the order of samples or test points."""
-    task = Task(work, torch.device("cpu"), lambda: False)
+    task = EvaluationTask(work, torch.device("cpu"), lambda: False)
     return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

@@ -10,23 +10,23 @@ import pytest
 import torch
 
 from cld_core.analytic import gaussian
-from cld_core.checkpoint.files import remove, weights_file
-from cld_core.checkpoint.tensors import write
+from cld_core.checkpoint import write
 from cld_core.config import load, registry
 from cld_core.config.eval import ElboSpec
 from cld_core.config.network import MlpSpec
 from cld_core.config.train import EmaSpec
 from cld_core.data.source import source
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of, unnamed_rows
-from cld_core.evaluate.reports import remarks
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import periodic_request, request_of
 from cld_core.files import read_object, write_json
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.registration import Variant
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import remove, weights_file
+from cld_core.run.evaluations import EvalRequest, Evaluation, remarks, unnamed_rows
+from cld_core.run.work import evaluations_of
 from cld_core.sde import build
 from cld_core.seeds import SampleNoise
 from tests.support.paths import TOY
@@ -45,7 +45,7 @@ def run(toy, no_pictures):
 
 
 def evaluation(run, *overrides, shards=1, metrics=("elbo",)):
-    request = EvalRequest.of(load(run.recipe_file, [*LOOSE, *overrides]), metrics, 20, shards)
+    request = request_of(load(run.recipe_file, [*LOOSE, *overrides]), metrics, 20, shards)
     return Evaluation(request.save(run))
 
 
@@ -127,7 +127,7 @@ def test_the_report_says_what_it_promises(toy):
 
 def test_a_request_is_read_back_as_it_was_asked(run):
     recipe = load(run.recipe_file, ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"])
-    request = EvalRequest.of(recipe, ("elbo", "loss"), 20)
+    request = request_of(recipe, ("elbo", "loss"), 20)
     assert EvalRequest.load(request.save(run)) == request
     assert request.retries == recipe.train.max_retries
 
@@ -164,7 +164,7 @@ def averaged(tmp_path):
 
 
 def work(averaged, length, shards=3):
-    request = replace(EvalRequest.of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length))
+    request = replace(request_of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length))
     return Evaluation(request.save(averaged))
 
 
@@ -174,8 +174,8 @@ def test_a_length_is_part_of_what_is_asked(averaged):
     assert len({request.settings for request in (usual, short, long)}) == 3
     assert len({work(averaged, length).rows("loss") for length in (None, 0.05, 0.07)}) == 3
     periodic = load(TOY, ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
-    assert EvalRequest.periodic(periodic, "elbo").ema == EmaSpec()
-    assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
+    assert periodic_request(periodic, "elbo").ema == EmaSpec()
+    assert request_of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
 
 
 def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(averaged):
@@ -245,7 +245,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     weights = {f"unused.{layer}": torch.zeros(()) for layer in range(recipe.network.layers)}
     averages = {"average": weights, "updates": 0}
     write(run, 1, {"model": weights, "ema": averages, "model_digest": recipe.model_digest()})
-    work = Evaluation(EvalRequest.of(recipe, ("elbo",), 1, shards=3).save(run))
+    work = Evaluation(request_of(recipe, ("elbo",), 1, shards=3).save(run))
     assert work.compute(Ranks())
     truth = gaussian(0.5).log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40)).numpy()
     np.testing.assert_allclose(gather(work)["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
@@ -262,7 +262,7 @@ RAISED = "the bound starts at t = 0.001, because training used no smaller t (obj
 
 
 def toy_request(*overrides):
-    return EvalRequest.of(load(TOY, overrides), ("elbo",), 20)
+    return request_of(load(TOY, overrides), ("elbo",), 20)
 
 
 def test_it_is_the_later_of_two_times():

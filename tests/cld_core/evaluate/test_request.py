@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core import metrics as registry
 from cld_core.config import load, with_overrides
 from cld_core.config.eval import INCEPTION, FlowSpec
 from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.config.train import EmaSpec
 from cld_core.digests import digest, digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluate import extraction, extractors, registry, stats_file
-from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate import extraction, extractors, stats_file
 from cld_core.evaluate.extraction import Extraction
-from cld_core.evaluate.registry import Metric, Quantity, RowKind
-from cld_core.evaluate.reports import numbers
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import RowComputer
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.imports import resolve
+from cld_core.metrics import Metric, Quantity, RowKind
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import EvalRequest, Evaluation, numbers
 from cld_core.run.work import KINDS, Work
 from tests.support.crafted import KINDS as PICKLES
 from tests.support.crafted import crafted
@@ -35,7 +35,7 @@ from .on_images import request
 
 
 def asked(sampling):
-    return replace(EvalRequest.of(load(RECIPES / "toy.yaml"), ("w2", "elbo"), 120), sampling=sampling)
+    return replace(request_of(load(RECIPES / "toy.yaml"), ("w2", "elbo"), 120), sampling=sampling)
 
 
 def test_another_division_is_the_same_evaluation():
@@ -119,12 +119,12 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     chunks(35)
     monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
     monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")
-    work = Evaluation(EvalRequest.of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
+    work = Evaluation(request_of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
     assert work.compute(Ranks())
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
-        EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
+        request_of(toy.recipe(), ("fid", "spread"), 20)
 
 
 def refused(run, words, *overrides, metrics=("fid",), error=UsageError):
@@ -159,7 +159,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
     refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
     with pytest.raises(UsageError, match=r"--fid compares images, but .*data\.name=diamond are vectors"):
-        EvalRequest.of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
+        request_of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
 
 
 def test_weights_are_fetched_and_held_against_their_hash(tmp_path):

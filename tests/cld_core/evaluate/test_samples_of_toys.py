@@ -10,11 +10,11 @@ import torch
 from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate.reports import numbers
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import SampleRows
 from cld_core.evaluate.toy import _true_points, sliced_w2
 from cld_core.model import Model
+from cld_core.run.evaluations import numbers
 from cld_core.samplers import Samples
 from cld_core.seeds import generator
 from tests.support.paths import RECIPES
@@ -118,11 +118,11 @@ def test_samples_that_diverge_are_infinitely_far(toy, monkeypatch):
 def test_they_are_refused_where_they_mean_nothing(toy, run):
     noisy = load(toy.recipe_file, ["sampling.method=em"])
     with pytest.raises(UsageError, match=r"--flow-distance compares samples with .* flow.*sampling.method=em draw"):
-        EvalRequest.of(noisy, ("w2", "flow-distance"), 20)
+        request_of(noisy, ("w2", "flow-distance"), 20)
     with pytest.raises(UsageError, match=r"--flow-distance .*sampling.method=exponential draw further noise"):
-        EvalRequest.of(load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"]), ("flow-distance",), 20)
+        request_of(load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"]), ("flow-distance",), 20)
     with pytest.raises(UsageError, match=r"--w2, --density compares vectors.*are images. Ask for --fid or --kid"):
-        EvalRequest.of(run.recipe(), ("w2", "density"), 2)
+        request_of(run.recipe(), ("w2", "density"), 2)
 
 
 POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)
@@ -235,7 +235,7 @@ def test_samples_of_other_classes_and_those_that_are_not_finite(labelled, drawn)
 def test_a_model_without_labels_has_no_laws_of_classes():
     plain = load(RECIPES / "toy_labels.yaml", ["data.labels=false"])
     with pytest.raises(UsageError, match=r"--class-law needs a class-conditional model.* data\.labels of .* is false"):
-        EvalRequest.of(plain, ("class-law",), 4)
+        request_of(plain, ("class-law",), 4)
 
 
 def test_a_class_that_the_data_hardly_have_is_named():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cld_core import optim
-from cld_core.checkpoint.tensors import load
+from cld_core.checkpoint import load
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import Ranks
 from cld_core.run import events

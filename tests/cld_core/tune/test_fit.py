@@ -10,10 +10,10 @@ import torch
 from cld_core import samplers
 from cld_core.analytic import GaussianMixture, diamond, gaussian
 from cld_core.config.sampling import ExponentialSpec, TunedSpec
+from cld_core.run.tunings import CANDIDATES, STAGES, Coefficients, Flow, Row, Solution
 from cld_core.samplers.tuned import Linear, sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import Coefficients, Flow, Solution
 from cld_core.tune import job as fit
 from cld_core.tune.job import Ends, Problem, advanced
 from cld_core.tune.linear import (
@@ -30,7 +30,6 @@ from cld_core.tune.linear import (
     unpacked,
     with_memory,
 )
-from cld_core.tune.tuning import CANDIDATES, STAGES, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3

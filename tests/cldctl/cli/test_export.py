@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 import cld_core
 from cld_core.config import from_dict
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder
 from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
@@ -102,7 +102,7 @@ def section(text, title):
 
 def asked(made, metric, step):
     recipe = made.recipe()
-    return EvalRequest.of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
+    return request_of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
 
 
 @pytest.fixture
