@@ -16,13 +16,6 @@ from tests.support import on_screen
 SELECTED = "celebahq-cld-1125-0911-k3fa"
 
 
-def text_of(file):
-    """The words of a picture, which loads nothing from elsewhere."""
-    picture = file.read_text()
-    assert re.findall(r"(?:url\(|href=|src=)[\"']?https?:", picture) == []
-    return re.sub(r"<[^>]+>", "", picture).replace("&#160;", " ")
-
-
 @pytest.mark.parametrize(
     ("record", "words"),
     [
@@ -35,7 +28,9 @@ def test_a_picture_shows_runs(tmp_path, monkeypatch, record, words):
     monkeypatch.setattr(client, "run", fleet.slurm)
     before = (out.width, out.is_terminal)
     record(fleet.root, SELECTED, tmp_path / "picture.svg")
-    text = text_of(tmp_path / "picture.svg")
+    picture = (tmp_path / "picture.svg").read_text()
+    assert re.findall(r"(?:url\(|href=|src=)[\"']?https?:", picture) == [], "it loads nothing from elsewhere"
+    text = re.sub(r"<[^>]+>", "", picture).replace("&#160;", " ")
     assert [one for one in words if one not in text] == []
     assert (out.width, out.is_terminal) == before
 

@@ -10,18 +10,14 @@ from cld_core.sde import CLD, VPSDE
 SDES = (CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE())
 
 
-def points(law, sde, n=6):
-    generator = torch.Generator().manual_seed(0)
-    x = law.sample(n, generator).double()
-    v = 0.1 * torch.randn(n, 2, generator=generator, dtype=torch.float64)
-    return torch.cat([x, v], dim=1) if sde.n == 2 else x
-
-
 @pytest.mark.parametrize("sde", SDES)
 def test_law_is_that_of_the_forward_process(sde):
     """Log-density at t against a plain mixture of normals with the kernel's mean and covariance."""
     law = GaussianMixture(torch.tensor([[-0.4, 0.2], [0.7, 0.1], [0.0, -1.0]]), 0.3, torch.tensor([1.0, 2.0, 3.0]))
-    u = points(law, sde)
+    generator = torch.Generator().manual_seed(0)
+    x = law.sample(6, generator).double()
+    v = 0.1 * torch.randn(6, 2, generator=generator, dtype=torch.float64)
+    u = torch.cat([x, v], dim=1) if sde.n == 2 else x
     for t in (1e-3, 0.3, 1.0):
         densities = []
         for mean, weight in zip(law.means, law.weights, strict=True):

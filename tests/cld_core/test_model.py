@@ -18,13 +18,10 @@ from cld_core.evaluate.likelihood import ElboRows
 from cld_core.evaluate.request import request_of
 from cld_core.likelihood import Likelihood
 from cld_core.model import Model
-from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.samplers import Samples
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from tests.support.paths import RECIPES, ROOT, TOY
-from tests.support.tools import trained
+from tests.support.tools import train, trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
 
@@ -128,7 +125,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
         cld_core.load(other.path)
     with pytest.raises(CheckpointError, match="belongs to another recipe"):
-        session.run(other, Ranks(), StopFlag(), job_id="test")
+        train(other)
 
 
 def test_exported_weights_come_back(run, tmp_path):

@@ -91,11 +91,9 @@ class SquaresTask(Task):
         write_json(self.work.folder / "sum.json", {"id": request.id, **sums, "rows": self.made_of})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def computed():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(COMPUTED_BY, "squares", SquaresTask.compute)
-        yield
+@pytest.fixture(autouse=True)
+def computed(monkeypatch):
+    monkeypatch.setitem(COMPUTED_BY, "squares", SquaresTask.compute)
 
 
 def stored(folder, n=N, shards=3, batch_size=3, few=0):

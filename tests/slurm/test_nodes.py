@@ -87,13 +87,6 @@ def until(ledger, kind):
     )  # fmt: skip
 
 
-def went_on(lab, run, cause):
-    first, second = lab.training(run.name, 1)["attempts"]
-    assert first["cause"] == cause
-    assert first["job_id"] == second["job_id"]
-    assert not any(isinstance(event, GivenUp) for event in run.ledger.events()), run.ledger.path.read_text()
-
-
 @pytest.mark.by_hand
 def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(lab, orders, monkeypatch):
     crashed = lab.submit("crashed")
@@ -119,7 +112,9 @@ def test_it_is_away_at_a_notice_at_a_crash_and_at_the_notice_of_a_task(lab, orde
     until(noticed.ledger, Ended)
     time.sleep(OUTAGE_S)  # The fault itself.
     lab.slurm.start_controller()
-    went_on(lab, crashed, "crashed")
-    went_on(lab, noticed, "preempted")
+    for run, cause in ((crashed, "crashed"), (noticed, "preempted")):
+        first, second = lab.training(run.name, 1)["attempts"]
+        assert (first["cause"], first["job_id"]) == (cause, second["job_id"])
+        assert not any(isinstance(event, GivenUp) for event in run.ledger.events()), run.ledger.path.read_text()
     lab.until("mine", "the report", lambda row: row["evals"][0]["nll"] is not None, 240)
     assert not work.ledger.history().crashes

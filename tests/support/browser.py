@@ -3,8 +3,7 @@
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass, field
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,15 +71,6 @@ FAINT = """() => {
 }"""
 
 
-@dataclass
-class Opened:
-    """A page, what it complained of, and what it asked for besides itself."""
-
-    page: Any
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-
 @contextlib.contextmanager
 def chromium():
     """Debian's Chromium. Without it, the test is skipped, or fails if CLDCTL_REQUIRE_CHROMIUM=1."""
@@ -101,9 +91,12 @@ def chromium():
 
 @contextlib.contextmanager
 def opened(browser, file, *, width=1280, scheme="light"):
-    """A file in a window of its own, which can reach nothing else."""
+    """A file in a window of its own, which can reach nothing else.
+
+    Yields the page, what it complained of, and what it asked for besides itself.
+    """
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    result = Opened(context.new_page())
+    result = SimpleNamespace(page=context.new_page(), complaints=[], requests=[])
 
     def route(it):
         if it.request.url == file.as_uri():

@@ -218,7 +218,9 @@ def reported(path, *, end="finished", points=2_000):
     write_json(run.identity_file, run.identity() | {"recipe": "toy", "user": HOSTILE, "host": HOSTILE})
     _attempts(run, end)
     _curves(run, points)
-    _pictures(run)
+    # Of the newer one, TensorBoard has a picture as well, compressed in another way.
+    for step in (4_000, 8_000):
+        Image.fromarray(_pixels(step).numpy()).save(run.samples / f"step_{step:08d}.png", compress_level=0)
     _evaluations(run)
     return run
 
@@ -252,12 +254,6 @@ def _curves(run, points):
         board.add_scalar(f"periodic/{HOSTILE}", 1.0, 4_000)
         board.add_scalar(f"periodic/{HOSTILE}", 2.0, 8_000)
         board.add_image("periodic/samples", _pixels(8_000), 8_000, dataformats="HWC")
-
-
-def _pictures(run):
-    """Samples of two steps, of which TensorBoard has the newer one as well, compressed in another way."""
-    for step in (4_000, 8_000):
-        Image.fromarray(_pixels(step).numpy()).save(run.samples / f"step_{step:08d}.png", compress_level=0)
 
 
 def _pixels(seed):

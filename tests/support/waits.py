@@ -18,7 +18,7 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        if name in _WAITING or (name in _INDEXING and any(_is_mask(i) for i in args[1])):
+        if name in _WAITING or (name in _INDEXING and any(getattr(i, "dtype", None) == torch.bool for i in args[1])):
             self.names.append(name)
         return func(*args, **kwargs or {})
 
@@ -33,7 +33,3 @@ class Waits(TorchDispatchMode):
             return method(*args, **kwargs)
 
         return recorded
-
-
-def _is_mask(index):
-    return isinstance(index, torch.Tensor) and index.dtype == torch.bool

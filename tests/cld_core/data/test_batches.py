@@ -43,11 +43,6 @@ def images(root, request):
     return lambda **keys: closing(ImageSource(ImageDataSpec(path=str(root), size=SIZE, cache=request.param, **keys)))
 
 
-def shared(world):
-    """The rows of each rank."""
-    return [slice(BATCH * rank // world, BATCH * (rank + 1) // world) for rank in range(world)]
-
-
 def batches(of, first, last, rows=slice(0, BATCH)):
     return [to_pixels(of.batch(SEED, 0, step, BATCH, rows)) for step in range(first, last)]
 
@@ -57,9 +52,9 @@ def test_ranks_share_the_batches_of_one(images, world):
     with images() as of:
         whole = batches(of, 0, 9)
     shares = []
-    for rows in shared(world):
+    for rank in range(world):
         with images() as of:
-            shares.append(batches(of, 0, 9, rows))
+            shares.append(batches(of, 0, 9, slice(BATCH * rank // world, BATCH * (rank + 1) // world)))
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([share[step] for share in shares]), batch)
         numbers, flips = seen(batch)
@@ -121,25 +116,19 @@ def test_half_are_mirrored_others_in_each_epoch():
     assert 0.4 < (first == second).float().mean() < 0.6
 
 
-@pytest.fixture(params=["memory", "disk"])
-def smooth(data, request):
-    found = source(ImageDataSpec(path=str(data), size=8, cache=request.param))
-    assert isinstance(found, ImageSource)
-    yield found
-    found.close()
-
-
-def test_test_images_are_dequantised_each_with_its_own_noise(smooth):
-    points = smooth.dequantised_test_data(0, 0, 40)
-    again = torch.cat([smooth.dequantised_test_data(0, first, first + 8) for first in range(0, 40, 8)])
-    assert torch.equal(points, again)
-    levels = ((points + 1.0) * 128.0).floor().to(torch.uint8)
-    assert torch.equal(levels, smooth.test.batch(torch.arange(40)))
-    assert points.min() >= -1.0
-    assert points.max() < 1.0
-    assert not torch.equal(points, smooth.dequantised_test_data(1, 0, 40))
-    with pytest.raises(DataError, match=r"40 validation images.*eval\.points=40"):
-        smooth.dequantised_test_data(0, 30, 41)
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_test_images_are_dequantised_each_with_its_own_noise(data, cache):
+    with closing(source(ImageDataSpec(path=str(data), size=8, cache=cache))) as smooth:
+        points = smooth.dequantised_test_data(0, 0, 40)
+        again = torch.cat([smooth.dequantised_test_data(0, first, first + 8) for first in range(0, 40, 8)])
+        assert torch.equal(points, again)
+        levels = ((points + 1.0) * 128.0).floor().to(torch.uint8)
+        assert torch.equal(levels, smooth.test.batch(torch.arange(40)))
+        assert points.min() >= -1.0
+        assert points.max() < 1.0
+        assert not torch.equal(points, smooth.dequantised_test_data(1, 0, 40))
+        with pytest.raises(DataError, match=r"40 validation images.*eval\.points=40"):
+            smooth.dequantised_test_data(0, 30, 41)
 
 
 def test_the_largest_noise_leaves_every_level_where_it_is():

@@ -272,20 +272,15 @@ def test_it_is_the_later_of_two_times():
     assert toy_request(LATER).id == toy_request(LATER, "eval.elbo.eps=0.001").id, "they start alike"
 
 
-@pytest.fixture
-def later(toy, no_pictures):
-    """A run whose network saw no t below 1e-3."""
+def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earlier(toy, no_pictures, capsys):
+    """Of a run whose network saw no t below 1e-3."""
     toy.recipe_file.write_text(toy.recipe_file.read_text().replace("loss_eps: 1.0e-05", "loss_eps: 0.001"))
     assert toy.recipe().objective.loss_eps == 1e-3
-    return toy
-
-
-def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earlier(later, capsys):
-    work = on_images.computed(later, ("elbo",), "eval.samples=10")
+    work = on_images.computed(toy, ("elbo",), "eval.samples=10")
     assert (work.report["elbo"]["eps"], work.report["elbo"]["eps_asked"]) == (1e-3, 1e-5)
     assert remarks(work.report) == [RAISED]
     assert capsys.readouterr().out.splitlines().count(RAISED) == 1
-    model = Model.from_run(later.path)
+    model = Model.from_run(toy.path)
     x = model.source.dequantised_test_data(0, 0, 10)
     at = {
         eps: likelihood(model.score, model.sde, ElboSpec(eps=eps), SampleNoise(0, "elbo", first=0, last=10), x).elbo
@@ -293,6 +288,6 @@ def test_the_report_says_where_it_starts_and_users_of_the_library_may_start_earl
     }
     np.testing.assert_allclose(gather(work)["elbo"]["elbo"], at[1e-3].numpy(), rtol=1e-5)
     assert float((at[1e-3] - at[1e-5]).abs().max()) > 1e-3
-    later_still = on_images.computed(later, ("elbo",), "eval.samples=10", "eval.elbo.eps=0.01")
+    later_still = on_images.computed(toy, ("elbo",), "eval.samples=10", "eval.elbo.eps=0.01")
     assert later_still.report["elbo"]["eps"] == 1e-2
     assert remarks(later_still.report) == []

@@ -138,15 +138,6 @@ def images(tmp_path_factory):
     return made
 
 
-def layers_of(model, kind):
-    """The outputs of its layers of a kind, in a list that grows with every call."""
-    outputs = []
-    for layer in model.net.modules():
-        if isinstance(layer, kind):
-            layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
-    return outputs
-
-
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
@@ -155,7 +146,10 @@ def layers_of(model, kind):
 def test_the_network_alone_computes_in_it(model, name, dtype, method):
     # Nearer to the data, an untrained network leads beyond the largest number of fp16.
     settings = {"method": method, "eps": 0.5, **({"rtol": 0.1, "atol": 0.1} if method == "ode" else {"nfe": 6})}
-    outputs = layers_of(model, nn.Linear)
+    outputs = []
+    for layer in model.net.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     exact = model.sample(20, **settings)
     outputs.clear()
     found = model.sample(20, precision=name, **settings)

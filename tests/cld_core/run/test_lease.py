@@ -25,12 +25,8 @@ def _watched(now):
 
 @pytest.fixture
 def folder(tmp_path):
+    (tmp_path / "run").mkdir()
     return tmp_path / "run" / "lease"
-
-
-@pytest.fixture(autouse=True)
-def _made(folder):
-    folder.parent.mkdir()
 
 
 def foreign(folder, number=1, **more):

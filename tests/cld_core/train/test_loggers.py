@@ -66,15 +66,15 @@ def scalars(step):
 
 
 def test_everything_arrives_in_order(recorder, over):
-    logger = background_of(lambda: recorder, over)
+    logger, pixels = background_of(lambda: recorder, over), torch.zeros(2, 2, 3)
     logger.tell(scalars(5))
     logger.tell(lambda logger: logger.text("run/recipe", "x", 0))
-    logger.tell(lambda logger: logger.picture("periodic/samples", torch.zeros(2, 2, 3), 5))
+    logger.tell(lambda logger: logger.picture("periodic/samples", pixels, 5))
     close([logger], "finished", within_s=60)
     assert recorder.calls == [
         ("scalars", {}, 5),
-        ("text", "run/recipe", 0),
-        ("picture", "periodic/samples", 5),
+        ("text", "run/recipe", "x", 0),
+        ("picture", "periodic/samples", pixels, 5),
         ("close", "finished"),
     ]
     assert over == []

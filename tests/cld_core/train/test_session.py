@@ -374,17 +374,11 @@ def ended(*arguments):
     return done.stdout
 
 
-@pytest.fixture
-def words(tmp_path):
-    data = make_images(tmp_path / "set")
-    recipe = str(RECIPES / "cifar10_smoke.yaml")
-    return [str(tmp_path / "runs" / "mine"), "--recipe", recipe, *TINY, *QUICK, f"data.path={data}"]
-
-
-def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path, words):
+def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path):
+    data, run = make_images(tmp_path / "set"), RunFolder(tmp_path / "runs" / "mine")
+    words = (str(run.path), "--recipe", str(RECIPES / "cifar10_smoke.yaml"), *TINY, *QUICK, f"data.path={data}")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cld_core.train")
     assert ended(*torchrun, *words).count("mine: finished at step 4") == 2
-    run = RunFolder(tmp_path / "runs" / "mine")
     assert run.recipe().train.steps == 4
     assert run.checkpoint_steps() == [2, 4]
     assert "Nothing to do" in ended("-m", "cld_core.train", words[0])

@@ -78,14 +78,10 @@ def test_weights_carry_no_commands_and_accounts(tmp_path):
 FILES = CardFiles(Path("README.md"), Path("samples.png"), Path("model.safetensors"))
 
 
-def model_of(**changes):
-    """Weights of step 20."""
-    about = {"step": 20, "data_shape": (2,), "is_image": False, "ema_length": None, "net": torch.nn.Linear(2, 2)}
-    return SimpleNamespace(**{**about, **changes})
-
-
 def card_of(made, license_="unknown", row=None, **changes):
-    return card(made, row or status_of_run(made), model_of(**changes), FILES, license_)
+    """Of weights of step 20."""
+    about = {"step": 20, "data_shape": (2,), "is_image": False, "ema_length": None, "net": torch.nn.Linear(2, 2)}
+    return card(made, row or status_of_run(made), SimpleNamespace(**{**about, **changes}), FILES, license_)
 
 
 def status_of_run(made):

@@ -13,22 +13,16 @@ from tests.support.tools import ONE, invoke, train, trained
 FAST = ("--method", "exponential", "--nfe", "5", "-n", "18")
 
 
-@pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    trained(root / "modes", "toy_labels", *ONE)
-    return root
-
-
-def test_samples_of_a_class_with_guidance(labelled, tmp_path):
+def test_samples_of_a_class_with_guidance(tmp_path):
+    trained(tmp_path / "modes", "toy_labels", *ONE)
     out = tmp_path / "samples.npz"
-    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=labelled)
+    done = invoke("sample", "modes", "--label", "3", "--guidance", "1.5", *FAST, "-o", str(out), runs=tmp_path)
     assert "18 samples of step 20, 10 network evaluations each (exponential)" in done.stderr
     content = np.load(out)
     assert content["label"].tolist() == [3] * 18
     assert content["nfe"].tolist() == [10] * 18
     assert content["x"].shape == content["v"].shape == (18, 2)
-    invoke("sample", "modes", *FAST, "-o", str(out), runs=labelled)
+    invoke("sample", "modes", *FAST, "-o", str(out), runs=tmp_path)
     assert np.load(out)["label"].tolist() == numbered([1] * 9).drawn(0, 18)
 
 

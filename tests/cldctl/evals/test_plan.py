@@ -54,14 +54,10 @@ def test_every_combination_is_a_request_and_an_invalid_one_is_named(run):
         plan.make(run, ("elbo",), [30], [], plan.parse(["sampling.nfe=20,50"]))
 
 
-@pytest.fixture
-def features(monkeypatch):
-    """Weights and statistics that nobody looks for."""
+def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, monkeypatch):
+    # Weights and statistics that nobody looks for.
     ref = FeatureInputs(extractor="tiny", layer="all", quantisation="round", stats="abc")
     monkeypatch.setattr(extraction, "of", lambda recipe, metrics: (ref, {}))
-
-
-def test_cells_that_draw_the_same_samples_share_an_evaluation(tmp_path, features):
     axes = plan.parse(["sampling.method=em,exponential,ode", "sampling.nfe=20,50"])
     # The keys of the recipe's own method do not get in the way of the others.
     run = run_with(tmp_path / "mine", 30, overrides=("sampling.method=sscs", "sampling.sscs_order=2"))

@@ -8,14 +8,13 @@ from PIL import Image
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.ranks import Ranks
 from cld_core.run.evaluations import Evaluation, sweeps_of
-from cld_core.stop import StopFlag
-from cld_core.train import session
 from cldctl.evals import plan, table
 from cldctl.show.evaluations import sweep_table
 from tests.support.extractor import TINY
 from tests.support.images import make_images, run_folder
 from tests.support.made_up import report, run_with
 from tests.support.screen import text
+from tests.support.tools import train
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def test_fid_by_sampler_and_nfe(tmp_path):
     """The paper's table of a tiny model of images: every cell is drawn as it says."""
     settings = ("train.steps=2", "eval.samples=24", "eval.batch_size=24")
     run = run_folder(tmp_path, make_images(tmp_path / "set"), *settings, *TINY)
-    session.run(run, Ranks(), StopFlag(), job_id="test")
+    train(run)
     assert Statistics(StatsRequest.of(run.recipe(), None, features=False, shards=1).save()).compute(Ranks())
     axes = plan.parse(["sampling.method=em,exponential", "sampling.nfe=2,3"])
     made = plan.make(run, ("fid",), [2], [], axes, shards=2)

@@ -64,16 +64,8 @@ def test_runs_that_are_over_are_read_once_and_a_lost_index_changes_nothing(root,
         index._file_for(root).unlink()
 
 
-def _resume(run):
-    run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0")))
-
-
 def _evaluate(run):
     report(run, request_of(load(TOY), ("elbo",), 20, 1), elbo={"nll": 1.0, "n": 10, "stderr": 0.1, "nfe_mean": 1})
-
-
-def _begin_evaluation(run):
-    Evaluation(request_of(load(TOY), ("elbo",), 20, 1).save(run))
 
 
 def _tune(run):
@@ -85,10 +77,10 @@ def _tune(run):
 
 CHANGES = {
     "tuned": _tune,
-    "resumed": _resume,
+    "resumed": lambda run: run.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="0"))),
     "noted": lambda run: label(run, "good", ["t"]),
     "evaluated": _evaluate,
-    "an evaluation is asked for": _begin_evaluation,
+    "an evaluation is asked for": lambda run: Evaluation(request_of(load(TOY), ("elbo",), 20, 1).save(run)),
     "edited by hand": lambda run: write_json(run.progress_file, run.progress() | {"loss": 3.0}),
     "replaced": lambda run: (shutil.rmtree(run.path), over(run.path, "0", 10, cause="crashed")),
 }

@@ -58,20 +58,15 @@ def evaluation(name="elbo-00800000-1f2e3d4c5b", n=2000, **known):
 STATES = ("FINISHED", "STOPPED", "FAILED", "CANCELLED", "LOST", "PENDING", "REQUEUED", "RUNNING")
 
 
-def every_state():
-    """A run of each state, under names that differ in their ends only; the last one trains."""
-    rows = [row(NAME.format(place, place), state) for place, state in enumerate(STATES)]
-    rows[0].evals.append(evaluation())
-    return rows
-
-
 def words(shown):
     """The rows below the heading of a table, in words."""
     return [line.split() for line in shown if line.strip() and "─" not in line][1:]
 
 
 def test_every_run_has_its_line_with_state_step_and_eta(monkeypatch):
-    rows = every_state()
+    """Under names that differ in their ends only; the last one trains."""
+    rows = [row(NAME.format(place, place), state) for place, state in enumerate(STATES)]
+    rows[0].evals.append(evaluation())
     assert screen(monkeypatch, 80)(runs.overview(rows))[1:-1] == OVERVIEW.strip("\n").splitlines()
     narrow = screen(monkeypatch, 60)(runs.overview(rows))
     assert max(map(len, narrow)) <= 60
