@@ -222,6 +222,12 @@ def draw(rng, kinds, number):
     return drawn[:number]
 
 
+def named(kinds, names):
+    """The events of these names, in this order."""
+    by_name = {event.name: event for event in kinds}
+    return [by_name[name] for name in names]
+
+
 # Seconds for which a daemon is away, shorter than a job tries to requeue.
 AWAY_S = 10.0
 

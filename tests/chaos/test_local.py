@@ -6,7 +6,7 @@ import pytest
 
 from . import submitting
 from .campaign import Campaign
-from .events import LOCAL
+from .events import LOCAL, named
 from .shim import library
 from .stage import stage
 
@@ -22,8 +22,7 @@ def place():
 
 
 def test_every_promise_is_kept(place):
-    by_name = {event.name: event for event in LOCAL}
-    assert Campaign(place, random.Random(SEED)).run([by_name[name] for name in EVENTS]) == [], place.describe()
+    assert Campaign(place, random.Random(SEED)).run(named(LOCAL, EVENTS)) == [], place.describe()
 
 
 def test_a_submission_may_die_at_any_write(place):
