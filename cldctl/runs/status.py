@@ -11,7 +11,7 @@ from cld_core.run import RunFolder
 from cld_core.run.events import JobRef
 from cld_core.run.folder import ReportedProgress
 from cld_core.run.history import History
-from cld_core.run.timeline import Stretch
+from cld_core.run.timeline import Stretch, stretches
 from cld_core.run.work import Work, works_of
 from cld_core.sanitize import one_line
 from cldctl.jobs import failures
@@ -153,7 +153,9 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
     silence = _silence(progress, phase, _last_begun(history, progress)) if is_running else None
     goes_on = is_running and situation.phase != "suspended" and silence is None
     rate = progress.get("steps_per_s") if goes_on else None
-    attempts, used = usage.used_by(run, history, alive=is_running)
+    attempts = stretches(history, alive=is_running)
+    # Of a run without an attempt, it would read the recipe.
+    used = usage.used_by(run, history, attempts, alive=is_running) if attempts else None
     # A checkpoint may be later than the last report.
     step = max(progress.get("step", 0), (last.last_step or 0) if last is not None else 0, *checkpoints[-1:])
     works = works_of(run) if works is None else works
@@ -190,7 +192,7 @@ def status_of(run: RunFolder, answers: Answers, works: Sequence[Work] | None = N
         tunings=tunings,
         sweeps=_sweeps(run, evals),
         changes=changed_between(history),
-        usage=used.to_dict() if attempts else None,
+        usage=None if used is None else used.to_dict(),
         code=history.code,
     )
     stale = job is not None and answers.is_stale(job.cluster) and not _is_recorded(history, state, job)

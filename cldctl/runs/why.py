@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from cld_core.run import RunFolder, code
 from cld_core.run.events import GivenUp, state_after
 from cld_core.run.history import History
-from cld_core.run.timeline import Stretch
+from cld_core.run.timeline import Stretch, stretches
 from cld_core.sanitize import one_line
 from cldctl import clusters
 from cldctl.clusters.base import Held, Waiting
@@ -137,8 +137,8 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
     damaged = damages(run)
     problems += damaged
-    nothing: tuple[list[Stretch], Usage | None] = [], None
-    attempts, used = tried("usage", lambda: usage.used_by(run, history, alive=row.state == "RUNNING"), nothing)
+    alive = row.state == "RUNNING"
+    attempts = tried("the attempts", lambda: stretches(history, alive=alive), list[Stretch]())
     waiting = tried("the job", lambda: _waiting(row, history, answers, asks=asks), None)
     failed_in = None if row.state == "FINISHED" else last_failed(history)
     failed = None if failed_in is None else tried("the logs", lambda: first_failure(run, history, failed_in), None)
@@ -154,7 +154,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
         changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
         waiting=waiting,
-        usage=used,
+        usage=tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive), None),
         problems=problems,
         do=do,
         next=following,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import NotFoundError
+from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Ended, Failed, JobRef, Started, Submitted
 from cldctl.runs import logs
@@ -110,6 +111,25 @@ def test_a_log_that_is_followed_is_printed_once(requeued, scripted):
     assert shown(requeued, "-f", "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
     assert shown(requeued, "-f", "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
     assert shown(requeued, "-f", "--tail", "1").stdout == "rank 0 start 1\n"
+
+
+def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted, monkeypatch):
+    scripted.phases["7"] = "running"
+    requeued.ledger.append(Ended(attempt=1, cause="finished", step=20))
+    log = logs.of_training(requeued, 1, 0)
+    assert not log.is_growing()
+    write_json(requeued.leases / "00000001.json", {"job_id": "7", "host": "n1", "pid": 3})
+    os.utime(requeued.leases / "00000001.json", (0, 0))
+    assert log.is_growing(), "the clock of its node may be another"
+    monkeypatch.setattr(logs, "newest", lambda folder: os.stat("/nowhere"))
+    assert log.is_growing(), "nothing is known"
+
+
+def test_a_log_that_is_too_large_to_be_searched_is_shown_whole(requeued, monkeypatch):
+    monkeypatch.setattr(logs, "_SEARCHED_BYTES", 10)
+    done = shown(requeued, "--attempt", "1")
+    assert len(done.stdout.splitlines()) == 4
+    assert "too large to be searched" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -201,12 +201,12 @@ def random_history(rng: random.Random) -> tuple[list[Event], Looks]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_happened_there_is_one_sensible_state(seed):
-    rng = random.Random(seed)
+def test_whatever_happened_there_is_one_sensible_state(seed, tmp_path):
+    rng, run = random.Random(seed), folder(tmp_path, created=NOW)
     states = set()
     for _ in range(500):
         happened, looks = random_history(rng)
-        situation = situated(happened, looks)
+        situation = situated(happened, looks, run)
         history, (state, reason) = situation.history, state_of(situation)
         states.add(state)
         assert state in STATES

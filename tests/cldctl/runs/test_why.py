@@ -6,6 +6,7 @@ import pytest
 
 from cld_core.run.events import Ended, Failed, GivenUp, Requeued, Started, Submitted
 from cldctl.clusters.base import Held, Waiting
+from cldctl.runs import usage
 from cldctl.runs.logs import first_failure, last_failed
 from cldctl.runs.why import why
 from tests.support.ledgers import job
@@ -52,6 +53,13 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted):
     assert found.next[0] == "resume mine"
     assert not found.problems
     assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
+
+
+def test_what_cannot_be_summed_leaves_the_attempts(run, monkeypatch):
+    monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
+    found = why(crashed(run))
+    assert (len(found.attempts), found.usage) == (2, None)
+    assert "usage: division by zero" in found.problems
 
 
 @pytest.mark.parametrize(
