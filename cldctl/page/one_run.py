@@ -183,7 +183,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     if following or found.do:
         yield text(Markup(" ").join(["Next:", *([found.do] if found.do else []), *following]))
     yield text(row.note or "", "note")
-    for warning in (*found.changed, *found.problems):
+    for warning in (*row.changes, *row.problems):
         yield text(warning, "warning")
 
 

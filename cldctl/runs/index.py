@@ -238,10 +238,8 @@ def _load(file: Path) -> dict[str, Entry]:
         with opened(file) as stream:
             if problem_of(os.fstat(stream.fileno())) is not None:
                 return {}
-            header, _, content = stream.read(MAX_BYTES).partition(b"\n")
-        if header.decode() != _header(content):
-            return {}
-        return {name: Entry(*entry) for name, entry in json.loads(content).items()}
+            code, entries = json.loads(stream.read(MAX_BYTES))
+        return {name: Entry(*entry) for name, entry in entries.items()} if code == _code() else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
@@ -249,14 +247,9 @@ def _load(file: Path) -> dict[str, Entry]:
 def _save(file: Path, entries: Mapping[str, Entry]) -> None:
     """Replace a file. That it cannot be written harms nobody."""
     plain = {name: [it.inode, it.files, it.row] for name, it in entries.items()}
-    content = json.dumps(plain, separators=(",", ":")).encode()
+    content = json.dumps([_code(), plain], separators=(",", ":"))
     with contextlib.suppress(OSError), replacing(file) as stream:
-        stream.write(_header(content).encode() + b"\n" + content)
-
-
-def _header(content: bytes) -> str:
-    """The first line: what the rest is, and by which code."""
-    return f"cldctl index {_code()} {hashlib.sha256(content).hexdigest()}"
+        stream.write(content.encode())
 
 
 @functools.cache

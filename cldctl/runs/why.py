@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from cld_core.run import RunFolder, code
@@ -20,7 +20,6 @@ from .logs import FirstFailure, first_failure, last_failed
 from .state import OVER, RESUMABLE, WAITS
 from .status import RunStatus, damages, status_or_reason
 from .survey import Answers
-from .usage import Usage
 
 _Part = TypeVar("_Part")
 _ATTEMPT = ("attempt", "job_id", "restart", "started", "ended", "cause", "detail", "first_step", "last_step")
@@ -46,14 +45,13 @@ class Why:
     """The answer; ``next`` are commands without "cldctl ", and ``do`` what somebody has to do first.
 
     Attributes:
+        row: its status, with what changed between the attempts, and what could not be read or asked.
         headline: state and reason in a sentence.
         history: its ledger; empty if that cannot be read.
         stretches: its attempts with their times, oldest first.
         failed: the rank that failed first, in the last attempt that failed.
         excluded: nodes that the job avoids.
-        changed: what changed between the attempts.
         waiting: why the job waits, if it does.
-        problems: what could not be read or asked.
     """
 
     row: RunStatus
@@ -62,10 +60,7 @@ class Why:
     stretches: Sequence[Stretch] = ()
     failed: FirstFailure | None = None
     excluded: tuple[str, ...] = ()
-    changed: list[str] = field(default_factory=list)
     waiting: Waiting | None = None
-    usage: Usage | None = None
-    problems: list[str] = field(default_factory=list)
     do: str | None = None
     next: list[str] = field(default_factory=list)
 
@@ -96,17 +91,17 @@ class Why:
             "attempts": self.attempts,
             "failed_first": None if failed is None else {**asdict(failed), "file": failed.file and str(failed.file)},
             "excluded": list(self.excluded),
-            "changed": self.changed,
+            "changed": row.changes,
             "waiting": None if self.waiting is None else asdict(self.waiting),
-            "usage": None if self.usage is None else self.usage.to_dict(),
-            "problems": self.problems,
+            "usage": row.usage,
+            "problems": row.problems,
             "do": self.do,
             "next": [f"cldctl {text}" for text in self.next],
         }
 
 
 def why(run: RunFolder) -> Why:
-    """Everything that explains the state of a run; whatever cannot be read is in `Why.problems`."""
+    """Everything that explains the state of a run; whatever cannot be read is among the problems of its row."""
     problems: list[str] = []
     answers = _tried(problems, "the scheduler", lambda: survey.of_runs([run], max_age_s=survey.TO_LOOK_S), Answers({}))
     problems += [answers.remark] if answers.remark else []
@@ -131,7 +126,7 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     if not row.is_readable:
         problems.append(row.reason or "its files cannot be read")
         if run.identity().get("format") is not None and run.format_problem() is not None:
-            return Why(row=row, headline="nothing is known about it", problems=problems)
+            return Why(row=replace(row, problems=problems), headline="nothing is known about it")
     tried = functools.partial(_tried, problems)
     progress, checkpoints = run.progress(), run.checkpoint_steps()
     history = tried("attempts.jsonl", lambda: run.ledger.history().with_progress(progress, checkpoints), History())
@@ -145,17 +140,16 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
     do, following = _next(row, history, waiting, failed)
     if row.is_readable and row.state in OVER and any(run.recipe_file.name in problem for problem in damaged):
         do, following = _recipe_fix(run), [text for text in following if text.startswith(("logs ", "report "))]
+    used = tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive).to_dict(), None)
+    changes = tried("the changes", lambda: changed_by_now(run, history), list[str]())
     return Why(
-        row=row,
+        row=replace(row, usage=used, changes=changes, problems=problems),
         headline=_headline(row, waiting),
         history=history,
         stretches=attempts,
         failed=failed,
         excluded=tried("the nodes", lambda: _excluded(run, history, row.job_id), ()),
-        changed=tried("the changes", lambda: changed_by_now(run, history), list[str]()),
         waiting=waiting,
-        usage=tried("usage", lambda: usage.used_by(run, history, attempts, alive=alive), None),
-        problems=problems,
         do=do,
         next=following,
     )

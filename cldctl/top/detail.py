@@ -71,7 +71,7 @@ def detail_of(row: RunStatus, answers: Answers) -> Detail:
             try:
                 shards[entry["id"]] = shards_of(Evaluation(run.evals / entry["id"]), entry, answers)
             except (CldError, OSError) as error:
-                explained.problems.append(f"{entry['id']}: {said(error)}")
+                explained.row.problems.append(f"{entry['id']}: {said(error)}")
     return Detail(explained, shards)
 
 
@@ -115,7 +115,6 @@ def _pictures(detail: Detail, losses: Sequence[float]) -> Iterator[tuple[str, Re
     explained, row = detail.why, detail.why.row
     yield "why", Text(explained.headline, STATES[row.state])
     yield from (("do", Text(text)) for text in [explained.do] if text)
-    yield from (("problem", Text(problem, "yellow")) for problem in explained.problems)
     if row.steps:
         known = "" if row.eta_s is None else f"  {number(row.steps_per_s, 3)} steps/s, ETA {duration(row.eta_s)}"
         yield "step", Columns([progress_bar(row), f"{100 * row.step / row.steps:.1f}%{known}"])

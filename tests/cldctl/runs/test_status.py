@@ -136,7 +136,7 @@ def test_a_damaged_recipe_is_shown_once_and_nothing_that_needs_it_is_suggested(r
     assert text(details(row)).count("problem") == 1
     assert "recipe.yaml" in row.problems[0]
     found = why(run)
-    assert sum("recipe.yaml" in problem for problem in found.problems) == 1
+    assert sum("recipe.yaml" in problem for problem in found.row.problems) == 1
     assert found.do.startswith("restore recipe.yaml")
     assert {command.split()[0] for command in found.next} <= {"logs", "report"}
 

@@ -51,15 +51,15 @@ def test_attempts_the_first_failure_nodes_and_what_to_type(run, scripted):
     assert found.excluded == ("n0", "n1")
     assert [(row["gained"], row["lost"], row["waited_s"]) for row in found.attempts] == [(100, 20, 900), (0, 120, 899)]
     assert found.next[0] == "resume mine"
-    assert not found.problems
+    assert not found.row.problems
     assert json.loads(invoke("why", "mine", "--json", runs=run.path.parent).stdout)["failed_first"]["rank"] == 1
 
 
 def test_what_cannot_be_summed_leaves_the_attempts(run, monkeypatch):
     monkeypatch.setattr(usage, "used_by", lambda *about, **more: 1 / 0)
     found = why(crashed(run))
-    assert (len(found.attempts), found.usage) == (2, None)
-    assert "usage: division by zero" in found.problems
+    assert (len(found.attempts), found.row.usage) == (2, None)
+    assert "usage: division by zero" in found.row.problems
 
 
 @pytest.mark.parametrize(
