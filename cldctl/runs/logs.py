@@ -122,6 +122,8 @@ class Log:
     Attributes:
         restart: the start of the job whose output is meant; None for all of them.
         is_newest: no later start appends to the same log.
+        attempt: whose output is meant; None for the whole job.
+        evaluation: that the job computes, or a tuning; None if it trains.
     """
 
     job: JobRef
@@ -130,6 +132,8 @@ class Log:
     restart: int | None = None
     is_newest: bool = True
     run: RunFolder | None = None
+    attempt: int | None = None
+    evaluation: str | None = None
 
     def files(self) -> list[Path]:
         """Output and errors; empty before the job has begun."""
@@ -196,7 +200,8 @@ def of_training(run: RunFolder, attempt: int | None, rank: int) -> Log:
         of_start = {"restart": made[attempt].restart, "is_newest": attempt == history.attempts[-1].attempt}
     event = history.last_of.get(job.job_id)
     note = f"job {job.job_id} did not train: {event.reason}" if isinstance(event, TurnedAway) else None
-    return Log(replace(job, logs=str(job_logs.moved(run.logs, job.logs))), rank, note, run=run, **of_start)
+    job = replace(job, logs=str(job_logs.moved(run.logs, job.logs)))
+    return Log(job, rank, note, run=run, attempt=attempt, **of_start)
 
 
 def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Log:
@@ -225,7 +230,7 @@ def of_evaluation(run: RunFolder, name: str, shard: int | None, rank: int) -> Lo
     # Those of a whole group are beside the runs.
     home = run.path if Path(job.logs).parent.parent.name == GROUPS else work.folder.parent / own
     there = job_logs.moved(home / "logs", job.logs)
-    return Log(replace(job, logs=str(there)), rank if shard is None else 0)
+    return Log(replace(job, logs=str(there)), rank if shard is None else 0, evaluation=name)
 
 
 def _is_over(run: RunFolder, job: JobRef) -> bool:
