@@ -34,8 +34,8 @@ from .state import OVER
 from .status import RunStatus, status_or_reason
 from .survey import Answers
 
-# What a row is made of. A finished evaluation or tuning does not change; asking for more of it changes `evals` or
-# `tuned`. With others that are not finished, a run is read each time.
+# What a row is made of, beside the work that has stopped. A finished evaluation or tuning does not change; asking for
+# more of it changes `evals` or `tuned`.
 _FILES = ("run.json", "attempts.jsonl", "progress.json", "checkpoints", "evals", "tuned")
 # What has changed less than so many seconds before it was read may change again without another time. A job that is
 # gone, though nothing says that it has ended for good, may be about to return to the queue, or be put there by hand.
@@ -44,9 +44,9 @@ _LINK = -1
 T = TypeVar("T")
 R = TypeVar("R")
 _THREADS = 64
-# A row that other code has made is not used: these packages make them.
-_MADE_BY = {cld_core: ("evaluate", "run", "tune"), cldctl: ("jobs", "runs")}
-# Inode, size and time of the last change of each of `_FILES`; None for those that are not there.
+# A row that other code has made is not used: the modules in these folders make them.
+_MADE_BY = {cld_core: ("", "run"), cldctl: ("jobs", "runs")}
+# Inode, size and time of the last change of each file; None for those that are not there.
 Files = Mapping[str, Sequence[int] | None]
 
 
