@@ -329,6 +329,16 @@ def why_stopped(
     return "stopped", f"its jobs have ended, with {complete}; see the logs, then re-run `{command}`"
 
 
+def _work_status(work: "Evaluation | Tuning", state: str, done: int, total: int, unit: str) -> dict[str, Any]:
+    """What evaluations and tunings have in common; ``done`` of the ``total`` pieces (``unit``) are complete."""
+    stopped = None
+    if state == "STOPPED":
+        stopped = why_stopped(work.ledger.history(), done, total, unit=unit, command=work.command)
+    cause, reason = stopped or (None, None)
+    about = {"id": work.name, "state": state, "cause": cause, "reason": reason}
+    return {**about, "checkpoint_step": work.request.checkpoint_step}
+
+
 def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     """State, rows and gain of one tuning.
 
@@ -338,21 +348,14 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     from cld_core.run.tunings import STAGES
 
     solution = work.solution
-    state = work_state(work, answers)
     done, total = work.rows_done()
-    stopped = why_stopped(work.ledger.history(), done, total, unit=work.unit, command=work.command)
-    cause, reason = (state == "STOPPED" and stopped) or (None, None)
     # Only what this version knows: a file of somebody else's may name anything.
     rms = {} if solution is None else {stage: solution.rms[stage] for stage in STAGES if stage in solution.rms}
     kept = solution.kept if solution is not None and solution.kept in rms else None
     best, untuned = rms.get(kept or ""), rms.get("untuned")
     return {
-        "id": work.name,
+        **_work_status(work, work_state(work, answers), done, total, work.unit),
         "nfe": work.request.nfe,
-        "state": state,
-        "cause": cause,
-        "reason": reason,
-        "checkpoint_step": work.request.checkpoint_step,
         "rows_done": done,
         "rows": total,
         "kept": kept,
@@ -370,15 +373,11 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     request, report, history = work.request, work.report or {}, work.ledger.history()
     state = "FINISHED" if report else work_state(work, answers)
     done = request.shards - (0 if report else len(work.missing()))
-    cause, reason = (state == "STOPPED" and why_stopped(history, done, request.shards)) or (None, None)
-    told = [] if history.other_code is None else [history.other_code]
+    about = _work_status(work, state, done, request.shards, "shards")
+    unusual = [text for text in (history.other_code, about["reason"]) if text is not None]
     elbo = report.get("elbo") or {}
     return {
-        "id": work.name,
-        "state": state,
-        "cause": cause,
-        "reason": reason,
-        "checkpoint_step": request.checkpoint_step,
+        **about,
         "metrics": list(request.metrics),
         "shards_done": done,
         "shards": request.shards,
@@ -386,7 +385,7 @@ def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
         **{name: elbo.get(name) for name in ("bpd", "nll", "stderr", "true_entropy")},
         "settings": request.settings,
         "results": {key: {"value": it.value, "stderr": it.stderr, "n": it.n} for key, it in numbers(report).items()},
-        "remarks": [*remarks(report), *told, *([reason] if reason else [])],
+        "remarks": [*remarks(report), *unusual],
     }
 
 
