@@ -181,7 +181,7 @@ def _verdict(found: Why, best: Sequence[Result], follow: bool) -> Iterator[Marku
     there = ("report ", "sample ") if has_samples else ("report ",)
     following = [code(command(words, run)) for words in found.next if not words.startswith(there)]
     if following or found.do:
-        yield text(Markup(" ").join(["Next:", *([found.do] if found.do else []), *following]))
+        yield text(Markup(" ").join(filter(None, ["Next:", found.do, *following])))
     yield text(row.note or "", "note")
     for warning in (*row.changes, *row.problems):
         yield text(warning, "warning")
@@ -256,7 +256,7 @@ def _remarks(row: RunStatus) -> Iterator[Markup]:
     about: dict[str, list[str]] = {}
     for entry in row.evals:
         state = f"{entry['state'].lower()}, {entry['shards_done']} of {entry['shards']} shards"
-        for remark in [*([state] if entry["state"] != "FINISHED" else []), *entry["remarks"]]:
+        for remark in entry["remarks"] if entry["state"] == "FINISHED" else [state, *entry["remarks"]]:
             about.setdefault(remark, []).append(entry["id"])
     for remark, names in about.items():
         yield text(f"{', '.join(names) if len(names) <= 3 else f'{len(names)} evaluations'}: {remark}")

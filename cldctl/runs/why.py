@@ -182,8 +182,8 @@ def _waiting(row: RunStatus, history: History, answers: Answers, *, asks: bool) 
 def _excluded(run: RunFolder, history: History, job_id: str | None) -> tuple[str, ...]:
     known = usage.size_of(run)
     wanted = known.exclude if known is not None else None
-    avoided = history.avoided.get(job_id or "", ())
-    return tuple(dict.fromkeys([*avoided, *([wanted] if wanted else [])]))
+    nodes = [*history.avoided.get(job_id or "", ()), wanted]
+    return tuple(dict.fromkeys(filter(None, nodes)))
 
 
 def _headline(row: RunStatus, waiting: Waiting | None) -> str:

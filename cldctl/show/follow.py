@@ -94,8 +94,8 @@ class View(Bars):
             self._print(shown)
         head = Text.assemble((shortened(shown.name, _NAME), "bold"), "  ", no_wrap=True)
         head.append(shown.phase or shown.state, STATES.get(shown.state, ""))
-        elapsed = [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
-        known = [shown.counted, *([shown.remark] if shown.remark else shown.facts), *elapsed]
+        known = [shown.counted, shown.remark] if shown.remark else [shown.counted, *shown.facts]
+        known += [] if shown.elapsed_s is None else [f"{duration(shown.elapsed_s)} elapsed"]
         known = known[: 1 + bool(shown.remark) + max(err.width - _LEAST, 0) // _FACT]
         known += [] if shown.left_s is None else [f"{duration(shown.left_s)} left"]
         self.update(bar.id, head=head, known="  ".join(known), refresh=True)
@@ -349,8 +349,8 @@ def next_of_group(group: Group, rows: Sequence[RunStatus], code: int, *, evaluat
     """What to type next about a group that ended with this exit code, without "cldctl "."""
     if code == 0:
         return [f"compare {group.name}" if evaluated else f"eval {group.name} --elbo"]
-    failed = next((row.name for row in rows if row.state not in ("FINISHED", "CANCELLED")), None)
-    return [*([] if failed is None else [f"why {failed}"]), f"resume {group.name}"]
+    failed = [f"why {row.name}" for row in rows if row.state not in ("FINISHED", "CANCELLED")]
+    return [*failed[:1], f"resume {group.name}"]
 
 
 def exit_code(rows: Sequence[RunStatus]) -> int:

@@ -120,7 +120,9 @@ def overview_with_groups(
     items += [[row for row in rows if row.group == name] for name, size in sizes.items() if size > 1]
     shown, note = _on_screen(items, height, is_sorted=is_sorted)
     runs, groups = [item[0] for item in shown if len(item) == 1], [item for item in shown if len(item) > 1]
-    return Lines(*([overview(runs)] if runs or not groups else []), *([_groups(groups)] if groups else []), *note)
+    tables = [overview(runs)] if runs or not groups else []
+    tables += [_groups(groups)] if groups else []
+    return Lines(*tables, *note)
 
 
 def _on_screen(
@@ -288,8 +290,8 @@ class Look:
     @property
     def remarks(self) -> list[str]:
         """What is worth knowing about the answers of clusters, and about folders."""
-        remark = self.seen.answers.remark
-        return [*([remark] if remark else []), *(f"{name}: {reason}" for name, reason in self.seen.closed.items())]
+        closed = [f"{name}: {reason}" for name, reason in self.seen.closed.items()]
+        return [*filter(None, [self.seen.answers.remark]), *closed]
 
 
 @dataclass

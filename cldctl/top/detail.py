@@ -93,7 +93,7 @@ class Files:
     ) -> tuple[Detail | None, bool]:
         """Everything about the run that is selected, and whether there is more to read of any run."""
         detail = None if selected is None else detail_of(selected, answers)
-        rows = {row.path: row for row in (*([] if selected is None else [selected]), *shown)}
+        rows = {row.path: row for row in (selected, *shown) if row is not None}
         found, has_more = {}, False
         for path, row in rows.items():
             curves, complete = self._curves.get(path) or (Curves(RunFolder(path).tensorboard, LOSS), None)
