@@ -83,11 +83,15 @@ def shown(run, *options, code=0):
     return invoke("logs", "mine", *options, runs=run.path.parent, code=code)
 
 
-def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued):
+def test_each_attempt_of_a_requeued_job_has_its_own_part_of_the_log(requeued, monkeypatch):
     assert shown(requeued, "--attempt", "0").stdout == f"{mark(0)}rank 0 start 0\n"
     assert shown(requeued, "--attempt", "1").stdout == f"{mark(1)}rank 0 start 1\n"
     assert shown(requeued, "--attempt", "1", "--rank", "1").stdout == f"{mark(1, 1)}rank 1 start 1\n"
     assert len(shown(requeued).stdout.splitlines()) == 4, "without --attempt, the log of the job"
+    monkeypatch.setattr(logs, "_SEARCHED_BYTES", 10)
+    whole = shown(requeued, "--attempt", "1")
+    assert len(whole.stdout.splitlines()) == 4
+    assert "too large to be searched" in whole.stderr
 
 
 def test_all_ranks_are_merged_with_their_numbers(requeued):
@@ -123,13 +127,6 @@ def test_a_log_is_followed_until_its_run_is_left_by_its_owner(requeued, scripted
     assert log.is_growing(), "the clock of its node may be another"
     monkeypatch.setattr(logs, "newest", lambda folder: os.stat("/nowhere"))
     assert log.is_growing(), "nothing is known"
-
-
-def test_a_log_that_is_too_large_to_be_searched_is_shown_whole(requeued, monkeypatch):
-    monkeypatch.setattr(logs, "_SEARCHED_BYTES", 10)
-    done = shown(requeued, "--attempt", "1")
-    assert len(done.stdout.splitlines()) == 4
-    assert "too large to be searched" in done.stderr
 
 
 @pytest.mark.parametrize(
