@@ -216,7 +216,8 @@ def _silence(progress: ReportedProgress, phase: str | None, begun: float) -> str
     """
     if (heard := progress.get("time")) is None:
         return None
-    silent, least = time.time() - max(heard, begun), _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
+    silent = time.time() - max(heard, begun)
+    least = _LEAST_SILENCE_S if phase == TRAINING else _LONG_PHASE_S
     if silent < max(least, _SILENCE * progress.get("every_s", usage.SILENT_S / _SILENCE)):
         return None
     return f"no report for {silent:.0f} s" if silent < 600 else f"no report for {silent / 60:.0f} min"
@@ -295,7 +296,8 @@ def work_state(work: Work, answers: Answers) -> str:
 
 def _has_moved(work: Work, asked: Sequence[float | None]) -> bool:
     """Whether a task has written since the clusters were asked: rows are added to a folder."""
-    times, moved_at = [when for when in asked if when is not None], work.moved_at()
+    times = [when for when in asked if when is not None]
+    moved_at = work.moved_at()
     return bool(times) and moved_at is not None and moved_at > max(times)
 
 

@@ -191,7 +191,8 @@ def shards_of(work: Evaluation, entry: Mapping[str, Any], answers: Answers) -> l
     A shard is failed if the job that was to compute it ended without it, and missing if none was started or somebody
     cancelled it.
     """
-    number, history = work.request.shards, work.ledger.history()
+    number = work.request.shards
+    history = work.ledger.history()
     missing, begun = set(work.missing()), work.begun()
     # The newest job that was to compute each shard.
     claims: dict[int, Submitted] = {}
