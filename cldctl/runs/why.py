@@ -22,7 +22,7 @@ from .status import RunStatus, damages, status_or_reason
 from .survey import Answers
 
 _Part = TypeVar("_Part")
-_ATTEMPT = ("attempt", "job_id", "restart", "started", "ended", "cause", "detail", "first_step", "last_step")
+_ATTEMPT = ("attempt", "job_id", "restart", "hosts", "started", "ended", "cause", "detail", "first_step", "last_step")
 # What happened, by the cause of the ledger.
 _ENDS = {
     "preempted": "was preempted",
@@ -158,9 +158,10 @@ def _explained(run: RunFolder, row: RunStatus, answers: Answers, problems: list[
 def attempt_row(stretch: Stretch) -> dict[str, Any]:
     """One attempt: what it gained and lost, and how long it waited and ran."""
     attempt = stretch.attempt
+    row = {name: getattr(attempt, name) for name in _ATTEMPT}
+    row["hosts"] = list(dict.fromkeys(attempt.hosts)) or ([attempt.host] if attempt.host else [])
     return {
-        **{name: getattr(attempt, name) for name in _ATTEMPT},
-        "hosts": list(dict.fromkeys(attempt.hosts)) or ([attempt.host] if attempt.host else []),
+        **row,
         "gained": stretch.kept,
         "lost": stretch.lost,
         "set_aside": stretch.set_aside,
