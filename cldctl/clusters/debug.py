@@ -15,7 +15,7 @@ class DebugCluster(Cluster):
     name: ClassVar[str] = "debug"
     blocks: ClassVar[bool] = True
 
-    def limit(self, spec: JobSpec) -> Limit:
+    def most_tasks(self, spec: JobSpec) -> Limit:
         self.check(spec)
         return Limit(1)
 

@@ -19,12 +19,13 @@ from typing import Any, ClassVar
 from cld_core.codec import whole
 from cld_core.rendezvous import Place
 from cld_core.run.events import JobRef
+from cld_core.sanitize import one_line
 from cld_core.stop import StopFlag
 
 from . import entry, job_logs, this_machine
 from .base import After, Cluster, InJob, JobSpec, Limit, SchedulerRefused, Seen, Survey, Work
 
-# The number of a task of one process among those that share the GPUs, and how many those are.
+# How many tasks of one process run at the same time, and share the cores of this machine.
 _SHARE = "CLDCTL_LOCAL_SHARE"
 # submitit wants a number of minutes.
 _FOREVER_MIN = 10 * 365 * 24 * 60
@@ -38,16 +39,15 @@ class LocalJob(InJob):
     def place(self) -> Place:
         # A file rather than a port: nothing else on this machine can be using it.
         place = entry.place(f"file://{Path(self.ref.logs) / f'.meeting_{self.ref.job_id}'}")
-        number, tasks = map(int, os.environ[_SHARE].split("/"))
-        return place if tasks == 1 else replace(place, local_rank=number, local_world_size=tasks)
+        return replace(place, local_world_size=place.local_world_size * int(os.environ.get(_SHARE, "1")))
 
 
 class LocalCluster(Cluster):
     name: ClassVar[str] = "local"
 
-    def limit(self, spec: JobSpec) -> Limit:
+    def most_tasks(self, spec: JobSpec) -> Limit:
         self.check(spec)
-        # As many tasks as GPUs: they must not be shown more of them than the recipe asks for.
+        # As many tasks as GPUs: together they must not use more of them than the recipe asks for.
         return Limit(min(spec.size.ranks_per_node, spec.size.gpus_per_node or spec.size.ranks_per_node))
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
@@ -61,13 +61,14 @@ class LocalCluster(Cluster):
 
     def submit(self, spec: JobSpec, works: Sequence[Work], note: Callable[[Sequence[JobRef]], None]) -> None:
         self.check(spec, len(works))
-        at_once = spec.parallel or len(works)
+        at_once = min(spec.parallel or len(works), len(works))
         others = self._controllers_of(spec.after)
         jobs: list[JobRef] = []
         with job_logs.refusals(spec.logs):
             try:
                 for number, work in enumerate(works):
-                    before = (_controller_of(jobs[number - at_once]),) if number >= at_once else ()
+                    # All of them: one that is cancelled while it waits ends before those that it waited for.
+                    before = map(_controller_of, jobs[number % at_once :: at_once])
                     start = _Start((work,), (*others, *before), spec.size.time_min, spec.notice_s)
                     jobs.append(_started(spec, start, number, at_once))
             except BaseException:
@@ -83,17 +84,20 @@ class LocalCluster(Cluster):
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
             this_machine.require_ours(this_machine.find(job.details))
+        # A signal that comes while the processes are being started would be lost.
+        deadline = time.monotonic() + _STARTING_S
         for job in jobs:
-            # A signal that comes while the processes are being started would be lost.
-            deadline = time.monotonic() + _STARTING_S
             while this_machine.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            for process in _Ranks().of(job):
+        ranks = _Ranks()
+        for job in jobs:
+            for process in ranks.of(job):
                 this_machine.send(process, signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
+        ranks = _Ranks()
         for job in jobs:
-            for process in [*_Ranks().of(job), this_machine.find(job.details)]:
+            for process in [*ranks.of(job), this_machine.find(job.details)]:
                 this_machine.send(process, signal.SIGKILL, family=True)
 
     def current_job(self, logs: Path | None = None) -> InJob:
@@ -186,7 +190,8 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
 
     ranks = spec.size.ranks_per_node
     shared_by = at_once if ranks == 1 else 1
-    env = {**this_machine.path_from(spec.code), **spec.env, _SHARE: f"{number % shared_by}/{shared_by}"}
+    first_gpu = number % shared_by * spec.size.gpus_per_node
+    env = {**this_machine.path_from(spec.code), **spec.env, _SHARE: str(shared_by)}
     job_logs.prepare(spec.logs)
     pickled = job_logs.store(spec.logs, start, _FOREVER_MIN)
     try:
@@ -195,7 +200,7 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
                 spec.logs,
                 entry.command(entry.python_command(), spec.logs),
                 tasks_per_node=ranks,
-                cuda_devices=",".join(map(str, range(spec.size.gpus_per_node * shared_by))),
+                cuda_devices=",".join(map(str, range(first_gpu, first_gpu + spec.size.gpus_per_node))),
                 timeout_min=_FOREVER_MIN,
             )
     except BaseException:
@@ -254,7 +259,7 @@ def _seen(job: JobRef, ranks: _Ranks) -> Seen:
     known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []
     waits_for = [str(other["pid"]) for other in known if this_machine.find(other) is not None]
     if waits_for:
-        return Seen("pending", node=host, reason=f"waits for job {', '.join(waits_for)}")
+        return Seen("pending", node=host, reason=f"waits for job {one_line(', '.join(waits_for), 60)}")
     return Seen("running", node=host)
 
 

@@ -196,17 +196,18 @@ def _note_end(run: RunFolder, job: InJob, code: int, offset: int) -> None:
 def _follow(run: RunFolder, job: InJob, told_to_end: Callable[[], bool]) -> None:
     """Do what is decided about a training job that ended badly."""
     train = run.recipe(within_s=READ_WITHIN_S).train
-    decision = after_bad_end(run.ledger.full_history(), job, train.max_retries, train.max_crashes_a_day)
+    history = run.ledger.full_history()
+    decision = after_bad_end(history, job, train.max_retries, train.max_crashes_a_day)
     if isinstance(decision, GivenUp):
-        _give_up(run.name, run.ledger, decision)
+        is_bug = decision.reason == history.bug
+        _give_up(run.name, run.ledger, decision, "a fault in code or recipe" if is_bug else "the budget is spent")
         successor.withdraw(run, job)
     if isinstance(decision, Retry):
         failures.announce(run.name, decision.why, decision.delay_s)
         go_on(run, job, decision.cause, delay_s=decision.delay_s, told_to_end=told_to_end)
 
 
-def _give_up(name: str, ledger: Ledger, event: GivenUp) -> None:
-    why = "a fault in code or recipe" if event.reason == ledger.full_history().bug else "the budget is spent"
+def _give_up(name: str, ledger: Ledger, event: GivenUp, why: str = "the budget is spent") -> None:
     # Slurm ends a batch script soon after the limit that came during the setup.
     ledger.note(event, within_s=_IN_SETUP_WITHIN_S if event.never_began else _NOTE_WITHIN_S)
     print(f"{name}: {event.reason}; {why}: not started again", file=sys.stderr, flush=True)

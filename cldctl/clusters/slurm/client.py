@@ -19,7 +19,7 @@ TIMEOUT_S = 15.0
 TIMES = {"SLURM_TIME_FORMAT": "standard"}
 _LOG = logging.getLogger(__name__)
 # What clients say when the controller does not answer (`scontrol requeue` says the first), or cannot be located.
-_AWAY = re.compile(
+AWAY = re.compile(
     r"unexpected message received|unable to contact slurm|timed out|connection refused|zero bytes were transmitted"
     r"|could not establish a configuration source|dns srv lookup failed|standby mode|communication connection failure"
     r"|temporarily un(?:able|available)|protocol authentication error|transport endpoint is not connected"
@@ -43,7 +43,7 @@ class Answer:
     """What a client printed and its exit code; -1 if it does not exist, or did not answer in time (``away``).
 
     Attributes:
-        errors: what it wrote to its error stream, if it succeeded; else that is part of ``text``.
+        errors: what it wrote to its error stream; if it failed, ``text`` has that, too.
     """
 
     code: int
@@ -97,7 +97,7 @@ def run(
     if done.returncode == 0:
         return Answer(0, done.stdout, errors=done.stderr)
     text = done.stdout + done.stderr
-    return Answer(done.returncode, text, away=_AWAY.search(text) is not None)
+    return Answer(done.returncode, text, away=AWAY.search(text) is not None, errors=done.stderr)
 
 
 def configuration() -> str:
@@ -189,7 +189,8 @@ def requeue(
     changes = [f"starttime=now+{round(delay_s)}"] if delay_s > 0 else []
     if exclude or readmit:
         expression = show_job(job_id).get("ExcNodeList", "")
-        known = nodes_in(expression)
+        # Nobody needs to be asked which nodes they are, unless one is readmitted.
+        known = None if "[" in expression and not readmit else nodes_in(expression)
         before = [expression] if known is None else list(known)
         avoided = dict.fromkeys([*(node for node in before if node not in readmit), *exclude])
         if list(avoided) != before:

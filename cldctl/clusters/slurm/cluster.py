@@ -88,13 +88,13 @@ class SlurmCluster(Cluster):
     def is_configured(cls) -> bool:
         return cls.unavailable() is None and client.is_configured()
 
-    def limit(self, spec: JobSpec) -> Limit:
+    def most_tasks(self, spec: JobSpec) -> Limit:
         return submit.most_tasks(spec.size.account, spec.size.qos)
 
     def check(self, spec: JobSpec, tasks: int = 1) -> None:
         script.parameters(spec)
         job_logs.check(spec.logs)
-        if tasks > 1 and tasks > (limit := self.limit(spec)).tasks:
+        if tasks > 1 and tasks > (limit := self.most_tasks(spec)).tasks:
             text = f"{tasks} tasks do not fit into one array of Slurm: {limit.why}"
             raise RecipeError(f"{text}. Submit at most {limit.tasks}.")
 

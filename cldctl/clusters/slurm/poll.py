@@ -46,6 +46,8 @@ _FORGOTTEN_S, _ACCOUNTING_AGAIN_S = 24 * 3600.0, 600.0
 _WANTED_S = 600.0
 # Seconds that a first or a fresh question waits for another process's.
 _PATIENCE_S = 2 * client.TIMEOUT_S
+# Files of machines and clusters that have not been used for this many seconds are removed.
+_UNUSED_S = 7 * 24 * 3600.0
 # Of the file of answers: another one has another name.
 _FORMAT = 2
 _MAX_BYTES = 20_000_000
@@ -216,6 +218,8 @@ class Memory:
         if self._file is None:
             return
         try:
+            if not os.path.lexists(self._file):
+                _sweep(self._file.parent)
             write_text(self._file, json.dumps(to_plain(known)) + "\n")
         except (OSError, ValueError):
             self._file = None
@@ -254,6 +258,14 @@ def memory_of_this_user() -> Memory:
 
 
 _memory = functools.lru_cache(maxsize=16)(Memory)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the answers of other machines and clusters that nobody has written for a long time."""
+    for file in folder.glob("slurm-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.lstat().st_mtime > _UNUSED_S:
+                file.unlink()
 
 
 def _asked(known: Known, wanted: frozenset[str]) -> Known:

@@ -47,10 +47,6 @@ def test_an_end_that_explains_itself_is_left(cause):
     assert after(started(job_id="6"), ended(), events.Submitted(job=REF)) is None, "nor one that never began"
 
 
-def test_a_bug_is_given_up_at_once():
-    assert after(started(), ended(detail="TypeError: no", bug=True)).reason == "TypeError: no"
-
-
 def test_a_task_of_sharded_work_has_a_budget_of_its_own():
     assert after_crash(1, code=137, retries=3, job=inside()) == Retry(10.0, "crash 1 of 3 allowed")
     assert after_crash(2, code=137, retries=3, job=inside()) == Retry(20.0, "crash 2 of 3 allowed")
@@ -98,6 +94,14 @@ def test_a_training_that_crashed_is_started_again_until_its_budget_is_spent(run,
     assert history.last.detail.startswith("no step finished within train.hang_timeout_s")
     assert job.cluster.calls == [("cancel", ["8"])], "its successor is not to begin"
     assert not hasattr(job, "delay_s")
+
+
+def test_a_bug_is_given_up_at_once(run, capsys):
+    run.ledger.append(started())
+    run.ledger.append(ended(detail="TypeError: no", bug=True))
+    aftermath.after_training(run, inside(), 1)
+    assert run.ledger.history().given_up == "TypeError: no"
+    assert "TypeError: no; a fault in code or recipe: not started again" in capsys.readouterr().err
 
 
 def test_what_the_launcher_knows_is_the_cause(run):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from cld_core.run.events import JobRef
+from cldctl import config
 from cldctl.clusters.base import Seen
 from cldctl.clusters.slurm import client, cluster, poll, submit
 from cldctl.clusters.slurm.client import Answer
@@ -76,6 +77,19 @@ def test_who_decides_asks_now_and_everybody_learns_the_answer(slurm, clock):
     clock.now += 20
     assert look("1") == ["pending"]
     assert slurm.calls == {"squeue": 2}
+
+
+def test_answers_that_nobody_has_used_for_a_week_are_removed(slurm, clock):
+    slurm.mine = {"1": "RUNNING|n1|None"}
+    folder = config.cache_folder()
+    for name, days in (("slurm-old.json", 8), ("slurm-old.lock", 8), ("slurm-new.json", 6), ("other", 8)):
+        (folder / name).touch()
+        os.utime(folder / name, (clock.now - days * 86400,) * 2)
+    look("1")
+    left = {file.name for file in folder.iterdir()}
+    assert "slurm-old.json" not in left
+    assert "slurm-old.lock" not in left
+    assert left >= {"slurm-new.json", "other"}
 
 
 def test_a_colleague_s_job_is_asked_about_by_its_name_whoever_asks(slurm, clock):
