@@ -78,8 +78,8 @@ class LocalCluster(Cluster):
         note(jobs)
 
     def survey(self, jobs: Collection[JobRef], *, settled: Collection[JobRef] = (), max_age_s: float = 30.0) -> Survey:
-        ranks = _Ranks()
-        return Survey({job.job_id: _seen(job, ranks) for job in jobs})
+        ranks = _ranks()
+        return Survey({job.job_id: _seen(job, has_ranks=_key(job) in ranks) for job in jobs})
 
     def cancel(self, jobs: Collection[JobRef]) -> None:
         for job in jobs:
@@ -89,15 +89,16 @@ class LocalCluster(Cluster):
         for job in jobs:
             while this_machine.find(job.details) and not _has_begun(job) and time.monotonic() < deadline:
                 time.sleep(0.05)
-        ranks = _Ranks()
+        ranks = _ranks()
         for job in jobs:
-            for process in ranks.of(job):
+            # A controller passes the signal on to processes that cannot be seen.
+            for process in ranks.get(_key(job)) or [this_machine.find(job.details)]:
                 this_machine.send(process, signal.SIGTERM)
 
     def kill(self, jobs: Collection[JobRef]) -> None:
-        ranks = _Ranks()
+        ranks = _ranks()
         for job in jobs:
-            for process in [*ranks.of(job), this_machine.find(job.details)]:
+            for process in [*ranks.get(_key(job), ()), this_machine.find(job.details)]:
                 this_machine.send(process, signal.SIGKILL, family=True)
 
     def current_job(self, logs: Path | None = None) -> InJob:
@@ -215,45 +216,33 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
     return JobRef(cluster=LocalCluster.name, job_id=str(controller.pid), logs=str(spec.logs), details=details)
 
 
-class _Ranks:
-    """The processes of local jobs that are alive at this moment, also those whose controller was killed."""
+def _ranks() -> Mapping[tuple[str, str], list[Any]]:
+    """The processes of local jobs that are alive at this moment, also those whose controller was killed.
 
-    def __init__(self) -> None:
-        import psutil
-
-        # By log folder and controller, which is None if this user may not read the environment.
-        self._processes: list[tuple[str, str | None, Any]] = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                command = process.cmdline()
-                if entry.MODULE in command:
-                    self._processes.append((command[-1], _controller_id(process), process))
-
-    def of(self, job: JobRef) -> list[Any]:
-        """The processes to signal for a task: its own, or its controller if no environment can be read."""
-        logs, pid = str(Path(job.logs).absolute()), str(job.details.get("pid"))
-        here = [rank for rank in self._processes if rank[0] == logs]
-        mine = [process for _, job_id, process in here if job_id == pid]
-        controller = this_machine.find(job.details)
-        if mine or controller is None or all(job_id is not None for _, job_id, _ in here):
-            return mine
-        return [controller]
-
-
-def _controller_id(process: Any) -> str | None:
+    By log folder and controller. Those whose environment cannot be read, such as other users', are left out.
+    """
     import psutil
 
-    try:
-        return str(process.environ().get("SUBMITIT_LOCAL_JOB_ID", ""))
-    except psutil.AccessDenied:
-        return None
+    found: dict[tuple[str, str], list[Any]] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            if entry.MODULE in command:
+                controller = process.environ().get("SUBMITIT_LOCAL_JOB_ID", "")
+                found.setdefault((command[-1], controller), []).append(process)
+    return found
 
 
-def _seen(job: JobRef, ranks: _Ranks) -> Seen:
+def _key(job: JobRef) -> tuple[str, str]:
+    """Of a job's processes among `_ranks`."""
+    return str(Path(job.logs).absolute()), str(job.details.get("pid"))
+
+
+def _seen(job: JobRef, *, has_ranks: bool) -> Seen:
     host = str(job.details.get("host", ""))
     if not this_machine.is_here(job.details):
         return Seen("unknown", node=host, reason=f"started on {host}")
-    if not ranks.of(job) and this_machine.find(job.details) is None:
+    if not has_ranks and this_machine.find(job.details) is None:
         return Seen("gone", node=host)
     others = job.details.get("waits_for", ())
     known = [other for other in others if isinstance(other, dict)] if isinstance(others, tuple | list) else []

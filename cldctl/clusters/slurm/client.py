@@ -124,7 +124,12 @@ def output_of(command: Sequence[str]) -> str | None:
 def show_job(job_id: str) -> dict[str, str]:
     """`scontrol show job` as a dictionary; empty if the controller does not know the job or does not answer."""
     text = output_of(["scontrol", "--oneliner", "show", "job", job_id]) if is_job_id(job_id) else None
-    return dict(word.split("=", 1) for word in (text or "").split() if "=" in word)
+    return pairs_in(text or "")
+
+
+def pairs_in(line: str) -> dict[str, str]:
+    """The words ``NAME=VALUE`` of a line of `scontrol --oneliner show`."""
+    return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
 def restarts_of(job: Mapping[str, str]) -> int:
