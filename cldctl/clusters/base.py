@@ -20,7 +20,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -58,7 +58,6 @@ class JobSpec:
         notice_s: seconds before its time limit at which a task is told to save and end.
         parallel: tasks that may run at once; None for no limit.
         exclude: nodes to avoid, beside ``size.exclude``.
-        env: environment variables of the job.
         code: the folder that the job's Python imports from before it looks elsewhere; None: what is installed.
         aftermath: module and arguments that run when a start has ended; the launcher adds the exit code.
     """
@@ -70,7 +69,6 @@ class JobSpec:
     after: After | None = None
     parallel: int | None = None
     exclude: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
     code: Path | None = None
     aftermath: tuple[str, ...] = ()
 

@@ -192,7 +192,7 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
     ranks = spec.size.ranks_per_node
     shared_by = at_once if ranks == 1 else 1
     first_gpu = number % shared_by * spec.size.gpus_per_node
-    env = {**this_machine.path_from(spec.code), **spec.env, _SHARE: str(shared_by)}
+    env = {**this_machine.path_from(spec.code), _SHARE: str(shared_by)}
     job_logs.prepare(spec.logs)
     pickled = job_logs.store(spec.logs, start, _FOREVER_MIN)
     try:

@@ -261,10 +261,16 @@ def submitted_since(name: str, when: float) -> list[str] | None:
     text = output_of(["squeue", "--me", "--noheader", f"--name={name}", "--format=%A|%V"])
     if text is None:
         return None
-    rows = [line.strip().partition("|") for line in text.splitlines() if line.strip()[:1].isdecimal()]
-    times = [(job, seconds_of(at) if is_count(job) else None) for job, _, at in rows]
-    known = [(job, at) for job, at in times if at is not None]
-    return sorted({job for job, at in known if at >= int(when)}) if len(known) == len(times) else None
+    found = set()
+    # Sites let squeue print more than jobs.
+    for line in filter(re.compile("[0-9]").match, map(str.strip, text.splitlines())):
+        job, _, at = line.partition("|")
+        submitted = seconds_of(at) if is_count(job) else None
+        if submitted is None:
+            return None
+        if submitted >= int(when):
+            found.add(job)
+    return sorted(found)
 
 
 def sacct(fields: str, job_ids: Sequence[str]) -> str | None:

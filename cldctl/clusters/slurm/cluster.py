@@ -142,12 +142,12 @@ class SlurmCluster(Cluster):
 
     def ended_tasks(self, text: str) -> tuple[EndedTask, ...]:
         """By line and number: in about the order in which they ended."""
-        return tuple(
-            EndedTask(rank, found["node"], found["how"], int(code[1]) if code else None)
-            for found in _ENDED.finditer(text)
-            for code in [_CODE.match(found["how"])]
-            for rank in _numbers(found["tasks"])
-        )
+        ended: list[EndedTask] = []
+        for found in _ENDED.finditer(text):
+            code = _CODE.match(found["how"])
+            number = int(code[1]) if code else None
+            ended += [EndedTask(rank, found["node"], found["how"], number) for rank in _numbers(found["tasks"])]
+        return tuple(ended)
 
     def current_job(self, logs: Path | None = None) -> InJob:
         logs = logs or Path(os.environ["SUBMITIT_FOLDER"])

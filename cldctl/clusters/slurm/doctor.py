@@ -250,7 +250,8 @@ def save_fits(name: str, notice: float, save_s: float | None) -> Check:
 
 def at_the_limit(name: str, partition: Facts, notice_s: int) -> Check:
     """What the time limit does to a run in a partition, which is told ``notice_s`` seconds before it to stop."""
-    default_s, most_s = parse_duration(partition["DefaultTime"]), parse_duration(partition["MaxTime"])
+    default_s = parse_duration(partition["DefaultTime"])
+    most_s = parse_duration(partition["MaxTime"])
     limit = default_s or most_s
     shown = _span(default_s) if default_s else f"the maximum, {_span(limit)}"
     found = f"SIGUSR2 {notice_s} s before, save, requeue; default limit {shown}"

@@ -12,7 +12,6 @@ from cldctl.clusters import entry, this_machine
 from cldctl.clusters.base import After, JobSpec, SchedulerRefused
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Others would make another job of it, or hide its logs.
 _OWN = ("array", "dependency", "error", "job-name", "open-mode", "output", "test-only", "wrap")
 
@@ -45,7 +44,7 @@ def parameters(spec: JobSpec) -> dict[str, Any]:
 
     Raises:
         RecipeError: the time limit leaves no time to work, or an option is not one of sbatch.
-        UsageError: a name, path or variable would be read as something else.
+        UsageError: a name or path would be read as something else.
     """
     size = spec.size
     _check_time(spec)
@@ -113,10 +112,6 @@ def _check_texts(spec: JobSpec) -> None:
     _require("folder", logs, misread(logs))
     for node in spec.exclude:
         _require("node", node, misread(node))
-    for name, value in spec.env.items():
-        _require(f"value of the variable {name}", value, not_plain(value))
-        if not _VARIABLE.fullmatch(name):
-            raise UsageError(f"{name!r} cannot name a variable of a job. Use letters, digits and '_'.")
     for path in (*spec.aftermath, sys.executable, str(spec.code or "")):
         _require("path", path, not_plain(path))
     # Again, since the spec may be made in another way than from a recipe.
@@ -143,7 +138,6 @@ def _setup(spec: JobSpec) -> list[str]:
 
 def _exports(spec: JobSpec) -> list[str]:
     return [
-        *(f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()),
         # Behind the lines of the recipe, which may set the variable.
         *_path(spec),
         # A job tells the signal of its time limit from that of a preemption by how early it comes.
