@@ -224,8 +224,8 @@ def _outcome(
     comes_back = warns_early and grace_s > 0
     then = "requeued by the run itself, if it saves within GraceTime" if comes_back else "not restarted by Slurm"
     advice = f"Set cluster.successor=true: a waiting job then starts the run again. {fits.advice}".strip()
-    verdict = "fail" if fits.verdict == "fail" else "warn"
-    return Check(name, verdict, f"{found}; {then}; {fits.found}", advice)
+    found += f"; {then}; {fits.found}"
+    return Check(name, "fail" if fits.verdict == "fail" else "warn", found, advice)
 
 
 def _mode(text: str) -> str:
