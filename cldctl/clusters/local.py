@@ -201,7 +201,7 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
                 spec.logs,
                 entry.command(entry.python_command(), spec.logs),
                 tasks_per_node=ranks,
-                cuda_devices=",".join(map(str, range(first_gpu, first_gpu + spec.size.gpus_per_node))),
+                cuda_devices=_gpus(first_gpu, spec.size.gpus_per_node),
                 timeout_min=_FOREVER_MIN,
             )
     except BaseException:
@@ -214,6 +214,14 @@ def _started(spec: JobSpec, start: _Start, number: int, at_once: int) -> JobRef:
         "ranks": ranks,
     }
     return JobRef(cluster=LocalCluster.name, job_id=str(controller.pid), logs=str(spec.logs), details=details)
+
+
+def _gpus(first: int, count: int) -> str:
+    """The GPUs of a task for CUDA_VISIBLE_DEVICES: some of those that this process may use, if it says which."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if len(names) < first + count or "" in names:
+        names = [str(number) for number in range(first + count)]
+    return ",".join(names[first : first + count])
 
 
 def _ranks() -> Mapping[tuple[str, str], list[Any]]:

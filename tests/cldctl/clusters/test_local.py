@@ -79,7 +79,7 @@ def submit(tmp_path: Path) -> Iterator[Submitter]:
 
 
 def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     size = ClusterSpec(gpus_per_node=1)
     jobs = submit(*(submit.report(name) for name in "abc"), size=size)
     for number, name in enumerate("abc"):
@@ -88,7 +88,7 @@ def test_tasks_of_one_process_get_a_gpu_each(submit, monkeypatch):
             **{"rank": 0, "world_size": 1, "local_rank": 0, "local_world_size": 3},
             "init_method": facts["place"]["init_method"],
         }
-        assert facts["gpus"] == str(number)
+        assert facts["gpus"] == str(4 + number)
         assert facts["ref"]["job_id"] == jobs[number].job_id == str(jobs[number].details["pid"])
         assert submit.phase(jobs[number]) == "running"
     CLUSTER.cancel([jobs[1]])
