@@ -267,10 +267,10 @@ def call(
 
 def variables(content: dict[str, Any]) -> dict[str, str]:
     """What a hook finds in its environment; empty for what is not known."""
+    known = {name: str(value) for name, value in content.items() if value is not None}
     names = ("run", "state", "cause", "reason", "step", "steps", "attempt", "job_id", "host", "link", "text")
-    values = {name: content.get(name) for name in (*names, "what", "evaluation")}
-    texts = {f"CLDCTL_{name.upper()}": "" if value is None else str(value) for name, value in values.items()}
-    return texts | {"CLDCTL_RUN_PATH": str(content["path"])}
+    texts = {f"CLDCTL_{name.upper()}": known.get(name, "") for name in (*names, "what", "evaluation")}
+    return texts | {"CLDCTL_RUN_PATH": known["path"]}
 
 
 def sentence(content: dict[str, Any]) -> str:
