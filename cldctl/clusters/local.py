@@ -103,7 +103,8 @@ class LocalCluster(Cluster):
 
     def current_job(self, logs: Path | None = None) -> InJob:
         job_id = os.environ["SUBMITIT_LOCAL_JOB_ID"]
-        details, folder = this_machine.details_of(int(job_id)), str(logs or os.environ["SUBMITIT_FOLDER"])
+        details = this_machine.details_of(int(job_id))
+        folder = str(logs or os.environ["SUBMITIT_FOLDER"])
         ref = JobRef(cluster=self.name, job_id=job_id, logs=folder, details=details)
         return LocalJob(cluster=self, ref=ref, node=details["host"])
 

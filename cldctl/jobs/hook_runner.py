@@ -93,9 +93,14 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
     Args:
         is_over: whether jobs that were cancelled are known to be gone, although they did not say so.
     """
-    history, found, replaced, place = History(), list[Content](), None, -1
+    history = History()
+    found: list[Content] = []
+    # What the last change was before a decision became part of it.
+    replaced = None
+    place = -1
     for place, event in enumerate(ledger):
-        verdict, before = history.verdict, history.newest
+        verdict = history.verdict
+        before = history.newest
         history.take(event)
         now = {"place": place, "time": event.time, "state": history.state}
         last = found[-1] if found else {"state": "RUNNING", "attempt": None}
@@ -112,7 +117,8 @@ def changes(ledger: Iterable[Event], *, is_over: bool = False) -> list[Content]:
             follows = is_of_end and last["job_id"] == change["job_id"]
             if follows and isinstance(event, DECISIONS) and not getattr(event, "never_began", False):
                 why = {"cause": last["cause"] or change["cause"], "reason": change["reason"] or last["reason"]}
-                found[-1], replaced = {**last, **now, **why}, last
+                found[-1] = {**last, **now, **why}
+                replaced = last
             else:
                 found.append({**change, **now})
                 replaced = None
@@ -130,11 +136,13 @@ def _change(history: History, event: Event, before: Attempt | None) -> Content:
     Args:
         before: the newest attempt before it.
     """
-    newest, job_id = history.newest, getattr(event, "job_id", None)
-    cause, reason, step = getattr(event, "cause", None), getattr(event, "reason", None), getattr(event, "step", None)
+    newest = history.newest
+    job_id, step = getattr(event, "job_id", None), getattr(event, "step", None)
+    cause, reason = getattr(event, "cause", None), getattr(event, "reason", None)
     match event:
         case events.Started():
-            cause, reason = before.cause if before is not None else None, event.warning
+            cause = before.cause if before is not None else None
+            reason = event.warning
         case events.Ended() if newest is not None:
             cause, reason, job_id = newest.cause, event.detail, newest.job_id
         case events.Failed():
@@ -287,9 +295,9 @@ def sentence(content: dict[str, Any]) -> str:
 def _log(logs: Path, text: str) -> None:
     """Append to the log of the hook, and keep that short."""
     with contextlib.suppress(OSError):
-        file, text = logs / LOG, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"
+        file = logs / LOG
         before = read_bytes(file).decode(errors="replace") if os.path.lexists(file) else ""
-        write_text(file, (before + text)[-_MOST_LOG:])
+        write_text(file, f"{before}{time.strftime('%Y-%m-%d %H:%M:%S')} {text}"[-_MOST_LOG:])
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def run(
         within_s: seconds after which it is killed; default: `TIMEOUT_S`.
         detached: whether Ctrl-C in the terminal does not reach it.
     """
-    begin, within_s = time.monotonic(), within_s or TIMEOUT_S
+    begin = time.monotonic()
+    within_s = within_s or TIMEOUT_S
     try:
         done = subprocess.run(
             command,

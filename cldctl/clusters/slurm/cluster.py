@@ -151,7 +151,8 @@ class SlurmCluster(Cluster):
 
     def current_job(self, logs: Path | None = None) -> InJob:
         logs = logs or Path(os.environ["SUBMITIT_FOLDER"])
-        job_id, start = _job_id(os.environ), os.environ.get("SLURM_JOB_START_TIME", "")
+        job_id = _job_id(os.environ)
+        start = os.environ.get("SLURM_JOB_START_TIME", "")
         return SlurmJob(
             cluster=self,
             ref=JobRef(cluster=self.name, job_id=job_id, logs=str(logs), restarts=self.restarts),

@@ -344,7 +344,8 @@ def probe_script(folder: Path, hosts: Sequence[str]) -> str:
 
 def _wait(folder: Path, job_id: str, wait_s: float) -> tuple[dict[str, str], FromNode | None]:
     """The job's `scontrol show job` once it is over or the time is up, and its answer if there is one."""
-    deadline, is_over = time.monotonic() + wait_s, False
+    deadline = time.monotonic() + wait_s
+    is_over = False
     job: dict[str, str] = {}
     while (answer := find_record(FromNode, folder / _ANSWER)) is None and time.monotonic() < deadline:
         if not is_over:

@@ -103,7 +103,8 @@ def survey(jobs: Collection[JobRef], settled: Collection[JobRef], max_age_s: flo
 
 def _known(job_ids: Collection[str], max_age_s: float) -> tuple["Known", bool]:
     """What is known about jobs, and whether that is of this moment."""
-    memory, began, decides = memory_of_this_user(), time.time(), max_age_s <= 0
+    memory = memory_of_this_user()
+    began, decides = time.time(), max_age_s <= 0
     known = memory.load()
     if decides or known.is_due(began):
         with memory.asking(0.0 if known.as_of and not decides else _PATIENCE_S) as is_mine:
@@ -246,14 +247,16 @@ class Memory:
 
 def memory_of_this_user() -> Memory:
     """Of the Slurm that commands of this process would ask."""
-    mark, file = "", client.configuration()
+    mark = ""
+    file = client.configuration()
     # Another cluster may take its place at the same path.
     with contextlib.suppress(OSError):
         status = os.stat(file)
         mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
     # Of this machine alone: on a network file system, machines see each other's locks and files late.
     name = f"{_FORMAT}\n{socket.gethostname()}\n{file}\n{mark}\n{os.environ.get('SLURM_CLUSTERS')}"
-    key, folder = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16], config.cache_folder()
+    key = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:16]
+    folder = config.cache_folder()
     return _memory(folder / f"slurm-{key}.json" if folder is not None else None)
 
 

@@ -145,7 +145,8 @@ def _named(file: Path, target: Path) -> Path:
 
 def _sbatch(spec: JobSpec, text: str) -> str:
     """Submit a script, which no file holds that somebody could exchange; returns the job id."""
-    began, variables = time.time(), {**environment(), **this_machine.safe_path(spec.code)}
+    began = time.time()
+    variables = {**environment(), **this_machine.safe_path(spec.code)}
     answer = client.run(["sbatch"], text, variables, SBATCH_WITHIN_S, detached=True)
     if answer.code == 0 and (found := _SUBMITTED.search(answer.text)):
         return found[1]
