@@ -333,7 +333,7 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
         spec = specs.sharded([planned.works[0].folder], planned.size, cluster, run=run)
         cluster.check(spec)
         if not planned.together:
-            cluster.limit(replace(spec, size=planned.size))
+            cluster.most_tasks(replace(spec, size=planned.size))
     sweep = [] if planned.sweep is None else [run.evals / planned.sweep.id]
     made += [folder for folder in (*sweep, *(work.folder for work in stopped)) if not folder.exists()]
     if planned.sweep is not None:

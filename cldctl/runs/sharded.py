@@ -60,7 +60,7 @@ def start(
     spec = specs.sharded(folders, size, cluster, run=run, logs=logs, after=after, parallel=parallel, code=code)
     wide = replace(spec, size=size)
     wanted = [(str(work.folder), shards) for work, shards in missing]
-    limit = Limit(1) if together else cluster.limit(wide)
+    limit = Limit(1) if together else cluster.most_tasks(wide)
     shares, why = divided(wanted, limit.tasks), limit.why
     cluster.check(spec, len(shares))
     digest = _digest(code, cluster)

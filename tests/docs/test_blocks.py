@@ -122,7 +122,8 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
             return
         # Options before the command are looked up, not parsed: some of them act at once.
         if words[0].startswith("-"):
-            assert words[0] in [option for parameter in parsed.get_params(context(parsed)) for option in parameter.opts]
+            parameters = parsed.get_params(parsed.make_context("cldctl", [], resilient_parsing=True))
+            assert words[0] in [option for parameter in parameters for option in parameter.opts]
         else:
             assert words[0] in below, f"{command.place}: there is no command {words[0]!r}"
             parsed = below[words[0]]
@@ -134,10 +135,6 @@ def test_a_command_is_one_of_ours_and_takes_what_it_is_given(command):
         if type(error).__name__ not in allowed:
             message = error.format_message() if hasattr(error, "format_message") else str(error)
             pytest.fail(f"{command}: {message}")
-
-
-def context(command):
-    return command.make_context("cldctl", [], resilient_parsing=True)
 
 
 def sets_keys(command):

@@ -1,4 +1,6 @@
-"""Runs with made-up checkpoints, jobs and reports, for tests of code that only reads them."""
+"""Runs with made-up checkpoints, jobs, failures and reports, for tests of code that only reads them."""
+
+import time
 
 from cld_core.codec import to_plain
 from cld_core.config import load
@@ -6,7 +8,7 @@ from cld_core.digests import checksum
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.checkpoints import FORMAT, Content, Sidecar, weights_digest, weights_file
-from cld_core.run.events import JobRef
+from cld_core.run.events import Failed, JobRef
 from cld_core.run.groups import Group
 from tests.support.paths import TOY
 
@@ -58,3 +60,8 @@ def report(run, request, **sections):
 
 def job(job_id, cluster="scripted", logs=""):
     return JobRef(cluster=cluster, job_id=job_id, logs=logs, restarts=True)
+
+
+def unfit(host="n1", restart=0, ago=0.0):
+    reason, when = f"{host}: gpu: it is gone", time.time() - ago
+    return Failed("unfit", time=when, job_id="7", restart=restart, rank=0, host=host, check="gpu", reason=reason)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import psutil
 import pytest
@@ -20,7 +21,6 @@ from cld_core.run import RunFolder
 from cld_core.run.process import is_up
 from cld_core.stop import StopFlag
 from cld_core.train import session
-from cldctl.clusters.this_machine import environment
 from tests.support.paths import RECIPES
 
 # A toy that trains in no time, on two processes.
@@ -57,7 +57,7 @@ def invoke(*arguments, runs, code=0, width=200, **env):
     from cldctl.show import console
 
     out, err = io.StringIO(), io.StringIO()
-    with environment({"CLDCTL_RUNS": str(runs), **env}), signal_handlers():
+    with mock.patch.dict(os.environ, {"CLDCTL_RUNS": str(runs), **env}), signal_handlers():
         before, console.out.width = console.out._width, width
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -14,7 +14,7 @@ from cldctl.clusters.base import JobSpec
 from cldctl.jobs import failures
 from cldctl.jobs.failures import bad, for_next_start, for_submission
 from cldctl.jobs.process import UNFIT
-from tests.support.made_up import run_with
+from tests.support.made_up import run_with, unfit
 from tests.support.scripted import REF, alone, inside
 
 NOW = time.time()
@@ -22,10 +22,6 @@ NOW = time.time()
 
 def failed(host, restart, ago=60.0, rank=0):
     return Failed("rank", time=NOW - ago, job_id="7", restart=restart, rank=rank, host=host, reason="it broke")
-
-
-def unfit(host, ago=60.0):
-    return Failed("unfit", time=NOW - ago, job_id="7", restart=0, rank=0, host=host, check="gpu", reason="it is gone")
 
 
 def crashed(host, job_id="8_0", ago=60.0):
@@ -51,7 +47,7 @@ def test_one_failed_health_check_is_enough():
 
 
 def test_failures_of_yesterday_are_forgotten():
-    old = failures.DAY_S + 1
+    old = 2 * failures.DAY_S
     assert bad([failed("n1", 0, ago=old), failed("n1", 1), unfit("n2", ago=old)], NOW) == {}
 
 
