@@ -10,7 +10,7 @@ from cld_core.config.network import NcsnppSpec
 from cld_core.ranks import Ranks
 from cld_core.train.step import Trainer
 from tests.support.images import clone, tiny_recipe
-from tests.support.tools import same
+from tests.support.tools import same, stepped
 
 SIZE = 8
 
@@ -100,16 +100,9 @@ def test_a_network_that_is_told_nothing_is_one_without_augmentation():
     assert not torch.equal(told(u, t, augmented=changes(batch=4).conditions), plain(u, t))
 
 
-def trained(recipe, steps=4, made=None, first=0):
-    made = made or Trainer(recipe, Ranks())
-    for step in range(first, steps):
-        made.step(step)
-    return made
-
-
 def test_training_is_exactly_resumed(data):
     recipe = tiny_recipe(data, "network.augment=0.5")
-    whole = trained(recipe)
+    whole = stepped(Trainer(recipe, Ranks()), 4)
     resumed = Trainer(recipe, Ranks())
-    resumed.load_state_dict(clone(trained(recipe, 2).state_dict()))
-    assert same(trained(recipe, made=resumed, first=2).state_dict(), whole.state_dict())
+    resumed.load_state_dict(clone(stepped(Trainer(recipe, Ranks()), 2).state_dict()))
+    assert same(stepped(resumed, 4, first=2).state_dict(), whole.state_dict())

@@ -15,7 +15,7 @@ from cld_core.seeds import generator
 from cld_core.train.step import Trainer
 from tests.support.chunks import cut
 from tests.support.paths import RECIPES
-from tests.support.tools import trained
+from tests.support.tools import stepped, trained
 
 SMALL = ["network.width=16", "network.layers=3", "train.steps=20", "train.checkpoint_every=10", "train.batch_size=16"]
 FAST = {"method": "exponential", "nfe": 5}
@@ -130,9 +130,7 @@ def test_the_bound_of_a_report_is_conditional(run, monkeypatch):
 @pytest.mark.slow
 def test_a_trained_network_has_the_conditional_laws():
     keys = ["train.steps=1500", "train.batch_size=256", "network.width=96"]
-    trainer = Trainer(load(RECIPES / "toy_labels.yaml", keys), Ranks())
-    for step in range(1500):
-        trainer.step(step)
+    trainer = stepped(Trainer(load(RECIPES / "toy_labels.yaml", keys), Ranks()), 1500)
     model = cld_core.Model(trainer.recipe, net=trainer.net.eval(), data=trainer.source, step=1500)
     law, label = diamond(), torch.arange(9).repeat_interleave(200)
     with trainer.ema.in_place():

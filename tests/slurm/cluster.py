@@ -137,14 +137,8 @@ class SlurmCluster:
         `env` is added to `self.env`. With `check`, fails with what the command printed if it fails.
         """
         argv = shlex.split(command) if isinstance(command, str) else list(command)
-        done = subprocess.run(
-            argv,
-            env=self.env | dict(env or {}),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+        done = subprocess.run(argv, env=self.env | dict(env or {}), timeout=timeout, **quiet)
         failed = check and done.returncode != 0
         assert not failed, f"`{shlex.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done

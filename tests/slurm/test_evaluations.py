@@ -66,11 +66,7 @@ def test_a_disturbed_evaluation_ends_with_the_numbers_of_a_quiet_one(lab, monkey
         """Examples that each shard, which is a chunk, has computed and saved."""
         return Evaluation(evaluation).rows("elbo").lengths()
 
-    wait_for(
-        lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2,
-        timeout=90,
-        what="two shards to be in progress",
-    )
+    wait_for(lambda: sum(0 < n < BATCHES * BATCH for n in done().values()) >= 2, timeout=90, what="two shards to begin")
     lab.slurm.kill_node("n2")
     _kill_a_task(lab.slurm)  # after the node: what dies on a failing node does not count as a crash
     ledger = Evaluation(evaluation).ledger

@@ -88,6 +88,13 @@ def trained(path, recipe, *overrides):
     return train(run)
 
 
+def stepped(trainer, last, first=0):
+    """A trainer after its steps up to ``last``."""
+    for step in range(first, last):
+        trainer.step(step)
+    return trainer
+
+
 def train(run):
     """Train a run to its end in this process."""
     assert session.run(run, Ranks(), StopFlag(), job_id="test").cause == "finished"

@@ -25,6 +25,7 @@ from cld_core.seeds import SampleNoise
 from cld_core.train.step import Trainer
 from tests.support.affine import spec_of
 from tests.support.paths import TOY
+from tests.support.tools import stepped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +64,8 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
     results, fixed = [], [spec_of(method, nfe=50) for method in ("em", "sscs", "exponential")]
     for name in ("langevin", "cld"):
         recipe = load(TOY, [f"sde.name={name}", *settings])
-        trainer = Trainer(recipe, Ranks())
+        trainer = stepped(Trainer(recipe, Ranks()), 20)
         assert isinstance(trainer.sde, Langevin if name == "langevin" else CLD)
-        for step in range(20):
-            trainer.step(step)
         score, keyed = Score(trainer.sde, recipe.objective, trainer.net), {"first": 0, "last": 8}
         x = trainer.source.dequantised_test_data(0, **keyed)
         bound = likelihood(score, trainer.sde, recipe.eval.elbo, SampleNoise(0, **keyed), x).elbo
@@ -76,8 +75,7 @@ def test_from_a_recipe_through_training_to_samples_and_a_bound():
         ]
         results.append([*trainer.net.parameters(), bound.float(), *samples])
     # Training is in float32.
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from cld_core.train.step import GradientFilter, Trainer
 from tests.cld_core.train.conftest import attempt
 from tests.support.images import clone, run_folder, tiny_recipe
 from tests.support.spawned import spawned
-from tests.support.tools import same
+from tests.support.tools import same, stepped
 
 
 def poisoned(monkeypatch, when):
@@ -71,9 +71,7 @@ def test_rollbacks_are_bounded_and_a_new_attempt_does_not_count_from_zero(data, 
 
 def test_an_overflow_under_the_scaler_is_skipped_and_harmless(data, monkeypatch):
     poisoned(monkeypatch, lambda _, step: step == 5)
-    made = Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks())
-    for step in range(5):
-        made.step(step)
+    made = stepped(Trainer(tiny_recipe(data, "train.precision=fp16"), Ranks()), 5)
     made.take_scalars()
     scale, before = made.scaler.get_scale(), clone(made.net.state_dict())
     made.step(5)
@@ -119,9 +117,7 @@ def deferred(*arguments):
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_deferred_step_changes_nothing_and_is_reported_later(data, precision):
-    made = deferred(tiny_recipe(data, f"train.precision={precision}", "optim.lr=0.01"), Ranks())
-    for step in range(6):
-        made.step(step)
+    made = stepped(deferred(tiny_recipe(data, f"train.precision={precision}", "optim.lr=0.01"), Ranks()), 6)
     made.take_scalars()
     names = ("model", "ema", "optimiser")
     before = clone({name: made.state_dict()[name] for name in names})
@@ -152,8 +148,7 @@ def test_a_deferred_step_is_the_same_step(data):
     first, second = now.state_dict(), later.state_dict()
     assert same(first["model"], second["model"])
     assert first["ema"]["updates"] == second["ema"]["updates"] == 8
-    for name, tensor in first["ema"]["average"].items():
-        torch.testing.assert_close(second["ema"]["average"][name], tensor, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(second["ema"]["average"], first["ema"]["average"], rtol=1e-5, atol=1e-7)
 
 
 def _overflowing(ranks, recipe):

@@ -66,7 +66,8 @@ def scalars(step):
 
 
 def test_everything_arrives_in_order(recorder, over):
-    logger, pixels = background_of(lambda: recorder, over), torch.zeros(2, 2, 3)
+    pixels = torch.zeros(2, 2, 3)
+    logger = background_of(lambda: recorder, over)
     logger.tell(scalars(5))
     logger.tell(lambda logger: logger.text("run/recipe", "x", 0))
     logger.tell(lambda logger: logger.picture("periodic/samples", pixels, 5))

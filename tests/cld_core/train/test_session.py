@@ -375,7 +375,8 @@ def ended(*arguments):
 
 
 def test_torchrun_makes_the_run_and_goes_on_with_it(tmp_path):
-    data, run = make_images(tmp_path / "set"), RunFolder(tmp_path / "runs" / "mine")
+    data = make_images(tmp_path / "set")
+    run = RunFolder(tmp_path / "runs" / "mine")
     words = (str(run.path), "--recipe", str(RECIPES / "cifar10_smoke.yaml"), *TINY, *QUICK, f"data.path={data}")
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cld_core.train")
     assert ended(*torchrun, *words).count("mine: finished at step 4") == 2

@@ -19,7 +19,7 @@ from tests.support.clock import Clock
 from tests.support.images import clone
 from tests.support.paths import RECIPES, TOY
 from tests.support.spawned import spawned
-from tests.support.tools import same
+from tests.support.tools import same, stepped
 from tests.support.waits import Waits
 
 SMALL = ("network.width=16", "network.layers=3", "train.batch_size=10")
@@ -30,10 +30,7 @@ def trainer(*overrides, noise_key=0):
 
 
 def trained(steps, *overrides, noise_key=0):
-    made = trainer(*overrides, noise_key=noise_key)
-    for step in range(steps):
-        made.step(step)
-    return made
+    return stepped(trainer(*overrides, noise_key=noise_key), steps)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +54,7 @@ def test_every_kind_of_training_lowers_its_loss(overrides):
     made = Trainer(load(TOY, [*settings, "train.batch_size=64", "optim.lr=0.01", *overrides]), Ranks())
     losses = []
     for block in range(2):
-        for step in range(40 * block, 40 * block + 40):
-            made.step(step)
-        losses.append(made.take_scalars()["loss"])
+        losses.append(stepped(made, 40 * block + 40, first=40 * block).take_scalars()["loss"])
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[1] < losses[0]
 
@@ -75,24 +70,20 @@ def test_the_optimiser_sees_a_gradient_of_at_most_the_norm_of_the_recipe():
 def test_the_state_is_all_that_the_next_step_depends_on(more):
     whole, part, resumed = trained(7, *more), trained(4, *more), trainer(*more)
     resumed.load_state_dict(part.state_dict())
-    for step in range(4, 7):
-        resumed.step(step)
-    assert same(whole.state_dict(), resumed.state_dict())
+    assert same(whole.state_dict(), stepped(resumed, 7, first=4).state_dict())
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 10])
 def test_micro_batches_change_the_rounding_only(micro_batch):
     whole, cut = trained(5), trained(5, f"train.micro_batch={micro_batch}")
     assert whole.take_scalars()["loss"] == pytest.approx(cut.take_scalars()["loss"], rel=1e-5)
-    for name, tensor in whole.net.state_dict().items():
-        torch.testing.assert_close(cut.net.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(cut.net.state_dict(), whole.net.state_dict(), rtol=1e-4, atol=1e-6)
 
 
 def _trained(ranks, overrides):
     made = Trainer(load(TOY, [*SMALL, *overrides]), ranks)
     made.warm_up()
-    for step in range(5):
-        made.step(step)
+    stepped(made, 5)
     return {"net": made.net.state_dict(), "loss": made.take_scalars()["loss"]}
 
 
@@ -105,8 +96,7 @@ def test_ranks_change_the_rounding_only(tmp_path, world_size, overrides):
     for entry in found:
         assert entry["loss"] == pytest.approx(loss, rel=1e-5)
         assert same(entry["net"], found[0]["net"])
-        for name, tensor in alone.net.state_dict().items():
-            torch.testing.assert_close(entry["net"][name], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(entry["net"], alone.net.state_dict(), rtol=1e-4, atol=1e-6)
 
 
 def test_a_state_of_another_network_is_refused():

@@ -67,13 +67,12 @@ def test_a_page_has_verdict_results_curves_attempts_and_recipe(made):
     ):
         assert expected in text, expected
     assert "cldctl sample mine" not in text, "samples of this step are on the page"
-    expected = [
+    assert titles(parsed)[:4] == [
         "loss",
         "mine, samples/step_00008000.png",
         "NLL bound, nats, by step",
         "NLL bound, nats, by eval.elbo.probes",
     ]
-    assert titles(parsed)[:4] == expected
     assert "norm of the gradient" in titles(parsed)
     bars = [str(it["class"]) for it in parsed.all("i") if it.get("class")]
     assert bars == [
@@ -143,8 +142,7 @@ def test_several_runs_are_one_page_that_says_what_differs(tmp_path):
     runs = [with_losses(tmp_path / "one"), with_losses(tmp_path / "two", "optim.lr=0.5")]
     answered(runs[0], 1.0, "eval.points=800")
     for run in runs:
-        everything_drawn = run.samples / "step_00000010.png"
-        everything_drawn.write_bytes(b"\x89PNG\r\n\x1a\n" + run.name.encode())
+        (run.samples / "step_00000010.png").write_bytes(b"\x89PNG\r\n\x1a\n" + run.name.encode())
     parsed = page_of(*runs)
     text = words(parsed)
     assert "2 runs compared" in text
@@ -231,7 +229,6 @@ def test_a_curve_is_its_mean_over_its_points_and_is_the_same_each_time():
     points = [(step, 1.0 + 0.1 * math.sin(step)) for step in range(5_000)]
     drawn = chart("loss", {"loss": points})
     assert drawn.count("stroke: var(--c0)") == 2
-    assert "var(--c0)" in drawn
     assert not re.search(r"#0001\d\d|<metadata|<script", drawn)
     assert len(drawn) < 30_000
     assert chart("loss", {"loss": points}) == drawn
