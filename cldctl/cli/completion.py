@@ -125,8 +125,10 @@ def _explained(ctx: typer.Context, incomplete: str) -> Iterable[str]:
     return top if len(top) > 1 else names
 
 
-def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    return ["last", *map(str, reversed(_run(ctx).checkpoint_steps()))]
+def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterator[str]:
+    # It is always right, even if the word before is the name of a group.
+    yield "last"
+    yield from map(str, reversed(_run(ctx).checkpoint_steps()))
 
 
 def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:

@@ -20,7 +20,7 @@ from cld_core.registration import is_shipped
 from cld_core.run import RunFolder
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
-from .table import is_complete, keys_of, rows, to_csv
+from .table import finite, is_complete, keys_of, rows, to_csv
 
 Row = Mapping[str, Any]
 
@@ -321,10 +321,10 @@ def to_table(run: RunFolder, sweep: Sweep) -> str:
 
 
 def _entry(row: Row, key: str, *, is_best: bool) -> dict[str, Any] | None:
-    """A result; None if there is none. JSON has no infinity: the value of samples that diverged is None."""
+    """A result; None if there is none."""
     value = row[key]
     if value is None:
         return None
-    numbers = {"value": value if math.isfinite(value) else None, "stderr": row[f"{key}_stderr"]}
+    numbers = {"value": finite(value), "stderr": row[f"{key}_stderr"]}
     lost = row.get(f"{key}_nonfinite")
     return {**numbers, "nfe": row[f"{key}_nfe"], **({"nonfinite": lost} if lost else {}), "best": is_best}

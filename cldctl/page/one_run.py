@@ -21,10 +21,10 @@ from cld_core.run import RunFolder
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__
-from cldctl.config import command
 from cldctl.evals.compare import Result, best_of, results_of
 from cldctl.evals.table import keys_of, lines_of, rows
 from cldctl.lookup import recipe_files
+from cldctl.runs.selection import command
 from cldctl.runs.status import RunStatus
 from cldctl.runs.why import Why, why
 from cldctl.show.console import age, count, duration, keys_differ, number

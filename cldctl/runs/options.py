@@ -102,7 +102,8 @@ class SubmitOptions:
         cells: dict[str, Cell] = {}
         for values in combinations(axes):
             own = settings(values)
-            with named(own):
+            # What is wrong at the first may be wrong at all of them.
+            with named(own if cells else ()):
                 recipe = load(self.file, [*self.given, *own], profile)
             # A recipe may be complete only with the values of a cell: its name is in any of them.
             name = new_name(recipe.name) if name is None else name

@@ -23,13 +23,13 @@ from cld_core.run.lease import held_message, newest, seems_alive
 from cld_core.run.recipe import require_own_plugin, trusted_recipe
 from cldctl import locks
 from cldctl.clusters.base import Cluster
-from cldctl.config import command
 from cldctl.jobs import specs
 from cldctl.jobs.successor import chained
 from cldctl.lookup import find_profile
 
 from . import snapshot, survey
 from .index import Index
+from .selection import command
 from .state import OVER, RESUMABLE
 from .status import RunStatus, status_of, status_or_reason
 from .survey import Answers

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from types import FrameType
@@ -22,11 +23,11 @@ from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl import locks
 from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused
-from cldctl.config import command
 from cldctl.jobs import hooks, specs
 from cldctl.jobs.train import TrainWork
 
 from . import sharded, snapshot
+from .selection import command
 from .sharded import Say
 
 
@@ -35,7 +36,7 @@ class Start:
     """A run that is to train, for the first time or again.
 
     Attributes:
-        request: what the ledger is told, before who asks whom is added.
+        request: what the ledger is told, before it is added when who asks whom.
         evaluations: those that wait for its end.
     """
 
@@ -227,7 +228,9 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     """
     run = start.run
     put_back = hooks.allow(run, start.recipe)
-    run.ledger.append(replace(start.request, host=socket.gethostname(), pid=os.getpid(), cluster=cluster.name))
+    # It may have been made long ago: runs of a group train one after another on a cluster that blocks.
+    now, host = round(time.time(), 3), socket.gethostname()
+    run.ledger.append(replace(start.request, time=now, host=host, pid=os.getpid(), cluster=cluster.name))
 
     def undo() -> None:
         snapshot.settle(run, has_job=False)

@@ -17,11 +17,11 @@ from cld_core.files import write_text
 from cld_core.run import RunFolder
 from cld_core.run.groups import Group
 from cld_core.tune.tuning import Tuning
-from cldctl.config import command
 from cldctl.evals import compare
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.evals.table import keys_of, plot, quantities_in, rows, write_finished
 from cldctl.runs import survey
+from cldctl.runs.selection import command
 from cldctl.runs.status import evaluation_status, tuning_status
 
 from .console import count, err, number, out, say_next

@@ -16,7 +16,6 @@ from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import After, Cluster, JobSpec
-from cldctl.config import command
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
 from cldctl.lookup import called, find_profile
@@ -24,6 +23,7 @@ from cldctl.runs import cluster_choice
 from cldctl.runs.evaluate import STATES, Planned
 from cldctl.runs.options import SubmitOptions
 from cldctl.runs.resume import Continuation, resume
+from cldctl.runs.selection import command
 from cldctl.runs.snapshot import left_out_code
 from cldctl.runs.submit import following, missing, submit
 from cldctl.runs.training import Begun, Skipped, without_jobs

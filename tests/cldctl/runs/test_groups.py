@@ -183,7 +183,8 @@ def test_names_are_usable_and_unique_whatever_the_values():
     ("sweep", "message"),
     [
         (["train.sed=0,1"], "Did you mean 'train.seed'"),
-        (["train.seed=0,x"], r"at train.seed=x: .*expected a whole number"),
+        (["train.seed=0,x"], r"--sweep, at train.seed=x: .*expected a whole number"),
+        (["train.seed=x,0"], r"^(?!--sweep).*expected a whole number"),
         (["cluster.nodes=1,2"], "'cluster.nodes': the jobs of a sweep are one array"),
         (["eval.seed=1,2"], "'eval.seed': it changes no training"),
         (["optim.lr=1e-4,0.0001"], "at optim.lr=0.0001: the recipe is the same as at optim.lr=1e-4"),

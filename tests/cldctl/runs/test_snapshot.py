@@ -244,6 +244,12 @@ def test_tracked_files_as_they_are_now_and_new_ones_and_their_difference_without
     assert checkout.patch(left_out, repository) == ""
 
 
+def test_what_was_written_before_is_replaced_as_a_whole(tmp_path):
+    for content in (b"long before", b"short"):
+        checkout.write(tmp_path / "file", content)
+    assert (tmp_path / "file").read_bytes() == b"short"
+
+
 def test_what_is_no_file_of_the_checkout(repository, tmp_path):
     """Links, runs in the checkout that git does not ignore, private keys under any name, large files."""
     (tmp_path / "elsewhere.py").write_text("")

@@ -47,6 +47,13 @@ def test_the_request_is_in_the_ledger_before_the_job_exists(tmp_path):
     assert [type(event) for event in begun.runs[0].ledger.events()] == [Requested, Submitted]
 
 
+def test_a_request_has_the_time_at_which_it_is_written(tmp_path):
+    run = run_with(tmp_path / "mine")
+    train(Begun(cluster=alone()), [Start(run=run, recipe=run.recipe(), request=Requested(steps=20, time=1.0))])
+    request, submission = run.ledger.events()[-2:]
+    assert submission.time - 60 < request.time <= submission.time
+
+
 def test_an_evaluation_is_a_job_that_waits_for_the_training(tmp_path):
     cluster = alone(most=2)
     begun = submitted(tmp_path / "mine", cluster, ("elbo",), "cluster.tasks_per_node=4", "eval.points=4096")
