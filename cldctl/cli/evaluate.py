@@ -413,8 +413,6 @@ def bench_samplers(
 
     Example: cldctl bench samplers --sampler exponential --sampler fine=method=exponential,order=2,corrector=false
     """
-    from cld_core.evaluate.registry import parse_metrics
-    from cldctl.evals.samplers import comparing
     from cldctl.runs.evaluate import EvalOptions, plan_samplers, start
     from cldctl.runs.options import network_evaluations
     from cldctl.show.evaluations import show_plan
@@ -425,7 +423,7 @@ def bench_samplers(
     numbers = network_evaluations(nfe)
     run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(
-        metrics=parse_metrics(",".join(metrics) if metrics else None, "--metric", comparing(run.recipe())),
+        named=tuple(metrics or ()),
         overrides=tuple(overrides),
         samples=samples,
         checkpoint=checkpoint,

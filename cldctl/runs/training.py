@@ -251,10 +251,12 @@ def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambd
     run = start.run
     if not start.evaluations or (cluster.blocks and not is_finished(run)):
         return
+    folders, size = [work.folder for work in start.evaluations], start.recipe.cluster
     after, stored = After((training,)), code.path_of(run.path)
     try:
         missing = [(work, work.to_start()) for work in start.evaluations]
-        sharded.start(missing, cluster, start.recipe.cluster, run=run, after=after, code=stored, say=say)
+        spec = specs.sharded(folders, size, cluster, run=run, after=after, code=stored)
+        sharded.start(missing, cluster, spec, size, say=say)
     except (SchedulerRefused, SchedulerAway) as error:
         text = f"{run.name} trains as job {training.job_id}, but {without_jobs(run)}"
         raise type(error)(f"{text}. The reason: {error}") from error
