@@ -375,7 +375,7 @@ def parse_metrics(texts: Collection[str], option: str = "--eval", listed: Collec
 
     Args:
         option: where the list comes from, for messages.
-        listed: those that messages offer; None for all.
+        listed: those that messages offer; empty for all.
 
     Raises:
         UsageError: one is unknown; names the nearest.

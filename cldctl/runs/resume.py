@@ -153,9 +153,9 @@ def continued(begun: Begun, runs: Sequence[RunFolder], asked: Continuation, abou
         # Who holds the group's lock knows that no other command is still making the run.
         is_abandoned = not (history.request or history.submitted or history.attempts)
         if row.state == "FINISHED" and not any(text.startswith("train.steps=") for text in asked.overrides):
-            begun.finished.append(run.name)
+            begun.found[run.name] = "finished already"
         elif row.state not in {*RESUMABLE, "FINISHED"} and not is_abandoned:
-            begun.alive.append(run.name)
+            begun.found[run.name] = "running already"
         else:
             try:
                 starts.append(_ready(run, asked, begun.cluster, about, answers, is_abandoned=is_abandoned))

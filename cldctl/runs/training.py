@@ -30,6 +30,9 @@ from . import sharded, snapshot
 from .selection import command
 from .sharded import Say
 
+# What is said of the runs of a group.
+FOUND = ("new", "resumed", "running already", "finished already")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
@@ -67,8 +70,7 @@ class Begun:
         group: None for one run; ``parallel``: how many of its runs may train at once.
         started: called as soon as the job of a run exists, before a blocking cluster begins.
         runs: all that were asked for.
-        jobs: of those that were started, by name of the run; the rest by what they are: ``finished`` or ``alive``.
-        new: the names of those that were made.
+        found: what they were or became, one of `FOUND` by name of the run; ``jobs`` of those that were started.
         evaluations: the names of those that follow, by name of the run.
         skipped: runs that could not be started, and why.
         said: what people should know about one run.
@@ -79,17 +81,11 @@ class Begun:
     parallel: int | None = None
     started: Callable[[RunFolder], None] = lambda run: None
     runs: list[RunFolder] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)
     jobs: dict[str, JobRef] = field(default_factory=dict)
-    new: list[str] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)
-    alive: list[str] = field(default_factory=list)
     evaluations: dict[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-
-    @property
-    def resumed(self) -> list[str]:
-        return [name for name in self.jobs if name not in self.new]
 
 
 def require_inputs(recipe: Recipe) -> None:
@@ -203,6 +199,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
             run.ledger.append(Submitted(job=ref, exclude=spec.exclude))
             snapshot.settle(run, has_job=True)
             begun.jobs[run.name] = ref
+            begun.found.setdefault(run.name, "resumed")
         for run in runs:
             begun.started(run)
 
@@ -215,6 +212,7 @@ def _submit(begun: Begun, starts: Sequence[Start]) -> None:
             for run, put_back in zip(runs, undo, strict=True):
                 away = isinstance(error, SchedulerAway)
                 run.ledger.append(Refused("submission", reason=str(error), away=away))
+                snapshot.settle(run, has_job=False)
                 put_back()
             raise
     assert all(run.name in begun.jobs for run in runs), f"cluster {cluster.name} did not report its jobs"
@@ -224,19 +222,14 @@ def _request(start: Start, cluster: Cluster) -> Callable[[], None]:
     """Note that a run is to be trained, before there is a job; its jobs may call the hook of its recipe.
 
     Returns:
-        What puts back the code and the hook that the run had, for when there is no job after all.
+        What puts back the hook that the run had, for when there is no job after all.
     """
     run = start.run
     put_back = hooks.allow(run, start.recipe)
     # It may have been made long ago: runs of a group train one after another on a cluster that blocks.
     now, host = round(time.time(), 3), socket.gethostname()
     run.ledger.append(replace(start.request, time=now, host=host, pid=os.getpid(), cluster=cluster.name))
-
-    def undo() -> None:
-        snapshot.settle(run, has_job=False)
-        put_back()
-
-    return undo
+    return put_back
 
 
 def follow_up(start: Start, cluster: Cluster, training: JobRef, say: Say = lambda text: None) -> None:
