@@ -73,9 +73,13 @@ def _runs(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 
 
 def _groups(ctx: typer.Context, incomplete: str) -> Iterable[str]:
+    return _folders(_root(ctx) / ".groups")
+
+
+def _folders(parent: Path) -> Iterable[str]:
     from cld_core.run.folder import is_name
 
-    return filter(is_name, sorted(entry.name for entry in (_root(ctx) / ".groups").iterdir()))
+    return filter(is_name, sorted(entry.name for entry in parent.iterdir()))
 
 
 def _overrides(ctx: typer.Context, incomplete: str) -> Iterator[str]:
@@ -132,9 +136,7 @@ def _checkpoints(ctx: typer.Context, incomplete: str) -> Iterator[str]:
 
 
 def _evaluations(ctx: typer.Context, incomplete: str) -> Iterable[str]:
-    from cld_core.run.folder import is_name
-
-    return filter(is_name, sorted(entry.name for entry in _run(ctx).evals.iterdir()))
+    return _folders(_run(ctx).evals)
 
 
 def _methods(ctx: typer.Context, incomplete: str) -> Iterable[str]:
@@ -170,8 +172,8 @@ _OFFERED: dict[str, str | Callable[[typer.Context, str], Iterable[str]]] = {
     "sort": "cldctl.runs.selection:ORDERS",
     "cluster": "cldctl.clusters:CLUSTERS",
     "sampler": "cldctl.evals.samplers:SETTINGS",
-    "RECIPE": "cldctl.lookup:recipe_files",
-    "recipe": "cldctl.lookup:recipe_files",
+    "RECIPE": "cld_core.config.shipped:recipes",
+    "recipe": "cld_core.config.shipped:recipes",
     "profile": "cldctl.lookup:profile_files",
 }
 

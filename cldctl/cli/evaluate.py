@@ -218,9 +218,7 @@ def sample(
     wanted = SampleOptions(
         run=run,
         overrides=overrides,
-        method=method,
-        nfe=nfe,
-        guidance=guidance,
+        given={"guidance": guidance, "nfe": nfe, "method": method},
         checkpoint=checkpoint,
         count=n,
         seed=seed,

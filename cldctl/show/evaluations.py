@@ -248,8 +248,7 @@ def _result(first: compare.Line | None, line: compare.Line, quantity: registry.Q
 
 
 def _of(results: Sequence[compare.Result]) -> str:
-    texts = (f"{size:,} {name}" for it in results for name, size in it.counts.items())
-    return ", ".join(dict.fromkeys(texts)) or "-"
+    return ", ".join(dict.fromkeys(it.of for it in results if it.of)) or "-"
 
 
 def _how(results: Sequence[compare.Result]) -> str:

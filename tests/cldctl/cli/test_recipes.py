@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from cld_core.config import dump, load
+from cld_core.config import dump, load, shipped
 from cld_core.errors import RecipeError
-from cldctl.lookup import find_profile, find_recipe, recipe_files
+from cldctl.lookup import find_profile, find_recipe
 from tests.support.paths import RECIPES
 from tests.support.tools import invoke
 
@@ -19,7 +19,7 @@ def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
     mine = tmp_path / "recipes" / "toy.yaml"
     mine.write_text("train: {steps: 3}")
     assert find_recipe("toy").absolute() == mine
-    assert len(recipe_files()) == len(list(RECIPES.glob("*.yaml")))
+    assert len(shipped.recipes()) == len(list(RECIPES.glob("*.yaml")))
 
 
 @pytest.mark.parametrize(("name", "what"), [("cifar_10", "recipe"), ("recipes/cifar_10.yaml", "file")])
