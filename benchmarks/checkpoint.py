@@ -9,7 +9,7 @@ import torch
 from benchmarks import models
 from benchmarks.harness import BASELINE, Report, Row, Settings, rows_of, seconds, synchronise
 from benchmarks.limits import disk_bandwidth, memory_bandwidth
-from cld_core.checkpoint.tensors import checkpoints
+from cld_core.checkpoint import checkpoints
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.train.step import Trainer

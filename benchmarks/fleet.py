@@ -21,12 +21,12 @@ import torch
 
 from benchmarks.harness import Report, Row, Settings
 from benchmarks.models import RECIPES
+from cld_core import metrics as registry
 from cld_core.config import load
-from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation
 from cld_core.stop import StopFlag
 from cld_core.train import session
 
@@ -65,7 +65,7 @@ def trained(folder: Path, overrides: list[str], shards: int) -> Evaluation:
     settings = ["train.steps=1", "train.batch_size=4", f"eval.points={shards}", *FAST, *overrides]
     run = RunFolder.create(folder, load(RECIPES / "toy.yaml", settings), {"created": 0.0})
     session.run(run, Ranks(), StopFlag(), job_id="fleet")
-    return Evaluation(EvalRequest.of(run.recipe(), ("loss",), 1, shards).save(run))
+    return Evaluation(request_of(run.recipe(), ("loss",), 1, shards).save(run))
 
 
 def prepare(folder: Path, overrides: list[str], shards: int) -> dict[str, Any]:

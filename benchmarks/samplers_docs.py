@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cld_core import metrics as registry
 from cld_core.errors import CldError
-from cld_core.evaluate import registry
 from cld_core.evaluate.published import PublishedSampler, published_samplers
-from cld_core.evaluate.registry import Quantity
-from cld_core.evaluate.sweeps import Sweep, sweeps_of
+from cld_core.metrics import Quantity
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Sweep, sweeps_of
 from cldctl.evals import samplers
 from cldctl.evals.samplers import NFE, SAMPLER
 from cldctl.evals.table import is_complete, keys_of, rows

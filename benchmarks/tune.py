@@ -30,14 +30,13 @@ from cld_core.codec import from_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.model import Model
 from cld_core.run import RunFolder
+from cld_core.run.tunings import CANDIDATES, SPACINGS, STAGES, Flow, Row, Solution, solutions_of
 from cld_core.samplers.tuned import Linear
 from cld_core.score import ScoreFunction
 from cld_core.sde import CLD, Diffusion
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import Flow, Solution, in_run
 from cld_core.tune.job import Ends, Problem, best
 from cld_core.tune.linear import Fitted, of_exponential, spaced
-from cld_core.tune.tuning import CANDIDATES, SPACINGS, STAGES, Row
 
 EPS = 1e-3
 
@@ -161,7 +160,7 @@ def main() -> None:
         run, model = loaded(text)
         case = of_model(model, f"{run.name}, step {model.step}")
         ends = case.ends(9, arguments.fresh)
-        found = sorted(in_run(run), key=lambda one: one.nfe)
+        found = sorted(solutions_of(run), key=lambda one: one.nfe)
         solutions += [(f"{run.name}, step {one.step}", one) for one in found]
         for nfe in sorted({one.nfe for one in found} | {20}):
             distance, linear, how = untuned(case, nfe, ends)

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks import harness
 from benchmarks.tune import EPS, fitted, of_diamond, rms, untuned
+from cld_core.run.tunings import CANDIDATES, Row
 from cld_core.samplers.tuned import Linear
 from cld_core.sde import CLD, HOLD, PSLD, VPSDE, Diffusion
 from cld_core.tune.linear import of_exponential, shares_of, times_of
-from cld_core.tune.tuning import CANDIDATES, Row
 
 DIFFUSIONS: dict[str, Diffusion] = {"CLD": CLD(), "PSLD": PSLD(), "HOLD": HOLD(), "VPSDE": VPSDE()}
 

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cld_core.checkpoint import write
+
 from . import optim
-from .checkpoint.tensors import write
 from .codec import whole
 from .config import Recipe
 from .config.train import OptimSpec

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self, overload
 
+from cld_core.run.evaluations import numbers
+from cld_core.run.work import evaluations_of
+
 from .errors import CldError, NotFoundError, UsageError, did_you_mean
-from .evaluate.evaluation import evaluations_of
-from .evaluate.reports import numbers
 from .run import History, RunFolder, find_runs
 from .run.events import Refused, state_after
 from .run.folder import default_root

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from cld_core.checkpoint import FORMAT, Weights, exported_weights, write_weights
+from cld_core.run.checkpoints import pick_checkpoint, weights_digest
+
 from . import guidance, likelihood, nets, numerics, pictures, samplers, sde
 from .averages.power import averaged
-from .checkpoint.files import pick_checkpoint, weights_digest
-from .checkpoint.tensors import FORMAT, Weights, exported_weights, write_weights
 from .classes import Classes
 from .codec import from_plain, to_plain
 from .conditioning import GradientGuidance, Observation, Way

@@ -1,6 +1,6 @@
-"""Solutions of `cldctl tune`: the times and coefficients of a sampler that was fitted to one network. Loads no torch.
+"""The solutions of `cldctl tune` (`cld_core.run.tunings`) that belong to a model, and which of them it follows.
 
-A run keeps each in ``tuned/ID/solution.json``; exported files contain them (docs/math.md section 7.5).
+Exported files contain them (docs/math.md section 7.5). Loads no torch.
 """
 
 import contextlib
@@ -9,132 +9,18 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-from cld_core.codec import from_plain, real, to_plain
+from cld_core.codec import from_plain, real
 from cld_core.config.sampling import SamplingSpec, TunedSpec
-from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.files import parse_json, read_object
+from cld_core.files import parse_json
 from cld_core.run import RunFolder
+from cld_core.run.tunings import Flow, Solution, solutions_of
 
 _log = logging.getLogger(__name__)
-FILE = "solution.json"
 # The key of the metadata of exported files that contains them.
 _CARRIED = "solutions"
-Matrix = tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flow:
-    """A network's probability flow.
-
-    Attributes:
-        eps: time at which it ends.
-        denoise: whether its end is denoised.
-        labels: whether it is conditional on labels.
-        guidance, guidance_from, guidance_to: as in `sampling`; the defaults if guidance has no effect, so equal flows
-            are equal.
-    """
-
-    eps: float
-    denoise: bool
-    labels: bool = False
-    guidance: float = SamplingSpec.guidance
-    guidance_from: float = SamplingSpec.guidance_from
-    guidance_to: float = SamplingSpec.guidance_to
-
-    @classmethod
-    def of(cls, spec: SamplingSpec, *, labels: bool) -> Self:
-        """The flow that the keys of ``spec`` are of."""
-        names = ("guidance", "guidance_from", "guidance_to") if labels and spec.guidance != 1 else ()
-        keys = {name: float(getattr(spec, name)) for name in names}
-        return cls(eps=spec.eps, denoise=spec.denoise, labels=labels, **keys)
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear combination.
-
-    Attributes:
-        times: (N,), decreasing from 1.
-        matrices: of each step, (n, n + k m): times the halves of u and of the k newest alphas, the newest first. The
-            last step includes denoising and results in the sample.
-    """
-
-    times: tuple[float, ...]
-    matrices: tuple[Matrix, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solution:
-    """A sampler, and where it comes from.
-
-    Attributes:
-        flow: what it was fitted to.
-        step: the optimiser step of the network.
-        checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
-        ema_length: which average of the weights, as `ema.length`.
-        kept: the stage that was closest on held-out noise, one of `cld_core.tune.tuning.STAGES`.
-        cut_off: whether the budget ended the fit before its last iteration.
-        rms: root-mean-square distance from the flow, per coordinate, on held-out noise, by stage.
-        about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
-    """
-
-    coefficients: Coefficients
-    flow: Flow
-    step: int = 0
-    checkpoint: str = ""
-    ema_length: float | None = None
-    kept: str = "untuned"
-    cut_off: bool = False
-    rms: dict[str, float]
-    about: dict[str, Any]
-
-    @property
-    def nfe(self) -> int:
-        """Evaluations of the network, denoising included."""
-        return len(self.coefficients.times)
-
-    @property
-    def digest(self) -> str:
-        """Digest of everything that samples depend on: solutions with equal digests draw equal samples."""
-        return digest([to_plain(self.coefficients), self.flow.eps, self.flow.denoise])[:16]
-
-    @property
-    def distance(self) -> float:
-        """The distance from the flow of the stage that was kept; infinite if it is not known."""
-        return self.rms.get(self.kept, float("inf"))
-
-    def content(self) -> dict[str, Any]:
-        """The content of its file: floats with all their digits."""
-        return {"digest": self.digest, **to_plain(self)}
-
-    @classmethod
-    def of_content(cls, content: Mapping[str, Any]) -> Self:
-        """A solution from the content of its file.
-
-        Raises:
-            ValueError: it is damaged, or of another version of cldctl.
-        """
-        solution = from_plain(cls, content)
-        if solution.digest != content.get("digest"):
-            raise ValueError("its numbers are not those that were written")
-        return solution
-
-
-def read(file: Path) -> Solution | None:
-    """The solution in a file; None if there is none, or a damaged one."""
-    with contextlib.suppress(ValueError):
-        return Solution.of_content(read_object(file))
-    return None
-
-
-def in_run(run: RunFolder) -> list[Solution]:
-    """The solutions in a run's folder; damaged ones are left out."""
-    found = (read(run.tuned / name / FILE) for name in run.tuning_names())
-    return [solution for solution in found if solution is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +55,7 @@ class Solutions:
     @classmethod
     def of_run(cls, run: RunFolder) -> Self:
         """Those in a run's folder."""
-        return cls(lambda: in_run(run), run.name)
+        return cls(lambda: solutions_of(run), run.name)
 
     @classmethod
     def of_file(cls, about: Mapping[str, str], name: str) -> Self:

@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 import cld_core
-from cld_core.checkpoint.files import weights_file
-from cld_core.checkpoint.tensors import FORMAT
-from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint import FORMAT
+from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import CheckpointError, CldError, UsageError
 from cld_core.files import append_line, write_json
 from cld_core.run import RunFolder, find_runs
+from cld_core.run.checkpoints import weights_file
 from cld_core.run.events import Ended, JobRef, Labelled, Requested, Submitted
 from cld_core.run.process import not_ours
 from cld_core.run.recipe import require_own_plugin

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cld_core.checkpoint.files import Stored, usable
 from cld_core.config.train import LONGEST, UNIFORM_LENGTH
 from cld_core.errors import UsageError
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import Stored, usable
 
 # Singular values of the fit below this fraction of the largest are due to the rounding of snapshots.
 _RCOND = 1e-10

@@ -1,1 +1,4 @@
-"""Evaluations: a request, its shards, and the report that they merge into (docs/architecture.md, "Decisions")."""
+"""Evaluations: requests made of recipes, the rows of metrics, and the report that they merge into.
+
+What is asked and what came of it is read by `cld_core.run.evaluations` (docs/architecture.md, "Decisions").
+"""

@@ -24,7 +24,7 @@ from cld_core.registration import table
 from cld_core.sanitize import printable
 
 if TYPE_CHECKING:
-    from .extraction import Extraction, Files
+    from cld_core.run.evaluations import Extraction, Files
 
 _REGISTERED = table("extractors", {})
 

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cld_core import metrics as registry
 from cld_core.config.data import ImageDataSpec
 from cld_core.data.images import open_images, to_pixels
 from cld_core.errors import UsageError
 from cld_core.model import Model
-from cld_core.shards import Arrays, Computer
+from cld_core.run.evaluations import EvalRequest, Extraction, Files
+from cld_core.run.shards import Arrays
+from cld_core.tasks import Computer
 
-from . import extractors, registry, stats_file
-from .extraction import Extraction, Files
-from .request import EvalRequest
+from . import extractors, stats_file
 from .rows import SampleRows, Table
 
 # Of fewer samples of a class, a Fréchet distance says nothing.

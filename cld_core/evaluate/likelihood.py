@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from cld_core import numerics
-from cld_core.checkpoint.tensors import tensors_digest
+from cld_core.checkpoint import tensors_digest
 from cld_core.config.arguments import sampling_spec
 from cld_core.likelihood import likelihood
 from cld_core.loss import build as objective_of
+from cld_core.run.shards import Arrays
 from cld_core.seeds import SampleNoise
-from cld_core.shards import Arrays
 
 from .rows import RowComputer, SampleRows, Table, given_labels, standard_error
 

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cld_core import metrics as registry
 from cld_core.errors import UnusableSamplesError
 from cld_core.guidance import Conditional
 from cld_core.model import Model
+from cld_core.run.evaluations import EvalRequest
+from cld_core.run.shards import Arrays
 from cld_core.samplers import Samples
 from cld_core.score import Score
-from cld_core.shards import Arrays, Computer
+from cld_core.tasks import Computer
 
-from . import registry, stats_file
+from . import stats_file
 from .extraction import PUBLISHED_SHA256
-from .request import EvalRequest
 
 
 def not_finite(x: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ class Table:
             UsageError: they are gone or have changed.
         """
         wanted = any(metric.needs_features for metric in registry.metrics(self.request.metrics))
-        return stats_file.read(self.request.reference(), features=wanted)
+        return stats_file.read(stats_file.reference_of(self.request), features=wanted)
 
     @property
     def _nonfinite(self) -> int:

@@ -14,9 +14,11 @@ from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, UsageError
-from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork, Task
+from cld_core.run.evaluations import Extraction
+from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
+from cld_core.tasks import Computer, Task
 
-from .extraction import Extraction, extractor
+from .extraction import extractor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,24 +136,30 @@ class Statistics(ShardedWork):
     def rows(self, kind: str) -> Rows:
         return Rows(self.folder / "rows" / self.request.fingerprint, self.request.chunk(kind))
 
-    def computers(self, device: Any) -> dict[str, Computer]:
+
+class StatisticsTask(Task):
+    """Statistics while a process computes them."""
+
+    work: Statistics
+
+    def computers_on(self, device: Any) -> dict[str, Computer]:
         from .features import ImageRows
 
-        request = self.request
+        request = self.work.request
         computer = ImageRows(request.data, request.extraction, request.files, device)
         if computer.n != request.images:
             text = f"has {computer.n} images, but {request.images} when the statistics were asked for"
-            raise DataError(f"{request.data.path} {text}. Re-run `{self.command}`.")
+            raise DataError(f"{request.data.path} {text}. Re-run `{self.work.command}`.")
         return {"features": computer}
 
-    def finish(self, task: Task) -> None:
+    def finish(self) -> None:
         """Write the file and remove the rows."""
         import numpy as np
 
         from . import stats_file
 
-        request = self.request
-        parts = (part["features"] for part in task.parts("features"))
+        request = self.work.request
+        parts = (part["features"] for part in self.parts("features"))
         kept = list(parts) if request.features else []
         arrays = dict(zip(("mu", "sigma"), stats_file.moments(kept or parts), strict=True))
         about: dict[str, Any] = {
@@ -168,7 +176,7 @@ class Statistics(ShardedWork):
             arrays[stats_file.LABELS] = store.read_labels(root, store.find(root), "train")
             about["classes"] = list(request.classes)
         stats_file.write(Path(request.output), about, arrays)
-        shutil.rmtree(self.folder / "rows", ignore_errors=True)
+        shutil.rmtree(self.work.folder / "rows", ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -25,10 +25,8 @@ from cld_core.data import store
 from cld_core.digests import digest_of
 from cld_core.errors import UsageError
 from cld_core.files import opened, parse_json, write_arrays
+from cld_core.run.evaluations import EvalRequest, Extraction
 from cld_core.sanitize import one_line
-
-if TYPE_CHECKING:
-    from .extraction import Extraction
 
 FEATURES = "pool_3"
 LABELS = "label"
@@ -100,14 +98,14 @@ class Reference:
     labels: np.ndarray | None
 
 
-def default_file(data: ImageDataSpec, extraction: "Extraction") -> Path:
+def default_file(data: ImageDataSpec, extraction: Extraction) -> Path:
     """Where the statistics of a data set lie by default: beside the images."""
     fingerprint = extraction.fingerprint_of_stats(store.split_of(data, "train").digest)
     return Path(data.path) / f"stats-{extraction.extractor}-{fingerprint[:8]}.npz"
 
 
 def find(
-    recipe: Recipe, extraction: "Extraction", dimensions: int, flags: str, *, by_class: bool
+    recipe: Recipe, extraction: Extraction, dimensions: int, flags: str, *, by_class: bool
 ) -> tuple[Path, str, int | None]:
     """The statistics that a recipe's evaluation compares with, their fingerprint and number of features.
 
@@ -226,3 +224,18 @@ def _content(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     except (OSError, npz.DamagedError) as error:
         text = f"is not an .npz file of statistics ({one_line(error)})"
         raise UsageError(f"{path} {text}. Correct eval.fid.stats.") from error
+
+
+def reference_of(request: EvalRequest) -> Path:
+    """The file of statistics of the training set that an evaluation compares samples with.
+
+    Raises:
+        UsageError: they are gone or have changed.
+    """
+    assert request.inputs.stats is not None, "looked for when the evaluation was asked for"
+    path = Path(str(request.files["stats"]))
+    if not path.is_file():
+        raise UsageError(f"{path}: the statistics are gone since the evaluation was asked for. Put them back.")
+    if fingerprint_of(path, outline(path)) != request.inputs.stats:
+        raise UsageError(f"{path}: other statistics than when the evaluation was asked for. Re-run the command.")
+    return path

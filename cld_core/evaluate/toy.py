@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cld_core.errors import UsageError
-from cld_core.shards import Arrays
+from cld_core.run.shards import Arrays
 
 from .rows import SampleRows, Table, standard_error
 

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cld_core.codec import from_plain, text, to_plain
 from cld_core.errors import NotFoundError
-from cld_core.files import existing_object, passes, retried, write_json
+from cld_core.files import by_age, existing_object, passes, retried, write_json
 from cld_core.imports import resolve
 from cld_core.sanitize import one_line
 
@@ -20,12 +20,20 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     from cld_core.ranks import Ranks
 
-_Kind = TypeVar("_Kind", bound="Work")
+    from .evaluations import Evaluation
+    from .tunings import Tuning
+
 # By the ``kind`` field of their request.json.
 KINDS = {
-    "evaluation": "cld_core.evaluate.evaluation:Evaluation",
-    "tuning": "cld_core.tune.tuning:Tuning",
+    "evaluation": "cld_core.run.evaluations:Evaluation",
+    "tuning": "cld_core.run.tunings:Tuning",
     "statistics": "cld_core.evaluate.statistics:Statistics",
+}
+# What computes them, with torch: called as `Work.compute` is, with the work before.
+COMPUTED_BY = {
+    "evaluation": "cld_core.evaluate.task:EvaluationTask.compute",
+    "tuning": "cld_core.tune.job:compute",
+    "statistics": "cld_core.evaluate.statistics:StatisticsTask.compute",
 }
 # The most pieces that work is divided into: each is a task, or a part of one.
 MAX_SHARDS = 10_000
@@ -51,22 +59,32 @@ def open_work(folder: Path) -> "Work":
     return work
 
 
-def readable(kind: type[_Kind], folders: Iterable[Path]) -> list[_Kind]:
-    """The works of a kind in folders, without those that are damaged or of another version of cldctl."""
+def _readable(kind: str, folders: Iterable[Path]) -> list[Any]:
+    """The works of a kind in folders, without those that are damaged or of another version of cldctl.
+
+    What reads them is loaded if there are folders.
+    """
     works = []
     for folder in folders:
         with contextlib.suppress(NotFoundError):
-            works.append(kind(folder))
+            works.append(resolve(KINDS[kind])(folder))
     return works
 
 
-def works_of(run: RunFolder) -> list["Work"]:
-    """The evaluations of a run, oldest first, and then its tunings, if they are `readable`.
+def evaluations_of(run: RunFolder) -> list["Evaluation"]:
+    """The evaluations of a run, oldest first; those that are damaged or of another version of cldctl are skipped."""
+    requests = by_age(run.evals / name / "request.json" for name in run.evaluation_names())
+    return _readable("evaluation", (file.parent for file in requests))
 
-    What reads them is loaded for runs that have some.
-    """
-    evaluations = resolve("cld_core.evaluate.evaluation:evaluations_of")(run) if run.evaluation_names() else []
-    return evaluations + (resolve("cld_core.tune.tuning:tunings_of")(run) if run.tuning_names() else [])
+
+def tunings_of(run: RunFolder) -> list["Tuning"]:
+    """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
+    return _readable("tuning", (run.tuned / name for name in run.tuning_names()))
+
+
+def works_of(run: RunFolder) -> list["Work"]:
+    """The evaluations of a run, and then its tunings."""
+    return [*evaluations_of(run), *tunings_of(run)]
 
 
 def content_of(folder: Path) -> dict[str, Any] | None:
@@ -222,11 +240,19 @@ class Work(ABC):
     def moved_at(self) -> float | None:
         """When something of it was last computed, seconds since 1970; None before the first."""
 
-    @abstractmethod
     def compute(
         self,
         ranks: "Ranks",
         should_stop: Callable[[], bool] = lambda: False,
         only: Collection[int] | None = None,
     ) -> bool:
-        """Compute the missing ones of some pieces, and then the product; False if it was asked to stop before."""
+        """Compute the missing ones of some pieces, and then the product; False if it was asked to stop before.
+
+        Args:
+            should_stop: asked before every batch or step.
+            only: the pieces of this process.
+
+        Raises:
+            CldError: what is needed is gone or has changed, or the result cannot be made.
+        """
+        return self.is_done or resolve(COMPUTED_BY[self.request.kind])(self, ranks, should_stop, only)

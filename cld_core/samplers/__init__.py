@@ -5,7 +5,7 @@ Each method is a module with a function ``sample(score, sde, spec, u, draws, wat
     u       (B, nC, ...), a draw of the prior at t = 1, which the function may overwrite
     draws   ``draws(count, halves)`` yields standard normal noise (B, halves * C, ...) ``count`` times
     watcher is told where the sampler is (`path.Watcher`); only those who watch pass one
-    solution, a keyword that methods with ``needs_solution`` have: `cld_core.solutions.Solution`
+    solution, a keyword that methods with ``needs_solution`` have: `cld_core.run.tunings.Solution`
 
 It returns u at the end, denoised if ``spec.denoise``, and the evaluations of the network per sample, an int or (B,).
 """
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from cld_core.config.registry import implementation_of
 from cld_core.config.sampling import SamplingSpec
+from cld_core.run.tunings import Solution
 from cld_core.samplers.path import Watcher
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
-from cld_core.solutions import Solution
 
 __all__ = ["Draws", "Noise", "Samples", "concatenated", "sample"]
 

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from cld_core.config.sampling import TunedSpec
 from cld_core.errors import UsageError
+from cld_core.run.tunings import Coefficients, Solution
 from cld_core.samplers import Draws
 from cld_core.samplers.path import UNWATCHED, Watcher
 from cld_core.samplers.split import rest
 from cld_core.score import ScoreFunction
 from cld_core.sde import Diffusion
 from cld_core.sde.matrices import combined
-from cld_core.solutions import Coefficients, Solution
 
 
 @dataclass(frozen=True)
 class Linear:
-    """`cld_core.solutions.Coefficients` as float64 tensors on the CPU."""
+    """`cld_core.run.tunings.Coefficients` as float64 tensors on the CPU."""
 
     times: Tensor
     matrices: tuple[Tensor, ...]

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from cld_core import numerics
-from cld_core.checkpoint.files import newest_good, set_aside
-from cld_core.checkpoint.tensors import Writer, checkpoints, load, snapshots
+from cld_core.checkpoint import Writer, checkpoints, load, snapshots
 from cld_core.config import Recipe
 from cld_core.errors import CldError, NonFiniteError
 from cld_core.ranks import Consensus, Ranks
 from cld_core.run import Lease, RunFolder, events
+from cld_core.run.checkpoints import newest_good, set_aside
 from cld_core.stop import StopCode, StopFlag
 
 from .health import EVERY, Stragglers

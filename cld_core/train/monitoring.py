@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from cld_core import metrics as registry
 from cld_core import numerics, pictures
 from cld_core.errors import CldError
-from cld_core.evaluate import registry
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import periodic_request
 from cld_core.evaluate.rows import RowComputer, Table, remark_on
 from cld_core.files import Dropping, write_json
 from cld_core.imports import resolve
@@ -26,10 +26,11 @@ from cld_core.model import Model
 from cld_core.ranges import share
 from cld_core.ranks import Consensus
 from cld_core.run import RunFolder, events
+from cld_core.run.evaluations import EvalRequest
 from cld_core.run.folder import ReportedProgress
 from cld_core.samplers import Samples, concatenated
-from cld_core.shards import joined
 from cld_core.stop import StopCode, StopFlag
+from cld_core.tasks import joined
 
 from . import loggers
 from .loggers import About, End, Work
@@ -187,7 +188,7 @@ class Periodic:
         self._stop, self._heartbeat = stop, heartbeat
         self._spec = trainer.recipe.periodic
         # What FID needs is looked for now, not at the step where it is due.
-        self._fid_request = EvalRequest.periodic(trainer.recipe, "fid")
+        self._fid_request = periodic_request(trainer.recipe, "fid")
 
     def __call__(self, step: int) -> None:
         spec = self._spec
@@ -239,7 +240,7 @@ class Periodic:
 
     def _bound(self, model: Model) -> None:
         try:
-            request = EvalRequest.periodic(model.recipe, "elbo")
+            request = periodic_request(model.recipe, "elbo")
         except (CldError, OSError) as error:  # The same on all ranks, which see the same data.
             self._monitor.say(f"no likelihood bound this time: {error}")
             return

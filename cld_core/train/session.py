@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from cld_core import processor
-from cld_core.checkpoint.files import clear_unfinished, newest_good, set_aside, verify
 from cld_core.config import Recipe
 from cld_core.data.source import identity_or_nothing
 from cld_core.errors import (
@@ -28,6 +27,7 @@ from cld_core.files import passes, retried
 from cld_core.ranks import Ranks
 from cld_core.run import Lease, RunFolder, code, events
 from cld_core.run import recipe as frozen
+from cld_core.run.checkpoints import clear_unfinished, newest_good, set_aside, verify
 from cld_core.run.events import Cause
 from cld_core.run.identity import are_other_data, versions
 from cld_core.stop import StopCode, StopFlag

@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,20 +18,21 @@ import torch
 from torch import Tensor
 
 from cld_core import guidance, npz, numerics, samplers
-from cld_core.checkpoint.files import required_digest
 from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config.sampling import OdeSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_arrays, write_json
 from cld_core.model import Model
+from cld_core.ranks import Ranks
+from cld_core.run import tunings
+from cld_core.run.checkpoints import required_digest
+from cld_core.run.tunings import CANDIDATES, PLAIN, ROBUST, SPACINGS, STAGES, Row, Solution, State, Tuning
 from cld_core.score import ScoreFunction
 from cld_core.seeds import SampleNoise
-from cld_core.shards import PATIENCE_S, joined
-from cld_core.solutions import FILE, Solution
+from cld_core.tasks import PATIENCE_S, joined
 
 from . import linear
 from .linear import Fitted, Linear
-from .tuning import CANDIDATES, EACH, FAR, KEPT, PLAIN, ROBUST, SPACINGS, STAGES, STARTS, STATE, Row, State, Tuning
 
 Rows = Mapping[str, Sequence[Row]]
 # Of the finite differences in the shares of a grid.
@@ -85,7 +86,7 @@ class Problem:
         which, sampler, damping, errors = ways[stage](rows)
         # The times of a solution have to decrease.
         falls = bool((sampler.times.diff() < 0).all())
-        held = _rms(self._errors(self.held, sampler)) if falls else FAR
+        held = _rms(self._errors(self.held, sampler)) if falls else tunings.FAR
         return Row(which, sampler.plain(), damping, _rms(errors), held)
 
     def _untuned(self, rows: Rows) -> tuple[int, Linear, float, Tensor]:
@@ -188,11 +189,11 @@ def settings_of(stage: str, row: Row) -> str:
 
 def _next_candidate(grids: Sequence[Row]) -> int:
     """Every candidate in turn, and after that the best ones."""
-    first = EACH * len(CANDIDATES)
+    first = tunings.EACH * len(CANDIDATES)
     if len(grids) < first:
         return len(grids) % len(CANDIDATES)
     leading = sorted(grids[first - len(CANDIDATES) : first], key=lambda row: row.fit)
-    return leading[(len(grids) - first) % KEPT].which
+    return leading[(len(grids) - first) % tunings.KEPT].which
 
 
 def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
@@ -200,14 +201,14 @@ def _next_start(grids: Sequence[Row], done: Sequence[Row]) -> int:
     bests: dict[int, float] = {}
     for row in grids:
         bests[row.which] = min(row.fit, bests.get(row.which, math.inf))
-    starts = sorted(bests, key=lambda which: bests[which])[:STARTS]
+    starts = sorted(bests, key=lambda which: bests[which])[: tunings.STARTS]
     first = len(starts) * PLAIN
     return starts[len(done) % len(starts)] if len(done) < first else min(done[:first], key=lambda row: row.fit).which
 
 
 def _rms(errors: Tensor) -> float:
     found = math.sqrt(float(errors.square().mean()))
-    return min(found, FAR) if math.isfinite(found) else FAR
+    return min(found, tunings.FAR) if math.isfinite(found) else tunings.FAR
 
 
 def advanced(
@@ -262,6 +263,11 @@ def weights_of(errors: Tensor) -> Tensor:
 def _cost(errors: Tensor, weights: Tensor) -> float:
     """Not a number, which is no less than any cost, where an error is none."""
     return float((weights * errors.square().mean(1)).mean())
+
+
+def compute(work: Tuning, ranks: Ranks, should_stop: Callable[[], bool], only: Collection[int] | None) -> bool:
+    """Fit what is missing, as `Work.compute`; a tuning is one piece."""
+    return Job(work, ranks.device, should_stop).run()
 
 
 class Job:
@@ -344,7 +350,7 @@ class Job:
         """What is done, unless it is that of other weights."""
         state = State(self._weights)
         with contextlib.suppress(FileNotFoundError, RecordError):  # There is none, or it is damaged.
-            stored = self._patiently(lambda: read_record(State, self._work.folder / STATE))
+            stored = self._patiently(lambda: read_record(State, self._work.folder / tunings.STATE))
             state = stored if stored.weights == self._weights else state
         neighbour = state.neighbour
         if neighbour is None and (solution := self._work.neighbour(self._checkpoint)) is not None:
@@ -362,7 +368,7 @@ class Job:
 
     def _save(self) -> None:
         content = to_plain(self._state)
-        self._patiently(lambda: write_json(self._work.folder / STATE, content))
+        self._patiently(lambda: write_json(self._work.folder / tunings.STATE, content))
 
     def _next_row(self, stage: str) -> Row:
         started = time.monotonic()
@@ -397,10 +403,10 @@ class Job:
             ema_length=request.ema_length,
             kept=chosen,
             cut_off=any(state.lacks(stage, None) for stage in STAGES),
-            rms={stage: row.held for stage, row in tops.items() if row.held < FAR},
+            rms={stage: row.held for stage, row in tops.items() if row.held < tunings.FAR},
             about=about,
         )
-        self._patiently(lambda: write_json(self._work.folder / FILE, solution.content()))
+        self._patiently(lambda: write_json(self._work.folder / tunings.SOLUTION, solution.content()))
 
     @property
     def _spec(self) -> OdeSpec:

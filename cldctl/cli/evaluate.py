@@ -17,7 +17,7 @@ from . import options
 
 def _with_metric_flags(function: Callable[..., None]) -> Callable[..., None]:
     """``function`` with a flag for each metric in place of its argument ``metrics``."""
-    from cld_core.evaluate import registry
+    from cld_core import metrics as registry
 
     flags = {metric.name.replace("-", "_"): metric for metric in registry.metrics()}
 
@@ -71,7 +71,7 @@ def eval_(
 
     Example: cldctl eval --fid --elbo --samples 50000 --shards 16 --follow sampling.method=exponential sampling.nfe=50
     """
-    from cld_core.evaluate import registry
+    from cld_core import metrics as registry
     from cldctl.runs.evaluate import EvalOptions, plan, plan_group, start
     from cldctl.show.submission import finish_evaluations, finish_group_evaluations, remark
 

@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cld_core import metrics as registry
 from cld_core.config.schema import leaves
 from cld_core.errors import CldError, NotFoundError
-from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of
-from cld_core.evaluate.registry import Quantity
-from cld_core.evaluate.reports import Number, numbers, remark_on
-from cld_core.evaluate.request import EvalRequest
+from cld_core.metrics import Quantity
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import EvalRequest, Evaluation, Number, numbers, remark_on
 from cld_core.run.groups import Group, values_of
+from cld_core.run.work import evaluations_of
 from cld_core.sanitize import is_count, one_line
 
 from .plan import meaning

@@ -7,15 +7,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cld_core.checkpoint.files import DamagedCheckpoint, all_whole, newest_good, verify, weights_digest
 from cld_core.config import Recipe, describe, override, with_overrides
 from cld_core.config.sampling import TunedSpec
 from cld_core.digests import digest
 from cld_core.errors import CheckpointError, NotFoundError, UsageError, did_you_mean
-from cld_core.evaluate.reports import current_report
-from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.sweeps import Axis, Cell, Sweep
+from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import DamagedCheckpoint, all_whole, newest_good, verify, weights_digest
+from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report
 from cld_core.sanitize import is_count, one_line
 from cld_core.solutions import Network, Solutions
 
@@ -68,7 +67,7 @@ def make(
             for step in [int(values[CHECKPOINT])] if CHECKPOINT in values else steps:
                 # Each step has a solution of its own.
                 settled = with_solution(run, recipe, step)
-                request = EvalRequest.of(settled, metrics, step, shards or recipe.cluster.world_size)
+                request = request_of(settled, metrics, step, shards or recipe.cluster.world_size)
                 # What is finished needs no average any more.
                 if current_report(run.evals / request.id) is None:
                     require_average(run, step, recipe.ema.length)

@@ -5,19 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.keys import entries
 from cld_core.config.registry import SECTIONS
 from cld_core.config.sampling import FixedStepSpec, SamplingSpec
 from cld_core.errors import RecipeError, UsageError, did_you_mean
-from cld_core.evaluate import registry
 from cld_core.evaluate.published import published_samplers
-from cld_core.evaluate.reports import current_report, numbers
-from cld_core.evaluate.request import EvalRequest
-from cld_core.evaluate.sweeps import Axis, Cell, Sweep
+from cld_core.evaluate.request import request_of
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Axis, Cell, EvalRequest, Sweep, current_report, numbers
 
 from .plan import MAX_CELLS, EvaluationPlan, recipe_for_evaluation, with_solution
 from .table import finite, is_complete, keys_of, rows, to_csv
@@ -183,7 +182,7 @@ def make(
                 noisy[name] = None
             first = recipe.eval.seed
             repeats = [replace(recipe, eval=replace(recipe.eval, seed=seed)) for seed in range(first, first + seeds)]
-            same = [EvalRequest.of(it, computable, step, shards or recipe.cluster.world_size) for it in repeats]
+            same = [request_of(it, computable, step, shards or recipe.cluster.world_size) for it in repeats]
             requests |= {request.id: request for request in same if request.id not in requests}
             evaluation, *others = (request.id for request in same)
             cells.append(Cell({SAMPLER: name, NFE: str(number)}, evaluation, tuple(others)))

@@ -8,11 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cld_core.evaluate import registry
-from cld_core.evaluate.reports import Number, current_report, numbers
-from cld_core.evaluate.sweeps import Sweep, sweeps_of
+from cld_core import metrics as registry
 from cld_core.files import replacing, write_text
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Number, Sweep, current_report, numbers, sweeps_of
 
 # Ratio of the largest to the smallest value from which an axis is logarithmic.
 _LOG_FROM = 5.0

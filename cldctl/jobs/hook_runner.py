@@ -167,8 +167,7 @@ def _of_run(run: RunFolder, told: _Told, is_over: bool) -> Iterator[tuple[Conten
 
 def _of_evaluation(folder: Path, told: _Told) -> Iterator[tuple[Content, _Told]]:
     """An evaluation that is finished or given up, once for each job; and what is told of then."""
-    from cld_core.evaluate.evaluation import Evaluation
-    from cld_core.evaluate.reports import numbers
+    from cld_core.run.evaluations import Evaluation, numbers
 
     work = Evaluation(folder)
     history, report = work.ledger.history(), work.report

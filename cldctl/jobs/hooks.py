@@ -165,7 +165,7 @@ def end(run: RunFolder) -> None:
 
 def tell_of_works(folders: Iterable[Path]) -> None:
     """Call the hook for those evaluations that are finished or given up, and wait for it. It never fails."""
-    from cld_core.evaluate.evaluation import Evaluation
+    from cld_core.run.evaluations import Evaluation
 
     with contextlib.suppress(Exception):
         for work in map(open_work, folders):

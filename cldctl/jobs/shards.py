@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cld_core.errors import CldError
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import forgive_output
 from cld_core.run import RunFolder, code
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Event, Failed, GivenUp, Refused, Remarked
 from cld_core.run.work import open_work, use_plugins
 from cld_core.sanitize import one_line

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cld_core.checkpoint.files import slowest_save_s
 from cld_core.codec import RecordError, read_record, to_plain
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.digests import digest
 from cld_core.files import retried, write_json
 from cld_core.run import Ledger, RunFolder, code
+from cld_core.run.checkpoints import slowest_save_s
 from cld_core.run.events import Failed
 from cld_core.run.groups import Group
 from cldctl.clusters import job_logs

@@ -3,9 +3,10 @@
 from collections.abc import Collection
 
 from cld_core.config import Recipe
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Submitted, TurnedAway
+from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import After, InJob, SchedulerAway, SchedulerRefused, Work
 
 from . import specs

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cld_core import metrics as registry
 from cld_core.config import Recipe, dump, load
 from cld_core.config.loader import to_yaml_line
 from cld_core.config.schema import leaves
@@ -15,10 +16,9 @@ from cld_core.config.shipped import recipes
 from cld_core.config.train import EmaSpec
 from cld_core.digests import digest
 from cld_core.errors import CldError
-from cld_core.evaluate import registry
 from cld_core.evaluate.published import published
-from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Sweep
 from cld_core.run.history import Attempt
 from cld_core.sanitize import local_time, one_line
 from cld_core.version import __version__

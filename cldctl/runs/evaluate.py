@@ -7,23 +7,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from cld_core import metrics as registry
 from cld_core.config import Recipe
 from cld_core.config.cluster import ClusterSpec
 from cld_core.config.data import ImageDataSpec
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
-from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.sweeps import Sweep
 from cld_core.ownership import require_may_change
 from cld_core.run import Ledger, RunFolder
+from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data
 from cld_core.run.recipe import trusted_recipe
+from cld_core.run.tunings import TuneRequest, Tuning
 from cld_core.run.work import Work
 from cld_core.sanitize import one_line
-from cld_core.tune.tuning import TuneRequest, Tuning
 from cldctl.clusters.base import Cluster, SchedulerAway, SchedulerRefused
 from cldctl.evals import samplers
 from cldctl.evals.plan import EvaluationPlan, checkpoints, make, parse, recipe_for_evaluation, require_average

@@ -13,9 +13,9 @@ from cld_core.config.loader import COMMAND_LINE
 from cld_core.config.schema import leaves
 from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.evaluate.registry import parse_metrics
-from cld_core.evaluate.sweeps import Axis
+from cld_core.metrics import parse_metrics
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Axis
 from cld_core.run.folder import check_name
 from cld_core.run.groups import Group, values_of
 from cld_core.run.identity import new_name

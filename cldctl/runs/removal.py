@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cld_core.checkpoint import files as checkpoint_files
 from cld_core.errors import CldError, LeaseHeldError, UsageError
-from cld_core.evaluate.evaluation import evaluations_of, unnamed_rows
 from cld_core.files import sync_folder
 from cld_core.ownership import is_mine, require_may_change, user_name
 from cld_core.run import RunFolder
+from cld_core.run import checkpoints as checkpoint_files
+from cld_core.run.evaluations import unnamed_rows
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cld_core.run.lease import Lease, held_message, newest, seems_alive
-from cld_core.tune.tuning import tunings_of
+from cld_core.run.work import evaluations_of, tunings_of
 from cldctl import clusters, locks
 
 from . import cluster_choice, survey

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cld_core.checkpoint.files import DamagedCheckpoint, newest_good
 from cld_core.config import Recipe, plugins, with_overrides
 from cld_core.config.data import ImageDataSpec
 from cld_core.config.loader import anchored_overrides, as_overrides
@@ -16,6 +15,7 @@ from cld_core.ownership import require_may_change
 from cld_core.registration import is_shipped
 from cld_core.run import RunFolder, code
 from cld_core.run import recipe as frozen
+from cld_core.run.checkpoints import DamagedCheckpoint, newest_good
 from cld_core.run.events import Requested
 from cld_core.run.groups import Group
 from cld_core.run.identity import IMAGES, are_other_data

@@ -13,8 +13,8 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.evaluate.statistics import Statistics, make_folder
 from cld_core.run import code as stored
 from cld_core.run.events import JobRef, Submitted
+from cld_core.run.shards import ShardedWork
 from cld_core.run.work import Work, open_work
-from cld_core.shards import ShardedWork
 from cldctl import locks
 from cldctl.clusters.base import Cluster, JobSpec, Limit, SchedulerAway, TooManyTasks
 from cldctl.jobs import specs

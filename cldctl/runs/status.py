@@ -23,8 +23,8 @@ from .state import ALIVE, WAITS, Situation, state_of
 from .survey import Answers
 
 if TYPE_CHECKING:
-    from cld_core.evaluate.evaluation import Evaluation
-    from cld_core.tune.tuning import Tuning
+    from cld_core.run.evaluations import Evaluation
+    from cld_core.run.tunings import Tuning
 
 # What ``--json`` shows of an attempt.
 _ATTEMPT = (
@@ -333,7 +333,7 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
     ``gain`` is how many times nearer to the network's flow it is than the best setting without a fit, by the root mean
     square distance on held-out noise: 1 if that setting was kept. ``cut_off`` says that the budget ended the fit.
     """
-    from cld_core.tune.tuning import STAGES
+    from cld_core.run.tunings import STAGES
 
     solution = work.solution
     state = work_state(work, answers)
@@ -363,7 +363,7 @@ def tuning_status(work: "Tuning", answers: Answers) -> dict[str, Any]:
 
 def evaluation_status(work: "Evaluation", answers: Answers) -> dict[str, Any]:
     """State, shards and results of one evaluation, an entry of ``evals``."""
-    from cld_core.evaluate.reports import numbers, remarks
+    from cld_core.run.evaluations import numbers, remarks
 
     request, report, history = work.request, work.report or {}, work.ledger.history()
     state = "FINISHED" if report else work_state(work, answers)
@@ -392,7 +392,7 @@ def _sweeps(run: RunFolder, evals: Sequence[Mapping[str, Any]]) -> list[dict[str
     """The sweeps of a run, oldest first: their axes, their evaluations, and how many of these are complete."""
     if not any(name.startswith("sweep-") for name in run.evaluation_names()):
         return []
-    from cld_core.evaluate.sweeps import sweeps_of
+    from cld_core.run.evaluations import sweeps_of
 
     finished = {entry["id"] for entry in evals if entry["state"] == "FINISHED"}
     return [

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from cld_core.config import Recipe
 from cld_core.errors import CldError, RecipeError, UsageError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, code
 from cld_core.run.code import Manifest
+from cld_core.run.evaluations import EvalRequest, Evaluation
 from cld_core.run.events import Labelled, Requested
 from cld_core.run.identity import identity
 from cldctl import locks
@@ -71,7 +71,7 @@ def following(recipe: Recipe, metrics: tuple[str, ...]) -> EvalRequest | None:
     Raises:
         UsageError: it lacks what it needs.
     """
-    return EvalRequest.of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size) if metrics else None
+    return request_of(recipe, metrics, recipe.train.steps, recipe.cluster.world_size) if metrics else None
 
 
 def _require_complete(options: SubmitOptions, cluster: Cluster, say: Say) -> None:

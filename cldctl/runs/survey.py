@@ -101,7 +101,7 @@ def started_works(run: RunFolder, name: str) -> list[Work]:
         NotFoundError: there is no such evaluation, or no job of it.
         UsageError: several begin like that.
     """
-    from cld_core.evaluate.sweeps import sweeps_of
+    from cld_core.run.evaluations import sweeps_of
 
     started = {work.name: work for work in works_of(run) if work.ledger.history().jobs}
     members = {one for _, sweep in sweeps_of(run) if sweep.id == name for one in sweep.evaluations}

@@ -15,12 +15,11 @@ from cld_core import processor
 from cld_core.config import Recipe
 from cld_core.data import store
 from cld_core.errors import CldError, DataError, RecipeError
-from cld_core.evaluate.evaluation import evaluations_of
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import periodic_request
 from cld_core.run import RunFolder, code
 from cld_core.run.events import JobRef, Refused, Requested, Submitted
 from cld_core.run.groups import Group
-from cld_core.run.work import Work
+from cld_core.run.work import Work, evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import After, Cluster, JobSpec, SchedulerAway, SchedulerRefused
 from cldctl.jobs import hooks, specs
@@ -101,8 +100,8 @@ def require_inputs(recipe: Recipe) -> None:
     except DataError as error:
         # Nothing has failed yet: the recipe names what is not there.
         raise RecipeError(f"'data.path': {error}") from error
-    EvalRequest.periodic(recipe, "fid")
-    EvalRequest.periodic(recipe, "elbo")
+    periodic_request(recipe, "fid")
+    periodic_request(recipe, "elbo")
 
 
 def require_native(recipe: Recipe, cluster: Cluster, say: Say) -> None:

@@ -8,15 +8,14 @@ from typing import Any
 from rich.console import RenderableType, group
 from rich.text import Text
 
+from cld_core import metrics as registry
 from cld_core.errors import NotFoundError
-from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.published import PublishedSampler, published_samplers
-from cld_core.evaluate.sweeps import Sweep
 from cld_core.files import write_text
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
-from cld_core.tune.tuning import Tuning
+from cld_core.run.tunings import Tuning
 from cldctl.evals import compare
 from cldctl.evals.samplers import Comparison, best, references, to_json, to_table
 from cldctl.evals.table import keys_of, plot, quantities_in, rows, write_finished

@@ -8,11 +8,10 @@ import typer
 from rich.progress import Task
 from rich.text import Text
 
-from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation
+from cld_core import metrics as registry
 from cld_core.evaluate.statistics import Statistics
-from cld_core.evaluate.sweeps import Sweep
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation, Sweep
 from cld_core.run.groups import Group
 from cld_core.run.work import Work
 from cldctl import clusters

@@ -256,7 +256,7 @@ def _remarks(
 
 
 def _sweeps(row: RunStatus) -> Iterator[RenderableType]:
-    from cld_core.evaluate.sweeps import Sweep
+    from cld_core.run.evaluations import Sweep
     from cldctl.evals.table import rows as sweep_rows
 
     from .evaluations import remarks, sweep_table

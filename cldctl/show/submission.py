@@ -5,16 +5,16 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from cld_core.checkpoint.files import DamagedCheckpoint
+from cld_core import metrics as registry
 from cld_core.config import Recipe, dump
 from cld_core.config.describe import from_base
 from cld_core.errors import RecipeError
-from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import DamagedCheckpoint
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.tune.tuning import TuneRequest, Tuning
+from cld_core.run.tunings import TuneRequest, Tuning
 from cldctl.clusters.base import After, Cluster, JobSpec
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs

@@ -16,8 +16,8 @@ from rich.text import Text
 from textual.renderables.sparkline import Sparkline
 
 from cld_core.errors import CldError
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import CAUSES, Submitted
 from cld_core.sanitize import local_time, printable
 from cldctl.page.curves import LOSS, Curves

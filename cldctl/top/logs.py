@@ -15,9 +15,9 @@ from textual.screen import Screen
 from textual.widgets import Footer, RichLog, Static
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import fate_of
+from cld_core.run.work import evaluations_of
 from cld_core.sanitize import one_line, printable
 from cldctl.runs.logs import Log, failed_log, last_failed, of_evaluation, of_training
 from cldctl.runs.status import said

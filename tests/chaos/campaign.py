@@ -13,10 +13,10 @@ from typing import Any
 
 import psutil
 
-from cld_core.checkpoint.files import verify
-from cld_core.checkpoint.tensors import load
+from cld_core.checkpoint import load
 from cld_core.errors import CldError
 from cld_core.run import Attempt, RunFolder
+from cld_core.run.checkpoints import verify
 from cld_core.run.events import Ended, GivenUp, Remarked, Started
 from cld_core.run.lease import newest
 from tests.support.tools import same, wait_for

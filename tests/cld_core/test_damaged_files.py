@@ -20,20 +20,19 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from cld_core import npz
-from cld_core.checkpoint.files import newest_good, sidecar_of
 from cld_core.config.train import OptimSpec
 from cld_core.data import folder as folder_module
 from cld_core.data.folder import MOST_PIXELS
 from cld_core.data.prepare import prepare
 from cld_core.digests import checksum
 from cld_core.errors import CheckpointError, CldError, DataError
-from cld_core.evaluate.evaluation import evaluations_of
-from cld_core.evaluate.reports import current_report
-from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.importing import read as read_published
 from cld_core.npz import DamagedError
 from cld_core.run import RunFolder, code
-from cld_core.solutions import in_run
+from cld_core.run.checkpoints import newest_good, sidecar_of
+from cld_core.run.evaluations import current_report, sweeps_of
+from cld_core.run.tunings import solutions_of
+from cld_core.run.work import evaluations_of
 from tests.fuzz import tensors
 from tests.fuzz.campaign import one
 from tests.fuzz.mutations import changed, damaged, json_bytes
@@ -76,7 +75,7 @@ def read_all(run):
     code.read(code.folder_of(run.path))
     for step in run.checkpoint_steps():
         sidecar_of(run.checkpoint_file(step))
-    for read in (lambda: newest_good(run), lambda: in_run(run), lambda: sweeps_of(run), run.recipe):
+    for read in (lambda: newest_good(run), lambda: solutions_of(run), lambda: sweeps_of(run), run.recipe):
         without_errors(read)
     for work in evaluations_of(run):
         work.ledger.history()

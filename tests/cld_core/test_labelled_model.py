@@ -8,9 +8,9 @@ from benchmarks.diamond import sliced_w2
 from cld_core.analytic import diamond
 from cld_core.config import load, with_overrides
 from cld_core.errors import RecipeError, UsageError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import Evaluation
 from cld_core.seeds import generator
 from cld_core.train.step import Trainer
 from tests.support.chunks import cut
@@ -118,7 +118,7 @@ def test_the_bound_of_a_report_is_conditional(run, monkeypatch):
     cut(monkeypatch, 16)
     keys = ["eval.elbo.rtol=1e-2", "eval.elbo.atol=1e-2", "eval.elbo.velocities=1", "eval.elbo.probes=1"]
     recipe = with_overrides(run.recipe(), keys, "test")
-    work = Evaluation(EvalRequest.of(recipe, ("elbo", "loss"), 20, shards=3).save(run))
+    work = Evaluation(request_of(recipe, ("elbo", "loss"), 20, shards=3).save(run))
     assert work.compute(Ranks())
     bound = work.report["elbo"]
     assert bound["conditional"]

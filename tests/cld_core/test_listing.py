@@ -7,7 +7,7 @@ import pytest
 
 import cld_core
 from cld_core.errors import NotFoundError, UsageError
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run.events import Ended, GivenUp, Refused, Requested, Started
 from tests.support.made_up import report, run_with
@@ -34,7 +34,7 @@ def root(tmp_path):
     done = made(attempt(run_with(root / "b-done", 1000, 2000), "finished", 2000), 2)
     write_json(done.progress_file, {"step": 2000, "steps": 2000, "loss": 0.25, "smoothed_loss": 0.3, "attempt": 0})
     for step, nll in ((1000, 0.75), (2000, 0.5)):
-        report(done, EvalRequest.of(done.recipe(), ("elbo",), step), elbo={"nll": nll, "stderr": 0.1})
+        report(done, request_of(done.recipe(), ("elbo",), step), elbo={"nll": nll, "stderr": 0.1})
     made(attempt(run_with(root / "a-new", overrides=("sde.name=vpsde", "objective.name=dsm"))), 3)
     return root
 

@@ -7,12 +7,12 @@ import torch
 
 import cld_core
 from cld_core.analytic import gaussian
-from cld_core.checkpoint.tensors import load as load_checkpoint
-from cld_core.checkpoint.tensors import write
+from cld_core.checkpoint import load as load_checkpoint
+from cld_core.checkpoint import write
 from cld_core.config import load
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate.likelihood import ElboRows
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.likelihood import Likelihood
 from cld_core.model import Model
 from cld_core.ranks import Ranks
@@ -210,7 +210,7 @@ def test_standard_errors_are_those_of_the_mean_over_draws():
 
 
 def test_the_bound_is_that_of_an_evaluation(toy):
-    request = EvalRequest.of(toy.recipe, ["elbo"], 0)
+    request = request_of(toy.recipe, ["elbo"], 0)
     x = toy.source.dequantised_test_data(request.seed, 0, 5)
     theirs = ElboRows(toy, request).compute(0, 5)["elbo"]
     torch.testing.assert_close(toy.log_likelihood(x, seed=request.seed), torch.from_numpy(theirs), rtol=0, atol=1e-6)

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import cld_core
 from cld_core import model as model_module
-from cld_core.checkpoint.tensors import FORMAT
+from cld_core.checkpoint import FORMAT
 from cld_core.config import load
 from cld_core.errors import CheckpointError, DataError
 from cld_core.model import Model

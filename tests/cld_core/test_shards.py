@@ -20,8 +20,9 @@ from cld_core.errors import CldError, NotFoundError
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import work as works
-from cld_core.run.work import KINDS, open_work
-from cld_core.shards import Computer, Rows, ShardedRequest, ShardedWork
+from cld_core.run.shards import Rows, ShardedRequest, ShardedWork
+from cld_core.run.work import COMPUTED_BY, KINDS, open_work
+from cld_core.tasks import Computer, Task
 from tests.support.clock import Clock
 
 N = 22
@@ -78,12 +79,22 @@ class Squares(ShardedWork):
     def rows(self, kind):
         return Rows(self.folder.parent / "rows" / kind, self.request.chunk(kind))
 
-    def computers(self, device):
-        return {kind: SquareRows(self) for kind in self.request.sizes}
 
-    def finish(self, task):
-        sums = {kind: int(sum(part["square"].sum() for part in task.parts(kind))) for kind in self.request.sizes}
-        write_json(self.folder / "sum.json", {"id": self.request.id, **sums, "rows": task.made_of})
+class SquaresTask(Task):
+    def computers_on(self, device):
+        return {kind: SquareRows(self.work) for kind in self.work.request.sizes}
+
+    def finish(self):
+        request = self.work.request
+        sums = {kind: int(sum(part["square"].sum() for part in self.parts(kind))) for kind in request.sizes}
+        write_json(self.work.folder / "sum.json", {"id": request.id, **sums, "rows": self.made_of})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def computed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COMPUTED_BY, "squares", SquaresTask.compute)
+        yield
 
 
 def stored(folder, n=N, shards=3, batch_size=3, few=0):

@@ -31,10 +31,11 @@ def _toy() -> Any:
 
 
 def _prepare() -> None:
-    from cld_core import nets, optim, shards  # noqa: F401
+    from cld_core import nets, optim  # noqa: F401
     from cld_core.config.train import OptimSpec
     from cld_core.evaluate import stats_file  # noqa: F401
     from cld_core.nets import mlp, ncsnpp, resnet  # noqa: F401
+    from cld_core.run import shards  # noqa: F401
 
     torch.set_num_threads(1)
     _run(), _exported(), _arrays()
@@ -48,7 +49,7 @@ def _prepare() -> None:
 @cache
 def _run() -> Path:
     """A run with one checkpoint."""
-    from cld_core.checkpoint.tensors import write
+    from cld_core.checkpoint import write
     from cld_core.model import Model
     from cld_core.run import RunFolder
 
@@ -108,11 +109,11 @@ def _spoilt(rng: random.Random, content: Any) -> bytes:
 
 def _checkpoint(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core import importing
-    from cld_core.checkpoint.files import weights_file
-    from cld_core.checkpoint.tensors import load
+    from cld_core.checkpoint import load
     from cld_core.config.train import OptimSpec
     from cld_core.model import Model
     from cld_core.run import RunFolder
+    from cld_core.run.checkpoints import weights_file
     from tests.support.made_up import vouch
 
     if rng.random() < 0.4:
@@ -213,7 +214,7 @@ def _arrays() -> list[dict[str, bytes]]:
 
 def _npz(rng: random.Random, folder: Path) -> Callable[[], Any]:
     from cld_core.evaluate import stats_file
-    from cld_core.shards import Rows
+    from cld_core.run.shards import Rows
 
     members = dict(rng.choice(_arrays()))
     name = rng.choice(list(members))

@@ -11,8 +11,8 @@ from benchmarks.harness import Settings
 from cld_core import gpu
 from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
-from cld_core.evaluate.extraction import Extraction
 from cld_core.evaluate.extractors import Extractor
+from cld_core.run.evaluations import Extraction
 from tests.support.extractor import random_inception
 
 from .conftest import DEVICE, ON_GPU

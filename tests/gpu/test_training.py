@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from benchmarks.gpu import halved
 from cld_core import numerics
-from cld_core.checkpoint.tensors import checkpoints
-from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint import checkpoints
+from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
 from cld_core.nets import compiled
 from cld_core.ranks import Ranks, join

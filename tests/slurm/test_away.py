@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cld_core.evaluate.evaluation import Evaluation
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Ended, GivenUp, Started
 from cldctl.clusters.entry import MODULE
 from tests.support.tools import wait_for

@@ -7,8 +7,8 @@ import re
 import shutil
 import signal
 
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Failed
 from cldctl.clusters.entry import MODULE
 from tests.support.tools import wait_for

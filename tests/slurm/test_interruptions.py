@@ -159,7 +159,7 @@ def test_a_finished_run_that_slurm_starts_again_ends_at_once(lab):
 
 def test_exact_over_a_preemption_ends_bit_identical(lab):
     """Where preemption cancels, but sends the user's signal first: the run requeues itself."""
-    from cld_core.checkpoint.tensors import load
+    from cld_core.checkpoint import load
     from tests.support.tools import same
 
     lab.slurm.configure(user_signal=True, grace_time=20)

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from cld_core.evaluate import registry
+from cld_core import metrics as registry
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Let files of this process hold so many rows of any kind."""
     for kind, it in list(registry.ROWS.items()):
         monkeypatch.setitem(registry.ROWS, kind, replace(it, chunk=rows))
-    monkeypatch.setattr("cld_core.shards.CHUNK", rows)
-    monkeypatch.setattr("cld_core.evaluate.request.POINTS_CHUNK", rows)
+    monkeypatch.setattr("cld_core.run.shards.CHUNK", rows)
+    monkeypatch.setattr("cld_core.run.evaluations.POINTS_CHUNK", rows)

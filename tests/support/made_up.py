@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from cld_core.checkpoint.files import FORMAT, Content, Sidecar, weights_digest, weights_file
 from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.digests import checksum
-from cld_core.evaluate.request import EvalRequest
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import FORMAT, Content, Sidecar, weights_digest, weights_file
+from cld_core.run.evaluations import EvalRequest
 from cld_core.run.groups import Group
 from tests.support.paths import RECIPES
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.files import write_json
 from cld_core.run import RunFolder, events
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
 from cldctl.evals import plan

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import EvalRequest
 from cld_core.run.events import Cause, Ended, Failed, Labelled, Requeued, Started, Submitted
 from cldctl.evals import plan
 from tests.support.ledgers import job
@@ -80,7 +81,7 @@ def _pixels(seed: int) -> torch.Tensor:
 
 def _evaluations(run: RunFolder) -> None:
     for step, nll in ((4_000, -0.5), (8_000, -1.1)):
-        _answer(run, EvalRequest.of(run.recipe(), ("elbo",), step), nll)
+        _answer(run, request_of(run.recipe(), ("elbo",), step), nll)
     axes = plan.parse(["eval.elbo.velocities=1,4", "eval.elbo.probes=1,2,8"])
     made = plan.make(run, ("elbo",), [8_000], ["eval.points=500"], axes)
     made.sweep.save(run)

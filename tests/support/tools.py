@@ -21,7 +21,7 @@ from cld_core.config import load
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
 from cld_core.run.process import is_up
-from cld_core.solutions import Solution
+from cld_core.run.tunings import Solution
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cldctl.clusters.this_machine import environment

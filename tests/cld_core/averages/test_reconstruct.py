@@ -11,12 +11,12 @@ from torch import nn
 from cld_core.averages import power
 from cld_core.averages.power import PowerAverages, averaged
 from cld_core.averages.profiles import Basis, Profile, exponent, inner, relative_length
-from cld_core.checkpoint.files import remove, snapshot_files, usable, weights_digest, weights_file
-from cld_core.checkpoint.tensors import checkpoints, read_tensors, snapshots
+from cld_core.checkpoint import checkpoints, read_tensors, snapshots
 from cld_core.config import load
 from cld_core.config.train import UNIFORM_LENGTH
 from cld_core.errors import CheckpointError, UsageError
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import remove, snapshot_files, usable, weights_digest, weights_file
 from tests.support.paths import RECIPES
 from tests.support.tools import same
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cld_core.checkpoint.tensors import write
+from cld_core.checkpoint import write
 from cld_core.config import load
 from cld_core.run import RunFolder
 from tests.support.paths import RECIPES

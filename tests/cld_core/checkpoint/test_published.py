@@ -9,7 +9,7 @@ import torch
 
 import cld_core
 from cld_core import importing
-from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import CheckpointError, NotFoundError, SaveError, UsageError, WrongCheckpointError
 from cld_core.importing import import_published

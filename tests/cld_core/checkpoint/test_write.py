@@ -12,8 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from cld_core.checkpoint import tensors as writing
-from cld_core.checkpoint.files import (
+from cld_core import checkpoint as writing
+from cld_core.checkpoint import KINDS, averaged_weights, checkpoints
+from cld_core.checkpoint import load as load_checkpoint
+from cld_core.config import load
+from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
+from cld_core.files import write_json
+from cld_core.run import RunFolder
+from cld_core.run.checkpoints import (
     all_whole,
     newest_good,
     pick_checkpoint,
@@ -25,12 +31,6 @@ from cld_core.checkpoint.files import (
     weights_digest,
     weights_file,
 )
-from cld_core.checkpoint.tensors import KINDS, averaged_weights, checkpoints
-from cld_core.checkpoint.tensors import load as load_checkpoint
-from cld_core.config import load
-from cld_core.errors import CheckpointError, LeaseLostError, NotFoundError, SaveError
-from cld_core.files import write_json
-from cld_core.run import RunFolder
 from tests.cld_core.checkpoint.conftest import TOY, fill, state
 
 

@@ -37,7 +37,7 @@ register("sde", "heavy", Heavy, HeavySpec)
 """
 EVERYTHING = """
 from cld_core import register
-from cld_core.evaluate.registry import metric
+from cld_core.metrics import metric
 import dataclasses
 
 print("imported")
@@ -106,8 +106,8 @@ def test_the_plugins_of_the_recipe_that_was_read_last_are_in_force(heavy, tmp_pa
 def test_what_a_plugin_may_register(tmp_path, capsys):
     (tmp_path / "everything.py").write_text(EVERYTHING)
     load(RECIPES / "toy.yaml", [f"plugins={tmp_path}/everything.py"])
+    from cld_core import metrics
     from cld_core.evaluate import extractors
-    from cld_core.evaluate import registry as metrics
     from cld_core.train.loggers import LOGGERS
 
     try:

@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 
 from cld_core.config import with_overrides
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.statistics import Statistics, StatsRequest
+from cld_core.evaluate.task import EvaluationTask
 from cld_core.ranks import Ranks
 from cld_core.run import RunFolder
-from cld_core.shards import Arrays, Task, joined
+from cld_core.run.evaluations import EvalRequest, Evaluation
+from cld_core.run.shards import Arrays
+from cld_core.tasks import joined
 
 STEP = 2
 SETTINGS = (
@@ -37,7 +39,7 @@ def stats_of(run: RunFolder, *overrides: str, shards: int = 3) -> Path:
 
 
 def request(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> EvalRequest:
-    return EvalRequest.of(with_overrides(run.recipe(), list(overrides), "test"), metrics, STEP, shards)
+    return request_of(with_overrides(run.recipe(), list(overrides), "test"), metrics, STEP, shards)
 
 
 def evaluated(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: int = 1) -> dict:
@@ -48,5 +50,5 @@ def evaluated(run: RunFolder, *overrides: str, metrics=("fid", "kid"), shards: i
 
 def gather(work: Evaluation) -> dict[str, Arrays]:
     """By kind, the rows of all chunks, in the order of samples or test points."""
-    task = Task(work, torch.device("cpu"), lambda: False)
+    task = EvaluationTask(work, torch.device("cpu"), lambda: False)
     return {kind: joined(task.parts(kind)) for kind in work.request.sizes}

@@ -5,8 +5,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from cld_core.config import load
-from cld_core.evaluate import reports
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
+from cld_core.evaluate.task import to_tensorboard
 from tests.support.made_up import run_with
 from tests.support.paths import RECIPES
 
@@ -23,8 +23,8 @@ def run(tmp_path, monkeypatch):
 def written(run, metric, report, *overrides):
     """What there is in TensorBoard about one evaluation of two checkpoints."""
     for step in (20, 40):
-        request = EvalRequest.of(load(RECIPES / "toy.yaml", overrides), (metric,), step)
-        reports.to_tensorboard(run, request, report)
+        request = request_of(load(RECIPES / "toy.yaml", overrides), (metric,), step)
+        to_tensorboard(run, request, report)
     (folder,) = run.tensorboard.iterdir()
     assert folder.name == f"eval-{request.settings}"
     return EventAccumulator(str(folder)).Reload()

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from cld_core import metrics as registry
 from cld_core import pictures
 from cld_core.data.images import to_pixels
 from cld_core.errors import UsageError
-from cld_core.evaluate import registry, stats_file
+from cld_core.evaluate import stats_file
 from cld_core.evaluate.features import _precision_and_recall, frechet
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model

@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cld_core.checkpoint.files import remove, weights_file
 from cld_core.config import load
 from cld_core.config.train import EmaSpec
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.evaluation import Evaluation, evaluations_of, unnamed_rows
-from cld_core.evaluate.reports import remarks
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import periodic_request, request_of
 from cld_core.files import read_object, write_json
 from cld_core.model import Model
 from cld_core.ranks import Ranks
+from cld_core.run.checkpoints import remove, weights_file
+from cld_core.run.evaluations import EvalRequest, Evaluation, remarks, unnamed_rows
+from cld_core.run.work import evaluations_of
 from tests.support.paths import RECIPES
 from tests.support.tools import trained
 
@@ -32,7 +32,7 @@ def run(toy, no_pictures):
 
 
 def evaluation(run, *overrides, shards=1, metrics=("elbo",)):
-    request = EvalRequest.of(load(run.recipe_file, [*LOOSE, *overrides]), metrics, 20, shards)
+    request = request_of(load(run.recipe_file, [*LOOSE, *overrides]), metrics, 20, shards)
     return Evaluation(request.save(run))
 
 
@@ -126,7 +126,7 @@ def test_an_interrupted_shard_resumes_at_its_next_batch(run, ranges):
 
 def test_a_request_is_read_back_as_it_was_asked(run):
     recipe = load(run.recipe_file, ["sampling.method=sscs", "sampling.sscs_order=2", "eval.elbo.probe=gaussian"])
-    request = EvalRequest.of(recipe, ("elbo", "loss"), 20)
+    request = request_of(recipe, ("elbo", "loss"), 20)
     assert EvalRequest.load(request.save(run)) == request
     assert request.retries == recipe.train.max_retries
 
@@ -163,7 +163,7 @@ def averaged(tmp_path):
 
 
 def work(averaged, length, shards=3):
-    request = replace(EvalRequest.of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length))
+    request = replace(request_of(averaged.recipe(), ("loss",), STEP, shards), ema=EmaSpec(length=length))
     return Evaluation(request.save(averaged))
 
 
@@ -173,8 +173,8 @@ def test_a_length_is_part_of_what_is_asked(averaged):
     assert len({request.settings for request in (usual, short, long)}) == 3
     assert len({work(averaged, length).rows("loss") for length in (None, 0.05, 0.07)}) == 3
     periodic = load(RECIPES / "toy.yaml", ["ema.length=0.07", "train.ema_lengths=[0.1]", "periodic.elbo_every=5"])
-    assert EvalRequest.periodic(periodic, "elbo").ema == EmaSpec()
-    assert EvalRequest.of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
+    assert periodic_request(periodic, "elbo").ema == EmaSpec()
+    assert request_of(periodic, ("loss",), 5).ema == EmaSpec(length=0.07)
 
 
 def test_looking_makes_no_average_and_a_checkpoint_that_is_gone_is_named(averaged):

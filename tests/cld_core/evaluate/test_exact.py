@@ -7,19 +7,18 @@ import pytest
 import torch
 
 from cld_core.analytic import gaussian
-from cld_core.checkpoint.tensors import write
+from cld_core.checkpoint import write
 from cld_core.config import load, registry
 from cld_core.config.eval import ElboSpec
 from cld_core.config.network import MlpSpec
 from cld_core.data.source import source
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.reports import remarks
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.likelihood import likelihood
 from cld_core.model import Model
 from cld_core.ranks import Ranks
 from cld_core.registration import Variant
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation, remarks
 from cld_core.sde import build
 from cld_core.seeds import SampleNoise
 from tests.support.paths import RECIPES
@@ -58,7 +57,7 @@ def test_the_bound_of_a_gaussian_model_is_its_log_density_through_shards_merge_a
     weights = {f"unused.{layer}": torch.zeros(()) for layer in range(recipe.network.layers)}
     averages = {"average": weights, "updates": 0}
     write(run, 1, {"model": weights, "ema": averages, "model_digest": recipe.model_digest()})
-    work = Evaluation(EvalRequest.of(recipe, ("elbo",), 1, shards=3).save(run))
+    work = Evaluation(request_of(recipe, ("elbo",), 1, shards=3).save(run))
     assert work.compute(Ranks())
     truth = gaussian(0.5).log_density(source(recipe.data).dequantised_test_data(recipe.eval.seed, 0, 40)).numpy()
     np.testing.assert_allclose(gather(work)["elbo"]["elbo"], truth, rtol=0, atol=1e-5)
@@ -77,7 +76,7 @@ RAISED = "the bound starts at t = 0.001, because training used no smaller t (obj
 
 
 def toy_request(*overrides):
-    return EvalRequest.of(load(RECIPES / "toy.yaml", overrides), ("elbo",), 20)
+    return request_of(load(RECIPES / "toy.yaml", overrides), ("elbo",), 20)
 
 
 def test_it_is_the_later_of_two_times():
@@ -96,7 +95,7 @@ def later(toy):
 
 
 def computed(run, *overrides):
-    work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), ("elbo",), 20).save(run))
+    work = Evaluation(request_of(load(run.recipe_file, overrides), ("elbo",), 20).save(run))
     assert work.compute(Ranks())
     return work
 

@@ -13,18 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
+from cld_core import metrics as registry
 from cld_core import numerics
 from cld_core.data.images import to_pixels
 from cld_core.digests import digest_of
-from cld_core.evaluate import extractors, likelihood, registry, stats_file
-from cld_core.evaluate.evaluation import Evaluation
+from cld_core.evaluate import extractors, likelihood, stats_file
 from cld_core.evaluate.features import FeatureRows, frechet
 from cld_core.evaluate.likelihood import LossRows
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.imports import resolve
 from cld_core.model import Model
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.work import open_work
 from tests.support.extractor import random_inception
 from tests.support.images import make_images, opened, tiny_recipe
@@ -186,7 +187,7 @@ def test_the_test_loss_is_the_training_objective_keyed_by_example(run):
 def test_a_uniform_density_has_eight_bits(tmp_path):
     model = Model(tiny_recipe(make_images(tmp_path / "set")))
     nats = math.prod(model.data_shape) * math.log(2.0)
-    request = EvalRequest.of(model.recipe, ("elbo",), 0)
+    request = request_of(model.recipe, ("elbo",), 0)
     rows = SimpleNamespace(
         model=model, request=request, arrays={name: np.full(4, -nats) for name in likelihood._BOUNDS}
     )

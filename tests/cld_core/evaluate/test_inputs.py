@@ -12,11 +12,10 @@ from cld_core.config.eval import INCEPTION
 from cld_core.digests import digest_of
 from cld_core.errors import CldError, DataError, NotFoundError, UsageError
 from cld_core.evaluate import extraction, extractors, stats_file
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.extraction import Extraction
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.statistics import StatsRequest
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import Evaluation, Extraction
 from tests.support.crafted import KINDS, crafted
 from tests.support.images import make_images
 from tests.support.paths import RECIPES
@@ -56,7 +55,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_starts(run, tmp_path, 
     refused(run, "splits' is 50, too many for 40 samples", "eval.isc.splits=50", metrics=("isc",))
     refused(run, "'eval.points' is 41, but .* has 40 test images", "eval.points=41", metrics=("loss",))
     with pytest.raises(UsageError, match=r"--fid compares images, but .*data\.name=diamond are vectors"):
-        EvalRequest.of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
+        request_of(load(RECIPES / "toy_diamond.yaml"), ("fid", "elbo"), 1)
 
 
 def test_weights_are_fetched_and_held_against_their_hash(tmp_path):

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from cld_core.errors import UnusableSamplesError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.reports import remarks
 from cld_core.evaluate.rows import not_finite, remark_on, require_few_lost
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import Evaluation, remarks
 from tests.support.spoiled import spoil
 
 from .on_images import request

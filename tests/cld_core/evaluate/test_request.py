@@ -5,19 +5,18 @@ from typing import get_type_hints
 
 import pytest
 
+from cld_core import metrics as registry
 from cld_core.config.eval import FlowSpec
 from cld_core.config.sampling import EmSpec, OdeSpec
 from cld_core.config.train import EmaSpec, ObjectiveSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.evaluate import registry
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.registry import Metric, Quantity, RowKind
-from cld_core.evaluate.reports import numbers
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import RowComputer
 from cld_core.imports import resolve
+from cld_core.metrics import Metric, Quantity, RowKind
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import EvalRequest, Evaluation, numbers
 from cld_core.run.work import KINDS, Work
 
 
@@ -117,9 +116,9 @@ def test_a_metric_and_a_kind_of_rows_are_an_entry_each(toy, monkeypatch, chunks)
     chunks(35)
     monkeypatch.setitem(registry.ROWS, "draws", DRAWS)
     monkeypatch.setitem(registry.METRICS, "spread", f"{__name__}:SPREAD")
-    work = Evaluation(EvalRequest.of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
+    work = Evaluation(request_of(toy.recipe(), ("spread",), 20, shards=2).save(toy))
     assert work.compute(Ranks())
     assert work.report["spread"]["n"] == 70
     assert numbers(work.report)["spread"].value > 0
     with pytest.raises(UsageError, match=r"--fid compares images.*Ask for --w2 .* or --loss or --spread"):
-        EvalRequest.of(toy.recipe(), ("fid", "spread"), 20)
+        request_of(toy.recipe(), ("fid", "spread"), 20)

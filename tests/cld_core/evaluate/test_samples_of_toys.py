@@ -11,13 +11,12 @@ from cld_core import pictures
 from cld_core.analytic import diamond
 from cld_core.config import load
 from cld_core.errors import UsageError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.reports import numbers
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import SampleRows
 from cld_core.evaluate.toy import _true_points, sliced_w2
 from cld_core.model import Model
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import Evaluation, numbers
 from cld_core.samplers import Samples
 from cld_core.seeds import generator
 from tests.support.paths import RECIPES
@@ -37,7 +36,7 @@ def no_pictures(monkeypatch):
 
 
 def computed(run, metrics, *overrides, shards=1):
-    work = Evaluation(EvalRequest.of(load(run.recipe_file, overrides), metrics, 20, shards).save(run))
+    work = Evaluation(request_of(load(run.recipe_file, overrides), metrics, 20, shards).save(run))
     assert work.compute(Ranks())
     return work
 
@@ -132,11 +131,11 @@ def test_samples_that_diverge_are_infinitely_far(toy, monkeypatch):
 def test_they_are_refused_where_they_mean_nothing(toy, run):
     noisy = load(toy.recipe_file, ["sampling.method=em"])
     with pytest.raises(UsageError, match=r"--flow-distance compares samples with .* flow.*sampling.method=em draw"):
-        EvalRequest.of(noisy, ("w2", "flow-distance"), 20)
+        request_of(noisy, ("w2", "flow-distance"), 20)
     with pytest.raises(UsageError, match=r"--flow-distance .*sampling.method=exponential draw further noise"):
-        EvalRequest.of(load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"]), ("flow-distance",), 20)
+        request_of(load(toy.recipe_file, [*FLOW, "sampling.eta=0.5"]), ("flow-distance",), 20)
     with pytest.raises(UsageError, match=r"--w2, --density compares vectors.*are images. Ask for --fid or --kid"):
-        EvalRequest.of(run.recipe(), ("w2", "density"), 2)
+        request_of(run.recipe(), ("w2", "density"), 2)
 
 
 POINTS = torch.randn(500, 2, generator=generator("w2"), dtype=torch.float64)
@@ -198,7 +197,7 @@ def drawn(labelled, monkeypatch, no_pictures):
 
 def section(run, shards=1, seed=0):
     settings = [f"eval.seed={seed}", "eval.w2.sets=2", "eval.max_nonfinite=0.5"]
-    request = EvalRequest.of(load(run.recipe_file, settings), ("class-law",), 4, shards)
+    request = request_of(load(run.recipe_file, settings), ("class-law",), 4, shards)
     work = Evaluation(request.save(run))
     assert work.compute(Ranks())
     assert [*numbers(work.report)] == ["class_w2", "class_w2_floor", "class_density", "class_accuracy"]
@@ -251,7 +250,7 @@ def test_samples_of_other_classes_and_those_that_are_not_finite(labelled, drawn)
 def test_a_model_without_labels_has_no_laws_of_classes():
     plain = load(RECIPES / "toy_labels.yaml", ["data.labels=false"])
     with pytest.raises(UsageError, match=r"--class-law needs a class-conditional model.* data\.labels of .* is false"):
-        EvalRequest.of(plain, ("class-law",), 4)
+        request_of(plain, ("class-law",), 4)
 
 
 def test_a_class_that_the_data_hardly_have_is_named():

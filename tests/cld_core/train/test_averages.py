@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from cld_core.checkpoint.files import StoredAverages, sidecar_of, usable
-from cld_core.checkpoint.tensors import load as load_checkpoint
-from cld_core.checkpoint.tensors import read_tensors
+from cld_core.checkpoint import load as load_checkpoint
+from cld_core.checkpoint import read_tensors
 from cld_core.errors import NonFiniteError
 from cld_core.run import events
+from cld_core.run.checkpoints import StoredAverages, sidecar_of, usable
 from cld_core.train.step import Trainer
 from tests.cld_core.train.conftest import at_step, attempt
 from tests.support.tools import same, wait_for

@@ -7,7 +7,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from cld_core import optim
-from cld_core.checkpoint.tensors import load
+from cld_core.checkpoint import load
 from cld_core.errors import NonFiniteError
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place

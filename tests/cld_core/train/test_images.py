@@ -14,20 +14,20 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cld_core import pictures, seeds
-from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import UsageError
 from cld_core.evaluate import likelihood
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.features import FeatureRows
 from cld_core.evaluate.likelihood import ElboRows
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.evaluate.rows import Table
 from cld_core.evaluate.statistics import Statistics, StatsRequest
 from cld_core.model import Model
 from cld_core.ranks import Ranks, join
 from cld_core.rendezvous import Place
 from cld_core.run import events
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Remarked
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train.step import Trainer
@@ -133,7 +133,7 @@ def test_periodic_work_leaves_pictures_and_numbers_and_training_unchanged(data, 
     assert same(load_checkpoint(worked, 12), load_checkpoint(plain, 12))
     found = re.findall(r"step (\d+): FID (\S+) of 7 samples", out)
     assert [step for step, _ in found] == ["8", "12"]
-    evaluation = Evaluation(EvalRequest.of(worked.recipe(), ("fid",), 12, shards=2).save(worked))
+    evaluation = Evaluation(request_of(worked.recipe(), ("fid",), 12, shards=2).save(worked))
     assert evaluation.compute(Ranks())
     assert float(found[1][1]) == pytest.approx(evaluation.report["fid"]["value"], abs=1e-4)
 
@@ -160,7 +160,7 @@ def test_a_request_to_stop_ends_periodic_work_between_two_batches(data, tmp_path
 def measured(made):
     """Loss of the averaged weights on test images, with the same times and noise each time, and their bits/dim."""
     model = Model(made.recipe, net=made.net.eval(), data=made.source)
-    request = EvalRequest.of(made.recipe, ("elbo",), 0)
+    request = request_of(made.recipe, ("elbo",), 0)
     x = made.source.dequantised_test_data(0, 0, 40).repeat(20, 1, 1, 1)
     draws = made.loss.draw(seeds.generator(3), len(x), model.data_shape)
     with made.ema.in_place():

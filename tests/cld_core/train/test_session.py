@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from cld_core import processor
-from cld_core.checkpoint.files import verify
-from cld_core.checkpoint.tensors import Writer, read_tensors, write
-from cld_core.checkpoint.tensors import load as load_checkpoint
+from cld_core.checkpoint import Writer, read_tensors, write
+from cld_core.checkpoint import load as load_checkpoint
 from cld_core.config import load
 from cld_core.errors import (
     CheckpointError,
@@ -24,6 +23,7 @@ from cld_core.errors import (
 from cld_core.files import read_object, write_json
 from cld_core.ranks import Ranks
 from cld_core.run import Lease, RunFolder, events
+from cld_core.run.checkpoints import verify
 from cld_core.run.lease import newest
 from cld_core.stop import StopCode, StopFlag
 from cld_core.train import __main__, monitoring, session
@@ -180,7 +180,7 @@ def test_a_save_that_fails_ends_the_attempt_and_is_the_cause(make, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    monkeypatch.setattr("cld_core.checkpoint.tensors._GIVE_UP_S", -1.0)
+    monkeypatch.setattr("cld_core.checkpoint._GIVE_UP_S", -1.0)
     with pytest.raises(SaveError, match="no space left on the disk"):
         attempt(run)
     assert causes(run) == ["save_failed"]

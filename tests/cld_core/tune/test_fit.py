@@ -9,14 +9,13 @@ import torch
 from cld_core import samplers
 from cld_core.analytic import diamond, gaussian
 from cld_core.config.sampling import ExponentialSpec
+from cld_core.run.tunings import STAGES, Coefficients, Row
 from cld_core.samplers.tuned import Linear
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import Coefficients
 from cld_core.tune import job as fit
 from cld_core.tune.job import Ends, Problem, advanced
 from cld_core.tune.linear import Fitted
-from cld_core.tune.tuning import STAGES, Row
 from tests.support.numeric import BothScored, ThirdOrder
 
 EPS = 1e-3

@@ -14,12 +14,11 @@ from cld_core.errors import NotFoundError, UsageError
 from cld_core.model import Model
 from cld_core.rendezvous import Place
 from cld_core.run import RunFolder
-from cld_core.run.work import open_work
-from cld_core.solutions import Flow
+from cld_core.run.tunings import STAGES, STATE, Flow, State, TuneRequest, Tuning
+from cld_core.run.work import open_work, tunings_of
 from cld_core.tune import job
 from cld_core.tune.job import Job
 from cld_core.tune.linear import Fitted
-from cld_core.tune.tuning import STAGES, STATE, State, TuneRequest, Tuning, tunings_of
 from tests.support.tools import ONE, told_by_solution, trained
 
 

@@ -8,10 +8,10 @@ import torch
 from cld_core import samplers
 from cld_core.analytic import GaussianMixture, diamond
 from cld_core.config.sampling import ExponentialSpec, TunedSpec
+from cld_core.run.tunings import CANDIDATES, Flow, Solution
 from cld_core.samplers.tuned import sample
 from cld_core.sde import CLD, VPSDE
 from cld_core.seeds import SampleNoise
-from cld_core.solutions import Flow, Solution
 from cld_core.tune.linear import (
     MEMORY,
     Fitted,
@@ -26,7 +26,6 @@ from cld_core.tune.linear import (
     unpacked,
     with_memory,
 )
-from cld_core.tune.tuning import CANDIDATES
 from tests.support.numeric import BothScored, ThirdOrder
 
 DIFFUSIONS = [CLD(), CLD(beta0=0.1, beta1=6.9), VPSDE(), BothScored(), ThirdOrder()]

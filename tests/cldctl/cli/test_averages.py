@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 import cld_core
-from cld_core.checkpoint.files import snapshot_files
 from cld_core.config.train import EmaSpec
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import snapshot_files
 from tests.support.tools import DEBUG, invoke
 
 SMALL = ["network.width=16", "network.layers=3", "train.batch_size=16", "train.steps=40", "train.checkpoint_every=20"]
@@ -46,7 +46,7 @@ def test_prune_removes_snapshots_when_it_is_asked_to(root):
     assert "averages" not in invoke("prune", "mine", "--dry-run", runs=root).stderr
     assert "removes all snapshots of averages" in invoke("prune", "mine", "--averages", "--dry-run", runs=root).stderr
     assert len(run.snapshot_steps()) == 20
-    waiting = replace(EvalRequest.of(run.recipe(), ("loss",), 40), ema=EmaSpec(length=0.08)).save(run)
+    waiting = replace(request_of(run.recipe(), ("loss",), 40), ema=EmaSpec(length=0.08)).save(run)
     refused = invoke("prune", "mine", "--averages", "--yes", runs=root, code=2).stderr
     assert f"{waiting.name} still needs the snapshots of averages" in refused
     shutil.rmtree(waiting)

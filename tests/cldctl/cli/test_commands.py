@@ -6,9 +6,9 @@ import os
 import pytest
 
 from cld_core import registration
-from cld_core.checkpoint.files import remove, weights_file
 from cld_core.files import read_object, write_json
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import remove, weights_file
 from cldctl.show import console
 from cldctl.show import runs as shown_runs
 from tests.support.paths import ROOT
@@ -121,7 +121,7 @@ import dataclasses
 from cld_core import register
 from cld_core.config.keys import key
 from cld_core.config.sampling import EmSpec
-from cld_core.evaluate.registry import metric
+from cld_core.metrics import metric
 from cld_core.samplers.euler_maruyama import sample
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.evaluate.registry import METRICS
+from cld_core.metrics import METRICS
 from cld_core.run.groups import Group
 from tests.support.made_up import run_with
 from tests.support.tools import invoke

@@ -13,9 +13,10 @@ from markdown_it import MarkdownIt
 
 import cld_core
 from cld_core.config import from_dict, load
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.model import Model
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import EvalRequest
 from cldctl.page.model_card import CardFiles, card
 from cldctl.runs import survey
 from cldctl.runs.status import RunStatus, status_of
@@ -98,7 +99,7 @@ def section(text: str, title: str) -> str:
 
 def asked(made, metric: str, step: int) -> EvalRequest:
     recipe = made.recipe()
-    return EvalRequest.of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
+    return request_of(replace(recipe, eval=replace(recipe.eval, samples=64)), (metric,), step)
 
 
 @pytest.fixture

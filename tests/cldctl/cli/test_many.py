@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cld_core.config import load
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.run import Lease, RunFolder
 from cld_core.run.events import Imported, JobRef, Submitted
 from cld_core.run.groups import Group
@@ -170,8 +170,8 @@ def test_prune_keeps_the_last_and_what_is_needed(root):
     tried = invoke("prune", "toy-1", "--dry-run", runs=root)
     assert "removes steps 10, 20, 30" in tried.stderr
     assert run.checkpoint_steps() == [10, 20, 30, 40]
-    EvalRequest.of(load(TOY), ("elbo",), 20, 1).save(run)
-    report(run, EvalRequest.of(load(TOY), ("elbo",), 10, 1), elbo={"nll": 1.0})
+    request_of(load(TOY), ("elbo",), 20, 1).save(run)
+    report(run, request_of(load(TOY), ("elbo",), 10, 1), elbo={"nll": 1.0})
     damage(run, 40)
     done = invoke("prune", "toy-1", "--yes", runs=root)
     assert "nothing to remove" in done.stderr

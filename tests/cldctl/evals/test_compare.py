@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from cld_core.errors import NotFoundError
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.run.groups import Group
 from cldctl.evals import compare
 from cldctl.evals.compare import Line
@@ -24,14 +24,14 @@ def evaluated(path, nll, stderr=0.1, samples=100, step=10, **sections):
     recipe = run.recipe()
     recipe = dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=samples))
     elbo = {"nll": nll, "stderr": stderr, "nfe_mean": 80.0}
-    report(run, EvalRequest.of(recipe, ("elbo",), step), elbo=elbo, **sections)
+    report(run, request_of(recipe, ("elbo",), step), elbo=elbo, **sections)
     return run
 
 
 def trained(path, *overrides, stderr=0.1, steps=10, metric="elbo"):
     run = run_with(path, steps, overrides=overrides)
     sections = {"elbo": {"nll": 1.0, "stderr": stderr}, "loss": {"value": 1.0, "stderr": stderr}}
-    report(run, EvalRequest.of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
+    report(run, request_of(run.recipe(), (metric,), steps), **{metric: sections[metric]})
     return compare.column(run)
 
 
@@ -80,7 +80,7 @@ def test_of_several_results_those_are_taken_that_can_be_compared(tmp_path):
     first, other = compare.column(evaluated(tmp_path / "a", 3.0)), evaluated(tmp_path / "b", 4.0)
     recipe = other.recipe()
     recipe = dataclasses.replace(recipe, eval=dataclasses.replace(recipe.eval, samples=100, seed=1))
-    report(other, EvalRequest.of(recipe, ("elbo",), 10), elbo={"nll": 5.0, "stderr": 0.1})
+    report(other, request_of(recipe, ("elbo",), 10), elbo={"nll": 5.0, "stderr": 0.1})
     newest, like = compare.column(other), compare.column(other, "last", first)
     assert (newest.results["nll"].number.value, like.results["nll"].number.value) == (5.0, 4.0)
     assert "cannot be compared: eval.seed 0 and 1" in compare.warnings([first, newest])[0]

@@ -5,9 +5,10 @@ import pytest
 from cld_core.config.sampling import OdeSpec
 from cld_core.errors import CheckpointError, NotFoundError, UsageError
 from cld_core.evaluate import extraction
-from cld_core.evaluate.extraction import FeatureInputs
 from cld_core.files import write_json
-from cld_core.solutions import FILE, Coefficients, Flow, Solution, Solutions
+from cld_core.run.evaluations import FeatureInputs
+from cld_core.run.tunings import SOLUTION, Coefficients, Flow, Solution
+from cld_core.solutions import Solutions
 from cldctl.evals import plan
 from tests.support.made_up import damage, run_with
 
@@ -105,7 +106,7 @@ def test_each_checkpoint_is_evaluated_with_the_solution_that_was_tuned_to_it(run
         )
         folder = run.tuned / f"of-{step}"
         folder.mkdir(parents=True)
-        write_json(folder / FILE, solution.content())
+        write_json(folder / SOLUTION, solution.content())
     made = plan.make(run, ("elbo", "w2"), steps, ["sampling.method=tuned", "sampling.nfe=2"])
     found = {request.checkpoint_step: request.sampling.solution for request in made.requests}
     assert found == {one.step: one.digest for one in Solutions.of_run(run).read()}

@@ -12,8 +12,8 @@ from cld_core.config import load
 from cld_core.config.registry import SECTIONS
 from cld_core.errors import UsageError
 from cld_core.evaluate.published import published_samplers
-from cld_core.evaluate.sweeps import Axis, Cell, Sweep, sweeps_of
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Axis, Cell, Sweep, sweeps_of
 from cldctl.evals import samplers, table
 from cldctl.evals.samplers import SETTINGS, Comparison
 from cldctl.show.evaluations import samplers as drawn

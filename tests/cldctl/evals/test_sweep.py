@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.evaluate.statistics import Statistics, StatsRequest
-from cld_core.evaluate.sweeps import sweeps_of
 from cld_core.ranks import Ranks
+from cld_core.run.evaluations import Evaluation, sweeps_of
 from cld_core.stop import StopFlag
 from cld_core.train import session
 from cldctl.evals import plan, table

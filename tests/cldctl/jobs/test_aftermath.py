@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cld_core import files
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import append_line
 from cld_core.run import events
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.ledger import Ledger, to_line
@@ -111,7 +111,7 @@ def test_what_the_launcher_knows_is_the_cause(run):
 
 @pytest.fixture
 def work(run):
-    return Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
+    return Evaluation(request_of(run.recipe(), ("elbo",), 10).save(run))
 
 
 def test_a_task_of_shards_that_crashed_is_started_again_until_its_budget_is_spent(work, capsys):
@@ -280,6 +280,6 @@ def test_a_time_limit_during_the_setup_costs_a_retry(run, in_setup):
 @pytest.mark.parametrize("cancelled", [False, True])
 def test_a_task_whose_setup_met_the_limit_begins_again_unless_it_was_cancelled(run, in_setup, cancelled):
     job = in_setup(cancelled=cancelled)
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 20).save(run))
+    work = Evaluation(request_of(run.recipe(), ("elbo",), 20).save(run))
     end_of_setup(run, "shards", work.folder)
     assert job.asked == (not cancelled)

@@ -11,9 +11,9 @@ import yaml
 
 from cld_core.config import load
 from cld_core.config.monitor import HooksSpec
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, events
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.history import History
 from cld_core.run.process import find
@@ -98,7 +98,7 @@ class TestWhatItIsToldAbout:
         assert states(run) == ["RUNNING", "FINISHED"]
 
     def test_an_evaluation_once_for_each_job(self, run):
-        request = EvalRequest.of(run.recipe(), ("elbo",), 20)
+        request = request_of(run.recipe(), ("elbo",), 20)
         work = Evaluation(request.save(run))
         words = "--evaluation", str(work.folder)
         dispatch(run, *words)
@@ -194,7 +194,7 @@ def test_a_job_that_cannot_begin_again_is_told_of(run):
 def test_a_hook_is_neither_part_of_the_model_nor_of_an_evaluation():
     plain, hooked = load(RECIPES / "toy.yaml"), load(RECIPES / "toy.yaml", ["hooks.on_change=date"])
     assert plain.model_digest() == hooked.model_digest()
-    assert EvalRequest.of(plain, ("elbo",), 20).id == EvalRequest.of(hooked, ("elbo",), 20).id
+    assert request_of(plain, ("elbo",), 20).id == request_of(hooked, ("elbo",), 20).id
 
 
 def called(command, tmp_path, timeout_s=60.0, content="{}"):

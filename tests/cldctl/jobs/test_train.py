@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cld_core.checkpoint.files import FORMAT, Content, Sidecar
 from cld_core.codec import to_plain
 from cld_core.config import load
 from cld_core.errors import CheckpointError, SolverError, UnusableSamplesError, UsageError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import FORMAT, Content, Sidecar
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Ended, GivenUp, JobRef, Requeued, Started, Submitted, TurnedAway
 from cld_core.run.ledger import Ledger
 from cld_core.run.work import open_work
@@ -154,7 +154,7 @@ def test_training_goes_on_without_a_successor_that_was_refused(short, capsys):
 
 
 def test_evaluations_wait_for_the_successor_too(short, job, monkeypatch):
-    work = Evaluation(EvalRequest.of(short.recipe(), ("elbo",), 20).save(short))
+    work = Evaluation(request_of(short.recipe(), ("elbo",), 20).save(short))
     work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="9"), shards=(0,)))
     job.cluster.phases["9"] = "pending"
     redirected = []
@@ -205,7 +205,7 @@ def test_a_task_a_shard_and_shared_tasks_if_a_submission_cannot_have_so_many():
 def evaluations(tmp_path, monkeypatch):
     """Two evaluations that compute nothing."""
     run = run_with(tmp_path / "mine", 10, 20)
-    folders = [EvalRequest.of(run.recipe(), ("elbo",), step, 1).save(run) for step in (10, 20)]
+    folders = [request_of(run.recipe(), ("elbo",), step, 1).save(run) for step in (10, 20)]
     monkeypatch.setattr(Evaluation, "compute", lambda *_: True)
     return tuple(Piece(str(folder), (0,)) for folder in folders)
 

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch.utils.tensorboard import SummaryWriter
 
 from cld_core.config import with_overrides
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
 from cld_core.run.events import Labelled
@@ -125,7 +125,7 @@ def test_a_run_without_anything_or_with_damaged_files_has_a_page(tmp_path):
 
 def answered(run, nll, *overrides, **sections):
     recipe = with_overrides(run.recipe(), list(overrides), "test")
-    report(run, EvalRequest.of(recipe, ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1, "nfe_mean": 80.0}, **sections)
+    report(run, request_of(recipe, ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1, "nfe_mean": 80.0}, **sections)
 
 
 def test_the_best_number_is_over_the_most_examples_and_beside_the_published_one(tmp_path):
@@ -198,7 +198,7 @@ def test_the_index_leads_to_pages_and_writes_those_that_are_out_of_date(tmp_path
 
 def test_the_index_of_a_group_shows_what_was_swept_and_averages_over_seeds(tmp_path):
     for run, nll in zip(seeds(tmp_path, "mine", 3, 10), (0.5, 0.7, 0.9), strict=True):
-        report(run, EvalRequest.of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
+        report(run, request_of(run.recipe(), ("elbo",), 10), elbo={"nll": nll, "stderr": 0.1})
     run_with(tmp_path / "another", 10)
     assert invoke("report", "mine", runs=tmp_path).stdout == f"{tmp_path / 'index-mine.html'}\n"
     text = words(Parsed((tmp_path / "index-mine.html").read_text()))

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from cld_core.errors import UsageError
-from cld_core.evaluate.evaluation import evaluations_of
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.ownership import user_name
 from cld_core.run.events import Cancelled, Ended, JobRef, Refused, Submitted
-from cld_core.tune.tuning import TuneRequest, Tuning
+from cld_core.run.tunings import TuneRequest, Tuning
+from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import SchedulerAway, SchedulerRefused, Seen, Survey
 from cldctl.runs import cancel, logs, removal
 from tests.support.made_up import run_with
@@ -35,7 +35,7 @@ def is_noted(run):
 
 def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scripted):
     first, second = run_of(tmp_path / "a", "1"), run_of(tmp_path / "b", "2")
-    EvalRequest.of(second.recipe(), ("elbo",), 10).save(second)
+    request_of(second.recipe(), ("elbo",), 10).save(second)
     (work,) = evaluations_of(second)
     work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id="3"), shards=(0,)))
     scripted.phases["3"] = "pending"
@@ -53,7 +53,7 @@ def test_several_runs_and_their_evaluations_end_at_the_same_time(tmp_path, scrip
 
 
 def evaluated(run, job_id, metric="elbo", logs=""):
-    EvalRequest.of(run.recipe(), (metric,), 10).save(run)
+    request_of(run.recipe(), (metric,), 10).save(run)
     work = next(work for work in evaluations_of(run) if work.name.startswith(metric))
     work.ledger.append(Submitted(job=JobRef(cluster="scripted", job_id=job_id, logs=str(logs)), shards=(0,)))
     Scripted.phases[job_id] = "running"

@@ -3,8 +3,8 @@
 import pytest
 
 from cld_core.errors import RecipeError
-from cld_core.evaluate.evaluation import Evaluation
 from cld_core.run import events
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Submitted
 from cld_core.run.history import History
 from cldctl.clusters.base import Limit

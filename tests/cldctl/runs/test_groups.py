@@ -7,12 +7,12 @@ import pytest
 from cld_core.config import load
 from cld_core.digests import checksum
 from cld_core.errors import RecipeError, UsageError
-from cld_core.evaluate.evaluation import evaluations_of
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.run import RunFolder, code
 from cld_core.run.events import Ended, Requested, Started
 from cld_core.run.folder import is_name
 from cld_core.run.groups import Group, find_group, values_of
+from cld_core.run.work import evaluations_of
 from cldctl.clusters.base import SchedulerRefused
 from cldctl.evals import plan
 from cldctl.runs import checkout, evaluate, logs, options, removal, submit
@@ -117,7 +117,7 @@ def test_a_group_is_resumed_by_one_submission(tmp_path, arrays):
 
 def test_a_group_is_evaluated_by_one_submission_of_what_is_missing(tmp_path, arrays):
     runs = [run_with(tmp_path / f"g-seed{seed}", 10) for seed in range(3)]
-    report(runs[0], EvalRequest.of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
+    report(runs[0], request_of(runs[0].recipe(), ("elbo",), 10, 2), elbo={"nll": 1.0, "stderr": 0.1})
     size = runs[0].recipe().cluster
     plans = [evaluate.Planned.of(run, plan.make(run, ("elbo",), [10], (), (), 2), arrays, size) for run in runs]
     group = Group(tmp_path, "g")

@@ -6,12 +6,12 @@ import shutil
 import pytest
 
 from cld_core.config import load
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import write_json
 from cld_core.run import RunFolder
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import Ended, JobRef, Started, Submitted
-from cld_core.tune.tuning import TuneRequest, Tuning
+from cld_core.run.tunings import TuneRequest, Tuning
 from cldctl.runs import index, survey
 from cldctl.runs.index import Index
 from cldctl.runs.selection import label
@@ -68,11 +68,11 @@ def _resume(run):
 
 
 def _evaluate(run):
-    report(run, EvalRequest.of(load(TOY), ("elbo",), 20, 1), elbo={"nll": 1.0, "n": 10, "stderr": 0.1, "nfe_mean": 1})
+    report(run, request_of(load(TOY), ("elbo",), 20, 1), elbo={"nll": 1.0, "n": 10, "stderr": 0.1, "nfe_mean": 1})
 
 
 def _begin_evaluation(run):
-    Evaluation(EvalRequest.of(load(TOY), ("elbo",), 20, 1).save(run))
+    Evaluation(request_of(load(TOY), ("elbo",), 20, 1).save(run))
 
 
 def _tune(run):

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cld_core.checkpoint.files import newest_good, sidecar_of
-from cld_core.checkpoint.tensors import load
+from cld_core.checkpoint import load
 from cld_core.run import RunFolder
+from cld_core.run.checkpoints import newest_good, sidecar_of
 from cld_core.run.events import Remarked
 from tests.support.paths import MISBEHAVING
 from tests.support.tools import (

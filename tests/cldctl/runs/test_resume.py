@@ -5,9 +5,9 @@ import time
 import pytest
 
 from cld_core.errors import CheckpointError, NotFoundError, RecipeError, UsageError
-from cld_core.evaluate.evaluation import Evaluation
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
+from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef, Requested, Submitted
 from cldctl.clusters.base import SchedulerAway
 from cldctl.jobs import hooks
@@ -51,7 +51,7 @@ def test_what_is_refused(tmp_path, scripted):
 
 def test_only_the_clusters_of_the_training_jobs_have_to_answer(tmp_path, scripted):
     run = stopped(tmp_path / "a")
-    work = Evaluation(EvalRequest.of(run.recipe(), ("elbo",), 10).save(run))
+    work = Evaluation(request_of(run.recipe(), ("elbo",), 10).save(run))
     work.ledger.append(Submitted(job=JobRef(cluster="other", job_id="9"), shards=(0,)))
     scripted.away.add("other")
     runs, skipped = resumable(tmp_path)

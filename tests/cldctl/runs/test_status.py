@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from cld_core.config import load
-from cld_core.evaluate.evaluation import evaluations_of
-from cld_core.evaluate.request import EvalRequest
+from cld_core.evaluate.request import request_of
 from cld_core.files import read_object, write_json
 from cld_core.run import Lease, RunFolder, events
 from cld_core.run.events import JobRef
+from cld_core.run.work import evaluations_of
 from cldctl import locks
 from cldctl.clusters.base import SchedulerAway, Seen, Survey
 from cldctl.runs import survey
@@ -91,7 +91,7 @@ def test_a_run_whose_cluster_is_away_says_how_old_its_state_is(run):
 
 def test_the_state_of_an_evaluation(tmp_path):
     run = run_with(tmp_path / "mine", 10)
-    request = EvalRequest.of(run.recipe(), ("elbo",), 10, 3)
+    request = request_of(run.recipe(), ("elbo",), 10, 3)
     request.save(run)
     (work,) = evaluations_of(run)
     assert evaluation_status(work, saying(Seen("unknown")))["state"] == "STOPPED", "nothing was started"

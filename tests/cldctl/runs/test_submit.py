@@ -10,9 +10,9 @@ import pytest
 from cld_core import processor
 from cld_core.config import load
 from cld_core.errors import RecipeError, UsageError
-from cld_core.evaluate.evaluation import evaluations_of
 from cld_core.run import RunFolder
 from cld_core.run.events import JobRef, Requested, Submitted
+from cld_core.run.work import evaluations_of
 from cldctl import clusters, locks
 from cldctl.clusters.base import After, SchedulerAway, SchedulerRefused
 from cldctl.evals import plan

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cld_core.evaluate.sweeps import Axis, Cell, Sweep
+from cld_core.run.evaluations import Axis, Cell, Sweep
 from cldctl.runs.status import RunStatus
 from cldctl.show import evaluations, runs
 from tests.support.screen import screen

@@ -1,9 +1,9 @@
-"""A tuning in its folder, `tuned/ID` of a run: what is asked, how far it is, what came of it. Loads no torch.
+"""A tuning in its folder, `tuned/ID` of a run: what is asked, how far it is, what came of it. Loads no torch or numpy.
 
 request.json      what is asked (`TuneRequest`)
 jobs.jsonl        the ledger: which jobs were started, crashed or were cancelled
 state.json        the rows of the fit so far (`State`), replaced after each of them
-solution.json     the result, `cld_core.solutions`
+solution.json     the result (`Solution`)
 
 Beside it, `tuned/flow-ID.npz` has ends of the network's flow, the targets of the fit, for all tunings to the same flow.
 
@@ -17,24 +17,21 @@ coefficients   times and coefficients, from the best grids, and then from the be
 
 import contextlib
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
-from cld_core import solutions
-from cld_core.checkpoint.files import weights_digest
-from cld_core.codec import find_record, real, to_plain
+from cld_core.codec import find_record, from_plain, real, to_plain
 from cld_core.config import Recipe
+from cld_core.config.sampling import SamplingSpec
 from cld_core.digests import digest
 from cld_core.errors import UsageError
-from cld_core.imports import resolve
-from cld_core.run import RunFolder
-from cld_core.run.work import Request, Work, readable
-from cld_core.solutions import Coefficients, Flow, Solution
+from cld_core.files import read_object
 
-if TYPE_CHECKING:
-    from cld_core.ranks import Ranks
-
+from .checkpoints import weights_digest
+from .folder import RunFolder
+from .work import Request, Work
 
 # Exponential samplers without noise: the order, and whether there is a corrector.
 CANDIDATES = tuple(itertools.product((1, 2, 3), (False, True)))
@@ -50,13 +47,126 @@ STAGES = {
     "grid": EACH * len(CANDIDATES) + BEST * KEPT,
     "coefficients": STARTS * PLAIN + ROBUST + AGAIN,
 }
-STATE = "state.json"
+STATE, SOLUTION = "state.json", "solution.json"
 # What stands for an infinite distance, which JSON has not.
 FAR = 1e18
 
 POINTS_OF_TOYS, POINTS_OF_IMAGES = 4000, 16
 LEAST_POINTS, MOST_POINTS, MOST_NFE = 8, 100_000, 50
 MOST_MINUTES = 1_000_000
+
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """A network's probability flow.
+
+    Attributes:
+        eps: time at which it ends.
+        denoise: whether its end is denoised.
+        labels: whether it is conditional on labels.
+        guidance, guidance_from, guidance_to: as in `sampling`; the defaults if guidance has no effect, so equal flows
+            are equal.
+    """
+
+    eps: float
+    denoise: bool
+    labels: bool = False
+    guidance: float = SamplingSpec.guidance
+    guidance_from: float = SamplingSpec.guidance_from
+    guidance_to: float = SamplingSpec.guidance_to
+
+    @classmethod
+    def of(cls, spec: SamplingSpec, *, labels: bool) -> Self:
+        """The flow that the keys of ``spec`` are of."""
+        names = ("guidance", "guidance_from", "guidance_to") if labels and spec.guidance != 1 else ()
+        keys = {name: float(getattr(spec, name)) for name in names}
+        return cls(eps=spec.eps, denoise=spec.denoise, labels=labels, **keys)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A sampler whose step i evaluates alpha_i at ``times[i]``, and replaces u by a linear combination.
+
+    Attributes:
+        times: (N,), decreasing from 1.
+        matrices: of each step, (n, n + k m): times the halves of u and of the k newest alphas, the newest first. The
+            last step includes denoising and results in the sample.
+    """
+
+    times: tuple[float, ...]
+    matrices: tuple[Matrix, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """A sampler, and where it comes from.
+
+    Attributes:
+        flow: what it was fitted to.
+        step: the optimiser step of the network.
+        checkpoint: checksum of the checkpoint; empty if it was tuned to no checkpoint.
+        ema_length: which average of the weights, as `ema.length`.
+        kept: the stage that was closest on held-out noise, one of `STAGES`.
+        cut_off: whether the budget ended the fit before its last iteration.
+        rms: root-mean-square distance from the flow, per coordinate, on held-out noise, by stage.
+        about: how it was found: initial settings, points, seed, evaluations, seconds, and date.
+    """
+
+    coefficients: Coefficients
+    flow: Flow
+    step: int = 0
+    checkpoint: str = ""
+    ema_length: float | None = None
+    kept: str = "untuned"
+    cut_off: bool = False
+    rms: dict[str, float]
+    about: dict[str, Any]
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network, denoising included."""
+        return len(self.coefficients.times)
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything that samples depend on: solutions with equal digests draw equal samples."""
+        return digest([to_plain(self.coefficients), self.flow.eps, self.flow.denoise])[:16]
+
+    @property
+    def distance(self) -> float:
+        """The distance from the flow of the stage that was kept; infinite if it is not known."""
+        return self.rms.get(self.kept, float("inf"))
+
+    def content(self) -> dict[str, Any]:
+        """The content of its file: floats with all their digits."""
+        return {"digest": self.digest, **to_plain(self)}
+
+    @classmethod
+    def of_content(cls, content: Mapping[str, Any]) -> Self:
+        """A solution from the content of its file.
+
+        Raises:
+            ValueError: it is damaged, or of another version of cldctl.
+        """
+        solution = from_plain(cls, content)
+        if solution.digest != content.get("digest"):
+            raise ValueError("its numbers are not those that were written")
+        return solution
+
+
+def _read_solution(file: Path) -> Solution | None:
+    """The solution in a file; None if there is none, or a damaged one."""
+    with contextlib.suppress(ValueError):
+        return Solution.of_content(read_object(file))
+    return None
+
+
+def solutions_of(run: RunFolder) -> list[Solution]:
+    """The solutions in a run's folder; damaged ones are left out."""
+    found = (_read_solution(run.tuned / name / SOLUTION) for name in run.tuning_names())
+    return [solution for solution in found if solution is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +324,7 @@ class Tuning(Work):
     @property
     def solution(self) -> Solution | None:
         """The result; None until there is one, of the run's present checkpoint if it still has it."""
-        found, checksum = find_record(Solution, self.folder / solutions.FILE), None
+        found, checksum = find_record(Solution, self.folder / SOLUTION), None
         with contextlib.suppress(OSError):
             checksum = weights_digest(self.run, self.request.checkpoint_step)
         return found if found is not None and checksum in (None, found.checkpoint) else None
@@ -233,7 +343,7 @@ class Tuning(Work):
         wanted = request.flow, request.ema_length, checksum
         fewer = [
             one
-            for one in solutions.in_run(self.run)
+            for one in solutions_of(self.run)
             if one.nfe < request.nfe and (one.flow, one.ema_length, one.checkpoint) == wanted
         ]
         return max(fewer, key=lambda one: (one.nfe, -one.distance), default=None)
@@ -255,25 +365,3 @@ class Tuning(Work):
             return (self.folder / STATE).stat().st_mtime
         except OSError:
             return None
-
-    def compute(
-        self,
-        ranks: "Ranks",
-        should_stop: Callable[[], bool] = lambda: False,
-        only: Collection[int] | None = None,
-    ) -> bool:
-        """Fit what is missing; loads torch. False if it was asked to stop before it was done.
-
-        Args:
-            should_stop: asked before every step.
-            only: a tuning is one piece.
-
-        Raises:
-            CldError: what is needed is gone or has changed.
-        """
-        return self.is_done or resolve("cld_core.tune.job:Job")(self, ranks.device, should_stop).run()
-
-
-def tunings_of(run: RunFolder) -> list[Tuning]:
-    """The tunings of a run; those that are damaged or of another version of cldctl are skipped."""
-    return readable(Tuning, (run.tuned / name for name in run.tuning_names()))

@@ -23,8 +23,9 @@ from cld_core.config.train import LONGEST
 from cld_core.digests import checksum, digest
 from cld_core.errors import CheckpointError, CldError, NotFoundError
 from cld_core.files import NO_FILE, existing_object, passes
-from cld_core.run import RunFolder
 from cld_core.sanitize import is_count, one_line
+
+from .folder import RunFolder
 
 FORMAT = 2
 # Above this relative error of its profile, an average that was made of others comes with a remark.

@@ -15,8 +15,8 @@ from cld_core.ranges import CHUNK
 from cld_core.registration import table
 
 if TYPE_CHECKING:
-    from .request import EvalRequest
-    from .rows import Table
+    from cld_core.evaluate.rows import Table
+    from cld_core.run.evaluations import EvalRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class RowKind:
         over: the field of a request that says how many rows there are.
         depends: the other fields of a request, or places in them ("flow.rtol"), that a row depends on, besides the
             model, the seed and its index.
-        implementation: "module:Class" of the `rows.RowComputer` that computes them; with torch.
+        implementation: "module:Class" of the `evaluate.rows.RowComputer` that computes them; with torch.
         version: raised when the meaning of rows changes, so that old and new never share a folder.
         chunk: how many rows a file holds, if they are of images; of points it has `POINTS_CHUNK`.
         of: the data that rows of this kind exist for.

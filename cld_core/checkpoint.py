@@ -1,4 +1,4 @@
-"""The tensors of checkpoints, snapshots of averages, and weights.
+"""The tensors of checkpoints, snapshots of averages, and weights; `cld_core.run.checkpoints` knows the rest of them.
 
 They are written whole or not at all, the first two in the background. They are read with `weights_only`, as tensors on
 the CPU, and only what fits.
@@ -24,10 +24,9 @@ from cld_core.codec import to_plain
 from cld_core.errors import CheckpointError, NotFoundError, SaveError
 from cld_core.files import parse_json, passes, pauses, replacing, write_json
 from cld_core.run import RunFolder
+from cld_core.run import checkpoints as files
+from cld_core.run.checkpoints import Content, Sidecar, StoredAverages, prune, verify, weights_file
 from cld_core.sanitize import one_line
-
-from . import files
-from .files import Content, Sidecar, StoredAverages, prune, verify, weights_file
 
 # What a network may hold, in the words of safetensors.
 KINDS = {

@@ -1,0 +1,194 @@
+"""Tasks of sharded work (`cld_core.run.shards`): they compute the rows that are not there, and then the result.
+
+A kind of work says how its rows are computed and what becomes of them; resuming and merging are here. Loads no torch or
+numpy until something is computed.
+"""
+
+import functools
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cld_core.errors import CldError
+from cld_core.files import retried
+from cld_core.run.shards import Arrays, DamagedRowsError, Rows, ShardedWork, count_of
+
+if TYPE_CHECKING:
+    from cld_core.ranks import Ranks
+
+# Seconds for which a disk may fail before the task ends, as by a crash, and is started again elsewhere or later.
+PATIENCE_S = 120.0
+
+
+class Computer(ABC):
+    """Computes rows of one kind."""
+
+    @abstractmethod
+    def compute(self, first: int, last: int) -> Arrays:
+        """The rows ``first <= i < last``, arrays (last - first, ...); each row is a function of i, not of the range."""
+
+    def review(self, rows: Arrays) -> None:
+        """Look at rows that are saved, each once, before further ones are computed.
+
+        Raises:
+            CldError: they make the others pointless.
+        """
+        return
+
+
+class _StoppedError(Exception):
+    """The task was asked to stop, or the work was finished by another one."""
+
+
+class Task(ABC):
+    """Some work while a process computes it.
+
+    Attributes:
+        computers: by kind of rows.
+        made_of: for a report: the rows of each kind whose `parts` were read, and the digests of their chunks.
+
+    Raises:
+        CldError: as `computers_on`, or what rows are made of changed meanwhile.
+    """
+
+    def __init__(self, work: ShardedWork, device: Any, should_stop: Callable[[], bool]) -> None:
+        self.work, self._should_stop = work, should_stop
+        self._patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
+        self._rows = self._places()
+        for rows in self._rows.values():
+            # Others see that something is being computed, though the first batch may take long.
+            rows.folder.mkdir(parents=True, exist_ok=True)
+            os.utime(rows.folder)
+        self.computers = self.computers_on(device)
+        if self._places() != self._rows:
+            raise CldError(f"{work.folder}: what it is made of was replaced. Re-run the same `{work.command}`.")
+        self.made_of: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    def compute(
+        cls, work: ShardedWork, ranks: "Ranks", should_stop: Callable[[], bool], only: Collection[int] | None
+    ) -> bool:
+        """Compute the missing ones of this process's shards, as `Work.compute`.
+
+        The process that finds all shards complete makes the product.
+
+        Args:
+            ranks: without ``only``, rank r of n takes the shards r, r + n, r + 2 n, ...
+            should_stop: asked before every batch.
+            only: the shards of this process.
+
+        Returns:
+            False if it was asked to stop before its share was done.
+
+        Raises:
+            CldError: what is needed is gone or has changed, or the result cannot be made.
+        """
+        mine = range(ranks.rank, work.request.shards, ranks.world_size) if only is None else only
+        patient = functools.partial(retried, within_s=PATIENCE_S, stop=should_stop)
+        missing = work.lacking(patient(work.lengths))
+        if missing and not set(missing).intersection(mine):
+            return True
+        task = patient(lambda: cls(work, ranks.device, should_stop))
+        try:
+            for shard in sorted(set(missing).intersection(mine)):
+                task.fill(shard)
+            if not work.lacking(patient(work.lengths)):
+                patient(task.finish)
+        except _StoppedError:
+            return work.is_done
+        return True
+
+    @abstractmethod
+    def computers_on(self, device: Any) -> Mapping[str, Computer]:
+        """By kind of rows, what computes them on a `torch.device`. Loads torch.
+
+        Raises:
+            CldError: something that is needed is gone or damaged.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Make the product of all rows. Doing it twice, even at the same time, changes nothing.
+
+        Raises:
+            CldError: the rows cannot be used, or something has changed.
+        """
+
+    def fill(self, shard: int) -> None:
+        """Compute what is missing of a shard."""
+        for kind, chunks in self.work.request.chunks(shard).items():
+            until = self.work.request.bounds(kind, chunks[-1])[1]
+            for number in chunks:
+                # Other work may have computed it meanwhile.
+                lengths = self._patient(self._rows[kind].lengths)
+                self._fill(kind, number, lengths.get(number, 0), until)
+
+    def parts(self, kind: str) -> Iterator[Arrays]:
+        """All rows of a kind, chunk after chunk. A chunk that is damaged is computed again."""
+        rows, request, digests = self._rows[kind], self.work.request, list[str]()
+        self.made_of[kind] = {"id": rows.folder.name, "chunk": rows.chunk, "digests": digests}
+        lengths = rows.lengths()
+        for number in range(-(-request.sizes[kind] // rows.chunk)):
+            first, last = request.bounds(kind, number)
+            while True:
+                length = self._fill(kind, number, lengths.get(number, 0), last)
+                if (found := self._load(rows, number, length)) is not None:
+                    break
+                lengths = rows.lengths()
+            arrays, digest = found
+            digests.append(digest[:16])
+            yield {name: values[: last - first] for name, values in arrays.items()}
+
+    def _places(self) -> dict[str, Rows]:
+        return {kind: self.work.rows(kind) for kind in self.work.request.sizes}
+
+    def _fill(self, kind: str, number: int, length: int, until: int) -> int:
+        """Compute the rest of a chunk, of which so many rows are there; returns how many there are now.
+
+        Args:
+            until: the last row plus one of all that are computed now, for messages.
+        """
+        rows, computer = self._rows[kind], self.computers[kind]
+        first, last = self.work.request.bounds(kind, number)
+        if length >= last - first:
+            return length
+        found = self._load(rows, number, length) if length else None
+        known = None if found is None else found[0]
+        if known is not None:
+            computer.review(known)
+        at_once = min(self.work.request.batch_size, rows.chunk)
+        while (done := 0 if known is None else count_of(known)) < last - first:
+            if self._should_stop():
+                raise _StoppedError
+            new = computer.compute(first + done, min(first + done + at_once, last))
+            known = new if known is None else joined([known, new])
+            try:
+                self._patient(functools.partial(rows.save, number, known, done))
+            except OSError as error:
+                if self._should_stop():
+                    raise _StoppedError from error
+                raise
+            print(f"{kind}: row {first + count_of(known)} of {until}", flush=True)
+            computer.review(new)
+        return last - first
+
+    def _load(self, rows: Rows, number: int, length: int) -> tuple[Arrays, str] | None:
+        """The rows of a chunk and the digest of their file; None if it is damaged, and so removed."""
+        try:
+            return self._patient(lambda: rows.load(number, length))
+        except DamagedRowsError as error:
+            if self.work.is_done:
+                raise _StoppedError from error  # Whoever finished it has removed the rows.
+            print(f"damaged, and computed again: {error}", flush=True)
+            # Not as those that a longer file has replaced: what stays would be found again, for ever.
+            self._patient(lambda: rows.file(number, length).unlink(missing_ok=True))
+            return None
+
+
+def joined(parts: Iterable[Arrays]) -> Arrays:
+    """Rows one after another."""
+    import numpy as np
+
+    kept = list(parts)
+    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
