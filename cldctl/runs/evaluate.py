@@ -326,30 +326,31 @@ def _prepare(planned: Planned, made: list[Path]) -> list[tuple[Work, list[int]]]
     Args:
         made: is told the folders that did not exist before.
     """
-    run, missing = planned.run, list[tuple[Work, list[int]]]()
+    run, sweep = planned.run, planned.sweep
     begun = [_begun(work) for work in planned.works]
     answers = sharded.ask_about(work for work in begun if work is not None and not work.is_done)
-    if planned.sweep is not None:
-        made += [folder for folder in [run.evals / planned.sweep.id] if not folder.exists()]
-        planned.sweep.save(run)
-    for work, known in zip(planned.works, begun, strict=True):
+    folders = [work.folder for work in planned.works]
+    if sweep is not None:
+        folders.append(run.evals / sweep.id)
+    made += [folder for folder in folders if not folder.exists()]
+    if sweep is not None:
+        sweep.save(run)
+    missing: list[tuple[Work, list[int]]] = []
+    for wanted, known in zip(planned.works, begun, strict=True):
         state = "STOPPED" if known is None else work_state(known, answers)
-        shards: list[int] = []
-        if known is not None and state in ("RUNNING", "PENDING"):
-            work, shards = known, sharded.unclaimed(known, answers)
-            if planned.together:
-                # A tuning that is being computed goes on to the budget that was asked for last, when it is started
-                # again.
-                known.request.store(known.folder)
-        elif state == "STOPPED":
-            made += [work.folder] if not work.folder.exists() else []
+        work, shards, found = wanted, [], "already complete"
+        if state == "STOPPED":
             # A request that was damaged is written again: its product may be there already.
-            work = type(work)(work.request.store(work.folder))
+            work = type(wanted)(wanted.request.store(wanted.folder))
             shards = work.to_start()
-        is_alive = state in ("RUNNING", "PENDING")
-        planned.found[work.name] = "started" if shards else "being computed" if is_alive else "already complete"
+        elif known is not None and state in ("RUNNING", "PENDING"):
+            work, shards, found = known, sharded.unclaimed(known, answers), "being computed"
+            if planned.together:
+                # A tuning goes on to the budget that was asked for last, when it is started again.
+                known.request.store(known.folder)
         if shards:
             missing.append((work, shards))
+        planned.found[wanted.name] = "started" if shards else found
     return missing
 
 
