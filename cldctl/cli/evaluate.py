@@ -266,13 +266,12 @@ def tune(
     """
     from cldctl.runs.evaluate import EvalOptions, minutes, plan_tunings, start
     from cldctl.runs.options import network_evaluations
-    from cldctl.show.submission import finish_tunings, remark, say_cost
+    from cldctl.show.submission import finish_tunings, remark
 
     numbers, budget_min = network_evaluations(nfe), minutes(budget)
     run, overrides = options.run_and_overrides(words, root)
     wanted = EvalOptions(overrides=tuple(overrides), checkpoint=checkpoint, cluster=cluster, allow_plugin=allow_plugin)
     planned = plan_tunings(run, wanted, remark, nfe=numbers, points=points, budget_min=budget_min, seed=seed)
-    say_cost(planned)
     (planned,) = start([planned])
     raise typer.Exit(finish_tunings(planned, as_json, follow))
 

@@ -233,6 +233,8 @@ def plan_tunings(
     for one in sorted(nfe):
         request = TuneRequest.of(recipe, step, one, points=points, budget_min=budget_min, seed=seed)
         works.append(Tuning(run.tuned / request.id, request))
+    if not all(work.is_done for work in works):
+        say(f"step {step}: {works[0].request.cost} for each N")
     return Planned(run=run, works=tuple(works), cluster=where, size=recipe.cluster, together=True)
 
 

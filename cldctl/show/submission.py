@@ -14,7 +14,7 @@ from cld_core.run.checkpoints import DamagedCheckpoint
 from cld_core.run.evaluations import Evaluation
 from cld_core.run.events import JobRef
 from cld_core.run.groups import Group
-from cld_core.run.tunings import TuneRequest, Tuning
+from cld_core.run.tunings import Tuning
 from cldctl.clusters.base import After, Cluster, JobSpec
 from cldctl.evals.samplers import Comparison
 from cldctl.jobs import specs
@@ -278,13 +278,6 @@ def finish_samplers(
     if stays and not all(work.is_done for work in works):
         follow_works_of(planned.run, works, made.sweep.id)
     return show_samplers(works, made, as_json, csv, plot, waited=stays)
-
-
-def say_cost(planned: Planned) -> None:
-    """Say how much tunings will compute, if any are to come."""
-    first = planned.works[0].request
-    if isinstance(first, TuneRequest) and not all(work.is_done for work in planned.works):
-        err.print(f"step {first.checkpoint_step}: {first.cost} for each N")
 
 
 def finish_tunings(planned: Planned, as_json: bool, follow: bool) -> int:
